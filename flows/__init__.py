@@ -1,0 +1,1 @@
+"""What happens, in order: each flow reads as one paragraph."""

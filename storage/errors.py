@@ -1,0 +1,87 @@
+"""Every error that closecast raises on purpose, drawn as one tree.
+
+ClosecastError
+├── BadInput                what was given cannot be used
+│   ├── BadProduct          a product id of the wrong form, or one that the exchange does not know
+│   ├── BadDay              a day in the future, before the listing, or malformed
+│   ├── BadFile             a file that is missing, empty, foreign or contradicts itself
+│   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
+│   ├── BadQuery            SQL that cannot be answered, or that is more than one SELECT
+│   └── SourceMismatch      prices of a second source for a product that has one
+├── NotEnoughHistory        fewer unbroken days than the model needs
+├── StaleSeries             the origin's day is missing from the closes
+├── ExchangeError           the exchange
+│   ├── ExchangeRefused     said no, and would say it again (4xx)
+│   └── ExchangeUnavailable did not give an answer that can be used, however often asked
+└── StorageError            the home
+    ├── HomeUnusable        cannot be written, or holds a file where a folder should be
+    └── Damaged             holds something whose hash is not the recorded one
+
+Each message is one line: what was needed, what came, what to do.
+"""
+
+from __future__ import annotations
+
+
+class ClosecastError(Exception):
+    """The base of everything raised on purpose; its text is fit for a terminal."""
+
+
+class BadInput(ClosecastError):
+    """What was given cannot be used."""
+
+
+class BadProduct(BadInput):
+    """A product id of the wrong form, or one that the exchange does not know."""
+
+
+class BadDay(BadInput):
+    """A day in the future, before the listing, or malformed."""
+
+
+class BadFile(BadInput):
+    """A file that is missing, empty, foreign or contradicts itself."""
+
+
+class BadSetting(BadInput):
+    """An unknown profile, a misspelt setting, a value out of range."""
+
+
+class BadQuery(BadInput):
+    """SQL that cannot be answered, or that is more than one SELECT."""
+
+
+class SourceMismatch(BadInput):
+    """Prices of a second source for a product that already has one."""
+
+
+class NotEnoughHistory(ClosecastError):
+    """Fewer unbroken days than the model needs."""
+
+
+class StaleSeries(ClosecastError):
+    """The origin's day is missing from the closes."""
+
+
+class ExchangeError(ClosecastError):
+    """The exchange gave no prices."""
+
+
+class ExchangeRefused(ExchangeError):
+    """The exchange said no, and would say it again."""
+
+
+class ExchangeUnavailable(ExchangeError):
+    """The exchange gave no answer that can be used, however often it was asked."""
+
+
+class StorageError(ClosecastError):
+    """The home cannot be used."""
+
+
+class HomeUnusable(StorageError):
+    """The home cannot be written, or holds a file where a folder should be."""
+
+
+class Damaged(StorageError):
+    """Something stored does not have the hash that was recorded for it."""

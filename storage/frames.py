@@ -1,0 +1,24 @@
+"""The shape of candles in memory, wherever they came from."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+FIGURES = ["open_usd", "high_usd", "low_usd", "close_usd", "volume"]
+CANDLE_COLUMNS = ["day_utc", *FIGURES]
+REJECTED_COLUMNS = ["day_utc", "raw", "reason"]
+
+
+def candle_frame(rows: dict[str, object] | list[dict[str, object]] | None = None) -> pd.DataFrame:
+    """A frame of candles: `day_utc` datetime64[s] at midnight UTC (no zone), figures float64, NaN where unknown.
+
+    `volume` is in units of the product's base currency; the other figures are USD.
+    """
+    frame = pd.DataFrame(rows if rows is not None else {}, columns=CANDLE_COLUMNS)
+    frame["day_utc"] = frame["day_utc"].astype("datetime64[s]")
+    return frame.astype(dict.fromkeys(FIGURES, "float64"))
+
+
+def rejected_frame(rows: list[dict[str, object]] | None = None) -> pd.DataFrame:
+    """A frame of what was set aside: `day_utc` (ISO text, None when it could not be read), `raw` JSON, `reason`."""
+    return pd.DataFrame(rows or [], columns=REJECTED_COLUMNS, dtype=object)

@@ -1,0 +1,105 @@
+"""The home: the one folder that holds everything made at run time."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import BadProduct, HomeUnusable
+
+PROJECT = Path(__file__).resolve().parent.parent
+PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}-[A-Z0-9]{1,16}")
+
+
+def check_product_id(product_id: str) -> str:
+    """Return the id as it came, or refuse it before it reaches a path, a URL or SQL.
+
+    Raises:
+        BadProduct: not of the form `BTC-USD`.
+    """
+    if not PRODUCT_ID.fullmatch(product_id):
+        raise BadProduct(
+            f"product ids look like BTC-USD (capital letters and digits around one dash), not {product_id!r:.60}"
+        )
+    return product_id
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where things lie: names only, nothing is opened here but `prepare`'s folders.
+
+    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home.
+    """
+
+    root: Path
+    database_url: str | None = None
+
+    @property
+    def prices_url(self) -> str:
+        """SQLAlchemy address of the price database."""
+        return self.database_url or f"sqlite:///{self.root / 'prices.db'}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """SQLAlchemy address of the model registry."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the model bundles."""
+        return self.root / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the Delta table of forecasts."""
+        return self.root / "predictions"
+
+    @property
+    def scores(self) -> Path:
+        """Folder of the Delta table of scores."""
+        return self.root / "scores"
+
+    @property
+    def raw(self) -> Path:
+        """Folder of the exchange's answers, compressed, by content hash."""
+        return self.root / "raw"
+
+    @property
+    def locks(self) -> Path:
+        """Folder of the lock files."""
+        return self.root / "locks"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.root / "logs"
+
+    def prepare(self) -> Home:
+        """Make the folders that every run needs, and prove that they can be written.
+
+        Raises:
+            HomeUnusable: a folder cannot be made or written, or a file stands in its place.
+        """
+        for folder in (self.root, self.models, self.raw, self.locks, self.logs):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # os.access says yes to root and to read-only mounts: only writing is proof.
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise HomeUnusable(
+                    f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
+                    " choose another with --home or CLOSECAST_HOME"
+                ) from error
+        return self
+
+
+def default_root() -> Path:
+    """`data/` of the project, or the user's data folder when closecast is installed away from its source tree."""
+    if (PROJECT / "pyproject.toml").is_file():
+        return PROJECT / "data"
+    shared = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(shared) / "closecast"

@@ -1,0 +1,1 @@
+"""The steps: pure functions, with thin Prefect tasks around them."""
