@@ -22,7 +22,8 @@ def check_product_id(product_id: str) -> str:
     """
     if not PRODUCT_ID.fullmatch(product_id):
         raise BadProduct(
-            f"product ids look like BTC-USD (capital letters and digits around one dash), not {product_id!r:.60}"
+            "product ids look like BTC-USD (capital letters and digits around one dash),"
+            f" not {product_id!r:.60}"
         )
     return product_id
 
@@ -98,7 +99,7 @@ class Home:
 
 
 def default_root() -> Path:
-    """`data/` of the project, or the user's data folder when closecast is installed away from its source tree."""
+    """`data/` of the project, or the user's data folder where closecast runs without its source tree."""
     if (PROJECT / "pyproject.toml").is_file():
         return PROJECT / "data"
     shared = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
