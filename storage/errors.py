@@ -15,6 +15,7 @@ ClosecastError
 │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
 └── StorageError            the home
     ├── HomeUnusable        cannot be written, or holds a file where a folder should be
+    ├── HomeBusy            is held by another run for longer than is worth waiting
     └── Damaged             holds something whose hash is not the recorded one
 
 Each message is one line: what was needed, what came, what to do.
@@ -81,6 +82,10 @@ class StorageError(ClosecastError):
 
 class HomeUnusable(StorageError):
     """The home cannot be written, or holds a file where a folder should be."""
+
+
+class HomeBusy(StorageError):
+    """Another run holds the product for longer than is worth waiting."""
 
 
 class Damaged(StorageError):

@@ -1,0 +1,334 @@
+"""The command line: parse, call a flow or a query, print."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from storage.errors import BadDay, BadSetting, ClosecastError, HomeUnusable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from storage.home import Home
+
+log = logging.getLogger("closecast")
+app = typer.Typer(
+    name="closecast",
+    help="Daily closes in, one versioned forecast out.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+class Source(StrEnum):
+    """Where closes come from."""
+
+    sample = "sample"
+    coinbase = "coinbase"
+    csv = "csv"
+
+
+class OnDuplicate(StrEnum):
+    """Which row of a day counts."""
+
+    refuse = "refuse"
+    first = "first"
+    last = "last"
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+HomeOption = Annotated[
+    Path | None, typer.Option(help="Folder of everything made; CLOSECAST_HOME or the project's data/.")
+]
+ProductOption = Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")]
+AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+DuplicateOption = Annotated[
+    OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace-source", help="Start the product's prices over from another source.")
+]
+
+
+@app.command()
+def run(
+    product: ProductOption = "BTC-USD",
+    source: Annotated[
+        Source | None, typer.Option(help="By default what the product has, else the sample.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="File of daily candles, for --source csv.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Last day that the run may know, YYYY-MM-DD.")] = None,
+    profile: Annotated[str, typer.Option(help="Recipe: article.")] = "article",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the profile, NAME=VALUE; repeatable.")
+    ] = None,
+    on_duplicate: DuplicateOption = OnDuplicate.refuse,
+    replace_source: ReplaceOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Make one daily run in this process and print the forecast."""
+    from flows.settings import home_at, market_of, profile_named
+
+    changed = _settings(settings or [])
+    profile_named(profile, changed)
+    market = market_of(
+        product_id=product,
+        source=source and source.value,
+        csv=csv,
+        on_duplicate=on_duplicate.value,
+        replace_source=replace_source,
+    )
+    origin = _day(as_of, "--as-of")
+    place = home_at(home)
+    place.prepare()
+    with _flow_terminal(place):
+        from flows.daily import daily_forecast
+
+        prediction_id = daily_forecast(market, profile, changed, origin, str(place.root))
+    _print_forecast(place, prediction_id)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="CSV of daily candles.")],
+    product: Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")],
+    on_duplicate: DuplicateOption = OnDuplicate.refuse,
+    replace_source: ReplaceOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Read a CSV of candles into the database."""
+    from flows.importing import import_file
+    from flows.settings import home_at, market_of
+
+    market = market_of(
+        product_id=product,
+        source="csv",
+        csv=file,
+        on_duplicate=on_duplicate.value,
+        replace_source=replace_source,
+    )
+    place = home_at(home).prepare()
+    _log_to_terminal(place)
+    series = import_file(place, market)
+    typer.echo(
+        f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
+        f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"
+    )
+
+
+@app.command()
+def predictions(
+    product: AnyProductOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="First target day, YYYY-MM-DD.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last target day, YYYY-MM-DD.")] = None,
+    output: FormatOption = Format.table,
+    home: HomeOption = None,
+) -> None:
+    """Print the stored forecasts."""
+    from storage.home import check_product_id
+    from storage.predictions import Predictions
+
+    if product is not None:
+        check_product_id(product)
+    rows = Predictions(_existing(home)).between(product, first=_day(first, "--from"), last=_day(last, "--to"))
+    short = (
+        "target_day",
+        "product_id",
+        "profile",
+        "point_usd",
+        "last_close_usd",
+        "revision",
+        "model_version",
+        "prediction_id",
+    )
+    _print_rows(rows.select(short) if output is Format.table else rows, output)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over closes, candles, predictions, scores.")],
+    output: FormatOption = Format.table,
+    home: HomeOption = None,
+) -> None:
+    """Answer one SELECT over the views closes, candles, predictions and scores; nothing can be written."""
+    from storage.query import query as answer
+
+    _print_rows(answer(_existing(home), query), output)
+
+
+@app.command()
+def versions(
+    product: AnyProductOption = None, output: FormatOption = Format.table, home: HomeOption = None
+) -> None:
+    """List the model versions with their lineage."""
+    import pyarrow as pa
+
+    from storage.home import check_product_id
+    from storage.models import Models
+
+    if product is not None:
+        check_product_id(product)
+    lineage = ("data_version", "settings_version", "code_version", "made_by", "git_commit", "weights_sha256")
+    rows = [
+        {
+            "product_id": version.product_id,
+            "profile": version.profile,
+            "version": version.version,
+            "aliases": ", ".join(version.aliases),
+            **{name: version.tags.get(name) for name in lineage},
+        }
+        for version in Models(_existing(home)).versions(product)
+    ]
+    names = ["product_id", "profile", "version", "aliases", *lineage]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
+    _print_rows(table.select(names[:8]) if output is Format.table else table, output)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """`epochs=3` to `{"epochs": 3}`: values are read as JSON where they are JSON, as text elsewhere."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise BadSetting(f"--set needs NAME=VALUE, such as epochs=50, not {pair!r:.60}")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value
+    return found
+
+
+def _day(text: str | None, option: str) -> date | None:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date() if text else None  # noqa: DTZ007 (a UTC day)
+    except ValueError as error:
+        raise BadDay(f"{option} needs a day such as 2019-10-17, not {text!r:.60}") from error
+
+
+def _existing(root: Path | None) -> Home:
+    from flows.settings import home_at
+
+    home = home_at(root)
+    if not home.root.is_dir():
+        raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")
+    return home
+
+
+@contextmanager
+def _flow_terminal(home: Home) -> Iterator[None]:
+    """Keep the terminal for closecast's own lines while a flow runs; Prefect's go to the log file."""
+    chosen = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "DO_NOT_TRACK": "1",
+    }
+    for name, value in chosen.items():
+        os.environ.setdefault(name, value)
+    import prefect  # noqa: F401 (it sets up logging, which the next line adds to)
+
+    _log_to_terminal(home)
+    yield
+
+
+def _log_to_terminal(home: Home) -> None:
+    from storage.logs import log_to_file
+
+    log_to_file(home)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+    handler.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+
+
+def _print_forecast(home: Home, prediction_id: str) -> None:
+    from storage.predictions import Predictions
+
+    row = Predictions(home).find(prediction_id)
+    if row is None:
+        raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
+    change = row["point_usd"] / row["last_close_usd"] - 1
+    lines = {
+        "forecast": f"{row['point_usd']:,.2f} USD ({change:+.2%} on the last close)",
+        "last close": f"{row['last_close_usd']:,.2f} USD on {row['origin_day']} (the naive forecast)",
+        "profile": f"{row['profile']}: a point without intervals",
+        "model": f"closecast.{row['product_id']}.{row['profile']} version {row['model_version']}",
+        "data": row["data_version"],
+        "settings": row["settings_version"],
+        "code": row["code_version"],
+        "prediction": f"{row['prediction_id']}, revision {row['revision']}",
+    }
+    table = Table("", f"{row['product_id']}: close of {row['target_day']}", box=box.SIMPLE_HEAD)
+    for name, text in lines.items():
+        table.add_row(name, text, style="bold" if name == "forecast" else None)
+    _console().print(table)
+    typer.echo(f"Stored in {home.predictions} (Delta). Ask it, for example:")
+    typer.echo('  closecast sql "select target_day, point_usd, last_close_usd from predictions"')
+
+
+def _print_rows(rows: pa.Table, output: Format) -> None:
+    if output is Format.csv:
+        rows.to_pandas().to_csv(sys.stdout, index=False)
+    elif output is Format.json:
+        typer.echo(json.dumps(rows.to_pylist(), default=str, indent=2))
+    else:
+        table = Table(*(escape(name) for name in rows.column_names), box=box.SIMPLE_HEAD)
+        for row in rows.to_pylist():
+            table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+        _console().print(table)
+
+
+def _console() -> Console:
+    """A terminal's own width; unbounded into a pipe, so that no figure is cut off there."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
+
+
+def main() -> None:
+    """Run a command; what goes wrong is said in one line on standard error."""
+    _guarded(app)
+
+
+def _guarded(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except ClosecastError as error:
+        typer.echo(f"closecast: {' '.join(str(error).split())}", err=True)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        typer.echo("closecast: interrupted; the next run finishes what this one began", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The day: closes in, one versioned forecast out."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+
+from flows import clock
+from flows.settings import (
+    DEFAULT_PROFILE,
+    SAMPLE,
+    SAMPLE_PRODUCT,
+    Article,
+    Market,
+    ProfileName,
+    environment,
+    home_at,
+    profile_named,
+)
+from storage.code import code_version
+from storage.errors import BadDay, BadFile, BadProduct
+from storage.home import Home
+from storage.locks import product_lock
+from tasks.artifacts import show_artifacts
+from tasks.fit import fewest_days
+from tasks.ingest import Series, fetch_candles, read_database, read_file, source_of
+from tasks.publish import look_up, prediction_key, publish
+from tasks.refit import refit
+
+log = logging.getLogger("closecast.daily")
+
+
+def _run_name() -> str:
+    given = flow_run.get_parameters()
+    market = given.get("market") or Market()
+    product_id = market["product_id"] if isinstance(market, dict) else market.product_id
+    return f"{product_id} {given.get('origin') or 'newest day'}"
+
+
+@flow(name="daily-forecast", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+def daily_forecast(
+    market: Market | None = None,
+    profile: ProfileName = DEFAULT_PROFILE,
+    settings: dict[str, Any] | None = None,
+    origin: date | None = None,
+    home: str | None = None,
+) -> str:
+    """Make the forecast of one product for the day after its origin, once.
+
+    Args:
+        market: which prices, and where they come from.
+        profile: the recipe.
+        settings: fields of the profile to set otherwise.
+        origin: the last day that the run may know; the newest complete one by default.
+        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+
+    Returns:
+        The `prediction_id` of the forecast.
+    """
+    market, recipe, moment = market or Market(), profile_named(profile, settings), clock.now()
+    place = home_at(home)
+    refuse_unfinished(origin, moment)
+    place.prepare()
+    with product_lock(place, market.product_id):
+        series = append_closes(place, market, recipe, origin, moment)
+        name_run(series)
+        key = run_key(series, recipe)
+        known = look_up(place, key["prediction_id"])
+        if known:
+            log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
+            return str(known["prediction_id"])
+        version = train(place, series, recipe, key)
+        row = forecast(place, series, recipe, key, version, moment)
+        show_artifacts(place, row, series)
+        return str(row["prediction_id"])
+
+
+def refuse_unfinished(origin: date | None, moment: datetime) -> None:
+    """Refuse an origin that is not over.
+
+    Raises:
+        BadDay: today by UTC, or later.
+    """
+    last = clock.last_complete_day(moment)
+    if origin and origin > last:
+        raise BadDay(
+            f"{origin} is not over: the last complete UTC day is {last}, choose --as-of {last} or earlier"
+        )
+
+
+def append_closes(
+    home: Home, market: Market, recipe: Article, origin: date | None, moment: datetime
+) -> Series:
+    """Bring the product's closes up to the origin from its source."""
+    source = market.source or ("csv" if market.csv else source_of(home, market.product_id) or "sample")
+    if source == "coinbase":
+        return fetch_candles.submit(
+            home,
+            market.product_id,
+            base_url=environment().coinbase_url,
+            origin=origin or clock.last_complete_day(moment),
+            observed_at=moment,
+            replace_source=market.replace_source,
+        ).result()
+    kind, path = _file_of(market, source)
+    if path is None:
+        return read_database.submit(home, market.product_id, origin=origin, observed_at=moment).result()
+    return read_file.submit(
+        home,
+        market.product_id,
+        source=kind,
+        path=path,
+        origin=origin,
+        last_finished_day=clock.last_complete_day(moment),
+        observed_at=moment,
+        fewest_days=fewest_days(
+            lookback=recipe.lookback,
+            horizon=recipe.horizon,
+            train_share=recipe.train_share,
+            validation_split=recipe.validation_split,
+        ),
+        unbroken_days=recipe.lookback,
+        on_duplicate=market.on_duplicate,
+        replace_source=market.replace_source,
+    ).result()
+
+
+def _file_of(market: Market, source: str) -> tuple[Literal["sample", "csv"], Path | None]:
+    """The source and its file; None where the stored closes are meant.
+
+    Raises:
+        BadFile: a file was named that the source does not read.
+        BadProduct: the sample is of another product.
+    """
+    if source == "csv":
+        return "csv", market.csv
+    if market.csv:
+        raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
+    if market.product_id != SAMPLE_PRODUCT:
+        raise BadProduct(
+            f"the sample holds {SAMPLE_PRODUCT}, not {market.product_id}:"
+            " name a file with --csv, or --source coinbase"
+        )
+    return "sample", SAMPLE
+
+
+def name_run(series: Series) -> None:
+    """Give the flow run its product and day, now that the day is known."""
+    run_id = flow_run.get_id()
+    if run_id:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(run_id), name=f"{series.product_id} {series.origin}")
+
+
+def run_key(series: Series, recipe: Article) -> dict[str, str]:
+    """What goes into the run, and the id that it gives the forecast."""
+    parts = {
+        "data_version": series.data_version,
+        "settings_version": recipe.version,
+        "code_version": code_version(),
+    }
+    prediction_id = prediction_key(
+        product_id=series.product_id, origin=series.origin, profile=recipe.name, **parts
+    )
+    return {"prediction_id": prediction_id, **parts}
+
+
+def train(home: Home, series: Series, recipe: Article, key: dict[str, str]) -> str:
+    """A model version trained on this data version."""
+    return refit.submit(
+        home,
+        series.product_id,
+        recipe.name,
+        data_version=key["data_version"],
+        settings=recipe.model_dump(mode="json"),
+        settings_version=key["settings_version"],
+        code_version=key["code_version"],
+    ).result()
+
+
+def forecast(
+    home: Home, series: Series, recipe: Article, key: dict[str, str], version: str, moment: datetime
+) -> dict[str, Any]:
+    """The champion's forecast, written to the table."""
+    return publish.submit(
+        home,
+        series.product_id,
+        recipe.name,
+        origin=series.origin,
+        horizon=recipe.horizon,
+        model_version=version,
+        created_at=moment,
+        flow_run_id=flow_run.get_id(),
+        **key,
+    ).result()

@@ -1,0 +1,206 @@
+"""The connection to the price database: its pragmas, its transactions, its migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+from sqlalchemy import event, exc
+
+from storage.errors import BadInput, BadSetting, HomeUnusable
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+    from storage.home import Home
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# The newest migration, known without importing Alembic: a start on a finished database costs milliseconds.
+HEAD = "0001"
+BUSY_SECONDS = 30
+MIGRATION_SECONDS = 120
+# Names the write lock on PostgreSQL; any number does, if it stays the same.
+WRITE_LOCK = 20_150_720
+
+
+class Database:
+    """One engine on the price database, migrated to `HEAD`; close it when done."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._url = _url(home)
+        try:
+            self._engine = sa.create_engine(self._url)
+        except (exc.ArgumentError, ImportError) as error:
+            raise BadSetting(
+                f"CLOSECAST_DATABASE_URL names a database that cannot be reached from here ({error});"
+                " install its driver or leave it unset"
+            ) from error
+        if self._sqlite:
+            event.listen(self._engine, "connect", _set_pragmas)
+            event.listen(self._engine, "begin", _begin_sqlite)
+            self._reader = self._engine
+        else:
+            event.listen(self._engine, "begin", _begin_postgresql)
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writer = self._engine.execution_options(closecast_write=True)
+        try:
+            self._migrate_once()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the database throughout.
+
+        Raises:
+            HomeUnusable: the database cannot be used.
+        """
+        with self._explained(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that holds the write lock from its first statement; all of it is kept, or nothing.
+
+        Raises:
+            HomeUnusable: the database is locked for too long, not writable, or no database.
+            BadInput: a row breaks a rule of its table.
+        """
+        with self._explained(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError as error:
+            reason = str(error.orig).partition("\n")[0]
+            raise BadInput(f"the price database refuses a row: {reason}; nothing was kept") from error
+        except (exc.ProgrammingError, exc.DataError):
+            raise  # a mistake of ours, not of the home
+        except exc.DatabaseError as error:
+            raise self._unusable(error.orig) from error
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, reason: object) -> HomeUnusable:
+        where = self._url.database if self._sqlite else self._url.render_as_string(hide_password=True)
+        text = " ".join(str(reason).split())
+        if "locked" in text:
+            return HomeUnusable(
+                f"the price database {where} is held by another process (waited {BUSY_SECONDS} s);"
+                " let it finish, then try again"
+            )
+        return HomeUnusable(
+            f"closecast needs a price database that it can read and write at {where}: {text};"
+            " mend it or choose another home with --home or CLOSECAST_HOME"
+        )
+
+    def _migrate_once(self) -> None:
+        if self._is_current():
+            return
+        self._home.prepare()
+        lock = FileLock(self._home.locks / "prices.lock", timeout=MIGRATION_SECONDS)
+        try:
+            with lock:
+                if not self._is_current():
+                    self._migrate()
+        except Timeout as error:
+            raise self._unusable("locked") from error
+        except OSError as error:
+            raise self._unusable(error.strerror or error) from error
+
+    def _is_current(self) -> bool:
+        if self._sqlite and not Path(self._url.database or "").is_file():
+            return False  # connecting would make the file
+        with self.read() as connection:
+            if self._sqlite and connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+                return False
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return False
+            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == HEAD
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        if self._sqlite:
+            self._use_wal()
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        try:
+            # One write transaction for all of it: killed in the middle, nothing has happened.
+            with self.write() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise self._unusable(f"it was made by a newer closecast ({error})") from error
+
+    def _use_wal(self) -> None:
+        # Under the file lock: two processes that switch a fresh file at once refuse each other at once,
+        # whatever the busy time-out. The mode stays with the file.
+        with self._explained():
+            raw = self._engine.raw_connection()
+            try:
+                mode = raw.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            finally:
+                raw.close()
+        if mode != "wal":
+            raise self._unusable(
+                f"a file on a local disk is needed, one that can keep a write-ahead log, not {mode}"
+            )
+
+
+def _url(home: Home) -> sa.URL:
+    if home.database_url is None:
+        # Not by way of text: a folder's name may hold `?` or `%`.
+        return sa.URL.create("sqlite", database=str(home.root / "prices.db"))
+    try:
+        return sa.make_url(home.database_url)
+    except exc.ArgumentError as error:
+        raise BadSetting(
+            "CLOSECAST_DATABASE_URL must be an address such as sqlite:////folder/prices.db; leave it unset"
+            " for the home's own database"
+        ) from error
+
+
+def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
+    # The driver would begin transactions late and of the wrong kind; `_begin` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    # Without it REPLACE deletes a row behind the back of the triggers.
+    cursor.execute("PRAGMA recursive_triggers = ON")
+    cursor.close()
+
+
+def _writes(connection: sa.Connection) -> bool:
+    return bool(connection.get_execution_options().get("closecast_write"))
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _begin_postgresql(connection: sa.Connection) -> None:
+    # One writer at a time, as with SQLite: what is compared with the stored rows stays true until the commit.
+    if _writes(connection):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

@@ -1,0 +1,155 @@
+"""Files, whole or not at all: bytes in, bytes out, and the exchange's answers by their hash."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import secrets
+import stat
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.errors import BadFile, BadInput, Damaged, HomeUnusable
+
+if TYPE_CHECKING:
+    from storage.home import Home
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
+    """The whole file, of at most `limit` bytes.
+
+    Raises:
+        BadFile: missing, a folder, not readable, empty, or larger than `limit`.
+    """
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise BadFile(f"a file was needed, but {path} is a folder; name a file in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise BadFile(f"a file was needed, but {path} is a pipe or a device; save it to a file first")
+        with path.open("rb") as file:
+            data = file.read(min(limit, found.st_size) + 1)
+            if len(data) <= limit:
+                data += file.read(limit + 1 - len(data))  # it may have grown since
+    except FileNotFoundError as error:
+        raise BadFile(f"a file was needed, but there is none at {path}; check its name") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(
+            f"the file {path!s:.300} cannot be read: {reason}; check its name and rights"
+        ) from error
+    if not data:
+        raise BadFile(f"a file with content was needed, but {path} is empty; fetch it again")
+    if len(data) > limit:
+        raise BadFile(f"a file of at most {limit} bytes was needed, but {path} is larger; split it")
+    return data
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, durably: after a crash there is the old file or the new one, never a part.
+
+    Raises:
+        HomeUnusable: the folder cannot be written (or the disk is full); nothing is left behind.
+    """
+    # Not tempfile: its files are readable by their owner alone, and would stay so.
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        # Where no draft could be made there is none to take away.
+        with suppress(OSError):
+            draft.unlink()
+        raise _unwritable(path, error) from error
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        HomeUnusable: the folder cannot be opened or synced.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex, read in pieces.
+
+    Raises:
+        BadFile: missing or not readable.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadFile(f"the file {path} cannot be read: {error.strerror or error}; check its name") from error
+
+
+def keep_raw(home: Home, payload: bytes) -> str:
+    """Keep an answer as it came, compressed, under its hash; once, however often it comes.
+
+    Returns:
+        The SHA-256 of the payload in hex.
+
+    Raises:
+        HomeUnusable: the home cannot be written.
+    """
+    sha256 = hashlib.sha256(payload).hexdigest()
+    path = _raw_path(home, sha256)
+    if path.is_file():
+        return sha256
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    # Without the time in its header, the same answer makes the same file.
+    write_atomic(path, gzip.compress(payload, mtime=0))
+    fsync_folder(home.raw)
+    return sha256
+
+
+def read_raw(home: Home, sha256: str) -> bytes:
+    """The answer with that hash, as it came.
+
+    Raises:
+        BadInput: not a SHA-256 in hex.
+        Damaged: it is not there, or no longer what the hash says.
+    """
+    if not SHA256.fullmatch(sha256):
+        raise BadInput(f"a SHA-256 is 64 hexadecimal digits, not {sha256!r:.80}")
+    path = _raw_path(home, sha256)
+    try:
+        payload = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise Damaged(f"the raw answer {path} cannot be read: {error}; restore it from a backup") from error
+    if hashlib.sha256(payload).hexdigest() != sha256:
+        raise Damaged(f"the raw answer {path} is not what its name says; restore it from a backup")
+    return payload
+
+
+def _raw_path(home: Home, sha256: str) -> Path:
+    return home.raw / sha256[:2] / f"{sha256}.json.gz"
+
+
+def _unwritable(path: Path, error: OSError) -> HomeUnusable:
+    return HomeUnusable(
+        f"{path} cannot be written: {error.strerror or error};"
+        " make room or rights, or choose another home with --home or CLOSECAST_HOME"
+    )

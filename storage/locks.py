@@ -1,0 +1,39 @@
+"""One writer at a time for each product of a home."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+from storage.errors import HomeBusy
+from storage.home import Home, check_product_id
+
+log = logging.getLogger("closecast.locks")
+
+
+@contextlib.contextmanager
+def product_lock(home: Home, product_id: str, *, wait_seconds: float = 900.0) -> Iterator[None]:
+    """Hold the product's lock file; the operating system frees it when the process ends, however it ends.
+
+    Raises:
+        HomeBusy: somebody else held it for all of `wait_seconds`.
+    """
+    lock = FileLock(home.locks / f"{check_product_id(product_id)}.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another run of %s is going on in %s: waiting for it", product_id, home.root)
+        try:
+            lock.acquire(timeout=wait_seconds)
+        except Timeout as error:
+            raise HomeBusy(
+                f"another run of {product_id} has been going on for {wait_seconds:.0f} s in {home.root}:"
+                " try again when it is done"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,19 @@
+"""The log file of a home: what the terminal is spared."""
+
+from __future__ import annotations
+
+import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from storage.home import Home
+
+
+def log_to_file(home: Home) -> Path:
+    """Add `logs/closecast.log` (five files of 1 MB at most) to the loggers of closecast and Prefect."""
+    path = home.logs / "closecast.log"
+    handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    for name in ("closecast", "prefect"):
+        logging.getLogger(name).addHandler(handler)
+    return path

@@ -1,0 +1,87 @@
+"""What a person sees of a run in Prefect: the forecast, the last ones, the figures."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+
+from storage.home import Home
+from storage.models import Models
+from storage.predictions import Predictions
+from tasks.ingest import Series
+from tasks.steps import STEP
+
+LAST_FORECASTS = 30
+FIGURES = ("prices", "losses", "predicted")
+
+
+def artifact_key(*parts: str) -> str:
+    """Prefect takes lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def forecast_markdown(row: Mapping[str, Any], series: Series) -> str:
+    """The forecast, what it was made from, and the state of the data."""
+    change = row["point_usd"] / row["last_close_usd"] - 1.0
+    lines = [
+        f"# {row['product_id']}: close of {row['target_day']}",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| forecast | **{row['point_usd']:,.2f} USD** ({change:+.2%} on the last close) |",
+        f"| last close ({row['origin_day']}), the naive forecast | {row['last_close_usd']:,.2f} USD |",
+        f"| profile | {row['profile']}: a point without intervals |",
+        f"| revision | {row['revision']} |",
+        f"| model | closecast.{row['product_id']}.{row['profile']} version {row['model_version']} |",
+        f"| data | `{row['data_version']}` |",
+        f"| settings | `{row['settings_version']}` |",
+        f"| code | `{row['code_version']}` |",
+        f"| prediction | `{row['prediction_id']}` |",
+        "",
+        f"Closes from {series.source}: {series.days} days, {series.first_day} to {series.origin};"
+        f" {series.new_days} new, {series.restated_days} restated, {series.set_aside} set aside.",
+    ]
+    for first, last in series.holes:
+        lines.append(f"\nHole: {first} to {last}, {(last - first).days + 1} days.")
+    return "\n".join(lines)
+
+
+def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
+    """The newest forecasts, the newest first, as plain rows for a table."""
+    rows = Predictions(home).between(product_id, profile=profile).to_pylist()[-LAST_FORECASTS:]
+    names = ("target_day", "point_usd", "last_close_usd", "revision", "model_version", "prediction_id")
+    return [
+        {name: row[name] if isinstance(row[name], float | int) else str(row[name]) for name in names}
+        for row in reversed(rows)
+    ]
+
+
+@task(name="show-artifacts", timeout_seconds=120, **STEP)
+def show_artifacts(home: Home, row: dict[str, Any], series: Series) -> None:
+    """Publish the run's markdown, table and image artifacts."""
+    product_id, profile = row["product_id"], row["profile"]
+    create_markdown_artifact(
+        forecast_markdown(row, series),
+        key=artifact_key("forecast", product_id, profile),
+        description=f"{product_id}: forecast of the close of {row['target_day']}",
+    )
+    create_table_artifact(
+        last_forecasts(home, product_id, profile),
+        key=artifact_key("forecasts", product_id, profile),
+        description=f"{product_id}: the last {LAST_FORECASTS} forecasts",
+    )
+    models = Models(home)
+    bundle = models.open(models.version(product_id, profile, row["model_version"]))
+    for figure in FIGURES:
+        png = bundle.read(f"figures/{figure}.png")
+        create_image_artifact(
+            # The picture itself, so that it is seen wherever the UI is opened.
+            "data:image/png;base64," + base64.b64encode(png).decode(),
+            key=artifact_key(figure, product_id, profile),
+            description=f"{product_id}: {figure}",
+        )

@@ -1,0 +1,61 @@
+"""TensorFlow, loaded once, quietly, and the same way everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+
+log = logging.getLogger("closecast.engine")
+_stderr = threading.Lock()
+
+
+@contextlib.contextmanager
+def native_stderr_to_log() -> Iterator[None]:
+    """Send what C++ code writes to file descriptor 2 to the debug log instead of the terminal."""
+    with _stderr, tempfile.TemporaryFile() as caught:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                log.debug("%s", line)
+
+
+@functools.cache
+def tensorflow() -> ModuleType:
+    """Import TensorFlow (4 to 6 s), on one intra-op thread, without its start-up lines.
+
+    One thread, since our networks are small: threads cost more than they bring, and a sum
+    made in one order is the same to the last bit on every machine size.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_to_log():
+        import tensorflow as tf
+
+        # After somebody else's first operation the thread counts are fixed; then theirs hold.
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.constant(0) + 1  # the devices are named on the first operation
+    return tf  # type: ignore[no-any-return]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a network's bits, for its lineage."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,549 @@
+"""The local exchange: a real HTTP server on loopback that keeps the candles contract, or breaks it when told.
+
+In a test: `with Exchange({"BTC-USD": frame}, clock=datetime(2019, 10, 18, 0, 20, tzinfo=UTC)) as ex: ex.url`.
+By hand: `python tests/exchange.py --csv FILE --product BTC-USD --port 8765 --shift-to-now --fault 502:3`.
+
+The frames are daily, so the other granularities are understood and hold no rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import math
+import random
+import re
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import pandas as pd
+
+DAY = 86400
+GRANULARITIES = (60, 300, 900, 3600, 21600, DAY)
+TOO_MANY = "granularity too small for the requested time range. Count of aggregations requested exceeds 300"
+log = logging.getLogger("exchange")
+
+Row = list[Any]  # [time, low, high, open, close, volume]
+Clock = datetime | timedelta | Callable[[], datetime] | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole HTTP answer; in the queue of faults it is sent in place of the honest one."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came and what was answered; `at` is time.monotonic() on arrival, status 0 is no answer at all."""
+
+    at: float
+    path: str
+    query: dict[str, str]
+    status: int
+    fault: str | None
+    user_agent: str
+
+
+def error(status: int, message: str) -> Answer:
+    """An error as the exchange words it."""
+    return Answer(status, json.dumps({"message": message}).encode())
+
+
+def page_of(rows: list[Row]) -> Answer:
+    """Rows as the JSON array that the exchange sends."""
+    return Answer(200, json.dumps(rows, separators=(",", ":")).encode())
+
+
+def _html(status: int) -> Answer:
+    page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1>cloudflare</body></html>"
+    return Answer(status, page.encode(), "text/html; charset=UTF-8")
+
+
+# Whole answers, sent in place of the honest one.
+ANSWERS: dict[str, Answer] = {
+    "429": error(429, "Public rate limit exceeded"),
+    "500": error(500, "Internal server error"),
+    "502": _html(502),
+    "503": _html(503),
+    "504": _html(504),
+    "html": _html(200),
+    "object": error(200, "Service temporarily unavailable"),
+    "empty": page_of([]),
+    "redirect": Answer(302, b"", headers=(("Location", "https://elsewhere.example/"),)),
+    # 8 MiB of white space in a few kilobytes: a limit on the compressed size alone does not see it.
+    "huge": Answer(
+        200, gzip.compress(b"[" + b" " * 2**23 + b"]", 1), headers=(("Content-Encoding", "gzip"),)
+    ),
+}
+# Done to the connection: closed with a reset; open without an answer; half the body and then nothing;
+# a byte at a time; half the body under a whole Content-Length; half the JSON under its own Content-Length.
+WIRE = ("reset", "silent", "stall", "trickle", "short", "truncated")
+# Done to the rows of an honest page.
+ROWS = ("outside", "unordered", "repeat", "duplicates", "restated", "garbage")
+FAULTS = (*ANSWERS, *WIRE, *ROWS)
+# Drawn at random unless told otherwise: what a good client survives without noticing.
+PASSING = (
+    "429", "500", "502", "503", "504", "html", "object", "empty", "reset", "truncated", "short",
+    "outside", "unordered", "repeat",
+)  # fmt: skip
+
+# What can stand in a row that is no candle; each is done to another row of the page.
+GARBAGE: tuple[Callable[[Row], Any], ...] = (
+    lambda row: [*row[:4], None, row[5]],
+    lambda row: [*row[:4], str(row[4]), row[5]],
+    lambda row: row[:5],
+    lambda row: [row[0] + 1, *row[1:]],
+    lambda row: [*row[:4], math.nan, row[5]],
+    lambda row: [*row[:4], math.inf, row[5]],
+    lambda row: [*row[:4], 10**400, row[5]],
+    lambda row: {"time": row[0], "close": row[4]},
+)
+
+
+class Exchange:
+    """The server; entering it starts it, leaving it stops it and closes every connection.
+
+    Args:
+        candles: a frame with the columns of `storage.frames.candle_frame` for each product id.
+        clock: the exchange's now: an instant (stands still), an offset from the system's clock, a function,
+            or None for the system's clock. Can be assigned later.
+        faults: what to do to the next requests, in order, each a name in FAULTS, "ok" or an Answer; add to it
+            with `ex.faults.extend(...)`.
+        fault_rate: the share of the other requests that get one of `random_faults`, drawn from `seed`.
+        rate: tokens a second of each address's bucket; burst: how many the bucket holds.
+        stall_seconds: how long a stalled, silent or trickling answer is held.
+    """
+
+    def __init__(
+        self,
+        candles: Mapping[str, pd.DataFrame],
+        *,
+        clock: Clock = None,
+        faults: Iterable[str | Answer] = (),
+        fault_rate: float = 0.0,
+        random_faults: Iterable[str] = PASSING,
+        seed: int = 0,
+        rate: float = 10.0,
+        burst: int = 15,
+        stall_seconds: float = 30.0,
+        port: int = 0,
+    ) -> None:
+        self.clock = clock
+        self.faults: deque[str | Answer] = deque(faults)
+        self.fault_rate, self.random_faults = fault_rate, tuple(random_faults)
+        self.rate, self.burst, self.stall_seconds = rate, burst, stall_seconds
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
+        self._candles = {product: _rows(frame) for product, frame in candles.items()}
+        self._cached: dict[tuple[str, int], tuple[float, Answer]] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self._requests: list[Request] = []
+        self._server = _Server(self, port)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Exchange:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.hang_up()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """The base address."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, in order of arrival."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def now(self) -> datetime:
+        """The exchange's own now, in UTC."""
+        if isinstance(self.clock, datetime):
+            return self.clock.astimezone(UTC)
+        if callable(self.clock):
+            return self.clock().astimezone(UTC)
+        return datetime.now(UTC) + (self.clock or timedelta())
+
+    def most_in_a_second(self) -> int:
+        """The largest number of requests that arrived within any one second."""
+        at = [request.at for request in self.requests]
+        return max((sum(start <= other < start + 1 for other in at) for start in at), default=0)
+
+    def restate(self, product_id: str, day: date, **figures: float) -> None:
+        """Change what is said of a day from now on, e.g. `close_usd=8000.0`; a new day needs all five."""
+        with self._lock:
+            rows, at = self._candles[product_id], _midnight(day)
+            names = ("low_usd", "high_usd", "open_usd", "close_usd", "volume")
+            old = dict(zip(names, rows.get(at, [at])[1:], strict=False))
+            rows[at] = [at, *(_number((old | figures)[name]) for name in names)]
+
+    # What the exchange says
+
+    def answer(
+        self, path: str, query: dict[str, str], headers: Mapping[str, str], *, widen: int = 0
+    ) -> Answer:
+        """The honest answer; `widen` adds that many days at both ends of the span, as the contract warns."""
+        if not headers.get("User-Agent"):
+            return error(400, "User-Agent header is required.")
+        found = re.fullmatch(r"/products/([^/]+)/candles", path)
+        if found is None or found[1] not in self._candles:
+            return error(404, "NotFound")
+        if not query.get("granularity", "").isdecimal():
+            return error(400, "granularity is required, in seconds")
+        product, granularity = found[1], int(query["granularity"])
+        if granularity not in GRANULARITIES:
+            return error(400, "Unsupported granularity")
+        if "start" not in query or "end" not in query:
+            return self._newest(product, granularity)
+        start, end = _instant(query["start"]), _instant(query["end"])
+        if start is None or end is None:
+            return error(400, "start and end must be ISO 8601")
+        if start > end:
+            return error(400, "start must be before end")
+        if (end - start) / granularity > 300:
+            return error(400, TOO_MANY)
+        return page_of(self._span(product, granularity, start - widen * DAY, end + widen * DAY))
+
+    def _newest(self, product: str, granularity: int) -> Answer:
+        """The newest 350 rows, up to 300 seconds old."""
+        now = self.now.timestamp()
+        with self._lock:
+            made, answer = self._cached.get((product, granularity), (-math.inf, None))
+        if answer is None or not 0 <= now - made < 300:
+            answer = page_of(self._span(product, granularity, -math.inf, math.inf)[:350])
+            with self._lock:
+                self._cached[product, granularity] = (now, answer)
+        return answer
+
+    def _span(self, product: str, granularity: int, start: float, end: float) -> list[Row]:
+        """Rows of the buckets that begin in [start, end], newest first; the running one as it stands now."""
+        if granularity != DAY:
+            return []
+        now = self.now.timestamp()
+        with self._lock:
+            known = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
+        return [_so_far(row, now) for row in sorted(known, key=lambda row: row[0], reverse=True)]
+
+    # What is done to it
+
+    def take_token(self, address: str) -> bool:
+        """Whether this address may ask now; real time, since a clock that stands still would never refill."""
+        with self._lock:
+            now = time.monotonic()
+            tokens, before = self._buckets.get(address, (float(self.burst), now))
+            tokens = min(float(self.burst), tokens + (now - before) * self.rate)
+            allowed = tokens >= 1
+            self._buckets[address] = (tokens - allowed, now)
+            return allowed
+
+    def next_fault(self) -> str | Answer | None:
+        """What to do to this request: the queue first, then chance."""
+        with self._lock:
+            if self.faults:
+                fault = self.faults.popleft()
+                return None if fault == "ok" else fault
+            if self.fault_rate and self._random.random() < self.fault_rate:
+                return self._random.choice(self.random_faults)
+            return None
+
+    def spoil(self, rows: list[Row], fault: str) -> list[Any]:
+        """The rows of a page (newest first) after one of ROWS was done to them."""
+        if fault == "unordered":
+            with self._lock:
+                self._random.shuffle(rows)
+        elif fault == "repeat":
+            rows = rows[:1] + rows
+        elif fault == "duplicates":
+            rows = [_other_close(row) for row in rows[:1]] + rows
+        elif fault == "restated":
+            rows = [_other_close(row) for row in rows[:1]] + rows[1:]
+        elif fault == "garbage":
+            spoiled = [spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)]
+            rows = spoiled + rows[len(spoiled) :]
+        return rows
+
+    def note(self, request: Request) -> None:
+        """Write a request down."""
+        with self._lock:
+            self._requests.append(request)
+        done = f"fault {request.fault}" if request.fault else "as asked"
+        log.info("%s %s -> %s, %s", request.path, request.query, request.status, done)
+
+
+class _Server(ThreadingTCPServer):
+    # Not http.server.HTTPServer: that one looks its own name up, which can take seconds.
+    allow_reuse_address = True
+    daemon_threads = False
+    request_queue_size = 128
+
+    def __init__(self, exchange: Exchange, port: int) -> None:
+        self.exchange = exchange
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End the connections that clients keep open, so that their threads end."""
+        for connection in list(self._open):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:  # the other side was faster
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that gave up is part of the play; anything else is a mistake in here.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server_version, sys_version = "exchange", ""
+
+    def do_GET(self) -> None:
+        at, exchange = time.monotonic(), cast(_Server, self.server).exchange
+        parts = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        fault: str | Answer | None = None
+        if not exchange.take_token(self.client_address[0]):
+            answer = ANSWERS["429"]
+        else:
+            fault = exchange.next_fault()
+            answer = self._judge(exchange, parts.path, query, fault)
+        name = "answer" if isinstance(fault, Answer) else fault
+        status = 0 if name in ("reset", "silent") else answer.status
+        agent = self.headers.get("User-Agent", "")
+        exchange.note(Request(at, parts.path, query, status, name, agent))
+        if name in WIRE:
+            self._mangle(exchange, answer, name)
+        else:
+            self._send(answer, answer.body, len(answer.body))
+
+    def _judge(
+        self, exchange: Exchange, path: str, query: dict[str, str], fault: str | Answer | None
+    ) -> Answer:
+        if isinstance(fault, Answer):
+            return fault
+        if fault in ANSWERS:
+            return ANSWERS[fault]
+        headers = {"User-Agent": self.headers.get("User-Agent", "")}
+        answer = exchange.answer(path, query, headers, widen=3 if fault == "outside" else 0)
+        if fault in ROWS and answer.status == 200:
+            return page_of(exchange.spoil(json.loads(answer.body), fault))
+        return answer
+
+    def _send(self, answer: Answer, body: bytes, length: int) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(length))
+        for name, value in answer.headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _mangle(self, exchange: Exchange, answer: Answer, fault: str) -> None:
+        half, whole = answer.body[: len(answer.body) // 2], len(answer.body)
+        # A body that keeps its word leaves the connection usable; closing it would race the next request.
+        self.close_connection = fault != "truncated"
+        if fault == "truncated":
+            self._send(answer, half, len(half))
+        elif fault == "short":
+            self._send(answer, half, whole)
+        elif fault == "reset":
+            # Lingering for zero seconds makes close() send RST instead of FIN.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        elif fault == "silent":
+            exchange.closing.wait(exchange.stall_seconds)
+        elif fault == "stall":
+            self._send(answer, half, whole)
+            exchange.closing.wait(exchange.stall_seconds)
+        elif fault == "trickle":
+            self._send(answer, b"", whole)
+            until = time.monotonic() + exchange.stall_seconds
+            for byte in answer.body:
+                self.wfile.write(bytes([byte]))
+                if exchange.closing.wait(0.02) or time.monotonic() > until:
+                    break
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return format_datetime(cast(_Server, self.server).exchange.now, usegmt=True)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        log.debug(format, *args)
+
+
+# Rows and days
+
+
+def _midnight(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+def _number(value: float) -> float | int | None:
+    """A figure as JSON has it: whole numbers without decimals, null where the frame has NaN."""
+    if not math.isfinite(value):
+        return None
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _rows(frame: pd.DataFrame) -> dict[int, Row]:
+    times = frame["day_utc"].astype("datetime64[s]").astype("int64").tolist()
+    columns = [frame[f"{name}_usd"].tolist() for name in ("low", "high", "open", "close")]
+    figures = zip(*columns, frame["volume"].tolist(), strict=True)
+    return {at: [at, *map(_number, row)] for at, row in zip(times, figures, strict=True)}
+
+
+def _so_far(row: Row, now: float) -> Row:
+    """The candle as it stands at `now`: a finished one unchanged, the open one part of the way."""
+    share = (now - row[0]) / DAY
+    if share >= 1 or None in row:
+        return row
+    at, low, high, opened, close, volume = row
+    moved = [opened + share * (figure - opened) for figure in (low, high)]
+    return [at, *moved, opened, opened + share * (close - opened), volume * share]
+
+
+def _other_close(row: Row) -> Row:
+    """The row with another close, still a possible candle."""
+    if None in row:
+        return row
+    at, low, high, opened, close, volume = row
+    middle = (low + high) / 2
+    return [at, low, high, opened, middle if middle != close else high + 1, volume]
+
+
+def _instant(text: str) -> float | None:
+    """Seconds since 1970 of an ISO 8601 instant (UTC where no zone is given), None if it is not one."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def shift(frame: pd.DataFrame, last: date) -> pd.DataFrame:
+    """The same candles, all moved by whole days so that the newest is of the day `last`."""
+    moved = frame["day_utc"] + (pd.Timestamp(last) - frame["day_utc"].max())
+    return frame.assign(day_utc=moved.astype("datetime64[s]"))
+
+
+# By hand
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A local exchange that serves daily candles from CSV files.")
+    parser.add_argument(
+        "--csv", action="append", required=True, type=Path, help="a file of candles; repeatable"
+    )
+    parser.add_argument(
+        "--product", action="append", required=True, help="its product id; one for each --csv"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="0 takes a free one")
+    parser.add_argument(
+        "--clock", type=datetime.fromisoformat, help="where its clock starts: 2019-10-18T00:20:00Z"
+    )
+    parser.add_argument(
+        "--shift-to-now", action="store_true", help="move all days: the newest becomes yesterday"
+    )
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME[:TIMES]", help=", ".join(FAULTS)
+    )
+    parser.add_argument(
+        "--fault-rate", type=float, default=0.0, help="share of requests that meet a random fault"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
+    given = parser.parse_args(argv)
+    if len(given.csv) != len(given.product):
+        parser.error("one --product for each --csv is needed")
+    queue: list[str] = []
+    for fault in given.fault:
+        name, _, times = fault.partition(":")
+        if name not in (*FAULTS, "ok") or not (times or "1").isdecimal():
+            parser.error(f"--fault is NAME or NAME:TIMES, not {fault}; names: ok, {', '.join(FAULTS)}")
+        queue += [name] * int(times or 1)
+    given.fault = queue
+    return given
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until interrupted, a line on stderr for each request."""
+    from storage.errors import ClosecastError
+    from tasks.read_csv import read_candles
+
+    given = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, _interrupted)
+    now, offset = datetime.now(UTC), timedelta()
+    if given.clock is not None:
+        start = given.clock if given.clock.tzinfo else given.clock.replace(tzinfo=UTC)
+        now, offset = start, start - now
+    try:
+        frames = {
+            product: read_candles(file.read_bytes(), product).candles
+            for file, product in zip(given.csv, given.product, strict=True)
+        }
+    except (OSError, ClosecastError) as error:
+        sys.exit(str(error))
+    if given.shift_to_now:
+        yesterday = now.astimezone(UTC).date() - timedelta(days=1)
+        frames = {product: shift(frame, yesterday) for product, frame in frames.items()}
+    options = {"faults": given.fault, "fault_rate": given.fault_rate, "seed": given.seed, "port": given.port}
+    try:
+        exchange = Exchange(frames, clock=offset, **options)
+    except OSError as error:
+        sys.exit(f"port {given.port} cannot be used: {error}; choose another with --port")
+    with exchange:
+        log.info("serving %s at %s; stop with Ctrl-C", ", ".join(frames), exchange.url)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            log.info("stopped")
+
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in tests/, where `tasks` would be the tests of the tasks.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    main()
