@@ -1,0 +1,66 @@
+# make run    a forecast from the embedded sample
+# make test   the whole suite
+# make check  ruff, mypy, import-linter
+# make serve-demo  a server, a worker and the schedule, against a local exchange
+# make lock   resolve the dependencies anew
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without byte code every start of TensorFlow costs 20 s instead of 6.
+unexport PYTHONDONTWRITEBYTECODE
+# Nothing of the caller's Python leaks in, and pip asks nothing.
+unexport PYTHONPATH PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+# --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
+INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
+
+.PHONY: run test check bench serve-demo lock clean
+
+run: $(VENV)/.run
+	@$(BIN)/closecast run --source sample
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/article.py
+
+serve-demo: $(VENV)/.run
+	@$(BIN)/python tests/serve_demo.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "closecast needs Python 3.11, 3.12 or 3.13, found $$($(PYTHON) -V): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python requirements.lock pyproject.toml
+	@echo "Installing the locked dependencies into $(VENV) (2 GB, once)"
+	$(INSTALL) --require-hashes --compile -r requirements.lock
+	$(INSTALL) --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q flows tasks storage closecast.py
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements-test.lock
+	@echo "Installing the test dependencies into $(VENV)"
+	$(INSTALL) --require-hashes --compile -r requirements-test.lock
+	@touch $@
+
+UV := .venv-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	$(UV) --upgrade --output-file requirements.lock
+	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
+
+clean:
+	rm -rf $(VENV) .venv-lock build *.egg-info
