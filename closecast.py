@@ -245,12 +245,15 @@ def _existing(root: Path | None) -> Home:
 @contextmanager
 def _flow_terminal(home: Home) -> Iterator[None]:
     """Keep the terminal for closecast's own lines while a flow runs; Prefect's go to the log file."""
+    from storage.home import prefect_home
+
     chosen = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(prefect_home(home)),
     }
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
@@ -324,6 +327,16 @@ def _guarded(command: Callable[[], object]) -> None:
         command()
     except ClosecastError as error:
         typer.echo(f"closecast: {' '.join(str(error).split())}", err=True)
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        # Not foreseen: the traceback belongs in the log file, the terminal gets its last line.
+        log.debug("an error that nobody foresaw", exc_info=True)
+        kept = next((h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)), None)
+        typer.echo(
+            f"closecast: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            + (f" (the traceback is in {kept})" if kept else ""),
+            err=True,
+        )
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         typer.echo("closecast: interrupted; the next run finishes what this one began", err=True)

@@ -86,16 +86,30 @@ class Home:
         """
         for folder in (self.root, self.models, self.raw, self.locks, self.logs):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                # os.access says yes to root and to read-only mounts: only writing is proof.
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
+                _prove_writable(folder)
             except OSError as error:
                 raise HomeUnusable(
                     f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
                     " choose another with --home or CLOSECAST_HOME"
                 ) from error
         return self
+
+
+def prefect_home(home: Home) -> Path:
+    """Where Prefect keeps its own things: the user's `~/.prefect`, or the home where that cannot be written."""
+    usual = Path("~/.prefect").expanduser()
+    try:
+        _prove_writable(usual)
+    except OSError:  # a service account without a home folder, a read-only one
+        return home.root / "prefect"
+    return usual
+
+
+def _prove_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # os.access says yes to root and to read-only mounts: only writing is proof.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def default_root() -> Path:
