@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -275,6 +277,7 @@ def _log_to_terminal(home: Home) -> None:
 
 
 def _print_forecast(home: Home, prediction_id: str) -> None:
+    from flows.settings import home_at
     from storage.predictions import Predictions
 
     row = Predictions(home).find(prediction_id)
@@ -296,7 +299,16 @@ def _print_forecast(home: Home, prediction_id: str) -> None:
         table.add_row(name, text, style="bold" if name == "forecast" else None)
     _console().print(table)
     typer.echo(f"Stored in {home.predictions} (Delta). Ask it, for example:")
-    typer.echo('  closecast sql "select target_day, point_usd, last_close_usd from predictions"')
+    where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
+    typer.echo(f'  {_called()} sql "select target_day, point_usd, last_close_usd from predictions"{where}')
+
+
+def _called() -> str:
+    """The command as it can be typed again in this folder."""
+    path = Path(sys.argv[0])
+    if path.name != "closecast" or shutil.which("closecast"):
+        return "closecast"
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _print_rows(rows: pa.Table, output: Format) -> None:

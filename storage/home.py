@@ -96,7 +96,7 @@ class Home:
 
 
 def prefect_home(home: Home) -> Path:
-    """Where Prefect keeps its own things: the user's `~/.prefect`, or the home where that cannot be written."""
+    """Where Prefect keeps its own things: `~/.prefect`, or the home where that cannot be written."""
     usual = Path("~/.prefect").expanduser()
     try:
         _prove_writable(usual)

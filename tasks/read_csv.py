@@ -6,41 +6,29 @@ be read is set aside with its line; what makes the whole file doubtful is refuse
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv as arrow_csv
 
 from storage.errors import BadFile
 from storage.frames import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
 from storage.home import check_product_id
+from tasks.csv_layout import NUMBER, Rows, no_rows, read_rows
 
-MAX_LINE_BYTES = 64 * 1024
-MAX_COLUMNS = 100
 SECONDS_A_DAY = 86_400
-NUMBER = r"^-?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?$"
 DAY_FORM = r"^\d{4}-\d{2}-\d{2}$"
 CLOCK_24 = re.compile(r"[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.0+)?)?(?:Z|\+00:?00| ?UTC)?")
 CLOCK_12 = re.compile(r" (\d{2})-(AM|PM)")
-API_ORDER = ["time", "low", "high", "open", "close", "volume"]
-NAMES = {
-    "day": {"date", "day", "day_utc", "datetime", "date_utc"},
-    "stamp": {"unix_timestamp", "unix", "unix_time", "unixtime", "timestamp", "time", "epoch"},
-    "symbol": {"symbol", "product", "product_id", "pair", "ticker"},
-    "open_usd": {"open", "open_usd", "open_price", "price_open"},
-    "high_usd": {"high", "high_usd", "high_price", "price_high"},
-    "low_usd": {"low", "low_usd", "low_price", "price_low"},
-    "close_usd": {"close", "close_usd", "close_price", "price_close", "closing_price", "price", "price_usd"},
-}
 # Ratios of base × close to quote within this factor of one say "the volumes are these two".
 NEAR = 2.0
+
+OnDuplicate = Literal["refuse", "first", "last"]
 
 
 @dataclass(frozen=True)
@@ -51,27 +39,8 @@ class CsvCandles:
     rejected: pd.DataFrame
 
 
-class _Layout(NamedTuple):
-    header: list[str]  # as written
-    delimiter: str
-    columns: dict[str, int]  # role → position
-    first_row: int  # index of the first line below the header
-
-
-class _Lines(NamedTuple):
-    text: bytes  # LF only, no byte order mark, no quotes, ends with LF
-    starts: np.ndarray  # (lines + 1,) offsets, the last is the end
-
-    def line(self, index: int) -> str:
-        return self.text[self.starts[index] : self.starts[index + 1] - 1].decode("utf-8", "replace")
-
-
 def read_candles(
-    data: bytes,
-    product_id: str,
-    *,
-    name: str = "the file",
-    on_duplicate: Literal["refuse", "first", "last"] = "refuse",
+    data: bytes, product_id: str, *, name: str = "the file", on_duplicate: OnDuplicate = "refuse"
 ) -> CsvCandles:
     """Read the candles of one product from a CSV file's bytes.
 
@@ -100,176 +69,67 @@ def read_candles(
             days that come twice with different figures.
     """
     check_product_id(product_id)
-    lines = _split_lines(data, name)
-    layout = _find_layout(lines, name)
-    table, numbers, reasons = _read_table(lines, layout, name)
-    _check_symbol(table, numbers, product_id, name)
-    frame = pd.DataFrame({"day_utc": _read_days(table, numbers, reasons, name)}, index=numbers)
+    rows = read_rows(data, name)
+    _check_symbol(rows, product_id)
+    frame = pd.DataFrame({"day_utc": _read_days(rows)}, index=rows.numbers)
     for figure in FIGURES[:-1]:
-        frame[figure] = _read_figure(table, figure, numbers, reasons)
-    volume = _pick_volume(table, layout, frame["close_usd"].to_numpy(), product_id)
-    frame["volume"] = _read_figure(table, volume, numbers, reasons)
-    good = frame[~frame.index.isin(list(reasons))]
+        frame[figure] = _read_figure(rows, figure)
+    frame["volume"] = _read_figure(rows, _pick_volume(rows, frame["close_usd"].to_numpy(), product_id))
+    good = frame[~frame.index.isin(list(rows.reasons))]
     if good.empty:
-        raise _no_rows(reasons, name)
-    good = _one_a_day(good, on_duplicate, reasons, name).sort_values("day_utc", ignore_index=True)
+        raise no_rows(rows.reasons, name)
+    good = _one_a_day(good, on_duplicate, rows).sort_values("day_utc", ignore_index=True)
     candles = candle_frame({column: good[column] for column in CANDLE_COLUMNS})
-    return CsvCandles(candles, _rejected(lines, layout, reasons, frame["day_utc"]))
+    return CsvCandles(candles, _rejected(rows, frame["day_utc"]))
 
 
-def _split_lines(data: bytes, name: str) -> _Lines:
-    """Refuse what is no text, or has endless lines; bring the rest to one form."""
-    head = data[: MAX_LINE_BYTES + 2]
-    if b"\0" in data or not _is_text(head):
-        raise BadFile(f"{name}: a CSV file in UTF-8 text is needed, what came is not text: {head[:20]!r:.60}")
-    endless = f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line "
-    if len(head) > MAX_LINE_BYTES and b"\n" not in head and b"\r" not in head:
-        raise BadFile(f"{endless}1 is longer; is it a CSV file of candles?")
-    text = data.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    # Without quotes a comma is always a delimiter: "7,993.54" gives a row too long, never a wrong figure.
-    text = text.replace(b'"', b"")
-    text = text if text.endswith(b"\n") else text + b"\n"
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
-    starts = np.concatenate([[0], ends])
-    longest = int(np.argmax(np.diff(starts)))
-    if starts[longest + 1] - starts[longest] > MAX_LINE_BYTES:
-        raise BadFile(f"{endless}{longest + 1} is longer; is it a CSV file of candles?")
-    return _Lines(text, starts)
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        # Incremental: a character that the cut has split is no fault.
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _find_layout(lines: _Lines, name: str) -> _Layout:
-    """The header, below a banner line or not, or the API's order where there is none."""
-    filled = [i for i in range(min(len(lines.starts) - 1, 50)) if lines.line(i).strip()][:2]
-    if not filled:
-        raise BadFile(f"{name}: a CSV file of daily candles is needed, but it is empty or begins so")
-    best: tuple[int, _Layout] | None = None
-    for index in filled:
-        for delimiter in ",;\t":
-            header = [field.strip() for field in lines.line(index).split(delimiter)]
-            columns = _roles(header, name) if len(header) <= MAX_COLUMNS else {}
-            known = len({"day", "stamp", "close_usd"} & columns.keys())
-            if "close_usd" in columns and known > 1:
-                return _Layout(header, delimiter, columns, index + 1)
-            if known and (best is None or known > best[0]):
-                best = (known, _Layout(header, delimiter, columns, index + 1))
-    first = [field.strip() for field in lines.line(filled[0]).split(",")]
-    if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
-        return _Layout(API_ORDER, ",", _roles(API_ORDER, name), filled[0])
-    if len(first) > MAX_COLUMNS:
-        raise BadFile(
-            f"{name}: at most {MAX_COLUMNS} columns are expected, line {filled[0] + 1} has {len(first)}"
-        )
-    came = lines.line(best[1].first_row - 1 if best else filled[0])
-    missing = "date" if best and "close_usd" in best[1].columns else "close" if best else "date and close"
-    raise BadFile(
-        f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
-        f" {missing} not found in {came[:60]!r}"
-    )
-
-
-def _plain(written: str) -> str:
-    return re.sub(r"[\W_]+", "_", written.lower()).strip("_")
-
-
-def _roles(header: list[str], name: str) -> dict[str, int]:
-    """Role → position; volumes as `volume:0`, `volume:1` … by position."""
-    roles: dict[str, int] = {}
-    for position, written in enumerate(header):
-        plain = _plain(written)
-        role = next((role for role, names in NAMES.items() if plain in names), None)
-        if plain.startswith("vol") or plain.endswith("volume"):
-            role = f"volume:{position}"
-        if role in roles:
-            twice = f"{header[roles[role]]!r:.25} and {written!r:.25}"
-            raise BadFile(
-                f"{name}: one column is needed for the {role.removesuffix('_usd')}, two came: {twice}"
-            )
-        if role:
-            roles[role] = position
-    return roles
-
-
-def _no_rows(reasons: dict[int, str], name: str) -> BadFile:
-    came = f"line {min(reasons)}: {reasons[min(reasons)]}" if reasons else "nothing below the header"
-    return BadFile(f"{name}: rows of daily candles are needed, but none can be read ({came})")
-
-
-def _count_fields(lines: _Lines, layout: _Layout, name: str) -> np.ndarray:
-    """Fields of each line below the header."""
-    bounds = lines.starts[layout.first_row :]
-    if len(bounds) == 1:
-        raise _no_rows({}, name)
-    body = np.frombuffer(lines.text, np.uint8)[bounds[0] :]
-    delimiters = np.flatnonzero(body == ord(layout.delimiter)) + bounds[0]
-    fields = np.diff(np.searchsorted(delimiters, bounds)) + 1
-    if fields.max() > MAX_COLUMNS:
-        line = int(np.argmax(fields)) + layout.first_row + 1
-        raise BadFile(f"{name}: at most {MAX_COLUMNS} columns are expected, line {line} has {fields.max()}")
-    return fields
-
-
-def _read_table(
-    lines: _Lines, layout: _Layout, name: str
-) -> tuple[dict[str, Any], np.ndarray, dict[int, str]]:
-    """The columns in use as text, the line number of each row, and the rows with too few or many fields."""
-    fields = _count_fields(lines, layout, name)
-    width = len(layout.header)
-    numbers = np.flatnonzero(fields == width) + layout.first_row + 1
-    reasons = {
-        int(line): f"{fields[line - layout.first_row - 1]} fields where the header has {width}"
-        for line in np.flatnonzero(fields != width) + layout.first_row + 1
-        if lines.line(int(line) - 1).strip()
-    }
-    if not len(numbers):
-        raise _no_rows(reasons, name)
-    bounds = lines.starts[layout.first_row :]
-    body = np.frombuffer(lines.text, np.uint8)[bounds[0] :]
-    if len(numbers) < len(fields):
-        body = body[np.repeat(fields == width, np.diff(bounds))]
-    columns = {str(position): pa.string() for position in layout.columns.values()}
-    try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(body),
-            arrow_csv.ReadOptions(column_names=[str(position) for position in range(width)]),
-            arrow_csv.ParseOptions(delimiter=layout.delimiter, quote_char=False),
-            arrow_csv.ConvertOptions(
-                column_types=columns, include_columns=list(columns), strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise BadFile(
-            f"{name}: a CSV file in UTF-8 text is needed: {str(error).splitlines()[0]:.120}"
-        ) from error
-    texts = {
-        role: pc.utf8_trim_whitespace(table[str(position)].combine_chunks())
-        for role, position in layout.columns.items()
-    }
-    return texts, numbers, reasons
-
-
-def _check_symbol(table: dict[str, Any], numbers: np.ndarray, product_id: str, name: str) -> None:
+def _check_symbol(rows: Rows, product_id: str) -> None:
     """Refuse a file of another product; BTCUSD, BTC/USD and btc-usd are all BTC-USD."""
-    if "symbol" not in table:
+    if "symbol" not in rows.texts:
         return
-    for symbol in pc.unique(table["symbol"]).to_pylist():
+    for symbol in pc.unique(rows.texts["symbol"]).to_pylist():
         plain = re.sub(r"[/_ -]", "-", symbol.upper())
         if plain not in (product_id, product_id.replace("-", "")):
-            line = numbers[pc.index(table["symbol"], symbol).as_py()]
+            line = rows.numbers[pc.index(rows.texts["symbol"], symbol).as_py()]
             raise BadFile(
-                f"{name}: candles of {product_id} are needed, line {line} is of {symbol!r:.40};"
+                f"{rows.name}: candles of {product_id} are needed, line {line} is of {symbol!r:.40};"
                 " give that product or another file"
             )
+
+
+# Days
+
+
+def _read_days(rows: Rows) -> np.ndarray:
+    """The UTC day of each row, NaT where a reason says why not."""
+    role = "day" if "day" in rows.texts else "stamp"
+    days, clock, labelled = _parse_days(rows.texts[role])
+    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled)
+    if len(off):
+        came = f"line {rows.numbers[off[0]]} is of {rows.text(role, off[0])!r:.40}"
+        raise BadFile(f"{rows.name}: daily candles are needed, each at midnight UTC, but {came}")
+    if labelled.any():
+        _refuse_hours(rows, days, clock)
+    for row in np.flatnonzero(np.isnat(days)):
+        rows.reject(row, f"date {rows.text(role, row)!r:.40} is not a UTC day such as 2020-10-24")
+    if role == "day" and "stamp" in rows.texts:
+        stamps = _parse_days(rows.texts["stamp"])[0]
+        for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)):
+            other = f"its time stamp {rows.text('stamp', row)!r:.40} says {stamps[row]!s:.10}"
+            rows.reject(row, f"its date says {days[row]!s:.10}, {other}")
+    return days
+
+
+def _refuse_hours(rows: Rows, days: np.ndarray, clock: np.ndarray) -> None:
+    """Refuse a file in which one day has two hours: it is not daily."""
+    order = np.lexsort((clock, days))
+    hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0)) & (np.diff(clock[order]) != 0))
+    if len(hourly):
+        first, second = sorted(rows.numbers[order[hourly[0] : hourly[0] + 2]])
+        day = str(days[order[hourly[0]]])[:10]
+        raise BadFile(
+            f"{rows.name}: daily candles are needed, lines {first} and {second} are two hours of {day}"
+        )
 
 
 def _parse_days(text: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -303,31 +163,7 @@ def _parse_clock(tail: str) -> tuple[float, float]:
     return np.nan, 0.0
 
 
-def _read_days(table: dict[str, Any], numbers: np.ndarray, reasons: dict[int, str], name: str) -> np.ndarray:
-    """The UTC day of each row, NaT where a reason says why not."""
-    role = "day" if "day" in table else "stamp"
-    days, clock, labelled = _parse_days(table[role])
-    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled)
-    if len(off):
-        came = f"line {numbers[off[0]]} is of {table[role][int(off[0])].as_py()!r:.40}"
-        raise BadFile(f"{name}: daily candles are needed, each at midnight UTC, but {came}")
-    order = np.lexsort((clock, days)) if labelled.any() else np.array([], int)
-    hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0)) & (np.diff(clock[order]) != 0))
-    if len(hourly):
-        first, second = sorted(numbers[order[hourly[0] : hourly[0] + 2]])
-        day = pd.Timestamp(days[order[hourly[0]]]).date()
-        raise BadFile(f"{name}: daily candles are needed, lines {first} and {second} are two hours of {day}")
-    for row in np.flatnonzero(np.isnat(days)):
-        came = table[role][int(row)].as_py()
-        reasons.setdefault(int(numbers[row]), f"date {came!r:.40} is not a UTC day such as 2020-10-24")
-    if role == "day" and "stamp" in table:
-        stamps = _parse_days(table["stamp"])[0]
-        for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)):
-            other = f"its time stamp {table['stamp'][int(row)].as_py()!r:.40}"
-            reasons.setdefault(
-                int(numbers[row]), f"its date says {days[row]!s:.10}, {other} says {stamps[row]!s:.10}"
-            )
-    return days
+# Figures
 
 
 def _parse_numbers(text: Any) -> np.ndarray:
@@ -336,85 +172,89 @@ def _parse_numbers(text: Any) -> np.ndarray:
     return np.array(plain.cast(pa.float64()).to_numpy(zero_copy_only=False))
 
 
-def _read_figure(
-    table: dict[str, Any], role: str | None, numbers: np.ndarray, reasons: dict[int, str]
-) -> np.ndarray:
+def _read_figure(rows: Rows, role: str | None) -> np.ndarray:
     """One figure of each row; NaN where it is empty or not in the file, with a reason where unreadable."""
-    if role not in table:
-        return np.full(len(numbers), np.nan)
-    figures = _parse_numbers(table[role])
+    if role not in rows.texts:
+        return np.full(len(rows.numbers), np.nan)
+    figures = _parse_numbers(rows.texts[role])
     label = role.partition(":")[0].removesuffix("_usd")
     for row in np.flatnonzero(np.isnan(figures)):
-        came = table[role][int(row)].as_py()
-        if came or label == "close":
-            why = f"{label} {came!r:.40} is not a number" if came else "the close is empty"
-            reasons.setdefault(int(numbers[row]), why)
+        came = rows.text(role, row)
+        if came:
+            rows.reject(row, f"{label} {came!r:.40} is not a number")
+        elif label == "close":
+            rows.reject(row, "the close is empty")
     return figures
 
 
-def _pick_volume(table: dict[str, Any], layout: _Layout, close: np.ndarray, product_id: str) -> str | None:
+def _pick_volume(rows: Rows, close: np.ndarray, product_id: str) -> str | None:
     """The column of the base currency's volume: as the figures say, else as the names say, else none."""
     base, quote = product_id.lower().split("-")
-    volumes = [role for role in table if role.startswith("volume:")]
-    tails = {role: _plain(layout.header[layout.columns[role]]) for role in volumes}
-    tails = {role: re.sub(r"vol(ume)?", "", tail).strip("_") for role, tail in tails.items()}
+    volumes = [role for role in rows.texts if role.startswith("volume:")]
+    tails = {role: re.sub(r"vol(ume)?", "", rows.heading(role)).strip("_") for role in volumes}
     named = [role for role in volumes if tails[role] in (base, "base", "from")]
     named = named or [role for role in volumes if tails[role] == ""]
     quoted = [role for role in volumes if tails[role] in (quote, "quote", "to")]
     by_name = named[0] if len(named) == 1 else None
-    others = [role for role in volumes if role != by_name]
     if len(volumes) == 2:
-        one, two = (by_name or others.pop(0)), others[0]
+        one, two = volumes
     elif by_name and len(quoted) == 1:
         one, two = by_name, quoted[0]
     else:
         return by_name
-    first, second = _parse_numbers(table[one]), _parse_numbers(table[two])
-    traded = (first > 0) & (second > 0) & (close > 0)
-    if not traded.any():
+    first, second = _parse_numbers(rows.texts[one]), _parse_numbers(rows.texts[two])
+    if _is_quote(second, first, close) == _is_quote(first, second, close):
         return by_name
-    first, second, price = (np.log(figures[traded]) for figures in (first, second, close))
-    as_named = abs(np.median(first + price - second)) < np.log(NEAR)
-    swapped = abs(np.median(second + price - first)) < np.log(NEAR)
-    return by_name if as_named == swapped else one if as_named else two
+    return one if _is_quote(second, first, close) else two
 
 
-def _one_a_day(
-    frame: pd.DataFrame, on_duplicate: Literal["refuse", "first", "last"], reasons: dict[int, str], name: str
-) -> pd.DataFrame:
+def _is_quote(quote: np.ndarray, base: np.ndarray, close: np.ndarray) -> bool:
+    """Whether the one volume is the other times the close, on most of the days with trades."""
+    traded = (quote > 0) & (base > 0) & (close > 0)
+    ratios = np.log(base[traded]) + np.log(close[traded]) - np.log(quote[traded])
+    return len(ratios) > 0 and bool(abs(np.median(ratios)) < np.log(NEAR))
+
+
+# Rows
+
+
+def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: Rows) -> pd.DataFrame:
     """One row of each day; `frame` is indexed by line number, in the file's order."""
-    again = frame[frame["day_utc"].duplicated(keep=False)]
-    distinct = again.drop_duplicates()
-    conflicts = distinct[distinct["day_utc"].duplicated(keep=False)].sort_values("day_utc", kind="stable")
-    if on_duplicate == "refuse" and len(conflicts):
-        (one, first), (two, second) = ((line, row) for line, row in conflicts.head(2).iterrows())
-        shown = [", ".join(f"{f.removesuffix('_usd')} {row[f]}" for f in FIGURES) for row in (first, second)]
-        raise BadFile(
-            f"{name}: each day is needed once, but {first['day_utc']:%Y-%m-%d} comes with different figures:"
-            f" line {one} ({shown[0]}) and line {two} ({shown[1]}); days like this:"
-            f" {conflicts['day_utc'].nunique()}; choose with --on-duplicate last|first"
-        )
     kept = frame.drop_duplicates("day_utc", keep="last" if on_duplicate == "last" else "first")
-    taken = kept[kept["day_utc"].isin(conflicts["day_utc"])]
-    chosen = pd.Series(taken.index, index=taken["day_utc"])
-    other = pd.concat([taken, again[~again.index.isin(kept.index)]]).drop_duplicates().iloc[len(taken) :]
-    for line, day in other["day_utc"][other["day_utc"].isin(chosen.index)].items():
-        reasons[int(str(line))] = f"line {chosen[day]} has other figures for this day and was taken"
+    again = frame.drop(kept.index)
+    # The row taken instead of each of these, in their order.
+    taken = kept.reset_index(names="line").set_index("day_utc").loc[again["day_utc"]]
+    # No figure that was read is infinite, so that -inf can stand for "unknown", which equals itself.
+    other = (taken[FIGURES].fillna(-np.inf).to_numpy() != again[FIGURES].fillna(-np.inf).to_numpy()).any(
+        axis=1
+    )
+    conflicts, taken = again[other], taken[other]
+    if on_duplicate == "refuse" and len(conflicts):
+        at = int(np.argmin(conflicts["day_utc"].to_numpy()))
+        shown = [
+            ", ".join(f"{figure.removesuffix('_usd')} {row.iloc[at][figure]}" for figure in FIGURES)
+            for row in (taken, conflicts)
+        ]
+        raise BadFile(
+            f"{rows.name}: each day is needed once, but {taken.index[at]:%Y-%m-%d} comes with different figures:"
+            f" line {taken['line'].iloc[at]} ({shown[0]}) and line {conflicts.index[at]} ({shown[1]}); days like"
+            f" this: {conflicts['day_utc'].nunique()}; choose with --on-duplicate last|first"
+        )
+    for line, chosen in zip(conflicts.index, taken["line"], strict=True):
+        rows.reasons[int(line)] = f"line {chosen} has other figures for this day and was taken"
     return kept
 
 
-def _rejected(
-    lines: _Lines, layout: _Layout, reasons: dict[int, str], days: pd.Series[pd.Timestamp]
-) -> pd.DataFrame:
-    """The rows of `reasons` as they were written, in the file's order."""
-    numbers = sorted(reasons)
-    rows: list[dict[str, object]] = []
-    for number, day in zip(numbers, days.reindex(numbers), strict=True):
-        fields = [field.strip() for field in lines.line(number - 1).split(layout.delimiter)]
-        whole = len(fields) == len(layout.header)
-        raw = json.dumps(
-            dict(zip(layout.header, fields, strict=True)) if whole else fields, ensure_ascii=False
-        )
-        shown = None if pd.isna(day) else f"{day:%Y-%m-%d}"
-        rows.append({"day_utc": shown, "raw": raw, "reason": f"line {number}: {reasons[number]}"})
-    return rejected_frame(rows)
+def _rejected(rows: Rows, days: pd.Series[pd.Timestamp]) -> pd.DataFrame:
+    """The rows that were not taken, as they were written, in the file's order."""
+    numbers = sorted(rows.reasons)
+    return rejected_frame(
+        [
+            {
+                "day_utc": None if pd.isna(day) else f"{day:%Y-%m-%d}",
+                "raw": json.dumps(rows.written(number), ensure_ascii=False),
+                "reason": f"line {number}: {rows.reasons[number]}",
+            }
+            for number, day in zip(numbers, days.reindex(numbers), strict=True)
+        ]
+    )

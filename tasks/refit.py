@@ -64,6 +64,13 @@ def refit_version(
     with Prices(home) as prices:
         closes = prices.closes_at(data_version)
     log.info("%s: training on %d closes up to %s", product_id, len(closes), closes["day_utc"].iloc[-1].date())
+    holes = find_holes(closes["day_utc"])
+    if holes and settings["bridge_holes"]:
+        log.warning(
+            "%s: training goes across %d holes as the article did; --set bridge_holes=false keeps out of them",
+            product_id,
+            len(holes),
+        )
     fitted = fit_article(closes, **settings)
     lineage = {
         "product_id": product_id,
@@ -75,7 +82,7 @@ def refit_version(
         "made_by": "refit",
         "libraries": versions(),
         "weights_sha256": weights_sha256(fitted.network),
-        "holes": [[str(first), str(last)] for first, last in find_holes(closes["day_utc"])],
+        "holes": [[str(first), str(last)] for first, last in holes],
         "windows": {
             "train": fitted.split.fitted,
             "validation": len(fitted.split.train) - fitted.split.fitted,
