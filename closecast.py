@@ -38,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+EXAMPLE = '"select target_day, point_usd, last_close_usd from predictions"'
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -300,7 +301,7 @@ def _print_forecast(home: Home, prediction_id: str) -> None:
     _console().print(table)
     typer.echo(f"Stored in {home.predictions} (Delta). Ask it, for example:")
     where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
-    typer.echo(f'  {_called()} sql "select target_day, point_usd, last_close_usd from predictions"{where}')
+    typer.echo(f"  {_called()} sql {EXAMPLE}{where}")
 
 
 def _called() -> str:

@@ -27,7 +27,7 @@ PREFIX = "CLOSECAST_"
 class Frozen(BaseModel):
     """A settings model: no field changes, no unknown field is taken."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Market(Frozen):
@@ -59,7 +59,7 @@ class Article(Frozen):
 
     lookback: int = Field(5, ge=1, le=365, description="Days that a window shows")
     horizon: int = Field(1, ge=1, le=1, description="Days ahead of the origin")
-    train_share: float = Field(0.8, gt=0, lt=1, description="Oldest share of the days, to learn from")
+    train_share: float = Field(0.8, ge=0.01, le=0.99, description="Oldest share of the days, to learn from")
     scaler_fit: Literal["train", "all"] = Field(
         "train", description="Rows that the scaler sees; the article fitted it on all"
     )
@@ -75,7 +75,7 @@ class Article(Frozen):
     epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training windows")
     shuffle: bool = Field(False, description="Draw a new order of the windows for each epoch")
     validation_split: float = Field(
-        0.1, gt=0, lt=1, description="Newest share of the training windows, never trained on"
+        0.1, ge=0.01, le=0.99, description="Newest share of the training windows, never trained on"
     )
     seed: int = Field(2020, ge=0, lt=2**32, description="Of the first weights and the dropout masks")
 
@@ -139,7 +139,8 @@ def explained(error: ValidationError) -> BadSetting:
 class Environment(BaseSettings):
     """The variables that move things: CLOSECAST_HOME and its like."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    # An empty variable is one that is not set: an empty path would be the current folder.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     home: Path | None = None
     coinbase_url: str = "https://api.exchange.coinbase.com"

@@ -39,11 +39,6 @@ class Home:
     database_url: str | None = None
 
     @property
-    def prices_url(self) -> str:
-        """SQLAlchemy address of the price database."""
-        return self.database_url or f"sqlite:///{self.root / 'prices.db'}"
-
-    @property
     def mlflow_url(self) -> str:
         """SQLAlchemy address of the model registry."""
         return f"sqlite:///{self.root / 'mlflow.db'}"

@@ -216,7 +216,8 @@ class Models:
         if folder.exists():  # a run was killed between the rename and the registry
             shutil.rmtree(folder)
         draft.folder.rename(folder)
-        fsync_folder(folder.parent)
+        for place in (folder.parent, self.home.models):
+            fsync_folder(place)
         run_id = self._log_run(name, key, params, metrics, curves)
         with _unless_there():
             self.client.create_registered_model(name)

@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from storage.errors import Damaged, HomeUnusable
+from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.files import fsync_folder
 from storage.home import Home
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+ATTEMPTS = 20
 PREDICTIONS = pa.schema(
     [
         pa.field("prediction_id", pa.string(), nullable=False),
@@ -97,6 +98,8 @@ class Predictions:
 
         Raises:
             HomeUnusable: the table cannot be written.
+            HomeBusy: others write to it all the time.
+            Damaged: there is a table that cannot be read.
         """
         from deltalake.exceptions import CommitFailedError
 
@@ -104,16 +107,24 @@ class Predictions:
         again = Retrying(
             retry=retry_if_exception_type(CommitFailedError),
             wait=wait_random_exponential(multiplier=0.05, max=2),
-            stop=stop_after_attempt(20),
+            stop=stop_after_attempt(ATTEMPTS),
             reraise=True,
         )
-        return again(self._publish_once, row)
+        try:
+            return again(self._publish_once, row)
+        except CommitFailedError as error:
+            raise HomeBusy(
+                f"other runs wrote to {self.folder} each of the {ATTEMPTS} times that this one tried:"
+                " try again when they are done"
+            ) from error
 
     def _publish_once(self, row: Mapping[str, object]) -> Published:
         prediction_id = str(row["prediction_id"])
         table = self._open_or_create()
         same_day = _all_of(*(ds.field(name) == row[name] for name in ("product_id", "profile", "target_day")))
-        earlier = table.to_pyarrow_dataset().to_table(["prediction_id", "revision"], same_day).to_pylist()
+        with _reading(self.folder):
+            dataset = table.to_pyarrow_dataset()
+            earlier = dataset.to_table(["prediction_id", "revision"], same_day).to_pylist()
         for known in earlier:
             if known["prediction_id"] == prediction_id:
                 return Published(prediction_id, known["revision"], new=False)
@@ -157,7 +168,8 @@ class Predictions:
         dataset = self.dataset()
         if dataset is None:
             return PREDICTIONS.empty_table()
-        return dataset.to_table(PREDICTIONS.names, wanted).cast(PREDICTIONS)
+        with _reading(self.folder):
+            return dataset.to_table(PREDICTIONS.names, wanted).cast(PREDICTIONS)
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before the first forecast."""
@@ -166,8 +178,9 @@ class Predictions:
     def _open_or_create(self) -> DeltaTable:
         from deltalake import DeltaTable
 
-        if DeltaTable.is_deltatable(str(self.folder)):
-            return DeltaTable(str(self.folder))
+        table = _open(self.folder)
+        if table is not None:
+            return table
         with _writing(self.folder):
             table = DeltaTable.create(
                 str(self.folder), PREDICTIONS, mode="ignore", partition_by=["product_id"], name="predictions"
@@ -182,16 +195,33 @@ def open_dataset(folder: Path) -> ds.Dataset | None:
     Raises:
         Damaged: there is one that cannot be read.
     """
+    table = _open(folder)
+    if table is None:
+        return None
+    with _reading(folder):
+        return table.to_pyarrow_dataset()
+
+
+def _open(folder: Path) -> DeltaTable | None:
     if not (folder / "_delta_log").is_dir():
         return None
     from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError, TableNotFoundError
+    from deltalake.exceptions import TableNotFoundError
+
+    with _reading(folder):
+        try:
+            return DeltaTable(str(folder))
+        except TableNotFoundError:  # a first run was killed before its first commit
+            return None
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    from deltalake.exceptions import DeltaError
 
     try:
-        return DeltaTable(str(folder)).to_pyarrow_dataset()
-    except TableNotFoundError:  # a first run was killed before its first commit
-        return None
-    except DeltaError as error:
+        yield
+    except (DeltaError, OSError, pa.ArrowException) as error:
         raise Damaged(
             f"the table {folder} cannot be read: restore it from a backup ({_line(error)})"
         ) from error

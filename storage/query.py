@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from storage.errors import BadQuery
+from storage.frames import FIGURES
 from storage.home import Home
 from storage.predictions import PREDICTIONS, SCORES, open_dataset
 from storage.prices import Prices
@@ -15,6 +18,34 @@ if TYPE_CHECKING:
     import duckdb
 
 VIEWS = ("closes", "candles", "predictions", "scores")
+# Memory alone: no file, no network, no extension, and no way to ask for them.
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+    "temp_directory": "",
+    "lock_configuration": "true",
+}
+_KINDS = {
+    "seq": pa.int64(),
+    "day_utc": pa.date32(),
+    "observed_at": pa.timestamp("us", tz="UTC"),
+    **dict.fromkeys(FIGURES, pa.float64()),
+}
+
+
+def _schema(names: str) -> pa.Schema:
+    return pa.schema([(name, _KINDS.get(name, pa.string())) for name in names.split()])
+
+
+# What `Prices.table` returns, known without reading it.
+CANDLES = _schema(
+    "seq product_id day_utc open_usd high_usd low_usd close_usd volume source observed_at payload_sha256"
+)
+CLOSES = _schema(
+    "product_id day_utc open_usd high_usd low_usd close_usd volume seq source observed_at"
+)
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -22,40 +53,66 @@ def query(home: Home, sql: str) -> pa.Table:
 
     The connection lives in memory and sees nothing but these four: no file, no network, no extension.
 
+    Returns:
+        A column whose name comes again is numbered: `day_utc`, `day_utc_1`.
+
     Raises:
         BadQuery: not one SELECT, or DuckDB cannot answer it.
     """
     import duckdb
 
-    with duckdb.connect(":memory:", config={"python_enable_replacements": "false"}) as connection:
+    with Prices(home) as prices, duckdb.connect(":memory:", config=CONFIG) as connection:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise BadQuery(
                     f"sql needs exactly one SELECT, got {_kinds(statements)}: the tables are read-only"
                 )
-            _register(connection, home, sql)
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
-            return connection.execute(statements[0]).to_arrow_table()
+            _register(connection, home, prices)
+            answer = connection.execute(statements[0]).to_arrow_table()
         except duckdb.Error as error:
             raise BadQuery(f"the query cannot be answered: {' '.join(str(error).split())[:400]}") from error
+    return answer.rename_columns(_told_apart(answer.column_names))
 
 
-def _kinds(statements: list[duckdb.Statement]) -> str:
-    return " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
+class _Scan:
+    """A table by Arrow's protocol that is read when a query scans it, once, and not before.
+
+    What a query scans cannot be seen in its text: `query_table('clo' || 'ses')`.
+    """
+
+    def __init__(self, schema: pa.Schema, read: Callable[[], pa.Table]) -> None:
+        self._schema, self._read = schema, functools.cache(read)
+
+    def __arrow_c_schema__(self) -> object:
+        return self._schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._read().__arrow_c_stream__(requested_schema)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, home: Home, sql: str) -> None:
-    """Make the views that the query's text speaks of: reading all candles for the others would be waste."""
-    spoken = sql.lower()
-    with Prices(home) as prices:
-        for name in ("closes", "candles"):
-            if name in spoken:
-                connection.register(name, prices.table(name))
+def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices) -> None:
+    connection.register("closes", _Scan(CLOSES, lambda: prices.table("closes")))
+    connection.register("candles", _Scan(CANDLES, lambda: prices.table("candles")))
     for name, folder, schema in (
         ("predictions", home.predictions, PREDICTIONS),
         ("scores", home.scores, SCORES),
     ):
         dataset = open_dataset(folder)
         connection.register(name, schema.empty_table() if dataset is None else dataset)
+
+
+def _kinds(statements: list[duckdb.Statement]) -> str:
+    return " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, none of them twice: rows are printed and written by name."""
+    found: list[str] = []
+    for name in names:
+        number, free = 0, name
+        while free in found:
+            number += 1
+            free = f"{name}_{number}"
+        found.append(free)
+    return found

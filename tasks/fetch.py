@@ -1,13 +1,11 @@
 """Coinbase → candles: a polite client of `GET /products/{product_id}/candles`.
 
-What an answer is worth is decided in three steps: `_ask` sends one request and reads its body within limits,
-`_judge` says whether the answer is final, worth asking again or a refusal, and `read_rows` turns a JSON array
-into candles and rejected rows. Whether the candles are plausible is for tasks/check.py.
+The client asks, keeps the pace and asks again; what an answer is worth says tasks/answers.py, what a row holds
+tasks/candle_rows.py. Whether the candles are plausible is for tasks/check.py.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
@@ -16,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -32,23 +29,13 @@ from tenacity import (
 )
 from urllib3.exceptions import HTTPError, LocationValueError
 
-from storage.errors import BadDay, BadProduct, BadSetting, ExchangeRefused, ExchangeUnavailable
-from storage.frames import candle_frame, rejected_frame
+from storage.errors import BadDay, BadSetting, ExchangeUnavailable
 from storage.home import check_product_id
+from tasks.answers import Passing, judge, one_line, read_body, why
+from tasks.candle_rows import DAY, read_rows
 
 COINBASE = "https://api.exchange.coinbase.com"
-DAY = 86400  # seconds
 MOST_DAYS = 300  # of a page, both ends included: the exchange refuses more
-MOST_ROWS = 3000  # of an answer that is still read as a page of at most 300
-MOST_BYTES = 4 * 2**20  # of a body, decompressed
-FIGURES = (
-    "low_usd",
-    "high_usd",
-    "open_usd",
-    "close_usd",
-    "volume",
-)  # after the time, in the exchange's order
-EPOCH = date(1970, 1, 1)
 
 log = logging.getLogger("closecast.fetch")
 
@@ -67,10 +54,6 @@ class Page:
     payload: bytes
     candles: pd.DataFrame
     rejected: pd.DataFrame
-
-
-class _Passing(Exception):
-    """An answer that may be better the next time; its text says what came."""
 
 
 class Client:
@@ -164,7 +147,7 @@ class Client:
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
         page: Page = believe(self._insist, what, product_id, first, last)
-        log.info("%s %s to %s: %d candles", product_id, first, last, len(page.candles))
+        log.info("%s: %d candles", what, len(page.candles))
         return page
 
     def _insist(self, what: str, product_id: str, first: date, last: date) -> Page:
@@ -173,13 +156,13 @@ class Client:
             sleep=self._sleep,
             stop=stop_after_attempt(self._attempts),
             wait=wait_exponential(multiplier=0.5, max=self._longest_wait) + wait_random(0, 0.5),
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(Passing),
             before_sleep=lambda state: _warn(what, _failure(state), state, self._attempts),
             reraise=True,
         )
         try:
             return insist(self._ask, product_id, first, last)
-        except _Passing as error:
+        except Passing as error:
             raise ExchangeUnavailable(
                 f"the exchange at {self._host} gave no usable answer for {what}:"
                 f" asked {self._attempts} times, last came {error};"
@@ -203,12 +186,12 @@ class Client:
                 stream=True,
                 allow_redirects=False,
             ) as response:
-                payload = _read_body(response, give_up)
+                payload = read_body(response, give_up)
         except (requests.exceptions.InvalidURL, LocationValueError) as error:
-            raise BadSetting(f"the exchange's address {self._host} cannot be used: {_why(error)}") from error
+            raise BadSetting(f"the exchange's address {self._host} cannot be used: {why(error)}") from error
         except (OSError, HTTPError) as error:  # requests' own are OSErrors
-            raise _Passing(_why(error)) from error
-        candles, rejected = read_rows(_judge(response, payload, product_id), first, last)
+            raise Passing(why(error)) from error
+        candles, rejected = read_rows(judge(response, payload, product_id), first, last)
         return Page(first, last, payload, candles, rejected)
 
     def _wait_for_turn(self) -> None:
@@ -235,69 +218,6 @@ def spans(first: date, last: date, *, days: int = MOST_DAYS) -> list[tuple[date,
     ]
 
 
-def read_rows(rows: list[Any], first: date, last: date) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows `[time, low, high, open, close, volume]` as a candle_frame, oldest first, and a rejected_frame.
-
-    Rows of days outside the inclusive span are dropped. A row that cannot be read is rejected with its
-    reason, and so is every row of a day that came with different figures; a row that came twice is kept once.
-    `raw` is the row's JSON, its first 500 characters.
-    """
-    lowest, highest = (first - EPOCH).days, (last - EPOCH).days
-    found: dict[int, dict[tuple[float, ...], Any]] = {}
-    rejected: list[dict[str, object]] = []
-    for row in rows:
-        day = _day_number(row)
-        if day is None:
-            rejected.append(_rejected(None, row, "its time is not midnight UTC in whole seconds"))
-        elif lowest <= day <= highest:
-            figures, reason = _figures(row)
-            if reason:
-                rejected.append(_rejected(day, row, reason))
-            else:
-                found.setdefault(day, {}).setdefault(figures, row)
-    candles: list[dict[str, object]] = []
-    for day, versions in sorted(found.items()):
-        if len(versions) == 1:
-            (figures,) = versions
-            moment = pd.Timestamp(day * DAY, unit="s")
-            candles.append({"day_utc": moment} | dict(zip(FIGURES, figures, strict=True)))
-        else:
-            reason = f"the day came {len(versions)} times with different figures"
-            rejected += [_rejected(day, row, reason) for row in versions.values()]
-    return candle_frame(candles), rejected_frame(rejected)
-
-
-def _day_number(row: Any) -> int | None:
-    """Days since 1970 of a row, None where it does not begin with a whole day's time."""
-    at: Any = row[0] if isinstance(row, list) and row else ""
-    return int(at // DAY) if _number(at) is not None and at % DAY == 0 else None
-
-
-def _figures(row: list[Any]) -> tuple[tuple[float, ...], str]:
-    """The five figures after the time, or the reason why they cannot be read."""
-    if len(row) != 6:
-        return (), f"a candle has six values, this row {len(row)}"
-    numbers = [_number(value) for value in row[1:]]
-    bad = [name for name, number in zip(FIGURES, numbers, strict=True) if number is None]
-    return tuple(n for n in numbers if n is not None), f"no finite number: {', '.join(bad)}" if bad else ""
-
-
-def _number(value: Any) -> float | None:
-    """A JSON number as a finite float64, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _rejected(day: int | None, row: Any, reason: str) -> dict[str, object]:
-    iso = None if day is None else (EPOCH + timedelta(days=day)).isoformat()
-    return {"day_utc": iso, "raw": json.dumps(row)[:500], "reason": reason}
-
-
 def _check_url(base_url: str) -> tuple[str, str]:
     """The address without a trailing slash, and its host."""
     try:
@@ -308,95 +228,10 @@ def _check_url(base_url: str) -> tuple[str, str]:
         usable = False
     if not usable or parts.query or parts.fragment:
         raise BadSetting(
-            f"the exchange's address needs the form https://host, not {_one_line(base_url)!r};"
+            f"the exchange's address needs the form https://host, not {one_line(base_url)!r};"
             " correct CLOSECAST_COINBASE_URL"
         )
     return base_url.rstrip("/"), host
-
-
-def _read_body(response: requests.Response, give_up: float) -> bytes:
-    """The body, decompressed, within its limits of size and time (`give_up` by time.monotonic)."""
-    body = bytearray()
-    # read1 returns what one read brings: read() would wait on a trickle until its buffer is full.
-    while piece := response.raw.read1(65536, decode_content=True):
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise ExchangeRefused(
-                f"an answer of the exchange needs at most {MOST_BYTES} bytes, more came;"
-                " check CLOSECAST_COINBASE_URL"
-            )
-        if time.monotonic() > give_up:
-            raise _Passing("a body that did not end in time")
-    return bytes(body)
-
-
-def _judge(response: requests.Response, payload: bytes, product_id: str) -> list[Any]:
-    """The rows of a good answer; an exception for any other, by whether asking again can help."""
-    status, content = response.status_code, _parse(payload)
-    message = content.get("message") if isinstance(content, dict) else None
-    said = _one_line(message) if isinstance(message, str) else _looks(payload, content)
-    if 200 <= status < 300:
-        if isinstance(content, list) and len(content) <= MOST_ROWS:
-            return content
-        raise _Passing(f"{status} without an array of candles ({said})")
-    if status == 429 or status >= 500:
-        raise _Passing(f"{status} ({said})")
-    if status == 404 and isinstance(message, str):
-        raise BadProduct(
-            f"the exchange knows no product {product_id}; check its spelling, for example BTC-USD ({said})"
-        )
-    if 300 <= status < 400:
-        to = _one_line(response.headers.get("Location", "nowhere"))
-        raise ExchangeRefused(
-            f"the exchange answered {status}, a redirect to {to}, which is not followed;"
-            " check CLOSECAST_COINBASE_URL"
-        )
-    raise ExchangeRefused(
-        f"the exchange refused {product_id} with {status}: {said}; check the days and CLOSECAST_COINBASE_URL"
-    )
-
-
-def _parse(payload: bytes) -> Any:
-    """The JSON of a body, None where it is not JSON."""
-    try:
-        return json.loads(payload, parse_int=_whole)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _whole(digits: str) -> int | float:
-    # int() refuses thousands of digits, which would lose the page for the sake of one row.
-    return int(digits) if len(digits) <= 1000 else float(digits)
-
-
-def _looks(payload: bytes, content: Any) -> str:
-    """What a body without a message looks like."""
-    if isinstance(content, list):
-        return f"an array of {len(content)}"
-    if content is not None:
-        return "JSON that is no array"
-    if not payload:
-        return "an empty body"
-    return "an HTML page" if payload.lstrip().startswith(b"<") else "JSON cut short or none"
-
-
-def _one_line(text: str) -> str:
-    """Foreign text fit for a message: one line of at most 200 printable characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
-
-
-def _why(error: BaseException) -> str:
-    """What went wrong underneath, in a few words: the system's own where there are any."""
-    link: BaseException | None = error
-    said = ""
-    while link is not None:
-        if isinstance(link, requests.Timeout | TimeoutError):
-            return "nothing in time"
-        if isinstance(link, OSError) and link.strerror:
-            return _one_line(link.strerror).lower()
-        said = _one_line(str(link)) or said
-        link = link.__cause__ or link.__context__
-    return said or type(error).__name__
 
 
 def _is_empty(page: Page) -> bool:

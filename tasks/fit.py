@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from storage.errors import NotEnoughHistory
+from storage.errors import BadSetting, NotEnoughHistory
 from tasks.evaluate import against_naive
 from tasks.lstm import Losses, article_network, predict, train
 from tasks.scale import Floats, MinMax, fit_min_max
@@ -101,13 +101,13 @@ def split_article(
         return make_windows_between_holes(days[part], scaled[part], lookback=lookback, horizon=horizon)
 
     train = cut(slice(0, train_rows))
-    return Split(
-        train_rows=train_rows,
-        scaler=scaler,
-        train=train,
-        test=cut(slice(train_rows, None)),
-        fitted=int(len(train) * (1.0 - validation_split)),
-    )
+    fitted = int(len(train) * (1.0 - validation_split))
+    if not 0 < fitted < len(train):  # holes leave fewer windows than there are days for
+        raise NotEnoughHistory(
+            f"training needs a window to learn from and one to validate, found {len(train)} between the holes"
+            f" of {train_rows} days: import more history"
+        )
+    return Split(train_rows, scaler, train, cut(slice(train_rows, None)), fitted)
 
 
 def fit_article(
@@ -133,6 +133,7 @@ def fit_article(
 
     Raises:
         NotEnoughHistory: as `split_article`.
+        BadSetting: with these settings the losses grow past all measure.
     """
     split = split_article(
         closes,
@@ -163,6 +164,12 @@ def fit_article(
         shuffle=shuffle,
         seed=seed,
     )
+    unbounded = ~np.isfinite(losses.training + losses.validation)
+    if unbounded.any():
+        raise BadSetting(
+            f"training came to no finite loss in epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
+            f" {learning_rate:g}: choose a smaller one"
+        )
     test = _test_part(network, closes, split)
     metrics = against_naive(*(_column(test, name) for name in ("point_usd", "close_usd", "last_close_usd")))
     return Fitted(network, split, losses, test, metrics)

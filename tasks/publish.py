@@ -95,7 +95,10 @@ def publish_prediction(
         "created_at": created_at,
         "flow_run_id": flow_run_id,
     }
-    published = Predictions(home).publish(row)
+    table = Predictions(home)
+    published = table.publish(row)
+    if not published.new:
+        return table.find(prediction_id) or dict(row)
     log.info(
         "%s: forecast for %s written to %s (%s)",
         product_id,

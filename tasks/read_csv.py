@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from storage.errors import BadFile
 from storage.frames import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
 from storage.home import check_product_id
-from tasks.csv_layout import NUMBER, Rows, no_rows, read_rows
+from tasks.csv_layout import NUMBER, Rows, cut_rows, no_rows
 
 SECONDS_A_DAY = 86_400
 DAY_FORM = r"^\d{4}-\d{2}-\d{2}$"
@@ -69,7 +69,7 @@ def read_candles(
             days that come twice with different figures.
     """
     check_product_id(product_id)
-    rows = read_rows(data, name)
+    rows = cut_rows(data, name)
     _check_symbol(rows, product_id)
     frame = pd.DataFrame({"day_utc": _read_days(rows)}, index=rows.numbers)
     for figure in FIGURES[:-1]:
@@ -235,10 +235,11 @@ def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: Rows) -> pd
             ", ".join(f"{figure.removesuffix('_usd')} {row.iloc[at][figure]}" for figure in FIGURES)
             for row in (taken, conflicts)
         ]
+        day, one, two = taken.index[at], taken["line"].iloc[at], conflicts.index[at]
         raise BadFile(
-            f"{rows.name}: each day is needed once, but {taken.index[at]:%Y-%m-%d} comes with different figures:"
-            f" line {taken['line'].iloc[at]} ({shown[0]}) and line {conflicts.index[at]} ({shown[1]}); days like"
-            f" this: {conflicts['day_utc'].nunique()}; choose with --on-duplicate last|first"
+            f"{rows.name}: each day is needed once, but {day:%Y-%m-%d} comes with different figures:"
+            f" line {one} ({shown[0]}) and line {two} ({shown[1]}); days like this:"
+            f" {conflicts['day_utc'].nunique()}; choose with --on-duplicate last|first"
         )
     for line, chosen in zip(conflicts.index, taken["line"], strict=True):
         rows.reasons[int(line)] = f"line {chosen} has other figures for this day and was taken"

@@ -67,7 +67,7 @@ def refit_version(
     holes = find_holes(closes["day_utc"])
     if holes and settings["bridge_holes"]:
         log.warning(
-            "%s: training goes across %d holes as the article did; --set bridge_holes=false keeps out of them",
+            "%s: training bridges %d holes as the article did; --set bridge_holes=false keeps out of them",
             product_id,
             len(holes),
         )

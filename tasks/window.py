@@ -75,13 +75,15 @@ def make_windows_between_holes(days: pd.Series, scaled: Floats, *, lookback: int
     Raises:
         NotEnoughHistory: no run is as long as lookback + horizon days.
     """
+    runs = list(unbroken_runs(days))
     parts = [
         (run.start, make_windows(scaled[run], lookback=lookback, horizon=horizon))
-        for run in unbroken_runs(days)
+        for run in runs
         if run.stop - run.start >= lookback + horizon
     ]
-    if not parts:  # let the plain cut say what is missing
-        return make_windows(scaled[:0], lookback=lookback, horizon=horizon)
+    if not parts:  # let the plain cut of the longest run say what is missing
+        longest = max(runs, key=lambda run: run.stop - run.start, default=slice(0, 0))
+        return make_windows(scaled[longest], lookback=lookback, horizon=horizon)
     return Windows(
         np.concatenate([part.inputs for _, part in parts]),
         np.concatenate([part.targets for _, part in parts]),
@@ -95,6 +97,11 @@ def newest_window(days: pd.Series, figures: Floats, *, lookback: int) -> Floats:
     Raises:
         NotEnoughHistory: fewer than lookback days since the start or the newest hole.
     """
+    if days.empty:
+        raise NotEnoughHistory(
+            f"the forecast's input needs {lookback} unbroken days up to its origin, found none:"
+            " import prices first"
+        )
     *_, newest = unbroken_runs(days)
     found = newest.stop - newest.start
     if found < lookback:

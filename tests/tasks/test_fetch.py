@@ -26,7 +26,9 @@ from storage.errors import (
     ExchangeUnavailable,
 )
 from storage.frames import CANDLE_COLUMNS, REJECTED_COLUMNS, candle_frame
-from tasks.fetch import MOST_BYTES, Client, Page, read_rows, spans
+from tasks.answers import MOST_BYTES
+from tasks.candle_rows import read_rows
+from tasks.fetch import Client, Page, spans
 from tests.exchange import Answer, Exchange
 
 LISTED, LAST = date(2017, 1, 1), date(2019, 10, 17)
