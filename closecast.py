@@ -8,12 +8,13 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich import box
@@ -40,7 +41,10 @@ app = typer.Typer(
 
 EXAMPLE = '"select target_day, point_usd, last_close_usd from predictions"'
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+# The class of every misuse, whichever copy of click typer carries.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Source(StrEnum):
@@ -101,7 +105,7 @@ def run(
     from flows.settings import home_at, market_of, profile_named
 
     changed = _settings(settings or [])
-    profile_named(profile, changed)
+    recipe = profile_named(profile, changed)
     market = market_of(
         product_id=product,
         source=source and source.value,
@@ -115,7 +119,7 @@ def run(
     with _flow_terminal(place):
         from flows.daily import daily_forecast
 
-        prediction_id = daily_forecast(market, profile, changed, origin, str(place.root))
+        prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root))
     _print_forecast(place, prediction_id)
 
 
@@ -270,7 +274,8 @@ def _log_to_terminal(home: Home) -> None:
     from storage.logs import log_to_file
 
     log_to_file(home)
-    handler = logging.StreamHandler()
+    # Standard error is kept for the one line that says what went wrong.
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.INFO)
     log.addHandler(handler)
@@ -331,29 +336,34 @@ def _console() -> Console:
 
 
 def main() -> None:
-    """Run a command; what goes wrong is said in one line on standard error."""
-    _guarded(app)
+    """Run a command; what goes wrong is said in one line on standard error.
 
-
-def _guarded(command: Callable[[], object]) -> None:
+    Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted.
+    """
+    if not sys.warnoptions:  # other people's deprecations are not the user's concern
+        warnings.simplefilter("ignore")
     try:
-        command()
+        code = app(standalone_mode=False)
     except ClosecastError as error:
-        typer.echo(f"closecast: {' '.join(str(error).split())}", err=True)
-        sys.exit(EXIT_FAILED)
+        _fail(str(error), EXIT_FAILED)
+    except USAGE_ERROR as error:
+        asked = getattr(error, "format_message", error.__str__)()
+        _fail(f"{asked} (closecast --help tells more)", EXIT_USAGE) if asked else sys.exit(EXIT_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the next run finishes what this one began", EXIT_INTERRUPTED)
     except Exception as error:
         # Not foreseen: the traceback belongs in the log file, the terminal gets its last line.
         log.debug("an error that nobody foresaw", exc_info=True)
         kept = next((h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)), None)
-        typer.echo(
-            f"closecast: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
-            + (f" (the traceback is in {kept})" if kept else ""),
-            err=True,
-        )
-        sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        typer.echo("closecast: interrupted; the next run finishes what this one began", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        where = f" (the traceback is in {kept})" if kept else ""
+        _fail(f"{type(error).__name__}: {str(error)[:400]}{where}", EXIT_FAILED)
+    else:
+        sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"closecast: {' '.join(message.split())}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
