@@ -1,0 +1,57 @@
+"""Train the article's network over several seeds: its losses, and its test errors against naive.
+
+    python benchmarks/article.py [--csv FILE] [--seeds 1 2 3] [--set epochs=50 ...]
+
+The file is the embedded sample unless one is named; the article's own gives the article's figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+from flows import clock
+from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named
+from tasks.check import check_candles
+from tasks.fit import fit_article
+from tasks.read_csv import read_candles
+
+
+def main() -> None:
+    """Print a row a seed, then the spread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=SAMPLE)
+    parser.add_argument("--product", default=SAMPLE_PRODUCT)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    given = parser.parse_args()
+    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)}
+    candles = read_candles(given.csv.read_bytes(), given.product, name=given.csv.name).candles
+    closes = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
+    print(f"{given.csv.name}: {len(closes)} closes")
+    print("seed  seconds  first loss  last loss  last val_loss  test RMSE  test MAE  / naive")
+    rmse = []
+    for seed in given.seeds:
+        profile = profile_named("article", {**changed, "seed": seed})
+        start = time.perf_counter()
+        fitted = fit_article(closes, **profile.model_dump())
+        seconds = time.perf_counter() - start
+        losses, figures = fitted.losses, fitted.metrics
+        rmse.append(figures["test_rmse_usd"])
+        print(
+            f"{seed:4d}  {seconds:7.1f}  {losses.training[0]:10.5f}  {losses.training[-1]:9.5f}"
+            f"  {losses.validation[-1]:13.5f}  {figures['test_rmse_usd']:9.1f}"
+            f"  {figures['test_mae_usd']:8.1f}  {figures['rmse_ratio_to_naive']:7.2f}"
+        )
+    print(
+        f"naive: RMSE {figures['naive_rmse_usd']:.1f}, MAE {figures['naive_mae_usd']:.1f} USD over"
+        f" {len(fitted.test)} test days; model RMSE {min(rmse):.1f} to {max(rmse):.1f}, median"
+        f" {statistics.median(rmse):.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
