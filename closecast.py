@@ -132,7 +132,6 @@ def import_(
     home: HomeOption = None,
 ) -> None:
     """Read a CSV of candles into the database."""
-    from flows.importing import import_file
     from flows.settings import home_at, market_of
 
     market = market_of(
@@ -143,8 +142,10 @@ def import_(
         replace_source=replace_source,
     )
     place = home_at(home).prepare()
-    _log_to_terminal(place)
-    series = import_file(place, market)
+    with _flow_terminal(place):
+        from flows.importing import import_file
+
+        series = import_file(place, market)
     typer.echo(
         f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
         f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"

@@ -64,6 +64,7 @@ def daily_forecast(
     Returns:
         The `prediction_id` of the forecast.
     """
+    speak_up()
     market, recipe, moment = market or Market(), profile_named(profile, settings), clock.now()
     place = home_at(home)
     refuse_unfinished(origin, moment)
@@ -80,6 +81,13 @@ def daily_forecast(
         row = forecast(place, series, recipe, key, version, moment)
         show_artifacts(place, row, series)
         return str(row["prediction_id"])
+
+
+def speak_up() -> None:
+    """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
+    ours = logging.getLogger("closecast")
+    if ours.level == logging.NOTSET:
+        ours.setLevel(logging.INFO)
 
 
 def refuse_unfinished(origin: date | None, moment: datetime) -> None:
@@ -99,6 +107,7 @@ def append_closes(
     home: Home, market: Market, recipe: Article, origin: date | None, moment: datetime
 ) -> Series:
     """Bring the product's closes up to the origin from its source."""
+    needed = days_needed(recipe)
     source = market.source or ("csv" if market.csv else source_of(home, market.product_id) or "sample")
     if source == "coinbase":
         return fetch_candles.submit(
@@ -108,10 +117,13 @@ def append_closes(
             origin=origin or clock.last_complete_day(moment),
             observed_at=moment,
             replace_source=market.replace_source,
+            **needed,
         ).result()
     kind, path = _file_of(market, source)
     if path is None:
-        return read_database.submit(home, market.product_id, origin=origin, observed_at=moment).result()
+        return read_database.submit(
+            home, market.product_id, origin=origin, observed_at=moment, **needed
+        ).result()
     return read_file.submit(
         home,
         market.product_id,
@@ -120,16 +132,21 @@ def append_closes(
         origin=origin,
         last_finished_day=clock.last_complete_day(moment),
         observed_at=moment,
-        fewest_days=fewest_days(
-            lookback=recipe.lookback,
-            horizon=recipe.horizon,
-            train_share=recipe.train_share,
-            validation_split=recipe.validation_split,
-        ),
-        unbroken_days=recipe.lookback,
         on_duplicate=market.on_duplicate,
         replace_source=market.replace_source,
+        **needed,
     ).result()
+
+
+def days_needed(recipe: Article) -> dict[str, int]:
+    """How many closes the profile needs up to the origin, and how many of them without a hole."""
+    fewest = fewest_days(
+        lookback=recipe.lookback,
+        horizon=recipe.horizon,
+        train_share=recipe.train_share,
+        validation_split=recipe.validation_split,
+    )
+    return {"fewest_days": fewest, "unbroken_days": recipe.lookback}
 
 
 def _file_of(market: Market, source: str) -> tuple[Literal["sample", "csv"], Path | None]:

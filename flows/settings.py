@@ -71,7 +71,7 @@ class Article(Frozen):
     leaky_slope: float = Field(0.5, ge=0, description="LeakyReLU slope below zero")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step")
-    batch_size: int = Field(5, ge=1, description="Windows a step")
+    batch_size: int = Field(5, ge=1, le=100_000, description="Windows a step")
     epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training windows")
     shuffle: bool = Field(False, description="Draw a new order of the windows for each epoch")
     validation_split: float = Field(

@@ -27,7 +27,7 @@ def code_version() -> str:
 
 def git_commit() -> str | None:
     """The commit that the source tree stands on, None away from git; for lineage, not for keys."""
-    command = ["git", "-C", str(PROJECT), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--verify", "-q", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):

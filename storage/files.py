@@ -33,6 +33,8 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
             raise BadFile(f"a file was needed, but {path} is a folder; name a file in it")
         if not stat.S_ISREG(found.st_mode):
             raise BadFile(f"a file was needed, but {path} is a pipe or a device; save it to a file first")
+        if found.st_size > limit:
+            raise BadFile(f"a file of at most {limit} bytes was needed, but {path} is larger; split it")
         with path.open("rb") as file:
             data = file.read(min(limit, found.st_size) + 1)
             if len(data) <= limit:

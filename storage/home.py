@@ -41,7 +41,12 @@ class Home:
     @property
     def mlflow_url(self) -> str:
         """SQLAlchemy address of the model registry."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.registry}"
+
+    @property
+    def registry(self) -> Path:
+        """The model registry's database."""
+        return self.root / "mlflow.db"
 
     @property
     def models(self) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import shutil
 import uuid
@@ -23,6 +22,7 @@ import numpy as np
 from storage.errors import BadFile, Damaged, HomeUnusable
 from storage.files import fsync_folder, sha256_file
 from storage.home import Home
+from storage.registry import registry_client
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
@@ -252,7 +252,7 @@ class Models:
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product or profile when named."""
-        if not (self.home.root / "mlflow.db").exists():
+        if not self.home.registry.is_file():
             return []
         found = []
         for model in self._pages(self.client.search_registered_models):
@@ -275,11 +275,7 @@ class Models:
     def client(self) -> MlflowClient:
         """MLflow's client on the home's own registry; made on first use."""
         if self._client is None:
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            from mlflow.tracking import MlflowClient
-
-            self._client = MlflowClient(tracking_uri=self.home.mlflow_url, registry_uri=self.home.mlflow_url)
+            self._client = registry_client(self.home)
         return self._client
 
     def _log_run(

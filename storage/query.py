@@ -43,9 +43,7 @@ def _schema(names: str) -> pa.Schema:
 CANDLES = _schema(
     "seq product_id day_utc open_usd high_usd low_usd close_usd volume source observed_at payload_sha256"
 )
-CLOSES = _schema(
-    "product_id day_utc open_usd high_usd low_usd close_usd volume seq source observed_at"
-)
+CLOSES = _schema("product_id day_utc open_usd high_usd low_usd close_usd volume seq source observed_at")
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -69,10 +67,13 @@ def query(home: Home, sql: str) -> pa.Table:
                     f"sql needs exactly one SELECT, got {_kinds(statements)}: the tables are read-only"
                 )
             _register(connection, home, prices)
-            answer = connection.execute(statements[0]).to_arrow_table()
+            answer = connection.sql(statements[0])
+            if answer is None:
+                raise BadQuery("the query gives no rows, not even none: ask with a SELECT")
+            rows = answer.to_arrow_table()
         except duckdb.Error as error:
             raise BadQuery(f"the query cannot be answered: {' '.join(str(error).split())[:400]}") from error
-    return answer.rename_columns(_told_apart(answer.column_names))
+    return rows.rename_columns(_told_apart(rows.column_names))
 
 
 class _Scan:

@@ -1,7 +1,7 @@
 """Coinbase → candles: a polite client of `GET /products/{product_id}/candles`.
 
-The client asks, keeps the pace and asks again; what an answer is worth says tasks/answers.py, what a row holds
-tasks/candle_rows.py. Whether the candles are plausible is for tasks/check.py.
+The client asks, keeps the pace and asks again; what an answer is worth is for tasks/answers.py, what a row
+holds for tasks/candle_rows.py. Whether the candles are plausible is for tasks/check.py.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ def _losses(losses: Losses) -> bytes:
     axes.plot(epochs, losses.training, color=BLUE, label="training (with dropout)")
     axes.plot(epochs, losses.validation, color=ORANGE, label="validation")
     axes.set_xlabel("epoch")
-    axes.set_yscale("log")
+    # A series that never moves is learned to a loss of nothing, which has no logarithm.
+    if max(losses.training.max(), losses.validation.max()) > 0:
+        axes.set_yscale("log")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)
 

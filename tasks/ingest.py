@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -15,16 +15,13 @@ from prefect import task
 from prefect.runtime import deployment
 from prefect.tasks import exponential_backoff
 
-from storage.errors import (
-    BadDay,
-    BadInput,
-    ExchangeUnavailable,
-)
+from storage.errors import BadDay, BadFile, BadInput, ExchangeUnavailable, StaleSeries
 from storage.files import keep_raw, read_bytes
+from storage.frames import REJECTED_COLUMNS
 from storage.home import Home
-from storage.prices import Prices
+from storage.prices import Appended, Prices
 from tasks.check import check_candles, find_holes, require_origin
-from tasks.fetch import MOST_DAYS, Client, Page
+from tasks.fetch import MOST_DAYS, Client, Page, spans
 from tasks.read_csv import read_candles
 from tasks.steps import STEP
 
@@ -35,6 +32,7 @@ Hole = tuple[date, date]
 FIRST_DAY = date(2014, 12, 1)
 REFETCHED_DAYS = 7
 MOST_HOLES_A_RUN = 10
+SHOWN_SET_ASIDE = 5
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,16 @@ class Series:
 
 @dataclass
 class _Counts:
+    """What a run brought; a row that is set aside again when its day is asked for again counts once."""
+
     new_days: int = 0
     restated_days: int = 0
-    set_aside: int = 0
+    set_aside: set[tuple[object, ...]] = field(default_factory=set)
+
+    def add(self, appended: Appended, set_aside: pd.DataFrame) -> None:
+        self.new_days += appended.new_days
+        self.restated_days += appended.restated_days
+        self.set_aside |= set(set_aside[REJECTED_COLUMNS].itertuples(index=False, name=None))
 
 
 def ingest_file(
@@ -102,11 +107,16 @@ def ingest_file(
             else None
         )
         checked = check_candles(read.candles, last_finished_day=last_finished_day, previous=previous)
+        set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
+        if checked.accepted.empty and not kept:
+            raise BadFile(
+                f"{path.name} holds no candle that can be used, {len(set_aside)} rows were set aside,"
+                f" the first because: {set_aside['reason'].iloc[0]}"
+            )
         known = prices.days(product_id) if kept else pd.Series([], dtype="datetime64[s]")
         days = pd.Series(pd.concat([known, checked.accepted["day_utc"]]).unique()).sort_values()
         require_origin(product_id, days, origin, fewest_days=fewest_days, unbroken_days=unbroken_days)
         prices.start_series(product_id, source, started_at=observed_at, replace=replace_source)
-        set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
         appended = prices.append(
             product_id,
             checked.accepted,
@@ -118,7 +128,8 @@ def ingest_file(
         log.info(
             "%s: %d rows of %s, %d days new", product_id, len(read.candles), path.name, appended.new_days
         )
-        counts = _Counts(appended.new_days, appended.restated_days, len(set_aside))
+        counts = _Counts()
+        counts.add(appended, set_aside)
         return _series(prices, product_id, origin, observed_at, counts)
 
 
@@ -129,6 +140,8 @@ def ingest_exchange(
     client: Client,
     origin: date,
     observed_at: datetime,
+    fewest_days: int = 1,
+    unbroken_days: int = 1,
     replace_source: bool = False,
 ) -> Series:
     """Fetch what the exchange has up to the origin, store it page by page, and ask again for holes.
@@ -148,22 +161,49 @@ def ingest_exchange(
         kept = _refuse_mixing(prices, product_id, "coinbase", observed_at, replace_source)
 
         def store(page: Page) -> None:
-            # Only once the exchange has answered for the product does it get a series.
+            # Only once the exchange has shown rows of the product does it get a series.
+            if page.candles.empty and page.rejected.empty and prices.source_of(product_id) != "coinbase":
+                return
             prices.start_series(product_id, "coinbase", started_at=observed_at, replace=replace_source)
             _store_page(home, prices, product_id, page, origin, observed_at, counts)
 
         last = prices.last_day(product_id) if kept else None
         first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
-        for page in client.pages(product_id, first, origin):
-            store(page)
-        for hole_first, hole_last in _worth_asking_again(prices, product_id, origin):
-            log.info("%s: asking again for %s to %s", product_id, hole_first, hole_last)
-            store(client.page(product_id, hole_first, hole_last, expect_rows=False))
-        require_origin(product_id, prices.days(product_id, through=origin), origin)
+        begun = last is not None
+        # Nobody knows on which day a product begins: empty pages before it are believed at once, unless
+        # there was nothing else.
+        for insist in (False, True):
+            for start, end in spans(first, origin):
+                page = client.page(product_id, start, end, expect_rows=begun or insist)
+                begun = begun or len(page.candles) > 0
+                store(page)
+            if begun:
+                break
+        if prices.source_of(product_id) == "coinbase":
+            for page in _pages_before(client, product_id, prices.first_day(product_id)):
+                store(page)
+        for start, end in _worth_asking_again(prices, product_id, origin):
+            log.info("%s: asking again for %s to %s", product_id, start, end)
+            store(client.page(product_id, start, end, expect_rows=False))
+        if prices.source_of(product_id) != "coinbase":
+            raise StaleSeries(
+                f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
+            )
+        require_origin(
+            product_id, prices.days(product_id), origin, fewest_days=fewest_days, unbroken_days=unbroken_days
+        )
         return _series(prices, product_id, origin, observed_at, counts)
 
 
-def read_stored(home: Home, product_id: str, *, origin: date | None, observed_at: datetime) -> Series:
+def read_stored(
+    home: Home,
+    product_id: str,
+    *,
+    origin: date | None,
+    observed_at: datetime,
+    fewest_days: int = 1,
+    unbroken_days: int = 1,
+) -> Series:
     """The closes that are there, with nothing read or fetched.
 
     Raises:
@@ -173,7 +213,13 @@ def read_stored(home: Home, product_id: str, *, origin: date | None, observed_at
     with Prices(home) as prices:
         if prices.source_of(product_id) is None:
             raise BadInput(f"{product_id} has no closes in {home.root}: name a file with --csv")
-        require_origin(product_id, prices.days(product_id), origin)
+        require_origin(
+            product_id,
+            prices.days(product_id),
+            origin,
+            fewest_days=fewest_days,
+            unbroken_days=unbroken_days,
+        )
         return _series(prices, product_id, origin, observed_at, _Counts())
 
 
@@ -205,8 +251,6 @@ def _store_page(
     previous = prices.last_close_before(product_id, page.first)
     checked = check_candles(page.candles, last_finished_day=origin, previous=previous)
     set_aside = pd.concat([page.rejected, checked.set_aside], ignore_index=True)
-    for row in set_aside.to_dict("records"):
-        log.warning("%s %s set aside: %s", product_id, row["day_utc"], row["reason"])
     appended = prices.append(
         product_id,
         checked.accepted,
@@ -215,25 +259,27 @@ def _store_page(
         payload_sha256=keep_raw(home, page.payload),
         set_aside=set_aside,
     )
-    counts.new_days += appended.new_days
-    counts.restated_days += appended.restated_days
-    counts.set_aside += len(set_aside)
+    counts.add(appended, set_aside)
+
+
+def _pages_before(client: Client, product_id: str, first: date | None) -> Iterator[Page]:
+    """The page before a history that begins just where a page began, and so on to one that is empty.
+
+    It may have come back empty for no reason, and nobody would ever ask for it again.
+    """
+    while first and first > FIRST_DAY and (first - FIRST_DAY).days % MOST_DAYS == 0:
+        page = client.page(product_id, first - timedelta(days=MOST_DAYS), first - timedelta(days=1))
+        yield page
+        first = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
 
 
 def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterator[Hole]:
-    """Holes up to the origin, the newest ones first, in spans that one request can ask for.
-
-    A history that begins just where a page began is suspect as well: the page before may have come
-    back empty for no reason, and nobody would ever ask for it again.
-    """
+    """Holes up to the origin, the newest ones first, in spans that one request can ask for."""
     days = prices.days(product_id, through=origin)
     if days.empty:
-        yield max(FIRST_DAY, origin - timedelta(days=REFETCHED_DAYS)), origin
         return
-    first, last = days.iloc[0].date(), days.iloc[-1].date()
+    last = days.iloc[-1].date()
     holes = find_holes(days)
-    if first > FIRST_DAY and (first - FIRST_DAY).days % MOST_DAYS == 0:
-        holes.insert(0, (first - timedelta(days=MOST_DAYS), first - timedelta(days=1)))
     if last < origin:
         holes.append((last + timedelta(days=1), origin))
     for start, end in holes[::-1][:MOST_HOLES_A_RUN]:
@@ -247,8 +293,10 @@ def _series(
     source = prices.source_of(product_id)
     last = days.iloc[-1].date()
     holes = tuple(find_holes(days))
+    for _, raw, reason in sorted(counts.set_aside, key=str)[:SHOWN_SET_ASIDE]:
+        log.warning("%s: set aside %.200s: %s", product_id, raw, reason)
     if counts.set_aside:
-        log.warning("%s: %d rows set aside, see the table quarantine", product_id, counts.set_aside)
+        log.warning("%s: %d rows set aside, kept in the table quarantine", product_id, len(counts.set_aside))
     for start, end in holes:
         log.warning("%s: hole from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
     return Series(
@@ -260,7 +308,7 @@ def _series(
         days=len(days),
         new_days=counts.new_days,
         restated_days=counts.restated_days,
-        set_aside=counts.set_aside,
+        set_aside=len(counts.set_aside),
         holes=holes,
     )
 
@@ -287,6 +335,8 @@ def fetch_candles(
     base_url: str,
     origin: date,
     observed_at: datetime,
+    fewest_days: int = 1,
+    unbroken_days: int = 1,
     replace_source: bool = False,
 ) -> Series:
     """The network step: `ingest_exchange` with a client of its own."""
@@ -297,6 +347,8 @@ def fetch_candles(
             client=client,
             origin=origin,
             observed_at=observed_at,
+            fewest_days=fewest_days,
+            unbroken_days=unbroken_days,
             replace_source=replace_source,
         )
 

@@ -104,17 +104,17 @@ def _read_days(rows: Rows) -> np.ndarray:
     """The UTC day of each row, NaT where a reason says why not."""
     role = "day" if "day" in rows.texts else "stamp"
     days, clock, labelled = _parse_days(rows.texts[role])
-    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled)
-    if len(off):
+    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled).tolist()
+    if off:
         came = f"line {rows.numbers[off[0]]} is of {rows.text(role, off[0])!r:.40}"
         raise BadFile(f"{rows.name}: daily candles are needed, each at midnight UTC, but {came}")
-    if labelled.any():
-        _refuse_hours(rows, days, clock)
-    for row in np.flatnonzero(np.isnat(days)):
+    _refuse_hours(rows, days, clock)
+    for row in np.flatnonzero(np.isnat(days)).tolist():
         rows.reject(row, f"date {rows.text(role, row)!r:.40} is not a UTC day such as 2020-10-24")
     if role == "day" and "stamp" in rows.texts:
-        stamps = _parse_days(rows.texts["stamp"])[0]
-        for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)):
+        stamps, clock, _ = _parse_days(rows.texts["stamp"])
+        _refuse_hours(rows, np.where(days == stamps, days, np.datetime64("NaT")), clock)
+        for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)).tolist():
             other = f"its time stamp {rows.text('stamp', row)!r:.40} says {stamps[row]!s:.10}"
             rows.reject(row, f"its date says {days[row]!s:.10}, {other}")
     return days
@@ -178,7 +178,7 @@ def _read_figure(rows: Rows, role: str | None) -> np.ndarray:
         return np.full(len(rows.numbers), np.nan)
     figures = _parse_numbers(rows.texts[role])
     label = role.partition(":")[0].removesuffix("_usd")
-    for row in np.flatnonzero(np.isnan(figures)):
+    for row in np.flatnonzero(np.isnan(figures)).tolist():
         came = rows.text(role, row)
         if came:
             rows.reject(row, f"{label} {came!r:.40} is not a number")
@@ -225,15 +225,14 @@ def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: Rows) -> pd
     # The row taken instead of each of these, in their order.
     taken = kept.reset_index(names="line").set_index("day_utc").loc[again["day_utc"]]
     # No figure that was read is infinite, so that -inf can stand for "unknown", which equals itself.
-    other = (taken[FIGURES].fillna(-np.inf).to_numpy() != again[FIGURES].fillna(-np.inf).to_numpy()).any(
-        axis=1
-    )
+    came, chosen = (part[FIGURES].fillna(-np.inf).to_numpy() for part in (again, taken))
+    other = (came != chosen).any(axis=1)
     conflicts, taken = again[other], taken[other]
     if on_duplicate == "refuse" and len(conflicts):
         at = int(np.argmin(conflicts["day_utc"].to_numpy()))
         shown = [
-            ", ".join(f"{figure.removesuffix('_usd')} {row.iloc[at][figure]}" for figure in FIGURES)
-            for row in (taken, conflicts)
+            ", ".join(f"{name.removesuffix('_usd')} {figure}" for name, figure in known.items())
+            for known in (row.iloc[at][FIGURES].dropna() for row in (taken, conflicts))
         ]
         day, one, two = taken.index[at], taken["line"].iloc[at], conflicts.index[at]
         raise BadFile(
@@ -241,8 +240,8 @@ def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: Rows) -> pd
             f" line {one} ({shown[0]}) and line {two} ({shown[1]}); days like this:"
             f" {conflicts['day_utc'].nunique()}; choose with --on-duplicate last|first"
         )
-    for line, chosen in zip(conflicts.index, taken["line"], strict=True):
-        rows.reasons[int(line)] = f"line {chosen} has other figures for this day and was taken"
+    for line, instead in zip(conflicts.index, taken["line"], strict=True):
+        rows.reasons[int(line)] = f"line {instead} has other figures for this day and was taken"
     return kept
 
 

@@ -213,7 +213,7 @@ def test_every_row_is_accepted_or_set_aside_by_the_rules(
     assert (good["volume"].isna() | (np.isfinite(good["volume"]) & (good["volume"] >= 0))).all()
     for one, two in zip(good.index[:-1], good.index[1:], strict=True):
         span = (good["day_utc"][two] - good["day_utc"][one]).days
-        near, far = sorted([good["close_usd"][one], good["close_usd"][two]])
+        near, far = sorted([float(good["close_usd"][one]), float(good["close_usd"][two])])
         assert far <= near * 3.0**span
 
 

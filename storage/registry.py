@@ -1,0 +1,66 @@
+"""MLflow's database in a home: whole or not there."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from storage.errors import HomeBusy, HomeUnusable
+from storage.files import fsync_folder
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from storage.home import Home
+
+MAKING_SECONDS = 120
+
+
+def registry_client(home: Home) -> MlflowClient:
+    """MLflow's client on the home's own registry, which is made on first use.
+
+    Raises:
+        HomeBusy: another process has been making it for too long.
+        HomeUnusable: it cannot be made there.
+    """
+    if "?" in str(home.root):
+        raise HomeUnusable(
+            f"a home without a question mark in its path is needed, not {home.root}:"
+            " the address of its registry would end there; choose another with --home or CLOSECAST_HOME"
+        )
+    try:
+        if not home.registry.is_file():
+            _make(home)
+    except Timeout as error:
+        raise HomeBusy(
+            f"another run has been making {home.registry} for {MAKING_SECONDS} s: try again when it is done"
+        ) from error
+    except OSError as error:
+        raise HomeUnusable(f"{home.registry} cannot be made: {error.strerror or error}") from error
+    return _client(home.mlflow_url)
+
+
+def _make(home: Home) -> None:
+    """Make the tables beside their place, then rename: MLflow's own way there is some forty transactions.
+
+    Two processes that go it at once break it for both, and so does one that is killed on the way.
+    """
+    with FileLock(home.locks / "registry.lock", timeout=MAKING_SECONDS):
+        if home.registry.is_file():
+            return
+        draft = home.registry.with_name(".mlflow-draft.db")
+        for left in (draft, draft.with_name(f"{draft.name}-journal")):
+            left.unlink(missing_ok=True)
+        _client(f"sqlite:///{draft}").search_registered_models()
+        draft.replace(home.registry)
+        fsync_folder(home.root)
+
+
+def _client(url: str) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # the import sets its own levels
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=url, registry_uri=url)

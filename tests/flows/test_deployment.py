@@ -1,0 +1,246 @@
+"""End to end: a real server, a real worker, and a schedule that makes a run by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import pytest
+import requests
+import yaml
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.clock import last_complete_day
+from storage.frames import rejected_frame
+from storage.home import Home
+from storage.predictions import Predictions
+from storage.prices import Prices
+from tests.exchange import Exchange
+from tests.serve_demo import DEPLOYMENT, PROJECT, Platform
+
+pytestmark = pytest.mark.timeout(300)
+
+DAY = timedelta(days=1)
+QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+EVERY = 10  # seconds
+
+
+@pytest.fixture(scope="module")
+def newest() -> date:
+    """The newest complete day, which stands still although midnight may pass during the test."""
+    return last_complete_day()
+
+
+@pytest.fixture(scope="module")
+def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
+    """With a day to come, so that a run after midnight finds what it asks for."""
+    return walk(newest + DAY, days=61)
+
+
+@pytest.fixture(scope="module")
+def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
+    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def platform(
+    exchange: Exchange, candles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("platform")
+    with Platform(folder, exchange.url, settings=QUICK) as platform:
+        keep(platform, candles[:50])
+        platform.start_worker()
+        platform.deploy(often(folder))
+        yield platform
+        assert left_behind(platform)
+    assert left_behind(platform) == []
+
+
+def left_behind(platform: Platform) -> list[str]:
+    """Processes of this platform, by their environment: server, worker, runs and what they started."""
+    mark = f"PREFECT_API_URL={platform.api}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end, or be another user's, while we look.
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_text())
+    return found
+
+
+def keep(platform: Platform, candles: pd.DataFrame) -> None:
+    """Store what earlier days have fetched, else the first run asks for years without a candle."""
+    moment = datetime.now(UTC)
+    with Prices(Home(platform.home).prepare()) as prices:
+        prices.start_series("BTC-USD", "coinbase", started_at=moment)
+        prices.append(
+            "BTC-USD",
+            candles,
+            source="coinbase",
+            observed_at=moment,
+            payload_sha256="0" * 64,
+            set_aside=rejected_frame(),
+        )
+
+
+def often(folder: Path) -> Path:
+    """A copy of prefect.yaml that trains for one epoch, and whose schedule strikes every few seconds."""
+    found: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
+    (deployment,) = found["deployments"]
+    deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
+    deployment["parameters"]["settings"] = {"epochs": 1}
+    copy = folder / "prefect.yaml"
+    copy.write_text(yaml.safe_dump(found), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def scheduled(platform: Platform) -> FlowRun:
+    """The first run that nobody asked for, when it is over; no more are made after it."""
+    with platform.client() as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        give_up = time.monotonic() + 60
+        while not (runs := client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)):
+            assert time.monotonic() < give_up, f"the schedule made no run:\n{platform.tail('server')}"
+            time.sleep(0.3)
+        platform.wait(runs[0].id, until="Running")
+        client.pause_deployment(deployment.id)
+        return platform.wait(runs[0].id)
+
+
+def completed(run: FlowRun, platform: Platform) -> FlowRun:
+    assert run.state is not None
+    assert run.state.is_completed(), f"{run.state}\n{platform.tail('worker')}"
+    return run
+
+
+def row_of(platform: Platform, run_id: UUID) -> dict[str, Any]:
+    (row,) = [row for row in rows(platform) if row["flow_run_id"] == str(run_id)]
+    return row
+
+
+def at_once(platform: Platform, **parameters: Any) -> UUID:
+    """Trigger a run without waiting for the start of a command."""
+    with platform.client() as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+
+def rows(platform: Platform) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = Predictions(Home(platform.home)).between().to_pylist()
+    return found
+
+
+def test_the_schedule_makes_a_run_and_the_run_its_row(
+    platform: Platform, scheduled: FlowRun, newest: date
+) -> None:
+    completed(scheduled, platform)
+    assert scheduled.auto_scheduled
+    assert scheduled.created_by is not None
+    assert scheduled.created_by.type == "SCHEDULE"
+    row = row_of(platform, scheduled.id)
+    assert row["product_id"] == "BTC-USD"
+    assert row["origin_day"] in (newest, newest + DAY)
+    assert row["target_day"] == row["origin_day"] + DAY
+    assert row["point_usd"] > 0
+    assert scheduled.name == f"BTC-USD {row['origin_day']}"
+
+
+def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
+    row = row_of(platform, scheduled.id)
+    with platform.client() as client:
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[scheduled.id]))
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
+        time.sleep(3)  # log lines are sent in batches, every 2 s
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[scheduled.id])))
+    ours = [log.message for log in logs if log.name.startswith("closecast.")]
+    assert sorted(str(artifact.type) for artifact in artifacts.values()) == [
+        "image",
+        "image",
+        "image",
+        "markdown",
+        "table",
+    ]
+    assert row["prediction_id"] in str(artifacts["forecast-btc-usd-article"].data)
+    assert row["prediction_id"] in str(artifacts["forecasts-btc-usd-article"].data)
+    assert any("training on 60 closes" in line or "training on 61 closes" in line for line in ours), ours
+    assert any(f"forecast for {row['target_day']} written" in line for line in ours), ours
+
+
+def test_a_run_by_hand_makes_another_and_one_beside_it_is_cancelled(
+    platform: Platform, scheduled: FlowRun, newest: date
+) -> None:
+    before = {row["prediction_id"] for row in rows(platform)}
+    origin = newest - DAY
+    run_id = platform.run(origin=str(origin))
+    platform.wait(run_id, until="Running")
+    second = platform.wait(at_once(platform, origin=str(origin - DAY)))
+    assert second.state is not None
+    assert second.state.is_cancelled(), f"{second.state}\n{platform.tail('worker')}"
+
+    run = completed(platform.wait(run_id), platform)
+    assert not run.auto_scheduled
+    assert run.name == f"BTC-USD {origin}"
+    row = row_of(platform, run_id)
+    assert (row["origin_day"], row["target_day"]) == (origin, newest)
+    assert {made["prediction_id"] for made in rows(platform)} == before | {row["prediction_id"]}
+
+
+def test_the_deployment_is_what_the_file_says(platform: Platform, scheduled: FlowRun) -> None:
+    with platform.client() as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+    assert deployment.global_concurrency_limit is not None
+    assert deployment.global_concurrency_limit.limit == 1
+    assert deployment.concurrency_options is not None
+    assert deployment.concurrency_options.collision_strategy == "CANCEL_NEW"
+    assert deployment.enforce_parameter_schema
+    assert deployment.pull_steps == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}
+    ]
+    assert (deployment.work_pool_name, deployment.entrypoint) == (
+        "closecast",
+        "flows/daily.py:daily_forecast",
+    )
+    assert deployment.job_variables["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "closecast"
+
+
+def test_the_server_tells_its_page_where_its_api_is(platform: Platform) -> None:
+    assert requests.get(f"{platform.url}/ui-settings", timeout=10).json()["api_url"] == platform.api
+
+
+def test_an_exchange_that_is_down_is_asked_again_later(
+    platform: Platform, scheduled: FlowRun, exchange: Exchange
+) -> None:
+    before = rows(platform)
+    exchange.faults.extend(["503"] * 100)
+    try:
+        run_id = at_once(platform)
+        step, give_up = None, time.monotonic() + 60
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        with platform.client() as client:
+            while step is None and time.monotonic() < give_up:
+                steps = client.read_task_runs(flow_run_filter=wanted)
+                step = next((step for step in steps if step.state_name == "AwaitingRetry"), None)
+                time.sleep(0.3)
+    finally:
+        exchange.faults.clear()
+    assert step is not None, platform.tail("worker")
+    assert step.name == "fetch-candles BTC-USD"
+    assert rows(platform) == before
+    # The run is left waiting: the end of the platform must end it too.

@@ -1,0 +1,200 @@
+"""`prefect.yaml`, read more strictly than Prefect does: it passes over a key that it does not know."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+from zoneinfo import ZoneInfo
+
+import prefect.settings
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.schemas.objects import ConcurrencyOptions
+from prefect.deployments.steps.core import RESERVED_KEYWORDS
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.server.schemas.schedules import CronSchedule
+from prefect.utilities.importtools import import_object
+from prefect.utilities.schema_tools import validate
+from prefect.workers.process import ProcessVariables
+from pydantic import BaseModel
+
+PROJECT = Path(__file__).parents[2]
+OTHER_VARIABLES = {"DO_NOT_TRACK", "TF_CPP_MIN_LOG_LEVEL"}
+
+
+def document() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+# What is wrong with a document: one check for each thing that Prefect itself lets pass
+
+
+def model_in(kind: Any) -> type[BaseModel] | None:
+    """The first pydantic model that a type names."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((model for part in get_args(kind) if (model := model_in(part))), None)
+
+
+def unknown_keys(data: Any, kind: Any, at: str = "") -> Iterator[str]:
+    """Keys that the models of Prefect's own command do not have, at any depth."""
+    if isinstance(data, list):
+        for item in data:
+            yield from unknown_keys(item, kind, at)
+        return
+    model = model_in(kind)
+    if model is None or not isinstance(data, dict):
+        return
+    fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    for key, value in data.items():
+        if key not in fields:
+            yield f"unknown key {at}{key}"
+        else:
+            yield from unknown_keys(value, fields[key], f"{at}{key}.")
+
+
+def bad_step(step: dict[str, Any]) -> None:
+    """Raises where the step's function is not there or does not take its arguments."""
+    ((name, arguments),) = step.items()
+    given = {key: value for key, value in arguments.items() if key not in RESERVED_KEYWORDS}
+    inspect.signature(import_object(name)).bind(**given)
+
+
+def bad_deployment(deployment: dict[str, Any]) -> None:
+    """Raises at the first thing that would not do what it says."""
+    limit = deployment["concurrency_limit"]
+    assert limit["limit"] == 1
+    ConcurrencyOptions(collision_strategy=limit["collision_strategy"])
+    for schedule in deployment["schedules"]:
+        CronSchedule(**schedule)
+        ZoneInfo(schedule["timezone"])
+    variables = deployment["work_pool"]["job_variables"]
+    assert set(variables) <= set(ProcessVariables.model_fields)
+    ProcessVariables.model_validate(variables, strict=True)
+    for name in variables["env"]:
+        assert name in OTHER_VARIABLES or hasattr(prefect.settings, name), name
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(deployment["entrypoint"])
+    flow.validate_parameters(deployment["parameters"])
+    errors = validate(deployment["parameters"], flow.parameters.model_dump(mode="json"))
+    assert not errors, errors
+    assert deployment["enforce_parameter_schema"] is True
+    assert deployment["work_pool"]["name"] == "closecast"
+    for key in ("name", "description", "version", "tags"):
+        assert deployment[key], key
+
+
+def complaints(found: dict[str, Any]) -> list[str]:
+    """All that is wrong with a document."""
+    said: list[str] = []
+    try:
+        PrefectYamlModel.model_validate(found)
+        said += unknown_keys(found, PrefectYamlModel)
+        assert found["name"] == "closecast"
+        for step in [*found["build"], *found["pull"]]:
+            bad_step(step)
+        used = found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
+        made = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
+        assert used == "{{ %s.stdout }}" % made  # noqa: UP031 - braces
+        (deployment,) = found["deployments"]
+        bad_deployment(deployment)
+    except Exception as error:
+        said.append(repr(error))
+    return said
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    # Loading a flow by its path puts folders in front.
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+
+
+def test_the_file_says_only_what_prefect_understands() -> None:
+    found = document()
+    assert complaints(found) == []
+    # Prefect would compare it with nothing and keep it for ever.
+    assert "prefect-version" not in found
+
+
+def keys_of(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every key of every mapping."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if isinstance(node, dict):
+            yield (*at, key)
+        yield from keys_of(value, (*at, key))
+
+
+def holder(found: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        found = found[key]
+    return found
+
+
+@pytest.mark.parametrize("path", list(keys_of(document())), ids=lambda path: ".".join(map(str, path)))
+def test_any_misspelt_key_is_found(path: tuple[Any, ...]) -> None:
+    changed = document()
+    mapping = holder(changed, path)
+    mapping[f"{path[-1][:-1]}_{path[-1][-1]}"] = mapping.pop(path[-1])
+    assert complaints(changed)
+
+
+DAILY = ("deployments", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*DAILY, "entrypoint"), "flows/daily.py:dayly_forecast"),
+        ((*DAILY, "entrypoint"), "flow/daily.py:daily_forecast"),
+        ((*DAILY, "parameters", "market", "source"), "coinbsae"),
+        ((*DAILY, "parameters", "market", "product_id"), "btcusd"),
+        ((*DAILY, "parameters", "profile"), "articel"),
+        ((*DAILY, "schedules", 0, "cron"), "15 24 * * *"),
+        ((*DAILY, "schedules", 0, "cron"), "15 0 * *"),
+        ((*DAILY, "schedules", 0, "timezone"), "UTX"),
+        ((*DAILY, "concurrency_limit", "collision_strategy"), "CANCEL"),
+        ((*DAILY, "concurrency_limit", "limit"), None),
+        ((*DAILY, "work_pool", "job_variables", "env", "DO_NOT_TRACK"), True),
+        ((*DAILY, "work_pool", "name"), "closecat"),
+    ],
+)
+def test_a_wrong_value_is_found(path: tuple[Any, ...], value: object) -> None:
+    changed = document()
+    holder(changed, path)[path[-1]] = value
+    assert complaints(changed)
+
+
+def test_an_unknown_key_beside_the_right_ones_is_found() -> None:
+    for path in [
+        (*DAILY, "tags"),
+        (*DAILY, "work_pool", "name"),
+        (*DAILY, "schedules", 0, "cron"),
+        ("name",),
+    ]:
+        changed = document()
+        mapping = holder(changed, path)
+        mapping["retires"] = copy.deepcopy(mapping[path[-1]])
+        assert any("retires" in said for said in complaints(changed))
+
+
+def test_the_version_is_the_project_s() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert document()["deployments"][0]["version"] == project["version"]
+
+
+@pytest.mark.parametrize("start", [datetime(2026, 11, 23, 12, tzinfo=UTC), datetime(2027, 3, 27, tzinfo=UTC)])
+def test_the_next_runs_are_a_quarter_past_midnight_in_utc(start: datetime) -> None:
+    (schedule,) = document()["deployments"][0]["schedules"]
+    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=5, start=start))
+    first = (start + timedelta(days=start.hour > 0)).replace(hour=0, minute=15)
+    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=n) for n in range(5)]

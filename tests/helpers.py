@@ -1,0 +1,136 @@
+"""What several tests share: made-up closes, small settings, processes that can be killed."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from storage.frames import FIGURES, candle_frame
+from storage.home import Home
+from storage.prices import Prices
+
+PROJECT = Path(__file__).parents[1]
+SHARED = PROJECT.parent / "shared" / "data"
+ARTICLE_FILE = SHARED / "article_bitcoin.csv"
+needs_prices = pytest.mark.skipif(not SHARED.is_dir(), reason="the real prices are not beside the project")
+
+BTC = "BTC-USD"
+FIRST = date(2019, 1, 1)
+NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
+SHA = "ab" * 32
+# What the processes of the tests need, but for TensorFlow, which may not be loaded before a fork.
+PRELOADED = [
+    "tests.helpers",
+    "storage.models",
+    "storage.predictions",
+    "deltalake",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "alembic.command",
+]
+# The article's fields, small enough to train in a moment.
+SMALL: dict[str, Any] = {
+    "lookback": 3,
+    "horizon": 1,
+    "train_share": 0.8,
+    "scaler_fit": "train",
+    "bridge_holes": True,
+    "units": 4,
+    "activation": "sigmoid",
+    "leaky_slope": 0.5,
+    "dropout": 0.1,
+    "learning_rate": 0.001,
+    "batch_size": 5,
+    "epochs": 2,
+    "shuffle": False,
+    "validation_split": 0.1,
+    "seed": 2020,
+}
+
+VERSIONS: dict[str, Any] = {
+    "settings": SMALL,
+    "settings_version": "article-small",
+    "code_version": "0.0.0+test",
+}
+
+
+def made_up(days: int = 60, first: date = FIRST, *, seed: int = 1) -> pd.DataFrame:
+    """A candle frame of consecutive days: closes that wander about 4000 USD, open to volume around them."""
+    draw = np.random.default_rng(seed)
+    close = np.round(4000 * np.exp(np.cumsum(draw.normal(0, 0.03, days))), 2)
+    figures = {"open_usd": close - 1, "high_usd": close + 5, "low_usd": close - 5, "close_usd": close}
+    when = [pd.Timestamp(first + timedelta(days=n)) for n in range(days)]
+    return candle_frame({"day_utc": when, **figures, "volume": draw.uniform(1, 9, days)})
+
+
+def without(frame: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
+    """The frame less the days of an inclusive span."""
+    inside = frame["day_utc"].between(pd.Timestamp(first), pd.Timestamp(last))
+    return frame[~inside].reset_index(drop=True)
+
+
+def store(home: Home, frame: pd.DataFrame, *, through: date | None = None, product_id: str = BTC) -> str:
+    """Append candles to the product's series and name the data version."""
+    with Prices(home) as prices:
+        prices.start_series(product_id, "csv", started_at=NOW)
+        prices.append(product_id, frame, source="csv", observed_at=NOW, payload_sha256=SHA)
+        last = through or frame["day_utc"].iloc[-1].date()
+        return prices.data_version(product_id, last, created_at=NOW)
+
+
+@functools.cache
+def _trained(folder: Path) -> tuple[Path, str, str]:
+    from tasks.refit import refit_version
+
+    home = Home(folder / "trained").prepare()
+    data_version = store(home, made_up())
+    return home.root, data_version, refit_version(home, BTC, "article", data_version=data_version, **VERSIONS)
+
+
+def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, str, str]:
+    """A home in `place` with 60 days and a model trained on them once a session; data and model version."""
+    root, data_version, version = _trained(factory.getbasetemp())
+    shutil.copytree(root, place)
+    return Home(place), data_version, version
+
+
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """The frame as a file that the CSV reader takes."""
+    named = frame.rename(columns={name: name.removesuffix("_usd") for name in ["day_utc", *FIGURES]})
+    return named.rename(columns={"day_utc": "date"}).to_csv(index=False).encode()
+
+
+def processes() -> ForkServerContext:
+    """Starts processes in milliseconds, from one that has loaded MLflow and Delta but not TensorFlow."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def run_process(target: Callable[..., None], *args: object) -> int | None:
+    """Run it to its end in a process of its own; returns the exit code, -9 when it was killed."""
+    process: BaseProcess = processes().Process(target=target, args=args)
+    process.start()
+    process.join(60)
+    code = process.exitcode
+    process.kill()
+    return code
+
+
+def die(*_: object, **__: object) -> None:
+    """End this process as a power cut would: no clean-up of any kind."""
+    os.kill(os.getpid(), signal.SIGKILL)

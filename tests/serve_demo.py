@@ -1,0 +1,297 @@
+"""The whole platform on this machine: a Prefect server, a worker, the deployment, and a local exchange.
+
+By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved so that they
+reach yesterday; some more days come as time passes. All it makes is gone when it ends.
+
+In a test: `with Platform(folder, exchange.url) as platform: platform.deploy(); platform.start_worker()`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import requests
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEPLOYMENT = "daily-forecast/daily"
+POOL = "closecast"
+DAYS_TO_COME = 14
+USUAL_PORT = 4200
+
+
+class Platform:
+    """A server and what runs on it, each in a process group of its own; leaving it ends them all.
+
+    Args:
+        folder: for Prefect's own home, the closecast home and the logs.
+        exchange_url: where runs ask for prices.
+        port: of the server; a free one by default.
+        settings: more variables for the server, the worker and the commands.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        exchange_url: str,
+        *,
+        port: int | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.home = folder / "home"
+        self.logs = folder / "logs"
+        self.url = f"http://127.0.0.1:{port or free_port()}"
+        self.api = f"{self.url}/api"
+        # The caller's own Prefect and home must not be touched, nor decide anything here.
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "CLOSECAST_", "PROJECT_DIR"))
+        }
+        self.environment = {
+            **kept,
+            "CLOSECAST_COINBASE_URL": exchange_url,
+            "CLOSECAST_HOME": str(self.home),
+            "DO_NOT_TRACK": "1",
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            # Also tells the page where its API is: `--port` would leave it asking 4200.
+            "PREFECT_SERVER_API_PORT": self.url.rpartition(":")[2],
+            # In memory, the slot of a run would stay taken after a power cut.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            **(settings or {}),
+        }
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Platform:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_server()
+            self.prefect("work-pool", "create", POOL, "--type", "process")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The worker before the server, which it tells about its runs.
+        while self._children:
+            stop_group(self._children.pop())
+
+    def prefect(self, *arguments: str, cwd: Path = PROJECT) -> str:
+        """What a Prefect command prints; a failing one raises with that text."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            cwd=cwd,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"prefect {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
+        return done.stdout
+
+    def deploy(self, prefect_file: Path = PROJECT / "prefect.yaml") -> None:
+        """Deploy all that the file describes."""
+        said = self.prefect("deploy", "--all", "--prefect-file", str(prefect_file))
+        # The command ends well when it skips a file that it does not understand.
+        if "successfully created" not in said:
+            raise RuntimeError(f"prefect deploy made no deployment:\n{said}")
+
+    def start_worker(self) -> None:
+        """Start a worker of the pool, away from the project, as on a machine of its own."""
+        elsewhere = self.logs.parent / "worker"
+        elsewhere.mkdir(exist_ok=True)
+        self._spawn("worker", ["worker", "start", "--pool", POOL, "--type", "process"], cwd=elsewhere)
+
+    def run(self, **parameters: Any) -> UUID:
+        """Trigger one run with `prefect deployment run`; its id."""
+        said = self.prefect("deployment", "run", DEPLOYMENT, "--params", json.dumps(parameters))
+        (line,) = (line for line in said.splitlines() if "UUID:" in line)
+        return UUID(line.partition("UUID:")[2].strip())
+
+    def client(self) -> SyncPrefectClient:
+        """A client of this server's API, whatever server the process itself uses."""
+        from prefect.client.orchestration import SyncPrefectClient
+
+        return SyncPrefectClient(self.api)
+
+    def wait(self, run_id: UUID, *, seconds: float = 120.0, until: str | None = None) -> FlowRun:
+        """The run once it is over, or in the state of that name.
+
+        Raises:
+            TimeoutError: with the end of the worker's log.
+        """
+        give_up = time.monotonic() + seconds
+        with self.client() as client:
+            while time.monotonic() < give_up:
+                run = client.read_flow_run(run_id)
+                if run.state is not None and (run.state.is_final() or run.state.name == until):
+                    return run
+                time.sleep(0.3)
+        raise TimeoutError(f"run {run_id} was not over in {seconds:.0f} s:\n{self.tail('worker')}")
+
+    def tail(self, name: str, lines: int = 40) -> str:
+        """The end of the log of `server` or `worker`."""
+        path = self.logs / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def _start_server(self) -> None:
+        server = self._spawn("server", ["server", "start"], cwd=self.logs)
+        give_up = time.monotonic() + 90
+        while time.monotonic() < give_up and server.poll() is None:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.api}/health", timeout=5).ok:
+                    return
+            time.sleep(0.2)
+        raise RuntimeError(f"the Prefect server did not start:\n{self.tail('server')}")
+
+    def _spawn(self, name: str, arguments: list[str], *, cwd: Path) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+                cwd=cwd,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children.append(child)
+        return child
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stop_group(child: subprocess.Popen[bytes], *, patience: float = 15.0) -> None:
+    """End a child and all that it started: asked first, then killed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(patience)
+    # The group outlives its leader while any process of it is left.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+# By hand
+
+
+@contextlib.contextmanager
+def demo(port: int) -> Iterator[Platform]:
+    """The platform with the sample's prices, moved to now, ready for runs."""
+    from flows.clock import last_complete_day
+    from flows.settings import SAMPLE, SAMPLE_PRODUCT, home_at
+    from tasks.read_csv import read_candles
+    from tests.exchange import Exchange, shift
+
+    place = home_at().root / "demo"
+    place.mkdir(parents=True, exist_ok=True)
+    sample = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT).candles
+    moved = shift(sample, last_complete_day() + timedelta(days=DAYS_TO_COME))
+    with (
+        tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder,
+        Exchange({SAMPLE_PRODUCT: moved}) as exchange,
+    ):
+        say(f"local exchange at {exchange.url}; starting the Prefect server")
+        with Platform(Path(folder), exchange.url, port=port) as platform:
+            platform.deploy()
+            platform.start_worker()
+            say(f"server, worker and schedule are up: {platform.url}")
+            yield platform
+
+
+def forecast_once(platform: Platform) -> None:
+    """One run of the deployment, and what came of it."""
+    from flows.settings import home_at
+    from storage.predictions import Predictions
+
+    say(f"prefect deployment run {DEPLOYMENT}")
+    run = platform.wait(platform.run(), seconds=1800)
+    if run.state is None or not run.state.is_completed():
+        sys.exit(f"the run {run.name} did not complete: {run.state}\n{platform.tail('worker')}")
+    row = Predictions(home_at(platform.home)).between().to_pylist()[-1]
+    say(
+        f"{run.name}: forecast for {row['target_day']} {row['point_usd']:,.2f} USD"
+        f" (last close {row['last_close_usd']:,.2f} USD), prediction {row['prediction_id']}"
+    )
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal."""
+    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)  # noqa: T201
+
+
+def _interrupted(*_: object) -> None:
+    # Once is enough: a second one would cut short the stopping of the children.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _usual_port_or_free() -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            return free_port()
+    return USUAL_PORT
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until Ctrl-C, or with --once until the run is done."""
+    parser = argparse.ArgumentParser(
+        description="A Prefect server, a worker and the daily deployment, to try."
+    )
+    parser.add_argument("--once", action="store_true", help="end after the run")
+    parser.add_argument("--port", type=int, help=f"of the server; {USUAL_PORT} where it is free")
+    given = parser.parse_args(argv)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupted)
+    try:
+        with demo(given.port or _usual_port_or_free()) as platform:
+            forecast_once(platform)
+            if not given.once:
+                say(f"the schedule is on, the page is {platform.url}; stop with Ctrl-C")
+                say(f"forecasts: closecast predictions --home {platform.home}")
+                signal.pause()
+    except KeyboardInterrupt:
+        say("stopped")
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    # Run as a file, Python looks for modules in tests/, where `tasks` would be the tests of the tasks.
+    sys.path[0] = str(PROJECT)
+    main()

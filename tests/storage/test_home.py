@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import BadProduct, HomeUnusable
+from storage.home import PROJECT, Home, check_product_id, default_root
+
+
+@pytest.mark.parametrize("good", ["BTC-USD", "1INCH-USD", "A-B", "A" * 16 + "-" + "9" * 16])
+def test_product_ids_come_back_as_they_came(good: str) -> None:
+    assert check_product_id(good) == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "BTC",
+        "BTCUSD",
+        "btc-usd",
+        "BTC-",
+        "-USD",
+        "BTC--USD",
+        "BTC-USD-X",
+        "BTC-USD\n",
+        " BTC-USD",
+        "../BTC-USD",
+        "BTC/USD",
+        "BTC-USD'",
+        "ΒTC-USD",
+        "BTC-١٢",
+        "A" * 17 + "-USD",
+        "x" * 10_000,
+    ],
+)
+def test_other_ids_are_refused_in_one_short_line(bad: str) -> None:
+    with pytest.raises(BadProduct) as caught:
+        check_product_id(bad)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+@given(st.text(max_size=40))
+def test_no_id_that_passes_can_leave_a_folder(text: str) -> None:
+    try:
+        check_product_id(text)
+    except BadProduct:
+        return
+    assert (Path("/home") / f"{text}.lock").parent == Path("/home")
+    assert text.isascii()
+
+
+def test_the_names_in_a_home(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert [home.models.name, home.predictions.name, home.scores.name, home.raw.name] == [
+        "models",
+        "predictions",
+        "scores",
+        "raw",
+    ]
+    assert home.mlflow_url == f"sqlite:///{tmp_path}/mlflow.db"
+    assert not list(tmp_path.iterdir())  # names only
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        home.root = Path("/")  # type: ignore[misc]
+
+
+def test_prepare_makes_the_folders_and_may_be_repeated(tmp_path: Path) -> None:
+    home = Home(tmp_path / "a" / "b")
+    assert home.prepare() is home
+    home.prepare()
+    assert sorted(path.name for path in home.root.iterdir()) == ["locks", "logs", "models", "raw"]
+    assert not [path for path in home.root.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("taken", ["", "models", "locks"])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, taken: str) -> None:
+    root = tmp_path / "home"
+    (root / taken).parent.mkdir(exist_ok=True)
+    (root / taken).write_text("a file")
+    with pytest.raises(HomeUnusable) as caught:
+        Home(root).prepare()
+    assert str(root / taken) in str(caught.value)
+    assert "--home" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_nobody_can_write_is_refused() -> None:
+    with pytest.raises(HomeUnusable):
+        Home(Path("/proc/closecast")).prepare()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_without_rights_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(HomeUnusable, match="Permission denied"):
+        Home(tmp_path).prepare()
+
+
+def test_the_default_is_the_projects_own_data_folder() -> None:
+    assert default_root() == PROJECT / "data"
+
+
+def test_without_its_source_tree_the_users_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.home.PROJECT", tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    assert default_root() == tmp_path / "share" / "closecast"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_root() == tmp_path / ".local" / "share" / "closecast"

@@ -1,0 +1,264 @@
+"""The commands, as a user types them: real processes, real files, one line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from storage.home import Home
+from storage.models import Models
+from storage.predictions import Predictions
+from storage.prices import Prices
+from tests.exchange import Exchange
+
+PROJECT = Path(__file__).resolve().parent.parent
+LAST = date(2021, 6, 30)
+QUICK = ("--set", "epochs=1", "--set", "units=4")
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs `closecast` in a process of its own, on one home."""
+
+    def __init__(self, home: Path, api_url: str) -> None:
+        self.home = home
+        self.environment = {**os.environ, "PREFECT_API_URL": api_url, "CLOSECAST_HOME": str(home)}
+        self.environment.pop("COLUMNS", None)
+
+    def __call__(self, *words: str, **variables: str) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "closecast", *words],
+            cwd=PROJECT,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def refuses(self, *words: str, **variables: str) -> str:
+        """The one line that a refused command prints; nothing else may have come of it."""
+        before = self.stored()
+        done = self(*words, **variables)
+        lines = done.err.splitlines()
+        assert done.code in (1, 2), done
+        assert len(lines) == 1, done.err
+        assert lines[0].startswith("closecast: ")
+        assert "Traceback" not in done.out + done.err
+        assert self.stored() == before
+        return lines[0]
+
+    def stored(self) -> tuple[int, ...]:
+        """Rows in every table, and model versions."""
+        home = Home(self.home)
+        if not (self.home / "prices.db").exists():
+            return (0, 0, 0, 0)
+        with Prices(home) as prices:
+            candles, closes = (prices.table(name).num_rows for name in ("candles", "closes"))
+        return (candles, closes, Predictions(home).read().num_rows, len(Models(home).versions()))
+
+    def ask(self, sql: str) -> list[dict[str, object]]:
+        done = self("sql", sql, "--format", "json")
+        assert done.code == 0, done.err
+        return json.loads(done.out)
+
+
+@pytest.fixture(scope="module")
+def api_url(prefect_server: None) -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def shell(tmp_path: Path, api_url: str) -> Shell:
+    return Shell(tmp_path / "home", api_url)
+
+
+@pytest.fixture(scope="module")
+def candle_file(tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., pd.DataFrame]) -> Path:
+    path = tmp_path_factory.mktemp("csv") / "ada-usd.csv"
+    frame = walk(LAST, days=60)
+    names = {"day_utc": "date", **{f"{name}_usd": name for name in ("open", "high", "low", "close")}}
+    frame.rename(columns=names).to_csv(path, index=False, date_format="%Y-%m-%d")
+    return path
+
+
+@pytest.fixture
+def exchange(walk: Callable[..., pd.DataFrame]) -> Iterator[Exchange]:
+    yesterday = pd.Timestamp(datetime.now(UTC).date()) - pd.Timedelta(days=1)
+    with Exchange({"ADA-USD": walk(yesterday.date(), days=60)}) as server:
+        yield server
+
+
+def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell) -> None:
+    first = shell("run", "--source", "sample", *QUICK)
+    assert first.code == 0, first.err
+    assert first.err == ""
+    assert "BTC-USD: close of 2019-10-18" in first.out
+    assert "8,034.32 USD on 2019-10-17" in first.out
+    assert "hole from 2019-03-20 to 2019-03-31, 12 days" in first.out
+    assert str(shell.home / "predictions") in first.out
+    for word in ("prefect", "tensorflow", "cuda", "Traceback"):
+        assert word not in (first.out + first.err).lower().replace(str(PROJECT).lower(), "")
+    stored = shell.stored()
+    assert stored == (1770, 1770, 1, 1)
+
+    # The default source of a product is the one that it has.
+    again = shell("run", *QUICK)
+    assert "nothing new, the forecast for 2019-10-18 stands" in again.out
+    assert shell.stored() == stored
+    (row,) = shell.ask("select * from predictions")
+    assert row["last_close_usd"] == 8034.32
+    assert row["lower_95_usd"] is None
+    assert row["revision"] == 0
+    assert str(row["prediction_id"]) in again.out
+
+
+def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
+    done = shell("import", str(candle_file), "--product", "ADA-USD")
+    assert done.code == 0, done.err
+    assert "60 days new, 0 restated, 0 set aside" in done.out
+    assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
+    assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
+    assert loaded_by(shell, "run", "--product", "ADA-USD", *QUICK) == set()
+    words = ("run", "--csv", str(candle_file), "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK)
+    assert shell(*words).code == 0
+
+    rows = json.loads(shell("predictions", "--format", "json").out)
+    assert [row["target_day"] for row in rows] == ["2021-06-30", "2021-07-01"]
+    assert [row["model_version"] for row in rows] == ["2", "1"]
+    assert shell("predictions", "--from", "2021-07-01", "--format", "csv").out.count("\n") == 2
+    assert shell("predictions", "--product", "BTC-USD", "--format", "json").out.strip() == "[]"
+    assert "2021-07-01" in shell("predictions").out
+    versions = json.loads(shell("versions", "--format", "json").out)
+    assert [(row["version"], row["aliases"]) for row in versions] == [("2", "champion"), ("1", "")]
+    assert all(re.fullmatch(r"ADA-USD@\d+:[0-9a-f]{64}", row["data_version"]) for row in versions)
+    joined = "select p.point_usd > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
+    assert shell.ask(joined) == [{"up": True}]
+
+
+def loaded_by(shell: Shell, *words: str) -> set[str]:
+    """The heavy packages that a command imports."""
+    script = (
+        "import sys, closecast\n"
+        f"sys.argv = ['closecast', *{list(words)!r}]\n"
+        "try: closecast.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('LOADED', *(m for m in ('tensorflow', 'keras', 'sklearn', 'matplotlib', 'mlflow')"
+        " if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, env=shell.environment, capture_output=True, text=True
+    )
+    assert "nothing new" in done.stdout, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_exchange_gives_only_what_is_new_and_its_prices_stay_apart(
+    shell: Shell, exchange: Exchange, candle_file: Path
+) -> None:
+    words = ("run", "--source", "coinbase", "--product", "ADA-USD", *QUICK)
+    first = shell(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert first.code == 0, first.err
+    assert shell.stored() == (60, 60, 1, 1)
+    asked = len(exchange.requests)
+    again = shell(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert "nothing new" in again.out
+    assert shell.stored() == (60, 60, 1, 1)
+    assert len(exchange.requests) == asked + 1
+    assert exchange.most_in_a_second() <= 11  # ten, and one that a busy machine held up
+
+    other = ("import", str(candle_file), "--product", "ADA-USD")
+    said = shell.refuses(*other)
+    assert "60 days from coinbase" in said
+    assert "--replace-source" in said
+    assert shell(*other, "--replace-source").code == 0
+    assert shell.stored() == (120, 60, 1, 1)
+    asked = len(exchange.requests)
+    assert "60 days from csv" in shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert len(exchange.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--product", "btc-usd"), "BTC-USD"),
+        (("run", "--product", "../../etc"), "'../../etc'"),
+        (("run", "--product", "BTC-USD'; drop table candles"), "product ids look like"),
+        (("run", "--profile", "artikel"), "did you mean article"),
+        (("run", "--set", "epoch=3"), "did you mean epochs"),
+        (("run", "--set", "epochs=0"), "epochs"),
+        (("run", "--set", "epochs"), "NAME=VALUE"),
+        (("run", "--as-of", "2019-13-01"), "2019-10-17"),
+        (("run", "--sauce", "sample"), "--sauce"),
+        (("run", "--source", "kraken"), "coinbase"),
+        (("frobnicate",), "frobnicate"),
+        (("import", "nowhere.csv", "--product", "BTC-USD"), "nowhere.csv"),
+        (("import", "README.md", "--product", "BTC-USD"), "README.md"),
+        (("sql", "delete from closes"), "exactly one SELECT"),
+        (("sql", "select nonsense from closes"), "nonsense"),
+        (("predictions", "--from", "yesterday"), "'yesterday'"),
+        (("versions", "--product", "x"), "product ids"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...], said: str) -> None:
+    shell.home.mkdir()
+    assert said in shell.refuses(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--as-of", "2999-01-01"), "is not over"),
+        (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
+        (("run", "--as-of", "2019-03-25"), "2019-03-19"),
+        (("run", "--as-of", "2019-04-02"), "5 unbroken days"),
+        (("run", "--as-of", "2014-12-20"), "needs 26 days"),
+        (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),
+        (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),
+    ],
+)
+def test_bad_days_are_refused_before_anything_is_stored(
+    shell: Shell, words: tuple[str, ...], said: str
+) -> None:
+    assert said in shell.refuses(*words)
+
+
+def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchange) -> None:
+    words = ("run", "--source", "coinbase", "--product", "DOGE-USD")
+    said = shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert "DOGE-USD" in said
+    assert len(exchange.requests) == 1
+    said = shell.refuses(*words, CLOSECAST_COINBASE_URL="http://127.0.0.1:9")
+    assert "connection refused" in said
+
+
+def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: Path) -> None:
+    assert "did you mean CLOSECAST_HOME" in shell.refuses("run", CLOSECAST_HOEM="x")
+    (tmp_path / "file").write_text("not a folder")
+    assert "--home" in shell.refuses("run", "--home", str(tmp_path / "file"))
+    assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("command", ["run", "import", "predictions", "sql", "versions"])
+def test_every_command_has_help_and_a_home(shell: Shell, command: str) -> None:
+    done = shell(command, "--help")
+    assert done.code == 0
+    assert "--home" in done.out
