@@ -29,10 +29,12 @@ from storage.errors import BadDay, BadFile, BadProduct
 from storage.home import Home
 from storage.locks import product_lock
 from tasks.artifacts import show_artifacts
+from tasks.catch_up import fetch_candles
 from tasks.fit import fewest_days
-from tasks.ingest import Series, fetch_candles, read_database, read_file, source_of
+from tasks.ingest import read_database, read_file
 from tasks.publish import look_up, prediction_key, publish
 from tasks.refit import refit
+from tasks.series import Series, source_of
 
 log = logging.getLogger("closecast.daily")
 

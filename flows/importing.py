@@ -7,7 +7,8 @@ from flows.settings import Market
 from storage.errors import BadFile
 from storage.home import Home
 from storage.locks import product_lock
-from tasks.ingest import Series, ingest_file
+from tasks.ingest import ingest_file
+from tasks.series import Series
 
 
 def import_file(home: Home, market: Market) -> Series:

@@ -13,7 +13,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
-from tasks.ingest import Series
+from tasks.series import Series
 from tasks.steps import STEP
 
 LAST_FORECASTS = 30

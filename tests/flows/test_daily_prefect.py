@@ -29,7 +29,7 @@ from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
-from tasks import artifacts, ingest, publish, refit
+from tasks import artifacts, catch_up, ingest, publish, refit
 from tests.exchange import Exchange
 
 LAST = date(2019, 10, 17)
@@ -187,7 +187,7 @@ def exchange(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
     with Exchange({"BTC-USD": frame, "ETH-USD": frame}, clock=clock, rate=1000, burst=1000) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("tasks.ingest.FIRST_DAY", LAST - 59 * DAY)
+        monkeypatch.setattr("tasks.catch_up.FIRST_DAY", LAST - 59 * DAY)
         monkeypatch.setattr("flows.clock.now", lambda: served.now)
         yield served
 
@@ -230,8 +230,8 @@ def fetched(monkeypatch: pytest.MonkeyPatch, error: Exception, *, deployed: bool
     monkeypatch.setattr("prefect.runtime.deployment.get_id", lambda: "an id" if deployed else None)
     step = Task(
         fail,
-        retries=ingest.fetch_candles.retries,
-        retry_condition_fn=ingest.fetch_candles.retry_condition_fn,
+        retries=catch_up.fetch_candles.retries,
+        retry_condition_fn=catch_up.fetch_candles.retry_condition_fn,
         persist_result=False,
     )
     with pytest.raises(type(error)):
@@ -259,7 +259,7 @@ def test_the_network_step_is_tried_again_under_a_deployment_alone(monkeypatch: p
 )
 def test_the_condition_of_a_retry(state: State[Any], again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect.runtime.deployment.get_id", lambda: "an id")
-    assert ingest._passes_by_itself(None, None, state) is again
+    assert catch_up._passes_by_itself(None, None, state) is again
 
 
 def test_no_other_step_is_retried_and_each_has_a_limit() -> None:

@@ -10,7 +10,7 @@ import pytest
 from storage.home import Home
 from storage.predictions import Predictions
 from tasks.artifacts import LAST_FORECASTS, artifact_key, forecast_markdown, last_forecasts
-from tasks.ingest import Series
+from tasks.series import Series
 from tests.helpers import BTC, NOW
 
 FIRST = date(2020, 1, 1)

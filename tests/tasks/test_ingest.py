@@ -23,9 +23,11 @@ from storage.errors import (
 from storage.files import read_raw
 from storage.home import Home
 from storage.prices import Prices
-from tasks import ingest
+from tasks import catch_up, ingest
+from tasks.catch_up import FIRST_DAY, ingest_exchange
 from tasks.fetch import Client
-from tasks.ingest import FIRST_DAY, Series, ingest_exchange, ingest_file, read_stored, source_of
+from tasks.ingest import ingest_file, read_stored
+from tasks.series import Series, source_of
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 
@@ -478,12 +480,12 @@ def test_a_schedule_tries_again_what_may_pass_and_a_person_is_told_at_once(
     from prefect.states import Failed
 
     def again(error: Exception) -> bool:
-        return ingest._passes_by_itself(None, None, Failed(data=error))
+        return catch_up._passes_by_itself(None, None, Failed(data=error))
 
     assert not again(ExchangeUnavailable("x"))
-    monkeypatch.setattr(ingest.deployment, "get_id", lambda: "some deployment")
+    monkeypatch.setattr(catch_up.deployment, "get_id", lambda: "some deployment")
     assert again(ExchangeUnavailable("x"))
     assert not again(BadProduct("x"))
     assert not again(ZeroDivisionError())
-    assert ingest.fetch_candles.retries == 3
+    assert catch_up.fetch_candles.retries == 3
     assert ingest.read_file.retries == ingest.read_database.retries == 0
