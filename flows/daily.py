@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -75,7 +75,8 @@ def daily_forecast(
         series = append_closes(place, market, recipe, origin, moment)
         name_run(series)
         key = run_key(series, recipe)
-        known = look_up(place, key["prediction_id"])
+        target = series.origin + timedelta(days=recipe.horizon)
+        known = look_up(place, key["prediction_id"], product_id=series.product_id, target_day=target)
         if known:
             log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
             return str(known["prediction_id"])

@@ -85,9 +85,16 @@ class Predictions:
     def __init__(self, home: Home) -> None:
         self.folder = home.predictions
 
-    def find(self, prediction_id: str) -> dict[str, Any] | None:
-        """The row of that id, or None."""
-        rows = self.read(ds.field("prediction_id") == prediction_id).to_pylist()
+    def find(
+        self, prediction_id: str, *, product_id: str | None = None, target_day: date | None = None
+    ) -> dict[str, Any] | None:
+        """The row of that id, or None; where product and day are known, only their files are read."""
+        wanted = _all_of(
+            ds.field("prediction_id") == prediction_id,
+            *([ds.field("product_id") == product_id] if product_id else []),
+            *([ds.field("target_day") == target_day] if target_day else []),
+        )
+        rows = self.read(wanted).to_pylist()
         return rows[0] if rows else None
 
     def publish(self, row: Mapping[str, object]) -> Published:

@@ -37,9 +37,11 @@ def prediction_key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def find_prediction(home: Home, prediction_id: str) -> dict[str, Any] | None:
+def find_prediction(
+    home: Home, prediction_id: str, *, product_id: str, target_day: date
+) -> dict[str, Any] | None:
     """The stored forecast of that key, or None."""
-    return Predictions(home).find(prediction_id)
+    return Predictions(home).find(prediction_id, product_id=product_id, target_day=target_day)
 
 
 def publish_prediction(

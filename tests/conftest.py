@@ -20,6 +20,8 @@ IGNORED = [
     # Keras 3.15 asks TensorFlow's variables for an array in NumPy 2's words, which they do not understand.
     "ignore:__array__ implementation doesn't accept a copy keyword"
     ":DeprecationWarning:keras.src.backend.tensorflow.core",
+    # Prefect's background threads draw random numbers while a strategy is at work, which is not to blame.
+    "ignore:Do not use the `random` module inside strategies:hypothesis.errors.HypothesisDeprecationWarning",
 ]
 
 

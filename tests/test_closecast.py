@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import closecast
 from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
@@ -52,10 +55,20 @@ class Shell:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def refuses(self, *words: str, **variables: str) -> str:
+    def here(self, *words: str) -> Result:
+        """The same without a process of its own, for commands that run no flow."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["closecast", *words])
+            patch.setenv("CLOSECAST_HOME", str(self.home))
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+                closecast.main()
+        return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+    def refuses(self, *words: str, here: bool = False, **variables: str) -> str:
         """The one line that a refused command prints; nothing else may have come of it."""
         before = self.stored()
-        done = self(*words, **variables)
+        done = self.here(*words) if here else self(*words, **variables)
         lines = done.err.splitlines()
         assert done.code in (1, 2), done
         assert len(lines) == 1, done.err
@@ -74,7 +87,7 @@ class Shell:
         return (candles, closes, Predictions(home).read().num_rows, len(Models(home).versions()))
 
     def ask(self, sql: str) -> list[dict[str, object]]:
-        done = self("sql", sql, "--format", "json")
+        done = self.here("sql", sql, "--format", "json")
         assert done.code == 0, done.err
         return json.loads(done.out)
 
@@ -141,13 +154,13 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     words = ("run", "--csv", str(candle_file), "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK)
     assert shell(*words).code == 0
 
-    rows = json.loads(shell("predictions", "--format", "json").out)
+    rows = json.loads(shell.here("predictions", "--format", "json").out)
     assert [row["target_day"] for row in rows] == ["2021-06-30", "2021-07-01"]
     assert [row["model_version"] for row in rows] == ["2", "1"]
-    assert shell("predictions", "--from", "2021-07-01", "--format", "csv").out.count("\n") == 2
-    assert shell("predictions", "--product", "BTC-USD", "--format", "json").out.strip() == "[]"
-    assert "2021-07-01" in shell("predictions").out
-    versions = json.loads(shell("versions", "--format", "json").out)
+    assert shell.here("predictions", "--from", "2021-07-01", "--format", "csv").out.count("\n") == 2
+    assert shell.here("predictions", "--product", "BTC-USD", "--format", "json").out.strip() == "[]"
+    assert "2021-07-01" in shell.here("predictions").out
+    versions = json.loads(shell.here("versions", "--format", "json").out)
     assert [(row["version"], row["aliases"]) for row in versions] == [("2", "champion"), ("1", "")]
     assert all(re.fullmatch(r"ADA-USD@\d+:[0-9a-f]{64}", row["data_version"]) for row in versions)
     joined = "select p.point_usd > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
@@ -220,7 +233,7 @@ def test_the_exchange_gives_only_what_is_new_and_its_prices_stay_apart(
 )
 def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...], said: str) -> None:
     shell.home.mkdir()
-    assert said in shell.refuses(*words)
+    assert said in shell.refuses(*words, here=True)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +263,13 @@ def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchan
     assert "connection refused" in said
 
 
+def test_misuse_is_one_line_in_a_real_process(shell: Shell) -> None:
+    assert "--sauce" in shell.refuses("run", "--sauce", "sample")
+    shell.home.mkdir()
+    done = shell("sql", "select count(*) as n from predictions", "--format", "json")
+    assert (done.code, json.loads(done.out), done.err) == (0, [{"n": 0}], "")
+
+
 def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: Path) -> None:
     assert "did you mean CLOSECAST_HOME" in shell.refuses("run", CLOSECAST_HOEM="x")
     (tmp_path / "file").write_text("not a folder")
@@ -259,6 +279,6 @@ def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: P
 
 @pytest.mark.parametrize("command", ["run", "import", "predictions", "sql", "versions"])
 def test_every_command_has_help_and_a_home(shell: Shell, command: str) -> None:
-    done = shell(command, "--help")
+    done = shell.here(command, "--help")
     assert done.code == 0
     assert "--home" in done.out

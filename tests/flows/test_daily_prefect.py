@@ -265,7 +265,7 @@ def test_the_condition_of_a_retry(state: State[Any], again: bool, monkeypatch: p
 def test_no_other_step_is_retried_and_each_has_a_limit() -> None:
     steps = {
         value.name: value
-        for module in (ingest, refit, publish, artifacts)
+        for module in (catch_up, ingest, refit, publish, artifacts)
         for value in vars(module).values()
         if isinstance(value, Task)
     }

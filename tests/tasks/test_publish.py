@@ -46,6 +46,10 @@ def put(trained: tuple[Home, str, str], prediction_id: str = "id-1", **changed: 
     return publish_prediction(home, BTC, "article", **given | changed)
 
 
+def found(home: Home) -> dict[str, Any] | None:
+    return find_prediction(home, "id-1", product_id=BTC, target_day=ORIGIN + timedelta(days=1))
+
+
 def test_the_key_is_of_everything_that_goes_in() -> None:
     key = prediction_key(**KEY)
     assert len(key) == 32
@@ -63,9 +67,9 @@ def test_the_key_is_of_everything_that_goes_in() -> None:
 
 def test_a_row_with_every_column(trained: tuple[Home, str, str]) -> None:
     home, data_version, model_version = trained
-    assert find_prediction(home, "id-1") is None
+    assert found(home) is None
     row = put(trained)
-    stored = find_prediction(home, "id-1")
+    stored = found(home)
     assert stored == row
     assert set(row) == set(PREDICTIONS.names)
     assert (row["origin_day"], row["target_day"]) == (ORIGIN, ORIGIN + timedelta(days=1))
@@ -92,7 +96,7 @@ def test_another_key_for_the_same_day_is_a_revision(trained: tuple[Home, str, st
     first, second = put(trained), put(trained, "id-2")
     assert (first["revision"], second["revision"]) == (0, 1)
     assert first["point_usd"] == second["point_usd"]
-    assert find_prediction(trained[0], "id-1") == first
+    assert found(trained[0]) == first
 
 
 def test_a_damaged_bundle_moves_no_champion_and_writes_no_row(trained: tuple[Home, str, str]) -> None:
@@ -102,7 +106,7 @@ def test_a_damaged_bundle_moves_no_champion_and_writes_no_row(trained: tuple[Hom
     with pytest.raises(Damaged):
         put(trained)
     assert Models(home).champion(BTC, "article") is None
-    assert find_prediction(home, "id-1") is None
+    assert found(home) is None
     with pytest.raises(Damaged, match="no version 7"):
         put(trained, model_version="7")
 
@@ -117,7 +121,7 @@ def test_interrupted_between_the_champion_and_the_row(
             put(trained)
     champion = Models(home).champion(BTC, "article")
     assert champion
-    assert find_prediction(home, "id-1") is None
+    assert found(home) is None
     assert put(trained)["revision"] == 0
 
 
