@@ -22,7 +22,7 @@ run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -9,12 +9,9 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich import box
@@ -47,30 +44,9 @@ EXIT_INTERRUPTED = 130
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
-class Source(StrEnum):
-    """Where closes come from."""
-
-    sample = "sample"
-    coinbase = "coinbase"
-    csv = "csv"
-
-
-class OnDuplicate(StrEnum):
-    """Which row of a day counts."""
-
-    refuse = "refuse"
-    first = "first"
-    last = "last"
-
-
-class Format(StrEnum):
-    """How rows are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
+Source = Literal["sample", "coinbase", "csv"]
+OnDuplicate = Literal["refuse", "first", "last"]
+Format = Literal["table", "csv", "json"]
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder of everything made; CLOSECAST_HOME or the project's data/.")
 ]
@@ -97,7 +73,7 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the profile, NAME=VALUE; repeatable.")
     ] = None,
-    on_duplicate: DuplicateOption = OnDuplicate.refuse,
+    on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -108,18 +84,17 @@ def run(
     recipe = profile_named(profile, changed)
     market = market_of(
         product_id=product,
-        source=source and source.value,
+        source=source,
         csv=csv,
-        on_duplicate=on_duplicate.value,
+        on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
     origin = _day(as_of, "--as-of")
-    place = home_at(home)
-    place.prepare()
-    with _flow_terminal(place):
-        from flows.daily import daily_forecast
+    place = home_at(home).prepare()
+    _keep_the_terminal(place)
+    from flows.daily import daily_forecast
 
-        prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root))
+    prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root))
     _print_forecast(place, prediction_id)
 
 
@@ -127,7 +102,7 @@ def run(
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV of daily candles.")],
     product: Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")],
-    on_duplicate: DuplicateOption = OnDuplicate.refuse,
+    on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -138,14 +113,14 @@ def import_(
         product_id=product,
         source="csv",
         csv=file,
-        on_duplicate=on_duplicate.value,
+        on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
     place = home_at(home).prepare()
-    with _flow_terminal(place):
-        from flows.importing import import_file
+    _keep_the_terminal(place)
+    from flows.importing import import_file
 
-        series = import_file(place, market)
+    series = import_file(place, market)
     typer.echo(
         f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
         f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"
@@ -157,7 +132,7 @@ def predictions(
     product: AnyProductOption = None,
     first: Annotated[str | None, typer.Option("--from", help="First target day, YYYY-MM-DD.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last target day, YYYY-MM-DD.")] = None,
-    output: FormatOption = Format.table,
+    output: FormatOption = "table",
     home: HomeOption = None,
 ) -> None:
     """Print the stored forecasts."""
@@ -177,13 +152,13 @@ def predictions(
         "model_version",
         "prediction_id",
     )
-    _print_rows(rows.select(short) if output is Format.table else rows, output)
+    _print_rows(rows.select(short) if output == "table" else rows, output)
 
 
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over closes, candles, predictions, scores.")],
-    output: FormatOption = Format.table,
+    output: FormatOption = "table",
     home: HomeOption = None,
 ) -> None:
     """Answer one SELECT over the views closes, candles, predictions and scores; nothing can be written."""
@@ -194,7 +169,7 @@ def sql(
 
 @app.command()
 def versions(
-    product: AnyProductOption = None, output: FormatOption = Format.table, home: HomeOption = None
+    product: AnyProductOption = None, output: FormatOption = "table", home: HomeOption = None
 ) -> None:
     """List the model versions with their lineage."""
     import pyarrow as pa
@@ -217,7 +192,7 @@ def versions(
     ]
     names = ["product_id", "profile", "version", "aliases", *lineage]
     table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
-    _print_rows(table.select(names[:8]) if output is Format.table else table, output)
+    _print_rows(table.select(names[:8]) if output == "table" else table, output)
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -250,10 +225,10 @@ def _existing(root: Path | None) -> Home:
     return home
 
 
-@contextmanager
-def _flow_terminal(home: Home) -> Iterator[None]:
-    """Keep the terminal for closecast's own lines while a flow runs; Prefect's go to the log file."""
+def _keep_the_terminal(home: Home) -> None:
+    """Keep the terminal for closecast's own lines; Prefect's go to the log file."""
     from storage.home import prefect_home
+    from storage.logs import log_to_file
 
     chosen = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -265,14 +240,7 @@ def _flow_terminal(home: Home) -> Iterator[None]:
     }
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    import prefect  # noqa: F401 (it sets up logging, which the next line adds to)
-
-    _log_to_terminal(home)
-    yield
-
-
-def _log_to_terminal(home: Home) -> None:
-    from storage.logs import log_to_file
+    import prefect  # noqa: F401 (it sets up logging, which the next lines add to)
 
     log_to_file(home)
     # Standard error is kept for the one line that says what went wrong.
@@ -319,9 +287,9 @@ def _called() -> str:
 
 
 def _print_rows(rows: pa.Table, output: Format) -> None:
-    if output is Format.csv:
+    if output == "csv":
         rows.to_pandas().to_csv(sys.stdout, index=False)
-    elif output is Format.json:
+    elif output == "json":
         typer.echo(json.dumps(rows.to_pylist(), default=str, indent=2))
     else:
         table = Table(*(escape(name) for name in rows.column_names), box=box.SIMPLE_HEAD)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from storage.models import Bundle
+from storage.bundles import Bundle
 from tasks.scale import MinMax
 from tasks.window import newest_window
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from prefect import task
 
+from storage.bundles import Draft
 from storage.code import git_commit
 from storage.home import Home
-from storage.models import Draft, Models, ModelVersion
+from storage.models import Models, ModelVersion
 from storage.prices import Prices
 from tasks.check import find_holes
 from tasks.engine import versions
@@ -67,7 +68,7 @@ def refit_version(
     holes = find_holes(closes["day_utc"])
     if holes and settings["bridge_holes"]:
         log.warning(
-            "%s: training bridges %d holes as the article did; --set bridge_holes=false keeps out of them",
+            "%s: training goes across holes (%d) as the article did; --set bridge_holes=false keeps out",
             product_id,
             len(holes),
         )

@@ -39,6 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+SLOW_FILES = ("test_closecast.py", "test_deployment.py", "test_daily_prefect.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first, so that one core does not wait for the other's last one."""
+    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take away what Prefect kept."""
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)

@@ -69,6 +69,10 @@ def platform(
         platform.deploy(often(folder))
         yield platform
         assert left_behind(platform)
+    # A killed process is still to be seen for as long as the kernel takes to clear it away.
+    patience = time.monotonic() + 10
+    while left_behind(platform) and time.monotonic() < patience:
+        time.sleep(0.1)
     assert left_behind(platform) == []
 
 

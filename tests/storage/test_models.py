@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from storage import models as module
+from storage.bundles import Bundle, Draft
 from storage.errors import Damaged, HomeUnusable
 from storage.home import Home
-from storage.models import CHAMPION, Bundle, Draft, Models, ModelVersion
+from storage.models import CHAMPION, Models, ModelVersion
 from storage.registry import registry_client
 from tests.helpers import BTC, PROJECT, die, processes, run_process
 

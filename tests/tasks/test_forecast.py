@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.bundles import Bundle
 from storage.errors import Damaged, NotEnoughHistory
 from storage.home import Home
-from storage.models import Bundle, Models
+from storage.models import Models
 from storage.prices import Prices
 from tasks.forecast import PointForecast, forecast_article
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store, trained_home, without
