@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import models as module
 from storage.bundles import Bundle, Draft
 from storage.errors import Damaged, HomeUnusable
+from storage.files import sha256_file
 from storage.home import Home
 from storage.models import CHAMPION, Models, ModelVersion
 from storage.registry import registry_client
@@ -233,7 +233,7 @@ def test_a_manifest_that_was_changed_with_its_file(home: Home) -> None:
     folder = home.models / made.name / made.bundle
     (folder / "settings.json").write_text('{"epochs": 3}\n')
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["settings.json"] = module.sha256_file(folder / "settings.json")
+    manifest["settings.json"] = sha256_file(folder / "settings.json")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     with pytest.raises(Damaged, match=r"manifest\.json"):
         Models(home).open(made)
