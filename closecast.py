@@ -273,7 +273,7 @@ def _print_forecast(home: Home, prediction_id: str) -> None:
     for name, text in lines.items():
         table.add_row(name, text, style="bold" if name == "forecast" else None)
     _console().print(table)
-    typer.echo(f"Stored in {home.predictions} (Delta). Ask it, for example:")
+    typer.echo(f"Stored in {_from_here(home.predictions)} (Delta). Ask it, for example:")
     where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
     typer.echo(f"  {_called()} sql {EXAMPLE}{where}")
 
@@ -283,7 +283,11 @@ def _called() -> str:
     path = Path(sys.argv[0])
     if path.name != "closecast" or shutil.which("closecast"):
         return "closecast"
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return _from_here(path)
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _print_rows(rows: pa.Table, output: Format) -> None:

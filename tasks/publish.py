@@ -102,10 +102,9 @@ def publish_prediction(
     if not published.new:
         return table.find(prediction_id) or dict(row)
     log.info(
-        "%s: forecast for %s written to %s (%s)",
+        "%s: forecast for %s written to the table (%s)",
         product_id,
         row["target_day"],
-        home.predictions,
         "published" if published.revision == 0 else f"revision {published.revision}",
     )
     return {**row, "revision": published.revision}

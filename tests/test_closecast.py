@@ -127,7 +127,7 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
     assert "BTC-USD: close of 2019-10-18" in first.out
     assert "8,034.32 USD on 2019-10-17" in first.out
     assert "hole from 2019-03-20 to 2019-03-31, 12 days" in first.out
-    assert str(shell.home / "predictions") in first.out
+    assert f"Stored in {shell.home / 'predictions'} (Delta)" in first.out
     for word in ("prefect", "tensorflow", "cuda", "Traceback"):
         assert word not in (first.out + first.err).lower().replace(str(PROJECT).lower(), "")
     stored = shell.stored()
