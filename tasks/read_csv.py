@@ -113,7 +113,7 @@ def _read_days(rows: Rows) -> np.ndarray:
         rows.reject(row, f"date {rows.text(role, row)!r:.40} is not a UTC day such as 2020-10-24")
     if role == "day" and "stamp" in rows.texts:
         stamps, clock, _ = _parse_days(rows.texts["stamp"])
-        _refuse_hours(rows, np.where(days == stamps, days, np.datetime64("NaT")), clock)
+        _refuse_hours(rows, np.where(days == stamps, days, np.datetime64("NaT", "s")), clock)
         for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)).tolist():
             other = f"its time stamp {rows.text('stamp', row)!r:.40} says {stamps[row]!s:.10}"
             rows.reject(row, f"its date says {days[row]!s:.10}, {other}")
@@ -123,7 +123,7 @@ def _read_days(rows: Rows) -> np.ndarray:
 def _refuse_hours(rows: Rows, days: np.ndarray, clock: np.ndarray) -> None:
     """Refuse a file in which one day has two hours: it is not daily."""
     order = np.lexsort((clock, days))
-    hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0)) & (np.diff(clock[order]) != 0))
+    hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0, "s")) & (np.diff(clock[order]) != 0))
     if len(hourly):
         first, second = sorted(rows.numbers[order[hourly[0] : hourly[0] + 2]])
         day = str(days[order[hourly[0]]])[:10]
@@ -145,7 +145,7 @@ def _parse_days(text: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     clocks = np.array([_parse_clock(tail) for tail in rest.dictionary.to_pylist()])
     clock, labelled = clocks.reshape(-1, 2)[rest.indices.to_numpy()].T
     days = written.to_numpy().astype("datetime64[s]")
-    days[np.isnan(clock)] = np.datetime64("NaT")
+    days[np.isnan(clock)] = np.datetime64("NaT", "s")
     is_stamp = ~np.isnan(stamped)
     days[is_stamp] = (stamped[is_stamp].astype("int64") * SECONDS_A_DAY).astype("datetime64[s]")
     return days, np.where(is_stamp, seconds, clock), (labelled == 1) & ~is_stamp
