@@ -122,21 +122,25 @@ def _epoch_function(network: keras.Sequential, optimizer: Any, *, compiled: bool
     """One pass over the batches in one graph: (steps, batch) indices, weights and masks → (steps,) losses."""
     tf = tensorflow()
 
-    @tf.function(jit_compile=compiled)  # type: ignore[untyped-decorator]
     def run_epoch(x: Any, y: Any, order: Any, weights: Any, masks: list[Any]) -> Any:
-        steps = order.shape[0]
-        losses = tf.TensorArray(tf.float32, steps)
-        for step in tf.range(steps):
+        def run_batch(step: Any, losses: Any) -> tuple[Any, Any]:
             with tf.GradientTape() as tape:
                 said = _forward(network, tf.gather(x, order[step]), [mask[step] for mask in masks])
                 error = tf.reduce_mean(tf.square(said - tf.gather(y, order[step])), axis=-1)
                 loss = tf.reduce_sum(error * weights[step]) / tf.reduce_sum(weights[step])
             slopes = tape.gradient(loss, network.trainable_variables)
             optimizer.apply(slopes, network.trainable_variables)
-            losses = losses.write(step, loss)
+            return step + 1, losses.write(step, loss)
+
+        steps = order.shape[0]
+        start = (tf.constant(0), tf.TensorArray(tf.float32, steps))
+        _, losses = tf.while_loop(
+            lambda step, _: step < steps, run_batch, start, parallel_iterations=1, maximum_iterations=steps
+        )
         return losses.stack()
 
-    return run_epoch  # type: ignore[no-any-return]
+    # The loop is written out, since AutoGraph, which would make it of a `for`, needs the source at hand.
+    return tf.function(run_epoch, jit_compile=compiled, autograph=False)  # type: ignore[no-any-return]
 
 
 def _forward(network: keras.Sequential, batch: Any, masks: list[Any]) -> Any:

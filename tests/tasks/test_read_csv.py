@@ -286,7 +286,12 @@ def test_figures_are_the_nearest_floats(closes: list[float]) -> None:
 def test_a_million_rows_in_seconds() -> None:
     count = 1_000_000
     closes = np.random.default_rng(7).uniform(1, 50_000, count).round(2)
-    frame = pd.DataFrame({"date": np.datetime64("1000-01-01", "D") + np.arange(count).astype("timedelta64[D]"), "close": closes})
+    frame = pd.DataFrame(
+        {
+            "date": np.datetime64("1000-01-01", "D") + np.arange(count).astype("timedelta64[D]"),
+            "close": closes,
+        }
+    )
     frame["open"], frame["volume"] = closes, 1.5
     data = frame.iloc[::-1].to_csv(index=False).encode()
     begun = time.perf_counter()
