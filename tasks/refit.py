@@ -79,17 +79,9 @@ def refit_version(
         "data_version": data_version,
         "settings_version": settings_version,
         "code_version": code_version,
-        "git_commit": git_commit(),
         "made_by": "refit",
-        "libraries": versions(),
-        "weights_sha256": weights_sha256(fitted.network),
         "holes": [[str(first), str(last)] for first, last in holes],
-        "windows": {
-            "train": fitted.split.fitted,
-            "validation": len(fitted.split.train) - fitted.split.fitted,
-            "test": len(fitted.split.test),
-        },
-        "metrics": fitted.metrics,
+        **_made_with(fitted),
     }
     with models.draft(product_id, profile) as draft:
         _fill(draft, fitted, settings, lineage)
@@ -119,6 +111,21 @@ def _fill(draft: Draft, fitted: Fitted, settings: Mapping[str, Any], lineage: Ma
         {"loss": fitted.losses.training.tolist(), "val_loss": fitted.losses.validation.tolist()},
     )
     draft.write_json("lineage.json", dict(lineage))
+
+
+def _made_with(fitted: Fitted) -> dict[str, Any]:
+    """What the training itself adds to the lineage."""
+    return {
+        "git_commit": git_commit(),
+        "libraries": versions(),
+        "weights_sha256": weights_sha256(fitted.network),
+        "windows": {
+            "train": fitted.split.fitted,
+            "validation": len(fitted.split.train) - fitted.split.fitted,
+            "test": len(fitted.split.test),
+        },
+        "metrics": fitted.metrics,
+    }
 
 
 def _tags(lineage: Mapping[str, Any]) -> dict[str, str]:

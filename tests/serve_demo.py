@@ -96,6 +96,22 @@ class Platform:
         # The worker before the server, which it tells about its runs.
         while self._children:
             stop_group(self._children.pop())
+        # A worker that had to be killed leaves its runs behind, which have sessions of their own.
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> dict[int, str]:
+        """The commands of this platform's processes, by their environment: server, worker, runs."""
+        # Not the API's address: the caller's own shell may name the same port.
+        mark = f"PREFECT_HOME={self.environment['PREFECT_HOME']}".encode()
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            # A process may end, or be another user's, while we look.
+            with contextlib.suppress(OSError):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_text()
+        return found
 
     def prefect(self, *arguments: str, cwd: Path = PROJECT) -> str:
         """What a Prefect command prints; a failing one raises with that text."""

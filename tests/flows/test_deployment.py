@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -68,24 +67,12 @@ def platform(
         platform.start_worker()
         platform.deploy(often(folder))
         yield platform
-        assert left_behind(platform)
+        assert platform.processes()
     # A killed process is still to be seen for as long as the kernel takes to clear it away.
     patience = time.monotonic() + 10
-    while left_behind(platform) and time.monotonic() < patience:
+    while platform.processes() and time.monotonic() < patience:
         time.sleep(0.1)
-    assert left_behind(platform) == []
-
-
-def left_behind(platform: Platform) -> list[str]:
-    """Processes of this platform, by their environment: server, worker, runs and what they started."""
-    mark = f"PREFECT_API_URL={platform.api}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        # A process may end, or be another user's, while we look.
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_text())
-    return found
+    assert platform.processes() == {}
 
 
 def keep(platform: Platform, candles: pd.DataFrame) -> None:
