@@ -109,9 +109,15 @@ def refuse_unfinished(origin: date | None, moment: datetime) -> None:
 def append_closes(
     home: Home, market: Market, recipe: Article, origin: date | None, moment: datetime
 ) -> Series:
-    """Bring the product's closes up to the origin from its source."""
+    """Bring the product's closes up to the origin from its source.
+
+    Raises:
+        BadFile: a file was named that the source does not read.
+    """
     needed = days_needed(recipe)
     source = market.source or ("csv" if market.csv else source_of(home, market.product_id) or "sample")
+    if market.csv and source != "csv":
+        raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
     if source == "coinbase":
         return fetch_candles.submit(
             home,
@@ -156,13 +162,10 @@ def _file_of(market: Market, source: str) -> tuple[Literal["sample", "csv"], Pat
     """The source and its file; None where the stored closes are meant.
 
     Raises:
-        BadFile: a file was named that the source does not read.
         BadProduct: the sample is of another product.
     """
     if source == "csv":
         return "csv", market.csv
-    if market.csv:
-        raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
     if market.product_id != SAMPLE_PRODUCT:
         raise BadProduct(
             f"the sample holds {SAMPLE_PRODUCT}, not {market.product_id}:"

@@ -246,6 +246,7 @@ def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...],
         (("run", "--as-of", "2014-12-20"), "needs 26 days"),
         (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),
         (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),
+        (("run", "--source", "coinbase", "--csv", "some.csv"), "not coinbase"),
     ],
 )
 def test_bad_days_are_refused_before_anything_is_stored(
