@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -37,6 +39,8 @@ app = typer.Typer(
 )
 
 EXAMPLE = '"select target_day, point_usd, last_close_usd from predictions"'
+# What `versions` leaves to its other formats.
+LONG = ("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -53,6 +57,10 @@ HomeOption = Annotated[
 ProductOption = Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")]
 AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+ProfileOption = Annotated[str, typer.Option(help="Recipe: calibrated or article.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the profile, NAME=VALUE; repeatable.")
+]
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
 ]
@@ -69,10 +77,8 @@ def run(
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="File of daily candles, for --source csv.")] = None,
     as_of: Annotated[str | None, typer.Option(help="Last day that the run may know, YYYY-MM-DD.")] = None,
-    profile: Annotated[str, typer.Option(help="Recipe: article.")] = "article",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the profile, NAME=VALUE; repeatable.")
-    ] = None,
+    profile: ProfileOption = "calibrated",
+    settings: SettingsOption = None,
     on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
     home: HomeOption = None,
@@ -147,6 +153,8 @@ def predictions(
         "product_id",
         "profile",
         "point_usd",
+        "lower_80_usd",
+        "upper_80_usd",
         "last_close_usd",
         "revision",
         "model_version",
@@ -157,14 +165,111 @@ def predictions(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT over closes, candles, predictions, scores.")],
+    query: Annotated[str, typer.Argument(help="One SELECT over the views.")],
     output: FormatOption = "table",
     home: HomeOption = None,
 ) -> None:
-    """Answer one SELECT over the views closes, candles, predictions and scores; nothing can be written."""
+    """Answer one SELECT over the views of everything stored; nothing can be written.
+
+    The views: closes, candles, predictions, scores, ingredients, trackers, backtests.
+    """
     from storage.query import query as answer
 
     _print_rows(answer(_existing(home), query), output)
+
+
+@app.command()
+def score(
+    product: ProductOption = "BTC-USD", profile: ProfileOption = "calibrated", home: HomeOption = None
+) -> None:
+    """Compare the forecasts with the closes that came, and print the scoreboard."""
+    from flows.scoring import score_forecasts
+    from flows.settings import market_of, profile_named
+
+    recipe = profile_named(profile)
+    board = score_forecasts(_existing(home), market_of(product_id=product).product_id, recipe)
+    from tasks.scoreboard import table
+
+    if board.last is None:
+        typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
+        return
+    _print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
+    for line in board.alarms or (board.no_alarm or "no coverage alarm",):
+        typer.echo(f"{'ALARM: ' if board.alarms else ''}{line}")
+
+
+@app.command()
+def backtest(
+    product: ProductOption = "BTC-USD",
+    start: Annotated[str | None, typer.Option(help="First origin; a year before the end by default.")] = None,
+    end: Annotated[
+        str | None, typer.Option(help="Last origin; by default the newest with an outcome.")
+    ] = None,
+    profile: ProfileOption = "calibrated",
+    settings: SettingsOption = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that train folds side by side.")
+    ] = 1,
+    output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    home: HomeOption = None,
+) -> None:
+    """Evaluate a profile by rolling origin against the baselines, on stored closes."""
+    from flows.settings import market_of, profile_named
+
+    changed = _settings(settings or [])
+    recipe = profile_named(profile, changed)
+    product = market_of(product_id=product).product_id
+    first, last = _day(start, "--start"), _day(end, "--end")
+    place = _existing(home).prepare()
+    _keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"))
+    from flows.backtest import rolling_backtest
+    from tasks.summary import tables
+
+    flow = rolling_backtest
+    if workers > 1:
+        from prefect.task_runners import ProcessPoolTaskRunner
+
+        # Prefect types its own pool more narrowly than it takes it.
+        pool: Any = ProcessPoolTaskRunner(max_workers=workers)
+        flow = rolling_backtest.with_options(task_runner=pool)
+    with _bar():
+        verdict = flow(product, recipe.name, changed, first, last, str(place.root))
+    summary = verdict.summary
+    if output == "json":
+        figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}
+        typer.echo(json.dumps(figures, indent=2))
+        return
+    typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
+    for title, (header, rows) in tables(summary).items():
+        _print_table(title, header, rows)
+    refused = sum("refused" in said for said in verdict.gates)
+    typer.echo(f"Challengers after the first model: {len(verdict.gates)}, refused by the gate: {refused}")
+    typer.echo(
+        f"Every origin is in {_from_here(place.backtests)} (Delta) as backtest {verdict.backtest_id},"
+        " in `sql` the view backtests"
+    )
+
+
+@app.command()
+def rollback(
+    product: Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")],
+    to: Annotated[
+        str | None, typer.Option(help="Version to forecast with; the one before by default.")
+    ] = None,
+    profile: ProfileOption = "calibrated",
+    home: HomeOption = None,
+) -> None:
+    """Move the champion back to an earlier version, until a refit takes its place."""
+    from flows.rolling_back import roll_back
+    from flows.settings import market_of, profile_named
+
+    recipe = profile_named(profile)
+    place = _existing(home)
+    before, after = roll_back(place, market_of(product_id=product).product_id, recipe, to)
+    typer.echo(
+        f"closecast.{product}.{profile}: version {after} is the champion in place of version {before},"
+        " until a refit takes its place"
+    )
 
 
 @app.command()
@@ -179,7 +284,10 @@ def versions(
 
     if product is not None:
         check_product_id(product)
-    lineage = ("data_version", "settings_version", "code_version", "made_by", "git_commit", "weights_sha256")
+    lineage = (
+        *("status", "made_by", "origin_day", "gate", "data_version", "settings_version", "code_version"),
+        *("git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
+    )
     rows = [
         {
             "product_id": version.product_id,
@@ -192,7 +300,8 @@ def versions(
     ]
     names = ["product_id", "profile", "version", "aliases", *lineage]
     table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
-    _print_rows(table.select(names[:8]) if output == "table" else table, output)
+    short = [name for name in names if name not in LONG] if output == "table" else names
+    _print_rows(table.select(short), output)
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -225,8 +334,8 @@ def _existing(root: Path | None) -> Home:
     return home
 
 
-def _keep_the_terminal(home: Home) -> None:
-    """Keep the terminal for closecast's own lines; Prefect's go to the log file."""
+def _keep_the_terminal(home: Home, quiet: tuple[str, ...] = ()) -> None:
+    """Keep the terminal for closecast's own lines, but those of `quiet`; Prefect's go to the log file."""
     from storage.home import prefect_home
     from storage.logs import log_to_file
 
@@ -247,6 +356,7 @@ def _keep_the_terminal(home: Home) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
     handler.setLevel(logging.INFO)
+    handler.addFilter(lambda record: record.name not in quiet)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
 
@@ -254,15 +364,21 @@ def _keep_the_terminal(home: Home) -> None:
 def _print_forecast(home: Home, prediction_id: str) -> None:
     from flows.settings import home_at
     from storage.predictions import Predictions
+    from tasks.words import usd
 
     row = Predictions(home).find(prediction_id)
     if row is None:
         raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
     change = row["point_usd"] / row["last_close_usd"] - 1
     lines = {
-        "forecast": f"{row['point_usd']:,.2f} USD ({change:+.2%} on the last close)",
-        "last close": f"{row['last_close_usd']:,.2f} USD on {row['origin_day']} (the naive forecast)",
-        "profile": f"{row['profile']}: a point without intervals",
+        "forecast": f"{usd(row['point_usd'])} ({change:+.2%} on the last close)",
+        "last close": f"{usd(row['last_close_usd'])} on {row['origin_day']} (the naive forecast)",
+        **{
+            f"{level} %": f"{usd(row[f'lower_{level}_usd'])} to {usd(row[f'upper_{level}_usd'])}"
+            for level in (50, 80, 95)
+            if row["quantiles_usd"]
+        },
+        "profile": row["profile"] + ("" if row["quantiles_usd"] else ": a point without intervals"),
         "model": f"closecast.{row['product_id']}.{row['profile']} version {row['model_version']}",
         "data": row["data_version"],
         "settings": row["settings_version"],
@@ -288,6 +404,37 @@ def _called() -> str:
 
 def _from_here(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[None]:
+    """Draw a bar of the records that tell how many steps are done, where there is a terminal to draw on."""
+    from rich.progress import Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("folds", total=None)
+
+        class Drawn(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                steps = getattr(record, "steps", None)
+                if steps is not None:
+                    bar.update(task, total=steps, completed=getattr(record, "done", 0))
+
+        handler = Drawn()
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    names = (escape(name) for name in header)
+    table = Table(*names, title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(escape(text) for text in row))
+    _console().print(table)
 
 
 def _print_rows(rows: pa.Table, output: Format) -> None:

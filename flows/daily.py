@@ -19,6 +19,7 @@ from flows.settings import (
     SAMPLE_PRODUCT,
     Article,
     Market,
+    Profile,
     ProfileName,
     environment,
     home_at,
@@ -30,10 +31,12 @@ from storage.home import Home
 from storage.locks import product_lock
 from tasks.artifacts import show_artifacts
 from tasks.catch_up import fetch_candles
+from tasks.challenge import Choice, choose
 from tasks.fit import fewest_days
 from tasks.ingest import read_database, read_file
-from tasks.publish import look_up, prediction_key, publish
+from tasks.publish import look_up, prediction_key, publish, publish_calibrated
 from tasks.refit import refit
+from tasks.score import score
 from tasks.series import Series, source_of
 
 log = logging.getLogger("closecast.daily")
@@ -80,9 +83,10 @@ def daily_forecast(
         if known:
             log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
             return str(known["prediction_id"])
-        version = train(place, series, recipe, key)
-        row = forecast(place, series, recipe, key, version, moment)
-        show_artifacts(place, row, series)
+        score_due(place, series, recipe, moment)
+        choice = keep_or_challenge(place, series, recipe, key, moment)
+        row = publish_forecast(place, series, recipe, key, choice, moment)
+        show_artifacts(place, row, series, choice.warning)
         return str(row["prediction_id"])
 
 
@@ -107,7 +111,7 @@ def refuse_unfinished(origin: date | None, moment: datetime) -> None:
 
 
 def append_closes(
-    home: Home, market: Market, recipe: Article, origin: date | None, moment: datetime
+    home: Home, market: Market, recipe: Profile, origin: date | None, moment: datetime
 ) -> Series:
     """Bring the product's closes up to the origin from its source.
 
@@ -147,8 +151,10 @@ def append_closes(
     ).result()
 
 
-def days_needed(recipe: Article) -> dict[str, int]:
+def days_needed(recipe: Profile) -> dict[str, int]:
     """How many closes the profile needs up to the origin, and how many of them without a hole."""
+    if not isinstance(recipe, Article):  # a return on the window's first day needs the day before
+        return {"fewest_days": recipe.fewest_days, "unbroken_days": recipe.lookback + 1}
     fewest = fewest_days(
         lookback=recipe.lookback,
         horizon=recipe.horizon,
@@ -182,7 +188,7 @@ def name_run(series: Series) -> None:
             client.update_flow_run(UUID(run_id), name=f"{series.product_id} {series.origin}")
 
 
-def run_key(series: Series, recipe: Article) -> dict[str, str]:
+def run_key(series: Series, recipe: Profile) -> dict[str, str]:
     """What goes into the run, and the id that it gives the forecast."""
     parts = {
         "data_version": series.data_version,
@@ -195,31 +201,61 @@ def run_key(series: Series, recipe: Article) -> dict[str, str]:
     return {"prediction_id": prediction_id, **parts}
 
 
-def train(home: Home, series: Series, recipe: Article, key: dict[str, str]) -> str:
-    """A model version trained on this data version."""
-    return refit.submit(
+def score_due(home: Home, series: Series, recipe: Profile, moment: datetime) -> None:
+    """Score the forecasts whose day has come, and let the tracker learn from them."""
+    score.submit(
         home,
         series.product_id,
-        recipe.name,
-        data_version=key["data_version"],
-        settings=recipe.model_dump(mode="json"),
-        settings_version=key["settings_version"],
-        code_version=key["code_version"],
+        data_version=series.data_version,
+        settings=None if isinstance(recipe, Article) else recipe.model_dump(mode="json"),
+        moment=moment,
     ).result()
 
 
-def forecast(
-    home: Home, series: Series, recipe: Article, key: dict[str, str], version: str, moment: datetime
-) -> dict[str, Any]:
-    """The champion's forecast, written to the table."""
-    return publish.submit(
+def keep_or_challenge(
+    home: Home, series: Series, recipe: Profile, key: dict[str, str], moment: datetime
+) -> Choice:
+    """The version that forecasts; the article's is trained anew on every data version."""
+    if isinstance(recipe, Article):
+        version = refit.submit(
+            home,
+            series.product_id,
+            recipe.name,
+            data_version=key["data_version"],
+            settings=recipe.model_dump(mode="json"),
+            settings_version=key["settings_version"],
+            code_version=key["code_version"],
+        ).result()
+        return Choice(version, "the article trains on all that is known")
+    return choose.submit(
         home,
         series.product_id,
-        recipe.name,
+        data_version=key["data_version"],
+        settings=recipe.model_dump(mode="json"),
+        code_version=key["code_version"],
+        moment=moment,
+    ).result()
+
+
+def publish_forecast(
+    home: Home, series: Series, recipe: Profile, key: dict[str, str], choice: Choice, moment: datetime
+) -> dict[str, Any]:
+    """The champion's forecast, written to the table."""
+    made: dict[str, Any] = {**key, "model_version": choice.version}
+    made |= {"created_at": moment, "flow_run_id": flow_run.get_id()}
+    if isinstance(recipe, Article):
+        return publish.submit(  # type: ignore[no-any-return]
+            home,
+            series.product_id,
+            recipe.name,
+            origin=series.origin,
+            horizon=recipe.horizon,
+            **made,
+        ).result()
+    return publish_calibrated.submit(  # type: ignore[no-any-return]
+        home,
+        series.product_id,
         origin=series.origin,
-        horizon=recipe.horizon,
-        model_version=version,
-        created_at=moment,
-        flow_run_id=flow_run.get_id(),
-        **key,
+        settings=recipe.model_dump(mode="json"),
+        **made,
     ).result()

@@ -10,24 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadProduct, BadSetting
 from storage.home import PROJECT, Home, check_product_id, default_root
+from tasks.recipe import Frozen, Recipe
 
 Source = Literal["sample", "coinbase", "csv"]
-ProfileName = Literal["article"]
-DEFAULT_PROFILE: ProfileName = "article"
+ProfileName = Literal["article", "calibrated"]
+DEFAULT_PROFILE: ProfileName = "calibrated"
 SAMPLE = PROJECT / "data" / "sample" / "coinbase_btc-usd_daily.csv"
 SAMPLE_PRODUCT = "BTC-USD"
 PREFIX = "CLOSECAST_"
-
-
-class Frozen(BaseModel):
-    """A settings model: no field changes, no unknown field is taken."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Market(Frozen):
@@ -91,10 +86,11 @@ class Article(Frozen):
         return f"{self.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
 
 
-PROFILES: dict[str, type[Article]] = {"article": Article}
+Profile = Article | Recipe
+PROFILES: dict[str, type[Article] | type[Recipe]] = {"article": Article, "calibrated": Recipe}
 
 
-def profile_named(name: str, settings: Mapping[str, object] | None = None) -> Article:
+def profile_named(name: str, settings: Mapping[str, object] | None = None) -> Profile:
     """The profile of that name with some fields set otherwise.
 
     Raises:

@@ -45,9 +45,9 @@ class Draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def write_weights(self, network: Network) -> None:
+    def write_weights(self, network: Network, name: str = WEIGHTS) -> None:
         """Store a network's weights as HDF5: arrays, and nothing that could run."""
-        network.save_weights(str(self.folder / WEIGHTS))
+        network.save_weights(str(self.folder / name))
 
     def seal(self) -> str:
         """Write the manifest, sync everything, and return the manifest's SHA-256."""
@@ -93,9 +93,9 @@ class Bundle:
         """A JSON file's content."""
         return json.loads(self.read(name))
 
-    def load_weights(self, network: Network) -> None:
+    def load_weights(self, network: Network, name: str = WEIGHTS) -> None:
         """Put the stored weights into a network of the same layers."""
-        network.load_weights(str(self.path(WEIGHTS)))
+        network.load_weights(str(self.path(name)))
 
     def verify(self) -> None:
         """Check every file of the manifest."""

@@ -64,6 +64,26 @@ class Home:
         return self.root / "scores"
 
     @property
+    def ingredients(self) -> Path:
+        """Folder of the Delta table of what stands beside each forecast."""
+        return self.root / "ingredients"
+
+    @property
+    def trackers(self) -> Path:
+        """Folder of the Delta table of the trackers' states."""
+        return self.root / "trackers"
+
+    @property
+    def backtests(self) -> Path:
+        """Folder of the Delta table of backtests."""
+        return self.root / "backtests"
+
+    @property
+    def folds(self) -> Path:
+        """Folder of the backtests' models, so that an interrupted one goes on where it was."""
+        return self.root / "folds"
+
+    @property
     def raw(self) -> Path:
         """Folder of the exchange's answers, compressed, by content hash."""
         return self.root / "raw"

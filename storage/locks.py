@@ -21,16 +21,33 @@ def product_lock(home: Home, product_id: str, *, wait_seconds: float = 900.0) ->
     Raises:
         HomeBusy: somebody else held it for all of `wait_seconds`.
     """
-    lock = FileLock(home.locks / f"{check_product_id(product_id)}.lock", thread_local=False)
+    with _held(home, check_product_id(product_id), f"run of {product_id}", wait_seconds):
+        yield
+
+
+@contextlib.contextmanager
+def backtest_lock(home: Home, backtest_id: str, *, wait_seconds: float = 900.0) -> Iterator[None]:
+    """Hold the lock of one backtest: the same one twice at once would do the same work twice.
+
+    Raises:
+        HomeBusy: somebody else held it for all of `wait_seconds`.
+    """
+    with _held(home, f"backtest-{backtest_id}", "run of this backtest", wait_seconds):
+        yield
+
+
+@contextlib.contextmanager
+def _held(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
+    lock = FileLock(home.locks / f"{name}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("another run of %s is going on in %s: waiting for it", product_id, home.root)
+        log.info("another %s is going on in %s: waiting for it", what, home.root)
         try:
             lock.acquire(timeout=wait_seconds)
         except Timeout as error:
             raise HomeBusy(
-                f"another run of {product_id} has been going on for {wait_seconds:.0f} s in {home.root}:"
+                f"another {what} has been going on for {wait_seconds:.0f} s in {home.root}:"
                 " try again when it is done"
             ) from error
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
     from mlflow.tracking import MlflowClient
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 METRICS_A_CALL = 1000  # what MLflow takes
 
 
@@ -132,6 +132,30 @@ class Models:
     def promote(self, version: ModelVersion) -> None:
         """Make it the champion: the last step, after which forecasts are made with it."""
         self.client.set_registered_model_alias(version.name, CHAMPION, version.version)
+
+    def challenge(self, version: ModelVersion) -> None:
+        """Name it the challenger: the newest version that was not accepted (yet)."""
+        self.client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+
+    def settle(self, version: ModelVersion) -> None:
+        """Take the challenger's name from it, if it has it."""
+        now = self.version(version.product_id, version.profile, version.version)
+        if CHALLENGER in now.aliases:
+            self.client.delete_registered_model_alias(version.name, CHALLENGER)
+
+    def mark(
+        self, version: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Write down what became of a version: the figures on its run, then its tags in their order."""
+        from mlflow.entities import Metric
+
+        registered = self.client.get_model_version(version.name, version.version)
+        if metrics and registered.run_id:
+            stamp = registered.creation_timestamp
+            figures = [Metric(name, value, stamp, 0) for name, value in metrics.items()]
+            self.client.log_batch(registered.run_id, metrics=figures)
+        for name, value in tags.items():
+            self.client.set_model_version_tag(version.name, version.version, name, value)
 
     def champion(self, product_id: str, profile: str) -> ModelVersion | None:
         """The version that forecasts, or None before the first."""

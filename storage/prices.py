@@ -245,6 +245,23 @@ class Prices:
             )
         return frame
 
+    def series_of(self, data_version: str) -> str:
+        """Which series a data version is of, `SOURCE@AFTER`: prices of two series never meet in one model.
+
+        Raises:
+            BadInput: no such version is recorded here.
+        """
+        with self._open.read() as connection:
+            query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.data_version == data_version)
+            version = connection.execute(query).first()
+            series = rows.find_series(connection, version.product_id, at=version.seq) if version else None
+        if series is None:
+            raise BadInput(
+                f"no data version {data_version!r:.140} is recorded in this home;"
+                " check its spelling and --home"
+            )
+        return f"{series.source}@{series.after}"
+
     def quarantined(self, product_id: str) -> pd.DataFrame:
         """What was set aside: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
         names = [*REJECTED_COLUMNS, "source", "observed_at"]

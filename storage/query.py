@@ -11,13 +11,16 @@ import pyarrow as pa
 from storage.errors import BadQuery
 from storage.frames import FIGURES
 from storage.home import Home
-from storage.predictions import PREDICTIONS, SCORES, open_dataset
+from storage.ledger import BACKTESTS, INGREDIENTS, TRACKERS
+from storage.predictions import PREDICTIONS
 from storage.prices import Prices
+from storage.scores import SCORES
+from storage.tables import open_dataset
 
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("closes", "candles", "predictions", "scores")
+VIEWS = ("closes", "candles", "predictions", "scores", "ingredients", "trackers", "backtests")
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
@@ -47,9 +50,9 @@ CLOSES = _schema("product_id day_utc open_usd high_usd low_usd close_usd volume 
 
 
 def query(home: Home, sql: str) -> pa.Table:
-    """Answer one SELECT over the views `closes`, `candles`, `predictions` and `scores`.
+    """Answer one SELECT over the views of `VIEWS`: the prices, and every table of forecasts and beside them.
 
-    The connection lives in memory and sees nothing but these four: no file, no network, no extension.
+    The connection lives in memory and sees nothing but these: no file, no network, no extension.
 
     Returns:
         A column whose name comes again is numbered: `day_utc`, `day_utc_1`.
@@ -98,6 +101,9 @@ def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices)
     for name, folder, schema in (
         ("predictions", home.predictions, PREDICTIONS),
         ("scores", home.scores, SCORES),
+        ("ingredients", home.ingredients, INGREDIENTS),
+        ("trackers", home.trackers, TRACKERS),
+        ("backtests", home.backtests, BACKTESTS),
     ):
         dataset = open_dataset(folder)
         connection.register(name, schema.empty_table() if dataset is None else dataset)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from prefect import task
@@ -13,11 +15,16 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
+from tasks.score import board_of
+from tasks.scoreboard import Scoreboard
+from tasks.scoreboard import markdown as scoreboard_markdown
 from tasks.series import Series
 from tasks.steps import STEP
+from tasks.words import usd
+
+log = logging.getLogger("closecast.artifacts")
 
 LAST_FORECASTS = 30
-FIGURES = ("prices", "losses", "predicted")
 
 
 def artifact_key(*parts: str) -> str:
@@ -25,17 +32,24 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def forecast_markdown(row: Mapping[str, Any], series: Series) -> str:
-    """The forecast, what it was made from, and the state of the data."""
+def forecast_markdown(
+    row: Mapping[str, Any], series: Series, board: Scoreboard | None = None, warning: str | None = None
+) -> str:
+    """The forecast, what it was made from, the state of the data, and how forecasts did so far."""
     change = row["point_usd"] / row["last_close_usd"] - 1.0
     lines = [
         f"# {row['product_id']}: close of {row['target_day']}",
         "",
         "| | |",
         "|---|---|",
-        f"| forecast | **{row['point_usd']:,.2f} USD** ({change:+.2%} on the last close) |",
-        f"| last close ({row['origin_day']}), the naive forecast | {row['last_close_usd']:,.2f} USD |",
-        f"| profile | {row['profile']}: a point without intervals |",
+        f"| forecast | **{usd(row['point_usd'])}** ({change:+.2%} on the last close) |",
+        f"| last close ({row['origin_day']}), the naive forecast | {usd(row['last_close_usd'])} |",
+        *(
+            f"| {level} % | {usd(row[f'lower_{level}_usd'])} to {usd(row[f'upper_{level}_usd'])} |"
+            for level in (50, 80, 95)
+            if row["quantiles_usd"] is not None
+        ),
+        f"| profile | {row['profile']}{'' if row['quantiles_usd'] else ': a point without intervals'} |",
         f"| revision | {row['revision']} |",
         f"| model | closecast.{row['product_id']}.{row['profile']} version {row['model_version']} |",
         f"| data | `{row['data_version']}` |",
@@ -48,6 +62,10 @@ def forecast_markdown(row: Mapping[str, Any], series: Series) -> str:
     ]
     for first, last in series.holes:
         lines.append(f"\nHole: {first} to {last}, {(last - first).days + 1} days.")
+    lines += [f"\n**Warning:** {text}" for text in (warning,) if text]
+    if board is not None and board.last is not None:
+        lines += [f"\n**Alarm:** {alarm}" for alarm in board.alarms]
+        lines += ["", "## Scoreboard", "", scoreboard_markdown(board)]
     return "\n".join(lines)
 
 
@@ -62,11 +80,14 @@ def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, 
 
 
 @task(name="show-artifacts", timeout_seconds=120, **STEP)
-def show_artifacts(home: Home, row: dict[str, Any], series: Series) -> None:
-    """Publish the run's markdown, table and image artifacts."""
+def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str | None = None) -> None:
+    """Publish the run's markdown, table and image artifacts, and warn of what the scoreboard alarms about."""
     product_id, profile = row["product_id"], row["profile"]
+    board = board_of(home, product_id, profile)
+    for alarm in board.alarms:
+        log.warning("%s: %s", product_id, alarm)
     create_markdown_artifact(
-        forecast_markdown(row, series),
+        forecast_markdown(row, series, board, warning),
         key=artifact_key("forecast", product_id, profile),
         description=f"{product_id}: forecast of the close of {row['target_day']}",
     )
@@ -77,8 +98,8 @@ def show_artifacts(home: Home, row: dict[str, Any], series: Series) -> None:
     )
     models = Models(home)
     bundle = models.open(models.version(product_id, profile, row["model_version"]))
-    for figure in FIGURES:
-        png = bundle.read(f"figures/{figure}.png")
+    for name in (name for name in bundle.manifest if name.startswith("figures/")):
+        figure, png = PurePosixPath(name).stem, bundle.read(name)
         create_image_artifact(
             # The picture itself, so that it is seen wherever the UI is opened.
             "data:image/png;base64," + base64.b64encode(png).decode(),

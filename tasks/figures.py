@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -35,6 +36,18 @@ def article_figures(
         "losses.png": _losses(losses),
         "predicted.png": _predicted(test, product_id),
     }
+
+
+def loss_figure(members: Sequence[Losses]) -> bytes:
+    """Draw the members' losses, a colour each: validation whole, training dotted."""
+    figure, axes = _canvas("Loss of each epoch", "negative log likelihood, scaled returns")
+    for number, losses in enumerate(members, start=1):
+        epochs = range(1, len(losses.training) + 1)
+        (line,) = axes.plot(epochs, losses.validation, label=f"member {number}")
+        axes.plot(epochs, losses.training, color=line.get_color(), linestyle=":")
+    axes.set_xlabel("epoch (dotted: training, with dropout)")
+    figure.legend(frameon=False, loc="outside lower center", ncols=5)
+    return _png(figure)
 
 
 def _canvas(title: str, unit: str) -> tuple[Figure, Axes]:

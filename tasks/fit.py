@@ -10,7 +10,8 @@ import pandas as pd
 
 from storage.errors import BadSetting, NotEnoughHistory
 from tasks.evaluate import against_naive
-from tasks.lstm import Losses, article_network, predict, train
+from tasks.lstm import Losses, train
+from tasks.networks import article_network, predict
 from tasks.scale import Floats, MinMax, fit_min_max
 from tasks.window import Windows, make_windows, make_windows_between_holes
 

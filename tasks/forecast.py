@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 
 from storage.bundles import Bundle
-from tasks.scale import MinMax
+from tasks.calibrate import to_usd, track
+from tasks.distribution import Said, say
+from tasks.ensemble import Ensemble
+from tasks.quantiles import MEDIAN
+from tasks.recipe import Recipe
+from tasks.scale import Floats, MinMax
 from tasks.window import newest_window
 
 
@@ -31,7 +36,7 @@ def forecast_article(bundle: Bundle, closes: pd.DataFrame) -> PointForecast:
         NotEnoughHistory: a hole in the input window.
         Damaged: a file of the bundle is not the stored one.
     """
-    from tasks.lstm import article_network, predict
+    from tasks.networks import article_network, predict
 
     settings = bundle.read_json("settings.json")
     prices = closes["close_usd"].to_numpy(dtype=np.float64)
@@ -46,3 +51,36 @@ def forecast_article(bundle: Bundle, closes: pd.DataFrame) -> PointForecast:
     bundle.load_weights(network)
     said = scaler.back(predict(network, scaler.forward(window)[None, :, None]))
     return PointForecast(point_usd=float(said[0, -1]), last_close_usd=float(prices[-1]))
+
+
+@dataclass(frozen=True)
+class DistributionForecast:
+    """Quantiles of the next close in USD, (23,), their median, the naive close, and what they came from."""
+
+    quantiles_usd: Floats
+    point_usd: float
+    last_close_usd: float
+    said: Said
+
+
+def forecast_calibrated(
+    ensemble: Ensemble, corrections: Floats, candles: pd.DataFrame, recipe: Recipe
+) -> DistributionForecast:
+    """Forecast the day after the last close with an ensemble and the tracker's corrections.
+
+    Args:
+        ensemble: the champion.
+        corrections: the tracker's state, (23,), in scales.
+        candles: a candle frame up to the origin, oldest day first.
+        recipe: as the ensemble was trained.
+
+    Raises:
+        NotEnoughHistory: a hole in the input window, or too few days for a baseline.
+    """
+    closes = candles["close_usd"].to_numpy(dtype=np.float64)
+    # The window's first return needs the day before it.
+    newest_window(candles["day_utc"], closes, lookback=recipe.lookback + 1)
+    said = say(ensemble, candles, np.array([len(candles) - 1]), recipe)
+    last = float(closes[-1])
+    quantiles = to_usd(track(said.mixed[0], corrections, said.scales[0]), last)
+    return DistributionForecast(quantiles, float(quantiles[MEDIAN]), last, said)

@@ -12,11 +12,17 @@ from typing import Any
 from prefect import task
 
 from storage.home import Home
+from storage.ledger import ingredients
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
-from tasks.forecast import forecast_article
+from tasks.calibrate import to_usd
+from tasks.ensemble_files import read_ensemble
+from tasks.forecast import forecast_article, forecast_calibrated
+from tasks.quantiles import BANDS, LEVELS
+from tasks.recipe import Recipe
 from tasks.steps import STEP
+from tasks.track import OWN, first_state, state_at
 
 log = logging.getLogger("closecast.publish")
 
@@ -97,13 +103,93 @@ def publish_prediction(
         "created_at": created_at,
         "flow_run_id": flow_run_id,
     }
+    return _write(home, row)
+
+
+def publish_distribution(
+    home: Home,
+    product_id: str,
+    *,
+    origin: date,
+    prediction_id: str,
+    model_version: str,
+    data_version: str,
+    settings: Mapping[str, Any],
+    settings_version: str,
+    code_version: str,
+    created_at: datetime,
+    flow_run_id: str | None,
+) -> dict[str, Any]:
+    """Forecast with the champion and the tracker, and add the row and what stands beside it.
+
+    The ingredients are written first: a row of the table always has its own.
+
+    Returns:
+        The stored row.
+
+    Raises:
+        Damaged: the bundle or the closes are not what was recorded.
+        HomeUnusable: a table cannot be written.
+        NotEnoughHistory: a hole in the input window.
+    """
+    recipe = Recipe.model_validate(dict(settings))
+    models = Models(home)
+    stored = read_ensemble(models.open(models.version(product_id, recipe.name, model_version)), recipe)
+    with Prices(home) as prices:
+        candles = prices.closes_at(data_version)
+    state = state_at(home, product_id, recipe, origin) or first_state(
+        home, product_id, recipe, origin, stored.corrections, created_at
+    )
+    said = forecast_calibrated(stored.ensemble, state.corrections, candles, recipe)
+    target = origin + timedelta(days=recipe.horizon)
+    beside = {OWN: said.said.own, **said.said.baselines}
+    ingredients(home).add(
+        [
+            {
+                "prediction_id": prediction_id,
+                "product_id": product_id,
+                "target_day": target,
+                "method": method,
+                "deviation": float(said.said.scales[0]),
+                "tracker_version": state.tracker_version if method == OWN else None,
+                "quantiles_usd": to_usd(quantiles[0], said.last_close_usd).tolist(),
+            }
+            for method, quantiles in beside.items()
+        ]
+    )
+    bands = {percent: BANDS[int(percent)] for percent in INTERVALS}
+    row: Mapping[str, Any] = {
+        "prediction_id": prediction_id,
+        "product_id": product_id,
+        "origin_day": origin,
+        "target_day": target,
+        "horizon": recipe.horizon,
+        "profile": recipe.name,
+        "model_version": model_version,
+        "data_version": data_version,
+        "settings_version": settings_version,
+        "code_version": code_version,
+        "last_close_usd": said.last_close_usd,
+        "point_usd": said.point_usd,
+        **{f"lower_{name}_usd": float(said.quantiles_usd[low]) for name, (low, _) in bands.items()},
+        **{f"upper_{name}_usd": float(said.quantiles_usd[high]) for name, (_, high) in bands.items()},
+        "quantile_levels": list(LEVELS),
+        "quantiles_usd": said.quantiles_usd.tolist(),
+        "created_at": created_at,
+        "flow_run_id": flow_run_id,
+    }
+    return _write(home, row)
+
+
+def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the row unless its id is there; the stored one."""
     table = Predictions(home)
     published = table.publish(row)
     if not published.new:
-        return table.find(prediction_id) or dict(row)
+        return table.find(str(row["prediction_id"])) or dict(row)
     log.info(
         "%s: forecast for %s written to the table (%s)",
-        product_id,
+        row["product_id"],
         row["target_day"],
         "published" if published.revision == 0 else f"revision {published.revision}",
     )
@@ -114,3 +200,6 @@ look_up = task(name="look-up-forecast", timeout_seconds=60, **STEP)(find_predict
 publish = task(
     name="publish-forecast", task_run_name="publish-forecast {product_id}", timeout_seconds=600, **STEP
 )(publish_prediction)
+publish_calibrated = task(
+    name="publish-forecast", task_run_name="publish-forecast {product_id}", timeout_seconds=600, **STEP
+)(publish_distribution)

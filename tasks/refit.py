@@ -18,7 +18,7 @@ from tasks.check import find_holes
 from tasks.engine import versions
 from tasks.figures import article_figures
 from tasks.fit import Fitted, fit_article
-from tasks.lstm import weights_sha256
+from tasks.networks import weights_sha256
 from tasks.steps import STEP
 
 log = logging.getLogger("closecast.refit")
@@ -93,7 +93,7 @@ def refit_version(
             product_id=product_id,
             profile=profile,
             key=key,
-            tags=_tags(lineage),
+            tags=tags_of(lineage),
             params=settings,
             metrics=fitted.metrics,
             curves={"loss": fitted.losses.training, "val_loss": fitted.losses.validation},
@@ -128,7 +128,8 @@ def _made_with(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _tags(lineage: Mapping[str, Any]) -> dict[str, str]:
+def tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """The part of a lineage that stands on the model version, as text."""
     names = ("data_version", "settings_version", "code_version", "git_commit", "made_by", "weights_sha256")
     return {name: str(lineage[name]) for name in names if lineage[name]}
 

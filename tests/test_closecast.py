@@ -26,7 +26,7 @@ from tests.exchange import Exchange
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAST = date(2021, 6, 30)
-QUICK = ("--set", "epochs=1", "--set", "units=4")
+QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
 
 
 @dataclass
@@ -167,6 +167,52 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     assert shell.ask(joined) == [{"up": True}]
 
 
+def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
+    shell: Shell, walk: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    path = tmp_path / "sol-usd.csv"
+    frame = walk(LAST, days=640)
+    frame[["day_utc", "close_usd"]].set_axis(["date", "close"], axis=1).to_csv(path, index=False)
+    small = ("--set", "units=3", "--set", "members=1", "--set", "epochs=1")
+    words = ("run", "--product", "SOL-USD", *small, "--set", "refit_every_days=1")
+    first = shell(*words, "--csv", str(path), "--as-of", "2021-06-28")
+    assert first.code == 0, first.err
+    assert "trained without ranges (open, high, low)" in first.out
+    assert "trained without BTC-USD, which is not in the database" in first.out
+    assert shell(*words, "--as-of", "2021-06-29").code == 0
+    last = shell(*words)
+    assert "1 forecasts scored" in last.out
+    (row,) = shell.ask("select * from predictions where target_day = '2021-07-01'")
+    for percent in (50, 80, 95):
+        low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
+        assert f"{low:,.2f} USD to {high:,.2f} USD" in last.out
+    assert row["point_usd"] == row["quantiles_usd"][11]
+    assert len(row["quantile_levels"]) == len(row["quantiles_usd"]) == 23
+    assert row["quantiles_usd"] == sorted(row["quantiles_usd"])
+
+    board = shell.here("score", "--product", "SOL-USD")
+    assert board.code == 0, board.err
+    assert "forecasts up to 2021-06-30" in board.out
+    assert "no alarm is possible yet, 2 of 180 days" in board.out
+    assert shell.ask("select count(*) as n from scores") == [{"n": 2}]
+    assert "no forecast of profile article" in shell.here("score", "--profile", "article").out
+
+    assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
+    done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
+    assert "version 1 is the champion" in done.out, done.err
+    versions = json.loads(shell.here("versions", "--format", "json").out)
+    assert versions[-1]["aliases"] == "champion"
+    assert {row["status"] for row in versions} <= {"accepted", "refused", "rolled-back"}
+
+    tested = shell("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json")
+    assert tested.code == 0, tested.err
+    found = json.loads(tested.out[tested.out.index("{") :])
+    assert found["days"] == 10
+    assert set(found["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
+    asked = "select method, count(*) as n from backtests group by method order by method"
+    assert [row["n"] for row in shell.ask(asked)] == [10] * 6
+
+
 def loaded_by(shell: Shell, *words: str) -> set[str]:
     """The heavy packages that a command imports."""
     script = (
@@ -217,6 +263,13 @@ def test_the_exchange_gives_only_what_is_new_and_its_prices_stay_apart(
         (("run", "--product", "BTC-USD'; drop table candles"), "product ids look like"),
         (("run", "--profile", "artikel"), "did you mean article"),
         (("run", "--set", "epoch=3"), "did you mean epochs"),
+        (("run", "--profile", "article", "--set", "epoch=3"), "did you mean epochs"),
+        (("run", "--set", "members=0"), "members"),
+        (("backtest", "--profile", "article"), "gives a point"),
+        (("backtest", "--start", "soon"), "2019-10-17"),
+        (("rollback", "--product", "BTC-USD"), "no champion yet"),
+        (("rollback", "--product", "BTC-USD", "--profile", "article"), "only calibrated"),
+        (("score", "--profile", "artikel"), "did you mean article"),
         (("run", "--set", "epochs=0"), "epochs"),
         (("run", "--set", "epochs"), "NAME=VALUE"),
         (("run", "--as-of", "2019-13-01"), "2019-10-17"),
@@ -242,8 +295,10 @@ def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...],
         (("run", "--as-of", "2999-01-01"), "is not over"),
         (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
         (("run", "--as-of", "2019-03-25"), "2019-03-19"),
-        (("run", "--as-of", "2019-04-02"), "5 unbroken days"),
-        (("run", "--as-of", "2014-12-20"), "needs 26 days"),
+        (("run", "--as-of", "2019-04-02"), "21 unbroken days"),
+        (("run", "--as-of", "2019-04-02", "--profile", "article"), "5 unbroken days"),
+        (("run", "--as-of", "2014-12-20"), "needs 400 days"),
+        (("run", "--as-of", "2014-12-20", "--profile", "article"), "needs 26 days"),
         (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),
         (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),
         (("run", "--source", "coinbase", "--csv", "some.csv"), "not coinbase"),
@@ -278,7 +333,10 @@ def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: P
     assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("command", ["run", "import", "predictions", "sql", "versions"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "import", "predictions", "sql", "versions", "score", "backtest", "rollback"],
+)
 def test_every_command_has_help_and_a_home(shell: Shell, command: str) -> None:
     done = shell.here(command, "--help")
     assert done.code == 0

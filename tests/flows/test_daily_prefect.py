@@ -110,7 +110,7 @@ def test_the_same_again_returns_the_same_and_makes_nothing(
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("flows.daily.train", trained)
+    monkeypatch.setattr("flows.daily.keep_or_challenge", trained)
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 1
     assert (stored(home), observations(home)) == (before, seen)
@@ -196,11 +196,11 @@ COINBASE = Market(product_id="BTC-USD", source="coinbase")
 
 
 def test_the_next_day_appends_only_what_is_new(exchange: Exchange, tmp_path: Path) -> None:
-    daily_forecast(COINBASE, settings=ONCE, home=str(tmp_path))
+    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
     assert observations(tmp_path) == 60
     exchange.clock = exchange.now + DAY
     asked = len(exchange.requests)
-    daily_forecast(COINBASE, settings=ONCE, home=str(tmp_path))
+    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
     assert observations(tmp_path) == 61
     assert [row["target_day"] for row in rows(tmp_path)] == [LAST + DAY, LAST + 2 * DAY]
     (request,) = exchange.requests[asked:]
@@ -211,7 +211,7 @@ def test_a_stale_series_fails_and_forecasts_nothing(exchange: Exchange, tmp_path
     # The exchange's clock is ours in this test, but its candles end two days before.
     exchange.clock = exchange.now + 4 * DAY
     with pytest.raises(StaleSeries, match="2019-10-21"):
-        daily_forecast(COINBASE, settings=ONCE, home=str(tmp_path))
+        daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
     assert rows(tmp_path) == []
     assert Models(Home(tmp_path)).versions() == []
 

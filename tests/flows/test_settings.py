@@ -53,7 +53,7 @@ def refused(kind: type[ClosecastError], call: Any, *args: Any, **more: Any) -> s
 def test_every_field_has_the_articles_value() -> None:
     assert profile_named("article").model_dump(mode="json") == ARTICLE
     assert set(SMALL) == set(ARTICLE)
-    assert list(PROFILES) == ["article"]
+    assert list(PROFILES) == ["article", "calibrated"]
     assert profile_named("article").name == "article"
 
 

@@ -278,6 +278,67 @@ def test_a_place_that_cannot_be_written(home: Home) -> None:
     assert "\n" not in str(caught.value)
 
 
+def figures(home: Home, version: ModelVersion) -> dict[str, list[float]]:
+    """Every value that each metric of the version's run was given."""
+    client = Models(home).client
+    run_id = client.get_model_version(version.name, version.version).run_id
+    assert run_id
+    names = client.get_run(run_id).data.metrics
+    return {name: [point.value for point in client.get_metric_history(run_id, name)] for name in names}
+
+
+def aliases(home: Home) -> dict[str, str]:
+    return {alias: one.version for one in Models(home).versions() for alias in one.aliases}
+
+
+def test_what_became_of_a_version_is_written_down_once(home: Home) -> None:
+    models, first, second = Models(home), register(home, "one"), register(home, "two")
+    models.mark(first, {"gate": "refused: 1.5", "status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
+    tags = models.version(BTC, "article", first.version).tags
+    assert (tags["gate"], tags["status"]) == ("refused: 1.5", "refused")
+    assert LINEAGE.items() <= tags.items()
+    trained = {"test_rmse_usd": [1.5], "loss": [0.5, 0.25]}
+    assert figures(home, first) == trained | {"gate_ratio": [1.5], "gate_days": [180.0]}
+    # A run that was killed in between marks again.
+    models.mark(first, {"status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
+    assert figures(home, first)["gate_ratio"] == [1.5]
+    models.mark(first, {"status": "accepted"})
+    assert models.version(BTC, "article", first.version).tags["status"] == "accepted"
+    assert "status" not in models.version(BTC, "article", second.version).tags
+    assert figures(home, second) == trained
+
+
+def test_figures_are_written_before_the_status(home: Home) -> None:
+    from mlflow.tracking import MlflowClient
+
+    version, order = register(home), list[str]()
+    honest = {name: getattr(MlflowClient, name) for name in ("log_batch", "set_model_version_tag")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, call in honest.items():
+
+            def noted(self: Any, *args: Any, call: Any = call, name: str = name, **more: Any) -> Any:
+                order.append(args[2] if name == "set_model_version_tag" else "figures")
+                return call(self, *args, **more)
+
+            patch.setattr(MlflowClient, name, noted)
+        Models(home).mark(version, {"gate": "passed", "status": "accepted"}, {"gate_ratio": 1.0})
+    assert order == ["figures", "gate", "status"]
+
+
+def test_the_challengers_name(home: Home) -> None:
+    models, first, second = Models(home), register(home, "one"), register(home, "two")
+    models.promote(first)
+    models.challenge(first)
+    assert aliases(home) == {"champion": "1", "challenger": "1"}
+    models.challenge(second)
+    assert aliases(home) == {"champion": "1", "challenger": "2"}
+    models.settle(first)  # it does not have the name
+    assert aliases(home) == {"champion": "1", "challenger": "2"}
+    models.settle(second)
+    models.settle(second)
+    assert aliases(home) == {"champion": "1"}
+
+
 def test_a_home_without_a_registry_has_no_versions_and_gets_none(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from storage.home import Home;"

@@ -18,7 +18,8 @@ from deltalake import DeltaTable
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.home import Home
-from storage.predictions import PREDICTIONS, SCORES, Predictions, Published, open_dataset
+from storage.predictions import PREDICTIONS, Predictions, Published
+from storage.tables import open_dataset
 from tests.helpers import BTC, NOW, PROJECT, processes
 
 FIRST = date(2020, 1, 1)
@@ -46,22 +47,6 @@ COLUMNS = [
     "created_at",
     "flow_run_id",
     "revision",
-]
-SCORE_COLUMNS = [
-    "prediction_id",
-    "product_id",
-    "target_day",
-    "close_usd",
-    "error_usd",
-    "naive_error_usd",
-    "crps",
-    "naive_crps",
-    "hit_50",
-    "hit_80",
-    "hit_95",
-    "pit",
-    "data_version",
-    "scored_at",
 ]
 
 
@@ -97,7 +82,6 @@ def table(tmp_path: Path) -> Predictions:
 
 def test_the_columns_of_the_design_in_their_order(table: Predictions) -> None:
     assert PREDICTIONS.names == COLUMNS
-    assert SCORES.names == SCORE_COLUMNS
     assert table.read().schema == PREDICTIONS  # before there is a table
     table.publish(row("a"))
     stored = DeltaTable(str(table.folder))

@@ -258,6 +258,37 @@ def test_a_version_is_read_again_whatever_came_since(prices: Prices) -> None:
     assert prices.closes_at(replaced)["close_usd"].tolist() == [9.0, 9.0, 9.0]
 
 
+def test_a_version_is_of_the_series_it_was_named_in(prices: Prices) -> None:
+    put(prices, candles({0: 10.0, 1: 11.0}))
+    old = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.series_of(old) == "coinbase@0"
+    put(prices, candles({1: 12.0, 2: 13.0}))
+    restated = prices.data_version(BTC, day(2), created_at=NOW)
+    assert prices.series_of(restated) == "coinbase@0"
+    prices.start_series("ETH-USD", "csv", started_at=NOW)
+    prices.append("ETH-USD", candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    put(prices, candles({0: 10.0, 1: 11.0}), "csv")
+    new = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.series_of(new) == "csv@5"
+    prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
+    put(prices, candles({0: 10.0}))
+    again = prices.data_version(BTC, day(0), created_at=NOW)
+    assert prices.series_of(again) == "coinbase@7"  # the same source, and not the same series
+    assert [prices.series_of(name) for name in (old, restated, new)] == ["coinbase@0", "coinbase@0", "csv@5"]
+    other = prices.data_version("ETH-USD", day(0), created_at=NOW)
+    assert prices.series_of(other) == "csv@4"
+
+
+@pytest.mark.parametrize("name", ["", "BTC-USD@1:ab", "BTC-USD", "x" * 500])
+def test_an_unknown_version_has_no_series(prices: Prices, name: str) -> None:
+    put(prices, candles({0: 10.0}))
+    prices.data_version(BTC, day(0), created_at=NOW)
+    with pytest.raises(BadInput, match="no data version") as error:
+        prices.series_of(name)
+    assert len(str(error.value)) < 300
+
+
 def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: sqlite3.Connection) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)

@@ -10,10 +10,14 @@ import pytest
 
 from storage.errors import BadQuery, ClosecastError
 from storage.home import Home
-from storage.predictions import PREDICTIONS, SCORES, Predictions
+from storage.ledger import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
+from storage.predictions import PREDICTIONS, Predictions
 from storage.prices import Prices
 from storage.query import CANDLES, CLOSES, VIEWS, query
+from storage.scores import SCORES, Scores
 from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, store
+
+COUNTS = [30, 31, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Thirty days, the last of them restated, and a forecast."""
+    """Thirty days, the last of them restated, a forecast, and what stands beside it."""
     home = Home(tmp_path_factory.mktemp("full")).prepare()
     frame = made_up(30)
     store(home, frame)
@@ -48,7 +52,29 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
         "flow_run_id": None,
     }
     Predictions(home).publish(row)
+    put_beside(home, FIRST + timedelta(days=30))
     return home
+
+
+def put_beside(home: Home, day: date) -> None:
+    """Two ingredients of the forecast `a`, two states of a tracker, two origins of a backtest, two scores."""
+    same: dict[str, object] = {"product_id": BTC, "target_day": day}
+    low, high = [float(n) for n in range(23)], [float(n + 100) for n in range(23)]
+    beside = {**same, "prediction_id": "a", "deviation": 0.03, "tracker_version": "t0"}
+    pairs = (("ensemble", low), ("garch", high))
+    ingredients(home).add([{**beside, "method": name, "quantiles_usd": q} for name, q in pairs])
+    state = {**same, "profile": "calibrated", "recipe_version": "r", "revision": 0, "created_at": NOW}
+    first = {**state, "tracker_version": "t0", "corrections": low}
+    trackers(home).add(
+        [first, {**first, "tracker_version": "t1", "previous_version": "t0", "corrections": high}]
+    )
+    tested = {**same, "backtest_id": "b", "profile": "calibrated", "fold": 0, "model": "m", "origin_day": day}
+    figures = {"last_close_usd": 9.0, "close_usd": 10.0, "point_usd": 11.0, "created_at": NOW}
+    outcomes = (("lstm", low), ("ewma", None))
+    backtests(home).add([{**tested, **figures, "method": name, "quantiles_usd": q} for name, q in outcomes])
+    score = {**same, "prediction_id": "a", "scored_at": NOW}
+    closes = (("@30:ab", 10.0), ("@31:ab", 10.5))
+    Scores(home).add([{**score, "data_version": BTC + name, "close_usd": close} for name, close in closes])
 
 
 def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
@@ -57,12 +83,13 @@ def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("which", ["empty", "full"])
-def test_all_four_views_are_there(which: str, request: pytest.FixtureRequest) -> None:
+def test_all_views_are_there(which: str, request: pytest.FixtureRequest) -> None:
     home: Home = request.getfixturevalue(which)
     assert sorted(name for (name,) in rows(home, "SHOW TABLES")) == sorted(VIEWS)
     listed = rows(home, "SELECT table_name FROM information_schema.tables ORDER BY 1")
     assert [name for (name,) in listed] == sorted(VIEWS)
-    for name, schema in zip(VIEWS, (CLOSES, CANDLES, PREDICTIONS, SCORES), strict=True):
+    schemas = (CLOSES, CANDLES, PREDICTIONS, SCORES, INGREDIENTS, TRACKERS, BACKTESTS)
+    for name, schema in zip(VIEWS, schemas, strict=True):
         columns = rows(
             home,
             "FROM information_schema.columns SELECT column_name"
@@ -75,7 +102,7 @@ def test_all_four_views_are_there(which: str, request: pytest.FixtureRequest) ->
 
 
 def test_the_counts_on_an_empty_home_and_on_a_full_one(empty: Home, full: Home) -> None:
-    for name, count in zip(VIEWS, (30, 31, 1, 0), strict=True):
+    for name, count in zip(VIEWS, COUNTS, strict=True):
         assert rows(empty, f"FROM {name} SELECT count(*)") == [(0,)]
         assert rows(full, f"FROM {name} SELECT count(*)") == [(count,)]
 
@@ -122,6 +149,32 @@ def test_real_questions(full: Home) -> None:
     assert rows(full, "SELECT count(*) FROM closes a JOIN closes b USING (day_utc)") == [(30,)]
     assert rows(full, "-- a note\nselect 1 as one;") == [(1,)]
     assert rows(full, "FROM closes SELECT count(*)") == [(30,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "answer"),
+    [
+        ("SELECT method FROM ingredients WHERE quantiles_usd[12] > 50", [("garch",)]),
+        ("SELECT method, quantiles_usd[12] FROM ingredients WHERE method = 'ensemble'", [("ensemble", 11.0)]),
+        ("SELECT count(*) FROM ingredients WHERE product_id = 'ETH-USD'", [(0,)]),
+        ("SELECT tracker_version FROM trackers WHERE previous_version IS NULL", [("t0",)]),
+        ("SELECT corrections[23] FROM trackers WHERE corrections[1] = 100", [(122.0,)]),
+        ("SELECT method FROM backtests WHERE method > 'ewma' OR method = 'garch'", [("lstm",)]),
+        ("SELECT method FROM backtests WHERE backtest_id = 'b' AND quantiles_usd IS NULL", [("ewma",)]),
+        ("SELECT method, close_usd FROM backtests WHERE len(quantiles_usd) = 23", [("lstm", 10.0)]),
+        ("SELECT close_usd FROM scores WHERE data_version LIKE '%@31:%' AND hit_80 IS NULL", [(10.5,)]),
+        ("SELECT max(close_usd) FROM scores JOIN predictions USING (product_id, prediction_id)", [(10.5,)]),
+        ("SELECT i.method FROM ingredients i JOIN predictions p USING (prediction_id)"
+         " WHERE p.target_day = DATE '2019-01-31' AND i.deviation < .1 ORDER BY 1",
+         [("ensemble",), ("garch",)]),
+        ("SELECT count(*) FROM backtests WHERE origin_day BETWEEN '2019-01-31' AND '2019-02-01'", [(2,)]),
+    ],
+)  # fmt: skip
+def test_questions_about_what_stands_beside(
+    full: Home, empty: Home, sql: str, answer: list[tuple[object, ...]]
+) -> None:
+    assert rows(full, sql) == answer
+    assert [row for row in rows(empty, sql) if any(row)] == []
 
 
 def test_columns_of_one_name_are_told_apart(full: Home) -> None:
@@ -204,7 +257,7 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(
 
 
 def test_the_views_are_as_before_after_all_of_that(full: Home) -> None:
-    assert [rows(full, f"FROM {name} SELECT count(*)")[0][0] for name in VIEWS] == [30, 31, 1, 0]
+    assert [rows(full, f"FROM {name} SELECT count(*)")[0][0] for name in VIEWS] == COUNTS
 
 
 def test_the_scan_of_one_query_is_of_one_state(full: Home) -> None:

@@ -24,7 +24,7 @@ def parts(days: int = 60, test_days: int = 8) -> tuple[pd.DataFrame, Losses, pd.
     closes = made_up(days)
     test = closes.tail(test_days)[["day_utc", "close_usd"]].reset_index(drop=True)
     test = test.assign(last_close_usd=test["close_usd"] + 1, point_usd=test["close_usd"] - 2)
-    return closes, Losses(np.array([0.5, 0.1]), np.array([0.4, 0.2])), test
+    return closes, Losses(np.array([0.5, 0.1]), np.array([0.4, 0.2]), 2), test
 
 
 def draw(*given: pd.DataFrame | Losses, **more: str) -> dict[str, bytes]:
@@ -55,7 +55,9 @@ def test_other_content_is_another_picture(drawn: dict[str, bytes]) -> None:
     other = draw(closes.assign(close_usd=closes["close_usd"] * np.linspace(1, 2, 60)), losses, test)
     assert [name for name in NAMES if drawn[name] != other[name]] == ["prices.png"]
     other = draw(
-        closes, Losses(losses.training * 2, losses.validation), test.assign(point_usd=test["point_usd"] + 100)
+        closes,
+        Losses(losses.training * 2, losses.validation, 2),
+        test.assign(point_usd=test["point_usd"] + 100),
     )
     assert [name for name in NAMES if drawn[name] != other[name]] == ["losses.png", "predicted.png"]
 
@@ -78,14 +80,14 @@ def test_a_hole_is_a_gap_not_a_line() -> None:
 @pytest.mark.parametrize(("epochs", "test_days"), [(1, 1), (2, 2), (300, 2)])
 def test_the_smallest_and_the_longest(epochs: int, test_days: int) -> None:
     closes, _, test = parts(20, test_days)
-    losses = Losses(np.linspace(1, 0.1, epochs), np.linspace(1, 0.2, epochs))
+    losses = Losses(np.linspace(1, 0.1, epochs), np.linspace(1, 0.2, epochs), epochs)
     assert sorted(draw(closes, losses, test)) == NAMES
 
 
 def test_losses_of_nothing_at_all() -> None:
     """A series that never moves is learned perfectly, which a logarithmic axis cannot show."""
     closes, _, test = parts()
-    assert sorted(draw(closes, Losses(np.zeros(3), np.zeros(3)), test)) == NAMES
+    assert sorted(draw(closes, Losses(np.zeros(3), np.zeros(3), 3), test)) == NAMES
 
 
 def test_in_threads_the_same_bytes_as_in_the_main_one(drawn: dict[str, bytes]) -> None:

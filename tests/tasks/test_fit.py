@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from storage.errors import BadSetting, NotEnoughHistory
 from tasks import fit
 from tasks.fit import fewest_days, fit_article, split_article
-from tasks.lstm import predict, train
+from tasks.lstm import train
+from tasks.networks import predict
 from tasks.read_csv import read_candles
 from tests.helpers import ARTICLE_FILE, FIRST, PROJECT, SMALL, made_up, needs_prices, without
 

@@ -52,7 +52,7 @@ def test_it_is_the_networks_own_word_in_usd(home: Home) -> None:
 
 
 def _weights(bundle: Bundle) -> list[np.ndarray]:
-    from tasks.lstm import article_network
+    from tasks.networks import article_network
 
     network = article_network(
         lookback=3, horizon=1, units=4, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=7

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import subprocess
@@ -10,9 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tasks.engine import tensorflow
-from tasks.lstm import Losses, _batches, _masks, article_network, predict, train, weights_sha256
+from tasks.lstm import Losses, Trainer, Weights, _batches, _masks, _Stop, train
+from tasks.networks import (
+    arrays_sha256,
+    article_network,
+    calibrated_network,
+    predict,
+    student_t_head,
+    student_t_loss,
+    weights_sha256,
+)
 from tests.helpers import PROJECT
 
 tensorflow()  # quietly, and before Keras does it its own way
@@ -223,3 +234,167 @@ def test_it_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
     trained(epochs=11)
     lines = [record.getMessage() for record in caplog.records if record.name == "closecast.train"]
     assert [line.partition(":")[0] for line in lines] == [f"epoch {n} of 11" for n in (1, 10, 11)]
+
+
+@functools.cache
+def made() -> Trainer:
+    """One small network with a Student-t head, lent to the tests as to the members of an ensemble."""
+    network = calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.02, seed=0)
+    return Trainer(network, loss=student_t_loss, clip_norm=0.5, compiled=False, head=student_t_head)
+
+
+def first_weights(seed: int = 1) -> Weights:
+    shape: dict[str, Any] = {"lookback": 3, "features": 2, "units": 3, "dropout": 0.2, "head_sd": 0.3}
+    weights: Weights = calibrated_network(**shape, seed=seed).get_weights()
+    return weights
+
+
+def moves(samples: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (samples, 3, 2) and heavy-tailed targets (samples, 1) as wide as the newest input says."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(samples, 3, 2)).astype(np.float32)
+    return x, np.exp(0.5 * x[:, -1, :1]) * draw.standard_t(4, (samples, 1))
+
+
+def fitted(trainer: Trainer, samples: int = 90, **changed: Any) -> tuple[Weights, Losses]:
+    fields: dict[str, Any] = {"learning_rate": 0.01, "batch_size": 16, "epochs": 3, "shuffle": True}
+    fields |= {"seed": 1, "start": first_weights(), "validation": moves(40, 6)} | changed
+    return trainer.fit(*moves(samples), fields.pop("validation"), **fields)
+
+
+def digest(result: tuple[Weights, Losses]) -> tuple[str, list[float], list[float], int]:
+    weights, losses = result
+    return arrays_sha256(weights), losses.training.tolist(), losses.validation.tolist(), losses.best
+
+
+def without_dropout(**changed: Any) -> tuple[keras.Sequential, keras.Sequential]:
+    shape = {"lookback": 3, "features": 2, "units": 3, "dropout": 0.0, "head_sd": 0.3, "seed": 1} | changed
+    return calibrated_network(**shape), calibrated_network(**shape)
+
+
+def test_with_a_student_t_head_it_trains_as_keras_does() -> None:
+    ours, theirs = without_dropout()
+    (x, y), held = moves(90), moves(40, 6)
+    trainer = Trainer(ours, loss=student_t_loss, clip_norm=0.1, compiled=False)
+    how: dict[str, Any] = {"batch_size": 16, "epochs": 6, "shuffle": False}
+    weights, losses = trainer.fit(x, y, held, learning_rate=0.01, seed=1, **how)
+    theirs.compile(
+        optimizer=keras.optimizers.Adam(0.01, global_clipnorm=0.1),
+        loss=lambda said_of, raw: student_t_loss(raw, said_of),
+    )
+    history = theirs.fit(x, y, validation_data=held, verbose=0, **how).history
+    np.testing.assert_allclose(losses.training, history["loss"], rtol=1e-4)
+    np.testing.assert_allclose(losses.validation, history["val_loss"], rtol=1e-4)
+    for mine, other in zip(weights, theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-3)
+    assert losses.best == 6
+    free = Trainer(without_dropout()[0], loss=student_t_loss, compiled=False)
+    unclipped = free.fit(x, y, held, learning_rate=0.01, seed=1, **how)[1]
+    assert np.abs(unclipped.training / losses.training - 1).max() > 1e-3  # the norm was held
+
+
+def test_it_stops_as_keras_does() -> None:
+    sequence = [1.0, 0.9, 0.89999, 0.8, 0.81, 0.79, 0.7899, 0.7898, 0.7897, 0.85, 0.5, 0.4]
+    for patience, min_delta in ((1, 0.0), (2, 1e-3), (3, 1e-3), (4, 0.05), (20, 0.0)):
+        network, theirs = without_dropout()
+        callback = keras.callbacks.EarlyStopping(
+            "val_loss", min_delta, patience, mode="min", restore_best_weights=True
+        )
+        callback.set_model(theirs)
+        callback.on_train_begin()
+        theirs.stop_training = False
+        stop = _Stop(patience, min_delta)
+        for epoch, loss in enumerate(sequence, start=1):
+            for each in (network, theirs):
+                each.set_weights([np.full_like(part, epoch) for part in each.get_weights()])
+            callback.on_epoch_end(epoch - 1, {"val_loss": loss})
+            stopped = stop.after(epoch, loss, network)
+            assert stopped == theirs.stop_training
+            if stopped:
+                break
+        callback.on_train_end()
+        assert stop.restore(network) == callback.best_epoch + 1
+        assert weights_sha256(network) == weights_sha256(theirs)
+        assert network.get_weights()[0].ravel()[0] == callback.best_epoch + 1
+
+
+def test_the_best_weights_come_back() -> None:
+    trainer = made()
+    weights, losses = fitted(trainer, epochs=60, learning_rate=0.1, patience=4)
+    assert len(losses.training) == len(losses.validation) == losses.best + 4 < 60
+    assert losses.validation[losses.best - 1] == losses.validation.min()
+    until = fitted(trainer, epochs=losses.best, learning_rate=0.1)
+    assert arrays_sha256(weights) == arrays_sha256(until[0])
+    assert arrays_sha256(weights) == weights_sha256(trainer.network)
+    # The figure belongs to these weights, in the head's words.
+    x, y = moves(40, 6)
+    mean, deviation, dof = trainer.apart(weights, x).T
+    said = -stats.t.logpdf(y[:, 0], dof, mean, deviation * np.sqrt((dof - 2) / dof)).mean()
+    assert said == pytest.approx(losses.validation.min(), rel=1e-4)
+
+
+def test_without_validation_every_epoch_is_trained() -> None:
+    _, losses = fitted(made(), validation=None)
+    assert losses.best == len(losses.training) == 3
+    assert np.isnan(losses.validation).all()
+    # Looking does not change what is looked at.
+    assert digest(fitted(made(), validation=None))[:2] == digest(fitted(made()))[:2]
+
+
+def test_a_second_fit_is_as_fresh_as_the_first() -> None:
+    trainer = made()
+    expected = digest(fitted(trainer))
+    fitted(trainer, learning_rate=0.3, start=first_weights(9), seed=7)
+    assert digest(fitted(trainer)) == expected
+    other = Trainer(
+        calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.0, seed=5),
+        loss=student_t_loss,
+        clip_norm=0.5,
+        compiled=False,
+    )
+    # One that has seen other numbers of windows runs the loop for any of them, to the same bits.
+    for samples in (50, 33):
+        fitted(other, samples, validation=moves(samples))
+    assert digest(fitted(other)) == expected
+    # Going on is something else than beginning again.
+    assert digest(fitted(trainer, start=None)) != expected
+
+
+def test_seeds_differ() -> None:
+    changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"start": first_weights(2)}, {"shuffle": False}]
+    assert len({digest(fitted(made(), **change))[0] for change in changes}) == 4
+
+
+def test_two_threads_do_not_meet() -> None:
+    trainer = made()
+    expected = [digest(fitted(trainer, seed=seed)) for seed in (1, 2)]
+    shown = moves(20)[0]
+    said = trainer.apart(first_weights(4), shown).tobytes()
+    with ThreadPoolExecutor(3) as pool:
+        fits = [pool.submit(fitted, trainer, seed=seed) for seed in (1, 2, 1, 2)]
+        looks = [pool.submit(trainer.apart, first_weights(4), shown) for _ in range(4)]
+        assert [digest(one.result()) for one in fits] == expected * 2
+        assert {look.result().tobytes() for look in looks} == {said}
+
+
+def test_a_window_alone_and_among_others_is_the_same_to_the_bit() -> None:
+    trainer, weights = made(), first_weights(3)
+    x = moves(37)[0]
+    together = trainer.apart(weights, x)
+    assert together.shape == (37, 3)
+    assert together.dtype == np.float64
+    for n in (0, 1, 17, 36):
+        assert trainer.apart(weights, x[n : n + 1])[0].tobytes() == together[n].tobytes()
+    assert trainer.apart(weights, x[::-1])[::-1].tobytes() == together.tobytes()
+    assert trainer.apart(weights, x[:0]).shape == (0, 3)
+    np.testing.assert_allclose(
+        together, np.asarray(student_t_head(trainer.network(x, training=False))), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_lending_sets_the_weights() -> None:
+    trainer = made()
+    with trainer.lend(first_weights(8)) as network:
+        assert weights_sha256(network) == arrays_sha256(first_weights(8))
+    with trainer.lend() as network:
+        assert weights_sha256(network) == arrays_sha256(first_weights(8))

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.dataset as ds
 import pytest
 
-from storage.errors import Damaged
+from storage.errors import Damaged, NotEnoughHistory
 from storage.home import Home
+from storage.ledger import ingredients, trackers
 from storage.models import Models
 from storage.predictions import PREDICTIONS, Predictions
 from tasks import publish
 from tasks.publish import find_prediction, prediction_key, publish_prediction
-from tests.helpers import BTC, FIRST, NOW, VERSIONS, trained_home
+from tasks.quantiles import BANDS, LEVELS, MEDIAN
+from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, stored_runs
+from tests.helpers import BTC, FIRST, NOW, VERSIONS, store, trained_home, without
 
 ORIGIN = FIRST + timedelta(days=59)
 KEY: dict[str, Any] = {
@@ -127,3 +133,123 @@ def test_interrupted_between_the_champion_and_the_row(
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+# The calibrated profile
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return champion_runs(tmp_path_factory, tmp_path / "calibrated")
+
+
+def beside(home: Home, prediction_id: str) -> dict[str, dict[str, Any]]:
+    rows = ingredients(home).read(ds.field("prediction_id") == prediction_id).to_pylist()
+    return {row["method"]: row for row in rows}
+
+
+def test_a_distribution_and_what_stands_beside_it(runs: Runs) -> None:
+    row = runs.publish(MADE, "id-1")
+    assert row == Predictions(runs.home).find("id-1")
+    assert set(row) == set(PREDICTIONS.names)
+    assert (row["origin_day"], row["target_day"], row["horizon"]) == (day(MADE), day(MADE + 1), 1)
+    assert (row["profile"], row["model_version"], row["revision"]) == ("calibrated", "1", 0)
+    assert (row["data_version"], row["settings_version"]) == (runs.data(MADE), runs.recipe.version)
+    assert row["last_close_usd"] == close(MADE)
+    assert row["quantile_levels"] == list(LEVELS)
+    said = row["quantiles_usd"]
+    assert len(said) == 23
+    assert said == sorted(said)
+    assert said[0] > 0
+    assert row["point_usd"] == said[MEDIAN]
+    for percent, (low, high) in BANDS.items():
+        if percent != 90:
+            assert (row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]) == (said[low], said[high])
+    found = beside(runs.home, "id-1")
+    assert set(found) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
+    assert {method for method, one in found.items() if one["tracker_version"]} == {"lstm"}
+    assert {one["target_day"] for one in found.values()} == {day(MADE + 1)}
+    assert all(0 < one["deviation"] < 0.2 and len(one["quantiles_usd"]) == 23 for one in found.values())
+    (state,) = trackers(runs.home).read().to_pylist()
+    assert found["lstm"]["tracker_version"] == state["tracker_version"]
+    assert (state["target_day"], state["prediction_id"]) == (day(MADE), None)
+    bundle = Models(runs.home).open(runs.versions()["1"])
+    assert state["corrections"] == bundle.read_json("calibration.json")["corrections"]
+
+
+def test_the_forecast_is_made_of_what_stands_beside_it(runs: Runs) -> None:
+    row, found = runs.publish(MADE, "id-1"), beside(runs.home, "id-1")
+    (state,) = trackers(runs.home).read().to_pylist()
+    own, har = (np.log(found[method]["quantiles_usd"]) for method in ("lstm", "har_t"))
+    moved = np.array(state["corrections"]) * found["lstm"]["deviation"]
+    said = np.sort(0.5 * own + 0.5 * har + moved)
+    np.testing.assert_allclose(np.log(row["quantiles_usd"]), said, rtol=0, atol=1e-12)
+
+
+def test_the_same_distribution_again_adds_nothing(runs: Runs) -> None:
+    first = runs.publish(MADE, "id-1")
+    assert runs.publish(MADE, "id-1", created_at=NOW + timedelta(days=1), flow_run_id="run-2") == first
+    tables = (Predictions(runs.home), ingredients(runs.home), trackers(runs.home))
+    assert [table.read().num_rows for table in tables] == [1, 5, 1]
+
+
+def test_the_same_distribution_in_another_home(
+    runs: Runs, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = stored_runs(tmp_path_factory, tmp_path / "other")
+    assert other.choose(MADE).version == "1"  # trained there, not copied
+    for number in (MADE, MADE + 1):
+        rows = []
+        for one in (runs, other):
+            one.score(number)
+            rows.append((one.publish(number, f"id-{number}"), beside(one.home, f"id-{number}")))
+        assert rows[0] == rows[1]
+
+
+def test_a_forecast_names_the_state_that_it_was_made_with(runs: Runs) -> None:
+    versions = []
+    for number in range(MADE, MADE + 3):
+        runs.score(number)
+        runs.publish(number, f"id-{number}")
+        versions.append(beside(runs.home, f"id-{number}")["lstm"]["tracker_version"])
+    states = {row["target_day"]: row["tracker_version"] for row in trackers(runs.home).read().to_pylist()}
+    assert versions == [states[day(number)] for number in range(MADE, MADE + 3)]
+    assert len(set(versions)) == 3
+    again = runs.publish(MADE + 1, "again")  # a day of the past knows the state of that day
+    assert beside(runs.home, "again")["lstm"]["tracker_version"] == versions[1]
+    first = Predictions(runs.home).find(f"id-{MADE + 1}")
+    assert first
+    assert (again["revision"], again["quantiles_usd"]) == (1, first["quantiles_usd"])
+
+
+def test_no_row_without_what_stands_beside_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(publish.Predictions, "publish", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            runs.publish(MADE, "id-1")
+    assert len(beside(runs.home, "id-1")) == 5
+    assert Predictions(runs.home).read().num_rows == 0
+    assert runs.publish(MADE, "id-1")["revision"] == 0
+    assert len(beside(runs.home, "id-1")) == 5
+
+
+def test_a_damaged_ensemble_writes_nothing(runs: Runs) -> None:
+    bundle = Models(runs.home).open(runs.versions()["1"])
+    bundle.path("member-1.weights.h5").write_bytes(b"")
+    with pytest.raises(Damaged, match=r"member-1\.weights\.h5"):
+        runs.publish(MADE, "id-1")
+    tables = (Predictions(runs.home), ingredients(runs.home), trackers(runs.home))
+    assert [table.read().num_rows for table in tables] == [0, 0, 0]
+
+
+def test_a_hole_in_the_window_writes_nothing(tmp_path: Path, runs: Runs) -> None:
+    home = Home(tmp_path / "holed").prepare()
+    shutil.copytree(runs.home.models, home.models, dirs_exist_ok=True)
+    shutil.copy(runs.home.registry, home.registry)
+    store(home, without(candles(), day(MADE - 20), day(MADE - 20)))
+    holed = Runs(home, runs.recipe)
+    with pytest.raises(NotEnoughHistory):
+        holed.publish(MADE, "id-1")
+    assert Predictions(home).read().num_rows == 0
+    assert ingredients(home).read().num_rows == 0
+    assert holed.publish(MADE + 1, "id-2")["revision"] == 0

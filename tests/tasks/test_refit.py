@@ -12,7 +12,8 @@ from storage.home import Home
 from storage.models import Models
 from tasks import fit, refit
 from tasks.fit import fit_article
-from tasks.lstm import article_network, train, weights_sha256
+from tasks.lstm import train
+from tasks.networks import article_network, weights_sha256
 from tasks.refit import model_key, refit_version
 from tests.helpers import BTC, SMALL, VERSIONS, made_up, store, trained_home
 

@@ -1,0 +1,115 @@
+"""The figures of docs/accuracy.md, made anew from files of real prices.
+
+    python benchmarks/accuracy.py --prices FOLDER [--home FOLDER] [--only NAME]
+
+FOLDER holds `article_bitcoin.csv`, `coinbase_btc-usd_daily.csv` and CryptoDataDownload's exports of ETH-USD
+and LTC-USD under the names below. Each part is a `closecast backtest`; one that was made before is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+ARTICLE = "article_bitcoin.csv"
+BTC = "coinbase_btc-usd_daily.csv"
+ETH = "coinbase_eth-usd_daily_cdd.csv"
+LTC = "coinbase_ltc-usd_daily_cdd.csv"
+SETTINGS = {"refit_every_days": 180, "members": 3}
+START = date(2018, 1, 1)
+
+
+def main() -> None:
+    """Run the parts that are asked for, and print their tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prices", type=Path, required=True, help="folder of the price files")
+    parser.add_argument("--home", type=Path, help="where everything is kept; a folder that is removed after")
+    parser.add_argument("--only", choices=PARTS, action="append", help="part to run; all by default")
+    given = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    logging.getLogger("closecast").setLevel(logging.WARNING)
+    kept = given.home or Path(tempfile.mkdtemp(prefix="closecast-accuracy-"))
+    for name in given.only or PARTS:
+        print(f"\n## {name}\n", flush=True)
+        PARTS[name](given.prices, kept)
+    if not given.home:
+        shutil.rmtree(kept)
+
+
+def whole_span(prices: Path, kept: Path) -> None:
+    """BTC-USD, the two files joined, about two thousand days."""
+    print(_backtest(_home(prices, kept, "btc", {"BTC-USD": (ARTICLE, BTC)}), "BTC-USD", date(2023, 6, 29))[0])
+
+
+def article_file(prices: Path, kept: Path) -> None:
+    """The article's file alone, its last 396 days."""
+    home = _home(prices, kept, "article", {"BTC-USD": (ARTICLE,)})
+    print(_backtest(home, "BTC-USD", date(2020, 6, 3), start=date(2019, 5, 5))[0])
+
+
+def pooled(prices: Path, kept: Path) -> None:
+    """BTC-USD with ETH-USD and LTC-USD in its training and without, side by side."""
+    from tasks.compare import compare
+    from tasks.quantiles import crps
+
+    files = {"BTC-USD": (ARTICLE, BTC), "ETH-USD": (ETH,), "LTC-USD": (LTC,)}
+    home, end = _home(prices, kept, "pooled", files), date(2020, 11, 19)
+    scores = []
+    for products in (("BTC-USD", "ETH-USD", "LTC-USD"), ()):
+        text, found = _backtest(home, "BTC-USD", end, pool_products=products)
+        print(f"### {'pooled' if products else 'alone'}\n\n{text}\n")
+        came = np.log(found.close_usd / found.last_close_usd)
+        scores.append(
+            {name: crps(came, quantiles) for name, quantiles in found.quantiles.items() if name in OWN}
+        )
+    print("### pooled over alone\n\n| | CRPS ratio | 95 % interval | DM p |\n|---|---|---|---|")
+    for name, text in OWN.items():
+        said = compare(scores[0][name], scores[1][name], seed=2020)
+        print(f"| {text} | {said.ratio:.4f} | {said.lower:.4f} to {said.upper:.4f} | {said.p_value:.2g} |")
+
+
+OWN = {"calibrated": "forecast (half HAR, tracked)", "lstm": "networks alone"}
+
+
+def ether(prices: Path, kept: Path) -> None:
+    """ETH-USD, untuned."""
+    print(_backtest(_home(prices, kept, "eth", {"ETH-USD": (ETH,)}), "ETH-USD", date(2020, 11, 18))[0])
+
+
+PARTS = {"whole-span": whole_span, "article-file": article_file, "pooled": pooled, "ether": ether}
+
+
+def _home(prices: Path, kept: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
+    """A home with the files imported, one after the other: the later one's figures count."""
+    from flows.importing import import_file
+    from flows.settings import home_at, market_of
+
+    home = home_at(kept / name).prepare()
+    for product, paths in files.items():
+        for path in paths:
+            import_file(home, market_of(product_id=product, source="csv", csv=prices / path))
+    return str(home.root)
+
+
+def _backtest(home: str, product: str, end: date, *, start: date = START, **changed: object):  # type: ignore[no-untyped-def]
+    """The summary as Markdown, and the forecasts."""
+    from flows.backtest import rolling_backtest
+    from flows.settings import home_at
+    from tasks.summary import markdown
+    from tasks.verdict import evaluation_of
+
+    verdict = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
+    refused = sum("refused" in said for said in verdict.gates)
+    text = f"{markdown(verdict.summary)}\n\nChallengers: {len(verdict.gates)}, refused: {refused}."
+    return text, evaluation_of(home_at(home), product, verdict.backtest_id)
+
+
+if __name__ == "__main__":
+    main()

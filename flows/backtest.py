@@ -1,0 +1,106 @@
+"""The backtest: what the forecasts would have been, day after day, beside the baselines."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.runtime import flow_run
+
+from flows import clock
+from flows.daily import speak_up
+from flows.settings import DEFAULT_PROFILE, Article, ProfileName, home_at, profile_named
+from storage.code import code_version
+from storage.errors import BadSetting
+from storage.folds import Folds
+from storage.home import check_product_id
+from storage.locks import backtest_lock
+from tasks.artifacts import artifact_key
+from tasks.backtest import train_one, walk_one
+from tasks.plan import plan_backtest
+from tasks.summary import markdown
+from tasks.verdict import Verdict, sum_up
+
+log = logging.getLogger("closecast.backtest")
+
+
+def _run_name() -> str:
+    given = flow_run.get_parameters()
+    return (
+        f"{given.get('product_id') or 'BTC-USD'} {given.get('start') or ''} to {given.get('end') or 'newest'}"
+    )
+
+
+@flow(name="rolling-backtest", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+def rolling_backtest(
+    product_id: str = "BTC-USD",
+    profile: ProfileName = DEFAULT_PROFILE,
+    settings: dict[str, Any] | None = None,
+    start: date | None = None,
+    end: date | None = None,
+    home: str | None = None,
+) -> Verdict:
+    """Evaluate a profile on stored closes by rolling origin; an interrupted one goes on where it was.
+
+    Args:
+        product_id: whose closes.
+        profile: the recipe.
+        settings: fields of the profile to set otherwise.
+        start: first origin; a year before the end by default.
+        end: last origin; the newest one with an outcome by default.
+        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+
+    Returns:
+        The verdict; the rows are in the table `backtests`.
+    """
+    speak_up()
+    recipe, place = profile_named(profile, settings), home_at(home).prepare()
+    if isinstance(recipe, Article):
+        raise BadSetting("a backtest scores distributions, and profile article gives a point: use calibrated")
+    plan = plan_backtest(
+        place,
+        check_product_id(product_id),
+        recipe,
+        start=start,
+        end=end,
+        code_version=code_version(),
+        moment=clock.now(),
+    )
+    with backtest_lock(place, plan.backtest_id):
+        Folds(place, plan.backtest_id).sweep()
+        progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
+        trained = [train_one.submit(place, plan, fold) for fold in range(len(plan.folds))]
+        for fold, model in enumerate(trained):
+            model.result()
+            progress.step()
+            walk_one.submit(place, plan, fold).result()
+            progress.step()
+        verdict = sum_up(place, plan)
+    create_markdown_artifact(
+        markdown(verdict.summary),
+        key=artifact_key("backtest", product_id, profile),
+        description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
+    )
+    return verdict
+
+
+class Progress:
+    """How far a backtest is: an artifact in Prefect, and records that a terminal can draw a bar of."""
+
+    def __init__(self, product_id: str, origins: int, steps: int) -> None:
+        self._steps, self._done = steps, 0
+        log.info(
+            "%s: %d origins in %d folds", product_id, origins, steps // 2, extra={"steps": steps, "done": 0}
+        )
+        self._artifact = create_progress_artifact(
+            0.0, description=f"{product_id}: backtest of {origins} origins"
+        )
+
+    def step(self) -> None:
+        """One more fold trained, or walked."""
+        self._done += 1
+        update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
+        log.debug("step %d of %d", self._done, self._steps, extra={"steps": self._steps, "done": self._done})

@@ -1,0 +1,28 @@
+"""Forecasts scored by hand, between the runs that score them daily."""
+
+from __future__ import annotations
+
+from flows import clock
+from flows.settings import Article, Profile
+from storage.home import Home
+from storage.locks import product_lock
+from storage.prices import Prices
+from tasks.score import board_of, score_and_track
+from tasks.scoreboard import Scoreboard
+
+
+def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
+    """Score the forecasts whose day is among the stored closes, and read the scoreboard.
+
+    Nothing is fetched: `closecast run` or `import` brings closes.
+    """
+    moment = clock.now()
+    home.prepare()
+    with product_lock(home, product_id):
+        with Prices(home) as prices:
+            last = prices.last_day(product_id)
+            version = prices.data_version(product_id, last, created_at=moment) if last else None
+        if version is not None:
+            settings = None if isinstance(recipe, Article) else recipe.model_dump(mode="json")
+            score_and_track(home, product_id, data_version=version, settings=settings, moment=moment)
+    return board_of(home, product_id, recipe.name)

@@ -1,0 +1,277 @@
+"""Append-only Delta tables: what is there is never changed, and no key comes twice."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import operator
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from storage.errors import Damaged, HomeBusy, HomeUnusable
+from storage.files import fsync_folder
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+ATTEMPTS = 20
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class State:
+    """A table as it was at one moment; its dataset is made once, for it takes as long as all the rest."""
+
+    delta: DeltaTable
+    dataset: ds.Dataset
+
+
+class Table:
+    """An append-only Delta table in a folder of its own, which need not be there yet.
+
+    `key` names the columns that tell its rows apart; they are never null. The columns of
+    `partition_by`, texts all of them, belong to it, so that adding reads the partitions concerned alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schema: pa.Schema,
+        *,
+        name: str,
+        key: Sequence[str],
+        partition_by: Sequence[str] = ("product_id",),
+    ) -> None:
+        self.folder, self.schema = folder, schema
+        self.name, self.key, self.partition_by = name, tuple(key), tuple(partition_by)
+
+    def dataset(self) -> ds.Dataset | None:
+        """The table as a PyArrow dataset, or None before its first row."""
+        return open_dataset(self.folder)
+
+    def read(self, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows that match, typed as in the schema, with no row when there is no table yet.
+
+        Args:
+            wanted: a test of each row; None for all of them.
+            columns: those asked for, in that order; None for all, in the schema's order.
+
+        Raises:
+            Damaged: there is a table that cannot be read.
+        """
+        dataset = self.dataset()
+        if dataset is None:
+            return self._typed(columns).empty_table()
+        return self._rows(dataset, wanted, columns)
+
+    def add(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> int:
+        """Add the rows whose key is not there yet; the others are left as they are.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            ValueError: what `given` refuses.
+            HomeUnusable: the table cannot be written.
+            HomeBusy: others write to it all the time.
+            Damaged: there is a table that cannot be read.
+        """
+        given = self.given(rows)
+        return self.attempt(self._add_once, given) if given.num_rows else 0
+
+    def _add_once(self, given: pa.Table) -> int:
+        return self.insert(self.begin(), given)
+
+    def given(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> pa.Table:
+        """The rows as an Arrow table of the schema.
+
+        Raises:
+            ValueError: a column that the table does not have, no value where there has to be one, or a
+                key that comes twice.
+        """
+        names = rows.column_names if isinstance(rows, pa.Table) else [name for row in rows for name in row]
+        if foreign := sorted(set(names).difference(self.schema.names)):
+            raise ValueError(f"{self.name} has no column {', '.join(foreign)}: leave it out")
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
+        for field in self.schema:
+            if field.name not in rows.column_names or (rows[field.name].null_count and not field.nullable):
+                raise ValueError(f"each row of {self.name} needs its {field.name}: give it")
+        table = rows.select(self.schema.names).cast(self.schema)
+        if len(set(self._keys(table))) < table.num_rows:
+            raise ValueError(f"rows of {self.name} need one {', '.join(self.key)} each: one came twice")
+        return table
+
+    def attempt(self, once: Callable[..., Answer], *args: object) -> Answer:
+        """Call `once`, again when somebody else's commit came between: it looks again and writes again.
+
+        Raises:
+            HomeBusy: others write to the table all the time.
+        """
+        from deltalake.exceptions import CommitFailedError
+
+        again = Retrying(
+            retry=retry_if_exception_type(CommitFailedError),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            stop=stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        try:
+            return again(once, *args)
+        except CommitFailedError as error:
+            raise HomeBusy(
+                f"other runs wrote to {self.folder} each of the {ATTEMPTS} times that this one tried:"
+                " try again when they are done"
+            ) from error
+
+    def begin(self) -> State:
+        """The table as it is now, made when there is none: what `look` reads and `insert` writes after."""
+        delta = _open(self.folder) or self._made()
+        with reading(self.folder):
+            return State(delta, delta.to_pyarrow_dataset())
+
+    def _made(self) -> DeltaTable:
+        from deltalake import DeltaTable
+
+        with writing(self.folder):
+            delta = DeltaTable.create(
+                str(self.folder),
+                self.schema,
+                mode="ignore",
+                partition_by=list(self.partition_by),
+                name=self.name,
+            )
+            _sync(self.folder, delta)
+        return delta
+
+    def look(
+        self, state: State, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """As `read`, of the table as it was when `state` was taken."""
+        return self._rows(state.dataset, wanted, columns)
+
+    def insert(self, state: State, rows: pa.Table) -> int:
+        """Add those of the rows whose key is not in `state`, durably; returns how many.
+
+        Each commit stands in the name of its partitions, as an application transaction of Delta: one
+        since `state` in the name of the same partition makes this one fail with `CommitFailedError`,
+        which `attempt` waits for. A merge would do the same, but Delta 1.6 writes its texts as string
+        views, which PyArrow cannot filter.
+        """
+        from deltalake import CommitProperties, Transaction, write_deltalake
+
+        near = all_of(*(ds.field(name).isin(rows[name].unique()) for name in self.key))
+        there = set(self._keys(self.look(state, near, self.key)))
+        new = rows.filter(pa.array([key not in there for key in self._keys(rows)], pa.bool_()))
+        if not new.num_rows:
+            return 0
+        version = state.delta.version() + 1
+        names = [Transaction(name, version) for name in _partitions(new, self.partition_by)]
+        with writing(self.folder):
+            in_their_names = CommitProperties(app_transactions=names)
+            write_deltalake(state.delta, new, mode="append", commit_properties=in_their_names)
+            _sync(self.folder, state.delta)
+        return int(new.num_rows)
+
+    def _rows(
+        self, dataset: ds.Dataset, wanted: ds.Expression | None, columns: Sequence[str] | None
+    ) -> pa.Table:
+        schema = self._typed(columns)
+        with reading(self.folder):
+            return dataset.to_table(schema.names, wanted).cast(schema)
+
+    def _typed(self, columns: Sequence[str] | None) -> pa.Schema:
+        return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+
+    def _keys(self, rows: pa.Table) -> Iterator[tuple[Any, ...]]:
+        return zip(*(rows[name].to_pylist() for name in self.key), strict=True)
+
+
+def open_dataset(folder: Path) -> ds.Dataset | None:
+    """A Delta table as a PyArrow dataset, or None when there is none.
+
+    Raises:
+        Damaged: there is one that cannot be read.
+    """
+    table = _open(folder)
+    if table is None:
+        return None
+    with reading(folder):
+        return table.to_pyarrow_dataset()
+
+
+def all_of(*tests: ds.Expression) -> ds.Expression | None:
+    """The tests joined by "and"; None, which every row passes, when there is none."""
+    return functools.reduce(operator.and_, tests) if tests else None
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Say of what goes wrong inside that the table is damaged."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        raise Damaged(
+            f"the table {folder} cannot be read: restore it from a backup ({_line(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say of what goes wrong inside that the home is unusable, but for a commit that came between."""
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    try:
+        yield
+    except CommitFailedError:
+        raise
+    except (DeltaError, OSError) as error:
+        raise HomeUnusable(
+            f"the table {folder} cannot be written: {_line(error)}; make room, or choose another --home"
+        ) from error
+
+
+def _open(folder: Path) -> DeltaTable | None:
+    if not (folder / "_delta_log").is_dir():
+        return None
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    with reading(folder):
+        try:
+            return DeltaTable(str(folder))
+        except TableNotFoundError:  # a first run was killed before its first commit
+            return None
+
+
+def _sync(folder: Path, table: DeltaTable) -> None:
+    """Make the newest commit durable: Delta itself leaves that to the disk's good will."""
+    entry = folder / "_delta_log" / f"{table.version():020d}.json"
+    actions = [json.loads(line) for line in entry.read_text().splitlines()]
+    added = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
+    for path in [*added, entry]:  # the log last: it must not name a file that is not there
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+        fsync_folder(path.parent)
+    fsync_folder(folder)
+
+
+def _partitions(rows: pa.Table, columns: Sequence[str]) -> list[str]:
+    """The partitions that the rows lie in, as `product_id=BTC-USD`."""
+    found = rows.group_by(list(columns)).aggregate([]).to_pylist()
+    return sorted("/".join(f"{name}={row[name]}" for name in columns) for row in found)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

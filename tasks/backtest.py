@@ -1,0 +1,228 @@
+"""Rolling-origin evaluation: each fold trains and forecasts by the very functions of the day.
+
+A fold begins with a refit and ends before the next. Its refit depends on the candles up to its first origin
+alone, so refits run wherever and whenever the task runner likes; what depends on the fold before (the gate,
+fine-tuning, the tracker) is walked through in order, which takes little time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+
+from storage.folds import Folds
+from storage.home import Home
+from storage.ledger import backtests
+from tasks.calibrate import follow, to_usd
+from tasks.distribution import first_corrections, say
+from tasks.ensemble import fine_tune_ensemble, fit_ensemble
+from tasks.ensemble_files import Stored, read_ensemble, write_ensemble
+from tasks.evaluate import gate
+from tasks.plan import Plan, candles_until, origins_between
+from tasks.policy import Known, MadeBy, champion_of, decide
+from tasks.quantiles import LEVELS, MEDIAN
+from tasks.recipe import Recipe
+from tasks.scale import Floats
+from tasks.steps import STEP
+from tasks.track import OWN
+
+log = logging.getLogger("closecast.backtest")
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Where a walk stands: the versions so far with their folders, and the tracker."""
+
+    known: tuple[Known, ...] = ()
+    names: Mapping[str, str] | None = None
+    corrections: Floats | None = None
+    gates: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        plain = json.loads(json.dumps([asdict(one) for one in self.known], default=date.isoformat))
+        corrections = None if self.corrections is None else self.corrections.tolist()
+        return {"known": plain, "names": self.names, "corrections": corrections, "gates": list(self.gates)}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any] | None) -> _Walk:
+        if plain is None:
+            return cls()
+        days = ("origin", "seen_through")
+        known = tuple(
+            Known(**{**one, **{name: date.fromisoformat(one[name]) for name in days}})
+            for one in plain["known"]
+        )
+        return cls(known, plain["names"], np.array(plain["corrections"]), tuple(plain["gates"]))
+
+
+def train_fold(home: Home, plan: Plan, fold: int) -> str:
+    """Refit on the candles up to the fold's first origin, unless it was done before; the model's name."""
+    origin = plan.folds[fold]
+    name = f"refit-{origin}"
+    folds = Folds(home, plan.backtest_id)
+    if not folds.has(name):
+        recipe = plan.recipe
+        candles, pools = candles_until(home, plan, origin)
+        trained = fit_ensemble(candles, recipe, pools)
+        corrections = first_corrections(trained, candles, recipe)
+        with folds.draft(name) as draft:
+            write_ensemble(
+                draft, trained, recipe, corrections, {"origin_day": str(origin), "made_by": "refit"}
+            )
+    return name
+
+
+def walk_fold(home: Home, plan: Plan, fold: int) -> int:
+    """Walk through the fold's origins as the days would; returns how many rows that added to the table.
+
+    Args:
+        home: prepared.
+        plan: of the backtest.
+        fold: its number; the fold before must have been walked.
+    """
+    folds, recipe = Folds(home, plan.backtest_id), plan.recipe
+    if folds.read(f"fold-{fold}") is not None:
+        return 0
+    walk = _Walk.from_json(folds.read(f"fold-{fold - 1}") if fold else None)
+    first, last = plan.span(fold)
+    candles, _ = candles_until(home, plan, last + timedelta(days=1))
+    origins = origins_between(candles, recipe, first, last)
+    days = candles["day_utc"].dt.date.to_numpy()
+    added, start = 0, 0
+    for place, row in enumerate(origins):
+        before = champion_of(walk.known, days[row])
+        later = _decided(home, plan, walk, days[row])
+        if later is not walk and before is not None and place > start:
+            walk, rows = _forecasts(folds, plan, fold, walk, before, candles, origins[start:place])
+            added, start = added + backtests(home).add(rows), place
+            later = replace(later, corrections=walk.corrections)
+        walk = later
+    champion = champion_of(walk.known, last)
+    assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
+    walk, rows = _forecasts(folds, plan, fold, walk, champion, candles, origins[start:])
+    added += backtests(home).add(rows)
+    folds.write(f"fold-{fold}", walk.as_json())
+    return added
+
+
+def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
+    """The walk after what is due on `origin` was done, the same object when nothing is."""
+    recipe = plan.recipe
+    decision = decide(walk.known, origin, recipe)
+    if decision.action == "keep":
+        return walk
+    folds = Folds(home, plan.backtest_id)
+    candles, pools = candles_until(home, plan, origin)
+    champion = champion_of(walk.known, origin)
+    names = dict(walk.names or {})
+    if decision.action == "refit":
+        name = f"refit-{origin}"
+        if not folds.has(name):
+            train_fold(home, replace(plan, folds=(origin,)), 0)
+    else:
+        assert champion is not None  # noqa: S101 (only a champion is fine-tuned)
+        name = _fine_tuned(folds, recipe, names[champion.version], candles, pools, origin)
+    challenger = _read(folds, name, recipe)
+    accepted, gates = True, walk.gates
+    if champion is not None:
+        judged = gate(
+            _read(folds, names[champion.version], recipe).ensemble, challenger.ensemble, candles, recipe
+        )
+        accepted, gates = judged.passed, (*gates, f"{origin} {decision.action} {judged}")
+    made_by: MadeBy = decision.action
+    one = Known(
+        version=str(len(walk.known) + 1),
+        origin=origin,
+        seen_through=challenger.ensemble.seen_through,
+        made_by=made_by,
+        status="accepted" if accepted else "refused",
+    )
+    corrections = challenger.corrections if walk.corrections is None else walk.corrections
+    return _Walk((*walk.known, one), {**names, one.version: name}, corrections, gates)
+
+
+def _fine_tuned(
+    folds: Folds,
+    recipe: Recipe,
+    parent: str,
+    candles: pd.DataFrame,
+    pools: Mapping[str, pd.DataFrame],
+    origin: date,
+) -> str:
+    name = f"fine-tune-{origin}-of-{parent}"
+    if not folds.has(name):
+        before = _read(folds, parent, recipe)
+        trained = fine_tune_ensemble(before.ensemble, candles, recipe, pools)
+        lineage = {"origin_day": str(origin), "made_by": "fine-tune", "parent": parent}
+        with folds.draft(name) as draft:
+            write_ensemble(draft, trained, recipe, before.corrections, lineage)
+    return name
+
+
+def _forecasts(
+    folds: Folds,
+    plan: Plan,
+    fold: int,
+    walk: _Walk,
+    champion: Known,
+    candles: pd.DataFrame,
+    rows: NDArray[np.int64],
+) -> tuple[_Walk, list[dict[str, Any]]]:
+    """The champion's forecasts from the origin rows, one table row a method and origin; the tracker after."""
+    assert walk.names is not None  # noqa: S101 (there is a champion)
+    assert walk.corrections is not None  # noqa: S101
+    recipe, name = plan.recipe, walk.names[champion.version]
+    said = say(_read(folds, name, recipe).ensemble, candles, rows, recipe)
+    closes = candles["close_usd"].to_numpy(dtype=np.float64)
+    days = candles["day_utc"].dt.date.to_numpy()
+    last, came = closes[rows], closes[rows + 1]
+    tracked, corrections = follow(
+        said.mixed, said.scales, last, came, walk.corrections, step=recipe.tracker_step
+    )
+    methods: dict[str, Floats] = {recipe.name: tracked}
+    for method, quantiles in {OWN: said.own, **said.baselines}.items():
+        methods[method] = np.stack([to_usd(row, usd) for row, usd in zip(quantiles, last, strict=True)])
+    common = {
+        "backtest_id": plan.backtest_id,
+        "product_id": plan.product_id,
+        "profile": recipe.name,
+        "fold": fold,
+        "quantile_levels": list(LEVELS),
+        "created_at": plan.created_at,
+    }
+    found = [
+        {
+            **common,
+            "method": method,
+            "model": name if method in (OWN, recipe.name) else method,
+            "origin_day": days[row],
+            "target_day": days[row + 1],
+            "last_close_usd": float(last[place]),
+            "close_usd": float(came[place]),
+            "deviation": float(said.scales[place]),
+            "quantiles_usd": quantiles[place].tolist(),
+            "point_usd": float(quantiles[place][MEDIAN]),
+        }
+        for method, quantiles in methods.items()
+        for place, row in enumerate(rows)
+    ]
+    return replace(walk, corrections=corrections), found
+
+
+def _read(folds: Folds, name: str, recipe: Recipe) -> Stored:
+    return read_ensemble(folds.open(name), recipe)
+
+
+train_one = task(name="train-fold", task_run_name="train-fold {fold}", timeout_seconds=7200, **STEP)(
+    train_fold
+)
+walk_one = task(name="walk-fold", task_run_name="walk-fold {fold}", timeout_seconds=7200, **STEP)(walk_fold)

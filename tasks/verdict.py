@@ -1,0 +1,60 @@
+"""A finished backtest, read back from its table and summed up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+
+from storage.folds import Folds
+from storage.home import Home
+from storage.ledger import backtests
+from storage.prices import Prices
+from tasks.plan import Plan
+from tasks.summary import Evaluation, Summary, summarise
+
+NEEDED = ["method", "target_day", "last_close_usd", "close_usd", "deviation", "quantiles_usd"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A backtest by its id, its summary, and what the gate said of each challenger, oldest first."""
+
+    backtest_id: str
+    summary: Summary
+    gates: tuple[str, ...]
+
+
+def evaluation_of(home: Home, product_id: str, backtest_id: str) -> Evaluation:
+    """Every method's quantiles of the log return beside what came, in the order of days."""
+    wanted = (ds.field("product_id") == product_id) & (ds.field("backtest_id") == backtest_id)
+    rows = backtests(home).read(wanted, NEEDED).to_pandas().sort_values("target_day", kind="stable")
+    quantiles, common = {}, pd.DataFrame()
+    for method, part in rows.groupby("method", sort=False):
+        last = part["last_close_usd"].to_numpy(dtype=np.float64)
+        quantiles[str(method)] = np.log(np.stack(part["quantiles_usd"].to_list()) / last[:, None])
+        common = part
+    return Evaluation(
+        target_days=common["target_day"].to_list(),
+        last_close_usd=common["last_close_usd"].to_numpy(dtype=np.float64),
+        close_usd=common["close_usd"].to_numpy(dtype=np.float64),
+        deviation=common["deviation"].to_numpy(dtype=np.float64),
+        quantiles=quantiles,
+    )
+
+
+def sum_up(home: Home, plan: Plan) -> Verdict:
+    """The verdict on a backtest whose folds were all walked; stored beside its models as well."""
+    with Prices(home) as prices:
+        candles = prices.closes_at(plan.data_version)
+    before = candles[candles["day_utc"] < pd.Timestamp(plan.start)]
+    past = before.set_index("day_utc")["close_usd"].asfreq("D").to_numpy(dtype=np.float64)
+    summary = summarise(
+        evaluation_of(home, plan.product_id, plan.backtest_id), past_closes_usd=past, model=plan.recipe.name
+    )
+    folds = Folds(home, plan.backtest_id)
+    folds.write("summary", summary.as_json())
+    walk = folds.read(f"fold-{len(plan.folds) - 1}") or {}
+    return Verdict(plan.backtest_id, summary, tuple(walk.get("gates", ())))
