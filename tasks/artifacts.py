@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow.dataset as ds
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from storage.home import Home
+from storage.ledger import ingredients
 from storage.models import Models
 from storage.predictions import Predictions
+from tasks.quantiles import BANDS, MEDIAN
 from tasks.score import board_of
 from tasks.scoreboard import Scoreboard
 from tasks.scoreboard import markdown as scoreboard_markdown
@@ -25,6 +28,7 @@ from tasks.words import usd
 log = logging.getLogger("closecast.artifacts")
 
 LAST_FORECASTS = 30
+LOW, HIGH = BANDS[80]
 
 
 def artifact_key(*parts: str) -> str:
@@ -33,7 +37,11 @@ def artifact_key(*parts: str) -> str:
 
 
 def forecast_markdown(
-    row: Mapping[str, Any], series: Series, board: Scoreboard | None = None, warning: str | None = None
+    row: Mapping[str, Any],
+    series: Series,
+    board: Scoreboard | None = None,
+    warning: str | None = None,
+    baselines: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """The forecast, what it was made from, the state of the data, and how forecasts did so far."""
     change = row["point_usd"] / row["last_close_usd"] - 1.0
@@ -62,11 +70,26 @@ def forecast_markdown(
     ]
     for first, last in series.holes:
         lines.append(f"\nHole: {first} to {last}, {(last - first).days + 1} days.")
+    if baselines:
+        lines += ["", "## Beside it", "", "| from the same past | median | 80 % |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {usd(quantiles[MEDIAN])} | {usd(quantiles[LOW])} to {usd(quantiles[HIGH])} |"
+            for name, quantiles in baselines.items()
+        ]
     lines += [f"\n**Warning:** {text}" for text in (warning,) if text]
     if board is not None and board.last is not None:
         lines += [f"\n**Alarm:** {alarm}" for alarm in board.alarms]
         lines += ["", "## Scoreboard", "", scoreboard_markdown(board)]
     return "\n".join(lines)
+
+
+def beside(home: Home, row: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The quantiles in USD of every method that was kept with a forecast, (23,) each, by its name."""
+    wanted = (ds.field("product_id") == row["product_id"]) & (
+        ds.field("prediction_id") == row["prediction_id"]
+    )
+    found = ingredients(home).read(wanted, ["method", "quantiles_usd"]).to_pylist()
+    return {one["method"]: one["quantiles_usd"] for one in found}
 
 
 def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
@@ -87,7 +110,7 @@ def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str
     for alarm in board.alarms:
         log.warning("%s: %s", product_id, alarm)
     create_markdown_artifact(
-        forecast_markdown(row, series, board, warning),
+        forecast_markdown(row, series, board, warning, beside(home, row)),
         key=artifact_key("forecast", product_id, profile),
         description=f"{product_id}: forecast of the close of {row['target_day']}",
     )

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +85,7 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
         BadSetting: with these settings the losses grow past all measure.
     """
     require_days(candles, recipe)
-    columns = columns_of(candles)
+    columns = columns_of(candles, share=recipe.column_share)
     own = _part(candles, recipe, columns)
     seen, stop = _ends(candles, recipe)
     train = own.within(None, stop)
@@ -171,7 +170,7 @@ def ensemble_quantiles(ensemble: Ensemble, inputs: Inputs, rows: NDArray[np.int6
     """
     if not len(rows):
         return np.empty((0, len(LEVELS)))
-    shown = windows_at(inputs, rows, lookback=recipe.lookback, return_clip=recipe.return_clip)
+    shown = _shown(inputs, rows, recipe)
     trainer = trainer_for(recipe, shown.shape[2])
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
@@ -195,18 +194,28 @@ def require_days(candles: pd.DataFrame, recipe: Recipe) -> None:
 
 def trainer_for(recipe: Recipe, features: int) -> Trainer:
     """The process's one network of that shape, which is traced once and lent to every member."""
-    return _trainer(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm)
+    head = (recipe.mean_scale, recipe.least_dof)
+    return _trainer(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer(lookback: int, features: int, units: int, dropout: float, clip_norm: float) -> Trainer:
+def _trainer(
+    lookback: int, features: int, units: int, dropout: float, clip_norm: float, head: tuple[float, float]
+) -> Trainer:
     from tasks.networks import calibrated_network, student_t_head, student_t_loss
 
     network = calibrated_network(
         lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
     )
-    # Without XLA: its compilation takes longer than all the epochs of a refit.
-    return Trainer(network, loss=student_t_loss, clip_norm=clip_norm, compiled=False, head=student_t_head)
+    how = {"mean_scale": head[0], "least_dof": head[1]}
+    return Trainer(
+        network,
+        loss=functools.partial(student_t_loss, **how),
+        clip_norm=clip_norm,
+        # Without XLA: its compilation takes longer than all the epochs of a refit.
+        compiled=False,
+        head=functools.partial(student_t_head, **how),
+    )
 
 
 def _first_weights(recipe: Recipe, features: int, number: int) -> Weights:
@@ -218,6 +227,7 @@ def _first_weights(recipe: Recipe, features: int, number: int) -> Weights:
         units=recipe.units,
         dropout=recipe.dropout,
         head_sd=recipe.head_sd,
+        first_dof=recipe.first_dof,
         seed=_member_seed(recipe, number),
     )
     weights: Weights = network.get_weights()
@@ -235,11 +245,21 @@ def _ends(candles: pd.DataFrame, recipe: Recipe) -> tuple[date, date]:
     return seen, seen - timedelta(days=recipe.validation_days)
 
 
+def _shown(inputs: Inputs, rows: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float32]:
+    return windows_at(
+        inputs,
+        rows,
+        lookback=recipe.lookback,
+        return_clip=recipe.return_clip,
+        return_offset=recipe.return_offset,
+    )
+
+
 def _part(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> _Part:
     inputs = make_inputs(candles, recipe, columns)
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    shown = windows_at(inputs, rows, lookback=recipe.lookback, return_clip=recipe.return_clip)
+    shown = _shown(inputs, rows, recipe)
     return _Part(shown, inputs.targets[rows][:, None], inputs.days[rows] + np.timedelta64(1, "D"))
 
 
@@ -249,9 +269,9 @@ def _pooled(
     """The further products' windows, each over its own scale, and why the others have none."""
     found, left_out = {}, {}
     for product, candles in pools.items():
-        theirs = columns_of(candles) if len(candles) else Columns(ranges=False, volume=False)
-        if columns.ranges > theirs.ranges or columns.volume > theirs.volume:
-            left_out[product] = f"has no {' and no '.join(theirs.left_out)}"
+        lacking = columns.lacking(columns_of(candles, share=recipe.column_share))
+        if lacking:
+            left_out[product] = f"has no {' and no '.join(lacking)}"
             continue
         part = _part(candles, recipe, columns).within(None, through)
         if len(part[0]):
@@ -277,15 +297,3 @@ def _refuse_unbounded(losses: Losses, learning_rate: float, *, validated: bool =
             f"training came to no finite loss in epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
             f" {learning_rate:g}: choose a smaller one"
         )
-
-
-def losses_json(losses: tuple[Losses, ...]) -> list[dict[str, Any]]:
-    """Each member's losses as plain figures; a validation loss that is not finite is None."""
-    return [
-        {
-            "loss": member.training.tolist(),
-            "val_loss": [loss if np.isfinite(loss) else None for loss in member.validation.tolist()],
-            "best_epoch": member.best,
-        }
-        for member in losses
-    ]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from storage.bundles import Bundle, Draft
-from tasks.ensemble import Ensemble, Trained, losses_json, trainer_for
+from tasks.ensemble import Ensemble, Trained, trainer_for
 from tasks.inputs import Columns
+from tasks.lstm import Losses
 from tasks.networks import arrays_sha256
 from tasks.quantiles import LEVELS
 from tasks.recipe import Recipe
@@ -70,6 +71,18 @@ def read_ensemble(bundle: Bundle, recipe: Recipe) -> Stored:
 def ensemble_sha256(ensemble: Ensemble) -> str:
     """Identify an ensemble by its members' weights, in their order."""
     return arrays_sha256([array for weights in ensemble.members for array in weights])
+
+
+def losses_json(losses: tuple[Losses, ...]) -> list[dict[str, Any]]:
+    """Each member's losses as plain figures; a validation loss that is not finite is None."""
+    return [
+        {
+            "loss": member.training.tolist(),
+            "val_loss": [loss if np.isfinite(loss) else None for loss in member.validation.tolist()],
+            "best_epoch": member.best,
+        }
+        for member in losses
+    ]
 
 
 def _features(ensemble: Ensemble) -> int:

@@ -13,11 +13,6 @@ from tasks.recipe import Recipe
 from tasks.scale import Floats
 from tasks.volatility import daily_variance, ewma, garman_klass, log_returns, parkinson, scale
 
-# Below it a range counts as none: the logarithm of a frozen candle must not be the loudest input.
-SMALLEST_SHARE = 0.05
-# Ranges, or volume, are inputs when at least this share of the days has them.
-ENOUGH = 0.9
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -26,11 +21,18 @@ class Columns:
     ranges: bool
     volume: bool
 
+    def lacking(self, given: Columns) -> tuple[str, ...]:
+        """What these inputs need and `given` does not give, in words."""
+        words = {
+            "ranges (open, high, low)": self.ranges > given.ranges,
+            "volume": self.volume > given.volume,
+        }
+        return tuple(text for text, lacks in words.items() if lacks)
+
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is dropped, in words."""
-        words = {"ranges (open, high, low)": self.ranges, "volume": self.volume}
-        return tuple(text for text, given in words.items() if not given)
+        return Columns(ranges=True, volume=True).lacking(self)
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class Inputs:
     targets: Floats
 
 
-def columns_of(candles: pd.DataFrame) -> Columns:
-    """What at least nine tenths of the days have."""
+def columns_of(candles: pd.DataFrame, *, share: float = 0.9) -> Columns:
+    """What at least that share of the days have."""
     ranges = candles[["open_usd", "high_usd", "low_usd"]].notna().all(axis=1).mean()
     volume = (candles["volume"] > 0).mean()
-    return Columns(bool(ranges >= ENOUGH), bool(volume >= ENOUGH))
+    return Columns(bool(ranges >= share), bool(volume >= share))
 
 
 def make_inputs(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> Inputs:
@@ -91,7 +93,9 @@ def make_inputs(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> Inpu
     return Inputs(
         days=days,
         returns=returns,
-        spreads=np.stack([_log_deviation(variance, deviation) for variance in variances], axis=1),
+        spreads=np.stack(
+            [_log_deviation(variance, deviation, recipe.least_spread) for variance in variances], axis=1
+        ),
         plain=np.stack([*plain, *_weekday_flags(days)], axis=1),
         scale=deviation,
         targets=targets,
@@ -121,9 +125,9 @@ def _weekday_flags(days: NDArray[np.datetime64]) -> list[Floats]:
     return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
 
 
-def _log_deviation(variance: Floats, deviation: Floats) -> Floats:
+def _log_deviation(variance: Floats, deviation: Floats, least: float) -> Floats:
     root = np.sqrt(np.maximum(variance, 0.0))
-    return np.asarray(np.log(np.maximum(root, SMALLEST_SHARE * deviation)), dtype=np.float64)
+    return np.asarray(np.log(np.maximum(root, least * deviation)), dtype=np.float64)
 
 
 def _trailing_mean(values: Floats, days: int) -> Floats:
@@ -142,7 +146,12 @@ def usable_rows(inputs: Inputs, *, lookback: int) -> NDArray[np.int64]:
 
 
 def windows_at(
-    inputs: Inputs, rows: NDArray[np.int64], *, lookback: int, return_clip: float
+    inputs: Inputs,
+    rows: NDArray[np.int64],
+    *,
+    lookback: int,
+    return_clip: float,
+    return_offset: float = 0.1,
 ) -> NDArray[np.float32]:
     """What the network sees at each origin row, (rows, lookback, features), over the origin's own scale."""
     shown = rows[:, None] + np.arange(1 - lookback, 1)[None, :]  # (rows, lookback)
@@ -150,7 +159,7 @@ def windows_at(
     returns = inputs.returns[shown] / over
     features = [
         np.clip(returns, -return_clip, return_clip)[:, :, None],
-        np.log(np.abs(returns) + 0.1)[:, :, None],
+        np.log(np.abs(returns) + return_offset)[:, :, None],
         inputs.spreads[shown] - np.log(over)[:, :, None],
         inputs.plain[shown],
     ]

@@ -45,7 +45,14 @@ def article_network(
 
 
 def calibrated_network(
-    *, lookback: int, features: int, units: int, dropout: float, head_sd: float, seed: int
+    *,
+    lookback: int,
+    features: int,
+    units: int,
+    dropout: float,
+    head_sd: float,
+    first_dof: float = 1.0,
+    seed: int,
 ) -> keras.Sequential:
     """(batch, lookback, features) inputs → (batch, 3): what `student_t_head` makes a distribution of.
 
@@ -70,20 +77,22 @@ def calibrated_network(
             ),
         ]
     )
-    network.layers[-1].bias.assign([0.0, 0.0, 1.0])
+    network.layers[-1].bias.assign([0.0, 0.0, first_dof])
     return network
 
 
-def student_t_head(raw: Any) -> Any:
+def student_t_head(raw: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
     """Mean, standard deviation and degrees of freedom, (batch, 3), of a network's outputs (batch, 3)."""
     tf = tensorflow()
-    return tf.stack([0.1 * raw[:, 0], tf.exp(raw[:, 1]), 2.1 + tf.nn.softplus(raw[:, 2])], axis=1)
+    dof = least_dof + tf.nn.softplus(raw[:, 2])
+    return tf.stack([mean_scale * raw[:, 0], tf.exp(raw[:, 1]), dof], axis=1)
 
 
-def student_t_loss(raw: Any, targets: Any) -> Any:
+def student_t_loss(raw: Any, targets: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
     """Negative log likelihood (batch,) of targets (batch, 1) under the head's Student t."""
     tf = tensorflow()
-    mean, deviation, dof = tf.unstack(student_t_head(raw), axis=1)
+    head = student_t_head(raw, mean_scale=mean_scale, least_dof=least_dof)
+    mean, deviation, dof = tf.unstack(head, axis=1)
     away = tf.square((targets[:, 0] - mean) / deviation)
     return (
         tf.math.lgamma(dof / 2)

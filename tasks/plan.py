@@ -120,7 +120,7 @@ def origins_between(candles: pd.DataFrame, recipe: Recipe, start: date, end: dat
     Raises:
         NotEnoughHistory: there is none, or the first one has too few days behind it.
     """
-    inputs = make_inputs(candles, recipe, columns_of(candles))
+    inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
     rows = rows[(inputs.days[rows] >= np.datetime64(start)) & (inputs.days[rows] <= np.datetime64(end))]

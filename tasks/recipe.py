@@ -59,6 +59,18 @@ class Recipe(Policy):
     )
     # The inputs, beside the scale.
     return_clip: float = Field(6.0, gt=0, description="Largest return shown, in scales")
+    return_offset: float = Field(
+        0.1, gt=0, description="Added to a return's size in scales before its logarithm: a still day has one"
+    )
+    least_spread: float = Field(
+        0.05, gt=0, lt=1, description="Least range shown, in scales: a frozen candle must not be the loudest"
+    )
+    column_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of the days that must have ranges, or volume, to show them",
+    )
     slow_decay: Share = Field(0.94, description="Weight of yesterday in the slow variance (RiskMetrics)")
     volume_days: int = Field(
         30, ge=2, le=365, description="Days of the mean that log volume is shown against"
@@ -73,6 +85,9 @@ class Recipe(Policy):
     head_sd: float = Field(
         0.02, gt=0, description="Deviation of the head's first weights: it begins near N(0, 1)"
     )
+    mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in scales: it can hardly be known")
+    least_dof: float = Field(2.1, gt=2, description="Least degrees of freedom: the variance stays finite")
+    first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
     # Its training.
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step")
     clip_norm: float = Field(

@@ -5,15 +5,19 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from storage.home import Home
+from storage.ledger import ingredients
 from storage.predictions import Predictions
-from tasks.artifacts import LAST_FORECASTS, artifact_key, forecast_markdown, last_forecasts
+from tasks.artifacts import LAST_FORECASTS, artifact_key, beside, forecast_markdown, last_forecasts
+from tasks.scoreboard import scoreboard
 from tasks.series import Series
 from tests.helpers import BTC, NOW
 
 FIRST = date(2020, 1, 1)
+SIDES = (("lower", -1), ("upper", 1))
 
 
 def row(offset: int = 0, **more: object) -> dict[str, Any]:
@@ -108,3 +112,38 @@ def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
         "prediction_id": "revised",
     }
     assert LAST_FORECASTS == 30
+
+
+def test_intervals_baselines_warnings_and_alarms_are_shown() -> None:
+    bands = {f"{side}_{level}_usd": 8000.0 + sign * level for side, sign in SIDES for level in (50, 80, 95)}
+    quantiles = [7900.0 + 10 * n for n in range(23)]
+    said = row(profile="calibrated", revision=0, quantiles_usd=quantiles, **bands)
+    calm = forecast_markdown(said, series())
+    assert "| 80 % | 7,920.00 USD to 8,080.00 USD |" in calm
+    assert "a point without intervals" not in calm
+    for word in ("Warning", "Alarm", "Scoreboard", "Beside it"):
+        assert word not in calm
+    missed = {"crps": 0.02, "naive_crps": 0.02, "hit_50": False, "hit_80": False, "hit_95": False}
+    scores = pd.DataFrame(
+        [
+            {"target_day": FIRST + timedelta(days=n), "error_usd": 1.0, "naive_error_usd": 1.0, "pit": 0.99}
+            | missed
+            for n in range(180)
+        ]
+    )
+    loud = forecast_markdown(said, series(), scoreboard(scores), "an old model", {"garch_t": quantiles})
+    assert "**Warning:** an old model" in loud
+    assert "**Alarm:** the 80 % interval held 0 %" in loud
+    assert "**Alarm:** the 95 % interval held 0 %" in loud
+    assert "## Scoreboard" in loud
+    assert "| garch_t | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in loud
+
+
+def test_what_stands_beside_a_forecast_is_its_own(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    assert beside(home, row()) == {}
+    kept = {"product_id": BTC, "target_day": FIRST, "method": "har_t"}
+    ingredients(home).add(
+        [{**kept, "prediction_id": f"id-{n}", "quantiles_usd": [float(n)] * 23} for n in range(2)]
+    )
+    assert beside(home, row(1)) == {"har_t": [1.0] * 23}

@@ -22,11 +22,10 @@ from tasks.ensemble import (
     fine_tune_ensemble,
     fit_ensemble,
     held_out_days,
-    losses_json,
     require_days,
     trainer_for,
 )
-from tasks.ensemble_files import ensemble_sha256
+from tasks.ensemble_files import ensemble_sha256, losses_json
 from tasks.inputs import Columns, make_inputs, usable_rows, windows_at
 from tasks.lstm import Losses
 from tasks.quantiles import LEVELS
