@@ -78,7 +78,6 @@ def forecast_markdown(
         ]
     lines += [f"\n**Warning:** {text}" for text in (warning,) if text]
     if board is not None and board.last is not None:
-        lines += [f"\n**Alarm:** {alarm}" for alarm in board.alarms]
         lines += ["", "## Scoreboard", "", scoreboard_markdown(board)]
     return "\n".join(lines)
 
