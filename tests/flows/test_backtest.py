@@ -21,11 +21,13 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.backtest import rolling_backtest
 from flows.daily import daily_forecast
-from flows.settings import Market
+from flows.scoring import score_forecasts
+from flows.settings import Market, profile_named
 from storage.errors import BadDay, BadSetting, NotEnoughHistory
 from storage.home import Home
 from storage.ledger import backtests, ingredients, trackers
 from storage.predictions import Predictions
+from storage.scores import Scores
 from tasks import backtest as steps
 from tests.helpers import FIRST, made_up, store
 
@@ -93,6 +95,16 @@ def test_a_day_and_the_backtest_say_the_same_bits(made: tuple[Home, Any], tmp_pa
     # A refit at first and on day 8, fine-tunings on days 3, 6 and 11.
     assert [row["model_version"] for row in found.values()] == list("111222334445")
     assert len(verdict.gates) == 4
+
+    tables = (trackers(home), ingredients(home), Scores(home), Predictions(home))
+    before = [table.read().num_rows for table in tables]
+    last = max(found)
+    again = daily_forecast(market, "calibrated", SMALL, last, str(home.root))
+    assert again == found[last]["prediction_id"]
+    score_forecasts(home, BTC, profile_named("calibrated", SMALL))
+    score_forecasts(home, BTC, profile_named("calibrated", SMALL))
+    # The closes after the last origin are stored as well: they score its forecast, once.
+    assert [table.read().num_rows for table in tables] == [before[0] + 1, before[1], before[2] + 1, before[3]]
 
 
 def test_what_comes_later_moves_not_one_bit(made: tuple[Home, Any], tmp_path: Path) -> None:
