@@ -60,7 +60,7 @@ def score_due(home: Home, product_id: str, *, data_version: str, moment: datetim
     ]
     added = Scores(home).add(rows)
     if added:
-        log.info("%s: %d forecasts scored", product_id, added)
+        log.info("%s: forecasts scored: %d", product_id, added)
     return added
 
 

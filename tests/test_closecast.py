@@ -181,7 +181,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert "trained without BTC-USD, which is not in the database" in first.out
     assert shell(*words, "--as-of", "2021-06-29").code == 0
     last = shell(*words)
-    assert "1 forecasts scored" in last.out
+    assert "forecasts scored: 1" in last.out
     (row,) = shell.ask("select * from predictions where target_day = '2021-07-01'")
     for percent in (50, 80, 95):
         low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
