@@ -19,7 +19,7 @@ from storage.folds import Folds
 from storage.home import check_product_id
 from storage.locks import backtest_lock
 from tasks.artifacts import artifact_key
-from tasks.backtest import train_one, walk_one
+from tasks.backtest import prepare_one, walk_one
 from tasks.plan import plan_backtest
 from tasks.summary import markdown
 from tasks.verdict import Verdict, sum_up
@@ -72,9 +72,9 @@ def rolling_backtest(
     with backtest_lock(place, plan.backtest_id):
         Folds(place, plan.backtest_id).sweep()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
-        trained = [train_one.submit(place, plan, fold) for fold in range(len(plan.folds))]
-        for fold, model in enumerate(trained):
-            model.result()
+        prepared = [prepare_one.submit(place, plan, fold) for fold in range(len(plan.folds))]
+        for fold, ready in enumerate(prepared):
+            ready.result()
             progress.step()
             walk_one.submit(place, plan, fold).result()
             progress.step()
@@ -100,7 +100,7 @@ class Progress:
         )
 
     def step(self) -> None:
-        """One more fold trained, or walked."""
+        """One more fold prepared, or walked."""
         self._done += 1
         update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
         log.debug("step %d of %d", self._done, self._steps, extra={"steps": self._steps, "done": self._done})

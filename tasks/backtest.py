@@ -1,8 +1,9 @@
 """Rolling-origin evaluation: each fold trains and forecasts by the very functions of the day.
 
-A fold begins with a refit and ends before the next. Its refit depends on the candles up to its first origin
-alone, so refits run wherever and whenever the task runner likes; what depends on the fold before (the gate,
-fine-tuning, the tracker) is walked through in order, which takes little time.
+A fold begins with a refit and ends before the next. Folds are prepared wherever and whenever the task
+runner likes, each as if its refit passed the gate: models, gates within the fold and quantiles are made and
+kept. Then they are walked through in order, which decides about the refits and moves the tracker; it finds
+nearly all that it needs, and makes what it does not find, as after a refit that was refused.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from storage.folds import Folds
 from storage.home import Home
 from storage.ledger import backtests
 from tasks.calibrate import follow, to_usd
-from tasks.distribution import first_corrections, say
+from tasks.distribution import Said, first_corrections, say
 from tasks.ensemble import fine_tune_ensemble, fit_ensemble
 from tasks.ensemble_files import Stored, read_ensemble, write_ensemble
 from tasks.evaluate import gate
@@ -64,21 +65,10 @@ class _Walk:
         return cls(known, plain["names"], np.array(plain["corrections"]), tuple(plain["gates"]))
 
 
-def train_fold(home: Home, plan: Plan, fold: int) -> str:
-    """Refit on the candles up to the fold's first origin, unless it was done before; the model's name."""
-    origin = plan.folds[fold]
-    name = f"refit-{origin}"
-    folds = Folds(home, plan.backtest_id)
-    if not folds.has(name):
-        recipe = plan.recipe
-        candles, pools = candles_until(home, plan, origin)
-        trained = fit_ensemble(candles, recipe, pools)
-        corrections = first_corrections(trained, candles, recipe)
-        with folds.draft(name) as draft:
-            write_ensemble(
-                draft, trained, recipe, corrections, {"origin_day": str(origin), "made_by": "refit"}
-            )
-    return name
+def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
+    """Make and keep what the fold's walk will ask for if its refit passes the gate."""
+    if Folds(home, plan.backtest_id).read(f"fold-{fold}") is None:
+        _through(home, plan, fold, _Walk())
 
 
 def walk_fold(home: Home, plan: Plan, fold: int) -> int:
@@ -89,29 +79,37 @@ def walk_fold(home: Home, plan: Plan, fold: int) -> int:
         plan: of the backtest.
         fold: its number; the fold before must have been walked.
     """
-    folds, recipe = Folds(home, plan.backtest_id), plan.recipe
+    folds = Folds(home, plan.backtest_id)
     if folds.read(f"fold-{fold}") is not None:
         return 0
-    walk = _Walk.from_json(folds.read(f"fold-{fold - 1}") if fold else None)
+    before = _Walk.from_json(folds.read(f"fold-{fold - 1}") if fold else None)
+    walk, rows = _through(home, plan, fold, before)
+    added = backtests(home).add(rows)
+    folds.write(f"fold-{fold}", walk.as_json())
+    return added
+
+
+def _through(home: Home, plan: Plan, fold: int, walk: _Walk) -> tuple[_Walk, list[dict[str, Any]]]:
+    """The walk after the fold, and its rows: the origins between two decisions share their champion."""
+    folds, recipe = Folds(home, plan.backtest_id), plan.recipe
     first, last = plan.span(fold)
     candles, _ = candles_until(home, plan, last + timedelta(days=1))
     origins = origins_between(candles, recipe, first, last)
     days = candles["day_utc"].dt.date.to_numpy()
-    added, start = 0, 0
+    rows: list[dict[str, Any]] = []
+    start = 0
     for place, row in enumerate(origins):
         before = champion_of(walk.known, days[row])
         later = _decided(home, plan, walk, days[row])
         if later is not walk and before is not None and place > start:
-            walk, rows = _forecasts(folds, plan, fold, walk, before, candles, origins[start:place])
-            added, start = added + backtests(home).add(rows), place
+            walk, found = _forecasts(folds, plan, fold, walk, before, candles, origins[start:place])
+            rows, start = rows + found, place
             later = replace(later, corrections=walk.corrections)
         walk = later
     champion = champion_of(walk.known, last)
     assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
-    walk, rows = _forecasts(folds, plan, fold, walk, champion, candles, origins[start:])
-    added += backtests(home).add(rows)
-    folds.write(f"fold-{fold}", walk.as_json())
-    return added
+    walk, found = _forecasts(folds, plan, fold, walk, champion, candles, origins[start:])
+    return walk, rows + found
 
 
 def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
@@ -125,19 +123,15 @@ def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
     champion = champion_of(walk.known, origin)
     names = dict(walk.names or {})
     if decision.action == "refit":
-        name = f"refit-{origin}"
-        if not folds.has(name):
-            train_fold(home, replace(plan, folds=(origin,)), 0)
+        name = _refitted(folds, recipe, candles, pools, origin)
     else:
         assert champion is not None  # noqa: S101 (only a champion is fine-tuned)
         name = _fine_tuned(folds, recipe, names[champion.version], candles, pools, origin)
     challenger = _read(folds, name, recipe)
     accepted, gates = True, walk.gates
     if champion is not None:
-        judged = gate(
-            _read(folds, names[champion.version], recipe).ensemble, challenger.ensemble, candles, recipe
-        )
-        accepted, gates = judged.passed, (*gates, f"{origin} {decision.action} {judged}")
+        accepted, text = _judged(folds, recipe, names[champion.version], name, candles)
+        gates = (*gates, f"{origin} {decision.action} {text}")
     made_by: MadeBy = decision.action
     one = Known(
         version=str(len(walk.known) + 1),
@@ -148,6 +142,37 @@ def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
     )
     corrections = challenger.corrections if walk.corrections is None else walk.corrections
     return _Walk((*walk.known, one), {**names, one.version: name}, corrections, gates)
+
+
+def _judged(
+    folds: Folds, recipe: Recipe, champion: str, challenger: str, candles: pd.DataFrame
+) -> tuple[bool, str]:
+    """Whether the challenger passes the gate on these candles, and its figures in words."""
+    key = f"gate-{challenger}-after-{champion}"
+    kept = folds.read(key)
+    if kept is None:
+        before, after = (_read(folds, name, recipe).ensemble for name in (champion, challenger))
+        said = gate(before, after, candles, recipe)
+        kept = {"passed": said.passed, "text": str(said)}
+        folds.write(key, kept)
+    return kept["passed"], kept["text"]
+
+
+def _refitted(
+    folds: Folds,
+    recipe: Recipe,
+    candles: pd.DataFrame,
+    pools: Mapping[str, pd.DataFrame],
+    origin: date,
+) -> str:
+    name = f"refit-{origin}"
+    if not folds.has(name):
+        trained = fit_ensemble(candles, recipe, pools)
+        corrections = first_corrections(trained, candles, recipe)
+        lineage = {"origin_day": str(origin), "made_by": "refit"}
+        with folds.draft(name) as draft:
+            write_ensemble(draft, trained, recipe, corrections, lineage)
+    return name
 
 
 def _fine_tuned(
@@ -181,7 +206,7 @@ def _forecasts(
     assert walk.names is not None  # noqa: S101 (there is a champion)
     assert walk.corrections is not None  # noqa: S101
     recipe, name = plan.recipe, walk.names[champion.version]
-    said = say(_read(folds, name, recipe).ensemble, candles, rows, recipe)
+    said = _said(folds, recipe, name, candles, rows)
     closes = candles["close_usd"].to_numpy(dtype=np.float64)
     days = candles["day_utc"].dt.date.to_numpy()
     last, came = closes[rows], closes[rows + 1]
@@ -218,11 +243,23 @@ def _forecasts(
     return replace(walk, corrections=corrections), found
 
 
+def _said(folds: Folds, recipe: Recipe, name: str, candles: pd.DataFrame, rows: NDArray[np.int64]) -> Said:
+    """What the model and the baselines say from these origins; JSON keeps every bit."""
+    days = candles["day_utc"].dt.date.to_numpy()[rows]
+    key = f"said-{name}-{days[0]}-{days[-1]}"
+    kept = folds.read(key)
+    if kept is None:
+        said = say(_read(folds, name, recipe).ensemble, candles, rows, recipe)
+        folds.write(key, said.as_json())
+        return said
+    return Said.from_json(kept)
+
+
 def _read(folds: Folds, name: str, recipe: Recipe) -> Stored:
     return read_ensemble(folds.open(name), recipe)
 
 
-train_one = task(name="train-fold", task_run_name="train-fold {fold}", timeout_seconds=7200, **STEP)(
-    train_fold
+prepare_one = task(name="prepare-fold", task_run_name="prepare-fold {fold}", timeout_seconds=7200, **STEP)(
+    prepare_fold
 )
 walk_one = task(name="walk-fold", task_run_name="walk-fold {fold}", timeout_seconds=7200, **STEP)(walk_fold)

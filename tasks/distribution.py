@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,19 @@ class Said:
     baselines: Mapping[str, Floats]
     mixed: Floats
     scales: Floats
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain lists, from which `from_json` makes the same bits."""
+        baselines = {method: quantiles.tolist() for method, quantiles in self.baselines.items()}
+        arrays = {name: getattr(self, name).tolist() for name in ("own", "mixed", "scales")}
+        return {**arrays, "baselines": baselines}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Said:
+        """The inverse of `as_json`."""
+        baselines = {method: np.array(quantiles) for method, quantiles in plain["baselines"].items()}
+        own, mixed, scales = (np.array(plain[name]) for name in ("own", "mixed", "scales"))
+        return cls(own, baselines, mixed, scales)
 
 
 def say(

@@ -21,12 +21,13 @@ from tasks.ensemble_files import read_ensemble
 from tasks.forecast import forecast_article, forecast_calibrated
 from tasks.quantiles import BANDS, LEVELS
 from tasks.recipe import Recipe
+from tasks.scale import Floats
 from tasks.steps import STEP
 from tasks.track import OWN, first_state, state_at
 
 log = logging.getLogger("closecast.publish")
 
-INTERVALS = ("50", "80", "95")
+INTERVALS = (50, 80, 95)
 
 
 def prediction_key(
@@ -84,25 +85,17 @@ def publish_prediction(
         closes = prices.closes_at(data_version)
     said = forecast_article(bundle, closes)
     models.promote(version)
-    row: Mapping[str, Any] = {
-        "prediction_id": prediction_id,
-        "product_id": product_id,
-        "origin_day": origin,
-        "target_day": origin + timedelta(days=horizon),
-        "horizon": horizon,
-        "profile": profile,
-        "model_version": model_version,
-        "data_version": data_version,
-        "settings_version": settings_version,
-        "code_version": code_version,
-        "last_close_usd": said.last_close_usd,
-        "point_usd": said.point_usd,
-        **{f"{side}_{level}_usd": None for level in INTERVALS for side in ("lower", "upper")},
-        "quantile_levels": None,
-        "quantiles_usd": None,
-        "created_at": created_at,
-        "flow_run_id": flow_run_id,
-    }
+    row = _row(
+        (product_id, profile, origin, horizon),
+        (said.last_close_usd, said.point_usd, None),
+        prediction_id=prediction_id,
+        model_version=model_version,
+        data_version=data_version,
+        settings_version=settings_version,
+        code_version=code_version,
+        created_at=created_at,
+        flow_run_id=flow_run_id,
+    )
     return _write(home, row)
 
 
@@ -157,28 +150,49 @@ def publish_distribution(
             for method, quantiles in beside.items()
         ]
     )
-    bands = {percent: BANDS[int(percent)] for percent in INTERVALS}
-    row: Mapping[str, Any] = {
-        "prediction_id": prediction_id,
+    row = _row(
+        (product_id, recipe.name, origin, recipe.horizon),
+        (said.last_close_usd, said.point_usd, said.quantiles_usd),
+        prediction_id=prediction_id,
+        model_version=model_version,
+        data_version=data_version,
+        settings_version=settings_version,
+        code_version=code_version,
+        created_at=created_at,
+        flow_run_id=flow_run_id,
+    )
+    return _write(home, row)
+
+
+def _row(
+    asked: tuple[str, str, date, int], said: tuple[float, float, Floats | None], **made: object
+) -> dict[str, Any]:
+    """A row of the table; without quantiles its intervals are null.
+
+    Args:
+        asked: product, profile, origin and horizon.
+        said: last close, point, and quantiles in USD, (23,).
+        made: the id, the versions, when and by which run.
+    """
+    product_id, profile, origin, horizon = asked
+    last_close_usd, point_usd, quantiles_usd = said
+    row: dict[str, Any] = {
+        **made,
         "product_id": product_id,
         "origin_day": origin,
-        "target_day": target,
-        "horizon": recipe.horizon,
-        "profile": recipe.name,
-        "model_version": model_version,
-        "data_version": data_version,
-        "settings_version": settings_version,
-        "code_version": code_version,
-        "last_close_usd": said.last_close_usd,
-        "point_usd": said.point_usd,
-        **{f"lower_{name}_usd": float(said.quantiles_usd[low]) for name, (low, _) in bands.items()},
-        **{f"upper_{name}_usd": float(said.quantiles_usd[high]) for name, (_, high) in bands.items()},
-        "quantile_levels": list(LEVELS),
-        "quantiles_usd": said.quantiles_usd.tolist(),
-        "created_at": created_at,
-        "flow_run_id": flow_run_id,
+        "target_day": origin + timedelta(days=horizon),
+        "horizon": horizon,
+        "profile": profile,
+        "last_close_usd": last_close_usd,
+        "point_usd": point_usd,
+        "quantile_levels": None if quantiles_usd is None else list(LEVELS),
+        "quantiles_usd": None if quantiles_usd is None else quantiles_usd.tolist(),
     }
-    return _write(home, row)
+    for percent in INTERVALS:
+        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True):
+            bound = None if quantiles_usd is None else float(quantiles_usd[place])
+            row[f"{side}_{percent}_usd"] = bound
+    return row
 
 
 def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,17 +171,17 @@ def test_a_killed_one_goes_on_where_it_was(made: tuple[Home, Any], tmp_path: Pat
         [sys.executable, "-c", script], cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE
     )
     folder = home.folds / verdict.backtest_id
+    first = folder / f"refit-{START}" / "manifest.json"
     patience = time.monotonic() + 120
-    while not (folder / "fold-0.json").exists() and process.poll() is None and time.monotonic() < patience:
+    while not first.exists() and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
-    assert (folder / "fold-0.json").exists()
     assert not (folder / "summary.json").exists()
-    stood = (folder / "fold-0.json").stat().st_mtime_ns
+    stood = first.stat().st_mtime_ns
     again = backtest(home, 12)
-    assert (folder / "fold-0.json").stat().st_mtime_ns == stood
+    assert first.stat().st_mtime_ns == stood
     assert again.summary == verdict.summary
     before, now = (rows_of(where, verdict.backtest_id, "calibrated") for where in (tested, home))
     assert [row["quantiles_usd"] for row in before.values()] == [row["quantiles_usd"] for row in now.values()]
