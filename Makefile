@@ -30,8 +30,18 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The peers have an environment of their own. PyPI's PyTorch brings several GB for graphics cards;
+# make bench TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" takes it without them.
+TORCH ?= torch==2.13.0
+PEERS := .venv-bench
+
 bench: $(VENV)/.test
+	@test -x $(PEERS)/bin/python || { $(PYTHON) -m venv $(PEERS) && echo '*' > $(PEERS)/.gitignore; }
+	@$(PEERS)/bin/python -c 'import torch' 2>/dev/null || $(PEERS)/bin/python -m pip install --quiet $(TORCH) 2>/dev/null || \
+		{ rm -rf $(PEERS); echo "PyTorch could not be installed: its rows will say so"; }
 	$(BIN)/python benchmarks/article.py
+	$(BIN)/python benchmarks/training.py --torch $(PEERS)/bin/python
+	@if test -f benchmarks/growth.py; then $(BIN)/python benchmarks/growth.py; fi
 
 serve-demo: $(VENV)/.run
 	@$(BIN)/python tests/serve_demo.py

@@ -304,6 +304,32 @@ def versions(
     _print_rows(table.select(short), output)
 
 
+@app.command()
+def maintain(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete models and unfinished backtests nothing refers to.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, do nothing.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Compact the tables' files, and drop old ones after thirty days."""
+    from flows.maintain import look_after
+
+    upkeep = look_after(_existing(home), prune=prune, dry_run=dry_run)
+    header = (
+        ["table", "data files"] if dry_run else ["table", "data files before", "after", "old ones deleted"]
+    )
+    rows = [
+        [one.table, str(one.files_before), str(one.files_after), str(one.deleted)][: len(header)]
+        for one in upkeep.tables
+    ]
+    _print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
+    for one in upkeep.pruned:
+        typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
+    if prune and not upkeep.pruned:
+        typer.echo("something refers to every model, and no backtest was left unfinished: nothing to delete")
+
+
 def _settings(pairs: list[str]) -> dict[str, Any]:
     """`epochs=3` to `{"epochs": 3}`: values are read as JSON where they are JSON, as text elsewhere."""
     found: dict[str, Any] = {}

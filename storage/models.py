@@ -157,6 +157,16 @@ class Models:
         for name, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, name, value)
 
+    def delete(self, version: ModelVersion) -> None:
+        """Take a version out of the registry, its run too; no later version gets its number.
+
+        Its bundle is left for whoever sweeps: what the registry names has its bundle at any moment.
+        """
+        run_id = self.client.get_model_version(version.name, version.version).run_id
+        self.client.delete_model_version(version.name, version.version)
+        if run_id:
+            self.client.delete_run(run_id)
+
     def champion(self, product_id: str, profile: str) -> ModelVersion | None:
         """The version that forecasts, or None before the first."""
         return next((v for v in self.versions(product_id, profile) if CHAMPION in v.aliases), None)

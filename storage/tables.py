@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 ATTEMPTS = 20
+KEPT_DAYS = 30
+# Without it a checkpoint forgets after a week which files a compaction took out, and a vacuum of all that
+# the log does not name would delete them by their own, greater age.
+KEEPING = {"delta.deletedFileRetentionDuration": f"interval {KEPT_DAYS} days"}
 Answer = TypeVar("Answer")
 
 
@@ -112,30 +116,12 @@ class Table:
         return table
 
     def attempt(self, once: Callable[..., Answer], *args: object) -> Answer:
-        """Call `once`, again when somebody else's commit came between: it looks again and writes again.
-
-        Raises:
-            HomeBusy: others write to the table all the time.
-        """
-        from deltalake.exceptions import CommitFailedError
-
-        again = Retrying(
-            retry=retry_if_exception_type(CommitFailedError),
-            wait=wait_random_exponential(multiplier=0.05, max=2),
-            stop=stop_after_attempt(ATTEMPTS),
-            reraise=True,
-        )
-        try:
-            return again(once, *args)
-        except CommitFailedError as error:
-            raise HomeBusy(
-                f"other runs wrote to {self.folder} each of the {ATTEMPTS} times that this one tried:"
-                " try again when they are done"
-            ) from error
+        """As `attempt` of this module, on this table."""
+        return attempt(self.folder, once, *args)
 
     def begin(self) -> State:
         """The table as it is now, made when there is none: what `look` reads and `insert` writes after."""
-        delta = _open(self.folder) or self._made()
+        delta = open_table(self.folder) or self._made()
         with reading(self.folder):
             return State(delta, delta.to_pyarrow_dataset())
 
@@ -149,6 +135,7 @@ class Table:
                 mode="ignore",
                 partition_by=list(self.partition_by),
                 name=self.name,
+                configuration=KEEPING,
             )
             _sync(self.folder, delta)
         return delta
@@ -196,17 +183,47 @@ class Table:
         return zip(*(rows[name].to_pylist() for name in self.key), strict=True)
 
 
+def attempt(folder: Path, once: Callable[..., Answer], *args: object) -> Answer:
+    """Call `once`, again when somebody else's commit came between: it looks again and writes again.
+
+    Raises:
+        HomeBusy: others write to the table in `folder` all the time.
+    """
+    from deltalake.exceptions import CommitFailedError
+
+    again = Retrying(
+        retry=retry_if_exception_type(CommitFailedError),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        stop=stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    )
+    try:
+        return again(once, *args)
+    except CommitFailedError as error:
+        raise HomeBusy(
+            f"other runs wrote to {folder} each of the {ATTEMPTS} times that this one tried:"
+            " try again when they are done"
+        ) from error
+
+
 def open_dataset(folder: Path) -> ds.Dataset | None:
     """A Delta table as a PyArrow dataset, or None when there is none.
 
     Raises:
         Damaged: there is one that cannot be read.
     """
-    table = _open(folder)
+    table = open_table(folder)
     if table is None:
         return None
     with reading(folder):
         return table.to_pyarrow_dataset()
+
+
+def read_columns(
+    folder: Path, schema: pa.Schema, columns: Sequence[str], wanted: ds.Expression | None = None
+) -> pa.Table:
+    """Some columns of a table of that schema, as `Table.read`: what is not asked for is not read."""
+    return Table(folder, schema, name=folder.name, key=()).read(wanted, columns)
 
 
 def all_of(*tests: ds.Expression) -> ds.Expression | None:
@@ -242,7 +259,12 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(folder: Path) -> DeltaTable | None:
+def open_table(folder: Path) -> DeltaTable | None:
+    """A Delta table as it is now, or None when there is none.
+
+    Raises:
+        Damaged: there is one that cannot be read.
+    """
     if not (folder / "_delta_log").is_dir():
         return None
     from deltalake import DeltaTable
@@ -256,11 +278,18 @@ def _open(folder: Path) -> DeltaTable | None:
 
 
 def _sync(folder: Path, table: DeltaTable) -> None:
-    """Make the newest commit durable: Delta itself leaves that to the disk's good will."""
-    entry = folder / "_delta_log" / f"{table.version():020d}.json"
+    """Make the newest commit durable."""
+    sync_commit(folder, table.version())
+
+
+def sync_commit(folder: Path, version: int) -> None:
+    """Make a commit and its checkpoint durable: Delta itself leaves that to the disk's good will."""
+    log = folder / "_delta_log"
+    entry, checkpoint = log / f"{version:020d}.json", log / f"{version:020d}.checkpoint.parquet"
     actions = [json.loads(line) for line in entry.read_text().splitlines()]
     added = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
-    for path in [*added, entry]:  # the log last: it must not name a file that is not there
+    marks = [checkpoint, log / "_last_checkpoint"] if checkpoint.is_file() else []
+    for path in [*added, entry, *marks]:  # the log later: it must not name a file that is not there
         with path.open("rb") as written:
             os.fsync(written.fileno())
         fsync_folder(path.parent)

@@ -281,7 +281,7 @@ def train(
         epochs: passes over the training windows.
         shuffle: draw a new order for every epoch.
         seed: of the masks and the order.
-        compiled: by XLA; pays from about ten epochs on for the article's network.
+        compiled: by XLA; pays from some 75 epochs on for the article's network (docs/performance.md).
     """
     split = int(len(inputs) * (1.0 - validation_split))
     _, losses = Trainer(network, loss=squared_error, compiled=compiled).fit(

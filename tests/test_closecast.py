@@ -166,6 +166,15 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     joined = "select p.point_usd > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
     assert shell.ask(joined) == [{"up": True}]
 
+    before = shell.stored()
+    looked = shell.here("maintain", "--prune", "--dry-run")
+    assert looked.code == 0, looked.err
+    assert re.search(r"predictions +2 *\n", looked.out)
+    assert "nothing to delete" in looked.out
+    done = shell.here("maintain", "--prune")
+    assert re.search(r"predictions +2 +1 +0 *\n", done.out), done.out
+    assert (shell.stored(), done.err) == (before, "")
+
 
 def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     shell: Shell, walk: Callable[..., pd.DataFrame], tmp_path: Path
@@ -189,6 +198,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert row["point_usd"] == row["quantiles_usd"][11]
     assert len(row["quantile_levels"]) == len(row["quantiles_usd"]) == 23
     assert row["quantiles_usd"] == sorted(row["quantiles_usd"])
+    assert loaded_by(shell, *words) == set()
 
     board = shell.here("score", "--product", "SOL-USD")
     assert board.code == 0, board.err
@@ -335,7 +345,7 @@ def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: P
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "import", "predictions", "sql", "versions", "score", "backtest", "rollback"],
+    ["run", "import", "predictions", "sql", "versions", "score", "backtest", "rollback", "maintain"],
 )
 def test_every_command_has_help_and_a_home(shell: Shell, command: str) -> None:
     done = shell.here(command, "--help")

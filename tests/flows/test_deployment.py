@@ -93,7 +93,8 @@ def keep(platform: Platform, candles: pd.DataFrame) -> None:
 def often(folder: Path) -> Path:
     """A copy of prefect.yaml that trains one small network once, with a schedule of every few seconds."""
     found: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
-    (deployment,) = found["deployments"]
+    deployment, upkeep = found["deployments"]
+    upkeep["schedules"] = []
     deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
     deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
     copy = folder / "prefect.yaml"

@@ -104,8 +104,9 @@ def complaints(found: dict[str, Any]) -> list[str]:
         used = found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
         made = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
         assert used == "{{ %s.stdout }}" % made  # noqa: UP031 - braces
-        (deployment,) = found["deployments"]
-        bad_deployment(deployment)
+        assert [deployment["name"] for deployment in found["deployments"]] == ["daily", "maintain"]
+        for deployment in found["deployments"]:
+            bad_deployment(deployment)
     except Exception as error:
         said.append(repr(error))
     return said
@@ -149,6 +150,7 @@ def test_any_misspelt_key_is_found(path: tuple[Any, ...]) -> None:
 
 
 DAILY = ("deployments", 0)
+MAINTAIN = ("deployments", 1)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,9 @@ DAILY = ("deployments", 0)
         ((*DAILY, "concurrency_limit", "limit"), None),
         ((*DAILY, "work_pool", "job_variables", "env", "DO_NOT_TRACK"), True),
         ((*DAILY, "work_pool", "name"), "closecat"),
+        ((*MAINTAIN, "entrypoint"), "flows/maintain.py:maintian"),
+        ((*MAINTAIN, "parameters", "prune"), "soemtimes"),
+        ((*MAINTAIN, "schedules", 0, "cron"), "0 3 * * 8"),
     ],
 )
 def test_a_wrong_value_is_found(path: tuple[Any, ...], value: object) -> None:
@@ -189,7 +194,7 @@ def test_an_unknown_key_beside_the_right_ones_is_found() -> None:
 
 def test_the_version_is_the_project_s() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert document()["deployments"][0]["version"] == project["version"]
+    assert {found["version"] for found in document()["deployments"]} == {project["version"]}
 
 
 @pytest.mark.parametrize("start", [datetime(2026, 11, 23, 12, tzinfo=UTC), datetime(2027, 3, 27, tzinfo=UTC)])
@@ -198,3 +203,13 @@ def test_the_next_runs_are_a_quarter_past_midnight_in_utc(start: datetime) -> No
     runs = asyncio.run(CronSchedule(**schedule).get_dates(n=5, start=start))
     first = (start + timedelta(days=start.hour > 0)).replace(hour=0, minute=15)
     assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=n) for n in range(5)]
+
+
+def test_the_upkeep_runs_on_sundays_when_the_day_is_done_and_prunes_only_when_told() -> None:
+    deployment = document()["deployments"][1]
+    (schedule,) = deployment["schedules"]
+    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
+    first = datetime(2026, 11, 29, 3, tzinfo=UTC)
+    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=7 * n) for n in range(3)]
+    assert {run.weekday() for run in runs} == {6}
+    assert deployment["parameters"] == {"prune": False}

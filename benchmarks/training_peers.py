@@ -1,0 +1,284 @@
+"""What benchmarks/training.py times in processes of their own: closecast's loop and Keras's `fit`.
+
+    python benchmarks/training_peers.py FOLDER prepare
+    python benchmarks/training_peers.py FOLDER JOB [--epochs N] [--other]
+    python benchmarks/training_peers.py FOLDER proof
+
+Prints one line of JSON. The clock runs from the first layer made to the weights at hand, with all tracing and
+compilation; the import of TensorFlow is timed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from flows import clock
+from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
+from tasks.engine import tensorflow
+from tasks.lstm import Losses, Trainer, train
+from tasks.recipe import Recipe
+
+Arrays = dict[str, Any]
+Marks = list[tuple[int, float]]
+
+
+def main() -> None:
+    """Do one job."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("job", choices=["prepare", "proof", *JOBS])
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--other", action="store_true", help="XLA the other way than closecast chooses")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    tensorflow()
+    import keras  # noqa: F401
+
+    loaded = time.perf_counter() - start
+    if given.job == "prepare":
+        said = prepare(given.folder)
+    elif given.job == "proof":
+        said = proof(given.folder, given.epochs)
+    else:
+        kind = given.job.partition("-")[0]
+        with np.load(given.folder / f"{kind}.npz") as file:
+            data = dict(file)
+        said = timed(lambda: JOBS[given.job](data, given.epochs, given.other)) | {"import": loaded}
+    print(json.dumps(said))
+
+
+def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
+    """Seconds of it all, seconds of a later epoch, the share of its core that the process had, the losses."""
+    start, core = time.perf_counter(), time.process_time()
+    marks, losses = run()
+    total, core = time.perf_counter() - start, time.process_time() - core
+    (first, early), (last, late) = marks[0], marks[-1]
+    return {
+        "total": total,
+        "epoch": (late - early) / (last - first),
+        "core": core / total,
+        "epochs": last,
+        "losses": losses,
+    }
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    """Write the windows of both networks, and the article's with first weights as float32 for the others."""
+    from tasks.check import check_candles
+    from tasks.fit import split_article
+    from tasks.inputs import columns_of, make_inputs, usable_rows, windows_at
+    from tasks.read_csv import read_candles
+
+    candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
+    candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
+    fields = Article().model_dump()
+    split = split_article(candles, **_picked(fields, split_article))
+    x, y = split.train.inputs.astype(np.float32), split.train.targets.astype(np.float32)
+    article: Arrays = {"x": x[: split.fitted], "y": y[: split.fitted]}
+    article |= {"held_x": x[split.fitted :], "held_y": y[split.fitted :]}
+    np.savez(folder / "article.npz", **article)
+    parts = [*article.values(), *_article_network().get_weights()]
+    np.concatenate([part.ravel() for part in parts]).astype(np.float32).tofile(folder / "article.bin")
+
+    recipe = Recipe()
+    inputs = make_inputs(candles, recipe, columns_of(candles))
+    rows = usable_rows(inputs, lookback=recipe.lookback)
+    rows = rows[np.isfinite(inputs.targets[rows])]
+    shown = windows_at(
+        inputs,
+        rows,
+        lookback=recipe.lookback,
+        return_clip=recipe.return_clip,
+        return_offset=recipe.return_offset,
+    )
+    targets = inputs.targets[rows][:, None].astype(np.float32)
+    split_at = len(rows) - recipe.validation_days
+    calibrated: Arrays = {"x": shown[:split_at], "y": targets[:split_at]}
+    calibrated |= {"held_x": shown[split_at:], "held_y": targets[split_at:]}
+    np.savez(folder / "calibrated.npz", **calibrated)
+    return {
+        "article": [len(article["x"]), len(article["held_x"])],
+        "calibrated": [len(calibrated["x"]), len(calibrated["held_x"]), shown.shape[2]],
+        "parameters": int(sum(part.size for part in parts[4:])),
+    }
+
+
+def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
+    """`tasks.lstm.train` as a run calls it; the marks are those of its log lines, every tenth epoch."""
+    marks = _marks()
+    losses = _trained_article(_article_network(), data, epochs, compiled=not other)
+    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+
+
+def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
+    """`keras.Model.fit` on the same network; `other`: not unrolled, as the article's notebook has it."""
+    network = _as_written() if other else _article_network()
+    return _fitted_article(network, data, epochs)
+
+
+def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
+    """One member as `tasks.ensemble` trains it, with a Trainer of its own."""
+    from tasks.networks import student_t_head, student_t_loss
+
+    recipe, marks = Recipe(), _marks()
+    trainer = Trainer(
+        _calibrated_network(data),
+        loss=student_t_loss,
+        clip_norm=recipe.clip_norm,
+        compiled=other,
+        head=student_t_head,
+    )
+    _, losses = trainer.fit(
+        data["x"],
+        data["y"],
+        (data["held_x"], data["held_y"]),
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        epochs=epochs,
+        shuffle=True,
+        seed=recipe.seed,
+    )
+    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+
+
+def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
+    """`keras.Model.fit` with the same loss; without XLA, as Keras chooses on a CPU, or with it."""
+    import keras
+
+    from tasks.networks import student_t_loss
+
+    recipe, network = Recipe(), _calibrated_network(data)
+    network.compile(
+        optimizer=keras.optimizers.Adam(recipe.learning_rate, global_clipnorm=recipe.clip_norm),
+        loss=lambda targets, raw: student_t_loss(raw, targets),
+        jit_compile=True if other else "auto",
+    )
+    return _fit(network, data, epochs, batch_size=recipe.batch_size, shuffle=True)
+
+
+JOBS = {
+    "article-closecast": article_closecast,
+    "article-fit": article_fit,
+    "calibrated-closecast": calibrated_closecast,
+    "calibrated-fit": calibrated_fit,
+}
+
+
+def proof(folder: Path, epochs: int) -> dict[str, Any]:
+    """Train with closecast and with `fit` without dropout: how far apart they are, and closecast's losses."""
+    with np.load(folder / "article.npz") as file:
+        data = dict(file)
+    ours, theirs = _article_network(dropout=0.0), _article_network(dropout=0.0)
+    losses = _trained_article(ours, data, epochs, compiled=True)
+    _, fitted = _fitted_article(theirs, data, epochs)
+    pairs = zip(ours.get_weights(), theirs.get_weights(), strict=True)
+    return {
+        "losses": losses.training.tolist(),
+        "validation": losses.validation.tolist(),
+        "loss_difference": float(np.abs(losses.training / np.array(fitted) - 1).max()),
+        "weight_difference": float(max(np.abs(mine - other).max() for mine, other in pairs)),
+    }
+
+
+def _picked(fields: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in fields.items() if name in names}
+
+
+def _article_network(**changed: Any) -> Any:
+    from tasks.networks import article_network
+
+    fields = Article().model_dump() | changed
+    return article_network(**_picked(fields, article_network))
+
+
+def _as_written() -> Any:
+    """The article's layers as its notebook writes them."""
+    import keras
+
+    fields = Article().model_dump()
+    return keras.Sequential(
+        [
+            keras.layers.Input((fields["lookback"], 1)),
+            keras.layers.LSTM(fields["units"], activation=fields["activation"]),
+            keras.layers.LeakyReLU(negative_slope=fields["leaky_slope"]),
+            keras.layers.Dropout(fields["dropout"]),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def _calibrated_network(data: Arrays) -> Any:
+    from tasks.networks import calibrated_network
+
+    fields = Recipe().model_dump() | {"features": data["x"].shape[2]}
+    return calibrated_network(**_picked(fields, calibrated_network))
+
+
+def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool) -> Losses:
+    fields = Article().model_dump() | {"epochs": epochs, "compiled": compiled}
+    x = np.concatenate([data["x"], data["held_x"]])
+    y = np.concatenate([data["y"], data["held_y"]])
+    return train(network, x, y, **_picked(fields, train))
+
+
+def _fitted_article(network: Any, data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
+    import keras
+
+    fields = Article().model_dump()
+    network.compile(optimizer=keras.optimizers.Adam(fields["learning_rate"]), loss="mse")
+    return _fit(network, data, epochs, batch_size=fields["batch_size"], shuffle=False)
+
+
+def _fit(
+    network: Any, data: Arrays, epochs: int, *, batch_size: int, shuffle: bool
+) -> tuple[Marks, list[float]]:
+    """Keras's loop; it validates in one batch, which is kinder than its default."""
+    import keras
+
+    marks: Marks = []
+    clock_it = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, _: marks.append((epoch + 1, time.perf_counter()))
+    )
+    history = network.fit(
+        data["x"],
+        data["y"],
+        batch_size=batch_size,
+        epochs=epochs,
+        shuffle=shuffle,
+        validation_data=(data["held_x"], data["held_y"]),
+        validation_batch_size=len(data["held_x"]),
+        callbacks=[clock_it],
+        verbose=0,
+    ).history
+    return marks, history["loss"]
+
+
+def _marks() -> Marks:
+    """When the loop says which epoch it has done."""
+    marks: Marks = []
+
+    class Clock(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            marks.append((record.args[0], time.perf_counter()))  # type: ignore[index, arg-type]
+
+    logger = logging.getLogger("closecast.train")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Clock())
+    return marks
+
+
+if __name__ == "__main__":
+    main()

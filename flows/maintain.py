@@ -1,0 +1,53 @@
+"""The upkeep of a home: few files, and nothing kept that nothing refers to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows import clock
+from flows.daily import speak_up
+from flows.settings import home_at
+from storage.home import Home
+from storage.maintenance import Tidied
+from tasks.maintain import Unneeded, prune_home, prune_step, tidy_step, tidy_tables
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What became of each table, and what was pruned, or would be."""
+
+    tables: tuple[Tidied, ...]
+    pruned: tuple[Unneeded, ...]
+
+
+@flow(name="maintain", persist_result=False, validate_parameters=True)
+def maintain(home: str | None = None, prune: bool = False) -> list[str]:
+    """Compact the tables, and delete what nothing refers to when asked.
+
+    Args:
+        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        prune: delete models and unfinished backtests that nothing refers to as well.
+
+    Returns:
+        What was pruned, a line each.
+    """
+    speak_up()
+    place = home_at(home).prepare()
+    tidy_step.submit(place).result()
+    if not prune:
+        return []
+    return [one.what for one in prune_step.submit(place, moment=clock.now()).result()]
+
+
+def look_after(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
+    """The same by hand, or a list of what it would do.
+
+    Raises:
+        StorageError: as `storage.maintenance.tidy` and `tasks.maintain.prune_home` say.
+    """
+    home.prepare()
+    tables = tidy_tables(home, dry_run=dry_run)
+    pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
+    return Upkeep(tuple(tables), tuple(pruned))

@@ -1,0 +1,200 @@
+"""The upkeep of a home: few files in its Delta tables, old versions for thirty days; folders to remove."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from storage.errors import HomeBusy, HomeUnusable
+from storage.home import PRODUCT_ID, Home
+from storage.models import Models, registered_name
+from storage.tables import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+TABLES = ("predictions", "scores", "ingredients", "trackers", "backtests")
+# A file of this size is left as it is, so that tidying rewrites no more than that much of a partition.
+FULL_BYTES = 32 * 2**20
+# Rows lie in the order in which they came: a question about some days reads a group or two of them.
+GROUP_ROWS = 1024
+WAIT_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """A table's data files before and after, and how many files older than thirty days were deleted."""
+
+    table: str
+    files_before: int
+    files_after: int
+    deleted: int
+
+
+def tidy(home: Home, name: str, *, dry_run: bool = False) -> Tidied | None:
+    """Compact a table's small files, make a checkpoint, and let go of what is older than thirty days.
+
+    Whoever reads by Delta's log sees each row once at any moment, while this is going on and after it; a
+    plain reader of the folder's Parquet files sees compacted rows again until the old files are deleted.
+    Rows that are added meanwhile are kept.
+
+    Args:
+        home: prepared.
+        name: one of `TABLES`.
+        dry_run: count the files, change nothing.
+
+    Returns:
+        None when there is no table yet.
+
+    Raises:
+        HomeUnusable: the table cannot be written.
+        HomeBusy: others tidy it for too long, or write to it all the time.
+        Damaged: it cannot be read.
+    """
+    if dry_run or open_table(getattr(home, name)) is None:
+        return _counted(home, name)
+    with _alone(home):
+        return _tidied(home, name)
+
+
+def _counted(home: Home, name: str) -> Tidied | None:
+    table = open_table(getattr(home, name))
+    files = count_files(table) if table else 0
+    return Tidied(name, files, files, 0) if table else None
+
+
+def _tidied(home: Home, name: str) -> Tidied:
+    folder: Path = getattr(home, name)
+    before = count_files(_now(folder))
+    attempt(folder, _keep_long, folder)
+    attempt(folder, _compact, folder)
+    deleted = attempt(folder, _let_go, folder)
+    return Tidied(name, before, count_files(_now(folder)), deleted)
+
+
+@contextlib.contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Hold the lock of whoever compacts; the operating system frees it when the process ends."""
+    lock = FileLock(home.locks / "maintain.lock")
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout as error:
+        raise HomeBusy(
+            f"the tables of {home.root} have been compacted for {WAIT_SECONDS} s by another process:"
+            " try again when it is done"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def count_files(table: DeltaTable) -> int:
+    """How many data files the table's newest state is made of."""
+    return len(table.file_uris())
+
+
+def models_of(home: Home) -> list[tuple[str, str]]:
+    """Product and profile of every registered model and of every folder under `models/`, sorted."""
+    found = {(version.product_id, version.profile) for version in Models(home).versions()}
+    for folder in home.models.glob("closecast.*.*"):
+        product_id, profile = folder.name.removeprefix("closecast.").rsplit(".", 1)
+        if PRODUCT_ID.fullmatch(product_id):  # anything else is not ours
+            found.add((product_id, profile))
+    return sorted(found)
+
+
+def stray_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
+    """Folders of a model that no version names: of runs that were killed between folder and registry.
+
+    A run that is at work has one as well: where they are to be removed, hold the product's lock.
+    """
+    named = {version.bundle for version in Models(home).versions(product_id, profile)}
+    parent = home.models / registered_name(product_id, profile)
+    return sorted(path for path in parent.glob("*") if path.is_dir() and path.name not in named)
+
+
+def last_touched(folder: Path) -> datetime:
+    """When something in a folder was last written, by the clock of the disk."""
+    newest = folder.stat().st_mtime
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a draft that is given its name
+            newest = max(newest, path.stat().st_mtime)
+    return datetime.fromtimestamp(newest, UTC)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all in it; killed on the way, the next time removes the rest.
+
+    Raises:
+        HomeUnusable: it cannot be removed.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise HomeUnusable(
+            f"{folder} cannot be removed: {error.strerror or error}; mend its rights"
+        ) from error
+
+
+def _keep_long(folder: Path) -> None:
+    """Tell a table that was made before it had to, how long it keeps what was compacted away."""
+    table = _now(folder)
+    if KEEPING.items() <= table.metadata().configuration.items():
+        return
+    with writing(folder):
+        before = table.version()
+        table.alter.set_table_properties(KEEPING)
+        _sync_since(folder, table, before)
+
+
+def _compact(folder: Path) -> None:
+    """Delta's own compaction: one commit that moves rows to fewer files, and changes none.
+
+    The caller holds `_alone`: Delta 1.6 lets two compactions of the same files both succeed, even in the name
+    of one application transaction, and then each row is there twice.
+    """
+    from deltalake import WriterProperties
+
+    table = _now(folder)
+    with writing(folder):
+        before = table.version()
+        how = WriterProperties(compression="ZSTD", max_row_group_size=GROUP_ROWS)
+        table.optimize.compact(target_size=FULL_BYTES, writer_properties=how)
+        _sync_since(folder, table, before)
+
+
+def _let_go(folder: Path) -> int:
+    """Checkpoint the log, drop what expired of it, and delete what is out of use for thirty days.
+
+    A full vacuum, which finds the files of killed runs as well: a file that no commit names yet is young.
+    """
+    table = _now(folder)
+    with writing(folder):
+        table.create_checkpoint()
+        sync_commit(folder, table.version())
+        table.cleanup_metadata()
+        before = table.version()
+        gone = table.vacuum(retention_hours=24 * KEPT_DAYS, dry_run=False, full=True)
+        _sync_since(folder, table, before)
+    return len(gone)
+
+
+def _now(folder: Path) -> DeltaTable:
+    table = open_table(folder)
+    assert table is not None  # noqa: S101 (`tidy` has seen it, and no table is ever taken away)
+    return table
+
+
+def _sync_since(folder: Path, table: DeltaTable, version: int) -> None:
+    """Make every commit after `version` durable: none may be missing below one that is there."""
+    for number in range(version + 1, table.version() + 1):
+        sync_commit(folder, number)

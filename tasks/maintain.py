@@ -1,0 +1,186 @@
+"""What keeps a home small: tables of few files, and no model that nothing refers to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow.dataset as ds
+from prefect import task
+
+from storage.errors import Damaged, HomeBusy
+from storage.home import Home
+from storage.ledger import backtests
+from storage.locks import backtest_lock, product_lock
+from storage.maintenance import TABLES, Tidied, last_touched, models_of, remove, stray_bundles, tidy
+from storage.models import Models, ModelVersion
+from storage.predictions import PREDICTIONS
+from storage.tables import read_columns
+from tasks.steps import STEP
+
+log = logging.getLogger("closecast.maintain")
+
+# So long an interrupted backtest may be gone on with.
+UNFINISHED = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """Something that nothing refers to: what it is, and the folder that goes with it."""
+
+    what: str
+    folder: Path
+    version: ModelVersion | None = None
+
+
+def tidy_tables(home: Home, *, dry_run: bool = False) -> list[Tidied]:
+    """Compact every table of the home; see `storage.maintenance.tidy`."""
+    found = [tidied for name in TABLES if (tidied := tidy(home, name, dry_run=dry_run))]
+    for one in found:
+        log.info(
+            "%s: %d data files, %d before; %d deleted that were out of use for 30 days",
+            one.table,
+            one.files_after,
+            one.files_before,
+            one.deleted,
+        )
+    return found
+
+
+def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[Unneeded]:
+    """Delete model versions, bundles and unfinished backtests that nothing refers to; the list of them.
+
+    A version goes out of the registry before its bundle goes: killed in between, what is registered is
+    whole, and the next time finds the folder. Each product's lock is held while its models are looked at
+    and deleted, so that no run is about to refer to one.
+
+    Args:
+        home: prepared.
+        moment: of the call; a backtest is unfinished for good when nothing was written to it for 30 days.
+        dry_run: list, and delete nothing.
+
+    Raises:
+        Damaged: forecasts name versions that the registry does not have.
+        HomeBusy: a run of the product goes on for too long.
+        HomeUnusable: a folder cannot be removed.
+    """
+    found: list[Unneeded] = []
+    for product_id, profile in models_of(home):
+        if dry_run:
+            found += unneeded_models(home, product_id, profile)
+            continue
+        with product_lock(home, product_id):
+            found += _taken_away(home, unneeded_models(home, product_id, profile))
+    for one in unneeded_backtests(home, moment):
+        if dry_run:
+            found.append(one)
+            continue
+        # Somebody may go on with it at this moment, or have done so since.
+        with contextlib.suppress(HomeBusy), backtest_lock(home, one.folder.name, wait_seconds=0):
+            found += _taken_away(home, [one] if one in unneeded_backtests(home, moment) else [])
+    return found
+
+
+def _taken_away(home: Home, found: Sequence[Unneeded]) -> Sequence[Unneeded]:
+    models = Models(home)
+    for one in found:
+        if one.version is not None:
+            models.delete(one.version)
+        remove(one.folder)
+        log.info("deleted %s", one.what)
+    return found
+
+
+def unneeded_models(home: Home, product_id: str, profile: str) -> list[Unneeded]:
+    """Versions of one model that nothing refers to, oldest first, then the folders that no version names.
+
+    Raises:
+        Damaged: forecasts name versions that the registry does not have, so that it cannot be trusted.
+    """
+    models = Models(home)
+    versions = models.versions(product_id, profile)
+    used = used_versions(home, product_id, profile)
+    if lost := used - {version.version for version in versions}:
+        raise Damaged(
+            f"forecasts of closecast.{product_id}.{profile} name version {min(lost, key=int)}, which"
+            f" {home.registry} does not have: restore it from a backup before pruning"
+        )
+    needed = needed_versions(versions, used)
+    found = [
+        Unneeded(_described(one), home.models / one.name / one.bundle, one)
+        for one in sorted(versions, key=_order)
+        if one.version not in needed
+    ]
+    strays = stray_bundles(home, product_id, profile)
+    return found + [
+        Unneeded(f"the folder {stray.name} of closecast.{product_id}.{profile}", stray) for stray in strays
+    ]
+
+
+def used_versions(home: Home, product_id: str, profile: str) -> set[str]:
+    """The numbers of the versions that a stored forecast was made with."""
+    theirs = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
+    rows = read_columns(home.predictions, PREDICTIONS, ["model_version"], theirs)
+    return set(rows["model_version"].unique().to_pylist())
+
+
+def needed_versions(versions: Iterable[ModelVersion], used: set[str]) -> set[str]:
+    """The numbers of one model's versions that something refers to, or that a decision depends on.
+
+    Those are: of stored forecasts, with an alias, or not judged yet; and of each recipe and series of
+    prices the newest accepted one, which forecasts, the newest one, the newest refit, from which
+    `policy.decide` counts its periods, and the newest one rolled back, which holds off fine-tuning; then
+    whatever the kept ones were fine-tuned from.
+    """
+    versions = list(versions)
+    needed = {
+        one.version
+        for one in versions
+        if one.version in used or one.aliases or one.tags.get("status") == "pending"
+    }
+    groups: dict[tuple[str | None, ...], list[ModelVersion]] = {}
+    for one in sorted(versions, key=_order):
+        groups.setdefault((one.tags.get("recipe_version"), one.tags.get("series")), []).append(one)
+    counts: list[Callable[[ModelVersion], bool]] = [
+        lambda _: True,
+        lambda one: one.tags.get("status") == "accepted",
+        lambda one: one.tags.get("made_by") == "refit",
+        lambda one: one.tags.get("status") == "rolled-back",
+    ]
+    for group in groups.values():
+        for counted in counts:
+            needed |= {one.version for one in [one for one in group if counted(one)][-1:]}
+    parents = {one.version: one.tags.get("parent", "none") for one in versions}
+    for version in tuple(needed):
+        while (version := parents.get(version, "none")) != "none":
+            needed.add(version)
+    return needed
+
+
+def unneeded_backtests(home: Home, moment: datetime) -> list[Unneeded]:
+    """Folders of backtests without a row in the table, nothing written to them for 30 days."""
+    known = set(backtests(home).read(None, ["backtest_id"])["backtest_id"].unique().to_pylist())
+    folders = sorted(path for path in home.folds.glob("*") if path.is_dir() and path.name not in known)
+    return [
+        Unneeded(f"the unfinished backtest {folder.name}", folder)
+        for folder in folders
+        if moment - last_touched(folder) > UNFINISHED
+    ]
+
+
+def _order(version: ModelVersion) -> tuple[str, int]:
+    return version.tags.get("origin_day", ""), int(version.version)
+
+
+def _described(version: ModelVersion) -> str:
+    tags = version.tags
+    said = [tags.get("status"), tags.get("made_by"), tags.get("origin_day")]
+    return f"{version.name} version {version.version} ({', '.join(word for word in said if word)})"
+
+
+tidy_step = task(name="tidy-tables", timeout_seconds=3600, **STEP)(tidy_tables)
+prune_step = task(name="prune-models", timeout_seconds=3600, **STEP)(prune_home)

@@ -1,0 +1,363 @@
+"""The upkeep: what is compacted, what is pruned, and above all what is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import clock
+from flows.maintain import look_after, maintain
+from storage.errors import Damaged, HomeBusy
+from storage.folds import Folds
+from storage.home import Home
+from storage.ledger import backtests
+from storage.locks import backtest_lock, product_lock
+from storage.models import CHAMPION, Models, ModelVersion
+from storage.predictions import Predictions
+from storage.tables import open_table
+from tasks import maintain as steps
+from tasks.maintain import needed_versions, prune_home, tidy_tables
+from tasks.policy import Known, decide
+from tests.calibrated import put_forecast, quick
+from tests.helpers import BTC, NOW, die, run_process
+
+ETH = "ETH-USD"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty registry: MLflow takes seconds to make one."""
+    home = Home(tmp_path_factory.mktemp("registry")).prepare()
+    assert Models(home).client.search_registered_models() == []
+    return home.registry
+
+
+@pytest.fixture
+def home(tmp_path: Path, registry: Path) -> Home:
+    made = Home(tmp_path / "home").prepare()
+    shutil.copy(registry, made.root)
+    return made
+
+
+def made(
+    home: Home,
+    origin: int,
+    status: str = "accepted",
+    made_by: str = "refit",
+    *,
+    product_id: str = BTC,
+    profile: str = "calibrated",
+    recipe: str = "r1",
+    parent: str = "none",
+) -> str:
+    """A version as a run registers it, its bundle a few bytes."""
+    models = Models(home)
+    tags = {
+        "status": status,
+        "made_by": made_by,
+        "origin_day": str(date(2020, 1, 1) + timedelta(days=origin)),
+        "recipe_version": recipe,
+        "series": "csv@0",
+        "parent": parent,
+    }
+    with models.draft(product_id, profile) as draft:
+        draft.write_json("lineage.json", tags)
+        return models.register(
+            draft,
+            product_id=product_id,
+            profile=profile,
+            key=f"{product_id} {profile} {recipe} {origin} {made_by} {status}",
+            tags=tags,
+            params={"epochs": 1},
+            metrics={"rmse": 1.0},
+            curves={},
+        ).version
+
+
+def forecast(home: Home, number: int, version: str) -> None:
+    """A stored forecast that was made with a version."""
+    row = put_forecast(Home(home.root / "drawn"), number, f"p{number}", recipe=quick())
+    Predictions(home).publish({**row, "model_version": version})
+
+
+def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
+    return {one.version: one for one in Models(home).versions(product_id)}
+
+
+def pruned(home: Home, **how: Any) -> list[str]:
+    return [one.what for one in prune_home(home, moment=NOW, **how)]
+
+
+def whole(home: Home) -> bool:
+    """Whether everything registered has its bundle, as it was stored."""
+    models = Models(home)
+    for version in models.versions():
+        models.open(version).verify()
+    return True
+
+
+def folders(home: Home) -> set[str]:
+    return {path.name for path in home.models.glob("*/*")}
+
+
+@pytest.fixture
+def grown(home: Home) -> Home:
+    """Six versions: 1 forecast, 2 and 3 did not, 4 was refused, 5 is the champion, 6 waits for the gate."""
+    for origin, status in enumerate(["accepted", "accepted", "refused", "refused", "accepted", "pending"]):
+        made(home, 90 * origin, status)
+    forecast(home, 700, "1")
+    models = Models(home)
+    models.promote(versions(home)["5"])
+    models.challenge(versions(home)["6"])
+    return home
+
+
+def test_what_nothing_refers_to_is_deleted(grown: Home) -> None:
+    gone = [f"closecast.BTC-USD.calibrated version {number}" for number in "234"]
+    before = versions(grown)
+    assert [one.split(" (")[0] for one in pruned(grown, dry_run=True)] == gone
+    assert versions(grown) == before
+    assert [one.split(" (")[0] for one in pruned(grown)] == gone
+    assert set(versions(grown)) == {"1", "5", "6"}
+    assert folders(grown) == {before[number].bundle for number in "156"}
+    assert whole(grown)
+    assert pruned(grown) == []
+
+
+def test_a_number_is_never_given_again(home: Home) -> None:
+    made(home, 0)
+    made(home, 90, "refused")
+    made(home, 180)
+    assert made(home, 270, "refused", recipe="r2") == "4"
+    last = made(home, 260, "refused", recipe="r2")
+    assert last == "5"
+    assert len(pruned(home)) == 3
+    assert set(versions(home)) == {"3", "4"}
+    assert made(home, 280) == "6"
+    assert made(home, 90, "refused") == "7"  # the same once more, after it was deleted
+    assert whole(home)
+
+
+def test_a_version_that_another_product_or_profile_used_does_not_count(home: Home) -> None:
+    for product_id in (BTC, ETH):
+        for origin in (0, 90):
+            made(home, origin, product_id=product_id)
+    made(home, 0, profile="article")
+    forecast(home, 700, "1")
+    assert [one.split(" (")[0] for one in pruned(home)] == ["closecast.ETH-USD.calibrated version 1"]
+
+
+def registered(number: int, origin: int, status: str, made_by: str = "refit", **tags: str) -> ModelVersion:
+    day = date(2020, 1, 1) + timedelta(days=origin)
+    known = {
+        "status": status,
+        "made_by": made_by,
+        "origin_day": str(day),
+        "recipe_version": "r",
+        "series": "s",
+    }
+    return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags={**known, **tags})
+
+
+def known(found: Iterable[ModelVersion]) -> list[Known]:
+    days = {one.version: date.fromisoformat(one.tags["origin_day"]) for one in found}
+    return [
+        Known(
+            one.version,
+            days[one.version],
+            days[one.version] - timedelta(200),
+            tags["made_by"],
+            tags["status"],
+        )  # type: ignore[arg-type]
+        for one in found
+        for tags in [one.tags]
+    ]
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        ["accepted", "refused", "refused"],
+        ["accepted", "accepted", "rolled-back", "refused"],
+        ["accepted", "rolled-back", "rolled-back", "refused", "refused"],
+        ["refused", "accepted", "pending", "refused"],
+        ["accepted", "accepted", "accepted", "accepted"],
+        ["rolled-back", "accepted", "refused", "refused", "refused"],
+    ],
+)
+@pytest.mark.parametrize("fine_tuned", [(), (1,), (2, 3), (3,), (1, 2, 3, 4)])
+def test_no_decision_depends_on_what_is_pruned(statuses: list[str], fine_tuned: tuple[int, ...]) -> None:
+    found = [
+        registered(n + 1, 30 * n, status, "fine-tune" if n in fine_tuned else "refit")
+        for n, status in enumerate(statuses)
+    ]
+    needed = needed_versions(found, set())
+    kept = [one for one in found if one.version in needed]
+    for days in range(30 * len(found), 30 * len(found) + 100, 7):
+        origin, recipe = date(2020, 1, 1) + timedelta(days=days), quick()
+        assert decide(known(kept), origin, recipe) == decide(known(found), origin, recipe)
+
+
+def test_the_parents_of_what_is_kept_are_kept() -> None:
+    found = [
+        registered(1, 0, "accepted"),
+        registered(2, 30, "accepted", "fine-tune", parent="1"),
+        registered(3, 60, "accepted", "fine-tune", parent="2"),
+        registered(4, 61, "accepted"),
+        registered(5, 62, "accepted"),
+    ]
+    assert needed_versions(found, set()) == {"5"}
+    assert needed_versions(found, {"3"}) == {"1", "2", "3", "5"}
+    assert needed_versions(found[:3], set()) == {"1", "2", "3"}
+
+
+def test_each_recipe_and_series_keeps_its_own_newest() -> None:
+    found = [
+        registered(1, 0, "accepted"),
+        registered(2, 1, "accepted", recipe_version="other"),
+        registered(3, 2, "accepted", series="csv@900"),
+        registered(4, 3, "accepted"),
+        ModelVersion(BTC, "article", "5", "b5", "ab"),
+        ModelVersion(BTC, "article", "6", "b6", "ab"),
+        ModelVersion(BTC, "article", "7", "b7", "ab", aliases=(CHAMPION,)),
+    ]
+    assert needed_versions(found[:4], set()) == {"2", "3", "4"}
+    assert needed_versions(found[4:6], {"5"}) == {"5", "6"}
+    assert needed_versions(found[4:], set()) == {"7"}
+
+
+def prune_and_die(root: Path, name: str) -> None:
+    if name == "delete_run":
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient.delete_run = die  # type: ignore[method-assign]
+    else:
+        setattr(steps, name, die)
+    prune_home(Home(root), moment=NOW)
+
+
+@pytest.mark.parametrize("name", ["remove", "delete_run"])
+def test_killed_on_the_way_what_is_registered_is_whole_and_the_next_time_sweeps(
+    grown: Home, name: str
+) -> None:
+    assert run_process(prune_and_die, grown.root, name) == -9
+    assert whole(grown)
+    assert set(versions(grown)) == {"1", "3", "4", "5", "6"}
+    assert len(folders(grown)) == 6
+    assert len(pruned(grown)) == 3
+    assert set(versions(grown)) == {"1", "5", "6"}
+    assert len(folders(grown)) == 3
+    assert whole(grown)
+
+
+def test_what_a_killed_run_left_beside_the_bundles_goes(home: Home) -> None:
+    made(home, 0)
+    bundle = next(home.models.glob("*/*"))
+    (bundle.parent / ".draft-ab").mkdir()
+    (bundle.parent / "0123").mkdir()
+    orphan = home.models / "closecast.LTC-USD.article" / "4567"
+    orphan.mkdir(parents=True)
+    foreign = home.models / "closecast.mine.own" / "x"
+    foreign.mkdir(parents=True)
+    assert len(pruned(home)) == 3
+    assert bundle.is_dir()
+    assert foreign.is_dir()
+    assert not orphan.exists()
+    assert folders(home) == {bundle.name, "x"}
+
+
+def test_nothing_is_deleted_while_a_run_of_the_product_is_at_work(
+    grown: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "product_lock", lambda *given: product_lock(*given, wait_seconds=0.1))
+    with product_lock(grown, BTC), pytest.raises(HomeBusy):
+        prune_home(grown, moment=NOW)
+    assert len(versions(grown)) == len(folders(grown)) == 6
+
+
+def test_a_registry_that_lost_what_forecasts_name_is_not_believed(grown: Home, registry: Path) -> None:
+    before = folders(grown)
+    shutil.copy(registry, grown.root)
+    with pytest.raises(Damaged, match="restore"):
+        prune_home(grown, moment=NOW)
+    grown.registry.unlink()
+    with pytest.raises(Damaged, match="version 1"):
+        prune_home(grown, moment=NOW, dry_run=True)
+    assert folders(grown) == before
+
+
+def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -> Path:
+    with Folds(home, name).draft("refit-2020-01-01") as draft:
+        draft.write("weights.h5", b"weights")
+    Folds(home, name).write("fold-0", {"known": []})
+    folder = home.folds / name
+    stamp = (NOW - timedelta(days=days_ago)).timestamp()
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (stamp, stamp))
+    if row:
+        day = date(2020, 1, 1)
+        told = {"backtest_id": name, "product_id": BTC, "profile": "calibrated", "method": "lstm", "fold": 0}
+        figures = {"last_close_usd": 1.0, "close_usd": 1.0, "point_usd": 1.0, "created_at": NOW}
+        days = {"origin_day": day, "target_day": day}
+        assert backtests(home).add([{**told, **figures, **days, "model": "m"}]) == 1
+    return folder
+
+
+def test_backtests_that_nobody_will_finish_go(home: Home) -> None:
+    kept = [
+        put_backtest(home, "with-rows", days_ago=400, row=True),
+        put_backtest(home, "young", days_ago=29),
+        put_backtest(home, "at-work", days_ago=400),
+    ]
+    touched = put_backtest(home, "touched", days_ago=400)
+    stamp = NOW.timestamp()
+    os.utime(touched / "fold-0.json", (stamp, stamp))
+    old = put_backtest(home, "old", days_ago=31)
+    with backtest_lock(home, "at-work"):
+        assert pruned(home) == ["the unfinished backtest old"]
+    assert not old.exists()
+    assert all(folder.is_dir() for folder in [*kept, touched])
+    assert pruned(home, dry_run=True) == ["the unfinished backtest at-work"]
+    assert kept[2].is_dir()
+
+
+def test_by_hand(grown: Home) -> None:
+    forecast(grown, 701, "1")
+    looked = look_after(grown, prune=True, dry_run=True)
+    assert [one.table for one in looked.tables] == ["predictions"]
+    assert len(looked.pruned) == 3
+    assert len(versions(grown)) == 6
+    found = look_after(grown, prune=False, dry_run=False)
+    assert [(one.files_before, one.files_after) for one in found.tables] == [(2, 1)]
+    assert found.pruned == ()
+    assert len(versions(grown)) == 6
+    assert len(look_after(grown, prune=True, dry_run=False).pruned) == 3
+    assert len(versions(grown)) == 3
+
+
+def test_every_table_is_tidied_and_the_others_are_not_made(grown: Home) -> None:
+    put_backtest(grown, "b", days_ago=1, row=True)
+    assert [one.table for one in tidy_tables(grown)] == ["predictions", "backtests"]
+    assert not grown.scores.exists()
+    table = open_table(grown.predictions)
+    assert table is not None
+    assert len(table.file_uris()) == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_prunes_only_when_told(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = datetime(2026, 1, 1, tzinfo=NOW.tzinfo)
+    monkeypatch.setattr(clock, "now", lambda: later)
+    old = put_backtest(grown, "old", days_ago=0)
+    assert maintain(str(grown.root)) == []
+    assert len(versions(grown)) == 6
+    assert old.is_dir()
+    assert len(maintain(str(grown.root), prune=True)) == 4
+    assert set(versions(grown)) == {"1", "5", "6"}
+    assert not old.exists()
