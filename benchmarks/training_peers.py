@@ -116,9 +116,9 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`tasks.lstm.train` as a run calls it; the marks are those of its log lines, every tenth epoch."""
+    """`tasks.lstm.train` as a run calls it, or with XLA; the marks are its log lines, every tenth epoch."""
     marks = _marks()
-    losses = _trained_article(_article_network(), data, epochs, compiled=not other)
+    losses = _trained_article(_article_network(), data, epochs, compiled=other or None)
     return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
 
 
@@ -130,13 +130,15 @@ def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[flo
 
 def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
     """One member as `tasks.ensemble` trains it, with a Trainer of its own."""
+    import keras
+
     from tasks.networks import student_t_head, student_t_loss
 
     recipe, marks = Recipe(), _marks()
     trainer = Trainer(
         _calibrated_network(data),
         loss=student_t_loss,
-        clip_norm=recipe.clip_norm,
+        optimizer=keras.optimizers.Adam(global_clipnorm=recipe.clip_norm),
         compiled=other,
         head=student_t_head,
     )
@@ -181,7 +183,7 @@ def proof(folder: Path, epochs: int) -> dict[str, Any]:
     with np.load(folder / "article.npz") as file:
         data = dict(file)
     ours, theirs = _article_network(dropout=0.0), _article_network(dropout=0.0)
-    losses = _trained_article(ours, data, epochs, compiled=True)
+    losses = _trained_article(ours, data, epochs, compiled=None)
     _, fitted = _fitted_article(theirs, data, epochs)
     pairs = zip(ours.get_weights(), theirs.get_weights(), strict=True)
     return {
@@ -227,7 +229,7 @@ def _calibrated_network(data: Arrays) -> Any:
     return calibrated_network(**_picked(fields, calibrated_network))
 
 
-def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool) -> Losses:
+def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool | None) -> Losses:
     fields = Article().model_dump() | {"epochs": epochs, "compiled": compiled}
     x = np.concatenate([data["x"], data["held_x"]])
     y = np.concatenate([data["y"], data["held_y"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def tensorflow() -> ModuleType:
     """Import TensorFlow (4 to 6 s), on one intra-op thread, without its start-up lines.
 
     One thread, since our networks are small: threads cost more than they bring, and a sum
-    made in one order is the same to the last bit on every machine size.
+    made in one order is the same to the last bit on every machine size. Members that train side
+    by side are threads of ours, and TensorFlow lets as many of them in as there are inter-op threads.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_to_log():
@@ -47,9 +49,19 @@ def tensorflow() -> ModuleType:
         # After somebody else's first operation the thread counts are fixed; then theirs hold.
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(1)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(cores())
         tf.constant(0) + 1  # the devices are named on the first operation
     return tf  # type: ignore[no-any-return]
+
+
+def cores() -> int:
+    """On how many cores this process may train: those it may run on, but one in a pool's worker.
+
+    Its siblings have the others.
+    """
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

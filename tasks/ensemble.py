@@ -13,11 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from storage.errors import BadSetting, NotEnoughHistory
+from tasks.engine import tensorflow
+from tasks.epoch import Weights
 from tasks.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
-from tasks.lstm import Losses, Trainer, Weights
+from tasks.lstm import Losses, Trainer
 from tasks.quantiles import LEVELS, student_t
 from tasks.recipe import Recipe
 from tasks.scale import Floats
+from tasks.side_by_side import Seats
 
 log = logging.getLogger("closecast.ensemble")
 
@@ -98,9 +101,9 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
         )
     pooled, left_out = _pooled(pools, recipe, columns, stop)
     inputs, targets = _joined(train, pooled)
-    trainer = trainer_for(recipe, own.inputs.shape[2])
-    members, losses = [], []
-    for number in range(recipe.members):
+    features = own.inputs.shape[2]
+
+    def member(number: int, trainer: Trainer) -> tuple[Weights, Losses]:
         weights, found = trainer.fit(
             inputs,
             targets,
@@ -110,7 +113,7 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
             epochs=recipe.epochs,
             shuffle=True,
             seed=_member_seed(recipe, number),
-            start=_first_weights(recipe, own.inputs.shape[2], number),
+            start=_first_weights(recipe, features, number),
             patience=recipe.patience,
             min_delta=recipe.min_delta,
         )
@@ -118,11 +121,12 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
         text = "member %d of %d: best of %d epochs was %d, validation %.5f"
         best = found.validation[found.best - 1]
         log.info(text, number + 1, recipe.members, len(found.training), found.best, best)
-        members.append(weights)
-        losses.append(found)
+        return weights, found
+
+    members, losses = zip(*_seats_for(recipe, features).each(recipe.members, member), strict=True)
     windows = {"train": len(train[0]), "validation": len(validation[0])}
     windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
-    return Trained(Ensemble(columns, tuple(members), seen), stop, tuple(losses), windows, left_out)
+    return Trained(Ensemble(columns, members, seen), stop, losses, windows, left_out)
 
 
 def fine_tune_ensemble(
@@ -142,9 +146,8 @@ def fine_tune_ensemble(
     train = own.within(None, seen)
     pooled, left_out = _pooled(pools, recipe, ensemble.columns, seen)
     inputs, targets = _joined(train, pooled)
-    trainer = trainer_for(recipe, own.inputs.shape[2])
-    members, losses = [], []
-    for number, before in enumerate(ensemble.members):
+
+    def member(number: int, trainer: Trainer) -> tuple[Weights, Losses]:
         weights, found = trainer.fit(
             inputs,
             targets,
@@ -153,14 +156,16 @@ def fine_tune_ensemble(
             epochs=recipe.fine_tune_epochs,
             shuffle=True,
             seed=_member_seed(recipe, number, seen.toordinal()),
-            start=before,
+            start=ensemble.members[number],
         )
         _refuse_unbounded(found, recipe.fine_tune_learning_rate)
-        members.append(weights)
-        losses.append(found)
+        return weights, found
+
+    seats = _seats_for(recipe, own.inputs.shape[2])
+    members, losses = zip(*seats.each(len(ensemble.members), member), strict=True)
     windows = {"train": len(train[0])}
     windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
-    return Trained(Ensemble(ensemble.columns, tuple(members), seen), seen, tuple(losses), windows, left_out)
+    return Trained(Ensemble(ensemble.columns, members, seen), seen, losses, windows, left_out)
 
 
 def ensemble_quantiles(ensemble: Ensemble, inputs: Inputs, rows: NDArray[np.int64], recipe: Recipe) -> Floats:
@@ -193,28 +198,35 @@ def require_days(candles: pd.DataFrame, recipe: Recipe) -> None:
 
 
 def trainer_for(recipe: Recipe, features: int) -> Trainer:
-    """The process's one network of that shape, which is traced once and lent to every member."""
+    """The process's first network of that shape, which is traced once, on first use."""
+    return _seats_for(recipe, features).first
+
+
+def _seats_for(recipe: Recipe, features: int) -> Seats:
     head = (recipe.mean_scale, recipe.least_dof)
-    return _trainer(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
+    return _seats(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
 
 
 @functools.lru_cache(maxsize=4)
-def _trainer(
+def _seats(
     lookback: int, features: int, units: int, dropout: float, clip_norm: float, head: tuple[float, float]
-) -> Trainer:
+) -> Seats:
+    tensorflow()
+    import keras
+
     from tasks.networks import calibrated_network, student_t_head, student_t_loss
 
     network = calibrated_network(
         lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
     )
     how = {"mean_scale": head[0], "least_dof": head[1]}
-    return Trainer(
-        network,
-        loss=functools.partial(student_t_loss, **how),
-        clip_norm=clip_norm,
-        # Without XLA: its compilation takes longer than all the epochs of a refit.
-        compiled=False,
-        head=functools.partial(student_t_head, **how),
+    return Seats(
+        Trainer(
+            network,
+            loss=functools.partial(student_t_loss, **how),
+            optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
+            head=functools.partial(student_t_head, **how),
+        )
     )
 
 

@@ -3,11 +3,15 @@
 One epoch is one call into TensorFlow: the batches are gathered inside it, the dropout masks and the
 order of the windows are drawn outside it by a seeded generator. The layers, the optimizer and the
 mathematics are Keras's own; what is saved is the way back to Python after each batch.
+
+Compiled by XLA an epoch of the article's small batches takes less than half the time, but the compilation
+takes as long as some 60 of them; the calibrated network is slower with it (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.engine import native_stderr_to_log, tensorflow
+from tasks.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.networks import squared_error
 from tasks.scale import Floats
 
@@ -27,10 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("closecast.train")
 
 Loss = Callable[[Any, Any], Any]
-Weights = list[NDArray[np.float32]]
 Numbers = NDArray[np.floating[Any]]
-# Threads of a task runner share networks and the process's standard error: one trains at a time.
-_training = threading.RLock()
+# From so many steps on a loop has made good for its compilation; 50 epochs of the article are 14,000.
+XLA_PAYS_FROM = 20_000
+# TensorFlow's executor that runs a graph in the thread that calls it: several threads do not share one queue.
+IN_THIS_THREAD = "SINGLE_THREADED_EXECUTOR"
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,13 @@ class Losses:
 class Trainer:
     """A network with its optimizer and its loops, traced on first use and then used for every member.
 
+    One thread at a time uses it; `beside` makes another for another thread.
+
     Args:
         network: a Sequential of ours, trained in place; its Dropout layers take their masks from a seed.
         loss: (batch, outputs) and (batch, targets) → (batch,).
-        clip_norm: the gradients' norm is held to it; None leaves them as they are.
-        compiled: by XLA, which pays for small batches; one shape of data each.
+        optimizer: any of Keras's with a plain learning rate, not built yet; Adam by default.
+        compiled: by XLA; one shape of data each.
         head: what `apart` makes of the outputs, (batch, outputs) to (batch, figures).
     """
 
@@ -61,20 +69,45 @@ class Trainer:
         network: keras.Sequential,
         *,
         loss: Loss,
-        clip_norm: float | None = None,
-        compiled: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        compiled: bool = False,
         head: Callable[[Any], Any] = lambda raw: raw,
     ) -> None:
         import keras
 
         self.network = network
-        self._loss = loss
-        self._head = head
-        self._optimizer = keras.optimizers.Adam(global_clipnorm=clip_norm)
+        self._loss, self._head, self._compiled = loss, head, compiled
+        self._optimizer = keras.optimizers.Adam() if optimizer is None else optimizer
         self._optimizer.build(network.trainable_variables)
-        self._run_epoch = self._epoch_function(compiled=compiled)
+        self._fresh = [keras.ops.convert_to_numpy(variable) for variable in self._optimizer.variables]
+        self._epoch = self._epoch_function()
         self._mean_loss = self._mean_loss_function()
         self._apart = self._apart_function()
+        self._lock = threading.RLock()
+        self._own: dict[int, Any] = {}
+
+    def beside(self) -> Trainer:
+        """Another trainer of this network: the same graphs, traced once, on variables of its own.
+
+        Its network begins with the weights that this one's has.
+        """
+        import keras
+
+        network = keras.models.clone_model(self.network)
+        network.set_weights(self.network.get_weights())
+        optimizer = type(self._optimizer).from_config(self._optimizer.get_config())
+        if self._compiled:  # XLA would compile for those variables anew
+            return Trainer(network, loss=self._loss, optimizer=optimizer, compiled=True, head=self._head)
+        optimizer.build(network.trainable_variables)
+        other = copy.copy(self)
+        other.network, other._optimizer, other._lock = network, optimizer, threading.RLock()
+        pairs = zip(self._variables(), other._variables(), strict=True)
+        theirs = {id(mine.value.handle): other.value.handle for mine, other in pairs}
+        other._own = {key: theirs[id(handle)] for key, handle in self._own.items()} or theirs
+        return other
+
+    def _variables(self) -> list[keras.Variable]:
+        return [*self.network.variables, *self._optimizer.variables]
 
     def fit(
         self,
@@ -91,13 +124,13 @@ class Trainer:
         patience: int | None = None,
         min_delta: float = 0.0,
     ) -> tuple[Weights, Losses]:
-        """Train by Adam from fresh optimizer state, as `keras.Model.fit` would.
+        """Train from fresh optimizer state, as `keras.Model.fit` would.
 
         Args:
             inputs: (samples, lookback, features).
             targets: (samples, outputs).
             validation: windows that are only looked at, of the same shapes.
-            learning_rate: Adam's step.
+            learning_rate: the optimizer's step.
             batch_size: windows a step; the last batch of an epoch may be smaller.
             epochs: passes over the training windows, at most.
             shuffle: draw a new order for every epoch.
@@ -109,16 +142,16 @@ class Trainer:
         Returns:
             The weights, which the network has as well, and the losses.
         """
-        with _training:
+        with self._lock:
             if start is not None:
                 self.network.set_weights(start)
             losses = self._fit(
                 [np.asarray(part, dtype=np.float32) for part in (inputs, targets, *(validation or ()))],
                 learning_rate=learning_rate,
-                batches=(batch_size, shuffle),
+                sizes=(batch_size, shuffle),
                 epochs=epochs,
                 draw=np.random.Generator(np.random.PCG64(seed)),
-                stop=_Stop(patience, min_delta),
+                stop=Stop(patience, min_delta),
             )
             return self.network.get_weights(), losses
 
@@ -127,24 +160,25 @@ class Trainer:
         data: list[NDArray[np.float32]],
         *,
         learning_rate: float,
-        batches: tuple[int, bool],
+        sizes: tuple[int, bool],
         epochs: int,
         draw: np.random.Generator,
-        stop: _Stop,
+        stop: Stop,
     ) -> Losses:
         tf = tensorflow()
         x, y, *held = (tf.constant(part) for part in data)
         self._renew(learning_rate)
-        batch_size, shuffle = batches
+        batch_size, shuffle = sizes
         training, validation = [], []
         for epoch in range(1, epochs + 1):
-            order, weights = _batches(len(data[0]), batch_size, draw if shuffle else None)
-            masks = _masks(self.network, order.shape, draw)
+            order, weights = batches(len(data[0]), batch_size, draw if shuffle else None)
+            masks = masks_of(self.network, order.shape, draw)
             # XLA greets the terminal while it compiles, which is on the first call.
-            with native_stderr_to_log() if epoch == 1 else contextlib.nullcontext():
-                losses = self._run_epoch(x, y, tf.constant(order), tf.constant(weights), masks).numpy()
-                training.append(float(np.average(losses.astype(np.float64), weights=weights.sum(axis=1))))
-                validation.append(float(self._mean_loss(*held)) if held else np.nan)
+            with native_stderr_to_log() if self._compiled and epoch == 1 else contextlib.nullcontext():
+                given = (x, y, tf.constant(order), tf.constant(weights), masks)
+                losses = np.asarray(self._run(self._epoch, *given), dtype=np.float64)
+            training.append(float(np.average(losses, weights=weights.sum(axis=1))))
+            validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
                 text = "epoch %d of %d: loss %.5f, validation %.5f"
                 log.info(text, epoch, epochs, training[-1], validation[-1])
@@ -159,25 +193,42 @@ class Trainer:
         One window after the other, since vectorised arithmetic rounds by a window's place in its batch.
         A window's figures are then the same to the last bit, whichever windows stand beside it.
         """
-        with _training:
+        tf = tensorflow()
+        with self._lock:
             self.network.set_weights(weights)
-            return np.asarray(self._apart(np.asarray(inputs, dtype=np.float32)), dtype=np.float64)
+            shown = tf.constant(np.asarray(inputs, dtype=np.float32))
+            return np.asarray(self._run(self._apart, shown), dtype=np.float64)
 
     @contextlib.contextmanager
     def lend(self, weights: Weights | None = None) -> Iterator[keras.Sequential]:
         """The network, with those weights, for nobody else meanwhile."""
-        with _training:
+        with self._lock:
             if weights is not None:
                 self.network.set_weights(weights)
             yield self.network
 
     def _renew(self, learning_rate: float) -> None:
         """Set the optimizer's state back to what it is before the first step."""
-        for variable in self._optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
+        for variable, fresh in zip(self._optimizer.variables, self._fresh, strict=True):
+            variable.assign(fresh)
         self._optimizer.learning_rate = learning_rate
 
-    def _epoch_function(self, *, compiled: bool) -> Callable[..., Any]:
+    def _run(self, function: Any, *given: Any) -> Any:
+        """Call a loop on this trainer's variables, in this thread."""
+        tf = tensorflow()
+        with tf.experimental.function_executor_type(IN_THIS_THREAD):
+            if self._compiled:
+                return function(*given)
+            graph = function.get_concrete_function(*given)
+            caught = [self._own.get(id(handle), handle) for handle in graph.captured_inputs]
+            return tf.raw_ops.StatefulPartitionedCall(
+                args=[*tf.nest.flatten(given), *caught],
+                Tout=[tf.float32],
+                f=graph,
+                executor_type=IN_THIS_THREAD,
+            )[0]
+
+    def _epoch_function(self) -> Callable[..., Any]:
         """One pass over the batches in a graph: (steps, batch) indices, weights, masks → (steps,) losses."""
         tf = tensorflow()
         network, optimizer, loss_of = self.network, self._optimizer, self._loss
@@ -185,7 +236,7 @@ class Trainer:
         def run_epoch(x: Any, y: Any, order: Any, weights: Any, masks: list[Any]) -> Any:
             def run_batch(step: Any, losses: Any) -> tuple[Any, Any]:
                 with tf.GradientTape() as tape:
-                    said = _forward(network, tf.gather(x, order[step]), [mask[step] for mask in masks])
+                    said = forward(network, tf.gather(x, order[step]), [mask[step] for mask in masks])
                     error = loss_of(said, tf.gather(y, order[step]))
                     loss = tf.reduce_sum(error * weights[step]) / tf.reduce_sum(weights[step])
                 slopes = tape.gradient(loss, network.trainable_variables)
@@ -205,7 +256,7 @@ class Trainer:
 
         # The loop is written out, since AutoGraph, which would make it of a `for`, needs the source at hand.
         return tf.function(  # type: ignore[no-any-return]
-            run_epoch, jit_compile=compiled, autograph=False, reduce_retracing=not compiled
+            run_epoch, jit_compile=self._compiled, autograph=False, reduce_retracing=not self._compiled
         )
 
     def _mean_loss_function(self) -> Callable[..., Any]:
@@ -233,29 +284,6 @@ class Trainer:
         return tf.function(apart, autograph=False, input_signature=signature)  # type: ignore[no-any-return]
 
 
-class _Stop:
-    """Early stopping as Keras has it: the best weights are kept, and come back."""
-
-    def __init__(self, patience: int | None, min_delta: float) -> None:
-        self._patience, self._min_delta = patience, min_delta
-        self._best, self._epoch = np.inf, 0
-        self._kept: Weights = []
-
-    def after(self, epoch: int, loss: float, network: keras.Sequential) -> bool:
-        """Look at an epoch's validation loss; True when it is time to stop."""
-        if self._patience is None:
-            return False
-        if loss < self._best - self._min_delta:
-            self._best, self._epoch, self._kept = loss, epoch, network.get_weights()
-        return epoch - self._epoch >= self._patience
-
-    def restore(self, network: keras.Sequential) -> int:
-        """Bring the best weights back; their epoch, 0 when there are none."""
-        if self._epoch:
-            network.set_weights(self._kept)
-        return self._epoch
-
-
 def train(
     network: keras.Sequential,
     inputs: Floats,
@@ -267,7 +295,7 @@ def train(
     epochs: int,
     shuffle: bool,
     seed: int,
-    compiled: bool = True,
+    compiled: bool | None = None,
 ) -> Losses:
     """Train in place on the mean squared error, with the newest windows to validate as Keras splits them.
 
@@ -276,14 +304,16 @@ def train(
         inputs: (samples, lookback, features); the last `validation_split` of them is never trained on.
         targets: (samples, horizon).
         validation_split: share of the samples, as Keras counts it, from the end.
-        learning_rate: Adam's step.
+        learning_rate: of Adam.
         batch_size: windows a step.
         epochs: passes over the training windows.
         shuffle: draw a new order for every epoch.
         seed: of the masks and the order.
-        compiled: by XLA; pays from some 75 epochs on for the article's network (docs/performance.md).
+        compiled: by XLA; by default where that is faster, compilation included.
     """
     split = int(len(inputs) * (1.0 - validation_split))
+    if compiled is None:
+        compiled = epochs * -(-split // batch_size) >= XLA_PAYS_FROM
     _, losses = Trainer(network, loss=squared_error, compiled=compiled).fit(
         inputs[:split],
         targets[:split],
@@ -295,38 +325,3 @@ def train(
         seed=seed,
     )
     return losses
-
-
-def _forward(network: keras.Sequential, batch: Any, masks: list[Any]) -> Any:
-    """The training pass: Keras's layers, with the dropout masks that were drawn outside."""
-    import keras
-
-    left = iter(masks)
-    for layer in network.layers:
-        batch = batch * next(left) if isinstance(layer, keras.layers.Dropout) else layer(batch)
-    return batch
-
-
-def _batches(
-    samples: int, batch_size: int, draw: np.random.Generator | None
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Window numbers (steps, batch) and their weights: a short last batch is filled up with weight 0."""
-    rows = np.arange(samples, dtype=np.int32) if draw is None else draw.permutation(samples).astype(np.int32)
-    steps = -(-samples // batch_size)
-    order = np.zeros(steps * batch_size, dtype=np.int32)
-    order[:samples] = rows
-    weights = (np.arange(steps * batch_size) < samples).astype(np.float32)
-    return order.reshape(steps, batch_size), weights.reshape(steps, batch_size)
-
-
-def _masks(network: keras.Sequential, shape: tuple[int, ...], draw: np.random.Generator) -> list[Any]:
-    """Inverted-dropout masks for one epoch, (steps, batch, width) for each Dropout layer."""
-    import keras
-
-    tf = tensorflow()
-    masks = []
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            kept = draw.random((*shape, layer.output.shape[-1]), dtype=np.float32) >= layer.rate
-            masks.append(tf.constant(kept / np.float32(1.0 - layer.rate), dtype=tf.float32))
-    return masks

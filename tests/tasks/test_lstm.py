@@ -5,7 +5,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tasks import lstm
 from tasks.engine import tensorflow
-from tasks.lstm import Losses, Trainer, Weights, _batches, _masks, _Stop, train
+from tasks.epoch import Stop, Weights, batches, masks_of
+from tasks.lstm import Losses, Trainer, train
 from tasks.networks import (
     arrays_sha256,
     article_network,
@@ -71,9 +73,9 @@ def bits(result: tuple[Losses, str]) -> list[Any]:
 
 def test_the_article_s_network_has_16961_parameters() -> None:
     network = article_network(**NETWORK | {"units": 64, "lookback": 5})
-    lstm, leaky, dropout, dense = network.layers
-    assert (lstm.count_params(), dense.count_params(), network.count_params()) == (16_896, 65, 16_961)
-    assert (lstm.activation.__name__, lstm.recurrent_activation.__name__) == ("sigmoid", "sigmoid")
+    recurrent, leaky, dropout, dense = network.layers
+    assert (recurrent.count_params(), dense.count_params(), network.count_params()) == (16_896, 65, 16_961)
+    assert (recurrent.activation.__name__, recurrent.recurrent_activation.__name__) == ("sigmoid", "sigmoid")
     assert isinstance(leaky, keras.layers.LeakyReLU)
     assert (leaky.negative_slope, dropout.rate) == (0.5, 0.1)
     assert dense.activation.__name__ == "linear"
@@ -175,26 +177,26 @@ def test_what_each_setting_changes() -> None:
 def test_batches_hold_every_window_once() -> None:
     for samples, size in ((10, 5), (11, 5), (3, 5), (1, 1)):
         for draw in (None, np.random.default_rng(1)):
-            order, weights = _batches(samples, size, draw)
+            order, weights = batches(samples, size, draw)
             assert order.shape == weights.shape == (-(-samples // size), size)
             seen = order[weights == 1].tolist()
             assert sorted(seen) == list(range(samples))
             assert weights.sum() == samples
             if draw is None:
                 assert seen == sorted(seen)
-    many, _ = _batches(100, 5, np.random.default_rng(1))
+    many, _ = batches(100, 5, np.random.default_rng(1))
     assert many.ravel().tolist() != sorted(many.ravel().tolist())
 
 
 def test_dropout_masks_keep_the_mean() -> None:
     network = article_network(**NETWORK | {"dropout": 0.25})
-    (mask,) = _masks(network, (500, 5), np.random.default_rng(1))
+    (mask,) = masks_of(network, (500, 5), np.random.default_rng(1))
     values = np.asarray(mask)
     assert values.shape == (500, 5, 4)
     assert set(np.unique(values)) == {np.float32(0), np.float32(1 / 0.75)}
     assert (values == 0).mean() == pytest.approx(0.25, abs=0.02)
     assert values.mean() == pytest.approx(1.0, abs=0.03)
-    (nothing,) = _masks(article_network(**NETWORK | {"dropout": 0.0}), (2, 5), np.random.default_rng(1))
+    (nothing,) = masks_of(article_network(**NETWORK | {"dropout": 0.0}), (2, 5), np.random.default_rng(1))
     assert (np.asarray(nothing) == 1).all()
 
 
@@ -240,7 +242,13 @@ def test_it_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
 def made() -> Trainer:
     """One small network with a Student-t head, lent to the tests as to the members of an ensemble."""
     network = calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.02, seed=0)
-    return Trainer(network, loss=student_t_loss, clip_norm=0.5, compiled=False, head=student_t_head)
+    return Trainer(
+        network,
+        loss=student_t_loss,
+        optimizer=keras.optimizers.Adam(global_clipnorm=0.5),
+        compiled=False,
+        head=student_t_head,
+    )
 
 
 def first_weights(seed: int = 1) -> Weights:
@@ -275,7 +283,9 @@ def without_dropout(**changed: Any) -> tuple[keras.Sequential, keras.Sequential]
 def test_with_a_student_t_head_it_trains_as_keras_does() -> None:
     ours, theirs = without_dropout()
     (x, y), held = moves(90), moves(40, 6)
-    trainer = Trainer(ours, loss=student_t_loss, clip_norm=0.1, compiled=False)
+    trainer = Trainer(
+        ours, loss=student_t_loss, optimizer=keras.optimizers.Adam(global_clipnorm=0.1), compiled=False
+    )
     how: dict[str, Any] = {"batch_size": 16, "epochs": 6, "shuffle": False}
     weights, losses = trainer.fit(x, y, held, learning_rate=0.01, seed=1, **how)
     theirs.compile(
@@ -303,7 +313,7 @@ def test_it_stops_as_keras_does() -> None:
         callback.set_model(theirs)
         callback.on_train_begin()
         theirs.stop_training = False
-        stop = _Stop(patience, min_delta)
+        stop = Stop(patience, min_delta)
         for epoch, loss in enumerate(sequence, start=1):
             for each in (network, theirs):
                 each.set_weights([np.full_like(part, epoch) for part in each.get_weights()])
@@ -349,7 +359,7 @@ def test_a_second_fit_is_as_fresh_as_the_first() -> None:
     other = Trainer(
         calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.0, seed=5),
         loss=student_t_loss,
-        clip_norm=0.5,
+        optimizer=keras.optimizers.Adam(global_clipnorm=0.5),
         compiled=False,
     )
     # One that has seen other numbers of windows runs the loop for any of them, to the same bits.
@@ -398,3 +408,66 @@ def test_lending_sets_the_weights() -> None:
         assert weights_sha256(network) == arrays_sha256(first_weights(8))
     with trainer.lend() as network:
         assert weights_sha256(network) == arrays_sha256(first_weights(8))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        lambda: keras.optimizers.Nadam(0.01),  # a state that does not begin at zero
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, clipnorm=0.2),
+    ],
+    ids=["SGD", "Nadam", "AdamW"],
+)
+def test_any_optimizer_of_keras_s_trains_as_it_does_there(
+    optimizer: Callable[[], keras.optimizers.Optimizer],
+) -> None:
+    ours, theirs = without_dropout()
+    first, (x, y), chosen = ours.get_weights(), moves(90), optimizer()
+    how: dict[str, Any] = {"batch_size": 16, "epochs": 4, "shuffle": False}
+    rate = float(chosen.learning_rate)
+    trainer = Trainer(ours, loss=student_t_loss, optimizer=chosen)
+    found = [trainer.fit(x, y, learning_rate=rate, seed=1, start=first, **how) for _ in range(2)]
+    assert digest(found[0])[:2] == digest(found[1])[:2]
+    theirs.compile(optimizer=optimizer(), loss=lambda said_of, raw: student_t_loss(raw, said_of))
+    history = theirs.fit(x, y, verbose=0, **how).history
+    np.testing.assert_allclose(found[0][1].training, history["loss"], rtol=1e-4)
+    for mine, other in zip(found[0][0], theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_trainer_beside_another_has_variables_of_its_own_and_the_same_bits(compiled: bool) -> None:
+    first = Trainer(without_dropout()[0], loss=student_t_loss, compiled=compiled)
+    how: dict[str, Any] = {"validation": None} if compiled else {}
+    expected, untouched = digest(fitted(first, **how)), first_weights(7)
+    second = first.beside()
+    third = second.beside()
+    for trainer in (second, third):
+        assert weights_sha256(trainer.network) == weights_sha256(first.network)
+    for trainer, others in ((second, (first, third)), (third, (first, second)), (first, (second, third))):
+        for other in others:
+            other.network.set_weights(untouched)
+        assert np.array_equal(digest(fitted(trainer, **how))[2], expected[2], equal_nan=True)
+        assert arrays_sha256(trainer.network.get_weights()) == expected[0]
+        assert {weights_sha256(other.network) for other in others} == {arrays_sha256(untouched)}
+        assert (
+            trainer.apart(first_weights(3), moves(5)[0]).tobytes()
+            == first.apart(first_weights(3), moves(5)[0]).tobytes()
+        )
+
+
+def test_xla_is_chosen_where_it_has_time_to_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[bool] = []
+
+    class Noted(Trainer):
+        def __init__(self, network: keras.Sequential, *, compiled: bool = False, **how: Any) -> None:
+            chosen.append(compiled)
+            super().__init__(network, **how)
+
+    monkeypatch.setattr(lstm, "Trainer", Noted)
+    assert lstm.XLA_PAYS_FROM > 50 * -(-1435 // 5)  # the article without
+    monkeypatch.setattr(lstm, "XLA_PAYS_FROM", 14)  # 36 windows of which 32 train: 7 batches of 5 an epoch
+    for epochs in (1, 2):
+        train(article_network(**NETWORK), *windows(), **TRAINING | {"epochs": epochs})
+    assert chosen == [False, True]
