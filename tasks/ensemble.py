@@ -116,6 +116,7 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
             start=_first_weights(recipe, features, number),
             patience=recipe.patience,
             min_delta=recipe.min_delta,
+            name=f"member {number + 1}",
         )
         _refuse_unbounded(found, recipe.learning_rate, validated=True)
         text = "member %d of %d: best of %d epochs was %d, validation %.5f"
@@ -157,6 +158,7 @@ def fine_tune_ensemble(
             shuffle=True,
             seed=_member_seed(recipe, number, seen.toordinal()),
             start=ensemble.members[number],
+            name=f"member {number + 1}",
         )
         _refuse_unbounded(found, recipe.fine_tune_learning_rate)
         return weights, found

@@ -123,6 +123,7 @@ class Trainer:
         start: Weights | None = None,
         patience: int | None = None,
         min_delta: float = 0.0,
+        name: str = "",
     ) -> tuple[Weights, Losses]:
         """Train from fresh optimizer state, as `keras.Model.fit` would.
 
@@ -138,6 +139,7 @@ class Trainer:
             start: the first weights, when not those that the network has.
             patience: stop after that many epochs without a better validation loss, and keep the best weights.
             min_delta: what counts as better.
+            name: of what is trained, for the log.
 
         Returns:
             The weights, which the network has as well, and the losses.
@@ -152,6 +154,7 @@ class Trainer:
                 epochs=epochs,
                 draw=np.random.Generator(np.random.PCG64(seed)),
                 stop=Stop(patience, min_delta),
+                text=f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f",
             )
             return self.network.get_weights(), losses
 
@@ -164,6 +167,7 @@ class Trainer:
         epochs: int,
         draw: np.random.Generator,
         stop: Stop,
+        text: str,
     ) -> Losses:
         tf = tensorflow()
         x, y, *held = (tf.constant(part) for part in data)
@@ -180,7 +184,6 @@ class Trainer:
             training.append(float(np.average(losses, weights=weights.sum(axis=1))))
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
-                text = "epoch %d of %d: loss %.5f, validation %.5f"
                 log.info(text, epoch, epochs, training[-1], validation[-1])
             if stop.after(epoch, validation[-1], self.network):
                 break

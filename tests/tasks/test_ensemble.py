@@ -142,6 +142,17 @@ def test_the_same_in_a_fresh_process() -> None:
     assert done.stderr == ""
 
 
+def test_a_forecast_alone_traces_no_training() -> None:
+    ensemble, recipe = trained().ensemble, RECIPE.model_copy(update={"dropout": 0.3})
+    inputs = make_inputs(made_up(600), recipe, ensemble.columns)
+    found = ensemble_quantiles(ensemble, inputs, np.array([599], dtype=np.int64), recipe)
+    assert found.tobytes() == said(ensemble, made_up(600), [599]).tobytes()
+    forecasts, trains = trainer_for(recipe, 11), trainer_for(RECIPE, 11)
+    for trainer, expected in ((forecasts, (0, 0, 1)), (trains, (1, 1, 1))):
+        loops = (trainer._epoch, trainer._mean_loss, trainer._apart)
+        assert tuple(min(loop.experimental_get_tracing_count(), 1) for loop in loops) == expected
+
+
 def test_pooled_windows_join_up_to_the_end_of_training() -> None:
     pool = made_up(600, seed=2)
     found = fit_ensemble(made_up(600), RECIPE, {"ETH-USD": pool, "LTC-USD": made_up(120, seed=3)})

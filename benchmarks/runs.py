@@ -1,0 +1,190 @@
+"""What a run costs beside an empty flow of Prefect's, and what a second core brings to a backtest.
+
+    python benchmarks/runs.py [--rounds 3] [--backtests 1] [--out docs/performance.md]
+
+Every command is a process of its own, in turns, every other round the other way about; the first run and the
+backtest have all cores, as a user's have. Takes some two minutes a round, and four a round of backtests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from training import processor, put, spread
+
+HERE = Path(__file__).parent
+SAMPLE = HERE.parent / "data" / "sample" / "coinbase_btc-usd_daily.csv"
+# What `closecast run` tells Prefect before it starts it; the empty flow is told the same.
+EMPTY = """
+import os
+chosen = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+          "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "DO_NOT_TRACK": "1"}
+os.environ.update(chosen)
+from prefect import flow
+
+@flow(name="empty", persist_result=False)
+def empty() -> None:
+    pass
+
+empty()
+"""
+IMPORT = "from tasks.engine import tensorflow; tensorflow(); import keras"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall seconds and the largest process's memory in MB."""
+
+    seconds: float
+    megabytes: float
+
+
+def main() -> None:
+    """Run, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backtests", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="closecast-runs-") as name:
+        folder = Path(name)
+        timed(folder, "warm-up", "python", "-c", EMPTY)
+        runs = rounds_of_runs(folder, given.rounds)
+        backtests = rounds_of_backtests(folder, given.backtests)
+    text = report(runs, backtests)
+    put(given.out, "runs", text)
+    print(text)
+
+
+def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
+    """An empty flow, the bare import, a first run and a second one of the same day, once a round."""
+    found: dict[str, list[Run]] = {"empty": [], "import": [], "first": [], "second": []}
+    for number in range(rounds):
+        home = folder / f"home-{number}"
+        run = ("closecast", "run", "--source", "sample", "--home", str(home))
+        jobs = {
+            "empty": ("python", "-c", EMPTY),
+            "import": ("python", "-c", IMPORT),
+            "first": run,
+            "second": run,
+        }
+        names = list(jobs) if number % 2 == 0 else ["first", "second", "import", "empty"]
+        for name in names:
+            # Every run's Prefect is used once already, and knows nothing of the runs before.
+            found[name].append(timed(folder, f"{name}-{number}", *jobs[name]))
+            print(f"round {number + 1}, {name}: {found[name][-1].seconds:.1f} s", flush=True)
+    return found
+
+
+def rounds_of_backtests(folder: Path, rounds: int) -> dict[int, list[Run]]:
+    """The sample's last two years, on one worker and on two, each from a home that knows no fold of it."""
+    found: dict[int, list[Run]] = {1: [], 2: []}
+    stored = folder / "stored"
+    if rounds:
+        timed(
+            folder,
+            "import",
+            "closecast",
+            "import",
+            str(SAMPLE),
+            "--product",
+            "BTC-USD",
+            "--home",
+            str(stored),
+        )
+    for number in range(rounds):
+        for workers in (1, 2) if number % 2 == 0 else (2, 1):
+            home = folder / f"backtest-{number}-{workers}"
+            shutil.copytree(stored, home)
+            span = ("--start", "2017-10-01", "--end", "2019-09-30", "--workers", str(workers))
+            command = ("closecast", "backtest", *span, "--home", str(home))
+            found[workers].append(timed(folder, f"backtest-{number}-{workers}", *command))
+            print(f"backtest on {workers}: {found[workers][-1].seconds:.1f} s", flush=True)
+    return found
+
+
+def timed(folder: Path, name: str, *command: str) -> Run:
+    """Run a command to its end with a Prefect that was used before.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    base = folder / "prefect"
+    own = folder / f"prefect-{name}"
+    if base.exists():
+        shutil.copytree(base, own)
+    chosen = os.environ | {
+        "PREFECT_HOME": str(own if base.exists() else base),
+        "PYTHONPATH": str(HERE.parent),
+    }
+    program = [sys.executable] if command[0] == "python" else [sys.executable, "-m", "closecast"]
+    with (folder / f"{name}.txt").open("w+") as said:
+        begun = time.perf_counter()
+        process = subprocess.Popen([*program, *command[1:]], stdout=said, stderr=said, env=chosen)  # noqa: S603
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} failed: {said.read()[-2000:]}")
+    return Run(seconds, used.ru_maxrss / 1024)
+
+
+def report(runs: dict[str, list[Run]], backtests: dict[int, list[Run]]) -> str:
+    """The part of the page, as Markdown."""
+    words = {
+        "empty": "an empty flow of Prefect's",
+        "import": "the import of TensorFlow and Keras",
+        "first": "the first run: migrations, registry, three members trained",
+        "second": "the same again, nothing new",
+    }
+    took = {name: [run.seconds for run in some] for name, some in runs.items()}
+    over = {name: [a / b for a, b in zip(took[name], took["empty"], strict=True)] for name in took}
+    rows = [
+        f"| {words[name]} | {spread(took[name])} | {spread(over[name])} |"
+        f" {spread([run.megabytes for run in some])} |"
+        for name, some in runs.items()
+    ]
+    left = [a - b - c for a, b, c in zip(took["first"], took["empty"], took["import"], strict=True)]
+    most = [run.megabytes / 1000 for run in runs["first"]]
+    bars = [
+        bar("first run, less an empty flow and the import, s", left, 30),
+        bar("second run, nothing new, over an empty flow", over["second"], 1.5),
+        bar("peak memory of a day with training, GB", most, 1.5),
+    ]
+    lines = [
+        f"### Runs\n\n`python benchmarks/runs.py --rounds {len(runs['first'])} --backtests"
+        f" {len(backtests[1])}` on {processor()}: the sample's newest day by `closecast run`, default profile, in a new home.",
+        "| | wall, s | over an empty flow | largest process, MB |\n|---|---|---|---|\n" + "\n".join(rows),
+    ]
+    if backtests[1]:
+        one, two = ([run.seconds for run in backtests[workers]] for workers in (1, 2))
+        gain = [a / b for a, b in zip(one, two, strict=True)]
+        lines.append(
+            f"A backtest of the sample's last two years, 730 origins in nine folds, takes {spread(one, 's')} on"
+            f" one worker and {spread(two, 's')} on two."
+        )
+        bars.append(bar("backtest on 1 worker over 2", gain, -1.7))
+    head = "| | bar | measured | |\n|---|---|---|---|\n"
+    return "\n\n".join([*lines, head + "\n".join(bars)])
+
+
+def bar(words: str, found: list[float], most: float) -> str:
+    """What was asked for, at most that much (at least, when negative), and what came."""
+    middle = statistics.median(found)
+    met = middle <= most if most > 0 else middle >= -most
+    asked = f"{'≤' if most > 0 else '≥'} {abs(most):g}"
+    return f"| {words} | {asked} | {spread(found)} | {'met' if met else '**missed**'} |"
+
+
+if __name__ == "__main__":
+    main()

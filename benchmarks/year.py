@@ -1,0 +1,100 @@
+"""A year of daily runs in one process: does its memory grow, and do its days get slower?
+
+    python benchmarks/year.py [--days 365] [--out docs/performance.md]
+
+Runs the flow on the sample day after day, as a process that never ends would, with the refits and
+fine-tunings that fall due, its tables compacted each week. (A Prefect worker starts a process for each run:
+this is the worse case.) Takes some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import statistics
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks.training import put  # noqa: E402
+
+FORGOTTEN = 35  # the first days, on which libraries come in and every kind of run is seen once
+
+
+def main() -> None:
+    """Run, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--days", type=int, default=365)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="closecast-year-") as name:
+        os.environ |= {"PREFECT_HOME": f"{name}/prefect", "PREFECT_LOGGING_LEVEL": "ERROR"}
+        os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+        seconds, megabytes, trained = year(Path(name) / "home", given.days)
+    text = report(seconds, megabytes, trained)
+    put(given.out, "year", text)
+    print(text)
+
+
+def year(home: Path, days: int) -> tuple[list[float], list[float], int]:
+    """Each run's seconds, the process's memory after it in MB, and how many models were trained."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.daily import daily_forecast
+    from flows.maintain import maintain
+    from flows.settings import SAMPLE, Market
+    from storage.home import Home
+    from storage.models import Models
+    from tasks.read_csv import read_candles
+
+    last = read_candles(SAMPLE.read_bytes(), "BTC-USD", name=SAMPLE.name).candles["day_utc"].iloc[-1].date()
+    seconds, megabytes = [], []
+    with prefect_test_harness(server_startup_timeout=120):
+        for number in range(days):
+            begun = time.perf_counter()
+            origin = last - timedelta(days=days - 1 - number)
+            daily_forecast(Market(source="sample"), origin=origin, home=str(home))
+            seconds.append(time.perf_counter() - begun)
+            if number % 7 == 6:
+                maintain(home=str(home))
+            gc.collect()
+            megabytes.append(resident())
+            if number % 30 == 0:
+                print(f"day {number + 1}: {seconds[-1]:.1f} s, {megabytes[-1]:.0f} MB", flush=True)
+    return seconds, megabytes, len(Models(Home(home)).versions())
+
+
+def resident() -> float:
+    """The process's own memory in MB, as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
+    """The part of the page, as Markdown."""
+    rest = len(seconds) - FORGOTTEN
+    quarters = [slice(FORGOTTEN + rest * part // 4, FORGOTTEN + rest * (part + 1) // 4) for part in range(4)]
+    rows = [
+        f"| {part.start + 1} to {part.stop} | {statistics.median(seconds[part]):.2f} |"
+        f" {statistics.median(megabytes[part]):.0f} | {max(megabytes[part]):.0f} |"
+        for part in quarters
+    ]
+    first, final = (statistics.median(megabytes[part]) for part in (quarters[0], quarters[-1]))
+    said = (
+        f"`python benchmarks/year.py --days {len(seconds)}`: {len(seconds)} daily runs of the flow on the"
+        f" sample in one process, {trained} models trained on the way, the tables compacted each week."
+        f" Memory of the last quarter over the first: {final / first:.2f}. A Prefect worker runs each day in"
+        " a process of its own, which gives all of it back."
+    )
+    head = ["| days | median run, s | memory, MB | at most, MB |", "|---|---|---|---|"]
+    return "\n".join(["### A year in one process", "", said, "", *head, *rows])
+
+
+if __name__ == "__main__":
+    main()
