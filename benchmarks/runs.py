@@ -163,15 +163,16 @@ def report(runs: dict[str, list[Run]], backtests: dict[int, list[Run]]) -> str:
     ]
     lines = [
         f"### Runs\n\n`python benchmarks/runs.py --rounds {len(runs['first'])} --backtests"
-        f" {len(backtests[1])}` on {processor()}: the sample's newest day by `closecast run`, default profile, in a new home.",
+        f" {len(backtests[1])}` on {processor()}: the sample's newest day by `closecast run`,"
+        " default profile, in a new home.",
         "| | wall, s | over an empty flow | largest process, MB |\n|---|---|---|---|\n" + "\n".join(rows),
     ]
     if backtests[1]:
         one, two = ([run.seconds for run in backtests[workers]] for workers in (1, 2))
         gain = [a / b for a, b in zip(one, two, strict=True)]
         lines.append(
-            f"A backtest of the sample's last two years, 730 origins in nine folds, takes {spread(one, 's')} on"
-            f" one worker and {spread(two, 's')} on two."
+            f"A backtest of the sample's last two years, 730 origins in nine folds, takes"
+            f" {spread(one, 's')} on one worker and {spread(two, 's')} on two."
         )
         bars.append(bar("backtest on 1 worker over 2", gain, -1.7))
     head = "| | bar | measured | |\n|---|---|---|---|\n"
