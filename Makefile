@@ -41,7 +41,11 @@ bench: $(VENV)/.test
 		{ rm -rf $(PEERS); echo "PyTorch could not be installed: its rows will say so"; }
 	$(BIN)/python benchmarks/article.py
 	$(BIN)/python benchmarks/training.py --torch $(PEERS)/bin/python
-	@if test -f benchmarks/growth.py; then $(BIN)/python benchmarks/growth.py; fi
+	$(BIN)/python benchmarks/runs.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/year.py
+	@$(BIN)/python benchmarks/page.py
 
 serve-demo: $(VENV)/.run
 	@$(BIN)/python tests/serve_demo.py
@@ -73,4 +77,4 @@ lock:
 	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) .venv-lock build *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import processor, put, spread
+from page import BARS, bar, processor, put, spread
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "data" / "sample" / "coinbase_btc-usd_daily.csv"
@@ -175,16 +174,7 @@ def report(runs: dict[str, list[Run]], backtests: dict[int, list[Run]]) -> str:
             f" {spread(one, 's')} on one worker and {spread(two, 's')} on two."
         )
         bars.append(bar("backtest on 1 worker over 2", gain, -1.7))
-    head = "| | bar | measured | |\n|---|---|---|---|\n"
-    return "\n\n".join([*lines, head + "\n".join(bars)])
-
-
-def bar(words: str, found: list[float], most: float) -> str:
-    """What was asked for, at most that much (at least, when negative), and what came."""
-    middle = statistics.median(found)
-    met = middle <= most if most > 0 else middle >= -most
-    asked = f"{'≤' if most > 0 else '≥'} {abs(most):g}"
-    return f"| {words} | {asked} | {spread(found)} | {'met' if met else '**missed**'} |"
+    return "\n\n".join([*lines, "\n".join([BARS, *bars])])
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ import argparse
 import gc
 import os
 import statistics
-import sys
 import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+from page import BARS, bar, put
 
-from benchmarks.training import put  # noqa: E402
+HERE = Path(__file__).parent
 
 FORGOTTEN = 35  # the first days, on which libraries come in and every kind of run is seen once
 
@@ -92,8 +90,9 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         f" Memory of the last quarter over the first: {final / first:.2f}. A Prefect worker runs each day in"
         " a process of its own, which gives all of it back."
     )
+    growth = bar("memory of a year's runs in one process, last quarter over first", [final / first], 1.1)
     head = ["| days | median run, s | memory, MB | at most, MB |", "|---|---|---|---|"]
-    return "\n".join(["### A year in one process", "", said, "", *head, *rows])
+    return "\n".join(["### A year in one process", "", said, "", *head, *rows, "", BARS, growth])
 
 
 if __name__ == "__main__":

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from storage import candles as rows
 from storage.candles import CANDLES, CLOSES, DATA_VERSIONS, QUARANTINE, SERIES
 from storage.database import Database
+from storage.digest import digest
 from storage.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.frames import REJECTED_COLUMNS
 from storage.home import check_product_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -45,6 +46,9 @@ class Prices:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._database: Database | None = None
+        # A series that was stored whole, and the highest number then: while that is the highest number in
+        # the table, which is only ever added to, the series need not be read again.
+        self._whole: tuple[rows.Series, int, rows.Stored] | None = None
 
     def __enter__(self) -> Self:
         self._database = Database(self._home)
@@ -118,7 +122,7 @@ class Prices:
         """
         check_product_id(product_id)
         page = rows.to_page(candles)
-        common: dict[str, object] = {
+        common: dict[str, str] = {
             "product_id": product_id,
             "source": source,
             "observed_at": rows.iso_utc(observed_at),
@@ -133,8 +137,13 @@ class Prices:
                     " (--replace-source) or use the one it has"
                 )
             known, same = rows.compare(connection, series, page)
+            first, before = rows.is_empty(connection, series), rows.highest(connection)
             rows.insert_candles(connection, rows.Page(page.days[~same], page.figures[~same]), common)
+            after = rows.highest(connection)
             kept = rows.insert_rejected(connection, set_aside, common)
+        if first and after - before == len(page.days):  # then they are numbered one after the other
+            numbers = np.arange(before, after) + 1
+            self._whole = (series, after, rows.Stored(numbers, page.days, page.figures))
         return Appended(int((~known).sum()), int((known & ~same).sum()), int(same.sum()), kept)
 
     def first_day(self, product_id: str) -> date | None:
@@ -153,7 +162,19 @@ class Prices:
 
     def days(self, product_id: str, *, through: date | None = None) -> pd.Series[pd.Timestamp]:
         """The stored days of the product's series up to `through`, inclusive; datetime64[s], oldest first."""
-        return rows.to_frame(self._all(product_id, through))["day_utc"]
+        with self._open.read() as connection:
+            series = rows.find_series(connection, product_id)
+            if series is None:
+                return rows.to_frame(rows.NOTHING)["day_utc"]
+            if whole := self._unchanged(connection, series):
+                return pd.Series(whole.upto(through).days.astype("datetime64[s]"), name="day_utc")
+            return rows.read_days(connection, series, through=through)
+
+    def _unchanged(self, connection: sa.Connection, series: rows.Series) -> rows.Stored | None:
+        """The series as this object stored it, if nothing was added since."""
+        if self._whole is None or self._whole[:2] != (series, rows.highest(connection)):
+            return None
+        return self._whole[2]
 
     def _one(
         self, product_id: str, order: sa.UnaryExpression[Any], *conditions: sa.ColumnElement[bool]
@@ -167,15 +188,6 @@ class Prices:
             row = connection.execute(query).first()
         return (date.fromisoformat(row.day_utc), float(row.close_usd)) if row else None
 
-    def _all(self, product_id: str, through: date | None) -> Sequence[sa.Row[Any]]:
-        """The candles up to `through`, inclusive, oldest first."""
-        with self._open.read() as connection:
-            series = rows.find_series(connection, product_id)
-            if series is None:
-                return []
-            query = rows.newest(series, through=through)
-            return connection.execute(rows.oldest_first(query)).all()
-
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
         """Name the closes up to and including `through` as they are now, for `closes_at` to read again.
 
@@ -187,8 +199,13 @@ class Prices:
             BadDay: there is no close up to `through`.
         """
         check_product_id(product_id)
-        found = self._all(product_id, through)
-        if not found:
+        with self._open.read() as connection:
+            series = rows.find_series(connection, product_id)
+            whole = self._unchanged(connection, series) if series else rows.NOTHING
+            if series and whole is None:
+                whole = rows.read_newest(connection, series, through=through)
+        found = (whole or rows.NOTHING).upto(through)
+        if not len(found.days):
             first = self.first_day(product_id)
             known = (
                 f"the first stored day is {first}"
@@ -196,15 +213,15 @@ class Prices:
                 else "none is stored; fetch or import prices first"
             )
             raise BadDay(f"a close of {product_id} up to {through} is needed, but {known}")
-        seq, sha256 = max(row.seq for row in found), rows.digest(rows.to_frame(found))
+        seq, sha256 = int(found.seqs.max()), digest(found.days, found.figures)
         name = f"{product_id}@{seq}:{sha256}"
         values = {
             "data_version": name,
             "product_id": product_id,
             "seq": seq,
             # Of the rows, not of the question: a later day asked for that has no row is the same state.
-            "through_day_utc": found[-1].day_utc,
-            "rows": len(found),
+            "through_day_utc": str(found.days[-1]),
+            "rows": len(found.days),
             "sha256": sha256,
             "created_at": rows.iso_utc(created_at),
         }
@@ -231,19 +248,17 @@ class Prices:
                     " check its spelling and --home"
                 )
             series = rows.find_series(connection, version.product_id, at=version.seq)
-            found: Sequence[sa.Row[Any]] = []
+            found = rows.NOTHING
             if series is not None:
                 through = date.fromisoformat(version.through_day_utc)
-                query = rows.newest(series, upto=version.seq, through=through)
-                found = connection.execute(rows.oldest_first(query)).all()
-        frame = rows.to_frame(found)
+                found = rows.read_newest(connection, series, upto=version.seq, through=through)
         # Against the name itself: the row of the version could have been changed with the candles.
-        if rows.digest(frame) != data_version.rpartition(":")[2]:
+        if digest(found.days, found.figures) != data_version.rpartition(":")[2]:
             raise Damaged(
                 f"the candles of data version {data_version} are not those that were recorded;"
                 " restore prices.db from a backup"
             )
-        return frame
+        return rows.to_frame(found)
 
     def series_of(self, data_version: str) -> str:
         """Which series a data version is of, `SOURCE@AFTER`: prices of two series never meet in one model.
@@ -279,4 +294,4 @@ class Prices:
         if name == "closes":
             query = sa.select(CLOSES).order_by(CLOSES.c.product_id, CLOSES.c.day_utc)
         with self._open.read() as connection:
-            return rows.to_arrow(connection.execution_options(yield_per=rows.CHUNK).execute(query))
+            return rows.to_arrow(connection, query)

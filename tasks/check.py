@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from storage.errors import BadDay, NotEnoughHistory, StaleSeries
-from storage.frames import FIGURES, candle_frame, rejected_frame
+from storage.frames import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
 
 EPOCH = date(1970, 1, 1).toordinal()
+# Before 0400-03-01 SQLite's calendar, by which the database checks a day, has been off by one.
+EARLIEST = np.datetime64("0401-01-01", "D")
 ONE_DAY = np.timedelta64(1, "D")
 FIRST_ROWS = 5
 
@@ -46,12 +48,12 @@ def check_candles(
 ) -> Checked:
     """Part what may enter from what may not; `candles` itself is not changed.
 
-    A candle may enter when its day is finished, its prices are finite and positive with low <= open, close
-    <= high, and its volume is finite and not negative. Open, high, low and volume may be unknown (NaN), the
-    close may not. The close must also lie within a factor of the last accepted close, up or down: the
-    factor is `jump_factor` to the power of the days between the two (at least one). So a spike costs only
-    itself, and after a true shift of level the days are set aside only until the allowance has grown to
-    it: one day for a shift by up to `jump_factor` squared.
+    A candle may enter when its day is finished and not before the year 401, its prices are finite and
+    positive with low <= open, close <= high, and its volume is finite and not negative. Open, high, low
+    and volume may be unknown (NaN), the close may not. The close must also lie within a factor of the
+    last accepted close, up or down: the factor is `jump_factor` to the power of the days between the two
+    (at least one). So a spike costs only itself, and after a true shift of level the days are set aside
+    only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared.
 
     Args:
         candles: a `candle_frame`, oldest first.
@@ -66,14 +68,14 @@ def check_candles(
         unknown figure is null, an infinite one the text "inf" or "-inf").
     """
     reasons = _broken_rules(candles, last_finished_day)
-    valid = np.flatnonzero([not reason for reason in reasons])
+    valid = np.flatnonzero(reasons == "")
     days = candles["day_utc"].to_numpy().astype("datetime64[D]").astype("int64")[valid].tolist()
     closes = candles["close_usd"].to_numpy()[valid].tolist()
     for row, reason in _find_jumps(days, closes, previous, jump_factor).items():
         reasons[valid[row]] = reason
-    aside = np.array([bool(reason) for reason in reasons], dtype=bool)
+    aside = reasons != ""
     rows = [
-        {"day_utc": None if pd.isna(day) else f"{day:%Y-%m-%d}", "raw": _raw(day, figures), "reason": reason}
+        {"day_utc": None if pd.isna(day) else str(day)[:10], "raw": _raw(day, figures), "reason": reason}
         for day, figures, reason in zip(
             candles.loc[aside, "day_utc"],
             candles.loc[aside, FIGURES].to_numpy().tolist(),
@@ -81,8 +83,8 @@ def check_candles(
             strict=True,
         )
     ]
-    kept = candles.loc[~aside].reset_index(drop=True)
-    return Checked(candle_frame({str(name): kept[name] for name in kept}), rejected_frame(rows))
+    kept: dict[str, object] = {name: candles[name].to_numpy()[~aside] for name in CANDLE_COLUMNS}
+    return Checked(candle_frame(kept), rejected_frame(rows))
 
 
 def find_holes(days: pd.Series[pd.Timestamp]) -> list[tuple[date, date]]:
@@ -162,6 +164,7 @@ def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
             reasons[row] = f"{reasons[row]}; {reason}" if reasons[row] else reason
 
     note(np.isnat(days), "its day is unknown")
+    note(days < EARLIEST, f"day {{day}} is before {EARLIEST}, the first that can be kept")
     last = np.datetime64(last_finished_day, "D")
     note(days > last, f"day {{day}} is not finished, the last finished day is {last}")
     note(np.isnan(value["close"]), "the close is unknown")
@@ -227,7 +230,7 @@ def _number(day: date) -> int:
 
 
 def _raw(day: pd.Timestamp, figures: list[float]) -> str:
-    row: dict[str, object] = {"day_utc": None if pd.isna(day) else f"{day:%Y-%m-%d}"}
+    row: dict[str, object] = {"day_utc": None if pd.isna(day) else str(day)[:10]}
     for name, figure in zip(FIGURES, figures, strict=True):
         row[name] = None if math.isnan(figure) else figure if math.isfinite(figure) else str(figure)
     return json.dumps(row)

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from prefect import task
 
@@ -72,7 +73,7 @@ def ingest_file(
                 f" the first because: {set_aside['reason'].iloc[0]}"
             )
         known = prices.days(product_id) if kept else pd.Series([], dtype="datetime64[s]")
-        days = pd.Series(pd.concat([known, checked.accepted["day_utc"]]).unique()).sort_values()
+        days = pd.Series(np.union1d(known, checked.accepted["day_utc"]))
         require_origin(product_id, days, origin, fewest_days=fewest_days, unbroken_days=unbroken_days)
         prices.start_series(product_id, source, started_at=observed_at, replace=replace_source)
         appended = prices.append(

@@ -22,6 +22,8 @@ from storage.home import check_product_id
 from tasks.csv_layout import NUMBER, Rows, cut_rows, no_rows
 
 SECONDS_A_DAY = 86_400
+# The days that Python's calendar has.
+YEAR_1, YEAR_9999 = np.datetime64("0001-01-01", "s"), np.datetime64("9999-12-31", "s")
 DAY_FORM = r"^\d{4}-\d{2}-\d{2}$"
 CLOCK_24 = re.compile(r"[T ](\d{2}):(\d{2})(?::(\d{2})(?:\.0+)?)?(?:Z|\+00:?00| ?UTC)?")
 CLOCK_12 = re.compile(r" (\d{2})-(AM|PM)")
@@ -78,8 +80,11 @@ def read_candles(
     good = frame[~frame.index.isin(list(rows.reasons))]
     if good.empty:
         raise no_rows(rows.reasons, name)
-    good = _one_a_day(good, on_duplicate, rows).sort_values("day_utc", ignore_index=True)
-    candles = candle_frame({column: good[column] for column in CANDLE_COLUMNS})
+    if not good["day_utc"].is_unique:
+        good = _one_a_day(good, on_duplicate, rows)
+    if not good["day_utc"].is_monotonic_increasing:
+        good = good.sort_values("day_utc")
+    candles = candle_frame({column: good[column].to_numpy() for column in CANDLE_COLUMNS})
     return CsvCandles(candles, _rejected(rows, frame["day_utc"]))
 
 
@@ -148,6 +153,7 @@ def _parse_days(text: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     days[np.isnan(clock)] = np.datetime64("NaT", "s")
     is_stamp = ~np.isnan(stamped)
     days[is_stamp] = (stamped[is_stamp].astype("int64") * SECONDS_A_DAY).astype("datetime64[s]")
+    days[(days < YEAR_1) | (days > YEAR_9999)] = np.datetime64("NaT", "s")
     return days, np.where(is_stamp, seconds, clock), (labelled == 1) & ~is_stamp
 
 
@@ -251,7 +257,7 @@ def _rejected(rows: Rows, days: pd.Series[pd.Timestamp]) -> pd.DataFrame:
     return rejected_frame(
         [
             {
-                "day_utc": None if pd.isna(day) else f"{day:%Y-%m-%d}",
+                "day_utc": None if pd.isna(day) else str(day)[:10],
                 "raw": json.dumps(rows.written(number), ensure_ascii=False),
                 "reason": f"line {number}: {rows.reasons[number]}",
             }

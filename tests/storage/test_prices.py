@@ -19,11 +19,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pandas.testing import assert_frame_equal
 
+from storage import candles as rows
 from storage.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
 from storage.frames import FIGURES, candle_frame, rejected_frame
 from storage.home import Home
@@ -442,6 +444,61 @@ def test_tables_for_queries_are_typed(prices: Prices) -> None:
         assert kinds["observed_at"] == pa.timestamp("us", tz="UTC")
         first = table.to_pylist()[0]
         assert (first["day_utc"], first["volume"], first["observed_at"]) == (day(0), None, NOW)
+
+
+def test_rows_come_and_go_in_small_pieces(
+    home: Home, prices: Prices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PIECE", 7)
+    given = candles({n: n + 1.0 for n in range(51)})
+    sizes: list[int] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: list[object], *_: object) -> None:
+        sizes.extend([len(parameters)] if "INTO candles" in statement else [])
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        put(prices, given)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    assert sizes == [7] * 7 + [2]
+    # Two rows of a day in two pieces, and three days over the end of one.
+    put(prices, candles({n: n + 1.5 for n in (5, 6, 7, 20, 27)}))
+    given.loc[[5, 6, 7, 20, 27], FIGURES] += 0.5
+    with Prices(home) as again:
+        name = again.data_version(BTC, day(60), created_at=NOW)
+        assert_frame_equal(again.closes_at(name), given)
+        assert again.days(BTC, through=day(30)).tolist() == given["day_utc"].tolist()[:31]
+        assert put(again, given) == Appended(0, 0, 51, 0)
+
+
+def test_what_was_stored_whole_is_not_trusted_after_others_wrote(home: Home, prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0, 2: 3.0}))
+    first = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.days(BTC, through=day(1)).tolist() == [pd.Timestamp(day(n)) for n in range(2)]
+    with Prices(home) as other:
+        assert other.data_version(BTC, day(1), created_at=NOW) == first
+        put(other, candles({1: 2.5, 3: 4.0}))
+        second = other.data_version(BTC, day(9), created_at=NOW)
+    assert prices.data_version(BTC, day(9), created_at=NOW) == second
+    assert len(prices.days(BTC)) == 4
+    put(prices, candles({0: 1.5}))
+    with Prices(home) as other:
+        third = other.data_version(BTC, day(9), created_at=NOW)
+    assert prices.data_version(BTC, day(9), created_at=NOW) == third
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    assert prices.days(BTC).empty
+    put(prices, candles({7: 9.0}), source="csv")
+    assert prices.days(BTC).tolist() == [pd.Timestamp(day(7))]
+
+
+def test_set_aside_days_that_the_calendar_does_not_have(prices: Prices) -> None:
+    rejected = rejected_frame(
+        [{"day_utc": text, "raw": "{}", "reason": str(text)} for text in ("0200-01-01", "0000-01-01", None)]
+    )
+    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 3
+    assert prices.quarantined(BTC)["day_utc"].isna().all()
+    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 0
 
 
 # Many at once, and the sudden end

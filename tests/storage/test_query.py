@@ -6,15 +6,19 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from storage import maintenance
 from storage.errors import BadQuery, ClosecastError
 from storage.home import Home
 from storage.ledger import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
+from storage.maintenance import tidy
 from storage.predictions import PREDICTIONS, Predictions
 from storage.prices import Prices
 from storage.query import CANDLES, CLOSES, VIEWS, query
 from storage.scores import SCORES, Scores
+from storage.tables import Table, open_dataset
 from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, store
 
 COUNTS = [30, 31, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
@@ -258,6 +262,74 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(
 
 def test_the_views_are_as_before_after_all_of_that(full: Home) -> None:
     assert [rows(full, f"FROM {name} SELECT count(*)")[0][0] for name in VIEWS] == COUNTS
+
+
+def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
+    """Forecasts of consecutive days in files of eight rows to a group, a file a product."""
+    point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
+    texts = ("model_version", "data_version", "settings_version", "code_version", "flow_run_id")
+    same = {**dict.fromkeys(texts, "x"), **point_only, "horizon": 1, "profile": "article", "created_at": NOW}
+    same |= {"last_close_usd": 1.0, "quantile_levels": None, "quantiles_usd": None, "revision": 0}
+    table = Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id"))
+    for first in (0, days // 2):
+        for product in products:
+            table.add([
+                {**same, "prediction_id": f"{product} {n}", "product_id": product, "point_usd": float(n)}
+                | {"origin_day": FIRST + timedelta(days=n), "target_day": FIRST + timedelta(days=n + 1)}
+                for n in range(first, first + days // 2)
+            ])  # fmt: skip
+    tidy(home, "predictions")
+    dataset = open_dataset(home.predictions)
+    assert dataset is not None
+    return [home.predictions / path for path in sorted(dataset.files)]
+
+
+COUNTED = "SELECT count(*), min(point_usd) FROM predictions WHERE "
+APRIL = "target_day BETWEEN DATE '2019-04-01' AND DATE '2019-04-30'"
+
+
+@pytest.mark.parametrize("hurt", ["gone", "damaged"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        f"product_id = 'BTC-USD' AND {APRIL}",
+        "product_id = 'BTC-USD' AND date_trunc('month', target_day) = DATE '2019-04-01'",
+        "product_id = 'BTC-USD' AND year(target_day) = 2019 AND month(target_day) = 4",
+        f"product_id IN ('BTC-USD', 'XRP-USD') AND {APRIL}",
+    ],
+)
+def test_a_question_about_one_product_reads_no_other_partition(tmp_path: Path, test: str, hurt: str) -> None:
+    home = Home(tmp_path).prepare()
+    btc, eth = many(home, (BTC, "ETH-USD"), 120)
+    assert "BTC-USD" in str(btc)
+    if hurt == "gone":
+        eth.unlink()
+    else:
+        eth.write_bytes(bytes(eth.stat().st_size))
+    assert rows(home, COUNTED + test) == [(30, 89.0)]
+    with pytest.raises(ClosecastError):
+        query(home, COUNTED + APRIL)
+
+
+def test_a_question_about_a_month_reads_no_other_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "GROUP_ROWS", 8)
+    home = Home(tmp_path).prepare()
+    (path,) = many(home, (BTC,), 120)
+    metadata = pq.ParquetFile(path).metadata
+    assert metadata.num_row_groups == 15
+    place = pq.read_schema(path).names.index("target_day")
+    with path.open("r+b") as file:
+        for group in map(metadata.row_group, range(15)):
+            days = group.column(place).statistics
+            if days.max < date(2019, 4, 1) or days.min > date(2019, 4, 30):
+                for column in map(group.column, range(group.num_columns)):
+                    file.seek(column.dictionary_page_offset or column.data_page_offset)
+                    file.write(b"\xff" * column.total_compressed_size)
+    assert rows(home, COUNTED + APRIL) == [(30, 89.0)]
+    with pytest.raises(ClosecastError):
+        query(home, "SELECT point_usd FROM predictions WHERE target_day < DATE '2019-02-01'")
 
 
 def test_the_scan_of_one_query_is_of_one_state(full: Home) -> None:

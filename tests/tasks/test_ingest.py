@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from storage.errors import (
     BadDay,
@@ -25,7 +26,7 @@ from storage.home import Home
 from storage.prices import Prices
 from tasks import catch_up, ingest
 from tasks.catch_up import FIRST_DAY, ingest_exchange
-from tasks.fetch import Client
+from tasks.fetch import Client, spans
 from tasks.ingest import ingest_file, read_stored
 from tasks.series import Series, source_of
 from tests.exchange import Exchange
@@ -279,6 +280,34 @@ def test_what_passes_leaves_no_trace(
     assert closes(home) == of(frame)
 
 
+def test_ten_years_in_fourteen_requests_ten_a_second_and_a_transaction_a_page(home: Home) -> None:
+    listed, last = date(2015, 7, 20), date(2025, 7, 19)
+    frame = made_up((last - listed).days + 1, listed)
+    wrote: list[bool] = []
+
+    def note(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        connection.info["candles"] = connection.info.get("candles") or "INTO candles" in statement
+
+    def kept(connection: sa.Connection) -> None:
+        wrote.append(bool(connection.info.pop("candles", False)))
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    sa.event.listen(sa.engine.Engine, "commit", kept)
+    try:
+        clock = datetime(2025, 7, 20, 0, 20, tzinfo=UTC)
+        with Exchange({BTC: frame}, clock=clock) as ex, Client(ex.url) as client:
+            series = ingest_exchange(home, BTC, client=client, origin=last, observed_at=NOW)
+            starts = sorted(request.at for request in ex.requests)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+        sa.event.remove(sa.engine.Engine, "commit", kept)
+    assert (series.days, series.holes) == (3653, ())
+    assert len(starts) == 13  # all of 300 days, from the first day that the exchange can have
+    assert max(sum(at <= other < at + 1 for other in starts) for at in starts) <= 10
+    with_rows = sum(end >= listed for _, end in spans(FIRST_DAY, last))
+    assert sum(wrote) == with_rows == 13
+
+
 def test_another_source_is_refused_before_anything_is_asked(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -380,6 +409,22 @@ def test_holes_of_a_file_are_reported(home: Home, tmp_path: Path, frame: pd.Data
     hole = (date(2016, 3, 20), date(2016, 3, 31))
     assert take(home, tmp_path, without(frame, *hole)).holes == (hole,)
     assert take(home, tmp_path, without(frame, *hole), date(2016, 3, 1)).holes == ()
+
+
+def test_days_that_no_calendar_of_ours_has_are_set_aside(
+    home: Home, tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    odd = b"".join(
+        b"%s,1,1,1,1,1\n" % day for day in (b"0000-02-29", b"0020-05-01", b"0400-12-31", b"-90000000000")
+    )
+    series = take(home, tmp_path, to_csv(frame) + odd)
+    assert (series.set_aside, series.days, series.first_day) == (4, 400, LISTED)
+    assert closes(home) == of(frame)
+    reasons = " ".join(set_aside(home)["reason"])
+    assert reasons.count("is before 0401-01-01") == 2
+    assert reasons.count("is not a UTC day") == 2
+    again = take(home, tmp_path, to_csv(frame) + odd)
+    assert (again.set_aside, len(set_aside(home))) == (4, 4)
 
 
 def test_rows_of_a_file_that_are_set_aside(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:

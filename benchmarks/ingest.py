@@ -1,0 +1,174 @@
+"""A million candles in beside pandas, a million forecasts asked, ten years fetched.
+
+    python benchmarks/ingest.py [--rounds 3] [--core N] [--out docs/performance.md]
+
+Writes the part of docs/performance.md between its markers. Takes a minute to prepare and one a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ingest_peers import ASKED, FORECASTS, PRODUCTS, YEARS, written
+from page import BARS, bar, processor, put, spread
+from training import told
+
+HERE = Path(__file__).parent
+FILES, DAYS = 10, 100_000
+LONG = 590_000  # days of one file: nearly all that the database can hold
+PEERS = {
+    "import": "`closecast import`",
+    "engine": "`pandas.to_sql`, SQLAlchemy engine",
+    "engine-same": "`pandas.to_sql`, SQLAlchemy engine, all columns of `candles`",
+    "sqlite3": "`pandas.to_sql`, `sqlite3` connection",
+    "sqlite3-same": "`pandas.to_sql`, `sqlite3` connection, all columns of `candles`",
+    "bare": "`read_csv` and SQLite's `executemany` into closecast's own table, no more",
+}
+
+
+def main() -> None:
+    """Prepare, time, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
+    given = parser.parse_args()
+    os.sched_setaffinity(0, {given.core})
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
+        folder = Path(name)
+        files = [written(folder / f"{number:03d}.csv", DAYS, number) for number in range(FILES)]
+        runs = timed(files, given.rounds)
+        many = [written(folder / f"small-{number}.csv", 10_000, number) for number in range(100)]
+        sizes = {
+            f"a file of {DAYS:,} days": run("import", files[0]),
+            f"{FILES} files of {DAYS:,} days": runs["import"][-1],
+            f"a file of {LONG:,} days": run("import", written(folder / "long.csv", LONG, 1)),
+            "10 files of 10,000 days": run("import", *many[:10]),
+            "100 files of 10,000 days": run("import", *many),
+        }
+        asked = run("ask", folder / "asked")
+        fetched = run("fetch", folder / "fetched")
+    text = report(runs, sizes, asked, fetched, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    put(given.out, "ingest", text)
+    print(text)
+
+
+def run(job: str, *paths: Path) -> dict[str, Any]:
+    """What a process of its own says of the job."""
+    return told((sys.executable, str(HERE / "ingest_peers.py"), job, *map(str, paths)))
+
+
+def timed(files: list[Path], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """One run a round for each, every other round the other way about."""
+    runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+    for number in range(rounds):
+        for peer in PEERS if number % 2 == 0 else reversed(PEERS):
+            runs[peer].append(run(peer, *files))
+            print(f"round {number + 1}, {peer}: {runs[peer][-1]['seconds']:.2f} s", flush=True)
+    return runs
+
+
+def report(
+    runs: dict[str, list[dict[str, Any]]],
+    sizes: dict[str, dict[str, Any]],
+    asked: dict[str, Any],
+    fetched: dict[str, Any],
+    load: str,
+) -> str:
+    """The part of the page, as Markdown."""
+    core = [one["core"] for some in runs.values() for one in some]
+    names = ", ".join(f"{name} {version(name)}" for name in ("pandas", "sqlalchemy", "pyarrow", "duckdb"))
+    parts = [
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/ingest.py --rounds"
+        f" {len(runs['import'])}`: {processor()}, one core for each process; Python"
+        f" {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {names}.",
+        f"Medians, with the least and the greatest in brackets; ratios are within a round. The processes had"
+        f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
+        f" load average of the machine's {os.cpu_count()} cores: {load}.",
+        "### 1,000,000 candles from CSV",
+        f"{FILES} files of {DAYS:,} days, each a product: the calendar of one product ends today and has no"
+        " room for a million days. All files in one process, each an import of its own, and all of it or"
+        " nothing; pandas reads each by `read_csv` and appends it by `to_sql` with its defaults (chunksize"
+        " None: one call for all rows) to a fresh SQLite file. closecast also checks each candle, keeps an"
+        " index, compares with what is stored and names the data version by its digest.",
+        table(runs),
+        "The last row is what limits it: closecast's table has an index, and rules that look at every value"
+        " (the day's is the dearest). By SQLAlchemy, the way of pandas' manual, `to_sql` takes longer than"
+        " that; by a `sqlite3` connection it writes a table without index or rules in less.",
+        bars(runs, fetched),
+        "Memory and pace of `closecast import` alone:",
+        memory(sizes),
+        "### 1,000,000 forecasts, asked by `closecast sql`",
+        f"{PRODUCTS} products of {FORECASTS:,} forecasts, compacted as `closecast maintain` does it:"
+        f" {asked['files']} files, {asked['groups']} row groups. Five questions each.",
+        questions(asked),
+        f"### {YEARS} years of daily candles from the exchange",
+        f"{fetched['days']:,} days: {fetched['requests']} requests in {fetched['seconds']:.1f} s, at most"
+        f" {fetched['busiest']} of them in any one second (the exchange allows 10), and"
+        f" {fetched['transactions']} transactions that wrote candles. Against the local exchange.",
+    ]
+    return "\n\n".join(parts)
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """A row a peer."""
+    lines = [
+        "| | all, s | last tenth over first | peak, MB | closecast over it |",
+        "|---|---|---|---|---|",
+    ]
+    for peer, words in PEERS.items():
+        some = runs[peer]
+        pace = spread([one["last"] / one["first"] for one in some])
+        peak = f"{max(one['peak'] for one in some):.0f}"
+        ratio = "" if peer == "import" else spread(over(runs, peer))
+        seconds = spread([one["seconds"] for one in some])
+        lines.append(f"| {words} | {seconds} | {pace} | {peak} | {ratio} |")
+    return "\n".join(lines)
+
+
+def over(runs: dict[str, list[dict[str, Any]]], peer: str) -> list[float]:
+    """Closecast's seconds over a peer's, round by round."""
+    return [mine["seconds"] / one["seconds"] for mine, one in zip(runs["import"], runs[peer], strict=True)]
+
+
+def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> str:
+    """What was asked for, and what came."""
+    rows = [
+        bar(f"1,000,000 candles imported, over {PEERS[peer]}", over(runs, peer), 1.5)
+        for peer in PEERS
+        if peer not in ("import", "bare")
+    ]
+    requests = bar(f"requests for {YEARS} years of one product", [float(fetched["requests"])], 14)
+    busiest = bar("requests in the busiest second", [float(fetched["busiest"])], 10)
+    return "\n".join([BARS, *rows, requests, busiest])
+
+
+def memory(sizes: dict[str, dict[str, Any]]) -> str:
+    """A row a size."""
+    rows = [f"| {name} | {one['seconds']:.2f} | {one['peak']:.0f} |" for name, one in sizes.items()]
+    return "\n".join(["| | s | peak, MB |", "|---|---|---|", *rows])
+
+
+def questions(asked: dict[str, Any]) -> str:
+    """A row a question."""
+    lines = ["| filter | rows | ms | MB read |", "|---|---|---|---|"]
+    for name in ASKED:
+        one = asked[name]
+        milliseconds = spread([1000 * second for second in one["seconds"]])
+        lines.append(f"| {name} | {one['rows']:,} | {milliseconds} | {one['bytes'] / 1e6:.1f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
