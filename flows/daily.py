@@ -34,6 +34,7 @@ from tasks.catch_up import fetch_candles
 from tasks.challenge import Choice, choose
 from tasks.fit import fewest_days
 from tasks.ingest import read_database, read_file
+from tasks.maintain import few_files_step
 from tasks.publish import look_up, prediction_key, publish, publish_calibrated
 from tasks.refit import refit
 from tasks.score import score
@@ -87,6 +88,7 @@ def daily_forecast(
         choice = keep_or_challenge(place, series, recipe, key, moment)
         row = publish_forecast(place, series, recipe, key, choice, moment)
         show_artifacts(place, row, series, choice.warning)
+        few_files_step.submit(place, series.product_id).result()
         return str(row["prediction_id"])
 
 

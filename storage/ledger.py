@@ -60,7 +60,7 @@ def ingredients(home: Home) -> Table:
     23 levels.
     """
     key = ("product_id", "prediction_id", "method")
-    return Table(home.ingredients, INGREDIENTS, name="ingredients", key=key)
+    return Table(home.ingredients, INGREDIENTS, name="ingredients", key=key, near=["target_day"])
 
 
 def trackers(home: Home) -> Table:
@@ -69,7 +69,8 @@ def trackers(home: Home) -> Table:
     `target_day` is the day of the newest outcome in it, `prediction_id` the forecast that it came with
     (null in a first state), `corrections` the 23 figures in units of the scale.
     """
-    return Table(home.trackers, TRACKERS, name="trackers", key=("product_id", "tracker_version"))
+    key = ("product_id", "tracker_version")
+    return Table(home.trackers, TRACKERS, name="trackers", key=key, near=["target_day"])
 
 
 def backtests(home: Home) -> Table:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TABLES = ("predictions", "scores", "ingredients", "trackers", "backtests")
 # A file of this size is left as it is, so that tidying rewrites no more than that much of a partition.
 FULL_BYTES = 32 * 2**20
-# Rows lie in the order in which they came: a question about some days reads a group or two of them.
+# A group is read whole or not at all, by the days and products that its rows have.
 GROUP_ROWS = 1024
 WAIT_SECONDS = 900
 
@@ -38,7 +38,9 @@ class Tidied:
     deleted: int
 
 
-def tidy(home: Home, name: str, *, dry_run: bool = False) -> Tidied | None:
+def tidy(
+    home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = WAIT_SECONDS
+) -> Tidied | None:
     """Compact a table's small files, make a checkpoint, and let go of what is older than thirty days.
 
     Whoever reads by Delta's log sees each row once at any moment, while this is going on and after it; a
@@ -49,6 +51,7 @@ def tidy(home: Home, name: str, *, dry_run: bool = False) -> Tidied | None:
         home: prepared.
         name: one of `TABLES`.
         dry_run: count the files, change nothing.
+        wait_seconds: how long to wait for somebody else who is at it.
 
     Returns:
         None when there is no table yet.
@@ -60,7 +63,7 @@ def tidy(home: Home, name: str, *, dry_run: bool = False) -> Tidied | None:
     """
     if dry_run or open_table(getattr(home, name)) is None:
         return _counted(home, name)
-    with _alone(home):
+    with _alone(home, wait_seconds):
         return _tidied(home, name)
 
 
@@ -80,14 +83,14 @@ def _tidied(home: Home, name: str) -> Tidied:
 
 
 @contextlib.contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _alone(home: Home, wait_seconds: float) -> Iterator[None]:
     """Hold the lock of whoever compacts; the operating system frees it when the process ends."""
     lock = FileLock(home.locks / "maintain.lock")
     try:
-        lock.acquire(timeout=WAIT_SECONDS)
+        lock.acquire(timeout=wait_seconds)
     except Timeout as error:
         raise HomeBusy(
-            f"the tables of {home.root} have been compacted for {WAIT_SECONDS} s by another process:"
+            f"the tables of {home.root} have been compacted for {wait_seconds:g} s by another process:"
             " try again when it is done"
         ) from error
     try:
@@ -99,6 +102,12 @@ def _alone(home: Home) -> Iterator[None]:
 def count_files(table: DeltaTable) -> int:
     """How many data files the table's newest state is made of."""
     return len(table.file_uris())
+
+
+def files_of(home: Home, name: str, product_id: str) -> int:
+    """How many data files hold a product's rows of a table: a run adds one."""
+    table = open_table(getattr(home, name))
+    return len(table.file_uris(file_pruning_predicate=[("product_id", "=", product_id)])) if table else 0
 
 
 def models_of(home: Home) -> list[tuple[str, str]]:

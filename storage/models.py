@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +169,8 @@ class Models:
 
     def champion(self, product_id: str, profile: str) -> ModelVersion | None:
         """The version that forecasts, or None before the first."""
-        return next((v for v in self.versions(product_id, profile) if CHAMPION in v.aliases), None)
+        name = registered_name(product_id, profile)
+        return self._one(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
 
     def version(self, product_id: str, profile: str, version: str) -> ModelVersion:
         """A version by its number.
@@ -177,12 +178,26 @@ class Models:
         Raises:
             Damaged: there is none.
         """
-        for found in self.versions(product_id, profile):
-            if found.version == version:
-                return found
-        raise Damaged(
-            f"{registered_name(product_id, profile)} has no version {version}: see `closecast versions`"
-        )
+        name = registered_name(product_id, profile)
+        found = self._one(lambda: self.client.get_model_version(name, version))
+        if found is None:
+            raise Damaged(f"{name} has no version {version}: see `closecast versions`")
+        return found
+
+    def _one(self, ask: Callable[[], RegisteredVersion]) -> ModelVersion | None:
+        """What MLflow answers, without a look at all the other versions; None where there is no such."""
+        if not self.home.registry.is_file():
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            row = ask()
+        except MlflowException as error:
+            # An alias or a number that nobody has, and a number that is none.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return _as_version(row, row.aliases)
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product or profile when named."""
@@ -190,6 +205,8 @@ class Models:
             return []
         found = []
         for model in self._pages(self.client.search_registered_models):
+            if None not in (product_id, profile) and model.name != f"closecast.{product_id}.{profile}":
+                continue
             aliases: dict[str, list[str]] = {}
             for alias, number in model.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from storage.home import Home
-from storage.tables import Table, all_of
+from storage.tables import Table, all_of, among
 
 PREDICTIONS = pa.schema(
     [
@@ -41,6 +41,9 @@ PREDICTIONS = pa.schema(
 )
 
 
+_ORDER = ("target_day", "product_id", "profile", "revision")
+
+
 @dataclass(frozen=True)
 class Published:
     """What became of a forecast: `new` is False when its key was there before."""
@@ -58,7 +61,7 @@ class Predictions:
 
     def __init__(self, home: Home) -> None:
         key = ("product_id", "prediction_id")
-        self._table = Table(home.predictions, PREDICTIONS, name="predictions", key=key)
+        self._table = Table(home.predictions, PREDICTIONS, name="predictions", key=key, near=["target_day"])
         self.folder = home.predictions
 
     def find(
@@ -104,8 +107,12 @@ class Predictions:
         first: date | None = None,
         last: date | None = None,
         profile: str | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Forecasts whose target day lies in the inclusive span, by target day, then revision."""
+        """Forecasts whose target day lies in the inclusive span, by target day, then revision.
+
+        Without `columns` those of `PREDICTIONS`, else the named ones: what is not asked for is not read.
+        """
         target = ds.field("target_day")
         wanted = all_of(
             *([ds.field("product_id") == product_id] if product_id else []),
@@ -113,13 +120,41 @@ class Predictions:
             *([target >= first] if first else []),
             *([target <= last] if last else []),
         )
-        order = [(name, "ascending") for name in ("target_day", "product_id", "profile", "revision")]
-        return self.read(wanted).sort_by(order)
+        return _in_order(self._table.read(wanted, _with_order(columns)), columns)
 
-    def read(self, wanted: ds.Expression | None = None) -> pa.Table:
+    def of_days(
+        self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """As `between`, of those target days alone, however far they lie apart."""
+        wanted = (ds.field("product_id") == product_id) & among("target_day", days)
+        return _in_order(self._table.read(wanted, _with_order(columns)), columns)
+
+    def newest(
+        self, product_id: str, profile: str, count: int, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The last `count` rows, one or more, that `between` would give; of others the day alone is read."""
+        state = self._table.snapshot()
+        wanted = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
+        days = self._table.look(state, wanted, ["target_day"])["target_day"]
+        if len(days) > count:
+            wanted &= ds.field("target_day") >= days.sort("descending")[count - 1]
+        rows = _in_order(self._table.look(state, wanted, _with_order(columns)), columns)
+        return rows.slice(max(rows.num_rows - count, 0))
+
+    def read(self, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that match, in the schema of the design, with no row when there is no table yet."""
-        return self._table.read(wanted)
+        return self._table.read(wanted, columns)
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before the first forecast."""
         return self._table.dataset()
+
+
+def _with_order(columns: Sequence[str] | None) -> Sequence[str] | None:
+    """The columns, and those that the rows are sorted by."""
+    return None if columns is None else list(dict.fromkeys([*columns, *_ORDER]))
+
+
+def _in_order(rows: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    rows = rows.sort_by([(name, "ascending") for name in _ORDER])
+    return rows if columns is None else rows.select(columns)

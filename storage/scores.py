@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from storage.home import Home
-from storage.tables import Table, all_of
+from storage.tables import Table, all_of, among
 
 SCORES = pa.schema(
     [
@@ -34,7 +34,7 @@ class Scores:
 
     def __init__(self, home: Home) -> None:
         key = ("product_id", "prediction_id", "data_version")
-        self._table = Table(home.scores, SCORES, name="scores", key=key)
+        self._table = Table(home.scores, SCORES, name="scores", key=key, near=["target_day"])
         self.folder = home.scores
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> int:
@@ -57,7 +57,8 @@ class Scores:
 
     def _add_once(self, given: pa.Table) -> int:
         state = self._table.begin()
-        same = (ds.field(name).isin(given[name].unique()) for name in ("product_id", "prediction_id"))
+        names = ("product_id", "prediction_id", "target_day")
+        same = (ds.field(name).isin(given[name].unique()) for name in names)
         columns = ["product_id", "prediction_id", "close_usd", "data_version", "scored_at"]
         newest: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self._table.look(state, all_of(*same), columns).to_pylist():
@@ -71,37 +72,69 @@ class Scores:
         return self._table.insert(state, given.filter(pa.array(differs)))
 
     def read(
-        self, product_id: str | None = None, *, first: date | None = None, last: date | None = None
+        self,
+        product_id: str | None = None,
+        *,
+        first: date | None = None,
+        last: date | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """The scores whose target day lies in the inclusive span, by target day, then `scored_at`.
 
         Returns:
-            A table of the columns of `SCORES`; the newest score of a forecast is the last one of its rows.
+            A table of the named columns, of those of `SCORES` by default: what is not asked for is not read.
+            The newest score of a forecast is the last one of its rows.
         """
-        target = ds.field("target_day")
-        wanted = all_of(
-            *([ds.field("product_id") == product_id] if product_id else []),
-            *([target >= first] if first else []),
-            *([target <= last] if last else []),
-        )
-        rows = self._table.read(wanted)
-        keys = [
-            (row["target_day"], row["scored_at"], *_forecast(row), *_age(row))
-            for row in rows.select(["target_day", *self._table.key, "scored_at"]).to_pylist()
-        ]
-        return _taken(rows, sorted(range(rows.num_rows), key=keys.__getitem__))
+        return self._sorted(_span(product_id, first, last), columns)
+
+    def of_days(
+        self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """As `read`, of those target days alone, however far they lie apart."""
+        return self._sorted((ds.field("product_id") == product_id) & among("target_day", days), columns)
 
     def newest(
-        self, product_id: str | None = None, *, first: date | None = None, last: date | None = None
+        self,
+        product_id: str | None = None,
+        *,
+        first: date | None = None,
+        last: date | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """As `read`, with the newest score of each forecast alone.
 
         The newest is the last by `scored_at`; of two of one moment, that of the later data version.
         """
-        rows = self.read(product_id, first=first, last=last)
-        names = rows.select(["product_id", "prediction_id"]).to_pylist()
-        places = {_forecast(row): place for place, row in enumerate(names)}
-        return _taken(rows, sorted(places.values()))
+        names = ["product_id", "prediction_id"]
+        wanted = columns or SCORES.names
+        rows = self._sorted(_span(product_id, first, last), list(dict.fromkeys([*wanted, *names])))
+        places = rows.select(names).append_column("place", pa.array(range(rows.num_rows), pa.int64()))
+        last_places = places.group_by(names).aggregate([("place", "max")])["place_max"].sort()
+        return rows.take(last_places).select(wanted)
+
+    def _sorted(self, wanted: ds.Expression | None, columns: Sequence[str] | None) -> pa.Table:
+        """The rows that match, as `_age` orders those of one forecast."""
+        columns = columns or SCORES.names
+        order = ["target_day", "scored_at", "product_id", "prediction_id", "seq", "data_version"]
+        rows = self._table.read(wanted, list(dict.fromkeys([*columns, *(set(order) - {"seq"})])))
+        seqs = pa.array(map(_seq, rows["data_version"].to_pylist()), pa.int64())
+        rows = rows.append_column("seq", seqs)
+        return rows.sort_by([(name, "ascending") for name in order]).select(columns)
+
+
+def _span(product_id: str | None, first: date | None, last: date | None) -> ds.Expression | None:
+    target = ds.field("target_day")
+    return all_of(
+        *([ds.field("product_id") == product_id] if product_id else []),
+        *([target >= first] if first else []),
+        *([target <= last] if last else []),
+    )
+
+
+def _seq(data_version: str) -> int:
+    """The newest row of prices that a data version knows."""
+    found = _SEQ.search(data_version)
+    return int(found[1]) if found else -1
 
 
 def _forecast(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -110,15 +143,10 @@ def _forecast(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _age(row: Mapping[str, Any]) -> tuple[Any, int, str]:
     """What orders the scores of one forecast: the moment, then the rows of prices that were known."""
-    found = _SEQ.search(row["data_version"])
-    return row["scored_at"], int(found[1]) if found else -1, row["data_version"]
+    return row["scored_at"], _seq(row["data_version"]), row["data_version"]
 
 
 def _keep_newer(newest: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any]) -> None:
     known = newest.setdefault(_forecast(row), row)
     if _age(row) > _age(known):
         newest[_forecast(row)] = row
-
-
-def _taken(rows: pa.Table, places: Sequence[int]) -> pa.Table:
-    return rows.take(pa.array(places, pa.int64()))

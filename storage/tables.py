@@ -7,7 +7,7 @@ import functools
 import json
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,6 +44,8 @@ class Table:
 
     `key` names the columns that tell its rows apart; they are never null. The columns of
     `partition_by`, texts all of them, belong to it, so that adding reads the partitions concerned alone.
+    Nor are those of `near` ever null, and a key never comes with two values of them: adding looks for
+    its keys no further than there. Name a day, which rises with the rows.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class Table:
         name: str,
         key: Sequence[str],
         partition_by: Sequence[str] = ("product_id",),
+        near: Sequence[str] = (),
     ) -> None:
         self.folder, self.schema = folder, schema
         self.name, self.key, self.partition_by = name, tuple(key), tuple(partition_by)
+        self.near = tuple(near)
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before its first row."""
@@ -72,10 +76,7 @@ class Table:
         Raises:
             Damaged: there is a table that cannot be read.
         """
-        dataset = self.dataset()
-        if dataset is None:
-            return self._typed(columns).empty_table()
-        return self._rows(dataset, wanted, columns)
+        return self.look(self.snapshot(), wanted, columns)
 
     def add(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> int:
         """Add the rows whose key is not there yet; the others are left as they are.
@@ -121,7 +122,14 @@ class Table:
 
     def begin(self) -> State:
         """The table as it is now, made when there is none: what `look` reads and `insert` writes after."""
-        delta = open_table(self.folder) or self._made()
+        return self._state(open_table(self.folder) or self._made())
+
+    def snapshot(self) -> State | None:
+        """The table as it is now, for more than one `look`; None before its first row."""
+        delta = open_table(self.folder)
+        return None if delta is None else self._state(delta)
+
+    def _state(self, delta: DeltaTable) -> State:
         with reading(self.folder):
             return State(delta, delta.to_pyarrow_dataset())
 
@@ -141,9 +149,11 @@ class Table:
         return delta
 
     def look(
-        self, state: State, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None
+        self, state: State | None, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """As `read`, of the table as it was when `state` was taken."""
+        if state is None:
+            return self._typed(columns).empty_table()
         return self._rows(state.dataset, wanted, columns)
 
     def insert(self, state: State, rows: pa.Table) -> int:
@@ -156,7 +166,7 @@ class Table:
         """
         from deltalake import CommitProperties, Transaction, write_deltalake
 
-        near = all_of(*(ds.field(name).isin(rows[name].unique()) for name in self.key))
+        near = all_of(*(ds.field(name).isin(rows[name].unique()) for name in (*self.key, *self.near)))
         there = set(self._keys(self.look(state, near, self.key)))
         new = rows.filter(pa.array([key not in there for key in self._keys(rows)], pa.bool_()))
         if not new.num_rows:
@@ -229,6 +239,11 @@ def read_columns(
 def all_of(*tests: ds.Expression) -> ds.Expression | None:
     """The tests joined by "and"; None, which every row passes, when there is none."""
     return functools.reduce(operator.and_, tests) if tests else None
+
+
+def among(name: str, values: Iterable[object]) -> ds.Expression:
+    """Whether a column holds one of the values."""
+    return ds.field(name).isin(pa.array(list(values)))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from storage.home import Home
 from storage.ledger import ingredients
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.tables import all_of
 from tasks.quantiles import BANDS, MEDIAN
 from tasks.score import board_of
 from tasks.scoreboard import Scoreboard
@@ -84,17 +85,16 @@ def forecast_markdown(
 
 def beside(home: Home, row: Mapping[str, Any]) -> dict[str, list[float]]:
     """The quantiles in USD of every method that was kept with a forecast, (23,) each, by its name."""
-    wanted = (ds.field("product_id") == row["product_id"]) & (
-        ds.field("prediction_id") == row["prediction_id"]
-    )
+    names = ("product_id", "prediction_id", "target_day")
+    wanted = all_of(*(ds.field(name) == row[name] for name in names))
     found = ingredients(home).read(wanted, ["method", "quantiles_usd"]).to_pylist()
     return {one["method"]: one["quantiles_usd"] for one in found}
 
 
 def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
     """The newest forecasts, the newest first, as plain rows for a table."""
-    rows = Predictions(home).between(product_id, profile=profile).to_pylist()[-LAST_FORECASTS:]
     names = ("target_day", "point_usd", "last_close_usd", "revision", "model_version", "prediction_id")
+    rows = Predictions(home).newest(product_id, profile, LAST_FORECASTS, names).to_pylist()
     return [
         {name: row[name] if isinstance(row[name], float | int) else str(row[name]) for name in names}
         for row in reversed(rows)

@@ -88,14 +88,17 @@ def choose_champion(
     bench = _Bench(
         home, models, product_id, recipe, data_version, code_version, candles, series, origin, moment
     )
-    left = unfinished(known_versions(models, product_id, recipe, series), origin)
+    known = known_versions(models, product_id, recipe, series)  # again only after something has changed
+    left = unfinished(known, origin)
     if left:
         _judge(bench, models.version(product_id, recipe.name, left.version))
-    decision = decide(known_versions(models, product_id, recipe, series), origin, recipe)
+        known = known_versions(models, product_id, recipe, series)
+    decision = decide(known, origin, recipe)
     log.info("%s: %s, because %s", product_id, decision.action, decision.why)
     if decision.action != "keep":
         _judge(bench, _challenger(bench, decision.action))
-    champion = champion_of(known_versions(models, product_id, recipe, series), origin)
+        known = known_versions(models, product_id, recipe, series)
+    champion = champion_of(known, origin)
     assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
     _promote(bench, champion)
     warning = too_old(champion, origin, recipe)

@@ -16,7 +16,16 @@ from storage.errors import Damaged, HomeBusy
 from storage.home import Home
 from storage.ledger import backtests
 from storage.locks import backtest_lock, product_lock
-from storage.maintenance import TABLES, Tidied, last_touched, models_of, remove, stray_bundles, tidy
+from storage.maintenance import (
+    TABLES,
+    Tidied,
+    files_of,
+    last_touched,
+    models_of,
+    remove,
+    stray_bundles,
+    tidy,
+)
 from storage.models import Models, ModelVersion
 from storage.predictions import PREDICTIONS
 from storage.tables import read_columns
@@ -26,6 +35,10 @@ log = logging.getLogger("closecast.maintain")
 
 # So long an interrupted backtest may be gone on with.
 UNFINISHED = timedelta(days=30)
+# So many data files of a product a day may have to open; a schedule that compacts each week leaves seven.
+MANY_FILES = 16
+# The tables that every run adds to.
+DAILY = ("predictions", "scores", "ingredients", "trackers")
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,20 @@ def tidy_tables(home: Home, *, dry_run: bool = False) -> list[Tidied]:
             one.files_before,
             one.deleted,
         )
+    return found
+
+
+def keep_few_files(home: Home, product_id: str) -> list[Tidied]:
+    """Compact the tables to which many runs of a product added a file each, unless somebody is at it.
+
+    So a day costs what another does, also where nobody runs `closecast maintain`.
+    """
+    many = [name for name in DAILY if files_of(home, name, product_id) > MANY_FILES]
+    found: list[Tidied] = []
+    with contextlib.suppress(HomeBusy):  # the next run looks again
+        found += [tidied for name in many if (tidied := tidy(home, name, wait_seconds=0))]
+    for one in found:
+        log.info("%s: %d data files made %d", one.table, one.files_before, one.files_after)
     return found
 
 
@@ -183,4 +210,5 @@ def _described(version: ModelVersion) -> str:
 
 
 tidy_step = task(name="tidy-tables", timeout_seconds=3600, **STEP)(tidy_tables)
+few_files_step = task(name="keep-few-files", timeout_seconds=600, **STEP)(keep_few_files)
 prune_step = task(name="prune-models", timeout_seconds=3600, **STEP)(prune_home)

@@ -200,7 +200,8 @@ def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
     table = Predictions(home)
     published = table.publish(row)
     if not published.new:
-        return table.find(str(row["prediction_id"])) or dict(row)
+        where = {name: row[name] for name in ("product_id", "target_day")}
+        return table.find(str(row["prediction_id"]), **where) or dict(row)
     log.info(
         "%s: forecast for %s written to the table (%s)",
         row["product_id"],

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from prefect import task
 
 from storage.home import Home
@@ -17,13 +19,23 @@ from storage.prices import Prices
 from storage.scores import Scores
 from tasks.recipe import Recipe
 from tasks.scale import Floats
-from tasks.scoreboard import Scoreboard, scoreboard
+from tasks.scoreboard import COLUMNS, Scoreboard, scoreboard
 from tasks.steps import STEP
 from tasks.track import advance_tracker
 
 log = logging.getLogger("closecast.score")
 
 NAIVE = "last_close_250"
+# What a score is made from.
+FORECAST = (
+    "prediction_id",
+    "product_id",
+    "origin_day",
+    "target_day",
+    "last_close_usd",
+    "point_usd",
+    "quantiles_usd",
+)
 
 
 def score_due(home: Home, product_id: str, *, data_version: str, moment: datetime) -> int:
@@ -37,31 +49,52 @@ def score_due(home: Home, product_id: str, *, data_version: str, moment: datetim
         data_version: of the closes up to the origin.
         moment: of scoring.
     """
+    return _score_by(home, product_id, _candles(home, data_version), data_version, moment)
+
+
+def _candles(home: Home, data_version: str) -> pd.DataFrame:
     with Prices(home) as prices:
-        candles = prices.closes_at(data_version)
-    last = candles["day_utc"].iloc[-1].date()
-    forecasts = Predictions(home).between(product_id, last=last).to_pylist()
-    if not forecasts:
-        return 0
-    closes = dict(zip(candles["day_utc"].dt.date, candles["close_usd"], strict=True))
-    known = {row["prediction_id"]: row["close_usd"] for row in Scores(home).newest(product_id).to_pylist()}
-    due = [
-        row
-        for row in forecasts
-        if row["target_day"] in closes and known.get(row["prediction_id"]) != closes[row["target_day"]]
-    ]
+        return prices.closes_at(data_version)
+
+
+def _score_by(home: Home, product_id: str, candles: pd.DataFrame, data_version: str, moment: datetime) -> int:
+    """As `score_due`, by candles that were read."""
     rows = [
         {
-            **_score(row, float(closes[row["target_day"]]), _naive_quantiles(candles, row["origin_day"])),
+            **_score(row, close, _naive_quantiles(candles, row["origin_day"])),
             "data_version": data_version,
             "scored_at": moment,
         }
-        for row in due
+        for row, close in _due(home, product_id, candles)
     ]
     added = Scores(home).add(rows)
     if added:
         log.info("%s: forecasts scored: %d", product_id, added)
     return added
+
+
+def _due(home: Home, product_id: str, candles: pd.DataFrame) -> list[tuple[dict[str, Any], float]]:
+    """The forecasts to score, each with its close in USD: those without a score of that close.
+
+    Of the others their names and days are read, and no figure of theirs.
+    """
+    last = candles["day_utc"].iloc[-1].date()
+    names = ["prediction_id", "target_day"]
+    forecasts = Predictions(home).between(product_id, last=last, columns=names)
+    if not forecasts.num_rows:
+        return []
+    known = Scores(home).newest(product_id, last=last, columns=["prediction_id", "close_usd"]).to_pandas()
+    asked = forecasts.to_pandas(date_as_object=False)
+    closes = asked["target_day"].map(candles.set_index("day_utc")["close_usd"])
+    scored = asked["prediction_id"].map(known.set_index("prediction_id")["close_usd"])
+    due = closes.notna() & (scored != closes)  # what has no score has NaN, which differs
+    if not due.any():
+        return []
+    came = dict(zip(asked["prediction_id"][due], closes[due], strict=True))
+    rows = Predictions(home).of_days(product_id, asked["target_day"][due].dt.date.unique(), FORECAST)
+    return [
+        (row, float(came[row["prediction_id"]])) for row in rows.to_pylist() if row["prediction_id"] in came
+    ]
 
 
 def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[str, object]:
@@ -111,13 +144,11 @@ def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
 
 def board_of(home: Home, product_id: str, profile: str) -> Scoreboard:
     """The scoreboard of a product's published forecasts of one profile, each with its newest score."""
-    published = {
-        row["prediction_id"]
-        for row in Predictions(home).between(product_id, profile=profile).to_pylist()
-        if row["revision"] == 0
-    }
-    rows = Scores(home).newest(product_id).to_pandas()
-    return scoreboard(rows[rows["prediction_id"].isin(published)].reset_index(drop=True))
+    wanted = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
+    published = Predictions(home).read(wanted & (ds.field("revision") == 0), ["prediction_id"])
+    scores = Scores(home).newest(product_id, columns=["prediction_id", *COLUMNS])
+    ours = pc.is_in(scores["prediction_id"], published["prediction_id"])
+    return scoreboard(scores.filter(ours).to_pandas())
 
 
 def score_and_track(
@@ -132,10 +163,10 @@ def score_and_track(
         settings: of the recipe whose tracker is advanced; None where the profile has none.
         moment: of the run.
     """
-    added = score_due(home, product_id, data_version=data_version, moment=moment)
+    candles = _candles(home, data_version)
+    added = _score_by(home, product_id, candles, data_version, moment)
     if settings is not None:
-        with Prices(home) as prices:
-            origin = prices.closes_at(data_version)["day_utc"].iloc[-1].date()
+        origin = candles["day_utc"].iloc[-1].date()
         advance_tracker(home, product_id, Recipe.model_validate(dict(settings)), origin, moment)
     return added
 

@@ -16,6 +16,10 @@ from tasks.scale import Floats
 WINDOWS = (30, 90, 365, None)
 PERCENTS = (50, 80, 95)
 SURE = 0.95
+# What it is made from.
+FIGURES = ("error_usd", "naive_error_usd", "crps", "naive_crps")
+HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
+COLUMNS = ("target_day", *FIGURES, *HITS)
 UNKNOWN = "–"
 
 ALARM_DAYS = 180
@@ -65,8 +69,8 @@ def scoreboard(rows: pd.DataFrame, *, last: date | None = None) -> Scoreboard:
     """The scoreboard of one product and profile.
 
     Args:
-        rows: a row a target day, in any order: `target_day`, `error_usd`, `naive_error_usd`, `crps`,
-            `naive_crps`, `hit_50`, `hit_80`, `hit_95`; the last five are null for a point without intervals.
+        rows: a row a target day, in any order, with the columns `COLUMNS`; CRPS and hits are null for a
+            point without intervals.
         last: the day that the spans end with; by default the newest target day.
 
     Raises:
@@ -86,12 +90,10 @@ def scoreboard(rows: pd.DataFrame, *, last: date | None = None) -> Scoreboard:
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     """The columns that count, each of one type whatever stood for null, oldest day first."""
-    figures = ["error_usd", "naive_error_usd", "crps", "naive_crps"]
-    hits = [f"hit_{percent}" for percent in PERCENTS]
     types = {
         "target_day": "datetime64[s]",
-        **dict.fromkeys(figures, "float64"),
-        **dict.fromkeys(hits, "boolean"),
+        **dict.fromkeys(FIGURES, "float64"),
+        **dict.fromkeys(HITS, "boolean"),
     }
     return rows[list(types)].astype(types).sort_values("target_day", ignore_index=True)
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from storage.home import Home
 from storage.ledger import ingredients, trackers
 from storage.predictions import Predictions
 from storage.scores import Scores
+from storage.tables import among
 from tasks.calibrate import advance
 from tasks.recipe import Recipe
 from tasks.scale import Floats
@@ -28,6 +31,9 @@ from tasks.scale import Floats
 log = logging.getLogger("closecast.track")
 
 OWN = "lstm"  # the method under which the ensemble's word stands among the ingredients
+# How a state hangs together with the one before it, and with its outcome.
+LINKS = ("target_day", "revision", "tracker_version", "prediction_id", "previous_version")
+NEAR_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,14 @@ class _Outcome:
 
 def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
-    past = [row for row in _branch(home, product_id, recipe).values() if row["target_day"] <= origin]
-    return _as_state(max(past, key=lambda row: row["target_day"])) if past else None
+    table = trackers(home)
+    at = table.snapshot()
+    # Nearly always one of the newest days has it; what came in between is not read.
+    for first in (origin - timedelta(days=NEAR_DAYS), None):
+        rows = table.look(at, _of_chain(product_id, recipe, first, origin), None).to_pylist()
+        if branch := _branch(rows):
+            return _as_state(branch[max(branch)])
+    return None
 
 
 def first_state(
@@ -75,13 +87,17 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
         origin: the last day that the run may know.
         moment: of the run.
     """
-    branch = _branch(home, product_id, recipe)
-    if not branch:
+    table = trackers(home)
+    at = table.snapshot()
+    chain = _of_chain(product_id, recipe, None, origin)
+    settled = _settled(home, product_id, recipe, table.look(at, chain, LINKS), origin)
+    if settled is None:
         return 0
-    taken = {row["prediction_id"] for row in branch.values()}
+    after = _of_chain(product_id, recipe, settled, origin)
+    branch = _branch(table.look(at, after).to_pylist())
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
-    before, rows = branch[min(starts)], []
-    for outcome in _outcomes(home, product_id, recipe, after=min(starts), through=origin):
+    before, rows, new = branch[settled], [], 0
+    for outcome in _outcomes(home, product_id, recipe, after=settled, through=origin):
         day = outcome.target_day
         if day in starts:  # the warm-up there has taken that day in
             continue
@@ -90,6 +106,7 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
         if known and _follows(known, outcome, before):
             before = known
             continue
+        new += not known or known["prediction_id"] != outcome.prediction_id
         corrections = advance(
             _corrections(before), outcome.close_usd, outcome.quantiles_usd, step=recipe.tracker_step
         )
@@ -104,8 +121,7 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
             moment,
         )
         rows.append(before)
-    trackers(home).add(rows)
-    new = sum(row["prediction_id"] not in taken for row in rows)
+    table.add(rows)
     if len(rows) > new:
         first = rows[0]["target_day"]
         log.info("%s: %d states of the tracker made anew from %s on", product_id, len(rows) - new, first)
@@ -125,31 +141,110 @@ def _target_day(row: Mapping[str, Any]) -> date:
     return day
 
 
-def _branch(home: Home, product_id: str, recipe: Recipe) -> dict[date, dict[str, Any]]:
-    """The states that count, by day."""
+def _of_chain(product_id: str, recipe: Recipe, first: date | None, last: date) -> ds.Expression:
+    """The states of a product and recipe whose day lies in the inclusive span."""
     wanted = (ds.field("product_id") == product_id) & (ds.field("recipe_version") == recipe.recipe_version)
+    wanted &= ds.field("target_day") <= last
+    return wanted & (ds.field("target_day") >= first) if first else wanted
+
+
+def _branch(rows: Sequence[dict[str, Any]]) -> dict[date, dict[str, Any]]:
+    """The states that count, by day."""
     found: dict[date, dict[str, Any]] = {}
-    for row in trackers(home).read(wanted).to_pylist():
+    for row in rows:
         known = found.get(row["target_day"])
         if known is None or row["revision"] > known["revision"]:
             found[row["target_day"]] = row
     return found
 
 
-def _outcomes(home: Home, product_id: str, recipe: Recipe, *, after: date, through: date) -> list[_Outcome]:
-    """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
+def _settled(home: Home, product_id: str, recipe: Recipe, states: pa.Table, origin: date) -> date | None:
+    """The newest day up to which no outcome changes the chain; None when none changes it at all.
+
+    A state is settled when it came from the one that counts before it and took in the first of its day's
+    forecasts that has a score and is of the chain. Of all days a few columns are compared here, so that what
+    is long need be read of those after the settled day alone.
+
+    Args:
+        home: as `advance_tracker`.
+        product_id: whose chain.
+        recipe: whose chain.
+        states: the columns `LINKS` of every state up to the origin.
+        origin: the last day that the run may know.
+    """
+    links = states.to_pandas(date_as_object=False)
+    links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
+    links = links.drop_duplicates("target_day")
+    days, begun = links["target_day"], links["prediction_id"].isna()
+    if not begun.any():
+        return None
+    follows = begun | (links["previous_version"] == links["tracker_version"].shift())
+    changing = [days[~follows].min(), _open_days(home, product_id, recipe, links, origin).min()]
+    first = min((day for day in changing if not pd.isna(day)), default=None)
+    return None if first is None else cast("pd.Timestamp", days[days < first].max()).date()
+
+
+def _open_days(
+    home: Home, product_id: str, recipe: Recipe, links: pd.DataFrame, origin: date
+) -> pd.Series[pd.Timestamp]:
+    """The days whose outcome is not the one that their state in `links` took in.
+
+    After the newest state that is every day with a forecast: whether it has an outcome is not asked here.
+    """
+    starts = links["target_day"][links["prediction_id"].isna()]
+    forecasts = (
+        Predictions(home)
+        .between(
+            product_id,
+            first=starts.min().date() + timedelta(days=1),
+            last=origin,
+            profile=recipe.name,
+            columns=["target_day", "prediction_id"],
+        )
+        .to_pandas(date_as_object=False)
+    )
+    days = forecasts["target_day"]
+    took_in = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
+    passed = took_in.groupby(days).cumsum() > 0  # what comes after it on its day teaches nothing
+    left = forecasts[~passed & ~days.isin(starts)]
+    late = left["target_day"] <= links["target_day"].max()
+    if late.any():  # nearly always of another chain, or waiting for a close that never came
+        names = left["prediction_id"][late].tolist()
+        dates = left["target_day"][late].dt.date.unique().tolist()
+        wanted = among("target_day", dates) & among("prediction_id", names)
+        scored = Scores(home).of_days(product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
+        known = _made_by(home, product_id, recipe, wanted).intersection(scored)
+        left = left[~late | left["prediction_id"].isin(known)]
+    open_days: pd.Series[pd.Timestamp] = left["target_day"]
+    return open_days
+
+
+def _made_by(home: Home, product_id: str, recipe: Recipe, wanted: ds.Expression) -> set[str]:
+    """The forecasts of the chain among the ingredients that match."""
     ours = (ds.field("product_id") == product_id) & (ds.field("method") == OWN)
-    made = ingredients(home).read(ours, ["prediction_id", "tracker_version"]).to_pylist()
-    chain = {
+    made = ingredients(home).read(ours & wanted, ["prediction_id", "tracker_version"]).to_pylist()
+    return {
         row["prediction_id"] for row in made if row["tracker_version"].startswith(f"{recipe.recipe_version}:")
     }
+
+
+def _outcomes(home: Home, product_id: str, recipe: Recipe, *, after: date, through: date) -> list[_Outcome]:
+    """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
+    first = after + timedelta(days=1)
+    target = ds.field("target_day")
+    chain = _made_by(home, product_id, recipe, (target >= first) & (target <= through))
+    columns = ["prediction_id", "close_usd"]
     closes: dict[str, float] = {}
-    for row in Scores(home).read(product_id, last=through).to_pylist():
+    for row in Scores(home).read(product_id, first=first, last=through, columns=columns).to_pylist():
         closes.setdefault(row["prediction_id"], row["close_usd"])
+    columns = ["target_day", "prediction_id", "quantiles_usd"]
+    rows = Predictions(home).between(
+        product_id, first=first, last=through, profile=recipe.name, columns=columns
+    )
     found: dict[date, _Outcome] = {}
-    for row in Predictions(home).between(product_id, last=through, profile=recipe.name).to_pylist():
+    for row in rows.to_pylist():
         day, name = row["target_day"], row["prediction_id"]
-        if name in chain and name in closes and day > after and day not in found:
+        if name in chain and name in closes and day not in found:
             found[day] = _Outcome(day, name, closes[name], np.array(row["quantiles_usd"]))
     return [found[day] for day in sorted(found)]
 

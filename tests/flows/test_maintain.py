@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from flows import clock
 from flows.maintain import look_after, maintain
@@ -22,7 +23,7 @@ from storage.models import CHAMPION, Models, ModelVersion
 from storage.predictions import Predictions
 from storage.tables import open_table
 from tasks import maintain as steps
-from tasks.maintain import needed_versions, prune_home, tidy_tables
+from tasks.maintain import MANY_FILES, keep_few_files, needed_versions, prune_home, tidy_tables
 from tasks.policy import Known, decide
 from tests.calibrated import put_forecast, quick
 from tests.helpers import BTC, NOW, die, run_process
@@ -361,3 +362,26 @@ def test_the_flow_prunes_only_when_told(grown: Home, monkeypatch: pytest.MonkeyP
     assert len(maintain(str(grown.root), prune=True)) == 4
     assert set(versions(grown)) == {"1", "5", "6"}
     assert not old.exists()
+
+
+def test_a_run_compacts_when_many_runs_added_a_file_each(home: Home) -> None:
+    for number in range(1, MANY_FILES + 1):
+        put_forecast(home, number, f"p{number}")
+    other = Predictions(home).read().to_pylist()[0] | {"product_id": ETH, "prediction_id": "e"}
+    Predictions(home).publish({name: value for name, value in other.items() if name != "revision"})
+    before = Predictions(home).read().sort_by("prediction_id")
+    assert keep_few_files(home, BTC) == []
+    put_forecast(home, MANY_FILES + 1, "last")
+    assert keep_few_files(home, ETH) == []
+    found = {one.table: (one.files_before, one.files_after) for one in keep_few_files(home, BTC)}
+    assert found["predictions"] == (MANY_FILES + 2, 2)
+    assert Predictions(home).read().num_rows == before.num_rows + 1
+    assert keep_few_files(home, BTC) == []
+
+
+def test_a_run_does_not_wait_for_who_compacts(home: Home) -> None:
+    for number in range(1, MANY_FILES + 2):
+        put_forecast(home, number, f"p{number}")
+    with FileLock(home.locks / "maintain.lock"):
+        assert keep_few_files(home, BTC) == []
+    assert keep_few_files(home, BTC) != []

@@ -167,6 +167,23 @@ def test_the_champion_moves_and_nothing_else(home: Home) -> None:
     assert models.champion("ETH-USD", "article") is None
 
 
+def test_one_version_without_a_look_at_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [register(home, key) for key in ("one", "two", "three")]
+    register(home, "one", "ETH-USD")
+    models = Models(home)
+    assert models.champion(BTC, "article") is models.champion("LTC-USD", "article") is None
+    models.promote(made[1])
+    models.challenge(made[2])
+    listed = {version.version: version for version in models.versions(BTC, "article")}
+    monkeypatch.setattr(Models, "versions", None)
+    for number, version in listed.items():
+        assert models.version(BTC, "article", number) == version
+    assert models.champion(BTC, "article") == listed["2"]
+    for number in ("4", "none"):
+        with pytest.raises(Damaged, match=f"closecast.BTC-USD.article has no version {number}: see"):
+            models.version(BTC, "article", number)
+
+
 def test_a_home_that_moved_still_loads(home: Home, tmp_path: Path) -> None:
     Models(home).promote(register(home))
     moved = Home(tmp_path / "elsewhere")

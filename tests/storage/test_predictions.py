@@ -143,6 +143,26 @@ def test_spans_are_inclusive_and_sorted(table: Predictions) -> None:
     assert ids(profile="calibrated") == []
 
 
+def test_columns_days_and_the_newest(table: Predictions) -> None:
+    assert table.newest(BTC, "article", 3).num_rows == table.of_days(BTC, [FIRST]).num_rows == 0
+    for offset in (5, 0, 9, 3):
+        table.publish(row(f"p{offset}", offset))
+    table.publish(row("again", 3))
+    table.publish(row("other", 9, profile="calibrated"))
+    table.publish(row("eth", 9, "ETH-USD"))
+    whole = table.between(BTC, profile="article")
+    for columns in (["prediction_id"], ["revision", "point_usd"]):
+        assert table.between(BTC, profile="article", columns=columns) == whole.select(columns)
+        for count in (1, 2, 3, 4, 5, 9):  # a day with a revision is cut in two as well
+            newest = table.newest(BTC, "article", count, columns)
+            assert newest.to_pylist() == whole.select(columns).to_pylist()[-count:]
+    assert table.newest(BTC, "article", 9).schema == PREDICTIONS
+    days = [FIRST + timedelta(days=offset + 1) for offset in (9, 3, 4)]
+    assert table.of_days(BTC, days, ["prediction_id"]).to_pylist() == [
+        {"prediction_id": name} for name in ("p3", "again", "p9", "other")
+    ]
+
+
 def test_it_lies_in_a_folder_a_product_and_others_can_read_it(table: Predictions) -> None:
     table.publish(row("a"))
     table.publish(row("b", product_id="ETH-USD"))

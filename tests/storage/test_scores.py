@@ -143,6 +143,18 @@ def test_spans_are_inclusive_and_products_apart(scores: Scores) -> None:
     assert ids("LTC-USD") == ids(BTC, first=date(2030, 1, 1)) == []
 
 
+def test_columns_and_days_that_lie_apart(scores: Scores) -> None:
+    given = [score(f"p{offset}", 1.0, 1, offset=offset) for offset in (4, 0, 2)]
+    scores.add([*given, score("p2", 2.0, 2, offset=2, hours=1), score("p2", 3.0, 10, offset=2, hours=1)])
+    for columns in (["close_usd"], ["hit_80", "prediction_id"]):
+        assert scores.read(BTC, columns=columns) == scores.read(BTC).select(columns)
+        assert scores.newest(BTC, columns=columns) == scores.newest(BTC).select(columns)
+    assert closes(scores.newest(BTC)) == [("p0", 1.0), ("p2", 3.0), ("p4", 1.0)]
+    days = [FIRST + timedelta(days=offset) for offset in (2, 0, 3)]
+    assert closes(scores.of_days(BTC, days)) == [("p0", 1.0), ("p2", 1.0), ("p2", 2.0), ("p2", 3.0)]
+    assert scores.of_days("ETH-USD", days, ["pit"]).num_rows == 0
+
+
 def score_some(home: Home, worker: int) -> None:
     scores = Scores(home)
     for turn in range(4):  # each turn restates what the one before found; either worker may be the first

@@ -136,6 +136,39 @@ def test_a_partition_of_any_name_is_found_again(table: Table, group: str) -> Non
     assert [path.name for path in table.folder.parent.iterdir()] == [table.folder.name]
 
 
+def test_adding_looks_no_further_than_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("product_id", "group", "name")
+    near, far = (
+        Table(tmp_path / word, SCHEMA, name="figures", key=keys, partition_by=keys[:2], near=columns)
+        for word, columns in (("near", ["day"]), ("far", []))
+    )
+    left: list[int] = []
+    look = Table.look
+
+    def noted(self: Table, state: Any, wanted: Any = None, columns: Any = None) -> pa.Table:
+        left.append(len(list(state.dataset.get_fragments(wanted))))
+        return look(self, state, wanted, columns)
+
+    for one in (near, far):
+        for offset in range(5):
+            one.add([row(f"a{offset}", offset), row(f"z{offset}", offset)])
+        monkeypatch.setattr(Table, "look", noted)
+        assert one.add([row("z3", 3), row("m", 3)]) == 1  # one that is there, and one that is not
+        monkeypatch.setattr(Table, "look", look)
+    assert left == [1, 5]  # names lie everywhere, and say nothing of where
+
+
+def test_several_looks_at_one_moment(table: Table) -> None:
+    before = table.snapshot()
+    assert before is None
+    table.add([row("a")])
+    then = table.snapshot()
+    table.add([row("b")])
+    assert table.look(before, None, ["name"]).num_rows == 0
+    assert table.look(then)["name"].to_pylist() == ["a"]
+    assert names(table) == ["a", "b"]
+
+
 def test_other_partitions_are_neither_read_nor_in_the_way(table: Table) -> None:
     table.add([row("a")])
     table.add([row("a", 0, "ETH-USD")])

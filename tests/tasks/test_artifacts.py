@@ -142,8 +142,12 @@ def test_intervals_baselines_warnings_and_alarms_are_shown() -> None:
 def test_what_stands_beside_a_forecast_is_its_own(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     assert beside(home, row()) == {}
-    kept = {"product_id": BTC, "target_day": FIRST, "method": "har_t"}
+    kept = {"product_id": BTC, "method": "har_t"}
     ingredients(home).add(
-        [{**kept, "prediction_id": f"id-{n}", "quantiles_usd": [float(n)] * 23} for n in range(2)]
+        [
+            {**kept, "target_day": row(n)["target_day"], "prediction_id": f"id-{n}"}
+            | {"quantiles_usd": [float(n)] * 23}
+            for n in range(2)
+        ]
     )
     assert beside(home, row(1)) == {"har_t": [1.0] * 23}
