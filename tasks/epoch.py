@@ -23,6 +23,11 @@ class Stop:
         self._best, self._epoch = np.inf, 0
         self._kept: Weights = []
 
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at the network after each epoch."""
+        return self._patience is not None
+
     def after(self, epoch: int, loss: float, network: keras.Sequential) -> bool:
         """Look at an epoch's validation loss; True when it is time to stop."""
         if self._patience is None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tasks.engine import native_stderr_to_log, tensorflow
 from tasks.epoch import Stop, Weights, batches, forward, masks_of
+from tasks.joined import Joined, can_join
 from tasks.networks import squared_error
 from tasks.scale import Floats
 
@@ -78,7 +79,8 @@ class Trainer:
         self.network = network
         self._loss, self._head, self._compiled = loss, head, compiled
         self._optimizer = keras.optimizers.Adam() if optimizer is None else optimizer
-        self._optimizer.build(network.trainable_variables)
+        self._joined = Joined(network) if can_join(self._optimizer) else None
+        self._optimizer.build(self._trained())
         self._fresh = [keras.ops.convert_to_numpy(variable) for variable in self._optimizer.variables]
         self._epoch = self._epoch_function()
         self._mean_loss = self._mean_loss_function()
@@ -98,16 +100,21 @@ class Trainer:
         optimizer = type(self._optimizer).from_config(self._optimizer.get_config())
         if self._compiled:  # XLA would compile for those variables anew
             return Trainer(network, loss=self._loss, optimizer=optimizer, compiled=True, head=self._head)
-        optimizer.build(network.trainable_variables)
         other = copy.copy(self)
         other.network, other._optimizer, other._lock = network, optimizer, threading.RLock()
+        other._joined = Joined(network) if self._joined else None
+        optimizer.build(other._trained())
         pairs = zip(self._variables(), other._variables(), strict=True)
         theirs = {id(mine.value.handle): other.value.handle for mine, other in pairs}
         other._own = {key: theirs[id(handle)] for key, handle in self._own.items()} or theirs
         return other
 
+    def _trained(self) -> list[keras.Variable]:
+        """What the optimizer updates."""
+        return [self._joined.variable] if self._joined else self.network.trainable_variables
+
     def _variables(self) -> list[keras.Variable]:
-        return [*self.network.variables, *self._optimizer.variables]
+        return [*self.network.variables, *self._optimizer.variables, *self._trained()]
 
     def fit(
         self,
@@ -172,6 +179,8 @@ class Trainer:
         tf = tensorflow()
         x, y, *held = (tf.constant(part) for part in data)
         self._renew(learning_rate)
+        if self._joined:
+            self._joined.take()
         batch_size, shuffle = sizes
         training, validation = [], []
         for epoch in range(1, epochs + 1):
@@ -185,6 +194,8 @@ class Trainer:
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
                 log.info(text, epoch, epochs, training[-1], validation[-1])
+            if self._joined and (stop.looks or epoch == epochs):
+                self._joined.give()
             if stop.after(epoch, validation[-1], self.network):
                 break
         best = stop.restore(self.network) or epoch
@@ -231,19 +242,26 @@ class Trainer:
                 executor_type=IN_THIS_THREAD,
             )[0]
 
+    def _instead(self) -> Any:
+        """Inside it, in a graph, the network's weights are those that the optimizer updates."""
+        return self._joined.instead() if self._joined else contextlib.nullcontext()
+
     def _epoch_function(self) -> Callable[..., Any]:
         """One pass over the batches in a graph: (steps, batch) indices, weights, masks → (steps,) losses."""
         tf = tensorflow()
         network, optimizer, loss_of = self.network, self._optimizer, self._loss
+        trained = [variable.value for variable in self._trained()]
 
         def run_epoch(x: Any, y: Any, order: Any, weights: Any, masks: list[Any]) -> Any:
+            shares = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+            whole = [tf.gather(x, order), tf.gather(y, order), shares, *masks]
+
             def run_batch(step: Any, losses: Any) -> tuple[Any, Any]:
-                with tf.GradientTape() as tape:
-                    said = forward(network, tf.gather(x, order[step]), [mask[step] for mask in masks])
-                    error = loss_of(said, tf.gather(y, order[step]))
-                    loss = tf.reduce_sum(error * weights[step]) / tf.reduce_sum(weights[step])
-                slopes = tape.gradient(loss, network.trainable_variables)
-                optimizer.apply(slopes, network.trainable_variables)
+                # Gathered for all batches at once, and a gather for a slice: operations saved at each step.
+                inputs, targets, share, *kept = [tf.gather(part, step) for part in whole]
+                with tf.GradientTape() as tape, self._instead():
+                    loss = tf.reduce_sum(loss_of(forward(network, inputs, kept), targets) * share)
+                optimizer.apply(tape.gradient(loss, trained), self._trained())
                 return step + 1, losses.write(step, loss)
 
             steps = order.shape[0] or tf.shape(order)[0]
@@ -266,7 +284,8 @@ class Trainer:
         tf = tensorflow()
 
         def mean_loss(x: Any, y: Any) -> Any:
-            return tf.reduce_mean(self._loss(self.network(x, training=False), y))
+            with self._instead():
+                return tf.reduce_mean(self._loss(self.network(x, training=False), y))
 
         return tf.function(mean_loss, autograph=False, reduce_retracing=True)  # type: ignore[no-any-return]
 
