@@ -116,15 +116,19 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`tasks.lstm.train` as a run calls it, or with XLA; the marks are its log lines, every tenth epoch."""
+    """`tasks.lstm.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
+
+    The marks are those of its log lines, every tenth epoch.
+    """
     marks = _marks()
-    losses = _trained_article(_article_network(), data, epochs, compiled=other or None)
+    network = _unrolled() if other else _article_network()
+    losses = _trained_article(network, data, epochs, compiled=False if other else None)
     return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
 
 
 def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`keras.Model.fit` on the same network; `other`: not unrolled, as the article's notebook has it."""
-    network = _as_written() if other else _article_network()
+    """`keras.Model.fit` on the same network, as the article's notebook has it; `other`: unrolled."""
+    network = _unrolled() if other else _article_network()
     return _fitted_article(network, data, epochs)
 
 
@@ -206,20 +210,14 @@ def _article_network(**changed: Any) -> Any:
     return article_network(**_picked(fields, article_network))
 
 
-def _as_written() -> Any:
-    """The article's layers as its notebook writes them."""
+def _unrolled() -> Any:
+    """The article's layers with the days of a window side by side."""
     import keras
 
-    fields = Article().model_dump()
-    return keras.Sequential(
-        [
-            keras.layers.Input((fields["lookback"], 1)),
-            keras.layers.LSTM(fields["units"], activation=fields["activation"]),
-            keras.layers.LeakyReLU(negative_slope=fields["leaky_slope"]),
-            keras.layers.Dropout(fields["dropout"]),
-            keras.layers.Dense(1),
-        ]
-    )
+    network = _article_network()
+    recurrent = network.layers[0].get_config() | {"unroll": True}
+    layers = [keras.layers.LSTM.from_config(recurrent), *network.layers[1:]]
+    return keras.Sequential([keras.layers.Input(network.input_shape[1:]), *layers])
 
 
 def _calibrated_network(data: Arrays) -> Any:

@@ -8,6 +8,7 @@ nearly all that it needs, and makes what it does not find, as after a refit that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -183,7 +184,8 @@ def _fine_tuned(
     pools: Mapping[str, pd.DataFrame],
     origin: date,
 ) -> str:
-    name = f"fine-tune-{origin}-of-{parent}"
+    # The parent's own name would hold its parent's, and so on: a file's name has an end.
+    name = f"fine-tune-{origin}-of-{hashlib.sha256(parent.encode()).hexdigest()[:12]}"
     if not folds.has(name):
         before = _read(folds, parent, recipe)
         trained = fine_tune_ensemble(before.ensemble, candles, recipe, pools)

@@ -4,8 +4,8 @@ One epoch is one call into TensorFlow: the batches are gathered inside it, the d
 order of the windows are drawn outside it by a seeded generator. The layers, the optimizer and the
 mathematics are Keras's own; what is saved is the way back to Python after each batch.
 
-Compiled by XLA an epoch of the article's small batches takes less than half the time, but the compilation
-takes as long as some 60 of them; the calibrated network is slower with it (docs/performance.md).
+Compiled by XLA an epoch of the article's small batches takes a quarter of the time, and the compilation as
+long as a dozen of them; the calibrated network is slower with it (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("closecast.train")
 Loss = Callable[[Any, Any], Any]
 Numbers = NDArray[np.floating[Any]]
 # From so many steps on a loop has made good for its compilation; 50 epochs of the article are 14,000.
-XLA_PAYS_FROM = 20_000
+XLA_PAYS_FROM = 4_000
 # TensorFlow's executor that runs a graph in the thread that calls it: several threads do not share one queue.
 IN_THIS_THREAD = "SINGLE_THREADED_EXECUTOR"
 

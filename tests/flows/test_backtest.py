@@ -24,11 +24,13 @@ from flows.daily import daily_forecast
 from flows.scoring import score_forecasts
 from flows.settings import Market, profile_named
 from storage.errors import BadDay, BadSetting, NotEnoughHistory
+from storage.folds import Folds
 from storage.home import Home
 from storage.ledger import backtests, ingredients, trackers
 from storage.predictions import Predictions
 from storage.scores import Scores
 from tasks import backtest as steps
+from tests.calibrated import LENIENT
 from tests.helpers import FIRST, made_up, store
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
@@ -210,6 +212,14 @@ def test_a_hole_in_the_span_is_gone_around(tmp_path: Path) -> None:
     first = START + timedelta(days=22)
     assert min(rows_of(home, verdict.backtest_id, "calibrated")) == first
     assert verdict.summary.days == 8
+
+
+def test_a_long_chain_of_fine_tunings_has_names_that_files_may_have(tmp_path: Path) -> None:
+    home = home_with(tmp_path / "home", made_up(DAYS))
+    verdict = backtest(home, 9, refit_every_days=365, fine_tune_every_days=1, **LENIENT)
+    assert len({row["model"] for row in rows_of(home, verdict.backtest_id, "lstm").values()}) == 9
+    folders = Folds(home, verdict.backtest_id).folder
+    assert max(len(path.name) for path in folders.rglob("*")) < 120
 
 
 def test_what_cannot_be_tested_is_refused(tmp_path: Path) -> None:
