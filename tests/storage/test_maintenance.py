@@ -272,12 +272,11 @@ def test_a_compaction_hides_no_row_that_came_twice(home: Home) -> None:
 
 def test_one_compacts_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(home, 4)
-    monkeypatch.setattr(maintenance, "WAIT_SECONDS", 0.1)
     compact, refused = maintenance._compact, []
 
     def let_another_try(folder: Path) -> None:
         with pytest.raises(HomeBusy, match="another process") as caught:
-            tidy(home, "ingredients")
+            tidy(home, "ingredients", wait_seconds=0.1)
         refused.append(str(caught.value))
         compact(folder)
 
