@@ -155,7 +155,7 @@ def report(runs: dict[str, list[Run]], backtests: dict[int, list[Run]]) -> str:
         bar("peak memory of a day with training, GB", most, 1.5),
     ]
     lines = [
-        f"### Runs\n\n`python benchmarks/runs.py --rounds {len(runs['first'])} --backtests"
+        f"`python benchmarks/runs.py --rounds {len(runs['first'])} --backtests"
         f" {len(backtests[1])}` on {processor()}: the sample's newest day by `closecast run`,"
         " default profile, in a new home.",
         "| | wall, s | over an empty flow | largest process, MB |\n|---|---|---|---|\n" + "\n".join(rows),

@@ -90,9 +90,11 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         f" Memory of the last quarter over the first: {final / first:.2f}. A Prefect worker runs each day in"
         " a process of its own, which gives all of it back."
     )
-    growth = bar("memory of a year's runs in one process, last quarter over first", [final / first], 1.1)
+    growth = bar(
+        f"memory of {len(seconds)} daily runs in one process, last quarter over first", [final / first], 1.1
+    )
     head = ["| days | median run, s | memory, MB | at most, MB |", "|---|---|---|---|"]
-    return "\n".join(["### A year in one process", "", said, "", *head, *rows, "", BARS, growth])
+    return "\n".join([said, "", *head, *rows, "", BARS, growth])
 
 
 if __name__ == "__main__":
