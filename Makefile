@@ -31,7 +31,7 @@ check: $(VENV)/.test
 	$(BIN)/lint-imports
 
 # The peers have an environment of their own. PyPI's PyTorch brings several GB for graphics cards;
-# make bench TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu" takes it without them.
+# TORCH takes pip's options as well, such as the index that has it without them.
 TORCH ?= torch==2.13.0
 PEERS := .venv-bench
 

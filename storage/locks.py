@@ -37,6 +37,17 @@ def backtest_lock(home: Home, backtest_id: str, *, wait_seconds: float = 900.0) 
 
 
 @contextlib.contextmanager
+def tables_lock(home: Home, *, wait_seconds: float = 900.0) -> Iterator[None]:
+    """Hold the lock of whoever compacts the home's tables.
+
+    Raises:
+        HomeBusy: somebody else held it for all of `wait_seconds`.
+    """
+    with _held(home, "maintain", "process's compaction of the tables", wait_seconds):
+        yield
+
+
+@contextlib.contextmanager
 def _held(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
     lock = FileLock(home.locks / f"{name}.lock", thread_local=False)
     try:

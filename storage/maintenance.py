@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from storage.errors import HomeBusy, HomeUnusable
+from storage.errors import HomeUnusable
 from storage.home import PRODUCT_ID, Home
+from storage.locks import tables_lock
 from storage.models import Models, registered_name
 from storage.tables import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing
 
@@ -25,7 +23,6 @@ TABLES = ("predictions", "scores", "ingredients", "trackers", "backtests")
 FULL_BYTES = 32 * 2**20
 # A group is read whole or not at all, by the days and products that its rows have.
 GROUP_ROWS = 1024
-WAIT_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,7 @@ class Tidied:
     deleted: int
 
 
-def tidy(
-    home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = WAIT_SECONDS
-) -> Tidied | None:
+def tidy(home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = 900.0) -> Tidied | None:
     """Compact a table's small files, make a checkpoint, and let go of what is older than thirty days.
 
     Whoever reads by Delta's log sees each row once at any moment, while this is going on and after it; a
@@ -63,7 +58,7 @@ def tidy(
     """
     if dry_run or open_table(getattr(home, name)) is None:
         return _counted(home, name)
-    with _alone(home, wait_seconds):
+    with tables_lock(home, wait_seconds=wait_seconds):
         return _tidied(home, name)
 
 
@@ -80,23 +75,6 @@ def _tidied(home: Home, name: str) -> Tidied:
     attempt(folder, _compact, folder)
     deleted = attempt(folder, _let_go, folder)
     return Tidied(name, before, count_files(_now(folder)), deleted)
-
-
-@contextlib.contextmanager
-def _alone(home: Home, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock of whoever compacts; the operating system frees it when the process ends."""
-    lock = FileLock(home.locks / "maintain.lock")
-    try:
-        lock.acquire(timeout=wait_seconds)
-    except Timeout as error:
-        raise HomeBusy(
-            f"the tables of {home.root} have been compacted for {wait_seconds:g} s by another process:"
-            " try again when it is done"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def count_files(table: DeltaTable) -> int:
@@ -168,8 +146,8 @@ def _keep_long(folder: Path) -> None:
 def _compact(folder: Path) -> None:
     """Delta's own compaction: one commit that moves rows to fewer files, and changes none.
 
-    The caller holds `_alone`: Delta 1.6 lets two compactions of the same files both succeed, even in the name
-    of one application transaction, and then each row is there twice.
+    The caller holds `tables_lock`: Delta 1.6 lets two compactions of the same files both succeed, even in
+    the name of one application transaction, and then each row is there twice.
     """
     from deltalake import WriterProperties
 

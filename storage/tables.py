@@ -229,13 +229,6 @@ def open_dataset(folder: Path) -> ds.Dataset | None:
         return table.to_pyarrow_dataset()
 
 
-def read_columns(
-    folder: Path, schema: pa.Schema, columns: Sequence[str], wanted: ds.Expression | None = None
-) -> pa.Table:
-    """Some columns of a table of that schema, as `Table.read`: what is not asked for is not read."""
-    return Table(folder, schema, name=folder.name, key=()).read(wanted, columns)
-
-
 def all_of(*tests: ds.Expression) -> ds.Expression | None:
     """The tests joined by "and"; None, which every row passes, when there is none."""
     return functools.reduce(operator.and_, tests) if tests else None

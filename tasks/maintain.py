@@ -27,8 +27,7 @@ from storage.maintenance import (
     tidy,
 )
 from storage.models import Models, ModelVersion
-from storage.predictions import PREDICTIONS
-from storage.tables import read_columns
+from storage.predictions import Predictions
 from tasks.steps import STEP
 
 log = logging.getLogger("closecast.maintain")
@@ -50,9 +49,12 @@ class Unneeded:
     version: ModelVersion | None = None
 
 
-def tidy_tables(home: Home, *, dry_run: bool = False) -> list[Tidied]:
-    """Compact every table of the home; see `storage.maintenance.tidy`."""
-    found = [tidied for name in TABLES if (tidied := tidy(home, name, dry_run=dry_run))]
+def tidy_tables(
+    home: Home, names: Sequence[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
+) -> list[Tidied]:
+    """Compact those tables of the home, every one by default; see `storage.maintenance.tidy`."""
+    answers = (tidy(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
+    found = [tidied for tidied in answers if tidied]
     for one in found:
         log.info(
             "%s: %d data files, %d before; %d deleted that were out of use for 30 days",
@@ -70,12 +72,10 @@ def keep_few_files(home: Home, product_id: str) -> list[Tidied]:
     So a day costs what another does, also where nobody runs `closecast maintain`.
     """
     many = [name for name in DAILY if files_of(home, name, product_id) > MANY_FILES]
-    found: list[Tidied] = []
-    with contextlib.suppress(HomeBusy):  # the next run looks again
-        found += [tidied for name in many if (tidied := tidy(home, name, wait_seconds=0))]
-    for one in found:
-        log.info("%s: %d data files made %d", one.table, one.files_before, one.files_after)
-    return found
+    try:
+        return tidy_tables(home, many, wait_seconds=0)
+    except HomeBusy:  # the next run looks again
+        return []
 
 
 def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[Unneeded]:
@@ -151,7 +151,7 @@ def unneeded_models(home: Home, product_id: str, profile: str) -> list[Unneeded]
 def used_versions(home: Home, product_id: str, profile: str) -> set[str]:
     """The numbers of the versions that a stored forecast was made with."""
     theirs = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
-    rows = read_columns(home.predictions, PREDICTIONS, ["model_version"], theirs)
+    rows = Predictions(home).read(theirs, ["model_version"])
     return set(rows["model_version"].unique().to_pylist())
 
 

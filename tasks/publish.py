@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from prefect import task
 
@@ -28,6 +28,18 @@ from tasks.track import OWN, first_state, state_at
 log = logging.getLogger("closecast.publish")
 
 INTERVALS = (50, 80, 95)
+
+
+class Made(TypedDict):
+    """What a forecast is made of and by, a column of its row each."""
+
+    prediction_id: str
+    model_version: str
+    data_version: str
+    settings_version: str
+    code_version: str
+    created_at: datetime
+    flow_run_id: str | None
 
 
 def prediction_key(
@@ -58,13 +70,7 @@ def publish_prediction(
     *,
     origin: date,
     horizon: int,
-    prediction_id: str,
-    model_version: str,
-    data_version: str,
-    settings_version: str,
-    code_version: str,
-    created_at: datetime,
-    flow_run_id: str | None,
+    **made: Unpack[Made],
 ) -> dict[str, Any]:
     """Promote the model version, forecast with it, and add the row unless it is there.
 
@@ -79,22 +85,16 @@ def publish_prediction(
         HomeUnusable: the table cannot be written.
     """
     models = Models(home)
-    version = models.version(product_id, profile, model_version)
+    version = models.version(product_id, profile, made["model_version"])
     bundle = models.open(version)
     with Prices(home) as prices:
-        closes = prices.closes_at(data_version)
+        closes = prices.closes_at(made["data_version"])
     said = forecast_article(bundle, closes)
     models.promote(version)
     row = _row(
         (product_id, profile, origin, horizon),
         (said.last_close_usd, said.point_usd, None),
-        prediction_id=prediction_id,
-        model_version=model_version,
-        data_version=data_version,
-        settings_version=settings_version,
-        code_version=code_version,
-        created_at=created_at,
-        flow_run_id=flow_run_id,
+        made,
     )
     return _write(home, row)
 
@@ -104,14 +104,8 @@ def publish_distribution(
     product_id: str,
     *,
     origin: date,
-    prediction_id: str,
-    model_version: str,
-    data_version: str,
     settings: Mapping[str, Any],
-    settings_version: str,
-    code_version: str,
-    created_at: datetime,
-    flow_run_id: str | None,
+    **made: Unpack[Made],
 ) -> dict[str, Any]:
     """Forecast with the champion and the tracker, and add the row and what stands beside it.
 
@@ -127,11 +121,13 @@ def publish_distribution(
     """
     recipe = Recipe.model_validate(dict(settings))
     models = Models(home)
-    stored = read_ensemble(models.open(models.version(product_id, recipe.name, model_version)), recipe)
+    stored = read_ensemble(
+        models.open(models.version(product_id, recipe.name, made["model_version"])), recipe
+    )
     with Prices(home) as prices:
-        candles = prices.closes_at(data_version)
+        candles = prices.closes_at(made["data_version"])
     state = state_at(home, product_id, recipe, origin) or first_state(
-        home, product_id, recipe, origin, stored.corrections, created_at
+        home, product_id, recipe, origin, stored.corrections, made["created_at"]
     )
     said = forecast_calibrated(stored.ensemble, state.corrections, candles, recipe)
     target = origin + timedelta(days=recipe.horizon)
@@ -139,7 +135,7 @@ def publish_distribution(
     ingredients(home).add(
         [
             {
-                "prediction_id": prediction_id,
+                "prediction_id": made["prediction_id"],
                 "product_id": product_id,
                 "target_day": target,
                 "method": method,
@@ -153,19 +149,13 @@ def publish_distribution(
     row = _row(
         (product_id, recipe.name, origin, recipe.horizon),
         (said.last_close_usd, said.point_usd, said.quantiles_usd),
-        prediction_id=prediction_id,
-        model_version=model_version,
-        data_version=data_version,
-        settings_version=settings_version,
-        code_version=code_version,
-        created_at=created_at,
-        flow_run_id=flow_run_id,
+        made,
     )
     return _write(home, row)
 
 
 def _row(
-    asked: tuple[str, str, date, int], said: tuple[float, float, Floats | None], **made: object
+    asked: tuple[str, str, date, int], said: tuple[float, float, Floats | None], made: Made
 ) -> dict[str, Any]:
     """A row of the table; without quantiles its intervals are null.
 
