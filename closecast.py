@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from storage.errors import BadDay, BadSetting, ClosecastError, HomeUnusable
+from storage.errors import BadDay, BadSetting, ClosecastError, Damaged, HomeUnusable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -328,6 +328,27 @@ def maintain(
         typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
     if prune and not upkeep.pruned:
         typer.echo("something refers to every model, and no backtest was left unfinished: nothing to delete")
+
+
+@app.command()
+def verify(home: HomeOption = None) -> None:
+    """Check every hash and reference: candles, data versions, models, forecasts, scores.
+
+    Nothing is written. The exit code is 1 when anything was changed or is missing.
+    """
+    from tasks.verify import verify_home
+
+    found = verify_home(_existing(home))
+    rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
+    _print_table("Looked at", ["what", "how many"], rows)
+    for line in found.wrong:
+        typer.echo(f"WRONG: {line}")
+    if found.wrong:
+        raise Damaged(
+            f"changed, missing or contradictory: {len(found.wrong)}, listed above; `closecast restore` brings"
+            " back a backup"
+        )
+    typer.echo("Everything is as it was recorded.")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from storage.digest import checks
 from storage.errors import BadInput
 from storage.frames import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
 
@@ -37,6 +38,7 @@ CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *_SEEN)
 CLOSES = _table("closes", "product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at")
 SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
 QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *_SEEN)
+PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
 DATA_VERSIONS = _table(
     "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
 )
@@ -229,6 +231,19 @@ def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]
         else:
             named = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
             connection.exec_driver_sql(statement, named)
+
+
+def insert_checks(connection: sa.Connection, page: Page, common: dict[str, str], last: int) -> None:
+    """Write the check of each row of a page that was just inserted, one number after the other to `last`."""
+    if not len(page.days):
+        return
+    written = checks(page.days, page.figures, common)
+    row = {
+        "first_candle_seq": last - len(page.days) + 1,
+        "last_candle_seq": last,
+        "checks": written.astype("<u4").tobytes(),
+    }
+    connection.execute(sa.insert(PAGES), [row])
 
 
 def _literal(connection: sa.Connection, text: str) -> sa.ColumnClause[str]:

@@ -1,13 +1,17 @@
-"""The digest of candles that a data version is named by."""
+"""The digest of candles that a data version is named by, and the check of each row on its own."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import numpy.typing as npt
     import pyarrow as pa
 
@@ -17,23 +21,55 @@ CHUNK = 50_000
 def digest(all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64]) -> str:
     """SHA-256 over `day,open,high,low,close,volume` a line, in Python's shortest exact notation, LF.
 
-    An unknown figure is empty. The lines are made in pieces, so that the text of all is never there at once.
+    An unknown figure is empty.
 
     Args:
         all_days: (n,) datetime64[D].
         all_figures: (n, 5), in the order of FIGURES.
     """
+    page = hashlib.sha256()
+    for lines in _lines(all_days, all_figures):
+        page.update(_joined(lines))
+        page.update(b"\n")
+    return page.hexdigest()
+
+
+def checks(
+    all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64], common: Mapping[str, str]
+) -> npt.NDArray[np.uint32]:
+    """CRC-32 of each row, (n,): which row it is that the digest of many no longer fits.
+
+    Args:
+        all_days: (n,) datetime64[D].
+        all_figures: (n, 5), in the order of FIGURES.
+        common: what the rows have in common, by its name.
+    """
+    start = zlib.crc32(json.dumps(common, sort_keys=True).encode())
+    found = [
+        zlib.crc32(line.encode(), start)
+        for lines in _lines(all_days, all_figures)
+        for line in lines.to_pylist()
+    ]
+    return np.array(found, dtype="uint32")
+
+
+def _lines(all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
+    """The rows as text, a piece at a time, so that the text of all is never there at once."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    page = hashlib.sha256()
     for start in range(0, len(all_days), CHUNK):
         days = pa.array(all_days[start : start + CHUNK]).cast(pa.string())
         figures = [_notation(column) for column in all_figures[start : start + CHUNK].T]
-        lines = pc.binary_join_element_wise(days, *figures, ",")
-        page.update(pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0].as_buffer())
-        page.update(b"\n")
-    return page.hexdigest()
+        yield pc.binary_join_element_wise(days, *figures, ",")
+
+
+def _joined(lines: pa.Array) -> bytes:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text: bytes = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0].as_buffer()
+    return text
 
 
 def _notation(figures: npt.NDArray[np.float64]) -> pa.Array:

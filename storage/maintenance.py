@@ -13,6 +13,7 @@ from storage.errors import HomeUnusable
 from storage.home import PRODUCT_ID, Home
 from storage.locks import tables_lock
 from storage.models import Models, registered_name
+from storage.sums import prune_sums
 from storage.tables import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing
 
 if TYPE_CHECKING:
@@ -166,12 +167,15 @@ def _let_go(folder: Path) -> int:
     """
     table = _now(folder)
     with writing(folder):
-        table.create_checkpoint()
+        # What was recorded of a checkpoint stays true: none is written a second time.
+        if not (folder / "_delta_log" / f"{table.version():020d}.checkpoint.parquet").is_file():
+            table.create_checkpoint()
         sync_commit(folder, table.version())
         table.cleanup_metadata()
         before = table.version()
         gone = table.vacuum(retention_hours=24 * KEPT_DAYS, dry_run=False, full=True)
         _sync_since(folder, table, before)
+    prune_sums(folder)
     return len(gone)
 
 

@@ -285,7 +285,12 @@ def _unless_there() -> Iterator[None]:
 
 
 def _as_version(row: RegisteredVersion, aliases: list[str] | None = None) -> ModelVersion:
-    product_id, profile = row.name.removeprefix("closecast.").rsplit(".", 1)
+    product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
+    if lost := sorted({"bundle", "manifest_sha256"} - row.tags.keys()):
+        raise Damaged(
+            f"the registry has no {' and no '.join(lost)} of {row.name} version {row.version}:"
+            " restore it from a backup"
+        )
     return ModelVersion(
         product_id=product_id,
         profile=profile,

@@ -138,10 +138,12 @@ class Prices:
                 )
             known, same = rows.compare(connection, series, page)
             first, before = rows.is_empty(connection, series), rows.highest(connection)
-            rows.insert_candles(connection, rows.Page(page.days[~same], page.figures[~same]), common)
+            new = rows.Page(page.days[~same], page.figures[~same])
+            rows.insert_candles(connection, new, common)
             after = rows.highest(connection)
+            rows.insert_checks(connection, new, common, after)
             kept = rows.insert_rejected(connection, set_aside, common)
-        if first and after - before == len(page.days):  # then they are numbered one after the other
+        if first and after - before == len(page.days):
             numbers = np.arange(before, after) + 1
             self._whole = (series, after, rows.Stored(numbers, page.days, page.figures))
         return Appended(int((~known).sum()), int((known & ~same).sum()), int(same.sum()), kept)

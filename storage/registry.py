@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sqlite3
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -40,6 +42,18 @@ def registry_client(home: Home) -> MlflowClient:
     except OSError as error:
         raise HomeUnusable(f"{home.registry} cannot be made: {error.strerror or error}") from error
     return _client(home.mlflow_url)
+
+
+def registry_integrity(home: Home) -> list[str]:
+    """What SQLite finds wrong with the registry's file; nothing where there is none."""
+    if not home.registry.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
+            found = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
+    except sqlite3.Error as error:
+        return [str(error)]
+    return [] if found == ["ok"] else found
 
 
 def _make(home: Home) -> None:

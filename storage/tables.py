@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -19,6 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.files import fsync_folder
+from storage.sums import added_files, record_sums
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -246,7 +245,7 @@ def reading(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (DeltaError, OSError, pa.ArrowException) as error:
+    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null where none may be
         raise Damaged(
             f"the table {folder} cannot be read: restore it from a backup ({_line(error)})"
         ) from error
@@ -291,17 +290,17 @@ def _sync(folder: Path, table: DeltaTable) -> None:
 
 
 def sync_commit(folder: Path, version: int) -> None:
-    """Make a commit and its checkpoint durable: Delta itself leaves that to the disk's good will."""
+    """Make a commit and its checkpoint durable, which Delta leaves to the disk; record their sums."""
     log = folder / "_delta_log"
     entry, checkpoint = log / f"{version:020d}.json", log / f"{version:020d}.checkpoint.parquet"
-    actions = [json.loads(line) for line in entry.read_text().splitlines()]
-    added = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
+    added = added_files(folder, entry)
     marks = [checkpoint, log / "_last_checkpoint"] if checkpoint.is_file() else []
     for path in [*added, entry, *marks]:  # the log later: it must not name a file that is not there
         with path.open("rb") as written:
             os.fsync(written.fileno())
         fsync_folder(path.parent)
     fsync_folder(folder)
+    record_sums(folder)
 
 
 def _partitions(rows: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
         BadProduct: 404 in the exchange's own words.
         ExchangeRefused: any other, a redirect included.
     """
-    status, content = response.status_code, _parse(payload)
+    status, content = response.status_code, parse(payload)
     message = content.get("message") if isinstance(content, dict) else None
     said = one_line(message) if isinstance(message, str) else _looks(payload, content)
     if 200 <= status < 300:
@@ -76,7 +76,7 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
     )
 
 
-def _parse(payload: bytes) -> Any:
+def parse(payload: bytes) -> Any:
     """The JSON of a body, None where it is not JSON."""
     try:
         return json.loads(payload, parse_int=_whole)

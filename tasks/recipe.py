@@ -131,13 +131,14 @@ class Recipe(Policy):
     def recipe_version(self) -> str:
         """The digest of what makes the model and its forecast; the policy is left out of it."""
         own = self.model_dump(mode="json", exclude=set(Policy.model_fields))
-        return _digest({"recipe": RECIPE, **own})
+        return settings_digest({"recipe": RECIPE, **own})
 
     @property
     def version(self) -> str:
         """The digest of every field: part of what a forecast is keyed by."""
-        return f"{self.name}-{_digest(self.model_dump(mode='json'))}"
+        return f"{self.name}-{settings_digest(self.model_dump(mode='json'))}"
 
 
-def _digest(fields: dict[str, Any]) -> str:
+def settings_digest(fields: dict[str, Any]) -> str:
+    """What identifies settings by all their fields, as JSON has them."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

@@ -166,7 +166,7 @@ def test_columns_days_and_the_newest(table: Predictions) -> None:
 def test_it_lies_in_a_folder_a_product_and_others_can_read_it(table: Predictions) -> None:
     table.publish(row("a"))
     table.publish(row("b", product_id="ETH-USD"))
-    folders = {path.name for path in table.folder.iterdir() if path.name != "_delta_log"}
+    folders = {path.name for path in table.folder.iterdir() if not path.name.startswith("_")}
     assert folders == {"product_id=BTC-USD", "product_id=ETH-USD"}
     # pandas by itself, on the folder of Parquet files
     frame = pd.read_parquet(table.folder / "product_id=BTC-USD")

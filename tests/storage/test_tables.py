@@ -132,7 +132,11 @@ def test_a_partition_of_any_name_is_found_again(table: Table, group: str) -> Non
     assert table.add([row("a", group=group)]) == 1
     assert table.add([row("a", group=group), row("b", group=group)]) == 1
     assert names(table, ds.field("group") == group) == ["a", "b"]
-    assert {path.name for path in table.folder.iterdir()} == {"_delta_log", "product_id=BTC-USD"}
+    assert {path.name for path in table.folder.iterdir()} == {
+        "_delta_log",
+        "_sha256sums",
+        "product_id=BTC-USD",
+    }
     assert [path.name for path in table.folder.parent.iterdir()] == [table.folder.name]
 
 

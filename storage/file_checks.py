@@ -1,0 +1,131 @@
+"""Whether files are what was recorded of them: of the tables, the bundles, the folds and the raw answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from storage.bundles import MANIFEST, Bundle
+from storage.errors import BadFile, ClosecastError, Damaged
+from storage.files import read_raw, sha256_file
+from storage.home import Home
+from storage.models import Models, ModelVersion
+from storage.sums import LOG, SUMS, added_files, read_sums
+from storage.tables import open_table
+
+_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
+
+
+def table_files(folder: Path) -> tuple[int, list[str]]:
+    """How many files of a table were looked at, and what is wrong with them, a line each.
+
+    Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
+    records them.
+    """
+    log = folder / LOG
+    if not log.is_dir():
+        return 0, []
+    recorded = read_sums(folder)
+    entries = {int(found[1]): path for path in log.iterdir() if (found := _ENTRY.fullmatch(path.name))}
+    marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
+    newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
+    wrong = [] if recorded or not entries else [f"{folder / SUMS} is missing"]
+    wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
+    try:
+        table = open_table(folder)
+        used = [_local(uri) for uri in table.file_uris()] if table else []
+    except Damaged as error:
+        used, wrong = [], [*wrong, str(error)]
+    late = {path for number, path in entries.items() if number > newest}
+    late |= {path for entry in tuple(late) for path in added_files(folder, entry)}
+    looked = sorted({*entries.values(), *marks.values(), *used} - late)
+    for path in looked:
+        wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))
+    return len(looked), wrong
+
+
+def _local(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri)
+
+
+def _lost(
+    folder: Path, recorded: dict[str, str], entries: dict[int, Path], marks: dict[int, Path]
+) -> Iterator[Path]:
+    """Recorded commits that are gone, but for those that a checkpoint has made superfluous."""
+    superfluous = max(marks, default=-1)
+    for name in recorded:
+        found = _ENTRY.search(name)
+        if found and int(found[1]) > superfluous and int(found[1]) not in entries:
+            yield folder / name
+
+
+def _wrong(path: Path, recorded: str | None) -> list[str]:
+    if recorded is None:
+        return [f"{path} has no recorded SHA-256"]
+    try:
+        now = sha256_file(path)
+    except BadFile:
+        return [f"{path} is missing"]
+    return [] if now == recorded else [f"{path} is not the file that was stored"]
+
+
+def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
+    """How many files of a version's bundle were looked at, and what is wrong with them."""
+    try:
+        bundle = Models(home).open(version)
+    except Damaged as error:
+        return 1, [str(error)]
+    return _files_of(bundle)
+
+
+def fold_files(home: Home) -> tuple[int, list[str]]:
+    """The same for every model that a backtest keeps."""
+    looked, wrong = 0, list[str]()
+    for manifest in sorted(home.folds.glob(f"*/*/{MANIFEST}")):
+        if manifest.parent.name.startswith("."):
+            continue
+        try:
+            files, found = _files_of(Bundle(manifest.parent, sha256_file(manifest)))
+        except (BadFile, Damaged, ValueError) as error:
+            files, found = 1, [f"{manifest} cannot be read: {error}"]
+        looked, wrong = looked + files, wrong + found
+    return looked, wrong
+
+
+def _files_of(bundle: Bundle) -> tuple[int, list[str]]:
+    wrong = []
+    for name in bundle.manifest:
+        try:
+            bundle.path(name)
+        except Damaged as error:
+            wrong.append(str(error))
+    known = {bundle.folder / name for name in (*bundle.manifest, MANIFEST)}
+    foreign = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path not in known)
+    return len(known), wrong + [f"{path} does not belong to its bundle" for path in foreign]
+
+
+def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
+    """The lineage that a version's bundle holds, empty where it cannot be read."""
+    try:
+        found = json.loads(Models(home).open(version).read("lineage.json"))
+    except (Damaged, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def raw_answers(home: Home) -> tuple[set[str], list[str]]:
+    """The SHA-256 of every kept answer of the exchange that is what its name says, and what is wrong."""
+    good, wrong = set[str](), list[str]()
+    for path in sorted(home.raw.glob("*/*.json.gz")):
+        sha256 = path.name.removesuffix(".json.gz")
+        try:
+            read_raw(home, sha256)
+        except ClosecastError as error:
+            wrong.append(str(error))
+        else:
+            good.add(sha256)
+    return good, wrong

@@ -1,0 +1,155 @@
+"""Whether the price database is what was recorded of it: each candle, each data version, each raw answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from storage.candles import CANDLES, DATA_VERSIONS, PAGES, SERIES, Stored
+from storage.database import Database
+from storage.digest import checks, digest
+from storage.frames import FIGURES
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from storage.home import Home
+
+
+@dataclass(frozen=True)
+class Candles:
+    """All rows of `candles` of one product, by their number: what is the same in many rows stands in `seen`.
+
+    `source` (n,) numbers the texts of `seen`: source, observed_at and payload_sha256.
+    """
+
+    product_id: str
+    rows: Stored
+    source: npt.NDArray[np.int64]
+    seen: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A row of `data_versions`."""
+
+    data_version: str
+    product_id: str
+    seq: int
+    through: date
+    rows: int
+
+
+class PriceRecords:
+    """The price database of a home, read for checking: `with PriceRecords(home) as records: ...`."""
+
+    def __init__(self, home: Home) -> None:
+        self._database = Database(home)
+
+    def __enter__(self) -> PriceRecords:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with its file; nothing of another database."""
+        with self._database.read() as connection:
+            if connection.dialect.name != "sqlite":
+                return []
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        return [] if list(found) == ["ok"] else [str(line) for line in found]
+
+    def products(self) -> list[str]:
+        """Every product that has candles, by its name."""
+        with self._database.read() as connection:
+            return list(connection.scalars(sa.select(CANDLES.c.product_id).distinct().order_by("product_id")))
+
+    def candles(self, product_id: str) -> Candles:
+        """The product's rows, each as it is now."""
+        names = ("seq", "day_utc", *FIGURES, "source", "observed_at", "payload_sha256")
+        query = sa.select(*(CANDLES.c[name] for name in names)).order_by(CANDLES.c.seq)
+        with self._database.read() as connection:
+            rows = connection.execute(query.where(CANDLES.c.product_id == product_id)).all()
+        columns = list(zip(*rows, strict=True)) or [()] * len(names)
+        seen = [tuple(row) for row in zip(*columns[-3:], strict=True)]
+        known = {one: number for number, one in enumerate(dict.fromkeys(seen))}
+        figures = np.array(columns[2:7], dtype="float64").T
+        stored = Stored(np.array(columns[0], "int64"), np.array(columns[1], "datetime64[D]"), figures)
+        return Candles(product_id, stored, np.array([known[one] for one in seen], "int64"), tuple(known))
+
+    def versions(self, product_id: str) -> list[Version]:
+        """Every recorded data version of the product."""
+        query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.product_id == product_id)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(DATA_VERSIONS.c.seq, "through_day_utc")).all()
+        return [
+            Version(
+                row.data_version, row.product_id, row.seq, date.fromisoformat(row.through_day_utc), row.rows
+            )
+            for row in rows
+        ]
+
+    def series(self, product_id: str) -> list[tuple[str, int]]:
+        """Source and first number, exclusive, of each of the product's series, oldest first."""
+        query = sa.select(SERIES).where(SERIES.c.product_id == product_id).order_by(SERIES.c.seq)
+        with self._database.read() as connection:
+            return [(row.source, row.after_candle_seq) for row in connection.execute(query)]
+
+    def pages(self) -> dict[int, int]:
+        """The recorded check of each candle, by its number."""
+        with self._database.read() as connection:
+            pages = connection.execute(sa.select(PAGES)).all()
+        return {
+            number: int(check)
+            for page in pages
+            for number, check in enumerate(np.frombuffer(page.checks, "<u4"), start=page.first_candle_seq)
+        }
+
+
+def checks_now(candles: Candles) -> npt.NDArray[np.uint32]:
+    """The check of each row, (n,), as `storage.digest.checks` would have recorded it."""
+    found = np.zeros(len(candles.rows.seqs), "uint32")
+    for number, (source, observed_at, payload) in enumerate(candles.seen):
+        mine = candles.source == number
+        common = {
+            "product_id": candles.product_id,
+            "source": source,
+            "observed_at": observed_at,
+            "payload_sha256": payload,
+        }
+        found[mine] = checks(candles.rows.days[mine], candles.rows.figures[mine], common)
+    return found
+
+
+def changed_candles(candles: Candles, recorded: Mapping[int, int]) -> Iterator[tuple[int, str]]:
+    """Number and day of each candle that is not the recorded one; those without a record are passed over."""
+    now = zip(
+        candles.rows.seqs.tolist(),
+        candles.rows.days.astype(str).tolist(),
+        checks_now(candles).tolist(),
+        strict=True,
+    )
+    return ((seq, day) for seq, day, check in now if recorded.get(seq, check) != check)
+
+
+def state_at(candles: Candles, series: list[tuple[str, int]], version: Version) -> Stored:
+    """The newest candle of each day that a data version stands for, as `Prices.closes_at` reads it."""
+    after = max((first for _, first in series if first < version.seq), default=0)
+    rows: Any = candles.rows
+    wanted = (rows.seqs > after) & (rows.seqs <= version.seq) & (rows.days <= np.datetime64(version.through))
+    order = np.lexsort((rows.seqs[wanted], rows.days[wanted]))
+    seqs, days, figures = (column[wanted][order] for column in (rows.seqs, rows.days, rows.figures))
+    last = np.append(days[1:] != days[:-1], True)[: len(days)]
+    return Stored(seqs[last], days[last], figures[last])
+
+
+def is_whole(version: Version, found: Stored) -> bool:
+    """Whether candles are those that the version's name holds the digest of."""
+    sha256 = version.data_version.rpartition(":")[2]
+    return len(found.days) == version.rows and digest(found.days, found.figures) == sha256
