@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from storage.errors import BadDay, BadSetting, ClosecastError, Damaged, HomeUnusable
+from storage.errors import BadDay, BadSetting, ClosecastError, Damaged, HomeUnusable, NotReproduced
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -331,6 +331,43 @@ def maintain(
 
 
 @app.command()
+def reproduce(
+    prediction_id: Annotated[str, typer.Argument(help="Of the forecast; `predictions` lists them.")],
+    retrain: Annotated[bool, typer.Option("--retrain", help="Also train its model again.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Make a stored forecast again from its versions, and compare it to the last bit.
+
+    The exit code is 1 when anything came out otherwise.
+    """
+    place = _existing(home)
+    _keep_the_terminal(place)
+    from storage.code import code_version
+    from tasks.reproduce import reproduce_forecast
+
+    found = reproduce_forecast(place, prediction_id, code_version=code_version(), retrain=retrain)
+    row = found.row
+    rows = [
+        [one.name, str(len(one.stored)), "the same bits" if one.same else f"apart by {one.apart:.3g}"]
+        for one in (*found.figures, *found.weights)
+    ]
+    _print_table(
+        f"{row['product_id']}, close of {row['target_day']}: forecast {prediction_id} made again",
+        ["what", "figures", "stored and made again"],
+        rows,
+    )
+    for name, (then, now) in found.others.items():
+        typer.echo(f"{name}: {then} then, {now} now")
+    if not found.same:
+        away = max(one.apart for one in (*found.figures, *found.weights))
+        why = "other versions are in use, listed above" if found.others else "the versions are the same"
+        raise NotReproduced(
+            f"forecast {prediction_id} came out otherwise, by {away:.3g} of a figure at most; {why}"
+        )
+    typer.echo("Made again to the last bit.")
+
+
+@app.command()
 def verify(home: HomeOption = None) -> None:
     """Check every hash and reference: candles, data versions, models, forecasts, scores.
 
@@ -349,6 +386,33 @@ def verify(home: HomeOption = None) -> None:
             " back a backup"
         )
     typer.echo("Everything is as it was recorded.")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="New file, such as closecast.tar or closecast.tar.gz.")],
+    home: HomeOption = None,
+) -> None:
+    """Write a consistent copy of the whole home to one file, also while runs go on."""
+    from storage.backup import back_up
+
+    count = back_up(_existing(home), file)
+    typer.echo(
+        f"{count:,} files, {file.stat().st_size:,} bytes in {file}: `closecast restore` brings them back"
+    )
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="File that `backup` wrote.")], home: HomeOption = None
+) -> None:
+    """Bring a backup back into an empty home."""
+    from flows.settings import home_at
+    from storage.restore import restore as bring_back
+
+    place = home_at(home)
+    count = bring_back(file, place)
+    typer.echo(f"{count:,} files are back in {place.root}: `closecast verify` checks them")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""Which code made a forecast."""
+"""Which code made a forecast, and on which machine."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from storage.home import PROJECT
 
@@ -33,6 +36,15 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def processor() -> str:
+    """The processor's own name where Linux tells it: another one may take other instructions."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        named = (line.partition(":") for line in lines)
+        return next((value.strip() for name, _, value in named if name.strip() == "model name"), "")
+    return platform.processor()
 
 
 def _release() -> str:

@@ -10,6 +10,7 @@ ClosecastError
 │   └── SourceMismatch      prices of a second source for a product that has one
 ├── NotEnoughHistory        fewer unbroken days than the model needs
 ├── StaleSeries             the origin's day is missing from the closes
+├── NotReproduced           a forecast that was made again came out otherwise
 ├── ExchangeError           the exchange
 │   ├── ExchangeRefused     said no, and would say it again (4xx)
 │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
@@ -62,6 +63,10 @@ class NotEnoughHistory(ClosecastError):
 
 class StaleSeries(ClosecastError):
     """The origin's day is missing from the closes."""
+
+
+class NotReproduced(ClosecastError):
+    """A forecast that was made again came out otherwise."""
 
 
 class ExchangeError(ClosecastError):

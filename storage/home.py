@@ -11,6 +11,8 @@ from pathlib import Path
 from storage.errors import BadProduct, HomeUnusable
 
 PROJECT = Path(__file__).resolve().parent.parent
+# Lies in a home while a backup is moved into its place.
+RESTORING = ".restoring"
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}-[A-Z0-9]{1,16}")
 
 
@@ -98,12 +100,20 @@ class Home:
         """Folder of the log files."""
         return self.root / "logs"
 
-    def prepare(self) -> Home:
+    def prepare(self, *, restoring: bool = False) -> Home:
         """Make the folders that every run needs, and prove that they can be written.
 
+        Args:
+            restoring: go on where a backup was half brought back.
+
         Raises:
-            HomeUnusable: a folder cannot be made or written, or a file stands in its place.
+            HomeUnusable: a folder cannot be made or written, or a file stands in its place, or a backup was
+                half brought back.
         """
+        if not restoring and (self.root / RESTORING).exists():
+            raise HomeUnusable(
+                f"a backup was brought back to {self.root} only in part: run `closecast restore` again"
+            )
         for folder in (self.root, self.models, self.raw, self.locks, self.logs):
             try:
                 _prove_writable(folder)

@@ -38,12 +38,12 @@ def backtest_lock(home: Home, backtest_id: str, *, wait_seconds: float = 900.0) 
 
 @contextlib.contextmanager
 def tables_lock(home: Home, *, wait_seconds: float = 900.0) -> Iterator[None]:
-    """Hold the lock of whoever compacts the home's tables.
+    """Hold the lock of whoever compacts the home's tables, prunes it, backs it up or restores it.
 
     Raises:
         HomeBusy: somebody else held it for all of `wait_seconds`.
     """
-    with _held(home, "maintain", "process's compaction of the tables", wait_seconds):
+    with _held(home, "maintain", "upkeep, backup or restore", wait_seconds):
         yield
 
 

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from types import ModuleType
 
+from storage.code import processor
+
 log = logging.getLogger("closecast.engine")
 _stderr = threading.Lock()
 
@@ -65,9 +67,14 @@ def cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide a network's bits, for its lineage."""
+    """The versions that decide a network's bits, and the machine, for its lineage."""
     import platform
     from importlib.metadata import version
 
-    names = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+    }

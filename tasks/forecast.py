@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from tasks.recipe import Recipe
 from tasks.scale import Floats, MinMax
 from tasks.window import newest_window
 
+if TYPE_CHECKING:
+    import keras
+
 
 @dataclass(frozen=True)
 class PointForecast:
@@ -25,31 +29,45 @@ class PointForecast:
     last_close_usd: float
 
 
-def forecast_article(bundle: Bundle, closes: pd.DataFrame) -> PointForecast:
+@dataclass(frozen=True)
+class ArticleModel:
+    """The article's network, the scaler of its closes, and the days that its window shows."""
+
+    network: keras.Sequential
+    scaler: MinMax
+    lookback: int
+
+
+def read_article(bundle: Bundle) -> ArticleModel:
+    """The model of a bundle as `refit` stored it.
+
+    Raises:
+        Damaged: a file of the bundle is not the stored one.
+    """
+    from tasks.networks import article_network
+
+    settings = bundle.read_json("settings.json")
+    names = ("lookback", "horizon", "units", "activation", "leaky_slope", "dropout", "seed")
+    network = article_network(**{name: settings[name] for name in names})
+    bundle.load_weights(network)
+    return ArticleModel(network, MinMax(**bundle.read_json("scaler.json")), settings["lookback"])
+
+
+def forecast_article(model: ArticleModel, closes: pd.DataFrame) -> PointForecast:
     """Forecast the day after the last close with the article's network.
 
     Args:
-        bundle: as `refit` stored it.
+        model: as `read_article` gives it.
         closes: `day_utc` and `close_usd` up to the origin, oldest first.
 
     Raises:
         NotEnoughHistory: a hole in the input window.
-        Damaged: a file of the bundle is not the stored one.
     """
-    from tasks.networks import article_network, predict
+    from tasks.networks import predict
 
-    settings = bundle.read_json("settings.json")
     prices = closes["close_usd"].to_numpy(dtype=np.float64)
-    window = newest_window(closes["day_utc"], prices, lookback=settings["lookback"])
-    scaler = MinMax(**bundle.read_json("scaler.json"))
-    network = article_network(
-        **{
-            name: settings[name]
-            for name in ("lookback", "horizon", "units", "activation", "leaky_slope", "dropout", "seed")
-        }
-    )
-    bundle.load_weights(network)
-    said = scaler.back(predict(network, scaler.forward(window)[None, :, None]))
+    window = newest_window(closes["day_utc"], prices, lookback=model.lookback)
+    said = model.scaler.back(predict(model.network, model.scaler.forward(window)[None, :, None]))
     return PointForecast(point_usd=float(said[0, -1]), last_close_usd=float(prices[-1]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from prefect import task
 from storage.errors import Damaged, HomeBusy
 from storage.home import Home
 from storage.ledger import backtests
-from storage.locks import backtest_lock, product_lock
+from storage.locks import backtest_lock, product_lock, tables_lock
 from storage.maintenance import (
     TABLES,
     Tidied,
@@ -95,20 +96,18 @@ def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[U
         HomeBusy: a run of the product goes on for too long.
         HomeUnusable: a folder cannot be removed.
     """
+    if dry_run:
+        models = [unneeded_models(home, *model) for model in models_of(home)]
+        return [*itertools.chain(*models), *unneeded_backtests(home, moment)]
     found: list[Unneeded] = []
-    for product_id, profile in models_of(home):
-        if dry_run:
-            found += unneeded_models(home, product_id, profile)
-            continue
-        with product_lock(home, product_id):
-            found += _taken_away(home, unneeded_models(home, product_id, profile))
-    for one in unneeded_backtests(home, moment):
-        if dry_run:
-            found.append(one)
-            continue
-        # Somebody may go on with it at this moment, or have done so since.
-        with contextlib.suppress(HomeBusy), backtest_lock(home, one.folder.name, wait_seconds=0):
-            found += _taken_away(home, [one] if one in unneeded_backtests(home, moment) else [])
+    with tables_lock(home):  # a backup that is being taken needs what it has seen
+        for product_id, profile in models_of(home):
+            with product_lock(home, product_id):
+                found += _taken_away(home, unneeded_models(home, product_id, profile))
+        for one in unneeded_backtests(home, moment):
+            # Somebody may go on with it at this moment, or have done so since.
+            with contextlib.suppress(HomeBusy), backtest_lock(home, one.folder.name, wait_seconds=0):
+                found += _taken_away(home, [one] if one in unneeded_backtests(home, moment) else [])
     return found
 
 

@@ -18,7 +18,7 @@ from storage.predictions import Predictions
 from storage.prices import Prices
 from tasks.calibrate import to_usd
 from tasks.ensemble_files import read_ensemble
-from tasks.forecast import forecast_article, forecast_calibrated
+from tasks.forecast import DistributionForecast, forecast_article, forecast_calibrated, read_article
 from tasks.quantiles import BANDS, LEVELS
 from tasks.recipe import Recipe
 from tasks.scale import Floats
@@ -89,9 +89,9 @@ def publish_prediction(
     bundle = models.open(version)
     with Prices(home) as prices:
         closes = prices.closes_at(made["data_version"])
-    said = forecast_article(bundle, closes)
+    said = forecast_article(read_article(bundle), closes)
     models.promote(version)
-    row = _row(
+    row = row_of(
         (product_id, profile, origin, horizon),
         (said.last_close_usd, said.point_usd, None),
         made,
@@ -130,23 +130,10 @@ def publish_distribution(
         home, product_id, recipe, origin, stored.corrections, made["created_at"]
     )
     said = forecast_calibrated(stored.ensemble, state.corrections, candles, recipe)
-    target = origin + timedelta(days=recipe.horizon)
-    beside = {OWN: said.said.own, **said.said.baselines}
-    ingredients(home).add(
-        [
-            {
-                "prediction_id": made["prediction_id"],
-                "product_id": product_id,
-                "target_day": target,
-                "method": method,
-                "deviation": float(said.said.scales[0]),
-                "tracker_version": state.tracker_version if method == OWN else None,
-                "quantiles_usd": to_usd(quantiles[0], said.last_close_usd).tolist(),
-            }
-            for method, quantiles in beside.items()
-        ]
-    )
-    row = _row(
+    asked: dict[str, Any] = {"product_id": product_id, "prediction_id": made["prediction_id"]}
+    asked["target_day"] = origin + timedelta(days=recipe.horizon)
+    ingredients(home).add(beside(asked, said, state.tracker_version))
+    row = row_of(
         (product_id, recipe.name, origin, recipe.horizon),
         (said.last_close_usd, said.point_usd, said.quantiles_usd),
         made,
@@ -154,7 +141,30 @@ def publish_distribution(
     return _write(home, row)
 
 
-def _row(
+def beside(
+    asked: Mapping[str, Any], said: DistributionForecast, tracker_version: str
+) -> list[dict[str, Any]]:
+    """The rows of what stands beside a forecast: the ensemble's own word, and each baseline's.
+
+    Args:
+        asked: `product_id`, `prediction_id` and `target_day` of the forecast.
+        said: the forecast.
+        tracker_version: the state that it was made with.
+    """
+    methods = {OWN: said.said.own, **said.said.baselines}
+    return [
+        {
+            **{name: asked[name] for name in ("prediction_id", "product_id", "target_day")},
+            "method": method,
+            "deviation": float(said.said.scales[0]),
+            "tracker_version": tracker_version if method == OWN else None,
+            "quantiles_usd": to_usd(quantiles[0], said.last_close_usd).tolist(),
+        }
+        for method, quantiles in methods.items()
+    ]
+
+
+def row_of(
     asked: tuple[str, str, date, int], said: tuple[float, float, Floats | None], made: Made
 ) -> dict[str, Any]:
     """A row of the table; without quantiles its intervals are null.

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from storage.cut import cut
 from storage.errors import Damaged, StorageError
 from storage.file_checks import bundle_files, fold_files, lineage_of, raw_answers, table_files
 from storage.files import read_raw
 from storage.frames import FIGURES
 from storage.home import Home
-from storage.ledger import ingredients, trackers
 from storage.maintenance import TABLES
 from storage.models import Models, ModelVersion
-from storage.predictions import Predictions
 from storage.price_checks import (
     Candles,
     PriceRecords,
@@ -31,7 +30,7 @@ from storage.price_checks import (
     state_at,
 )
 from storage.registry import registry_integrity
-from storage.scores import Scores
+from storage.tables import reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
 from tasks.publish import prediction_key
@@ -83,12 +82,17 @@ Rows = list[dict[str, Any]]
 
 
 def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
-    """Scores, trackers' states, ingredients and forecasts; what cannot be read is told, and left out."""
-    tables = (Scores(home).read, trackers(home).read, ingredients(home).read, Predictions(home).read)
+    """Scores, trackers' states, ingredients and forecasts at one moment; what cannot be read is told."""
+    folders = (home.scores, home.trackers, home.ingredients, home.predictions)
     read: list[Rows] = []
-    for table in tables:
+    try:
+        tables = cut(folders)
+    except Damaged:  # told with its files
+        return [], [], [], []
+    for folder, table in zip(folders, tables, strict=True):
         try:
-            read.append(table().to_pylist())
+            with reading(folder):
+                read.append(table.to_pyarrow_dataset().to_table().to_pylist() if table else [])
         except Damaged as error:
             found.add("files of tables", 0, [str(error)])
             read.append([])

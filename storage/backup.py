@@ -1,0 +1,209 @@
+"""A home as one file, taken while runs go on.
+
+What refers is copied before what it refers to: the tables as they were at one moment, then the registry and
+its bundles, then the prices. So a run that goes on meanwhile can only add what nothing in the copy needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+import sqlite3
+import tarfile
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import make_url
+
+from storage.bundles import MANIFEST
+from storage.cut import cut
+from storage.errors import BadFile, BadSetting, Damaged, HomeUnusable
+from storage.files import fsync_folder
+from storage.home import Home
+from storage.locks import tables_lock
+from storage.maintenance import TABLES
+from storage.models import Models
+from storage.sums import LOG, SUMS, read_sums
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+DATABASES = ("mlflow.db", "prices.db")
+TOPS = (*TABLES, *DATABASES, "models", "folds", "raw", "reports")
+LIST = "closecast-backup.json"
+FORM = 1
+
+
+@dataclass
+class _Archive:
+    """A tar file in the making, and the SHA-256 of what is in it."""
+
+    tar: tarfile.TarFile
+    sums: dict[str, str] = field(default_factory=dict)
+
+    def add_file(self, name: str, path: Path) -> str:
+        """Put a file's bytes as they are now under a name; returns their SHA-256."""
+        with path.open("rb") as file:
+            return self.add(name, file, path.stat().st_size)
+
+    def add_bytes(self, name: str, content: bytes) -> None:
+        """Put these bytes under a name."""
+        self.add(name, io.BytesIO(content), len(content))
+
+    def add(self, name: str, content: IO[bytes], size: int) -> str:
+        """Put so many bytes of a stream under a name."""
+        if name in self.sums:
+            return self.sums[name]
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode = size, 0o644
+        counted = _Counted(content)
+        self.tar.addfile(entry, counted)
+        self.sums[name] = counted.digest.hexdigest()
+        return self.sums[name]
+
+
+class _Counted(io.RawIOBase):
+    """Reads a stream, and takes the digest of what was read."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self._content = content
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._content.read(size)
+        self.digest.update(piece)
+        return piece
+
+
+def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
+    """Write a consistent copy of a home to one tar file, and return how many files are in it.
+
+    Everything but logs and locks; compressed where the name ends in `.gz` or `.tgz`. Runs go on meanwhile,
+    compaction and pruning wait.
+
+    Raises:
+        BadFile: there is a file of that name.
+        BadSetting: the prices lie in a database that is not SQLite.
+        HomeUnusable: the file cannot be written.
+        HomeBusy: somebody tidies the home for too long.
+        Damaged: something is missing that the home needs.
+    """
+    if file.exists():
+        raise BadFile(f"a new file is needed for the backup, but there is one at {file}: name another")
+    mode: Literal["x", "x:gz"] = "x:gz" if file.name.endswith((".gz", ".tgz")) else "x"
+    prices = _prices_file(home)
+    draft = file.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with tables_lock(home.prepare(), wait_seconds=wait_seconds):
+            with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
+                archive = _Archive(tar)
+                _fill(archive, home, prices)
+                count = len(archive.sums)
+                archive.add_bytes(LIST, _list_of(archive.sums))
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            draft.rename(file)
+            fsync_folder(file.parent)
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise HomeUnusable(
+            f"the backup {file} cannot be written: {reason}; make room, or name another"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    return count
+
+
+def _list_of(sums: dict[str, str]) -> bytes:
+    return json.dumps({"form": FORM, "sha256": sums}, indent=1, sort_keys=True).encode()
+
+
+def _prices_file(home: Home) -> Path:
+    if home.database_url is None:
+        return home.root / "prices.db"
+    url = make_url(home.database_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise BadSetting(
+            "a backup holds prices of SQLite, CLOSECAST_DATABASE_URL names another database:"
+            " back that one up with its own tools, such as pg_dump"
+        )
+    return Path(url.database)
+
+
+def _fill(archive: _Archive, home: Home, prices: Path) -> None:
+    for name, table in zip(TABLES, cut([getattr(home, name) for name in TABLES]), strict=True):
+        if table is not None:
+            _add_table(archive, getattr(home, name), table)
+    with tempfile.TemporaryDirectory(dir=home.root, prefix=".backup-") as folder:
+        _add_registry(archive, home, Path(folder))
+        _add_folder(archive, home.folds, home.root)
+        _add_database(archive, prices, "prices.db", Path(folder))
+    # After the prices: each candle's answer was kept before the candle.
+    for folder_ in (home.raw, home.root / "reports"):
+        _add_folder(archive, folder_, home.root)
+
+
+def _add_table(archive: _Archive, folder: Path, table: DeltaTable) -> None:
+    """A table as it was when it was opened: the log up to there, and the data files that count then."""
+    newest, recorded, lines = table.version(), read_sums(folder), dict[str, str]()
+    uris = table.file_uris()
+    data = [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
+    log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
+    for path in (*data, *log):
+        short = path.relative_to(folder).as_posix()
+        now = archive.add_file(f"{folder.name}/{short}", path)
+        if path.name != "_last_checkpoint":
+            # What was recorded, so that a copy of something changed is found out as the original is.
+            lines[short] = recorded.get(short, now)
+    text = "".join(f"{sha256}  {short}\n" for short, sha256 in lines.items())
+    archive.add_bytes(f"{folder.name}/{SUMS}", text.encode())
+
+
+def _up_to(path: Path, newest: int) -> bool:
+    if path.name == "_last_checkpoint":
+        return int(json.loads(path.read_text(encoding="utf-8"))["version"]) <= newest
+    number = path.name.partition(".")[0]
+    return number.isdecimal() and int(number) <= newest and path.suffix in (".json", ".parquet")
+
+
+def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
+    """The registry as it is now, and the bundles that it names: each was there before it was named."""
+    if not home.registry.is_file():
+        return
+    copied = _add_database(archive, home.registry, "mlflow.db", folder)
+    for version in Models(Home(copied.parent)).versions():
+        bundle = home.models / version.name / version.bundle
+        if not (bundle / MANIFEST).is_file():
+            raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
+        _add_folder(archive, bundle, home.root)
+
+
+def _add_database(archive: _Archive, path: Path, name: str, folder: Path) -> Path:
+    """SQLite's own copy of a database that others write to: one state of it, whole."""
+    copy = folder / name
+    if path.is_file():
+        with (
+            contextlib.closing(sqlite3.connect(path)) as live,
+            contextlib.closing(sqlite3.connect(copy)) as other,
+        ):
+            live.execute("PRAGMA busy_timeout = 30000")
+            live.backup(other)
+        archive.add_file(name, copy)
+    return copy
+
+
+def _add_folder(archive: _Archive, folder: Path, root: Path) -> None:
+    """Every file below a folder but drafts, links and what goes away meanwhile."""
+    for path in sorted(folder.rglob("*")):
+        short = path.relative_to(root)
+        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in short.parts):
+            with contextlib.suppress(FileNotFoundError):
+                archive.add_file(short.as_posix(), path)
