@@ -13,7 +13,7 @@ from storage.errors import BadFile, ClosecastError, Damaged
 from storage.files import read_raw, sha256_file
 from storage.home import Home
 from storage.models import Models, ModelVersion
-from storage.sums import LOG, SUMS, added_files, read_sums
+from storage.sums import LOG, SUMS, added_files, read_sums, unreadable_sums
 from storage.tables import open_table
 
 _ENTRY = re.compile(r"(\d{20})\.json")
@@ -34,6 +34,7 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
     marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
     newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
     wrong = [] if recorded or not entries else [f"{folder / SUMS} is missing"]
+    wrong += [f"{folder / SUMS} has a line that is none: {line!r:.200}" for line in unreadable_sums(folder)]
     wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
     try:
         table = open_table(folder)

@@ -92,7 +92,8 @@ def _unpacked(file: Path, staging: Path) -> int:
     except FileNotFoundError as error:
         raise BadFile(f"a backup was needed, but there is no file at {file}; check its name") from error
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, AttributeError) as error:
-        raise BadFile(f"{file} is no whole backup of closecast ({error}): take another one") from error
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise BadFile(f"{file} is no whole backup of closecast ({reason}): take another one") from error
     wrong = sorted(name for name, _ in sums.items() ^ recorded["sha256"].items())
     if wrong:
         raise BadFile(

@@ -24,12 +24,20 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 def read_sums(folder: Path) -> dict[str, str]:
     """The recorded SHA-256 of each file, by its path in the folder; of two records the later one counts."""
-    try:
-        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return {}
-    found = [match.groups() for line in lines if (match := _LINE.fullmatch(line))]
+    found = [match.groups() for line in _lines(folder) if (match := _LINE.fullmatch(line))]
     return {name: sha256 for sha256, name in found}
+
+
+def unreadable_sums(folder: Path) -> list[str]:
+    """The lines of the list that are none: cut short by a crash, or changed."""
+    return [line for line in _lines(folder) if line and not _LINE.fullmatch(line)]
+
+
+def _lines(folder: Path) -> list[str]:
+    try:
+        return (folder / SUMS).read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
 
 
 def record_sums(folder: Path) -> None:
@@ -38,6 +46,8 @@ def record_sums(folder: Path) -> None:
     Raises:
         HomeUnusable: the list cannot be written.
     """
+    if unreadable_sums(folder):
+        prune_sums(folder)
     known = read_sums(folder)
     log = folder / LOG
     new = [*log.glob("*.json"), *log.glob("*.checkpoint.parquet")]
@@ -52,7 +62,10 @@ def record_sums(folder: Path) -> None:
 
 
 def prune_sums(folder: Path) -> None:
-    """Forget the files that are gone; the caller holds `tables_lock`."""
+    """Forget the files that are gone, and lines that are none.
+
+    What another process adds meanwhile may be lost: the next commit records it again.
+    """
     lines = [
         f"{sha}  {name}\n" for name, sha in sorted(read_sums(folder).items()) if (folder / name).exists()
     ]

@@ -1,0 +1,279 @@
+"""Whatever was changed, is missing or contradicts itself is found, and named."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from storage.errors import Damaged
+from storage.files import keep_raw
+from storage.home import Home
+from storage.maintenance import tidy
+from storage.models import Models
+from storage.predictions import Predictions
+from storage.prices import Prices
+from storage.scores import Scores
+from storage.sums import SUMS
+from tasks.verify import verify_home
+from tests.calibrated import Runs, day
+from tests.helpers import BTC, NOW
+from tests.lived import DAYS, lived_runs
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A home that tests only read, or put right again."""
+    return lived_runs(tmp_path_factory, tmp_path_factory.mktemp("verify") / "home")
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
+    return lived_runs(tmp_path_factory, tmp_path / "home")
+
+
+def wrong(runs: Runs) -> list[str]:
+    return verify_home(runs.home).wrong
+
+
+def sql(home: Home, name: str, *statements: str) -> None:
+    """Change a database behind closecast's back: by somebody who takes the triggers away first."""
+    with contextlib.closing(sqlite3.connect(home.root / name)) as database, database:
+        for (trigger,) in database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        ).fetchall():
+            database.execute(f"DROP TRIGGER {trigger}")
+        for statement in statements:
+            database.execute(statement)
+
+
+def score_again(runs: Runs, number: int) -> None:
+    """A score of the first forecast by another data version, with a close that is not in it."""
+    row = Scores(runs.home).read().to_pylist()[0]
+    another = {"close_usd": row["close_usd"] + number, "data_version": runs.data(number)}
+    assert Scores(runs.home).add([{**row, **another, "scored_at": NOW + timedelta(days=number)}]) == 1
+
+
+def test_an_untouched_home_is_whole_and_everything_was_looked_at(whole: Runs) -> None:
+    found = verify_home(whole.home)
+    assert found.wrong == []
+    assert found.looked["candles"] == 1000
+    assert found.looked["forecasts"] == DAYS
+    assert found.looked["scores"] == DAYS - 1
+    assert found.looked["model versions"] == 1
+    assert min(found.looked[kind] for kind in ("data versions", "ingredients", "states of trackers")) >= DAYS
+    assert found.looked["files of models"] > 5
+    assert found.looked["files of tables"] > 4 * DAYS
+
+
+def kept_files(home: Home) -> list[Path]:
+    """Every file whose every byte counts."""
+    tables = [
+        path
+        for name in ("predictions", "scores", "trackers", "ingredients")
+        for path in (home.root / name).rglob("*")
+    ]
+    found = [path for path in (*tables, *home.models.rglob("*")) if path.is_file()]
+    return sorted(path for path in found if path.name != "_last_checkpoint")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_one_changed_bit_anywhere_is_found_and_its_file_named(whole: Runs, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    files = kept_files(whole.home)
+    path = files[draw.integers(len(files))]
+    before = path.read_bytes()
+    changed = bytearray(before)
+    changed[draw.integers(len(before))] ^= 1 << int(draw.integers(8))
+    path.write_bytes(changed)
+    try:
+        found = wrong(whole)
+    finally:
+        path.write_bytes(before)
+    assert found
+    # A changed line of the list accuses the file that it is of.
+    assert path.name == SUMS or any(path.name in line or path.parent.name in line for line in found)
+
+
+def test_a_missing_file_is_named(whole: Runs, tmp_path: Path) -> None:
+    for path in kept_files(whole.home):
+        shutil.move(path, tmp_path / "away")
+        found = wrong(whole)
+        shutil.move(tmp_path / "away", path)
+        assert any(path.name in line or path.parent.name in line for line in found), path
+    assert wrong(whole) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("close_usd", "close_usd + 0.01"),
+        ("volume", "NULL"),
+        ("high_usd", "high_usd * 2"),
+        ("source", "'coinbose'"),
+    ],
+)
+def test_a_changed_candle_is_named(runs: Runs, column: str, value: str) -> None:
+    sql(runs.home, "prices.db", f"UPDATE candles SET {column} = {value} WHERE seq = 321")  # noqa: S608
+    assert f"candle 321 of {BTC} ({day(321)}) is not the one that was stored" in wrong(runs)
+
+
+def test_a_deleted_candle_is_named_and_what_stood_on_it(runs: Runs) -> None:
+    sql(runs.home, "prices.db", "DELETE FROM candles WHERE seq = 600")
+    found = "\n".join(wrong(runs))
+    assert "candle 600 is missing" in found
+    assert "no longer stands for the 600 closes" in found
+    assert "its data version" in found
+
+
+def test_a_data_version_that_is_gone_is_missed(runs: Runs) -> None:
+    version = runs.data(601)
+    sql(runs.home, "prices.db", f"DELETE FROM data_versions WHERE data_version = '{version}'")  # noqa: S608
+    assert sum(f"its data version {version} is missing or changed" in line for line in wrong(runs)) == 2
+
+
+def test_candles_from_before_there_were_checks_stand_on_their_data_versions(runs: Runs) -> None:
+    sql(runs.home, "prices.db", "DELETE FROM pages")
+    assert wrong(runs) == []
+    sql(runs.home, "prices.db", "UPDATE candles SET close_usd = close_usd + 1 WHERE seq = 5")
+    assert any("no longer stands for" in line for line in wrong(runs))
+
+
+def test_a_model_version_that_is_gone_is_missed(runs: Runs) -> None:
+    models = Models(runs.home)
+    models.delete(models.version(BTC, "calibrated", "1"))
+    assert sum("its model version 1 is missing" in line for line in wrong(runs)) == DAYS
+
+
+def test_a_registry_that_says_otherwise_than_the_bundle_is_found(runs: Runs) -> None:
+    models = Models(runs.home)
+    models.mark(models.version(BTC, "calibrated", "1"), {"data_version": "BTC-USD@7:ab"})
+    assert any("the registry and the bundle name another data_version" in line for line in wrong(runs))
+
+
+def test_a_file_put_into_a_bundle_is_found(runs: Runs) -> None:
+    bundle = next(runs.home.models.glob("*/*"))
+    (bundle / "extra.pkl").write_bytes(b"cos\nsystem\n")
+    assert wrong(runs) == [f"{bundle / 'extra.pkl'} does not belong to its bundle"]
+
+
+def test_a_forecast_under_a_name_that_is_not_its_own_is_found(runs: Runs) -> None:
+    row = Predictions(runs.home).read().to_pylist()[0]
+    Predictions(runs.home).publish({**row, "prediction_id": "f" * 32})
+    assert any("its id is not the digest" in line for line in wrong(runs))
+
+
+def test_a_score_of_nothing_and_one_of_another_close_are_found(runs: Runs) -> None:
+    row = Scores(runs.home).read().to_pylist()[0]
+    Scores(runs.home).add([{**row, "prediction_id": "e" * 32}])
+    score_again(runs, 605)
+    found = "\n".join(wrong(runs))
+    assert "there is no such forecast" in found
+    assert "its error is not the forecast less the close" in found
+    assert "its close is not the one of its data version" in found
+
+
+def test_a_database_that_is_broken_is_told_in_one_line_each(runs: Runs) -> None:
+    for name in ("prices.db", "mlflow.db"):
+        path = runs.home.root / name
+        data = bytearray(path.read_bytes())
+        data[4096 * 3 : 4096 * 5] = bytes(8192)
+        path.write_bytes(data)
+    found = wrong(runs)
+    assert any("price" in line for line in found)
+    assert any("mlflow.db" in line for line in found)
+    assert all("\n" not in line for line in found)
+
+
+def test_after_compaction_everything_is_still_vouched_for(runs: Runs) -> None:
+    for name in ("predictions", "scores", "trackers", "ingredients"):
+        assert tidy(runs.home, name)
+    assert wrong(runs) == []
+    part = next((runs.home.predictions).rglob("*.zstd.parquet"))
+    part.write_bytes(part.read_bytes()[:-1] + b"X")
+    assert any(part.name in line for line in wrong(runs))
+
+
+def test_a_table_without_its_list_is_found_and_the_next_commit_makes_it(runs: Runs) -> None:
+    (runs.home.scores / SUMS).unlink()
+    assert f"{runs.home.scores / SUMS} is missing" in wrong(runs)
+    score_again(runs, 605)
+    assert not any(SUMS in line or "recorded" in line for line in wrong(runs))
+
+
+def test_a_commit_that_was_not_recorded_is_no_fault_and_is_recorded_next(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.tables.record_sums", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score_again(runs, 605)
+    assert not any("recorded" in line for line in wrong(runs))
+    score_again(runs, 606)
+    recorded = (runs.home.scores / SUMS).read_text()
+    assert all(path.name in recorded for path in runs.home.scores.rglob("*.parquet"))
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, walk: Callable[..., pd.DataFrame]) -> Home:
+    """Three candles of the exchange, with the answer that they came with."""
+    home = Home(tmp_path / "fetched").prepare()
+    candles = walk(day(3), days=3)
+    rows: list[Any] = [
+        [int(row.day_utc.timestamp()), row.low_usd, row.high_usd, row.open_usd, row.close_usd, row.volume]
+        for row in candles.itertuples()
+    ]
+    with Prices(home) as prices:
+        prices.start_series(BTC, "coinbase", started_at=NOW)
+        sha256 = keep_raw(home, str(rows[::-1]).encode())
+        prices.append(
+            BTC,
+            candles,
+            source="coinbase",
+            observed_at=NOW,
+            payload_sha256=sha256,
+        )
+        prices.data_version(BTC, day(3), created_at=NOW)
+    return home
+
+
+def test_candles_of_the_exchange_are_held_against_its_answer(fetched: Home) -> None:
+    assert verify_home(fetched).wrong == []
+    # Whoever changes the candle, its check and its data version has the answer against him.
+    sql(fetched, "prices.db", "UPDATE candles SET volume = 11 WHERE seq = 2", "DELETE FROM pages")
+    assert (
+        f"the candle of {BTC} of {day(2)} is not in the answer that it came with"
+        in verify_home(fetched).wrong
+    )
+
+
+def test_an_answer_that_was_changed_or_is_gone_is_named(fetched: Home) -> None:
+    path = next(fetched.raw.glob("*/*"))
+    path.write_bytes(path.read_bytes()[:-9] + b"123456789")
+    found = verify_home(fetched).wrong
+    assert any(path.name in line for line in found)
+    path.unlink()
+    assert any("the raw answer" in line and "is missing" in line for line in verify_home(fetched).wrong)
+
+
+def test_an_empty_home_is_whole(tmp_path: Path) -> None:
+    assert verify_home(Home(tmp_path)).wrong == []
+
+
+def test_a_version_without_its_folder_says_so(runs: Runs) -> None:
+    models = Models(runs.home)
+    models.client.delete_model_version_tag(models.version(BTC, "calibrated", "1").name, "1", "bundle")
+    with pytest.raises(Damaged, match="no bundle of"):
+        models.versions()
+    assert any("the registry has no bundle of" in line for line in wrong(runs))
