@@ -81,6 +81,9 @@ def run(
     settings: SettingsOption = None,
     on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
+    fill_days: Annotated[
+        int, typer.Option(min=0, max=366, help="Also make the forecasts of so many missed days before.")
+    ] = 0,
     home: HomeOption = None,
 ) -> None:
     """Make one daily run in this process and print the forecast."""
@@ -100,7 +103,7 @@ def run(
     _keep_the_terminal(place)
     from flows.daily import daily_forecast
 
-    prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root))
+    prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)
     _print_forecast(place, prediction_id)
 
 

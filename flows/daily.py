@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows import clock
 from flows.settings import (
@@ -26,7 +27,7 @@ from flows.settings import (
     profile_named,
 )
 from storage.code import code_version
-from storage.errors import BadDay, BadFile, BadProduct
+from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory
 from storage.home import Home
 from storage.locks import product_lock
 from tasks.artifacts import show_artifacts
@@ -35,6 +36,7 @@ from tasks.challenge import Choice, choose
 from tasks.fit import fewest_days
 from tasks.ingest import read_database, read_file
 from tasks.maintain import few_files_step
+from tasks.missed import find_missed
 from tasks.publish import look_up, prediction_key, publish, publish_calibrated
 from tasks.refit import refit
 from tasks.score import score
@@ -57,6 +59,7 @@ def daily_forecast(
     settings: dict[str, Any] | None = None,
     origin: date | None = None,
     home: str | None = None,
+    fill_days: Annotated[int, Field(ge=0, le=366)] = 0,
 ) -> str:
     """Make the forecast of one product for the day after its origin, once.
 
@@ -66,6 +69,8 @@ def daily_forecast(
         settings: fields of the profile to set otherwise.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        fill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
+            were known on its own day; `created_at` tells them from forecasts that came in time.
 
     Returns:
         The `prediction_id` of the forecast.
@@ -78,18 +83,45 @@ def daily_forecast(
     with product_lock(place, market.product_id):
         series = append_closes(place, market, recipe, origin, moment)
         name_run(series)
-        key = run_key(series, recipe)
-        target = series.origin + timedelta(days=recipe.horizon)
-        known = look_up(place, key["prediction_id"], product_id=series.product_id, target_day=target)
-        if known:
-            log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
-            return str(known["prediction_id"])
-        score_due(place, series, recipe, moment)
-        choice = keep_or_challenge(place, series, recipe, key, moment)
-        row = publish_forecast(place, series, recipe, key, choice, moment)
-        show_artifacts(place, row, series, choice.warning)
-        few_files_step.submit(place, series.product_id).result()
+        fill_in(place, series, recipe, fill_days, moment)
+        row, choice = forecast_once(place, series, recipe, moment)
+        if choice:
+            show_artifacts(place, row, series, choice.warning)
+            few_files_step.submit(place, series.product_id).result()
         return str(row["prediction_id"])
+
+
+def forecast_once(
+    place: Home, series: Series, recipe: Profile, moment: datetime
+) -> tuple[dict[str, Any], Choice | None]:
+    """The forecast from a series' last day, and how its model was chosen: None when it was there before."""
+    key = run_key(series, recipe)
+    target = series.origin + timedelta(days=recipe.horizon)
+    known = look_up(place, key["prediction_id"], product_id=series.product_id, target_day=target)
+    if known:
+        log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
+        return known, None
+    score_due(place, series, recipe, moment)
+    choice = keep_or_challenge(place, series, recipe, key, moment)
+    return publish_forecast(place, series, recipe, key, choice, moment), choice
+
+
+def fill_in(place: Home, series: Series, recipe: Profile, fill_days: int, moment: datetime) -> None:
+    """Make the forecasts of the days that were missed, oldest first, so that each learns from those before.
+
+    A day that has too few days before it, or a hole, stays without one.
+    """
+    if not fill_days:
+        return
+    days = find_missed(place, series.product_id, recipe.name, origin=series.origin, most=fill_days)
+    for day in days:
+        try:
+            missed = read_database.submit(
+                place, series.product_id, origin=day, observed_at=moment, **days_needed(recipe)
+            ).result()
+            forecast_once(place, missed, recipe, moment)
+        except NotEnoughHistory as error:
+            log.warning("%s: no forecast from %s is filled in: %s", series.product_id, day, error)
 
 
 def speak_up() -> None:

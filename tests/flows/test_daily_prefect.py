@@ -24,7 +24,12 @@ from prefect.tasks import Task
 
 from flows.daily import daily_forecast
 from flows.settings import Market
-from storage.errors import BadProduct, ExchangeRefused, ExchangeUnavailable, StaleSeries
+from storage.errors import (
+    BadProduct,
+    ExchangeRefused,
+    ExchangeUnavailable,
+    StaleSeries,
+)
 from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
@@ -274,3 +279,56 @@ def test_no_other_step_is_retried_and_each_has_a_limit() -> None:
     assert all(step.timeout_seconds and step.persist_result is False for step in steps.values())
     assert daily_forecast.retries == 0
     assert daily_forecast.persist_result is False
+
+
+# After an outage
+
+CALIBRATED = {"units": 4, "members": 1, "epochs": 1, "pool_products": (), "fewest_days": 200, "lookback": 5}
+
+
+@pytest.fixture(scope="module")
+def long_csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """370 days up to LAST, the ninth-last of which is missing."""
+    candles = walk(LAST, days=370)
+    hole = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
+    return write(candles[~hole], tmp_path_factory.mktemp("long") / "btc.csv")
+
+
+def calibrated(home: Path, csv: Path, **more: Any) -> str:
+    market = Market(product_id="BTC-USD", source="csv", csv=csv)
+    said: str = daily_forecast(market, "calibrated", CALIBRATED, home=str(home), **more)
+    return said
+
+
+def without_time(home: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in ("created_at", "flow_run_id")} for row in rows(home)]
+
+
+def test_missed_days_are_filled_in_as_if_they_had_not_been_missed(
+    long_csv: Path, walk: Walk, tmp_path: Path
+) -> None:
+    whole = write(walk(LAST, days=330), tmp_path / "whole.csv")
+    for number in range(3, -1, -1):
+        calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
+    calibrated(tmp_path / "late", whole, origin=LAST - 3 * DAY)
+    newest = calibrated(tmp_path / "late", whole, origin=LAST, fill_days=30)
+    assert without_time(tmp_path / "late") == without_time(tmp_path / "daily")
+    assert rows(tmp_path / "late")[-1]["prediction_id"] == newest
+    late = rows(tmp_path / "late")
+    assert all(row["created_at"].date() > row["target_day"] for row in late)
+    # And once: the same again finds nothing that was missed.
+    assert calibrated(tmp_path / "late", whole, origin=LAST, fill_days=30) == newest
+    assert rows(tmp_path / "late") == late
+
+
+def test_only_so_many_days_are_filled_in_and_none_from_a_hole(long_csv: Path, tmp_path: Path) -> None:
+    first = LAST - 40 * DAY
+    calibrated(tmp_path, long_csv, origin=first, fill_days=30)
+    assert [row["origin_day"] for row in rows(tmp_path)] == [first]
+    calibrated(tmp_path, long_csv, origin=LAST - 10 * DAY, fill_days=3)
+    before = [row["origin_day"] for row in rows(tmp_path)]
+    assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
+    calibrated(tmp_path, long_csv, origin=LAST, fill_days=30)
+    # Six days without a hole are needed up to each.
+    filled = [LAST - number * DAY for number in (9, 2, 1, 0)]
+    assert [row["origin_day"] for row in rows(tmp_path)] == [*before, *filled]

@@ -275,7 +275,7 @@ def test_one_compacts_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
     compact, refused = maintenance._compact, []
 
     def let_another_try(folder: Path) -> None:
-        with pytest.raises(HomeBusy, match="another process") as caught:
+        with pytest.raises(HomeBusy, match="another upkeep") as caught:
             tidy(home, "ingredients", wait_seconds=0.1)
         refused.append(str(caught.value))
         compact(folder)

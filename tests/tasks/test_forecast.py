@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from storage.bundles import Bundle
@@ -13,10 +14,16 @@ from storage.errors import Damaged, NotEnoughHistory
 from storage.home import Home
 from storage.models import Models
 from storage.prices import Prices
-from tasks.forecast import PointForecast, forecast_article
+from tasks import forecast as module
+from tasks.forecast import PointForecast, read_article
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store, trained_home, without
 
 ORIGIN = FIRST + timedelta(days=59)
+
+
+def forecast_article(bundle: Bundle, closes: pd.DataFrame) -> PointForecast:
+    """What a stored model says."""
+    return module.forecast_article(read_article(bundle), closes)
 
 
 @pytest.fixture
