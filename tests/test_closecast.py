@@ -175,6 +175,36 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     assert re.search(r"predictions +2 +1 +0 *\n", done.out), done.out
     assert (shell.stored(), done.err) == (before, "")
 
+    again = shell("reproduce", rows[-1]["prediction_id"], "--retrain")
+    assert again.code == 0, again.err
+    assert again.err == ""
+    assert re.search(r"point_usd +1 +the same bits", again.out)
+    assert re.search(r"weights of member 1 +\d+ +the same bits", again.out)
+    assert "Made again to the last bit." in again.out
+    assert "no forecast 'abc'" in shell.refuses("reproduce", "abc")
+    kept_and_brought_back(shell)
+
+
+def kept_and_brought_back(shell: Shell) -> None:
+    """Back the home up, bring it back elsewhere, and find out what is changed there."""
+    file, there = shell.home.with_name("closecast.tar.gz"), shell.home.with_name("there")
+    done = shell.here("backup", str(file))
+    assert done.code == 0, done.err
+    assert f"bytes in {file}" in done.out
+    assert "a new file is needed" in shell.refuses("backup", str(file), here=True)
+    assert "an empty home is needed" in shell.refuses("restore", str(file), here=True)
+    assert shell.here("restore", str(file), "--home", str(there)).code == 0
+    whole = shell.here("verify", "--home", str(there))
+    assert (whole.code, whole.err) == (0, "")
+    assert "Everything is as it was recorded." in whole.out
+    weights = sorted(there.rglob("*.weights.h5"))[0]
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xee")
+    changed = shell.here("verify", "--home", str(there))
+    assert changed.code == 1
+    assert f"WRONG: {weights} is not the file that was stored" in changed.out
+    assert changed.err.startswith("closecast: changed, missing or contradictory: 1, listed above")
+    assert changed.err.count("\n") == 1
+
 
 def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     shell: Shell, walk: Callable[..., pd.DataFrame], tmp_path: Path
@@ -345,7 +375,10 @@ def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: P
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "import", "predictions", "sql", "versions", "score", "backtest", "rollback", "maintain"],
+    [
+        *("run", "import", "predictions", "sql", "versions", "score", "backtest", "rollback", "maintain"),
+        *("reproduce", "verify", "backup", "restore"),
+    ],
 )
 def test_every_command_has_help_and_a_home(shell: Shell, command: str) -> None:
     done = shell.here(command, "--help")
