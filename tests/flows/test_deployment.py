@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Scheduled
 
 from flows.clock import last_complete_day
 from storage.frames import rejected_frame
@@ -63,7 +64,7 @@ def platform(
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
     with Platform(folder, exchange.url, settings=QUICK) as platform:
-        keep(platform, candles[:450])
+        keep(platform.home, candles[:450])
         platform.start_worker()
         platform.deploy(often(folder))
         yield platform
@@ -75,10 +76,10 @@ def platform(
     assert platform.processes() == {}
 
 
-def keep(platform: Platform, candles: pd.DataFrame) -> None:
+def keep(home: Path, candles: pd.DataFrame) -> None:
     """Store what earlier days have fetched, else the first run asks for years without a candle."""
     moment = datetime.now(UTC)
-    with Prices(Home(platform.home).prepare()) as prices:
+    with Prices(Home(home).prepare()) as prices:
         prices.start_series("BTC-USD", "coinbase", started_at=moment)
         prices.append(
             "BTC-USD",
@@ -190,6 +191,34 @@ def test_a_run_by_hand_makes_another_and_one_beside_it_is_cancelled(
     row = row_of(platform, run_id)
     assert (row["origin_day"], row["target_day"]) == (origin, newest)
     assert {made["prediction_id"] for made in rows(platform)} == before | {row["prediction_id"]}
+
+
+def test_after_an_outage_one_run_makes_the_newest_forecast_and_those_that_were_missed(
+    platform: Platform, scheduled: FlowRun, candles: pd.DataFrame, newest: date, tmp_path: Path
+) -> None:
+    keep(tmp_path, candles[:450])
+    before = platform.wait(at_once(platform, home=str(tmp_path), origin=str(newest - 3 * DAY)))
+    completed(before, platform)
+    with platform.client() as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        late = [
+            client.create_flow_run_from_deployment(
+                deployment.id,
+                parameters={"home": str(tmp_path)},
+                state=Scheduled(scheduled_time=datetime.now(UTC) - days * DAY),
+            ).id
+            for days in (3, 2, 1)
+        ]
+    runs = [platform.wait(run_id) for run_id in late]
+    states = [run.state for run in runs if run.state is not None]
+    assert all(state.is_completed() or state.is_cancelled() for state in states), platform.tail("worker")
+    made = Predictions(Home(tmp_path)).between().to_pylist()
+    origins = [row["origin_day"] for row in made]
+    assert origins[-1] in (newest, newest + DAY)
+    assert origins == [newest - 3 * DAY + n * DAY for n in range(len(made))]
+    # One run has made all that was lacking.
+    assert len({row["flow_run_id"] for row in made[1:]}) == 1
+    assert {row["revision"] for row in made} == {0}
 
 
 def test_the_deployment_is_what_the_file_says(platform: Platform, scheduled: FlowRun) -> None:
