@@ -58,7 +58,9 @@ def record_sums(folder: Path) -> None:
         ]
     if not known:  # a table from before there were sums
         new += folder.glob("*/**/*.parquet")
-    _append(folder, sorted({path for path in new if path.is_file()}))
+    # A commit's entry comes after its files: where a crash cuts the lines short, it is the one that lacks.
+    found = sorted({path for path in new if path.is_file()}, key=lambda path: (path.parent == log, path))
+    _append(folder, found)
 
 
 def prune_sums(folder: Path) -> None:
