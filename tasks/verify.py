@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from storage.cut import cut
-from storage.errors import Damaged, StorageError
+from storage.errors import ClosecastError, Damaged, StorageError
 from storage.file_checks import bundle_files, fold_files, lineage_of, raw_answers, table_files
 from storage.files import read_raw
 from storage.frames import FIGURES
@@ -136,8 +136,7 @@ def _of_version(home: Home, version: ModelVersion) -> Iterator[str]:
 def _prices(home: Home, found: Verified) -> _Closes:
     """Check the candles and what stands for them; the closes of each whole data version."""
     by_version: dict[str, dict[date, float]] = {}
-    good, wrong = raw_answers(home)
-    found.add("raw answers", len(good) + len(wrong), wrong)
+    found.add("raw answers", *raw_answers(home))
     try:
         with PriceRecords(home) as records:
             broken = records.integrity()
@@ -146,7 +145,7 @@ def _prices(home: Home, found: Verified) -> _Closes:
             for product_id in records.products():
                 candles = records.candles(product_id)
                 seen.update(candles.rows.seqs.tolist())
-                by_version |= _of_product(home, records, candles, checks, good, found)
+                by_version |= _of_product(home, records, candles, checks, found)
             lost = sorted(checks.keys() - seen)
             found.add("candles", 0, [f"candle {seq} is missing" for seq in lost])
     except (StorageError, ValueError) as error:  # a text where a day or a figure was
@@ -159,7 +158,6 @@ def _of_product(
     records: PriceRecords,
     candles: Candles,
     checks: Mapping[int, int],
-    good: set[str],
     found: Verified,
 ) -> dict[str, dict[date, float]]:
     """Check one product's candles and data versions; the closes of those that are whole."""
@@ -167,7 +165,7 @@ def _of_product(
     changed = changed_candles(candles, checks)
     lines = [f"candle {seq} of {product_id} ({day}) is not the one that was stored" for seq, day in changed]
     found.add("candles", len(candles.rows.seqs), lines)
-    found.add("candles", 0, list(_of_answers(home, candles, good)))
+    found.add("candles", 0, list(_of_answers(home, candles)))
     series, whole = records.series(product_id), dict[str, dict[date, float]]()
     for version in records.versions(product_id):
         state = state_at(candles, series, version)
@@ -186,17 +184,19 @@ def _not_whole(version: Version) -> str:
     )
 
 
-def _of_answers(home: Home, candles: Candles, good: set[str]) -> Iterator[str]:
+def _of_answers(home: Home, candles: Candles) -> Iterator[str]:
     """Whether each of the exchange's candles stands in the answer that it came with."""
     for number, (source, _, payload) in enumerate(candles.seen):
         if source != "coinbase":
             continue
         mine = candles.source == number
         days, figures = candles.rows.days[mine], candles.rows.figures[mine]
-        if payload not in good:
-            yield f"the raw answer {payload} with candles of {candles.product_id} is missing"
+        try:
+            answer = parse(read_raw(home, payload))
+        except ClosecastError as error:
+            yield f"{error}: candles of {candles.product_id} came with it"
             continue
-        said, _ = read_rows(parse(read_raw(home, payload)), days.min().item(), days.max().item())
+        said, _ = read_rows(answer, days.min().item(), days.max().item())
         known = {row[0].date(): row[1:] for row in said.itertuples(index=False, name=None)}
         for day, row in zip(days.astype(object).tolist(), figures, strict=True):
             if not np.array_equal(np.array(known.get(day, ()), "float64"), row, equal_nan=True):

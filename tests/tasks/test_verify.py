@@ -264,7 +264,7 @@ def test_an_answer_that_was_changed_or_is_gone_is_named(fetched: Home) -> None:
     found = verify_home(fetched).wrong
     assert any(path.name in line for line in found)
     path.unlink()
-    assert any("the raw answer" in line and "is missing" in line for line in verify_home(fetched).wrong)
+    assert any("the raw answer" in line and "came with it" in line for line in verify_home(fetched).wrong)
 
 
 def test_an_empty_home_is_whole(tmp_path: Path) -> None:
