@@ -104,7 +104,8 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
         with tables_lock(home.prepare(), wait_seconds=wait_seconds):
             with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
                 archive = _Archive(tar)
-                _fill(archive, home, prices)
+                with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
+                    _fill(archive, home, prices, Path(folder))
                 count = len(archive.sums)
                 archive.add_bytes(LIST, _list_of(archive.sums))
             with draft.open("rb") as written:
@@ -138,17 +139,16 @@ def _prices_file(home: Home) -> Path:
     return Path(url.database)
 
 
-def _fill(archive: _Archive, home: Home, prices: Path) -> None:
+def _fill(archive: _Archive, home: Home, prices: Path, scratch: Path) -> None:
     for name, table in zip(TABLES, cut([getattr(home, name) for name in TABLES]), strict=True):
         if table is not None:
             _add_table(archive, getattr(home, name), table)
-    with tempfile.TemporaryDirectory(dir=home.root, prefix=".backup-") as folder:
-        _add_registry(archive, home, Path(folder))
-        _add_folder(archive, home.folds, home.root)
-        _add_database(archive, prices, "prices.db", Path(folder))
+    _add_registry(archive, home, scratch)
+    _add_folder(archive, home.folds, home.root)
+    _add_database(archive, prices, "prices.db", scratch)
     # After the prices: each candle's answer was kept before the candle.
-    for folder_ in (home.raw, home.root / "reports"):
-        _add_folder(archive, folder_, home.root)
+    for folder in (home.raw, home.root / "reports"):
+        _add_folder(archive, folder, home.root)
 
 
 def _add_table(archive: _Archive, folder: Path, table: DeltaTable) -> None:
