@@ -114,6 +114,8 @@ def fill_in(place: Home, series: Series, recipe: Profile, fill_days: int, moment
     if not fill_days:
         return
     days = find_missed(place, series.product_id, recipe.name, origin=series.origin, most=fill_days)
+    if days:
+        log.info("%s: filling in what was missed, %d days from %s on", series.product_id, len(days), days[0])
     for day in days:
         try:
             missed = read_database.submit(
