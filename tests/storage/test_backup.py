@@ -46,7 +46,7 @@ def rows(home: Home) -> list[dict[str, Any]]:
     return Predictions(home).read().sort_by("target_day").to_pylist()
 
 
-@pytest.mark.parametrize("name", ["home.tar", "home.tar.gz", "home.tgz"])
+@pytest.mark.parametrize("name", ["home.tar", "home.tgz"])
 def test_a_home_comes_back_as_it_was(runs: Runs, tmp_path: Path, name: str) -> None:
     count = back_up(runs.home, tmp_path / name)
     again = Home(tmp_path / "again")
@@ -81,7 +81,7 @@ def test_days_pass_while_backups_are_taken(runs: Runs, tmp_path: Path) -> None:
 
     def days() -> None:
         try:
-            for number in range(MADE + DAYS, MADE + DAYS + 7):
+            for number in range(MADE + DAYS, MADE + DAYS + 5):
                 live(runs, number)
         finally:
             done.set()
@@ -276,7 +276,7 @@ def _restore_and_die(taken: Path, root: Path, after: int) -> None:
     restoring.restore(taken, Home(root))
 
 
-@pytest.mark.parametrize("after", [0, 2, 5, 8])
+@pytest.mark.parametrize("after", [0, 5])
 def test_a_restore_that_was_killed_is_made_whole_by_the_next(taken: Path, tmp_path: Path, after: int) -> None:
     home = Home(tmp_path / "again")
     assert run_process(_restore_and_die, taken, home.root, after) == -9

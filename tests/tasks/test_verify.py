@@ -16,7 +16,9 @@ import pytest
 
 from storage.errors import Damaged
 from storage.files import keep_raw
+from storage.folds import Folds
 from storage.home import Home
+from storage.ledger import ingredients, trackers
 from storage.maintenance import tidy
 from storage.models import Models
 from storage.predictions import Predictions
@@ -265,6 +267,36 @@ def test_an_answer_that_was_changed_or_is_gone_is_named(fetched: Home) -> None:
     assert any(path.name in line for line in found)
     path.unlink()
     assert any("the raw answer" in line and "came with it" in line for line in verify_home(fetched).wrong)
+
+
+def test_the_models_of_backtests_are_looked_at_too(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    folds = Folds(home, "b" * 32)
+    with folds.draft("m1") as draft:
+        draft.write_json("calibration.json", {"levels": [0.5]})
+    (folds.folder / ".draft-half").mkdir()
+    (folds.folder / ".draft-half" / "manifest.json").write_bytes(b"half")
+    found = verify_home(home)
+    assert (found.looked["backtests' files"], found.wrong) == (2, [])
+    (folds.folder / "m1" / "calibration.json").write_bytes(b'{"levels": [0.6]}\n')
+    assert any("calibration.json is not the file" in line for line in verify_home(home).wrong)
+    (folds.folder / "m1" / "manifest.json").write_bytes(b"{")
+    assert any("manifest.json cannot be read" in line for line in verify_home(home).wrong)
+
+
+def test_states_that_lead_nowhere_are_found(runs: Runs) -> None:
+    row = trackers(runs.home).read().to_pylist()[-1]
+    lost = {"tracker_version": "x:1", "previous_version": "x:0", "prediction_id": "d" * 32, "revision": 9}
+    trackers(runs.home).add([row | lost])
+    beside = ingredients(runs.home).read().to_pylist()[0]
+    ingredients(runs.home).add([beside | {"method": "lstm2", "tracker_version": "x:7"}])
+    forecast = Predictions(runs.home).read().to_pylist()[0]
+    Predictions(runs.home).publish({**forecast, "prediction_id": "c" * 32})
+    found = "\n".join(wrong(runs))
+    assert "the state before it, x:0, is missing" in found
+    assert f"its forecast {'d' * 32} is missing" in found
+    assert "state x:7 is missing" in found
+    assert f"forecast {'c' * 32} has no ingredients" in found
 
 
 def test_an_empty_home_is_whole(tmp_path: Path) -> None:
