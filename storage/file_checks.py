@@ -43,6 +43,11 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
         used, wrong = [], [*wrong, str(error)]
     late = {path for number, path in entries.items() if number > newest}
     late |= {path for entry in tuple(late) for path in added_files(folder, entry)}
+    late |= {
+        path
+        for number, path in marks.items()
+        if number >= newest and path.relative_to(folder).as_posix() not in recorded
+    }
     looked = sorted({*entries.values(), *marks.values(), *used} - late)
     for path in looked:
         wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))

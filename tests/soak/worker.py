@@ -1,0 +1,204 @@
+"""The process that is killed: it makes the daily runs it is told to, and tells where it is.
+
+Every place where something is about to be made durable, or has just been, is a place to die at: before and
+after each step of the flow, each commit to SQLite, each write of Delta's, each fsync, rename and removal.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import die
+
+# What a worker needs, but for TensorFlow, which may not be loaded before a fork.
+PRELOADED = [
+    "tests.soak.worker",
+    "flows.daily",
+    "deltalake",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "alembic.command",
+    "scipy.stats",
+    "h5py",
+    "matplotlib.figure",
+    "arch",
+]
+# So few files of a product that some days compact.
+FEW_FILES = 4
+
+
+@dataclass(frozen=True)
+class Order:
+    """One daily run: in which home, of which day, at which moment, from which exchange, where to die."""
+
+    home: Path
+    origin: date
+    moment: datetime
+    url: str
+    settings: dict[str, Any]
+    first_day: date
+    die_at: str | None = None
+    nth: int = 1
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A place that a run has come to, and when by `time.monotonic`."""
+
+    place: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run ended well."""
+
+    prediction_id: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run ended with an error."""
+
+    said: str
+
+
+class Places:
+    """Tells the parent of every place, and ends this process at the one that was named."""
+
+    def __init__(self, parent: Connection) -> None:
+        self._parent, self._lock = parent, threading.Lock()
+        self._step, self._die_at, self._left = "flow", "", 0
+
+    def begin(self, order: Order) -> None:
+        """Start over for a run."""
+        self._step, self._die_at, self._left = "flow", order.die_at or "", order.nth
+
+    def come(self, what: str) -> None:
+        """A place is reached."""
+        with self._lock:
+            place = f"{self._step}: {what}"
+            self._parent.send(Visit(place, time.monotonic()))
+            if place == self._die_at:
+                self._left -= 1
+                if not self._left:
+                    die()
+
+    def step(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as a step of its own, with its beginning and its end."""
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            outer, self._step = self._step, name
+            try:
+                self.come("begin")
+                answer = function(*args, **kwargs)
+                self.come("end")
+            finally:
+                self._step = outer
+            return answer
+
+        return called
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with a place before it and one after it."""
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.come(f"before {name}")
+            answer = function(*args, **kwargs)
+            self.come(f"after {name}")
+            return answer
+
+        return called
+
+    def wrap(self, owner: Any, attribute: str, name: str) -> None:
+        """Put places around a function of a module or a class."""
+        found = inspect.getattr_static(owner, attribute)
+        if isinstance(found, classmethod | staticmethod):
+            setattr(owner, attribute, type(found)(self.around(name, found.__func__)))
+        else:
+            setattr(owner, attribute, self.around(name, found))
+
+
+def install(places: Places) -> None:
+    """Put places around everything that makes something durable, and around every step of the flow."""
+    import shutil
+
+    import deltalake
+    import deltalake.table
+    from prefect.tasks import Task
+    from sqlalchemy.engine.default import DefaultDialect
+
+    import flows.daily
+    from storage.models import Models
+    from storage.tables import Table
+
+    for step in {
+        id(found): found for found in vars(flows.daily).values() if isinstance(found, Task)
+    }.values():
+        step.fn = places.step(step.name, step.fn)
+    for name in ("fsync", "rename", "replace", "unlink"):
+        places.wrap(os, name, name)
+    places.wrap(shutil, "rmtree", "rmtree")
+    places.wrap(DefaultDialect, "do_commit", "commit")
+    places.wrap(deltalake, "write_deltalake", "Delta write")
+    for name in ("create", "create_checkpoint", "cleanup_metadata", "vacuum"):
+        places.wrap(deltalake.DeltaTable, name, f"Delta {name}")
+    places.wrap(deltalake.table.TableOptimizer, "compact", "Delta compact")
+    places.wrap(Table, "insert", "insert")
+    for name in ("register", "promote", "challenge", "settle", "mark"):
+        places.wrap(Models, name, name)
+
+
+def serve(parent: Connection) -> None:
+    """Make the runs that come, one after the other, until the parent hangs up."""
+    # What belongs to the code is pinned: a version of it that others are editing would make another forecast.
+    import storage.code
+
+    storage.code.ROOMS = ()  # type: ignore[assignment]
+    storage.code.code_version.cache_clear()
+    places = Places(parent)
+    install(places)
+    while True:
+        try:
+            order: Order = parent.recv()
+        except EOFError:
+            return
+        places.begin(order)
+        try:
+            places.come("begin")
+            prediction_id = make_run(order)
+            places.come("end")
+            parent.send(Done(prediction_id))
+        except Exception:
+            parent.send(Failed(traceback.format_exc()))
+
+
+def make_run(order: Order) -> str:
+    """The daily flow, at the moment of the order."""
+    import flows.clock
+    import tasks.catch_up
+    import tasks.maintain
+    from flows.daily import daily_forecast
+    from flows.settings import Market
+    from tests.helpers import BTC
+
+    os.environ["CLOSECAST_COINBASE_URL"] = order.url
+    tasks.maintain.MANY_FILES = FEW_FILES
+    tasks.catch_up.FIRST_DAY = order.first_day
+    flows.clock.now = lambda: order.moment
+    market = Market(product_id=BTC, source="coinbase")
+    return daily_forecast(market, "calibrated", order.settings, order.origin, str(order.home))

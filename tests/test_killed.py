@@ -1,0 +1,33 @@
+"""Runs that are killed anywhere are made whole by the next one; `tests/soak/killing.py` is the long form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.chain import Soak
+
+KILLS = 20
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+
+
+def test_twenty_runs_are_killed_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    lines: list[str] = []
+    soak = Soak(tmp_path, kills=KILLS, seed=7, say=lines.append)
+    try:
+        tally = soak.run()
+    finally:
+        soak.close()
+    assert tally.problems == [], "\n".join(lines)
+    assert len(tally.hit) == KILLS
+    kinds = {kill.kind for kill, _ in tally.hit}
+    assert kinds == {"at a place", "at a moment"}
+    # Each kill at another place: nearly every step of the flow was died in.
+    assert len({last.partition(": ")[0] for _, last in tally.hit}) >= 5
+    assert tally.recovered >= 5
