@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
 from urllib3.exceptions import IncompleteRead
 
 from storage.errors import BadProduct, ExchangeRefused
+from tasks.session import Passing
 
+# A time-out, too early, too many: these may be gone the next time, as may all from 500 on.
+MAY_PASS = (408, 425, 429)
 MOST_ROWS = 3000  # of an answer that is still read as a page of at most 300
 MOST_BYTES = 4 * 2**20  # of a body, decompressed
 
 
-class Passing(Exception):
-    """An answer that may be better the next time; its text says what came."""
-
-
-def read_body(response: requests.Response, give_up: float) -> bytes:
+def read_body(response: requests.Response) -> bytes:
     """The body of a streamed answer, decompressed.
 
     Args:
         response: made with `stream=True`, nothing read of it.
-        give_up: the moment, by time.monotonic, after which no more of it is read.
 
     Raises:
         ExchangeRefused: more than MOST_BYTES.
-        Passing: not at its end in time.
     """
     body = bytearray()
     # read1 returns what one read brings: read() would wait on a trickle until its buffer is full.
@@ -39,8 +37,6 @@ def read_body(response: requests.Response, give_up: float) -> bytes:
                 f"an answer of the exchange needs at most {MOST_BYTES} bytes, more came;"
                 " check CLOSECAST_COINBASE_URL"
             )
-        if time.monotonic() > give_up:
-            raise Passing("a body that did not end in time")
     return bytes(body)
 
 
@@ -48,7 +44,7 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
     """The rows of a good answer.
 
     Raises:
-        Passing: 429, 5xx, or a success without an array: asking again can help.
+        Passing: 408, 425, 429, 5xx, or a success without an array: asking again can help.
         BadProduct: 404 in the exchange's own words.
         ExchangeRefused: any other, a redirect included.
     """
@@ -59,7 +55,7 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
         if isinstance(content, list) and len(content) <= MOST_ROWS:
             return content
         raise Passing(f"{status} without an array of candles ({said})")
-    if status == 429 or status >= 500:
+    if status in MAY_PASS or status >= 500:
         raise Passing(f"{status} ({said})")
     if status == 404 and isinstance(message, str):
         raise BadProduct(
@@ -74,6 +70,15 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
     raise ExchangeRefused(
         f"the exchange refused {product_id} with {status}: {said}; check the days and CLOSECAST_COINBASE_URL"
     )
+
+
+def made_at(response: requests.Response) -> datetime | None:
+    """When the answer was made, by the clock of whoever made it; None where the Date says nothing."""
+    try:
+        moment = parsedate_to_datetime(response.headers["Date"])
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (LookupError, ValueError, TypeError, OverflowError):
+        return None
 
 
 def parse(payload: bytes) -> Any:

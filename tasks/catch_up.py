@@ -100,7 +100,12 @@ def _store_page(
     counts: Counts,
 ) -> None:
     previous = prices.last_close_before(product_id, page.first)
-    checked = check_candles(page.candles, last_finished_day=origin, previous=previous)
+    checked = check_candles(
+        page.candles,
+        last_finished_day=origin,
+        previous=previous,
+        stored=lambda day: prices.last_close_before(product_id, day + timedelta(days=1)),
+    )
     set_aside = pd.concat([page.rejected, checked.set_aside], ignore_index=True)
     appended = prices.append(
         product_id,

@@ -6,12 +6,14 @@ import json
 import math
 import statistics
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
 import pandas as pd
 
+from storage.candles import TOO_LARGE
 from storage.errors import BadDay, NotEnoughHistory, StaleSeries
 from storage.frames import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
 
@@ -20,6 +22,9 @@ EPOCH = date(1970, 1, 1).toordinal()
 EARLIEST = np.datetime64("0401-01-01", "D")
 ONE_DAY = np.timedelta64(1, "D")
 FIRST_ROWS = 5
+
+# Of a day the newest stored close up to it, with its day.
+Stored = Callable[[date], tuple[date, float] | None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ def check_candles(
     *,
     last_finished_day: date,
     previous: tuple[date, float] | None = None,
+    stored: Stored | None = None,
     jump_factor: float = 3.0,
 ) -> Checked:
     """Part what may enter from what may not; `candles` itself is not changed.
@@ -53,7 +59,8 @@ def check_candles(
     and volume may be unknown (NaN), the close may not. The close must also lie within a factor of the
     last accepted close, up or down: the factor is `jump_factor` to the power of the days between the two
     (at least one). So a spike costs only itself, and after a true shift of level the days are set aside
-    only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared.
+    only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared. A close
+    that only a grown allowance lets in, and that the next one does not follow but returns from, is a spike.
 
     Args:
         candles: a `candle_frame`, oldest first.
@@ -61,6 +68,8 @@ def check_candles(
         previous: day and close (USD) of the newest accepted candle before the first of these. Without it
             the first is held against the median close of the first five that pass the other rules, as if
             that were the close of the day before, so that an absurd first candle falls and not all others.
+        stored: where days come again, what is stored of them: the allowance does not grow over days whose
+            close is known, so that an answer full of absurd prices is not believed after a few of its rows.
         jump_factor: more than 1.
 
     Returns:
@@ -71,7 +80,7 @@ def check_candles(
     valid = np.flatnonzero(reasons == "")
     days = candles["day_utc"].to_numpy().astype("datetime64[D]").astype("int64")[valid].tolist()
     closes = candles["close_usd"].to_numpy()[valid].tolist()
-    for row, reason in _find_jumps(days, closes, previous, jump_factor).items():
+    for row, reason in _find_jumps(days, closes, previous, stored, jump_factor).items():
         reasons[valid[row]] = reason
     aside = reasons != ""
     rows = [
@@ -171,6 +180,8 @@ def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
     for name in ("open", "high", "low", "close"):
         # Comparisons with NaN are false: what is unknown breaks no rule.
         note((value[name] <= 0) | np.isinf(value[name]), f"{name} {{}} is not a finite positive price", name)
+    for name in value:
+        note(np.isfinite(value[name]) & (value[name] >= TOO_LARGE), f"{name} {{}} is past all measure", name)
     # The close is known, or noted above: low above high shows in one of these.
     for lower, upper in (("low", "open"), ("open", "high"), ("low", "close"), ("close", "high")):
         note(value[lower] > value[upper], f"{lower} {{}} above {upper} {{}}", lower, upper)
@@ -179,7 +190,11 @@ def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
 
 
 def _find_jumps(
-    days: list[int], closes: list[float], previous: tuple[date, float] | None, factor: float
+    days: list[int],
+    closes: list[float],
+    previous: tuple[date, float] | None,
+    stored: Stored | None,
+    factor: float,
 ) -> dict[int, str]:
     """The rows whose close is too far from the last accepted one, with the reason."""
     if not closes:
@@ -190,15 +205,18 @@ def _find_jumps(
         median = statistics.median_low(closes[:FIRST_ROWS])
         start = _Reference(days[0] - 1, median, f"the median of the first {len(closes[:FIRST_ROWS])} closes")
     # Between neighbours that agree nothing can be set aside: only the breaks are walked through.
-    steps = np.maximum(np.diff(days), 1)
-    price = np.log(closes)
-    doubtful = np.abs(np.diff(price)) > steps * math.log(factor) * (1 - 1e-9)
+    doubtful = np.abs(np.diff(np.log(closes))) > math.log(factor) * (1 - 1e-9)
     breaks = (np.flatnonzero(doubtful) + 1).tolist()
     jumps: dict[int, str] = {}
     row, reference = 0, start
     while row < len(closes):
-        if reason := _jump(reference, days[row], closes[row], factor):
+        pair = slice(row, row + 2)
+        reason = _jump(reference, days[row], closes[row], factor)
+        if reason := reason or _spike(reference, days[pair], closes[pair], factor):
             jumps[row] = reason
+            known = stored(date.fromordinal(days[row] + EPOCH)) if stored else None
+            if known and _number(known[0]) > reference.day:
+                reference = _Reference(_number(known[0]), known[1], f"the stored close of {known[0]}")
             row += 1
             continue
         following = bisect_right(breaks, row)
@@ -223,6 +241,17 @@ def _jump(reference: _Reference, day: int, close: float, factor: float) -> str:
         return ""
     over = f" over {span} days" if span > 1 else ""
     return f"close {close} is {ratio} {reference.title} ({reference.close}), more than {factor:g} a day{over}"
+
+
+def _spike(reference: _Reference, days: list[int], closes: list[float], factor: float) -> str:
+    """Why the first of two closes, which the reference allows, is a spike that the second returns from."""
+    if len(closes) < 2 or not _jump(reference, reference.day + 1, closes[0], factor):
+        return ""
+    here = _Reference(days[0], closes[0], f"the close of {date.fromordinal(days[0] + EPOCH)}")
+    back = _jump(here, days[1], closes[1], factor)
+    if not back or _jump(reference, days[1], closes[1], factor):
+        return ""
+    return f"close {closes[0]} is far from {reference.title} ({reference.close}), and the next: {back}"
 
 
 def _number(day: date) -> int:

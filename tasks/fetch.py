@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
@@ -31,8 +31,9 @@ from urllib3.exceptions import HTTPError, LocationValueError
 
 from storage.errors import BadDay, BadSetting, ExchangeUnavailable
 from storage.home import check_product_id
-from tasks.answers import Passing, judge, one_line, read_body, why
+from tasks.answers import judge, made_at, one_line, read_body, why
 from tasks.candle_rows import DAY, read_rows
+from tasks.session import Passing, Session, within
 
 COINBASE = "https://api.exchange.coinbase.com"
 MOST_DAYS = 300  # of a page, both ends included: the exchange refuses more
@@ -62,11 +63,13 @@ class Client:
     Args:
         base_url: http or https address of the exchange, without a query.
         connect_timeout, read_timeout: seconds to wait for the connection, and for each next byte.
-        total_timeout: seconds after which a body that still trickles is given up.
+        total_timeout: seconds after which an answer that is not at its end is given up.
         min_interval: seconds between the starts of two requests, at least 0.1, whatever happens.
         attempts: how often a page is asked for while the trouble may pass.
         empty_attempts: how often an empty page is asked for before it is believed.
         longest_wait: seconds, the bound of the exponential waits between attempts, without their jitter.
+        patience: seconds after the first request, of any page, when no other is begun: whatever the exchange
+            does, the last of them ends `longest_wait` + `connect_timeout` + `total_timeout` + 1 s after it.
         sleep: waits that many seconds; for tests.
 
     Raises:
@@ -84,18 +87,21 @@ class Client:
         attempts: int = 6,
         empty_attempts: int = 3,
         longest_wait: float = 20.0,
+        patience: float = 780.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_url, self._host = _check_url(base_url)
         if not min_interval >= 0.1:
             raise BadSetting(f"min_interval needs at least 0.1 s (10 requests a second), not {min_interval}")
-        if min(connect_timeout, read_timeout, total_timeout) <= 0 or min(attempts, empty_attempts) < 1:
+        limits = (connect_timeout, read_timeout, total_timeout, patience)
+        if not all(limit > 0 for limit in limits) or min(attempts, empty_attempts) < 1:
             raise BadSetting("the client's time-outs need to be above 0 and its attempts at least 1")
         self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
         self._attempts, self._empty_attempts = attempts, empty_attempts
         self._longest_wait, self._min_interval, self._sleep = longest_wait, min_interval, sleep
         self._pace, self._next_start = threading.Lock(), -math.inf
-        self._session = requests.Session()
+        self._patience, self._last_start = patience, math.inf
+        self._session = Session()
         self._session.headers["User-Agent"] = f"closecast/{_version()}"
         self._session.headers["Accept"] = "application/json"
         # A proxy of the environment cannot reach this machine's own loopback.
@@ -132,7 +138,7 @@ class Client:
             BadProduct: malformed, or not known to the exchange.
             BadDay: a span that is backwards or too long.
             ExchangeRefused: the exchange said no (4xx, a redirect, a body past all measure).
-            ExchangeUnavailable: no answer that can be used after every attempt.
+            ExchangeUnavailable: no answer that can be used after every attempt, or out of patience.
         """
         check_product_id(product_id)
         if not 1 <= (last - first).days + 1 <= MOST_DAYS:
@@ -172,26 +178,29 @@ class Client:
     def _ask(self, product_id: str, first: date, last: date) -> Page:
         """One request."""
         self._wait_for_turn()
-        give_up = time.monotonic() + self._total_timeout
         query = {
             "granularity": str(DAY),
             "start": f"{first.isoformat()}T00:00:00Z",
             "end": f"{last.isoformat()}T00:00:00Z",
         }
         try:
-            with self._session.get(
-                f"{self.base_url}/products/{product_id}/candles",
-                params=query,
-                timeout=self._timeouts,
-                stream=True,
-                allow_redirects=False,
-            ) as response:
-                payload = read_body(response, give_up)
+            with (
+                within(self._total_timeout),
+                self._session.get(
+                    f"{self.base_url}/products/{product_id}/candles",
+                    params=query,
+                    timeout=self._timeouts,
+                    stream=True,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                payload = read_body(response)
         except (requests.exceptions.InvalidURL, LocationValueError) as error:
             raise BadSetting(f"the exchange's address {self._host} cannot be used: {why(error)}") from error
         except (OSError, HTTPError) as error:  # requests' own are OSErrors
             raise Passing(why(error)) from error
         candles, rejected = read_rows(judge(response, payload, product_id), first, last)
+        _refuse_unfinished(candles, made_at(response))
         return Page(first, last, payload, candles, rejected)
 
     def _wait_for_turn(self) -> None:
@@ -200,7 +209,14 @@ class Client:
             wait = self._next_start - time.monotonic()
             if wait > 0:
                 self._sleep(wait)
-            self._next_start = time.monotonic() + self._min_interval
+            now = time.monotonic()
+            self._last_start = min(self._last_start, now + self._patience)
+            if now > self._last_start:
+                raise ExchangeUnavailable(
+                    f"all pages of the exchange at {self._host} were needed within {self._patience:g} s, and"
+                    " it was slower; those that came are kept: run again later to go on from there"
+                )
+            self._next_start = now + self._min_interval
 
 
 def spans(first: date, last: date, *, days: int = MOST_DAYS) -> list[tuple[date, date]]:
@@ -232,6 +248,21 @@ def _check_url(base_url: str) -> tuple[str, str]:
             " correct CLOSECAST_COINBASE_URL"
         )
     return base_url.rstrip("/"), host
+
+
+def _refuse_unfinished(candles: pd.DataFrame, made: datetime | None) -> None:
+    """Do not take a candle from before its day was over by the exchange's own clock.
+
+    It came out of a cache, or this machine's clock is wrong: the open candle looks like any other.
+    """
+    if made is None or candles.empty:
+        return
+    last = candles["day_utc"].iloc[-1].date()
+    if made.date() <= last:
+        raise Passing(
+            f"a candle of {last} made at {made:%Y-%m-%d %H:%M} UTC by the exchange's clock, when that day was"
+            " not over; compare this machine's clock"
+        )
 
 
 def _is_empty(page: Page) -> bool:

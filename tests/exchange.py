@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -65,6 +66,20 @@ class Request:
     user_agent: str
 
 
+@dataclass(frozen=True)
+class Given:
+    """An array of rows that was sent whole: what the exchange truly said.
+
+    `made` is the exchange's own moment of it, which the Date header tells; `rows` are as they were sent.
+    """
+
+    made: datetime
+    product_id: str
+    query: dict[str, str]
+    rows: list[Any]
+    fault: str | None
+
+
 def error(status: int, message: str) -> Answer:
     """An error as the exchange words it."""
     return Answer(status, json.dumps({"message": message}).encode())
@@ -80,8 +95,13 @@ def _html(status: int) -> Answer:
     return Answer(status, page.encode(), "text/html; charset=UTF-8")
 
 
+# The empty blocks of a compressed stream that never ends and never holds anything.
+NOTHING = b"\x00\x00\x00\xff\xff" * 100
 # Whole answers, sent in place of the honest one.
 ANSWERS: dict[str, Answer] = {
+    "403": _html(403),
+    "404": error(404, "NotFound"),
+    "408": error(408, "Request timeout"),
     "429": error(429, "Public rate limit exceeded"),
     "500": error(500, "Internal server error"),
     "502": _html(502),
@@ -91,21 +111,49 @@ ANSWERS: dict[str, Answer] = {
     "object": error(200, "Service temporarily unavailable"),
     "empty": page_of([]),
     "redirect": Answer(302, b"", headers=(("Location", "https://elsewhere.example/"),)),
+    # Not UTF-8, which is what clients read it as.
+    "lost": Answer(301, b"moved", "text/plain", headers=(("Location", "https://\xff\xfe/"),)),
+    "bulky": Answer(200, b"[" + b" " * 2**22 + b"]"),
     # 8 MiB of white space in a few kilobytes: a limit on the compressed size alone does not see it.
     "huge": Answer(
         200, gzip.compress(b"[" + b" " * 2**23 + b"]", 1), headers=(("Content-Encoding", "gzip"),)
     ),
 }
-# Done to the connection: closed with a reset; open without an answer; half the body and then nothing;
-# a byte at a time; half the body under a whole Content-Length; half the JSON under its own Content-Length.
-WIRE = ("reset", "silent", "stall", "trickle", "short", "truncated")
+# Done to the connection. No answer: closed with a reset; open and silent; a line that is no HTTP; a head of
+# a byte at a time; "100 Continue" again and again. Half an answer: half the body and then nothing; a byte
+# at a time; half the body under a whole Content-Length; half the JSON under its own; chunks that break off;
+# compressed and cut; compressed and mangled; compressed, and nothing in it, without end. And two that change
+# nothing for a good client: compressed, and in chunks.
+NO_ANSWER = ("reset", "silent", "nonsense", "slow-head", "continue")
+HALF = ("stall", "trickle", "short", "truncated", "chunks-cut", "gzip-cut", "gzip-mangled", "gzip-nothing")
+WHOLE = ("gzip", "chunks")
+WIRE = (*NO_ANSWER, *HALF, *WHOLE)
 # Done to the rows of an honest page.
-ROWS = ("outside", "unordered", "repeat", "duplicates", "restated", "garbage")
+PAGES = ("outside", "unordered", "repeat", "duplicates", "restated", "week", "gap", "garbage")
+# Done to the span: the running day's candle as well; a page that was kept since before the last day was over,
+# as its Date says.
+SPANS = ("open", "frozen")
+# Done to one row of an honest page, whichever the seed chooses.
+ROW: dict[str, Callable[[Row], Any]] = {
+    "negative": lambda row: [row[0], -abs(row[1]), *row[2:4], -abs(row[4]), row[5]],
+    "zero": lambda row: [*row[:4], 0, row[5]],
+    "nan": lambda row: [*row[:4], math.nan, row[5]],
+    "infinite": lambda row: [*row[:2], math.inf, *row[3:]],
+    "absurd": lambda row: [row[0], *(figure * 100 for figure in row[1:5]), row[5]],
+    "vast": lambda row: [*row[:5], 1e305],
+    "crossed": lambda row: [row[0], row[2] + 1, row[1], *row[3:]],
+    "strings": lambda row: [row[0], *map(str, row[1:])],
+    "integers": lambda row: [*row[:4], 10**4000, row[5]],
+    "midday": lambda row: [row[0] + DAY // 2, *row[1:]],
+    "nested": lambda row: [*row[:4], [[[[row[4]]]]], row[5]],
+}
+ROWS = (*PAGES, *SPANS, *ROW)
 FAULTS = (*ANSWERS, *WIRE, *ROWS)
 # Drawn at random unless told otherwise: what a good client survives without noticing.
 PASSING = (
-    "429", "500", "502", "503", "504", "html", "object", "empty", "reset", "truncated", "short",
-    "outside", "unordered", "repeat",
+    "408", "429", "500", "502", "503", "504", "html", "object", "empty", "reset", "nonsense", "truncated",
+    "short", "chunks", "chunks-cut", "gzip", "gzip-cut", "gzip-mangled", "outside", "unordered", "repeat",
+    "open", "frozen",
 )  # fmt: skip
 
 # What can stand in a row that is no candle; each is done to another row of the page.
@@ -160,6 +208,7 @@ class Exchange:
         self._cached: dict[tuple[str, int], tuple[float, Answer]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._requests: list[Request] = []
+        self._given: list[Given] = []
         self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
@@ -186,6 +235,12 @@ class Exchange:
             return list(self._requests)
 
     @property
+    def given(self) -> list[Given]:
+        """Every array of rows that was sent whole so far, in order."""
+        with self._lock:
+            return list(self._given)
+
+    @property
     def now(self) -> datetime:
         """The exchange's own now, in UTC."""
         if isinstance(self.clock, datetime):
@@ -207,12 +262,30 @@ class Exchange:
             old = dict(zip(names, rows.get(at, [at])[1:], strict=False))
             rows[at] = [at, *(_number((old | figures)[name]) for name in names)]
 
+    def withdraw(self, product_id: str, first: date, last: date) -> None:
+        """Have no rows of these days from now on, both included."""
+        with self._lock:
+            for at in range(_midnight(first), _midnight(last) + DAY, DAY):
+                self._candles[product_id].pop(at, None)
+
+    def delist(self, product_id: str) -> None:
+        """Know the product no more."""
+        with self._lock:
+            del self._candles[product_id]
+
     # What the exchange says
 
     def answer(
-        self, path: str, query: dict[str, str], headers: Mapping[str, str], *, widen: int = 0
+        self,
+        path: str,
+        query: dict[str, str],
+        headers: Mapping[str, str],
+        *,
+        now: datetime | None = None,
+        before: int = 0,
+        after: int = 0,
     ) -> Answer:
-        """The honest answer; `widen` adds that many days at both ends of the span, as the contract warns."""
+        """The honest answer, as of `now`; with days `before` and `after` the span, as the contract warns."""
         if not headers.get("User-Agent"):
             return error(400, "User-Agent header is required.")
         found = re.fullmatch(r"/products/([^/]+)/candles", path)
@@ -232,7 +305,8 @@ class Exchange:
             return error(400, "start must be before end")
         if (end - start) / granularity > 300:
             return error(400, TOO_MANY)
-        return page_of(self._span(product, granularity, start - widen * DAY, end + widen * DAY))
+        start, end = start - before * DAY, end + after * DAY
+        return page_of(self._span(product, granularity, start, end, now or self.now))
 
     def _newest(self, product: str, granularity: int) -> Answer:
         """The newest 350 rows, up to 300 seconds old."""
@@ -240,16 +314,16 @@ class Exchange:
         with self._lock:
             made, answer = self._cached.get((product, granularity), (-math.inf, None))
         if answer is None or not 0 <= now - made < 300:
-            answer = page_of(self._span(product, granularity, -math.inf, math.inf)[:350])
+            answer = page_of(self._span(product, granularity, -math.inf, math.inf, self.now)[:350])
             with self._lock:
                 self._cached[product, granularity] = (now, answer)
         return answer
 
-    def _span(self, product: str, granularity: int, start: float, end: float) -> list[Row]:
-        """Rows of the buckets that begin in [start, end], newest first; the running one as it stands now."""
+    def _span(self, product: str, granularity: int, start: float, end: float, moment: datetime) -> list[Row]:
+        """Rows of the buckets that begin in [start, end], newest first; the running one as it stands then."""
         if granularity != DAY:
             return []
-        now = self.now.timestamp()
+        now = moment.timestamp()
         with self._lock:
             known = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
         return [_so_far(row, now) for row in sorted(known, key=lambda row: row[0], reverse=True)]
@@ -287,15 +361,29 @@ class Exchange:
             rows = [_other_close(row) for row in rows[:1]] + rows
         elif fault == "restated":
             rows = [_other_close(row) for row in rows[:1]] + rows[1:]
+        elif fault == "week":
+            rows = [_other_close(row) for row in rows[:7]] + rows[7:]
+        elif fault == "gap":
+            where = self._draw(len(rows))
+            rows = rows[:where] + rows[where + 5 :]
+        elif fault in ROW and rows:
+            where = self._draw(len(rows))
+            rows = [*rows[:where], ROW[fault](rows[where]), *rows[where + 1 :]]
         elif fault == "garbage":
             spoiled = [spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)]
             rows = spoiled + rows[len(spoiled) :]
         return rows
 
-    def note(self, request: Request) -> None:
-        """Write a request down."""
+    def _draw(self, below: int) -> int:
+        with self._lock:
+            return self._random.randrange(max(below, 1))
+
+    def note(self, request: Request, given: Given | None = None) -> None:
+        """Write a request down, and what it will be given."""
         with self._lock:
             self._requests.append(request)
+            if given:
+                self._given.append(given)
         done = f"fault {request.fault}" if request.fault else "as asked"
         log.info("%s %s -> %s, %s", request.path, request.query, request.status, done)
 
@@ -337,25 +425,42 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server_version, sys_version = "exchange", ""
+    made: datetime  # when the answer was made, by the exchange's clock
+
+    def setup(self) -> None:
+        super().setup()
+        self.made = cast(_Server, self.server).exchange.now
 
     def do_GET(self) -> None:
         at, exchange = time.monotonic(), cast(_Server, self.server).exchange
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         fault: str | Answer | None = None
+        self.made = exchange.now
         if not exchange.take_token(self.client_address[0]):
             answer = ANSWERS["429"]
         else:
             fault = exchange.next_fault()
             answer = self._judge(exchange, parts.path, query, fault)
         name = "answer" if isinstance(fault, Answer) else fault
-        status = 0 if name in ("reset", "silent") else answer.status
+        status = 0 if name in NO_ANSWER else answer.status
         agent = self.headers.get("User-Agent", "")
-        exchange.note(Request(at, parts.path, query, status, name, agent))
+        given = None if name in (*NO_ANSWER, *HALF) else self._given(parts.path, query, answer, name)
+        exchange.note(Request(at, parts.path, query, status, name, agent), given)
         if name in WIRE:
             self._mangle(exchange, answer, name)
         else:
             self._send(answer, answer.body, len(answer.body))
+
+    def _given(self, path: str, query: dict[str, str], answer: Answer, fault: str | None) -> Given | None:
+        try:
+            rows = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            return None
+        product = re.fullmatch(r"/products/([^/]+)/candles", path)
+        if answer.status != 200 or not isinstance(rows, list) or product is None:
+            return None
+        return Given(self.made, product[1], query, rows, fault)
 
     def _judge(
         self, exchange: Exchange, path: str, query: dict[str, str], fault: str | Answer | None
@@ -365,7 +470,17 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ANSWERS:
             return ANSWERS[fault]
         headers = {"User-Agent": self.headers.get("User-Agent", "")}
-        answer = exchange.answer(path, query, headers, widen=3 if fault == "outside" else 0)
+        end = _instant(query.get("end", ""))
+        around: dict[str, Any] = {}
+        if fault == "outside":
+            around = {"before": 3, "after": 3}
+        elif fault == "open" and end is not None:
+            around = {"after": int(max(exchange.now.timestamp() - end, 0) // DAY)}
+        elif fault == "frozen" and end is not None:
+            # Ten minutes before the last day is over, or now if that is earlier.
+            self.made = min(self.made, datetime.fromtimestamp(end + DAY - 600, UTC))
+            around = {"now": self.made}
+        answer = exchange.answer(path, query, headers, **around)
         if fault in ROWS and answer.status == 200:
             return page_of(exchange.spoil(json.loads(answer.body), fault))
         return answer
@@ -382,7 +497,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _mangle(self, exchange: Exchange, answer: Answer, fault: str) -> None:
         half, whole = answer.body[: len(answer.body) // 2], len(answer.body)
         # A body that keeps its word leaves the connection usable; closing it would race the next request.
-        self.close_connection = fault != "truncated"
+        self.close_connection = fault not in ("truncated", "gzip", "gzip-cut", "gzip-mangled", "chunks")
         if fault == "truncated":
             self._send(answer, half, len(half))
         elif fault == "short":
@@ -398,14 +513,58 @@ class _Handler(BaseHTTPRequestHandler):
             exchange.closing.wait(exchange.stall_seconds)
         elif fault == "trickle":
             self._send(answer, b"", whole)
-            until = time.monotonic() + exchange.stall_seconds
-            for byte in answer.body:
-                self.wfile.write(bytes([byte]))
-                if exchange.closing.wait(0.02) or time.monotonic() > until:
-                    break
+            self._drip(exchange, (bytes([byte]) for byte in answer.body))
+        elif fault == "nonsense":
+            self.wfile.write(b"220 this is not the service that you are looking for\r\n\r\n")
+        elif fault == "slow-head":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self._drip(exchange, itertools.repeat(b"."))
+        elif fault == "continue":
+            self._drip(exchange, itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"))
+        elif fault.startswith("gzip"):
+            self._compress(exchange, answer, fault)
+        else:
+            self._send_chunks(answer, half if fault == "chunks-cut" else answer.body, fault == "chunks")
+
+    def _compress(self, exchange: Exchange, answer: Answer, fault: str) -> None:
+        """The body by gzip, whole or not; honestly, as far as the Content-Length goes."""
+        body = gzip.compress(answer.body, mtime=0)
+        packed = replace(answer, headers=(*answer.headers, ("Content-Encoding", "gzip")))
+        if fault == "gzip-nothing":
+            self.close_connection = True
+            self._send(packed, body[:10], 2**30)
+            self._drip(exchange, itertools.repeat(NOTHING))
+            return
+        if fault == "gzip-cut":
+            body = body[: len(body) // 2]
+        elif fault == "gzip-mangled":
+            middle = len(body) // 2
+            body = (
+                body[:middle] + bytes(255 - byte for byte in body[middle : middle + 8]) + body[middle + 8 :]
+            )
+        self._send(packed, body, len(body))
+
+    def _send_chunks(self, answer: Answer, body: bytes, ends: bool) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for start in range(0, len(body), 1000):
+            piece = body[start : start + 1000]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if ends:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _drip(self, exchange: Exchange, drops: Iterable[bytes]) -> None:
+        """A drop at a time, until there are none or `stall_seconds` are over."""
+        until = time.monotonic() + exchange.stall_seconds
+        for drop in drops:
+            self.wfile.write(drop)
+            if exchange.closing.wait(0.02) or time.monotonic() > until:
+                break
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        return format_datetime(cast(_Server, self.server).exchange.now, usegmt=True)
+        return format_datetime(self.made, usegmt=True)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
         log.debug(format, *args)

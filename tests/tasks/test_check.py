@@ -143,7 +143,7 @@ def test_the_allowance_grows_with_the_days_between() -> None:
     assert checked.set_aside["reason"].tolist() == [
         "close 901.0 is 9.01 times the close of 2019-01-02 (100.0), more than 3 a day over 2 days"
     ]
-    far = candles(1e-300, 1e300)
+    far = candles(1e-300, 9e299)
     far.loc[1, "day_utc"] = pd.Timestamp("2100-01-01")
     assert len(check(far, last_finished_day=date(2100, 1, 1), previous=(FIRST, 1e-300)).accepted) == 2
 
