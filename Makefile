@@ -1,6 +1,8 @@
 # make run    a forecast from the embedded sample
 # make test   the whole suite
+# make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
 # make check  ruff, mypy, import-linter
+# make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
 # make lock   resolve the dependencies anew
 
@@ -16,7 +18,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test check bench serve-demo lock clean
+.PHONY: run test soak check audit bench serve-demo lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -29,6 +31,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/.test
+	@$(BIN)/python tests/audit.py
 
 # The peers have an environment of their own. PyPI's PyTorch brings several GB for graphics cards;
 # TORCH takes pip's options as well, such as the index that has it without them.
