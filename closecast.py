@@ -596,7 +596,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"closecast: {' '.join(message.split())}", err=True)
+    # What a message quotes may hold what a terminal would obey.
+    plain = "".join(letter if letter.isprintable() else " " for letter in message)
+    typer.echo(f"closecast: {' '.join(plain.split())}", err=True)
     sys.exit(code)
 
 

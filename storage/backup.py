@@ -153,18 +153,19 @@ def _fill(archive: _Archive, home: Home, prices: Path, scratch: Path) -> None:
 
 def _add_table(archive: _Archive, folder: Path, table: DeltaTable) -> None:
     """A table as it was when it was opened: the log up to there, and the data files that count then."""
+    name, folder = folder.name, folder.resolve()  # as Delta names its files
     newest, recorded, lines = table.version(), read_sums(folder), dict[str, str]()
     uris = table.file_uris()
     data = [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
     log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
     for path in (*data, *log):
         short = path.relative_to(folder).as_posix()
-        now = archive.add_file(f"{folder.name}/{short}", path)
+        now = archive.add_file(f"{name}/{short}", path)
         if path.name != "_last_checkpoint":
             # What was recorded, so that a copy of something changed is found out as the original is.
             lines[short] = recorded.get(short, now)
     text = "".join(f"{sha256}  {short}\n" for short, sha256 in lines.items())
-    archive.add_bytes(f"{folder.name}/{SUMS}", text.encode())
+    archive.add_bytes(f"{name}/{SUMS}", text.encode())
 
 
 def _up_to(path: Path, newest: int) -> bool:

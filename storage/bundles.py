@@ -66,6 +66,7 @@ class Bundle:
 
     def __init__(self, folder: Path, manifest_sha256: str) -> None:
         self.folder = folder
+        _damaged_by_links(folder, folder / MANIFEST)
         found = self._sha256(folder / MANIFEST)
         if found != manifest_sha256:
             raise Damaged(
@@ -81,6 +82,7 @@ class Bundle:
             Damaged: the file is missing, unlisted or changed.
         """
         path = self.folder / name
+        _damaged_by_links(path.parent, path)
         if name not in self.manifest or self._sha256(path) != self.manifest[name]:
             raise Damaged(f"{path} is not the file that was stored: restore the folder from a backup")
         return path
@@ -108,3 +110,10 @@ class Bundle:
             return sha256_file(path)
         except BadFile as error:
             raise Damaged(f"{error}, or restore it from a backup") from error
+
+
+def _damaged_by_links(*paths: Path) -> None:
+    """What a link leads to can be another thing after its hash was taken."""
+    for path in paths:
+        if path.is_symlink():
+            raise Damaged(f"{path} is a link, a bundle has none: restore the folder from a backup")

@@ -99,7 +99,7 @@ class Database:
             raise self._unusable(error) from error
 
     def _unusable(self, reason: object) -> HomeUnusable:
-        where = self._url.database if self._sqlite else self._url.render_as_string(hide_password=True)
+        where = self._url.database if self._sqlite else self._url.set(query={}).render_as_string()
         text = " ".join(str(reason).split())
         if "locked" in text:
             return HomeUnusable(

@@ -26,6 +26,7 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
     Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
     records them.
     """
+    folder = folder.resolve()  # as Delta names its files
     log = folder / LOG
     if not log.is_dir():
         return 0, []
@@ -33,7 +34,8 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
     entries = {int(found[1]): path for path in log.iterdir() if (found := _ENTRY.fullmatch(path.name))}
     marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
     newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
-    wrong = [] if recorded or not entries else [f"{folder / SUMS} is missing"]
+    # Of a table that was just made the first commit is the first to be recorded.
+    wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / SUMS} is missing"]
     wrong += [f"{folder / SUMS} has a line that is none: {line!r:.200}" for line in unreadable_sums(folder)]
     wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from storage.home import Home
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
@@ -75,6 +76,33 @@ def write_atomic(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def old_drafts(folder: Path, before: float) -> list[Path]:
+    """What `write_atomic` left of a process that was killed, in a folder and all below it.
+
+    Args:
+        folder: where to look.
+        before: seconds since 1970; a younger draft may be somebody's at work.
+    """
+    found = (path for path in folder.rglob(".*.tmp") if DRAFT.fullmatch(path.name) and path.is_file())
+    return sorted(path for path in found if path.lstat().st_mtime < before)
+
+
+def refuse_links(*paths: Path) -> None:
+    """Refuse a link where something of ours is made or taken away: it may lead out of the home.
+
+    The home itself and its own folders may be links, as somebody makes them who has a bigger disk.
+
+    Raises:
+        HomeUnusable: one of the paths is a link.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise HomeUnusable(
+                f"{path} is a link, and no link is followed below the folders of a home: put what it leads"
+                " to in its place"
+            )
+
+
 def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable.
 
@@ -111,10 +139,11 @@ def keep_raw(home: Home, payload: bytes) -> str:
         The SHA-256 of the payload in hex.
 
     Raises:
-        HomeUnusable: the home cannot be written.
+        HomeUnusable: the home cannot be written, or a link lies in the way.
     """
     sha256 = hashlib.sha256(payload).hexdigest()
     path = _raw_path(home, sha256)
+    refuse_links(path.parent, path)
     if path.is_file():
         return sha256
     try:

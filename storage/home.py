@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.errors import BadProduct, HomeUnusable
@@ -38,7 +38,7 @@ class Home:
     """
 
     root: Path
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
 
     @property
     def mlflow_url(self) -> str:

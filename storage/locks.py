@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
-from storage.errors import HomeBusy
+from storage.errors import HomeBusy, HomeUnusable
 from storage.home import Home, check_product_id
 
 log = logging.getLogger("closecast.locks")
@@ -51,16 +51,21 @@ def tables_lock(home: Home, *, wait_seconds: float = 900.0) -> Iterator[None]:
 def _held(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
     lock = FileLock(home.locks / f"{name}.lock", thread_local=False)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another %s is going on in %s: waiting for it", what, home.root)
         try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("another %s is going on in %s: waiting for it", what, home.root)
             lock.acquire(timeout=wait_seconds)
-        except Timeout as error:
-            raise HomeBusy(
-                f"another {what} has been going on for {wait_seconds:.0f} s in {home.root}:"
-                " try again when it is done"
-            ) from error
+    except Timeout as error:
+        raise HomeBusy(
+            f"another {what} has been going on for {wait_seconds:.0f} s in {home.root}:"
+            " try again when it is done"
+        ) from error
+    except OSError as error:  # also of a link: a lock is never taken on somebody else's file
+        raise HomeUnusable(
+            f"the lock file {lock.lock_file} cannot be used: {error.strerror or error}; take it away or mend"
+            " its rights"
+        ) from error
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import HomeUnusable
+from storage.files import refuse_links
 from storage.home import PRODUCT_ID, Home
 from storage.locks import tables_lock
 from storage.models import Models, registered_name
@@ -94,7 +95,7 @@ def models_of(home: Home) -> list[tuple[str, str]]:
     found = {(version.product_id, version.profile) for version in Models(home).versions()}
     for folder in home.models.glob("closecast.*.*"):
         product_id, profile = folder.name.removeprefix("closecast.").rsplit(".", 1)
-        if PRODUCT_ID.fullmatch(product_id):  # anything else is not ours
+        if PRODUCT_ID.fullmatch(product_id) and not folder.is_symlink():  # anything else is not ours
             found.add((product_id, profile))
     return sorted(found)
 
@@ -106,7 +107,9 @@ def stray_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
     """
     named = {version.bundle for version in Models(home).versions(product_id, profile)}
     parent = home.models / registered_name(product_id, profile)
-    return sorted(path for path in parent.glob("*") if path.is_dir() and path.name not in named)
+    found = (path for path in parent.glob("*") if path.is_dir() and path.name not in named)
+    # What a link leads to is somebody else's.
+    return [] if parent.is_symlink() else sorted(path for path in found if not path.is_symlink())
 
 
 def last_touched(folder: Path) -> datetime:
@@ -119,14 +122,17 @@ def last_touched(folder: Path) -> datetime:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder and all in it; killed on the way, the next time removes the rest.
+    """Remove a folder and all in it, or a file; killed on the way, the next time removes the rest.
 
     Raises:
         HomeUnusable: it cannot be removed.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
+            if folder.is_file():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
     except OSError as error:
         raise HomeUnusable(
             f"{folder} cannot be removed: {error.strerror or error}; mend its rights"
@@ -166,6 +172,7 @@ def _let_go(folder: Path) -> int:
     A full vacuum, which finds the files of killed runs as well: a file that no commit names yet is young.
     """
     table = _now(folder)
+    refuse_links(*folder.rglob("*"))  # a vacuum would go through them
     with writing(folder):
         # What was recorded of a checkpoint stays true: none is written a second time.
         if not (folder / "_delta_log" / f"{table.version():020d}.checkpoint.parquet").is_file():

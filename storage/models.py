@@ -14,7 +14,7 @@ import numpy as np
 
 from storage.bundles import Bundle, Draft
 from storage.errors import Damaged, HomeUnusable
-from storage.files import fsync_folder
+from storage.files import fsync_folder, refuse_links
 from storage.home import Home
 from storage.registry import registry_client
 
@@ -72,10 +72,12 @@ class Models:
     def draft(self, product_id: str, profile: str) -> Iterator[Draft]:
         """A folder to fill, removed afterwards unless `register` moved it to its place."""
         parent = self.home.models / registered_name(product_id, profile)
+        refuse_links(parent)
         folder = parent / f".draft-{uuid.uuid4().hex}"
         try:
             # A run that was killed leaves its draft; the product's lock is held, so nobody is at work in it.
             for left in parent.glob(".draft-*"):
+                refuse_links(left)
                 shutil.rmtree(left)
             folder.mkdir(parents=True)
             yield Draft(folder)
@@ -113,6 +115,7 @@ class Models:
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
         folder = self.home.models / name / hashlib.sha256(key.encode()).hexdigest()[:16]
+        refuse_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
             shutil.rmtree(folder)
         draft.folder.rename(folder)

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
-from storage.files import fsync_folder
+from storage.files import fsync_folder, refuse_links
 from storage.sums import added_files, record_sums
 
 if TYPE_CHECKING:
@@ -120,7 +120,12 @@ class Table:
         return attempt(self.folder, once, *args)
 
     def begin(self) -> State:
-        """The table as it is now, made when there is none: what `look` reads and `insert` writes after."""
+        """The table as it is now, made when there is none: what `look` reads and `insert` writes after.
+
+        Raises:
+            HomeUnusable: a partition is a link.
+        """
+        refuse_links(*(self.folder.iterdir() if self.folder.is_dir() else ()))
         return self._state(open_table(self.folder) or self._made())
 
     def snapshot(self) -> State | None:

@@ -102,6 +102,8 @@ class Client:
         self._pace, self._next_start = threading.Lock(), -math.inf
         self._patience, self._last_start = patience, math.inf
         self._session = Session()
+        # The candles are public: no name and password of a netrc file or of the address goes with a request.
+        self._session.auth = _nobody
         self._session.headers["User-Agent"] = f"closecast/{_version()}"
         self._session.headers["Accept"] = "application/json"
         # A proxy of the environment cannot reach this machine's own loopback.
@@ -242,6 +244,11 @@ def _check_url(base_url: str) -> tuple[str, str]:
         usable = parts.scheme in ("http", "https") and host and parts.port != 0
     except ValueError:  # a port or an IPv6 address that is none
         usable = False
+    if "@" in base_url:  # its text is shown nowhere: there may be a password in it
+        raise BadSetting(
+            "the exchange's address needs the form https://host, without a name or a password;"
+            " correct CLOSECAST_COINBASE_URL"
+        )
     if not usable or parts.query or parts.fragment:
         raise BadSetting(
             f"the exchange's address needs the form https://host, not {one_line(base_url)!r};"
@@ -263,6 +270,10 @@ def _refuse_unfinished(candles: pd.DataFrame, made: datetime | None) -> None:
             f"a candle of {last} made at {made:%Y-%m-%d %H:%M} UTC by the exchange's clock, when that day was"
             " not over; compare this machine's clock"
         )
+
+
+def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _is_empty(page: Page) -> bool:

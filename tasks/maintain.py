@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from prefect import task
 
 from storage.errors import Damaged, HomeBusy
+from storage.files import old_drafts
 from storage.home import Home
 from storage.ledger import backtests
 from storage.locks import backtest_lock, product_lock, tables_lock
@@ -98,7 +99,7 @@ def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[U
     """
     if dry_run:
         models = [unneeded_models(home, *model) for model in models_of(home)]
-        return [*itertools.chain(*models), *unneeded_backtests(home, moment)]
+        return [*itertools.chain(*models), *unneeded_backtests(home, moment), *unneeded_drafts(home, moment)]
     found: list[Unneeded] = []
     with tables_lock(home):  # a backup that is being taken needs what it has seen
         for product_id, profile in models_of(home):
@@ -108,6 +109,7 @@ def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[U
             # Somebody may go on with it at this moment, or have done so since.
             with contextlib.suppress(HomeBusy), backtest_lock(home, one.folder.name, wait_seconds=0):
                 found += _taken_away(home, [one] if one in unneeded_backtests(home, moment) else [])
+        found += _taken_away(home, unneeded_drafts(home, moment))
     return found
 
 
@@ -191,11 +193,18 @@ def unneeded_backtests(home: Home, moment: datetime) -> list[Unneeded]:
     """Folders of backtests without a row in the table, nothing written to them for 30 days."""
     known = set(backtests(home).read(None, ["backtest_id"])["backtest_id"].unique().to_pylist())
     folders = sorted(path for path in home.folds.glob("*") if path.is_dir() and path.name not in known)
+    folders = [path for path in folders if not path.is_symlink()]
     return [
         Unneeded(f"the unfinished backtest {folder.name}", folder)
         for folder in folders
         if moment - last_touched(folder) > UNFINISHED
     ]
+
+
+def unneeded_drafts(home: Home, moment: datetime) -> list[Unneeded]:
+    """Drafts of files that killed runs have left, older than a day."""
+    drafts = old_drafts(home.root, (moment - timedelta(days=1)).timestamp())
+    return [Unneeded(f"the draft {path.relative_to(home.root)}", path) for path in drafts]
 
 
 def _order(version: ModelVersion) -> tuple[str, int]:

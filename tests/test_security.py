@@ -1,0 +1,445 @@
+"""What comes from outside is hostile: names, files, addresses, settings; nothing that is read is run."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import logging
+import os
+import resource
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
+
+import closecast
+from flows.settings import environment
+from storage.database import Database
+from storage.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
+from storage.home import Home, check_product_id
+from storage.predictions import Predictions
+from storage.prices import Prices
+from tasks.fetch import Client
+from tests.exchange import Answer, Exchange
+from tests.helpers import BTC, made_up, store, to_csv
+
+PROJECT = Path(__file__).resolve().parent.parent
+SOURCES = [
+    PROJECT / "closecast.py",
+    *(p for r in ("flows", "tasks", "storage") for p in (PROJECT / r).rglob("*.py")),
+]
+SECRET = "hunter2-in-the-clear"  # noqa: S105
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def typed(*words: str) -> tuple[int, str, str]:
+    """A command in this process: its exit code, output and errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["closecast", *words])
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            closecast.main()
+    return int(end.value.code or 0), out.getvalue(), err.getvalue()
+
+
+# Nothing is run that was read
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pty"}
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {"popen", "spawnl", "spawnv", "execv", "read_pickle", "to_pickle", "load_model"}
+FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "os.system"}
+FORBIDDEN_OPTIONS = (("shell", True), ("allow_pickle", True), ("safe_mode", False))
+
+
+def offences(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
+            yield str(node.module)
+        elif isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_NAMES:
+                yield node.func.id
+            called = ast.unparse(node.func)
+            yield from {called, called.rpartition(".")[2]} & FORBIDDEN_CALLS
+            options = {(one.arg, getattr(one.value, "value", None)) for one in node.keywords}
+            yield from (
+                f"{called}({name}={value})" for name, value in options.intersection(FORBIDDEN_OPTIONS)
+            )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_no_pickle_no_eval_no_shell(path: Path) -> None:
+    assert list(offences(ast.parse(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval('1')",
+        "os.system('x')",
+        "subprocess.run('x', shell=True)",
+        "np.load(p, allow_pickle=True)",
+        "keras.models.load_model(p)",
+        "load(p, safe_mode=False)",
+    ],
+)
+def test_what_is_forbidden_would_be_seen(text: str) -> None:
+    assert list(offences(ast.parse(text)))
+
+
+def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
+    from flows import backtest, daily, maintain
+
+    found = {id(one): one for module in (backtest, daily, maintain) for one in vars(module).values()}
+    flows = [one for one in found.values() if isinstance(one, Flow)]
+    steps = [one for one in found.values() if isinstance(one, Task)]
+    assert len(flows) >= 3
+    assert len(steps) >= 8
+    for one in (*flows, *steps):
+        assert one.persist_result is False, one.name
+    for step in steps:
+        assert step.cache_policy in (NO_CACHE, None), step.name
+
+
+# Product ids
+
+HOSTILE_IDS = [
+    "../../etc/passwd", "BTC-USD/../..", "BTC-USD\n", "BTC-USD\x00", "BTC‑USD", "ВТС-USD", "BTC-USD OR 1=1",
+    "BTC-USD'; DROP TABLE candles; --", "%2e%2e%2f", "btc-usd", "BTC_USD", "-", "BTC-", "-USD",
+    "B" * 17 + "-USD", "١٢٣-USD", " BTC-USD", "BTC-USD ",
+    "BTC-USD?x=1", "BTC-USD#x", "~", "$(id)-USD", "`id`-USD", "",
+]  # fmt: skip
+
+
+@given(st.text(max_size=40))
+@example("BTC-USD\n")
+@settings(derandomize=True, deadline=None)
+def test_only_ids_of_the_form_pass(text: str) -> None:
+    allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+    base, dash, quote = text.partition("-")
+    fits = bool(dash) and all(0 < len(part) <= 16 and set(part) <= allowed for part in (base, quote))
+    if fits:
+        assert check_product_id(text) == text
+    else:
+        with pytest.raises(BadProduct):
+            check_product_id(text)
+
+
+@pytest.mark.parametrize("product", HOSTILE_IDS)
+@pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback"])
+def test_hostile_ids_stop_at_the_door_of_every_command(command: str, product: str, home: Home) -> None:
+    before = sorted(home.root.rglob("*"))
+    code, out, err = typed(command, f"--product={product}", "--home", str(home.root))
+    assert code in (1, 2)
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_hostile_words_are_words(home: Home) -> None:
+    """SQL, paths and markup in every other argument: one line, and the prices are as they were."""
+    store(home, made_up(10))
+    words = [
+        "'; DROP TABLE candles; --",
+        "../../../etc/passwd",
+        "[bold]x[/]",
+        "$(touch /tmp/owned)",
+        "\x1b[2J",
+        "1" * 5000,
+    ]
+    for word in words:
+        for command in (
+            ["predictions", f"--from={word}"],
+            ["reproduce", word],
+            ["rollback", "--product", BTC, f"--to={word}"],
+            ["score", f"--profile={word}"],
+            ["run", "--set", f"{word}=1"],
+            ["run", f"--as-of={word}"],
+            ["import", word, "--product", BTC],
+            ["sql", word],
+            ["restore", word],
+        ):
+            code, out, err = typed(*command, "--home", str(home.root))
+            assert code in (1, 2), (command, out, err)
+            assert err.count("\n") == 1, (command, err)
+            assert "\x1b" not in err
+            assert len(err) < 1500, command
+    with Prices(home) as prices:
+        assert prices.table("candles").num_rows == 10
+    assert not Path("/tmp/owned").exists()  # noqa: S108
+
+
+# Files
+
+PATHS = [
+    "/dev/zero",
+    "/dev/null",
+    "/proc/self/mem",
+    "/proc/self/environ",
+    "/",
+    ".",
+    "/etc/shadow-not",
+    "\x00",
+    "a" * 5000,
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_that_are_no_files_of_candles_are_refused_at_once(path: str, home: Home) -> None:
+    began = time.monotonic()
+    code, _, err = typed("import", path, "--product", BTC, "--home", str(home.root))
+    assert code in (1, 2)
+    assert err.count("\n") == 1
+    assert time.monotonic() - began < 5
+
+
+def test_a_pipe_and_a_loop_of_links_are_refused_at_once(home: Home, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "one.csv").symlink_to(tmp_path / "two.csv")
+    (tmp_path / "two.csv").symlink_to(tmp_path / "one.csv")
+    for name in ("pipe.csv", "one.csv"):
+        code, _, err = typed("import", str(tmp_path / name), "--product", BTC, "--home", str(home.root))
+        assert (code, err.count("\n")) == (1, 1)
+
+
+def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A command in a process of its own, and its peak memory in GB; more than 3 GB is not to be had."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))\n"
+        "import closecast, atexit\n"
+        "status = lambda: open('/proc/self/status').read()\n"
+        "atexit.register(lambda: print('PEAK', status().split('VmHWM:')[1].split()[0]))\n"
+        f"sys.argv = ['closecast', *{list(words)!r}]\nclosecast.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=120
+    )
+    return done, float(done.stdout.rpartition("PEAK ")[2]) / 2**20
+
+
+def test_a_line_of_two_gigabytes_is_refused_without_reading_it(home: Home, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.csv"
+    with bomb.open("wb") as file:
+        file.write(b"date,close\n2020-01-01,")
+        file.truncate(2 * 2**30)
+    began = time.monotonic()
+    done, peak = peak_of("import", str(bomb), "--product", BTC, "--home", str(home.root))
+    assert done.returncode == 1
+    assert "larger" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert peak < 0.5
+    assert time.monotonic() - began < 20
+
+
+BOMBS = {
+    "columns": b",".join(b"c%d" % n for n in range(10_000)) + b"\n" + b"1," * 9_999 + b"1\n",
+    "columns below the header": b"date,close\n" + b"1," * 10_000 + b"\n",
+    "a line of 20 MB": b"date,close\n2020-01-01," + b"9" * 20_000_000 + b"\n",
+    "empty lines": b"\n" * 5_000_000,
+    "nothing but quotes": b'"' * 5_000_000,
+    "nothing but delimiters": b"," * 5_000_000,
+    "zeros": bytes(1_000_000),
+    "compressed": gzip.compress(b"date,close\n2020-01-01,1\n"),
+    "a zip": b"PK\x03\x04" + bytes(100),
+    "half a character": b"date,close\n2020-01-01,1\xe2\x82",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "bomb.csv"
+    file.write_bytes(BOMBS[name])
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code, out, err = typed("import", str(file), "--product", BTC, "--home", str(home.root))
+    assert code == 1, (out, err)
+    assert err.count("\n") == 1
+    assert len(err) < 700
+    assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a GB
+
+
+@pytest.mark.parametrize(
+    "close", ["1e400", "0x10", "1_000", "١٢٣", "=1+1", "@SUM(A1)", "nan", "inf", "--1", "1e", "$5", "1 000"]
+)
+def test_what_is_no_number_is_set_aside_and_never_a_price(close: str, home: Home, tmp_path: Path) -> None:
+    text = to_csv(made_up(30)).decode()
+    last = text.splitlines()[-1].split(",")
+    last[4] = close
+    (tmp_path / "b.csv").write_text(
+        "\n".join([*text.splitlines()[:-1], ",".join(last)]) + "\n", encoding="utf-8"
+    )
+    code, out, err = typed("import", str(tmp_path / "b.csv"), "--product", BTC, "--home", str(home.root))
+    assert code == 0, err
+    assert "29 days new" in out
+    with Prices(home) as prices:
+        assert len(prices.quarantined(BTC)) == 1
+
+
+# The exchange
+
+
+def asked(answer: str | Answer, **how: object) -> BaseException | None:
+    with Exchange({BTC: made_up(5)}, burst=1000, faults=[answer] * 9) as ex:
+        waits: list[float] = []
+        with Client(ex.url, attempts=2, empty_attempts=1, total_timeout=2, sleep=waits.append) as client:
+            try:
+                client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
+            except ClosecastError as error:
+                return error
+    return None
+
+
+def bomb(levels: int) -> bytes:
+    body = b"[" + b" " * 2**28 + b"]"
+    for _ in range(levels):
+        body = gzip.compress(body, 9)
+    return body
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, bomb(1), headers=(("Content-Encoding", "gzip"),)),
+        Answer(200, bomb(2), headers=(("Content-Encoding", "gzip, gzip"),)),
+        Answer(200, zlib.compress(b"[" + b" " * 2**28 + b"]", 9), headers=(("Content-Encoding", "deflate"),)),
+        Answer(200, b"[" * 200_000),
+        Answer(200, b"[" + b"1," * 2**21 + b"1]"),
+        Answer(200, b"[]", headers=(("X-Long", "x" * 100_000),)),
+        Answer(200, b"[]", headers=tuple((f"X-{n}", "x") for n in range(200))),
+        Answer(200, b'{"message": "' + b"x\\n" * 100_000 + b'"}'),
+        Answer(400, b'{"message": "\\u001b[2J\\u0007evil\\r\\nline"}'),
+    ],
+    ids=[
+        "gzip",
+        "gzip twice",
+        "deflate",
+        "nested",
+        "long",
+        "header",
+        "headers",
+        "message",
+        "control",
+    ],
+)
+def test_bombs_of_the_exchange_are_an_error_in_bounded_memory(answer: Answer) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = asked(answer)
+    assert isinstance(error, ExchangeError)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # 256 MB
+    assert "\n" not in str(error)
+    assert "\x1b" not in str(error)
+    assert len(str(error)) < 1000
+
+
+def test_a_number_of_millions_of_digits_is_a_row_set_aside() -> None:
+    began = time.monotonic()
+    assert asked(Answer(200, b"[[" + b"9" * 2**21 + b"]]")) is None
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["http://127.0.0.1:{port}/stolen", "file:///etc/passwd", "//evil.example/", "ftp://x/", "/elsewhere"],
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status: int, to: str) -> None:
+    with Exchange({}, burst=1000) as other, Exchange({BTC: made_up(5)}, burst=1000) as ex:
+        place = to.format(port=other.url.rpartition(":")[2])
+        ex.faults.append(Answer(status, b"", headers=(("Location", place),)))
+        with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError, match="not followed"):
+            client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
+        assert (len(ex.requests), len(other.requests)) == (1, 0)
+
+
+def test_nobodys_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+    (tmp_path / ".netrc").write_text(f"default login me password {SECRET}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setattr("tests.exchange._Handler.parse_request", _watching(seen))
+    with Exchange({BTC: made_up(5)}, burst=1000) as ex, Client(ex.url) as client:
+        client._session.trust_env = True  # as with any host that is not this machine
+        client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
+    assert seen
+    assert all("Authorization" not in headers and "Cookie" not in headers for headers in seen)
+
+
+def _watching(seen: list[dict[str, str]]) -> object:
+    from http.server import BaseHTTPRequestHandler
+
+    whole = BaseHTTPRequestHandler.parse_request
+
+    def parse_request(self: BaseHTTPRequestHandler) -> bool:
+        fine = whole(self)
+        seen.append(dict(self.headers))
+        return fine
+
+    return parse_request
+
+
+# Secrets
+
+
+def test_a_password_in_an_address_is_shown_nowhere(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = []
+    for url in (
+        f"postgresql+psycopg://me:{SECRET}@nowhere.invalid/prices",
+        f"postgresql://me:{SECRET}@nowhere.invalid/prices?password={SECRET}",
+        f"nonsense://me:{SECRET}@nowhere",
+        f"not a url {SECRET}",
+        f"sqlite:////nowhere/at/all.db?key={SECRET}",
+    ):
+        with pytest.raises((BadSetting, HomeUnusable)) as error:
+            Database(Home(home.root, url)).close()
+        said.append(str(error.value))
+        assert SECRET not in repr(Home(home.root, url))
+    for url in (f"https://me:{SECRET}@exchange.example", f"nonsense//me:{SECRET}@x"):
+        with pytest.raises(BadSetting) as error:
+            Client(url)
+        said.append(str(error.value))
+        monkeypatch.setenv("CLOSECAST_COINBASE_URL", url)
+        assert environment().coinbase_url == url
+    assert SECRET not in "\n".join([*said, caplog.text])
+
+
+def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-m", "closecast", "run", "--source", "sample", "--home", str(home)],
+        cwd=PROJECT,
+        env={
+            **os.environ,
+            "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert SECRET.encode() not in b"".join([*written, done.stdout.encode(), done.stderr.encode()])
+    assert Predictions(Home(home)).read().num_rows == 0
