@@ -584,15 +584,16 @@ def main() -> None:
         asked = getattr(error, "format_message", error.__str__)()
         _fail(f"{asked} (closecast --help tells more)", EXIT_USAGE) if asked else sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the next run finishes what this one began", EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
     except Exception as error:
         # Not foreseen: the traceback belongs in the log file, the terminal gets its last line.
         log.debug("an error that nobody foresaw", exc_info=True)
         kept = next((h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)), None)
         where = f" (the traceback is in {kept})" if kept else ""
         _fail(f"{type(error).__name__}: {str(error)[:400]}{where}", EXIT_FAILED)
-    else:
-        sys.exit(code)
+    if code == EXIT_INTERRUPTED:  # typer makes this of a Ctrl-C by itself
+        _fail("interrupted; the next run finishes what this one began", EXIT_INTERRUPTED)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

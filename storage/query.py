@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
     "temp_directory": "",
+    "memory_limit": "4GB",
     "lock_configuration": "true",
 }
 _KINDS = {
@@ -70,13 +72,28 @@ def query(home: Home, sql: str) -> pa.Table:
                     f"sql needs exactly one SELECT, got {_kinds(statements)}: the tables are read-only"
                 )
             _register(connection, home, prices)
-            answer = connection.sql(statements[0])
-            if answer is None:
-                raise BadQuery("the query gives no rows, not even none: ask with a SELECT")
-            rows = answer.to_arrow_table()
+            rows = _interruptible(connection, statements[0])
         except duckdb.Error as error:
             raise BadQuery(f"the query cannot be answered: {' '.join(str(error).split())[:400]}") from error
     return rows.rename_columns(_told_apart(rows.column_names))
+
+
+def _interruptible(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> pa.Table:
+    """The rows of a query that Ctrl-C ends: DuckDB itself looks for it only when a query is done."""
+
+    def ask() -> pa.Table:
+        answer = connection.sql(statement)
+        if answer is None:
+            raise BadQuery("the query gives no rows, not even none: ask with a SELECT")
+        return answer.to_arrow_table()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asked = pool.submit(ask)
+        try:
+            return asked.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
 
 
 class _Scan:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -291,6 +292,30 @@ def test_what_is_no_number_is_set_aside_and_never_a_price(close: str, home: Home
     assert "29 days new" in out
     with Prices(home) as prices:
         assert len(prices.quarantined(BTC)) == 1
+
+
+# Questions without end
+
+
+def test_ctrl_c_ends_a_query_that_would_not_end(home: Home) -> None:
+    endless = "select count(*) from range(100000000000) a, range(1000) b"
+    command = [sys.executable, "-m", "closecast", "sql", endless, "--home", str(home.root)]
+    Prices(home).__enter__().__exit__()
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as asking:
+        time.sleep(4)
+        assert asking.poll() is None
+        asking.send_signal(signal.SIGINT)
+        _, err = asking.communicate(timeout=10)
+    assert asking.returncode == 130
+    assert err.startswith("closecast: interrupted")
+
+
+def test_a_query_that_wants_all_the_memory_is_refused(home: Home) -> None:
+    greedy = "select list(a.range) from range(10000000) a, range(1000) b"
+    done, peak = peak_of("sql", greedy, "--home", str(home.root))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert peak < 5
 
 
 # The exchange
