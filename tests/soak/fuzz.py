@@ -1,0 +1,195 @@
+"""Bytes that nobody would send, for the reader of CSV files and for the reader of the exchange's answers.
+
+`python tests/soak/fuzz.py --minutes 10 --seed 1`: files and answers that look real are mutated. Either they
+are refused in one line, or every close that comes out stands in what went in; never another error, never a
+warning, never more than a second. What breaks this is printed, to be kept as a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path[0:0] = [str(PROJECT)] if str(PROJECT) not in sys.path else []
+
+import pandas as pd  # noqa: E402
+
+from storage.errors import ClosecastError  # noqa: E402
+from tasks.answers import parse  # noqa: E402
+from tasks.candle_rows import read_rows  # noqa: E402
+from tasks.check import check_candles  # noqa: E402
+from tasks.read_csv import read_candles  # noqa: E402
+
+FIRST, DAYS = date(2019, 1, 1), 12
+SECONDS = 1.0
+BITS = [
+    b",", b";", b"\t", b"\n", b"\r", b"\r\n", b'"', b"'", b"\0", b"\xef\xbb\xbf", b"\xff",
+    b"\xe2\x80\xa8", b"-", b"+", b"e", b"E308", b"e-400", b"1e400", b"nan", b"NaN", b"inf", b"-inf",
+    b"Infinity", b"None", b"null", b"true", b"0x1f", b"1_000", "١".encode(), "１".encode(), b"9" * 400,
+    b"0" * 70, b".", b"..", b"1970-01-01", b"0001-01-01", b"9999-12-31", b"2019-02-30", b"2019-13-01",
+    b"20190101", b"1546300800", b"1546300800000", b"-1", b"2019-01-01T00:00:00Z", b"2019-01-01 12:00",
+    b"12-AM", b"Date", b"close", b"Close", b"Volume BTC", b"Volume USD", b"unix", b"symbol", b"BTC/USD",
+    b"[", b"]", b"{", b"}", b"[[", b"]]", b"\\u0000", b"\\ud800", b'"1"', b" ", b"#", b"=1+1",
+]  # fmt: skip
+
+
+def csv_seeds() -> list[bytes]:
+    """Files of the kinds that the reader knows."""
+    days = [FIRST + timedelta(days=n) for n in range(DAYS)]
+    closes = [3700 + 13.5 * n for n in range(DAYS)]
+    plain = "date,close\n" + "".join(f"{d},{c}\n" for d, c in zip(days, closes, strict=True))
+    full = "Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USD\n" + "".join(
+        f"{d},BTCUSD,{c - 1},{c + 5},{c - 5},{c},{10 + n},{(10 + n) * c}\n"
+        for n, (d, c) in enumerate(zip(days, closes, strict=True))
+    )
+    stamps = [1546300800 + 86400 * n for n in range(DAYS)]
+    api = "".join(f"{s},{c - 5},{c + 5},{c - 1},{c},10.5\n" for s, c in zip(stamps, closes, strict=True))
+    unix = "Unix Timestamp;Close;High\n" + "".join(
+        f"{s}000;{c};{c + 5}\n" for s, c in zip(stamps, closes, strict=True)
+    )
+    return [text.encode() for text in (plain, full, api, unix, "https://www.cryptodatadownload.com\n" + full)]
+
+
+def answer_seeds() -> list[bytes]:
+    """Pages of the exchange."""
+    stamps = [1546300800 + 86400 * n for n in range(DAYS)]
+    rows = [[s, 3690, 3710.5, 3700, 3700 + n, 1.5 * n] for n, s in enumerate(stamps)]
+    return [json.dumps(rows[::-1]).encode(), json.dumps(rows[:1]).encode(), b"[]", b'{"message": "x"}']
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    """The bytes after one to six small crimes."""
+    for _ in range(draw.choice((1, 1, 1, 2, 3, 6))):
+        at = draw.randint(0, len(data))
+        end = min(len(data), at + draw.choice((0, 1, 1, 2, 8, 40)))
+        crime = draw.randrange(6)
+        if crime == 0:
+            data = data[:at] + draw.choice(BITS) + data[end:]
+        elif crime == 1:
+            data = data[:at] + data[end:]
+        elif crime == 2 and data:
+            at = min(at, len(data) - 1)
+            data = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+        elif crime == 3:
+            data = data[:at] + data[at:end] * draw.choice((2, 3, 50)) + data[end:]
+        elif crime == 4:
+            lines = data.split(b"\n")
+            draw.shuffle(lines)
+            data = b"\n".join(lines)
+        else:
+            other = draw.randint(0, len(data))
+            cut = data[: min(at, other)] + data[max(at, other) :]
+            data = cut if draw.random() < 0.2 else data + data[at:end]
+    return data
+
+
+def numbers_in(data: bytes) -> set[float]:
+    """Every number that stands in the bytes, however it is cut out; quotes are no part of one."""
+    found = set()
+    for text in re.findall(rb"[-+.\deE]+", data.replace(b'"', b"")):
+        for start in range(len(text)) if len(text) < 60 else (0,):
+            try:
+                found.add(abs(float(text[start:])))
+            except ValueError:
+                continue
+    return found
+
+
+def check(frame: pd.DataFrame, rejected: pd.DataFrame, data: bytes) -> None:
+    """What came out, after the rules, must have stood in what went in."""
+    last = date(2026, 1, 1)
+    checked = check_candles(frame, last_finished_day=last)
+    assert len(checked.accepted) + len(checked.set_aside) == len(frame)
+    assert frame["day_utc"].is_monotonic_increasing
+    assert frame["day_utc"].is_unique
+    assert (rejected["reason"].str.len() > 0).all()
+    closes = {abs(close) for close in frame["close_usd"].tolist()}
+    assert closes <= numbers_in(data) | {0.0}, closes - numbers_in(data)
+    accepted = checked.accepted["close_usd"]
+    assert ((accepted > 0) & (accepted < 1e300)).all()
+
+
+def try_csv(data: bytes) -> str:
+    """A file: `refused` or `read`."""
+    said = ""
+    try:
+        read = read_candles(data, "BTC-USD", name="fuzz.csv", on_duplicate="last")
+    except ClosecastError as error:
+        said = str(error)
+    if said:
+        assert "\n" not in said, "more than one line"
+        assert len(said) < 600, "a long line"
+        return "refused"
+    check(read.candles, read.rejected, data)
+    return "read"
+
+
+def try_answer(data: bytes) -> str:
+    """An answer: `refused` where it is no array, else `read`."""
+    content = parse(data)
+    if not isinstance(content, list):
+        return "refused"
+    candles, rejected = read_rows(content, FIRST, FIRST + timedelta(days=DAYS + 20))
+    check(candles, rejected, data)
+    return "read"
+
+
+def fuzz(minutes: float, seed: int, say: Callable[[str], None]) -> tuple[Counter[str], list[bytes]]:
+    """Try for so long; what happened how often, and the inputs that broke something."""
+    draw = random.Random(seed)  # noqa: S311 (crimes, not secrets)
+    warnings.simplefilter("error")
+    tried: Counter[str] = Counter()
+    found: dict[str, bytes] = {}
+    corpus = [(try_csv, seed_) for seed_ in csv_seeds()] + [(try_answer, seed_) for seed_ in answer_seeds()]
+    until = time.monotonic() + 60 * minutes
+    while time.monotonic() < until:
+        attempt, whole = draw.choice(corpus)
+        data = mutated(whole, draw)
+        began = time.monotonic()
+        try:
+            outcome = attempt(data)
+            if time.monotonic() - began > SECONDS:
+                raise AssertionError(f"took {time.monotonic() - began:.1f} s")
+            if outcome == "read" and len(data) < 20_000 and draw.random() < 0.002 and len(corpus) < 300:
+                corpus.append((attempt, data))
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            outcome = "BROKEN"
+            key = f"{attempt.__name__} {type(error).__name__} {where.filename}:{where.lineno}"
+            if key not in found:
+                found[key] = data
+                say(f"BROKEN {key}: {str(error)[:200]!r}\n  {data[:3000]!r}")
+        tried[f"{attempt.__name__.removeprefix('try_')} {outcome}"] += 1
+    return tried, list(found.values())
+
+
+def main() -> int:
+    """Fuzz, and print what was tried; 1 when something broke."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, flush=True)  # noqa: T201 (what the program is for)
+
+    tried, found = fuzz(given.minutes, given.seed, say)
+    for outcome, times in sorted(tried.items()):
+        say(f"{outcome:16} {times:9,}")
+    say(f"{sum(tried.values()):,} inputs in {given.minutes:g} minutes, {len(found)} findings")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
