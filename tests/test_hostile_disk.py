@@ -1,0 +1,252 @@
+"""Disks and clocks that are against a run: it says so in one line or waits, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from storage.home import Home
+from storage.predictions import Predictions
+from storage.prices import Prices
+from tasks.verify import verify_home
+from tests.helpers import BTC, NOW, made_up, to_csv
+
+PROJECT = Path(__file__).resolve().parent.parent
+QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
+DAYS = 60
+# `make soak` sets it: every place and every size, and after each the run that succeeds.
+LONG = "SOAK" in os.environ
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "btc.csv"
+    path.write_bytes(to_csv(made_up(DAYS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
+    """A home with a forecast, for copying."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "btc.csv").write_bytes(to_csv(made_up(DAYS - 1)))
+    done = run(folder / "home", folder / "btc.csv")
+    assert done.returncode == 0, done.stderr
+    return folder / "home"
+
+
+def run(home: Path, csv: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    from prefect.settings import PREFECT_API_URL
+
+    words = ["run", "--csv", str(csv), "--product", BTC, "--home", str(home), *QUICK, *more]
+    return subprocess.run(
+        [sys.executable, "-m", "closecast", *words],
+        cwd=PROJECT,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def predictions(home: Path) -> subprocess.CompletedProcess[str]:
+    words = ["predictions", "--home", str(home), "--format", "csv"]
+    command = [sys.executable, "-m", "closecast", *words]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a run ended with."""
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("closecast: ")
+    assert "Traceback" not in done.stderr + done.stdout
+    return done.stderr
+
+
+def rows(home: Path) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = Predictions(Home(home)).between().to_pylist()
+    return found
+
+
+def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
+    """When the trouble is over, the next run does what this one could not; what was there is there."""
+    done = run(home, csv)
+    assert done.returncode == 0, done.stderr
+    after = rows(home)
+    assert after[: len(before)] == before
+    assert len(after) == len(before) + 1
+    assert verify_home(Home(home)).wrong == []
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, kilobytes: int) -> Iterator[None]:
+    """A disk of its own at that folder."""
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@root_only
+@pytest.mark.parametrize("spare", range(0, 340, 20) if LONG else [0, 60])
+def test_a_full_disk(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
+    """It is full at once, or so many kilobytes later: at the prices, the model, or the forecast.
+
+    With some of them left the run may come to its end.
+    """
+    disk = tmp_path / "disk"
+    with small_disk(disk, 16_000):
+        shutil.copytree(made, disk / "home")
+        before = rows(disk / "home")
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(bytes(free - spare * 1024))
+        done = run(disk / "home", csv)
+        if done.returncode or spare < 100:
+            said = refused(done)
+            assert re.search("space|full|disk I/O", said), said
+            assert rows(disk / "home") == before
+        (disk / "ballast").unlink()
+        succeeds(disk / "home", csv, before)
+
+
+@root_only
+def test_a_disk_that_can_only_be_read(made: Path, csv: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 16_000):
+        shutil.copytree(made, disk / "home")
+        before = rows(disk / "home")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        said = refused(run(disk / "home", csv))
+        assert "--home or CLOSECAST_HOME" in said
+        assert str(disk / "home") in said
+        # To look is allowed.
+        asked = predictions(disk / "home")
+        assert asked.returncode == 0, asked.stderr
+        assert str(before[0]["prediction_id"]) in asked.stdout
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        succeeds(disk / "home", csv, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["models", "raw", "locks", "logs", "predictions", "scores", "predictions/_delta_log"]
+)
+def test_a_file_where_a_folder_should_be(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    place = home / name
+    if place.exists():
+        place.rename(tmp_path / "away")
+    place.write_text("in the way")
+    said = refused(run(home, csv))
+    assert name.partition("/")[0] in said
+    place.unlink()
+    if (tmp_path / "away").exists():
+        (tmp_path / "away").rename(place)
+    if LONG:
+        succeeds(home, csv, rows(home))
+    assert verify_home(Home(home)).wrong == []
+
+
+@pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
+def test_a_folder_where_a_database_should_be(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    (home / name).rename(tmp_path / "away")
+    (home / name).mkdir()
+    assert name in refused(run(home, csv))
+    (home / name).rmdir()
+    (tmp_path / "away").rename(home / name)
+    if LONG:
+        succeeds(home, csv, rows(home))
+    assert verify_home(Home(home)).wrong == []
+
+
+@pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
+def test_a_database_that_another_process_holds_for_twenty_seconds(
+    made: Path, csv: Path, tmp_path: Path, name: str
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    before = rows(home)
+    hold = (
+        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(20); c.execute('COMMIT')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(home / name)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        began = time.monotonic()
+        succeeds(home, csv, before)
+        assert time.monotonic() - began > 10
+
+
+def test_a_database_that_is_held_for_too_long_is_said(
+    made: Path, csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    before = rows(home)
+    monkeypatch.setattr("storage.database.BUSY_SECONDS", 1)
+    with contextlib.closing(sqlite3.connect(home / "prices.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        from storage.errors import HomeUnusable
+
+        with pytest.raises(HomeUnusable, match="is held by another process"), Prices(Home(home)) as prices:
+            prices.start_series("ETH-USD", "csv", started_at=NOW)
+    succeeds(home, csv, before)
+
+
+def test_a_clock_that_is_set_back(made: Path, csv: Path, tmp_path: Path) -> None:
+    """A day back: what is stored is newer than the clock. Nothing of it goes, and no day comes twice."""
+    home = tmp_path / "home"
+    shutil.copytree(made, home)
+    before, last = rows(home), made_up(DAYS)["day_utc"].iloc[-1]
+    script = (
+        "import sys; from datetime import UTC, datetime\n"
+        "import flows.clock\n"
+        f"flows.clock.now = lambda: datetime({last - pd.Timedelta(days=1):%Y, %-m, %-d}, 12, tzinfo=UTC)\n"
+        f"sys.argv = ['closecast', 'run', '--csv', {str(csv)!r}, '--home', {str(home)!r}, *{list(QUICK)!r}]\n"
+        "import closecast; closecast.main()"
+    )
+    from prefect.settings import PREFECT_API_URL
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stderr.count("\n") == done.returncode
+    after = rows(home)
+    assert after[: len(before)] == before
+    assert verify_home(Home(home)).wrong == []
+    done = run(home, csv)
+    assert done.returncode == 0, done.stderr
+    days = [row["origin_day"] for row in rows(home) if row["revision"] == 0]
+    assert len(days) == len(set(days))
+    assert str(days[-1]) == f"{last:%Y-%m-%d}"
