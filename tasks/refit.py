@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ log = logging.getLogger("closecast.refit")
 
 def model_key(*parts: str) -> str:
     """The digest of what a model is trained from: the same parts, the same model."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def refit_version(
