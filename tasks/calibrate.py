@@ -7,6 +7,11 @@ import numpy as np
 from tasks.quantiles import LEVELS
 from tasks.scale import Floats
 
+# In scales. A correction answers for the level at its place among the sorted quantiles; while these cross it
+# could be pushed on without end by outcomes that were its neighbour's, and would be wrong for years after.
+# No correction of the measured years came near it.
+MOST_CORRECTION = 3.0
+
 
 def mix(own: Floats, other: Floats, *, share: float) -> Floats:
     """Average two distributions' quantiles, any shape (..., 23), with weight `share` on the other's."""
@@ -28,10 +33,11 @@ def advance(corrections: Floats, came_usd: float, quantiles_usd: Floats, *, step
     """The corrections, (23,), after one outcome: each rises by level less whether the close was below.
 
     Quantile tracking of Angelopoulos, Candès and Tibshirani (2023), "Conformal PID control for time series
-    prediction", with its proportional part alone.
+    prediction", with its proportional part alone. Within `MOST_CORRECTION` of zero, whatever comes.
     """
     below = came_usd <= quantiles_usd
-    return np.asarray(corrections + step * (np.array(LEVELS) - below), dtype=np.float64)
+    moved = corrections + step * (np.array(LEVELS) - below)
+    return np.asarray(np.clip(moved, -MOST_CORRECTION, MOST_CORRECTION), dtype=np.float64)
 
 
 def to_usd(quantiles: Floats, last_close_usd: float) -> Floats:
