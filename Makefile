@@ -26,6 +26,19 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+# SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
+KILLS ?= 200
+ROUNDS ?= 3
+SOAK ?= 20
+FUZZ_MINUTES ?= 10
+
+soak: $(VENV)/.test
+	$(BIN)/python tests/soak/killing.py --kills $(KILLS)
+	$(BIN)/python tests/soak/crowd.py --rounds $(ROUNDS)
+	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/test_exchange_worst.py \
+		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/test_hostile_disk.py
+	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
+
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -29,6 +29,8 @@ def test_beside_naive() -> None:
     }
     assert all(type(value) is float for value in figures.values())
     assert against_naive(last, came, last)["rmse_ratio_to_naive"] == 1.0
+    cents = against_naive(np.array([0.05, 0.07]), np.array([0.06, 0.06]), np.array([0.05, 0.05]))
+    assert cents["rmse_ratio_to_naive"] == pytest.approx(1.0)
 
 
 def test_a_series_that_never_moves_has_no_ratio() -> None:

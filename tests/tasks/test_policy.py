@@ -75,6 +75,11 @@ TUNED_BACK = known(2, 30, made_by="fine-tune", status="rolled-back")
         pytest.param([FIRST_ONE, known(2, 91)], 90, "refit", id="tomorrow's version is invisible"),
         pytest.param([known(2, 300)], 100, "refit", id="before the first version"),
         pytest.param([FIRST_ONE, known(2, 91, status="rolled-back")], 40, "fine-tune", id="back later"),
+        pytest.param([known(1, 0, seen=-149)], 30, "keep", id="179 days unseen by a fine-tuning's champion"),
+        pytest.param([known(1, 0, seen=-150)], 30, "fine-tune", id="180 days unseen by it"),
+        # The refit that it came from was pruned.
+        pytest.param([TUNED], 119, "fine-tune", id="no refit is left: a day before the next"),
+        pytest.param([TUNED], 120, "refit", id="no refit is left: counted from the champion"),
     ],
 )
 def test_what_is_due(versions: list[Known], day: int, action: str) -> None:
@@ -90,8 +95,10 @@ def test_the_periods_are_settings() -> None:
 
 
 def test_why() -> None:
-    assert "no champion" in decide([], on(0), POLICY).why
-    assert str(on(90)) in decide([FIRST_ONE, REFUSED], on(180), POLICY).why
+    assert decide([], on(0), POLICY).why == "there is no champion yet"
+    assert decide([FIRST_ONE, REFUSED], on(180), POLICY).why == f"the last refit is of {on(90)}"
+    assert decide([FIRST_ONE, REFUSED], on(120), POLICY).why == f"the last training is of {on(90)}"
+    assert decide([FIRST_ONE], on(5), POLICY).why == f"version 1 was made on {on(0)}"
     waits = decide([SHORT], on(100), POLICY).why
     assert f"waits until {on(180)}" in waits
     assert "not seen 100 of the 180 days" in waits
@@ -111,6 +118,11 @@ def test_what_a_killed_run_left() -> None:
     assert unfinished(versions, on(89)) is None
     assert unfinished(versions, on(90)) == PENDING
     assert unfinished([FIRST_ONE, REFUSED, BACK], on(500)) is None
+    later = [known(10, 95, status="pending"), known(9, 95, status="pending")]
+    for order in ([PENDING, *later], [*later, PENDING], [later[1], PENDING, later[0]]):
+        found = unfinished(order, on(100))
+        assert found
+        assert found.version == "10"
 
 
 def test_too_old() -> None:
