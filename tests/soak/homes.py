@@ -31,7 +31,8 @@ KEYS = {
 }
 # What differs between two runs of the same day.
 OF_THE_RUN = {"created_at", "scored_at", "observed_at", "flow_run_id"}
-OF_THE_FILE = {"manifest_sha256"}
+# And between two trainings: a file's date; a commit that somebody makes to the project meanwhile.
+OF_THE_FILE = {"manifest_sha256", "git_commit"}
 UNNAMED = "Parquet file that no commit names"
 Rows = list[dict[str, Any]]
 Contents = dict[str, Any]
