@@ -147,7 +147,7 @@ def _fill(archive: _Archive, home: Home, prices: Path, scratch: Path) -> None:
     _add_folder(archive, home.folds, home.root)
     _add_database(archive, prices, "prices.db", scratch)
     # After the prices: each candle's answer was kept before the candle.
-    for folder in (home.raw, home.root / "reports"):
+    for folder in (home.raw, home.reports):
         _add_folder(archive, folder, home.root)
 
 

@@ -91,6 +91,11 @@ class Home:
         return self.root / "raw"
 
     @property
+    def reports(self) -> Path:
+        """Folder of the pages that people look at."""
+        return self.root / "reports"
+
+    @property
     def locks(self) -> Path:
         """Folder of the lock files."""
         return self.root / "locks"

@@ -48,6 +48,17 @@ def tables_lock(home: Home, *, wait_seconds: float = 900.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reports_lock(home: Home, *, wait_seconds: float = 60.0) -> Iterator[None]:
+    """Hold the lock of the index of all reports, which every product's run writes.
+
+    Raises:
+        HomeBusy: somebody else held it for all of `wait_seconds`.
+    """
+    with _held(home, "reports", "writing of the reports", wait_seconds):
+        yield
+
+
+@contextlib.contextmanager
 def _held(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
     lock = FileLock(home.locks / f"{name}.lock", thread_local=False)
     try:

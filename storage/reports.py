@@ -1,0 +1,107 @@
+"""The reports of a home: a page for each product and profile, what each says in short, and an index of all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from storage.errors import BadSetting, HomeUnusable
+from storage.files import fsync_folder, refuse_links, write_atomic
+from storage.home import Home, check_product_id
+from storage.locks import reports_lock
+
+INDEX = "index.html"
+PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+# Of a page's own account of itself; a larger one is somebody else's file.
+MOST_BYTES = 65_536
+
+
+class Reports:
+    """`reports/PRODUCT.PROFILE.html`, a `.json` beside each that the index is made from, and `index.html`."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.folder = home.reports
+
+    @property
+    def index(self) -> Path:
+        """The page over all the others."""
+        return self.folder / INDEX
+
+    def page(self, product_id: str, profile: str) -> Path:
+        """Where the page of a product and profile lies, or would.
+
+        Raises:
+            BadProduct, BadSetting: a name that could lead elsewhere.
+        """
+        if not PROFILE.fullmatch(profile):
+            raise BadSetting(f"a profile is named in small letters, such as calibrated, not {profile!r:.60}")
+        return self.folder / f"{check_product_id(product_id)}.{profile}.html"
+
+    def has(self, product_id: str, profile: str) -> bool:
+        """Whether the page is there, and the index too."""
+        return self.page(product_id, profile).is_file() and self.index.is_file()
+
+    def write(
+        self,
+        product_id: str,
+        profile: str,
+        *,
+        page: str,
+        brief: Mapping[str, object],
+        index_of: Callable[[Sequence[Mapping[str, Any]]], str],
+    ) -> Path:
+        """Put a page in its place, then its account of itself, then the index made anew from all of them.
+
+        Args:
+            product_id: of the page.
+            profile: of the page.
+            page: HTML.
+            brief: what the index says of it, plain figures and texts.
+            index_of: makes the index's HTML from every page's brief, by name; `page` is added to each.
+
+        Returns:
+            The page's path.
+
+        Raises:
+            HomeUnusable: the folder cannot be written, or a link lies in the way.
+            HomeBusy: others write the index all the time.
+        """
+        path = self.page(product_id, profile)
+        refuse_links(path, path.with_suffix(".json"), self.index)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._home.locks.mkdir(exist_ok=True)
+        except OSError as error:
+            raise HomeUnusable(
+                f"the folder {self.folder} cannot be made: {error.strerror or error}; make room or rights"
+            ) from error
+        write_atomic(path, page.encode())
+        text = json.dumps(dict(brief), indent=1, sort_keys=True, allow_nan=False)
+        write_atomic(path.with_suffix(".json"), f"{text}\n".encode())
+        with reports_lock(self._home):
+            write_atomic(self.index, index_of(self.briefs()).encode())
+        fsync_folder(self._home.root)
+        return path
+
+    def briefs(self) -> list[dict[str, Any]]:
+        """What each page says of itself, by its name; of one that cannot be read, its name alone."""
+        found = []
+        for path in sorted(self.folder.glob("*.html")):
+            if path.name == INDEX or path.name.startswith("."):
+                continue
+            found.append({**_brief(path.with_suffix(".json")), "page": path.name})
+        return found
+
+
+def _brief(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        # The index is of what can be told; the page itself may be whole.
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,371 @@
+// Draws the report's charts from the figures in the page, in the page's own colours, light or dark.
+(() => {
+  "use strict";
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const coarse = matchMedia("(pointer: coarse)").matches;
+  const drawn = {};
+  const DAY = 86400000;
+
+  // Days are UTC: nothing here is in the reader's own time.
+  const at = (day) => Date.parse(day + "T00:00:00Z");
+  const dayFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+  const tickFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+  const monthFormat = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
+  const usd = (value) => {
+    if (value === null || value === undefined) return "–";
+    if (Math.abs(value) >= 1) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+    return value.toPrecision(6);
+  };
+  const brief = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
+  const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
+
+  const colours = () => {
+    const style = getComputedStyle(root);
+    const names = ["paper", "card", "ink", "muted", "line", "grid", "blue", "band", "orange", "green"];
+    return Object.fromEntries(names.map((name) => [name, style.getPropertyValue("--" + name).trim()]));
+  };
+  const font = getComputedStyle(document.body).fontFamily;
+  const narrow = (element) => element.clientWidth < 560;
+
+  // A tooltip's lines: pairs of a name and a value, all made here of figures and fixed words.
+  const lines = (title, pairs) =>
+    `<strong>${title}</strong>` + pairs.map(([name, value]) => `<br>${name}: ${value}`).join("");
+
+  const base = (c) => ({
+    animation: false,
+    useUTC: true,
+    textStyle: { fontFamily: font, color: c.ink },
+    tooltip: {
+      trigger: "axis", confine: true, backgroundColor: c.card, borderColor: c.line, padding: [8, 12],
+      textStyle: { color: c.ink, fontSize: 13, fontFamily: font },
+      axisPointer: { type: "line", lineStyle: { color: c.muted, type: "dashed" }, label: { show: false } },
+      extraCssText: "box-shadow: 0 2px 10px rgba(0,0,0,.14); font-variant-numeric: tabular-nums;",
+    },
+  });
+  const valueAxis = (c, more) => ({
+    type: "value", scale: true, axisLabel: { color: c.muted, fontSize: 12, formatter: brief },
+    splitLine: { lineStyle: { color: c.grid } }, axisLine: { show: false }, axisTick: { show: false }, ...more,
+  });
+  const timeAxis = (c, element, more) => ({
+    type: "time", splitNumber: narrow(element) ? 3 : 7, minInterval: DAY,
+    axisLabel: { color: c.muted, fontSize: 12, hideOverlap: true, formatter: (value) => tickFormat.format(value) },
+    axisLine: { lineStyle: { color: c.line } }, axisTick: { lineStyle: { color: c.line } }, splitLine: { show: false },
+    ...more,
+  });
+  // On a touch screen a finger on the chart scrolls the page; elsewhere Ctrl and the wheel zoom, dragging moves.
+  const inside = (index) => ({
+    type: "inside", xAxisIndex: index, zoomOnMouseWheel: "ctrl", moveOnMouseMove: true, moveOnMouseWheel: false,
+    preventDefaultMouseMove: false, disabled: coarse, minValueSpan: 6 * DAY, filterMode: "filter",
+  });
+  const slider = (c, index, bottom) => ({
+    type: "slider", xAxisIndex: index, bottom, height: coarse ? 30 : 22, borderColor: c.line, fillerColor: c.band + "26",
+    handleStyle: { color: c.card, borderColor: c.muted }, moveHandleStyle: { color: c.muted, opacity: 0.35 },
+    dataBackground: { lineStyle: { color: c.muted, opacity: 0.5 }, areaStyle: { opacity: 0 } },
+    selectedDataBackground: { lineStyle: { color: c.blue }, areaStyle: { opacity: 0 } },
+    handleSize: "120%", brushSelect: false, showDetail: false, minValueSpan: 6 * DAY, filterMode: "filter",
+    emphasis: { handleStyle: { borderColor: c.blue } },
+  });
+
+  const options = {};
+
+  options.fan = (f, c, element) => {
+    const small = narrow(element);
+    const count = f.levels.length;
+    const pairs = [];
+    for (let n = 0; n < (count - 1) / 2; n += 1) pairs.push([n, count - 1 - n]);
+    const known = f.closes.filter((close) => close !== null);
+    const said = count ? [f.quantiles[0], f.quantiles[count - 1]] : [f.point];
+    const least = Math.min(...known, ...said), most = Math.max(...known, ...said);
+    const room = (most - least) * 0.04 || Math.abs(most) * 0.01;
+    const right = small ? 74 : 110, share = small ? 0.3 : 0.24;
+    const width = element.clientWidth - 12 - right - (small ? 50 : 64);
+    const split = right + width * share;
+    const scale = { min: least - room, max: most + room };
+    const opacity = 1.15 / Math.max(pairs.length, 1) * 0.55;
+    const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
+    const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
+    const shapes = pairs.map(([low, high]) => band(low, high, named[f.levels[low]]));
+    const marks = count
+      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
+          f.quantiles[f.levels.indexOf(level)], words])
+      : [[f.point, ""]];
+    return {
+      ...base(c),
+      tooltip: {
+        ...base(c).tooltip,
+        formatter: (points) => {
+          const point = points.find((one) => one.seriesName === "close");
+          if (point) return lines(dayFormat.format(point.value[0]), [["close", usd(point.value[1])]]);
+          const pairs = [["forecast", usd(f.point)]];
+          for (const [level, words] of [[0.25, "50 %"], [0.1, "80 %"], [0.025, "95 %"]]) {
+            const n = f.levels.indexOf(level);
+            if (n >= 0) pairs.push([words, usd(f.quantiles[n]) + " to " + usd(f.quantiles[count - 1 - n])]);
+          }
+          pairs.push(["last close", usd(f.last)]);
+          return lines(dayFormat.format(at(f.target)) + ", forecast", pairs);
+        },
+      },
+      grid: [
+        { left: 12, right: split, top: 14, bottom: 30, containLabel: false, ...(small ? { left: 50 } : { left: 64 }) },
+        { left: element.clientWidth - split, right, top: 14, bottom: 30 },
+      ],
+      xAxis: [
+        timeAxis(c, element, { gridIndex: 0, splitNumber: small ? 2 : 6, min: "dataMin", max: at(f.days[f.days.length - 1]) }),
+        { type: "value", gridIndex: 1, min: 0, max: 1, interval: 1, axisLine: { lineStyle: { color: c.line } },
+          axisTick: { show: false }, splitLine: { show: false }, triggerEvent: false,
+          axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => (value === 1 ? tickFormat.format(at(f.target)) : "") } },
+      ],
+      yAxis: [valueAxis(c, { gridIndex: 0, ...scale, axisLabel: { color: c.muted, fontSize: 12, showMinLabel: false, showMaxLabel: false, formatter: brief } }),
+        valueAxis(c, { gridIndex: 1, ...scale, axisLabel: { show: false } })],
+      dataZoom: [inside([0])],
+      series: [
+        { name: "close", type: "line", xAxisIndex: 0, yAxisIndex: 0, data: f.days.map((day, n) => [at(day), f.closes[n]]),
+          showSymbol: false, symbolSize: 7, connectNulls: false, lineStyle: { color: c.ink, width: 1.6 }, itemStyle: { color: c.ink } },
+        { name: "fan", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, data: shapes.map((shape) => shape.value),
+          renderItem: (_, api) => ({
+            type: "polygon",
+            shape: { points: [api.coord([0, f.last]), api.coord([1, api.value(1)]), api.coord([1, api.value(2)])] },
+            style: { fill: c.band, opacity },
+          }) },
+        { name: "edges", type: "line", xAxisIndex: 1, yAxisIndex: 1, silent: true, showSymbol: false,
+          data: [[0, f.last], [1, f.point]], lineStyle: { color: c.blue, width: 2 }, itemStyle: { color: c.blue } },
+        { name: "last", type: "line", xAxisIndex: 1, yAxisIndex: 1, silent: true, showSymbol: false,
+          data: [[0, f.last], [1, f.last]], lineStyle: { color: c.muted, width: 1, type: "dashed" }, itemStyle: { color: c.muted } },
+        { name: "marks", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, clip: false, data: [[1, f.point]],
+          renderItem: (_, api) => {
+            let edge = -Infinity;
+            const children = [];
+            for (const [value, words] of marks) {
+              const [x, y] = api.coord([1, value]);
+              const shown = Math.max(y, edge + 15);
+              edge = shown;
+              const strong = !words;
+              children.push({ type: "line", shape: { x1: x - 4, y1: y, x2: x + 5, y2: shown }, style: { stroke: strong ? c.blue : c.muted, lineWidth: 1 } });
+              children.push({ type: "text", x: x + 8, y: shown, style: {
+                text: (words && !small ? words + "  " : "") + brief(Math.abs(value) >= 1000 ? Math.round(value) : value), fill: strong ? c.blue : c.muted,
+                font: `${strong ? 600 : 400} 12px ${font}`, verticalAlign: "middle" } });
+            }
+            return { type: "group", children };
+          } },
+      ],
+    };
+  };
+
+  options.past = (f, c, element) => {
+    const small = narrow(element), days = f.days.map(at), intervals = Boolean(f.lower_80);
+    const outcome = (n) => intervals
+      ? (f.hit_80[n] ? "hit" : f.hit_95[n] ? "miss" : "far")
+      : (Math.abs(f.point[n] - f.close[n]) < Math.abs(f.last[n] - f.close[n]) ? "hit" : "miss");
+    const points = (kind, column) => days.map((day, n) => [day, f[column][n], n]).filter(([, , n]) => outcome(n) === kind);
+    const scatter = (name, kind, column, symbol, size, colour) => ({
+      name, type: "scatter", data: points(kind, column), symbol, symbolSize: size, itemStyle: { color: colour, opacity: 1 }, z: 5,
+    });
+    const series = intervals ? [
+      { name: "intervals", type: "custom", silent: true, z: 2, encode: { x: 0, y: [1, 2, 3, 4] },
+        data: days.map((day, n) => [day, f.lower_95[n], f.lower_80[n], f.upper_80[n], f.upper_95[n]]),
+        renderItem: (params, api) => {
+          const spread = api.coord([api.value(0) + DAY, 0])[0] - api.coord([api.value(0), 0])[0];
+          const half = Math.max(0.75, Math.min(6, spread * 0.32));
+          const box = (low, high, wide) => {
+            const [x, top] = api.coord([api.value(0), api.value(high)]);
+            const bottom = api.coord([api.value(0), api.value(low)])[1];
+            return { type: "rect", shape: { x: x - wide, y: top, width: 2 * wide, height: bottom - top }, style: { fill: c.band, opacity: 0.38 } };
+          };
+          return { type: "group", children: [box(1, 4, Math.min(half, 0.75)), box(2, 3, half)] };
+        } },
+      scatter("close", "hit", "close", "circle", small ? 4 : 5, c.ink),
+      scatter("outside of 80 %", "miss", "close", "diamond", small ? 8 : 10, c.orange),
+      scatter("outside of 95 %", "far", "close", "triangle", small ? 9 : 11, c.orange),
+    ] : [
+      { name: "close", type: "line", data: days.map((day, n) => [day, f.close[n]]), showSymbol: false, lineStyle: { color: c.blue, width: 1.6 }, itemStyle: { color: c.blue } },
+      scatter("nearer", "hit", "point", "circle", 6, c.ink),
+      scatter("further off", "miss", "point", "diamond", 9, c.orange),
+    ];
+    // Never seen: so that the pointer finds a day wherever it is.
+    series.unshift({ name: "finder", type: "line", data: days.map((day, n) => [day, f.close[n], n]), lineStyle: { opacity: 0 }, symbol: "none", silent: true });
+    const words = { hit: intervals ? "inside of 80 %" : "nearer than the last close", miss: intervals ? "outside of 80 %" : "further off than the last close", far: "outside of 95 %" };
+    return {
+      ...base(c),
+      tooltip: {
+        ...base(c).tooltip,
+        formatter: (found) => {
+          const n = f.days.indexOf(new Date(found[0].value[0]).toISOString().slice(0, 10));
+          const pairs = [["close", usd(f.close[n])], ["forecast", usd(f.point[n])], ["last close", usd(f.last[n])]];
+          if (intervals) for (const level of [50, 80, 95]) pairs.push([`${level} %`, usd(f["lower_" + level][n]) + " to " + usd(f["upper_" + level][n])]);
+          return lines(dayFormat.format(days[n]), [...pairs, ["it came", words[outcome(n)]]]);
+        },
+      },
+      grid: { left: small ? 50 : 64, right: 14, top: 14, bottom: coarse ? 76 : 68 },
+      xAxis: timeAxis(c, element, { boundaryGap: false, min: days[0] - DAY, max: days[days.length - 1] + DAY }),
+      yAxis: valueAxis(c),
+      dataZoom: [inside([0]), slider(c, [0], 8)],
+      series,
+    };
+  };
+
+  options.pit = (f, c) => ({
+    ...base(c),
+    tooltip: {
+      ...base(c).tooltip, axisPointer: { type: "none" },
+      formatter: ([bar]) => lines(`${bar.dataIndex * 10} to ${bar.dataIndex * 10 + 10} % of the forecast`,
+        [["closes", f.counts[bar.dataIndex]], ["expected", f.expected], ["by chance", `${f.lower} to ${f.upper}`]]),
+    },
+    grid: { left: 40, right: 14, top: 14, bottom: 46 },
+    xAxis: { type: "category", data: f.counts.map((_, n) => String(n * 10)), name: "part of the forecast, %", nameLocation: "middle", nameGap: 28,
+      nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, align: "left", interval: 1 },
+      axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false } },
+    yAxis: valueAxis(c, { scale: false, minInterval: 1 }),
+    series: [{
+      type: "bar", barCategoryGap: "8%", itemStyle: { color: c.band, opacity: 0.75 },
+      data: f.counts.map((count) => (count < f.lower || count > f.upper ? { value: count, itemStyle: { color: c.orange, opacity: 0.9 } } : count)),
+      markArea: { silent: true, itemStyle: { color: c.muted, opacity: 0.18 }, data: [[{ yAxis: f.lower }, { yAxis: f.upper }]] },
+      markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: c.ink, type: "solid", width: 1 }, data: [{ yAxis: f.expected }] },
+    }],
+  });
+
+  options.coverage = (f, c, element) => {
+    const days = f.days.map(at), paint = { 50: c.orange, 80: c.blue, 95: c.green };
+    const series = [50, 80, 95].flatMap((level) => {
+      const row = (name) => days.map((day, n) => [day, f[name + "_" + level][n]]);
+      const low = f["lower_" + level], high = f["upper_" + level];
+      return [
+        { name: "floor", type: "line", stack: "band" + level, silent: true, symbol: "none", lineStyle: { opacity: 0 }, data: row("lower"), stackStrategy: "all" },
+        { name: "band", type: "line", stack: "band" + level, silent: true, symbol: "none", lineStyle: { opacity: 0 }, stackStrategy: "all",
+          areaStyle: { color: paint[level], opacity: 0.16 }, data: days.map((day, n) => [day, high[n] - low[n]]) },
+        { name: level + " %", type: "line", showSymbol: days.length < 2, symbolSize: 7, data: row("running"), lineStyle: { color: paint[level], width: 2 }, itemStyle: { color: paint[level] },
+          markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: paint[level], type: "dashed", width: 1, opacity: 0.7 }, data: [{ yAxis: level / 100 }] } },
+      ];
+    });
+    return {
+      ...base(c),
+      tooltip: {
+        ...base(c).tooltip,
+        formatter: (found) => {
+          const n = found[0].dataIndex;
+          const pairs = [50, 80, 95].map((level) => [`${level} %`, `held ${percent(f["running_" + level][n])} (band ${percent(f["lower_" + level][n])} to ${percent(f["upper_" + level][n])})`]);
+          return lines(dayFormat.format(days[n]), pairs);
+        },
+      },
+      grid: { left: 44, right: 14, top: 14, bottom: 30 },
+      xAxis: timeAxis(c, element, { splitNumber: 3, min: "dataMin", max: "dataMax" }),
+      yAxis: valueAxis(c, { scale: false, min: 0.2, max: 1, interval: 0.2, axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => Math.round(100 * value) + " %" } }),
+      dataZoom: [inside([0])],
+      series,
+    };
+  };
+
+  options.losses = (f, c, element) => {
+    const paint = [c.blue, c.orange, c.green, c.ink, c.muted];
+    const single = f.members.length === 1;
+    const series = f.members.flatMap((member, n) => {
+      const colour = paint[n % paint.length];
+      const best = member.best && member.validation[member.best - 1] !== null ? member.best : null;
+      const line = (name, losses, type, paintIt) => ({
+        name, type: "line", data: losses.map((loss, epoch) => [epoch + 1, loss]), showSymbol: losses.length < 2, symbolSize: 6,
+        lineStyle: { color: paintIt, width: type === "solid" ? 1.8 : 1.2, type }, itemStyle: { color: paintIt },
+      });
+      const kept = { name: member.name + ", best", type: "scatter", silent: true, symbol: "circle", symbolSize: 9,
+        itemStyle: { color: c.paper, borderColor: colour, borderWidth: 2 }, data: best ? [[best, member.validation[best - 1]]] : [], z: 6 };
+      return [line((single ? "" : member.name + ", ") + "training", member.training, "dotted", colour),
+        line((single ? "" : member.name + ", ") + "validation", member.validation, "solid", single ? c.orange : colour), kept];
+    });
+    const losses = f.members.flatMap((member) => [...member.training, ...member.validation]).filter((loss) => loss !== null);
+    const spread = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 5;
+    return {
+      ...base(c),
+      tooltip: { ...base(c).tooltip, formatter: (found) => lines("epoch " + found[0].value[0], found.filter((one) => one.value[1] !== null && one.value[1] !== undefined && !one.seriesName.endsWith("best"))
+        .map((one) => [one.seriesName, Number(one.value[1].toPrecision(5))])) },
+      grid: { left: 58, right: 14, top: 14, bottom: 46 },
+      xAxis: { type: "value", min: 1, max: Math.max(2, ...f.members.map((member) => member.training.length)), minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 28,
+        nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, hideOverlap: true }, axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false }, splitLine: { show: false } },
+      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => String(Number(value.toPrecision(3))) } }),
+      dataZoom: [{ ...inside([0]), minValueSpan: 4 }],
+      series,
+    };
+  };
+
+  // The time that a chart's first axis covers, whatever zoom it has.
+  const reach = (name) => {
+    const days = figures[name].days.map(at);
+    return [days[0], days[days.length - 1]];
+  };
+  const press = (name) => {
+    const zoom = drawn[name].getOption().dataZoom[0];
+    for (const button of document.querySelectorAll(`button[data-chart="${name}"]`)) {
+      const [first, last] = reach(name), wanted = Number(button.dataset.days);
+      const start = wanted && last - first > wanted * DAY ? 100 * (1 - (wanted * DAY) / (last - first)) : 0;
+      button.setAttribute("aria-pressed", String(Math.abs(zoom.start - start) < 0.5 && zoom.end > 99.5));
+      button.hidden = wanted !== 0 && last - first <= wanted * DAY;
+    }
+  };
+  const zoomTo = (name, count) => {
+    const [first, last] = reach(name);
+    const start = count && last - first > count * DAY ? 100 * (1 - (count * DAY) / (last - first)) : 0;
+    drawn[name].dispatchAction({ type: "dataZoom", start, end: 100 });
+  };
+
+  const draw = (name) => {
+    const element = document.getElementById("chart-" + name);
+    const before = drawn[name] && drawn[name].getOption().dataZoom;
+    const option = options[name](figures[name], colours(), element);
+    if (before) option.dataZoom.forEach((zoom) => Object.assign(zoom, { start: before[0].start, end: before[0].end }));
+    else {
+      const held = document.createElement("div");
+      held.style.height = "100%";
+      held.setAttribute("aria-hidden", "true");
+      element.append(held);
+      drawn[name] = echarts.init(held, null, { renderer: "svg" });
+      drawn[name].on("datazoom", () => press(name));
+    }
+    drawn[name].setOption(option, true);
+  };
+
+  // Arrow keys walk through a chart's points; what its tooltip says is said to a screen reader, too.
+  const steps = (name) => ({ fan: figures.fan && figures.fan.days.length + 1, pit: figures.pit && figures.pit.counts.length,
+    losses: figures.losses && Math.max(...figures.losses.members.map((member) => member.training.length)) })[name] || figures[name].days.length;
+  const place = {};
+  const show = (name, index) => {
+    const chart = drawn[name], count = steps(name);
+    place[name] = Math.max(0, Math.min(count - 1, index));
+    const beyond = name === "fan" && place[name] === count - 1;
+    const series = beyond ? chart.getOption().series.findIndex((one) => one.name === "edges") : 0;
+    chart.dispatchAction({ type: "showTip", seriesIndex: series, dataIndex: beyond ? 1 : place[name] });
+    const tip = document.querySelector(`#chart-${name} [data-tip], #chart-${name} > div > div:last-child`);
+    const said = tip ? tip.innerHTML.replace(/<br>/g, "; ").replace(/<[^>]*>/g, "") : "";
+    document.getElementById("said-" + name).textContent = said;
+  };
+  const keys = (event) => {
+    const name = event.currentTarget.dataset.chart, count = steps(name);
+    const now = place[name] === undefined ? count : place[name];
+    const to = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: count - 1 }[event.key];
+    if (event.key === "Escape") drawn[name].dispatchAction({ type: "hideTip" });
+    if (to === undefined) return;
+    event.preventDefault();
+    show(name, to);
+  };
+
+  for (const name of Object.keys(figures)) {
+    const element = document.getElementById("chart-" + name);
+    if (!element) continue;
+    draw(name);
+    element.addEventListener("keydown", keys);
+    element.addEventListener("blur", () => drawn[name].dispatchAction({ type: "hideTip" }));
+    if (name === "past") zoomTo(name, narrow(element) ? 30 : 90);
+    let width = element.clientWidth;
+    new ResizeObserver(() => {
+      if (element.clientWidth === width) return;
+      width = element.clientWidth;
+      drawn[name].resize();
+      draw(name);
+    }).observe(element);
+  }
+  for (const button of document.querySelectorAll("button[data-chart]")) {
+    if (!drawn[button.dataset.chart]) continue;
+    button.addEventListener("click", () => zoomTo(button.dataset.chart, Number(button.dataset.days)));
+    press(button.dataset.chart);
+  }
+  dark.addEventListener("change", () => Object.keys(drawn).forEach(draw));
+  root.dataset.drawn = Object.keys(drawn).sort().join(" ");
+})();
