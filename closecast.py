@@ -308,6 +308,27 @@ def versions(
 
 
 @app.command()
+def report(
+    product: AnyProductOption = None,
+    profile: Annotated[str | None, typer.Option(help="Only this recipe: calibrated or article.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Write the report, a page of HTML that needs nothing else, and print its path.
+
+    Each run writes it, too. Of more than one product or profile the path is that of an index of their pages.
+    """
+    from flows.reporting import write_reports
+    from flows.settings import profile_named
+    from storage.home import check_product_id
+
+    if product is not None:
+        check_product_id(product)
+    if profile is not None:
+        profile = profile_named(profile).name
+    typer.echo(_from_here(write_reports(_existing(home), product, profile)))
+
+
+@app.command()
 def maintain(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also delete models and unfinished backtests nothing refers to.")

@@ -39,6 +39,7 @@ from tasks.maintain import few_files_step
 from tasks.missed import find_missed
 from tasks.publish import look_up, prediction_key, publish, publish_calibrated
 from tasks.refit import refit
+from tasks.report import write_page
 from tasks.score import score
 from tasks.series import Series, source_of
 
@@ -88,6 +89,10 @@ def daily_forecast(
         if choice:
             show_artifacts(place, row, series, choice.warning)
             few_files_step.submit(place, series.product_id).result()
+        # Last, so that a page that cannot be written costs nothing but the page.
+        write_page.submit(
+            place, series.product_id, recipe.name, day=moment.date(), anew=choice is not None
+        ).result()
         return str(row["prediction_id"])
 
 
