@@ -1,4 +1,4 @@
-"""The reports of a home: a page for each product and profile, what each says in short, and an index of all."""
+"""The reports of a home: a page for each product and profile, its account of itself, an index of all."""
 
 from __future__ import annotations
 

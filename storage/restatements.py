@@ -18,7 +18,7 @@ COLUMNS = ["day_utc", "seq", "close_usd", "observed_at"]
 
 
 def restated(home: Home, product_id: str) -> pd.DataFrame:
-    """Every observation of the days of the product's series that were observed with more than one set of figures.
+    """Every observation of those days of the product's series that came with more than one set of figures.
 
     Returns:
         `day_utc` and `observed_at` as ISO text, `seq`, `close_usd`; by day, then in the order they came.

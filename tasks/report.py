@@ -171,7 +171,7 @@ def _age(facts: Facts) -> str:
 
 
 def gate_figures(tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What the gate measured when the model was a challenger, a name and a text each; none for a first one."""
+    """What the gate measured of the model as a challenger, a name and a text each; none of a first one."""
     if "gate_ratio" not in tags:
         return []
     return [(name.replace("_", " "), _plain(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]

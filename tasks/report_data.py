@@ -38,7 +38,7 @@ HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
 
 @dataclass(frozen=True)
 class Rival:
-    """Another method's forecasts of the same days: mean CRPS, ours over it, and the Diebold-Mariano p value."""
+    """Another method on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value."""
 
     method: str
     days: int
@@ -49,7 +49,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Counts of the PIT in equal bins, (bins,), of `days`, and from where to where chance alone leads them."""
+    """Counts of the PIT in equal bins, (bins,), of `days`, and where chance alone leads them."""
 
     counts: tuple[int, ...]
     days: int
@@ -147,9 +147,7 @@ def last_closes(candles: pd.DataFrame, origin: date) -> pd.DataFrame:
 def past_of(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The published ones of the rows, by target day, each with its newest score or none."""
     published = pd.DataFrame([row for row in rows if row["revision"] == 0])
-    scores = Scores(home).newest(
-        rows[0]["product_id"], first=rows[0]["target_day"], columns=[*SCORED, *HITS]
-    )
+    scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=[*SCORED, *HITS])
     ours = scores.filter(pc.is_in(scores["prediction_id"], pc.cast(published["prediction_id"], "string")))
     joined = published.merge(ours.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
@@ -173,12 +171,15 @@ def rivals_of(home: Home, product_id: str, past: pd.DataFrame) -> list[Rival]:
         quantiles = np.stack(said.set_index("prediction_id").loc[ours.index, "quantiles_usd"].tolist())
         last = ours["last_close_usd"].to_numpy(np.float64)
         came = np.log(ours["close_usd"].to_numpy(np.float64) / last)
-        found.append(_rival(str(method), ours["crps"], crps(came, np.log(quantiles / last[:, None]))))
+        found.append(
+            _rival(
+                str(method), ours["crps"].to_numpy(np.float64), crps(came, np.log(quantiles / last[:, None]))
+            )
+        )
     return found
 
 
-def _rival(method: str, ours: pd.Series[float], theirs: Floats) -> Rival:
-    own = ours.to_numpy(np.float64)
+def _rival(method: str, own: Floats, theirs: Floats) -> Rival:
     p_value = diebold_mariano(own, theirs) if len(own) >= FEWEST_DAYS else None
     mean = float(theirs.mean())
     return Rival(method, len(own), mean, over(float(own.mean()), mean), p_value)

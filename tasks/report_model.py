@@ -72,9 +72,9 @@ def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
     """
     models = Models(home)
     every = models.versions(row["product_id"], row["profile"])
-    version = next(
-        (one for one in every if one.version == row["model_version"]), None
-    ) or models.version(row["product_id"], row["profile"], row["model_version"])
+    version = next((one for one in every if one.version == row["model_version"]), None) or models.version(
+        row["product_id"], row["profile"], row["model_version"]
+    )
     bundle = models.open(version)
     settings, lineage = bundle.read_json("settings.json"), bundle.read_json("lineage.json")
     return ModelFacts(

@@ -28,8 +28,8 @@ CANNOT = (
     " “tomorrow closes where today closed”, and the middle of this forecast is no exception.",
     "It says how far from the last close the next one may be, for one day. It says nothing about the way"
     " there, nor about any later day.",
-    "It knows daily prices and volumes and nothing else: no news, no order book, no other market. A shock of a"
-    " kind that the past does not hold is not in its tails.",
+    "It knows daily prices and volumes and nothing else: no news, no order book, no other market. A shock of"
+    " a kind that the past does not hold is not in its tails.",
     "An 80 % interval that is right is wrong one day in five. One miss says nothing; the calibration below"
     " says whether misses are too many.",
     "It is not advice, and no ground for a trade.",
