@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from storage.errors import BadInput
@@ -148,8 +147,7 @@ def past_of(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The published ones of the rows, by target day, each with its newest score or none."""
     published = pd.DataFrame([row for row in rows if row["revision"] == 0])
     scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=[*SCORED, *HITS])
-    ours = scores.filter(pc.is_in(scores["prediction_id"], pc.cast(published["prediction_id"], "string")))
-    joined = published.merge(ours.to_pandas(), how="left", on="prediction_id")
+    joined = published.merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     figures = dict.fromkeys([*SCORED[1:]], "float64") | dict.fromkeys(HITS, "boolean")
     return joined.astype(figures).sort_values("target_day", ignore_index=True)

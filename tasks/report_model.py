@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
@@ -45,11 +45,14 @@ class Picture:
 class ModelFacts:
     """The version that forecast, the newest versions of its kind, its losses, its pictures and its figures.
 
+    `refit` is the version whose training `curves` are of: itself, or the one that it was fine-tuned from.
+
     `age_days` counts from the last day of the closes that it was made from to the forecast's origin, None
     where that is not known; `most_days` is the age at which a warning begins.
     """
 
     version: ModelVersion
+    refit: ModelVersion
     age_days: int | None
     most_days: int | None
     versions: list[ModelVersion]
@@ -76,17 +79,30 @@ def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
         row["product_id"], row["profile"], row["model_version"]
     )
     bundle = models.open(version)
+    refit = refit_of(version, every)
     settings, lineage = bundle.read_json("settings.json"), bundle.read_json("lineage.json")
     return ModelFacts(
         version=version,
+        refit=refit,
         age_days=_age(version, row),
         most_days=settings.get("max_model_age_days"),
         versions=sorted(every, key=lambda one: -int(one.version))[:SHOWN_VERSIONS],
-        curves=curves_of(bundle.read_json("losses.json")),
+        curves=curves_of(models.open(refit).read_json("losses.json")),
         pictures=_pictures(bundle) if row["quantiles_usd"] is None else [],
         metrics=lineage.get("metrics", {}),
         holes=[(str(first), str(last)) for first, last in lineage.get("holes", [])],
     )
+
+
+def refit_of(version: ModelVersion, every: Sequence[ModelVersion]) -> ModelVersion:
+    """The refit that a fine-tuned version goes back to, or the version itself, as far as they are there."""
+    known = {one.version: one for one in every}
+    for _ in every:
+        parent = known.get(version.tags.get("parent", "none"))
+        if version.tags.get("made_by") != "fine-tune" or parent is None:
+            break
+        version = parent
+    return version
 
 
 def _age(version: ModelVersion, row: Mapping[str, Any]) -> int | None:

@@ -159,11 +159,11 @@ def notes(facts: Facts) -> list[str]:
 
 
 def age(facts: Facts) -> str:
-    """How old the newest forecast is on the day of the page."""
+    """Whether the day of the newest forecast is still to come on the day of the page."""
     behind = (facts.day - facts.row["target_day"]).days
-    if behind <= 0:
-        return "current"
-    return f"{_count(behind, 'day')} past"
+    if behind > 0:
+        return f"passed {_count(behind, 'day')} before this page was written"
+    return "today" if behind == 0 else "to come"
 
 
 def uniform_words(facts: Facts) -> str:
@@ -172,10 +172,7 @@ def uniform_words(facts: Facts) -> str:
         return ""
     outside = sum(not facts.uniform.lower <= n <= facts.uniform.upper for n in facts.uniform.counts)
     bins = len(facts.uniform.counts)
-    if outside <= 1:
-        judged = "as many as chance alone leads to" if outside else "nothing that chance would not do"
-    else:
-        judged = "more than chance alone leads to"
+    judged = "no more than chance alone leads to" if outside <= 1 else "more than chance alone leads to"
     return f"{outside} of {bins} bars lie outside of the band: {judged}."
 
 

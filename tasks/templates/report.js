@@ -46,7 +46,7 @@
   });
   const valueAxis = (c, more) => ({
     type: "value", scale: true, axisLabel: { color: c.muted, fontSize: 12, formatter: brief },
-    splitLine: { lineStyle: { color: c.grid } }, axisLine: { show: false }, axisTick: { show: false }, ...more,
+    splitLine: { lineStyle: { color: c.grid }, showMinLine: false, showMaxLine: false }, axisLine: { show: false }, axisTick: { show: false }, ...more,
   });
   const timeAxis = (c, element, more) => ({
     type: "time", splitNumber: narrow(element) ? 3 : 7, minInterval: DAY,
@@ -70,19 +70,23 @@
 
   const options = {};
 
+  // Both of the fan's panels have one scale: that of what the zoom shows of the closes, and of the forecast.
+  const fanScale = (f, from) => {
+    const seen = f.closes.filter((close, n) => close !== null && at(f.days[n]) >= from);
+    const all = [...seen, ...(f.levels.length ? [f.quantiles[0], f.quantiles[f.levels.length - 1]] : [f.point]), f.last];
+    const least = Math.min(...all), most = Math.max(...all), room = (most - least) * 0.04 || Math.abs(most) * 0.01;
+    return { min: least - room, max: most + room };
+  };
+
   options.fan = (f, c, element) => {
     const small = narrow(element);
     const count = f.levels.length;
     const pairs = [];
     for (let n = 0; n < (count - 1) / 2; n += 1) pairs.push([n, count - 1 - n]);
-    const known = f.closes.filter((close) => close !== null);
-    const said = count ? [f.quantiles[0], f.quantiles[count - 1]] : [f.point];
-    const least = Math.min(...known, ...said), most = Math.max(...known, ...said);
-    const room = (most - least) * 0.04 || Math.abs(most) * 0.01;
     const right = small ? 74 : 110, share = small ? 0.3 : 0.24;
     const width = element.clientWidth - 12 - right - (small ? 50 : 64);
     const split = right + width * share;
-    const scale = { min: least - room, max: most + room };
+    const scale = fanScale(f, 0);
     const opacity = 1.15 / Math.max(pairs.length, 1) * 0.55;
     const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
     const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
@@ -216,7 +220,7 @@
     xAxis: { type: "category", data: f.counts.map((_, n) => String(n * 10)), name: "part of the forecast, %", nameLocation: "middle", nameGap: 28,
       nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, align: "left", interval: 1 },
       axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false } },
-    yAxis: valueAxis(c, { scale: false, minInterval: 1 }),
+    yAxis: valueAxis(c, { scale: false, minInterval: 1, max: Math.ceil(1.1 * Math.max(...f.counts, f.upper)) }),
     series: [{
       type: "bar", barCategoryGap: "8%", itemStyle: { color: c.band, opacity: 0.75 },
       data: f.counts.map((count) => (count < f.lower || count > f.upper ? { value: count, itemStyle: { color: c.orange, opacity: 0.9 } } : count)),
@@ -292,13 +296,21 @@
     return [days[0], days[days.length - 1]];
   };
   const press = (name) => {
-    const zoom = drawn[name].getOption().dataZoom[0];
+    const zoom = (drawn[name].getOption().dataZoom || [])[0];
     for (const button of document.querySelectorAll(`button[data-chart="${name}"]`)) {
       const [first, last] = reach(name), wanted = Number(button.dataset.days);
       const start = wanted && last - first > wanted * DAY ? 100 * (1 - (wanted * DAY) / (last - first)) : 0;
       button.setAttribute("aria-pressed", String(Math.abs(zoom.start - start) < 0.5 && zoom.end > 99.5));
       button.hidden = wanted !== 0 && last - first <= wanted * DAY;
     }
+  };
+  const zoomed = (name) => {
+    if (name === "fan") {
+      const [first, last] = reach(name), zoom = drawn.fan.getOption().dataZoom[0];
+      const scale = fanScale(figures.fan, first + ((last - first) * zoom.start) / 100);
+      drawn.fan.setOption({ yAxis: [scale, scale] });
+    }
+    press(name);
   };
   const zoomTo = (name, count) => {
     const [first, last] = reach(name);
@@ -310,16 +322,17 @@
     const element = document.getElementById("chart-" + name);
     const before = drawn[name] && drawn[name].getOption().dataZoom;
     const option = options[name](figures[name], colours(), element);
-    if (before) option.dataZoom.forEach((zoom) => Object.assign(zoom, { start: before[0].start, end: before[0].end }));
+    if (drawn[name]) (option.dataZoom || []).forEach((zoom) => Object.assign(zoom, { start: before[0].start, end: before[0].end }));
     else {
       const held = document.createElement("div");
       held.style.height = "100%";
       held.setAttribute("aria-hidden", "true");
       element.append(held);
       drawn[name] = echarts.init(held, null, { renderer: "svg" });
-      drawn[name].on("datazoom", () => press(name));
+      drawn[name].on("datazoom", () => zoomed(name));
     }
     drawn[name].setOption(option, true);
+    zoomed(name);
   };
 
   // Arrow keys walk through a chart's points; what its tooltip says is said to a screen reader, too.

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import BadProduct, BadSetting, HomeUnusable
+from storage.home import Home
+from storage.reports import Reports
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def listed(briefs: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(briefs))
+
+
+def write(home: Home, product_id: str = "BTC-USD", profile: str = "calibrated", page: str = "<p>") -> Path:
+    brief = {"product_id": product_id, "point_usd": 1.5}
+    return Reports(home).write(product_id, profile, page=page, brief=brief, index_of=listed)
+
+
+def test_a_page_its_brief_and_the_index_of_all(home: Home) -> None:
+    assert not Reports(home).has("BTC-USD", "calibrated")
+    path = write(home)
+    assert path == home.root / "reports" / "BTC-USD.calibrated.html"
+    assert path.read_text() == "<p>"
+    write(home, "ETH-USD", "article")
+    assert Reports(home).has("ETH-USD", "article")
+    assert json.loads(Reports(home).index.read_text()) == [
+        {"product_id": "BTC-USD", "point_usd": 1.5, "page": "BTC-USD.calibrated.html"},
+        {"product_id": "ETH-USD", "point_usd": 1.5, "page": "ETH-USD.article.html"},
+    ]
+
+
+def test_again_is_in_its_place_and_leaves_nothing_beside_it(home: Home) -> None:
+    write(home)
+    write(home, page="<p>new")
+    names = sorted(path.name for path in home.reports.iterdir())
+    assert names == ["BTC-USD.calibrated.html", "BTC-USD.calibrated.json", "index.html"]
+    assert (home.reports / names[0]).read_text() == "<p>new"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\xff", "9" * 100_000])
+def test_a_brief_that_cannot_be_read_costs_the_others_nothing(home: Home, text: str) -> None:
+    write(home)
+    (home.reports / "BTC-USD.calibrated.json").write_text(text, encoding="latin-1")
+    write(home, "ETH-USD")
+    first, second = json.loads(Reports(home).index.read_text())
+    assert first == {"page": "BTC-USD.calibrated.html"}
+    assert second["product_id"] == "ETH-USD"
+
+
+def test_an_index_that_is_gone_is_missed(home: Home) -> None:
+    write(home)
+    Reports(home).index.unlink()
+    assert not Reports(home).has("BTC-USD", "calibrated")
+
+
+@pytest.mark.parametrize("product_id", ["../x-USD", "btc-usd", "", "index"])
+def test_names_that_lead_elsewhere_are_refused(home: Home, product_id: str) -> None:
+    with pytest.raises(BadProduct):
+        write(home, product_id)
+    assert not home.reports.exists()
+
+
+@pytest.mark.parametrize("profile", ["../up", "Calibrated", "", "a.b", "x" * 40])
+def test_profiles_that_lead_elsewhere_are_refused(home: Home, profile: str) -> None:
+    with pytest.raises(BadSetting):
+        write(home, profile=profile)
+    assert not home.reports.exists()
+
+
+def test_no_link_is_followed(home: Home, tmp_path: Path) -> None:
+    other = tmp_path / "precious"
+    other.write_text("mine")
+    home.reports.mkdir()
+    Reports(home).index.symlink_to(other)
+    with pytest.raises(HomeUnusable, match="is a link"):
+        write(home)
+    assert other.read_text() == "mine"
+
+
+def test_a_file_in_the_folders_place(home: Home) -> None:
+    home.reports.write_text("a file")
+    with pytest.raises(HomeUnusable, match="reports cannot be made"):
+        write(home)

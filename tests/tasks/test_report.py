@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import BadInput, Damaged, HomeUnusable
+from storage.home import Home
+from storage.models import Models
+from storage.reports import Reports
+from tasks.report import render, render_index, report_of_run, write_report
+from tasks.report_data import gather, products_of
+from tests.helpers import BTC, PROJECT, made_up, store
+from tests.pages import empty_home, full_home, put_days, put_model, put_product, spoil
+
+DAY = date(2020, 2, 25)
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}</style></title>"
+TWO_MEGABYTES = 2_000_000
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags, the text that is seen, programs."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.programs: list[str] = []
+        self.seen = ""
+        self._in: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self._in.append(tag)
+            if tag == "script":
+                self.programs.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.seen += " "
+        if tag in ("script", "style"):
+            self._in.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self._in:
+            self.seen += data
+        elif self._in == ["script"]:
+            self.programs[-1] += data
+
+    def named(self, name: str) -> list[str]:
+        return [found[name] or "" for _, found in self.tags if name in found]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.seen.split())
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return json.loads(self.programs[0])
+
+
+def page_of(home: Home, profile: str = "calibrated", product_id: str = BTC, day: date = DAY) -> Page:
+    return Page(write_report(home, product_id, profile, day=day).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return full_home(tmp_path_factory, tmp_path_factory.mktemp("report") / "home")
+
+
+@pytest.fixture(scope="module")
+def page(home: Home) -> Page:
+    return page_of(home)
+
+
+@pytest.fixture
+def empty(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Home:
+    return empty_home(tmp_path_factory, tmp_path / "empty")
+
+
+@pytest.fixture
+def copied(home: Home, tmp_path: Path) -> Home:
+    shutil.copytree(home.root, tmp_path / "copy")
+    return Home(tmp_path / "copy")
+
+
+def test_the_forecast_in_words(page: Page, home: Home) -> None:
+    row = gather(home, BTC, "calibrated", DAY).row
+    assert str(row["target_day"]) == "2020-02-25"
+    assert "Close of Tuesday, 25 February 2020, in USD" in page.text
+    assert f"{row['point_usd']:,.2f} USD" in page.text
+    for percent in (50, 80, 95):
+        low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
+        assert f"{percent} % {low:,.2f} USD to {high:,.2f} USD" in page.text
+    assert "Four days in five the close should lie in it, one in five outside." in page.text
+    assert "its day today" in page.text
+
+
+def test_what_the_model_cannot_do_stands_on_it(page: Page) -> None:
+    assert "What it cannot do" in page.text
+    assert "does not know whether the next close will be higher or lower" in page.text
+    assert "no ground for a trade" in page.text
+
+
+def test_record_scoreboard_and_baselines(page: Page) -> None:
+    assert "118 forecasts scored." in page.text
+    for head in ("CRPS / naive", "80 % held", "RMSE / naive", "30 days", "365 days"):
+        assert head in page.text
+    for method in ("har_t", "garch_t", "ewma_t", "last_close_250", "lstm"):
+        assert method in page.text
+    assert "no alarm is possible yet, 118 of 180 days" in page.text
+    assert "made after their day was over" not in page.text
+
+
+def test_calibration(page: Page) -> None:
+    assert "of 10 bars lie outside of the band" in page.text
+    assert "Over the last 90 scored days: 50 % interval: " in page.text
+    assert sum(page.figures["pit"]["counts"]) == 118
+
+
+def test_lineage_and_age_of_the_model(page: Page, home: Home) -> None:
+    row = gather(home, BTC, "calibrated", DAY).row
+    for text in (row["prediction_id"], row["data_version"], row["settings_version"], row["code_version"]):
+        assert text in page.text
+    assert "closecast.BTC-USD.calibrated version 1" in page.text
+    assert "42 days on the origin; a warning begins after 180" in page.text
+
+
+def test_the_gates_figures(copied: Home) -> None:
+    assert "The gate" not in page_of(copied).text
+    models = Models(copied)
+    tags = {"gate": "passed: CRPS ratio 0.9912", "gate_ratio": "0.99123456", "gate_days": "180"}
+    models.mark(models.version(BTC, "calibrated", "1"), tags)
+    text = page_of(copied).text
+    assert "passed: CRPS ratio 0.9912" in text
+    assert "The gate Before this version forecast" in text
+    assert "days 180 champion –" in text
+    assert "ratio 0.99123 limit –" in text
+
+
+def test_data_health(copied: Home) -> None:
+    spoil(copied, "close is -1")
+    text = page_of(copied).text
+    assert "missing 3 days in 1 hole set aside 1 rows restated 1 days" in text
+    assert "Holes: 20 Jan 2020 to 22 Jan 2020." in text
+    assert "close is -1" in text
+    assert "1,234.50 USD" in text
+
+
+def test_everything_is_in_one_file_that_asks_for_nothing(page: Page, home: Home) -> None:
+    path = Reports(home).page(BTC, "calibrated")
+    assert path.stat().st_size < TWO_MEGABYTES
+    assert page.named("src") == []
+    assert all(not one.startswith(("http", "//")) for one in page.named("href"))
+    assert [tag for tag, _ in page.tags if tag in ("link", "iframe", "object", "base", "form")] == []
+    # Nothing that is not in the page's own programs may run, and nothing may be fetched.
+    (policy,) = [found["content"] or "" for tag, found in page.tags if "http-equiv" in found]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    hashes = re.findall(r"'sha256-([^']+)'", policy)
+    programs = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in page.programs[1:]]
+    assert programs == hashes
+    assert "unsafe-eval" not in policy
+
+
+def test_the_same_home_and_day_give_the_same_bytes(home: Home) -> None:
+    facts = [gather(home, BTC, "calibrated", DAY) for _ in range(2)]
+    assert render(facts[0]) == render(facts[1])
+    assert "1 May 2020" not in render(facts[0])
+    later = gather(home, BTC, "calibrated", date(2020, 5, 1))
+    assert "passed 66 days before this page was written" in Page(render(later)).text
+
+
+def test_every_stored_text_is_escaped(copied: Home) -> None:
+    spoil(copied, EVIL)
+    models = Models(copied)
+    tags = dict.fromkeys(
+        ("gate", "pooled", "git_commit", "made_by", "status", "gate_ratio", "gate_days"), EVIL
+    )
+    models.mark(models.version(BTC, "calibrated", "1"), tags)
+    candles = made_up(421)
+    version = store(copied, candles)
+    evil = dict.fromkeys(("prediction_id", "settings_version", "code_version"), EVIL)
+    put_days(copied, candles, version, 1, **evil)
+    page = page_of(copied)
+    assert page.text.count(" ".join(EVIL.split())) >= 8
+    names = [tag for tag, _ in page.tags]
+    assert names.count("script") == 3
+    assert "img" not in names
+    assert "onerror" not in {name for _, found in page.tags for name in found}
+    assert "7*7" in page.text
+
+
+def test_a_hostile_brief_is_words_in_the_index() -> None:
+    good = {"product_id": EVIL, "profile": EVIL, "target_day": "2020-01-01", "point_usd": 2.0}
+    good |= {"last_close_usd": 1.0, "lower_80_usd": None, "upper_80_usd": None, "scored": 0}
+    good |= {"crps_ratio": None, "held_80": EVIL, "notes": [EVIL], "page": f"javascript:{EVIL}"}
+    page = Page(
+        render_index([good, {"page": EVIL}, {**good, "notes": 5}, {**good, "last_close_usd": 0}], DAY)
+    )
+    assert [tag for tag, _ in page.tags if tag in ("script", "img")] == []
+    assert page.text.count(" ".join(EVIL.split())) >= 5
+    assert page.text.count("cannot be read") == 3
+    assert not any(one.startswith("javascript:") for one in page.named("href"))
+
+
+def test_no_forecast_yet(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    with pytest.raises(
+        BadInput, match=r"none of BTC-USD by profile calibrated: make one with `closecast run"
+    ):
+        write_report(home, BTC, "calibrated", day=DAY)
+    assert not home.reports.exists()
+    assert products_of(home) == []
+    assert "No forecast has a page yet" in Page(render_index([], DAY)).text
+
+
+def test_one_day_and_nothing_scored(empty: Home) -> None:
+    candles = made_up(5)
+    version = store(empty, candles)
+    put_model(empty, data_version=version, origin_day="2019-01-05")
+    put_days(empty, candles, version, 1)
+    page = page_of(empty, day=date(2019, 1, 6))
+    assert sorted(page.figures) == ["fan", "losses"]
+    assert len(page.figures["fan"]["days"]) == 5
+    for text in ("No forecast has been scored yet", "Nothing is scored yet", "Calibration shows once"):
+        assert text in page.text
+    assert "none scored yet" in page.text
+
+
+def test_few_scores_are_not_drawn_as_coverage(empty: Home) -> None:
+    put_product(empty, count=11)
+    page = page_of(empty)
+    assert sorted(page.figures) == ["fan", "losses", "past", "pit"]
+    assert "Drawn from 20 scored days on." in page.text
+    assert "too few to say anything" in page.text
+
+
+def test_the_article_alone(empty: Home) -> None:
+    put_product(empty, profile="article", count=40)
+    page = page_of(empty, "article")
+    assert sorted(page.figures) == ["fan", "losses", "past"]
+    assert page.figures["fan"]["quantiles"] == []
+    assert "a point and no intervals" in page.text
+    assert "the better forecast" in page.text
+    assert "test rmse usd 1,088.2500" in page.text
+    pictures = [found for tag, found in page.tags if tag == "img"]
+    assert len(pictures) == 3
+    assert all(str(one["src"]).startswith("data:image/png;base64,") and one["alt"] for one in pictures)
+    assert "38 forecasts scored" in page.text
+    assert "age of the model 0 days on the origin" in page.text
+    assert "Calibration" not in page.text
+    assert "none" in Page(Reports(empty).index.read_text()).text
+
+
+def test_forecasts_made_after_their_day_are_called_so(empty: Home) -> None:
+    candles = made_up(60)
+    version = store(empty, candles)
+    put_model(empty, data_version=version)
+    put_days(empty, candles, version, 3, created_at=made_up(90)["day_utc"].iloc[-1].tz_localize("UTC"))
+    text = page_of(empty).text
+    assert "All 3 forecasts here were made after their day was over" in text
+    assert "age of the model 0 days" in text
+
+
+def test_a_revision_is_told_and_the_published_one_shown(copied: Home) -> None:
+    candles = made_up(420)
+    version = store(copied, candles)
+    put_days(copied, candles, version, 1, prediction_id="again", point_usd=77777.0)
+    facts = gather(copied, BTC, "calibrated", DAY)
+    assert facts.row["revision"] == 0
+    assert "forecast again since (1 revision): the newest says 77,777.00 USD" in page_of(copied).text
+
+
+def test_an_old_model_is_told(copied: Home) -> None:
+    models = Models(copied)
+    models.mark(models.version(BTC, "calibrated", "1"), {"origin_day": "2019-03-01"})
+    assert "The model is 360 days old, more than the 180" in page_of(copied).text
+
+
+def test_a_close_that_has_come_is_told(copied: Home) -> None:
+    store(copied, made_up(422))
+    assert "The close of this day has come, prices are stored up to 26 Feb 2020" in page_of(copied).text
+
+
+def test_three_products_and_their_index(copied: Home) -> None:
+    put_product(copied, "ETH-USD", count=3, seed=2)
+    put_product(copied, "LTC-USD", "article", count=3, seed=3)
+    found = products_of(copied)
+    assert found == [(BTC, "calibrated"), ("ETH-USD", "calibrated"), ("LTC-USD", "article")]
+    for product, profile in found:
+        write_report(copied, product, profile, day=DAY)
+    index = Page(Reports(copied).index.read_text())
+    pages = ["BTC-USD.calibrated.html", "ETH-USD.calibrated.html", "LTC-USD.article.html"]
+    assert [one for one in index.named("href") if one.endswith(".html")] == pages
+    assert index.text.count("25 Feb 2020") == 3
+    assert "118 days" in index.text
+
+
+def test_a_run_writes_what_is_missing_or_new_and_nothing_else(
+    copied: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
+    path = Reports(copied).page(BTC, "calibrated")
+    before = path.stat().st_mtime_ns
+    report_of_run(copied, BTC, "calibrated", day=DAY, anew=True)
+    assert path.stat().st_mtime_ns > before
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.report.gather", None)  # nothing is even read
+        report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
+    Reports(copied).index.unlink()
+    report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
+    assert Reports(copied).index.is_file()
+
+
+def blocked(home: Home) -> None:
+    home.reports.write_text("in the way")
+
+
+def damaged(home: Home) -> None:
+    next(home.models.rglob("losses.json")).write_text("{}")
+
+
+@pytest.mark.parametrize(("harm", "kind"), [(blocked, HomeUnusable), (damaged, Damaged)])
+def test_a_report_that_fails_says_that_the_forecast_is_kept(
+    empty: Home, harm: Callable[[Home], None], kind: type[Exception]
+) -> None:
+    put_product(empty, count=2)
+    harm(empty)
+    with pytest.raises(kind, match=r"is stored, its report is not: .*`closecast report --product BTC-USD"):
+        report_of_run(empty, BTC, "calibrated", day=DAY, anew=True)
+
+
+def test_neither_tensorflow_nor_matplotlib_nor_prefects_server_is_loaded(home: Home) -> None:
+    program = (
+        "import sys; from datetime import date; from pathlib import Path; from storage.home import Home\n"
+        "from tasks.report import write_report\n"
+        f"write_report(Home(Path({str(home.root)!r})), 'BTC-USD', 'calibrated', day=date(2020, 2, 25))\n"
+        "assert not {'tensorflow', 'keras', 'matplotlib.pyplot', 'torch'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT, timeout=200)
+
+
+def test_the_library_is_the_one_that_is_named() -> None:
+    folder = PROJECT / "tasks" / "templates"
+    wanted = json.loads((PROJECT / "charts" / "package.json").read_text())["dependencies"]["echarts"]
+    text = (folder / "echarts.min.js").read_text(encoding="ascii")
+    assert text.startswith(f"/*! Apache ECharts {wanted}, Apache License 2.0")
+    for name in ("echarts.min.js", "report.js"):
+        assert not re.search(
+            r"</script|<!--|\beval\(|new Function|fetch\(|XMLHttpRequest\(", (folder / name).read_text()
+        )
