@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from tests.helpers import BTC, NOW, SHA, made_up, store, without
 
 DAYS = 420
 HOLE = (pd.Timestamp("2020-01-20").date(), pd.Timestamp("2020-01-22").date())
+# The day that the newest forecast is for.
+DAY = date(2020, 2, 25)
 CODE = "0.0.0+test"
 LOSSES = {
     "calibrated": {

@@ -22,9 +22,8 @@ from storage.reports import Reports
 from tasks.report import render, render_index, report_of_run, write_report
 from tasks.report_data import gather, products_of
 from tests.helpers import BTC, PROJECT, made_up, store
-from tests.pages import empty_home, full_home, put_days, put_model, put_product, spoil
+from tests.pages import DAY, empty_home, full_home, put_days, put_model, put_product, spoil
 
-DAY = date(2020, 2, 25)
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}</style></title>"
 TWO_MEGABYTES = 2_000_000
 

@@ -11,8 +11,7 @@ from tasks.report_charts import charts, short
 from tasks.report_data import CLOSES, gather, last_closes, running_coverage, uniform_of
 from tasks.report_model import curves_of, refit_of
 from tests.helpers import BTC, made_up, without
-from tests.pages import HOLE, full_home
-from tests.tasks.test_report import DAY
+from tests.pages import DAY, HOLE, full_home
 
 
 def hits(*names: str, days: int = 100) -> pd.DataFrame:

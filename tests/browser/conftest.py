@@ -1,0 +1,71 @@
+"""A real Chromium, where there is one: Debian's, or whatever goes by one of its names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.home import Home
+from tasks.report import write_report
+from tests.browsing import DESKTOP, FLAGS, NAMES, Scheme, Seen
+from tests.helpers import BTC
+from tests.pages import DAY, empty_home, put_product
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        missing = "no Chromium here: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Seen]]:
+    """Opens a file in the browser, at a width and in a theme."""
+    contexts = []
+
+    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> Seen:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            has_touch=width < 600,
+            is_mobile=width < 600,
+            **more,
+        )
+        contexts.append(context)
+        seen = Seen(context.new_page())
+        seen.page.on("console", lambda line: seen.complaints.append(f"{line.type}: {line.text}"))
+        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        seen.page.on("request", lambda request: seen.requests.append(request.url))
+        seen.page.goto(path.as_uri())
+        return seen
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a page of each profile, and the index of both."""
+    home = empty_home(tmp_path_factory, tmp_path_factory.mktemp("browser") / "home")
+    put_product(home)
+    put_product(home, "ETH-USD", "article", count=60, seed=2)
+    write_report(home, BTC, "calibrated", day=DAY)
+    write_report(home, "ETH-USD", "article", day=DAY)
+    return home
