@@ -4,6 +4,8 @@
 # make check  ruff, mypy, import-linter
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
+# make images  the pictures of the documents, photographed in Chromium; some five minutes
+# make charts  the charts' library of the report, built anew with npm
 # make lock   resolve the dependencies anew
 
 PYTHON ?= python3
@@ -18,7 +20,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test soak check audit bench serve-demo lock clean
+.PHONY: run test soak check audit bench serve-demo images charts lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -67,6 +69,12 @@ bench: $(VENV)/.test
 
 serve-demo: $(VENV)/.run
 	@$(BIN)/python tests/serve_demo.py
+
+images: $(VENV)/.test
+	$(BIN)/python tests/images.py
+
+charts:
+	cd charts && npm ci --no-audit --no-fund && npm run --silent build
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

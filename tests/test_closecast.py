@@ -132,16 +132,35 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
         assert word not in (first.out + first.err).lower().replace(str(PROJECT).lower(), "")
     stored = shell.stored()
     assert stored == (1770, 1770, 1, 1)
+    page = shell.home / "reports" / "BTC-USD.article.html"
+    assert f"report written to {page}" in first.out
+    written = page.stat().st_mtime_ns
 
     # The default source of a product is the one that it has.
     again = shell("run", *QUICK)
     assert "nothing new, the forecast for 2019-10-18 stands" in again.out
     assert shell.stored() == stored
+    assert page.stat().st_mtime_ns == written
+    page.unlink()
+    assert shell.here("report", "--product", "BTC-USD").out == f"{page}\n"
+    assert page.is_file()
     (row,) = shell.ask("select * from predictions")
     assert row["last_close_usd"] == 8034.32
     assert row["lower_95_usd"] is None
     assert row["revision"] == 0
     assert str(row["prediction_id"]) in again.out
+
+
+def test_a_report_needs_a_forecast(shell: Shell) -> None:
+    shell.home.mkdir()
+    assert "has none: make one with `closecast run`" in shell.refuses("report", here=True)
+    line = shell.refuses("report", "--product", "ETH-USD", "--profile", "article", here=True)
+    assert line.endswith(
+        "has none of ETH-USD by profile article: make one with"
+        " `closecast run --product ETH-USD --profile article`"
+    )
+    assert "did you mean article?" in shell.refuses("report", "--profile", "artcle", here=True)
+    assert not (shell.home / "reports").exists()
 
 
 def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:

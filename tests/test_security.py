@@ -145,7 +145,7 @@ def test_only_ids_of_the_form_pass(text: str) -> None:
 
 
 @pytest.mark.parametrize("product", HOSTILE_IDS)
-@pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback"])
+@pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback", "report"])
 def test_hostile_ids_stop_at_the_door_of_every_command(command: str, product: str, home: Home) -> None:
     before = sorted(home.root.rglob("*"))
     code, out, err = typed(command, f"--product={product}", "--home", str(home.root))
@@ -172,6 +172,7 @@ def test_hostile_words_are_words(home: Home) -> None:
             ["reproduce", word],
             ["rollback", "--product", BTC, f"--to={word}"],
             ["score", f"--profile={word}"],
+            ["report", f"--profile={word}"],
             ["run", "--set", f"{word}=1"],
             ["run", f"--as-of={word}"],
             ["import", word, "--product", BTC],

@@ -87,7 +87,7 @@
     const width = element.clientWidth - 12 - right - (small ? 50 : 64);
     const split = right + width * share;
     const scale = fanScale(f, 0);
-    const opacity = 1.15 / Math.max(pairs.length, 1) * 0.55;
+    const opacity = 1.15 / Math.max(pairs.length, 1) * 0.75;
     const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
     const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
     const shapes = pairs.map(([low, high]) => band(low, high, named[f.levels[low]]));
@@ -220,7 +220,8 @@
     xAxis: { type: "category", data: f.counts.map((_, n) => String(n * 10)), name: "part of the forecast, %", nameLocation: "middle", nameGap: 28,
       nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, align: "left", interval: 1 },
       axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false } },
-    yAxis: valueAxis(c, { scale: false, minInterval: 1, max: Math.ceil(1.1 * Math.max(...f.counts, f.upper)) }),
+    yAxis: valueAxis(c, { scale: false, minInterval: 1, max: Math.ceil(1.1 * Math.max(...f.counts, f.upper)),
+      axisLabel: { color: c.muted, fontSize: 12, showMaxLabel: false } }),
     series: [{
       type: "bar", barCategoryGap: "8%", itemStyle: { color: c.band, opacity: 0.75 },
       data: f.counts.map((count) => (count < f.lower || count > f.upper ? { value: count, itemStyle: { color: c.orange, opacity: 0.9 } } : count)),
