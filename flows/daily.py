@@ -90,9 +90,7 @@ def daily_forecast(
             show_artifacts(place, row, series, choice.warning)
             few_files_step.submit(place, series.product_id).result()
         # Last, so that a page that cannot be written costs nothing but the page.
-        write_page.submit(
-            place, series.product_id, recipe.name, day=moment.date(), anew=choice is not None
-        ).result()
+        write_page.submit(place, row, day=moment.date()).result()
         return str(row["prediction_id"])
 
 

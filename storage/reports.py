@@ -41,9 +41,10 @@ class Reports:
             raise BadSetting(f"a profile is named in small letters, such as calibrated, not {profile!r:.60}")
         return self.folder / f"{check_product_id(product_id)}.{profile}.html"
 
-    def has(self, product_id: str, profile: str) -> bool:
-        """Whether the page is there, and the index too."""
-        return self.page(product_id, profile).is_file() and self.index.is_file()
+    def brief(self, product_id: str, profile: str) -> dict[str, Any]:
+        """What the page says of itself; nothing when it or the index is not there or cannot be read."""
+        page = self.page(product_id, profile)
+        return _brief(page.with_suffix(".json")) if page.is_file() and self.index.is_file() else {}
 
     def write(
         self,

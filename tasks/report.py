@@ -7,7 +7,7 @@ import hashlib
 import logging
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ def brief(facts: Facts) -> dict[str, Any]:
         "last_close_usd": row["last_close_usd"],
         "lower_80_usd": row["lower_80_usd"],
         "upper_80_usd": row["upper_80_usd"],
+        "made_at": max(facts.past["created_at"].max(), row["created_at"]).isoformat(),
         "scored": every.forecasts if every else 0,
         "crps_ratio": every.crps_ratio if every else None,
         "held_80": words.held(facts, 80),
@@ -115,14 +116,19 @@ def write_report(home: Home, product_id: str, profile: str, *, day: date) -> Pat
     )
 
 
-def report_of_run(home: Home, product_id: str, profile: str, *, day: date, anew: bool) -> None:
-    """The last step of a run: its page, when something was added or the page is not there.
+def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
+    """The last step of a run: its page, unless there is one that was written after its forecast was made.
+
+    Args:
+        home: of the run.
+        row: the forecast of the run, as it is stored.
+        day: on which the page is made.
 
     Raises:
         ClosecastError: as `write_report`, of the same kind, and says that the forecast is kept.
     """
-    reports = Reports(home)
-    if not anew and reports.has(product_id, profile):
+    product_id, profile = row["product_id"], row["profile"]
+    if _knows(Reports(home).brief(product_id, profile), row["created_at"]):
         return
     try:
         path = write_report(home, product_id, profile, day=day)
@@ -132,6 +138,14 @@ def report_of_run(home: Home, product_id: str, profile: str, *, day: date, anew:
             f" then `closecast report --product {product_id} --profile {profile}` writes it"
         ) from error
     log.info("%s: report written to %s", product_id, path)
+
+
+def _knows(brief: Mapping[str, Any], made: datetime) -> bool:
+    """Whether a page knows the forecasts up to then: a run may have been ended before it wrote its own."""
+    try:
+        return datetime.fromisoformat(brief["made_at"]) >= made
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def lineage(facts: Facts) -> list[tuple[str, str]]:
@@ -249,5 +263,5 @@ def _policy(programs: Sequence[str]) -> str:
 
 
 write_page = task(
-    name="write-report", task_run_name="write-report {product_id} {profile}", timeout_seconds=300, **STEP
+    name="write-report", task_run_name="write-report {row[product_id]}", timeout_seconds=300, **STEP
 )(report_of_run)

@@ -38,7 +38,7 @@
     useUTC: true,
     textStyle: { fontFamily: font, color: c.ink },
     tooltip: {
-      trigger: "axis", confine: true, backgroundColor: c.card, borderColor: c.line, padding: [8, 12],
+      trigger: "axis", confine: true, className: "tip", backgroundColor: c.card, borderColor: c.line, padding: [8, 12],
       textStyle: { color: c.ink, fontSize: 13, fontFamily: font },
       axisPointer: { type: "line", lineStyle: { color: c.muted, type: "dashed" }, label: { show: false } },
       extraCssText: "box-shadow: 0 2px 10px rgba(0,0,0,.14); font-variant-numeric: tabular-nums;",
@@ -346,7 +346,7 @@
     const beyond = name === "fan" && place[name] === count - 1;
     const series = beyond ? chart.getOption().series.findIndex((one) => one.name === "edges") : 0;
     chart.dispatchAction({ type: "showTip", seriesIndex: series, dataIndex: beyond ? 1 : place[name] });
-    const tip = document.querySelector(`#chart-${name} [data-tip], #chart-${name} > div > div:last-child`);
+    const tip = document.querySelector(`#chart-${name} .tip`);
     const said = tip ? tip.innerHTML.replace(/<br>/g, "; ").replace(/<[^>]*>/g, "") : "";
     document.getElementById("said-" + name).textContent = said;
   };

@@ -21,7 +21,7 @@ CHARTS = ("coverage", "fan", "losses", "past", "pit")
 # Everything drawn in a chart with something to see: a path with a size, in a colour.
 MARKS = """name => [...document.querySelectorAll(`#chart-${name} svg path, #chart-${name} svg polyline`)]
     .filter(mark => { const box = mark.getBBox(); return box.width + box.height > 0; }).length"""
-TIP = """name => [...document.querySelectorAll(`#chart-${name} > div > div`)]
+TIP = """name => [...document.querySelectorAll(`#chart-${name} .tip`)]
     .filter(one => getComputedStyle(one).visibility === 'visible' && getComputedStyle(one).opacity > 0)
     .map(one => one.innerText).join(' ')"""
 

@@ -27,12 +27,12 @@ def write(home: Home, product_id: str = "BTC-USD", profile: str = "calibrated", 
 
 
 def test_a_page_its_brief_and_the_index_of_all(home: Home) -> None:
-    assert not Reports(home).has("BTC-USD", "calibrated")
+    assert Reports(home).brief("BTC-USD", "calibrated") == {}
     path = write(home)
     assert path == home.root / "reports" / "BTC-USD.calibrated.html"
     assert path.read_text() == "<p>"
     write(home, "ETH-USD", "article")
-    assert Reports(home).has("ETH-USD", "article")
+    assert Reports(home).brief("ETH-USD", "article")["point_usd"] == 1.5
     assert json.loads(Reports(home).index.read_text()) == [
         {"product_id": "BTC-USD", "point_usd": 1.5, "page": "BTC-USD.calibrated.html"},
         {"product_id": "ETH-USD", "point_usd": 1.5, "page": "ETH-USD.article.html"},
@@ -60,7 +60,7 @@ def test_a_brief_that_cannot_be_read_costs_the_others_nothing(home: Home, text: 
 def test_an_index_that_is_gone_is_missed(home: Home) -> None:
     write(home)
     Reports(home).index.unlink()
-    assert not Reports(home).has("BTC-USD", "calibrated")
+    assert Reports(home).brief("BTC-USD", "calibrated") == {}
 
 
 @pytest.mark.parametrize("product_id", ["../x-USD", "btc-usd", "", "index"])

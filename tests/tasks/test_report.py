@@ -309,17 +309,29 @@ def test_three_products_and_their_index(copied: Home) -> None:
 def test_a_run_writes_what_is_missing_or_new_and_nothing_else(
     copied: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
-    path = Reports(copied).page(BTC, "calibrated")
-    before = path.stat().st_mtime_ns
-    report_of_run(copied, BTC, "calibrated", day=DAY, anew=True)
-    assert path.stat().st_mtime_ns > before
+    reports, row = Reports(copied), gather(copied, BTC, "calibrated", DAY).row
+    path = reports.page(BTC, "calibrated")
+
+    def writes(row: dict[str, Any]) -> bool:
+        before = path.stat().st_mtime_ns if path.exists() else None
+        report_of_run(copied, row, day=DAY)
+        return path.stat().st_mtime_ns != before
+
+    path.unlink(missing_ok=True)
+    assert writes(row)
     with monkeypatch.context() as patch:
         patch.setattr("tasks.report.gather", None)  # nothing is even read
-        report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
-    Reports(copied).index.unlink()
-    report_of_run(copied, BTC, "calibrated", day=DAY, anew=False)
-    assert Reports(copied).index.is_file()
+        assert not writes(row)
+    reports.index.unlink()
+    assert writes(row)
+    path.with_suffix(".json").write_text("{}")
+    assert writes(row)
+    # The run of the next day was ended between its row and its page.
+    candles = made_up(421)
+    new = put_days(copied, candles, store(copied, candles), 1)[0]
+    assert writes(new)
+    assert not writes(new)
+    assert not writes(row)
 
 
 def blocked(home: Home) -> None:
@@ -335,9 +347,10 @@ def test_a_report_that_fails_says_that_the_forecast_is_kept(
     empty: Home, harm: Callable[[Home], None], kind: type[Exception]
 ) -> None:
     put_product(empty, count=2)
+    row = gather(empty, BTC, "calibrated", DAY).row
     harm(empty)
     with pytest.raises(kind, match=r"is stored, its report is not: .*`closecast report --product BTC-USD"):
-        report_of_run(empty, BTC, "calibrated", day=DAY, anew=True)
+        report_of_run(empty, row, day=DAY)
 
 
 def test_neither_tensorflow_nor_matplotlib_nor_prefects_server_is_loaded(home: Home) -> None:
