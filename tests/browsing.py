@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ FLAGS = (
     "--disable-sync",
 )
 PHONE, DESKTOP = 390, 1280
+WAIT_SECONDS = 60.0
 Scheme = Literal["light", "dark"]
 
 
@@ -31,3 +33,10 @@ class Seen:
     def ask(self, program: str, given: object = None) -> Any:
         """What JavaScript answers in the page."""
         return self.page.evaluate(program, given)
+
+    def until(self, program: str, given: object = None) -> None:
+        """Wait until JavaScript answers true; Playwright's own way needs `eval`, which the page forbids."""
+        end = time.monotonic() + WAIT_SECONDS
+        while not self.ask(program, given):
+            assert time.monotonic() < end, f"never came true: {program}"
+            self.page.wait_for_timeout(50)

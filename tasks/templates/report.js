@@ -365,6 +365,10 @@
     if (!element) continue;
     draw(name);
     element.addEventListener("keydown", keys);
+    // ECharts would swallow every turn of the wheel, also those that it does nothing with.
+    for (const kind of ["wheel", "mousewheel"]) {
+      element.addEventListener(kind, (event) => { if (!event.ctrlKey) event.stopPropagation(); }, { capture: true, passive: true });
+    }
     element.addEventListener("blur", () => drawn[name].dispatchAction({ type: "hideTip" }));
     if (name === "past") zoomTo(name, narrow(element) ? 30 : 90);
     let width = element.clientWidth;

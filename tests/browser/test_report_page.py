@@ -89,7 +89,7 @@ def test_the_pointer_brings_up_the_figures(look: Look, report: Path, name: str) 
     seen = look(report)
     assert seen.ask(TIP, name) == ""
     seen.page.mouse.move(*middle(seen, name))
-    seen.page.wait_for_function(f"({TIP})({name!r}).length > 10")
+    seen.until(f"({TIP})({name!r}).length > 10")
     said = seen.ask(TIP, name)
     wanted = {
         "fan": "close: ",
@@ -106,7 +106,7 @@ def test_the_pointer_brings_up_the_figures(look: Look, report: Path, name: str) 
 def test_the_fan_tells_its_intervals(look: Look, report: Path) -> None:
     seen = look(report)
     seen.page.mouse.move(*middle(seen, "fan", 0.8))
-    seen.page.wait_for_function(f"({TIP})('fan').includes('80 %')")
+    seen.until(f"({TIP})('fan').includes('80 %')")
     assert "25 Feb 2020, forecast" in seen.ask(TIP, "fan")
 
 
@@ -129,13 +129,13 @@ def test_ctrl_and_the_wheel_zoom_and_the_wheel_alone_scrolls(look: Look, report:
     seen.page.mouse.move(*middle(seen, "past"))
     before, top = zoom_of(seen, "past"), seen.ask("scrollY")
     seen.page.mouse.wheel(0, 200)
-    seen.page.wait_for_function(f"scrollY > {top}")
+    seen.until(f"scrollY > {top}")
     assert zoom_of(seen, "past") == before
     seen.page.mouse.move(*middle(seen, "past"))
     seen.page.keyboard.down("Control")
     seen.page.mouse.wheel(0, -600)
     shown = "[...document.querySelectorAll('#chart-past svg text')].map(one => one.textContent).join()"
-    seen.page.wait_for_function(f"before => {shown} !== before", arg=",".join(before))
+    seen.until(f"before => {shown} !== before", ",".join(before))
     seen.page.keyboard.up("Control")
 
 
@@ -166,15 +166,15 @@ def test_arrows_walk_through_a_chart_and_a_screen_reader_is_told(look: Look, rep
     seen.page.locator("#chart-past").focus()
     seen.page.keyboard.press("End")
     said = "document.getElementById('said-past').textContent"
-    seen.page.wait_for_function(f"{said}.includes('close')")
+    seen.until(f"{said}.includes('close')")
     newest = seen.ask(said)
     assert newest.startswith("24 Feb 2020; close: ")
     assert "80 %: " in newest
     seen.page.keyboard.press("ArrowLeft")
-    seen.page.wait_for_function(f"{said}.startsWith('23 Feb 2020')")
+    seen.until(f"{said}.startsWith('23 Feb 2020')")
     seen.page.locator("#chart-fan").focus()
     seen.page.keyboard.press("End")
-    seen.page.wait_for_function("document.getElementById('said-fan').textContent.includes('forecast')")
+    seen.until("document.getElementById('said-fan').textContent.includes('forecast')")
 
 
 def test_the_theme_changes_while_the_page_is_open(look: Look, report: Path) -> None:
@@ -182,9 +182,7 @@ def test_the_theme_changes_while_the_page_is_open(look: Look, report: Path) -> N
     paint = "() => document.querySelector('#chart-fan svg').innerHTML"
     light = seen.ask(paint)
     seen.page.emulate_media(color_scheme="dark")
-    seen.page.wait_for_function(
-        "light => document.querySelector('#chart-fan svg').innerHTML !== light", arg=light
-    )
+    seen.until("light => document.querySelector('#chart-fan svg').innerHTML !== light", light)
     assert seen.ask("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
     assert seen.complaints == []
 
@@ -192,9 +190,7 @@ def test_the_theme_changes_while_the_page_is_open(look: Look, report: Path) -> N
 def test_a_window_made_narrow_keeps_its_charts_within_it(look: Look, report: Path) -> None:
     seen = look(report)
     seen.page.set_viewport_size({"width": 420, "height": 900})
-    seen.page.wait_for_function(
-        "document.querySelector('#chart-past svg').getBoundingClientRect().width < 420"
-    )
+    seen.until("document.querySelector('#chart-past svg').getBoundingClientRect().width < 420")
     assert seen.ask("document.documentElement.scrollWidth") <= 420
     assert seen.complaints == []
 
