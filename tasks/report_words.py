@@ -81,10 +81,10 @@ def held(facts: Facts, percent: int) -> str:
     span = facts.board.spans[-1].coverage[percent] if facts.board.spans else None
     if span is None:
         return "none scored yet"
-    return (
-        f"{percents(span.share)} of {span.days:,}"
-        f" {'day' if span.days == 1 else 'days'} ({100 * span.lower:.0f} to {100 * span.upper:.0f} %)"
-    )
+    said = f"{percents(span.share)} of {_count(span.days, 'day')}"
+    range_ = f"({100 * span.lower:.0f} to {100 * span.upper:.0f} %)"
+    # No line ends before a percent sign.
+    return f"{said} {range_}".replace(" %", "\u00a0%")
 
 
 def middle(facts: Facts) -> str:

@@ -29,7 +29,7 @@ from storage.prices import Prices  # noqa: E402
 from tests.browsing import DESKTOP, FLAGS, NAMES, PHONE  # noqa: E402
 
 log = logging.getLogger("closecast.images")
-COLOURS = 96
+COLOURS = 192
 
 
 def main() -> None:
@@ -151,7 +151,9 @@ def put(path: Path, png: bytes) -> None:
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.convert("RGB").quantize(
+            COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        ).save(path, optimize=True)
     log.info("%s, %d kB", path, path.stat().st_size // 1000)
 
 
