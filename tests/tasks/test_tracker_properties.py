@@ -44,8 +44,8 @@ def test_an_outcome_moves_each_level_by_its_own_step(
     np.testing.assert_array_equal(after[~up], (moved + step * (LEVEL - 1))[~up])
 
 
-# Each says where the close goes, in scales from the base of the level it plays against, given where that level
-# stands now; no further than BOUND.
+# Each says where the close goes, in scales from the base of the level it plays against, given where that
+# level stands now; no further than BOUND.
 Adversary = Callable[[float, int, np.random.Generator], float]
 ADVERSARIES: dict[str, Adversary] = {
     "always above": lambda now, n, draw: BOUND,
