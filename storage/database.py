@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
@@ -23,9 +23,11 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # The newest migration, known without importing Alembic: a start on a finished database costs milliseconds.
 HEAD = "0002"
 BUSY_SECONDS = 30
+CONNECT_SECONDS = 10
 MIGRATION_SECONDS = 120
 # Names the write lock on PostgreSQL; any number does, if it stays the same.
 WRITE_LOCK = 20_150_720
+NO_RIGHT = "42501"
 
 
 class Database:
@@ -33,14 +35,8 @@ class Database:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._url = _url(home)
-        try:
-            self._engine = sa.create_engine(self._url)
-        except (exc.ArgumentError, ImportError) as error:
-            raise BadSetting(
-                f"CLOSECAST_DATABASE_URL names a database that cannot be reached from here ({error});"
-                " install its driver or leave it unset"
-            ) from error
+        self._url = database_address(home)
+        self._engine = make_engine(self._url)
         if self._sqlite:
             event.listen(self._engine, "connect", _set_pragmas)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -91,17 +87,19 @@ class Database:
         except exc.IntegrityError as error:
             reason = str(error.orig).partition("\n")[0]
             raise BadInput(f"the price database refuses a row: {reason}; nothing was kept") from error
-        except (exc.ProgrammingError, exc.DataError):
-            raise  # a mistake of ours, not of the home
+        except (exc.ProgrammingError, exc.DataError) as error:
+            if sqlstate(error) != NO_RIGHT:
+                raise  # a mistake of ours, not of the home
+            raise self._unusable(error.orig) from error
         except exc.DatabaseError as error:
             raise self._unusable(error.orig) from error
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
     def _unusable(self, reason: object) -> HomeUnusable:
-        where = self._url.database if self._sqlite else self._url.set(query={}).render_as_string()
+        where = self._url.database if self._sqlite else shown(self._url)
         text = " ".join(str(reason).split())
-        if "locked" in text:
+        if "locked" in text or "lock timeout" in text:
             return HomeUnusable(
                 f"the price database {where} is held by another process (waited {BUSY_SECONDS} s);"
                 " let it finish, then try again"
@@ -167,17 +165,59 @@ class Database:
             )
 
 
-def _url(home: Home) -> sa.URL:
+def database_address(home: Home) -> sa.URL:
+    """Where the price database is: SQLite in the home, or what CLOSECAST_DATABASE_URL says.
+
+    Raises:
+        BadSetting: that is no address of SQLite or PostgreSQL.
+    """
     if home.database_url is None:
         # Not by way of text: a folder's name may hold `?` or `%`.
         return sa.URL.create("sqlite", database=str(home.root / "prices.db"))
     try:
-        return sa.make_url(home.database_url)
+        url = sa.make_url(home.database_url)
+        if url.get_backend_name() in ("sqlite", "postgresql"):
+            # The driver that is meant, not SQLAlchemy's older default.
+            return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
     except exc.ArgumentError as error:
+        raise _no_address() from error
+    raise _no_address()
+
+
+def _no_address() -> BadSetting:
+    return BadSetting(
+        "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
+        " sqlite:////folder/prices.db; leave it unset for the home's own database"
+    )
+
+
+def make_engine(url: sa.URL, **how: Any) -> sa.Engine:
+    """SQLAlchemy's engine for that address; nothing is connected yet.
+
+    Raises:
+        BadSetting: its driver is not installed.
+    """
+    if url.get_backend_name() == "postgresql":
+        how["connect_args"] = {"connect_timeout": CONNECT_SECONDS, "application_name": "closecast"} | dict(
+            how.get("connect_args", {})
+        )
+    try:
+        return sa.create_engine(url, **how)
+    except (exc.ArgumentError, ImportError) as error:
         raise BadSetting(
-            "CLOSECAST_DATABASE_URL must be an address such as sqlite:////folder/prices.db; leave it unset"
-            " for the home's own database"
+            f"CLOSECAST_DATABASE_URL names a database that cannot be reached from here ({error}); install its"
+            " driver (pip install 'closecast[postgresql]') or leave it unset"
         ) from error
+
+
+def shown(url: sa.URL) -> str:
+    """The address without its password, fit for a message."""
+    return url.set(query={}).render_as_string()
+
+
+def sqlstate(error: exc.DBAPIError) -> str | None:
+    """PostgreSQL's five letters for what went wrong, None from SQLite."""
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
@@ -203,4 +243,5 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _begin_postgresql(connection: sa.Connection) -> None:
     # One writer at a time, as with SQLite: what is compared with the stored rows stays true until the commit.
     if _writes(connection):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {BUSY_SECONDS * 1000:.0f}")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

@@ -39,6 +39,7 @@ class Home:
 
     root: Path
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
+    storage_url: str | None = field(default=None, repr=False)
 
     @property
     def mlflow_url(self) -> str:

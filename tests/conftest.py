@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -25,6 +26,12 @@ IGNORED = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which engines the homes of the tests are on."""
+    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.addoption("--storage", choices=("folder", "s3"), default="folder")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set Prefect up before anything imports it: nothing of the user's own is read or touched."""
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "CLOSECAST_"))]:
@@ -37,19 +44,57 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
+    config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
+    config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 
 
 SLOW_FILES = ("test_closecast.py", "test_deployment.py", "test_daily_prefect.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first, so that one core does not wait for the other's last one."""
+    """The slow files first, so that one core does not wait for the other's last one.
+
+    What is said of another engine than the chosen one is left out.
+    """
+    other = {"sqlite": "--database", "folder": "--storage"}
+    for item in items:
+        for name, option in other.items():
+            if item.get_closest_marker(name) and item.config.getoption(option) != name:
+                item.add_marker(pytest.mark.skip(reason=f"of {name} alone"))
     items.sort(key=lambda item: item.path.name not in SLOW_FILES)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take away what Prefect kept."""
+    """Take away what Prefect kept, and end the servers."""
+    if "tests.engines" in sys.modules:
+        sys.modules["tests.engines"].stop_servers()
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The homes of the tests on the engines that were asked for; SQLite and a folder are the homes' own."""
+    database, storage = (request.config.getoption(option) for option in ("--database", "--storage"))
+    if (database, storage) == ("sqlite", "folder"):
+        yield
+        return
+    from tests.engines import homes_on
+
+    with homes_on(database, storage):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Those of the test's own homes go with it."""
+    if request.config.getoption("--database") == "sqlite" or "tmp_path" not in request.fixturenames:
+        yield
+        return
+    from tests.engines import postgresql
+
+    folder = request.getfixturevalue("tmp_path")
+    yield
+    postgresql().forget(folder)
 
 
 @pytest.fixture(scope="session")

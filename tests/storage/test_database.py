@@ -43,6 +43,7 @@ def refusal(home: Home) -> str:
     return str(error.value)
 
 
+@pytest.mark.sqlite
 def test_the_pragmas_hold_on_every_connection(tmp_path: Path) -> None:
     wanted = {
         "journal_mode": "wal",
@@ -77,6 +78,7 @@ def test_migrating_says_nothing_and_leaves_logging_alone(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.sqlite
 def test_a_later_start_does_without_alembic(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -96,6 +98,7 @@ def test_a_later_start_does_without_alembic(tmp_path: Path) -> None:
     assert [(done.stdout, done.stderr) for done in outcomes] == [("True\n", ""), ("False\n", "")]
 
 
+@pytest.mark.sqlite
 def test_a_database_that_lost_its_journal_mode_gets_it_back(tmp_path: Path) -> None:
     with opened(Home(tmp_path)):
         pass
@@ -105,6 +108,7 @@ def test_a_database_that_lost_its_journal_mode_gets_it_back(tmp_path: Path) -> N
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
+@pytest.mark.sqlite
 def test_strange_folder_names_are_folder_names(tmp_path: Path) -> None:
     home = Home(tmp_path / "a?b=c %d#e ü")
     with opened(home):
@@ -135,6 +139,7 @@ def test_a_write_that_fails_keeps_nothing(tmp_path: Path) -> None:
             assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
 
 
+@pytest.mark.sqlite
 def test_what_is_no_database_is_an_unusable_home(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("product,close\n" * 100)
     assert "file is not a database" in refusal(Home(tmp_path))
@@ -145,6 +150,7 @@ def test_what_is_no_database_is_an_unusable_home(tmp_path: Path) -> None:
     assert "folder that can be written" in refusal(Home(tmp_path / "file" / "home"))
 
 
+@pytest.mark.sqlite
 def test_a_database_that_cannot_be_written_is_an_unusable_home(tmp_path: Path) -> None:
     with opened(Home(tmp_path)):
         pass
@@ -158,6 +164,7 @@ def test_a_database_that_cannot_be_written_is_an_unusable_home(tmp_path: Path) -
         connection.execute(sa.text(SERIES))
 
 
+@pytest.mark.sqlite
 def test_a_database_of_a_newer_closecast_is_left_alone(tmp_path: Path) -> None:
     with opened(Home(tmp_path)):
         pass
@@ -166,6 +173,7 @@ def test_a_database_of_a_newer_closecast_is_left_alone(tmp_path: Path) -> None:
     assert "newer closecast" in refusal(Home(tmp_path))
 
 
+@pytest.mark.sqlite
 def test_a_database_that_stays_locked_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(Home(tmp_path)):
         pass
@@ -184,6 +192,7 @@ def test_a_database_that_stays_locked_is_said_to_be(tmp_path: Path, monkeypatch:
             connection.execute(sa.text(SERIES))
 
 
+@pytest.mark.sqlite
 def test_a_migration_killed_in_the_middle_has_not_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

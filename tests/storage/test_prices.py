@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from storage.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
 from storage.frames import FIGURES, candle_frame, rejected_frame
 from storage.home import Home
 from storage.prices import Appended, Prices
+from tests.plain import Plain
 
 PROJECT = Path(__file__).parents[2]
 NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
@@ -73,9 +73,9 @@ def prices(home: Home) -> Iterator[Prices]:
 
 
 @pytest.fixture
-def plain(prices: Prices, home: Home) -> Iterator[sqlite3.Connection]:
+def plain(prices: Prices, home: Home) -> Iterator[Plain]:
     """Another program's connection, with none of our settings."""
-    with contextlib.closing(sqlite3.connect(home.root / "prices.db", isolation_level=None)) as found:
+    with contextlib.closing(Plain(home)) as found:
         yield found
 
 
@@ -291,7 +291,7 @@ def test_an_unknown_version_has_no_series(prices: Prices, name: str) -> None:
     assert len(str(error.value)) < 300
 
 
-def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: sqlite3.Connection) -> None:
+def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: Plain) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)
     assert prices.data_version(BTC, day(1), created_at=NOW + timedelta(1)) == name
@@ -334,12 +334,10 @@ def test_an_unknown_version_is_bad_input(prices: Prices, name: str) -> None:
         "DELETE FROM series",
     ],
 )
-def test_tampering_is_found(prices: Prices, plain: sqlite3.Connection, tampering: str) -> None:
+def test_tampering_is_found(prices: Prices, plain: Plain, tampering: str) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)
-    triggers = plain.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for (trigger,) in triggers:
-        plain.execute(f"DROP TRIGGER {trigger}")
+    plain.drop_triggers()
     prices.closes_at(name)
     plain.execute(tampering)
     with pytest.raises(Damaged) as error:
@@ -381,7 +379,7 @@ def test_a_page_is_all_or_nothing(prices: Prices) -> None:
 
 
 @pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions"])
-def test_tables_are_strict_and_only_added_to(prices: Prices, plain: sqlite3.Connection, table: str) -> None:
+def test_tables_are_strict_and_only_added_to(prices: Prices, plain: Plain, table: str) -> None:
     aside = rejected_frame([{"day_utc": None, "raw": "[?]", "reason": "no day"}])
     put(prices, candles({0: 1.0}), set_aside=aside)
     prices.data_version(BTC, day(0), created_at=NOW)
@@ -389,10 +387,12 @@ def test_tables_are_strict_and_only_added_to(prices: Prices, plain: sqlite3.Conn
     before = plain.execute(everything).fetchall()
     assert before
     for change in (f"UPDATE {table} SET product_id = 'X-Y'", f"DELETE FROM {table}"):  # noqa: S608
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        with pytest.raises(plain.refused, match="append-only"):
             plain.execute(change)
     assert plain.execute(everything).fetchall() == before
-    assert plain.execute("SELECT strict FROM pragma_table_list WHERE name = ?", (table,)).fetchone() == (1,)
+    if plain.is_sqlite:
+        strict = "SELECT strict FROM pragma_table_list WHERE name = ?"
+        assert plain.execute(strict, (table,)).fetchone() == (1,)
 
 
 GOOD = ("BTC-USD", "2020-01-01", 1.0, 1.0, 1.0, 1.0, 1.0, "csv", "2020-01-01T00:00:00+00:00", SHA)
@@ -412,19 +412,20 @@ GOOD = ("BTC-USD", "2020-01-01", 1.0, 1.0, 1.0, 1.0, 1.0, "csv", "2020-01-01T00:
         (7, None),
     ],
 )
-def test_the_table_itself_refuses(plain: sqlite3.Connection, column: int, value: object) -> None:
+def test_the_table_itself_refuses(plain: Plain, column: int, value: object) -> None:
     insert = (
         "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume, source,"
         " observed_at, payload_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     )
     row: list[object] = [*GOOD]
     row[column] = value
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(plain.refused):
         plain.execute(insert, row)
     plain.execute(insert, GOOD)
 
 
-def test_no_question_reads_the_whole_table(prices: Prices, plain: sqlite3.Connection) -> None:
+@pytest.mark.sqlite
+def test_no_question_reads_the_whole_table(prices: Prices, plain: Plain) -> None:
     questions = [
         "SELECT * FROM closes WHERE product_id = 'BTC-USD' AND day_utc >= '2020-01-01' ORDER BY day_utc DESC",
         "SELECT max(seq) FROM candles WHERE product_id = 'BTC-USD' AND day_utc = '2020-01-01'",
@@ -518,7 +519,7 @@ def page(start, count):
     return candle_frame({"day_utc": days, **dict.fromkeys(FIGURES, figures)})
 def put(prices, start, count):
     prices.append("BTC-USD", page(start, count), source="coinbase", observed_at=NOW, payload_sha256="00" * 32)
-home = Home(Path(sys.argv[1]))
+home = Home(Path(sys.argv[1]), sys.argv[2] or None)
 """
 MANY = (
     PREAMBLE
@@ -545,7 +546,7 @@ with Prices(home) as prices:
 
 def child(code: str, home: Home) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, str(home.root)],
+        [sys.executable, "-W", "error", "-c", code, str(home.root), home.database_url or ""],
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -554,7 +555,7 @@ def child(code: str, home: Home) -> subprocess.Popen[str]:
 
 
 def test_processes_that_start_at_once_on_a_fresh_home_lose_and_double_nothing(home: Home) -> None:
-    crowd = [child(MANY, home) for _ in range(4)]
+    crowd = [child(MANY, home) for _ in range(10)]
     for one in crowd:
         assert one.stdout is not None
         assert one.stdout.readline() == "ready\n"
@@ -595,8 +596,8 @@ def test_a_killed_writer_leaves_whole_pages(home: Home, seed: int) -> None:
         assert len(offsets) % 10 == 0
         assert len(offsets) >= 50 + 10 * len(said)  # what was said to be stored is stored
         put(prices, candles({len(offsets): 1.0}))
-    with contextlib.closing(sqlite3.connect(home.root / "prices.db")) as plain:
-        assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    with contextlib.closing(Plain(home)) as plain:
+        assert not plain.is_sqlite or plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 # Against a dictionary

