@@ -220,7 +220,7 @@ def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]
     """Write every day of the page, oldest first, so that row numbers rise with the days."""
     # What is the same in each row stands in the statement: binding it takes as long as the figures do.
     values: dict[str, Any] = {name: sa.bindparam(name) for name in CANDLE_COLUMNS}
-    values |= {name: _literal(connection, value) for name, value in common.items()}
+    values |= {name: _literal(value) for name, value in common.items()}
     statement = str(sa.insert(CANDLES).values(values).compile(dialect=connection.dialect))
     for start in range(0, len(page.days), PIECE):
         days = np.datetime_as_string(page.days[start : start + PIECE], unit="D").tolist()
@@ -246,9 +246,9 @@ def insert_checks(connection: sa.Connection, page: Page, common: dict[str, str],
     connection.execute(sa.insert(PAGES), [row])
 
 
-def _literal(connection: sa.Connection, text: str) -> sa.ColumnClause[str]:
-    quoted = sa.literal(text).compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
-    return sa.literal_column(str(quoted))
+def _literal(text: str) -> sa.ColumnClause[str]:
+    # Both engines read a text so, backslashes and all; SQLAlchemy's own way doubles a percent sign twice.
+    return sa.literal_column("'" + text.replace("'", "''") + "'")
 
 
 def _or_null(figures: npt.NDArray[np.float64]) -> list[float | None]:

@@ -42,6 +42,11 @@ class Home:
     storage_url: str | None = field(default=None, repr=False)
 
     @property
+    def on_postgresql(self) -> bool:
+        """Whether the databases are in PostgreSQL, where several machines may share them."""
+        return (self.database_url or "").startswith("postgresql")
+
+    @property
     def mlflow_url(self) -> str:
         """SQLAlchemy address of the model registry."""
         return f"sqlite:///{self.registry}"

@@ -1,4 +1,7 @@
-"""One writer at a time for each product of a home."""
+"""One writer at a time for each product of a home.
+
+By a lock file, or, where the prices are in PostgreSQL, by a lock in it, which every machine sees.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ log = logging.getLogger("closecast.locks")
 
 @contextlib.contextmanager
 def product_lock(home: Home, product_id: str, *, wait_seconds: float = 900.0) -> Iterator[None]:
-    """Hold the product's lock file; the operating system frees it when the process ends, however it ends.
+    """Hold the product's lock, which is freed when the process ends, however it ends.
 
     Raises:
         HomeBusy: somebody else held it for all of `wait_seconds`.
@@ -60,6 +63,18 @@ def reports_lock(home: Home, *, wait_seconds: float = 60.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
+    if home.on_postgresql:
+        from storage.advisory import advisory_lock
+
+        with advisory_lock(home, name, what, wait_seconds):
+            yield
+    else:
+        with _file_lock(home, name, what, wait_seconds):
+            yield
+
+
+@contextlib.contextmanager
+def _file_lock(home: Home, name: str, what: str, wait_seconds: float) -> Iterator[None]:
     lock = FileLock(home.locks / f"{name}.lock", thread_local=False)
     try:
         try:

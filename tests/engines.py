@@ -25,8 +25,8 @@ import pytest
 
 from storage.home import Home
 
-USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"  # noqa: S105
-KEY, SECRET = "closecast-tests", "not-a-secret-either"  # noqa: S105
+USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"
+KEY, SECRET = "closecast-tests", "not-a-secret-either"
 BUCKET = "closecast"
 START_SECONDS = 60
 
@@ -280,9 +280,7 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
     """Give every home that names no other database or storage one of its own on those engines."""
     usual: Callable[..., None] = Home.__init__
 
-    def init(
-        self: Home, root: Path, database_url: str | None = None, storage_url: str | None = None
-    ) -> None:
+    def init(self: Home, root: Path, database_url: str | None = None, storage_url: str | None = None) -> None:
         if database_url is None and database == "postgresql":
             database_url = postgresql().database_for(root)
         if storage_url is None and storage == "s3":
