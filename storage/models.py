@@ -16,7 +16,7 @@ from storage.bundles import Bundle, Draft
 from storage.errors import Damaged, HomeUnusable
 from storage.files import fsync_folder, refuse_links
 from storage.home import Home
-from storage.registry import registry_client
+from storage.registry import registry_client, registry_exists
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
@@ -55,6 +55,7 @@ class Models:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._client: MlflowClient | None = None
+        self._seen = False
 
     def find(self, product_id: str, profile: str, key: str) -> ModelVersion | None:
         """The version that was trained under `key`, when it is whole.
@@ -189,7 +190,7 @@ class Models:
 
     def _one(self, ask: Callable[[], RegisteredVersion]) -> ModelVersion | None:
         """What MLflow answers, without a look at all the other versions; None where there is no such."""
-        if not self.home.registry.is_file():
+        if not self._there():
             return None
         from mlflow.exceptions import MlflowException
 
@@ -204,7 +205,7 @@ class Models:
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product or profile when named."""
-        if not self.home.registry.is_file():
+        if not self._there():
             return []
         found = []
         for model in self._pages(self.client.search_registered_models):
@@ -224,6 +225,11 @@ class Models:
     def open(self, version: ModelVersion) -> Bundle:
         """The version's bundle, found under this home wherever that was moved to."""
         return Bundle(self.home.models / version.name / version.bundle, version.manifest_sha256)
+
+    def _there(self) -> bool:
+        """Whether there is a registry; once it is there, it stays."""
+        self._seen = self._seen or self._client is not None or registry_exists(self.home)
+        return self._seen
 
     @property
     def client(self) -> MlflowClient:

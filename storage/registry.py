@@ -1,4 +1,4 @@
-"""MLflow's database in a home: whole or not there."""
+"""MLflow's database: of a home, or beside its prices in PostgreSQL; whole or not there."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 MAKING_SECONDS = 120
 
 
+def registry_exists(home: Home) -> bool:
+    """Whether a version was ever registered here; nothing is made.
+
+    Raises:
+        HomeUnusable: the database cannot be reached.
+    """
+    if not home.on_postgresql:
+        return home.registry.is_file()
+    from storage.registry_server import schema_exists
+
+    return schema_exists(home)
+
+
 def registry_client(home: Home) -> MlflowClient:
     """MLflow's client on the home's own registry, which is made on first use.
 
@@ -27,6 +40,10 @@ def registry_client(home: Home) -> MlflowClient:
         HomeBusy: another process has been making it for too long.
         HomeUnusable: it cannot be made there.
     """
+    if home.on_postgresql:
+        from storage.registry_server import registry_address
+
+        return _client(registry_address(home, make=_make_tables))
     if "?" in str(home.root):
         raise HomeUnusable(
             f"a home without a question mark in its path is needed, not {home.root}:"
@@ -45,8 +62,8 @@ def registry_client(home: Home) -> MlflowClient:
 
 
 def registry_integrity(home: Home) -> list[str]:
-    """What SQLite finds wrong with the registry's file; nothing where there is none."""
-    if not home.registry.is_file():
+    """What SQLite finds wrong with the registry's file; nothing where there is none, or no SQLite."""
+    if home.on_postgresql or not home.registry.is_file():
         return []
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
@@ -67,9 +84,13 @@ def _make(home: Home) -> None:
         draft = home.registry.with_name(".mlflow-draft.db")
         for left in (draft, draft.with_name(f"{draft.name}-journal")):
             left.unlink(missing_ok=True)
-        _client(f"sqlite:///{draft}").search_registered_models()
+        _make_tables(f"sqlite:///{draft}")
         draft.replace(home.registry)
         fsync_folder(home.root)
+
+
+def _make_tables(url: str) -> None:
+    _client(url).search_registered_models()
 
 
 def _client(url: str) -> MlflowClient:
