@@ -537,8 +537,9 @@ def _called() -> str:
     return _from_here(path)
 
 
-def _from_here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _from_here(path: object) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.errors import BadProduct, BadSetting
 from storage.home import PROJECT, Home, check_product_id, default_root
+from storage.places import S3Path
 from tasks.recipe import Frozen, Recipe
 
 Source = Literal["sample", "coinbase", "csv"]
@@ -148,7 +149,7 @@ def environment() -> Environment:
     """Read the CLOSECAST_ variables.
 
     Raises:
-        BadSetting: one of them is misspelt, or names what is not there yet.
+        BadSetting: one of them is misspelt, or is no address.
     """
     known = [PREFIX + field.upper() for field in Environment.model_fields]
     for name in os.environ:
@@ -158,15 +159,16 @@ def environment() -> Environment:
             )
     found = Environment()
     if found.storage_url:
-        raise BadSetting("CLOSECAST_STORAGE_URL is not supported yet: unset it, and set CLOSECAST_HOME")
+        S3Path.of(found.storage_url)
     return found
 
 
-def home_at(root: Path | str | None = None) -> Home:
+def home_at(folder: Path | str | None = None) -> Home:
     """The home named, or that of CLOSECAST_HOME, or the project's `data/`."""
     known = environment()
-    chosen = Path(root) if root else known.home or default_root()
-    return Home(Path(os.path.abspath(chosen.expanduser())), known.database_url)  # noqa: PTH100
+    chosen = Path(folder) if folder else known.home or default_root()
+    root = Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100
+    return Home(root, known.database_url, known.storage_url)
 
 
 def _listed(names: Iterable[str]) -> str:

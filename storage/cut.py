@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import HomeBusy
+from storage.places import Place
 from storage.tables import open_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TRIES = 200
 
 
-def cut(folders: Sequence[Path]) -> list[DeltaTable | None]:
+def cut(folders: Sequence[Place]) -> list[DeltaTable | None]:
     """Each table, None where there is none, so that there was a moment at which all of them were so.
 
     A table only ever grows: when none has a later version after the last was opened than it had before, all

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from storage.bundles import MANIFEST, Bundle
@@ -13,21 +14,38 @@ from storage.errors import BadFile, ClosecastError, Damaged
 from storage.files import read_raw, sha256_file
 from storage.home import Home
 from storage.models import Models, ModelVersion
+from storage.places import Place, S3Path
 from storage.sums import LOG, SUMS, added_files, read_sums, unreadable_sums
 from storage.tables import open_table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
-def table_files(folder: Path) -> tuple[int, list[str]]:
+def table_files(folder: Place) -> tuple[int, list[str]]:
     """How many files of a table were looked at, and what is wrong with them, a line each.
 
     Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
     records them.
     """
-    folder = folder.resolve()  # as Delta names its files
-    log = folder / LOG
+    if isinstance(folder, Path):
+        folder = folder.resolve()  # as Delta names its files
+    return _table_files(folder, LOG)
+
+
+def data_files(folder: Place, table: DeltaTable) -> list[Any]:
+    """The data files that a table's state is made of, as places below its resolved folder."""
+    uris = table.file_uris()
+    if isinstance(folder, S3Path):
+        return [S3Path(folder.bucket, uri.removeprefix(f"s3://{folder.bucket}/")) for uri in uris]
+    return [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
+
+
+def _table_files(folder: Any, log_name: str) -> tuple[int, list[str]]:
+    log = folder / log_name
     if not log.is_dir():
         return 0, []
     recorded = read_sums(folder)
@@ -40,7 +58,7 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
     wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
     try:
         table = open_table(folder)
-        used = [_local(uri) for uri in table.file_uris()] if table else []
+        used = data_files(folder, table) if table else []
     except Damaged as error:
         used, wrong = [], [*wrong, str(error)]
     late = {path for number, path in entries.items() if number > newest}
@@ -56,13 +74,9 @@ def table_files(folder: Path) -> tuple[int, list[str]]:
     return len(looked), wrong
 
 
-def _local(uri: str) -> Path:
-    return Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri)
-
-
 def _lost(
-    folder: Path, recorded: dict[str, str], entries: dict[int, Path], marks: dict[int, Path]
-) -> Iterator[Path]:
+    folder: Any, recorded: dict[str, str], entries: dict[int, Any], marks: dict[int, Any]
+) -> Iterator[Place]:
     """Recorded commits that are gone, but for those that a checkpoint has made superfluous."""
     superfluous = max(marks, default=-1)
     for name in recorded:
@@ -71,7 +85,7 @@ def _lost(
             yield folder / name
 
 
-def _wrong(path: Path, recorded: str | None) -> list[str]:
+def _wrong(path: Place, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:

@@ -17,6 +17,7 @@ from storage.errors import BadFile, BadInput, Damaged, HomeUnusable
 
 if TYPE_CHECKING:
     from storage.home import Home
+    from storage.places import Place
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
@@ -119,7 +120,7 @@ def fsync_folder(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """The SHA-256 of a file's content, in hex, read in pieces.
 
     Raises:
@@ -135,6 +136,8 @@ def sha256_file(path: Path) -> str:
 def keep_raw(home: Home, payload: bytes) -> str:
     """Keep an answer as it came, compressed, under its hash; once, however often it comes.
 
+    Where machines share a bucket it is kept there as well.
+
     Returns:
         The SHA-256 of the payload in hex.
 
@@ -144,14 +147,17 @@ def keep_raw(home: Home, payload: bytes) -> str:
     sha256 = hashlib.sha256(payload).hexdigest()
     path = _raw_path(home, sha256)
     refuse_links(path.parent, path)
+    # Without the time in its header, the same answer makes the same file.
+    content = gzip.compress(payload, mtime=0)
+    if home.bucket is not None:
+        (home.bucket / "raw" / sha256[:2] / path.name).create(content)
     if path.is_file():
         return sha256
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    # Without the time in its header, the same answer makes the same file.
-    write_atomic(path, gzip.compress(payload, mtime=0))
+    write_atomic(path, content)
     fsync_folder(home.raw)
     return sha256
 
@@ -165,7 +171,9 @@ def read_raw(home: Home, sha256: str) -> bytes:
     """
     if not SHA256.fullmatch(sha256):
         raise BadInput(f"a SHA-256 is 64 hexadecimal digits, not {sha256!r:.80}")
-    path = _raw_path(home, sha256)
+    path: Place = _raw_path(home, sha256)
+    if home.bucket is not None:  # what another machine has fetched is there alone
+        path = home.bucket / "raw" / sha256[:2] / path.name
     try:
         payload = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.errors import BadProduct, HomeUnusable
+from storage.places import Place, S3Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Lies in a home while a backup is moved into its place.
@@ -34,7 +35,8 @@ def check_product_id(product_id: str) -> str:
 class Home:
     """Where things lie: names only, nothing is opened here but `prepare`'s folders.
 
-    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home.
+    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home. `storage_url` moves
+    the tables, the bundles of models and the raw answers to a bucket.
     """
 
     root: Path
@@ -45,6 +47,19 @@ class Home:
     def on_postgresql(self) -> bool:
         """Whether the databases are in PostgreSQL, where several machines may share them."""
         return (self.database_url or "").startswith("postgresql")
+
+    @property
+    def bucket(self) -> S3Path | None:
+        """Where what machines share lies, if that is not the home itself.
+
+        Raises:
+            BadSetting: `storage_url` is no address of S3.
+        """
+        return None if self.storage_url is None else S3Path.of(self.storage_url)
+
+    @property
+    def _shared(self) -> Place:
+        return self.bucket or self.root
 
     @property
     def mlflow_url(self) -> str:
@@ -62,29 +77,29 @@ class Home:
         return self.root / "models"
 
     @property
-    def predictions(self) -> Path:
-        """Folder of the Delta table of forecasts."""
-        return self.root / "predictions"
+    def predictions(self) -> Place:
+        """Place of the Delta table of forecasts."""
+        return self._shared / "predictions"
 
     @property
-    def scores(self) -> Path:
-        """Folder of the Delta table of scores."""
-        return self.root / "scores"
+    def scores(self) -> Place:
+        """Place of the Delta table of scores."""
+        return self._shared / "scores"
 
     @property
-    def ingredients(self) -> Path:
-        """Folder of the Delta table of what stands beside each forecast."""
-        return self.root / "ingredients"
+    def ingredients(self) -> Place:
+        """Place of the Delta table of what stands beside each forecast."""
+        return self._shared / "ingredients"
 
     @property
-    def trackers(self) -> Path:
-        """Folder of the Delta table of the trackers' states."""
-        return self.root / "trackers"
+    def trackers(self) -> Place:
+        """Place of the Delta table of the trackers' states."""
+        return self._shared / "trackers"
 
     @property
-    def backtests(self) -> Path:
-        """Folder of the Delta table of backtests."""
-        return self.root / "backtests"
+    def backtests(self) -> Place:
+        """Place of the Delta table of backtests."""
+        return self._shared / "backtests"
 
     @property
     def folds(self) -> Path:
@@ -119,7 +134,8 @@ class Home:
 
         Raises:
             HomeUnusable: a folder cannot be made or written, or a file stands in its place, or a backup was
-                half brought back.
+                half brought back, or the bucket cannot be used.
+            BadSetting: `storage_url` is no address of S3.
         """
         if not restoring and (self.root / RESTORING).exists():
             raise HomeUnusable(
@@ -133,6 +149,10 @@ class Home:
                     f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
                     " choose another with --home or CLOSECAST_HOME"
                 ) from error
+        if self.bucket is not None:
+            from storage.claim import claim
+
+            claim(self, self.bucket)
         return self
 
 

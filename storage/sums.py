@@ -11,29 +11,34 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 from storage.errors import BadFile, HomeUnusable
 from storage.files import fsync_folder, sha256_file, write_atomic
+from storage.places import Place, S3Path, lines_in_bucket
 
 # A name that begins so is nobody's data to Delta, PyArrow and pandas.
 SUMS = "_sha256sums"
 LOG = "_delta_log"
+AnyPlace = TypeVar("AnyPlace", Path, S3Path)
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
-def read_sums(folder: Path) -> dict[str, str]:
+def read_sums(folder: Place) -> dict[str, str]:
     """The recorded SHA-256 of each file, by its path in the folder; of two records the later one counts."""
     found = [match.groups() for line in _lines(folder) if (match := _LINE.fullmatch(line))]
     return {name: sha256 for sha256, name in found}
 
 
-def unreadable_sums(folder: Path) -> list[str]:
+def unreadable_sums(folder: Place) -> list[str]:
     """The lines of the list that are none: cut short by a crash, or changed."""
     return [line for line in _lines(folder) if line and not _LINE.fullmatch(line)]
 
 
-def _lines(folder: Path) -> list[str]:
+def _lines(folder: Place) -> list[str]:
+    if isinstance(folder, S3Path):
+        return lines_in_bucket(folder / SUMS)
     try:
         return (folder / SUMS).read_bytes().decode(errors="replace").split("\n")
     except FileNotFoundError:
@@ -74,7 +79,7 @@ def prune_sums(folder: Path) -> None:
     write_atomic(folder / SUMS, "".join(lines).encode())
 
 
-def added_files(folder: Path, entry: Path) -> list[Path]:
+def added_files(folder: AnyPlace, entry: AnyPlace) -> list[AnyPlace]:
     """The data files that a commit's log entry adds."""
     actions = [json.loads(line) for line in entry.read_text(encoding="utf-8").splitlines()]
     return [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]

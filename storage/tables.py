@@ -17,7 +17,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.files import fsync_folder, refuse_links
+from storage.places import DELTA_OPTIONS, Place, S3Path
 from storage.sums import added_files, record_sums
+from storage.sums_s3 import record_commits
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -39,7 +41,7 @@ class State:
 
 
 class Table:
-    """An append-only Delta table in a folder of its own, which need not be there yet.
+    """An append-only Delta table in a folder or prefix of its own, which need not be there yet.
 
     `key` names the columns that tell its rows apart; they are never null. The columns of
     `partition_by`, texts all of them, belong to it, so that adding reads the partitions concerned alone.
@@ -49,7 +51,7 @@ class Table:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         schema: pa.Schema,
         *,
         name: str,
@@ -125,7 +127,8 @@ class Table:
         Raises:
             HomeUnusable: a partition is a link.
         """
-        refuse_links(*(self.folder.iterdir() if self.folder.is_dir() else ()))
+        if isinstance(self.folder, Path):
+            refuse_links(*(self.folder.iterdir() if self.folder.is_dir() else ()))
         return self._state(open_table(self.folder) or self._made())
 
     def snapshot(self) -> State | None:
@@ -148,6 +151,7 @@ class Table:
                 partition_by=list(self.partition_by),
                 name=self.name,
                 configuration=KEEPING,
+                storage_options=storage_options(self.folder),
             )
             _sync(self.folder, delta)
         return delta
@@ -197,7 +201,7 @@ class Table:
         return zip(*(rows[name].to_pylist() for name in self.key), strict=True)
 
 
-def attempt(folder: Path, once: Callable[..., Answer], *args: object) -> Answer:
+def attempt(folder: Place, once: Callable[..., Answer], *args: object) -> Answer:
     """Call `once`, again when somebody else's commit came between: it looks again and writes again.
 
     Raises:
@@ -220,7 +224,7 @@ def attempt(folder: Path, once: Callable[..., Answer], *args: object) -> Answer:
         ) from error
 
 
-def open_dataset(folder: Path) -> ds.Dataset | None:
+def open_dataset(folder: Place) -> ds.Dataset | None:
     """A Delta table as a PyArrow dataset, or None when there is none.
 
     Raises:
@@ -244,20 +248,21 @@ def among(name: str, values: Iterable[object]) -> ds.Expression:
 
 
 @contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: Place) -> Iterator[None]:
     """Say of what goes wrong inside that the table is damaged."""
     from deltalake.exceptions import DeltaError
 
     try:
         yield
     except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null where none may be
+        _still_there(folder)
         raise Damaged(
             f"the table {folder} cannot be read: restore it from a backup ({_line(error)})"
         ) from error
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Place) -> Iterator[None]:
     """Say of what goes wrong inside that the home is unusable, but for a commit that came between."""
     from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -266,36 +271,54 @@ def writing(folder: Path) -> Iterator[None]:
     except CommitFailedError:
         raise
     except (DeltaError, OSError) as error:
+        _still_there(folder)
         raise HomeUnusable(
             f"the table {folder} cannot be written: {_line(error)}; make room, or choose another --home"
         ) from error
 
 
-def open_table(folder: Path) -> DeltaTable | None:
+def _still_there(folder: Place) -> None:
+    """Of a bucket that cannot be reached, say that: nothing is damaged."""
+    if isinstance(folder, S3Path):
+        folder.is_dir()
+
+
+def storage_options(folder: Place) -> dict[str, str] | None:
+    """What Delta is told of a table's place."""
+    return dict(DELTA_OPTIONS) if isinstance(folder, S3Path) else None
+
+
+def open_table(folder: Place) -> DeltaTable | None:
     """A Delta table as it is now, or None when there is none.
 
     Raises:
         Damaged: there is one that cannot be read.
     """
-    if not (folder / "_delta_log").is_dir():
+    if isinstance(folder, Path) and not (folder / "_delta_log").is_dir():
         return None
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
     with reading(folder):
         try:
-            return DeltaTable(str(folder))
+            return DeltaTable(str(folder), storage_options=storage_options(folder))
         except TableNotFoundError:  # a first run was killed before its first commit
             return None
 
 
-def _sync(folder: Path, table: DeltaTable) -> None:
+def _sync(folder: Place, table: DeltaTable) -> None:
     """Make the newest commit durable."""
     sync_commit(folder, table.version())
 
 
-def sync_commit(folder: Path, version: int) -> None:
-    """Make a commit and its checkpoint durable, which Delta leaves to the disk; record their sums."""
+def sync_commit(folder: Place, version: int) -> None:
+    """Make a commit and its checkpoint durable, which Delta leaves to the disk; record their sums.
+
+    A bucket answers when what it took is durable.
+    """
+    if isinstance(folder, S3Path):
+        record_commits(folder, version)
+        return
     log = folder / "_delta_log"
     entry, checkpoint = log / f"{version:020d}.json", log / f"{version:020d}.checkpoint.parquet"
     added = added_files(folder, entry)

@@ -161,7 +161,7 @@ class SeaweedFS:
                 "-master.volumeSizeLimitMB=64", f"-volume.port={volume}", f"-volume.port.grpc={volume_rpc}",
                 "-volume.max=50", "-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_rpc}",
                 "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={s3_rpc}", f"-s3.config={config}",
-                "-s3.port.iceberg=0", "-s3.iam=false",
+                "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
             ],
             cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
