@@ -17,20 +17,22 @@ import tarfile
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
-from urllib.parse import unquote, urlsplit
-
-from sqlalchemy import make_url
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from storage.bundles import MANIFEST
 from storage.cut import cut
-from storage.errors import BadFile, BadSetting, Damaged, HomeUnusable
+from storage.database import database_address
+from storage.errors import BadFile, Damaged, HomeUnusable
+from storage.file_checks import data_files
 from storage.files import fsync_folder
 from storage.home import Home
 from storage.locks import tables_lock
 from storage.maintenance import TABLES
 from storage.models import Models
+from storage.places import Place, S3Path
+from storage.registry import registry_exists
 from storage.sums import LOG, SUMS, read_sums
+from storage.transfer import dump_prices, dump_registry, sqlite_home
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -48,14 +50,16 @@ class _Archive:
     tar: tarfile.TarFile
     sums: dict[str, str] = field(default_factory=dict)
 
-    def add_file(self, name: str, path: Path) -> str:
+    def add_file(self, name: str, path: Place) -> str:
         """Put a file's bytes as they are now under a name; returns their SHA-256."""
+        if isinstance(path, S3Path):
+            return self.add_bytes(name, path.read_bytes())
         with path.open("rb") as file:
             return self.add(name, file, path.stat().st_size)
 
-    def add_bytes(self, name: str, content: bytes) -> None:
-        """Put these bytes under a name."""
-        self.add(name, io.BytesIO(content), len(content))
+    def add_bytes(self, name: str, content: bytes) -> str:
+        """Put these bytes under a name; returns their SHA-256."""
+        return self.add(name, io.BytesIO(content), len(content))
 
     def add(self, name: str, content: IO[bytes], size: int) -> str:
         """Put so many bytes of a stream under a name."""
@@ -86,11 +90,11 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
     """Write a consistent copy of a home to one tar file, and return how many files are in it.
 
     Everything but logs and locks; compressed where the name ends in `.gz` or `.tgz`. Runs go on meanwhile,
-    compaction and pruning wait.
+    compaction and pruning wait. What lies in PostgreSQL is in it as SQLite files, what lies in a bucket as
+    the files of a home, so that it can be brought back to either.
 
     Raises:
         BadFile: there is a file of that name.
-        BadSetting: the prices lie in a database that is not SQLite.
         HomeUnusable: the file cannot be written.
         HomeBusy: somebody tidies the home for too long.
         Damaged: something is missing that the home needs.
@@ -98,14 +102,13 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
     if file.exists():
         raise BadFile(f"a new file is needed for the backup, but there is one at {file}: name another")
     mode: Literal["x", "x:gz"] = "x:gz" if file.name.endswith((".gz", ".tgz")) else "x"
-    prices = _prices_file(home)
     draft = file.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with tables_lock(home.prepare(), wait_seconds=wait_seconds):
             with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
                 archive = _Archive(tar)
                 with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
-                    _fill(archive, home, prices, Path(folder))
+                    _fill(archive, home, Path(folder))
                 count = len(archive.sums)
                 archive.add_bytes(LIST, _list_of(archive.sums))
             with draft.open("rb") as written:
@@ -127,38 +130,37 @@ def _list_of(sums: dict[str, str]) -> bytes:
     return json.dumps({"form": FORM, "sha256": sums}, indent=1, sort_keys=True).encode()
 
 
-def _prices_file(home: Home) -> Path:
-    if home.database_url is None:
-        return home.root / "prices.db"
-    url = make_url(home.database_url)
-    if url.get_backend_name() != "sqlite" or not url.database:
-        raise BadSetting(
-            "a backup holds prices of SQLite, CLOSECAST_DATABASE_URL names another database:"
-            " back that one up with its own tools, such as pg_dump"
-        )
-    return Path(url.database)
-
-
-def _fill(archive: _Archive, home: Home, prices: Path, scratch: Path) -> None:
+def _fill(archive: _Archive, home: Home, scratch: Path) -> None:
     for name, table in zip(TABLES, cut([getattr(home, name) for name in TABLES]), strict=True):
         if table is not None:
             _add_table(archive, getattr(home, name), table)
     _add_registry(archive, home, scratch)
     _add_folder(archive, home.folds, home.root)
-    _add_database(archive, prices, "prices.db", scratch)
+    _add_prices(archive, home, scratch)
     # After the prices: each candle's answer was kept before the candle.
-    for folder in (home.raw, home.reports):
-        _add_folder(archive, folder, home.root)
+    if home.bucket is None:
+        _add_folder(archive, home.raw, home.root)
+    else:
+        for path in (home.bucket / "raw").files():
+            archive.add_file(path.relative_to(home.bucket).as_posix(), path)
+    _add_folder(archive, home.reports, home.root)
 
 
-def _add_table(archive: _Archive, folder: Path, table: DeltaTable) -> None:
+def _add_prices(archive: _Archive, home: Home, scratch: Path) -> None:
+    if home.on_postgresql:
+        archive.add_file("prices.db", dump_prices(home, scratch))
+    else:
+        _add_database(archive, Path(database_address(home).database or ""), "prices.db", scratch)
+
+
+def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
     """A table as it was when it was opened: the log up to there, and the data files that count then."""
-    name, folder = folder.name, folder.resolve()  # as Delta names its files
+    name = folder.name
+    if isinstance(folder, Path):
+        folder = folder.resolve()  # as Delta names its files
     newest, recorded, lines = table.version(), read_sums(folder), dict[str, str]()
-    uris = table.file_uris()
-    data = [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
     log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
-    for path in (*data, *log):
+    for path in (*data_files(folder, table), *log):
         short = path.relative_to(folder).as_posix()
         now = archive.add_file(f"{name}/{short}", path)
         if path.name != "_last_checkpoint":
@@ -168,7 +170,7 @@ def _add_table(archive: _Archive, folder: Path, table: DeltaTable) -> None:
     archive.add_bytes(f"{name}/{SUMS}", text.encode())
 
 
-def _up_to(path: Path, newest: int) -> bool:
+def _up_to(path: Place, newest: int) -> bool:
     if path.name == "_last_checkpoint":
         return int(json.loads(path.read_text(encoding="utf-8"))["version"]) <= newest
     number = path.name.partition(".")[0]
@@ -177,11 +179,17 @@ def _up_to(path: Path, newest: int) -> bool:
 
 def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
     """The registry as it is now, and the bundles that it names: each was there before it was named."""
-    if not home.registry.is_file():
+    if not registry_exists(home):
         return
-    copied = _add_database(archive, home.registry, "mlflow.db", folder)
-    for version in Models(Home(copied.parent)).versions():
+    if home.on_postgresql:
+        copied = dump_registry(home, folder)
+        archive.add_file("mlflow.db", copied)
+    else:
+        copied = _add_database(archive, home.registry, "mlflow.db", folder)
+    for version in Models(sqlite_home(copied.parent)).versions():
         bundle = home.models / version.name / version.bundle
+        if home.bucket is not None:
+            Models(home).open(version)  # brings what this home does not have
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
         _add_folder(archive, bundle, home.root)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from storage.bundles import MANIFEST, Bundle
+from storage.bundles_s3 import shared_files
 from storage.errors import BadFile, ClosecastError, Damaged
 from storage.files import read_raw, sha256_file
 from storage.home import Home
@@ -33,7 +34,7 @@ def table_files(folder: Place) -> tuple[int, list[str]]:
     """
     if isinstance(folder, Path):
         folder = folder.resolve()  # as Delta names its files
-    return _table_files(folder, LOG)
+    return _table_files(folder)
 
 
 def data_files(folder: Place, table: DeltaTable) -> list[Any]:
@@ -44,8 +45,8 @@ def data_files(folder: Place, table: DeltaTable) -> list[Any]:
     return [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
 
 
-def _table_files(folder: Any, log_name: str) -> tuple[int, list[str]]:
-    log = folder / log_name
+def _table_files(folder: Any) -> tuple[int, list[str]]:
+    log = folder / LOG
     if not log.is_dir():
         return 0, []
     recorded = read_sums(folder)
@@ -97,6 +98,10 @@ def _wrong(path: Place, recorded: str | None) -> list[str]:
 
 def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
     """How many files of a version's bundle were looked at, and what is wrong with them."""
+    if home.bucket is not None:
+        looked, wrong = shared_files(home.bucket, version)
+        if wrong:
+            return looked, wrong
     try:
         bundle = Models(home).open(version)
     except Damaged as error:
@@ -142,7 +147,8 @@ def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
 def raw_answers(home: Home) -> tuple[int, list[str]]:
     """How many kept answers of the exchange were looked at, and which are not what their name says."""
     looked, wrong = 0, list[str]()
-    for path in sorted(home.raw.glob("*/*.json.gz")):
+    shared = None if home.bucket is None else home.bucket / "raw"
+    for path in sorted(home.raw.glob("*/*.json.gz")) if shared is None else shared.files():
         looked += 1
         try:
             read_raw(home, path.name.removesuffix(".json.gz"))

@@ -35,8 +35,8 @@ def check_product_id(product_id: str) -> str:
 class Home:
     """Where things lie: names only, nothing is opened here but `prepare`'s folders.
 
-    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home. `storage_url` moves
-    the tables, the bundles of models and the raw answers to a bucket.
+    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home. `storage_url`
+    moves the tables, the bundles of models and the raw answers to a bucket.
     """
 
     root: Path

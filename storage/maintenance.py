@@ -9,12 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage.bundles import MANIFEST
+from storage.bundles_s3 import place_of
 from storage.errors import HomeUnusable
 from storage.files import refuse_links
 from storage.home import PRODUCT_ID, Home
 from storage.locks import tables_lock
 from storage.models import Models, registered_name
-from storage.sums import prune_sums
+from storage.places import Place, S3Path
+from storage.sums import LOG, prune_sums
+from storage.sums_s3 import merge_sums
 from storage.tables import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing
 
 if TYPE_CHECKING:
@@ -71,7 +75,7 @@ def _counted(home: Home, name: str) -> Tidied | None:
 
 
 def _tidied(home: Home, name: str) -> Tidied:
-    folder: Path = getattr(home, name)
+    folder: Place = getattr(home, name)
     before = count_files(_now(folder))
     attempt(folder, _keep_long, folder)
     attempt(folder, _compact, folder)
@@ -93,9 +97,12 @@ def files_of(home: Home, name: str, product_id: str) -> int:
 def models_of(home: Home) -> list[tuple[str, str]]:
     """Product and profile of every registered model and of every folder under `models/`, sorted."""
     found = {(version.product_id, version.profile) for version in Models(home).versions()}
-    for folder in home.models.glob("closecast.*.*"):
-        product_id, profile = folder.name.removeprefix("closecast.").rsplit(".", 1)
-        if PRODUCT_ID.fullmatch(product_id) and not folder.is_symlink():  # anything else is not ours
+    names = [folder.name for folder in home.models.glob("closecast.*.*") if not folder.is_symlink()]
+    if home.bucket is not None:
+        names += [prefix.name for prefix in (home.bucket / "models").iterdir()]
+    for name in names:
+        product_id, _, profile = name.removeprefix("closecast.").rpartition(".")
+        if PRODUCT_ID.fullmatch(product_id):  # anything else is not ours
             found.add((product_id, profile))
     return sorted(found)
 
@@ -107,7 +114,10 @@ def stray_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
     """
     named = {version.bundle for version in Models(home).versions(product_id, profile)}
     parent = home.models / registered_name(product_id, profile)
-    found = (path for path in parent.glob("*") if path.is_dir() and path.name not in named)
+    found = {path for path in parent.glob("*") if path.is_dir() and path.name not in named}
+    if home.bucket is not None:
+        shared = home.bucket / "models" / parent.name
+        found |= {parent / prefix.name for prefix in shared.iterdir() if prefix.name not in named}
     # What a link leads to is somebody else's.
     return [] if parent.is_symlink() else sorted(path for path in found if not path.is_symlink())
 
@@ -119,6 +129,20 @@ def last_touched(folder: Path) -> datetime:
         with contextlib.suppress(FileNotFoundError):  # a draft that is given its name
             newest = max(newest, path.stat().st_mtime)
     return datetime.fromtimestamp(newest, UTC)
+
+
+def remove_bundle(home: Home, folder: Path) -> None:
+    """Remove a bundle from the home, and from the bucket if there is one; its manifest first.
+
+    Raises:
+        HomeUnusable: it cannot be removed.
+    """
+    if home.bucket is not None:
+        place = place_of(home.bucket, folder.parent.name, folder.name)
+        (place / MANIFEST).unlink()
+        for path in place.files():
+            path.unlink()
+    remove(folder)
 
 
 def remove(folder: Path) -> None:
@@ -139,7 +163,7 @@ def remove(folder: Path) -> None:
         ) from error
 
 
-def _keep_long(folder: Path) -> None:
+def _keep_long(folder: Place) -> None:
     """Tell a table that was made before it had to, how long it keeps what was compacted away."""
     table = _now(folder)
     if KEEPING.items() <= table.metadata().configuration.items():
@@ -150,7 +174,7 @@ def _keep_long(folder: Path) -> None:
         _sync_since(folder, table, before)
 
 
-def _compact(folder: Path) -> None:
+def _compact(folder: Place) -> None:
     """Delta's own compaction: one commit that moves rows to fewer files, and changes none.
 
     The caller holds `tables_lock`: Delta 1.6 lets two compactions of the same files both succeed, even in
@@ -166,33 +190,37 @@ def _compact(folder: Path) -> None:
         _sync_since(folder, table, before)
 
 
-def _let_go(folder: Path) -> int:
+def _let_go(folder: Place) -> int:
     """Checkpoint the log, drop what expired of it, and delete what is out of use for thirty days.
 
     A full vacuum, which finds the files of killed runs as well: a file that no commit names yet is young.
     """
     table = _now(folder)
-    refuse_links(*folder.rglob("*"))  # a vacuum would go through them
+    if isinstance(folder, Path):
+        refuse_links(*folder.rglob("*"))  # a vacuum would go through them
     with writing(folder):
         # What was recorded of a checkpoint stays true: none is written a second time.
-        if not (folder / "_delta_log" / f"{table.version():020d}.checkpoint.parquet").is_file():
+        if not (folder / LOG / f"{table.version():020d}.checkpoint.parquet").is_file():
             table.create_checkpoint()
         sync_commit(folder, table.version())
         table.cleanup_metadata()
         before = table.version()
         gone = table.vacuum(retention_hours=24 * KEPT_DAYS, dry_run=False, full=True)
         _sync_since(folder, table, before)
-    prune_sums(folder)
+    if isinstance(folder, S3Path):
+        merge_sums(folder)
+    else:
+        prune_sums(folder)
     return len(gone)
 
 
-def _now(folder: Path) -> DeltaTable:
+def _now(folder: Place) -> DeltaTable:
     table = open_table(folder)
     assert table is not None  # noqa: S101 (`tidy` has seen it, and no table is ever taken away)
     return table
 
 
-def _sync_since(folder: Path, table: DeltaTable, version: int) -> None:
+def _sync_since(folder: Place, table: DeltaTable, version: int) -> None:
     """Make every commit after `version` durable: none may be missing below one that is there."""
     for number in range(version + 1, table.version() + 1):
         sync_commit(folder, number)

@@ -1,4 +1,4 @@
-"""Model versions: an MLflow registry (SQLite) that names bundles (folders) under the home."""
+"""Model versions: an MLflow registry that names bundles, which are folders under the home."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage.bundles import Bundle, Draft
+from storage.bundles_s3 import bring, place_of, share
 from storage.errors import Damaged, HomeUnusable
 from storage.files import fsync_folder, refuse_links
 from storage.home import Home
@@ -115,13 +116,19 @@ class Models:
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
-        folder = self.home.models / name / hashlib.sha256(key.encode()).hexdigest()[:16]
+        bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
+        if self.home.bucket is not None:
+            # Of two machines that trained the same at once, neither's files get between the other's.
+            bundle += f"-{manifest_sha256[:16]}"
+        folder = self.home.models / name / bundle
         refuse_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
             shutil.rmtree(folder)
         draft.folder.rename(folder)
         for place in (folder.parent, self.home.models):
             fsync_folder(place)
+        if self.home.bucket is not None:
+            share(folder, place_of(self.home.bucket, name, bundle))
         run_id = self._log_run(name, key, params, metrics, curves)
         with _unless_there():
             self.client.create_registered_model(name)
@@ -223,8 +230,15 @@ class Models:
         ]
 
     def open(self, version: ModelVersion) -> Bundle:
-        """The version's bundle, found under this home wherever that was moved to."""
-        return Bundle(self.home.models / version.name / version.bundle, version.manifest_sha256)
+        """The version's bundle, found under this home wherever that was moved to.
+
+        Raises:
+            Damaged: it is missing or changed.
+        """
+        folder = self.home.models / version.name / version.bundle
+        if self.home.bucket is not None:
+            bring(place_of(self.home.bucket, version.name, version.bundle), folder, version.manifest_sha256)
+        return Bundle(folder, version.manifest_sha256)
 
     def _there(self) -> bool:
         """Whether there is a registry; once it is there, it stays."""

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 # Bucket names as S3 wants them; a prefix of plain words, none of which is `.` or `..`.
-_ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,8})/?")
+_ADDRESS = re.compile(
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,8})/?"
+)
 READERS = 16
 RETRIES = 5
 RETRY_SECONDS = 60
@@ -56,8 +58,8 @@ class S3Path:
         if not found or ".." in found[1]:
             # Not shown: somebody may have put a password into it.
             raise BadSetting(
-                "CLOSECAST_STORAGE_URL must be s3://BUCKET or s3://BUCKET/PREFIX in plain letters, digits, dots,"
-                " dashes and underscores; credentials go into AWS_ACCESS_KEY_ID and its like"
+                "CLOSECAST_STORAGE_URL must be s3://BUCKET or s3://BUCKET/PREFIX in plain letters, digits, dots"
+                ", dashes and underscores; credentials go into AWS_ACCESS_KEY_ID and its like"
             )
         return cls(found[1], found[2].strip("/"))
 
@@ -169,8 +171,7 @@ class S3Path:
             yield _store(self.bucket)
         except BaseError as error:
             raise HomeUnusable(
-                f"{self} cannot be {done}: {s3_reason(error)}; see to the server, AWS_ENDPOINT_URL and the other"
-                " AWS_ variables"
+                f"{self} cannot be {done}: {s3_reason(error)}; see to the server and the AWS_ variables"
             ) from error
 
 

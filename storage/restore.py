@@ -17,20 +17,23 @@ from storage.errors import BadFile, BadSetting, HomeUnusable
 from storage.files import fsync_folder, sha256_file
 from storage.home import RESTORING, Home
 from storage.locks import tables_lock
+from storage.moving import move_out, refuse_used
 
 
 def restore(file: Path, home: Home) -> int:
     """Bring a backup back into a home that holds nothing yet; returns how many files came.
 
     Every file is checked against the backup's list before anything is moved into its place. Killed on the
-    way, nothing can run in the home until the same is done again.
+    way, nothing can run in the home until the same is done again. Where the home's databases are in
+    PostgreSQL, the rows come there, where it has a bucket, the tables, bundles and answers: this is how a
+    home moves to them, and back.
 
     Raises:
         BadFile: it is no backup, or it was changed.
-        BadSetting: CLOSECAST_DATABASE_URL is set.
-        HomeUnusable: the home holds something, or cannot be written.
+        BadSetting: CLOSECAST_DATABASE_URL names a SQLite file elsewhere.
+        HomeUnusable: the home, its database or its bucket holds something, or cannot be written.
     """
-    if home.database_url is not None:
+    if home.database_url is not None and not home.on_postgresql:
         raise BadSetting(
             "a backup's prices come back as prices.db of the home: unset CLOSECAST_DATABASE_URL first"
         )
@@ -46,6 +49,7 @@ def restore(file: Path, home: Home) -> int:
             marker = home.root / RESTORING
             marker.touch()
             fsync_folder(home.root)
+            move_out(staging, home)
             for name in TOPS:
                 _replace(home.root / name, staging / name)
             fsync_folder(home.root)
@@ -64,6 +68,7 @@ def restore(file: Path, home: Home) -> int:
 def _refuse_full(home: Home) -> None:
     if (home.root / RESTORING).exists():
         return
+    refuse_used(home)
     for name in TOPS:
         path = home.root / name
         if path.is_file() or (path.is_dir() and any(path.iterdir())):

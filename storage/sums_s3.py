@@ -1,6 +1,7 @@
 """The SHA-256 of each file of a table in a bucket, where nothing can be added to an object.
 
-So each commit has a list of its own, `_sha256sums/VERSION`, which two writers write alike; upkeep makes one of them.
+So each commit has a list of its own, `_sha256sums/VERSION`, which two writers write alike; upkeep makes
+one of them all.
 """
 
 from __future__ import annotations

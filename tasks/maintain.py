@@ -25,6 +25,7 @@ from storage.maintenance import (
     last_touched,
     models_of,
     remove,
+    remove_bundle,
     stray_bundles,
     tidy,
 )
@@ -118,7 +119,10 @@ def _taken_away(home: Home, found: Sequence[Unneeded]) -> Sequence[Unneeded]:
     for one in found:
         if one.version is not None:
             models.delete(one.version)
-        remove(one.folder)
+        if one.folder.parent.parent == home.models:
+            remove_bundle(home, one.folder)
+        else:
+            remove(one.folder)
         log.info("deleted %s", one.what)
     return found
 

@@ -29,7 +29,7 @@ from storage.price_checks import (
     is_whole,
     state_at,
 )
-from storage.registry import registry_integrity
+from storage.registry import registry_exists, registry_integrity
 from storage.tables import reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
@@ -104,7 +104,7 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
 
 def _versions(home: Home, found: Verified) -> dict[tuple[str, str, str], ModelVersion]:
     broken = registry_integrity(home)
-    found.add("databases", int(home.registry.is_file()), [f"{home.registry}: {line}" for line in broken])
+    found.add("databases", int(registry_exists(home)), [f"{home.registry}: {line}" for line in broken])
     try:
         versions = [] if broken else Models(home).versions()
     except Damaged as error:

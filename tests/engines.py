@@ -1,7 +1,7 @@
 """Real servers for the tests: PostgreSQL of the distribution, SeaweedFS of its wheel; each started once.
 
-With `--database postgresql` every home of a test has a database of its own on that server, with `--storage s3`
-a prefix of its own in a bucket of that one: the same tests, on the other engines.
+With `--database postgresql` every home of a test has a database of its own on that server, with
+`--storage s3` a prefix of its own in a bucket of that one: the same tests, on the other engines.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from storage.home import Home
+from storage.places import S3Path
 
 USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -73,8 +74,8 @@ class PostgreSQL:
             for path in (self._folder, secret):
                 shutil.chown(path, "postgres", "postgres")
         self._call(
-            "initdb", "--pgdata", self._data, "--username", USER, "--auth", "scram-sha-256", "--pwfile", secret,
-            "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
+            "initdb", "--pgdata", self._data, "--username", USER, "--auth", "scram-sha-256",
+            "--pwfile", secret, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
         )  # fmt: skip
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
         options += " -c max_connections=200" + ("" if durable else " -c fsync=off")
@@ -122,6 +123,10 @@ class PostgreSQL:
         if root in self._names:
             self._names[other] = unused("h")
             with self.connect() as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    (self._names[root],),
+                )
                 connection.execute(f"CREATE DATABASE {self._names[other]} TEMPLATE {self._names[root]}")
 
     def forget(self, folder: Path) -> None:
@@ -192,8 +197,12 @@ class SeaweedFS:
 
     def stop(self) -> None:
         """End the server, and remove its folder."""
-        self._process.kill()
-        self._process.wait()
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -290,6 +299,25 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Home, "__init__", init)
         yield
+
+
+def place_for(root: Path) -> Any:
+    """Where the tables of that home lie: the folder itself, or its prefix."""
+    return Home(root).bucket or root
+
+
+def copy_home(root: Path, place: Path) -> Home:
+    """A copy of a home, of what it has in a database and a bucket as well."""
+    shutil.copytree(root, place)
+    home = Home(root)
+    if home.on_postgresql:
+        postgresql().copy(root, place)
+    if home.bucket is not None:
+        other = S3Path.of(bucket_for(place))
+        for path in home.bucket.files():
+            (other / path.relative_to(home.bucket).as_posix()).write_bytes(path.read_bytes())
+        (other / "closecast.json").unlink()
+    return Home(place)
 
 
 def unused(prefix: str) -> str:

@@ -12,6 +12,7 @@ from storage import cut as module
 from storage.cut import cut
 from storage.errors import HomeBusy
 from storage.tables import Table
+from tests.engines import place_for
 
 SCHEMA = pa.schema(
     [pa.field("product_id", pa.string(), nullable=False), pa.field("number", pa.int64(), nullable=False)]
@@ -23,12 +24,12 @@ def numbers_in(folder: Path) -> Table:
 
 
 def test_tables_that_are_not_there_are_none(tmp_path: Path) -> None:
-    assert cut([tmp_path / "a", tmp_path / "b"]) == [None, None]
+    assert cut([place_for(tmp_path) / "a", place_for(tmp_path) / "b"]) == [None, None]
 
 
 def test_the_second_never_lags_behind_the_first(tmp_path: Path) -> None:
     """A row goes into one table, then into the other: no cut sees it in the second alone, or two apart."""
-    first, second, stop = numbers_in(tmp_path / "a"), numbers_in(tmp_path / "b"), threading.Event()
+    first, second, stop = numbers_in(place_for(tmp_path) / "a"), numbers_in(place_for(tmp_path) / "b"), threading.Event()
 
     def write() -> None:
         for number in range(25):
@@ -51,7 +52,7 @@ def test_the_second_never_lags_behind_the_first(tmp_path: Path) -> None:
 
 
 def test_tables_that_never_stand_still_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, count = numbers_in(tmp_path / "a"), iter(range(1000))
+    table, count = numbers_in(place_for(tmp_path) / "a"), iter(range(1000))
     found = module.open_table
 
     def grow(folder: Path) -> object:

@@ -18,6 +18,7 @@ from storage.files import sha256_file
 from storage.home import Home
 from storage.models import CHAMPION, Models, ModelVersion
 from storage.registry import registry_client
+from tests.engines import copy_home
 from tests.helpers import BTC, PROJECT, die, processes, run_process
 
 LINEAGE = {"data_version": "BTC-USD@9:ab", "code_version": "0+1", "settings_version": "article-1"}
@@ -46,9 +47,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, registry: Path) -> Home:
-    made = Home(tmp_path / "home").prepare()
-    shutil.copy(registry, made.root)
-    return made
+    return copy_home(registry.parent, tmp_path / "home").prepare()
 
 
 def register(home: Home, key: str = "one", product_id: str = BTC, **more: Any) -> ModelVersion:

@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.tables import State, Table, all_of, open_dataset
+from tests.engines import place_for
 from tests.helpers import BTC, FIRST, PROJECT, die, processes, run_process
 
 SCHEMA = pa.schema(
@@ -48,7 +49,7 @@ def row(name: str, offset: int = 0, product_id: str = BTC, **more: object) -> di
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    return made(tmp_path / "figures")
+    return made(place_for(tmp_path) / "figures")
 
 
 def names(table: Table, wanted: ds.Expression | None = None) -> list[str]:
@@ -143,7 +144,7 @@ def test_a_partition_of_any_name_is_found_again(table: Table, group: str) -> Non
 def test_adding_looks_no_further_than_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ("product_id", "group", "name")
     near, far = (
-        Table(tmp_path / word, SCHEMA, name="figures", key=keys, partition_by=keys[:2], near=columns)
+        Table(place_for(tmp_path) / word, SCHEMA, name="figures", key=keys, partition_by=keys[:2], near=columns)
         for word, columns in (("near", ["day"]), ("far", []))
     )
     left: list[int] = []
@@ -245,14 +246,14 @@ def add_some(folder: Path, worker: int) -> None:
 
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
-    workers = [processes().Process(target=add_some, args=(tmp_path / "t", n)) for n in range(2)]
+    workers = [processes().Process(target=add_some, args=(place_for(tmp_path) / "t", n)) for n in range(2)]
     for worker in workers:
         worker.start()  # the first of them make the table at once
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     own = [f"own-{worker}-{turn}" for worker in range(2) for turn in range(4)]
-    assert names(made(tmp_path / "t")) == sorted([*own, *(f"same-{turn}" for turn in range(4))])
+    assert names(made(place_for(tmp_path) / "t")) == sorted([*own, *(f"same-{turn}" for turn in range(4))])
 
 
 @contextmanager
@@ -282,7 +283,7 @@ def add_and_die(folder: Path, name: str, call: int) -> None:
     ids=["made, not yet synced", "before the rows", "rows there, not yet synced"],
 )
 def test_killed_in_its_first_commits(tmp_path: Path, name: str, call: int, kept: list[str]) -> None:
-    table = made(tmp_path / "t")
+    table = made(place_for(tmp_path) / "t")
     assert run_process(add_and_die, table.folder, name, call) == -9
     assert names(table) == kept
     assert table.add([row("a"), row("b"), row("c")]) == 3 - len(kept)
