@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from typing import TYPE_CHECKING
@@ -33,7 +34,8 @@ def claim(home: Home, place: S3Path) -> None:
     mark, mine = place / MARK, {"closecast": 1, "database": _database_id(home)}
     content = (json.dumps(mine) + "\n").encode()
     if mark.create(content) and mark.create(content):
-        mark.unlink()
+        with contextlib.suppress(HomeUnusable):
+            mark.unlink()
         raise HomeUnusable(
             f"the server of {place} writes an object a second time that it was told not to (If-None-Match):"
             " commits would be lost, choose one that knows conditional writes"

@@ -58,7 +58,7 @@ class S3Path:
         if not found or ".." in found[1]:
             # Not shown: somebody may have put a password into it.
             raise BadSetting(
-                "CLOSECAST_STORAGE_URL must be s3://BUCKET or s3://BUCKET/PREFIX in plain letters, digits, dots"
+                "CLOSECAST_STORAGE_URL must be s3://BUCKET or s3://BUCKET/PREFIX in letters, digits, dots"
                 ", dashes and underscores; credentials go into AWS_ACCESS_KEY_ID and its like"
             )
         return cls(found[1], found[2].strip("/"))

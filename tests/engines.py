@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from storage.home import Home
-from storage.places import S3Path
+from storage.places import S3Path, files_below
 
 USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -304,6 +304,12 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
 def place_for(root: Path) -> Any:
     """Where the tables of that home lie: the folder itself, or its prefix."""
     return Home(root).bucket or root
+
+
+def parquet_of(folder: Any, product_id: str) -> list[Any]:
+    """The data files of a table's product."""
+    found = (path for path in files_below(folder) if path.suffix == ".parquet")
+    return [path for path in found if f"/product_id={product_id}/" in str(path)]
 
 
 def copy_home(root: Path, place: Path) -> Home:

@@ -29,7 +29,11 @@ def test_tables_that_are_not_there_are_none(tmp_path: Path) -> None:
 
 def test_the_second_never_lags_behind_the_first(tmp_path: Path) -> None:
     """A row goes into one table, then into the other: no cut sees it in the second alone, or two apart."""
-    first, second, stop = numbers_in(place_for(tmp_path) / "a"), numbers_in(place_for(tmp_path) / "b"), threading.Event()
+    first, second, stop = (
+        numbers_in(place_for(tmp_path) / "a"),
+        numbers_in(place_for(tmp_path) / "b"),
+        threading.Event(),
+    )
 
     def write() -> None:
         for number in range(25):

@@ -139,6 +139,7 @@ def test_what_has_to_be_there_is_asked_for(
     assert table.add([{name: row[name] for name in schema.names if name not in nullable}]) == 1
 
 
+@pytest.mark.folder
 def test_each_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert [home.ingredients, home.trackers, home.backtests] == [

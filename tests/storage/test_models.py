@@ -183,6 +183,7 @@ def test_one_version_without_a_look_at_all(home: Home, monkeypatch: pytest.Monke
             models.version(BTC, "article", number)
 
 
+@pytest.mark.folder
 def test_a_home_that_moved_still_loads(home: Home, tmp_path: Path) -> None:
     Models(home).promote(register(home))
     moved = Home(tmp_path / "elsewhere")
@@ -213,6 +214,7 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("spoil", [spoil_byte, grow, Path.unlink, make_folder])
 def test_a_changed_file_is_named(home: Home, spoil: Callable[[Path], None]) -> None:
     made = register(home)
@@ -244,6 +246,7 @@ def test_changed_weights_are_not_loaded(home: Home) -> None:
     assert network.content == b"untouched"
 
 
+@pytest.mark.folder
 def test_a_manifest_that_was_changed_with_its_file(home: Home) -> None:
     made = register(home)
     folder = home.models / made.name / made.bundle
@@ -451,6 +454,7 @@ def test_killed_while_making_the_registry(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".mlflow-draft*"))
 
 
+@pytest.mark.sqlite
 def test_a_home_that_an_address_cannot_name(tmp_path: Path, registry: Path) -> None:
     with pytest.raises(HomeUnusable, match="question mark"):
         register(Home(tmp_path / "what?").prepare())

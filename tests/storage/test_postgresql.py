@@ -232,8 +232,8 @@ def test_without_its_driver_the_remedy_is_named(home: Home, monkeypatch: pytest.
 
 def test_a_home_of_sqlite_loads_no_driver(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from storage.home import Home; from storage.prices import Prices;"
-        " from storage.locks import product_lock\n"
+        "import sys; from pathlib import Path; from storage.home import Home;"
+        " from storage.prices import Prices; from storage.locks import product_lock\n"
         f"home = Home(Path({str(tmp_path)!r})).prepare()\n"
         "with product_lock(home, 'BTC-USD'), Prices(home) as prices: prices.source_of('BTC-USD')\n"
         "assert not {'psycopg', 'obstore', 'storage.advisory'} & set(sys.modules)"

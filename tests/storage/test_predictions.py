@@ -18,8 +18,10 @@ from deltalake import DeltaTable
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.home import Home
+from storage.places import files_below
 from storage.predictions import PREDICTIONS, Predictions, Published
 from storage.tables import open_dataset
+from tests.engines import parquet_of
 from tests.helpers import BTC, NOW, PROJECT, processes
 
 FIRST = date(2020, 1, 1)
@@ -163,6 +165,7 @@ def test_columns_days_and_the_newest(table: Predictions) -> None:
     ]
 
 
+@pytest.mark.folder
 def test_it_lies_in_a_folder_a_product_and_others_can_read_it(table: Predictions) -> None:
     table.publish(row("a"))
     table.publish(row("b", product_id="ETH-USD"))
@@ -195,7 +198,7 @@ def test_after_a_checkpoint(table: Predictions) -> None:
     for offset in range(3):
         table.publish(row(str(offset), offset))
     DeltaTable(str(table.folder)).create_checkpoint()  # as Delta does every 100 commits
-    assert list(table.folder.glob("_delta_log/*.checkpoint.parquet"))
+    assert [path for path in files_below(table.folder) if path.name.endswith(".checkpoint.parquet")]
     assert table.publish(row("2", 2)) == Published("2", 0, new=False)
     assert table.publish(row("x", 2)).revision == 1
     assert table.read()["prediction_id"].to_pylist().count("2") == 1
@@ -265,6 +268,7 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
         assert table.read().num_rows == len(before) + 2
 
 
+@pytest.mark.folder
 def test_a_table_that_was_begun_and_not_made(table: Predictions) -> None:
     (table.folder / "_delta_log").mkdir(parents=True)
     assert table.read().num_rows == 0
@@ -288,12 +292,13 @@ def test_a_damaged_table_says_so(table: Predictions) -> None:
         assert "restore" in refused(Damaged, call, *args)
     refused(Damaged, open_dataset, table.folder)
     log.write_bytes(kept)
-    (file,) = table.folder.glob("product_id=BTC-USD/*.parquet")
+    (file,) = parquet_of(table.folder, BTC)
     file.unlink()
     for call, args in ((table.read, ()), (table.find, ("a",)), (table.publish, (row("b"),))):
         assert "restore" in refused(Damaged, call, *args)
 
 
+@pytest.mark.folder
 def test_a_file_in_the_place_of_the_table(tmp_path: Path) -> None:
     table = Predictions(Home(tmp_path))
     table.folder.write_text("a file")

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.tables import State, Table, all_of, open_dataset
-from tests.engines import place_for
+from tests.engines import parquet_of, place_for
 from tests.helpers import BTC, FIRST, PROJECT, die, processes, run_process
 
 SCHEMA = pa.schema(
@@ -144,7 +144,9 @@ def test_a_partition_of_any_name_is_found_again(table: Table, group: str) -> Non
 def test_adding_looks_no_further_than_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ("product_id", "group", "name")
     near, far = (
-        Table(place_for(tmp_path) / word, SCHEMA, name="figures", key=keys, partition_by=keys[:2], near=columns)
+        Table(
+            place_for(tmp_path) / word, SCHEMA, name="figures", key=keys, partition_by=keys[:2], near=columns
+        )
         for word, columns in (("near", ["day"]), ("far", []))
     )
     left: list[int] = []
@@ -177,7 +179,7 @@ def test_several_looks_at_one_moment(table: Table) -> None:
 def test_other_partitions_are_neither_read_nor_in_the_way(table: Table) -> None:
     table.add([row("a")])
     table.add([row("a", 0, "ETH-USD")])
-    (file,) = table.folder.glob("product_id=ETH-USD/**/*.parquet")
+    (file,) = parquet_of(table.folder, "ETH-USD")
     file.write_bytes(b"no longer Parquet")
     assert table.add([row("b")]) == 1
     state = table.begin()
@@ -290,6 +292,7 @@ def test_killed_in_its_first_commits(tmp_path: Path, name: str, call: int, kept:
     assert names(table) == ["a", "b", "c"]
 
 
+@pytest.mark.folder
 def test_a_table_that_was_begun_and_not_made(table: Table) -> None:
     (table.folder / "_delta_log").mkdir(parents=True)
     (table.folder / "_delta_log" / "_commit_0.json.tmp").write_text("{")
@@ -298,6 +301,7 @@ def test_a_table_that_was_begun_and_not_made(table: Table) -> None:
     assert names(table) == ["a"]
 
 
+@pytest.mark.folder
 def test_what_was_added_is_synced_files_before_the_log(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
 
@@ -324,7 +328,7 @@ def test_after_a_checkpoint(table: Table) -> None:
 
 def test_a_damaged_table_says_so(table: Table) -> None:
     table.add([row("a")])
-    (file,) = table.folder.glob("product_id=BTC-USD/**/*.parquet")
+    (file,) = parquet_of(table.folder, BTC)
     file.unlink()
     for call in (table.read, lambda: table.add([row("a"), row("b")])):
         with pytest.raises(Damaged, match="restore"):
@@ -337,6 +341,7 @@ def test_a_damaged_table_says_so(table: Table) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.folder
 def test_a_file_in_the_place_of_the_table(table: Table) -> None:
     table.folder.write_text("a file")
     with pytest.raises(HomeUnusable, match="--home"):
