@@ -200,11 +200,11 @@ def _text_of(path: S3Path) -> str:
 
 
 def s3_reason(error: Exception) -> str:
-    """The first words of what an S3 client says, which go on over many lines."""
+    """What an S3 client says, in a few words of the many lines it goes on over."""
     text = str(error).partition("Debug source:")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
-    short = re.sub(r"<\?xml.*", "", " ".join(text.split()))
-    return f"{code[1]} ({short[:200]})" if code else short[:250]
+    short = " ".join(text.partition("<")[0].split()).rpartition(" - ")[2].rstrip(": ")
+    return f"{short[:200]} ({code[1]})" if code else short[:200]
 
 
 @functools.cache

@@ -66,7 +66,7 @@ def load_prices(folder: Path, home: Home) -> None:
             raise HomeUnusable(f"an empty database is needed, but there are prices in {_where(home)}")
         for table in PRICES:
             _copy(rows, to, table)
-        for table.name in [one.name for one in NUMBERED]:
+        for table in NUMBERED:
             _count_on(to, table.name, "seq")
 
 

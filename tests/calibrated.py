@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -22,6 +21,7 @@ from storage.predictions import Predictions
 from storage.prices import Prices
 from tasks.quantiles import BANDS, LEVELS, MEDIAN
 from tasks.recipe import Recipe
+from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
 # Settings of a recipe that trains in a moment.
@@ -139,21 +139,20 @@ def _stored(folder: Path) -> Path:
 def made_home(folder: Path) -> Path:
     """A home with 1000 days and a champion made on day 600, for copying; trained once for a folder."""
     root = folder / "made"
-    shutil.copytree(_stored(folder), root)
+    copy_home(_stored(folder), root)
     assert Runs(Home(root), quick()).choose(MADE).version == "1"
     return root
 
 
 def stored_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
     """A home in `place` with 1000 days and no model yet."""
-    shutil.copytree(_stored(factory.getbasetemp()), place)
+    copy_home(_stored(factory.getbasetemp()), place)
     return Runs(Home(place), quick(**changed))
 
 
 def champion_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
     """A home in `place` with 1000 days and a champion made on day 600, which is trained once a session."""
-    shutil.copytree(made_home(factory.getbasetemp()), place)
-    return Runs(Home(place), quick(**changed))
+    return Runs(copy_home(made_home(factory.getbasetemp()), place), quick(**changed))
 
 
 def spread(last_usd: float, *, sd: float = 0.03) -> list[float]:

@@ -29,6 +29,7 @@ IGNORED = [
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which engines the homes of the tests are on."""
     parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.addoption("--engines", action="store_true", help="also the tests that start servers")
     parser.addoption("--storage", choices=("folder", "s3"), default="folder")
 
 
@@ -44,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
+    config.addinivalue_line("markers", "engines: starts PostgreSQL or an S3 server of its own (--engines)")
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
     config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 
@@ -56,6 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     What is said of another engine than the chosen one is left out.
     """
+    if not items[:1] or not items[0].config.getoption("--engines"):
+        kept = [item for item in items if not item.get_closest_marker("engines")]
+        if len(kept) < len(items):
+            items[0].config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+            items[:] = kept
     other = {"sqlite": "--database", "folder": "--storage"}
     for item in items:
         for name, option in other.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -103,9 +102,10 @@ def _trained(folder: Path) -> tuple[Path, str, str]:
 
 def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, str, str]:
     """A home in `place` with 60 days and a model trained on them once a session; data and model version."""
+    from tests.engines import copy_home
+
     root, data_version, version = _trained(factory.getbasetemp())
-    shutil.copytree(root, place)
-    return Home(place), data_version, version
+    return copy_home(root, place), data_version, version
 
 
 def to_csv(frame: pd.DataFrame) -> bytes:

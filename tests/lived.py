@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from storage.home import Home
 from tests.calibrated import CODE, LENIENT, MADE, Runs, day, made_home, quick
+from tests.engines import copy_home
 from tests.helpers import BTC
 
 DAYS = 4
@@ -39,7 +39,7 @@ def live(runs: Runs, number: int) -> dict[str, Any]:
 @functools.cache
 def _lived(folder: Path) -> Path:
     root = folder / "lived"
-    shutil.copytree(made_home(folder), root)
+    copy_home(made_home(folder), root)
     runs = Runs(Home(root), quick(**LENIENT))
     for number in range(MADE, MADE + DAYS):
         live(runs, number)
@@ -48,5 +48,4 @@ def _lived(folder: Path) -> Path:
 
 def lived_runs(factory: pytest.TempPathFactory, place: Path) -> Runs:
     """A copy, in `place`, of a home with forecasts from days 600 to 603, made once a session."""
-    shutil.copytree(_lived(factory.getbasetemp()), place)
-    return Runs(Home(place), quick(**LENIENT))
+    return Runs(copy_home(_lived(factory.getbasetemp()), place), quick(**LENIENT))

@@ -173,9 +173,11 @@ def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CLOSECAST_HOME", str(tmp_path))
     monkeypatch.setenv("CLOSECAST_COINBASE_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("CLOSECAST_DATABASE_URL", "sqlite:///x.db")
+    monkeypatch.setenv("CLOSECAST_STORAGE_URL", "s3://bucket/prefix")
     assert environment().coinbase_url == "http://127.0.0.1:1"
     home = home_at()
     assert (home.root, home.database_url) == (tmp_path, "sqlite:///x.db")
+    assert home.storage_url == "s3://bucket/prefix"
     assert home_at(tmp_path / "given").root == tmp_path / "given"
 
 
@@ -187,13 +189,13 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     assert home_at().database_url is None
 
 
-def test_misspelt_variables_and_those_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelt_variables_and_addresses_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("CLOSECAST_HOEM", "x")
         assert "did you mean CLOSECAST_HOME?" in refused(BadSetting, home_at)
     with monkeypatch.context() as patch:
-        patch.setenv("CLOSECAST_STORAGE_URL", "s3://bucket")
-        assert "not supported yet" in refused(BadSetting, environment)
+        patch.setenv("CLOSECAST_STORAGE_URL", "ftp://bucket")
+        assert "must be s3://BUCKET" in refused(BadSetting, environment)
     environment()
 
 

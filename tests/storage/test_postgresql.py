@@ -27,6 +27,8 @@ from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, made_up, store
 
 LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def server() -> PostgreSQL:

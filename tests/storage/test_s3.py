@@ -35,6 +35,8 @@ from tests.storage.test_predictions import row
 from tests.storage.test_tables import made
 from tests.storage.test_tables import row as figures
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def server() -> SeaweedFS:

@@ -1,0 +1,162 @@
+"""Two machines on one PostgreSQL and one bucket: what one has made the other sees, and does not do again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.backup import back_up
+from storage.errors import HomeUnusable
+from storage.home import Home
+from storage.locks import product_lock
+from storage.maintenance import TABLES, tidy
+from storage.models import Models
+from storage.predictions import Predictions
+from storage.prices import Prices
+from storage.query import query
+from storage.restore import restore
+from tasks.maintain import prune_home
+from tasks.reproduce import reproduce_forecast
+from tasks.verify import verify_home
+from tests.calibrated import CODE, MADE, Runs
+from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
+from tests.helpers import BTC, NOW, PROJECT
+from tests.lived import DAYS, key_of, live, lived_runs
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Home:
+    """A home on both servers, with nothing in it."""
+    s3()
+    return Home(tmp_path / "one", postgresql().database_for(tmp_path / "shared"), bucket_for(tmp_path))
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> str:
+    """The address of a plain home's database, said aloud."""
+    return f"sqlite:///{tmp_path / 'home' / 'prices.db'}"
+
+
+def rows(home: Home) -> list[dict[str, Any]]:
+    return Predictions(home).read().sort_by("target_day").to_pylist()
+
+
+def test_a_home_moves_to_the_servers_and_back(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, shared: Home
+) -> None:
+    runs = lived_runs(tmp_path_factory, tmp_path / "home")
+    count = back_up(runs.home, tmp_path / "there.tar")
+    assert restore(tmp_path / "there.tar", shared) == count
+    with pytest.raises(HomeUnusable, match="empty database"):
+        restore(tmp_path / "there.tar", replace(shared, root=tmp_path / "late"))
+    assert [path.name for path in shared.root.glob("*.db")] == []
+    before, now = verify_home(runs.home), verify_home(shared)
+    assert now.wrong == []
+    assert {**now.looked, "files of tables": 0} == {**before.looked, "files of tables": 0}
+    assert rows(shared) == rows(runs.home)
+    version = runs.data(MADE)
+    with Prices(shared) as prices, Prices(runs.home) as others:
+        assert prices.closes_at(version).equals(others.closes_at(version))
+        assert prices.table("closes") == others.table("closes")
+
+    # Another machine, which has nothing of its own yet: it makes the next day, the first one sees it.
+    two = replace(shared, root=tmp_path / "two").prepare()
+    assert reproduce_forecast(two, key_of(runs, MADE), code_version=CODE).same
+    made = live(Runs(two, runs.recipe), MADE + DAYS)
+    assert made == live(runs, MADE + DAYS)
+    files = [path for path in shared.root.rglob("*") if path.is_file()]
+    assert live(Runs(shared, runs.recipe), MADE + DAYS) == made
+    assert [path for path in shared.root.rglob("*") if path.is_file()] == files
+    assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
+    for name in TABLES[:4]:
+        assert tidy(shared, name)
+    assert prune_home(shared, moment=NOW, dry_run=True) == prune_home(two, moment=NOW)
+    assert verify_home(two).wrong == verify_home(shared).wrong == []
+
+    back_up(two, tmp_path / "back.tgz")
+    again = Home(tmp_path / "again")
+    restore(tmp_path / "back.tgz", again)
+    assert verify_home(again).wrong == []
+    assert rows(again) == rows(shared)
+    champions = [Models(home).champion(BTC, "calibrated") for home in (again, shared, two)]
+    assert champions[0]
+    assert champions[0] == champions[1] == champions[2]
+    with Prices(again) as prices:
+        prices.start_series("ETH-USD", "csv", started_at=NOW)  # and goes on numbering
+
+
+def test_a_restore_that_was_cut_short_is_done_again(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, shared: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = lived_runs(tmp_path_factory, tmp_path / "home")
+    back_up(runs.home, tmp_path / "b.tar")
+    for cut in ("load_registry", "load_prices", "_upload"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"storage.moving.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                restore(tmp_path / "b.tar", shared)
+        with pytest.raises(HomeUnusable, match="only in part"):
+            shared.prepare()
+    restore(tmp_path / "b.tar", shared)
+    assert verify_home(shared).wrong == []
+    assert rows(shared) == rows(runs.home)
+    with Prices(shared) as prices:
+        prices.start_series("ETH-USD", "csv", started_at=NOW)
+
+
+def closecast(home: Home, *args: str, code: int = 0) -> str:
+    """The command on a machine with that home; what it says."""
+    shared = {
+        "CLOSECAST_DATABASE_URL": home.database_url or "",
+        "CLOSECAST_STORAGE_URL": home.storage_url or "",
+    }
+    quiet = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-m", "closecast", *args],
+        cwd=PROJECT,
+        env={**os.environ, **shared, **quiet, "CLOSECAST_HOME": str(home.root)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    for secret in (PASSWORD, SECRET):
+        assert secret not in done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+SMALL = ("--set", "units=4", "--set", "members=1", "--set", "epochs=1")
+
+
+def test_the_second_machine_sees_what_the_first_has_made_and_does_nothing(
+    shared: Home, tmp_path: Path
+) -> None:
+    two = replace(shared, root=tmp_path / "two")
+    said = closecast(shared, "run", "--source", "sample", *SMALL)
+    assert f"Stored in {shared.storage_url}/predictions" in said
+    (row,) = rows(shared)
+    assert Models(shared).champion(BTC, "calibrated")
+    began = time.monotonic()
+    said = closecast(two, "run", "--source", "sample", *SMALL)
+    assert "nothing new, the forecast for 2019-10-18 stands" in said
+    assert "epoch" not in said
+    assert row["prediction_id"] in said
+    assert rows(two) == [row]
+    assert not list(two.models.iterdir())  # it needed none
+    assert time.monotonic() - began < 120
+    assert row["prediction_id"] in closecast(two, "predictions", "--format", "json")
+    assert "champion" in closecast(two, "versions")
+    closecast(two, "verify")
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [content for content in kept if PASSWORD.encode() in content or SECRET.encode() in content]
+    with product_lock(shared, BTC, wait_seconds=0.1):
+        pass
