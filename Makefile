@@ -1,5 +1,6 @@
 # make run    a forecast from the embedded sample
 # make test   the whole suite
+# make test-engines  the tests of storage on PostgreSQL and on an S3 server
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
 # make check  ruff, mypy, import-linter
 # make audit  the locked packages against the known vulnerabilities
@@ -20,7 +21,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test soak check audit bench serve-demo images charts lock clean
+.PHONY: run test test-engines soak check audit bench serve-demo images charts lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -40,6 +41,18 @@ soak: $(VENV)/.test
 	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/test_exchange_worst.py \
 		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
+
+# PostgreSQL is the distribution's (apt-get install postgresql), the S3 server comes with the test dependencies.
+ENGINES := $(BIN)/python -m pytest --engines $(PYTEST_ARGS)
+
+test-engines: $(VENV)/.test
+	@$(ENGINES) --database postgresql tests/storage/test_postgresql.py tests/storage/test_prices.py \
+		tests/storage/test_database.py tests/storage/test_upsert_machine.py tests/storage/test_locks.py \
+		tests/storage/test_query.py tests/tasks/test_ingest.py
+	@$(ENGINES) --storage s3 tests/storage/test_s3.py tests/storage/test_tables.py tests/storage/test_cut.py \
+		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
+	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
+	@$(ENGINES) tests/test_machines.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

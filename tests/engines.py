@@ -254,13 +254,13 @@ def stop_servers() -> None:
 
 
 @functools.cache
-def postgresql() -> PostgreSQL:
+def postgresql(*, durable: bool = False) -> PostgreSQL:
     """The session's PostgreSQL; the test is skipped where it is not installed."""
     programs = postgresql_programs()
     if programs is None:
         absent("PostgreSQL is not installed (apt-get install postgresql)")
     assert programs is not None
-    server = PostgreSQL(programs)
+    server = PostgreSQL(programs, durable=durable)
     _servers().callback(server.stop)
     return server
 

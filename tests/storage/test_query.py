@@ -345,6 +345,7 @@ def test_odd_types_come_back_as_a_table(empty: Home) -> None:
     assert table.to_pylist()[0]["day"] == date(1, 1, 1)
 
 
+@pytest.mark.sqlite
 def test_a_home_that_cannot_be_used_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("no database at all, but long enough to look like one" * 100)
     with pytest.raises(ClosecastError) as caught:
