@@ -26,7 +26,7 @@ import pytest
 from storage.home import Home
 from storage.places import S3Path, files_below
 
-USER, PASSWORD = "closecast", "not-a-secret-of-anybody's"
+ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
 BUCKET = "closecast"
 START_SECONDS = 60
@@ -74,7 +74,7 @@ class PostgreSQL:
             for path in (self._folder, secret):
                 shutil.chown(path, "postgres", "postgres")
         self._call(
-            "initdb", "--pgdata", self._data, "--username", USER, "--auth", "scram-sha-256",
+            "initdb", "--pgdata", self._data, "--username", ADMIN, "--auth", "scram-sha-256",
             "--pwfile", secret, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
         )  # fmt: skip
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
@@ -83,6 +83,10 @@ class PostgreSQL:
             "pg_ctl", "start", "--wait", "--timeout", START_SECONDS, "--pgdata", self._data,
             "--log", self._folder / "log", "--options", options,
         )  # fmt: skip
+
+        with self.connect(user=ADMIN) as connection:
+            # Not the administrator: what needs more than a role of its own is found out.
+            connection.execute(f"CREATE ROLE {USER} LOGIN CREATEDB PASSWORD $p${PASSWORD}$p$")
 
     @property
     def _data(self) -> Path:
@@ -102,12 +106,12 @@ class PostgreSQL:
 
         return f"postgresql+psycopg://{USER}:{quote(password)}@127.0.0.1:{self.port}/{name}"
 
-    def connect(self, name: str = "postgres") -> Any:
+    def connect(self, name: str = "postgres", *, user: str = USER) -> Any:
         """A connection of another program, with none of our settings."""
         import psycopg
 
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, dbname=name, autocommit=True
+            host="127.0.0.1", port=self.port, user=user, password=PASSWORD, dbname=name, autocommit=True
         )
 
     def database_for(self, root: Path) -> str:

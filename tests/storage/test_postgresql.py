@@ -22,7 +22,7 @@ from storage.errors import BadSetting, HomeBusy, HomeUnusable
 from storage.home import Home
 from storage.locks import product_lock, tables_lock
 from storage.prices import Prices
-from tests.engines import PASSWORD, PostgreSQL, postgresql
+from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
 from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, made_up, store
 
 LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -189,7 +189,8 @@ def test_what_goes_wrong_inside_is_told_as_it_was(home: Home) -> None:
 
 def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain: psycopg.Connection) -> None:
     store(home, made_up(3))
-    plain.execute("CREATE ROLE looker LOGIN PASSWORD 'p'")
+    admin = server.connect(str(database_address(home).database), user=ADMIN)
+    admin.execute("CREATE ROLE looker LOGIN PASSWORD 'p'")
     try:
         plain.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker")
         url = sa.make_url(home.database_url or "").set(username="looker", password="p")  # noqa: S106
@@ -199,8 +200,9 @@ def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain:
             with pytest.raises(HomeUnusable, match="permission denied"):
                 prices.start_series("ETH-USD", "csv", started_at=NOW)
     finally:
-        plain.execute("DROP OWNED BY looker")
-        plain.execute("DROP ROLE looker")
+        admin.execute("DROP OWNED BY looker")
+        admin.execute("DROP ROLE looker")
+        admin.close()
 
 
 def test_nobody_there_and_a_wrong_password_are_one_line(home: Home) -> None:
