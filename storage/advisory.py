@@ -59,7 +59,7 @@ def _explained(what: str, where: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         reason = " ".join(str(error.orig).split())
         raise HomeUnusable(
-            f"the lock of a {what} needs the database {where}: {reason}; mend it, then try again"
+            f"the lock for this {what} needs the database {where}: {reason}; mend it, then try again"
         ) from error
 
 
