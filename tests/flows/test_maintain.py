@@ -243,7 +243,7 @@ def prune_and_die(root: Path, name: str) -> None:
     prune_home(Home(root), moment=NOW)
 
 
-@pytest.mark.parametrize("name", ["remove", "delete_run"])
+@pytest.mark.parametrize("name", ["remove_bundle", "delete_run"])
 def test_killed_on_the_way_what_is_registered_is_whole_and_the_next_time_sweeps(
     grown: Home, name: str
 ) -> None:
