@@ -30,6 +30,7 @@ from storage.home import Home
 from storage.locks import tables_lock
 from storage.maintenance import TABLES
 from storage.models import Models
+from storage.progress import tell
 from storage.sums import LOG, SUMS, read_sums
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class _Archive:
         counted = _Counted(content)
         self.tar.addfile(entry, counted)
         self.sums[name] = counted.digest.hexdigest()
+        tell("files", len(self.sums))
         return self.sums[name]
 
 
