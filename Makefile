@@ -1,7 +1,9 @@
 # make run    a forecast from the embedded sample
 # make test   the whole suite
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
-# make check  ruff, mypy, import-linter
+# make check  what must be green: lint, docs, test
+# make lint   ruff, mypy, import-linter
+# make docs   the pages, into docs/_build/html
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
 # make lock   resolve the dependencies anew
@@ -18,7 +20,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test soak check audit bench serve-demo lock clean
+.PHONY: run test soak check lint docs audit bench serve-demo lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -39,11 +41,18 @@ soak: $(VENV)/.test
 		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
-check: $(VENV)/.test
+check: lint docs test
+
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A warning is an error; a fresh environment, so that none is left out.
+docs: $(VENV)/.test
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 audit: $(VENV)/.test
 	@$(BIN)/python tests/audit.py
@@ -92,7 +101,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
 	$(UV) --upgrade --output-file requirements.lock
-	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	$(UV) --extra test --extra docs --constraint requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info docs/_build docs/reference/_generated

@@ -62,7 +62,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def print_rows(rows: pa.Table, output: Format) -> None:
     """An Arrow table, as it was asked for."""
     if output == "csv":
-        rows.to_pandas().to_csv(sys.stdout, index=False)
+        import pyarrow as pa
+
+        frame = rows.to_pandas()
+        # A list as JSON: pandas would print an array, over several lines.
+        for name in (field.name for field in rows.schema if pa.types.is_list(field.type)):
+            lists = rows.column(name).to_pylist()
+            frame[name] = [None if one is None else json.dumps(one) for one in lists]
+        frame.to_csv(sys.stdout, index=False)
     elif output == "json":
         print_json(rows.to_pylist())
     else:
