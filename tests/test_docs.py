@@ -34,12 +34,14 @@ from tests.documents import (
     shape,
 )
 
-BLOCKS = [block for page in pages() for block in blocks_of(page)]
+# Sphinx's own, such as `{toctree}`, are built by `make docs`.
+BLOCKS = [block for page in pages() for block in blocks_of(page) if not block.language.startswith("{")]
 # How many blocks of a page are not run, each with its reason beside it. One more wants a good one.
 NOT_RUN = {
     "README.md": 3,
     "CONTRIBUTING.md": 2,
     "docs/accuracy.md": 1,
+    "docs/performance.md": 1,
     "docs/howto/notebook.md": 1,
     "docs/howto/scripts.md": 1,
 }
