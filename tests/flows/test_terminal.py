@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from flows import terminal
-from storage.progress import tell, told_to
 from tests.helpers import PROJECT, trained_home
 
 COMMAND = [sys.executable, "-m", "closecast"]
@@ -139,15 +138,6 @@ def test_a_bar_is_drawn_on_a_terminal_alone(environment: dict[str, str]) -> None
     assert "files of models" in (shown := on_a_terminal(environment, "verify"))
     assert "\x1b[?25l" in shown  # the cursor is hidden while a bar is drawn
     assert "\x1b" not in piped(environment, "verify").stdout
-
-
-def test_who_listens_is_told_and_nobody_else() -> None:
-    heard: list[tuple[str, int, int | None]] = []
-    tell("before", 1)
-    with told_to(lambda *told: heard.append(told)):
-        tell("folds", 1, 2)
-    tell("after", 1)
-    assert heard == [("folds", 1, 2)]
 
 
 def test_json_has_days_as_text_and_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
