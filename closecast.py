@@ -574,7 +574,7 @@ def main() -> None:
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="closecast", standalone_mode=False)
     except ClosecastError as error:
         _fail(str(error), EXIT_FAILED)
     except USAGE_ERROR as error:

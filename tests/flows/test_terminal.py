@@ -17,17 +17,26 @@ import pyarrow as pa
 import pytest
 
 from flows import terminal
-from tests.helpers import PROJECT, trained_home
+from storage.home import Home
+from tests.helpers import PROJECT, made_up, store, trained_home
 
 COMMAND = [sys.executable, "-m", "closecast"]
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a shell with a home of 60 days and one model."""
+    """Of a shell with a home of 60 days and one model, which `verify` finds to have made-up settings."""
     home, _, _ = trained_home(tmp_path_factory, tmp_path_factory.mktemp("shown") / "home")
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    return {**plain, "CLOSECAST_HOME": str(home.root), "TERM": "xterm-256color", "COLUMNS": "100"}
+    return {**plain, "CLOSECAST_HOME": str(home.root), "TERM": "xterm-256color", "COLUMNS": "60"}
+
+
+@pytest.fixture
+def sound(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The same shell on a home of a few closes, with which nothing is wrong."""
+    home = Home(tmp_path / "sound").prepare()
+    store(home, made_up(5))
+    return {**environment, "CLOSECAST_HOME": str(home.root)}
 
 
 def piped(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -65,25 +74,18 @@ def _pieces(end: int) -> Iterator[bytes]:
         yield piece
 
 
-def damaged(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """The same shell on a copy of the home with one changed file."""
-    there = tmp_path / "home"
-    subprocess.run(["cp", "-r", environment["CLOSECAST_HOME"], there], check=True)
-    weights = next(there.rglob("*.weights.h5"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\xee")
-    return {**environment, "CLOSECAST_HOME": str(there)}
-
-
-def test_json_is_all_there_is_on_standard_output(environment: dict[str, str], tmp_path: Path) -> None:
-    whole = piped(environment, "verify", "--json")
+def test_json_is_all_there_is_on_standard_output(
+    environment: dict[str, str], sound: dict[str, str], tmp_path: Path
+) -> None:
+    whole = piped(sound, "verify", "--json")
     assert (whole.returncode, whole.stderr) == (0, "")
     assert json.loads(whole.stdout)["wrong"] == []
-    assert json.loads(whole.stdout)["looked"]["model versions"] == 1
+    assert json.loads(whole.stdout)["looked"]["data versions"] == 1
 
-    kept = piped(environment, "backup", str(tmp_path / "kept.tar"), "--json")
+    kept = piped(sound, "backup", str(tmp_path / "kept.tar"), "--json")
     said = json.loads(kept.stdout)
     assert said["bytes"] == (tmp_path / "kept.tar").stat().st_size
-    back = piped(environment, "restore", said["file"], "--home", str(tmp_path / "back"), "--json")
+    back = piped(sound, "restore", said["file"], "--home", str(tmp_path / "back"), "--json")
     assert json.loads(back.stdout) == {"home": str(tmp_path / "back"), "files": said["files"]}
 
     board = json.loads(piped(environment, "score", "--json").stdout)
@@ -107,28 +109,25 @@ def test_json_of_an_import_leaves_its_lines_to_standard_error(
     assert "2 rows of closes.csv" in piped(environment, *words).stdout
 
 
-def test_json_of_a_damaged_home_comes_with_the_code_and_the_line(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = piped(damaged(environment, tmp_path), "verify", "--json")
+def test_json_of_what_is_wrong_comes_with_the_code_and_the_line(environment: dict[str, str]) -> None:
+    done = piped(environment, "verify", "--json")
     assert done.returncode == 1
     assert len(json.loads(done.stdout)["wrong"]) == 1
     assert done.stderr.startswith("closecast: changed, missing or contradictory: 1")
     assert done.stderr.count("\n") == 1
 
 
-def test_colours_are_for_terminals_and_for_who_asks(environment: dict[str, str], tmp_path: Path) -> None:
-    broken = damaged(environment, tmp_path)
+def test_colours_are_for_terminals_and_for_who_asks(environment: dict[str, str]) -> None:
     red = "\x1b[1;31m"
-    plain = piped(broken, "verify")
+    plain = piped(environment, "verify")
     assert "\x1b" not in plain.stdout + plain.stderr
-    forced = piped(broken, "verify", FORCE_COLOR="1")
+    forced = piped(environment, "verify", FORCE_COLOR="1")
     assert f"{red}WRONG: " in forced.stdout
     assert f"{red}closecast:" in forced.stderr
     # No line is cut in a pipe, coloured or not.
-    assert max(map(len, forced.stdout.splitlines())) > 100
-    assert red in on_a_terminal(broken, "verify")
-    none = on_a_terminal(broken, "verify", NO_COLOR="1")
+    assert max(map(len, forced.stdout.splitlines())) > 90  # of a terminal of 60 columns
+    assert red in on_a_terminal(environment, "verify")
+    none = on_a_terminal(environment, "verify", NO_COLOR="1")
     assert "WRONG: " in none
     assert "\x1b[1;31m" not in none
     assert "\x1b[31m" not in none
