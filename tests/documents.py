@@ -4,7 +4,8 @@ A block in a page is one of these, and nothing else is let through:
 
 - `console`: commands behind `$ ` (and `> ` where one goes on), run in order by bash; what is printed below a
   command must be what it prints, figures and names of moments aside.
-- `pycon`: a session of Python, pasted; run and compared in the same way. `python`: a script.
+- `pycon`: a session of Python, pasted; run and compared in the same way. A page has one session, which its
+  blocks go on with. `python`: a script.
 - `sql`: one query for `closecast sql`.
 - `toml`, `yaml`, `json`: read by a parser. `text`: shown only.
 
@@ -53,7 +54,9 @@ class Command:
 def pages() -> list[Path]:
     """The pages in the order in which a newcomer reads them: a later one may use what an earlier one made."""
     first = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "docs/index.md", "docs/tutorial.md")]
-    return [*first, *sorted(path for path in (PROJECT / "docs").rglob("*.md") if path not in first)]
+    made = (PROJECT / "docs" / "reference" / "_generated", PROJECT / "docs" / "_build")
+    rest = sorted(path for path in (PROJECT / "docs").rglob("*.md") if path not in first)
+    return [*first, *(path for path in rest if not any(path.is_relative_to(folder) for folder in made))]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:

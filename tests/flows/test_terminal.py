@@ -183,7 +183,9 @@ def test_bash_completes_what_was_installed(environment: dict[str, str], tmp_path
         "text": True,
         "timeout": 120,
     }
-    script = subprocess.run(["bash", "-c", "closecast --show-completion bash"], **shell).stdout
-    ask = 'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
-    found = subprocess.run(["bash", "-c", f"{script}\n{ask}"], **shell)
-    assert found.stdout.split() == ["backtest", "backup"], found
+    script = (
+        "closecast --install-completion && source ~/.bash_completions/closecast.sh\n"
+        'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
+    )
+    found = subprocess.run(["bash", "-c", script], **shell)
+    assert found.stdout.splitlines()[-1].split() == ["backtest", "backup"], found
