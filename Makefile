@@ -2,7 +2,9 @@
 # make test   the whole suite
 # make test-engines  the tests of storage on PostgreSQL and on an S3 server
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
-# make check  ruff, mypy, import-linter
+# make check  what must be green: lint, docs, test
+# make lint   ruff, mypy, import-linter
+# make docs   the pages, into docs/_build/html
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
 # make images  the pictures of the documents, photographed in Chromium; some five minutes
@@ -21,7 +23,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test test-engines soak check audit bench serve-demo images charts lock clean
+.PHONY: run test test-engines soak check lint docs audit bench serve-demo images charts lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -54,11 +56,18 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py
 
-check: $(VENV)/.test
+check: lint docs test
+
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A warning is an error; a fresh environment, so that none is left out.
+docs: $(VENV)/.test
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 audit: $(VENV)/.test
 	@$(BIN)/python tests/audit.py
@@ -113,7 +122,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
 	$(UV) --upgrade --output-file requirements.lock
-	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	$(UV) --extra test --extra docs --constraint requirements.lock --output-file requirements-test.lock
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info docs/_build docs/reference/_generated

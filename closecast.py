@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import shlex
-import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from flows import terminal
+from flows.examples import examples_of
+from flows.terminal import Format, say
 from storage.errors import BadDay, BadSetting, ClosecastError, Damaged, HomeUnusable, NotReproduced
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from storage.home import Home
 
 log = logging.getLogger("closecast")
+
+
 app = typer.Typer(
     name="closecast",
     help="Daily closes in, one versioned forecast out.",
+    epilog="Exit codes: 0 done, 1 it could not be done (one line on standard error says why), 2 the command"
+    " was not understood, 130 interrupted.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -48,18 +46,53 @@ EXIT_INTERRUPTED = 130
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def _known_products(context: typer.Context, incomplete: str) -> list[str]:
+    """The products of the home, for the shell to complete; where there is no answer, none."""
+    from flows.settings import home_at
+    from storage.products import stored_products
+
+    try:
+        found = stored_products(home_at(context.params.get("home")))
+    except ClosecastError:
+        return []
+    return [product for product in found if product.startswith(incomplete)]
+
+
+def _known_settings(context: typer.Context, incomplete: str) -> list[str]:
+    """The settings of the profile, as far as they are typed."""
+    from flows.settings import PROFILES
+
+    profile = PROFILES.get(str(context.params.get("profile")), PROFILES["calibrated"])
+    return [f"{name}=" for name in profile.model_fields if name.startswith(incomplete)]
+
+
+def _known_profiles(incomplete: str) -> list[str]:
+    from flows.settings import PROFILES
+
+    return [name for name in PROFILES if name.startswith(incomplete)]
+
+
 Source = Literal["sample", "coinbase", "csv"]
 OnDuplicate = Literal["refuse", "first", "last"]
-Format = Literal["table", "csv", "json"]
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder of everything made; CLOSECAST_HOME or the project's data/.")
 ]
-ProductOption = Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")]
-AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.")]
+ProductOption = Annotated[
+    str, typer.Option(help="Exchange product, such as BTC-USD.", autocompletion=_known_products)
+]
+AnyProductOption = Annotated[
+    str | None, typer.Option("--product", help="Only this product.", autocompletion=_known_products)
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-ProfileOption = Annotated[str, typer.Option(help="Recipe: calibrated or article.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else there.")]
+ProfileOption = Annotated[
+    str, typer.Option(help="Recipe: calibrated or article.", autocompletion=_known_profiles)
+]
 SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the profile, NAME=VALUE; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_known_settings
+    ),
 ]
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
@@ -84,6 +117,7 @@ def run(
     fill_days: Annotated[
         int, typer.Option(min=0, max=366, help="Also make the forecasts of so many missed days before.")
     ] = 0,
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Make one daily run in this process and print the forecast."""
@@ -100,19 +134,21 @@ def run(
     )
     origin = _day(as_of, "--as-of")
     place = home_at(home).prepare()
-    _keep_the_terminal(place)
+    terminal.keep_the_terminal(place, aside=as_json)
     from flows.daily import daily_forecast
 
-    prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)
-    _print_forecast(place, prediction_id)
+    with terminal.bars(aside=as_json):
+        prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)
+    _print_forecast(place, prediction_id, as_json=as_json)
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV of daily candles.")],
-    product: Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")],
+    product: ProductOption,
     on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Read a CSV of candles into the database."""
@@ -126,10 +162,14 @@ def import_(
         replace_source=replace_source,
     )
     place = home_at(home).prepare()
-    _keep_the_terminal(place)
+    terminal.keep_the_terminal(place, aside=as_json)
     from flows.importing import import_file
 
-    series = import_file(place, market)
+    with terminal.bars(aside=as_json):
+        series = import_file(place, market)
+    if as_json:
+        terminal.print_json(asdict(series))
+        return
     typer.echo(
         f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
         f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"
@@ -142,6 +182,7 @@ def predictions(
     first: Annotated[str | None, typer.Option("--from", help="First target day, YYYY-MM-DD.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last target day, YYYY-MM-DD.")] = None,
     output: FormatOption = "table",
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Print the stored forecasts."""
@@ -163,13 +204,15 @@ def predictions(
         "model_version",
         "prediction_id",
     )
-    _print_rows(rows.select(short) if output == "table" else rows, output)
+    output = "json" if as_json else output
+    terminal.print_rows(rows.select(short) if output == "table" else rows, output)
 
 
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the views.")],
     output: FormatOption = "table",
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Answer one SELECT over the views of everything stored; nothing can be written.
@@ -178,12 +221,15 @@ def sql(
     """
     from storage.query import query as answer
 
-    _print_rows(answer(_existing(home), query), output)
+    terminal.print_rows(answer(_existing(home), query), "json" if as_json else output)
 
 
 @app.command()
 def score(
-    product: ProductOption = "BTC-USD", profile: ProfileOption = "calibrated", home: HomeOption = None
+    product: ProductOption = "BTC-USD",
+    profile: ProfileOption = "calibrated",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> None:
     """Compare the forecasts with the closes that came, and print the scoreboard."""
     from flows.scoring import score_forecasts
@@ -193,12 +239,15 @@ def score(
     board = score_forecasts(_existing(home), market_of(product_id=product).product_id, recipe)
     from tasks.scoreboard import table
 
+    if as_json:
+        terminal.print_json({"product_id": product, "profile": profile, **asdict(board)})
+        return
     if board.last is None:
         typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
         return
-    _print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
+    terminal.print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
     for line in board.alarms or (board.no_alarm or "no coverage alarm",):
-        typer.echo(f"{'ALARM: ' if board.alarms else ''}{line}")
+        say(f"{'ALARM: ' if board.alarms else ''}{line}", "bold red" if board.alarms else "")
 
 
 @app.command()
@@ -214,6 +263,7 @@ def backtest(
         int, typer.Option(min=1, max=256, help="Processes that train folds side by side.")
     ] = 1,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
@@ -223,8 +273,9 @@ def backtest(
     recipe = profile_named(profile, changed)
     product = market_of(product_id=product).product_id
     first, last = _day(start, "--start"), _day(end, "--end")
+    as_json = as_json or output == "json"
     place = _existing(home).prepare()
-    _keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"))
+    terminal.keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"), aside=as_json)
     from flows.backtest import rolling_backtest
     from tasks.summary import tables
 
@@ -235,31 +286,32 @@ def backtest(
         # Prefect types its own pool more narrowly than it takes it.
         pool: Any = ProcessPoolTaskRunner(max_workers=workers)
         flow = rolling_backtest.with_options(task_runner=pool)
-    with _bar():
+    with terminal.bars(aside=as_json):
         verdict = flow(product, recipe.name, changed, first, last, str(place.root))
     summary = verdict.summary
-    if output == "json":
+    if as_json:
         figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}
-        typer.echo(json.dumps(figures, indent=2))
+        terminal.print_json(figures)
         return
     typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
     for title, (header, rows) in tables(summary).items():
-        _print_table(title, header, rows)
+        terminal.print_table(title, header, rows)
     refused = sum("refused" in said for said in verdict.gates)
     typer.echo(f"Challengers after the first model: {len(verdict.gates)}, refused by the gate: {refused}")
     typer.echo(
-        f"Every origin is in {_from_here(place.backtests)} (Delta) as backtest {verdict.backtest_id},"
+        f"Every origin is in {terminal.from_here(place.backtests)} (Delta) as backtest {verdict.backtest_id},"
         " in `sql` the view backtests"
     )
 
 
 @app.command()
 def rollback(
-    product: Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.")],
+    product: ProductOption,
     to: Annotated[
         str | None, typer.Option(help="Version to forecast with; the one before by default.")
     ] = None,
     profile: ProfileOption = "calibrated",
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Move the champion back to an earlier version, until a refit takes its place."""
@@ -269,6 +321,9 @@ def rollback(
     recipe = profile_named(profile)
     place = _existing(home)
     before, after = roll_back(place, market_of(product_id=product).product_id, recipe, to)
+    if as_json:
+        terminal.print_json({"product_id": product, "profile": profile, "before": before, "after": after})
+        return
     typer.echo(
         f"closecast.{product}.{profile}: version {after} is the champion in place of version {before},"
         " until a refit takes its place"
@@ -277,7 +332,10 @@ def rollback(
 
 @app.command()
 def versions(
-    product: AnyProductOption = None, output: FormatOption = "table", home: HomeOption = None
+    product: AnyProductOption = None,
+    output: FormatOption = "table",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> None:
     """List the model versions with their lineage."""
     import pyarrow as pa
@@ -302,15 +360,17 @@ def versions(
         for version in Models(_existing(home)).versions(product)
     ]
     names = ["product_id", "profile", "version", "aliases", *lineage]
+    output = "json" if as_json else output
     table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
     short = [name for name in names if name not in LONG] if output == "table" else names
-    _print_rows(table.select(short), output)
+    terminal.print_rows(table.select(short), output)
 
 
 @app.command()
 def report(
     product: AnyProductOption = None,
     profile: Annotated[str | None, typer.Option(help="Only this recipe: calibrated or article.")] = None,
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Write the report, a page of HTML that needs nothing else, and print its path.
@@ -325,7 +385,11 @@ def report(
         check_product_id(product)
     if profile is not None:
         profile = profile_named(profile).name
-    typer.echo(_from_here(write_reports(_existing(home), product, profile)))
+    written = write_reports(_existing(home), product, profile)
+    if as_json:
+        terminal.print_json({"report": str(written)})
+        return
+    typer.echo(terminal.from_here(written))
 
 
 @app.command()
@@ -334,12 +398,18 @@ def maintain(
         bool, typer.Option("--prune", help="Also delete models and unfinished backtests nothing refers to.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done, do nothing.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Compact the tables' files, and drop old ones after thirty days."""
     from flows.maintain import look_after
 
     upkeep = look_after(_existing(home), prune=prune, dry_run=dry_run)
+    if as_json:
+        pruned = [one.what for one in upkeep.pruned]
+        tables = [asdict(one) for one in upkeep.tables]
+        terminal.print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
+        return
     header = (
         ["table", "data files"] if dry_run else ["table", "data files before", "after", "old ones deleted"]
     )
@@ -347,7 +417,7 @@ def maintain(
         [one.table, str(one.files_before), str(one.files_after), str(one.deleted)][: len(header)]
         for one in upkeep.tables
     ]
-    _print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
+    terminal.print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
     for one in upkeep.pruned:
         typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
     if prune and not upkeep.pruned:
@@ -358,6 +428,7 @@ def maintain(
 def reproduce(
     prediction_id: Annotated[str, typer.Argument(help="Of the forecast; `predictions` lists them.")],
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train its model again.")] = False,
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Make a stored forecast again from its versions, and compare it to the last bit.
@@ -365,62 +436,88 @@ def reproduce(
     The exit code is 1 when anything came out otherwise.
     """
     place = _existing(home)
-    _keep_the_terminal(place)
+    terminal.keep_the_terminal(place, aside=as_json)
     from storage.code import code_version
     from tasks.reproduce import reproduce_forecast
 
-    found = reproduce_forecast(place, prediction_id, code_version=code_version(), retrain=retrain)
-    row = found.row
-    rows = [
-        [one.name, str(len(one.stored)), "the same bits" if one.same else f"apart by {one.apart:.3g}"]
-        for one in (*found.figures, *found.weights)
-    ]
-    _print_table(
-        f"{row['product_id']}, close of {row['target_day']}: forecast {prediction_id} made again",
-        ["what", "figures", "stored and made again"],
-        rows,
-    )
-    for name, (then, now) in found.others.items():
-        typer.echo(f"{name}: {then} then, {now} now")
+    with terminal.bars(aside=as_json):
+        found = reproduce_forecast(place, prediction_id, code_version=code_version(), retrain=retrain)
+    compared = (*found.figures, *found.weights)
+    if as_json:
+        terminal.print_json(
+            {
+                "prediction_id": prediction_id,
+                "same": found.same,
+                "compared": [
+                    {"name": one.name, "figures": len(one.stored), "same": one.same, "apart": one.apart}
+                    for one in compared
+                ],
+                "others": {name: {"then": then, "now": now} for name, (then, now) in found.others.items()},
+            }
+        )
+    else:
+        rows = [
+            [one.name, str(len(one.stored)), "the same bits" if one.same else f"apart by {one.apart:.3g}"]
+            for one in compared
+        ]
+        close = f"{found.row['product_id']}, close of {found.row['target_day']}"
+        terminal.print_table(
+            f"{close}: forecast {prediction_id} made again",
+            ["what", "figures", "stored and made again"],
+            rows,
+        )
+        for name, (then, now) in found.others.items():
+            typer.echo(f"{name}: {then} then, {now} now")
     if not found.same:
-        away = max(one.apart for one in (*found.figures, *found.weights))
+        away = max(one.apart for one in compared)
         why = "other versions are in use, listed above" if found.others else "the versions are the same"
         raise NotReproduced(
             f"forecast {prediction_id} came out otherwise, by {away:.3g} of a figure at most; {why}"
         )
-    typer.echo("Made again to the last bit.")
+    if not as_json:
+        say("Made again to the last bit.", "green")
 
 
 @app.command()
-def verify(home: HomeOption = None) -> None:
+def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Check every hash and reference: candles, data versions, models, forecasts, scores.
 
     Nothing is written. The exit code is 1 when anything was changed or is missing.
     """
     from tasks.verify import verify_home
 
-    found = verify_home(_existing(home))
-    rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
-    _print_table("Looked at", ["what", "how many"], rows)
-    for line in found.wrong:
-        typer.echo(f"WRONG: {line}")
+    with terminal.bars(aside=as_json):
+        found = verify_home(_existing(home))
+    if as_json:
+        terminal.print_json({"looked": found.looked, "wrong": found.wrong})
+    else:
+        rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
+        terminal.print_table("Looked at", ["what", "how many"], rows)
+        for line in found.wrong:
+            say(f"WRONG: {line}", "bold red")
     if found.wrong:
         raise Damaged(
             f"changed, missing or contradictory: {len(found.wrong)}, listed above; `closecast restore` brings"
             " back a backup"
         )
-    typer.echo("Everything is as it was recorded.")
+    if not as_json:
+        say("Everything is as it was recorded.", "green")
 
 
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="New file, such as closecast.tar or closecast.tar.gz.")],
+    as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Write a consistent copy of the whole home to one file, also while runs go on."""
     from storage.backup import back_up
 
-    count = back_up(_existing(home), file)
+    with terminal.bars(aside=as_json):
+        count = back_up(_existing(home), file)
+    if as_json:
+        terminal.print_json({"file": file, "files": count, "bytes": file.stat().st_size})
+        return
     typer.echo(
         f"{count:,} files, {file.stat().st_size:,} bytes in {file}: `closecast restore` brings them back"
     )
@@ -428,14 +525,20 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(help="File that `backup` wrote.")], home: HomeOption = None
+    file: Annotated[Path, typer.Argument(help="File that `backup` wrote.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
 ) -> None:
     """Bring a backup back into an empty home."""
     from flows.settings import home_at
     from storage.restore import restore as bring_back
 
     place = home_at(home)
-    count = bring_back(file, place)
+    with terminal.bars(aside=as_json):
+        count = bring_back(file, place)
+    if as_json:
+        terminal.print_json({"home": place.root, "files": count})
+        return
     typer.echo(f"{count:,} files are back in {place.root}: `closecast verify` checks them")
 
 
@@ -471,126 +574,24 @@ def _existing(root: Path | None) -> Home:
     return home
 
 
-def _keep_the_terminal(home: Home, quiet: tuple[str, ...] = ()) -> None:
-    """Keep the terminal for closecast's own lines, but those of `quiet`; Prefect's go to the log file."""
-    from storage.home import prefect_home
-    from storage.logs import log_to_file
-
-    chosen = {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(prefect_home(home)),
-    }
-    for name, value in chosen.items():
-        os.environ.setdefault(name, value)
-    import prefect  # noqa: F401 (it sets up logging, which the next lines add to)
-
-    log_to_file(home)
-    # Standard error is kept for the one line that says what went wrong.
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-    handler.setLevel(logging.INFO)
-    handler.addFilter(lambda record: record.name not in quiet)
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-
-
-def _print_forecast(home: Home, prediction_id: str) -> None:
+def _print_forecast(home: Home, prediction_id: str, *, as_json: bool = False) -> None:
     from flows.settings import home_at
     from storage.predictions import Predictions
-    from tasks.words import usd
 
     row = Predictions(home).find(prediction_id)
     if row is None:
         raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
-    change = row["point_usd"] / row["last_close_usd"] - 1
-    lines = {
-        "forecast": f"{usd(row['point_usd'])} ({change:+.2%} on the last close)",
-        "last close": f"{usd(row['last_close_usd'])} on {row['origin_day']} (the naive forecast)",
-        **{
-            f"{level} %": f"{usd(row[f'lower_{level}_usd'])} to {usd(row[f'upper_{level}_usd'])}"
-            for level in (50, 80, 95)
-            if row["quantiles_usd"]
-        },
-        "profile": row["profile"] + ("" if row["quantiles_usd"] else ": a point without intervals"),
-        "model": f"closecast.{row['product_id']}.{row['profile']} version {row['model_version']}",
-        "data": row["data_version"],
-        "settings": row["settings_version"],
-        "code": row["code_version"],
-        "prediction": f"{row['prediction_id']}, revision {row['revision']}",
-    }
-    table = Table("", f"{row['product_id']}: close of {row['target_day']}", box=box.SIMPLE_HEAD)
-    for name, text in lines.items():
-        table.add_row(name, text, style="bold" if name == "forecast" else None)
-    _console().print(table)
-    typer.echo(f"Stored in {_from_here(home.predictions)} (Delta). Ask it, for example:")
+    if as_json:
+        terminal.print_json(row)
+        return
+    terminal.print_forecast(row)
+    typer.echo(f"Stored in {terminal.from_here(home.predictions)} (Delta). Ask it, for example:")
     where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
-    typer.echo(f"  {_called()} sql {EXAMPLE}{where}")
+    typer.echo(f"  {terminal.called()} sql {EXAMPLE}{where}")
 
 
-def _called() -> str:
-    """The command as it can be typed again in this folder."""
-    path = Path(sys.argv[0])
-    if path.name != "closecast" or shutil.which("closecast"):
-        return "closecast"
-    return _from_here(path)
-
-
-def _from_here(path: object) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path)
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[None]:
-    """Draw a bar of the records that tell how many steps are done, where there is a terminal to draw on."""
-    from rich.progress import Progress, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("folds", total=None)
-
-        class Drawn(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                steps = getattr(record, "steps", None)
-                if steps is not None:
-                    bar.update(task, total=steps, completed=getattr(record, "done", 0))
-
-        handler = Drawn()
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-
-
-def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    names = (escape(name) for name in header)
-    table = Table(*names, title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*(escape(text) for text in row))
-    _console().print(table)
-
-
-def _print_rows(rows: pa.Table, output: Format) -> None:
-    if output == "csv":
-        rows.to_pandas().to_csv(sys.stdout, index=False)
-    elif output == "json":
-        typer.echo(json.dumps(rows.to_pylist(), default=str, indent=2))
-    else:
-        table = Table(*(escape(name) for name in rows.column_names), box=box.SIMPLE_HEAD)
-        for row in rows.to_pylist():
-            table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-        _console().print(table)
-
-
-def _console() -> Console:
-    """A terminal's own width; unbounded into a pipe, so that no figure is cut off there."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
+for _command in app.registered_commands:
+    _command.epilog = examples_of(str(_command.name or getattr(_command.callback, "__name__", "")))
 
 
 def main() -> None:
@@ -601,7 +602,7 @@ def main() -> None:
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="closecast", standalone_mode=False)
     except ClosecastError as error:
         _fail(str(error), EXIT_FAILED)
     except USAGE_ERROR as error:
@@ -623,7 +624,7 @@ def main() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     # What a message quotes may hold what a terminal would obey.
     plain = "".join(letter if letter.isprintable() else " " for letter in message)
-    typer.echo(f"closecast: {' '.join(plain.split())}", err=True)
+    terminal.fail(" ".join(plain.split()))
     sys.exit(code)
 
 

@@ -18,6 +18,7 @@ from storage.errors import BadSetting
 from storage.folds import Folds
 from storage.home import check_product_id
 from storage.locks import backtest_lock
+from storage.progress import tell
 from tasks.artifacts import artifact_key
 from tasks.backtest import prepare_one, walk_one
 from tasks.plan import plan_backtest
@@ -88,13 +89,12 @@ def rolling_backtest(
 
 
 class Progress:
-    """How far a backtest is: an artifact in Prefect, and records that a terminal can draw a bar of."""
+    """How far a backtest is: an artifact in Prefect, and a bar in the terminal."""
 
     def __init__(self, product_id: str, origins: int, steps: int) -> None:
         self._steps, self._done = steps, 0
-        log.info(
-            "%s: %d origins in %d folds", product_id, origins, steps // 2, extra={"steps": steps, "done": 0}
-        )
+        log.info("%s: %d origins in %d folds", product_id, origins, steps // 2)
+        tell("folds", 0, steps)
         self._artifact = create_progress_artifact(
             0.0, description=f"{product_id}: backtest of {origins} origins"
         )
@@ -103,4 +103,4 @@ class Progress:
         """One more fold prepared, or walked."""
         self._done += 1
         update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
-        log.debug("step %d of %d", self._done, self._steps, extra={"steps": self._steps, "done": self._done})
+        tell("folds", self._done, self._steps)

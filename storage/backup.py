@@ -31,6 +31,7 @@ from storage.maintenance import TABLES
 from storage.models import Models
 from storage.places import Place, S3Path
 from storage.registry import registry_exists
+from storage.progress import tell
 from storage.sums import LOG, SUMS, read_sums
 from storage.transfer import dump_prices, dump_registry, sqlite_home
 
@@ -70,6 +71,7 @@ class _Archive:
         counted = _Counted(content)
         self.tar.addfile(entry, counted)
         self.sums[name] = counted.digest.hexdigest()
+        tell("files", len(self.sums))
         return self.sums[name]
 
 

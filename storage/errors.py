@@ -1,23 +1,25 @@
-"""Every error that closecast raises on purpose, drawn as one tree.
+"""Every error that closecast raises on purpose.
 
-ClosecastError
-├── BadInput                what was given cannot be used
-│   ├── BadProduct          a product id of the wrong form, or one that the exchange does not know
-│   ├── BadDay              a day in the future, before the listing, or malformed
-│   ├── BadFile             a file that is missing, empty, foreign or contradicts itself
-│   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
-│   ├── BadQuery            SQL that cannot be answered, or that is more than one SELECT
-│   └── SourceMismatch      prices of a second source for a product that has one
-├── NotEnoughHistory        fewer unbroken days than the model needs
-├── StaleSeries             the origin's day is missing from the closes
-├── NotReproduced           a forecast that was made again came out otherwise
-├── ExchangeError           the exchange
-│   ├── ExchangeRefused     said no, and would say it again (4xx)
-│   └── ExchangeUnavailable did not give an answer that can be used, however often asked
-└── StorageError            the home
-    ├── HomeUnusable        cannot be written, or holds a file where a folder should be
-    ├── HomeBusy            is held by another run for longer than is worth waiting
-    └── Damaged             holds something whose hash is not the recorded one
+Drawn as one tree::
+
+    ClosecastError
+    ├── BadInput                what was given cannot be used
+    │   ├── BadProduct          a product id of the wrong form, or one that the exchange does not know
+    │   ├── BadDay              a day in the future, before the listing, or malformed
+    │   ├── BadFile             a file that is missing, empty, foreign or contradicts itself
+    │   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
+    │   ├── BadQuery            SQL that cannot be answered, or that is more than one SELECT
+    │   └── SourceMismatch      prices of a second source for a product that has one
+    ├── NotEnoughHistory        fewer unbroken days than the model needs
+    ├── StaleSeries             the origin's day is missing from the closes
+    ├── NotReproduced           a forecast that was made again came out otherwise
+    ├── ExchangeError           the exchange
+    │   ├── ExchangeRefused     said no, and would say it again (4xx)
+    │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
+    └── StorageError            the home
+        ├── HomeUnusable        cannot be written, or holds a file where a folder should be
+        ├── HomeBusy            is held by another run for longer than is worth waiting
+        └── Damaged             holds something whose hash is not the recorded one
 
 Each message is one line: what was needed, what came, what to do.
 """

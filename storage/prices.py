@@ -193,9 +193,10 @@ class Prices:
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
         """Name the closes up to and including `through` as they are now, for `closes_at` to read again.
 
+        The name is `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the digest of them all.
+
         Returns:
-            `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the digest of them all. The same
-            rows always have the same name.
+            The same name for the same rows, always.
 
         Raises:
             BadDay: there is no close up to `through`.

@@ -18,6 +18,7 @@ from storage.files import fsync_folder, sha256_file
 from storage.home import RESTORING, Home
 from storage.locks import tables_lock
 from storage.moving import move_out, refuse_used
+from storage.progress import tell
 
 
 def restore(file: Path, home: Home) -> int:
@@ -91,6 +92,7 @@ def _unpacked(file: Path, staging: Path) -> int:
                     listed = content.read()
                 else:
                     sums[entry.name] = _put(staging, entry.name, content, file)
+                    tell("files", len(sums))
         recorded = json.loads(listed or b"{}")
         if recorded.get("form") != FORM or not isinstance(recorded.get("sha256"), dict):
             raise BadFile(f"{file} is no backup of this closecast: it has no list of form {FORM}")

@@ -16,12 +16,15 @@ from storage.errors import BadFile, BadInput
 from storage.files import read_bytes
 from storage.home import Home
 from storage.prices import Prices
+from storage.progress import tell
 from tasks.check import check_candles, require_origin
 from tasks.read_csv import read_candles
 from tasks.series import Counts, Series, refuse_mixing, summed_up
 from tasks.steps import STEP
 
 log = logging.getLogger("closecast.ingest")
+# A file is opened, read, checked, stored, and what it makes of the series is named by its digest.
+STAGES = 5
 
 
 def ingest_file(
@@ -57,7 +60,9 @@ def ingest_file(
         BadFile, SourceMismatch, BadDay, StaleSeries, NotEnoughHistory: and nothing was stored.
     """
     data = read_bytes(path)
+    tell(path.name, 1, STAGES)
     read = read_candles(data, product_id, name=path.name, on_duplicate=on_duplicate)
+    tell(path.name, 2, STAGES)
     with Prices(home) as prices:
         kept = refuse_mixing(prices, product_id, source, observed_at, replace_source)
         previous = (
@@ -66,6 +71,7 @@ def ingest_file(
             else None
         )
         checked = check_candles(read.candles, last_finished_day=last_finished_day, previous=previous)
+        tell(path.name, 3, STAGES)
         set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
         if checked.accepted.empty and not kept:
             raise BadFile(
@@ -84,12 +90,15 @@ def ingest_file(
             payload_sha256=hashlib.sha256(data).hexdigest(),
             set_aside=set_aside,
         )
+        tell(path.name, 4, STAGES)
         log.info(
             "%s: %d rows of %s, %d days new", product_id, len(read.candles), path.name, appended.new_days
         )
         counts = Counts()
         counts.add(appended, set_aside)
-        return summed_up(prices, product_id, origin, observed_at, counts)
+        series = summed_up(prices, product_id, origin, observed_at, counts)
+    tell(path.name, STAGES, STAGES)
+    return series
 
 
 def read_stored(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.progress import tell
 from tasks.engine import native_stderr_to_log, tensorflow
 from tasks.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.joined import Joined, can_join
@@ -161,7 +162,7 @@ class Trainer:
                 epochs=epochs,
                 draw=np.random.Generator(np.random.PCG64(seed)),
                 stop=Stop(patience, min_delta),
-                text=f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f",
+                name=name,
             )
             return self.network.get_weights(), losses
 
@@ -174,7 +175,7 @@ class Trainer:
         epochs: int,
         draw: np.random.Generator,
         stop: Stop,
-        text: str,
+        name: str,
     ) -> Losses:
         tf = tensorflow()
         x, y, *held = (tf.constant(part) for part in data)
@@ -183,6 +184,7 @@ class Trainer:
             self._joined.take()
         batch_size, shuffle = sizes
         training, validation = [], []
+        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f"
         for epoch in range(1, epochs + 1):
             order, weights = batches(len(data[0]), batch_size, draw if shuffle else None)
             masks = masks_of(self.network, order.shape, draw)
@@ -192,6 +194,7 @@ class Trainer:
                 losses = np.asarray(self._run(self._epoch, *given), dtype=np.float64)
             training.append(float(np.average(losses, weights=weights.sum(axis=1))))
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
+            tell(f"epochs{name and f' of {name}'}", epoch, epochs)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
                 log.info(text, epoch, epochs, training[-1], validation[-1])
             if self._joined and (stop.looks or epoch == epochs):

@@ -29,6 +29,7 @@ from storage.price_checks import (
     is_whole,
     state_at,
 )
+from storage.progress import tell
 from storage.registry import registry_exists, registry_integrity
 from storage.tables import reading
 from tasks.answers import parse
@@ -47,6 +48,7 @@ class Verified:
     def add(self, kind: str, count: int, wrong: Sequence[str] = ()) -> None:
         """Count what was looked at, and keep what was found."""
         self.looked[kind] += count
+        tell(kind, self.looked[kind])
         lines = [" ".join(line.split()) for line in wrong]
         self.wrong.extend(line for line in dict.fromkeys(lines) if line not in self.wrong)
 

@@ -1,0 +1,91 @@
+"""How the pages are built: `make docs`. Nothing is fetched, neither while building nor while reading."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+PROJECT = Path(__file__).resolve().parents[1]
+OPTIONAL = ("operations", "engines", "scaling", "report")
+sys.path.insert(0, str(PROJECT))
+
+project = "closecast"
+copyright = "the closecast authors, Apache-2.0"  # noqa: A001 (Sphinx's name)
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = "closecast"
+exclude_patterns = ["_build"]
+myst_heading_anchors = 3
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+
+def commands() -> str:
+    """Typer's own page of every command and option."""
+    typer = [sys.executable, "-m", "typer", "closecast.py", "utils", "docs", "--name", "closecast"]
+    return subprocess.run(typer, cwd=PROJECT, capture_output=True, text=True, check=True).stdout  # noqa: S603
+
+
+def limits(field: FieldInfo) -> str:
+    """What a value must keep to, as pydantic was told."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    named = ((sign, getattr(one, name, None)) for one in field.metadata for name, sign in signs.items())
+    return ", ".join(f"{sign} {value}" for sign, value in named if value is not None)
+
+
+def rows(model: type[BaseModel]) -> Iterator[str]:
+    """A line of the table for each setting."""
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = ", ".join(map(str, default)) if isinstance(default, tuple | list) else default
+        yield f"| `{name}` | `{shown}` | {limits(field)} | {field.description or ''} |"
+
+
+def settings() -> str:
+    """Every setting of the profiles and of a market, from the code that reads them."""
+    from flows.settings import PROFILES, Market
+
+    models: Iterable[tuple[str, type[BaseModel]]] = (
+        *((f"Profile `{name}`", model) for name, model in reversed(PROFILES.items())),
+        ("Market, a parameter of the flow `daily-forecast`", Market),
+    )
+    parts = ["# Settings", "`closecast run --set NAME=VALUE`; in a deployment `settings` and `market`."]
+    for title, model in models:
+        head = "| setting | default | limits | |\n|---|---|---|---|"
+        parts += [f"## {title}", "\n".join((head, *rows(model)))]
+    return "\n\n".join(parts) + "\n"
+
+
+def generate(_app: Any) -> None:
+    """Write the pages that come from the code."""
+    folder = PROJECT / "docs" / "reference" / "_generated"
+    folder.mkdir(exist_ok=True)
+    for name, text in {"commands.md": commands(), "settings.md": settings()}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def leave_out(_app: Any, page: str, source: list[str]) -> None:
+    """Leave out of the navigation what it names and what is not there."""
+    if page == "index":
+        lines = source[0].splitlines(keepends=True)
+        source[0] = "".join(line for line in lines if line.strip() not in OPTIONAL or there(line.strip()))
+
+
+def there(page: str) -> bool:
+    """Whether there is a page of that name."""
+    return (PROJECT / "docs" / f"{page}.md").is_file()
+
+
+def setup(app: Any) -> None:
+    """Sphinx's hook."""
+    app.connect("builder-inited", generate, priority=1)
+    app.connect("source-read", leave_out)
