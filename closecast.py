@@ -213,16 +213,23 @@ def backtest(
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that train folds side by side.")
     ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Dask scheduler whose workers do it, tcp://HOST:8786; CLOSECAST_DASK_ADDRESS."),
+    ] = None,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     home: HomeOption = None,
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
-    from flows.settings import market_of, profile_named
+    from flows.settings import dask_address, market_of, profile_named
 
     changed = _settings(settings or [])
     recipe = profile_named(profile, changed)
     product = market_of(product_id=product).product_id
     first, last = _day(start, "--start"), _day(end, "--end")
+    dask = dask_address(dask)
+    if dask and workers > 1:
+        raise BadSetting(f"--workers are of this machine, and Dask at {dask} has its own: leave one out")
     place = _existing(home).prepare()
     _keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"))
     from flows.backtest import rolling_backtest
@@ -236,7 +243,7 @@ def backtest(
         pool: Any = ProcessPoolTaskRunner(max_workers=workers)
         flow = rolling_backtest.with_options(task_runner=pool)
     with _bar():
-        verdict = flow(product, recipe.name, changed, first, last, str(place.root))
+        verdict = flow(product, recipe.name, changed, first, last, str(place.root), dask)
     summary = verdict.summary
     if output == "json":
         figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}
