@@ -79,6 +79,7 @@ def rolling_backtest(
         for done in submitted(place, plan):
             done.result()
             progress.step()
+        Folds(place, plan.backtest_id).sweep()  # after workers that died
         verdict = sum_up(place, plan)
     create_markdown_artifact(
         markdown(verdict.summary),

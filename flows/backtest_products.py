@@ -90,6 +90,7 @@ def backtest_products(
             found[name] = plan = outcome([future])
             if isinstance(plan, Plan):
                 locks.enter_context(backtest_lock(place, plan.backtest_id))
+                locks.callback(Folds(place, plan.backtest_id).sweep)  # before the lock is given back
                 handed[name] = submitted(place, plan)
         for done, (name, futures) in enumerate(handed.items(), start=1):
             found[name] = outcome(futures)
@@ -106,7 +107,6 @@ def backtest_products(
 
 def submitted(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
     """One product's folds, handed to the task runner of this flow; the last future is the verdict's."""
-    Folds(home, plan.backtest_id).sweep()
     prepared = [prepare_one.submit(home, plan, fold) for fold in range(len(plan.folds))]
     return [*prepared, finish_one.submit(home, plan, return_state=False, wait_for=prepared)]
 
