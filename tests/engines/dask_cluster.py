@@ -42,6 +42,10 @@ class Cluster:
         known = self.client.scheduler_info(n_workers=-1)["workers"]
         return {worker["name"]: {**worker, "address": address} for address, worker in known.items()}
 
+    def process(self, name: str) -> int:
+        """The id of the process that was started under this name."""
+        return self._processes[name].pid
+
     def pid(self, name: str) -> int:
         """The worker's own process, which a nanny may have started."""
         address = self.workers()[name]["address"]
