@@ -6,8 +6,8 @@ Made-up closes, 800 days of each product; backtests of the last year in four fol
 (`REDUCED`), since the full one takes three times as long; two products by the full one for comparison. A
 Prefect server, a Dask scheduler and its workers are processes of their own; a worker has one thread and one
 core. Each run starts from a home without any fold; after it, the same list is run again, which finds all of
-it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a shared
-machine, too. With 100 products a round is some ten minutes of two quiet cores, with 12 two minutes.
+it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a
+shared machine, too. With 100 products a round is some ten minutes of two quiet cores, with 12 two minutes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def fill(stored: Path, products: int) -> list[str]:
 def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: int) -> list[Run]:
     """The list on so many fresh workers, and the same once more."""
     from flows.backtest_products import backtest_products
-    from tests.engines.dask_cluster import started
+    from tests.dask_cluster import started
 
     home = folder / "home"
     shutil.copytree(stored, home)
@@ -188,8 +188,8 @@ def report(runs: list[Run], products: int, load: str) -> str:
         [
             f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/scaling.py --products {products}"
             f" --rounds {len(one)}`: {processor()}, {names}. Load average of the machine: {load}.",
-            f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in {FOLDS}"
-            f" folds, {TASKS} tasks a product, by a reduced recipe"
+            f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
+            f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
             f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). Medians, with"
             " the least and the greatest in brackets.",
             "\n".join(lines),
@@ -210,8 +210,8 @@ def estimate(runs: list[Run], products: int) -> str:
     serial = {name: middle("again", name) / tasks for name in ("flow", "scheduler", "server")}
     told = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
     lines = [
-        "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side |"
-        " one after the other | speed-up |",
+        "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side"
+        " | one after the other | speed-up |",
         "|---|---|---|---|---|---|",
     ]
     for what, kind, count in (("the reduced recipe", "first", products), ("the full one", "full", FEW)):
@@ -226,8 +226,10 @@ def estimate(runs: list[Run], products: int) -> str:
         )
     return (
         "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
-        f" the runs that found all of it done: {told}. Either these three work side by side, each on a core of"
-        " its own, and the slowest is the limit, or they wait for each other.\n\n" + "\n".join(lines) + "\n\n"
+        f" the runs that found all of it done: {told}. Either these three work side by side, each on a core"
+        " of its own, and the slowest is the limit, or they wait for each other.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
         "Assumed: workers as fast as this one, one for each product; a database, a table and a network that"
         " take what is written without a wait. The fixed cost of the flow run is in the tasks' figures, so"
         " that they come out too high where there are few products."

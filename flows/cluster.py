@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from prefect.context import FlowRunContext
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closecast.cluster")
 
-REACHED_WITHIN_SECONDS = 5
+REACHED_WITHIN_SECONDS = 10
 
 
 @contextlib.contextmanager
@@ -59,15 +61,32 @@ def _connected(address: str) -> Iterator[DaskTaskRunner]:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise BadSetting(f"work on {address} needs the extra dask: pip install 'closecast[dask]'") from error
+    try:
+        # In a thread of its own: in this one a loop may be at work already.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, _greeted(address)).result()
+    except Exception as error:  # whoever listens there may answer anything
+        raise ClusterUnusable(
+            f"no Dask scheduler answers at {address} within {REACHED_WITHIN_SECONDS} s: start one with"
+            " `dask scheduler`, or mend the address"
+        ) from error
     with DaskTaskRunner(address=address, client_kwargs={"timeout": REACHED_WITHIN_SECONDS}) as runner:
-        try:
-            runner.client  # noqa: B018 (it connects)
-        except (OSError, ValueError) as error:
-            raise ClusterUnusable(
-                f"no Dask scheduler answers at {address} within {REACHED_WITHIN_SECONDS} s: start one with"
-                " `dask scheduler`, or mend the address"
-            ) from error
         yield runner
+
+
+async def _greeted(address: str) -> None:
+    """Exchange greetings with who listens there: Dask's own client waits for them for ever.
+
+    Raises:
+        TimeoutError: nobody greets in time.
+        OSError: nobody listens.
+    """
+    from distributed import Security
+    from distributed.comm import connect
+
+    how = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, **how), REACHED_WITHIN_SECONDS)
+    await comm.close()
 
 
 def _asked(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, Seen]:

@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
+    config.addinivalue_line("markers", "engines: starts PostgreSQL or an S3 server of its own (--engines)")
 
 
 SLOW_FILES = ("test_closecast.py", "test_deployment.py", "test_daily_prefect.py")

@@ -25,10 +25,10 @@ from storage.errors import ClusterUnusable, ProductsFailed
 from storage.home import PROJECT, Home
 from storage.ledger import backtests
 from tests.calibrated import LENIENT, QUICK
-from tests.engines.dask_cluster import Cluster, started, wait_until
+from tests.dask_cluster import Cluster, started, wait_until
 from tests.helpers import FIRST, made_up, store
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 DAYS = 700
@@ -159,9 +159,9 @@ def test_what_cannot_be_reached_is_said_in_a_line(tmp_path: Path) -> None:
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     begun = time.monotonic()
     done = closecast(home, tmp_path, "--dask", address)
-    assert time.monotonic() - begun < 60  # the command's own start on a busy machine, and five seconds
+    assert time.monotonic() - begun < 60  # the command's own start on a busy machine, and ten seconds
     assert done.returncode == 1
-    assert done.stderr.startswith(f"closecast: no Dask scheduler answers at {address} within 5 s: start one")
+    assert done.stderr.startswith(f"closecast: no Dask scheduler answers at {address} within 10 s: start one")
     assert done.stderr.count("\n") == 1
     for words, message in {
         ("--dask", "localhost"): "a Dask scheduler's address looks like tcp://HOST:8786, not 'localhost'",
@@ -185,9 +185,9 @@ def test_somebody_else_who_listens_is_no_scheduler(tmp_path: Path) -> None:
         silent.listen()
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         begun = time.monotonic()
-        with pytest.raises(ClusterUnusable, match=f"no Dask scheduler answers at {address} within 5 s"):
+        with pytest.raises(ClusterUnusable, match=f"no Dask scheduler answers at {address} within 10 s"):
             rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), address)
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 60
 
 
 def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -> None:
