@@ -82,7 +82,7 @@ async def _greeted(address: str) -> None:
         OSError: nobody listens.
     """
     from distributed import Security
-    from distributed.comm import connect
+    from distributed.comm.core import connect
 
     how = Security().get_connection_args("client")
     comm = await asyncio.wait_for(connect(address, **how), REACHED_WITHIN_SECONDS)
