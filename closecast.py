@@ -262,18 +262,25 @@ def backtest(
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that train folds side by side.")
     ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Dask scheduler whose workers do it, tcp://HOST:8786; CLOSECAST_DASK_ADDRESS."),
+    ] = None,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
-    from flows.settings import market_of, profile_named
+    from flows.settings import dask_address, market_of, profile_named
 
     changed = _settings(settings or [])
     recipe = profile_named(profile, changed)
     product = market_of(product_id=product).product_id
     first, last = _day(start, "--start"), _day(end, "--end")
     as_json = as_json or output == "json"
+    dask = dask_address(dask)
+    if dask and workers > 1:
+        raise BadSetting(f"--workers are of this machine, and Dask at {dask} has its own: leave one out")
     place = _existing(home).prepare()
     terminal.keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"), aside=as_json)
     from flows.backtest import rolling_backtest
@@ -287,7 +294,7 @@ def backtest(
         pool: Any = ProcessPoolTaskRunner(max_workers=workers)
         flow = rolling_backtest.with_options(task_runner=pool)
     with terminal.bars(aside=as_json):
-        verdict = flow(product, recipe.name, changed, first, last, str(place.root))
+        verdict = flow(product, recipe.name, changed, first, last, str(place.root), dask)
     summary = verdict.summary
     if as_json:
         figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}

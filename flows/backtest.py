@@ -8,20 +8,23 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from flows import clock
+from flows.cluster import tasks_on
 from flows.daily import speak_up
 from flows.settings import DEFAULT_PROFILE, Article, ProfileName, home_at, profile_named
 from storage.code import code_version
 from storage.errors import BadSetting
 from storage.folds import Folds
-from storage.home import check_product_id
+from storage.home import Home, check_product_id
 from storage.locks import backtest_lock
 from storage.progress import tell
 from tasks.artifacts import artifact_key
 from tasks.backtest import prepare_one, walk_one
-from tasks.plan import plan_backtest
+from tasks.plan import Plan, plan_backtest
+from tasks.recipe import Recipe
 from tasks.summary import markdown
 from tasks.verdict import Verdict, sum_up
 
@@ -43,6 +46,7 @@ def rolling_backtest(
     start: date | None = None,
     end: date | None = None,
     home: str | None = None,
+    dask: str | None = None,
 ) -> Verdict:
     """Evaluate a profile on stored closes by rolling origin; an interrupted one goes on where it was.
 
@@ -53,14 +57,14 @@ def rolling_backtest(
         start: first origin; a year before the end by default.
         end: last origin; the newest one with an outcome by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
+            CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
 
     Returns:
         The verdict; the rows are in the table `backtests`.
     """
     speak_up()
-    recipe, place = profile_named(profile, settings), home_at(home).prepare()
-    if isinstance(recipe, Article):
-        raise BadSetting("a backtest scores distributions, and profile article gives a point: use calibrated")
+    recipe, place = scored(profile, settings), home_at(home).prepare()
     plan = plan_backtest(
         place,
         check_product_id(product_id),
@@ -70,15 +74,13 @@ def rolling_backtest(
         code_version=code_version(),
         moment=clock.now(),
     )
-    with backtest_lock(place, plan.backtest_id):
+    with backtest_lock(place, plan.backtest_id), tasks_on(dask, place):
         Folds(place, plan.backtest_id).sweep()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
-        prepared = [prepare_one.submit(place, plan, fold) for fold in range(len(plan.folds))]
-        for fold, ready in enumerate(prepared):
-            ready.result()
+        for done in submitted(place, plan):
+            done.result()
             progress.step()
-            walk_one.submit(place, plan, fold).result()
-            progress.step()
+        Folds(place, plan.backtest_id).sweep()  # after workers that died
         verdict = sum_up(place, plan)
     create_markdown_artifact(
         markdown(verdict.summary),
@@ -86,6 +88,32 @@ def rolling_backtest(
         description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
     )
     return verdict
+
+
+def submitted(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
+    """Every fold's preparation, each followed by its walk, handed to the task runner of this flow.
+
+    All at once, so that whoever is free does what comes next: a walk waits for its preparation and for the
+    walk before it, and goes before the preparations of later folds.
+    """
+    futures: list[PrefectFuture[Any]] = []
+    for fold in range(len(plan.folds)):
+        ready = prepare_one.submit(home, plan, fold)
+        before = [ready, *futures[-1:]]
+        futures += [ready, walk_one.submit(home, plan, fold, return_state=False, wait_for=before)]
+    return futures
+
+
+def scored(profile: ProfileName, settings: dict[str, Any] | None) -> Recipe:
+    """The recipe of that name with some fields set otherwise.
+
+    Raises:
+        BadSetting: as `profile_named`, or a profile whose forecast is no distribution.
+    """
+    recipe = profile_named(profile, settings)
+    if isinstance(recipe, Article):
+        raise BadSetting("a backtest scores distributions, and profile article gives a point: use calibrated")
+    return recipe
 
 
 class Progress:

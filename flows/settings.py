@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ DEFAULT_PROFILE: ProfileName = "calibrated"
 SAMPLE = PROJECT / "data" / "sample" / "coinbase_btc-usd_daily.csv"
 SAMPLE_PRODUCT = "BTC-USD"
 PREFIX = "CLOSECAST_"
+DASK_ADDRESS = re.compile(r"((tcp|tls|ws|wss)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
 class Market(Frozen):
@@ -143,6 +145,7 @@ class Environment(BaseSettings):
     coinbase_url: str = "https://api.exchange.coinbase.com"
     database_url: str | None = None
     storage_url: str | None = None
+    dask_address: str | None = None
 
 
 def environment() -> Environment:
@@ -161,6 +164,18 @@ def environment() -> Environment:
     if found.storage_url:
         S3Path.of(found.storage_url)
     return found
+
+
+def dask_address(given: str | None = None) -> str | None:
+    """The Dask scheduler's address that was given, or that of CLOSECAST_DASK_ADDRESS, or none.
+
+    Raises:
+        BadSetting: not of the form `tcp://HOST:PORT`.
+    """
+    address = given or environment().dask_address
+    if address and not DASK_ADDRESS.fullmatch(address):
+        raise BadSetting(f"a Dask scheduler's address looks like tcp://HOST:8786, not {address!r:.80}")
+    return address
 
 
 def home_at(folder: Path | str | None = None) -> Home:

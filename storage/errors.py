@@ -13,6 +13,8 @@ Drawn as one tree::
     ├── NotEnoughHistory        fewer unbroken days than the model needs
     ├── StaleSeries             the origin's day is missing from the closes
     ├── NotReproduced           a forecast that was made again came out otherwise
+    ├── ProductsFailed          some of several products have no forecast
+    ├── ClusterUnusable         no Dask scheduler answers, or its workers cannot do the work
     ├── ExchangeError           the exchange
     │   ├── ExchangeRefused     said no, and would say it again (4xx)
     │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
@@ -69,6 +71,14 @@ class StaleSeries(ClosecastError):
 
 class NotReproduced(ClosecastError):
     """A forecast that was made again came out otherwise."""
+
+
+class ProductsFailed(ClosecastError):
+    """Some of several products have no forecast; the text names each with its reason."""
+
+
+class ClusterUnusable(ClosecastError):
+    """No Dask scheduler answers, or its workers cannot do the work."""
 
 
 class ExchangeError(ClosecastError):

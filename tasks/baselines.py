@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from storage.errors import BadInput, BadSetting, NotEnoughHistory
+from tasks.engine import one_blas_thread
 from tasks.quantiles import LEVELS, student_t
 from tasks.scale import Floats
 from tasks.volatility import SMALLEST_DEVIATION, daily_variance, ewma, garman_klass, log_returns
@@ -79,6 +80,7 @@ def baseline_quantiles(
         BadInput: a row number outside the candles.
         NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.
     """
+    one_blas_thread()
     makers = {"last_close_250": _last_close, "ewma_t": _ewma_t, "garch_t": _garch_t, "har_t": _har_t}
     for method in methods:
         if method not in makers:

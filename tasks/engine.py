@@ -56,6 +56,22 @@ def tensorflow() -> ModuleType:
     return tf  # type: ignore[no-any-return]
 
 
+@functools.cache
+def one_blas_thread() -> None:
+    """Have NumPy's and SciPy's matrix libraries calculate in one thread from here on.
+
+    They share a sum out by the cores that there are, and so a fit ended elsewhere in its last bits on another
+    machine, or in a worker that was started with OMP_NUM_THREADS=1, as Dask's are. For good, since a limit
+    that is taken back holds for all threads of the process, and takes it back for all of them.
+    """
+    import arch  # noqa: F401 (what it loads is limited, and what is loaded later is not)
+    import scipy.linalg
+    import scipy.optimize  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
+
+
 def cores() -> int:
     """On how many cores this process may train: those it may run on, but one in a pool's worker.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from prefect import task
 
 from storage.errors import BadDay, NotEnoughHistory
 from storage.home import Home
@@ -21,6 +22,7 @@ from tasks.ensemble import held_out_days
 from tasks.inputs import columns_of, make_inputs, usable_rows
 from tasks.policy import FEWEST_UNSEEN_DAYS
 from tasks.recipe import Recipe
+from tasks.steps import STEP
 
 
 @dataclass(frozen=True)
@@ -163,3 +165,6 @@ def candles_until(home: Home, plan: Plan, through: date) -> tuple[pd.DataFrame, 
         return frame[frame["day_utc"] <= until].reset_index(drop=True)
 
     return cut(own), {product: cut(frame) for product, frame in frames.items()}
+
+
+plan_one = task(name="plan-backtest", task_run_name="plan-backtest {product_id}", **STEP)(plan_backtest)

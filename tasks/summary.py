@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from storage.errors import BadInput, NotEnoughHistory
 from tasks.compare import Comparison, compare, over
+from tasks.engine import one_blas_thread
 from tasks.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
 from tasks.scale import Floats
 from tasks.scoreboard import UNKNOWN, Proportion, markdown_table, percents, proportion, text
@@ -116,6 +117,7 @@ def summarise(
         NotEnoughHistory: no day at all.
         BadInput: no quantiles of `model`, shapes that do not agree, days out of order, unknown figures.
     """
+    one_blas_thread()
     _check(said, model)
     came = np.log(said.close_usd / said.last_close_usd)
     scores = {name: crps(came, quantiles) for name, quantiles in said.quantiles.items()}

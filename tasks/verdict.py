@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+from prefect import task
 
 from storage.folds import Folds
 from storage.home import Home
 from storage.ledger import backtests
 from storage.prices import Prices
+from tasks.backtest import walk_fold
 from tasks.plan import Plan
+from tasks.steps import STEP
 from tasks.summary import Evaluation, Summary, summarise
 
 NEEDED = ["method", "target_day", "last_close_usd", "close_usd", "deviation", "quantiles_usd"]
@@ -58,3 +61,13 @@ def sum_up(home: Home, plan: Plan) -> Verdict:
     folds.write("summary", summary.as_json())
     walk = folds.read(f"fold-{len(plan.folds) - 1}") or {}
     return Verdict(plan.backtest_id, summary, tuple(walk.get("gates", ())))
+
+
+def walk_all(home: Home, plan: Plan) -> Verdict:
+    """Walk through a backtest whose folds were all prepared, and sum it up."""
+    for fold in range(len(plan.folds)):
+        walk_fold(home, plan, fold)
+    return sum_up(home, plan)
+
+
+finish_one = task(name="finish-backtest", task_run_name="finish-backtest {plan.product_id}", **STEP)(walk_all)

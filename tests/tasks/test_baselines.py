@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import date
@@ -312,3 +313,23 @@ def test_real_prices_give_the_ratios_and_coverage_that_are_known() -> None:
     for quantiles in found.values():
         for percent, tolerance in ((50, 0.06), (80, 0.03), (90, 0.02), (95, 0.02)):
             assert inside(came, quantiles, percent).mean() == pytest.approx(percent / 100, abs=tolerance)
+
+
+def test_the_bits_do_not_depend_on_how_many_cores_there_are() -> None:
+    script = (
+        "from tests.tasks.test_baselines import traded\nfrom tasks.baselines import baseline_quantiles\n"
+        "found = baseline_quantiles(traded(700), range(690, 699))\n"
+        "print({method: quantiles.tobytes().hex() for method, quantiles in found.items()})\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "4")
+    ]
+    assert said[0] == said[1]

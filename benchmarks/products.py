@@ -1,0 +1,201 @@
+"""What many products cost where they are stored, and what a product's day costs: 10, 100, 1,000 of them.
+
+    python benchmarks/products.py [--products 10 100 1000] [--out docs/scaling.md]
+
+Fills a home with so many products: closes, one model version each, and a week of forecasts in one commit a
+day. Then it times what a day of one product does there. No network is trained: the bundle is a few bytes.
+Takes some five minutes on a quiet machine, nearly all of it filling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from page import processor, put
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+DAYS, WEEK, TIMES = 800, 7, 9
+FIRST = date(2019, 1, 1)
+NOW = datetime(2021, 3, 12, 0, 15, tzinfo=UTC)
+Figures = dict[str, float]
+
+
+def main() -> None:
+    """Fill, time, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--products", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "scaling.md")
+    given = parser.parse_args()
+    load = os.getloadavg()[0]
+    found = {}
+    for products in given.products:
+        with tempfile.TemporaryDirectory(prefix="closecast-products-") as name:
+            found[products] = measured(Path(name), products)
+            print(products, found[products], flush=True)
+    text = report(found, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    put(given.out, "products", text)
+    print(text)
+
+
+def measured(root: Path, products: int) -> Figures:
+    """What the home of so many products weighs, and what is done in it takes, in ms."""
+    from storage.home import Home
+    from storage.maintenance import tidy
+    from storage.models import Models
+    from storage.predictions import Predictions
+    from storage.prices import Prices
+    from tests.helpers import made_up
+
+    home = Home(root).prepare()
+    names = [f"P{number:05d}-USD" for number in range(products)]
+    figures = fill(home, names)
+    last = FIRST + timedelta(days=DAYS - 1)
+    middle = names[len(names) // 2]
+    with Prices(home) as prices:
+        figures["closes of a product read, ms"] = timed(
+            lambda: prices.closes_at(newest(prices, middle, last))
+        )
+        row = made_up(DAYS + TIMES, FIRST, seed=1)
+
+        def append(number: int) -> None:
+            day = row.iloc[[DAYS + number]].reset_index(drop=True)
+            prices.append(middle, day, source="csv", observed_at=NOW, payload_sha256="ab" * 32)
+
+        figures["a close appended, ms"] = timed_each(append)
+    models = Models(home)
+    figures["the champion looked up, ms"] = timed(lambda: models.champion(middle, "calibrated"))
+    figures["versions of a product listed, ms"] = timed(lambda: models.versions(middle))
+    table = Predictions(home)
+    figures["forecasts of a product read, ms"] = timed(lambda: table.between(middle))
+    figures["a forecast appended, ms"] = timed_each(lambda number: forecasts(home, [middle], WEEK + number))
+    figures["data files of forecasts"] = len(list(home.predictions.rglob("*.parquet")))
+    begun = time.perf_counter()
+    tidy(home, "predictions")
+    figures["the table of forecasts compacted, s"] = time.perf_counter() - begun
+    figures["prices.db, MB"] = (home.root / "prices.db").stat().st_size / 1e6
+    figures["mlflow.db, MB"] = home.registry.stat().st_size / 1e6
+    figures["log of the forecasts, MB"] = size(home.predictions / "_delta_log")
+    return figures
+
+
+def fill(home: Any, names: list[str]) -> Figures:
+    """Closes, a champion and a week of forecasts of each product; how long one took, in ms."""
+    from storage.models import Models
+    from tests.helpers import made_up, store
+
+    frame = made_up(DAYS, FIRST, seed=1)
+    models, took = Models(home), []
+    for product in names:
+        store(home, frame, product_id=product)
+        begun = time.perf_counter()
+        with models.draft(product, "calibrated") as draft:
+            draft.write("weights.json", b"{}")
+            made = models.register(
+                draft, product_id=product, profile="calibrated", key=product, tags={"made_by": "refit"},
+                params={"units": 32}, metrics={"loss": 1.0}, curves={},
+            )  # fmt: skip
+        models.promote(made)
+        took.append(1000 * (time.perf_counter() - begun))
+    days = []
+    for number in range(WEEK):
+        begun = time.perf_counter()
+        forecasts(home, names, number)
+        days.append(time.perf_counter() - begun)
+    return {
+        "a model version registered and promoted, ms": statistics.median(took),
+        "the last of them, ms": statistics.median(took[-TIMES:]),
+        "a day's forecasts of all in one commit, s": statistics.median(days),
+    }
+
+
+def forecasts(home: Any, names: list[str], number: int) -> None:
+    """The forecasts of that day, in one commit."""
+    from storage.predictions import PREDICTIONS
+    from storage.tables import Table
+    from tasks.quantiles import BANDS, LEVELS
+
+    origin = FIRST + timedelta(days=DAYS - WEEK + number)
+    said = np.linspace(3000.0, 5000.0, len(LEVELS))
+    bands = {
+        f"{side}_{percent}_usd": float(said[place])
+        for percent in (50, 80, 95)
+        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
+    }
+    rows = [
+        {
+            "prediction_id": f"{name}-{number}", "product_id": name, "origin_day": origin,
+            "target_day": origin + timedelta(days=1), "horizon": 1, "profile": "calibrated",
+            "model_version": "1", "data_version": f"{name}@{DAYS}:{'ab' * 32}",
+            "settings_version": "calibrated-0123456789abcdef", "code_version": "0.0.0+bench",
+            "last_close_usd": 4000.0, "point_usd": 4000.0, **bands, "quantile_levels": list(LEVELS),
+            "quantiles_usd": said.tolist(), "created_at": NOW, "flow_run_id": None, "revision": 0,
+        }
+        for name in names
+    ]  # fmt: skip
+    key = ("product_id", "prediction_id")
+    Table(home.predictions, PREDICTIONS, name="predictions", key=key).add(rows)
+
+
+def newest(prices: Any, product: str, last: date) -> str:
+    """The data version of the product's last day."""
+    return str(prices.data_version(product, last, created_at=NOW))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Median milliseconds, after a first time that is not counted."""
+    work()
+    return timed_each(lambda _: work())
+
+
+def timed_each(work: Callable[[int], object]) -> float:
+    """Median milliseconds of doing it so often, each with its number."""
+    took = []
+    for number in range(TIMES):
+        begun = time.perf_counter()
+        work(number)
+        took.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(took)
+
+
+def size(folder: Path) -> float:
+    """Megabytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def report(found: dict[int, Figures], load: str) -> str:
+    """The part of the page, as Markdown."""
+    names = ", ".join(f"{name} {version(name)}" for name in ("deltalake", "mlflow-skinny", "sqlalchemy"))
+    counts = list(found)
+    lines = [
+        f"| products | {' | '.join(f'{count:,}' for count in counts)} |",
+        "|---|" + "---|" * len(counts),
+        *(
+            f"| {name} | {' | '.join(f'{found[count][name]:.3g}' for count in counts)} |"
+            for name in found[counts[0]]
+        ),
+    ]
+    return "\n\n".join(
+        [
+            f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/products.py --products"
+            f" {' '.join(map(str, counts))}`: {processor()}, {names}. Load average of the machine: {load}."
+            f" Medians of {TIMES} times; {DAYS} closes, one model version and {WEEK} forecasts a product.",
+            "\n".join(lines),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""A hundred products by a year of folds on Dask: one worker, two, and what a hundred would do.
+
+    python benchmarks/scaling.py [--products 100] [--rounds 1] [--out docs/scaling.md]
+
+Made-up closes, 800 days of each product; backtests of the last year in four folds, by a reduced recipe
+(`REDUCED`), since the full one takes three times as long; two products by the full one for comparison. A
+Prefect server, a Dask scheduler and its workers are processes of their own; a worker has one thread and one
+core. Each run starts from a home without any fold; after it, the same list is run again, which finds all of
+it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a
+shared machine, too. With 100 products a round is some ten minutes of two quiet cores, with 12 two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from page import processor, put, spread
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+DAYS, YEAR, FOLDS = 800, 365, 4
+REDUCED: dict[str, Any] = {"members": 1, "units": 8, "epochs": 6, "pool_products": ()}
+# A plan, the preparation of each fold, the verdict.
+TASKS = 2 + FOLDS
+MANY = 100
+FEW = 2  # products by the full recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """One list of products on so many workers: wall seconds, and CPU seconds by process."""
+
+    workers: int
+    kind: str
+    wall: float
+    cpu: dict[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Run, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--products", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "scaling.md")
+    given = parser.parse_args()
+    load = os.getloadavg()[0]
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory(prefix="closecast-scaling-") as name, server(Path(name)) as pid:
+        stored = Path(name) / "stored"
+        names = fill(stored, given.products)
+        for number in range(given.rounds):
+            for workers in (1, 2) if number % 2 == 0 else (2, 1):
+                runs += on(Path(name) / f"{number}-{workers}", stored, names, workers, pid)
+    text = report(runs, given.products, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
+    put(given.out, "scaling", text)
+    print(text)
+
+
+def fill(stored: Path, products: int) -> list[str]:
+    """A home with made-up closes of so many products, and of two more to warm up with."""
+    from storage.home import Home
+    from tests.helpers import made_up, store
+
+    home = Home(stored).prepare()
+    names = [f"P{number:03d}-USD" for number in range(products)]
+    for seed, product in enumerate([*names, "WARM0-USD", "WARM1-USD"]):
+        store(home, made_up(DAYS, seed=seed), product_id=product)
+    return names
+
+
+def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: int) -> list[Run]:
+    """The list on so many fresh workers, and the same once more."""
+    from flows.backtest_products import backtest_products
+    from tests.dask_cluster import started
+
+    home = folder / "home"
+    shutil.copytree(stored, home)
+    cores = sorted(os.sched_getaffinity(0))
+    found = []
+    with started(folder, *(f"worker-{number}" for number in range(workers))) as cluster:
+        pids = [cluster.pid(f"worker-{number}") for number in range(workers)]
+        for number, pid in enumerate(pids):
+            os.sched_setaffinity(pid, {cores[-1 - number % len(cores)]})
+        where = ("calibrated", REDUCED, None, None, str(home), cluster.address)
+        backtest_products([f"WARM{number}-USD" for number in range(2)], *where)
+        watched = {
+            "workers": pids,
+            "flow": [os.getpid()],
+            "scheduler": [cluster.process("scheduler")],
+            "server": [server_pid],
+        }
+        full = ("calibrated", {"pool_products": ()}, *where[2:])
+        jobs = {"first": (names, *where), "again": (names, *where), "full": (names[:FEW], *full)}
+        for kind, job in jobs.items():
+            before, begun = cpu(watched), time.perf_counter()
+            backtest_products(*job)
+            wall = time.perf_counter() - begun
+            used = {name: seconds - before[name] for name, seconds in cpu(watched).items()}
+            found.append(Run(workers, kind, wall, used))
+            print(f"{workers} workers, {kind}: {wall:.1f} s, {used}", flush=True)
+    return found
+
+
+def cpu(watched: dict[str, list[int]]) -> dict[str, float]:
+    """CPU seconds that the processes and what they started have used so far."""
+    import psutil
+
+    found = {}
+    for name, pids in watched.items():
+        family = [psutil.Process(pid) for pid in pids]
+        if name == "server":  # what was started here starts the server proper
+            family += [child for process in family for child in process.children(recursive=True)]
+        found[name] = sum(sum(process.cpu_times()[:2]) for process in family)
+    return found
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """A Prefect server of our own, for this process and the workers; yields its process id."""
+    import requests
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.txt").open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)  # noqa: S603
+    try:
+        patience = time.monotonic() + 180
+        while True:
+            try:
+                requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                if time.monotonic() > patience or process.poll() is not None:
+                    raise SystemExit(f"the Prefect server did not start: {folder / 'server.txt'}") from None
+                time.sleep(0.5)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def report(runs: list[Run], products: int, load: str) -> str:
+    """The part of the page, as Markdown."""
+    words = {
+        "first": f"{products} products",
+        "again": "the same once more, all of it done",
+        "full": f"{FEW} products by the full recipe",
+    }
+    lines = [
+        "| | workers | wall, s | CPU of the workers, s | of the flow | of the scheduler | of the server |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, what in words.items():
+        for workers in (1, 2):
+            chosen = [run for run in runs if run.kind == kind and run.workers == workers]
+            cells = [spread([run.wall for run in chosen])]
+            cells += [spread([run.cpu[name] for run in chosen]) for name in chosen[0].cpu]
+            lines.append(f"| {what} | {workers} | {' | '.join(cells)} |")
+    one, two = ([run for run in runs if run.kind == "first" and run.workers == many] for many in (1, 2))
+    gains = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
+    names = ", ".join(f"{name} {version(name)}" for name in ("prefect", "prefect-dask", "distributed"))
+    return "\n\n".join(
+        [
+            f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/scaling.py --products {products}"
+            f" --rounds {len(one)}`: {processor()}, {names}. Load average of the machine: {load}.",
+            f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
+            f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
+            f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). Medians, with"
+            " the least and the greatest in brackets.",
+            "\n".join(lines),
+            f"Wall time of one worker over that of two: {spread(gains)}. They share the machine's"
+            f" {os.cpu_count()} cores with the flow, the scheduler and Prefect's server.",
+            estimate(runs, products),
+        ]
+    )
+
+
+def estimate(runs: list[Run], products: int) -> str:
+    """What a hundred workers would do, from the CPU seconds of one, with the assumptions."""
+
+    def middle(kind: str, name: str) -> float:
+        return statistics.median(run.cpu[name] for run in runs if run.kind == kind and run.workers == 1)
+
+    tasks = products * TASKS
+    serial = {name: middle("again", name) / tasks for name in ("flow", "scheduler", "server")}
+    told = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
+    lines = [
+        "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side"
+        " | one after the other | speed-up |",
+        "|---|---|---|---|---|---|",
+    ]
+    for what, kind, count in (("the reduced recipe", "first", products), ("the full one", "full", FEW)):
+        work = middle(kind, "workers") / count
+        alone = MANY * (work + TASKS * sum(serial.values()))
+        # Each product's verdict is walked to by one worker: the last one has nobody to share it with.
+        best = max(work, MANY * TASKS * max(serial.values()))
+        worst = work + MANY * TASKS * sum(serial.values())
+        lines.append(
+            f"| {what} | {work:.2f} | {alone:.0f} | {best:.0f} | {worst:.0f} |"
+            f" {alone / worst:.0f} to {alone / best:.0f} |"
+        )
+    return (
+        "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
+        f" the runs that found all of it done: {told}. Either these three work side by side, each on a core"
+        " of its own, and the slowest is the limit, or they wait for each other.\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        "Assumed: workers as fast as this one, one for each product; a database, a table and a network that"
+        " take what is written without a wait. The fixed cost of the flow run is in the tasks' figures, so"
+        " that they come out too high where there are few products."
+    )
+
+
+if __name__ == "__main__":
+    main()

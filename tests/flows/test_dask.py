@@ -1,0 +1,229 @@
+"""Backtests on a Dask cluster of separate processes: the same bits, with a worker killed at work as well."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from flows.backtest import rolling_backtest
+from flows.backtest_products import backtest_products
+from storage.errors import ClusterUnusable, ProductsFailed
+from storage.home import PROJECT, Home
+from storage.ledger import backtests
+from tests.calibrated import LENIENT, QUICK
+from tests.dask_cluster import Cluster, started, wait_until
+from tests.helpers import FIRST, made_up, store
+
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+DAYS = 700
+START = FIRST + timedelta(days=609)
+END = START + timedelta(days=15)
+# Two folds, each with a fine-tuning in it.
+SMALL: dict[str, Any] = {**QUICK, **LENIENT, "refit_every_days": 8, "fine_tune_every_days": 4}
+
+
+def home_of(root: Path) -> Home:
+    home = Home(root).prepare()
+    for seed, product in enumerate(PRODUCTS, start=1):
+        store(home, made_up(DAYS, seed=seed), product_id=product)
+    return home
+
+
+def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, date], tuple[Any, ...]]:
+    """Every figure of every method, as it is stored."""
+    rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
+    figures = ("deviation", "last_close_usd", "close_usd", "point_usd", "quantiles_usd", "model", "fold")
+    return {(row["method"], row["origin_day"]): tuple(row[name] for name in figures) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with started(tmp_path_factory.mktemp("dask"), "first", "second") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, Any]]:
+    """The products' backtests in this process, on no cluster."""
+    home = home_of(tmp_path_factory.mktemp("undisturbed"))
+    flow = rolling_backtest
+    settings = ("calibrated", SMALL, START, END, str(home.root))
+    return home, {product: flow(product, *settings) for product in PRODUCTS}
+
+
+def test_a_worker_killed_at_work_costs_time_and_not_one_bit(
+    cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    calm, verdicts = undisturbed
+    home = home_of(tmp_path / "home")
+    lost: list[str] = []
+
+    def kill_one() -> None:
+        # The first refit is stored: its fold goes on with forecasts, the other worker trains another.
+        wait_until(lambda: list(home.folds.glob(f"*/refit-{START}/manifest.json")))
+        pid = cluster.pid("first")
+        lost.extend(cluster.at_work("first"))
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    again = rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), cluster.address)
+    killer.join()
+    assert any("prepare_fold" in key for key in lost), "it was over before it could be killed"
+    assert list(cluster.workers()) == ["second"]
+    assert again == verdicts["BTC-USD"]
+    assert len(again.gates) == 3
+    assert rows_of(home, again.backtest_id) == rows_of(calm, again.backtest_id)
+    assert len(rows_of(home, again.backtest_id)) == 16 * 6
+    assert not list(home.folds.glob("*/.draft-*"))
+
+
+def test_a_list_of_products_by_folds(
+    cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    calm, verdicts = undisturbed
+    home = home_of(tmp_path / "home")
+    cluster.add_worker("nursed")
+    pid = cluster.pid("nursed")
+
+    def kill_again() -> None:
+        wait_until(lambda: list(home.folds.glob("*/refit-*/manifest.json")))
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_again)
+    killer.start()
+    try:
+        found = backtest_products(
+            list(PRODUCTS), "calibrated", SMALL, START, END, str(home.root), cluster.address
+        )
+        killer.join()
+        wait_until(lambda: "nursed" in cluster.workers())  # its nanny has started it again
+        assert cluster.pid("nursed") != pid
+    finally:
+        cluster.end("nursed")
+    assert found == verdicts
+    for product, verdict in verdicts.items():
+        assert rows_of(home, verdict.backtest_id) == rows_of(calm, verdict.backtest_id), product
+
+
+def test_one_product_stops_none_of_the_others(cluster: Cluster, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home")
+    store(home, made_up(350), product_id="NEW-USD")
+    short = {**SMALL, "refit_every_days": 90}
+    names = ["NEW-USD", "ETH-USD", "ADA-USD", "ETH-USD"]
+    with pytest.raises(
+        ProductsFailed, match=r"2 of 3 products failed, all others are done: ADA-USD: "
+    ) as said:
+        backtest_products(names, "calibrated", short, START, None, str(home.root), cluster.address)
+    assert "ADA-USD: NotEnoughHistory: ADA-USD has no closes" in str(said.value)
+    assert "NEW-USD: " in str(said.value)
+    stored = backtests(home).read().to_pylist()
+    assert {row["product_id"] for row in stored} == {"ETH-USD"}
+    # From the first origin to the last that has an outcome.
+    assert len({row["origin_day"] for row in stored}) == DAYS - 1 - 609
+
+
+def test_the_command_and_its_variable(
+    cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
+) -> None:
+    calm, verdicts = undisturbed
+    home = home_of(tmp_path / "home")
+    done = closecast(home, tmp_path, "--format", "json", CLOSECAST_DASK_ADDRESS=cluster.address)
+    assert done.returncode == 0, done.stderr
+    known = verdicts["BTC-USD"].backtest_id
+    assert known in done.stdout
+    assert rows_of(home, known) == rows_of(calm, known)
+    assert "prepare-fold" not in done.stdout + done.stderr
+
+
+def test_what_cannot_be_reached_is_said_in_a_line(tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    begun = time.monotonic()
+    done = closecast(home, tmp_path, "--dask", address)
+    assert time.monotonic() - begun < 60  # the command's own start on a busy machine, and ten seconds
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"closecast: no Dask scheduler answers at {address} within 10 s: start one")
+    assert done.stderr.count("\n") == 1
+    for words, message in {
+        ("--dask", "localhost"): "a Dask scheduler's address looks like tcp://HOST:8786, not 'localhost'",
+        (
+            "--dask",
+            address,
+            "--workers",
+            "2",
+        ): f"--workers are of this machine, and Dask at {address} has its",
+    }.items():
+        refused = closecast(home, tmp_path, *words)
+        assert refused.returncode == 1
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_somebody_else_who_listens_is_no_scheduler(tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(ClusterUnusable, match=f"no Dask scheduler answers at {address} within 10 s"):
+            rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), address)
+        assert time.monotonic() - begun < 60
+
+
+def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -> None:
+    home = home_of(tmp_path / "home")
+
+    def refused(name: str, rooms: Path, message: str) -> None:
+        cluster.add_worker(name, "--no-nanny", environment={"PYTHONPATH": str(rooms)})
+        try:
+            with pytest.raises(ClusterUnusable, match=message):
+                rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), cluster.address)
+        finally:
+            cluster.end(name)
+        assert not home.backtests.exists()
+
+    (tmp_path / "nothing" / "storage").mkdir(parents=True)
+    (tmp_path / "nothing" / "storage" / "__init__.py").touch()
+    refused("without", tmp_path / "nothing", "the workers of .* cannot run closecast")
+    for room in ("flows", "tasks", "storage"):
+        copytree(PROJECT / room, tmp_path / "other" / room)
+    with (tmp_path / "other" / "tasks" / "scale.py").open("a") as source:
+        source.write("# changed\n")
+    here = r"0\.1\.0\+[0-9a-f]{12}"
+    refused(
+        "changed", tmp_path / "other", f"has closecast {here}, and here is {here}: install the same there"
+    )
+
+
+def closecast(home: Home, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A backtest by the command, with a Prefect of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    where = ("--home", str(home.root), "--start", str(START), "--end", str(END))
+    return subprocess.run(
+        [sys.executable, "-m", "closecast", "backtest", *where, *settings, *words],
+        capture_output=True,
+        text=True,
+        env={**environment, "PREFECT_HOME": str(folder / "prefect"), **variables},
+        timeout=150,
+    )
