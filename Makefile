@@ -122,7 +122,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
 	$(UV) --upgrade --output-file requirements.lock
-	$(UV) --extra test --extra docs --constraint requirements.lock --output-file requirements-test.lock
+	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info docs/_build docs/reference/_generated
