@@ -30,8 +30,8 @@ from storage.locks import tables_lock
 from storage.maintenance import TABLES
 from storage.models import Models
 from storage.places import Place, S3Path
-from storage.registry import registry_exists
 from storage.progress import tell
+from storage.registry import registry_exists
 from storage.sums import LOG, SUMS, read_sums
 from storage.transfer import dump_prices, dump_registry, sqlite_home
 

@@ -45,7 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
-    config.addinivalue_line("markers", "engines: starts PostgreSQL, an S3 server or a Dask cluster of its own (--engines)")
+    config.addinivalue_line(
+        "markers", "engines: starts PostgreSQL, an S3 server or Dask of its own (--engines)"
+    )
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
     config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 
