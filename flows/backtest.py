@@ -18,11 +18,11 @@ from storage.errors import BadSetting
 from storage.folds import Folds
 from storage.home import check_product_id
 from storage.locks import backtest_lock
-from tasks.artifacts import artifact_key
 from tasks.backtest import prepare_one, walk_one
 from tasks.plan import plan_backtest
 from tasks.summary import markdown
 from tasks.verdict import Verdict, sum_up
+from tasks.words import artifact_key
 
 log = logging.getLogger("closecast.backtest")
 

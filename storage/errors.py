@@ -11,6 +11,8 @@ ClosecastError
 ├── NotEnoughHistory        fewer unbroken days than the model needs
 ├── StaleSeries             the origin's day is missing from the closes
 ├── NotReproduced           a forecast that was made again came out otherwise
+├── ProductsFailed          some of several products have no forecast
+├── PrefectUnavailable      no Prefect server is named, or it does not answer
 ├── ExchangeError           the exchange
 │   ├── ExchangeRefused     said no, and would say it again (4xx)
 │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
@@ -67,6 +69,14 @@ class StaleSeries(ClosecastError):
 
 class NotReproduced(ClosecastError):
     """A forecast that was made again came out otherwise."""
+
+
+class ProductsFailed(ClosecastError):
+    """Some of several products have no forecast; the text names each with its reason."""
+
+
+class PrefectUnavailable(ClosecastError):
+    """No Prefect server is named, or it does not answer."""
 
 
 class ExchangeError(ClosecastError):

@@ -25,6 +25,7 @@ from tasks.engine import native_stderr_to_log, tensorflow
 from tasks.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.joined import Joined, can_join
 from tasks.networks import squared_error
+from tasks.progress import tell
 from tasks.scale import Floats
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Trainer:
                 epochs=epochs,
                 draw=np.random.Generator(np.random.PCG64(seed)),
                 stop=Stop(patience, min_delta),
-                text=f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f",
+                name=name,
             )
             return self.network.get_weights(), losses
 
@@ -174,9 +175,10 @@ class Trainer:
         epochs: int,
         draw: np.random.Generator,
         stop: Stop,
-        text: str,
+        name: str,
     ) -> Losses:
         tf = tensorflow()
+        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f"
         x, y, *held = (tf.constant(part) for part in data)
         self._renew(learning_rate)
         if self._joined:
@@ -194,9 +196,11 @@ class Trainer:
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
                 log.info(text, epoch, epochs, training[-1], validation[-1])
+            tell(name, epoch, epochs)
             if self._joined and (stop.looks or epoch == epochs):
                 self._joined.give()
             if stop.after(epoch, validation[-1], self.network):
+                tell(name, epochs, epochs)
                 break
         best = stop.restore(self.network) or epoch
         return Losses(np.array(training), np.array(validation), best)
