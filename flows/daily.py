@@ -30,6 +30,7 @@ from storage.code import code_version
 from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory
 from storage.home import Home
 from storage.locks import product_lock
+from storage.logs import spare_the_known
 from tasks.artifacts import show_artifacts
 from tasks.assets import closes_asset, forecast_asset, making, model_asset
 from tasks.catch_up import fetch_candles
@@ -129,6 +130,7 @@ def fill_in(place: Home, series: Series, recipe: Profile, fill_days: int, moment
 
 def speak_up() -> None:
     """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
+    spare_the_known()
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)

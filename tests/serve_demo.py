@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEPLOYMENT = "daily-forecast/daily"
+DEPLOYMENT = "daily-forecasts/daily"
 POOL = "closecast"
 DAYS_TO_COME = 14
 USUAL_PORT = 4200

@@ -88,14 +88,16 @@ def test_one_that_fails_stops_none_of_the_others_and_is_named(tmp_path: Path) ->
 def test_each_forecast_is_the_one_that_the_product_alone_would_have(tmp_path: Path) -> None:
     together = run(tmp_path / "together", ["BTC-USD", "ETH-USD", "BTC-USD"])
     alone = [
-        daily_forecast(Market(product_id=product, source="coinbase"), "article", ONCE, home=str(tmp_path / "alone"))
-        for product in ("ETH-USD", "BTC-USD")
+        daily_forecast(
+            Market(product_id=product, source="coinbase"), "article", ONCE, home=str(tmp_path / "alone")
+        )
+        for product in ("BTC-USD", "ETH-USD")
     ]
-    assert together == alone[::-1]
+    assert together == alone
     for product, row in rows(tmp_path / "together").items():
         other = rows(tmp_path / "alone")[product]
         assert row["point_usd"] == other["point_usd"]
-    assert run(tmp_path / "together", ["ETH-USD"]) == alone[:1]
+    assert run(tmp_path / "together", ["ETH-USD"]) == alone[1:]
 
 
 def test_a_list_of_no_product_or_of_another_form_is_refused_before_anything_is_made(tmp_path: Path) -> None:
