@@ -334,6 +334,21 @@ def maintain(
 
 
 @app.command()
+def alerts(
+    webhook: Annotated[str, typer.Argument(help="Address that Prefect calls, such as https://hooks.…")],
+) -> None:
+    """Let the Prefect server of PREFECT_API_URL call a webhook when something goes wrong.
+
+    When a run failed, is late or dead, no day was done, intervals do not hold, a model is stale. Again with
+    another address, it takes the place of the first.
+    """
+    from flows.alerts import set_up_alerts
+
+    for name in set_up_alerts(webhook):
+        typer.echo(name)
+
+
+@app.command()
 def reproduce(
     prediction_id: Annotated[str, typer.Argument(help="Of the forecast; `predictions` lists them.")],
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train its model again.")] = False,
