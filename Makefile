@@ -4,6 +4,7 @@
 # make check  ruff, mypy, import-linter
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
+# make images-prefect  the pictures of Prefect's page in docs/images; needs Chromium
 # make lock   resolve the dependencies anew
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test soak check audit bench serve-demo lock clean
+.PHONY: run test soak check audit bench serve-demo images-prefect lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -54,6 +55,9 @@ bench: $(VENV)/.test
 
 serve-demo: $(VENV)/.run
 	@$(BIN)/python tests/serve_demo.py
+
+images-prefect: $(VENV)/.test
+	@$(BIN)/python tests/picture_prefect.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

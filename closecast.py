@@ -71,7 +71,10 @@ ReplaceOption = Annotated[
 
 @app.command()
 def run(
-    product: ProductOption = "BTC-USD",
+    products: Annotated[
+        list[str] | None,
+        typer.Option("--product", help="Exchange product, BTC-USD by default; repeatable."),
+    ] = None,
     source: Annotated[
         Source | None, typer.Option(help="By default what the product has, else the sample.")
     ] = None,
@@ -86,11 +89,17 @@ def run(
     ] = 0,
     home: HomeOption = None,
 ) -> None:
-    """Make one daily run in this process and print the forecast."""
+    """Make one daily run in this process and print the forecast.
+
+    Of several products each has its own; one that fails stops none of the others.
+    """
     from flows.settings import home_at, market_of, profile_named
 
     changed = _settings(settings or [])
     recipe = profile_named(profile, changed)
+    product, *others = [market_of(product_id=one).product_id for one in products or ["BTC-USD"]]
+    if others and (csv or replace_source):
+        raise BadSetting("--csv and --replace-source are for one product: make a run for each")
     market = market_of(
         product_id=product,
         source=source,
@@ -101,10 +110,18 @@ def run(
     origin = _day(as_of, "--as-of")
     place = home_at(home).prepare()
     _keep_the_terminal(place)
-    from flows.daily import daily_forecast
+    if others:
+        from flows.products import daily_forecasts
 
-    prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)
-    _print_forecast(place, prediction_id)
+        made = daily_forecasts(
+            [product, *others], source, recipe.name, changed, origin, str(place.root), fill_days
+        )
+    else:
+        from flows.daily import daily_forecast
+
+        made = [daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)]
+    for prediction_id in made:
+        _print_forecast(place, prediction_id)
 
 
 @app.command("import")

@@ -96,7 +96,7 @@ def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, 
     ]
 
 
-@task(name="show-artifacts", timeout_seconds=120, **STEP)
+@task(name="show-artifacts", task_run_name="show-artifacts {series.product_id}", timeout_seconds=120, **STEP)
 def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str | None = None) -> None:
     """Publish the run's markdown, table and image artifacts, and warn of what the scoreboard alarms about."""
     product_id, profile = row["product_id"], row["profile"]
@@ -138,7 +138,7 @@ def products_markdown(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, st
     return "\n".join([*(lines if rows else []), "", *reasons]).strip()
 
 
-@task(name="show-products", timeout_seconds=120, **STEP)
+@task(name="show-products", task_run_name="show-products", timeout_seconds=120, **STEP)
 def show_products(home: Home, made: Mapping[str, str], failed: Mapping[str, str]) -> None:
     """Publish what became of each product.
 

@@ -213,7 +213,9 @@ def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "revision": published.revision}
 
 
-look_up = task(name="look-up-forecast", timeout_seconds=60, **STEP)(find_prediction)
+look_up = task(
+    name="look-up-forecast", task_run_name="look-up-forecast {product_id}", timeout_seconds=60, **STEP
+)(find_prediction)
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
