@@ -52,11 +52,10 @@ def shoot(page: Page, platform: Platform, run_id: UUID, folder: Path) -> list[Pa
     """A product's run with its steps and log, and the forecast as the run shows it."""
     own = own_run(platform, run_id)
     page.goto(f"{platform.url}/runs/flow-run/{own}", wait_until="networkidle")
-    page.get_by_text("Oldest to newest").click()
-    page.get_by_text("Newest to oldest").click()
-    page.get_by_text("written to the table").first.wait_for()
+    page.get_by_text("candles").first.wait_for()
+    page.wait_for_timeout(2000)  # the graph is drawn on a canvas, and moves until it fits
     run = save(page, folder / "prefect-run.png")
-    page.goto(f"{platform.url}/artifacts/key/forecast-btc-usd-calibrated", wait_until="networkidle")
+    page.goto(f"{platform.url}/artifacts/artifact/{forecast_of(platform, own)}", wait_until="networkidle")
     page.get_by_text("the naive forecast").first.wait_for()
     return [run, save(page, folder / "prefect-forecast.png")]
 
@@ -68,6 +67,15 @@ def own_run(platform: Platform, run_id: UUID) -> UUID:
     wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
     with platform.client() as client:
         return client.read_flow_runs(flow_run_filter=wanted)[0].id
+
+
+def forecast_of(platform: Platform, run_id: UUID) -> UUID:
+    """The markdown artifact of a product's run."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
+
+    run, kind = ArtifactFilterFlowRunId(any_=[run_id]), ArtifactFilterType(any_=["markdown"])
+    with platform.client() as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run, type=kind))[0].id
 
 
 def save(page: Page, path: Path) -> Path:
