@@ -8,6 +8,7 @@
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
 # make images  the pictures of the documents, photographed in Chromium; some five minutes
+# make images-prefect  the pictures of Prefect's page in docs/images; needs Chromium
 # make charts  the charts' library of the report, built anew with npm
 # make lock   resolve the dependencies anew
 
@@ -23,7 +24,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test test-engines soak check lint docs audit bench serve-demo images charts lock clean
+.PHONY: run test test-engines soak check lint docs audit bench serve-demo images images-prefect charts lock clean
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
@@ -94,6 +95,9 @@ serve-demo: $(VENV)/.run
 
 images: $(VENV)/.test
 	$(BIN)/python tests/images.py
+
+images-prefect: $(VENV)/.test
+	@$(BIN)/python tests/picture_prefect.py
 
 charts:
 	cd charts && npm ci --no-audit --no-fund && npm run --silent build

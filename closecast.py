@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
@@ -104,7 +105,14 @@ ReplaceOption = Annotated[
 
 @app.command()
 def run(
-    product: ProductOption = "BTC-USD",
+    products: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--product",
+            help="Exchange product, BTC-USD by default; repeatable.",
+            autocompletion=_known_products,
+        ),
+    ] = None,
     source: Annotated[
         Source | None, typer.Option(help="By default what the product has, else the sample.")
     ] = None,
@@ -120,11 +128,17 @@ def run(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Make one daily run in this process and print the forecast."""
+    """Make one daily run in this process and print the forecast.
+
+    Of several products each has its own; one that fails stops none of the others.
+    """
     from flows.settings import home_at, market_of, profile_named
 
     changed = _settings(settings or [])
     recipe = profile_named(profile, changed)
+    product, *others = [market_of(product_id=one).product_id for one in products or ["BTC-USD"]]
+    if others and (csv or replace_source):
+        raise BadSetting("--csv and --replace-source are for one product: make a run for each")
     market = market_of(
         product_id=product,
         source=source,
@@ -135,11 +149,18 @@ def run(
     origin = _day(as_of, "--as-of")
     place = home_at(home).prepare()
     terminal.keep_the_terminal(place, aside=as_json)
-    from flows.daily import daily_forecast
-
     with terminal.bars(aside=as_json):
-        prediction_id = daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)
-    _print_forecast(place, prediction_id, as_json=as_json)
+        if others:
+            from flows.products import daily_forecasts
+
+            made = daily_forecasts(
+                [product, *others], source, recipe.name, changed, origin, str(place.root), fill_days
+            )
+        else:
+            from flows.daily import daily_forecast
+
+            made = [daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)]
+    _print_forecasts(place, made, as_json=as_json)
 
 
 @app.command("import")
@@ -432,6 +453,26 @@ def maintain(
 
 
 @app.command()
+def alerts(
+    webhook: Annotated[str, typer.Argument(help="Address that Prefect calls, such as https://hooks.…")],
+    as_json: JsonOption = False,
+) -> None:
+    """Let the Prefect server of PREFECT_API_URL call a webhook when something goes wrong.
+
+    When a run failed, is late or dead, no day was done, intervals do not hold, a model is stale. Again with
+    another address, it takes the place of the first.
+    """
+    from flows.alerts import set_up_alerts
+
+    names = list(set_up_alerts(webhook))
+    if as_json:
+        terminal.print_json({"automations": names})
+        return
+    for name in names:
+        typer.echo(name)
+
+
+@app.command()
 def reproduce(
     prediction_id: Annotated[str, typer.Argument(help="Of the forecast; `predictions` lists them.")],
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train its model again.")] = False,
@@ -581,17 +622,21 @@ def _existing(root: Path | None) -> Home:
     return home
 
 
-def _print_forecast(home: Home, prediction_id: str, *, as_json: bool = False) -> None:
+def _print_forecasts(home: Home, made: Sequence[str], *, as_json: bool) -> None:
     from flows.settings import home_at
     from storage.predictions import Predictions
 
-    row = Predictions(home).find(prediction_id)
-    if row is None:
-        raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
+    rows = []
+    for prediction_id in made:
+        row = Predictions(home).find(prediction_id)
+        if row is None:
+            raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
+        rows.append(row)
     if as_json:
-        terminal.print_json(row)
+        terminal.print_json(rows if len(rows) > 1 else rows[0])
         return
-    terminal.print_forecast(row)
+    for row in rows:
+        terminal.print_forecast(row)
     typer.echo(f"Stored in {terminal.from_here(home.predictions)} (Delta). Ask it, for example:")
     where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
     typer.echo(f"  {terminal.called()} sql {EXAMPLE}{where}")

@@ -21,26 +21,25 @@ from storage.folds import Folds
 from storage.home import Home, check_product_id
 from storage.locks import backtest_lock
 from storage.progress import tell
-from tasks.artifacts import artifact_key
 from tasks.backtest import prepare_one, walk_one
 from tasks.plan import Plan, plan_backtest
-from tasks.recipe import Recipe
+from tasks.recipe import ProductId, Recipe
 from tasks.summary import markdown
 from tasks.verdict import Verdict, sum_up
+from tasks.words import artifact_key
 
 log = logging.getLogger("closecast.backtest")
 
 
 def _run_name() -> str:
     given = flow_run.get_parameters()
-    return (
-        f"{given.get('product_id') or 'BTC-USD'} {given.get('start') or ''} to {given.get('end') or 'newest'}"
-    )
+    first, last = given.get("start") or "a year", given.get("end") or "the newest day"
+    return f"{given.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
 
 
 @flow(name="rolling-backtest", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 def rolling_backtest(
-    product_id: str = "BTC-USD",
+    product_id: ProductId = "BTC-USD",
     profile: ProfileName = DEFAULT_PROFILE,
     settings: dict[str, Any] | None = None,
     start: date | None = None,
@@ -51,9 +50,9 @@ def rolling_backtest(
     """Evaluate a profile on stored closes by rolling origin; an interrupted one goes on where it was.
 
     Args:
-        product_id: whose closes.
-        profile: the recipe.
-        settings: fields of the profile to set otherwise.
+        product_id: exchange product whose stored closes are tested, such as BTC-USD.
+        profile: the recipe; the article's gives a point, which has no distribution to score.
+        settings: fields of the profile to set otherwise, such as {"members": 5}.
         start: first origin; a year before the end by default.
         end: last origin; the newest one with an outcome by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
@@ -124,7 +123,9 @@ class Progress:
         log.info("%s: %d origins in %d folds", product_id, origins, steps // 2)
         tell("folds", 0, steps)
         self._artifact = create_progress_artifact(
-            0.0, description=f"{product_id}: backtest of {origins} origins"
+            0.0,
+            key=artifact_key("backtest-progress", product_id),
+            description=f"{product_id}: backtest of {origins} origins",
         )
 
     def step(self) -> None:

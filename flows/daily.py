@@ -30,7 +30,9 @@ from storage.code import code_version
 from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory
 from storage.home import Home
 from storage.locks import product_lock
+from storage.logs import spare_the_known
 from tasks.artifacts import show_artifacts
+from tasks.assets import closes_asset, forecast_asset, making, model_asset
 from tasks.catch_up import fetch_candles
 from tasks.challenge import Choice, choose
 from tasks.fit import fewest_days
@@ -131,6 +133,7 @@ def fill_in(place: Home, series: Series, recipe: Profile, fill_days: int, moment
 
 def speak_up() -> None:
     """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
+    spare_the_known()
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)
@@ -157,12 +160,13 @@ def append_closes(
     Raises:
         BadFile: a file was named that the source does not read.
     """
-    needed = days_needed(recipe)
+    needed, closes = days_needed(recipe), closes_asset(market.product_id)
     source = market.source or ("csv" if market.csv else source_of(home, market.product_id) or "sample")
     if market.csv and source != "csv":
         raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
     if source == "coinbase":
-        return fetch_candles.submit(
+        fetched = making(fetch_candles, closes)
+        return fetched.submit(
             home,
             market.product_id,
             base_url=environment().coinbase_url,
@@ -176,7 +180,8 @@ def append_closes(
         return read_database.submit(
             home, market.product_id, origin=origin, observed_at=moment, **needed
         ).result()
-    return read_file.submit(
+    read = making(read_file, closes)
+    return read.submit(
         home,
         market.product_id,
         source=kind,
@@ -255,8 +260,10 @@ def keep_or_challenge(
     home: Home, series: Series, recipe: Profile, key: dict[str, str], moment: datetime
 ) -> Choice:
     """The version that forecasts; the article's is trained anew on every data version."""
+    closes, model = closes_asset(series.product_id), model_asset(series.product_id, recipe.name)
     if isinstance(recipe, Article):
-        version = refit.submit(
+        trained = making(refit, model, closes)
+        version = trained.submit(
             home,
             series.product_id,
             recipe.name,
@@ -266,7 +273,8 @@ def keep_or_challenge(
             code_version=key["code_version"],
         ).result()
         return Choice(version, "the article trains on all that is known")
-    return choose.submit(
+    chosen = making(choose, model, closes)
+    return chosen.submit(
         home,
         series.product_id,
         data_version=key["data_version"],
@@ -282,8 +290,11 @@ def publish_forecast(
     """The champion's forecast, written to the table."""
     made: dict[str, Any] = {**key, "model_version": choice.version}
     made |= {"created_at": moment, "flow_run_id": flow_run.get_id()}
+    closes, model = closes_asset(series.product_id), model_asset(series.product_id, recipe.name)
+    forecast = forecast_asset(series.product_id, recipe.name)
     if isinstance(recipe, Article):
-        return publish.submit(  # type: ignore[no-any-return]
+        point = making(publish, forecast, model, closes)
+        return point.submit(  # type: ignore[no-any-return]
             home,
             series.product_id,
             recipe.name,
@@ -291,7 +302,8 @@ def publish_forecast(
             horizon=recipe.horizon,
             **made,
         ).result()
-    return publish_calibrated.submit(  # type: ignore[no-any-return]
+    distribution = making(publish_calibrated, forecast, model, closes)
+    return distribution.submit(  # type: ignore[no-any-return]
         home,
         series.product_id,
         origin=series.origin,

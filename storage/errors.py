@@ -14,6 +14,7 @@ Drawn as one tree::
     ├── StaleSeries             the origin's day is missing from the closes
     ├── NotReproduced           a forecast that was made again came out otherwise
     ├── ProductsFailed          some of several products have no forecast
+    ├── PrefectUnavailable      no Prefect server is named, or it does not answer
     ├── ClusterUnusable         no Dask scheduler answers, or its workers cannot do the work
     ├── ExchangeError           the exchange
     │   ├── ExchangeRefused     said no, and would say it again (4xx)
@@ -75,6 +76,10 @@ class NotReproduced(ClosecastError):
 
 class ProductsFailed(ClosecastError):
     """Some of several products have no forecast; the text names each with its reason."""
+
+
+class PrefectUnavailable(ClosecastError):
+    """No Prefect server is named, or it does not answer."""
 
 
 class ClusterUnusable(ClosecastError):

@@ -9,6 +9,21 @@ from pathlib import Path
 from storage.home import Home
 
 
+class _Known(logging.Filter):
+    """Passes over what Prefect says of every step with a limit that runs in a thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Timeout of %s seconds configured for this task, but")
+
+
+_known = _Known()
+
+
+def spare_the_known() -> None:
+    """Keep the same warning about each step out of the run's log, where a person looks for what is new."""
+    logging.getLogger("prefect.task_runs").addFilter(_known)
+
+
 def log_to_file(home: Home) -> Path:
     """Add `logs/closecast.log` (five files of 1 MB at most) to the loggers of closecast and Prefect."""
     path = home.logs / "closecast.log"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,23 +17,19 @@ from storage.ledger import ingredients
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.tables import all_of
+from tasks.alarms import raise_alarms
 from tasks.quantiles import BANDS, MEDIAN
 from tasks.score import board_of
 from tasks.scoreboard import Scoreboard
 from tasks.scoreboard import markdown as scoreboard_markdown
 from tasks.series import Series
 from tasks.steps import STEP
-from tasks.words import usd
+from tasks.words import artifact_key, usd
 
 log = logging.getLogger("closecast.artifacts")
 
 LAST_FORECASTS = 30
 LOW, HIGH = BANDS[80]
-
-
-def artifact_key(*parts: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes only."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def forecast_markdown(
@@ -101,13 +96,12 @@ def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, 
     ]
 
 
-@task(name="show-artifacts", timeout_seconds=120, **STEP)
+@task(name="show-artifacts", task_run_name="show-artifacts {series.product_id}", timeout_seconds=120, **STEP)
 def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str | None = None) -> None:
     """Publish the run's markdown, table and image artifacts, and warn of what the scoreboard alarms about."""
     product_id, profile = row["product_id"], row["profile"]
     board = board_of(home, product_id, profile)
-    for alarm in board.alarms:
-        log.warning("%s: %s", product_id, alarm)
+    raise_alarms(row, board.alarms, warning)
     create_markdown_artifact(
         forecast_markdown(row, series, board, warning, beside(home, row)),
         key=artifact_key("forecast", product_id, profile),
@@ -128,3 +122,35 @@ def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str
             key=artifact_key(figure, product_id, profile),
             description=f"{product_id}: {figure}",
         )
+
+
+def products_markdown(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
+    """What became of each product of a day: its forecast, or why it has none."""
+    lines = ["| product | day | forecast | 80 % | last close |", "|---|---|---|---|---|"]
+    for row in rows:
+        low, high = row["lower_80_usd"], row["upper_80_usd"]
+        band = f"{usd(low)} to {usd(high)}" if low is not None else "a point without intervals"
+        lines.append(
+            f"| {row['product_id']} | {row['target_day']} | **{usd(row['point_usd'])}** | {band} |"
+            f" {usd(row['last_close_usd'])} |"
+        )
+    reasons = [f"- **{product}** has no forecast: {reason}" for product, reason in failed.items()]
+    return "\n".join([*(lines if rows else []), "", *reasons]).strip()
+
+
+@task(name="show-products", task_run_name="show-products", timeout_seconds=120, **STEP)
+def show_products(home: Home, made: Mapping[str, str], failed: Mapping[str, str]) -> None:
+    """Publish what became of each product.
+
+    Args:
+        home: of the forecasts.
+        made: the prediction id of each product that has its forecast.
+        failed: the reason of each that has none.
+    """
+    table = Predictions(home)
+    found = [table.find(prediction_id, product_id=product) for product, prediction_id in made.items()]
+    create_markdown_artifact(
+        products_markdown([row for row in found if row is not None], failed),
+        key="products",
+        description=f"forecasts made: {len(made)}, without one: {len(failed)}",
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 
 import pandas as pd
-from prefect import task
+from prefect.assets import materialize
 from prefect.runtime import deployment
 from prefect.tasks import exponential_backoff
 
@@ -15,6 +15,7 @@ from storage.errors import BadDay, ExchangeUnavailable, StaleSeries
 from storage.files import keep_raw
 from storage.home import Home
 from storage.prices import Prices
+from tasks.assets import CLOSES, noting
 from tasks.check import check_candles, find_holes, require_origin
 from tasks.fetch import MOST_DAYS, Client, Page, spans
 from tasks.series import Counts, Hole, Series, refuse_mixing, summed_up
@@ -147,17 +148,7 @@ def _passes_by_itself(_task: object, _run: object, state: object) -> bool:
     return deployment.get_id() is not None and isinstance(getattr(state, "data", None), ExchangeUnavailable)
 
 
-@task(
-    name="fetch-candles",
-    task_run_name="fetch-candles {product_id}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(60),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_passes_by_itself,
-    timeout_seconds=900,
-    **STEP,
-)
-def fetch_candles(
+def _fetch(
     home: Home,
     product_id: str,
     *,
@@ -180,3 +171,16 @@ def fetch_candles(
             unbroken_days=unbroken_days,
             replace_source=replace_source,
         )
+
+
+fetch_candles = materialize(
+    CLOSES,
+    name="fetch-candles",
+    task_run_name="fetch-candles {product_id}",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(60),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_passes_by_itself,
+    timeout_seconds=900,
+    **STEP,
+)(noting(_fetch, Series.facts))

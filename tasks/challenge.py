@@ -9,12 +9,13 @@ from datetime import date, datetime
 from typing import Any, cast
 
 import pandas as pd
-from prefect import task
+from prefect.assets import materialize
 
 from storage.code import git_commit
 from storage.home import Home
 from storage.models import CHAMPION, Models, ModelVersion
 from storage.prices import Prices
+from tasks.assets import MODEL, noting
 from tasks.check import find_holes
 from tasks.distribution import first_corrections
 from tasks.engine import versions
@@ -23,6 +24,7 @@ from tasks.ensemble_files import ensemble_sha256, read_ensemble, write_ensemble
 from tasks.evaluate import gate
 from tasks.figures import loss_figure
 from tasks.policy import Known, MadeBy, Status, champion_of, decide, too_old, unfinished
+from tasks.progress import shown
 from tasks.recipe import Recipe
 from tasks.refit import model_key, tags_of
 from tasks.steps import STEP
@@ -285,6 +287,14 @@ def _pools(bench: _Bench) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict
     return frames, named, missing
 
 
-choose = task(
-    name="keep-or-challenge", task_run_name="keep-or-challenge {product_id}", timeout_seconds=3600, **STEP
-)(choose_champion)
+def _facts(choice: Choice) -> dict[str, Any]:
+    return {"version": choice.version, "why": choice.why, "warning": choice.warning}
+
+
+choose = materialize(
+    MODEL,
+    name="keep-or-challenge",
+    task_run_name="keep-or-challenge {product_id}",
+    timeout_seconds=3600,
+    **STEP,
+)(noting(shown(choose_champion), _facts))

@@ -11,12 +11,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from prefect import task
+from prefect.assets import materialize
 
 from storage.errors import BadFile, BadInput
 from storage.files import read_bytes
 from storage.home import Home
 from storage.prices import Prices
 from storage.progress import tell
+from tasks.assets import CLOSES, noting
 from tasks.check import check_candles, require_origin
 from tasks.read_csv import read_candles
 from tasks.series import Counts, Series, refuse_mixing, summed_up
@@ -129,9 +131,9 @@ def read_stored(
         return summed_up(prices, product_id, origin, observed_at, Counts())
 
 
-read_file = task(name="read-csv", task_run_name="read-csv {product_id}", timeout_seconds=900, **STEP)(
-    ingest_file
-)
+read_file = materialize(
+    CLOSES, name="read-csv", task_run_name="read-csv {product_id}", timeout_seconds=900, **STEP
+)(noting(ingest_file, Series.facts))
 read_database = task(
     name="read-closes", task_run_name="read-closes {product_id}", timeout_seconds=300, **STEP
 )(read_stored)

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.progress import tell
 from tasks.engine import native_stderr_to_log, tensorflow
 from tasks.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.joined import Joined, can_join
 from tasks.networks import squared_error
+from tasks.progress import tell_epoch
 from tasks.scale import Floats
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ class Trainer:
         name: str,
     ) -> Losses:
         tf = tensorflow()
+        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f"
         x, y, *held = (tf.constant(part) for part in data)
         self._renew(learning_rate)
         if self._joined:
@@ -194,12 +195,13 @@ class Trainer:
                 losses = np.asarray(self._run(self._epoch, *given), dtype=np.float64)
             training.append(float(np.average(losses, weights=weights.sum(axis=1))))
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
-            tell(f"epochs{name and f' of {name}'}", epoch, epochs)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
                 log.info(text, epoch, epochs, training[-1], validation[-1])
+            tell_epoch(name, epoch, epochs)
             if self._joined and (stop.looks or epoch == epochs):
                 self._joined.give()
             if stop.after(epoch, validation[-1], self.network):
+                tell_epoch(name, epochs, epochs)
                 break
         best = stop.restore(self.network) or epoch
         return Losses(np.array(training), np.array(validation), best)

@@ -221,6 +221,8 @@ def _described(version: ModelVersion) -> str:
     return f"{version.name} version {version.version} ({', '.join(word for word in said if word)})"
 
 
-tidy_step = task(name="tidy-tables", timeout_seconds=3600, **STEP)(tidy_tables)
-few_files_step = task(name="keep-few-files", timeout_seconds=600, **STEP)(keep_few_files)
-prune_step = task(name="prune-models", timeout_seconds=3600, **STEP)(prune_home)
+tidy_step = task(name="tidy-tables", task_run_name="tidy-tables", timeout_seconds=3600, **STEP)(tidy_tables)
+few_files_step = task(
+    name="keep-few-files", task_run_name="keep-few-files {product_id}", timeout_seconds=600, **STEP
+)(keep_few_files)
+prune_step = task(name="prune-models", task_run_name="prune-models", timeout_seconds=3600, **STEP)(prune_home)

@@ -10,12 +10,14 @@ from datetime import date, datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from prefect import task
+from prefect.assets import materialize
 
 from storage.home import Home
 from storage.ledger import ingredients
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
+from tasks.assets import FORECAST, noting
 from tasks.calibrate import to_usd
 from tasks.ensemble_files import read_ensemble
 from tasks.forecast import DistributionForecast, forecast_article, forecast_calibrated, read_article
@@ -211,10 +213,22 @@ def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "revision": published.revision}
 
 
-look_up = task(name="look-up-forecast", timeout_seconds=60, **STEP)(find_prediction)
-publish = task(
-    name="publish-forecast", task_run_name="publish-forecast {product_id}", timeout_seconds=600, **STEP
-)(publish_prediction)
-publish_calibrated = task(
-    name="publish-forecast", task_run_name="publish-forecast {product_id}", timeout_seconds=600, **STEP
-)(publish_distribution)
+look_up = task(
+    name="look-up-forecast", task_run_name="look-up-forecast {product_id}", timeout_seconds=60, **STEP
+)(find_prediction)
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("prediction_id", "target_day", "revision", "point_usd", "lower_80_usd", "upper_80_usd")
+    return {name: row[name] for name in (*names, "model_version", "data_version", "code_version")}
+
+
+publishing = materialize(
+    FORECAST,
+    name="publish-forecast",
+    task_run_name="publish-forecast {product_id}",
+    timeout_seconds=600,
+    **STEP,
+)
+publish = publishing(noting(publish_prediction, _facts))
+publish_calibrated = publishing(noting(publish_distribution, _facts))

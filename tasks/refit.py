@@ -8,18 +8,20 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from prefect import task
+from prefect.assets import materialize
 
 from storage.bundles import Draft
 from storage.code import git_commit
 from storage.home import Home
 from storage.models import Models, ModelVersion
 from storage.prices import Prices
+from tasks.assets import MODEL, noting
 from tasks.check import find_holes
 from tasks.engine import versions
 from tasks.figures import article_figures
 from tasks.fit import Fitted, fit_article
 from tasks.networks import weights_sha256
+from tasks.progress import shown
 from tasks.steps import STEP
 
 log = logging.getLogger("closecast.refit")
@@ -146,6 +148,6 @@ def _report(version: ModelVersion, fitted: Fitted) -> None:
     )
 
 
-refit = task(name="refit", task_run_name="refit {product_id} {profile}", timeout_seconds=3600, **STEP)(
-    refit_version
-)
+refit = materialize(
+    MODEL, name="refit", task_run_name="refit {product_id} {profile}", timeout_seconds=3600, **STEP
+)(noting(shown(refit_version), lambda version: {"version": version}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Any
 
 import pandas as pd
 
@@ -33,6 +34,12 @@ class Series:
     restated_days: int
     set_aside: int
     holes: tuple[Hole, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """What the closes are now, and what the run brought, for Prefect's record of them."""
+        names = ("data_version", "source", "first_day", "origin", "days")
+        found = {name: getattr(self, name) for name in (*names, "new_days", "restated_days", "set_aside")}
+        return {**found, "holes": len(self.holes)}
 
 
 @dataclass

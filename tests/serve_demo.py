@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEPLOYMENT = "daily-forecast/daily"
+DEPLOYMENT = "daily-forecasts/daily"
 POOL = "closecast"
 DAYS_TO_COME = 14
 USUAL_PORT = 4200
@@ -113,11 +113,18 @@ class Platform:
                     found[int(folder.name)] = (folder / "cmdline").read_text()
         return found
 
-    def prefect(self, *arguments: str, cwd: Path = PROJECT) -> str:
+    def prefect(self, *arguments: str) -> str:
         """What a Prefect command prints; a failing one raises with that text."""
+        return self._command("prefect", "--no-prompt", *arguments)
+
+    def closecast(self, *arguments: str) -> str:
+        """What a command of closecast prints; a failing one raises with that text."""
+        return self._command("closecast", *arguments)
+
+    def _command(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            cwd=cwd,
+            [sys.executable, "-m", *arguments],
+            cwd=PROJECT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -127,7 +134,7 @@ class Platform:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"prefect {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
+            raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
     def deploy(self, prefect_file: Path = PROJECT / "prefect.yaml") -> None:

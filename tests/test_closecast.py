@@ -314,6 +314,18 @@ def test_the_exchange_gives_only_what_is_new_and_its_prices_stay_apart(
     assert len(exchange.requests) == asked
 
 
+def test_of_several_products_the_one_that_fails_is_named_and_the_other_is_done(
+    shell: Shell, exchange: Exchange, candle_file: Path
+) -> None:
+    two = ("run", "--product", "NONE-USD", "--product", "ADA-USD", *QUICK)
+    assert "for one product" in shell.refuses(*two, "--csv", str(candle_file))
+    done = shell(*two, "--source", "coinbase", CLOSECAST_COINBASE_URL=exchange.url)
+    assert done.code == 1
+    assert done.err.startswith("closecast: 1 of 2 products have no forecast, all others are done: NONE-USD: ")
+    assert done.err.count("\n") == 1
+    assert [row["product_id"] for row in shell.ask("select product_id from predictions")] == ["ADA-USD"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

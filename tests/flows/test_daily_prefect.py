@@ -148,7 +148,8 @@ def test_what_people_see_in_prefect(done: tuple[Path, str]) -> None:
         wanted_runs = FlowRunFilter(id=FlowRunFilterId(any_=[row["flow_run_id"]]))
         steps = client.read_task_runs(flow_run_filter=wanted_runs)
     keys = {"forecast", "forecasts", "prices", "losses", "predicted"}
-    assert set(found) == {f"{key}-btc-usd-article" for key in keys}
+    assert set(found) == {*(f"{key}-btc-usd-article" for key in keys), "training-btc-usd"}
+    assert float(str(found["training-btc-usd"].data)) == 100.0
     markdown, table = found["forecast-btc-usd-article"], found["forecasts-btc-usd-article"]
     assert (markdown.type, table.type) == ("markdown", "table")
     assert prediction_id in str(markdown.data)

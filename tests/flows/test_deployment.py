@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
     LogFilter,
     LogFilterFlowRunId,
 )
@@ -94,8 +95,9 @@ def keep(home: Path, candles: pd.DataFrame) -> None:
 def often(folder: Path) -> Path:
     """A copy of prefect.yaml that trains one small network once, with a schedule of every few seconds."""
     found: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
-    deployment, upkeep = found["deployments"]
-    upkeep["schedules"] = []
+    deployment, *others = found["deployments"]
+    for other in others:
+        other["schedules"] = []
     deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
     deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
     copy = folder / "prefect.yaml"
@@ -123,8 +125,16 @@ def completed(run: FlowRun, platform: Platform) -> FlowRun:
     return run
 
 
+def own_runs(platform: Platform, run_id: UUID) -> list[FlowRun]:
+    """The runs of its products, one each."""
+    wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+    with platform.client() as client:
+        return client.read_flow_runs(flow_run_filter=wanted)
+
+
 def row_of(platform: Platform, run_id: UUID) -> dict[str, Any]:
-    (row,) = [row for row in rows(platform) if row["flow_run_id"] == str(run_id)]
+    (own,) = own_runs(platform, run_id)
+    (row,) = [row for row in rows(platform) if row["flow_run_id"] == str(own.id)]
     return row
 
 
@@ -152,22 +162,31 @@ def test_the_schedule_makes_a_run_and_the_run_its_row(
     assert row["origin_day"] in (newest, newest + DAY)
     assert row["target_day"] == row["origin_day"] + DAY
     assert row["point_usd"] > 0
-    assert scheduled.name == f"BTC-USD {row['origin_day']}"
+    (own,) = own_runs(platform, scheduled.id)
+    assert scheduled.name == own.name == f"BTC-USD {row['origin_day']}"
 
 
 def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
     row = row_of(platform, scheduled.id)
+    (own,) = own_runs(platform, scheduled.id)
     with platform.client() as client:
-        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[scheduled.id]))
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[own.id]))
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
         time.sleep(3)  # log lines are sent in batches, every 2 s
-        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[scheduled.id])))
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[own.id])))
+        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[scheduled.id]))
+        (summary,) = client.read_artifacts(artifact_filter=wanted)
     ours = [log.message for log in logs if log.name.startswith("closecast.")]
+    assert not [log.message for log in logs if "worker thread" in log.message]
+    assert summary.key == "products"
+    assert f"| BTC-USD | {row['target_day']} | **{row['point_usd']:,.2f} USD** |" in str(summary.data)
     assert sorted(str(artifact.type) for artifact in artifacts.values()) == [
         "image",
         "markdown",
+        "progress",
         "table",
     ]
+    assert float(str(artifacts["training-btc-usd"].data)) == 100.0
     assert row["prediction_id"] in str(artifacts["forecast-btc-usd-calibrated"].data)
     assert row["prediction_id"] in str(artifacts["forecasts-btc-usd-calibrated"].data)
     assert any("refit, because there is no champion yet" in line for line in ours), ours
@@ -234,7 +253,7 @@ def test_the_deployment_is_what_the_file_says(platform: Platform, scheduled: Flo
     ]
     assert (deployment.work_pool_name, deployment.entrypoint) == (
         "closecast",
-        "flows/daily.py:daily_forecast",
+        "flows/products.py:daily_forecasts",
     )
     assert deployment.job_variables["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "closecast"
 
@@ -251,9 +270,10 @@ def test_an_exchange_that_is_down_is_asked_again_later(
     try:
         run_id = at_once(platform)
         step, give_up = None, time.monotonic() + 60
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
         with platform.client() as client:
             while step is None and time.monotonic() < give_up:
+                own = [run.id for run in own_runs(platform, run_id)]
+                wanted = FlowRunFilter(id=FlowRunFilterId(any_=own))
                 steps = client.read_task_runs(flow_run_filter=wanted)
                 step = next((step for step in steps if step.state_name == "AwaitingRetry"), None)
                 time.sleep(0.3)

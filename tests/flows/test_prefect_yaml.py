@@ -90,6 +90,7 @@ def bad_deployment(deployment: dict[str, Any]) -> None:
     assert deployment["work_pool"]["name"] == "closecast"
     for key in ("name", "description", "version", "tags"):
         assert deployment[key], key
+    assert deployment["tags"][0] == "closecast"  # what the automations look for
 
 
 def complaints(found: dict[str, Any]) -> list[str]:
@@ -104,7 +105,11 @@ def complaints(found: dict[str, Any]) -> list[str]:
         used = found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
         made = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
         assert used == "{{ %s.stdout }}" % made  # noqa: UP031 - braces
-        assert [deployment["name"] for deployment in found["deployments"]] == ["daily", "maintain"]
+        assert [deployment["name"] for deployment in found["deployments"]] == [
+            "daily",
+            "backtest",
+            "maintain",
+        ]
         for deployment in found["deployments"]:
             bad_deployment(deployment)
     except Exception as error:
@@ -150,16 +155,20 @@ def test_any_misspelt_key_is_found(path: tuple[Any, ...]) -> None:
 
 
 DAILY = ("deployments", 0)
-MAINTAIN = ("deployments", 1)
+BACKTEST = ("deployments", 1)
+MAINTAIN = ("deployments", 2)
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ((*DAILY, "entrypoint"), "flows/daily.py:dayly_forecast"),
-        ((*DAILY, "entrypoint"), "flow/daily.py:daily_forecast"),
-        ((*DAILY, "parameters", "market", "source"), "coinbsae"),
-        ((*DAILY, "parameters", "market", "product_id"), "btcusd"),
+        ((*DAILY, "entrypoint"), "flows/products.py:dayly_forecasts"),
+        ((*DAILY, "entrypoint"), "flow/products.py:daily_forecasts"),
+        ((*DAILY, "parameters", "source"), "coinbsae"),
+        ((*DAILY, "parameters", "products"), ["btcusd"]),
+        ((*DAILY, "parameters", "products"), []),
+        ((*DAILY, "parameters", "products"), "BTC-USD"),
+        ((*DAILY, "parameters", "fill_days"), -1),
         ((*DAILY, "parameters", "profile"), "articel"),
         ((*DAILY, "schedules", 0, "cron"), "15 24 * * *"),
         ((*DAILY, "schedules", 0, "cron"), "15 0 * *"),
@@ -168,6 +177,10 @@ MAINTAIN = ("deployments", 1)
         ((*DAILY, "concurrency_limit", "limit"), None),
         ((*DAILY, "work_pool", "job_variables", "env", "DO_NOT_TRACK"), True),
         ((*DAILY, "work_pool", "name"), "closecat"),
+        ((*BACKTEST, "parameters", "product_id"), "BTC"),
+        ((*BACKTEST, "parameters", "profile"), "articel"),
+        ((*BACKTEST, "schedules", 0, "cron"), "0 4 32 * *"),
+        ((*BACKTEST, "concurrency_limit", "collision_strategy"), "QUEUE"),
         ((*MAINTAIN, "entrypoint"), "flows/maintain.py:maintian"),
         ((*MAINTAIN, "parameters", "prune"), "soemtimes"),
         ((*MAINTAIN, "schedules", 0, "cron"), "0 3 * * 8"),
@@ -206,10 +219,63 @@ def test_the_next_runs_are_a_quarter_past_midnight_in_utc(start: datetime) -> No
 
 
 def test_the_upkeep_runs_on_sundays_when_the_day_is_done_and_prunes_only_when_told() -> None:
-    deployment = document()["deployments"][1]
+    deployment = document()["deployments"][2]
     (schedule,) = deployment["schedules"]
     runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
     first = datetime(2026, 11, 29, 3, tzinfo=UTC)
     assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=7 * n) for n in range(3)]
     assert {run.weekday() for run in runs} == {6}
     assert deployment["parameters"] == {"prune": False}
+
+
+def test_the_backtest_runs_on_the_first_of_a_month_when_the_day_is_done() -> None:
+    (schedule,) = document()["deployments"][1]["schedules"]
+    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
+    firsts = [(2026, 12), (2027, 1), (2027, 2)]
+    assert [run.astimezone(UTC) for run in runs] == [datetime(*month, 1, 4, tzinfo=UTC) for month in firsts]
+
+
+def test_a_second_run_is_refused_where_the_first_does_its_work_and_waits_where_it_does_other_work() -> None:
+    strategies = {
+        found["name"]: found["concurrency_limit"]["collision_strategy"] for found in document()["deployments"]
+    }
+    assert strategies == {"daily": "CANCEL_NEW", "backtest": "ENQUEUE", "maintain": "CANCEL_NEW"}
+
+
+# What the form of the page shows
+
+PRODUCT = "^[A-Z0-9]{1,16}-[A-Z0-9]{1,16}$"
+
+
+def form(name: str) -> dict[str, Any]:
+    """The fields of a deployment's form, as `prefect deploy` stores them."""
+    (deployment,) = (found for found in document()["deployments"] if found["name"] == name)
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(deployment["entrypoint"])
+    fields: dict[str, Any] = flow.parameters.model_dump(mode="json")["properties"]
+    return fields
+
+
+@pytest.mark.parametrize("name", ["daily", "backtest", "maintain"])
+def test_every_field_of_the_form_has_a_title_a_description_a_place_and_a_type(name: str) -> None:
+    fields = form(name)
+    assert fields
+    for title, field in fields.items():
+        assert field["title"] == title
+        assert len(field["description"]) > 20, title
+        assert "type" in field or all("type" in one for one in field["anyOf"]), title
+    assert [field["position"] for field in fields.values()] == list(range(len(fields)))
+
+
+def test_the_form_knows_what_may_be_chosen_and_what_is_usual() -> None:
+    daily, backtest, maintain = (form(name) for name in ("daily", "backtest", "maintain"))
+    assert daily["products"]["items"] == {"type": "string", "pattern": PRODUCT}
+    assert daily["products"]["minItems"] == 1
+    assert daily["source"]["anyOf"][0]["enum"] == ["sample", "coinbase", "csv"]
+    assert (daily["source"]["default"], daily["source"]["anyOf"][1]) == (None, {"type": "null"})
+    for profile in (daily["profile"], backtest["profile"]):
+        assert (profile["enum"], profile["default"]) == (["article", "calibrated"], "calibrated")
+    assert daily["origin"]["anyOf"][0] == {"type": "string", "format": "date"}
+    assert (daily["fill_days"]["minimum"], daily["fill_days"]["maximum"]) == (0, 366)
+    assert (backtest["product_id"]["pattern"], backtest["product_id"]["default"]) == (PRODUCT, "BTC-USD")
+    assert {backtest[end]["anyOf"][0]["format"] for end in ("start", "end")} == {"date"}
+    assert (maintain["prune"]["type"], maintain["prune"]["default"]) == ("boolean", False)

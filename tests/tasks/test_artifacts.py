@@ -11,9 +11,10 @@ import pytest
 from storage.home import Home
 from storage.ledger import ingredients
 from storage.predictions import Predictions
-from tasks.artifacts import LAST_FORECASTS, artifact_key, beside, forecast_markdown, last_forecasts
+from tasks.artifacts import LAST_FORECASTS, beside, forecast_markdown, last_forecasts
 from tasks.scoreboard import scoreboard
 from tasks.series import Series
+from tasks.words import artifact_key
 from tests.helpers import BTC, NOW
 
 FIRST = date(2020, 1, 1)

@@ -1,0 +1,109 @@
+"""The day of several products: a failure of one stops none of the others."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date
+from typing import Annotated, Any
+
+from prefect import flow, task
+from prefect.futures import wait
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows import clock
+from flows.daily import daily_forecast, speak_up
+from flows.settings import DEFAULT_PROFILE, Market, ProfileName, Source, home_at
+from storage.errors import ProductsFailed
+from tasks.artifacts import show_products
+from tasks.recipe import ProductId
+from tasks.steps import STEP
+
+log = logging.getLogger("closecast.products")
+
+MOST_NAMED = 3
+# Networks that train side by side would share the cores, and gain nothing. (Prefect types its own runner
+# more narrowly than it takes it.)
+ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+def _run_name() -> str:
+    given = flow_run.get_parameters()
+    products = list(dict.fromkeys(given["products"]))
+    more = f" and {len(products) - MOST_NAMED} more" if len(products) > MOST_NAMED else ""
+    day = given.get("origin")
+    if day is None and given.get("source") == "coinbase":
+        day = clock.last_complete_day()
+    return f"{', '.join(products[:MOST_NAMED])}{more} {day or 'newest day'}"
+
+
+@flow(
+    name="daily-forecasts",
+    flow_run_name=_run_name,
+    task_runner=ONE_BY_ONE,
+    persist_result=False,
+    validate_parameters=True,
+)
+def daily_forecasts(
+    products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],
+    source: Source | None = None,
+    profile: ProfileName = DEFAULT_PROFILE,
+    settings: dict[str, Any] | None = None,
+    origin: date | None = None,
+    home: str | None = None,
+    fill_days: Annotated[int, Field(ge=0, le=366)] = 0,
+) -> list[str]:
+    """Make the day's forecast of each product, a run of `daily-forecast` each.
+
+    Args:
+        products: exchange products, such as BTC-USD; one that is named twice is forecast once.
+        source: where closes come from; by default what each product has, else the sample.
+        profile: the recipe: calibrated intervals, or the article's point.
+        settings: fields of the profile to set otherwise, such as {"members": 5}.
+        origin: the last day that the run may know; the newest complete one by default.
+        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        fill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
+            were known on its own day; `created_at` tells them from forecasts that came in time.
+
+    Returns:
+        The `prediction_id` of each forecast, in the order of the products.
+
+    Raises:
+        ProductsFailed: some have no forecast; all others were made before.
+    """
+    speak_up()
+    products = list(dict.fromkeys(products))
+    if origin is None and source == "coinbase":
+        origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
+    futures = [
+        forecast_product.submit(product, source, profile, settings, origin, home, fill_days)
+        for product in products
+    ]
+    wait(futures)
+    found = dict(zip(products, (future.result(raise_on_failure=False) for future in futures), strict=True))
+    failed = {product: made for product, made in found.items() if not isinstance(made, str)}
+    made = {product: made for product, made in found.items() if isinstance(made, str)}
+    reasons = {product: f"{type(error).__name__}: {error}" for product, error in failed.items()}
+    show_products(home_at(home), made, reasons)
+    if failed:
+        named = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
+        raise ProductsFailed(
+            f"{len(failed)} of {len(products)} products have no forecast, all others are done: {named}"
+        )
+    return list(made.values())
+
+
+@task(name="forecast-product", task_run_name="forecast {product_id}", **STEP)
+def forecast_product(
+    product_id: str,
+    source: Source | None,
+    profile: ProfileName,
+    settings: dict[str, Any] | None,
+    origin: date | None,
+    home: str | None,
+    fill_days: int,
+) -> str:
+    """One product's day, as a flow run of its own."""
+    market = Market(product_id=product_id, source=source)
+    return daily_forecast(market, profile, settings, origin, home, fill_days)
