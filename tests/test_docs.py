@@ -41,6 +41,8 @@ NOT_RUN = {
     "README.md": 3,
     "CONTRIBUTING.md": 2,
     "docs/accuracy.md": 1,
+    "docs/engines.md": 2,
+    "docs/scaling.md": 2,
     "docs/performance.md": 1,
     "docs/howto/notebook.md": 1,
     "docs/howto/scripts.md": 1,
