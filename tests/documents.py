@@ -2,12 +2,12 @@
 
 A block in a page is one of these, and nothing else is let through:
 
-- `console`: commands behind `$ ` (and `> ` where one goes on), run in order by bash; what is printed below a
-  command must be what it prints, figures and names of moments aside.
+- `console`: commands behind `$ `, or `# ` where root types them (and `> ` where one goes on), run in order by
+  bash; what is printed below a command must be what it prints, figures and names of moments aside.
 - `pycon`: a session of Python, pasted; run and compared in the same way. A page has one session, which its
   blocks go on with. `python`: a script.
 - `sql`: one query for `closecast sql`.
-- `toml`, `yaml`, `json`: read by a parser. `text`: shown only.
+- `toml`, `yaml`, `json`, `bash`: read by a parser. `text`: shown only.
 
 `<!-- not run: REASON -->` before a block, or before a page's first heading for all of it, leaves it out; the
 test counts those.
@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
-LANGUAGES = {"console", "pycon", "python", "sql", "toml", "yaml", "json", "text"}
+LANGUAGES = {"console", "pycon", "python", "sql", "toml", "yaml", "json", "bash", "text"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 def commands_of(block: Block) -> list[Command]:
     commands: list[Command] = []
     for line in block.text.splitlines():
-        if line.startswith("$ "):
+        if line.startswith(("$ ", "# ")):
             commands.append(Command(line[2:]))
         elif line.startswith("> ") and commands and not commands[-1].shown:
             commands[-1].text += f"\n{line[2:]}"
