@@ -1,6 +1,6 @@
 # make run    a forecast from the embedded sample
 # make test   the whole suite
-# make test-engines  the tests of storage on PostgreSQL and on an S3 server
+# make test-engines  storage on PostgreSQL and on an S3 server, backtests on Dask
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
 # make check  what must be green: lint, docs, test
 # make lint   ruff, mypy, import-linter
@@ -45,7 +45,7 @@ soak: $(VENV)/.test
 		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
-# PostgreSQL is the distribution's (apt-get install postgresql), the S3 server comes with the test dependencies.
+# PostgreSQL is the distribution's (apt-get install postgresql), the other servers come with the test dependencies.
 ENGINES := $(BIN)/python -m pytest --engines $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
@@ -55,7 +55,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --storage s3 tests/storage/test_s3.py tests/storage/test_tables.py tests/storage/test_cut.py \
 		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
-	@$(ENGINES) tests/test_machines.py
+	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
 
 check: lint docs test
 
