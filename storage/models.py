@@ -215,9 +215,9 @@ class Models:
         if not self._there():
             return []
         found = []
-        for model in self._pages(self.client.search_registered_models):
-            if None not in (product_id, profile) and model.name != f"closecast.{product_id}.{profile}":
-                continue
+        # Of one product among thousands only its own are asked for.
+        named = f"name LIKE '{registered_name(product_id or '%', profile or '%')}'"
+        for model in self._pages(self.client.search_registered_models, filter_string=named):
             aliases: dict[str, list[str]] = {}
             for alias, number in model.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)

@@ -78,7 +78,7 @@ class Cluster:
         chosen = {**os.environ, "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "0", **(environment or {})}
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "dask", *words], stdout=log, stderr=log, env=chosen
+                [sys.executable, "-m", "dask", *words], stdout=log, stderr=log, env=chosen, cwd=self.folder
             )
 
 

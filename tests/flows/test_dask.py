@@ -204,6 +204,8 @@ def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -
 
     (tmp_path / "nothing" / "storage").mkdir(parents=True)
     (tmp_path / "nothing" / "storage" / "__init__.py").touch()
+    # An empty package alone would not do: an editable install finds the missing module all the same.
+    (tmp_path / "nothing" / "storage" / "seen.py").write_text("raise ImportError('not installed here')")
     refused("without", tmp_path / "nothing", "the workers of .* cannot run closecast")
     for room in ("flows", "tasks", "storage"):
         copytree(PROJECT / room, tmp_path / "other" / room)
