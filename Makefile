@@ -56,6 +56,7 @@ test-engines: $(VENV)/.test
 		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py
+	@$(ENGINES) tests/flows/test_dask.py
 
 check: lint docs test
 
