@@ -7,7 +7,7 @@ Made-up closes, 800 days of each product; backtests of the last year in four fol
 Prefect server, a Dask scheduler and its workers are processes of their own; a worker has one thread and one
 core. Each run starts from a home without any fold; after it, the same list is run again, which finds all of
 it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a
-shared machine, too. With 100 products a round is some ten minutes of two quiet cores, with 12 two minutes.
+shared machine, too. With 100 products a round is some fifteen minutes of two quiet cores, with 12 three.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flows import clock
 from flows.backtest import scored
-from flows.cluster import tasks_on
+from flows.cluster import outcome, tasks_on
 from flows.daily import speak_up
 from flows.settings import DEFAULT_PROFILE, ProfileName, home_at
 from storage.code import code_version
@@ -109,19 +109,6 @@ def submitted(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
     """One product's folds, handed to the task runner of this flow; the last future is the verdict's."""
     prepared = [prepare_one.submit(home, plan, fold) for fold in range(len(plan.folds))]
     return [*prepared, finish_one.submit(home, plan, return_state=False, wait_for=prepared)]
-
-
-def outcome(futures: Sequence[PrefectFuture[Any]]) -> Any:
-    """What the last of these futures came to, or the exception of the first that came to one."""
-    result: Any = None
-    for future in futures:
-        try:
-            result = future.result(raise_on_failure=False)
-        except Exception as error:  # Dask raises what became of its workers, all the same
-            return error
-        if isinstance(result, Exception):
-            return result
-    return result
 
 
 def show(found: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.settings import dask_address
@@ -53,6 +54,19 @@ def tasks_on(address: str | None, home: Home) -> Iterator[None]:
             # The server that this run started is one for its workers, too: each would start another.
             stack.enter_context(temporary_settings({PREFECT_API_URL: str(context.client.api_url)}))
         yield
+
+
+def outcome(futures: Sequence[PrefectFuture[Any]]) -> Any:
+    """What the last of these futures came to, or the exception of the first that came to one."""
+    result: Any = None
+    for future in futures:
+        try:
+            result = future.result(raise_on_failure=False)
+        except Exception as error:  # Dask raises what became of its workers, all the same
+            return error
+        if isinstance(result, Exception):
+            return result
+    return result
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ from datetime import date
 from typing import Annotated, Any
 
 from prefect import flow, task
-from prefect.futures import wait
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import clock
+from flows.cluster import outcome, tasks_on
 from flows.daily import daily_forecast, speak_up
 from flows.settings import DEFAULT_PROFILE, Market, ProfileName, Source, home_at
 from storage.errors import ProductsFailed
@@ -53,6 +53,7 @@ def daily_forecasts(
     origin: date | None = None,
     home: str | None = None,
     fill_days: Annotated[int, Field(ge=0, le=366)] = 0,
+    dask: str | None = None,
 ) -> list[str]:
     """Make the day's forecast of each product, a run of `daily-forecast` each.
 
@@ -65,6 +66,8 @@ def daily_forecasts(
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
         fill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
             were known on its own day; `created_at` tells them from forecasts that came in time.
+        dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
+            CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
 
     Returns:
         The `prediction_id` of each forecast, in the order of the products.
@@ -76,16 +79,17 @@ def daily_forecasts(
     products = list(dict.fromkeys(products))
     if origin is None and source == "coinbase":
         origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
-    futures = [
-        forecast_product.submit(product, source, profile, settings, origin, home, fill_days)
-        for product in products
-    ]
-    wait(futures)
-    found = dict(zip(products, (future.result(raise_on_failure=False) for future in futures), strict=True))
+    place = home_at(home).prepare()
+    with tasks_on(dask, place):
+        futures = [
+            forecast_product.submit(product, source, profile, settings, origin, str(place.root), fill_days)
+            for product in products
+        ]
+        found = {name: outcome([future]) for name, future in zip(products, futures, strict=True)}
     failed = {product: made for product, made in found.items() if not isinstance(made, str)}
     made = {product: made for product, made in found.items() if isinstance(made, str)}
     reasons = {product: f"{type(error).__name__}: {error}" for product, error in failed.items()}
-    show_products(home_at(home), made, reasons)
+    show_products(place, made, reasons)
     if failed:
         named = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
         raise ProductsFailed(
@@ -94,8 +98,7 @@ def daily_forecasts(
     return list(made.values())
 
 
-@task(name="forecast-product", task_run_name="forecast {product_id}", **STEP)
-def forecast_product(
+def forecast_one(
     product_id: str,
     source: Source | None,
     profile: ProfileName,
@@ -107,3 +110,8 @@ def forecast_product(
     """One product's day, as a flow run of its own."""
     market = Market(product_id=product_id, source=source)
     return daily_forecast(market, profile, settings, origin, home, fill_days)
+
+
+# A function under its own name beside its task: a decorated one would be sent to other processes as a copy
+# that has lost what its annotations name.
+forecast_product = task(name="forecast-product", task_run_name="forecast {product_id}", **STEP)(forecast_one)

@@ -21,9 +21,11 @@ import pytest
 
 from flows.backtest import rolling_backtest
 from flows.backtest_products import backtest_products
+from flows.products import daily_forecasts
 from storage.errors import ClusterUnusable, ProductsFailed
 from storage.home import PROJECT, Home
 from storage.ledger import backtests
+from storage.predictions import Predictions
 from tests.calibrated import LENIENT, QUICK
 from tests.dask_cluster import Cluster, started, wait_until
 from tests.helpers import FIRST, made_up, store
@@ -137,6 +139,24 @@ def test_one_product_stops_none_of_the_others(cluster: Cluster, tmp_path: Path) 
     assert {row["product_id"] for row in stored} == {"ETH-USD"}
     # From the first origin to the last that has an outcome.
     assert len({row["origin_day"] for row in stored}) == DAYS - 1 - 609
+
+
+def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
+    homes = [home_of(tmp_path / name) for name in ("cluster", "alone")]
+    addresses = (cluster.address, None)
+    made = [
+        daily_forecasts(list(PRODUCTS), None, "calibrated", SMALL, START, str(home.root), dask=address)
+        for home, address in zip(homes, addresses, strict=True)
+    ]
+    assert made[0] == made[1]
+    for product in PRODUCTS:
+        one, other = (Predictions(home).between(product).to_pylist() for home in homes)
+        assert one[0]["quantiles_usd"] == other[0]["quantiles_usd"]
+    with pytest.raises(
+        ProductsFailed, match="1 of 2 products have no forecast, all others are done: ADA-USD"
+    ):
+        names = ["ADA-USD", "BTC-USD"]
+        daily_forecasts(names, None, "calibrated", SMALL, START, str(homes[0].root), dask=cluster.address)
 
 
 def test_the_command_and_its_variable(
