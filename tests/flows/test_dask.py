@@ -152,11 +152,10 @@ def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
         assert one[0]["quantiles_usd"] == other[0]["quantiles_usd"]
-    with pytest.raises(
-        ProductsFailed, match="1 of 2 products have no forecast, all others are done: ADA-USD"
-    ):
-        names = ["ADA-USD", "BTC-USD"]
-        daily_forecasts(names, None, "calibrated", SMALL, START, str(homes[0].root), dask=cluster.address)
+    names, home = ["ADA-USD", "BTC-USD"], str(homes[0].root)
+    said = "1 of 2 products have no forecast, all others are done: ADA-USD"
+    with pytest.raises(ProductsFailed, match=said):
+        daily_forecasts(names, None, "calibrated", SMALL, START, home, dask=cluster.address)
 
 
 def test_the_command_and_its_variable(
