@@ -88,6 +88,8 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/year.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/products.py
 	@$(BIN)/python benchmarks/page.py
 
 serve-demo: $(VENV)/.run

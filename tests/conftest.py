@@ -52,7 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 
 
-SLOW_FILES = ("test_closecast.py", "test_deployment.py", "test_daily_prefect.py")
+SLOW_FILES = (
+    "test_docs.py",
+    "test_closecast.py",
+    "test_killed.py",
+    "test_deployment.py",
+    "test_alerts.py",
+    "test_hostile_disk.py",
+    "test_daily_prefect.py",
+    "test_crowd.py",
+    "test_products.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
