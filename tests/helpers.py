@@ -82,11 +82,18 @@ def without(frame: pd.DataFrame, first: date, last: date) -> pd.DataFrame:
     return frame[~inside].reset_index(drop=True)
 
 
-def store(home: Home, frame: pd.DataFrame, *, through: date | None = None, product_id: str = BTC) -> str:
+def store(
+    home: Home,
+    frame: pd.DataFrame,
+    *,
+    through: date | None = None,
+    product_id: str = BTC,
+    source: str = "csv",
+) -> str:
     """Append candles to the product's series and name the data version."""
     with Prices(home) as prices:
-        prices.start_series(product_id, "csv", started_at=NOW)
-        prices.append(product_id, frame, source="csv", observed_at=NOW, payload_sha256=SHA)
+        prices.start_series(product_id, source, started_at=NOW)
+        prices.append(product_id, frame, source=source, observed_at=NOW, payload_sha256=SHA)
         last = through or frame["day_utc"].iloc[-1].date()
         return prices.data_version(product_id, last, created_at=NOW)
 

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,16 +24,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows.alerts import BLOCK, FILE, read_automations, set_up_alerts
-from flows.clock import last_complete_day
 from storage.errors import BadFile, BadSetting, PrefectUnavailable
-from storage.frames import rejected_frame
 from storage.home import Home
 from storage.predictions import PREDICTIONS, Predictions
-from storage.prices import Prices
 from storage.scores import Scores
 from storage.tables import Table
 from tasks.alarms import COVERAGE_ALARM, STALE_MODEL
 from tests.exchange import Exchange
+from tests.helpers import store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port
 
 DAY = timedelta(days=1)
@@ -91,22 +89,6 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def newest() -> date:
-    return last_complete_day()
-
-
-@pytest.fixture(scope="module")
-def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
-    return walk(newest + DAY, days=461)
-
-
-@pytest.fixture(scope="module")
-def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
 def platform(
     exchange: Exchange, candles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
@@ -118,17 +100,8 @@ def platform(
         "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
     }
     with Platform(folder, exchange.url, settings=settings) as started:
-        moment = datetime.now(UTC)
-        with Prices(Home(started.home).prepare()) as prices:
-            prices.start_series("BTC-USD", "coinbase", started_at=moment)
-            prices.append(
-                "BTC-USD",
-                candles[:450],
-                source="coinbase",
-                observed_at=moment,
-                payload_sha256="0" * 64,
-                set_aside=rejected_frame(),
-            )
+        # Else the first run asks for years without a candle.
+        store(Home(started.home).prepare(), candles[:450], source="coinbase")
         started.deploy(unscheduled(folder))
         yield started
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Scheduled
 
-from flows.clock import last_complete_day
-from storage.frames import rejected_frame
 from storage.home import Home
 from storage.predictions import Predictions
-from storage.prices import Prices
 from tests.exchange import Exchange
+from tests.helpers import store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform
 
 pytestmark = pytest.mark.timeout(300)
@@ -42,30 +40,13 @@ EVERY = 10  # seconds
 
 
 @pytest.fixture(scope="module")
-def newest() -> date:
-    """The newest complete day, which stands still although midnight may pass during the test."""
-    return last_complete_day()
-
-
-@pytest.fixture(scope="module")
-def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
-    """With a day to come, so that a run after midnight finds what it asks for."""
-    return walk(newest + DAY, days=461)
-
-
-@pytest.fixture(scope="module")
-def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
 def platform(
     exchange: Exchange, candles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
     with Platform(folder, exchange.url, settings=QUICK) as platform:
-        keep(platform.home, candles[:450])
+        # Else the first run asks for years without a candle.
+        store(Home(platform.home).prepare(), candles[:450], source="coinbase")
         platform.start_worker()
         platform.deploy(often(folder))
         yield platform
@@ -75,21 +56,6 @@ def platform(
     while platform.processes() and time.monotonic() < patience:
         time.sleep(0.1)
     assert platform.processes() == {}
-
-
-def keep(home: Path, candles: pd.DataFrame) -> None:
-    """Store what earlier days have fetched, else the first run asks for years without a candle."""
-    moment = datetime.now(UTC)
-    with Prices(Home(home).prepare()) as prices:
-        prices.start_series("BTC-USD", "coinbase", started_at=moment)
-        prices.append(
-            "BTC-USD",
-            candles,
-            source="coinbase",
-            observed_at=moment,
-            payload_sha256="0" * 64,
-            set_aside=rejected_frame(),
-        )
 
 
 def often(folder: Path) -> Path:
@@ -215,7 +181,7 @@ def test_a_run_by_hand_makes_another_and_one_beside_it_is_cancelled(
 def test_after_an_outage_one_run_makes_the_newest_forecast_and_those_that_were_missed(
     platform: Platform, scheduled: FlowRun, candles: pd.DataFrame, newest: date, tmp_path: Path
 ) -> None:
-    keep(tmp_path, candles[:450])
+    store(Home(tmp_path).prepare(), candles[:450], source="coinbase")
     before = platform.wait(at_once(platform, home=str(tmp_path), origin=str(newest - 3 * DAY)))
     completed(before, platform)
     with platform.client() as client:

@@ -1,0 +1,32 @@
+"""What the tests on a whole platform share: an exchange that has a day to come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+
+import pandas as pd
+import pytest
+
+from flows.clock import last_complete_day
+from tests.exchange import Exchange
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="module")
+def newest() -> date:
+    """The newest complete day, which stands still although midnight may pass during the test."""
+    return last_complete_day()
+
+
+@pytest.fixture(scope="module")
+def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
+    """With a day to come, so that a run after midnight finds what it asks for."""
+    return walk(newest + DAY, days=461)
+
+
+@pytest.fixture(scope="module")
+def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
+    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
+        yield served
