@@ -4,7 +4,7 @@
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
 # make check  what must be green: lint, docs, test
 # make lint   ruff, mypy, import-linter
-# make docs   the pages, into docs/_build/html
+# make docs   the pages, into docs/_build/html; every command and block of them is run
 # make audit  the locked packages against the known vulnerabilities
 # make serve-demo  a server, a worker and the schedule, against a local exchange
 # make images  the pictures of the documents, photographed in Chromium; some five minutes
@@ -29,8 +29,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
 
+# What the pages show is run by `make docs`.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
 KILLS ?= 200
@@ -68,6 +69,7 @@ lint: $(VENV)/.test
 # A warning is an error; a fresh environment, so that none is left out.
 docs: $(VENV)/.test
 	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
+	@$(BIN)/python -m pytest -m documents --quiet tests/test_docs.py
 	@echo "docs/_build/html/index.html"
 
 audit: $(VENV)/.test

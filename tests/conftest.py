@@ -48,12 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "engines: starts PostgreSQL, an S3 server or Dask of its own (--engines)"
     )
+    config.addinivalue_line("markers", "documents: does what the pages show (make docs)")
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
     config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 
 
 SLOW_FILES = (
-    "test_docs.py",
     "test_closecast.py",
     "test_killed.py",
     "test_deployment.py",

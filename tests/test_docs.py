@@ -135,6 +135,7 @@ def test_blocks_are_of_a_known_kind_and_few_are_not_run() -> None:
     assert left_out == NOT_RUN
 
 
+@pytest.mark.documents
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.not_run is None], ids=lambda block: block.name)
 def test_block_does_what_the_page_says(block: Block, place: Place) -> None:
