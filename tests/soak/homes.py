@@ -30,7 +30,9 @@ KEYS = {
     "candles": ("seq",),
 }
 # What differs between two runs of the same day.
-OF_THE_RUN = {"created_at", "scored_at", "observed_at", "flow_run_id"}
+# Of a candle also the answer that it came with: after a first page was stored, others are cut elsewhere.
+# `verify_home` holds each candle against its own answer.
+OF_THE_RUN = {"created_at", "scored_at", "observed_at", "flow_run_id", "payload_sha256"}
 # And between two trainings: a file's date; a commit that somebody makes to the project meanwhile.
 OF_THE_FILE = {"manifest_sha256", "git_commit"}
 UNNAMED = "Parquet file that no commit names"
