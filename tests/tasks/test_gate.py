@@ -77,6 +77,7 @@ def test_equal_models_pass() -> None:
         passed=True,
     )
     assert 0.01 < said.champion_crps < 0.03  # returns have a deviation of .03
+    assert str(said).startswith("passed: CRPS ratio 1.0000 over 180 days unseen by both, ")
 
 
 def test_the_figures_are_those_of_the_unseen_days() -> None:

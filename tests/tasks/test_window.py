@@ -147,8 +147,13 @@ def test_too_little_says_what_was_needed_and_what_came() -> None:
     assert list(unbroken_runs(none)) == []
     with pytest.raises(NotEnoughHistory, match="found 0"):
         make_windows_between_holes(none, np.array([]), lookback=5, horizon=1)
-    with pytest.raises(NotEnoughHistory, match="found none"):
+    with pytest.raises(NotEnoughHistory, match="found none: import prices first$"):
         newest_window(none, np.array([]), lookback=5)
+
+
+def test_the_newest_window_is_of_float64_whatever_came() -> None:
+    days = pd.Series(pd.date_range("2019-01-01", periods=8))
+    assert newest_window(days, np.arange(8, dtype=np.float32), lookback=5).dtype == np.float64
 
 
 def test_days_of_any_resolution() -> None:
