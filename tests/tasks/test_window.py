@@ -147,7 +147,7 @@ def test_too_little_says_what_was_needed_and_what_came() -> None:
     assert list(unbroken_runs(none)) == []
     with pytest.raises(NotEnoughHistory, match="found 0"):
         make_windows_between_holes(none, np.array([]), lookback=5, horizon=1)
-    with pytest.raises(NotEnoughHistory, match="found none: import prices first$"):
+    with pytest.raises(NotEnoughHistory, match=r"found none: import prices first$"):
         newest_window(none, np.array([]), lookback=5)
 
 
