@@ -151,9 +151,11 @@ def test_too_little_says_what_was_needed_and_what_came() -> None:
         newest_window(none, np.array([]), lookback=5)
 
 
-def test_the_newest_window_is_of_float64_whatever_came() -> None:
-    days = pd.Series(pd.date_range("2019-01-01", periods=8))
-    assert newest_window(days, np.arange(8, dtype=np.float32), lookback=5).dtype == np.float64
+def test_windows_are_of_float64_whatever_came() -> None:
+    days, short = pd.Series(pd.date_range("2019-01-01", periods=8)), np.arange(8, dtype=np.float32)
+    windows = make_windows(short, lookback=5, horizon=1)
+    assert (windows.inputs.dtype, windows.targets.dtype) == (np.float64, np.float64)
+    assert newest_window(days, short, lookback=5).dtype == np.float64
 
 
 def test_days_of_any_resolution() -> None:
