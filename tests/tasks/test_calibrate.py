@@ -20,6 +20,7 @@ def test_half_and_half() -> None:
     assert mix(5 * UNIT, UNIT, share=1.0).tobytes() == UNIT.tobytes()
     short = UNIT.astype(np.float32)  # as a network says it
     assert mix(short, short, share=0.5).dtype == np.float64
+    assert to_usd(short, 100.0).dtype == np.float64
 
 
 def test_a_correction_is_in_scales_and_the_quantiles_rise() -> None:

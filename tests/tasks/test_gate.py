@@ -172,6 +172,12 @@ def test_holes_leave_too_little_to_judge_on() -> None:
     assert (said.passed, said.ratio, said.days) == (False, 1.0, 0)
 
 
+@pytest.mark.parametrize(("days", "passed"), [(89, False), (90, True), (180, True)])
+def test_half_of_the_days_is_enough(days: int, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_mean_crps", lambda *_: (1.0, 1.0, days))
+    assert gate(model(), model(), prices(), RECIPE).passed is passed
+
+
 def test_a_series_that_never_moves() -> None:
     still = prices()
     still[["open_usd", "high_usd", "low_usd", "close_usd"]] = 7.0
