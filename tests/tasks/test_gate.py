@@ -170,6 +170,7 @@ def test_holes_leave_too_little_to_judge_on() -> None:
     none = without(prices(), LAST - timedelta(days=200), LAST - timedelta(days=1))
     said = gate(model(), model(), none, RECIPE)
     assert (said.passed, said.ratio, said.days) == (False, 1.0, 0)
+    assert said.champion_crps == said.challenger_crps == 0.0
 
 
 @pytest.mark.parametrize(("days", "passed"), [(89, False), (90, True), (180, True)])
