@@ -9,7 +9,7 @@ from tasks.scale import Floats
 
 # In scales. A correction answers for the level at its place among the sorted quantiles; while these cross it
 # could be pushed on without end by outcomes that were its neighbour's, and would be wrong for years after.
-# No correction of the measured years came near it.
+# At the recipe's step of .002 one comes there after 1,500 days on one side at the earliest.
 MOST_CORRECTION = 3.0
 
 

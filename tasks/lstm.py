@@ -185,7 +185,6 @@ class Trainer:
             self._joined.take()
         batch_size, shuffle = sizes
         training, validation = [], []
-        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f"
         for epoch in range(1, epochs + 1):
             order, weights = batches(len(data[0]), batch_size, draw if shuffle else None)
             masks = masks_of(self.network, order.shape, draw)
