@@ -20,7 +20,7 @@ from storage.prices import Prices
 from tasks.baselines import METHODS
 from tasks.quantiles import BANDS, LEVELS, MEDIAN
 from tests.calibrated import spread
-from tests.helpers import BTC, NOW, SHA, made_up, store, without
+from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
 
 DAYS = 420
 HOLE = (pd.Timestamp("2020-01-20").date(), pd.Timestamp("2020-01-22").date())
@@ -108,7 +108,6 @@ def put_days(
             "flow_run_id": None,
             **changed,
         }
-        Predictions(home).publish(row)
         rows.append(row)
         names = ("prediction_id", "product_id", "target_day")
         beside += [
@@ -122,6 +121,10 @@ def put_days(
             for number, method in enumerate(("lstm", *METHODS))
             if said
         ]
+    if count > 1:
+        publish_all(home, rows)
+    else:  # perhaps a revision
+        Predictions(home).publish(rows[0])
     if beside:
         ingredients(home).add(beside)
     return rows

@@ -23,8 +23,8 @@ from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
 from tests.exchange import Exchange
+from tests.processes import PROJECT, closecast_process
 
-PROJECT = Path(__file__).resolve().parent.parent
 LAST = date(2021, 6, 30)
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
 
@@ -39,20 +39,21 @@ class Result:
 class Shell:
     """Runs `closecast` in a process of its own, on one home."""
 
+    def started(self, *words: str) -> Result:
+        """By an interpreter of its own, as a shell does it; the others come of `tests.processes`."""
+        command = [sys.executable, "-m", "closecast", *words]
+        done = subprocess.run(
+            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
     def __init__(self, home: Path, api_url: str) -> None:
         self.home = home
         self.environment = {**os.environ, "PREFECT_API_URL": api_url, "CLOSECAST_HOME": str(home)}
         self.environment.pop("COLUMNS", None)
 
     def __call__(self, *words: str, **variables: str) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "closecast", *words],
-            cwd=PROJECT,
-            env={**self.environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        done = closecast_process(*words, variables={**self.environment, **variables})
         return Result(done.returncode, done.stdout, done.stderr)
 
     def here(self, *words: str) -> Result:
@@ -121,7 +122,7 @@ def exchange(walk: Callable[..., pd.DataFrame]) -> Iterator[Exchange]:
 
 
 def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell) -> None:
-    first = shell("run", "--source", "sample", *QUICK)
+    first = shell.started("run", "--source", "sample", *QUICK)
     assert first.code == 0, first.err
     assert first.err == ""
     assert "BTC-USD: close of 2019-10-18" in first.out
@@ -393,7 +394,7 @@ def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchan
 def test_misuse_is_one_line_in_a_real_process(shell: Shell) -> None:
     assert "--sauce" in shell.refuses("run", "--sauce", "sample")
     shell.home.mkdir()
-    done = shell("sql", "select count(*) as n from predictions", "--format", "json")
+    done = shell.started("sql", "select count(*) as n from predictions", "--format", "json")
     assert (done.code, json.loads(done.out), done.err) == (0, [{"n": 0}], "")
 
 

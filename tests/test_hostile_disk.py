@@ -21,8 +21,8 @@ from storage.predictions import Predictions
 from storage.prices import Prices
 from tasks.verify import verify_home
 from tests.helpers import BTC, NOW, made_up, to_csv
+from tests.processes import PROJECT, closecast_process
 
-PROJECT = Path(__file__).resolve().parent.parent
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
 DAYS = 60
 # `make soak` sets it: every place and every size, and after each the run that succeeds.
@@ -53,20 +53,12 @@ def run(home: Path, csv: Path, *more: str) -> subprocess.CompletedProcess[str]:
     from prefect.settings import PREFECT_API_URL
 
     words = ["run", "--csv", str(csv), "--product", BTC, "--home", str(home), *QUICK, *more]
-    return subprocess.run(
-        [sys.executable, "-m", "closecast", *words],
-        cwd=PROJECT,
-        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    return closecast_process(*words, variables={**os.environ, **server})
 
 
 def predictions(home: Path) -> subprocess.CompletedProcess[str]:
-    words = ["predictions", "--home", str(home), "--format", "csv"]
-    command = [sys.executable, "-m", "closecast", *words]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    return closecast_process("predictions", "--home", str(home), "--format", "csv", variables=os.environ)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -26,12 +26,11 @@ from prefect.states import Scheduled
 from flows.alerts import BLOCK, FILE, read_automations, set_up_alerts
 from storage.errors import BadFile, BadSetting, PrefectUnavailable
 from storage.home import Home
-from storage.predictions import PREDICTIONS, Predictions
+from storage.predictions import Predictions
 from storage.scores import Scores
-from storage.tables import Table
 from tasks.alarms import COVERAGE_ALARM, STALE_MODEL
 from tests.exchange import Exchange
-from tests.helpers import store
+from tests.helpers import publish_all, store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port
 
 DAY = timedelta(days=1)
@@ -217,9 +216,9 @@ def never_hit(home: Home, candles: pd.DataFrame, newest: date) -> None:
     closes = dict(zip(candles["day_utc"].dt.date, candles["close_usd"], strict=True))
     (made,) = Predictions(home).between().to_pylist()
     days = [newest - number * DAY for number in range(190, 10, -1)]
-    table = Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id"))
-    table.add(
-        [{**made, "prediction_id": str(day), "origin_day": day - DAY, "target_day": day} for day in days]
+    publish_all(
+        home,
+        [{**made, "prediction_id": str(day), "origin_day": day - DAY, "target_day": day} for day in days],
     )
     figures = {"error_usd": 1.0, "naive_error_usd": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
     figures |= dict.fromkeys(("hit_50", "hit_80", "hit_95"), False)

@@ -26,7 +26,8 @@ from tasks import maintain as steps
 from tasks.maintain import MANY_FILES, keep_few_files, needed_versions, prune_home, tidy_tables
 from tasks.policy import Known, decide
 from tests.calibrated import put_forecast, quick
-from tests.helpers import BTC, NOW, die, run_process
+from tests.helpers import BTC, NOW, die
+from tests.processes import run_process
 
 ETH = "ETH-USD"
 

@@ -19,6 +19,7 @@ import pytest
 from flows import terminal
 from storage.home import Home
 from tests.helpers import PROJECT, made_up, store, trained_home
+from tests.processes import closecast_process
 
 COMMAND = [sys.executable, "-m", "closecast"]
 
@@ -40,14 +41,7 @@ def sound(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def piped(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words],
-        cwd=PROJECT,
-        env={**environment, **more},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return closecast_process(*words, variables={**environment, **more})
 
 
 def on_a_terminal(environment: dict[str, str], *words: str, **more: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from storage.home import Home
 from tests.calibrated import LENIENT, QUICK, STORED, day
 from tests.exchange import Exchange
 from tests.helpers import BTC, FIRST, made_up
+from tests.processes import process_for
 from tests.soak import homes
-from tests.soak.worker import PRELOADED, Done, Failed, Order, Visit, serve
+from tests.soak.worker import Done, Failed, Order, Visit, serve
 
 # A refit every fourth day, a fine-tuning every other day in between, else the champion forecasts.
 SETTINGS = QUICK | LENIENT | {"refit_every_days": 4, "fine_tune_every_days": 2}
@@ -68,7 +68,7 @@ class Worker:
         ours, theirs = multiprocessing.Pipe()
         self._parent: Connection = ours
         self.killed = False
-        self.process = forked().Process(target=serve, args=(theirs,), daemon=True)
+        self.process = process_for(serve, theirs)
         self.process.start()
         theirs.close()
 
@@ -120,14 +120,6 @@ class Worker:
         self._parent.close()
         self.process.join(10)
         self.process.kill()
-
-
-@functools.cache
-def forked() -> ForkServerContext:
-    """Starts workers in milliseconds, from a process that has loaded all but TensorFlow."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from storage.predictions import Predictions  # noqa: E402
 from storage.prices import Prices  # noqa: E402
 from tests.calibrated import LENIENT, QUICK, day  # noqa: E402
 from tests.helpers import BTC, made_up, to_csv  # noqa: E402
-from tests.soak.chain import forked  # noqa: E402
+from tests.processes import forked, process_for  # noqa: E402
 
 DAYS = 600
 SETTINGS = QUICK | LENIENT | {"fine_tune_every_days": 0}
@@ -74,14 +74,13 @@ def at_once(jobs: Sequence[Job]) -> list[str]:
     Raises:
         AssertionError: one of them failed, or does not end.
     """
-    context = forked()
-    answers = context.Queue()
-    running = [context.Process(target=work, args=(job, answers), daemon=True) for job in jobs]
-    for process in running:
-        process.start()
+    answers = forked().Queue()
+    running = [process_for(work, job, answers) for job in jobs]
+    for started in running:
+        started.start()
     said = [answers.get(timeout=PATIENCE) for _ in jobs]
-    for process in running:
-        process.join(PATIENCE)
+    for ended in running:
+        ended.join(PATIENCE)
     failed = [text for kind, text in said if kind == "failed"]
     assert not failed, failed
     return [text for _, text in said]
@@ -156,7 +155,7 @@ def questions_during_compaction(home: Home, times: int) -> int:
     asked = "select count(*) as rows, count(distinct prediction_id) as ids from predictions"
     before = query(home, asked).to_pylist()
     assert before[0]["rows"] == before[0]["ids"] > 0
-    tidying = forked().Process(target=_tidy, args=(home.root, times), daemon=True)
+    tidying = process_for(_tidy, home.root, times)
     tidying.start()
     count = 0
     while tidying.is_alive():

@@ -21,20 +21,6 @@ from typing import Any
 
 from tests.helpers import die
 
-# What a worker needs, but for TensorFlow, which may not be loaded before a fork.
-PRELOADED = [
-    "tests.soak.worker",
-    "flows.daily",
-    "deltalake",
-    "mlflow.tracking",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "alembic.command",
-    "scipy.stats",
-    "h5py",
-    "matplotlib.figure",
-    "arch",
-]
 # So few files of a product that some days compact.
 FEW_FILES = 4
 

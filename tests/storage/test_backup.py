@@ -24,8 +24,9 @@ from storage.prices import Prices
 from storage.restore import restore
 from tasks.verify import verify_home
 from tests.calibrated import CODE, MADE, Runs
-from tests.helpers import BTC, run_process
+from tests.helpers import BTC
 from tests.lived import DAYS, key_of, live, lived_runs
+from tests.processes import run_process
 
 
 @pytest.fixture

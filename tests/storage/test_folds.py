@@ -7,7 +7,8 @@ import pytest
 from storage.errors import Damaged, HomeUnusable
 from storage.folds import Folds
 from storage.home import Home
-from tests.helpers import die, run_process
+from tests.helpers import die
+from tests.processes import run_process
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 from storage.home import Home
 from storage.ledger import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
 from storage.tables import Table
-from tests.helpers import BTC, FIRST, NOW, processes
+from tests.helpers import BTC, FIRST, NOW
+from tests.processes import process_for
 
 QUANTILES = [100.0 + n / 3 for n in range(23)]
 INGREDIENT: dict[str, Any] = {
@@ -169,7 +170,7 @@ def add_folds(home: Home, worker: int) -> None:
 
 def test_two_processes_that_work_on_one_backtest(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    workers = [processes().Process(target=add_folds, args=(home, n)) for n in range(2)]
+    workers = [process_for(add_folds, home, n) for n in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -11,7 +11,8 @@ import pytest
 from storage.errors import BadProduct, HomeBusy
 from storage.home import Home
 from storage.locks import product_lock
-from tests.helpers import BTC, processes
+from tests.helpers import BTC
+from tests.processes import process_for
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def until(path: Path) -> None:
 
 
 def test_a_second_process_waits(home: Home) -> None:
-    other = processes().Process(target=hold, args=(home, 0.5))
+    other = process_for(hold, home, 0.5)
     other.start()
     until(home.root / "held")
     assert not (home.root / "done").exists()
@@ -45,7 +46,7 @@ def test_a_second_process_waits(home: Home) -> None:
 
 
 def test_a_lock_is_freed_when_its_process_is_killed(home: Home) -> None:
-    other = processes().Process(target=hold, args=(home, 600))
+    other = process_for(hold, home, 600)
     other.start()
     until(home.root / "held")
     with pytest.raises(HomeBusy), product_lock(home, BTC, wait_seconds=0.1):

@@ -24,7 +24,8 @@ from storage.ledger import INGREDIENTS, ingredients
 from storage.maintenance import TABLES, Tidied, last_touched, tidy
 from storage.query import VIEWS
 from storage.tables import Table
-from tests.helpers import BTC, FIRST, die, processes, run_process
+from tests.helpers import BTC, FIRST, die
+from tests.processes import forked, process_for, run_process
 
 DAY = 24 * 3600
 METHODS = ("har_t", "lstm")
@@ -299,13 +300,10 @@ def keep_tidying(root: Path, stop: Any) -> None:
 
 def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) -> None:
     filled(home, 1)
-    stop = processes().Event()
+    stop = forked().Event()
     count = 15
-    writers = [
-        processes().Process(target=keep_adding, args=(home.root, product, count))
-        for product in ("ETH-USD", "LTC-USD")
-    ]
-    others = [processes().Process(target=keep_tidying, args=(home.root, stop)) for _ in range(2)]
+    writers = [process_for(keep_adding, home.root, product, count) for product in ("ETH-USD", "LTC-USD")]
+    others = [process_for(keep_tidying, home.root, stop) for _ in range(2)]
     for process in (*others, *writers):
         process.start()
     looks, seen = 0, {"ETH-USD": 0, "LTC-USD": 0}

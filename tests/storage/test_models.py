@@ -19,7 +19,8 @@ from storage.home import Home
 from storage.models import CHAMPION, Models, ModelVersion
 from storage.registry import registry_client
 from tests.engines import copy_home
-from tests.helpers import BTC, PROJECT, die, processes, run_process
+from tests.helpers import BTC, PROJECT, die
+from tests.processes import process_for, run_process
 
 LINEAGE = {"data_version": "BTC-USD@9:ab", "code_version": "0+1", "settings_version": "article-1"}
 
@@ -471,7 +472,7 @@ def register_for(home: Home, product_id: str) -> None:
 
 def test_two_products_make_the_registry_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()  # without the registry made before
-    workers = [processes().Process(target=register_for, args=(home, name)) for name in (BTC, "ETH-USD")]
+    workers = [process_for(register_for, home, name) for name in (BTC, "ETH-USD")]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -22,7 +22,8 @@ from storage.places import files_below
 from storage.predictions import PREDICTIONS, Predictions, Published
 from storage.tables import open_dataset
 from tests.engines import parquet_of
-from tests.helpers import BTC, NOW, PROJECT, processes
+from tests.helpers import BTC, NOW, PROJECT
+from tests.processes import process_for
 
 FIRST = date(2020, 1, 1)
 COLUMNS = [
@@ -218,7 +219,7 @@ def publish_some(home: Home, worker: int) -> None:
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    workers = [processes().Process(target=publish_some, args=(home, n)) for n in range(3)]
+    workers = [process_for(publish_some, home, n) for n in range(3)]
     for worker in workers:
         worker.start()
     (home.root / "go").touch()  # the first of them make the table at once
@@ -247,7 +248,7 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
     draw = random.Random(7)  # noqa: S311 - when to be killed, not a secret
     for turn in range(4):
         home = Home(tmp_path / str(turn)).prepare()
-        process = processes().Process(target=publish_until_killed, args=(home,))
+        process = process_for(publish_until_killed, home)
         process.start()
         deadline = time.monotonic() + 30
         while turn and not (home.root / "told").exists():

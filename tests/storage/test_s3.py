@@ -30,7 +30,8 @@ from storage.predictions import Predictions
 from storage.registry import registry_client
 from storage.sums import SUMS, read_sums
 from tests.engines import BUCKET, SECRET, SeaweedFS, bucket_for, parquet_of, s3
-from tests.helpers import BTC, processes
+from tests.helpers import BTC
+from tests.processes import process_for
 from tests.storage.test_predictions import row
 from tests.storage.test_tables import made
 from tests.storage.test_tables import row as figures
@@ -187,7 +188,7 @@ def publish_some(home: Home, worker: int) -> None:
 
 
 def test_writers_of_several_processes_lose_nothing(home: Home) -> None:
-    workers = [processes().Process(target=publish_some, args=(home, number)) for number in range(4)]
+    workers = [process_for(publish_some, home, number) for number in range(4)]
     for worker in workers:
         worker.start()  # the first of them make the table at once
     for worker in workers:

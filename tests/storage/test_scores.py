@@ -10,7 +10,8 @@ from deltalake import DeltaTable
 
 from storage.home import Home
 from storage.scores import SCORES, Scores
-from tests.helpers import BTC, FIRST, NOW, processes
+from tests.helpers import BTC, FIRST, NOW
+from tests.processes import process_for
 
 COLUMNS = [
     "prediction_id",
@@ -164,7 +165,7 @@ def score_some(home: Home, worker: int) -> None:
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    workers = [processes().Process(target=score_some, args=(home, n)) for n in range(2)]
+    workers = [process_for(score_some, home, n) for n in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -13,7 +13,7 @@ from storage.errors import HomeUnusable
 from storage.files import sha256_file
 from storage.sums import SUMS, prune_sums, read_sums, record_sums, unreadable_sums
 from storage.tables import Table
-from tests.helpers import processes
+from tests.processes import process_for
 
 SCHEMA = pa.schema(
     [pa.field("product_id", pa.string(), nullable=False), pa.field("number", pa.int64(), nullable=False)]
@@ -89,7 +89,7 @@ def _add(folder: Path, product_id: str) -> None:
 
 
 def test_many_at_once_lose_and_mix_no_line(table: Table) -> None:
-    started = [processes().Process(target=_add, args=(table.folder, f"P{n}-USD")) for n in range(4)]
+    started = [process_for(_add, table.folder, f"P{n}-USD") for n in range(4)]
     for process in started:
         process.start()
     for process in started:

@@ -18,7 +18,8 @@ from deltalake import DeltaTable
 from storage.errors import Damaged, HomeBusy, HomeUnusable
 from storage.tables import State, Table, all_of, open_dataset
 from tests.engines import parquet_of, place_for
-from tests.helpers import BTC, FIRST, PROJECT, die, processes, run_process
+from tests.helpers import BTC, FIRST, PROJECT, die
+from tests.processes import process_for, run_process
 
 SCHEMA = pa.schema(
     [
@@ -248,7 +249,7 @@ def add_some(folder: Path, worker: int) -> None:
 
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
-    workers = [processes().Process(target=add_some, args=(place_for(tmp_path) / "t", n)) for n in range(2)]
+    workers = [process_for(add_some, place_for(tmp_path) / "t", n) for n in range(2)]
     for worker in workers:
         worker.start()  # the first of them make the table at once
     for worker in workers:

@@ -33,7 +33,8 @@ from tests.calibrated import (
     quick,
     stored_runs,
 )
-from tests.helpers import BTC, NOW, SHA, made_up, run_process, store
+from tests.helpers import BTC, NOW, SHA, made_up, store
+from tests.processes import run_process
 
 DUE = MADE + 90
 

@@ -16,7 +16,6 @@ import pytest
 from storage.home import Home
 from storage.ledger import ingredients, trackers
 from storage.maintenance import tidy
-from storage.predictions import PREDICTIONS
 from storage.tables import Table
 from tasks import track
 from tasks.artifacts import beside, last_forecasts
@@ -24,7 +23,7 @@ from tasks.quantiles import LEVELS
 from tasks.score import board_of
 from tasks.track import first_state, state_at
 from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spread
-from tests.helpers import BTC, NOW, store
+from tests.helpers import BTC, NOW, publish_all, store
 
 RECIPE = quick()
 ORIGIN = 980
@@ -40,7 +39,6 @@ def past(place: Path, forecasts: int) -> Runs:
     named = put_forecast(home, first, f"p{first}", recipe=RECIPE)
     (made,) = ingredients(home).read().to_pylist()
     numbers = range(first + 1, ORIGIN)
-    table = Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id"))
     told = [
         {
             "prediction_id": f"p{number}",
@@ -50,7 +48,7 @@ def past(place: Path, forecasts: int) -> Runs:
         }
         for number in numbers
     ]
-    table.add([named | one | {"revision": 0} for one in told])
+    publish_all(home, [named | one for one in told])
     names = ("prediction_id", "target_day", "quantiles_usd")
     ingredients(home).add([made | {name: one[name] for name in names} for one in told])
     runs.score(ORIGIN - 1)

@@ -1,0 +1,96 @@
+"""Processes that start in a moment, forked from ones that have loaded what takes seconds to load."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.preloaded import LIBRARIES
+
+PROJECT = Path(__file__).parents[1]
+# TensorFlow reads it when it is loaded.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@functools.cache
+def forked() -> ForkServerContext:
+    """Starts processes that run functions, from one that has loaded Prefect and the flows as well."""
+    os.environ.update(QUIET)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*LIBRARIES, "flows.products", "tests.processes"])
+    return context
+
+
+def process_for(target: Callable[..., None], *args: object) -> BaseProcess:
+    """A process for that call, which sees the variables of this one and ends with it at the latest."""
+    return forked().Process(target=_as_here, args=(dict(os.environ), target, args), daemon=True)
+
+
+def _as_here(variables: dict[str, str], target: Callable[..., None], args: tuple[object, ...]) -> None:
+    # What it was forked from has those of the moment at which the first process was started.
+    from prefect.context import refresh_global_settings_context
+
+    os.environ.clear()
+    os.environ.update(variables)
+    refresh_global_settings_context()
+    target(*args)
+
+
+def run_process(target: Callable[..., None], *args: object) -> int | None:
+    """Run it to its end in a process of its own; returns the exit code, -9 when it was killed."""
+    started = process_for(target, *args)
+    started.start()
+    started.join(60)
+    code = started.exitcode
+    started.kill()
+    return code
+
+
+@functools.cache
+def _preloaded() -> subprocess.Popen[str]:
+    """Ends when this process does, and its standard input with it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.preloaded"],
+        cwd=PROJECT,
+        env={**os.environ, **QUIET},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def closecast_process(
+    *words: str, variables: Mapping[str, str], timeout: float = 240.0
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with these variables and no others.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end, and is killed.
+    """
+    server = _preloaded()
+    assert server.stdin
+    assert server.stdout
+    with tempfile.TemporaryDirectory(prefix="closecast-said-") as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        out.touch()
+        err.touch()
+        order = {"words": words, "variables": dict(variables), "folder": str(PROJECT)}
+        print(json.dumps({**order, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
+        if not select.select([server.stdout], [], [], timeout)[0]:
+            os.killpg(server.pid, signal.SIGKILL)
+            _preloaded.cache_clear()
+            raise subprocess.TimeoutExpired(words, timeout, out.read_text(), err.read_text())
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
