@@ -53,27 +53,30 @@ BACKTESTS = pa.schema(
 )
 
 
-def ingredients(home: Home) -> Table:
+def ingredients(home: Home, product_id: str | None = None) -> Table:
     """What stands beside each forecast: the ensemble's quantiles before calibration, every baseline's.
 
-    `deviation` is the scale: a standard deviation of the day's log return. `quantiles_usd` are at the
-    23 levels.
+    Of one product, where it is named. `deviation` is the scale: a standard deviation of the day's log
+    return. `quantiles_usd` are at the 23 levels.
     """
     key = ("product_id", "prediction_id", "method")
-    return Table(home.ingredients, INGREDIENTS, name="ingredients", key=key, near=["target_day"])
+    table = Table(home.ingredients, INGREDIENTS, name="ingredients", key=key, near=["target_day"])
+    return table.of_products(product_id)
 
 
-def trackers(home: Home) -> Table:
+def trackers(home: Home, product_id: str | None = None) -> Table:
     """The states of the online quantile trackers, each with the one it came from.
 
-    `target_day` is the day of the newest outcome in it, `prediction_id` the forecast that it came with
-    (null in a first state), `corrections` the 23 figures in units of the scale.
+    Of one product, where it is named. `target_day` is the day of the newest outcome in it, `prediction_id`
+    the forecast that it came with (null in a first state), `corrections` 23 figures in units of the scale.
     """
     key = ("product_id", "tracker_version")
-    return Table(home.trackers, TRACKERS, name="trackers", key=key, near=["target_day"])
+    table = Table(home.trackers, TRACKERS, name="trackers", key=key, near=["target_day"])
+    return table.of_products(product_id)
 
 
-def backtests(home: Home) -> Table:
-    """Every origin of every backtest: the quantiles of each method and the close that came."""
+def backtests(home: Home, product_id: str | None = None) -> Table:
+    """Every origin of every backtest, or of a product's: each method's quantiles and the close that came."""
     key = ("product_id", "backtest_id", "method", "origin_day")
-    return Table(home.backtests, BACKTESTS, name="backtests", key=key, partition_by=key[:2])
+    table = Table(home.backtests, BACKTESTS, name="backtests", key=key, partition_by=key[:2])
+    return table.of_products(product_id)

@@ -70,10 +70,9 @@ class Predictions:
         """The row of that id, or None; where product and day are known, only their files are read."""
         wanted = all_of(
             ds.field("prediction_id") == prediction_id,
-            *([ds.field("product_id") == product_id] if product_id else []),
             *([ds.field("target_day") == target_day] if target_day else []),
         )
-        rows = self.read(wanted).to_pylist()
+        rows = self._table.of_products(product_id).read(wanted).to_pylist()
         return rows[0] if rows else None
 
     def publish(self, row: Mapping[str, object]) -> Published:
@@ -91,7 +90,7 @@ class Predictions:
 
     def _publish_once(self, row: Mapping[str, object]) -> Published:
         prediction_id = str(row["prediction_id"])
-        state = self._table.begin()
+        state = self._table.of_products(str(row["product_id"])).begin()
         same_day = all_of(*(ds.field(name) == row[name] for name in ("product_id", "profile", "target_day")))
         earlier = self._table.look(state, same_day, ["prediction_id", "revision"]).to_pylist()
         for known in earlier:
@@ -115,35 +114,44 @@ class Predictions:
         """
         target = ds.field("target_day")
         wanted = all_of(
-            *([ds.field("product_id") == product_id] if product_id else []),
             *([ds.field("profile") == profile] if profile else []),
             *([target >= first] if first else []),
             *([target <= last] if last else []),
         )
-        return _in_order(self._table.read(wanted, _with_order(columns)), columns)
+        return self._ordered(product_id, wanted, columns)
 
     def of_days(
         self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
     ) -> pa.Table:
         """As `between`, of those target days alone, however far they lie apart."""
-        wanted = (ds.field("product_id") == product_id) & among("target_day", days)
-        return _in_order(self._table.read(wanted, _with_order(columns)), columns)
+        return self._ordered(product_id, among("target_day", days), columns)
 
     def newest(
         self, product_id: str, profile: str, count: int, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """The last `count` rows, one or more, that `between` would give; of others the day alone is read."""
-        state = self._table.snapshot()
-        wanted = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
+        state = self._table.of_products(product_id).snapshot()
+        wanted = ds.field("profile") == profile
         days = self._table.look(state, wanted, ["target_day"])["target_day"]
         if len(days) > count:
             wanted &= ds.field("target_day") >= days.sort("descending")[count - 1]
         rows = _in_order(self._table.look(state, wanted, _with_order(columns)), columns)
         return rows.slice(max(rows.num_rows - count, 0))
 
-    def read(self, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    def _ordered(
+        self, product_id: str | None, wanted: ds.Expression | None, columns: Sequence[str] | None
+    ) -> pa.Table:
+        rows = self._table.of_products(product_id).read(wanted, _with_order(columns))
+        return _in_order(rows, columns)
+
+    def read(
+        self,
+        wanted: ds.Expression | None = None,
+        columns: Sequence[str] | None = None,
+        product_id: str | None = None,
+    ) -> pa.Table:
         """The rows that match, in the schema of the design, with no row when there is no table yet."""
-        return self._table.read(wanted, columns)
+        return self._table.of_products(product_id).read(wanted, columns)
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before the first forecast."""

@@ -56,7 +56,7 @@ class Scores:
         return self._table.attempt(self._add_once, given) if given.num_rows else 0
 
     def _add_once(self, given: pa.Table) -> int:
-        state = self._table.begin()
+        state = self._table.of_rows(given).begin()
         names = ("product_id", "prediction_id", "target_day")
         same = (ds.field(name).isin(given[name].unique()) for name in names)
         columns = ["product_id", "prediction_id", "close_usd", "data_version", "scored_at"]
@@ -85,13 +85,13 @@ class Scores:
             A table of the named columns, of those of `SCORES` by default: what is not asked for is not read.
             The newest score of a forecast is the last one of its rows.
         """
-        return self._sorted(_span(product_id, first, last), columns)
+        return self._sorted(product_id, _span(first, last), columns)
 
     def of_days(
         self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
     ) -> pa.Table:
         """As `read`, of those target days alone, however far they lie apart."""
-        return self._sorted((ds.field("product_id") == product_id) & among("target_day", days), columns)
+        return self._sorted(product_id, among("target_day", days), columns)
 
     def newest(
         self,
@@ -107,28 +107,28 @@ class Scores:
         """
         names = ["product_id", "prediction_id"]
         wanted = columns or SCORES.names
-        rows = self._sorted(_span(product_id, first, last), list(dict.fromkeys([*wanted, *names])))
+        columns = list(dict.fromkeys([*wanted, *names]))
+        rows = self._sorted(product_id, _span(first, last), columns)
         places = rows.select(names).append_column("place", pa.array(range(rows.num_rows), pa.int64()))
         last_places = places.group_by(names).aggregate([("place", "max")])["place_max"].sort()
         return rows.take(last_places).select(wanted)
 
-    def _sorted(self, wanted: ds.Expression | None, columns: Sequence[str] | None) -> pa.Table:
+    def _sorted(
+        self, product_id: str | None, wanted: ds.Expression | None, columns: Sequence[str] | None
+    ) -> pa.Table:
         """The rows that match, as `_age` orders those of one forecast."""
         columns = columns or SCORES.names
         order = ["target_day", "scored_at", "product_id", "prediction_id", "seq", "data_version"]
-        rows = self._table.read(wanted, list(dict.fromkeys([*columns, *(set(order) - {"seq"})])))
+        named = list(dict.fromkeys([*columns, *(set(order) - {"seq"})]))
+        rows = self._table.of_products(product_id).read(wanted, named)
         seqs = pa.array(map(_seq, rows["data_version"].to_pylist()), pa.int64())
         rows = rows.append_column("seq", seqs)
         return rows.sort_by([(name, "ascending") for name in order]).select(columns)
 
 
-def _span(product_id: str | None, first: date | None, last: date | None) -> ds.Expression | None:
+def _span(first: date | None, last: date | None) -> ds.Expression | None:
     target = ds.field("target_day")
-    return all_of(
-        *([ds.field("product_id") == product_id] if product_id else []),
-        *([target >= first] if first else []),
-        *([target <= last] if last else []),
-    )
+    return all_of(*([target >= first] if first else []), *([target <= last] if last else []))
 
 
 def _seq(data_version: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import operator
 import os
@@ -34,10 +35,14 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class State:
-    """A table as it was at one moment; its dataset is made once, for it takes as long as all the rest."""
+    """A table, or some products' part of it, as it was at one moment.
+
+    Its dataset is made once, for it takes as long as all the rest.
+    """
 
     delta: DeltaTable
     dataset: ds.Dataset
+    products: frozenset[str] | None
 
 
 class Table:
@@ -62,6 +67,16 @@ class Table:
         self.folder, self.schema = folder, schema
         self.name, self.key, self.partition_by = name, tuple(key), tuple(partition_by)
         self.near = tuple(near)
+        self.products: frozenset[str] | None = None
+
+    def of_products(self, *products: str | None) -> Table:
+        """These products' part of the table, all of it for None: what of it is read costs what they cost.
+
+        To open a table takes 0.7 ms for each of its files, of which every product has some.
+        """
+        part = copy.copy(self)
+        part.products = None if None in products else frozenset(map(str, products))
+        return part
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before its first row."""
@@ -95,7 +110,11 @@ class Table:
         return self.attempt(self._add_once, given) if given.num_rows else 0
 
     def _add_once(self, given: pa.Table) -> int:
-        return self.insert(self.begin(), given)
+        return self.insert(self.of_rows(given).begin(), given)
+
+    def of_rows(self, rows: pa.Table) -> Table:
+        """The part of the table that these rows belong to."""
+        return self.of_products(*rows[self.partition_by[0]].unique().to_pylist())
 
     def given(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> pa.Table:
         """The rows as an Arrow table of the schema.
@@ -137,8 +156,9 @@ class Table:
         return None if delta is None else self._state(delta)
 
     def _state(self, delta: DeltaTable) -> State:
+        only = None if self.products is None else [(self.partition_by[0], "in", sorted(self.products))]
         with reading(self.folder):
-            return State(delta, delta.to_pyarrow_dataset())
+            return State(delta, delta.to_pyarrow_dataset(file_pruning_predicate=only), self.products)
 
     def _made(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -174,6 +194,9 @@ class Table:
         """
         from deltalake import CommitProperties, Transaction, write_deltalake
 
+        theirs = rows[self.partition_by[0]].to_pylist()
+        if state.products is not None and not state.products.issuperset(theirs):
+            raise ValueError(f"rows of {self.name} were looked for among other products: begin with theirs")
         near = all_of(*(ds.field(name).isin(rows[name].unique()) for name in (*self.key, *self.near)))
         there = set(self._keys(self.look(state, near, self.key)))
         new = rows.filter(pa.array([key not in there for key in self._keys(rows)], pa.bool_()))

@@ -80,9 +80,9 @@ def forecast_markdown(
 
 def beside(home: Home, row: Mapping[str, Any]) -> dict[str, list[float]]:
     """The quantiles in USD of every method that was kept with a forecast, (23,) each, by its name."""
-    names = ("product_id", "prediction_id", "target_day")
-    wanted = all_of(*(ds.field(name) == row[name] for name in names))
-    found = ingredients(home).read(wanted, ["method", "quantiles_usd"]).to_pylist()
+    wanted = all_of(*(ds.field(name) == row[name] for name in ("prediction_id", "target_day")))
+    table = ingredients(home, row["product_id"])
+    found = table.read(wanted, ["method", "quantiles_usd"]).to_pylist()
     return {one["method"]: one["quantiles_usd"] for one in found}
 
 

@@ -155,8 +155,7 @@ def unneeded_models(home: Home, product_id: str, profile: str) -> list[Unneeded]
 
 def used_versions(home: Home, product_id: str, profile: str) -> set[str]:
     """The numbers of the versions that a stored forecast was made with."""
-    theirs = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
-    rows = Predictions(home).read(theirs, ["model_version"])
+    rows = Predictions(home).read(ds.field("profile") == profile, ["model_version"], product_id)
     return set(rows["model_version"].unique().to_pylist())
 
 

@@ -16,7 +16,6 @@ from storage.ledger import ingredients
 from storage.predictions import Predictions
 from storage.prices import Prices
 from storage.scores import Scores
-from storage.tables import all_of
 from tasks.compare import FEWEST_DAYS, diebold_mariano, over
 from tasks.quantiles import crps
 from tasks.report_health import Health, health_of
@@ -159,9 +158,8 @@ def rivals_of(home: Home, product_id: str, past: pd.DataFrame) -> list[Rival]:
     if scored.empty:
         return []
     first = scored["target_day"].min().date()
-    wanted = all_of(ds.field("product_id") == product_id, ds.field("target_day") >= first)
     names = ["prediction_id", "method", "quantiles_usd"]
-    kept = ingredients(home).read(wanted, names).to_pandas()
+    kept = ingredients(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
     kept = kept[kept["prediction_id"].isin(scored.index)]
     found = []
     for method, said in kept.groupby("method", sort=True):

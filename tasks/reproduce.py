@@ -196,15 +196,13 @@ def _calibrated(
 
 def _distribution(home: Home, row: Mapping[str, Any], ensemble: Ensemble, recipe: Recipe) -> list[Compared]:
     """The figures of the row, then those that stand beside it."""
-    product = ds.field("product_id") == row["product_id"]
-    mine = ingredients(home).read(product & (ds.field("prediction_id") == row["prediction_id"]))
+    product_id = row["product_id"]
+    mine = ingredients(home, product_id).read(ds.field("prediction_id") == row["prediction_id"])
     kept = {one["method"]: one for one in mine.to_pylist()}
     if OWN not in kept:
         raise Damaged(f"forecast {row['prediction_id']} has no ingredients: restore them from a backup")
     name = kept[OWN]["tracker_version"]
-    states = trackers(home).read(
-        (ds.field("product_id") == row["product_id"]) & (ds.field("tracker_version") == name)
-    )
+    states = trackers(home, product_id).read(ds.field("tracker_version") == name)
     if not states.num_rows:
         raise Damaged(f"the state {name} of the tracker is missing: restore it from a backup")
     corrections = np.array(states["corrections"][0].as_py())

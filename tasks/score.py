@@ -144,8 +144,8 @@ def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
 
 def board_of(home: Home, product_id: str, profile: str) -> Scoreboard:
     """The scoreboard of a product's published forecasts of one profile, each with its newest score."""
-    wanted = (ds.field("product_id") == product_id) & (ds.field("profile") == profile)
-    published = Predictions(home).read(wanted & (ds.field("revision") == 0), ["prediction_id"])
+    wanted = (ds.field("profile") == profile) & (ds.field("revision") == 0)
+    published = Predictions(home).read(wanted, ["prediction_id"], product_id)
     scores = Scores(home).newest(product_id, columns=["prediction_id", *COLUMNS])
     ours = pc.is_in(scores["prediction_id"], published["prediction_id"])
     return scoreboard(scores.filter(ours).to_pandas())

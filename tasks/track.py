@@ -55,11 +55,11 @@ class _Outcome:
 
 def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
-    table = trackers(home)
+    table = trackers(home, product_id)
     at = table.snapshot()
     # Nearly always one of the newest days has it; what came in between is not read.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
-        rows = table.look(at, _of_chain(product_id, recipe, first, origin), None).to_pylist()
+        rows = table.look(at, _of_chain(recipe, first, origin), None).to_pylist()
         if branch := _branch(rows):
             return _as_state(branch[max(branch)])
     return None
@@ -87,13 +87,13 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
         origin: the last day that the run may know.
         moment: of the run.
     """
-    table = trackers(home)
+    table = trackers(home, product_id)
     at = table.snapshot()
-    chain = _of_chain(product_id, recipe, None, origin)
+    chain = _of_chain(recipe, None, origin)
     settled = _settled(home, product_id, recipe, table.look(at, chain, LINKS), origin)
     if settled is None:
         return 0
-    after = _of_chain(product_id, recipe, settled, origin)
+    after = _of_chain(recipe, settled, origin)
     branch = _branch(table.look(at, after).to_pylist())
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[settled], [], 0
@@ -141,10 +141,9 @@ def _target_day(row: Mapping[str, Any]) -> date:
     return day
 
 
-def _of_chain(product_id: str, recipe: Recipe, first: date | None, last: date) -> ds.Expression:
-    """The states of a product and recipe whose day lies in the inclusive span."""
-    wanted = (ds.field("product_id") == product_id) & (ds.field("recipe_version") == recipe.recipe_version)
-    wanted &= ds.field("target_day") <= last
+def _of_chain(recipe: Recipe, first: date | None, last: date) -> ds.Expression:
+    """The states of a recipe whose day lies in the inclusive span."""
+    wanted = (ds.field("recipe_version") == recipe.recipe_version) & (ds.field("target_day") <= last)
     return wanted & (ds.field("target_day") >= first) if first else wanted
 
 
@@ -221,8 +220,8 @@ def _open_days(
 
 def _made_by(home: Home, product_id: str, recipe: Recipe, wanted: ds.Expression) -> set[str]:
     """The forecasts of the chain among the ingredients that match."""
-    ours = (ds.field("product_id") == product_id) & (ds.field("method") == OWN)
-    made = ingredients(home).read(ours & wanted, ["prediction_id", "tracker_version"]).to_pylist()
+    ours = ds.field("method") == OWN
+    made = ingredients(home, product_id).read(ours & wanted, ["prediction_id", "tracker_version"]).to_pylist()
     return {
         row["prediction_id"] for row in made if row["tracker_version"].startswith(f"{recipe.recipe_version}:")
     }

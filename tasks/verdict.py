@@ -32,8 +32,9 @@ class Verdict:
 
 def evaluation_of(home: Home, product_id: str, backtest_id: str) -> Evaluation:
     """Every method's quantiles of the log return beside what came, in the order of days."""
-    wanted = (ds.field("product_id") == product_id) & (ds.field("backtest_id") == backtest_id)
-    rows = backtests(home).read(wanted, NEEDED).to_pandas().sort_values("target_day", kind="stable")
+    table = backtests(home, product_id)
+    rows = table.read(ds.field("backtest_id") == backtest_id, NEEDED).to_pandas()
+    rows = rows.sort_values("target_day", kind="stable")
     quantiles, common = {}, pd.DataFrame()
     for method, part in rows.groupby("method", sort=False):
         last = part["last_close_usd"].to_numpy(dtype=np.float64)

@@ -103,6 +103,29 @@ def engines(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes two seconds for its tables: it makes them once, and other homes get a copy of the file.
+
+    Not so in the processes that tests start, which make their own as a user's do.
+    """
+    import storage.registry
+
+    make, made = storage.registry._make_tables, tmp_path_factory.getbasetemp() / "mlflow.db"
+
+    def copy(url: str) -> None:
+        if not url.startswith("sqlite:///"):
+            make(url)
+            return
+        if not made.is_file():
+            make(f"sqlite:///{made}")
+        shutil.copyfile(made, url.removeprefix("sqlite:///"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.registry, "_make_tables", copy)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
     """Those of the test's own homes go with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -38,7 +39,9 @@ def process_for(target: Callable[..., None], *args: object) -> BaseProcess:
 
 
 def _as_here(variables: dict[str, str], target: Callable[..., None], args: tuple[object, ...]) -> None:
-    # What it was forked from has those of the moment at which the first process was started.
+    # Else the collector looks at, and so copies, all that is shared with what this was forked from.
+    gc.freeze()
+    # That has the variables of the moment at which the first process was started.
     from prefect.context import refresh_global_settings_context
 
     os.environ.clear()

@@ -19,7 +19,7 @@ def test_twenty_runs_are_killed_and_nothing_is_lost(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
     monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lines: list[str] = []
-    soak = Soak(tmp_path, kills=KILLS, seed=7, say=lines.append)
+    soak = Soak(tmp_path, kills=KILLS, seed=7, say=lines.append, a_day=(4, 5))
     try:
         tally = soak.run()
     finally:
@@ -30,4 +30,4 @@ def test_twenty_runs_are_killed_and_nothing_is_lost(tmp_path: Path, monkeypatch:
     assert kinds == {"at a place", "at a moment"}
     # Each kill at another place: nearly every step of the flow was died in.
     assert len({last.partition(": ")[0] for _, last in tally.hit}) >= 5
-    assert tally.recovered >= 5
+    assert tally.recovered >= 3

@@ -230,8 +230,16 @@ class Tally:
 class Soak:
     """Kills runs until so many were killed; a home of its own for the undisturbed ones."""
 
-    def __init__(self, folder: Path, *, kills: int, seed: int, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kills: int,
+        seed: int,
+        say: Callable[[str], None],
+        a_day: Sequence[int] = (1, 2, 2, 3),
+    ) -> None:
+        self._folder, self._say, self._a_day = folder, say, a_day
         self.draw = random.Random(seed)  # noqa: S311 (kills, not secrets)
         self.killer, self.tally = Killer(self.draw), Tally(kills)
         self.undisturbed = Chain(Home(folder / "undisturbed"))
@@ -249,7 +257,7 @@ class Soak:
             today = self.undisturbed_day()
             self.killed.next_day()
             # Of the first day each place is a first creation: it gets more of them.
-            self.day(self.killed, today, kills=4 if today is self.first else self.draw.choice((1, 2, 2, 3)))
+            self.day(self.killed, today, kills=4 if today is self.first else self.draw.choice(self._a_day))
             if today.number % 20 == 0 and not self.tally.enough:
                 self.new_home(today.number)
         self.upkeep()

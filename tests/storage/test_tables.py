@@ -166,6 +166,32 @@ def test_adding_looks_no_further_than_near(tmp_path: Path, monkeypatch: pytest.M
     assert left == [1, 5]  # names lie everywhere, and say nothing of where
 
 
+def test_of_a_product_its_own_files_are_opened_alone(table: Table) -> None:
+    """Opening is what takes long in a home of many products."""
+    products = [f"P{number}-USD" for number in range(5)]
+    for number, product in enumerate(products):
+        table.add([row(f"a{number}", product_id=product), row(f"b{number}", product_id=product, group="h")])
+    assert table.add([row("c", product_id=products[1]), row("c", product_id=products[2])]) == 2
+    whole, part = table.snapshot(), table.of_products(products[1]).snapshot()
+    assert whole
+    assert part
+    assert len(list(whole.dataset.get_fragments())) == 12
+    assert len(list(part.dataset.get_fragments())) == 3
+    assert names(table.of_products(products[1])) == ["a1", "b1", "c"]
+    assert names(table.of_products(products[1], products[4])) == ["a1", "a4", "b1", "b4", "c"]
+    assert names(table.of_products("NONE-USD")) == []
+    assert names(table.of_products(None)) == names(table)
+    assert table.of_products("NONE-USD").read().schema == SCHEMA
+
+
+def test_rows_are_not_added_where_they_were_not_looked_for(table: Table) -> None:
+    table.add([row("a")])
+    state = table.of_products("ETH-USD").begin()
+    with pytest.raises(ValueError, match="begin with theirs"):
+        table.insert(state, table.given([row("a")]))
+    assert names(table) == ["a"]
+
+
 def test_several_looks_at_one_moment(table: Table) -> None:
     before = table.snapshot()
     assert before is None

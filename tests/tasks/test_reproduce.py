@@ -136,7 +136,9 @@ def test_a_bundle_that_was_changed_is_not_loaded(runs: Runs) -> None:
 
 def test_a_state_that_is_gone_is_missed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = trackers(runs.home).read().slice(0, 0)
-    monkeypatch.setattr("tasks.reproduce.trackers", lambda _: type("Empty", (), {"read": lambda *_: empty})())
+    monkeypatch.setattr(
+        "tasks.reproduce.trackers", lambda *_: type("Empty", (), {"read": lambda *_: empty})()
+    )
     with pytest.raises(Damaged, match="of the tracker is missing"):
         reproduce_forecast(runs.home, key_of(runs, MADE), code_version=CODE)
 
