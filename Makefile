@@ -31,7 +31,7 @@ run: $(VENV)/.run
 
 # What the pages show is run by `make docs`.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m "not documents" --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
 KILLS ?= 200
@@ -43,7 +43,8 @@ soak: $(VENV)/.test
 	$(BIN)/python tests/soak/killing.py --kills $(KILLS)
 	$(BIN)/python tests/soak/crowd.py --rounds $(ROUNDS)
 	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/test_exchange_worst.py \
-		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/test_hostile_disk.py
+		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/tasks/test_growth.py \
+		tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
 # PostgreSQL is the distribution's (apt-get install postgresql), the other servers come with the test dependencies.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -57,9 +58,11 @@ class Shell:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def here(self, *words: str) -> Result:
-        """The same without a process of its own, for commands that run no flow."""
+        """The same without a process of its own."""
         out, err = io.StringIO(), io.StringIO()
+        log = logging.getLogger("closecast")
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log, "handlers", log.handlers.copy())
             patch.setattr(sys, "argv", ["closecast", *words])
             patch.setenv("CLOSECAST_HOME", str(self.home))
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
@@ -379,7 +382,7 @@ def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...],
 def test_bad_days_are_refused_before_anything_is_stored(
     shell: Shell, words: tuple[str, ...], said: str
 ) -> None:
-    assert said in shell.refuses(*words)
+    assert said in shell.refuses(*words, here=True)
 
 
 def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchange) -> None:
@@ -393,7 +396,8 @@ def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchan
 
 def test_misuse_is_one_line_in_a_real_process(shell: Shell) -> None:
     assert "--sauce" in shell.refuses("run", "--sauce", "sample")
-    shell.home.mkdir()
+    assert "is not over" in shell.refuses("run", "--as-of", "2999-01-01")
+    shell.home.mkdir(exist_ok=True)
     done = shell.started("sql", "select count(*) as n from predictions", "--format", "json")
     assert (done.code, json.loads(done.out), done.err) == (0, [{"n": 0}], "")
 

@@ -140,9 +140,10 @@ def test_a_disk_that_can_only_be_read(made: Path, csv: Path, tmp_path: Path) -> 
         succeeds(disk / "home", csv, before)
 
 
-@pytest.mark.parametrize(
-    "name", ["models", "raw", "locks", "logs", "predictions", "scores", "predictions/_delta_log"]
-)
+PLACES = ["models", "raw", "logs", "predictions/_delta_log"]
+
+
+@pytest.mark.parametrize("name", [*PLACES, "locks", "predictions", "scores"] if LONG else PLACES)
 def test_a_file_where_a_folder_should_be(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
     shutil.copytree(made, home)

@@ -34,6 +34,7 @@ from storage.prices import Prices
 from tasks.fetch import Client
 from tests.exchange import Answer, Exchange
 from tests.helpers import BTC, made_up, store, to_csv
+from tests.processes import closecast_process
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = [
@@ -450,20 +451,16 @@ def test_a_password_in_an_address_is_shown_nowhere(
     assert SECRET not in "\n".join([*said, caplog.text])
 
 
-def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path) -> None:
+def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path, prefect_server: None) -> None:
+    from prefect.settings import PREFECT_API_URL
+
     home = tmp_path / "home"
-    done = subprocess.run(
-        [sys.executable, "-m", "closecast", "run", "--source", "sample", "--home", str(home)],
-        cwd=PROJECT,
-        env={
-            **os.environ,
-            "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    told = {
+        "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
+        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+    }
+    words = ("run", "--source", "sample", "--home", str(home))
+    done = closecast_process(*words, variables={**os.environ, **told})
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

@@ -34,7 +34,7 @@ from tests.helpers import publish_all, store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port
 
 DAY = timedelta(days=1)
-SETTINGS = {"epochs": 12, "units": 4, "members": 2, "refit_every_days": 365, "fine_tune_every_days": 0}
+SETTINGS = {"epochs": 1, "units": 4, "members": 1, "refit_every_days": 365, "fine_tune_every_days": 0}
 STALE = {"max_model_age_days": 1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def test_nothing_new_reads_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "quantiles_usd" not in {name for _, rows, _ in found for name in rows.column_names}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SOAK", "1"))))
 def test_the_chain_is_that_of_a_walk_over_all_days(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
