@@ -1,6 +1,6 @@
 # make run    a forecast from the embedded sample
-# make test   the whole suite
-# make test-engines  storage on PostgreSQL and on an S3 server, backtests on Dask
+# make test   the suite, some ten minutes
+# make test-engines  with real servers: PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
 # make check  what must be green: lint, docs, test
 # make lint   ruff, mypy, import-linter
@@ -47,7 +47,8 @@ soak: $(VENV)/.test
 		tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
-# PostgreSQL is the distribution's (apt-get install postgresql), the other servers come with the test dependencies.
+# PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
+# the test dependencies.
 ENGINES := $(BIN)/python -m pytest --engines $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
@@ -58,6 +59,7 @@ test-engines: $(VENV)/.test
 		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
+	@$(ENGINES) --numprocesses 2 --dist loadfile tests/flows/test_deployment.py tests/flows/test_alerts.py tests/browser
 
 check: lint docs test
 

@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
     config.addinivalue_line(
-        "markers", "engines: starts PostgreSQL, an S3 server or Dask of its own (--engines)"
+        "markers", "engines: starts servers or a browser of its own, and takes minutes (--engines)"
     )
     config.addinivalue_line("markers", "documents: does what the pages show (make docs)")
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
@@ -56,12 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 SLOW_FILES = (
     "test_closecast.py",
     "test_killed.py",
-    "test_deployment.py",
-    "test_alerts.py",
     "test_hostile_disk.py",
     "test_daily_prefect.py",
     "test_crowd.py",
     "test_products.py",
+    "test_backtest.py",
+    "test_terminal.py",
 )
 
 

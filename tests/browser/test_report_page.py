@@ -13,6 +13,8 @@ from storage.reports import Reports
 from tests.browsing import DESKTOP, PHONE, Seen
 from tests.helpers import BTC
 
+pytestmark = pytest.mark.engines
+
 Look = Callable[..., Seen]
 WIDTHS = pytest.mark.parametrize("width", [PHONE, DESKTOP])
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])

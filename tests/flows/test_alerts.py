@@ -144,6 +144,7 @@ def set_up(platform: Platform, receiver: Receiver) -> str:
     return platform.closecast("alerts", receiver.url)
 
 
+@pytest.mark.engines
 def test_the_command_makes_each_automation_once_and_keeps_the_address_a_secret(
     platform: Platform, set_up: str, receiver: Receiver
 ) -> None:
@@ -157,6 +158,7 @@ def test_the_command_makes_each_automation_once_and_keeps_the_address_a_secret(
     assert all(one.enabled for one in known)
 
 
+@pytest.mark.engines
 def test_a_run_that_nobody_begins_is_late(
     platform: Platform, set_up: str, receiver: Receiver, newest: date
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_run_that_nobody_begins_is_late(
     assert re.match(r'closecast: daily run ".+" is Late', said["text"])
 
 
+@pytest.mark.engines
 def test_a_run_that_fails_is_told_of_once_with_the_product_and_the_reason(
     platform: Platform, set_up: str, receiver: Receiver, newest: date
 ) -> None:
@@ -188,6 +191,7 @@ def test_a_run_that_fails_is_told_of_once_with_the_product_and_the_reason(
     ]
 
 
+@pytest.mark.engines
 def test_a_coverage_alarm_and_a_stale_model_are_told_of_although_the_run_went_well(
     platform: Platform, set_up: str, receiver: Receiver, candles: pd.DataFrame, newest: date
 ) -> None:
@@ -234,6 +238,7 @@ def never_hit(home: Home, candles: pd.DataFrame, newest: date) -> None:
 # Lineage
 
 
+@pytest.mark.engines
 def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest: date) -> None:
     made = [event for event in events(platform, "prefect.asset.materialization.") if event.payload]
     by_key = {event.resource.id: event for event in made}
@@ -257,6 +262,7 @@ def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest
     assert {f"prefect.flow-run.{row['flow_run_id']}"} <= {one.id for one in forecast.related}
 
 
+@pytest.mark.engines
 def test_closes_that_could_not_be_fetched_are_a_failed_materialization(platform: Platform) -> None:
     failed = events(platform, "prefect.asset.materialization.failed")
     assert {event.resource.id for event in failed} == {"closecast://NONE-USD/closes"}

@@ -32,7 +32,7 @@ from tests.exchange import Exchange
 from tests.helpers import store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.engines]
 
 DAY = timedelta(days=1)
 QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
