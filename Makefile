@@ -59,7 +59,8 @@ test-engines: $(VENV)/.test
 		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
-	@$(ENGINES) --numprocesses 2 --dist loadfile tests/flows/test_deployment.py tests/flows/test_alerts.py tests/browser
+	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
+		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/browser
 
 check: lint docs test
 

@@ -54,7 +54,10 @@ def serve() -> None:
 
 
 def become(order: dict[str, Any]) -> None:
-    """Be `closecast` from here on, to this process' end: its words, variables, folder and files."""
+    """Be `closecast` from here on, to this process' end: its words, variables, folder and files.
+
+    A script that is to be run `first` is: it may set a clock.
+    """
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["variables"])
@@ -66,6 +69,8 @@ def become(order: dict[str, Any]) -> None:
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
     )
     sys.argv = ["closecast", *order["words"]]
+    if order["first"]:
+        runpy.run_path(order["first"])
     runpy.run_module("closecast", run_name="__main__", alter_sys=True)
     sys.exit(0)
 

@@ -75,9 +75,9 @@ def _preloaded() -> subprocess.Popen[str]:
 
 
 def closecast_process(
-    *words: str, variables: Mapping[str, str], timeout: float = 240.0
+    *words: str, variables: Mapping[str, str], first: Path | None = None, timeout: float = 240.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, with these variables and no others.
+    """Run the command in a process of its own, with these variables and no others, after the script `first`.
 
     Raises:
         subprocess.TimeoutExpired: it did not end, and is killed.
@@ -90,6 +90,7 @@ def closecast_process(
         out.touch()
         err.touch()
         order = {"words": words, "variables": dict(variables), "folder": str(PROJECT)}
+        order |= {"first": str(first) if first else None}
         print(json.dumps({**order, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
             os.killpg(server.pid, signal.SIGKILL)

@@ -125,7 +125,7 @@ def exchange(walk: Callable[..., pd.DataFrame]) -> Iterator[Exchange]:
 
 
 def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell) -> None:
-    first = shell.started("run", "--source", "sample", *QUICK)
+    first = shell("run", "--source", "sample", *QUICK)
     assert first.code == 0, first.err
     assert first.err == ""
     assert "BTC-USD: close of 2019-10-18" in first.out

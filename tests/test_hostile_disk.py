@@ -21,7 +21,7 @@ from storage.predictions import Predictions
 from storage.prices import Prices
 from tasks.verify import verify_home
 from tests.helpers import BTC, NOW, made_up, to_csv
-from tests.processes import PROJECT, closecast_process
+from tests.processes import closecast_process
 
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
 DAYS = 60
@@ -49,12 +49,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path
     return folder / "home"
 
 
-def run(home: Path, csv: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, csv: Path, *more: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
     from prefect.settings import PREFECT_API_URL
 
     words = ["run", "--csv", str(csv), "--product", BTC, "--home", str(home), *QUICK, *more]
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    return closecast_process(*words, variables={**os.environ, **server})
+    return closecast_process(*words, variables={**os.environ, **server}, first=first)
 
 
 def predictions(home: Path) -> subprocess.CompletedProcess[str]:
@@ -217,22 +217,12 @@ def test_a_clock_that_is_set_back(made: Path, csv: Path, tmp_path: Path) -> None
     home = tmp_path / "home"
     shutil.copytree(made, home)
     before, last = rows(home), made_up(DAYS)["day_utc"].iloc[-1]
-    script = (
-        "import sys; from datetime import UTC, datetime\n"
-        "import flows.clock\n"
+    clock = tmp_path / "clock.py"
+    clock.write_text(
+        "from datetime import UTC, datetime\nimport flows.clock\n"
         f"flows.clock.now = lambda: datetime({last - pd.Timedelta(days=1):%Y, %-m, %-d}, 12, tzinfo=UTC)\n"
-        f"sys.argv = ['closecast', 'run', '--csv', {str(csv)!r}, '--home', {str(home)!r}, *{list(QUICK)!r}]\n"
-        "import closecast; closecast.main()"
     )
-    from prefect.settings import PREFECT_API_URL
-
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=PROJECT,
-        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
-        capture_output=True,
-        text=True,
-    )
+    done = run(home, csv, first=clock)
     assert done.returncode in (0, 1), done.stderr
     assert done.stderr.count("\n") == done.returncode
     after = rows(home)

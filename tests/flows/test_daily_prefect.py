@@ -123,7 +123,10 @@ def test_the_same_again_returns_the_same_and_makes_nothing(
 
 @pytest.mark.parametrize(
     "runner",
-    [ThreadPoolTaskRunner(max_workers=1), ProcessPoolTaskRunner(max_workers=1)],
+    [
+        ThreadPoolTaskRunner(max_workers=1),
+        pytest.param(ProcessPoolTaskRunner(max_workers=1), marks=pytest.mark.engines),
+    ],
     ids=["thread", "process"],
 )
 def test_other_task_runners_give_the_same_bits(
