@@ -137,7 +137,8 @@ class PostgreSQL:
         """Drop the databases of every home in that folder."""
         gone = [root for root in self._names if root.is_relative_to(folder)]
         if gone:
-            with self.connect() as connection:
+            # The server's own vacuum may be at work in one, which only the administrator may end.
+            with self.connect(user=ADMIN) as connection:
                 for root in gone:
                     connection.execute(f"DROP DATABASE {self._names.pop(root)} WITH (FORCE)")
 
