@@ -80,7 +80,8 @@ class Table:
 
     def dataset(self) -> ds.Dataset | None:
         """The table as a PyArrow dataset, or None before its first row."""
-        return open_dataset(self.folder)
+        state = self.snapshot()
+        return None if state is None else state.dataset
 
     def read(self, wanted: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows that match, typed as in the schema, with no row when there is no table yet.

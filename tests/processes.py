@@ -17,9 +17,9 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.helpers import PROJECT
 from tests.preloaded import LIBRARIES
 
-PROJECT = Path(__file__).parents[1]
 # TensorFlow reads it when it is loaded.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 

@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -24,7 +25,8 @@ from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
 from tests.exchange import Exchange
-from tests.processes import PROJECT, closecast_process
+from tests.helpers import PROJECT
+from tests.processes import closecast_process
 
 LAST = date(2021, 6, 30)
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
@@ -60,13 +62,19 @@ class Shell:
     def here(self, *words: str) -> Result:
         """The same without a process of its own."""
         out, err = io.StringIO(), io.StringIO()
-        log = logging.getLogger("closecast")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(log, "handlers", log.handlers.copy())
-            patch.setattr(sys, "argv", ["closecast", *words])
-            patch.setenv("CLOSECAST_HOME", str(self.home))
-            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-                closecast.main()
+        kept = {log: log.handlers.copy() for log in map(logging.getLogger, ("closecast", "prefect"))}
+        with (
+            patch.dict(os.environ, CLOSECAST_HOME=str(self.home)),
+            patch("sys.argv", ["closecast", *words]),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as end,
+        ):
+            closecast.main()
+        for log, handlers in kept.items():
+            for handler in [one for one in log.handlers if one not in handlers]:
+                log.removeHandler(handler)
+                handler.close()
         return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     def refuses(self, *words: str, here: bool = False, **variables: str) -> str:

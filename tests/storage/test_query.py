@@ -18,8 +18,8 @@ from storage.predictions import PREDICTIONS, Predictions
 from storage.prices import Prices
 from storage.query import CANDLES, CLOSES, VIEWS, query
 from storage.scores import SCORES, Scores
-from storage.tables import Table, open_dataset
-from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, store
+from storage.tables import open_dataset
+from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, publish_all, store
 
 COUNTS = [30, 31, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
 
@@ -269,11 +269,10 @@ def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
     point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
     texts = ("model_version", "data_version", "settings_version", "code_version", "flow_run_id")
     same = {**dict.fromkeys(texts, "x"), **point_only, "horizon": 1, "profile": "article", "created_at": NOW}
-    same |= {"last_close_usd": 1.0, "quantile_levels": None, "quantiles_usd": None, "revision": 0}
-    table = Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id"))
+    same |= {"last_close_usd": 1.0, "quantile_levels": None, "quantiles_usd": None}
     for first in (0, days // 2):
         for product in products:
-            table.add([
+            publish_all(home, [
                 {**same, "prediction_id": f"{product} {n}", "product_id": product, "point_usd": float(n)}
                 | {"origin_day": FIRST + timedelta(days=n), "target_day": FIRST + timedelta(days=n + 1)}
                 for n in range(first, first + days // 2)
