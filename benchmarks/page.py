@@ -49,7 +49,9 @@ def bar(words: str, found: list[float], most: float) -> str:
 
 
 def spread(found: list[float], unit: str = "") -> str:
-    """Median (least-greatest), to three figures."""
+    """Median (least-greatest), to three figures; of one figure, that one."""
+    if len(found) == 1:
+        return f"{found[0]:.3g} {unit}".strip()
     low, middle, high = (f"{value:.3g}" for value in (min(found), statistics.median(found), max(found)))
     return f"{middle} {unit} ({low}–{high})".replace("  ", " ")
 

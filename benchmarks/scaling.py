@@ -183,6 +183,7 @@ def report(runs: list[Run], products: int, load: str) -> str:
             lines.append(f"| {what} | {workers} | {' | '.join(cells)} |")
     one, two = ([run for run in runs if run.kind == "first" and run.workers == many] for many in (1, 2))
     gains = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
+    rounds = "One round" if len(one) == 1 else "Medians, with the least and the greatest in brackets"
     names = ", ".join(f"{name} {version(name)}" for name in ("prefect", "prefect-dask", "distributed"))
     return "\n\n".join(
         [
@@ -190,8 +191,7 @@ def report(runs: list[Run], products: int, load: str) -> str:
             f" --rounds {len(one)}`: {processor()}, {names}. Load average of the machine: {load}.",
             f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
             f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
-            f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). Medians, with"
-            " the least and the greatest in brackets.",
+            f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). {rounds}.",
             "\n".join(lines),
             f"Wall time of one worker over that of two: {spread(gains)}. They share the machine's"
             f" {os.cpu_count()} cores with the flow, the scheduler and Prefect's server.",
