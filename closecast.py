@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shlex
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows import terminal
+from flows import printing, terminal
 from flows.examples import examples_of
-from flows.terminal import Format, say
-from storage.errors import BadDay, BadSetting, ClosecastError, Damaged, HomeUnusable, NotReproduced
-
-if TYPE_CHECKING:
-    from storage.home import Home
+from flows.options import (
+    AnyProductOption,
+    DuplicateOption,
+    FormatOption,
+    HomeOption,
+    JsonOption,
+    ProductOption,
+    ProfileOption,
+    ReplaceOption,
+    SettingsOption,
+    Source,
+    day_of,
+    existing_home,
+    known_products,
+    settings_of,
+)
+from flows.terminal import say
+from storage.errors import BadSetting, ClosecastError, Damaged, NotReproduced
 
 log = logging.getLogger("closecast")
 
@@ -37,70 +45,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-EXAMPLE = '"select target_day, point_usd, last_close_usd from predictions"'
-# What `versions` leaves to its other formats.
-LONG = ("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 # The class of every misuse, whichever copy of click typer carries.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-def _known_products(context: typer.Context, incomplete: str) -> list[str]:
-    """The products of the home, for the shell to complete; where there is no answer, none."""
-    from flows.settings import home_at
-    from storage.products import stored_products
-
-    try:
-        found = stored_products(home_at(context.params.get("home")))
-    except ClosecastError:
-        return []
-    return [product for product in found if product.startswith(incomplete)]
-
-
-def _known_settings(context: typer.Context, incomplete: str) -> list[str]:
-    """The settings of the profile, as far as they are typed."""
-    from flows.settings import PROFILES
-
-    profile = PROFILES.get(str(context.params.get("profile")), PROFILES["calibrated"])
-    return [f"{name}=" for name in profile.model_fields if name.startswith(incomplete)]
-
-
-def _known_profiles(incomplete: str) -> list[str]:
-    from flows.settings import PROFILES
-
-    return [name for name in PROFILES if name.startswith(incomplete)]
-
-
-Source = Literal["sample", "coinbase", "csv"]
-OnDuplicate = Literal["refuse", "first", "last"]
-HomeOption = Annotated[
-    Path | None, typer.Option(help="Folder of everything made; CLOSECAST_HOME or the project's data/.")
-]
-ProductOption = Annotated[
-    str, typer.Option(help="Exchange product, such as BTC-USD.", autocompletion=_known_products)
-]
-AnyProductOption = Annotated[
-    str | None, typer.Option("--product", help="Only this product.", autocompletion=_known_products)
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else there.")]
-ProfileOption = Annotated[
-    str, typer.Option(help="Recipe: calibrated or article.", autocompletion=_known_profiles)
-]
-SettingsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_known_settings
-    ),
-]
-DuplicateOption = Annotated[
-    OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
-]
-ReplaceOption = Annotated[
-    bool, typer.Option("--replace-source", help="Start the product's prices over from another source.")
-]
 
 
 @app.command()
@@ -110,7 +59,7 @@ def run(
         typer.Option(
             "--product",
             help="Exchange product, BTC-USD by default; repeatable.",
-            autocompletion=_known_products,
+            autocompletion=known_products,
         ),
     ] = None,
     source: Annotated[
@@ -134,7 +83,7 @@ def run(
     """
     from flows.settings import home_at, market_of, profile_named
 
-    changed = _settings(settings or [])
+    changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
     product, *others = [market_of(product_id=one).product_id for one in products or ["BTC-USD"]]
     if others and (csv or replace_source):
@@ -146,7 +95,7 @@ def run(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    origin = _day(as_of, "--as-of")
+    origin = day_of(as_of, "--as-of")
     place = home_at(home).prepare()
     terminal.keep_the_terminal(place, aside=as_json)
     with terminal.bars(aside=as_json):
@@ -160,7 +109,7 @@ def run(
             from flows.daily import daily_forecast
 
             made = [daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)]
-    _print_forecasts(place, made, as_json=as_json)
+    printing.print_forecasts(place, made, as_json=as_json)
 
 
 @app.command("import")
@@ -188,13 +137,7 @@ def import_(
 
     with terminal.bars(aside=as_json):
         series = import_file(place, market)
-    if as_json:
-        terminal.print_json(asdict(series))
-        return
-    typer.echo(
-        f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
-        f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"
-    )
+    printing.print_series(series, as_json=as_json)
 
 
 @app.command()
@@ -212,7 +155,9 @@ def predictions(
 
     if product is not None:
         check_product_id(product)
-    rows = Predictions(_existing(home)).between(product, first=_day(first, "--from"), last=_day(last, "--to"))
+    rows = Predictions(existing_home(home)).between(
+        product, first=day_of(first, "--from"), last=day_of(last, "--to")
+    )
     short = (
         "target_day",
         "product_id",
@@ -242,7 +187,7 @@ def sql(
     """
     from storage.query import query as answer
 
-    terminal.print_rows(answer(_existing(home), query), "json" if as_json else output)
+    terminal.print_rows(answer(existing_home(home), query), "json" if as_json else output)
 
 
 @app.command()
@@ -257,18 +202,8 @@ def score(
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
-    board = score_forecasts(_existing(home), market_of(product_id=product).product_id, recipe)
-    from tasks.scoreboard import table
-
-    if as_json:
-        terminal.print_json({"product_id": product, "profile": profile, **asdict(board)})
-        return
-    if board.last is None:
-        typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
-        return
-    terminal.print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
-    for line in board.alarms or (board.no_alarm or "no coverage alarm",):
-        say(f"{'ALARM: ' if board.alarms else ''}{line}", "bold red" if board.alarms else "")
+    board = score_forecasts(existing_home(home), market_of(product_id=product).product_id, recipe)
+    printing.print_scoreboard(board, product, profile, as_json=as_json)
 
 
 @app.command()
@@ -294,18 +229,17 @@ def backtest(
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
     from flows.settings import dask_address, market_of, profile_named
 
-    changed = _settings(settings or [])
+    changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
     product = market_of(product_id=product).product_id
-    first, last = _day(start, "--start"), _day(end, "--end")
+    first, last = day_of(start, "--start"), day_of(end, "--end")
     as_json = as_json or output == "json"
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are of this machine, and Dask at {dask} has its own: leave one out")
-    place = _existing(home).prepare()
+    place = existing_home(home).prepare()
     terminal.keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"), aside=as_json)
     from flows.backtest import rolling_backtest
-    from tasks.summary import tables
 
     flow = rolling_backtest
     if workers > 1:
@@ -316,20 +250,7 @@ def backtest(
         flow = rolling_backtest.with_options(task_runner=pool)
     with terminal.bars(aside=as_json):
         verdict = flow(product, recipe.name, changed, first, last, str(place.root), dask)
-    summary = verdict.summary
-    if as_json:
-        figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}
-        terminal.print_json(figures)
-        return
-    typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
-    for title, (header, rows) in tables(summary).items():
-        terminal.print_table(title, header, rows)
-    refused = sum("refused" in said for said in verdict.gates)
-    typer.echo(f"Challengers after the first model: {len(verdict.gates)}, refused by the gate: {refused}")
-    typer.echo(
-        f"Every origin is in {terminal.from_here(place.backtests)} (Delta) as backtest {verdict.backtest_id},"
-        " in `sql` the view backtests"
-    )
+    printing.print_verdict(place, product, verdict, as_json=as_json)
 
 
 @app.command()
@@ -347,7 +268,7 @@ def rollback(
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
-    place = _existing(home)
+    place = existing_home(home)
     before, after = roll_back(place, market_of(product_id=product).product_id, recipe, to)
     if as_json:
         terminal.print_json({"product_id": product, "profile": profile, "before": before, "after": after})
@@ -366,32 +287,12 @@ def versions(
     home: HomeOption = None,
 ) -> None:
     """List the model versions with their lineage."""
-    import pyarrow as pa
-
     from storage.home import check_product_id
     from storage.models import Models
 
     if product is not None:
         check_product_id(product)
-    lineage = (
-        *("status", "made_by", "origin_day", "gate", "data_version", "settings_version", "code_version"),
-        *("git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
-    )
-    rows = [
-        {
-            "product_id": version.product_id,
-            "profile": version.profile,
-            "version": version.version,
-            "aliases": ", ".join(version.aliases),
-            **{name: version.tags.get(name) for name in lineage},
-        }
-        for version in Models(_existing(home)).versions(product)
-    ]
-    names = ["product_id", "profile", "version", "aliases", *lineage]
-    output = "json" if as_json else output
-    table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
-    short = [name for name in names if name not in LONG] if output == "table" else names
-    terminal.print_rows(table.select(short), output)
+    printing.print_versions(Models(existing_home(home)).versions(product), "json" if as_json else output)
 
 
 @app.command()
@@ -413,7 +314,7 @@ def report(
         check_product_id(product)
     if profile is not None:
         profile = profile_named(profile).name
-    written = write_reports(_existing(home), product, profile)
+    written = write_reports(existing_home(home), product, profile)
     if as_json:
         terminal.print_json({"report": str(written)})
         return
@@ -432,24 +333,8 @@ def maintain(
     """Compact the tables' files, and drop old ones after thirty days."""
     from flows.maintain import look_after
 
-    upkeep = look_after(_existing(home), prune=prune, dry_run=dry_run)
-    if as_json:
-        pruned = [one.what for one in upkeep.pruned]
-        tables = [asdict(one) for one in upkeep.tables]
-        terminal.print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
-        return
-    header = (
-        ["table", "data files"] if dry_run else ["table", "data files before", "after", "old ones deleted"]
-    )
-    rows = [
-        [one.table, str(one.files_before), str(one.files_after), str(one.deleted)][: len(header)]
-        for one in upkeep.tables
-    ]
-    terminal.print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
-    for one in upkeep.pruned:
-        typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
-    if prune and not upkeep.pruned:
-        typer.echo("something refers to every model, and no backtest was left unfinished: nothing to delete")
+    upkeep = look_after(existing_home(home), prune=prune, dry_run=dry_run)
+    printing.print_upkeep(upkeep, prune=prune, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -483,41 +368,16 @@ def reproduce(
 
     The exit code is 1 when anything came out otherwise.
     """
-    place = _existing(home)
+    place = existing_home(home)
     terminal.keep_the_terminal(place, aside=as_json)
     from storage.code import code_version
     from tasks.reproduce import reproduce_forecast
 
     with terminal.bars(aside=as_json):
         found = reproduce_forecast(place, prediction_id, code_version=code_version(), retrain=retrain)
-    compared = (*found.figures, *found.weights)
-    if as_json:
-        terminal.print_json(
-            {
-                "prediction_id": prediction_id,
-                "same": found.same,
-                "compared": [
-                    {"name": one.name, "figures": len(one.stored), "same": one.same, "apart": one.apart}
-                    for one in compared
-                ],
-                "others": {name: {"then": then, "now": now} for name, (then, now) in found.others.items()},
-            }
-        )
-    else:
-        rows = [
-            [one.name, str(len(one.stored)), "the same bits" if one.same else f"apart by {one.apart:.3g}"]
-            for one in compared
-        ]
-        close = f"{found.row['product_id']}, close of {found.row['target_day']}"
-        terminal.print_table(
-            f"{close}: forecast {prediction_id} made again",
-            ["what", "figures", "stored and made again"],
-            rows,
-        )
-        for name, (then, now) in found.others.items():
-            typer.echo(f"{name}: {then} then, {now} now")
+    printing.print_reproduced(found, prediction_id, as_json=as_json)
     if not found.same:
-        away = max(one.apart for one in compared)
+        away = max(one.apart for one in (*found.figures, *found.weights))
         why = "other versions are in use, listed above" if found.others else "the versions are the same"
         raise NotReproduced(
             f"forecast {prediction_id} came out otherwise, by {away:.3g} of a figure at most; {why}"
@@ -535,14 +395,8 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from tasks.verify import verify_home
 
     with terminal.bars(aside=as_json):
-        found = verify_home(_existing(home))
-    if as_json:
-        terminal.print_json({"looked": found.looked, "wrong": found.wrong})
-    else:
-        rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
-        terminal.print_table("Looked at", ["what", "how many"], rows)
-        for line in found.wrong:
-            say(f"WRONG: {line}", "bold red")
+        found = verify_home(existing_home(home))
+    printing.print_verified(found, as_json=as_json)
     if found.wrong:
         raise Damaged(
             f"changed, missing or contradictory: {len(found.wrong)}, listed above; `closecast restore` brings"
@@ -562,7 +416,7 @@ def backup(
     from storage.backup import back_up
 
     with terminal.bars(aside=as_json):
-        count = back_up(_existing(home), file)
+        count = back_up(existing_home(home), file)
     if as_json:
         terminal.print_json({"file": file, "files": count, "bytes": file.stat().st_size})
         return
@@ -588,58 +442,6 @@ def restore(
         terminal.print_json({"home": place.root, "files": count})
         return
     typer.echo(f"{count:,} files are back in {place.root}: `closecast verify` checks them")
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """`epochs=3` to `{"epochs": 3}`: values are read as JSON where they are JSON, as text elsewhere."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign:
-            raise BadSetting(f"--set needs NAME=VALUE, such as epochs=50, not {pair!r:.60}")
-        try:
-            found[name.strip()] = json.loads(value)
-        except ValueError:
-            found[name.strip()] = value
-    return found
-
-
-def _day(text: str | None, option: str) -> date | None:
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").date() if text else None  # noqa: DTZ007 (a UTC day)
-    except ValueError as error:
-        raise BadDay(f"{option} needs a day such as 2019-10-17, not {text!r:.60}") from error
-
-
-def _existing(root: Path | None) -> Home:
-    from flows.settings import home_at
-
-    home = home_at(root)
-    if home.on_postgresql or home.bucket is not None:
-        return home.prepare()  # what others have made is there, whatever this machine has
-    if not home.root.is_dir():
-        raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")
-    return home
-
-
-def _print_forecasts(home: Home, made: Sequence[str], *, as_json: bool) -> None:
-    from flows.settings import home_at
-    from storage.predictions import Predictions
-
-    rows = []
-    for prediction_id in made:
-        row = Predictions(home).find(prediction_id)
-        if row is None:
-            raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
-        rows.append(row)
-    if as_json:
-        terminal.print_json(rows if len(rows) > 1 else rows[0])
-        return
-    for row in rows:
-        terminal.print_forecast(row)
-    typer.echo(f"Stored in {terminal.from_here(home.predictions)} (Delta). Ask it, for example:")
-    where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
-    typer.echo(f"  {terminal.called()} sql {EXAMPLE}{where}")
 
 
 for _command in app.registered_commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows import clock
+from flows.reporting import write_reports
 from flows.settings import Article, Profile
 from storage.home import Home
 from storage.locks import product_lock
@@ -14,7 +15,8 @@ from tasks.scoreboard import Scoreboard
 def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
     """Score the forecasts whose day is among the stored closes, and read the scoreboard.
 
-    Nothing is fetched: `closecast run` or `import` brings closes.
+    The product's pages are written anew when anything was scored. Nothing is fetched: `closecast run` or
+    `import` brings closes.
     """
     moment = clock.now()
     home.prepare()
@@ -24,5 +26,6 @@ def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
             version = prices.data_version(product_id, last, created_at=moment) if last else None
         if version is not None:
             settings = None if isinstance(recipe, Article) else recipe.model_dump(mode="json")
-            score_and_track(home, product_id, data_version=version, settings=settings, moment=moment)
+            if score_and_track(home, product_id, data_version=version, settings=settings, moment=moment):
+                write_reports(home, product_id)
     return board_of(home, product_id, recipe.name)

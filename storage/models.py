@@ -129,7 +129,8 @@ class Models:
             fsync_folder(place)
         if self.home.bucket is not None:
             share(folder, place_of(self.home.bucket, name, bundle))
-        run_id = self._log_run(name, key, params, metrics, curves)
+        made_on = tags.get("origin_day") or tags.get("data_version", "")
+        run_id = self._log_run(name, f"{name} {made_on}".strip(), key, params, metrics, curves)
         with _unless_there():
             self.client.create_registered_model(name)
         version = self.client.create_model_version(
@@ -255,6 +256,7 @@ class Models:
     def _log_run(
         self,
         name: str,
+        title: str,
         key: str,
         params: Mapping[str, object],
         metrics: Mapping[str, float],
@@ -269,7 +271,7 @@ class Models:
         assert experiment is not None  # noqa: S101 (it was made above, or by somebody before)
         for left in self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'"):
             self.client.delete_run(left.info.run_id)  # a run was killed before the registry
-        run = self.client.create_run(experiment.experiment_id, tags={"key": key})
+        run = self.client.create_run(experiment.experiment_id, tags={"key": key}, run_name=title)
         stamp = run.info.start_time
         figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
         figures += [

@@ -165,15 +165,19 @@ def fit_article(
         shuffle=shuffle,
         seed=seed,
     )
+    _require_finite(losses, learning_rate)
+    test = _test_part(network, closes, split)
+    metrics = against_naive(*(_column(test, name) for name in ("point_usd", "close_usd", "last_close_usd")))
+    return Fitted(network, split, losses, test, metrics)
+
+
+def _require_finite(losses: Losses, learning_rate: float) -> None:
     unbounded = ~np.isfinite(losses.training + losses.validation)
     if unbounded.any():
         raise BadSetting(
             f"training came to no finite loss in epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
             f" {learning_rate:g}: choose a smaller one"
         )
-    test = _test_part(network, closes, split)
-    metrics = against_naive(*(_column(test, name) for name in ("point_usd", "close_usd", "last_close_usd")))
-    return Fitted(network, split, losses, test, metrics)
 
 
 def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from storage.prices import Prices
 from storage.progress import tell
 from tasks.assets import CLOSES, noting
 from tasks.check import check_candles, require_origin
-from tasks.read_csv import read_candles
+from tasks.read_csv import CsvCandles, read_candles
 from tasks.series import Counts, Series, refuse_mixing, summed_up
 from tasks.steps import STEP
 
@@ -67,26 +67,15 @@ def ingest_file(
     tell(path.name, 2, STAGES)
     with Prices(home) as prices:
         kept = refuse_mixing(prices, product_id, source, observed_at, replace_source)
-        previous = (
-            prices.last_close_before(product_id, read.candles["day_utc"].iloc[0].date())
-            if kept and len(read.candles)
-            else None
-        )
-        checked = check_candles(read.candles, last_finished_day=last_finished_day, previous=previous)
+        accepted, set_aside = _checked(prices, product_id, read, path.name, last_finished_day, kept=kept)
         tell(path.name, 3, STAGES)
-        set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
-        if checked.accepted.empty and not kept:
-            raise BadFile(
-                f"{path.name} holds no candle that can be used, {len(set_aside)} rows were set aside,"
-                f" the first because: {set_aside['reason'].iloc[0]}"
-            )
         known = prices.days(product_id) if kept else pd.Series([], dtype="datetime64[s]")
-        days = pd.Series(np.union1d(known, checked.accepted["day_utc"]))
+        days = pd.Series(np.union1d(known, accepted["day_utc"]))
         require_origin(product_id, days, origin, fewest_days=fewest_days, unbroken_days=unbroken_days)
         prices.start_series(product_id, source, started_at=observed_at, replace=replace_source)
         appended = prices.append(
             product_id,
-            checked.accepted,
+            accepted,
             source=source,
             observed_at=observed_at,
             payload_sha256=hashlib.sha256(data).hexdigest(),
@@ -101,6 +90,25 @@ def ingest_file(
         series = summed_up(prices, product_id, origin, observed_at, counts)
     tell(path.name, STAGES, STAGES)
     return series
+
+
+def _checked(
+    prices: Prices, product_id: str, read: CsvCandles, name: str, last_finished_day: date, *, kept: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The candles of a file that can be used, and the rows that are set aside; `kept`: it joins a series."""
+    previous = (
+        prices.last_close_before(product_id, read.candles["day_utc"].iloc[0].date())
+        if kept and len(read.candles)
+        else None
+    )
+    checked = check_candles(read.candles, last_finished_day=last_finished_day, previous=previous)
+    set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
+    if checked.accepted.empty and not kept:
+        raise BadFile(
+            f"{name} holds no candle that can be used, {len(set_aside)} rows were set aside,"
+            f" the first because: {set_aside['reason'].iloc[0]}"
+        )
+    return checked.accepted, set_aside
 
 
 def read_stored(

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from prefect.assets import materialize
 
 from storage.bundles import Draft
@@ -86,12 +87,26 @@ def refit_version(
         "holes": [[str(first), str(last)] for first, last in holes],
         **_made_with(fitted),
     }
+    version = _register(models, key, closes, fitted, settings, lineage)
+    _report(version, fitted)
+    return version.version
+
+
+def _register(
+    models: Models,
+    key: str,
+    closes: pd.DataFrame,
+    fitted: Fitted,
+    settings: Mapping[str, Any],
+    lineage: Mapping[str, Any],
+) -> ModelVersion:
+    product_id, profile = lineage["product_id"], lineage["profile"]
     with models.draft(product_id, profile) as draft:
         _fill(draft, fitted, settings, lineage)
         figures = article_figures(closes, fitted.losses, fitted.test, product_id=product_id)
         for name, png in figures.items():
             draft.write(f"figures/{name}", png)
-        version = models.register(
+        return models.register(
             draft,
             product_id=product_id,
             profile=profile,
@@ -101,8 +116,6 @@ def refit_version(
             metrics=fitted.metrics,
             curves={"loss": fitted.losses.training, "val_loss": fitted.losses.validation},
         )
-    _report(version, fitted)
-    return version.version
 
 
 def _fill(draft: Draft, fitted: Fitted, settings: Mapping[str, Any], lineage: Mapping[str, Any]) -> None:

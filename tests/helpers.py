@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from storage.database import Database
 from storage.frames import FIGURES, candle_frame
 from storage.home import Home
 from storage.predictions import PREDICTIONS
@@ -117,3 +118,20 @@ def to_csv(frame: pd.DataFrame) -> bytes:
 def die(*_: object, **__: object) -> None:
     """End this process as a power cut would: no clean-up of any kind."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_in_a_migration(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first start that ends before the migration has made its views."""
+    from alembic import op
+
+    real = op.execute
+
+    def fail(statement: str) -> None:
+        if "VIEW" in statement:
+            raise KeyboardInterrupt
+        real(statement)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "execute", fail)
+        with pytest.raises(KeyboardInterrupt):
+            Database(home)

@@ -24,6 +24,7 @@ from storage.home import Home
 from storage.models import Models
 from storage.predictions import Predictions
 from storage.prices import Prices
+from storage.reports import Reports
 from tests.exchange import Exchange
 from tests.helpers import PROJECT
 from tests.processes import closecast_process
@@ -267,6 +268,14 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert "no alarm is possible yet, 2 of 180 days" in board.out
     assert shell.ask("select count(*) as n from scores") == [{"n": 2}]
     assert "no forecast of profile article" in shell.here("score", "--profile", "article").out
+
+    with path.open("a") as more:
+        more.write(f"2021-07-01,{frame['close_usd'].iloc[-1] * 1.01}\n")
+    assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
+    page = Reports(Home(shell.home))
+    assert page.brief("SOL-USD", "calibrated")["scored"] == 2
+    assert "forecasts up to 2021-07-01" in shell.here("score", "--product", "SOL-USD").out
+    assert page.brief("SOL-USD", "calibrated")["scored"] == 3
 
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
     done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")

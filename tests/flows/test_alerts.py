@@ -268,6 +268,31 @@ def test_closes_that_could_not_be_fetched_are_a_failed_materialization(platform:
     assert {event.resource.id for event in failed} == {"closecast://NONE-USD/closes"}
 
 
+# The schedule
+
+
+@pytest.mark.engines
+def test_a_day_that_nobody_does_is_told_of(platform: Platform, set_up: str, receiver: Receiver) -> None:
+    """With ten seconds in place of the 26 hours: the fewest that Prefect takes."""
+    name = "closecast: no day was done"
+    (hasty,) = (one for one in read_automations(FILE, block_id(platform)) if one.name == name)
+    assert isinstance(hasty.trigger, EventTrigger)
+    assert hasty.trigger.within == timedelta(hours=26)
+    hasty.trigger.within = timedelta(seconds=10)
+    with platform.client() as client:
+        (known,) = client.read_automations_by_name(name)
+        client.update_automation(known.id, hasty)
+    said = receiver.wait("no day was done", seconds=90)
+    assert said["text"] == (
+        "closecast: no run of daily was completed in the last 26 hours: look at the server and its worker"
+    )
+
+
+def block_id(platform: Platform) -> str:
+    with platform.client() as client:
+        return str(client.read_block_document_by_name(BLOCK, "webhook").id)
+
+
 # What the file and the command refuse
 
 

@@ -19,6 +19,7 @@ from storage import database
 from storage.database import Database
 from storage.errors import BadInput, BadSetting, HomeUnusable
 from storage.home import Home
+from tests.helpers import end_in_a_migration
 
 PROJECT = Path(__file__).parents[2]
 SERIES = (
@@ -196,19 +197,7 @@ def test_a_database_that_stays_locked_is_said_to_be(tmp_path: Path, monkeypatch:
 def test_a_migration_killed_in_the_middle_has_not_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alembic import op
-
-    real = op.execute
-
-    def fail(statement: str) -> None:
-        if "VIEW" in statement:
-            raise KeyboardInterrupt
-        real(statement)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(op, "execute", fail)
-        with pytest.raises(KeyboardInterrupt):
-            Database(Home(tmp_path))
+    end_in_a_migration(Home(tmp_path), monkeypatch)
     with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain:
         assert plain.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     with opened(Home(tmp_path)) as prices, prices.read() as connection:

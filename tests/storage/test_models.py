@@ -22,7 +22,12 @@ from tests.engines import copy_home
 from tests.helpers import BTC, PROJECT, die
 from tests.processes import process_for, run_process
 
-LINEAGE = {"data_version": "BTC-USD@9:ab", "code_version": "0+1", "settings_version": "article-1"}
+LINEAGE = {
+    "origin_day": "2020-01-30",
+    "data_version": "BTC-USD@9:ab",
+    "code_version": "0+1",
+    "settings_version": "article-1",
+}
 
 
 class Arrays:
@@ -99,6 +104,7 @@ def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
     assert run_id
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"{made.name} {LINEAGE['origin_day']}"
     assert run.data.params == {"epochs": "2"}
     assert run.data.metrics["test_rmse_usd"] == 1.5
     curve = [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")]

@@ -23,7 +23,7 @@ from storage.home import Home
 from storage.locks import product_lock, tables_lock
 from storage.prices import Prices
 from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
-from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, made_up, store
+from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, end_in_a_migration, made_up, store
 
 LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
@@ -98,19 +98,7 @@ def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: 
 def test_a_migration_that_ends_in_the_middle_has_not_happened(
     home: Home, plain: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alembic import op
-
-    real = op.execute
-
-    def fail(statement: str) -> None:
-        if "VIEW" in statement:
-            raise KeyboardInterrupt
-        real(statement)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(op, "execute", fail)
-        with pytest.raises(KeyboardInterrupt):
-            Database(home)
+    end_in_a_migration(home, monkeypatch)
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     assert plain.execute(tables).fetchall() == [(0,)]
     Database(home).close()
