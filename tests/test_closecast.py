@@ -269,14 +269,6 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert shell.ask("select count(*) as n from scores") == [{"n": 2}]
     assert "no forecast of profile article" in shell.here("score", "--profile", "article").out
 
-    with path.open("a") as more:
-        more.write(f"2021-07-01,{frame['close_usd'].iloc[-1] * 1.01}\n")
-    assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
-    page = Reports(Home(shell.home))
-    assert page.brief("SOL-USD", "calibrated")["scored"] == 2
-    assert "forecasts up to 2021-07-01" in shell.here("score", "--product", "SOL-USD").out
-    assert page.brief("SOL-USD", "calibrated")["scored"] == 3
-
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
     done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
     assert "version 1 is the champion" in done.out, done.err
@@ -291,6 +283,14 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert set(found["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
     asked = "select method, count(*) as n from backtests group by method order by method"
     assert [row["n"] for row in shell.ask(asked)] == [10] * 6
+
+    with path.open("a") as more:
+        more.write(f"2021-07-01,{frame['close_usd'].iloc[-1] * 1.01}\n")
+    assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
+    page = Reports(Home(shell.home))
+    assert page.brief("SOL-USD", "calibrated")["scored"] == 2
+    assert "forecasts up to 2021-07-01" in shell.here("score", "--product", "SOL-USD").out
+    assert page.brief("SOL-USD", "calibrated")["scored"] == 3
 
 
 def loaded_by(shell: Shell, *words: str) -> set[str]:

@@ -29,7 +29,7 @@ def test_what_came_out_otherwise_is_told_with_the_versions_that_differ(
 ) -> None:
     print_reproduced(APART, "ab12", as_json=False)
     said = capsys.readouterr().out
-    assert "BTC-USD, close of 2019-10-18: forecast ab12 made again" in said
+    assert "BTC-USD, close of 2019-10-18: forecast ab12 made again" in " ".join(said.split())
     lines = [line.split() for line in said.splitlines()]
     assert ["point_usd", "1", "apart", "by", "0.01"] in lines
     assert ["lower_80_usd", "1", "the", "same", "bits"] in lines
