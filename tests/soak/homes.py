@@ -44,7 +44,12 @@ Contents = dict[str, Any]
 def copied(home: Home) -> Iterator[Home]:
     """A copy, so that looking at a home mends nothing in it: SQLite tidies up after a kill when opened."""
     with tempfile.TemporaryDirectory(prefix="closecast-look-") as folder:
-        yield Home(Path(shutil.copytree(home.root, Path(folder) / "home")))
+        place = Path(folder) / "home"
+        if home.root.exists():
+            shutil.copytree(home.root, place)
+        else:  # the run was killed before it had made any
+            place.mkdir()
+        yield Home(place)
 
 
 def contents(home: Home) -> Contents:
