@@ -22,6 +22,7 @@ from storage.errors import BadSetting, HomeBusy, HomeUnusable
 from storage.home import Home
 from storage.locks import product_lock, tables_lock
 from storage.prices import Prices
+from storage.products import stored_products
 from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
 from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, end_in_a_migration, made_up, store
 
@@ -71,6 +72,13 @@ def test_what_was_written_cannot_be_changed(home: Home, plain: psycopg.Connectio
         for change in (f"TRUNCATE {table}", f"DELETE FROM {table}"):  # noqa: S608
             with pytest.raises(psycopg.errors.IntegrityError, match="append-only"):
                 plain.execute(change)
+
+
+def test_a_shell_is_offered_the_products_of_the_server(home: Home) -> None:
+    assert stored_products(home) == []  # before the first migration
+    store(home, made_up(3))
+    store(home, made_up(3), product_id="ADA-USD")
+    assert stored_products(home) == ["ADA-USD", BTC]
 
 
 def test_texts_with_percent_signs_are_texts(home: Home) -> None:

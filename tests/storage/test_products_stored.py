@@ -18,6 +18,14 @@ def test_products_come_in_order_and_reading_leaves_no_trace(tmp_path: Path) -> N
     assert (home.root / "prices.db").read_bytes() == before
 
 
+def test_a_database_elsewhere_is_asked_in_place_of_the_homes_own(tmp_path: Path) -> None:
+    store(Home(tmp_path / "home").prepare(), made_up(3), product_id="ADA-USD")
+    there = Home(tmp_path / "home", f"sqlite:///{tmp_path / 'else where.db'}")
+    assert stored_products(there) == []
+    store(there, made_up(3), product_id="ETH-USD")
+    assert stored_products(there) == ["ETH-USD"]
+
+
 def test_no_home_another_database_and_a_damaged_one_offer_nothing(tmp_path: Path) -> None:
     assert stored_products(Home(tmp_path / "nowhere")) == []
     assert not (tmp_path / "nowhere").exists()
