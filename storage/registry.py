@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sqlite3
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from storage.home import Home
 
 MAKING_SECONDS = 120
+BUSY_SECONDS = 20  # MLflow's own patience with a database that somebody holds
 
 
 def registry_exists(home: Home) -> bool:
@@ -38,27 +41,80 @@ def registry_client(home: Home) -> MlflowClient:
 
     Raises:
         HomeBusy: another process has been making it for too long.
-        HomeUnusable: it cannot be made there.
+        HomeUnusable: it cannot be made there, or, from any method of the client, not be read or written.
     """
     if home.on_postgresql:
+        from storage.database import database_address, shown
         from storage.registry_server import registry_address
 
-        return _client(registry_address(home, make=_make_tables))
+        where = shown(database_address(home))
+        with explained(where):
+            return _client(registry_address(home, make=_make_tables), where)
     if "?" in str(home.root):
         raise HomeUnusable(
             f"a home without a question mark in its path is needed, not {home.root}:"
             " the address of its registry would end there; choose another with --home or CLOSECAST_HOME"
         )
     try:
-        if not home.registry.is_file():
-            _make(home)
+        with explained(str(home.registry)):
+            if not home.registry.is_file():
+                _make(home)
+            return _client(home.mlflow_url, str(home.registry))
     except Timeout as error:
         raise HomeBusy(
             f"another run has been making {home.registry} for {MAKING_SECONDS} s: try again when it is done"
         ) from error
     except OSError as error:
         raise HomeUnusable(f"{home.registry} cannot be made: {error.strerror or error}") from error
-    return _client(home.mlflow_url)
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """One line in place of what MLflow makes of a database that fails it.
+
+    Args:
+        where: the database is, without a password.
+
+    Raises:
+        HomeUnusable: it is full, held, damaged or gone.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy import exc
+
+    ours = (exc.IntegrityError, exc.DataError, exc.ProgrammingError)  # mistakes, not of the home
+    try:
+        yield
+    except (MlflowException, exc.DatabaseError) as error:
+        cause = error.__cause__ if isinstance(error, MlflowException) else error
+        if not isinstance(cause, exc.DatabaseError) or isinstance(cause, ours):
+            raise
+        reason = " ".join(str(cause.orig).split())
+        if "locked" in reason:
+            raise HomeUnusable(
+                f"the model registry {where} is held by another process (waited {BUSY_SECONDS} s);"
+                " let it finish, then try again"
+            ) from error
+        raise HomeUnusable(
+            f"closecast needs a model registry that it can read and write at {where}: {reason};"
+            " mend it or choose another home with --home or CLOSECAST_HOME"
+        ) from error
+
+
+class _Explaining:
+    """MLflow's client, each of whose methods says in one line when its database fails it."""
+
+    def __init__(self, client: MlflowClient, where: str) -> None:
+        self._client, self._where = client, where
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        @functools.wraps(method)
+        def asked(*words: Any, **more: Any) -> Any:
+            with explained(self._where):
+                return method(*words, **more)
+
+        return asked
 
 
 def registry_integrity(home: Home) -> list[str]:
@@ -90,12 +146,18 @@ def _make(home: Home) -> None:
 
 
 def _make_tables(url: str) -> None:
-    _client(url).search_registered_models()
+    _mlflow(url).search_registered_models()
 
 
-def _client(url: str) -> MlflowClient:
+def _client(url: str, where: str) -> MlflowClient:
+    return cast("MlflowClient", _Explaining(_mlflow(url), where))
+
+
+def _mlflow(url: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     for name in ("mlflow", "alembic"):  # the import sets its own levels
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It writes a traceback to standard error of what `explained` says.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=url, registry_uri=url)

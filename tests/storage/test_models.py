@@ -111,6 +111,18 @@ def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
     assert curve == [(1, 0.5), (2, 0.25)]
 
 
+@pytest.mark.sqlite
+def test_a_registry_that_is_damaged_is_said_to_be_in_one_line(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register(home)
+    content = home.registry.read_bytes()
+    home.registry.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    with pytest.raises(HomeUnusable, match=r"needs a model registry .* at .*mlflow\.db: .*malformed"):
+        Models(home).versions(BTC)
+    assert capfd.readouterr().err == ""
+
+
 def test_more_epochs_than_one_call_takes(home: Home) -> None:
     models = Models(home)
     with models.draft(BTC, "article") as draft:
