@@ -135,8 +135,12 @@ def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterat
     days = prices.days(product_id, through=origin)
     if days.empty:
         return
-    last = days.iloc[-1].date()
+    first, last = days.iloc[0].date(), days.iloc[-1].date()
     holes = find_holes(days)
+    # No later run comes to a first day that was set aside: it lies before the series.
+    begun = prices.first_set_aside_day(product_id, "coinbase")
+    if begun and FIRST_DAY <= begun < first:
+        holes.insert(0, (begun, first - timedelta(days=1)))
     if last < origin:
         holes.append((last + timedelta(days=1), origin))
     for start, end in holes[::-1][:MOST_HOLES_A_RUN]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -219,6 +219,7 @@ def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
     seed=st.integers(0, 2**16),
     first=st.integers(8, 40),
 )
+@example(faults=["403", "negative"], seed=1188, first=8)  # the very first day was set aside
 def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> None:
     with TemporaryDirectory() as folder:
         play = Play(Path(folder), first, seed)

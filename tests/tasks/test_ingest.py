@@ -247,6 +247,22 @@ def test_rows_that_are_set_aside_are_counted_once_and_never_used(
     assert (again.set_aside, len(set_aside(home))) == (1, 1)
 
 
+def test_a_first_day_that_was_set_aside_is_asked_for_again(
+    home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
+) -> None:
+    bad = frame.copy()
+    bad.loc[:1, "low_usd"] *= -1
+    begins = LISTED + timedelta(days=2)
+    assert fetch(home, serve(bad), LAST - timedelta(days=60)).first_day == begins
+    honest = serve(frame)
+    assert fetch(home, honest).first_day == LISTED
+    assert closes(home) == of(frame)
+    assert (str(LISTED), str(begins - timedelta(days=1))) in asked(honest)
+    before = len(honest.requests)
+    fetch(home, honest)
+    assert len(honest.requests) == before + 1
+
+
 def test_rows_that_are_no_candles_are_counted_and_the_days_come_back(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
