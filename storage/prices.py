@@ -288,13 +288,13 @@ class Prices:
             found = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
         return pd.DataFrame([tuple(row) for row in found], columns=names, dtype=object)
 
-    def first_set_aside_day(self, product_id: str, source: str) -> date | None:
-        """The oldest day of which that source gave something that was set aside, None where there is none."""
-        oldest = sa.select(sa.func.min(QUARANTINE.c.day_utc))
-        query = oldest.where(QUARANTINE.c.product_id == product_id, QUARANTINE.c.source == source)
+    def any_set_aside_before(self, product_id: str, source: str, day: date) -> bool:
+        """Whether a row of that source was set aside, of a day before `day` or of nobody knows which."""
+        days = QUARANTINE.c.day_utc
+        ours = (QUARANTINE.c.product_id == product_id) & (QUARANTINE.c.source == source)
         with self._open.read() as connection:
-            found = connection.scalar(query)
-        return date.fromisoformat(found) if found else None
+            asked = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
+            return bool(connection.scalar(sa.select(asked)))
 
     def table(self, name: Literal["candles", "closes"]) -> pa.Table:
         """All rows of `candles` (by seq) or `closes` (by product and day) for SQL, read in pieces.

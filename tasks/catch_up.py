@@ -137,10 +137,10 @@ def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterat
         return
     first, last = days.iloc[0].date(), days.iloc[-1].date()
     holes = find_holes(days)
-    # No later run comes to a first day that was set aside: it lies before the series.
-    begun = prices.first_set_aside_day(product_id, "coinbase")
-    if begun and FIRST_DAY <= begun < first:
-        holes.insert(0, (begun, first - timedelta(days=1)))
+    # No run comes again to a first day that was set aside, on the page that the series begins in.
+    page = first - timedelta(days=(first - FIRST_DAY).days % MOST_DAYS)
+    if FIRST_DAY <= page < first and prices.any_set_aside_before(product_id, "coinbase", first):
+        holes.insert(0, (page, first - timedelta(days=1)))
     if last < origin:
         holes.append((last + timedelta(days=1), origin))
     for start, end in holes[::-1][:MOST_HOLES_A_RUN]:

@@ -220,6 +220,7 @@ def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
     first=st.integers(8, 40),
 )
 @example(faults=["403", "negative"], seed=1188, first=8)  # the very first day was set aside
+@example(faults=["midday"], seed=17, first=17)  # and nobody knew which day it was
 def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> None:
     with TemporaryDirectory() as folder:
         play = Play(Path(folder), first, seed)

@@ -257,7 +257,7 @@ def test_a_first_day_that_was_set_aside_is_asked_for_again(
     honest = serve(frame)
     assert fetch(home, honest).first_day == LISTED
     assert closes(home) == of(frame)
-    assert (str(LISTED), str(begins - timedelta(days=1))) in asked(honest)
+    assert (str(FIRST_DAY), str(begins - timedelta(days=1))) in asked(honest)
     before = len(honest.requests)
     fetch(home, honest)
     assert len(honest.requests) == before + 1
