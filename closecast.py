@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows import printing, terminal
+from flows import ending, printing, terminal
 from flows.examples import examples_of
 from flows.options import (
     AnyProductOption,
@@ -38,7 +38,7 @@ app = typer.Typer(
     name="closecast",
     help="Daily closes in, one versioned forecast out.",
     epilog="Exit codes: 0 done, 1 it could not be done (one line on standard error says why), 2 the command"
-    " was not understood, 130 interrupted.",
+    " was not understood, 130 interrupted, 143 ended by SIGTERM.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -451,31 +451,42 @@ for _command in app.registered_commands:
 def main() -> None:
     """Run a command; what goes wrong is said in one line on standard error.
 
-    Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted.
+    Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted, 143 ended.
     """
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
-    try:
-        code = app(prog_name="closecast", standalone_mode=False)
-    except ClosecastError as error:
-        _fail(str(error), EXIT_FAILED)
-    except USAGE_ERROR as error:
-        asked = getattr(error, "format_message", error.__str__)()
-        _fail(f"{asked} (closecast --help tells more)", EXIT_USAGE) if asked else sys.exit(EXIT_USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
-    except Exception as error:
-        # Not foreseen: the traceback belongs in the log file, the terminal gets its last line.
-        log.debug("an error that nobody foresaw", exc_info=True)
-        kept = next((h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)), None)
-        where = f" (the traceback is in {kept})" if kept else ""
-        _fail(f"{type(error).__name__}: {str(error)[:400]}{where}", EXIT_FAILED)
+    with ending.heeded() as told:
+        try:
+            code = app(prog_name="closecast", standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            code = EXIT_INTERRUPTED
+        except Exception as error:
+            if told.number is None:
+                _fail(*_said(error))
+        if told.number is not None:
+            ending.leave(told.code)
     if code == EXIT_INTERRUPTED:  # typer makes this of a Ctrl-C by itself
-        _fail("interrupted; the next run finishes what this one began", EXIT_INTERRUPTED)
+        _fail(ending.LINE, EXIT_INTERRUPTED)
     sys.exit(code)
 
 
+def _said(error: Exception) -> tuple[str, int]:
+    """What is told of an error, and the exit code."""
+    if isinstance(error, ClosecastError):
+        return str(error), EXIT_FAILED
+    if isinstance(error, USAGE_ERROR):
+        asked = getattr(error, "format_message", error.__str__)()
+        return f"{asked} (closecast --help tells more)" if asked else "", EXIT_USAGE
+    # Not foreseen: the traceback belongs in the log file, the terminal gets its last line.
+    log.debug("an error that nobody foresaw", exc_info=error)
+    kept = next((h.baseFilename for h in log.handlers if isinstance(h, logging.FileHandler)), None)
+    where = f" (the traceback is in {kept})" if kept else ""
+    return f"{type(error).__name__}: {str(error)[:400]}{where}", EXIT_FAILED
+
+
 def _fail(message: str, code: int) -> NoReturn:
+    if not message:  # help was asked for, and shown
+        sys.exit(code)
     # What a message quotes may hold what a terminal would obey.
     plain = "".join(letter if letter.isprintable() else " " for letter in message)
     terminal.fail(" ".join(plain.split()))

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flows.ending import watch_the_server
 from storage.progress import told_to
 
 if TYPE_CHECKING:
@@ -167,7 +168,10 @@ def keep_the_terminal(home: Home, quiet: Sequence[str] = (), *, aside: bool = Fa
     }
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
-    import prefect  # noqa: F401 (it sets up logging, which the next lines add to)
+    from prefect.settings import get_current_settings  # it sets up logging, which the next lines add to
+
+    if get_current_settings().api.url is None:
+        watch_the_server()
 
     log_to_file(home)
     handler = _Lines(aside=aside)
