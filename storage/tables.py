@@ -159,7 +159,7 @@ class Table:
     def _state(self, delta: DeltaTable) -> State:
         only = None if self.products is None else [(self.partition_by[0], "in", sorted(self.products))]
         with reading(self.folder):
-            return State(delta, delta.to_pyarrow_dataset(file_pruning_predicate=only), self.products)
+            return State(delta, as_dataset(delta, self.folder, only), self.products)
 
     def _made(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -258,7 +258,24 @@ def open_dataset(folder: Place) -> ds.Dataset | None:
     if table is None:
         return None
     with reading(folder):
-        return table.to_pyarrow_dataset()
+        return as_dataset(table, folder)
+
+
+def as_dataset(table: DeltaTable, folder: Place, only: list[Any] | None = None) -> ds.Dataset:
+    """The table's files as a PyArrow dataset.
+
+    Of a folder they are read by Arrow itself: the file system that deltalake brings is written in Python, and
+    a thread of Arrow's that still holds it when the interpreter ends aborts the process.
+
+    Args:
+        table: opened.
+        folder: where it is.
+        only: Delta's filters on partitions, so that others are not opened.
+    """
+    from pyarrow import fs
+
+    local = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()) if isinstance(folder, Path) else None
+    return table.to_pyarrow_dataset(filesystem=local, file_pruning_predicate=only)
 
 
 def all_of(*tests: ds.Expression) -> ds.Expression | None:
