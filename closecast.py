@@ -183,7 +183,7 @@ def sql(
 ) -> None:
     """Answer one SELECT over the views of everything stored; nothing can be written.
 
-    The views: closes, candles, predictions, scores, ingredients, trackers, backtests.
+    The views: closes, candles, quarantine, predictions, scores, ingredients, trackers, backtests.
     """
     from storage.query import query as answer
 

@@ -296,12 +296,13 @@ class Prices:
             asked = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
             return bool(connection.scalar(sa.select(asked)))
 
-    def table(self, name: Literal["candles", "closes"]) -> pa.Table:
-        """All rows of `candles` (by seq) or `closes` (by product and day) for SQL, read in pieces.
+    def table(self, name: Literal["candles", "closes", "quarantine"]) -> pa.Table:
+        """All rows of a table (by seq), or of `closes` (by product and day) for SQL, read in pieces.
 
         Days are date32, `observed_at` a UTC timestamp, figures float64.
         """
-        query = sa.select(CANDLES).order_by(CANDLES.c.seq)
+        kept = QUARANTINE if name == "quarantine" else CANDLES
+        query = sa.select(kept).order_by(kept.c.seq)
         if name == "closes":
             query = sa.select(CLOSES).order_by(CLOSES.c.product_id, CLOSES.c.day_utc)
         with self._open.read() as connection:

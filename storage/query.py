@@ -21,7 +21,7 @@ from storage.tables import open_dataset
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("closes", "candles", "predictions", "scores", "ingredients", "trackers", "backtests")
+VIEWS = ("closes", "candles", "quarantine", "predictions", "scores", "ingredients", "trackers", "backtests")
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
@@ -32,6 +32,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "4GB",
     "lock_configuration": "true",
 }
+# More than this is for a program that reads the tables themselves, a piece at a time.
+MOST_BYTES = 2**30
 _KINDS = {
     "seq": pa.int64(),
     "day_utc": pa.date32(),
@@ -49,6 +51,7 @@ CANDLES = _schema(
     "seq product_id day_utc open_usd high_usd low_usd close_usd volume source observed_at payload_sha256"
 )
 CLOSES = _schema("product_id day_utc open_usd high_usd low_usd close_usd volume seq source observed_at")
+SET_ASIDE = _schema("seq product_id day_utc raw reason source observed_at payload_sha256")
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -60,7 +63,7 @@ def query(home: Home, sql: str) -> pa.Table:
         A column whose name comes again is numbered: `day_utc`, `day_utc_1`.
 
     Raises:
-        BadQuery: not one SELECT, or DuckDB cannot answer it.
+        BadQuery: not one SELECT, DuckDB cannot answer it, or the answer is larger than `MOST_BYTES`.
     """
     import duckdb
 
@@ -85,7 +88,18 @@ def _interruptible(connection: duckdb.DuckDBPyConnection, statement: duckdb.Stat
         answer = connection.sql(statement)
         if answer is None:
             raise BadQuery("the query gives no rows, not even none: ask with a SELECT")
-        return answer.to_arrow_table()
+        reader = answer.to_arrow_reader()
+        batches: list[pa.RecordBatch] = []
+        size = 0
+        for batch in reader:
+            size += batch.nbytes
+            if size > MOST_BYTES:
+                raise BadQuery(
+                    f"sql needs an answer of at most {MOST_BYTES // 2**20:,} MB, this one has more:"
+                    " ask for fewer rows or columns, or for a sum"
+                )
+            batches.append(batch)
+        return pa.Table.from_batches(batches, schema=reader.schema)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         asked = pool.submit(ask)
@@ -115,6 +129,7 @@ class _Scan:
 def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices) -> None:
     connection.register("closes", _Scan(CLOSES, lambda: prices.table("closes")))
     connection.register("candles", _Scan(CANDLES, lambda: prices.table("candles")))
+    connection.register("quarantine", _Scan(SET_ASIDE, lambda: prices.table("quarantine")))
     for name, folder, schema in (
         ("predictions", home.predictions, PREDICTIONS),
         ("scores", home.scores, SCORES),

@@ -10,18 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage import maintenance
+from storage import query as asked
 from storage.errors import BadQuery, ClosecastError
 from storage.home import Home
 from storage.ledger import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
 from storage.maintenance import tidy
 from storage.predictions import PREDICTIONS, Predictions
 from storage.prices import Prices
-from storage.query import CANDLES, CLOSES, VIEWS, query
+from storage.query import CANDLES, CLOSES, SET_ASIDE, VIEWS, query
 from storage.scores import SCORES, Scores
 from storage.tables import open_dataset
 from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, publish_all, store
 
-COUNTS = [30, 31, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
+COUNTS = [30, 31, 0, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_all_views_are_there(which: str, request: pytest.FixtureRequest) -> None
     assert sorted(name for (name,) in rows(home, "SHOW TABLES")) == sorted(VIEWS)
     listed = rows(home, "SELECT table_name FROM information_schema.tables ORDER BY 1")
     assert [name for (name,) in listed] == sorted(VIEWS)
-    schemas = (CLOSES, CANDLES, PREDICTIONS, SCORES, INGREDIENTS, TRACKERS, BACKTESTS)
+    schemas = (CLOSES, CANDLES, SET_ASIDE, PREDICTIONS, SCORES, INGREDIENTS, TRACKERS, BACKTESTS)
     for name, schema in zip(VIEWS, schemas, strict=True):
         columns = rows(
             home,
@@ -258,6 +259,13 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(
     assert "\n" not in said
     assert len(said) < 500
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+def test_an_answer_that_is_too_large_is_refused(full: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "MOST_BYTES", 2**20)
+    assert query(full, "SELECT * FROM range(100000)").num_rows == 100_000
+    with pytest.raises(BadQuery, match="at most 1 MB, this one has more: ask for fewer rows"):
+        query(full, "SELECT * FROM range(100000000000)")
 
 
 def test_the_views_are_as_before_after_all_of_that(full: Home) -> None:

@@ -24,6 +24,7 @@ from storage.errors import (
 from storage.files import read_raw
 from storage.home import Home
 from storage.prices import Prices
+from storage.query import query
 from tasks import catch_up, ingest
 from tasks.catch_up import FIRST_DAY, ingest_exchange
 from tasks.fetch import Client, spans
@@ -441,6 +442,9 @@ def test_days_that_no_calendar_of_ours_has_are_set_aside(
     assert reasons.count("is not a UTC day") == 2
     again = take(home, tmp_path, to_csv(frame) + odd)
     assert (again.set_aside, len(set_aside(home))) == (4, 4)
+    told = query(home, "SELECT product_id, source, reason FROM quarantine ORDER BY seq").to_pylist()
+    assert [row["reason"] for row in told] == set_aside(home)["reason"].tolist()
+    assert {(row["product_id"], row["source"]) for row in told} == {(BTC, "csv")}
 
 
 def test_rows_of_a_file_that_are_set_aside(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
