@@ -116,7 +116,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python requirements.lock pyproject.toml
-	@echo "Installing the locked dependencies into $(VENV) (2 GB, once)"
+	@echo "Installing the locked dependencies into $(VENV) (3 GB, once)"
 	$(INSTALL) --require-hashes --compile -r requirements.lock
 	$(INSTALL) --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q flows tasks storage closecast.py

@@ -89,7 +89,11 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 def day_of(text: str | None, option: str) -> date | None:
     """A day as it is typed, `2019-10-17`; None when the option was left out."""
     try:
-        return datetime.strptime(text, "%Y-%m-%d").date() if text else None  # noqa: DTZ007 (a UTC day)
+        if text is None:
+            return None
+        if not text.isascii():  # strptime reads the digits of every script
+            raise ValueError
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 (a UTC day)
     except ValueError as error:
         raise BadDay(f"{option} needs a day such as 2019-10-17, not {text!r:.60}") from error
 

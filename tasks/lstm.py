@@ -178,7 +178,7 @@ class Trainer:
         name: str,
     ) -> Losses:
         tf = tensorflow()
-        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f, validation %.5f"
+        text = f"{name + ', ' if name else ''}epoch %d of %d: loss %.5f"
         x, y, *held = (tf.constant(part) for part in data)
         self._renew(learning_rate)
         if self._joined:
@@ -195,7 +195,9 @@ class Trainer:
             training.append(float(np.average(losses, weights=weights.sum(axis=1))))
             validation.append(float(self._run(self._mean_loss, *held)) if held else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
-                log.info(text, epoch, epochs, training[-1], validation[-1])
+                # A fine-tuning holds nothing back.
+                checked = f", validation {validation[-1]:.5f}" if held else ""
+                log.info(text + "%s", epoch, epochs, training[-1], checked)
             tell_epoch(name, epoch, epochs)
             if self._joined and (stop.looks or epoch == epochs):
                 self._joined.give()

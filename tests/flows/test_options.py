@@ -31,7 +31,7 @@ def test_a_setting_without_a_value_is_refused() -> None:
 def test_a_day_is_read_only_as_it_is_written_here() -> None:
     assert day_of("2019-10-17", "--as-of") == date(2019, 10, 17)
     assert day_of(None, "--as-of") is None
-    for text in ("17.10.2019", "2019-02-29", "2019-10-17T00:00"):
+    for text in ("17.10.2019", "2019-02-29", "2019-10-17T00:00", "", "٢٠١٩-10-15"):
         with pytest.raises(BadDay, match=f"--from needs a day such as 2019-10-17, not '{text}'"):
             day_of(text, "--from")
 
