@@ -183,7 +183,7 @@ def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
 def _short(path: Any, folder: Any) -> str:
     """A file's path in its table, when no link lies on the way."""
     if isinstance(folder, S3Path):
-        return path.relative_to(folder).as_posix()
+        return str(path.relative_to(folder).as_posix())
     if not path.is_relative_to(folder):
         raise Damaged(f"the table {folder} names {path}, which is not in it: restore it from a backup")
     short = path.relative_to(folder)
