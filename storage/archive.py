@@ -41,10 +41,14 @@ def open_archive(file: Path) -> BinaryIO:
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise BadFile(f"a backup was needed, but there is no file at {file}; check its name") from error
+        raise BadFile(
+            f"a backup was needed, but there is no file at {file!s:.300}; check its name"
+        ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"the backup {file} cannot be read: {reason}; check its name and rights") from error
+        raise BadFile(
+            f"the backup {file!s:.300} cannot be read: {reason}; check its name and rights"
+        ) from error
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

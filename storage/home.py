@@ -171,8 +171,8 @@ class Home:
 def _refuse(pattern: re.Pattern[str], path: str) -> None:
     if found := pattern.search(path):
         raise HomeUnusable(
-            f"a home without {found[0]!r} in its path is needed, not {path!r}: its files are opened by their"
-            " paths as addresses, in which that means something else; choose another with --home or"
+            f"a home without {found[0]!r} in its path is needed, not {path!r:.300}: its files are opened by"
+            " their paths as addresses, in which that means something else; choose another with --home or"
             " CLOSECAST_HOME"
         )
 
