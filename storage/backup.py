@@ -24,7 +24,7 @@ from storage.cut import cut
 from storage.database import database_address
 from storage.errors import BadFile, Damaged, HomeUnusable
 from storage.file_checks import data_files
-from storage.files import fsync_folder
+from storage.files import fsync_folder, open_regular, refuse_links
 from storage.home import Home
 from storage.locks import tables_lock
 from storage.maintenance import TABLES
@@ -52,11 +52,15 @@ class _Archive:
     sums: dict[str, str] = field(default_factory=dict)
 
     def add_file(self, name: str, path: Place) -> str:
-        """Put a file's bytes as they are now under a name; returns their SHA-256."""
+        """Put a file's bytes as they are now under a name; returns their SHA-256.
+
+        Raises:
+            HomeUnusable: it is a link, or no file.
+        """
         if isinstance(path, S3Path):
             return self.add_bytes(name, path.read_bytes())
-        with path.open("rb") as file:
-            return self.add(name, file, path.stat().st_size)
+        with open_regular(path) as file:
+            return self.add(name, file, os.fstat(file.fileno()).st_size)
 
     def add_bytes(self, name: str, content: bytes) -> str:
         """Put these bytes under a name; returns their SHA-256."""
@@ -97,7 +101,7 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
 
     Raises:
         BadFile: there is a file of that name.
-        HomeUnusable: the file cannot be written.
+        HomeUnusable: the file cannot be written, or a link lies below the folders of the home.
         HomeBusy: somebody tidies the home for too long.
         Damaged: something is missing that the home needs.
     """
@@ -160,16 +164,31 @@ def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
     name = folder.name
     if isinstance(folder, Path):
         folder = folder.resolve()  # as Delta names its files
+        refuse_links(folder / LOG, folder / SUMS)
     newest, recorded, lines = table.version(), read_sums(folder), dict[str, str]()
     log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
     for path in (*data_files(folder, table), *log):
-        short = path.relative_to(folder).as_posix()
-        now = archive.add_file(f"{name}/{short}", path)
+        short = _short(path, folder)
+        try:
+            now = archive.add_file(f"{name}/{short}", path)
+        except FileNotFoundError as error:
+            raise Damaged(f"{path} is missing, its table names it: `closecast verify` tells more") from error
         if path.name != "_last_checkpoint":
             # What was recorded, so that a copy of something changed is found out as the original is.
             lines[short] = recorded.get(short, now)
     text = "".join(f"{sha256}  {short}\n" for short, sha256 in lines.items())
     archive.add_bytes(f"{name}/{SUMS}", text.encode())
+
+
+def _short(path: Any, folder: Any) -> str:
+    """A file's path in its table, when no link lies on the way."""
+    if isinstance(folder, S3Path):
+        return str(path.relative_to(folder).as_posix())
+    if not path.is_relative_to(folder):
+        raise Damaged(f"the table {folder} names {path}, which is not in it: restore it from a backup")
+    short = path.relative_to(folder)
+    refuse_links(*(folder / parent for parent in short.parents if parent.name))
+    return str(short.as_posix())
 
 
 def _up_to(path: Place, newest: int) -> bool:
@@ -190,10 +209,12 @@ def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
         copied = _add_database(archive, home.registry, "mlflow.db", folder)
     for version in Models(sqlite_home(copied.parent)).versions():
         bundle = home.models / version.name / version.bundle
+        refuse_links(bundle.parent, bundle)
         if home.bucket is not None:
             Models(home).open(version)  # brings what this home does not have
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
+        refuse_links(*bundle.rglob("*"))  # left out, it would be missing
         _add_folder(archive, bundle, home.root)
 
 

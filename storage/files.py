@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -11,7 +12,7 @@ import stat
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from storage.errors import BadFile, BadInput, Damaged, HomeUnusable
 
@@ -102,6 +103,27 @@ def refuse_links(*paths: Path) -> None:
                 f"{path} is a link, and no link is followed below the folders of a home: put what it leads"
                 " to in its place"
             )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read, not what a link of that name leads to, and no pipe, which nobody may write to.
+
+    Raises:
+        HomeUnusable: it is a link, or no file.
+        OSError: it cannot be opened.
+    """
+    refuse_links(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # it became one just now
+            refuse_links(path)
+        raise
+    file = os.fdopen(handle, "rb")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        file.close()
+        raise HomeUnusable(f"a file was needed at {path}, but it is none: put the file in its place")
+    return file
 
 
 def fsync_folder(path: Path) -> None:

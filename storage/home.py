@@ -15,6 +15,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Lies in a home while a backup is moved into its place.
 RESTORING = ".restoring"
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}-[A-Z0-9]{1,16}")
+# What would end the address of the registry, and what no message could show in one line.
+_NO_ROOT = re.compile(r"[\x00-\x1f\x7f?]")
+# What Delta, which opens a table by its path as an address, reads as something else or stops at.
+_NO_TABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff?\\\[\]^|]|%[0-9A-Fa-f]{2}")
 
 
 def check_product_id(product_id: str) -> str:
@@ -134,9 +138,11 @@ class Home:
 
         Raises:
             HomeUnusable: a folder cannot be made or written, or a file stands in its place, or a backup was
-                half brought back, or the bucket cannot be used.
+                half brought back, or the bucket cannot be used, or the path is none that tables can be
+                opened by.
             BadSetting: `storage_url` is no address of S3.
         """
+        self._refuse_path()
         if not restoring and (self.root / RESTORING).exists():
             raise HomeUnusable(
                 f"a backup was brought back to {self.root} only in part: run `closecast restore` again"
@@ -154,6 +160,21 @@ class Home:
 
             claim(self, self.bucket)
         return self
+
+    def _refuse_path(self) -> None:
+        _refuse(_NO_ROOT, os.path.abspath(self.root))  # noqa: PTH100
+        for folder in (self.predictions, self.scores, self.ingredients, self.trackers, self.backtests):
+            if isinstance(folder, Path):
+                _refuse(_NO_TABLE, os.path.realpath(folder))  # as Delta follows links
+
+
+def _refuse(pattern: re.Pattern[str], path: str) -> None:
+    if found := pattern.search(path):
+        raise HomeUnusable(
+            f"a home without {found[0]!r} in its path is needed, not {path!r:.300}: its files are opened by"
+            " their paths as addresses, in which that means something else; choose another with --home or"
+            " CLOSECAST_HOME"
+        )
 
 
 def prefect_home(home: Home) -> Path:

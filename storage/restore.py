@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import errno
+import itertools
 import os
 import secrets
 import shutil
-import tarfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
+from typing import BinaryIO
 
-from storage.backup import FORM, LIST, TOPS
-from storage.errors import BadFile, BadSetting, HomeUnusable
-from storage.files import fsync_folder, sha256_file
+from storage.archive import BLOCK_BYTES, open_archive, unpack
+from storage.backup import TOPS
+from storage.errors import BadSetting, HomeUnusable
+from storage.files import fsync_folder
 from storage.home import RESTORING, Home
 from storage.locks import tables_lock
 from storage.moving import move_out, refuse_used
-from storage.progress import tell
+
+# What a new file system has in it, and nobody may take away.
+NOT_OURS = "lost+found"
 
 
 def restore(file: Path, home: Home) -> int:
@@ -32,102 +33,151 @@ def restore(file: Path, home: Home) -> int:
     Raises:
         BadFile: it is no backup, or it was changed.
         BadSetting: CLOSECAST_DATABASE_URL names a SQLite file elsewhere.
-        HomeUnusable: the home, its database or its bucket holds something, or cannot be written.
+        HomeUnusable: the home, its database or its bucket holds something, or cannot be written, or its disk
+            has too little room.
     """
     if home.database_url is not None and not home.on_postgresql:
         raise BadSetting(
             "a backup's prices come back as prices.db of the home: unset CLOSECAST_DATABASE_URL first"
         )
-    _refuse_full(home)
-    with tables_lock(home.prepare(restoring=True)):
+    with open_archive(file) as source:
         _refuse_full(home)
-        staging = home.root / f".restore-{secrets.token_hex(8)}"
-        try:
-            for left in home.root.glob(".restore-*"):
-                shutil.rmtree(left)
-            staging.mkdir()
-            count = _unpacked(file, staging)
-            marker = home.root / RESTORING
-            marker.touch()
-            fsync_folder(home.root)
-            move_out(staging, home)
-            for name in TOPS:
-                _replace(home.root / name, staging / name)
-            fsync_folder(home.root)
-            marker.unlink()
-            fsync_folder(home.root)
-        except OSError as error:
-            raise HomeUnusable(
-                f"{home.root} cannot be written: {error.strerror or error}; make room or rights, or choose"
-                " another --home"
-            ) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with tables_lock(home.prepare(restoring=True)):
+            _refuse_full(home)
+            return _restored(source, file, home)
+
+
+def _restored(source: BinaryIO, file: Path, home: Home) -> int:
+    staging = home.root / f".restore-{secrets.token_hex(8)}"
+    try:
+        for left in home.root.glob(".restore-*"):
+            shutil.rmtree(left)
+        staging.mkdir()
+        count = unpack(source, file, staging)
+        _refuse_narrow(staging, home)
+        marker = home.root / RESTORING
+        marker.touch()
+        fsync_folder(home.root)
+        move_out(staging, home)
+        for name in TOPS:
+            _replace(home.root / name, staging / name)
+        fsync_folder(home.root)
+        marker.unlink()
+        fsync_folder(home.root)
+    except OSError as error:
+        raise HomeUnusable(
+            f"{home.root} cannot be written: {error.strerror or error}; make room or rights, or choose"
+            " another --home"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return count
 
 
 def _refuse_full(home: Home) -> None:
+    for name in TOPS:
+        path = home.root / name
+        if path.is_symlink() and not path.exists():
+            raise HomeUnusable(
+                f"{path} is a link that leads to nothing: make what it leads to, or take it away"
+            )
+    _refuse_same([home.root / name for name in TOPS])
     if (home.root / RESTORING).exists():
         return
     refuse_used(home)
     for name in TOPS:
         path = home.root / name
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path.is_file() or (path.is_dir() and _children(path)):
             raise HomeUnusable(
                 f"an empty home is needed, but there is {path}: move it away, or name another with --home"
             )
 
 
-def _unpacked(file: Path, staging: Path) -> int:
-    """Unpack into a folder of its own, and compare with the list; returns the number of files."""
-    sums: dict[str, str] = {}
-    try:
-        with tarfile.open(file, "r:*") as tar:
-            listed: bytes | None = None
-            for entry in tar:
-                content = tar.extractfile(entry) if entry.isreg() else None
-                if content is None or listed is not None:
-                    raise BadFile(f"{file} is no backup of closecast: it holds {entry.name!r:.80}")
-                if entry.name == LIST:
-                    listed = content.read()
-                else:
-                    sums[entry.name] = _put(staging, entry.name, content, file)
-                    tell("files", len(sums))
-        recorded = json.loads(listed or b"{}")
-        if recorded.get("form") != FORM or not isinstance(recorded.get("sha256"), dict):
-            raise BadFile(f"{file} is no backup of this closecast: it has no list of form {FORM}")
-    except FileNotFoundError as error:
-        raise BadFile(f"a backup was needed, but there is no file at {file}; check its name") from error
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, AttributeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")
-        raise BadFile(f"{file} is no whole backup of closecast ({reason}): take another one") from error
-    wrong = sorted(name for name, _ in sums.items() ^ recorded["sha256"].items())
-    if wrong:
-        raise BadFile(
-            f"{file} was changed or cut short: {wrong[0]} is not what was backed up; take another one"
-        )
-    return len(sums)
+def _refuse_same(places: list[Path]) -> None:
+    """Refuse two folders that are one, or one in the other, by way of a link: each is emptied."""
+    for path, other in itertools.permutations(places, 2):
+        if path.resolve().is_relative_to(other.resolve()):
+            raise HomeUnusable(f"{path} and {other} lead to one place: give each a folder of its own")
 
 
-def _put(staging: Path, name: str, content: IO[bytes], file: Path) -> str:
-    """One file of a backup, under a name that lies in one of the home's own places; its SHA-256."""
-    parts = PurePosixPath(name).parts
-    if not parts or parts[0] not in TOPS or ".." in parts or "\0" in name:
-        raise BadFile(f"{file} is no backup of closecast: it holds {name!r:.80}")
-    path = staging.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as written:
-        shutil.copyfileobj(content, written, 2**20)
-        written.flush()
-        os.fsync(written.fileno())
-    return sha256_file(path)
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != NOT_OURS]
+
+
+def _refuse_narrow(staging: Path, home: Home) -> None:
+    """Refuse a disk behind a folder that has too little room for what comes to it, before anything moves."""
+    lacking, where, ours = dict[int, int](), dict[int, Path](), staging.stat().st_dev
+    for name in TOPS:
+        place, came = home.root / name, staging / name
+        if came.is_dir() and place.is_dir() and (device := place.stat().st_dev) != ours:
+            room = lacking.get(device, -shutil.disk_usage(place).free)
+            lacking[device] = room + _taken(came) - _taken(place)  # what is there goes
+            where[device] = place
+    for device, missing in lacking.items():
+        if missing > 0:
+            raise HomeUnusable(
+                f"{missing:,} more bytes are needed on the disk that {where[device]} is on: make room there"
+            )
+
+
+def _taken(folder: Path) -> int:
+    sizes = [path.lstat().st_size for path in folder.rglob("*")]
+    return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes)
 
 
 def _replace(place: Path, came: Path) -> None:
     """Put a part of the backup into its place, where nothing is but what a restore cut short has left."""
     if place.is_dir():
-        shutil.rmtree(place)
+        _empty(place)
+        if place.is_symlink() or not _removed(place):
+            if came.is_dir():
+                for path in came.iterdir():
+                    _move(path, place / path.name)
+                fsync_folder(place)
+            return
     for left in (place, place.with_name(f"{place.name}-wal"), place.with_name(f"{place.name}-shm")):
         left.unlink(missing_ok=True)
     if came.exists():
         came.rename(place)
+
+
+def _empty(folder: Path) -> None:
+    for path in _children(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _removed(folder: Path) -> bool:
+    """Take an empty folder away; one that a file system is mounted on stays."""
+    if folder.is_mount():
+        return False
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):  # mounted from the same file system
+            raise
+        return False
+    return True
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename, or copy durably to another file system; what came stays, and goes with its folder."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=_copy)
+            for folder in (target, *(one for one in target.rglob("*") if one.is_dir())):
+                fsync_folder(folder)
+        else:
+            _copy(str(path), str(target))
+
+
+def _copy(path: str, target: str) -> None:
+    shutil.copyfile(path, target)
+    with open(target, "rb") as written:  # noqa: PTH123 (as shutil hands it)
+        os.fsync(written.fileno())

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import shutil
 import sqlite3
 import tarfile
+import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from storage import backup as module
+from storage import restore as restoring
 from storage.backup import LIST, back_up
 from storage.errors import BadFile, BadSetting, Damaged, HomeBusy, HomeUnusable
 from storage.home import RESTORING, Home
@@ -301,3 +306,103 @@ def test_a_database_that_is_written_to_is_copied_in_one_state(runs: Runs, tmp_pa
     with Prices(Home(tmp_path / "again")) as prices:
         assert prices.source_of("ETH-USD") is None
         assert prices.source_of(BTC) == "csv"
+
+
+def _copied_and_die(taken: Path, root: Path) -> None:
+    from storage import restore as restoring
+    from tests.helpers import die
+
+    restoring._empty = lambda _: die()
+    restoring.restore(taken, Home(root))
+
+
+def test_folders_of_a_home_that_are_links_are_filled(taken: Path, tmp_path: Path) -> None:
+    """On a bigger disk: here in memory, another file system where there is one."""
+    home = Home(tmp_path / "again").prepare()
+    far = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else tmp_path))  # noqa: S108
+    try:
+        (tmp_path / "big").mkdir()
+        home.models.rmdir()
+        home.models.symlink_to(tmp_path / "big")
+        (home.root / "scores").symlink_to(far)
+        (far / "lost+found").mkdir()
+        assert run_process(_copied_and_die, taken, home.root) == -9
+        assert (home.root / RESTORING).exists()
+        (far / "part").mkdir()  # of a copy cut short
+        restore(taken, home)
+        assert home.models.is_symlink()
+        assert (home.root / "scores").is_symlink()
+        assert next((tmp_path / "big").rglob("manifest.json"))
+        assert sorted(path.name for path in far.iterdir()) == [
+            "_delta_log",
+            "_sha256sums",
+            "lost+found",
+            "product_id=BTC-USD",
+        ]
+        assert verify_home(home).wrong == []
+        assert not list(home.root.glob(".restor*"))
+    finally:
+        shutil.rmtree(far)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.ENOTEMPTY])
+def test_a_folder_that_cannot_be_taken_away_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As one that another is mounted on: to mount one takes rights that tests do not have."""
+    (tmp_path / "came" / "folder").mkdir(parents=True)
+    (tmp_path / "came" / "folder" / "file").write_text("new")
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "file").write_text("of a restore cut short")
+
+    def busy(_: Path) -> None:
+        raise OSError(number, "busy")
+
+    def far(*_: object) -> None:
+        raise OSError(errno.EXDEV, "far")
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    monkeypatch.setattr(Path, "rename", far)
+    restoring._replace(tmp_path / "place", tmp_path / "came")
+    found = [path.relative_to(tmp_path).as_posix() for path in (tmp_path / "place").rglob("*")]
+    assert sorted(found) == ["place/folder", "place/folder/file"]
+    assert (tmp_path / "place" / "folder" / "file").read_text() == "new"
+
+
+def test_links_that_cannot_be_filled_are_refused_before_anything_moves(taken: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "again").prepare()
+    (home.root / "scores").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(HomeUnusable, match="scores is a link that leads to nothing"):
+        restore(taken, home)
+    (tmp_path / "nowhere").mkdir()
+    (home.root / "folds").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(HomeUnusable, match="lead to one place"):
+        restore(taken, home)
+    (home.root / "folds").unlink()
+    (tmp_path / "nowhere" / "letter.txt").write_text("precious")
+    with pytest.raises(HomeUnusable, match="an empty home is needed"):
+        restore(taken, home)
+    assert (tmp_path / "nowhere" / "letter.txt").read_text() == "precious"
+    assert not (home.root / RESTORING).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")  # noqa: S108
+def test_a_disk_behind_a_link_that_is_too_small_is_said_before_anything_moves(
+    taken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "again").prepare()
+    far = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    if far.stat().st_dev == tmp_path.stat().st_dev:
+        far.rmdir()
+        pytest.skip("no second file system")
+    whole = shutil.disk_usage
+    full = SimpleNamespace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda at: full if "scores" in str(at) else whole(at))
+    try:
+        (home.root / "scores").symlink_to(far)
+        with pytest.raises(HomeUnusable, match=r"more bytes are needed on the disk that .*scores is on"):
+            restore(taken, home)
+        assert not list(far.iterdir())
+        assert not list(home.root.glob(".restor*"))
+    finally:
+        shutil.rmtree(far)

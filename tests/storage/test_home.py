@@ -4,12 +4,16 @@ import dataclasses
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import BadProduct, HomeUnusable
 from storage.home import PROJECT, Home, check_product_id, default_root
+from storage.models import Models
+from storage.prices import Prices
+from storage.tables import Table
 
 
 @pytest.mark.parametrize("good", ["BTC-USD", "1INCH-USD", "A-B", "A" * 16 + "-" + "9" * 16])
@@ -115,3 +119,55 @@ def test_without_its_source_tree_the_users_data_folder(
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_root() == tmp_path / ".local" / "share" / "closecast"
+
+
+NO_NAMES = [
+    "a?b",
+    "a%41b",
+    "a%20b",
+    "%C3%BC",
+    "a\nb",
+    "a\tb",
+    "a\x7fb",
+    "a\\b",
+    "a[b]",
+    "a^b",
+    "a|b",
+    "a\udcffb",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_path_that_tables_cannot_be_opened_by_is_refused_before_anything_is_made(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(HomeUnusable, match=r"a home without .* in its path is needed") as caught:
+        Home(tmp_path / name).prepare()
+    assert "--home or CLOSECAST_HOME" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "a#b", "100%", "a%zz", "it's", "a:b", "日", "a&b=c+d@e,f;g!h~"])
+def test_a_home_of_any_other_name_works(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path / name).prepare()
+    table = pa.table({"product_id": ["BTC-USD"], "day": [1]})
+    schema = pa.schema([pa.field(field.name, field.type, nullable=False) for field in table.schema])
+    days = Table(Path(home.root) / "scores", schema, name="days", key=("product_id", "day"))
+    assert days.add(table) == 1
+    assert days.add(table) == 0
+    with Prices(home) as prices:
+        assert prices.source_of("BTC-USD") is None
+    assert Models(home).versions() == []
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_a_link_leads_to_is_held_to_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a%41").mkdir()
+    home = Home(tmp_path / "home").prepare()
+    (home.root / "scores").symlink_to(tmp_path / "a%41")
+    with pytest.raises(HomeUnusable, match="'%41'"):
+        home.prepare()
+    (tmp_path / "link").symlink_to(tmp_path / "a%41")
+    with pytest.raises(HomeUnusable, match="'%41'"):
+        Home(tmp_path / "link").prepare()

@@ -165,3 +165,53 @@ def test_a_lock_is_not_taken_on_somebody_elses_file(tmp_path: Path, outside: Pat
         pass
     assert "\n" not in str(error.value)
     whole(outside)
+
+
+def linked(path: Path, outside: Path) -> None:
+    """A link in the place of a file or folder, to the very same outside of the home."""
+    path.rename(outside / path.name)
+    path.symlink_to(outside / path.name)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "predictions/product_id=*/*.parquet",
+        "predictions/product_id=*",
+        "predictions/_delta_log",
+        "predictions/_delta_log/*0.json",
+        "predictions/_sha256sums",
+        "models/closecast.*",
+        "models/closecast.*/[!.]*",
+        "models/closecast.*/[!.]*/*.h5",
+    ],
+)
+def test_a_backup_holds_nothing_of_what_a_link_leads_to(runs: Runs, tmp_path: Path, where: str) -> None:
+    (tmp_path / "secret").mkdir()
+    linked(next(runs.home.root.glob(where)), tmp_path / "secret")
+    with pytest.raises(HomeUnusable, match="is a link") as error:
+        back_up(runs.home, tmp_path / "backup.tar")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "secret"]
+
+
+def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
+    part = next(runs.home.predictions.rglob("*.parquet"))
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(HomeUnusable, match="it is none"):
+        back_up(runs.home, tmp_path / "backup.tar")
+
+
+@pytest.mark.parametrize("way", ["../..", "file://{}"])
+def test_a_backup_holds_nothing_of_what_a_table_names_outside_of_it(
+    runs: Runs, tmp_path: Path, way: str
+) -> None:
+    log = runs.home.root / "predictions" / "_delta_log"
+    part = next(runs.home.predictions.rglob("*.parquet"))
+    part.rename(tmp_path / part.name)
+    for entry in log.glob("*.json"):
+        text = entry.read_text(encoding="utf-8")
+        entry.write_text(text.replace(f"product_id={BTC}/{part.name}", f"{way.format(tmp_path)}/{part.name}"))
+    with pytest.raises(Damaged, match=r"predictions.*(is missing|not in it)"):
+        back_up(runs.home, tmp_path / "backup.tar")

@@ -476,7 +476,7 @@ def test_killed_while_making_the_registry(tmp_path: Path) -> None:
 @pytest.mark.sqlite
 def test_a_home_that_an_address_cannot_name(tmp_path: Path, registry: Path) -> None:
     with pytest.raises(HomeUnusable, match="question mark"):
-        register(Home(tmp_path / "what?").prepare())
+        register(Home(tmp_path / "what?"))
     for name in ("a b", "50%", "a#b", "é"):
         home = Home(tmp_path / name).prepare()
         shutil.copy(registry, home.root)
