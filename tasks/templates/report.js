@@ -15,8 +15,9 @@
   const monthFormat = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
   const usd = (value) => {
     if (value === null || value === undefined) return "–";
-    if (Math.abs(value) >= 1) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-    return value.toPrecision(6);
+    const size = Math.abs(value);
+    if (size >= 1 || size === 0) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+    return value.toFixed(Math.max(6, 4 - Math.floor(Math.log10(size))));
   };
   const brief = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
@@ -28,6 +29,20 @@
   };
   const font = getComputedStyle(document.body).fontFamily;
   const narrow = (element) => element.clientWidth < 560;
+
+  // The room that the longest of some texts takes in a chart's letters, and never less than `least`.
+  const pen = document.createElement("canvas").getContext("2d");
+  const room = (texts, least, weight = 400) => {
+    pen.font = `${weight} 12px ${font}`;
+    return Math.max(least, ...texts.map((text) => Math.ceil(pen.measureText(text).width)));
+  };
+  // What an axis of these prices may say at most: a digit more than steps of a fifth of their span need.
+  const axisRoom = (prices, least) => {
+    const known = prices.filter((price) => price !== null), most = Math.max(...known);
+    const step = (most - Math.min(...known)) / 5 || most;
+    const digits = Math.min(20, Math.max(0, 1 - Math.floor(Math.log10(step))));
+    return room([most.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })], least - 14) + 14;
+  };
 
   // A tooltip's lines: pairs of a name and a value, all made here of figures and fixed words.
   const lines = (title, pairs) =>
@@ -83,18 +98,20 @@
     const count = f.levels.length;
     const pairs = [];
     for (let n = 0; n < (count - 1) / 2; n += 1) pairs.push([n, count - 1 - n]);
-    const right = small ? 74 : 110, share = small ? 0.3 : 0.24;
-    const width = element.clientWidth - 12 - right - (small ? 50 : 64);
+    const marks = count
+      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
+          f.quantiles[f.levels.indexOf(level)], words])
+      : [[f.point, ""]];
+    const label = ([value, words]) => (words && !small ? words + "  " : "") + usd(value);
+    const left = axisRoom([...f.closes, ...f.quantiles, f.point], small ? 50 : 64);
+    const right = room(marks.map(label), small ? 62 : 98, 600) + 12, share = small ? 0.3 : 0.24;
+    const width = element.clientWidth - 12 - right - left;
     const split = right + width * share;
     const scale = fanScale(f, 0);
     const opacity = 1.15 / Math.max(pairs.length, 1) * 0.75;
     const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
     const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
     const shapes = pairs.map(([low, high]) => band(low, high, named[f.levels[low]]));
-    const marks = count
-      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
-          f.quantiles[f.levels.indexOf(level)], words])
-      : [[f.point, ""]];
     return {
       ...base(c),
       tooltip: {
@@ -112,7 +129,7 @@
         },
       },
       grid: [
-        { left: 12, right: split, top: 14, bottom: 30, containLabel: false, ...(small ? { left: 50 } : { left: 64 }) },
+        { left, right: split, top: 14, bottom: 30, containLabel: false },
         { left: element.clientWidth - split, right, top: 14, bottom: 30 },
       ],
       xAxis: [
@@ -148,7 +165,7 @@
               const strong = !words;
               children.push({ type: "line", shape: { x1: x - 4, y1: y, x2: x + 5, y2: shown }, style: { stroke: strong ? c.blue : c.muted, lineWidth: 1 } });
               children.push({ type: "text", x: x + 8, y: shown, style: {
-                text: (words && !small ? words + "  " : "") + brief(Math.abs(value) >= 1000 ? Math.round(value) : value), fill: strong ? c.blue : c.muted,
+                text: label([value, words]), fill: strong ? c.blue : c.muted,
                 font: `${strong ? 600 : 400} 12px ${font}`, verticalAlign: "middle" } });
             }
             return { type: "group", children };
@@ -201,7 +218,7 @@
           return lines(dayFormat.format(days[n]), [...pairs, ["it came", words[outcome(n)]]]);
         },
       },
-      grid: { left: small ? 50 : 64, right: 14, top: 14, bottom: coarse ? 76 : 68 },
+      grid: { left: axisRoom(intervals ? [...f.lower_95, ...f.upper_95, ...f.close] : [...f.point, ...f.close], small ? 50 : 64), right: 14, top: 14, bottom: coarse ? 76 : 68 },
       xAxis: timeAxis(c, element, { boundaryGap: false, min: days[0] - DAY, max: days[days.length - 1] + DAY }),
       yAxis: valueAxis(c),
       dataZoom: [inside([0]), slider(c, [0], 8)],
