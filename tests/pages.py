@@ -43,11 +43,16 @@ PIXEL = bytes.fromhex(
 
 
 def put_model(
-    home: Home, product_id: str = BTC, profile: str = "calibrated", key: str = "one", **tags: str
+    home: Home,
+    product_id: str = BTC,
+    profile: str = "calibrated",
+    key: str = "one",
+    lineage: dict[str, Any] | None = None,
+    **tags: str,
 ) -> ModelVersion:
     """A model version without weights: what a page reads of it."""
     models = Models(home)
-    lineage: dict[str, Any] = {"holes": [[str(HOLE[0]), str(HOLE[1])]]}
+    lineage = {"holes": [[str(HOLE[0]), str(HOLE[1])]], **(lineage or {})}
     if profile == "article":
         lineage["metrics"] = {"test_rmse_usd": 1088.25, "naive_rmse_usd": 392.5}
     with models.draft(product_id, profile) as draft:

@@ -22,6 +22,16 @@
   const brief = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
 
+  // A page that no run replaces any more cannot know it: the reader's clock does.
+  const old = document.getElementById("old");
+  const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
+  const count = passed(old.dataset.written);
+  if (count > 0 && passed(figures.fan.target) > 0) {
+    old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the day of its forecast is over. `
+      + (count === 1 ? "The next run writes a newer one." : "If it should be written daily, the runs have stopped or fail; or this is a copy.");
+    old.hidden = false;
+  }
+
   const colours = () => {
     const style = getComputedStyle(root);
     const names = ["paper", "card", "ink", "muted", "line", "grid", "blue", "band", "orange", "green"];
@@ -249,6 +259,8 @@
 
   options.coverage = (f, c, element) => {
     const days = f.days.map(at), paint = { 50: c.orange, 80: c.blue, 95: c.green };
+    const shares = [50, 80, 95].flatMap((level) => [...f["running_" + level], ...f["lower_" + level]]);
+    const lowest = Math.floor(10 * Math.min(...shares) + 1e-9) / 10;
     const series = [50, 80, 95].flatMap((level) => {
       const row = (name) => days.map((day, n) => [day, f[name + "_" + level][n]]);
       const low = f["lower_" + level], high = f["upper_" + level];
@@ -272,7 +284,7 @@
       },
       grid: { left: 44, right: 14, top: 14, bottom: 30 },
       xAxis: timeAxis(c, element, { splitNumber: 3, min: "dataMin", max: "dataMax" }),
-      yAxis: valueAxis(c, { scale: false, min: 0.2, max: 1, interval: 0.2, axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => Math.round(100 * value) + " %" } }),
+      yAxis: valueAxis(c, { scale: false, min: lowest, max: 1, interval: 0.1, axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => Math.round(100 * value) + " %" } }),
       dataZoom: [inside([0])],
       series,
     };
@@ -294,6 +306,10 @@
         line((single ? "" : member.name + ", ") + "validation", member.validation, "solid", single ? c.orange : colour), kept];
     });
     const losses = f.members.flatMap((member) => [...member.training, ...member.validation]).filter((loss) => loss !== null);
+    // The axis takes a fifth of the span as its step, or a figure near to it: as many decimals as that has.
+    const step = (Math.max(...losses) - Math.min(...losses)) / 5 || 1;
+    const decimals = Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(step))));
+    const loss = (value) => (spread ? String(Number(value.toPrecision(6))) : String(Number(value.toFixed(decimals))));
     const spread = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 5;
     return {
       ...base(c),
@@ -302,7 +318,7 @@
       grid: { left: 58, right: 14, top: 14, bottom: 46 },
       xAxis: { type: "value", min: 1, max: Math.max(2, ...f.members.map((member) => member.training.length)), minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 28,
         nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, hideOverlap: true }, axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false }, splitLine: { show: false } },
-      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => String(Number(value.toPrecision(3))) } }),
+      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: loss } }),
       dataZoom: [{ ...inside([0]), minValueSpan: 4 }],
       series,
     };
