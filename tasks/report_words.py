@@ -123,6 +123,8 @@ def intervals(facts: Facts) -> list[dict[str, str]]:
 
 def held(facts: Facts, percent: int) -> str:
     """How often an interval held so far, with what that is worth."""
+    if facts.row["quantiles_usd"] is None:
+        return "has no interval"
     span = facts.board.spans[-1].coverage[percent] if facts.board.spans else None
     if span is None:
         return "none scored yet"

@@ -143,10 +143,17 @@ def score_all(home: Home, data_version: str, product_id: str = BTC) -> None:
 
 
 def put_product(
-    home: Home, product_id: str = BTC, profile: str = "calibrated", *, count: int = 120, seed: int = 1
+    home: Home,
+    product_id: str = BTC,
+    profile: str = "calibrated",
+    *,
+    count: int = 120,
+    seed: int = 1,
+    price: float = 1.0,
 ) -> pd.DataFrame:
-    """Closes with a hole, a model, forecasts and their scores; returns the closes."""
+    """Closes with a hole, times `price`, a model, forecasts and their scores; returns the closes."""
     candles = without(made_up(DAYS, seed=seed), *HOLE)
+    candles[["open_usd", "high_usd", "low_usd", "close_usd"]] *= price
     data_version = store(home, candles, product_id=product_id)
     origin = candles["day_utc"].iloc[-40].date()
     tags = {"origin_day": str(origin), "seen_through": str(origin)} if profile == "calibrated" else {}

@@ -199,6 +199,10 @@ def test_a_cheap_coin_is_in_fixed_point(home: Home) -> None:
     assert "0.0000067368 USD" in page.text
     assert "0.0000061000 USD to" in page.text
     assert not re.search(r"\de-\d", page.text)
+    board = replace(
+        facts.board, spans=(replace(facts.board.spans[-1], rmse_usd=0.00000021, mae_usd=0.0000001),)
+    )
+    assert " 0.00000021000 " in Page(render(replace(facts, board=board))).text
 
 
 def test_record_scoreboard_and_baselines(page: Page) -> None:
@@ -359,7 +363,9 @@ def test_the_article_alone(empty: Home) -> None:
     assert "neither training nor forecast goes across missing days" in page.text
     bridged = Page(render(facts_with(empty, profile="article", bridges_holes=True))).text
     assert "training goes across missing days" in bridged
-    assert "none" in Page(Reports(empty).index.read_text()).text
+    index = Page(Reports(empty).index.read_text()).text
+    assert "none has no interval –" in index
+    assert "none scored yet" not in index
 
 
 def test_forecasts_made_after_their_day_are_called_so(empty: Home) -> None:
