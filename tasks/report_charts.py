@@ -30,10 +30,10 @@ def charts(facts: Facts) -> dict[str, Any]:
 
 
 def short(value: object) -> float | None:
-    """A figure to eight digits that count, None where it is none: enough for a chart, and half the bytes."""
+    """A figure to ten digits that count, None where it is none: a chart says what the text says."""
     if value is None or value is pd.NA or not np.isfinite(float(value)):  # type: ignore[arg-type]
         return None
-    return float(f"{float(value):.8g}")  # type: ignore[arg-type]
+    return float(f"{float(value):.10g}")  # type: ignore[arg-type]
 
 
 def days(column: pd.Series[pd.Timestamp]) -> list[str]:

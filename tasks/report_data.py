@@ -28,7 +28,8 @@ from tasks.scoreboard import PERCENTS, Scoreboard
 DAYS, CLOSES = 365, 90
 # Days of the running coverage, and the fewest that it is drawn from.
 WINDOW, FEWEST = 90, 20
-BINS = 10
+# Of the histogram of the PIT; and what a bin should hold for the χ² test (Cochran 1954).
+BINS, FEWEST_EXPECTED = 10, 5
 NOISE = (0.025, 0.975)
 SCORED = ("prediction_id", "close_usd", "error_usd", "naive_error_usd", "crps", "naive_crps", "pit")
 HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
@@ -47,13 +48,18 @@ class Rival:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Counts of the PIT in equal bins, (bins,), of `days`, and where chance alone leads them."""
+    """Counts of the PIT in equal bins, (bins,), of `days`, and where chance alone leads each of them.
+
+    `p_value` is of Pearson's χ² test that all bins are equally likely, None with fewer than five expected in
+    each, where that test does not hold.
+    """
 
     counts: tuple[int, ...]
     days: int
     expected: float
     lower: int
     upper: int
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -185,11 +191,13 @@ def uniform_of(levels: Floats) -> Uniform | None:
     """The histogram of the levels at which the outcomes lay, shape (days,); None without any."""
     if not len(levels):
         return None
-    from scipy.stats import binom
+    from scipy.stats import binom, chisquare
 
     counts, _ = np.histogram(levels, bins=BINS, range=(0.0, 1.0))
     lower, upper = binom.ppf(NOISE, len(levels), 1 / BINS)
-    return Uniform(tuple(counts.tolist()), len(levels), len(levels) / BINS, int(lower), int(upper))
+    expected = len(levels) / BINS
+    p_value = float(chisquare(counts).pvalue) if expected >= FEWEST_EXPECTED else None
+    return Uniform(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
 
 
 def running_coverage(past: pd.DataFrame) -> pd.DataFrame:

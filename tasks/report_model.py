@@ -48,7 +48,9 @@ class ModelFacts:
     `refit` is the version whose training `curves` are of: itself, or the one that it was fine-tuned from.
 
     `age_days` counts from the last day of the closes that it was made from to the forecast's origin, None
-    where that is not known; `most_days` is the age at which a warning begins.
+    where that is not known; `most_days` is the age at which a warning begins. `left_out` are the inputs
+    that the product's rows lacked, in words, `pooled` the other products whose days it was trained on, too;
+    `bridges_holes` whether it was trained on windows that go across missing days.
     """
 
     version: ModelVersion
@@ -60,6 +62,9 @@ class ModelFacts:
     pictures: list[Picture]
     metrics: Mapping[str, float]
     holes: list[tuple[str, str]]
+    left_out: tuple[str, ...]
+    pooled: tuple[str, ...]
+    bridges_holes: bool
 
     @property
     def too_old(self) -> bool:
@@ -91,6 +96,9 @@ def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
         pictures=_pictures(bundle) if row["quantiles_usd"] is None else [],
         metrics=lineage.get("metrics", {}),
         holes=[(str(first), str(last)) for first, last in lineage.get("holes", [])],
+        left_out=tuple(map(str, lineage.get("columns_left_out", ()))),
+        pooled=_pooled(version, refit),
+        bridges_holes=bool(settings.get("bridge_holes", False)),
     )
 
 
@@ -103,6 +111,12 @@ def refit_of(version: ModelVersion, every: Sequence[ModelVersion]) -> ModelVersi
             break
         version = parent
     return version
+
+
+def _pooled(*versions: ModelVersion) -> tuple[str, ...]:
+    """The products that any of these versions was trained together with."""
+    named = {name for one in versions for name in one.tags.get("pooled", "none").split(",")}
+    return tuple(sorted(named - {"none", ""}))
 
 
 def _age(version: ModelVersion, row: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,8 @@ ODDS = {
     80: ("four days in five", "one in five"),
     95: ("nineteen days in twenty", "one in twenty"),
 }
+# The level of the test of calibration.
+SEVERE = 0.05
 METHODS = {
     "lstm": "the networks alone, before mixing and tracking",
     "last_close_250": "last close with its newest 250 returns",
@@ -23,16 +25,14 @@ METHODS = {
     "garch_t": "GARCH(1,1) with Student t",
     "har_t": "HAR volatility with weekday and Student t",
 }
+NO_ADVICE = "It is not advice, and no ground for a trade."
 CANNOT = (
     "It does not know whether the next close will be higher or lower. Nothing that was tried here beats"
     " “tomorrow closes where today closed”, and the middle of this forecast is no exception.",
     "It says how far from the last close the next one may be, for one day. It says nothing about the way"
     " there, nor about any later day.",
-    "It knows daily prices and volumes and nothing else: no news, no order book, no other market. A shock of"
-    " a kind that the past does not hold is not in its tails.",
     "An 80 % interval that is right is wrong one day in five. One miss says nothing; the calibration below"
     " says whether misses are too many.",
-    "It is not advice, and no ground for a trade.",
 )
 ARTICLE_CANNOT = (
     "It gives a point and no intervals: it does not say how wrong it may be.",
@@ -40,9 +40,12 @@ ARTICLE_CANNOT = (
     " range its errors grow several times.",
     "It is kept because it is where this project began, not because it forecasts well: “tomorrow closes"
     " where today closed” is the better forecast.",
-    "It knows daily closes and nothing else, and training goes across missing days as the article's did.",
-    "It is not advice, and no ground for a trade.",
 )
+NEVER = {
+    "sample": "The sample that comes with closecast has no row of them",
+    "csv": "They stay until a file is read that has rows of them",
+    "coinbase": "Each run asks the exchange for them again",
+}
 
 
 def long_day(day: date) -> str:
@@ -53,6 +56,48 @@ def long_day(day: date) -> str:
 def short_day(day: date) -> str:
     """As `18 Oct 2019`."""
     return f"{day.day} {day:%b %Y}"
+
+
+def cannot(facts: Facts) -> list[str]:
+    """What the model of this forecast cannot do, by what it was made from."""
+    if facts.row["quantiles_usd"] is None:
+        holes = (
+            "training goes across missing days as the article's did"
+            if facts.model.bridges_holes
+            else "neither training nor forecast goes across missing days"
+        )
+        return [*ARTICLE_CANNOT, f"It knows daily closes and nothing else, and {holes}.", NO_ADVICE]
+    said = f"{_knows(facts)} A shock of a kind that the past does not hold is not in its tails."
+    return [*CANNOT[:2], said, *CANNOT[2:], NO_ADVICE]
+
+
+def _knows(facts: Facts) -> str:
+    """Which inputs the model has, which its rows lacked, and whose days it was trained on, too."""
+    lacking = facts.model.left_out
+    volume, ranges = (not any(one.startswith(what) for one in lacking) for what in ("volume", "ranges"))
+    inputs = {
+        (True, True): "daily prices and volumes",
+        (True, False): "daily prices (open, high, low, close)",
+        (False, True): "daily closes and volumes",
+        (False, False): "daily closes",
+    }[ranges, volume]
+    pooled, own = facts.model.pooled, facts.product_id
+    never = "no news, no order book" + ("" if pooled else ", no other market")
+    said = [f"It knows {inputs} of {own} and nothing else: {never}."]
+    if lacking:
+        said.append(f"More than a tenth of its rows have no {' and no '.join(lacking)}, which is left out.")
+    if pooled:
+        said.append(
+            f"Its networks were trained on the days of {' and '.join(pooled)} as well, but a forecast"
+            f" looks at {own} alone."
+        )
+    return " ".join(said)
+
+
+def holes(facts: Facts) -> str:
+    """What becomes of missing days, which depends on where the closes come from."""
+    said = NEVER.get(facts.health.source, "Nothing fills them by itself")
+    return f"{said}, and no forecast's input goes across one."
 
 
 def intervals(facts: Facts) -> list[dict[str, str]]:
@@ -78,10 +123,12 @@ def intervals(facts: Facts) -> list[dict[str, str]]:
 
 def held(facts: Facts, percent: int) -> str:
     """How often an interval held so far, with what that is worth."""
+    if facts.row["quantiles_usd"] is None:
+        return "has no interval"
     span = facts.board.spans[-1].coverage[percent] if facts.board.spans else None
     if span is None:
         return "none scored yet"
-    said = f"{percents(span.share)} of {_count(span.days, 'day')}"
+    said = f"{percents(span.share)} of {count(span.days, 'day')}"
     range_ = f"({100 * span.lower:.0f} to {100 * span.upper:.0f} %)"
     # No line ends before a percent sign.
     return f"{said} {range_}".replace(" %", "\u00a0%")
@@ -104,12 +151,12 @@ def record(facts: Facts) -> str:
     every = facts.board.spans[-1] if facts.board.spans else None
     if every is None or not every.forecasts:
         return "No forecast has been scored yet: none of their days has come, or the closes are not there."
-    said = [f"{_count(every.forecasts, 'forecast')} scored."]
+    said = [f"{count(every.forecasts, 'forecast')} scored."]
     if every.crps_ratio is not None:
         side = "better than" if every.crps_ratio < 1 else "no better than"
         said.append(
-            f"Their mean CRPS was {every.crps_ratio:.3f} times that of the last close with its newest 250"
-            f" returns, {side} naive on these days."
+            f"Their mean CRPS of the log return was {every.crps_ratio:.3f} times that of the last close with"
+            f" its newest 250 returns, {side} naive on these days."
         )
     if every.rmse_ratio is not None:
         said.append(
@@ -125,10 +172,16 @@ def late(facts: Facts) -> str | None:
     """How many of the forecasts were made after their day was over, which a page must not hide."""
     over = pd.to_datetime(facts.past["target_day"]).dt.tz_localize(UTC) + timedelta(days=1)
     made = pd.to_datetime(facts.past["created_at"], utc=True)
-    count, every = int((made > over).sum()), len(facts.past)
-    if not count:
+    made_late, every = int((made > over).sum()), len(facts.past)
+    if not made_late:
         return None
-    which = f"{count:,} of {every:,} forecasts" if count < every else f"All {every:,} forecasts"
+    if made_late == 1:
+        which = "The one forecast" if every == 1 else f"One of {every:,} forecasts"
+        return (
+            f"{which} here was made after its day was over, from the closes up to the day before it:"
+            " that tries the method, and nobody could have used it."
+        )
+    which = f"{made_late:,} of {every:,} forecasts" if made_late < every else f"All {every:,} forecasts"
     return (
         f"{which} here were made after their day was over, each from the closes up to the day before it:"
         " that tries the method, and nobody could have used them."
@@ -137,7 +190,7 @@ def late(facts: Facts) -> str | None:
 
 def notes(facts: Facts) -> list[str]:
     """What a person should know first: alarms, an old model, a revision, prices that have gone on."""
-    found = [f"Coverage alarm: {alarm}." for alarm in facts.board.alarms]
+    found = [*stale(facts), *(f"Coverage alarm: {alarm}." for alarm in facts.board.alarms)]
     if facts.model.too_old:
         found.append(
             f"The model is {facts.model.age_days} days old, more than the {facts.model.most_days} after which"
@@ -146,7 +199,7 @@ def notes(facts: Facts) -> list[str]:
     if facts.revisions:
         newest = facts.revisions[-1]
         found.append(
-            f"This day was forecast again since ({_count(len(facts.revisions), 'revision')}): the newest says"
+            f"This day was forecast again since ({count(len(facts.revisions), 'revision')}): the newest says"
             f" {usd(newest['point_usd'])}. The first one is the published one, and is what gets scored."
         )
     ahead = facts.health.last_day
@@ -158,22 +211,45 @@ def notes(facts: Facts) -> list[str]:
     return found
 
 
+def stale(facts: Facts) -> list[str]:
+    """That the day of the newest forecast was over when the page was written, and what helps; or nothing."""
+    if facts.row["target_day"] >= facts.day:
+        return []
+    newest = max(facts.row["origin_day"], facts.health.last_day or facts.row["origin_day"])
+    helps = {
+        "sample": "The sample ends there; `closecast run --source coinbase --replace-source` starts over with"
+        " those of the exchange.",
+        "csv": "`closecast run` with a file that goes on brings a newer one.",
+    }.get(
+        facts.health.source,
+        "`closecast run` brings a newer one; where runs are scheduled, they have stopped or fail.",
+    )
+    return [
+        f"The newest close is of {short_day(newest)}, {count((facts.day - newest).days, 'day')} before this"
+        f" was written: the day of the newest forecast is over. {helps}"
+    ]
+
+
 def age(facts: Facts) -> str:
     """Whether the day of the newest forecast is still to come on the day of the page."""
     behind = (facts.day - facts.row["target_day"]).days
     if behind > 0:
-        return f"passed {_count(behind, 'day')} before this page was written"
+        return f"passed {count(behind, 'day')} before this page was written"
     return "today" if behind == 0 else "to come"
 
 
 def uniform_words(facts: Facts) -> str:
-    """What the histogram of the PIT shows: bins outside of the band of chance, and nothing more."""
+    """What the histogram of the PIT shows: bins outside of the band of chance, and a test of all of them."""
     if facts.uniform is None:
         return ""
     outside = sum(not facts.uniform.lower <= n <= facts.uniform.upper for n in facts.uniform.counts)
-    bins = len(facts.uniform.counts)
-    judged = "no more than chance alone leads to" if outside <= 1 else "more than chance alone leads to"
-    return f"{outside} of {bins} bars lie outside of the band: {judged}."
+    said = f"{outside} of {len(facts.uniform.counts)} bars lie outside of the band"
+    p_value = facts.uniform.p_value
+    if p_value is None:
+        return f"{said}; too few closes ({facts.uniform.days}) to test all bars together."
+    figure = f"p = {p_value:.2g}" if p_value >= 0.001 else "p below .001"
+    judged = "more than chance alone leads to" if p_value < SEVERE else "no more than chance alone leads to"
+    return f"{said}. All bars together differ {judged} (χ² test at 5 %, {figure})."
 
 
 def coverage_words(facts: Facts) -> str:
@@ -189,5 +265,6 @@ def coverage_words(facts: Facts) -> str:
     return f"Over the last {int(newest['days'])} scored days: {'; '.join(said)}."
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """As `1 day` or `1,200 days`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

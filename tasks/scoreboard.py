@@ -12,6 +12,7 @@ import pandas as pd
 from storage.errors import BadInput
 from tasks.evaluate import mean_absolute_error, root_mean_squared_error
 from tasks.scale import Floats
+from tasks.words import usd
 
 WINDOWS = (30, 90, 365, None)
 PERCENTS = (50, 80, 95)
@@ -177,9 +178,9 @@ def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
             f"{span.forecasts:,}",
             text(span.crps_ratio, ".4f"),
             *(_band(span.coverage[percent]) for percent in PERCENTS),
-            text(span.rmse_usd, ",.2f"),
+            _price(span.rmse_usd),
             text(span.rmse_ratio, ".4f"),
-            text(span.mae_usd, ",.2f"),
+            _price(span.mae_usd),
             text(span.mae_ratio, ".4f"),
         ]
         for span in board.spans
@@ -196,6 +197,11 @@ def markdown(board: Scoreboard) -> str:
 def text(value: float | None, form: str) -> str:
     """A figure in that format, a dash where it is undefined."""
     return UNKNOWN if value is None else format(value, form)
+
+
+def _price(value: float | None) -> str:
+    """As prices are written, without the unit that the header has."""
+    return UNKNOWN if value is None else usd(value).removesuffix(" USD")
 
 
 def percents(share: float | None) -> str:

@@ -43,11 +43,16 @@ PIXEL = bytes.fromhex(
 
 
 def put_model(
-    home: Home, product_id: str = BTC, profile: str = "calibrated", key: str = "one", **tags: str
+    home: Home,
+    product_id: str = BTC,
+    profile: str = "calibrated",
+    key: str = "one",
+    lineage: dict[str, Any] | None = None,
+    **tags: str,
 ) -> ModelVersion:
     """A model version without weights: what a page reads of it."""
     models = Models(home)
-    lineage: dict[str, Any] = {"holes": [[str(HOLE[0]), str(HOLE[1])]]}
+    lineage = {"holes": [[str(HOLE[0]), str(HOLE[1])]], **(lineage or {})}
     if profile == "article":
         lineage["metrics"] = {"test_rmse_usd": 1088.25, "naive_rmse_usd": 392.5}
     with models.draft(product_id, profile) as draft:
@@ -138,10 +143,17 @@ def score_all(home: Home, data_version: str, product_id: str = BTC) -> None:
 
 
 def put_product(
-    home: Home, product_id: str = BTC, profile: str = "calibrated", *, count: int = 120, seed: int = 1
+    home: Home,
+    product_id: str = BTC,
+    profile: str = "calibrated",
+    *,
+    count: int = 120,
+    seed: int = 1,
+    price: float = 1.0,
 ) -> pd.DataFrame:
-    """Closes with a hole, a model, forecasts and their scores; returns the closes."""
+    """Closes with a hole, times `price`, a model, forecasts and their scores; returns the closes."""
     candles = without(made_up(DAYS, seed=seed), *HOLE)
+    candles[["open_usd", "high_usd", "low_usd", "close_usd"]] *= price
     data_version = store(home, candles, product_id=product_id)
     origin = candles["day_utc"].iloc[-40].date()
     tags = {"origin_day": str(origin), "seen_through": str(origin)} if profile == "calibrated" else {}

@@ -15,11 +15,22 @@
   const monthFormat = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
   const usd = (value) => {
     if (value === null || value === undefined) return "–";
-    if (Math.abs(value) >= 1) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-    return value.toPrecision(6);
+    const size = Math.abs(value);
+    if (size >= 1 || size === 0) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+    return value.toFixed(Math.max(6, 4 - Math.floor(Math.log10(size))));
   };
   const brief = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
+
+  // A page that no run replaces any more cannot know it: the reader's clock does.
+  const old = document.getElementById("old");
+  const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
+  const count = passed(old.dataset.written);
+  if (count > 0 && passed(figures.fan.target) > 0) {
+    old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the day of its forecast is over. `
+      + (count === 1 ? "The next run writes a newer one." : "If it should be written daily, the runs have stopped or fail; or this is a copy.");
+    old.hidden = false;
+  }
 
   const colours = () => {
     const style = getComputedStyle(root);
@@ -28,6 +39,20 @@
   };
   const font = getComputedStyle(document.body).fontFamily;
   const narrow = (element) => element.clientWidth < 560;
+
+  // The room that the longest of some texts takes in a chart's letters, and never less than `least`.
+  const pen = document.createElement("canvas").getContext("2d");
+  const room = (texts, least, weight = 400) => {
+    pen.font = `${weight} 12px ${font}`;
+    return Math.max(least, ...texts.map((text) => Math.ceil(pen.measureText(text).width)));
+  };
+  // What an axis of these prices may say at most: a digit more than steps of a fifth of their span need.
+  const axisRoom = (prices, least) => {
+    const known = prices.filter((price) => price !== null), most = Math.max(...known);
+    const step = (most - Math.min(...known)) / 5 || most;
+    const digits = Math.min(20, Math.max(0, 1 - Math.floor(Math.log10(step))));
+    return room([most.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })], least - 14) + 14;
+  };
 
   // A tooltip's lines: pairs of a name and a value, all made here of figures and fixed words.
   const lines = (title, pairs) =>
@@ -83,18 +108,20 @@
     const count = f.levels.length;
     const pairs = [];
     for (let n = 0; n < (count - 1) / 2; n += 1) pairs.push([n, count - 1 - n]);
-    const right = small ? 74 : 110, share = small ? 0.3 : 0.24;
-    const width = element.clientWidth - 12 - right - (small ? 50 : 64);
+    const marks = count
+      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
+          f.quantiles[f.levels.indexOf(level)], words])
+      : [[f.point, ""]];
+    const label = ([value, words]) => (words && !small ? words + "  " : "") + usd(value);
+    const left = axisRoom([...f.closes, ...f.quantiles, f.point], small ? 50 : 64);
+    const right = room(marks.map(label), small ? 62 : 98, 600) + 12, share = small ? 0.3 : 0.24;
+    const width = element.clientWidth - 12 - right - left;
     const split = right + width * share;
     const scale = fanScale(f, 0);
     const opacity = 1.15 / Math.max(pairs.length, 1) * 0.75;
     const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
     const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
     const shapes = pairs.map(([low, high]) => band(low, high, named[f.levels[low]]));
-    const marks = count
-      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
-          f.quantiles[f.levels.indexOf(level)], words])
-      : [[f.point, ""]];
     return {
       ...base(c),
       tooltip: {
@@ -112,7 +139,7 @@
         },
       },
       grid: [
-        { left: 12, right: split, top: 14, bottom: 30, containLabel: false, ...(small ? { left: 50 } : { left: 64 }) },
+        { left, right: split, top: 14, bottom: 30, containLabel: false },
         { left: element.clientWidth - split, right, top: 14, bottom: 30 },
       ],
       xAxis: [
@@ -148,7 +175,7 @@
               const strong = !words;
               children.push({ type: "line", shape: { x1: x - 4, y1: y, x2: x + 5, y2: shown }, style: { stroke: strong ? c.blue : c.muted, lineWidth: 1 } });
               children.push({ type: "text", x: x + 8, y: shown, style: {
-                text: (words && !small ? words + "  " : "") + brief(Math.abs(value) >= 1000 ? Math.round(value) : value), fill: strong ? c.blue : c.muted,
+                text: label([value, words]), fill: strong ? c.blue : c.muted,
                 font: `${strong ? 600 : 400} 12px ${font}`, verticalAlign: "middle" } });
             }
             return { type: "group", children };
@@ -201,7 +228,7 @@
           return lines(dayFormat.format(days[n]), [...pairs, ["it came", words[outcome(n)]]]);
         },
       },
-      grid: { left: small ? 50 : 64, right: 14, top: 14, bottom: coarse ? 76 : 68 },
+      grid: { left: axisRoom(intervals ? [...f.lower_95, ...f.upper_95, ...f.close] : [...f.point, ...f.close], small ? 50 : 64), right: 14, top: 14, bottom: coarse ? 76 : 68 },
       xAxis: timeAxis(c, element, { boundaryGap: false, min: days[0] - DAY, max: days[days.length - 1] + DAY }),
       yAxis: valueAxis(c),
       dataZoom: [inside([0]), slider(c, [0], 8)],
@@ -232,6 +259,8 @@
 
   options.coverage = (f, c, element) => {
     const days = f.days.map(at), paint = { 50: c.orange, 80: c.blue, 95: c.green };
+    const shares = [50, 80, 95].flatMap((level) => [...f["running_" + level], ...f["lower_" + level]]);
+    const lowest = Math.floor(10 * Math.min(...shares) + 1e-9) / 10;
     const series = [50, 80, 95].flatMap((level) => {
       const row = (name) => days.map((day, n) => [day, f[name + "_" + level][n]]);
       const low = f["lower_" + level], high = f["upper_" + level];
@@ -255,7 +284,7 @@
       },
       grid: { left: 44, right: 14, top: 14, bottom: 30 },
       xAxis: timeAxis(c, element, { splitNumber: 3, min: "dataMin", max: "dataMax" }),
-      yAxis: valueAxis(c, { scale: false, min: 0.2, max: 1, interval: 0.2, axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => Math.round(100 * value) + " %" } }),
+      yAxis: valueAxis(c, { scale: false, min: lowest, max: 1, interval: 0.1, axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => Math.round(100 * value) + " %" } }),
       dataZoom: [inside([0])],
       series,
     };
@@ -277,6 +306,10 @@
         line((single ? "" : member.name + ", ") + "validation", member.validation, "solid", single ? c.orange : colour), kept];
     });
     const losses = f.members.flatMap((member) => [...member.training, ...member.validation]).filter((loss) => loss !== null);
+    // The axis takes a fifth of the span as its step, or a figure near to it: as many decimals as that has.
+    const step = (Math.max(...losses) - Math.min(...losses)) / 5 || 1;
+    const decimals = Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(step))));
+    const loss = (value) => (spread ? String(Number(value.toPrecision(6))) : String(Number(value.toFixed(decimals))));
     const spread = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 5;
     return {
       ...base(c),
@@ -285,7 +318,7 @@
       grid: { left: 58, right: 14, top: 14, bottom: 46 },
       xAxis: { type: "value", min: 1, max: Math.max(2, ...f.members.map((member) => member.training.length)), minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 28,
         nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, hideOverlap: true }, axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false }, splitLine: { show: false } },
-      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => String(Number(value.toPrecision(3))) } }),
+      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: loss } }),
       dataZoom: [{ ...inside([0]), minValueSpan: 4 }],
       series,
     };

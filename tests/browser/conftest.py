@@ -62,10 +62,12 @@ def look(browser: Any) -> Iterator[Callable[..., Seen]]:
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a page of each profile, and the index of both."""
+    """A home with a page of each profile and one of a cheap coin, and the index of all."""
     home = empty_home(tmp_path_factory, tmp_path_factory.mktemp("browser") / "home")
     put_product(home)
     put_product(home, "ETH-USD", "article", count=60, seed=2)
+    put_product(home, "SHIB-USD", count=60, seed=3, price=1e-9)
     write_report(home, BTC, "calibrated", day=DAY)
+    write_report(home, "SHIB-USD", "calibrated", day=DAY)
     write_report(home, "ETH-USD", "article", day=DAY)
     return home

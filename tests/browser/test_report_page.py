@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,89 @@ def test_without_javascript_the_page_tells_the_same(look: Look, report: Path) ->
     text = seen.page.inner_text("body")
     assert "Four days in five" in text
     assert "The charts need JavaScript" in text
+    # Said before anything else, and no empty boxes where the charts would be.
+    assert text.index("The charts need JavaScript") < text.index("Four days in five")
+    assert not any(one.is_visible() for one in seen.page.locator(".canvas, .zoom, .key").all())
+
+
+@WIDTHS
+def test_a_cheap_coins_labels_lie_within_their_charts(look: Look, pages: Home, width: int) -> None:
+    seen = look(Reports(pages).page("SHIB-USD", "calibrated"), width)
+    for name in ("fan", "past"):
+        beyond = seen.ask(
+            """name => { const box = document.querySelector(`#chart-${name} svg`).getBoundingClientRect();
+            return [...document.querySelectorAll(`#chart-${name} svg text`)].filter(one => {
+                const it = one.getBoundingClientRect();
+                return it.left < box.left - 0.5 || it.right > box.right + 0.5;
+            }).map(one => one.textContent); }""",
+            name,
+        )
+        assert beyond == [], name
+        assert not any("e-" in one for one in zoom_of(seen, name))
+    point = seen.page.locator(".figure").inner_text().removesuffix(" USD")
+    assert point.startswith("0.00000")
+    assert point in zoom_of(seen, "fan")
+
+
+def test_the_fan_says_the_figures_of_the_page(look: Look, report: Path) -> None:
+    seen = look(report)
+    assert seen.page.locator(".figure").inner_text().removesuffix(" USD") in zoom_of(seen, "fan")
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ("2020-02-25T23:59:00Z", None),
+        ("2020-02-26T00:01:00Z", "This page is 1 day old, and the day of its forecast is over. The next run"),
+        (
+            "2020-03-01T12:00:00Z",
+            "This page is 5 days old, and the day of its forecast is over. If it should",
+        ),
+    ],
+)
+def test_a_page_that_was_left_says_so_by_the_readers_clock(
+    look: Look, report: Path, now: str, said: str | None
+) -> None:
+    seen = look(report, timezone_id="Pacific/Auckland")
+    seen.page.clock.set_fixed_time(now)
+    seen.page.reload()
+    note = seen.page.locator("#old")
+    assert note.is_visible() == (said is not None)
+    assert note.inner_text().startswith(said or "") if said else note.text_content() == ""
+    assert seen.complaints == []
+
+
+def test_the_scoreboard_is_printed_whole(look: Look, report: Path) -> None:
+    seen = look(report, 700)
+    seen.page.emulate_media(media="print")
+    wide = "one => [one.clientWidth, one.scrollWidth, getComputedStyle(one).overflowX]"
+    for box in seen.page.locator("#scores .scroll").all():
+        shown, needed, overflow = box.evaluate(wide)
+        assert overflow == "visible"
+        assert needed <= shown
+
+
+def test_no_axis_says_the_same_twice(look: Look, tmp_path: Path, report: Path) -> None:
+    html = report.read_text(encoding="utf-8")
+    before, tag, rest = html.partition('id="figures">')
+    figures, end, after = rest.partition("</script>")
+    told = json.loads(figures)
+    close = {"training": [1.4712, 1.4698], "validation": [1.4731, 1.4722]}
+    told["losses"] = {"members": [{"name": "network", "best": 2, **close}]}
+    page = tmp_path / "page.html"
+    page.write_text(before + tag + json.dumps(told) + end + after, encoding="utf-8")
+    seen = look(page)
+    axis = [one for one in zoom_of(seen, "losses") if "." in one]
+    assert len(axis) >= 4
+    assert len(set(axis)) == len(axis)
+
+
+def test_the_coverage_begins_at_the_lowest_point(look: Look, report: Path) -> None:
+    seen = look(report)
+    figures = json.loads(seen.page.locator("#figures").text_content())["coverage"]
+    lowest = min(min(figures[f"{kind}_50"]) for kind in ("running", "lower"))
+    shown = min(int(one.removesuffix(" %")) for one in zoom_of(seen, "coverage") if one.endswith(" %"))
+    assert shown == math.floor(10 * lowest) * 10
 
 
 def test_what_is_injected_does_not_run(look: Look, report: Path, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from storage.errors import BadInput, Damaged, HomeUnusable
@@ -20,7 +22,8 @@ from storage.home import Home
 from storage.models import Models
 from storage.reports import Reports
 from tasks.report import render, render_index, report_of_run, write_report
-from tasks.report_data import gather, products_of
+from tasks.report_data import Facts, gather, products_of
+from tasks.report_words import holes
 from tests.helpers import BTC, PROJECT, made_up, store
 from tests.pages import DAY, empty_home, full_home, put_days, put_model, put_product, spoil
 
@@ -97,7 +100,7 @@ def copied(home: Home, tmp_path: Path) -> Home:
 def test_the_forecast_in_words(page: Page, home: Home) -> None:
     row = gather(home, BTC, "calibrated", DAY).row
     assert str(row["target_day"]) == "2020-02-25"
-    assert "Close of Tuesday, 25 February 2020, in USD" in page.text
+    assert "Close of Tuesday, 25 February 2020, in USD, at the end of the day, UTC" in page.text
     assert f"{row['point_usd']:,.2f} USD" in page.text
     for percent in (50, 80, 95):
         low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
@@ -112,6 +115,96 @@ def test_what_the_model_cannot_do_stands_on_it(page: Page) -> None:
     assert "no ground for a trade" in page.text
 
 
+def facts_with(home: Home, *, product_id: str = BTC, profile: str = "calibrated", **changed: Any) -> Facts:
+    """The facts of a home with others in the model's place."""
+    facts = gather(home, product_id, profile, DAY)
+    return replace(facts, model=replace(facts.model, **changed))
+
+
+VOLUME, RANGES = "volume", "ranges (open, high, low)"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {},
+            "It knows daily prices and volumes of BTC-USD and nothing else: no news, no order book, no other",
+        ),
+        (
+            {"left_out": (VOLUME,)},
+            "It knows daily prices (open, high, low, close) of BTC-USD and nothing else",
+        ),
+        ({"left_out": (RANGES,)}, "It knows daily closes and volumes of BTC-USD and nothing else"),
+        (
+            {"left_out": (RANGES, VOLUME)},
+            "It knows daily closes of BTC-USD and nothing else: no news, no order book, no other market. More"
+            " than a tenth of its rows have no ranges (open, high, low) and no volume, which is left out.",
+        ),
+        (
+            {"pooled": ("ETH-USD", "LTC-USD")},
+            "nothing else: no news, no order book. Its networks were trained on the days of ETH-USD and"
+            " LTC-USD as well",
+        ),
+    ],
+)
+def test_what_it_knows_is_what_it_was_made_from(home: Home, changed: dict[str, Any], said: str) -> None:
+    text = Page(render(facts_with(home, **changed))).text
+    assert said in text
+    assert ("no other market" in text) == ("pooled" not in changed)
+    assert ("volumes" in text) == (VOLUME not in changed.get("left_out", ()))
+
+
+def test_lineage_of_the_stored_version_is_what_the_words_are_made_of(empty: Home) -> None:
+    candles = made_up(5)
+    version = store(empty, candles)
+    lineage = {"columns_left_out": [VOLUME]}
+    put_model(empty, data_version=version, origin_day="2019-01-05", lineage=lineage, pooled="ETH-USD,LTC-USD")
+    put_days(empty, candles, version, 1)
+    model = gather(empty, BTC, "calibrated", date(2019, 1, 6)).model
+    assert (model.left_out, model.pooled) == ((VOLUME,), ("ETH-USD", "LTC-USD"))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("coinbase", "Each run asks the exchange for them again"),
+        ("sample", "The sample that comes with closecast has no row of them"),
+        ("csv", "They stay until a file is read that has rows of them"),
+        ("none", "Nothing fills them by itself"),
+    ],
+)
+def test_holes_are_asked_for_where_there_is_somebody_to_ask(home: Home, source: str, said: str) -> None:
+    facts = gather(home, BTC, "calibrated", DAY)
+    facts = replace(facts, health=replace(facts.health, source=source))
+    text = Page(render(facts)).text
+    assert said in text
+    assert ("again" in holes(facts)) == (source == "coinbase")
+
+
+def test_one_is_not_many(home: Home) -> None:
+    facts = gather(home, BTC, "calibrated", DAY)
+    assert "The one version of the model" in Page(render(facts)).text
+    made = facts.past.assign(created_at=pd.Timestamp("2021-01-01", tz="UTC"))
+    one = replace(facts, past=made.tail(1))
+    assert "The one forecast here was made after its day was over" in Page(render(one)).text
+    few = replace(facts, past=pd.concat([facts.past.head(2), made.tail(1)]))
+    assert "One of 3 forecasts here was made after its day was over" in Page(render(few)).text
+
+
+def test_a_cheap_coin_is_in_fixed_point(home: Home) -> None:
+    facts = gather(home, BTC, "calibrated", DAY)
+    row = facts.row | {"point_usd": 0.00000673683, "last_close_usd": 0.0000067, "lower_80_usd": 0.0000061}
+    page = Page(render(replace(facts, row=row)))
+    assert "0.0000067368 USD" in page.text
+    assert "0.0000061000 USD to" in page.text
+    assert not re.search(r"\de-\d", page.text)
+    board = replace(
+        facts.board, spans=(replace(facts.board.spans[-1], rmse_usd=0.00000021, mae_usd=0.0000001),)
+    )
+    assert " 0.00000021000 " in Page(render(replace(facts, board=board))).text
+
+
 def test_record_scoreboard_and_baselines(page: Page) -> None:
     assert "118 forecasts scored." in page.text
     for head in ("CRPS / naive", "80 % held", "RMSE / naive", "30 days", "365 days"):
@@ -123,7 +216,8 @@ def test_record_scoreboard_and_baselines(page: Page) -> None:
 
 
 def test_calibration(page: Page) -> None:
-    assert "of 10 bars lie outside of the band" in page.text
+    assert "of 10 bars lie outside of the band. All bars together differ" in page.text
+    assert "The CRPS is that of the log return of the close, so it has no unit" in page.text
     assert "Over the last 90 scored days: 50 % interval: " in page.text
     assert sum(page.figures["pit"]["counts"]) == 118
 
@@ -151,8 +245,8 @@ def test_the_gates_figures(copied: Home) -> None:
 def test_data_health(copied: Home) -> None:
     spoil(copied, "close is -1")
     text = page_of(copied).text
-    assert "missing 3 days in 1 hole set aside 1 rows restated 1 days" in text
-    assert "Holes: 20 Jan 2020 to 22 Jan 2020." in text
+    assert "missing 3 days in 1 hole set aside 1 row restated 1 day" in text
+    assert "Holes: 20 Jan 2020 to 22 Jan 2020. They stay until a file is read that has rows of them" in text
     assert "close is -1" in text
     assert "1,234.50 USD" in text
 
@@ -176,8 +270,14 @@ def test_the_same_home_and_day_give_the_same_bytes(home: Home) -> None:
     facts = [gather(home, BTC, "calibrated", DAY) for _ in range(2)]
     assert render(facts[0]) == render(facts[1])
     assert "1 May 2020" not in render(facts[0])
+    assert "The newest close is of" not in render(facts[0])
     later = gather(home, BTC, "calibrated", date(2020, 5, 1))
-    assert "passed 66 days before this page was written" in Page(render(later)).text
+    text = Page(render(later)).text
+    assert "passed 66 days before this page was written" in text
+    assert (
+        "The newest close is of 24 Feb 2020, 67 days before this was written: the day of the newest" in text
+    )
+    assert "a file that goes on brings a newer one" in text
 
 
 def test_every_stored_text_is_escaped(copied: Home) -> None:
@@ -259,7 +359,13 @@ def test_the_article_alone(empty: Home) -> None:
     assert "38 forecasts scored" in page.text
     assert "age of the model 0 days on the origin" in page.text
     assert "Calibration" not in page.text
-    assert "none" in Page(Reports(empty).index.read_text()).text
+    assert "CRPS is that of" not in page.text
+    assert "neither training nor forecast goes across missing days" in page.text
+    bridged = Page(render(facts_with(empty, profile="article", bridges_holes=True))).text
+    assert "training goes across missing days" in bridged
+    index = Page(Reports(empty).index.read_text()).text
+    assert "none has no interval –" in index
+    assert "none scored yet" not in index
 
 
 def test_forecasts_made_after_their_day_are_called_so(empty: Home) -> None:
@@ -304,6 +410,17 @@ def test_three_products_and_their_index(copied: Home) -> None:
     assert [one for one in index.named("href") if one.endswith(".html")] == pages
     assert index.text.count("25 Feb 2020") == 3
     assert "118 days" in index.text
+    # What a row has not is not explained, what it has is.
+    assert "a point alone" in index.text
+    assert "An interval says how far" in index.text
+    briefs = Reports(copied).briefs()
+    article = Page(render_index([one for one in briefs if one["profile"] == "article"], DAY)).text
+    assert "a point alone" in article
+    assert "An interval says how far" not in article
+    assert "a point alone" not in Page(render_index(briefs[:1], DAY)).text
+    # A page that was left is told, with what was noted on it.
+    late = Page(render_index([{**briefs[0], "notes": ["Coverage alarm"]}], date(2020, 2, 27))).text
+    assert "Coverage alarm 2 days past" in late
 
 
 def test_a_run_writes_what_is_missing_or_new_and_nothing_else(

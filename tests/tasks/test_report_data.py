@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2
 
 from storage.home import Home
 from tasks.quantiles import crps
 from tasks.report_charts import charts, short
 from tasks.report_data import CLOSES, gather, last_closes, running_coverage, uniform_of
 from tasks.report_model import curves_of, refit_of
+from tasks.report_words import uniform_words
 from tests.helpers import BTC, made_up, without
 from tests.pages import DAY, HOLE, full_home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return full_home(tmp_path_factory, tmp_path_factory.mktemp("facts") / "home")
 
 
 def hits(*names: str, days: int = 100) -> pd.DataFrame:
@@ -47,7 +55,44 @@ def test_the_histogram_and_its_band() -> None:
     found = uniform_of(np.array([0.0, 0.05, 0.1, 0.95, 1.0]))
     assert found is not None
     assert found.counts == (2, 1, 0, 0, 0, 0, 0, 0, 0, 2)
-    assert (found.days, found.expected, found.lower) == (5, 0.5, 0)
+    assert (found.days, found.expected, found.lower, found.p_value) == (5, 0.5, 0, None)
+
+
+def test_uniformity_is_tested_over_all_bars() -> None:
+    even = uniform_of(np.linspace(0.0, 1.0, 200))
+    # Two bars beyond their band, as even forecasts show in one case of twelve, are no verdict.
+    two = uniform_of(np.repeat(np.arange(0.05, 1, 0.1), [30, 10, *[20] * 8]))
+    crowded = uniform_of(np.repeat(np.arange(0.05, 1, 0.1), [40, *[15] * 8, 40]))
+    assert even is not None
+    assert two is not None
+    assert crowded is not None
+    assert even.p_value == pytest.approx(1.0)
+    assert sum(not two.lower <= n <= two.upper for n in two.counts) == 2
+    # Pearson's sum is (10² + 10²) / 20 with nine degrees of freedom.
+    assert two.p_value == pytest.approx(chi2.sf(200 / 20, 9))
+    assert two.p_value > 0.05
+    assert crowded.p_value is not None
+    assert crowded.p_value < 0.001
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (
+            [20] * 10,
+            "0 of 10 bars lie outside of the band. All bars together differ no more than chance alone",
+        ),
+        ([30, 10, *[20] * 8], "2 of 10 bars lie outside of the band. All bars together differ no more than"),
+        ([40, *[15] * 8, 40], "differ more than chance alone leads to (χ² test at 5 %, p below .001)."),
+        (
+            [1, *[0] * 9],
+            "0 of 10 bars lie outside of the band; too few closes (1) to test all bars together.",
+        ),
+    ],
+)
+def test_calibration_in_words(home: Home, counts: list[int], said: str) -> None:
+    uniform = uniform_of(np.repeat(np.arange(0.05, 1, 0.1), counts))
+    assert said in uniform_words(replace(gather(home, BTC, "calibrated", DAY), uniform=uniform))
 
 
 def test_closes_have_a_row_a_day_and_a_gap_where_one_is_missing() -> None:
@@ -63,14 +108,13 @@ def test_closes_have_a_row_a_day_and_a_gap_where_one_is_missing() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, None), (float("nan"), None), (float("inf"), None), (8031.415926535, 8031.4159), (1e-7, 1e-7)],
+    [(None, None), (float("nan"), None), (float("inf"), None), (8031.415926535, 8031.415927), (1e-7, 1e-7)],
 )
 def test_figures_of_charts_are_short_and_finite(value: float | None, said: float | None) -> None:
     assert short(value) == said
 
 
-def test_facts_agree_with_the_tables(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home: Home = full_home(tmp_path_factory, tmp_path_factory.mktemp("facts") / "home")
+def test_facts_agree_with_the_tables(home: Home) -> None:
     facts = gather(home, BTC, "calibrated", DAY)
     scored = facts.scored
     assert len(facts.past) == 120
