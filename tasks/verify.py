@@ -19,8 +19,10 @@ from storage.file_checks import bundle_files, fold_files, lineage_of, raw_answer
 from storage.files import read_raw
 from storage.frames import FIGURES
 from storage.home import Home
+from storage.ledger import INGREDIENTS, TRACKERS
 from storage.maintenance import TABLES
 from storage.models import Models, ModelVersion
+from storage.predictions import PREDICTIONS
 from storage.price_checks import (
     Candles,
     PriceRecords,
@@ -36,11 +38,12 @@ from storage.price_checks import (
 )
 from storage.progress import tell
 from storage.registry import registry_exists, registry_integrity
+from storage.scores import SCORES
 from storage.tables import reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
-from tasks.publish import prediction_key
-from tasks.recipe import Recipe, settings_digest
+from tasks.recipe import settings_digest
+from tasks.verify_rows import Closes, Rows, of_forecasts, of_ingredients, of_revisions, of_scores, of_trackers
 
 # Of a lineage, what stands in the registry as well: of every version, and of those that have it.
 ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
@@ -65,23 +68,6 @@ class Verified:
         self.wrong.extend(line for line in dict.fromkeys(lines) if line not in self.wrong)
 
 
-@dataclass(frozen=True)
-class _Closes:
-    """Of each whole data version its closes by day; None where the prices cannot be read, which is told."""
-
-    by_version: Mapping[str, Mapping[date, float]] | None
-
-    def wrong_of(self, data_version: str) -> str:
-        """What is said of a version that is not among them, empty where nothing can be said."""
-        if self.by_version is None or data_version in self.by_version:
-            return ""
-        return f"its data version {data_version} is missing or changed"
-
-    def of(self, data_version: str) -> Mapping[date, float] | None:
-        """The closes of a version."""
-        return (self.by_version or {}).get(data_version)
-
-
 def verify_home(home: Home) -> Verified:
     """Check every hash and every reference of a home; nothing is written.
 
@@ -98,29 +84,33 @@ def verify_home(home: Home) -> Verified:
     versions = _versions(home, found)
     closes = _prices(home, found, needed=bool(forecasts))
     found.add("backtests' files", *fold_files(home))
-    found.add("forecasts", len(forecasts), list(_of_forecasts(forecasts, versions, closes)))
-    found.add("forecasts", 0, list(_of_revisions(forecasts)))
-    found.add("ingredients", len(beside), list(_of_ingredients(beside, forecasts, tracked)))
-    found.add("states of trackers", len(tracked), list(_of_trackers(tracked, forecasts)))
-    found.add("scores", len(scored), list(_of_scores(scored, forecasts, closes)))
+    found.add("forecasts", len(forecasts), list(of_forecasts(forecasts, versions, closes)))
+    found.add("forecasts", 0, list(of_revisions(forecasts)))
+    found.add("ingredients", len(beside), list(of_ingredients(beside, forecasts, tracked)))
+    found.add("states of trackers", len(tracked), list(of_trackers(tracked, forecasts)))
+    found.add("scores", len(scored), list(of_scores(scored, forecasts, closes)))
     return found
-
-
-Rows = list[dict[str, Any]]
 
 
 def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
     """Scores, trackers' states, ingredients and forecasts at one moment; what cannot be read is told."""
     folders = (home.scores, home.trackers, home.ingredients, home.predictions)
+    schemas = (SCORES, TRACKERS, INGREDIENTS, PREDICTIONS)
     read: list[Rows] = []
     try:
         tables = cut(folders)
     except Damaged:  # told with its files
         return [], [], [], []
-    for folder, table in zip(folders, tables, strict=True):
+    for folder, table, schema in zip(folders, tables, schemas, strict=True):
         try:
             with reading(folder):
-                read.append(table.to_pyarrow_dataset().to_table().to_pylist() if table else [])
+                rows = table.to_pyarrow_dataset().to_table() if table else schema.empty_table()
+            if lacking := [name for name in schema.names if name not in rows.column_names]:
+                raise Damaged(
+                    f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
+                    " restore it from a backup"
+                )
+            read.append(rows.to_pylist())
         except Damaged as error:
             found.add("files of tables", 0, [str(error)])
             read.append([])
@@ -179,19 +169,19 @@ def _tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 # Prices
 
 
-def _prices(home: Home, found: Verified, *, needed: bool) -> _Closes:
+def _prices(home: Home, found: Verified, *, needed: bool) -> Closes:
     """Check the candles and what stands for them; the closes of each whole data version."""
     found.add("raw answers", *raw_answers(home))
     file = price_file(home)
     if file is not None and not file.exists():  # opening it would make one
         found.add("databases", 0, [f"the price database {file} is missing"] if needed else [])
-        return _Closes(None if needed else {})
+        return Closes(None if needed else {})
     try:
         with damage_told_apart(), PriceRecords(home) as records:
-            return _Closes(_of_candles(home, records, found))
+            return Closes(_of_candles(home, records, found))
     except (Damaged, ValueError) as error:  # a text where a day or a figure was
         found.add("candles", 0, [f"the price database cannot be read: {error}"])
-        return _Closes(None)
+        return Closes(None)
 
 
 def _of_candles(home: Home, records: PriceRecords, found: Verified) -> dict[str, dict[date, float]]:
@@ -261,91 +251,3 @@ def _of_answers(home: Home, candles: Candles) -> Iterator[str]:
         for day, row in zip(days.astype(object).tolist(), figures, strict=True):
             if not np.array_equal(np.array(known.get(day, ()), "float64"), row, equal_nan=True):
                 yield f"the candle of {candles.product_id} of {day} is not in the answer that it came with"
-
-
-# Forecasts and what refers to them
-
-
-def _of_forecasts(
-    rows: Rows, versions: Mapping[tuple[str, str, str], ModelVersion] | None, closes: _Closes
-) -> Iterator[str]:
-    for row in rows:
-        what = f"forecast {row['prediction_id']} of {row['product_id']} for {row['target_day']}"
-        names = ("product_id", "profile", "data_version", "settings_version", "code_version")
-        if (
-            prediction_key(origin=row["origin_day"], **{name: row[name] for name in names})
-            != row["prediction_id"]
-        ):
-            yield f"{what}: its id is not the digest of what it says it was made from"
-        known = closes.of(row["data_version"])
-        if lost := closes.wrong_of(row["data_version"]):
-            yield f"{what}: {lost}"
-        elif known and (
-            known.get(row["origin_day"]) != row["last_close_usd"] or max(known) > row["origin_day"]
-        ):
-            yield f"{what}: its data version does not end with its last close"
-        if versions is None:
-            continue
-        version = versions.get((row["product_id"], row["profile"], row["model_version"]))
-        if version is None:
-            yield f"{what}: its model version {row['model_version']} is missing"
-        elif version.tags.get("origin_day", "") > row["origin_day"].isoformat():
-            yield f"{what}: its model was trained on later days"
-
-
-def _of_revisions(rows: Rows) -> Iterator[str]:
-    """Whether each target day's forecasts are numbered from 0 on, and no id comes twice."""
-    for name, count in Counter(row["prediction_id"] for row in rows).items():
-        if count > 1:
-            yield f"forecast {name} stands in the table {count} times"
-    days: dict[tuple[Any, ...], list[int]] = {}
-    for row in rows:
-        day = (row["product_id"], row["profile"], row["target_day"])
-        days.setdefault(day, []).append(row["revision"])
-    for (product_id, profile, target), revisions in days.items():
-        if sorted(revisions) != list(range(len(revisions))):
-            numbers = ", ".join(map(str, sorted(revisions)))
-            yield f"the {profile} forecasts of {product_id} for {target} have the revisions {numbers}"
-
-
-def _of_ingredients(rows: Rows, forecasts: Rows, tracked: Rows) -> Iterator[str]:
-    states = {row["tracker_version"] for row in tracked}
-    beside = {row["prediction_id"] for row in rows}
-    for row in rows:
-        if row["tracker_version"] is not None and row["tracker_version"] not in states:
-            yield f"ingredients of forecast {row['prediction_id']}: state {row['tracker_version']} is missing"
-    for row in forecasts:
-        if row["profile"] == Recipe.name and row["prediction_id"] not in beside:
-            yield f"forecast {row['prediction_id']} has no ingredients"
-
-
-def _of_trackers(rows: Rows, forecasts: Rows) -> Iterator[str]:
-    states = {row["tracker_version"] for row in rows}
-    ids = {row["prediction_id"] for row in forecasts}
-    for row in rows:
-        what = f"state {row['tracker_version']} of {row['product_id']}'s tracker"
-        if row["previous_version"] is not None and row["previous_version"] not in states:
-            yield f"{what}: the state before it, {row['previous_version']}, is missing"
-        if row["prediction_id"] is not None and row["prediction_id"] not in ids:
-            yield f"{what}: its forecast {row['prediction_id']} is missing"
-
-
-def _of_scores(rows: Rows, forecasts: Rows, closes: _Closes) -> Iterator[str]:
-    known = {row["prediction_id"]: row for row in forecasts}
-    for row in rows:
-        what = f"score of forecast {row['prediction_id']} for {row['target_day']}"
-        forecast = known.get(row["prediction_id"])
-        if forecast is None or forecast["target_day"] != row["target_day"]:
-            yield f"{what}: there is no such forecast"
-            continue
-        if forecast["point_usd"] - row["close_usd"] != row["error_usd"]:
-            yield f"{what}: its error is not the forecast less the close"
-        known_closes = closes.of(row["data_version"])
-        if lost := closes.wrong_of(row["data_version"]):
-            yield f"{what}: {lost}"
-        elif known_closes and known_closes.get(row["target_day"]) != row["close_usd"]:
-            yield f"{what}: its close is not the one of its data version"
-    twice = Counter((row["prediction_id"], row["close_usd"], row["data_version"]) for row in rows)
-    for (name, _, _), count in twice.items():
-        if count > 1:
-            yield f"forecast {name} was scored {count} times by one data version"
