@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ class Database:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._url = database_address(home)
-        self._engine = make_engine(self._url)
+        self._frozen = _frozen(self._url)
+        self._engine = make_engine(self._url, **({"creator": self._frozen} if self._frozen else {}))
         if self._sqlite:
             event.listen(self._engine, "connect", _set_pragmas)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -127,7 +129,8 @@ class Database:
         if self._sqlite and not Path(self._url.database or "").is_file():
             return False  # connecting would make the file
         with self.read() as connection:
-            if self._sqlite and connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar() if self._sqlite else None
+            if mode != "wal" and self._sqlite and not self._frozen:
                 return False
             if not sa.inspect(connection).has_table("alembic_version"):
                 return False
@@ -189,6 +192,24 @@ def _no_address() -> BadSetting:
         "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
         " sqlite:////folder/prices.db; leave it unset for the home's own database"
     )
+
+
+def _frozen(url: sa.URL) -> Callable[[], sqlite3.Connection] | None:
+    """How to open a database of SQLite in a folder that cannot be written; None where the usual way does.
+
+    To read a database that has a write-ahead log, SQLite makes a file beside it. Where it cannot, and the log
+    is empty or not there, the file alone is the whole database, and may be read as one that nobody changes.
+    """
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    file = Path(url.database).resolve()
+    if os.access(file.parent, os.W_OK) or not file.is_file():
+        return None
+    log = file.with_name(f"{file.name}-wal")
+    if log.exists() and (log.stat().st_size or file.with_name(f"{file.name}-shm").exists()):
+        return None
+    address = f"{file.as_uri()}?mode=ro&immutable=1"
+    return lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
 def make_engine(url: sa.URL, **how: Any) -> sa.Engine:

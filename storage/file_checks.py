@@ -15,7 +15,7 @@ from storage.errors import BadFile, ClosecastError, Damaged
 from storage.files import read_raw, sha256_file
 from storage.home import Home
 from storage.models import Models, ModelVersion
-from storage.places import Place, S3Path
+from storage.places import Place, S3Path, files_below
 from storage.sums import LOG, SUMS, added_files, read_sums, unreadable_sums
 from storage.tables import open_table
 
@@ -48,7 +48,7 @@ def data_files(folder: Place, table: DeltaTable) -> list[Any]:
 def _table_files(folder: Any) -> tuple[int, list[str]]:
     log = folder / LOG
     if not log.is_dir():
-        return 0, []
+        return 0, _without_log(folder)
     recorded = read_sums(folder)
     entries = {int(found[1]): path for path in log.iterdir() if (found := _ENTRY.fullmatch(path.name))}
     marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
@@ -60,6 +60,7 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     try:
         table = open_table(folder)
         used = data_files(folder, table) if table else []
+        wrong += [] if table or recorded else _without_log(folder)
     except Damaged as error:
         used, wrong = [], [*wrong, str(error)]
     late = {path for number, path in entries.items() if number > newest}
@@ -73,6 +74,20 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     for path in looked:
         wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))
     return len(looked), wrong
+
+
+def _without_log(folder: Any) -> list[str]:
+    """A table's log is written before its first data: what has data and no log has lost it."""
+    if not folder.is_dir():
+        return []
+    left = [
+        path
+        for path in files_below(folder)
+        if SUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
+    ]
+    return (
+        [f"the table {folder} holds files ({len(left)}) and no log of them: {LOG} is missing"] if left else []
+    )
 
 
 def _lost(

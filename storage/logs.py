@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -24,10 +26,24 @@ def spare_the_known() -> None:
     logging.getLogger("prefect.task_runs").addFilter(_known)
 
 
+class _Spared(RotatingFileHandler):
+    """A log file that is done without where it cannot be written; the next record tries again."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
+        """Pass over a full disk, or one that can only be read: logging would fill standard error."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+            return
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
 def log_to_file(home: Home) -> Path:
     """Add `logs/closecast.log` (five files of 1 MB at most) to the loggers of closecast and Prefect."""
     path = home.logs / "closecast.log"
-    handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
+    handler = _Spared(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     for name in ("closecast", "prefect"):
         logging.getLogger(name).addHandler(handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 METRICS_A_CALL = 1000  # what MLflow takes
+_FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")  # a plain name: it becomes part of a path
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,21 @@ class Models:
             if product_id in (None, version.product_id) and profile in (None, version.profile)
         ]
 
+    def lost(self) -> list[tuple[str, str, str]]:
+        """Each alias that names a version which is not there: model, alias, number."""
+        if not self._there():
+            return []
+        found, ours = [], "name LIKE 'closecast.%'"
+        for model in self._pages(self.client.search_registered_models, filter_string=ours):
+            rows = self._pages(self.client.search_model_versions, filter_string=f"name='{model.name}'")
+            there = {str(row.version) for row in rows}
+            found += [
+                (model.name, alias, str(number))
+                for alias, number in sorted(model.aliases.items())
+                if str(number) not in there
+            ]
+        return found
+
     def open(self, version: ModelVersion) -> Bundle:
         """The version's bundle, found under this home wherever that was moved to.
 
@@ -315,6 +332,11 @@ def _as_version(row: RegisteredVersion, aliases: list[str] | None = None) -> Mod
         raise Damaged(
             f"the registry has no {' and no '.join(lost)} of {row.name} version {row.version}:"
             " restore it from a backup"
+        )
+    if not _FOLDER.fullmatch(row.tags["bundle"]):
+        raise Damaged(
+            f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"
+            f" says {row.tags['bundle']!r:.80}: restore it from a backup"
         )
     return ModelVersion(
         product_id=product_id,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from storage.candles import CANDLES, DATA_VERSIONS, PAGES, SERIES, Stored
-from storage.database import Database
+from storage.database import Database, database_address
 from storage.digest import checks, digest
+from storage.errors import Damaged, HomeUnusable
 from storage.frames import FIGURES
 
 if TYPE_CHECKING:
@@ -43,6 +47,42 @@ class Version:
     seq: int
     through: date
     rows: int
+
+
+def price_file(home: Home) -> Path | None:
+    """Where the price database lies, None where that is no file."""
+    return None if home.on_postgresql else Path(database_address(home).database or "")
+
+
+@contextlib.contextmanager
+def damage_told_apart() -> Iterator[None]:
+    """Say of a file that SQLite finds no database in, or a broken one, that it is damaged.
+
+    Raises:
+        Damaged: that.
+        HomeUnusable: the database is held by somebody else, out of reach, or not to be opened; what is in it
+            may be as it was.
+    """
+    try:
+        yield
+    except HomeUnusable as error:
+        reason = getattr(error.__cause__, "orig", error.__cause__)
+        code = getattr(reason, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise Damaged(str(error)) from error
+        raise
+
+
+def refuse_closed_prices(home: Home) -> None:
+    """Find out early that the price database cannot be opened; nothing is made where there is none.
+
+    Raises:
+        HomeUnusable: it cannot, and it is not damaged.
+    """
+    file = price_file(home)
+    if file is None or file.exists():
+        with contextlib.suppress(Damaged), damage_told_apart(), PriceRecords(home):
+            pass
 
 
 class PriceRecords:
@@ -136,6 +176,40 @@ def changed_candles(candles: Candles, recorded: Mapping[int, int]) -> Iterator[t
         strict=True,
     )
     return ((seq, day) for seq, day, check in now if recorded.get(seq, check) != check)
+
+
+def without_page(candles: Candles, recorded: Mapping[int, int]) -> Iterator[tuple[int, str]]:
+    """Number and day of each candle that no page brought.
+
+    Those before the first page are of a time when pages were not recorded.
+    """
+    first = min(recorded, default=None)
+    if first is None:
+        return
+    for seq, day in zip(candles.rows.seqs.tolist(), candles.rows.days.astype(str).tolist(), strict=True):
+        if seq >= first and seq not in recorded:
+            yield seq, day
+
+
+def in_another_series(candles: Candles, series: list[tuple[str, int]]) -> Iterator[str]:
+    """What is wrong, a line for all candles of one source in series of another, or in none.
+
+    A series without a candle is no fault: a run that was refused its first page leaves one.
+    """
+    afters = np.array([after for _, after in series], "int64")
+    places = np.searchsorted(afters, candles.rows.seqs, side="left") - 1
+    wrong: dict[tuple[str, str], list[int]] = {}
+    rows = zip(candles.rows.seqs.tolist(), places.tolist(), candles.source.tolist(), strict=True)
+    for seq, place, number in rows:
+        theirs = f"a series of {series[place][0]}" if place >= 0 else "no series"
+        source = candles.seen[number][0]
+        if place < 0 or source != series[place][0]:
+            wrong.setdefault((source, theirs), []).append(seq)
+    for (source, theirs), seqs in wrong.items():
+        yield (
+            f"{len(seqs)} of the candles of {candles.product_id}, numbers {seqs[0]} to {seqs[-1]}, came from"
+            f" {source} and stand in {theirs}"
+        )
 
 
 def state_at(candles: Candles, series: list[tuple[str, int]], version: Version) -> Stored:

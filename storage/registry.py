@@ -118,14 +118,23 @@ class _Explaining:
 
 
 def registry_integrity(home: Home) -> list[str]:
-    """What SQLite finds wrong with the registry's file; nothing where there is none, or no SQLite."""
+    """What SQLite finds wrong with the registry's file; nothing where there is none, or no SQLite.
+
+    Raises:
+        HomeUnusable: it cannot be opened, and what is in it may be as it was.
+    """
     if home.on_postgresql or not home.registry.is_file():
         return []
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
             found = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
     except sqlite3.Error as error:
-        return [str(error)]
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return [str(error)]
+        raise HomeUnusable(
+            f"the model registry {home.registry} cannot be read: {error}; let whoever holds it finish,"
+            " or see to the rights of its folder, then try again"
+        ) from error
     return [] if found == ["ok"] else found
 
 

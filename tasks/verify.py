@@ -14,28 +14,43 @@ from typing import Any
 import numpy as np
 
 from storage.cut import cut
-from storage.errors import ClosecastError, Damaged, StorageError
+from storage.errors import ClosecastError, Damaged
 from storage.file_checks import bundle_files, fold_files, lineage_of, raw_answers, table_files
 from storage.files import read_raw
 from storage.frames import FIGURES
 from storage.home import Home
+from storage.ledger import INGREDIENTS, TRACKERS
 from storage.maintenance import TABLES
 from storage.models import Models, ModelVersion
+from storage.predictions import PREDICTIONS
 from storage.price_checks import (
     Candles,
     PriceRecords,
     Version,
     changed_candles,
+    damage_told_apart,
+    in_another_series,
     is_whole,
+    price_file,
+    refuse_closed_prices,
     state_at,
+    without_page,
 )
 from storage.progress import tell
 from storage.registry import registry_exists, registry_integrity
+from storage.scores import SCORES
 from storage.tables import reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
-from tasks.publish import prediction_key
-from tasks.recipe import Recipe, settings_digest
+from tasks.recipe import settings_digest
+from tasks.verify_rows import Closes, Rows, of_forecasts, of_ingredients, of_revisions, of_scores, of_trackers
+
+# Of a lineage, what stands in the registry as well: of every version, and of those that have it.
+ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
+OFTEN = (
+    *("product_id", "profile", "made_by", "git_commit", "recipe_version", "series"),
+    *("origin_day", "seen_through"),
+)
 
 
 @dataclass
@@ -53,48 +68,49 @@ class Verified:
         self.wrong.extend(line for line in dict.fromkeys(lines) if line not in self.wrong)
 
 
-@dataclass(frozen=True)
-class _Closes:
-    """Of each data version its closes by day; `candles` names all of a product's."""
-
-    by_version: Mapping[str, Mapping[date, float]]
-
-
 def verify_home(home: Home) -> Verified:
     """Check every hash and every reference of a home; nothing is written.
 
     What refers is read before what it refers to, so that a run that goes on meanwhile finds nothing missing.
+
+    Raises:
+        HomeUnusable: a database cannot be opened; whether anything was changed is not known.
     """
     found = Verified()
+    refuse_closed_prices(home)
     for name in TABLES:
         found.add("files of tables", *table_files(getattr(home, name)))
     scored, tracked, beside, forecasts = _rows(home, found)
     versions = _versions(home, found)
-    closes = _prices(home, found)
+    closes = _prices(home, found, needed=bool(forecasts))
     found.add("backtests' files", *fold_files(home))
-    found.add("forecasts", len(forecasts), list(_of_forecasts(forecasts, versions, closes)))
-    found.add("forecasts", 0, list(_of_revisions(forecasts)))
-    found.add("ingredients", len(beside), list(_of_ingredients(beside, forecasts, tracked)))
-    found.add("states of trackers", len(tracked), list(_of_trackers(tracked, forecasts)))
-    found.add("scores", len(scored), list(_of_scores(scored, forecasts, closes)))
+    found.add("forecasts", len(forecasts), list(of_forecasts(forecasts, versions, closes)))
+    found.add("forecasts", 0, list(of_revisions(forecasts)))
+    found.add("ingredients", len(beside), list(of_ingredients(beside, forecasts, tracked)))
+    found.add("states of trackers", len(tracked), list(of_trackers(tracked, forecasts)))
+    found.add("scores", len(scored), list(of_scores(scored, forecasts, closes)))
     return found
-
-
-Rows = list[dict[str, Any]]
 
 
 def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
     """Scores, trackers' states, ingredients and forecasts at one moment; what cannot be read is told."""
     folders = (home.scores, home.trackers, home.ingredients, home.predictions)
+    schemas = (SCORES, TRACKERS, INGREDIENTS, PREDICTIONS)
     read: list[Rows] = []
     try:
         tables = cut(folders)
     except Damaged:  # told with its files
         return [], [], [], []
-    for folder, table in zip(folders, tables, strict=True):
+    for folder, table, schema in zip(folders, tables, schemas, strict=True):
         try:
             with reading(folder):
-                read.append(table.to_pyarrow_dataset().to_table().to_pylist() if table else [])
+                rows = table.to_pyarrow_dataset().to_table() if table else schema.empty_table()
+            if lacking := [name for name in schema.names if name not in rows.column_names]:
+                raise Damaged(
+                    f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
+                    " restore it from a backup"
+                )
+            read.append(rows.to_pylist())
         except Damaged as error:
             found.add("files of tables", 0, [str(error)])
             read.append([])
@@ -104,14 +120,20 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
 # Models
 
 
-def _versions(home: Home, found: Verified) -> dict[tuple[str, str, str], ModelVersion]:
+def _versions(home: Home, found: Verified) -> dict[tuple[str, str, str], ModelVersion] | None:
+    """The versions by product, profile and number; None where they cannot be read, which is told."""
     broken = registry_integrity(home)
     found.add("databases", int(registry_exists(home)), [f"{home.registry}: {line}" for line in broken])
+    if broken:
+        return None
+    models = Models(home)
     try:
-        versions = [] if broken else Models(home).versions()
+        versions = models.versions()
     except Damaged as error:
         found.add("model versions", 0, [str(error)])
-        return {}
+        return None
+    lost = [f"{name}: {alias} is version {number}, which is missing" for name, alias, number in models.lost()]
+    found.add("model versions", 0, lost)
     for version in versions:
         files, wrong = bundle_files(home, version)
         found.add("files of models", files, wrong)
@@ -123,8 +145,9 @@ def _of_version(home: Home, version: ModelVersion) -> Iterator[str]:
     """Whether the registry says of a version what its bundle says."""
     what = f"{version.name} version {version.version}"
     lineage, bundle = lineage_of(home, version), Models(home).open(version)
-    for name in ("data_version", "settings_version", "code_version", "weights_sha256"):
-        if str(lineage.get(name)) != version.tags.get(name):
+    known = {**version.tags, "product_id": version.product_id, "profile": version.profile}
+    for name, said in _tags_of(lineage).items():
+        if known.get(name) != said:
             yield f"{what}: the registry and the bundle name another {name}"
     if "settings.json" in bundle.manifest:
         said = f"{version.profile}-{settings_digest(bundle.read_json('settings.json'))}"
@@ -132,27 +155,51 @@ def _of_version(home: Home, version: ModelVersion) -> Iterator[str]:
             yield f"{what}: its settings are not those of its settings_version"
 
 
+def _tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
+    """What the registry has to say of a version whose bundle holds that lineage."""
+    tags = {name: str(lineage.get(name)) for name in ALWAYS}
+    tags |= {name: str(lineage[name]) for name in OFTEN if lineage.get(name)}
+    if "parent" in lineage:
+        tags["parent"] = lineage["parent"] or "none"
+    if "pooled_data_versions" in lineage:
+        tags["pooled"] = ",".join(lineage["pooled_data_versions"]) or "none"
+    return tags
+
+
 # Prices
 
 
-def _prices(home: Home, found: Verified) -> _Closes:
+def _prices(home: Home, found: Verified, *, needed: bool) -> Closes:
     """Check the candles and what stands for them; the closes of each whole data version."""
-    by_version: dict[str, dict[date, float]] = {}
     found.add("raw answers", *raw_answers(home))
+    file = price_file(home)
+    if file is not None and not file.exists():  # opening it would make one
+        found.add("databases", 0, [f"the price database {file} is missing"] if needed else [])
+        return Closes(None if needed else {})
     try:
-        with PriceRecords(home) as records:
-            broken = records.integrity()
-            found.add("databases", 1, [f"the price database: {line}" for line in broken])
-            checks, seen = records.pages(), set[int]()
-            for product_id in records.products():
-                candles = records.candles(product_id)
-                seen.update(candles.rows.seqs.tolist())
-                by_version |= _of_product(home, records, candles, checks, found)
-            lost = sorted(checks.keys() - seen)
-            found.add("candles", 0, [f"candle {seq} is missing" for seq in lost])
-    except (StorageError, ValueError) as error:  # a text where a day or a figure was
+        with damage_told_apart(), PriceRecords(home) as records:
+            return Closes(_of_candles(home, records, found))
+    except (Damaged, ValueError) as error:  # a text where a day or a figure was
         found.add("candles", 0, [f"the price database cannot be read: {error}"])
-    return _Closes(by_version)
+        return Closes(None)
+
+
+def _of_candles(home: Home, records: PriceRecords, found: Verified) -> dict[str, dict[date, float]]:
+    broken = records.integrity()
+    found.add("databases", 1, [f"the price database: {line}" for line in broken])
+    by_version: dict[str, dict[date, float]] = {}
+    checks, seen, bare = records.pages(), set[int](), dict[int, str]()
+    for product_id in records.products():
+        candles = records.candles(product_id)
+        seen.update(candles.rows.seqs.tolist())
+        bare |= {seq: f"{product_id} ({day})" for seq, day in without_page(candles, checks)}
+        by_version |= _of_product(home, records, candles, checks, found)
+    lost = sorted(checks.keys() - seen)
+    found.add("candles", 0, [f"candle {seq} is missing" for seq in lost])
+    later = records.pages() if bare else {}  # a run that goes on meanwhile stored both
+    bare = {seq: what for seq, what in bare.items() if seq not in later}
+    found.add("candles", 0, [f"candle {seq} of {what} was stored with no page" for seq, what in bare.items()])
+    return by_version
 
 
 def _of_product(
@@ -169,6 +216,7 @@ def _of_product(
     found.add("candles", len(candles.rows.seqs), lines)
     found.add("candles", 0, list(_of_answers(home, candles)))
     series, whole = records.series(product_id), dict[str, dict[date, float]]()
+    found.add("candles", 0, list(in_another_series(candles, series)))
     for version in records.versions(product_id):
         state = state_at(candles, series, version)
         fits = is_whole(version, state)
@@ -203,87 +251,3 @@ def _of_answers(home: Home, candles: Candles) -> Iterator[str]:
         for day, row in zip(days.astype(object).tolist(), figures, strict=True):
             if not np.array_equal(np.array(known.get(day, ()), "float64"), row, equal_nan=True):
                 yield f"the candle of {candles.product_id} of {day} is not in the answer that it came with"
-
-
-# Forecasts and what refers to them
-
-
-def _of_forecasts(
-    rows: Rows, versions: Mapping[tuple[str, str, str], ModelVersion], closes: _Closes
-) -> Iterator[str]:
-    for row in rows:
-        what = f"forecast {row['prediction_id']} of {row['product_id']} for {row['target_day']}"
-        names = ("product_id", "profile", "data_version", "settings_version", "code_version")
-        if (
-            prediction_key(origin=row["origin_day"], **{name: row[name] for name in names})
-            != row["prediction_id"]
-        ):
-            yield f"{what}: its id is not the digest of what it says it was made from"
-        known = closes.by_version.get(row["data_version"])
-        if known is None:
-            yield f"{what}: its data version {row['data_version']} is missing or changed"
-        elif known.get(row["origin_day"]) != row["last_close_usd"] or max(known) > row["origin_day"]:
-            yield f"{what}: its data version does not end with its last close"
-        version = versions.get((row["product_id"], row["profile"], row["model_version"]))
-        if version is None:
-            yield f"{what}: its model version {row['model_version']} is missing"
-        elif version.tags.get("origin_day", "") > row["origin_day"].isoformat():
-            yield f"{what}: its model was trained on later days"
-
-
-def _of_revisions(rows: Rows) -> Iterator[str]:
-    """Whether each target day's forecasts are numbered from 0 on, and no id comes twice."""
-    for name, count in Counter(row["prediction_id"] for row in rows).items():
-        if count > 1:
-            yield f"forecast {name} stands in the table {count} times"
-    days: dict[tuple[Any, ...], list[int]] = {}
-    for row in rows:
-        day = (row["product_id"], row["profile"], row["target_day"])
-        days.setdefault(day, []).append(row["revision"])
-    for (product_id, profile, target), revisions in days.items():
-        if sorted(revisions) != list(range(len(revisions))):
-            numbers = ", ".join(map(str, sorted(revisions)))
-            yield f"the {profile} forecasts of {product_id} for {target} have the revisions {numbers}"
-
-
-def _of_ingredients(rows: Rows, forecasts: Rows, tracked: Rows) -> Iterator[str]:
-    states = {row["tracker_version"] for row in tracked}
-    beside = {row["prediction_id"] for row in rows}
-    for row in rows:
-        if row["tracker_version"] is not None and row["tracker_version"] not in states:
-            yield f"ingredients of forecast {row['prediction_id']}: state {row['tracker_version']} is missing"
-    for row in forecasts:
-        if row["profile"] == Recipe.name and row["prediction_id"] not in beside:
-            yield f"forecast {row['prediction_id']} has no ingredients"
-
-
-def _of_trackers(rows: Rows, forecasts: Rows) -> Iterator[str]:
-    states = {row["tracker_version"] for row in rows}
-    ids = {row["prediction_id"] for row in forecasts}
-    for row in rows:
-        what = f"state {row['tracker_version']} of {row['product_id']}'s tracker"
-        if row["previous_version"] is not None and row["previous_version"] not in states:
-            yield f"{what}: the state before it, {row['previous_version']}, is missing"
-        if row["prediction_id"] is not None and row["prediction_id"] not in ids:
-            yield f"{what}: its forecast {row['prediction_id']} is missing"
-
-
-def _of_scores(rows: Rows, forecasts: Rows, closes: _Closes) -> Iterator[str]:
-    known = {row["prediction_id"]: row for row in forecasts}
-    for row in rows:
-        what = f"score of forecast {row['prediction_id']} for {row['target_day']}"
-        forecast = known.get(row["prediction_id"])
-        if forecast is None or forecast["target_day"] != row["target_day"]:
-            yield f"{what}: there is no such forecast"
-            continue
-        if forecast["point_usd"] - row["close_usd"] != row["error_usd"]:
-            yield f"{what}: its error is not the forecast less the close"
-        version = closes.by_version.get(row["data_version"])
-        if version is None:
-            yield f"{what}: its data version {row['data_version']} is missing or changed"
-        elif version.get(row["target_day"]) != row["close_usd"]:
-            yield f"{what}: its close is not the one of its data version"
-    twice = Counter((row["prediction_id"], row["close_usd"], row["data_version"]) for row in rows)
-    for (name, _, _), count in twice.items():
-        if count > 1:
-            yield f"forecast {name} was scored {count} times by one data version"

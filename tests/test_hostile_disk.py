@@ -139,7 +139,17 @@ def test_a_disk_that_can_only_be_read(made: Path, csv: Path, tmp_path: Path) -> 
         # To look is allowed.
         asked = predictions(disk / "home")
         assert asked.returncode == 0, asked.stderr
-        assert str(before[0]["prediction_id"]) in asked.stdout
+        name = str(before[0]["prediction_id"])
+        assert name in asked.stdout
+        for words in (
+            ("verify",),
+            ("sql", "SELECT count(*) FROM closes"),
+            ("reproduce", name),
+            ("versions",),
+        ):
+            done = closecast_process(*words, "--home", str(disk / "home"), variables=os.environ)
+            assert done.returncode == 0, done.stderr
+            assert "Logging error" not in done.stderr
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         succeeds(disk / "home", csv, before)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.errors import Damaged
+from storage.errors import Damaged, HomeUnusable
 from storage.files import keep_raw
 from storage.folds import Folds
 from storage.home import Home
@@ -22,6 +22,7 @@ from storage.ledger import ingredients, trackers
 from storage.maintenance import tidy
 from storage.models import Models
 from storage.predictions import Predictions
+from storage.price_checks import PriceRecords
 from storage.prices import Prices
 from storage.scores import Scores
 from storage.sums import SUMS
@@ -149,6 +150,100 @@ def test_candles_from_before_there_were_checks_stand_on_their_data_versions(runs
     assert any("no longer stands for" in line for line in wrong(runs))
 
 
+def test_candles_from_before_the_first_page_are_no_fault(
+    runs: Runs, walk: Callable[..., pd.DataFrame]
+) -> None:
+    sql(runs.home, "prices.db", "DELETE FROM pages")
+    with Prices(runs.home) as prices:
+        source = prices.source_of(BTC)
+        assert source
+        later = walk(day(1001), days=1)
+        prices.append(BTC, later, source=source, observed_at=NOW, payload_sha256="ab" * 32)
+    assert wrong(runs) == []
+
+
+INSERTED = (
+    "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume, source,"
+    " observed_at, payload_sha256) SELECT product_id, '{}', open_usd, high_usd, low_usd, close_usd, volume,"
+    " source, observed_at, payload_sha256 FROM candles WHERE seq = 5"
+)
+
+
+def test_a_candle_that_no_page_brought_is_named(runs: Runs) -> None:
+    sql(runs.home, "prices.db", INSERTED.format("2031-01-01"))
+    assert wrong(runs) == [f"candle 1001 of {BTC} (2031-01-01) was stored with no page"]
+
+
+def test_a_run_that_stores_meanwhile_is_no_fault(
+    runs: Runs, walk: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the pages and the one at the candles."""
+    products = PriceRecords.products
+
+    def stored_first(records: PriceRecords) -> list[str]:
+        with Prices(runs.home) as prices:
+            source = prices.source_of(BTC)
+            assert source
+            later = walk(day(1001), days=1)
+            prices.append(BTC, later, source=source, observed_at=NOW, payload_sha256="ab" * 32)
+        return products(records)
+
+    monkeypatch.setattr(PriceRecords, "products", stored_first)
+    assert wrong(runs) == []
+
+
+def test_candles_of_another_source_than_their_series_are_told_in_one_line(runs: Runs) -> None:
+    sql(runs.home, "prices.db", "UPDATE series SET source = 'stooq'")
+    (line,) = wrong(runs)
+    assert line.startswith(f"1000 of the candles of {BTC}, numbers 1 to 1000, came from")
+    assert line.endswith("stand in a series of stooq")
+
+
+def test_candles_without_a_series_are_found(runs: Runs) -> None:
+    sql(runs.home, "prices.db", "DELETE FROM series")
+    assert any(line.endswith("stand in no series") for line in wrong(runs))
+
+
+def test_a_source_that_was_replaced_is_no_fault(runs: Runs, walk: Callable[..., pd.DataFrame]) -> None:
+    """Nor is a series that got no candle: its first page was refused, twice."""
+    with Prices(runs.home) as prices:
+        prices.start_series("ETH-USD", "csv", started_at=NOW)
+        for source in ("other", "another"):
+            prices.start_series(BTC, source, started_at=NOW, replace=True)
+        candles = walk(day(30), days=30)
+        prices.append(BTC, candles, source="another", observed_at=NOW, payload_sha256="ab" * 32)
+        prices.start_series(BTC, "other", started_at=NOW, replace=True)
+    assert wrong(runs) == []
+
+
+def test_a_price_database_that_is_gone_is_told_alone_and_not_made(runs: Runs) -> None:
+    (runs.home.root / "prices.db").unlink()
+    assert wrong(runs) == [f"the price database {runs.home.root / 'prices.db'} is missing"]
+    assert not (runs.home.root / "prices.db").exists()
+
+
+def test_prices_that_are_no_database_are_told_alone(runs: Runs) -> None:
+    (runs.home.root / "prices.db").write_bytes(b"no database" * 1000)
+    (line,) = wrong(runs)
+    assert "file is not a database" in line
+
+
+def test_a_price_database_that_cannot_be_opened_is_no_damage(runs: Runs) -> None:
+    (runs.home.root / "prices.db").unlink()
+    (runs.home.root / "prices.db").mkdir()
+    with pytest.raises(HomeUnusable, match="unable to open"):
+        verify_home(runs.home)
+
+
+def test_a_database_that_is_held_is_no_damage(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.database.BUSY_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(runs.home.root / "prices.db", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(HomeUnusable, match="held by another process"):
+            verify_home(runs.home)
+
+
 def test_a_model_version_that_is_gone_is_missed(runs: Runs) -> None:
     models = Models(runs.home)
     models.delete(models.version(BTC, "calibrated", "1"))
@@ -159,6 +254,55 @@ def test_a_registry_that_says_otherwise_than_the_bundle_is_found(runs: Runs) -> 
     models = Models(runs.home)
     models.mark(models.version(BTC, "calibrated", "1"), {"data_version": "BTC-USD@7:ab"})
     assert any("the registry and the bundle name another data_version" in line for line in wrong(runs))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["origin_day", "made_by", "recipe_version", "series", "seen_through", "parent", "pooled", "code_version"],
+)
+def test_every_tag_that_the_bundle_knows_is_held_against_it(runs: Runs, name: str) -> None:
+    models = Models(runs.home)
+    version = models.version(BTC, "calibrated", "1")
+    said = f"{version.name} version 1: the registry and the bundle name another {name}"
+    models.mark(version, {name: "2001-01-01"})
+    assert said in wrong(runs)
+    models.client.delete_model_version_tag(version.name, "1", name)
+    assert said in wrong(runs)
+
+
+def test_a_version_of_another_product_s_is_found(runs: Runs) -> None:
+    sql(
+        runs.home,
+        "mlflow.db",
+        *(
+            f"UPDATE {table} SET name = 'closecast.ETH-USD.calibrated'"  # noqa: S608
+            for table in (
+                "registered_models",
+                "model_versions",
+                "model_version_tags",
+                "registered_model_aliases",
+            )
+        ),
+    )
+    shutil.move(
+        runs.home.models / "closecast.BTC-USD.calibrated", runs.home.models / "closecast.ETH-USD.calibrated"
+    )
+    assert any("the registry and the bundle name another product_id" in line for line in wrong(runs))
+
+
+def test_an_alias_of_a_version_that_is_not_there_is_found(runs: Runs) -> None:
+    sql(runs.home, "mlflow.db", "UPDATE registered_model_aliases SET version = 7 WHERE alias = 'champion'")
+    assert wrong(runs) == [f"closecast.{BTC}.calibrated: champion is version 7, which is missing"]
+
+
+@pytest.mark.parametrize("bundle", ["../elsewhere", "/etc", "..", ".draft", "a/b", ""])
+def test_a_bundle_that_is_no_plain_folder_is_refused(runs: Runs, bundle: str) -> None:
+    models = Models(runs.home)
+    models.mark(models.version(BTC, "calibrated", "1"), {"bundle": bundle})
+    with pytest.raises(Damaged, match="needs the name of a folder"):
+        models.champion(BTC, "calibrated")
+    (line,) = wrong(runs)
+    assert "needs the name of a folder" in line
 
 
 def test_a_file_put_into_a_bundle_is_found(runs: Runs) -> None:
@@ -209,6 +353,45 @@ def test_a_table_without_its_list_is_found_and_the_next_commit_makes_it(runs: Ru
     assert f"{runs.home.scores / SUMS} is missing" in wrong(runs)
     score_again(runs, 605)
     assert not any(SUMS in line or "recorded" in line for line in wrong(runs))
+
+
+@pytest.mark.parametrize("left", ["all", "data", "an empty log"])
+def test_a_table_that_lost_its_log_is_found(runs: Runs, left: str) -> None:
+    folder = runs.home.scores
+    assert isinstance(folder, Path)
+    shutil.rmtree(folder / "_delta_log")
+    if left != "all":
+        (folder / SUMS).unlink()
+    if left == "an empty log":
+        (folder / "_delta_log").mkdir()
+    (line,) = wrong(runs)
+    assert line.startswith(f"the table {folder.resolve()} holds files")
+    assert "_delta_log is missing" in line
+
+
+def test_a_list_of_sums_without_a_table_is_found(runs: Runs) -> None:
+    folder = runs.home.scores
+    assert isinstance(folder, Path)
+    for path in folder.iterdir():
+        if path.name != SUMS:
+            shutil.rmtree(path)
+    assert any(f"the table {folder.resolve()} holds files (1)" in line for line in wrong(runs))
+
+
+def test_an_empty_folder_of_a_table_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "scores" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "trackers").mkdir()
+    assert verify_home(Home(tmp_path)).wrong == []
+
+
+def test_tables_in_each_other_s_place_are_named(runs: Runs) -> None:
+    root = runs.home.root
+    (root / "scores").rename(root / "away")
+    (root / "trackers").rename(root / "scores")
+    (root / "away").rename(root / "trackers")
+    found = "\n".join(wrong(runs))
+    for name in ("scores", "trackers"):
+        assert f"the table {root / name} has the columns of another" in found
 
 
 def test_a_commit_that_was_not_recorded_is_no_fault_and_is_recorded_next(
