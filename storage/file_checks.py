@@ -42,7 +42,7 @@ def data_files(folder: Place, table: DeltaTable) -> list[Any]:
     uris = table.file_uris()
     if isinstance(folder, S3Path):
         return [S3Path(folder.bucket, uri.removeprefix(f"s3://{folder.bucket}/")) for uri in uris]
-    return [Path(unquote(urlsplit(uri).path)) if "://" in uri else Path(uri) for uri in uris]
+    return [Path(unquote(urlsplit(uri).path if "://" in uri else uri)) for uri in uris]
 
 
 def _table_files(folder: Any) -> tuple[int, list[str]]:

@@ -39,7 +39,7 @@ from storage.price_checks import (
 from storage.progress import tell
 from storage.registry import registry_exists, registry_integrity
 from storage.scores import SCORES
-from storage.tables import reading
+from storage.tables import as_dataset, reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
 from tasks.recipe import settings_digest
@@ -104,7 +104,7 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
     for folder, table, schema in zip(folders, tables, schemas, strict=True):
         try:
             with reading(folder):
-                rows = table.to_pyarrow_dataset().to_table() if table else schema.empty_table()
+                rows = as_dataset(table, folder).to_table() if table else schema.empty_table()
             if lacking := [name for name in schema.names if name not in rows.column_names]:
                 raise Damaged(
                     f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
