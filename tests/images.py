@@ -14,7 +14,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def main() -> None:
         home = Home(given.home or Path(name)).prepare()
         if not given.home:
             live(home, given.days)
-        photograph(written(home), given.out)
+        photograph(*written(home), given.out)
 
 
 def live(home: Home, days: int) -> None:
@@ -108,21 +108,22 @@ def made_of(home: Home, origin: Any, settings_version: str, profile: str, moment
     return {**parts, "prediction_id": key, "created_at": moment, "flow_run_id": None}
 
 
-def written(home: Home) -> Path:
-    """The pages, as of the day that the newest forecast is for; the calibrated one's path."""
+def written(home: Home) -> tuple[Path, date]:
+    """The pages, as of the day that the newest forecast is for; the calibrated one's path, and that day."""
     from tasks.report import write_report
     from tasks.report_data import products_of
 
     with Prices(home) as prices:
         last = prices.last_day(SAMPLE_PRODUCT)
     assert last is not None
+    day = last + timedelta(days=1)
     for product, profile in products_of(home):
-        write_report(home, product, profile, day=last + timedelta(days=1))
-    return home.reports / f"{SAMPLE_PRODUCT}.calibrated.html"
+        write_report(home, product, profile, day=day)
+    return home.reports / f"{SAMPLE_PRODUCT}.calibrated.html", day
 
 
-def photograph(page: Path, out: Path) -> None:
-    """Two widths and two themes of one page, from its top to the end of a part of it."""
+def photograph(page: Path, day: date, out: Path) -> None:
+    """Two widths and two themes of one page as it is seen on that day, down to the end of a part of it."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, NAMES)), None)
@@ -136,6 +137,7 @@ def photograph(page: Path, out: Path) -> None:
                     viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale
                 )
                 shown = context.new_page()
+                shown.clock.set_fixed_time(datetime.combine(day, time(12), UTC))
                 shown.goto(page.as_uri())
                 bottom = shown.evaluate(
                     "id => document.getElementById(id).getBoundingClientRect().bottom + scrollY", until
