@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -35,6 +36,21 @@ def opened(home: Home) -> Iterator[Database]:
         yield found
     finally:
         found.close()
+
+
+@contextlib.contextmanager
+def read_only(home: Home, place: Path) -> Iterator[Home]:
+    """The same home at another place, where it cannot be written."""
+    place.mkdir()
+    for words in (["--bind", str(home.root), str(place)], ["-o", "remount,ro,bind", str(place)]):
+        done = subprocess.run(["mount", *words], capture_output=True)
+        if done.returncode:
+            subprocess.run(["umount", "-l", str(place)], capture_output=True)
+            pytest.skip(f"nothing can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield Home(place)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def refusal(home: Home) -> str:
@@ -202,3 +218,41 @@ def test_a_migration_killed_in_the_middle_has_not_happened(
         assert plain.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     with opened(Home(tmp_path)) as prices, prices.read() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM closes")) == 0
+
+
+def count_series(home: Home) -> int:
+    with opened(home) as found, found.read() as connection:
+        return connection.exec_driver_sql("SELECT count(*) FROM series").scalar_one()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_a_home_that_can_only_be_read_is_read(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    with opened(home) as found, found.write() as connection:
+        connection.exec_driver_sql(SERIES)
+    with read_only(home, tmp_path / "seen ?%23") as seen:
+        assert count_series(seen) == 1
+        with (
+            opened(seen) as found,
+            pytest.raises(HomeUnusable, match="readonly"),
+            found.write() as connection,
+        ):
+            connection.exec_driver_sql(SERIES)
+        assert {path.name for path in home.root.glob("prices*")} == {"prices.db"}
+        (home.root / "prices.db-wal").touch()  # left empty by somebody
+        assert count_series(seen) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_what_still_stands_in_the_log_is_never_passed_over(tmp_path: Path) -> None:
+    """Read with the log's index while a writer is there, refused when that is gone."""
+    home = Home(tmp_path / "home").prepare()
+    log = home.root / "prices.db-wal"
+    with read_only(home, tmp_path / "seen") as seen:
+        with opened(home) as found:
+            with found.write() as connection:
+                connection.exec_driver_sql(SERIES)
+            kept = log.read_bytes()
+            assert count_series(seen) == 1
+        log.write_bytes(kept)
+        assert "unable to open" in refusal(seen)
