@@ -171,7 +171,7 @@ def _is_candle(row: Any) -> bool:
 
 def _same(row: list[Any], raw: str) -> bool:
     """Whether a row was set aside as a candle: by its figures under their names."""
-    with suppress(ValueError, AttributeError, TypeError):
+    with suppress(ValueError, AttributeError, TypeError, LookupError):
         kept = json.loads(raw)
         names = ("low_usd", "high_usd", "open_usd", "close_usd", "volume")
         return all(float(kept[name]) == float(value) for name, value in zip(names, row[1:], strict=True))
