@@ -60,7 +60,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
 	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
-		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/browser
+		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_ending.py tests/browser
 
 check: lint docs test
 

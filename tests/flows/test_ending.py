@@ -19,6 +19,7 @@ from tests.helpers import PROJECT
 # A training that takes minutes.
 WORDS = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
 pytestmark = [
+    pytest.mark.engines,
     pytest.mark.timeout(240),
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are looked up in /proc"),
 ]
