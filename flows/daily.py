@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import clock
+from flows.scoring import score_stored
 from flows.settings import (
     DEFAULT_PROFILE,
     SAMPLE,
@@ -27,7 +28,7 @@ from flows.settings import (
     profile_named,
 )
 from storage.code import code_version
-from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory
+from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, StaleSeries
 from storage.home import Home
 from storage.locks import product_lock
 from storage.logs import spare_the_known
@@ -84,7 +85,12 @@ def daily_forecast(
     refuse_unfinished(origin, moment)
     place.prepare()
     with product_lock(place, market.product_id):
-        series = append_closes(place, market, recipe, origin, moment)
+        try:
+            series = append_closes(place, market, recipe, origin, moment)
+        except (NotEnoughHistory, StaleSeries):
+            if origin is None:  # a hole keeps back the forecast, not the scores of those whose day has come
+                score_stored(place, market.product_id, recipe, moment)
+            raise
         name_run(series)
         fill_in(place, series, recipe, fill_days, moment)
         row, choice = forecast_once(place, series, recipe, moment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from flows import clock
 from flows.reporting import write_reports
 from flows.settings import Article, Profile
@@ -21,11 +23,17 @@ def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
     moment = clock.now()
     home.prepare()
     with product_lock(home, product_id):
-        with Prices(home) as prices:
-            last = prices.last_day(product_id)
-            version = prices.data_version(product_id, last, created_at=moment) if last else None
-        if version is not None:
-            settings = None if isinstance(recipe, Article) else recipe.model_dump(mode="json")
-            if score_and_track(home, product_id, data_version=version, settings=settings, moment=moment):
-                write_reports(home, product_id)
+        if score_stored(home, product_id, recipe, moment):
+            write_reports(home, product_id)
     return board_of(home, product_id, recipe.name)
+
+
+def score_stored(home: Home, product_id: str, recipe: Profile, moment: datetime) -> int:
+    """Score, with the product's lock held, what the stored closes tell of; how many scores are new."""
+    with Prices(home) as prices:
+        last = prices.last_day(product_id)
+        version = prices.data_version(product_id, last, created_at=moment) if last else None
+    if version is None:
+        return 0
+    settings = None if isinstance(recipe, Article) else recipe.model_dump(mode="json")
+    return score_and_track(home, product_id, data_version=version, settings=settings, moment=moment)

@@ -17,9 +17,10 @@ from prefect.exceptions import ParameterTypeError
 from flows.daily import daily_forecast
 from flows.products import daily_forecasts
 from flows.settings import Market
-from storage.errors import ProductsFailed
+from storage.errors import NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.home import Home
 from storage.predictions import Predictions
+from storage.scores import Scores
 from tasks.artifacts import products_markdown
 from tests.exchange import Exchange
 
@@ -116,3 +117,25 @@ def test_what_became_of_the_products_in_markdown() -> None:
     assert "7,000.00 USD to 9,000.00 USD" in said
     assert said.endswith("- **ETH-USD** has no forecast: StaleSeries: no day")
     assert products_markdown([], {"ETH-USD": "x"}) == "- **ETH-USD** has no forecast: x"
+
+
+def test_a_hole_keeps_back_the_forecast_and_not_the_scores(
+    walk: Walk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = walk(LAST, days=60)
+    holed = frame[frame["day_utc"] != pd.Timestamp(LAST - DAY)].reset_index(drop=True)
+    market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
+    with Exchange({"BTC-USD": holed}, clock=day, rate=1000, burst=1000) as served:
+        monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
+        monkeypatch.setattr("flows.clock.now", lambda: served.now)
+        daily_forecast(market, "article", ONCE, home=str(tmp_path))
+        served.clock = day + 2 * DAY  # the day before it has no candle
+        with pytest.raises(StaleSeries):
+            daily_forecast(market, "article", ONCE, home=str(tmp_path))
+        assert [str(row["target_day"]) for row in Scores(Home(tmp_path)).read().to_pylist()] == ["2019-10-15"]
+        daily_forecast(market, "article", ONCE, origin=LAST - 2 * DAY, home=str(tmp_path))
+        served.clock = day + 3 * DAY
+        with pytest.raises(NotEnoughHistory, match="since the hole that ends on 2019-10-16"):
+            daily_forecast(market, "article", ONCE, home=str(tmp_path))
+    made = Predictions(Home(tmp_path)).between().to_pylist()
+    assert [str(row["target_day"]) for row in made] == ["2019-10-15", "2019-10-16"]
