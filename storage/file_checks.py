@@ -42,7 +42,13 @@ def data_files(folder: Place, table: DeltaTable) -> list[Any]:
     uris = table.file_uris()
     if isinstance(folder, S3Path):
         return [S3Path(folder.bucket, uri.removeprefix(f"s3://{folder.bucket}/")) for uri in uris]
-    return [Path(unquote(urlsplit(uri).path if "://" in uri else uri)) for uri in uris]
+    return [_path_of(uri) for uri in uris]
+
+
+def _path_of(uri: str) -> Path:
+    """A file's path; one that would climb out of its folder stays as Delta quotes it, and names no file."""
+    path = urlsplit(uri).path if "://" in uri else uri
+    return Path(path if ".." in Path(unquote(path)).parts else unquote(path))
 
 
 def _table_files(folder: Any) -> tuple[int, list[str]]:

@@ -271,11 +271,17 @@ def as_dataset(table: DeltaTable, folder: Place, only: list[Any] | None = None) 
         table: opened.
         folder: where it is.
         only: Delta's filters on partitions, so that others are not opened.
+
+    Raises:
+        Damaged: its log names a file outside of it.
     """
     from pyarrow import fs
 
     local = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()) if isinstance(folder, Path) else None
-    return table.to_pyarrow_dataset(filesystem=local, file_pruning_predicate=only)
+    found = table.to_pyarrow_dataset(filesystem=local, file_pruning_predicate=only)
+    if out := [file for file in found.files if "/../" in f"/{file}"]:
+        raise Damaged(f"the table {folder} names {out[0]}, which is not in it: restore it from a backup")
+    return found
 
 
 def all_of(*tests: ds.Expression) -> ds.Expression | None:

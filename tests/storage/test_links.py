@@ -16,6 +16,7 @@ from storage.home import Home
 from storage.locks import product_lock
 from storage.maintenance import stray_bundles, tidy
 from storage.models import Models
+from storage.predictions import Predictions
 from storage.restore import restore
 from storage.scores import Scores
 from tasks.maintain import prune_home
@@ -215,3 +216,5 @@ def test_a_backup_holds_nothing_of_what_a_table_names_outside_of_it(
         entry.write_text(text.replace(f"product_id={BTC}/{part.name}", f"{way.format(tmp_path)}/{part.name}"))
     with pytest.raises(Damaged, match=r"predictions.*(is missing|not in it)"):
         back_up(runs.home, tmp_path / "backup.tar")
+    with pytest.raises((Damaged, FileNotFoundError)):  # nor is it read
+        Predictions(runs.home).read()

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import HomeUnusable
+from storage.file_checks import data_files
 from storage.files import sha256_file
 from storage.sums import SUMS, prune_sums, read_sums, record_sums, unreadable_sums
-from storage.tables import Table
+from storage.tables import Table, open_table
 from tests.processes import process_for
 
 SCHEMA = pa.schema(
@@ -35,6 +36,16 @@ def table(tmp_path: Path) -> Table:
 def files(folder: Path) -> set[str]:
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("_"))
     return {path.relative_to(folder).as_posix() for path in found}
+
+
+def test_the_files_of_a_table_in_a_folder_whose_name_delta_quotes(tmp_path: Path) -> None:
+    table = table_in(tmp_path / "sp ace ü # 50% {x}" / "numbers")
+    table.add([{"product_id": "A-USD", "number": 1}])
+    opened = open_table(table.folder)
+    assert opened is not None
+    (path,) = data_files(table.folder, opened)
+    assert path.is_file()
+    assert path.relative_to(table.folder.resolve()).as_posix() in files(table.folder)
 
 
 def test_every_file_is_in_it_and_common_tools_read_it(table: Table) -> None:
