@@ -37,7 +37,13 @@ def _run_name() -> str:
     return f"{given.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
 
 
-@flow(name="rolling-backtest", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+@flow(
+    name="rolling-backtest",
+    flow_run_name=_run_name,
+    persist_result=False,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def rolling_backtest(
     product_id: ProductId = "BTC-USD",
     profile: ProfileName = DEFAULT_PROFILE,

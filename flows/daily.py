@@ -56,7 +56,13 @@ def _run_name() -> str:
     return f"{product_id} {given.get('origin') or 'newest day'}"
 
 
-@flow(name="daily-forecast", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+@flow(
+    name="daily-forecast",
+    flow_run_name=_run_name,
+    persist_result=False,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def daily_forecast(
     market: Market | None = None,
     profile: ProfileName = DEFAULT_PROFILE,

@@ -26,7 +26,13 @@ def _run_name() -> str:
     return f"upkeep {clock.now():%Y-%m-%d}"
 
 
-@flow(name="maintain", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+@flow(
+    name="maintain",
+    flow_run_name=_run_name,
+    persist_result=False,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def maintain(home: str | None = None, prune: bool = False) -> list[str]:
     """Compact the tables, and delete what nothing refers to when asked.
 

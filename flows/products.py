@@ -43,6 +43,7 @@ def _run_name() -> str:
     flow_run_name=_run_name,
     task_runner=ONE_BY_ONE,
     persist_result=False,
+    result_serializer="json",  # else the error of a flow that failed is kept as a pickle
     validate_parameters=True,
 )
 def daily_forecasts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -25,6 +26,7 @@ from prefect.tasks import Task
 from flows.daily import daily_forecast
 from flows.settings import Market
 from storage.errors import (
+    BadFile,
     BadProduct,
     ExchangeRefused,
     ExchangeUnavailable,
@@ -167,9 +169,17 @@ def test_what_people_see_in_prefect(done: tuple[Path, str]) -> None:
     }
 
 
-def test_nothing_is_persisted(done: tuple[Path, str]) -> None:
+def test_nothing_is_persisted_but_the_error_of_a_flow_and_that_as_json(
+    done: tuple[Path, str], tmp_path: Path
+) -> None:
     storage = Path(os.environ["PREFECT_HOME"]) / "storage"
-    assert [path for path in storage.rglob("*") if path.is_file()] == []
+    before = {path for path in storage.rglob("*") if path.is_file()}  # of other tests' flows
+    with pytest.raises(BadFile):
+        run(tmp_path, tmp_path / "none.csv")
+    added = {path for path in storage.rglob("*") if path.is_file()} - before
+    for path in {*before, *added}:
+        assert json.loads(path.read_text(encoding="utf-8"))["__exc_type__"].startswith("storage.errors.")
+    assert len(added) <= 1
 
 
 def test_two_products_of_one_home_do_not_touch_each_other(
