@@ -24,6 +24,7 @@ from storage.progress import tell
 from tasks.backtest import prepare_one, walk_one
 from tasks.plan import Plan, plan_backtest
 from tasks.recipe import ProductId, Recipe
+from tasks.steps import FLOW
 from tasks.summary import markdown
 from tasks.verdict import Verdict, sum_up
 from tasks.words import artifact_key
@@ -37,13 +38,7 @@ def _run_name() -> str:
     return f"{given.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
 
 
-@flow(
-    name="rolling-backtest",
-    flow_run_name=_run_name,
-    persist_result=False,
-    result_serializer="json",
-    validate_parameters=True,
-)
+@flow(name="rolling-backtest", flow_run_name=_run_name, **FLOW)
 def rolling_backtest(
     product_id: ProductId = "BTC-USD",
     profile: ProfileName = DEFAULT_PROFILE,

@@ -27,6 +27,7 @@ from storage.home import Home, check_product_id
 from storage.locks import backtest_lock
 from tasks.backtest import prepare_one
 from tasks.plan import Plan, plan_one
+from tasks.steps import FLOW
 from tasks.verdict import Verdict, finish_one
 
 log = logging.getLogger("closecast.backtest")
@@ -47,9 +48,7 @@ def _run_name() -> str:
     name="rolling-backtests",
     flow_run_name=_run_name,
     task_runner=THREADS,
-    persist_result=False,
-    result_serializer="json",  # else the error of a flow that failed is kept as a pickle
-    validate_parameters=True,
+    **FLOW,
 )
 def backtest_products(
     products: Annotated[list[str], Field(min_length=1, max_length=MOST)],

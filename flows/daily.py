@@ -45,6 +45,7 @@ from tasks.refit import refit
 from tasks.report import write_page
 from tasks.score import score
 from tasks.series import Series, source_of
+from tasks.steps import FLOW
 
 log = logging.getLogger("closecast.daily")
 
@@ -56,13 +57,7 @@ def _run_name() -> str:
     return f"{product_id} {given.get('origin') or 'newest day'}"
 
 
-@flow(
-    name="daily-forecast",
-    flow_run_name=_run_name,
-    persist_result=False,
-    result_serializer="json",
-    validate_parameters=True,
-)
+@flow(name="daily-forecast", flow_run_name=_run_name, **FLOW)
 def daily_forecast(
     market: Market | None = None,
     profile: ProfileName = DEFAULT_PROFILE,

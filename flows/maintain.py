@@ -12,6 +12,7 @@ from flows.settings import home_at
 from storage.home import Home
 from storage.maintenance import Tidied
 from tasks.maintain import Unneeded, prune_home, prune_step, tidy_step, tidy_tables
+from tasks.steps import FLOW
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,7 @@ def _run_name() -> str:
     return f"upkeep {clock.now():%Y-%m-%d}"
 
 
-@flow(
-    name="maintain",
-    flow_run_name=_run_name,
-    persist_result=False,
-    result_serializer="json",
-    validate_parameters=True,
-)
+@flow(name="maintain", flow_run_name=_run_name, **FLOW)
 def maintain(home: str | None = None, prune: bool = False) -> list[str]:
     """Compact the tables, and delete what nothing refers to when asked.
 

@@ -18,7 +18,7 @@ from flows.settings import DEFAULT_PROFILE, Market, ProfileName, Source, home_at
 from storage.errors import ProductsFailed
 from tasks.artifacts import show_products
 from tasks.recipe import ProductId
-from tasks.steps import STEP
+from tasks.steps import FLOW, STEP
 
 log = logging.getLogger("closecast.products")
 
@@ -42,9 +42,7 @@ def _run_name() -> str:
     name="daily-forecasts",
     flow_run_name=_run_name,
     task_runner=ONE_BY_ONE,
-    persist_result=False,
-    result_serializer="json",  # else the error of a flow that failed is kept as a pickle
-    validate_parameters=True,
+    **FLOW,
 )
 def daily_forecasts(
     products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],

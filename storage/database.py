@@ -100,16 +100,7 @@ class Database:
 
     def _unusable(self, reason: object) -> HomeUnusable:
         where = self._url.database if self._sqlite else shown(self._url)
-        text = " ".join(str(reason).split())
-        if "locked" in text or "lock timeout" in text:
-            return HomeUnusable(
-                f"the price database {where} is held by another process (waited {BUSY_SECONDS} s);"
-                " let it finish, then try again"
-            )
-        return HomeUnusable(
-            f"closecast needs a price database that it can read and write at {where}: {text};"
-            " mend it or choose another home with --home or CLOSECAST_HOME"
-        )
+        return unusable("price database", where, reason, waited=BUSY_SECONDS)
 
     def _migrate_once(self) -> None:
         if self._is_current():
@@ -229,6 +220,26 @@ def make_engine(url: sa.URL, **how: Any) -> sa.Engine:
             f"CLOSECAST_DATABASE_URL names a database that cannot be reached from here ({error}); install its"
             " driver (pip install 'closecast[postgresql]') or leave it unset"
         ) from error
+
+
+def unusable(what: str, where: object, reason: object, *, waited: int) -> HomeUnusable:
+    """What is said of a database that is held by somebody, for so many seconds, or fails otherwise."""
+    text = " ".join(str(reason).split())
+    if "locked" in text or "lock timeout" in text:
+        return HomeUnusable(
+            f"the {what} {where} is held by another process (waited {waited} s);"
+            " let it finish, then try again"
+        )
+    return HomeUnusable(
+        f"closecast needs a {what} that it can read and write at {where}: {text};"
+        " mend it or choose another home with --home or CLOSECAST_HOME"
+    )
+
+
+def is_broken(reason: object) -> bool:
+    """Whether SQLite finds no database in a file, or a damaged one, rather than one that it cannot open."""
+    code = getattr(reason, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def shown(url: sa.URL) -> str:

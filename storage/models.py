@@ -218,13 +218,10 @@ class Models:
         if not self._there():
             return []
         found = []
-        # Of one product among thousands only its own are asked for.
-        named = f"name LIKE '{registered_name(product_id or '%', profile or '%')}'"
-        for model in self._pages(self.client.search_registered_models, filter_string=named):
+        for model, rows in self._registered(product_id, profile):
             aliases: dict[str, list[str]] = {}
             for alias, number in model.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)
-            rows = self._pages(self.client.search_model_versions, filter_string=f"name='{model.name}'")
             found += [_as_version(row, aliases.get(str(row.version), [])) for row in rows]
         return [
             version
@@ -236,9 +233,8 @@ class Models:
         """Each alias that names a version which is not there: model, alias, number."""
         if not self._there():
             return []
-        found, ours = [], "name LIKE 'closecast.%'"
-        for model in self._pages(self.client.search_registered_models, filter_string=ours):
-            rows = self._pages(self.client.search_model_versions, filter_string=f"name='{model.name}'")
+        found = []
+        for model, rows in self._registered():
             there = {str(row.version) for row in rows}
             found += [
                 (model.name, alias, str(number))
@@ -246,6 +242,18 @@ class Models:
                 if str(number) not in there
             ]
         return found
+
+    def _registered(
+        self, product_id: str | None = None, profile: str | None = None
+    ) -> Iterator[tuple[Any, Iterator[RegisteredVersion]]]:
+        """Each registered model with its versions, the newest first."""
+        # Of one product among thousands only its own are asked for.
+        named = f"name LIKE '{registered_name(product_id or '%', profile or '%')}'"
+        for model in self._pages(self.client.search_registered_models, filter_string=named):
+            yield (
+                model,
+                self._pages(self.client.search_model_versions, filter_string=f"name='{model.name}'"),
+            )
 
     def open(self, version: ModelVersion) -> Bundle:
         """The version's bundle, found under this home wherever that was moved to.

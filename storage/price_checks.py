@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -14,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from storage.candles import CANDLES, DATA_VERSIONS, PAGES, SERIES, Stored
-from storage.database import Database, database_address
+from storage.database import Database, database_address, is_broken
 from storage.digest import checks, digest
 from storage.errors import Damaged, HomeUnusable
 from storage.frames import FIGURES
@@ -66,9 +65,7 @@ def damage_told_apart() -> Iterator[None]:
     try:
         yield
     except HomeUnusable as error:
-        reason = getattr(error.__cause__, "orig", error.__cause__)
-        code = getattr(reason, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if is_broken(getattr(error.__cause__, "orig", error.__cause__)):
             raise Damaged(str(error)) from error
         raise
 

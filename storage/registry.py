@@ -88,16 +88,9 @@ def explained(where: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, MlflowException) else error
         if not isinstance(cause, exc.DatabaseError) or isinstance(cause, ours):
             raise
-        reason = " ".join(str(cause.orig).split())
-        if "locked" in reason:
-            raise HomeUnusable(
-                f"the model registry {where} is held by another process (waited {BUSY_SECONDS} s);"
-                " let it finish, then try again"
-            ) from error
-        raise HomeUnusable(
-            f"closecast needs a model registry that it can read and write at {where}: {reason};"
-            " mend it or choose another home with --home or CLOSECAST_HOME"
-        ) from error
+        from storage.database import unusable
+
+        raise unusable("model registry", where, cause.orig, waited=BUSY_SECONDS) from error
 
 
 class _Explaining:
@@ -129,7 +122,9 @@ def registry_integrity(home: Home) -> list[str]:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
             found = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        from storage.database import is_broken
+
+        if is_broken(error):
             return [str(error)]
         raise HomeUnusable(
             f"the model registry {home.registry} cannot be read: {error}; let whoever holds it finish,"
