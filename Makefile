@@ -31,7 +31,7 @@ run: $(VENV)/.run
 
 # What the pages show is run by `make docs`.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m "not documents" --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
 KILLS ?= 200

@@ -29,7 +29,7 @@ from flows.options import (
     settings_of,
 )
 from flows.terminal import say
-from storage.errors import BadSetting, ClosecastError, Damaged, NotReproduced
+from storage.errors import BadSetting, ClosecastError, Damaged, NotReproduced, ProductsFailed
 
 log = logging.getLogger("closecast")
 
@@ -98,18 +98,24 @@ def run(
     origin = day_of(as_of, "--as-of")
     place = home_at(home).prepare()
     terminal.keep_the_terminal(place, aside=as_json)
+    failed: ProductsFailed | None = None
     with terminal.bars(aside=as_json):
         if others:
             from flows.products import daily_forecasts
 
-            made = daily_forecasts(
-                [product, *others], source, recipe.name, changed, origin, str(place.root), fill_days
-            )
+            try:
+                made = daily_forecasts(
+                    [product, *others], source, recipe.name, changed, origin, str(place.root), fill_days
+                )
+            except ProductsFailed as error:
+                made, failed = list(error.made), error
         else:
             from flows.daily import daily_forecast
 
             made = [daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)]
-    printing.print_forecasts(place, made, as_json=as_json)
+    printing.print_forecasts(place, made, several=bool(others), as_json=as_json)
+    if failed:
+        raise failed
 
 
 @app.command("import")
@@ -453,6 +459,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 it could not be done, 2 the command was not understood, 130 interrupted, 143 ended.
     """
+    terminal.open_streams()
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with ending.heeded() as told:

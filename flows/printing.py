@@ -43,8 +43,10 @@ def print_series(series: Series, *, as_json: bool) -> None:
     )
 
 
-def print_forecasts(home: Home, made: Sequence[str], *, as_json: bool) -> None:
+def print_forecasts(home: Home, made: Sequence[str], *, several: bool, as_json: bool) -> None:
     """The stored rows of the forecasts that a run made, and how to ask for them.
+
+    As JSON a list where several products were asked for, however many of them have a forecast.
 
     Raises:
         HomeUnusable: one of them is not there.
@@ -59,7 +61,9 @@ def print_forecasts(home: Home, made: Sequence[str], *, as_json: bool) -> None:
             raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
         rows.append(row)
     if as_json:
-        terminal.print_json(rows if len(rows) > 1 else rows[0])
+        terminal.print_json(rows if several else rows[0])
+        return
+    if not rows:
         return
     for row in rows:
         terminal.print_forecast(row)

@@ -92,7 +92,8 @@ def daily_forecasts(
     if failed:
         named = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
         raise ProductsFailed(
-            f"{len(failed)} of {len(products)} products have no forecast, all others are done: {named}"
+            f"{len(failed)} of {len(products)} products have no forecast, all others are done: {named}",
+            list(made.values()),
         )
     return list(made.values())
 

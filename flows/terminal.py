@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.ending import watch_the_server
+from storage.errors import BadQuery
 from storage.progress import told_to
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "csv", "json"]
 log = logging.getLogger("closecast")
+
+
+def open_streams() -> None:
+    """Give a process that was started without its standard streams empty ones: `closecast run >&- 2>&-`.
+
+    Else the next files that are opened get their numbers, and with them what is printed.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def console(*, aside: bool = False) -> Console:
@@ -54,14 +67,29 @@ def fail(line: str) -> None:
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A titled table of texts."""
     names = (escape(name) for name in header)
-    table = Table(*names, title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*names, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(escape(text) for text in row))
+    say(title, "italic")  # a title of the table's own would be broken at the table's width
     console().print(table)
 
 
 def print_rows(rows: pa.Table, output: Format) -> None:
-    """An Arrow table, as it was asked for."""
+    """An Arrow table, as it was asked for.
+
+    Raises:
+        BadQuery: it holds a day or a moment that only DuckDB has, such as `date 'infinity'`.
+    """
+    try:
+        _print_rows(rows, output)
+    except (OverflowError, ValueError, NotImplementedError) as error:  # of Arrow's, Python's and pandas' days
+        raise BadQuery(
+            "the answer holds a day or a time that is none of the years 1 to 9999: select it as text, with"
+            f" `cast(… as varchar)` ({error})"
+        ) from error
+
+
+def _print_rows(rows: pa.Table, output: Format) -> None:
     if output == "csv":
         import pyarrow as pa
 
@@ -69,7 +97,7 @@ def print_rows(rows: pa.Table, output: Format) -> None:
         # A list as JSON: pandas would print an array, over several lines.
         for name in (field.name for field in rows.schema if pa.types.is_list(field.type)):
             lists = rows.column(name).to_pylist()
-            frame[name] = [None if one is None else json.dumps(one) for one in lists]
+            frame[name] = [None if one is None else json.dumps(one, default=str) for one in lists]
         frame.to_csv(sys.stdout, index=False)
     elif output == "json":
         print_json(rows.to_pylist())

@@ -29,6 +29,8 @@ Each message is one line: what was needed, what came, what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ClosecastError(Exception):
     """The base of everything raised on purpose; its text is fit for a terminal."""
@@ -75,7 +77,15 @@ class NotReproduced(ClosecastError):
 
 
 class ProductsFailed(ClosecastError):
-    """Some of several products have no forecast; the text names each with its reason."""
+    """Some of several products have no forecast; the text names each with its reason.
+
+    Attributes:
+        made: the forecasts of the others.
+    """
+
+    def __init__(self, message: str, made: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.made = tuple(made)
 
 
 class PrefectUnavailable(ClosecastError):

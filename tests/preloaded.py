@@ -1,7 +1,7 @@
 """A process that has loaded the big libraries, and forks another for each `closecast` that it is told to run.
 
-What a command would load itself, TensorFlow above all, costs five seconds of processor time a process.
-Everything that closecast decides at its start, Prefect and its settings included, is left to the command.
+What a command would load itself, TensorFlow and Prefect above all, costs seven seconds of processor time a
+process. What closecast decides at its start, Prefect's settings included, is left to the command.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import runpy
 import sys
 from typing import Any
 
-# None of them has begun a thread that a fork would lose, or reads the environment later on.
+# None of them has begun a thread that a fork would lose, or reads the environment later on, but for Prefect,
+# which `as_just_loaded` sees to.
 LIBRARIES = [
     "alembic.command",
     "arch",
     "deltalake",
+    "flows.products",
+    "flows.reporting",
     "h5py",
     "httpx",
     "jinja2",
@@ -28,6 +31,7 @@ LIBRARIES = [
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
     "pandas",
+    "prefect.main",
     "pyarrow.dataset",
     "pydantic",
     "requests",
@@ -69,10 +73,31 @@ def become(order: dict[str, Any]) -> None:
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
     )
     sys.argv = ["closecast", *order["words"]]
+    as_just_loaded()
     if order["first"]:
         runpy.run_path(order["first"])
     runpy.run_module("closecast", run_name="__main__", alter_sys=True)
     sys.exit(0)
+
+
+def as_just_loaded() -> None:
+    """Let Prefect read its variables and set up logging when its settings are first asked for.
+
+    It does so when it is loaded, and a command sets variables of its own before it loads it.
+    """
+    import prefect.settings
+    from prefect.context import refresh_global_settings_context
+    from prefect.logging.configuration import setup_logging
+
+    read = prefect.settings.get_current_settings
+
+    def read_anew() -> prefect.settings.Settings:
+        prefect.settings.get_current_settings = read
+        refresh_global_settings_context()
+        setup_logging(incremental=False)
+        return read()
+
+    prefect.settings.get_current_settings = read_anew
 
 
 if __name__ == "__main__":

@@ -75,9 +75,15 @@ def _preloaded() -> subprocess.Popen[str]:
 
 
 def closecast_process(
-    *words: str, variables: Mapping[str, str], first: Path | None = None, timeout: float = 240.0
+    *words: str,
+    variables: Mapping[str, str],
+    first: Path | None = None,
+    terminal: str | None = None,
+    timeout: float = 240.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with these variables and no others, after the script `first`.
+
+    What it says goes to the `terminal`, such as /dev/pts/3, where one is named.
 
     Raises:
         subprocess.TimeoutExpired: it did not end, and is killed.
@@ -91,7 +97,8 @@ def closecast_process(
         err.touch()
         order = {"words": words, "variables": dict(variables), "folder": str(PROJECT)}
         order |= {"first": str(first) if first else None}
-        print(json.dumps({**order, "out": str(out), "err": str(err)}), file=server.stdin, flush=True)
+        order |= {"out": terminal or str(out), "err": terminal or str(err)}
+        print(json.dumps(order), file=server.stdin, flush=True)
         if not select.select([server.stdout], [], [], timeout)[0]:
             os.killpg(server.pid, signal.SIGKILL)
             _preloaded.cache_clear()

@@ -344,7 +344,14 @@ def test_of_several_products_the_one_that_fails_is_named_and_the_other_is_done(
     assert done.code == 1
     assert done.err.startswith("closecast: 1 of 2 products have no forecast, all others are done: NONE-USD: ")
     assert done.err.count("\n") == 1
-    assert [row["product_id"] for row in shell.ask("select product_id from predictions")] == ["ADA-USD"]
+    assert "ADA-USD: close of" in done.out
+    (row,) = shell.ask("select product_id, prediction_id from predictions")
+    assert row["product_id"] == "ADA-USD"
+
+    listed = shell(*two, "--source", "coinbase", "--json", CLOSECAST_COINBASE_URL=exchange.url)
+    assert listed.code == 1
+    assert [one["prediction_id"] for one in json.loads(listed.out)] == [row["prediction_id"]]
+    assert listed.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ import pyarrow as pa
 import pytest
 
 from flows import terminal
+from storage.errors import BadQuery
 from storage.home import Home
 from tests.helpers import PROJECT, made_up, store, trained_home
 from tests.processes import closecast_process
-
-COMMAND = [sys.executable, "-m", "closecast"]
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,13 @@ def piped(environment: dict[str, str], *words: str, **more: str) -> subprocess.C
 def on_a_terminal(environment: dict[str, str], *words: str, **more: str) -> str:
     """What the command writes where both of its streams are a terminal."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *words], cwd=PROJECT, env={**environment, **more}, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    said = b"".join(_pieces(ours))
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(lambda: b"".join(_pieces(ours)))
+        closecast_process(*words, variables={**environment, **more}, terminal=os.ttyname(theirs))
+        os.close(theirs)
+        shown = said.result()
     os.close(ours)
-    process.wait(60)
-    return said.decode()
+    return shown.decode()
 
 
 def _pieces(end: int) -> Iterator[bytes]:
@@ -141,6 +140,22 @@ def test_json_has_days_as_text_and_null_for_what_is_no_number(capsys: pytest.Cap
 def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_rows(pa.table({"day": ["2019-10-17", None], "levels": [[0.1, 0.9], None]}), "csv")
     assert capsys.readouterr().out == 'day,levels\n2019-10-17,"[0.1, 0.9]"\n,\n'
+
+
+@pytest.mark.parametrize("output", ["table", "csv", "json"])
+def test_days_that_only_the_database_has_are_refused_in_words(output: terminal.Format) -> None:
+    days = pa.table({"day": pa.array([2**31 - 1], pa.int32()).view(pa.date32())})
+    with pytest.raises(BadQuery, match="none of the years 1 to 9999: select it as text"):
+        terminal.print_rows(days, output)
+
+
+def test_without_standard_streams_a_command_does_its_work(environment: dict[str, str]) -> None:
+    command = f'{sys.executable} -m closecast "$@" <&- >&- 2>&-'
+    for words, code in ((("versions",), 0), (("sql", "delete from closes"), 1)):
+        done = subprocess.run(
+            ["bash", "-c", command, "bash", *words], cwd=PROJECT, env=environment, timeout=120
+        )
+        assert done.returncode == code, words
 
 
 def completed(environment: dict[str, str], typed: str) -> list[str]:
