@@ -3,8 +3,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,7 +24,6 @@ from tasks.networks import (
     student_t_loss,
     weights_sha256,
 )
-from tests.helpers import PROJECT
 
 tensorflow()  # quietly, and before Keras does it its own way
 import keras  # noqa: E402
@@ -154,19 +151,6 @@ def test_one_seed_one_network_to_the_last_bit(first: list[Any]) -> None:
     assert same == first
     assert not {json.dumps(part) for part in other} & {json.dumps(part) for part in first}
     assert bits(trained(**FULL)) == first
-
-
-def test_the_same_in_a_fresh_process(first: list[Any]) -> None:
-    program = (
-        "import json, sys; sys.path[:0] = ['.', 'tests/tasks']\n"
-        "from test_lstm import FULL, bits, trained\n"
-        "print(json.dumps(bits(trained(**FULL))))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, cwd=PROJECT, capture_output=True, text=True
-    )
-    assert json.loads(done.stdout) == first
-    assert done.stderr == ""  # TensorFlow's greetings go to the log
 
 
 def test_what_each_setting_changes() -> None:
