@@ -6,7 +6,7 @@ import logging
 from datetime import date
 from typing import Annotated, Any
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -79,7 +79,8 @@ def daily_forecasts(
     if origin is None and source == "coinbase":
         origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
     place = home_at(home).prepare()
-    with tasks_on(dask, place):
+    # Prefect gives a run the tags of its deployment, and none to the runs within it.
+    with tags(*flow_run.tags), tasks_on(dask, place):
         futures = [
             forecast_product.submit(product, source, profile, settings, origin, str(place.root), fill_days)
             for product in products

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -66,8 +68,8 @@ class Receiver:
         self._server.shutdown()
         self._server.server_close()
 
-    def wait(self, alert: str, *, seconds: float = 60.0) -> dict[str, Any]:
-        """The first of that alert.
+    def wait(self, alert: str, *, of: str | None = None, seconds: float = 60.0) -> dict[str, Any]:
+        """The first of that alert, and of that run.
 
         Raises:
             TimeoutError: with all that came.
@@ -75,7 +77,7 @@ class Receiver:
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
             for one in self.heard:
-                if one["alert"] == f"closecast: {alert}":
+                if one["alert"] == f"closecast: {alert}" and of in (None, one.get("run")):
                     return one
             time.sleep(0.2)
         raise TimeoutError(f"no alert {alert!r} came, but {self.heard}")
@@ -272,20 +274,64 @@ def test_closes_that_could_not_be_fetched_are_a_failed_materialization(platform:
 
 
 @pytest.mark.engines
+def test_what_ran_within_a_killed_run_is_dead_as_well(
+    platform: Platform, set_up: str, receiver: Receiver, newest: date
+) -> None:
+    """With 45 seconds in place of five minutes: a run gives a sign of life every 30."""
+    hurried(platform, "a run is dead", was=timedelta(minutes=5), seconds=45)
+    endless = SETTINGS | {"epochs": 10_000, "units": 64, "refit_every_days": 1}
+    run_id = start(platform, origin=str(newest - 2 * DAY), settings=endless, fill_days=0)
+    within = sign_of_life_within(platform, run_id)
+    for process, words in platform.processes().items():
+        if not {"server", "worker"} & set(words.split("\0")):
+            os.kill(process, signal.SIGKILL)
+    killed = platform.wait(run_id)
+    assert killed.state is not None
+    assert killed.state.is_crashed()
+    told = receiver.wait("a run failed", of=killed.name)
+    assert told["event"] == "prefect.flow-run.Crashed"
+    found = platform.wait(within, seconds=200)
+    assert found.state is not None
+    assert found.state.is_crashed()
+    assert found.state.message == "No sign of life for five minutes. What it did is whole; run it again."
+    # Which is for the page alone: the run that it belonged to was told of.
+    assert [one for one in receiver.heard if one.get("run") == killed.name] == [told]
+
+
+def sign_of_life_within(platform: Platform, run_id: UUID) -> UUID:
+    """The run of a product within that one, once the server has heard of it."""
+    give_up = time.monotonic() + 150
+    with platform.client() as client:
+        while time.monotonic() < give_up:
+            alive = {event.resource.id for event in events(platform, "prefect.flow-run.heartbeat")}
+            for run in client.read_flow_runs():
+                running = run.state is not None and run.state.is_running() and run.id != run_id
+                if running and f"prefect.flow-run.{run.id}" in alive:
+                    return run.id
+            time.sleep(0.3)
+    raise TimeoutError(f"no product's run has begun:\n{platform.tail('worker')}")
+
+
+@pytest.mark.engines
 def test_a_day_that_nobody_does_is_told_of(platform: Platform, set_up: str, receiver: Receiver) -> None:
     """With ten seconds in place of the 26 hours: the fewest that Prefect takes."""
-    name = "closecast: no day was done"
-    (hasty,) = (one for one in read_automations(FILE, block_id(platform)) if one.name == name)
-    assert isinstance(hasty.trigger, EventTrigger)
-    assert hasty.trigger.within == timedelta(hours=26)
-    hasty.trigger.within = timedelta(seconds=10)
-    with platform.client() as client:
-        (known,) = client.read_automations_by_name(name)
-        client.update_automation(known.id, hasty)
+    hurried(platform, "no day was done", was=timedelta(hours=26), seconds=10)
     said = receiver.wait("no day was done", seconds=90)
     assert said["text"] == (
         "closecast: no run of daily was completed in the last 26 hours: look at the server and its worker"
     )
+
+
+def hurried(platform: Platform, alert: str, *, was: timedelta, seconds: float) -> None:
+    """Let an automation wait for less."""
+    name = f"closecast: {alert}"
+    (hasty,) = (one for one in read_automations(FILE, block_id(platform)) if one.name == name)
+    assert isinstance(hasty.trigger, EventTrigger)
+    assert hasty.trigger.within == was
+    hasty.trigger.within = timedelta(seconds=seconds)
+    with platform.client() as client:
+        (known,) = client.read_automations_by_name(name)
+        client.update_automation(known.id, hasty)
 
 
 def block_id(platform: Platform) -> str:
