@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from storage.home import Home
+
+log = logging.getLogger("closecast.native")
+_stderr = threading.Lock()
 
 
 class _Known(logging.Filter):
@@ -48,3 +55,20 @@ def log_to_file(home: Home) -> Path:
     for name in ("closecast", "prefect"):
         logging.getLogger(name).addHandler(handler)
     return path
+
+
+@contextlib.contextmanager
+def native_stderr_to_log() -> Iterator[None]:
+    """Send what code of C++ or Rust writes to file descriptor 2 to the debug log instead of the terminal."""
+    with _stderr, tempfile.TemporaryFile() as caught:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                log.debug("%s", line)

@@ -15,6 +15,7 @@ from storage.errors import HomeUnusable
 from storage.files import refuse_links
 from storage.home import PRODUCT_ID, Home
 from storage.locks import tables_lock
+from storage.logs import native_stderr_to_log
 from storage.models import Models, registered_name
 from storage.places import Place, S3Path
 from storage.sums import LOG, prune_sums
@@ -186,7 +187,8 @@ def _compact(folder: Place) -> None:
     with writing(folder):
         before = table.version()
         how = WriterProperties(compression="ZSTD", max_row_group_size=GROUP_ROWS)
-        table.optimize.compact(target_size=FULL_BYTES, writer_properties=how)
+        with native_stderr_to_log():  # on a full disk Delta panics in a thread, beside the error it raises
+            table.optimize.compact(target_size=FULL_BYTES, writer_properties=how)
         _sync_since(folder, table, before)
 
 

@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import multiprocessing
 import os
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
 from types import ModuleType
 
 from storage.code import processor
-
-log = logging.getLogger("closecast.engine")
-_stderr = threading.Lock()
-
-
-@contextlib.contextmanager
-def native_stderr_to_log() -> Iterator[None]:
-    """Send what C++ code writes to file descriptor 2 to the debug log instead of the terminal."""
-    with _stderr, tempfile.TemporaryFile() as caught:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught.read().decode(errors="replace").splitlines():
-                log.debug("%s", line)
+from storage.logs import native_stderr_to_log
 
 
 @functools.cache

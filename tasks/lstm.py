@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.engine import native_stderr_to_log, tensorflow
+from storage.logs import native_stderr_to_log
+from tasks.engine import tensorflow
 from tasks.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.joined import Joined, can_join
 from tasks.networks import squared_error

@@ -127,6 +127,22 @@ def test_a_full_disk(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
 
 
 @root_only
+def test_the_upkeep_of_a_full_disk(made: Path, csv: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, 16_000):
+        shutil.copytree(made, disk / "home")
+        succeeds(disk / "home", csv, rows(disk / "home"))
+        before = rows(disk / "home")
+        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
+        said = refused(closecast_process("maintain", "--home", str(disk / "home"), variables={**os.environ}))
+        assert "No space left" in said
+        assert "make room" in said
+        (disk / "ballast").unlink()
+        assert rows(disk / "home") == before
+        assert verify_home(Home(disk / "home")).wrong == []
+
+
+@root_only
 def test_a_disk_that_can_only_be_read(made: Path, csv: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 16_000):
