@@ -1,3 +1,4 @@
+# make help   this list
 # make run    a forecast from the embedded sample
 # make test   the suite, some ten minutes
 # make test-engines  with real servers: PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
@@ -11,6 +12,8 @@
 # make images-prefect  the pictures of Prefect's page in docs/images; needs Chromium
 # make charts  the charts' library of the report, built anew with npm
 # make lock   resolve the dependencies anew
+# make bench  times of a run, written into docs/performance.md
+# make clean  away with what was made
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,7 +27,10 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: run test test-engines soak check lint docs audit bench serve-demo images images-prefect charts lock clean
+.PHONY: help run test test-engines soak check lint docs audit bench serve-demo images images-prefect charts lock clean
+
+help:
+	@sed -n 's/^# \(make [a-z]\)/\1/p' Makefile
 
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample

@@ -43,6 +43,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 EXIT_FAILED = 1
@@ -50,6 +51,23 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 # The class of every misuse, whichever copy of click typer carries.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"closecast {version('closecast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _for_all(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -279,10 +297,8 @@ def rollback(
     if as_json:
         terminal.print_json({"product_id": product, "profile": profile, "before": before, "after": after})
         return
-    typer.echo(
-        f"closecast.{product}.{profile}: version {after} is the champion in place of version {before},"
-        " until a refit takes its place"
-    )
+    moved = "is the champion already" if before == after else f"is the champion in place of version {before}"
+    typer.echo(f"closecast.{product}.{profile}: version {after} {moved}, until a refit takes its place")
 
 
 @app.command()
@@ -480,7 +496,7 @@ def main() -> None:
 def _said(error: Exception) -> tuple[str, int]:
     """What is told of an error, and the exit code."""
     if isinstance(error, ClosecastError):
-        return str(error), EXIT_FAILED
+        return printing.with_home(str(error), sys.argv), EXIT_FAILED
     if isinstance(error, USAGE_ERROR):
         asked = getattr(error, "format_message", error.__str__)()
         return f"{asked} (closecast --help tells more)" if asked else "", EXIT_USAGE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -184,3 +186,14 @@ def print_verified(found: Verified, *, as_json: bool) -> None:
     terminal.print_table("Looked at", ["what", "how many"], rows)
     for line in found.wrong:
         say(f"WRONG: {line}", "bold red")
+
+
+def with_home(said: str, words: Sequence[str]) -> str:
+    """What a message tells to do, told for the home that the command's words name."""
+    homes = [after for word, after in itertools.pairwise(words) if word == "--home"]
+    homes += [word.removeprefix("--home=") for word in words if word.startswith("--home=")]
+    if not homes:
+        return said
+    return re.sub(
+        r"`(closecast \w+[^`]*)`", lambda found: f"`{found[1]} --home {shlex.quote(homes[-1])}`", said
+    )

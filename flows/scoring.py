@@ -7,11 +7,13 @@ from datetime import datetime
 from flows import clock
 from flows.reporting import write_reports
 from flows.settings import Article, Profile
+from storage.errors import BadInput
 from storage.home import Home
 from storage.locks import product_lock
 from storage.prices import Prices
 from tasks.score import board_of, score_and_track
 from tasks.scoreboard import Scoreboard
+from tasks.series import source_of
 
 
 def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
@@ -19,9 +21,17 @@ def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
 
     The product's pages are written anew when anything was scored. Nothing is fetched: `closecast run` or
     `import` brings closes.
+
+    Raises:
+        BadInput: the home knows no such product.
     """
     moment = clock.now()
     home.prepare()
+    if source_of(home, product_id) is None:
+        raise BadInput(
+            f"{product_id} has no closes in {home.root}, so no forecast: make one with"
+            f" `closecast run --product {product_id}`"
+        )
     with product_lock(home, product_id):
         if score_stored(home, product_id, recipe, moment):
             write_reports(home, product_id)

@@ -170,18 +170,21 @@ def database_address(home: Home) -> sa.URL:
         return sa.URL.create("sqlite", database=str(home.root / "prices.db"))
     try:
         url = sa.make_url(home.database_url)
+        if "@" in (url.host or ""):  # part of a password then, which no message may show
+            raise _no_address()
         if url.get_backend_name() in ("sqlite", "postgresql"):
             # The driver that is meant, not SQLAlchemy's older default.
             return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-    except exc.ArgumentError as error:
-        raise _no_address() from error
+    except (exc.ArgumentError, ValueError):  # whose words hold what they could not read
+        raise _no_address() from None
     raise _no_address()
 
 
 def _no_address() -> BadSetting:
     return BadSetting(
         "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
-        " sqlite:////folder/prices.db; leave it unset for the home's own database"
+        " sqlite:////folder/prices.db, an @ of a password written as %40; leave it unset for the home's own"
+        " database"
     )
 
 

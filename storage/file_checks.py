@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _ENTRY = re.compile(r"(\d{20})\.json")
+_NAMED = re.compile(r"_delta_log/\d{20}\.(json|checkpoint\.parquet)|(?!_delta_log/).*\.parquet")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
@@ -62,6 +63,11 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     # Of a table that was just made the first commit is the first to be recorded.
     wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / SUMS} is missing"]
     wrong += [f"{folder / SUMS} has a line that is none: {line!r:.200}" for line in unreadable_sums(folder)]
+    wrong += [
+        f"{folder / SUMS} names {name!r:.200}, which is no file of a table"
+        for name in recorded
+        if not _NAMED.fullmatch(name)
+    ]
     wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
     try:
         table = open_table(folder)
@@ -71,11 +77,8 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
         used, wrong = [], [*wrong, str(error)]
     late = {path for number, path in entries.items() if number > newest}
     late |= {path for entry in tuple(late) for path in added_files(folder, entry)}
-    late |= {
-        path
-        for number, path in marks.items()
-        if number >= newest and path.relative_to(folder).as_posix() not in recorded
-    }
+    late |= {path for number, path in marks.items() if number >= newest}
+    late = {path for path in late if path.relative_to(folder).as_posix() not in recorded}
     looked = sorted({*entries.values(), *marks.values(), *used} - late)
     for path in looked:
         wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))

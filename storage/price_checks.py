@@ -37,6 +37,11 @@ class Candles:
     seen: tuple[tuple[str, str, str], ...]
 
 
+# Without them some question has no answer, or a slow one.
+TABLES = ("candles", "data_versions", "pages", "quarantine", "series")
+OTHERS = ("closes", "candles_newest", "series_newest", "quarantine_once")
+
+
 @dataclass(frozen=True)
 class Version:
     """A row of `data_versions`."""
@@ -46,6 +51,7 @@ class Version:
     seq: int
     through: date
     rows: int
+    sha256: str
 
 
 def price_file(home: Home) -> Path | None:
@@ -95,12 +101,14 @@ class PriceRecords:
         self._database.close()
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong with its file; nothing of another database."""
+        """What SQLite finds wrong with its file, and what is not in it; nothing of another database."""
         with self._database.read() as connection:
             if connection.dialect.name != "sqlite":
                 return []
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-        return [] if list(found) == ["ok"] else [str(line) for line in found]
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+        lost = [f"{name} is missing" for name in (*TABLES, *OTHERS) if name not in names]
+        return lost + ([] if list(found) == ["ok"] else [str(line) for line in found])
 
     def products(self) -> list[str]:
         """Every product that has candles, by its name."""
@@ -127,7 +135,12 @@ class PriceRecords:
             rows = connection.execute(query.order_by(DATA_VERSIONS.c.seq, "through_day_utc")).all()
         return [
             Version(
-                row.data_version, row.product_id, row.seq, date.fromisoformat(row.through_day_utc), row.rows
+                row.data_version,
+                row.product_id,
+                row.seq,
+                date.fromisoformat(row.through_day_utc),
+                row.rows,
+                row.sha256,
             )
             for row in rows
         ]
@@ -142,6 +155,9 @@ class PriceRecords:
         """The recorded check of each candle, by its number."""
         with self._database.read() as connection:
             pages = connection.execute(sa.select(PAGES)).all()
+        for page in pages:
+            if len(page.checks) != 4 * (page.last_candle_seq - page.first_candle_seq + 1):
+                raise Damaged(f"the page of candle {page.first_candle_seq} has another number of checks")
         return {
             number: int(check)
             for page in pages
@@ -218,6 +234,12 @@ def state_at(candles: Candles, series: list[tuple[str, int]], version: Version) 
     seqs, days, figures = (column[wanted][order] for column in (rows.seqs, rows.days, rows.figures))
     last = np.append(days[1:] != days[:-1], True)[: len(days)]
     return Stored(seqs[last], days[last], figures[last])
+
+
+def agrees(version: Version, found: Stored) -> bool:
+    """Whether the row of a whole version says what its name and its closes say."""
+    name = version.data_version.rpartition(":")[2]
+    return version.sha256 == name and bool(found.days[-1] == np.datetime64(version.through))
 
 
 def is_whole(version: Version, found: Stored) -> bool:

@@ -121,6 +121,8 @@ def registry_integrity(home: Home) -> list[str]:
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
             found = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
+            if found == ["ok"]:
+                found = [] if _is_registry(database) else ["holds no model registry"]
     except sqlite3.Error as error:
         from storage.database import is_broken
 
@@ -130,7 +132,15 @@ def registry_integrity(home: Home) -> list[str]:
             f"the model registry {home.registry} cannot be read: {error}; let whoever holds it finish,"
             " or see to the rights of its folder, then try again"
         ) from error
-    return [] if found == ["ok"] else found
+    return found
+
+
+def _is_registry(database: sqlite3.Connection) -> bool:
+    """Whether MLflow takes the file for its own: it fills an empty one, and refuses one of no revision."""
+    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"alembic_version", "registered_models", "model_versions", "runs"} <= names:
+        return False
+    return bool(database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,))
 
 
 def _make(home: Home) -> None:

@@ -24,6 +24,7 @@ from tasks.fit import Fitted, fit_article
 from tasks.networks import weights_sha256
 from tasks.progress import shown
 from tasks.steps import STEP
+from tasks.words import usd
 
 log = logging.getLogger("closecast.refit")
 
@@ -152,12 +153,12 @@ def tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 
 def _report(version: ModelVersion, fitted: Fitted) -> None:
     log.info(
-        "%s version %s: test RMSE %.0f USD over %d days, naive %.0f USD",
+        "%s version %s: test RMSE %s over %d days, naive %s",
         version.name,
         version.version,
-        fitted.metrics["test_rmse_usd"],
+        usd(fitted.metrics["test_rmse_usd"]),
         len(fitted.test),
-        fitted.metrics["naive_rmse_usd"],
+        usd(fitted.metrics["naive_rmse_usd"]),
     )
 
 

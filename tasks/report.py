@@ -7,7 +7,7 @@ import hashlib
 import logging
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from storage.home import Home
 from storage.reports import INDEX, Reports
 from tasks import report_words as words
 from tasks.report_charts import charts
-from tasks.report_data import Facts, gather
+from tasks.report_data import Facts, forecasts_of, gather
 from tasks.scoreboard import UNKNOWN, percents, text
 from tasks.scoreboard import table as scoreboard_table
 from tasks.steps import STEP
@@ -84,7 +84,7 @@ def brief(facts: Facts) -> dict[str, Any]:
         "last_close_usd": row["last_close_usd"],
         "lower_80_usd": row["lower_80_usd"],
         "upper_80_usd": row["upper_80_usd"],
-        "made_at": max(facts.past["created_at"].max(), row["created_at"]).isoformat(),
+        "forecasts": facts.forecasts,
         "scored": every.forecasts if every else 0,
         "crps_ratio": every.crps_ratio if every else None,
         "held_80": words.held(facts, 80),
@@ -117,7 +117,9 @@ def write_report(home: Home, product_id: str, profile: str, *, day: date) -> Pat
 
 
 def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
-    """The last step of a run: its page, unless there is one that was written after its forecast was made.
+    """The last step of a run: its page, unless there is one of all forecasts.
+
+    Whoever wrote that one: a run that made a forecast may have been ended before its page.
 
     Args:
         home: of the run.
@@ -128,7 +130,8 @@ def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
         ClosecastError: as `write_report`, of the same kind, and says that the forecast is kept.
     """
     product_id, profile = row["product_id"], row["profile"]
-    if _knows(Reports(home).brief(product_id, profile), row["created_at"]):
+    known = Reports(home).brief(product_id, profile).get("forecasts")
+    if known == forecasts_of(home, product_id, profile):
         return
     try:
         path = write_report(home, product_id, profile, day=day)
@@ -138,14 +141,6 @@ def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
             f" then `closecast report --product {product_id} --profile {profile}` writes it"
         ) from error
     log.info("%s: report written to %s", product_id, path)
-
-
-def _knows(brief: Mapping[str, Any], made: datetime) -> bool:
-    """Whether a page knows the forecasts up to then: a run may have been ended before it wrote its own."""
-    try:
-        return datetime.fromisoformat(brief["made_at"]) >= made
-    except (LookupError, TypeError, ValueError):
-        return False
 
 
 def lineage(facts: Facts) -> list[tuple[str, str]]:
@@ -163,7 +158,7 @@ def lineage(facts: Facts) -> list[tuple[str, str]]:
         "age of the model": _age(facts),
         "training saw closes up to": tags.get("seen_through", ""),
         "model's data version": tags.get("data_version", ""),
-        "trained together with": tags.get("pooled", ""),
+        "trained together with": tags.get("pooled", "").replace(",", ", "),
         "gate": tags.get("gate", ""),
         "settings version": row["settings_version"],
         "recipe version": tags.get("recipe_version", ""),
@@ -234,9 +229,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"usd": usd, "percents": percents, "long_day": words.long_day}
-    made.filters |= {"short_day": words.short_day, "figure": text}
+    made.filters |= {"short_day": words.short_day, "figure": text, "coded": _coded}
     made.globals["methods"] = words.METHODS
     return made
+
+
+def _coded(said: str) -> Any:
+    """A text with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [str(escape(part)) for part in said.split("`")]
+    marked = (f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+    return Markup("".join(marked))  # noqa: S704 (each part is escaped)
 
 
 @functools.cache

@@ -66,16 +66,17 @@ class Uniform:
 class Facts:
     """Everything on a page.
 
-    `row` is the published forecast of the newest day, `revisions` what was said of that day since; `closes`
-    has `day_utc` and `close_usd` up to its origin, one row a calendar day, NaN where one is missing; `past`
-    the published forecasts by target day, joined with their scores; `running` the share of hits of each
-    interval over the last days, `running_50` and so on, with the bounds that chance alone leads to; `day` is
-    when the page was made.
+    `forecasts` is how many there are, `row` the published one of the newest day, `revisions` what was said of
+    that day since; `closes` has `day_utc` and `close_usd` up to its origin, one row a calendar day, NaN where
+    one is missing; `past` the published forecasts by target day, joined with their scores; `running` the
+    share of hits of each interval over the last days, `running_50` and so on, with the bounds that chance
+    alone leads to; `day` is when the page was made.
     """
 
     product_id: str
     profile: str
     day: date
+    forecasts: int
     row: dict[str, Any]
     revisions: list[dict[str, Any]]
     closes: pd.DataFrame
@@ -100,6 +101,12 @@ def products_of(home: Home) -> list[tuple[str, str]]:
     return sorted((row["product_id"], row["profile"]) for row in found.to_pylist())
 
 
+def forecasts_of(home: Home, product_id: str, profile: str) -> int:
+    """How many forecasts there are of a product by a profile, revisions among them."""
+    found = Predictions(home).read(ds.field("profile") == profile, ["prediction_id"], product_id)
+    return int(found.num_rows)
+
+
 def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
     """The facts of one product and profile, as the home has them now.
 
@@ -113,6 +120,7 @@ def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
         BadInput: there is no forecast yet.
         Damaged: the closes or the model of the newest forecast are not what was recorded.
     """
+    forecasts = forecasts_of(home, product_id, profile)  # before they are read: none is counted that is not
     rows = Predictions(home).newest(product_id, profile, DAYS).to_pylist()
     if not rows:
         raise BadInput(
@@ -128,6 +136,7 @@ def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
         product_id=product_id,
         profile=profile,
         day=day,
+        forecasts=forecasts,
         row=row,
         revisions=revisions,
         closes=last_closes(candles, row["origin_day"]),

@@ -18,7 +18,7 @@ CUT = 160
 
 @dataclass(frozen=True)
 class SetAside:
-    """A row that is no price: its day if it has one, what it said, and why it was set aside."""
+    """A row that was not used: its day if it has one, what it said, and why it was set aside."""
 
     day_utc: str
     raw: str
@@ -43,7 +43,10 @@ class Restated:
 
 @dataclass(frozen=True)
 class Health:
-    """How many closes there are of which source, and what is wrong with them."""
+    """How many closes there are of which source, and what is wrong with them.
+
+    `other_days` came again with the same close, and another open, high, low or volume.
+    """
 
     source: str
     days: int
@@ -54,6 +57,7 @@ class Health:
     set_aside: list[SetAside]
     restated_days: int
     restated: list[Restated]
+    other_days: int
 
     @property
     def missing_days(self) -> int:
@@ -67,7 +71,7 @@ def health_of(home: Home, product_id: str) -> Health:
         source = prices.source_of(product_id) or "none"
         days = prices.days(product_id)
         rejected = prices.quarantined(product_id)
-    changed = _restated(home, product_id)
+    changed, other_days = _restated(home, product_id)
     return Health(
         source=source,
         days=len(days),
@@ -76,23 +80,31 @@ def health_of(home: Home, product_id: str) -> Health:
         holes=tuple(find_holes(days)),
         set_aside_rows=len(rejected),
         set_aside=[
-            SetAside(
-                str(row.day_utc or "unknown"), str(row.raw)[:CUT], str(row.reason)[:CUT], str(row.observed_at)
-            )
+            SetAside(str(row.day_utc or "unknown"), _cut(row.raw), _cut(row.reason), str(row.observed_at))
             for row in rejected.tail(SHOWN).iloc[::-1].itertuples(index=False)
         ],
         restated_days=len(changed),
         restated=changed[-SHOWN:][::-1],
+        other_days=other_days,
     )
 
 
-def _restated(home: Home, product_id: str) -> list[Restated]:
-    return [
+def _cut(said: object) -> str:
+    whole = str(said)
+    return whole if len(whole) <= CUT else f"{whole[: CUT - 1]}…"
+
+
+def _restated(home: Home, product_id: str) -> tuple[list[Restated], int]:
+    """The days whose close was another, and how many had other figures alone."""
+    again = restated(home, product_id).groupby("day_utc", sort=True)
+    changed = [
         Restated(
             str(day),
             float(rows["close_usd"].iloc[0]),
             float(rows["close_usd"].iloc[-1]),
             str(rows["observed_at"].iloc[-1]),
         )
-        for day, rows in restated(home, product_id).groupby("day_utc", sort=True)
+        for day, rows in again
+        if rows["close_usd"].nunique() > 1
     ]
+    return changed, again.ngroups - len(changed)

@@ -85,6 +85,8 @@ def summed_up(
         log.warning("%s: set aside %.200s: %s", product_id, raw, reason)
     if counts.set_aside:
         log.warning("%s: %d rows set aside, kept in the table quarantine", product_id, len(counts.set_aside))
+    if counts.restated_days:
+        log.info("%s: %d days came with other figures than before", product_id, counts.restated_days)
     for start, end in holes:
         log.warning("%s: hole from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
     return Series(

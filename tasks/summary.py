@@ -18,6 +18,7 @@ from tasks.engine import one_blas_thread
 from tasks.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
 from tasks.scale import Floats
 from tasks.scoreboard import UNKNOWN, Proportion, markdown_table, percents, proportion, text
+from tasks.words import usd
 
 BINS = 20
 THIRDS = ("low", "middle", "high")
@@ -269,9 +270,9 @@ def _coverage_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     point, direction = summary.point, summary.direction
     return ["measure", "figure"], [
-        ["RMSE", f"{point.rmse_usd:,.2f} USD"],
+        ["RMSE", usd(point.rmse_usd)],
         ["RMSE / naive", text(point.rmse_ratio_to_naive, ".4f")],
-        ["MAE", f"{point.mae_usd:,.2f} USD"],
+        ["MAE", usd(point.mae_usd)],
         ["MAE / naive", text(point.mae_ratio_to_naive, ".4f")],
         ["MASE", text(point.mase, ".4f")],
         ["direction hit", f"{percents(direction.hit_rate)} of {direction.days:,} days"],

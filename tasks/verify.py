@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from storage.price_checks import (
     Candles,
     PriceRecords,
     Version,
+    agrees,
     changed_candles,
     damage_told_apart,
     in_another_series,
@@ -42,11 +43,23 @@ from storage.scores import SCORES
 from storage.tables import as_dataset, reading
 from tasks.answers import parse
 from tasks.candle_rows import read_rows
-from tasks.recipe import settings_digest
-from tasks.verify_rows import Closes, Rows, of_forecasts, of_ingredients, of_revisions, of_scores, of_trackers
+from tasks.policy import Status
+from tasks.recipe import Recipe, settings_digest
+from tasks.verify_rows import (
+    Closes,
+    Rows,
+    of_forecasts,
+    of_ingredients,
+    of_revisions,
+    of_scores,
+    of_trackers,
+    without_champion,
+    without_score,
+)
 
 # Of a lineage, what stands in the registry as well: of every version, and of those that have it.
 ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
+STATUSES = get_args(Status)
 OFTEN = (
     *("product_id", "profile", "made_by", "git_commit", "recipe_version", "series"),
     *("origin_day", "seen_through"),
@@ -86,9 +99,12 @@ def verify_home(home: Home) -> Verified:
     found.add("backtests' files", *fold_files(home))
     found.add("forecasts", len(forecasts), list(of_forecasts(forecasts, versions, closes)))
     found.add("forecasts", 0, list(of_revisions(forecasts)))
+    found.add("model versions", 0, list(without_champion(forecasts, versions)))
     found.add("ingredients", len(beside), list(of_ingredients(beside, forecasts, tracked)))
     found.add("states of trackers", len(tracked), list(of_trackers(tracked, forecasts)))
     found.add("scores", len(scored), list(of_scores(scored, forecasts, closes)))
+    if scored or not home.scores.is_dir():  # what cannot be read was told
+        found.add("scores", 0, list(without_score(tracked, scored)))
     return found
 
 
@@ -113,6 +129,9 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
             read.append(rows.to_pylist())
         except Damaged as error:
             found.add("files of tables", 0, [str(error)])
+            read.append([])
+        except (OverflowError, ValueError) as error:
+            found.add("files of tables", 0, [f"the table {folder} holds a day that is none: {error}"])
             read.append([])
     return read[0], read[1], read[2], read[3]
 
@@ -145,6 +164,9 @@ def _of_version(home: Home, version: ModelVersion) -> Iterator[str]:
     """Whether the registry says of a version what its bundle says."""
     what = f"{version.name} version {version.version}"
     lineage, bundle = lineage_of(home, version), Models(home).open(version)
+    # The article's models are not judged, and have none.
+    if version.tags.get("status", "" if version.profile == Recipe.name else STATUSES[0]) not in STATUSES:
+        yield f"{what}: its status is none of {', '.join(STATUSES)}"
     known = {**version.tags, "product_id": version.product_id, "profile": version.profile}
     for name, said in _tags_of(lineage).items():
         if known.get(name) != said:
@@ -221,6 +243,10 @@ def _of_product(
         state = state_at(candles, series, version)
         fits = is_whole(version, state)
         found.add("data versions", 1, [] if fits else [_not_whole(version)])
+        if fits and not agrees(version, state):
+            found.add(
+                "data versions", 0, [f"data version {version.data_version} has a row that says another"]
+            )
         if fits:
             days = state.days.astype(object).tolist()
             closes = state.figures[:, FIGURES.index("close_usd")].tolist()

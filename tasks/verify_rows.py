@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from storage.models import ModelVersion
+from storage.models import CHAMPION, ModelVersion
 from tasks.publish import prediction_key
 from tasks.recipe import Recipe
 
@@ -119,3 +119,23 @@ def of_scores(rows: Rows, forecasts: Rows, closes: Closes) -> Iterator[str]:
     for (name, _, _), count in twice.items():
         if count > 1:
             yield f"forecast {name} was scored {count} times by one data version"
+
+
+def without_score(tracked: Rows, scored: Rows) -> Iterator[str]:
+    """Forecasts whose outcome moved a tracker: a score comes first, so each has one."""
+    known = {row["prediction_id"] for row in scored}
+    for row in tracked:
+        if row["prediction_id"] is not None and row["prediction_id"] not in known:
+            yield f"forecast {row['prediction_id']} of {row['product_id']} was scored, and has no score"
+
+
+def without_champion(
+    forecasts: Rows, versions: Mapping[tuple[str, str, str], ModelVersion] | None
+) -> Iterator[str]:
+    """Models that have forecast, with versions and no champion: the first that forecasts is one."""
+    if versions is None:
+        return
+    models = {(row["product_id"], row["profile"]) for row in forecasts}
+    champions = {key[:2] for key, version in versions.items() if CHAMPION in version.aliases}
+    for product_id, profile in sorted(models & {key[:2] for key in versions} - champions):
+        yield f"closecast.{product_id}.{profile} has forecast, and the registry names no champion of it"

@@ -267,11 +267,17 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert "forecasts up to 2021-06-30" in board.out
     assert "no alarm is possible yet, 2 of 180 days" in board.out
     assert shell.ask("select count(*) as n from scores") == [{"n": 2}]
-    assert "no forecast of profile article" in shell.here("score", "--profile", "article").out
+    assert (
+        "no forecast of profile article"
+        in shell.here("score", "--product", "SOL-USD", "--profile", "article").out
+    )
+    assert "BTC-USD has no closes" in shell.refuses("score", here=True)
 
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
     done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
-    assert "version 1 is the champion" in done.out, done.err
+    assert "version 1 is the champion in place of version" in done.out, done.err
+    again = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
+    assert "version 1 is the champion already, until" in again.out, again.err
     versions = json.loads(shell.here("versions", "--format", "json").out)
     assert versions[-1]["aliases"] == "champion"
     assert {row["status"] for row in versions} <= {"accepted", "refused", "rolled-back"}
@@ -352,6 +358,11 @@ def test_of_several_products_the_one_that_fails_is_named_and_the_other_is_done(
     assert listed.code == 1
     assert [one["prediction_id"] for one in json.loads(listed.out)] == [row["prediction_id"]]
     assert listed.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")
+
+
+def test_the_version_and_a_short_word_for_help(shell: Shell) -> None:
+    assert re.fullmatch(r"closecast \d+\.\d+\.\d+\n", shell.here("--version").out)
+    assert "Usage: closecast run" in shell.here("run", "-h").out
 
 
 @pytest.mark.parametrize(

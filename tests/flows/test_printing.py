@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.maintain import Upkeep
-from flows.printing import print_reproduced, print_upkeep, print_verified
+from flows.printing import print_reproduced, print_upkeep, print_verified, with_home
 from storage.maintenance import Tidied
 from tasks.maintain import Unneeded
 from tasks.reproduce import Compared, Reproduced
@@ -75,3 +75,12 @@ def test_everything_wrong_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "looked": {"candles": 1200},
         "wrong": ["a candle was changed"],
     }
+
+
+def test_what_a_message_tells_to_do_is_told_for_the_home_that_was_named() -> None:
+    said = "there is none: make one with `closecast run --product ADA-USD`, or `closecast import`"
+    assert with_home(said, ["closecast", "report"]) == said
+    for words in (["closecast", "report", "--home", "/my homes/a"], ["closecast", "--home=/my homes/a"]):
+        found = with_home(said, words)
+        assert "`closecast run --product ADA-USD --home '/my homes/a'`" in found
+        assert "`closecast import --home '/my homes/a'`" in found

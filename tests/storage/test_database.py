@@ -141,10 +141,22 @@ def test_the_address_may_point_elsewhere(tmp_path: Path) -> None:
     assert not (home.root / "prices.db").exists()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nosuch://host/db", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "nosuch://host/db",
+        "",
+        "postgresql://joe:top@s3cret@127.0.0.1:1/db",
+        "postgresql://joe:top@h:s3cret@127.0.0.1/db",
+        "postgresql://joe:s3cret@127.0.0.1:1x/db",
+    ],
+)
 def test_a_malformed_address_is_a_bad_setting(tmp_path: Path, url: str) -> None:
-    with pytest.raises(BadSetting, match="CLOSECAST_DATABASE_URL"):
+    with pytest.raises(BadSetting, match="CLOSECAST_DATABASE_URL") as error:
         Database(Home(tmp_path, url))
+    assert "s3cret" not in str(error.value)
+    assert error.value.__cause__ is None
 
 
 def test_a_write_that_fails_keeps_nothing(tmp_path: Path) -> None:

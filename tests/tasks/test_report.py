@@ -20,11 +20,13 @@ import pytest
 from storage.errors import BadInput, Damaged, HomeUnusable
 from storage.home import Home
 from storage.models import Models
+from storage.prices import Prices
 from storage.reports import Reports
+from tasks import report
 from tasks.report import render, render_index, report_of_run, write_report
 from tasks.report_data import Facts, gather, products_of
 from tasks.report_words import holes
-from tests.helpers import BTC, PROJECT, made_up, store
+from tests.helpers import BTC, NOW, PROJECT, SHA, made_up, store
 from tests.pages import DAY, empty_home, full_home, put_days, put_model, put_product, spoil
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}</style></title>"
@@ -245,10 +247,19 @@ def test_the_gates_figures(copied: Home) -> None:
 def test_data_health(copied: Home) -> None:
     spoil(copied, "close is -1")
     text = page_of(copied).text
-    assert "missing 3 days in 1 hole set aside 1 row restated 1 day" in text
+    assert "missing 3 days in 1 hole set aside 1 row restated 1 close" in text
     assert "Holes: 20 Jan 2020 to 22 Jan 2020. They stay until a file is read that has rows of them" in text
     assert "close is -1" in text
     assert "1,234.50 USD" in text
+
+
+def test_a_day_with_another_volume_alone_is_no_restated_close(copied: Home) -> None:
+    row = made_up(420).iloc[[100, 101]].assign(volume=[3.0, 4.0])
+    with Prices(copied) as prices:
+        prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA, set_aside=pd.DataFrame())
+    text = page_of(copied).text
+    assert "restated 0 closes; 2 days in other figures alone" in text
+    assert "First close" not in text
 
 
 def test_everything_is_in_one_file_that_asks_for_nothing(page: Page, home: Home) -> None:
@@ -352,7 +363,7 @@ def test_the_article_alone(empty: Home) -> None:
     assert page.figures["fan"]["quantiles"] == []
     assert "a point and no intervals" in page.text
     assert "the better forecast" in page.text
-    assert "test rmse usd 1,088.2500" in page.text
+    assert "test RMSE 1,088.25 USD" in page.text
     pictures = [found for tag, found in page.tags if tag == "img"]
     assert len(pictures) == 3
     assert all(str(one["src"]).startswith("data:image/png;base64,") and one["alt"] for one in pictures)
@@ -449,6 +460,23 @@ def test_a_run_writes_what_is_missing_or_new_and_nothing_else(
     assert writes(new)
     assert not writes(new)
     assert not writes(row)
+
+
+def test_a_page_from_the_middle_of_a_run_that_fills_in_is_written_again(copied: Home) -> None:
+    """All forecasts of such a run have one moment."""
+    candles = made_up(423)
+    last = put_days(copied, candles, store(copied, candles), 3, created_at=NOW)[-1]
+    brief = Reports(copied).page(BTC, "calibrated").with_suffix(".json")
+    write_report(copied, BTC, "calibrated", day=DAY)
+    known = json.loads(brief.read_text())
+    brief.write_text(json.dumps({**known, "forecasts": known["forecasts"] - 2}))
+    report_of_run(copied, last, day=DAY)
+    assert json.loads(brief.read_text())["forecasts"] == known["forecasts"]
+
+
+def test_a_note_s_command_is_shown_as_one() -> None:
+    said = str(report._coded("so `closecast run` <b>"))
+    assert said == "so <code>closecast run</code> &lt;b&gt;"
 
 
 def blocked(home: Home) -> None:

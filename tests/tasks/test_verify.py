@@ -24,8 +24,9 @@ from storage.models import Models
 from storage.predictions import Predictions
 from storage.price_checks import PriceRecords
 from storage.prices import Prices
-from storage.scores import Scores
+from storage.scores import SCORES, Scores
 from storage.sums import SUMS
+from tasks import verify
 from tasks.verify import verify_home
 from tests.calibrated import Runs, day
 from tests.helpers import BTC, NOW
@@ -292,7 +293,31 @@ def test_a_version_of_another_product_s_is_found(runs: Runs) -> None:
 
 def test_an_alias_of_a_version_that_is_not_there_is_found(runs: Runs) -> None:
     sql(runs.home, "mlflow.db", "UPDATE registered_model_aliases SET version = 7 WHERE alias = 'champion'")
-    assert wrong(runs) == [f"closecast.{BTC}.calibrated: champion is version 7, which is missing"]
+    model = f"closecast.{BTC}.calibrated"
+    assert wrong(runs) == [
+        f"{model}: champion is version 7, which is missing",
+        f"{model} has forecast, and the registry names no champion of it",
+    ]
+
+
+def test_a_model_that_forecast_has_a_champion_and_a_status(runs: Runs) -> None:
+    sql(runs.home, "mlflow.db", "DELETE FROM registered_model_aliases")
+    model = f"closecast.{BTC}.calibrated"
+    assert wrong(runs) == [f"{model} has forecast, and the registry names no champion of it"]
+    sql(runs.home, "mlflow.db", "UPDATE model_version_tags SET value = 'rejected' WHERE key = 'status'")
+    assert any(line.startswith(f"{model} version 1: its status is none of pending,") for line in wrong(runs))
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("change", ["empty", "DELETE FROM alembic_version", "DROP TABLE runs"])
+def test_a_file_that_is_no_registry_is_named_and_left_as_it_was(runs: Runs, change: str) -> None:
+    if change == "empty":
+        runs.home.registry.write_bytes(b"")
+    else:
+        sql(runs.home, "mlflow.db", change)
+    before = runs.home.registry.read_bytes()
+    assert wrong(runs) == [f"{runs.home.registry}: holds no model registry"]
+    assert runs.home.registry.read_bytes() == before
 
 
 @pytest.mark.parametrize("bundle", ["../elsewhere", "/etc", "..", ".draft", "a/b", ""])
@@ -465,6 +490,67 @@ def test_the_models_of_backtests_are_looked_at_too(tmp_path: Path) -> None:
     assert any("calibration.json is not the file" in line for line in verify_home(home).wrong)
     (folds.folder / "m1" / "manifest.json").write_bytes(b"{")
     assert any("manifest.json cannot be read" in line for line in verify_home(home).wrong)
+
+
+def test_the_list_s_last_line_cannot_be_bent_to_hide_a_file(runs: Runs) -> None:
+    """A commit that is not recorded is a killed run's; its files that are recorded are held against that."""
+    folder = runs.home.predictions
+    lines = (folder / SUMS).read_text().splitlines(keepends=True)
+    assert lines[-1].endswith(".json\n")
+    (folder / SUMS).write_text("".join(lines).replace(lines[-1], f"{lines[-1][:-2]}o\n"))
+    assert len(found := wrong(runs)) == 1
+    assert found[0].startswith(f"{folder.resolve() / SUMS} names '_delta_log/")
+    (folder / SUMS).write_text("".join(lines[:-1]))
+    assert wrong(runs) == []
+    newest = folder / lines[-2].split()[1]
+    assert newest.suffix == ".parquet"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    assert any(f"{newest.name} is not the file that was stored" in line for line in wrong(runs))
+
+
+def test_scores_that_are_gone_are_missed(runs: Runs) -> None:
+    shutil.rmtree(runs.home.scores)
+    found = wrong(runs)
+    assert len(found) == DAYS - 1
+    assert all(line.endswith("was scored, and has no score") for line in found)
+
+
+def test_a_day_that_is_none_is_told_with_its_table(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows:
+        column_names = SCORES.names
+
+        def to_table(self) -> Rows:
+            return self
+
+        def to_pylist(self) -> None:
+            raise OverflowError("days=-2147465464; must have magnitude <= 999999999")
+
+    read = verify.as_dataset
+    monkeypatch.setattr(
+        verify,
+        "as_dataset",
+        lambda table, folder: Rows() if folder == runs.home.scores else read(table, folder),
+    )
+    assert f"the table {runs.home.scores} holds a day that is none: days=-2147465464; must have" in " ".join(
+        wrong(runs)
+    )
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DROP VIEW closes", "the price database: closes is missing"),
+        ("DROP TABLE quarantine", "the price database: quarantine is missing"),
+        ("DROP INDEX candles_newest", "the price database: candles_newest is missing"),
+        ("UPDATE data_versions SET sha256 = '0'", "has a row that says another"),
+        ("UPDATE data_versions SET through_day_utc = '2031-12-31'", "has a row that says another"),
+        ("UPDATE pages SET last_candle_seq = last_candle_seq + 1", "has another number of checks"),
+    ],
+)
+def test_what_else_stands_in_the_price_database_is_looked_at(runs: Runs, change: str, said: str) -> None:
+    sql(runs.home, "prices.db", change)
+    assert any(said in line for line in wrong(runs))
 
 
 def test_states_that_lead_nowhere_are_found(runs: Runs) -> None:
