@@ -50,7 +50,7 @@ soak: $(VENV)/.test
 	$(BIN)/python tests/soak/crowd.py --rounds $(ROUNDS)
 	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/test_exchange_worst.py \
 		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/tasks/test_growth.py \
-		tests/test_hostile_disk.py
+		tests/tasks/test_training_proof.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
 # PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
@@ -66,7 +66,8 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
 	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
-		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_ending.py tests/browser
+		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
+		tests/flows/test_ending.py tests/browser
 
 check: lint docs test
 

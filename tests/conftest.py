@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
     config.addinivalue_line(
-        "markers", "engines: starts servers or a browser of its own, and takes minutes (--engines)"
+        "markers", "engines: starts servers or a browser of its own, or takes long (--engines)"
     )
     config.addinivalue_line("markers", "documents: does what the pages show (make docs)")
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")

@@ -216,6 +216,7 @@ def test_a_hole_in_the_span_is_gone_around(tmp_path: Path) -> None:
     assert verdict.summary.days == 8
 
 
+@pytest.mark.engines
 def test_a_long_chain_of_fine_tunings_has_names_that_files_may_have(tmp_path: Path) -> None:
     home = home_with(tmp_path / "home", made_up(DAYS))
     verdict = backtest(home, 9, refit_every_days=365, fine_tune_every_days=1, **LENIENT)

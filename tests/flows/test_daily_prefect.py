@@ -335,6 +335,7 @@ def test_missed_days_are_filled_in_as_if_they_had_not_been_missed(
     assert rows(tmp_path / "late") == late
 
 
+@pytest.mark.engines
 def test_only_so_many_days_are_filled_in_and_none_from_a_hole(long_csv: Path, tmp_path: Path) -> None:
     first = LAST - 40 * DAY
     calibrated(tmp_path, long_csv, origin=first, fill_days=30)

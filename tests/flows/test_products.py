@@ -86,6 +86,7 @@ def test_one_that_fails_stops_none_of_the_others_and_is_named(tmp_path: Path) ->
     assert all(f"| {product} | {LAST + DAY} |" in shown for product in made)
 
 
+@pytest.mark.engines
 def test_each_forecast_is_the_one_that_the_product_alone_would_have(tmp_path: Path) -> None:
     together = run(tmp_path / "together", ["BTC-USD", "ETH-USD", "BTC-USD"])
     alone = [

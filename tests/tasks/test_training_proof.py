@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ tensorflow()  # quietly, and before Keras does it its own way
 import keras  # noqa: E402
 
 ARTICLE = Article()
+# Many trainings: `make soak` has the time.
+long = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak` trains so many networks")
 # A mean over seeds is believed within so many of its standard errors.
 ERRORS = 3.0
 
@@ -123,6 +126,7 @@ def apart(some: np.ndarray, others: np.ndarray) -> float:
     )
 
 
+@long
 def test_with_dropout_the_last_losses_are_distributed_as_those_of_keras() -> None:
     ours, theirs = with_dropout(0.3), keras_with_dropout(0.3)
     assert len(set(ours)) == len(set(theirs)) == len(SEEDS)
@@ -130,6 +134,7 @@ def test_with_dropout_the_last_losses_are_distributed_as_those_of_keras() -> Non
     assert 1 / 3 < ours.std(ddof=1) / theirs.std(ddof=1) < 3
 
 
+@long
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_another_dropout_would_be_told_apart(dropout: float) -> None:
     assert apart(with_dropout(dropout), keras_with_dropout(0.3)) > ERRORS
