@@ -116,24 +116,21 @@ def run(
     origin = day_of(as_of, "--as-of")
     place = home_at(home).prepare()
     terminal.keep_the_terminal(place, aside=as_json)
-    failed: ProductsFailed | None = None
-    with terminal.bars(aside=as_json):
-        if others:
-            from flows.products import daily_forecasts
+    how = (recipe.name, changed, origin, str(place.root), fill_days)
+    try:
+        with terminal.bars(aside=as_json):
+            if others:
+                from flows.products import daily_forecasts
 
-            try:
-                made = daily_forecasts(
-                    [product, *others], source, recipe.name, changed, origin, str(place.root), fill_days
-                )
-            except ProductsFailed as error:
-                made, failed = list(error.made), error
-        else:
-            from flows.daily import daily_forecast
+                made = daily_forecasts([product, *others], source, *how)
+            else:
+                from flows.daily import daily_forecast
 
-            made = [daily_forecast(market, recipe.name, changed, origin, str(place.root), fill_days)]
+                made = [daily_forecast(market, *how)]
+    except ProductsFailed as error:
+        printing.print_forecasts(place, error.made, several=True, as_json=as_json)
+        raise
     printing.print_forecasts(place, made, several=bool(others), as_json=as_json)
-    if failed:
-        raise failed
 
 
 @app.command("import")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _ENTRY = re.compile(r"(\d{20})\.json")
-_NAMED = re.compile(r"_delta_log/\d{20}\.(json|checkpoint\.parquet)|(?!_delta_log/).*\.parquet")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
@@ -66,7 +65,7 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     wrong += [
         f"{folder / SUMS} names {name!r:.200}, which is no file of a table"
         for name in recorded
-        if not _NAMED.fullmatch(name)
+        if not _of_a_table(name)
     ]
     wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
     try:
@@ -83,6 +82,14 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     for path in looked:
         wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))
     return len(looked), wrong
+
+
+def _of_a_table(name: str) -> bool:
+    """Whether a file of a table may have that name: an entry or a checkpoint of its log, or data."""
+    first, _, rest = name.partition("/")
+    if first == LOG:
+        return bool(_ENTRY.fullmatch(rest) or _CHECKPOINT.fullmatch(rest))
+    return name.endswith(".parquet")
 
 
 def _without_log(folder: Any) -> list[str]:

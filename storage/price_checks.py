@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sqlalchemy as sa
 
-from storage.candles import CANDLES, DATA_VERSIONS, PAGES, SERIES, Stored
+from storage.candles import CANDLES, CLOSES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES, Stored
 from storage.database import Database, database_address, is_broken
 from storage.digest import checks, digest
 from storage.errors import Damaged, HomeUnusable
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from storage.home import Home
+
+
+# Without one of them some question has no answer, or a slow one.
+PARTS = (
+    *(table.name for table in (CANDLES, CLOSES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES)),
+    *("candles_newest", "series_newest", "quarantine_once"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,6 @@ class Candles:
     seen: tuple[tuple[str, str, str], ...]
 
 
-# Without them some question has no answer, or a slow one.
-TABLES = ("candles", "data_versions", "pages", "quarantine", "series")
-OTHERS = ("closes", "candles_newest", "series_newest", "quarantine_once")
-
-
 @dataclass(frozen=True)
 class Version:
     """A row of `data_versions`."""
@@ -52,6 +54,11 @@ class Version:
     through: date
     rows: int
     sha256: str
+
+    @property
+    def named(self) -> str:
+        """The digest that the version's name holds."""
+        return self.data_version.rpartition(":")[2]
 
 
 def price_file(home: Home) -> Path | None:
@@ -107,7 +114,7 @@ class PriceRecords:
                 return []
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
             names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
-        lost = [f"{name} is missing" for name in (*TABLES, *OTHERS) if name not in names]
+        lost = [f"{name} is missing" for name in PARTS if name not in names]
         return lost + ([] if list(found) == ["ok"] else [str(line) for line in found])
 
     def products(self) -> list[str]:
@@ -238,11 +245,9 @@ def state_at(candles: Candles, series: list[tuple[str, int]], version: Version) 
 
 def agrees(version: Version, found: Stored) -> bool:
     """Whether the row of a whole version says what its name and its closes say."""
-    name = version.data_version.rpartition(":")[2]
-    return version.sha256 == name and bool(found.days[-1] == np.datetime64(version.through))
+    return version.sha256 == version.named and bool(found.days[-1] == np.datetime64(version.through))
 
 
 def is_whole(version: Version, found: Stored) -> bool:
     """Whether candles are those that the version's name holds the digest of."""
-    sha256 = version.data_version.rpartition(":")[2]
-    return len(found.days) == version.rows and digest(found.days, found.figures) == sha256
+    return len(found.days) == version.rows and digest(found.days, found.figures) == version.named

@@ -53,6 +53,7 @@ def render(facts: Facts) -> str:
         board=scoreboard_table(facts.board),
         past_rows=facts.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
         lineage=lineage(facts),
+        metrics=metric_figures(facts.model.metrics),
         gate=gate_figures(facts.model.version.tags),
         index=INDEX,
     )
@@ -184,6 +185,15 @@ def gate_figures(tags: Mapping[str, str]) -> list[tuple[str, str]]:
     if "gate_ratio" not in tags:
         return []
     return [(name.replace("_", " "), _plain(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]
+
+
+def metric_figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What a model's own test measured, a name and a text each: prices as prices are written."""
+    found = []
+    for name, value in sorted(metrics.items()):
+        said = name.removesuffix("_usd").replace("_", " ").replace("rmse", "RMSE").replace("mae", "MAE")
+        found.append((said, usd(value) if name.endswith("_usd") else text(value, ",.4f")))
+    return found
 
 
 def _plain(figure: str) -> str:

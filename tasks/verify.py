@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -57,13 +57,18 @@ from tasks.verify_rows import (
     without_score,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from storage.places import Place
+
 # Of a lineage, what stands in the registry as well: of every version, and of those that have it.
 ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
-STATUSES = get_args(Status)
 OFTEN = (
     *("product_id", "profile", "made_by", "git_commit", "recipe_version", "series"),
     *("origin_day", "seen_through"),
 )
+STATUSES = get_args(Status)
 
 
 @dataclass
@@ -126,14 +131,19 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
                     f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
                     " restore it from a backup"
                 )
-            read.append(rows.to_pylist())
+            read.append(_as_rows(rows, folder))
         except Damaged as error:
             found.add("files of tables", 0, [str(error)])
             read.append([])
-        except (OverflowError, ValueError) as error:
-            found.add("files of tables", 0, [f"the table {folder} holds a day that is none: {error}"])
-            read.append([])
     return read[0], read[1], read[2], read[3]
+
+
+def _as_rows(rows: pa.Table, folder: Place) -> Rows:
+    try:
+        found: Rows = rows.to_pylist()
+    except (OverflowError, ValueError) as error:
+        raise Damaged(f"the table {folder} holds a day that is none: {error}") from error
+    return found
 
 
 # Models
@@ -164,8 +174,8 @@ def _of_version(home: Home, version: ModelVersion) -> Iterator[str]:
     """Whether the registry says of a version what its bundle says."""
     what = f"{version.name} version {version.version}"
     lineage, bundle = lineage_of(home, version), Models(home).open(version)
-    # The article's models are not judged, and have none.
-    if version.tags.get("status", "" if version.profile == Recipe.name else STATUSES[0]) not in STATUSES:
+    status, judged = version.tags.get("status"), version.profile == Recipe.name
+    if status not in STATUSES and (judged or status is not None):  # the article's models have none
         yield f"{what}: its status is none of {', '.join(STATUSES)}"
     known = {**version.tags, "product_id": version.product_id, "profile": version.profile}
     for name, said in _tags_of(lineage).items():

@@ -26,10 +26,10 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 @functools.cache
 def forked() -> ForkServerContext:
-    """Starts processes that run functions, from one that has loaded Prefect and the flows as well."""
+    """Starts processes that run functions, from one that has loaded what they need."""
     os.environ.update(QUIET)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*LIBRARIES, "flows.products", "tests.processes"])
+    context.set_forkserver_preload([*LIBRARIES, "tests.processes"])
     return context
 
 
