@@ -48,9 +48,9 @@ FUZZ_MINUTES ?= 10
 soak: $(VENV)/.test
 	$(BIN)/python tests/soak/killing.py --kills $(KILLS)
 	$(BIN)/python tests/soak/crowd.py --rounds $(ROUNDS)
-	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/test_exchange_worst.py \
-		tests/storage/test_upsert_machine.py tests/tasks/test_tracker_properties.py tests/tasks/test_growth.py \
-		tests/tasks/test_training_proof.py tests/test_hostile_disk.py
+	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/prices/test_exchange_worst.py \
+		tests/storage/prices/test_upsert_machine.py tests/tasks/calibration/test_tracker_properties.py tests/tasks/evaluation/test_growth.py \
+		tests/tasks/network/test_training_proof.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 
 # PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
@@ -58,16 +58,16 @@ soak: $(VENV)/.test
 ENGINES := $(BIN)/python -m pytest --engines $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
-	@$(ENGINES) --database postgresql tests/storage/test_postgresql.py tests/storage/test_prices.py \
-		tests/storage/test_database.py tests/storage/test_upsert_machine.py tests/storage/test_locks.py \
-		tests/storage/test_query.py tests/tasks/test_ingest.py
-	@$(ENGINES) --storage s3 tests/storage/test_s3.py tests/storage/test_tables.py tests/storage/test_cut.py \
-		tests/storage/test_predictions.py tests/storage/test_scores.py tests/storage/test_ledger.py
-	@$(ENGINES) --database postgresql --storage s3 tests/storage/test_models.py
+	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
+		tests/storage/prices/test_database.py tests/storage/prices/test_upsert_machine.py tests/storage/locks/test_locks.py \
+		tests/storage/tables/test_sql.py tests/tasks/prices/test_ingest.py
+	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/tables/test_snapshot.py \
+		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
+	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
 	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
-		tests/flows/test_ending.py tests/browser
+		tests/flows/cli/test_signals.py tests/browser
 
 check: lint docs test
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows import ending, printing, terminal
-from flows.examples import examples_of
-from flows.options import (
+from flows.cli import output as printing
+from flows.cli import signals as ending
+from flows.cli import terminal
+from flows.cli.examples import examples_of
+from flows.cli.options import (
     AnyProductOption,
     DuplicateOption,
     FormatOption,
@@ -28,8 +30,8 @@ from flows.options import (
     known_products,
     settings_of,
 )
-from flows.terminal import say
-from storage.errors import BadSetting, ClosecastError, Damaged, NotReproduced, ProductsFailed
+from flows.cli.terminal import say
+from storage.core.errors import BadSetting, ClosecastError, Damaged, NotReproduced, ProductsFailed
 
 log = logging.getLogger("closecast")
 
@@ -171,8 +173,8 @@ def predictions(
     home: HomeOption = None,
 ) -> None:
     """Print the stored forecasts."""
-    from storage.home import check_product_id
-    from storage.predictions import Predictions
+    from storage.core.home import check_product_id
+    from storage.tables.predictions import Predictions
 
     if product is not None:
         check_product_id(product)
@@ -206,7 +208,7 @@ def sql(
 
     The views: closes, candles, quarantine, predictions, scores, ingredients, trackers, backtests.
     """
-    from storage.query import query as answer
+    from storage.tables.sql import query as answer
 
     terminal.print_rows(answer(existing_home(home), query), "json" if as_json else output)
 
@@ -306,8 +308,8 @@ def versions(
     home: HomeOption = None,
 ) -> None:
     """List the model versions with their lineage."""
-    from storage.home import check_product_id
-    from storage.models import Models
+    from storage.core.home import check_product_id
+    from storage.models.registry import Models
 
     if product is not None:
         check_product_id(product)
@@ -327,7 +329,7 @@ def report(
     """
     from flows.reporting import write_reports
     from flows.settings import profile_named
-    from storage.home import check_product_id
+    from storage.core.home import check_product_id
 
     if product is not None:
         check_product_id(product)
@@ -389,8 +391,8 @@ def reproduce(
     """
     place = existing_home(home)
     terminal.keep_the_terminal(place, aside=as_json)
-    from storage.code import code_version
-    from tasks.reproduce import reproduce_forecast
+    from storage.core.provenance import code_version
+    from tasks.upkeep.reproduce import reproduce_forecast
 
     with terminal.bars(aside=as_json):
         found = reproduce_forecast(place, prediction_id, code_version=code_version(), retrain=retrain)
@@ -411,7 +413,7 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
     Nothing is written. The exit code is 1 when anything was changed or is missing.
     """
-    from tasks.verify import verify_home
+    from tasks.upkeep.verify import verify_home
 
     with terminal.bars(aside=as_json):
         found = verify_home(existing_home(home))
@@ -432,7 +434,7 @@ def backup(
     home: HomeOption = None,
 ) -> None:
     """Write a consistent copy of the whole home to one file, also while runs go on."""
-    from storage.backup import back_up
+    from storage.backup.backup import back_up
 
     with terminal.bars(aside=as_json):
         count = back_up(existing_home(home), file)
@@ -452,7 +454,7 @@ def restore(
 ) -> None:
     """Bring a backup back into an empty home."""
     from flows.settings import home_at
-    from storage.restore import restore as bring_back
+    from storage.backup.restore import restore as bring_back
 
     place = home_at(home)
     with terminal.bars(aside=as_json):

@@ -56,8 +56,8 @@ def article_file(prices: Path, kept: Path) -> None:
 
 def pooled(prices: Path, kept: Path) -> None:
     """BTC-USD with ETH-USD and LTC-USD in its training and without, side by side."""
-    from tasks.compare import compare
-    from tasks.quantiles import crps
+    from tasks.core.quantiles import crps
+    from tasks.evaluation.significance import compare
 
     files = {"BTC-USD": (ARTICLE, BTC), "ETH-USD": (ETH,), "LTC-USD": (LTC,)}
     home, end = _home(prices, kept, "pooled", files), date(2020, 11, 19)
@@ -102,8 +102,8 @@ def _backtest(home: str, product: str, end: date, *, start: date = START, **chan
     """The summary as Markdown, and the forecasts."""
     from flows.backtest import rolling_backtest
     from flows.settings import home_at
-    from tasks.summary import markdown
-    from tasks.verdict import evaluation_of
+    from tasks.backtest.result import evaluation_of
+    from tasks.backtest.summary import markdown
 
     verdict = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
     refused = sum("refused" in said for said in verdict.gates)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named
-from tasks.check import check_candles
-from tasks.fit import fit_article
-from tasks.read_csv import read_candles
+from tasks.prices.csv_reader import read_candles
+from tasks.prices.validation import check_candles
+from tasks.profiles.article_fit import fit_article
 
 
 def main() -> None:

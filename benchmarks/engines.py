@@ -17,14 +17,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from storage.home import Home
-from storage.ledger import ingredients, trackers
-from storage.locks import product_lock
-from storage.models import Models
-from storage.predictions import Predictions
-from storage.prices import Prices
-from storage.scores import Scores
-from tasks.quantiles import LEVELS
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from storage.models.registry import Models
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import ingredients, trackers
+from storage.tables.scores import Scores
+from tasks.core.quantiles import LEVELS
 from tests.engines import bucket_for, postgresql, s3, stop_servers
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store
 

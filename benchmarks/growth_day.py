@@ -30,19 +30,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from growth_home import BEFORE, CODE, FEW, PRODUCT, RECIPE, SETTINGS, TABLES, day, make, moment, walk
 
-from storage.frames import rejected_frame
-from storage.home import Home
-from storage.ledger import trackers
-from storage.models import Models
-from storage.predictions import Predictions
-from storage.scores import Scores
-from storage.tables import Table
-from tasks import artifacts, publish
-from tasks.catch_up import ingest_exchange
-from tasks.challenge import choose_champion
-from tasks.fetch import Client, Page
-from tasks.maintain import keep_few_files
-from tasks.score import board_of, score_and_track
+from storage.core.candle_schema import rejected_frame
+from storage.core.home import Home
+from storage.models.registry import Models
+from storage.tables.delta import Table
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import trackers
+from storage.tables.scores import Scores
+from tasks.evaluation.scoring import board_of, score_and_track
+from tasks.forecast import publish
+from tasks.prices.coinbase_client import Client, Page
+from tasks.prices.ingest_coinbase import ingest_exchange
+from tasks.report import prefect_artifacts as artifacts
+from tasks.training.selection import choose_champion
+from tasks.upkeep.pruning import keep_few_files
 
 STEPS = ("ingest", "look up", "score and track", "choose", "publish", "forecast", "show", "keep few")
 

@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.candles import DATA_VERSIONS, insert_new
-from storage.database import Database
-from storage.frames import candle_frame
-from storage.home import Home
-from storage.ledger import ingredients
-from storage.maintenance import tidy
-from storage.models import Models
-from storage.predictions import PREDICTIONS
-from storage.prices import Prices
-from storage.scores import SCORES
-from storage.tables import Table
-from tasks.baselines import METHODS
-from tasks.challenge import choose_champion
-from tasks.quantiles import BANDS, LEVELS, student_t
-from tasks.recipe import Recipe
-from tasks.track import OWN, advance_tracker, first_state
+from storage.core.candle_schema import candle_frame
+from storage.core.home import Home
+from storage.models.registry import Models
+from storage.prices.database import Database
+from storage.prices.price_store import Prices
+from storage.prices.queries import DATA_VERSIONS, insert_new
+from storage.tables.delta import Table
+from storage.tables.predictions import PREDICTIONS
+from storage.tables.schemas import ingredients
+from storage.tables.scores import SCORES
+from storage.upkeep.compaction import tidy
+from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
+from tasks.core.quantiles import BANDS, LEVELS, student_t
+from tasks.profiles.baselines import METHODS
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.training.selection import choose_champion
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"
 # A network that is made in a moment: the storage is measured, not the forecast.

@@ -83,8 +83,8 @@ def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
     from flows.importing import import_file
     from flows.settings import market_of
-    from storage.home import Home
-    from storage.prices import Prices
+    from storage.core.home import Home
+    from storage.prices.price_store import Prices
 
     home = Home(folder).prepare()
     with Prices(home) as prices:  # makes the database
@@ -117,8 +117,8 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
     """The least that rows in that table can cost: its index and its rules, a transaction a file."""
     import pandas as pd
 
-    from storage.home import Home
-    from storage.prices import Prices
+    from storage.core.home import Home
+    from storage.prices.price_store import Prices
 
     with Prices(Home(folder).prepare()) as prices:  # makes the database
         prices.source_of("P-USD")
@@ -139,10 +139,10 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
-    from storage.home import Home
-    from storage.maintenance import count_files, tidy
-    from storage.query import query
-    from storage.tables import open_dataset, open_table
+    from storage.core.home import Home
+    from storage.tables.delta import open_dataset, open_table
+    from storage.tables.sql import query
+    from storage.upkeep.compaction import count_files, tidy
 
     home = Home(folder).prepare()
     forecasts(home.predictions)
@@ -174,8 +174,8 @@ def forecasts(folder: Path) -> None:
     import pyarrow as pa
     from deltalake import write_deltalake
 
-    from storage.predictions import PREDICTIONS
-    from storage.tables import Table
+    from storage.tables.delta import Table
+    from storage.tables.predictions import PREDICTIONS
 
     Table(folder, PREDICTIONS, name="predictions", key=("product_id", "prediction_id")).begin()
     draw = np.random.default_rng(1)
@@ -209,10 +209,10 @@ def fetch(folder: Path) -> dict[str, Any]:
     """Fetch ten years of one product from the local exchange."""
     import sqlalchemy as sa
 
-    from storage.home import Home
-    from tasks.catch_up import ingest_exchange
-    from tasks.fetch import Client
-    from tasks.read_csv import read_candles
+    from storage.core.home import Home
+    from tasks.prices.coinbase_client import Client
+    from tasks.prices.csv_reader import read_candles
+    from tasks.prices.ingest_coinbase import ingest_exchange
     from tests.exchange import Exchange
 
     listed = LAST - timedelta(days=round(365.25 * YEARS) - 1)

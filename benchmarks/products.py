@@ -52,11 +52,11 @@ def main() -> None:
 
 def measured(root: Path, products: int) -> Figures:
     """What the home of so many products weighs, and what is done in it takes, in ms."""
-    from storage.home import Home
-    from storage.maintenance import tidy
-    from storage.models import Models
-    from storage.predictions import Predictions
-    from storage.prices import Prices
+    from storage.core.home import Home
+    from storage.models.registry import Models
+    from storage.prices.price_store import Prices
+    from storage.tables.predictions import Predictions
+    from storage.upkeep.compaction import tidy
     from tests.helpers import made_up
 
     home = Home(root).prepare()
@@ -93,7 +93,7 @@ def measured(root: Path, products: int) -> Figures:
 
 def fill(home: Any, names: list[str]) -> Figures:
     """Closes, a champion and a week of forecasts of each product; how long one took, in ms."""
-    from storage.models import Models
+    from storage.models.registry import Models
     from tests.helpers import made_up, store
 
     frame = made_up(DAYS, FIRST, seed=1)
@@ -123,9 +123,9 @@ def fill(home: Any, names: list[str]) -> Figures:
 
 def forecasts(home: Any, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
-    from storage.predictions import PREDICTIONS
-    from storage.tables import Table
-    from tasks.quantiles import BANDS, LEVELS
+    from storage.tables.delta import Table
+    from storage.tables.predictions import PREDICTIONS
+    from tasks.core.quantiles import BANDS, LEVELS
 
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
     said = np.linspace(3000.0, 5000.0, len(LEVELS))

@@ -36,7 +36,7 @@ def empty() -> None:
 
 empty()
 """
-IMPORT = "from tasks.engine import tensorflow; tensorflow(); import keras"
+IMPORT = "from tasks.core.tensorflow_runtime import tensorflow; tensorflow(); import keras"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def main() -> None:
 
 def fill(stored: Path, products: int) -> list[str]:
     """A home with made-up closes of so many products, and of two more to warm up with."""
-    from storage.home import Home
+    from storage.core.home import Home
     from tests.helpers import made_up, store
 
     home = Home(stored).prepare()

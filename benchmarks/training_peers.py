@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
-from tasks.engine import tensorflow
-from tasks.lstm import Losses, Trainer, train
-from tasks.recipe import Recipe
+from tasks.core.tensorflow_runtime import tensorflow
+from tasks.network.trainer import Losses, Trainer, train
+from tasks.profiles.calibrated_settings import Recipe
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]
@@ -76,10 +76,10 @@ def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Write the windows of both networks, and the article's with first weights as float32 for the others."""
-    from tasks.check import check_candles
-    from tasks.fit import split_article
-    from tasks.inputs import columns_of, make_inputs, usable_rows, windows_at
-    from tasks.read_csv import read_candles
+    from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
+    from tasks.prices.csv_reader import read_candles
+    from tasks.prices.validation import check_candles
+    from tasks.profiles.article_fit import split_article
 
     candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
     candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
@@ -116,7 +116,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`tasks.lstm.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
+    """`tasks.network.trainer.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
 
     The marks are those of its log lines, every tenth epoch.
     """
@@ -133,10 +133,10 @@ def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[flo
 
 
 def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """One member as `tasks.ensemble` trains it, with a Trainer of its own."""
+    """One member as `tasks.profiles.ensemble` trains it, with a Trainer of its own."""
     import keras
 
-    from tasks.networks import student_t_head, student_t_loss
+    from tasks.network.architectures import student_t_head, student_t_loss
 
     recipe, marks = Recipe(), _marks()
     trainer = Trainer(
@@ -163,7 +163,7 @@ def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[
     """`keras.Model.fit` with the same loss; without XLA, as Keras chooses on a CPU, or with it."""
     import keras
 
-    from tasks.networks import student_t_loss
+    from tasks.network.architectures import student_t_loss
 
     recipe, network = Recipe(), _calibrated_network(data)
     network.compile(
@@ -204,7 +204,7 @@ def _picked(fields: dict[str, Any], function: Callable[..., Any]) -> dict[str, A
 
 
 def _article_network(**changed: Any) -> Any:
-    from tasks.networks import article_network
+    from tasks.network.architectures import article_network
 
     fields = Article().model_dump() | changed
     return article_network(**_picked(fields, article_network))
@@ -221,7 +221,7 @@ def _unrolled() -> Any:
 
 
 def _calibrated_network(data: Arrays) -> Any:
-    from tasks.networks import calibrated_network
+    from tasks.network.architectures import calibrated_network
 
     fields = Recipe().model_dump() | {"features": data["x"].shape[2]}
     return calibrated_network(**_picked(fields, calibrated_network))

@@ -47,9 +47,9 @@ def year(home: Path, days: int) -> tuple[list[float], list[float], int]:
     from flows.daily import daily_forecast
     from flows.maintain import maintain
     from flows.settings import SAMPLE, Market
-    from storage.home import Home
-    from storage.models import Models
-    from tasks.read_csv import read_candles
+    from storage.core.home import Home
+    from storage.models.registry import Models
+    from tasks.prices.csv_reader import read_candles
 
     last = read_candles(SAMPLE.read_bytes(), "BTC-USD", name=SAMPLE.name).candles["day_utc"].iloc[-1].date()
     seconds, megabytes = [], []

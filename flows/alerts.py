@@ -15,9 +15,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 
-from storage.errors import BadFile, BadSetting, PrefectUnavailable
-from storage.files import read_bytes
-from storage.home import PROJECT
+from storage.core.errors import BadFile, BadSetting, PrefectUnavailable
+from storage.core.files import read_bytes
+from storage.core.home import PROJECT
 
 FILE = PROJECT / "automations.yaml"
 BLOCK = "closecast-alerts"

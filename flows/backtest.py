@@ -12,22 +12,22 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from flows import clock
-from flows.cluster import tasks_on
 from flows.daily import speak_up
+from flows.dask import tasks_on
 from flows.settings import DEFAULT_PROFILE, Article, ProfileName, home_at, profile_named
-from storage.code import code_version
-from storage.errors import BadSetting
-from storage.folds import Folds
-from storage.home import Home, check_product_id
-from storage.locks import backtest_lock
-from storage.progress import tell
-from tasks.backtest import prepare_one, walk_one
-from tasks.plan import Plan, plan_backtest
-from tasks.recipe import ProductId, Recipe
-from tasks.steps import FLOW
-from tasks.summary import markdown
-from tasks.verdict import Verdict, sum_up
-from tasks.words import artifact_key
+from storage.core.errors import BadSetting
+from storage.core.home import Home, check_product_id
+from storage.core.progress import tell
+from storage.core.provenance import code_version
+from storage.locks.locks import backtest_lock
+from storage.models.backtest_cache import Folds
+from tasks.backtest.plan import Plan, plan_backtest
+from tasks.backtest.result import Verdict, sum_up
+from tasks.backtest.summary import markdown
+from tasks.backtest.walk_forward import prepare_one, walk_one
+from tasks.core.formatting import artifact_key
+from tasks.core.steps import FLOW
+from tasks.profiles.calibrated_settings import ProductId, Recipe
 
 log = logging.getLogger("closecast.backtest")
 

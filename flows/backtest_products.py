@@ -17,18 +17,18 @@ from pydantic import Field
 
 from flows import clock
 from flows.backtest import scored
-from flows.cluster import outcome, tasks_on
 from flows.daily import speak_up
+from flows.dask import outcome, tasks_on
 from flows.settings import DEFAULT_PROFILE, ProfileName, home_at
-from storage.code import code_version
-from storage.errors import ProductsFailed
-from storage.folds import Folds
-from storage.home import Home, check_product_id
-from storage.locks import backtest_lock
-from tasks.backtest import prepare_one
-from tasks.plan import Plan, plan_one
-from tasks.steps import FLOW
-from tasks.verdict import Verdict, finish_one
+from storage.core.errors import ProductsFailed
+from storage.core.home import Home, check_product_id
+from storage.core.provenance import code_version
+from storage.locks.locks import backtest_lock
+from storage.models.backtest_cache import Folds
+from tasks.backtest.plan import Plan, plan_one
+from tasks.backtest.result import Verdict, finish_one
+from tasks.backtest.walk_forward import prepare_one
+from tasks.core.steps import FLOW
 
 log = logging.getLogger("closecast.backtest")
 

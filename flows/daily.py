@@ -27,25 +27,25 @@ from flows.settings import (
     home_at,
     profile_named,
 )
-from storage.code import code_version
-from storage.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, StaleSeries
-from storage.home import Home
-from storage.locks import product_lock
-from storage.logs import spare_the_known
-from tasks.artifacts import show_artifacts
-from tasks.assets import closes_asset, forecast_asset, making, model_asset
-from tasks.catch_up import fetch_candles
-from tasks.challenge import Choice, choose
-from tasks.fit import fewest_days
-from tasks.ingest import read_database, read_file
-from tasks.maintain import few_files_step
-from tasks.missed import find_missed
-from tasks.publish import look_up, prediction_key, publish, publish_calibrated
-from tasks.refit import refit
-from tasks.report import write_page
-from tasks.score import score
-from tasks.series import Series, source_of
-from tasks.steps import FLOW
+from storage.core.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, StaleSeries
+from storage.core.home import Home
+from storage.core.logs import spare_the_known
+from storage.core.provenance import code_version
+from storage.locks.locks import product_lock
+from tasks.core.assets import closes_asset, forecast_asset, making, model_asset
+from tasks.core.steps import FLOW
+from tasks.evaluation.scoring import score
+from tasks.forecast.backfill import find_missed
+from tasks.forecast.publish import look_up, prediction_key, publish, publish_calibrated
+from tasks.prices.ingest_coinbase import fetch_candles
+from tasks.prices.ingest_csv import read_database, read_file
+from tasks.prices.series import Series, source_of
+from tasks.profiles.article_fit import fewest_days
+from tasks.profiles.article_refit import refit
+from tasks.report.page import write_page
+from tasks.report.prefect_artifacts import show_artifacts
+from tasks.training.selection import Choice, choose
+from tasks.upkeep.pruning import few_files_step
 
 log = logging.getLogger("closecast.daily")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flows import clock
 from flows.settings import Market
-from storage.errors import BadFile
-from storage.home import Home
-from storage.locks import product_lock
-from tasks.ingest import ingest_file
-from tasks.series import Series
+from storage.core.errors import BadFile
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from tasks.prices.ingest_csv import ingest_file
+from tasks.prices.series import Series
 
 
 def import_file(home: Home, market: Market) -> Series:

@@ -9,10 +9,10 @@ from prefect import flow
 from flows import clock
 from flows.daily import speak_up
 from flows.settings import home_at
-from storage.home import Home
-from storage.maintenance import Tidied
-from tasks.maintain import Unneeded, prune_home, prune_step, tidy_step, tidy_tables
-from tasks.steps import FLOW
+from storage.core.home import Home
+from storage.upkeep.compaction import Tidied
+from tasks.core.steps import FLOW
+from tasks.upkeep.pruning import Unneeded, prune_home, prune_step, tidy_step, tidy_tables
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def look_after(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     """The same by hand, or a list of what it would do.
 
     Raises:
-        StorageError: as `storage.maintenance.tidy` and `tasks.maintain.prune_home` say.
+        StorageError: as `storage.upkeep.compaction.tidy` and `tasks.upkeep.pruning.prune_home` say.
     """
     home.prepare()
     tables = tidy_tables(home, dry_run=dry_run)

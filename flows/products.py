@@ -12,13 +12,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import clock
-from flows.cluster import outcome, tasks_on
 from flows.daily import daily_forecast, speak_up
+from flows.dask import outcome, tasks_on
 from flows.settings import DEFAULT_PROFILE, Market, ProfileName, Source, home_at
-from storage.errors import ProductsFailed
-from tasks.artifacts import show_products
-from tasks.recipe import ProductId
-from tasks.steps import FLOW, STEP
+from storage.core.errors import ProductsFailed
+from tasks.core.steps import FLOW, STEP
+from tasks.profiles.calibrated_settings import ProductId
+from tasks.report.prefect_artifacts import show_products
 
 log = logging.getLogger("closecast.products")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import clock
-from storage.errors import BadInput
-from storage.home import Home
+from storage.core.errors import BadInput
+from storage.core.home import Home
 from storage.reports import Reports
-from tasks.report import write_report
-from tasks.report_data import products_of
+from tasks.report.context import products_of
+from tasks.report.page import write_report
 
 
 def write_reports(home: Home, product_id: str | None = None, profile: str | None = None) -> Path:

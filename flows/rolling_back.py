@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from flows.settings import Article, Profile
-from storage.errors import BadSetting
-from storage.home import Home
-from storage.locks import product_lock
-from tasks.rollback import roll_back_champion
+from storage.core.errors import BadSetting
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from tasks.training.rollback import roll_back_champion
 
 
 def roll_back(home: Home, product_id: str, recipe: Profile, to: str | None) -> tuple[str, str]:

@@ -7,13 +7,13 @@ from datetime import datetime
 from flows import clock
 from flows.reporting import write_reports
 from flows.settings import Article, Profile
-from storage.errors import BadInput
-from storage.home import Home
-from storage.locks import product_lock
-from storage.prices import Prices
-from tasks.score import board_of, score_and_track
-from tasks.scoreboard import Scoreboard
-from tasks.series import source_of
+from storage.core.errors import BadInput
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from storage.prices.price_store import Prices
+from tasks.evaluation.scoreboard import Scoreboard
+from tasks.evaluation.scoring import board_of, score_and_track
+from tasks.prices.series import source_of
 
 
 def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:

@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storage.errors import BadProduct, BadSetting
-from storage.home import PROJECT, Home, check_product_id, default_root
-from storage.places import S3Path
-from tasks.recipe import Frozen, Recipe
+from storage.core.errors import BadProduct, BadSetting
+from storage.core.home import PROJECT, Home, check_product_id, default_root
+from storage.core.s3_path import S3Path
+from tasks.profiles.calibrated_settings import Frozen, Recipe
 
 Source = Literal["sample", "coinbase", "csv"]
 ProfileName = Literal["article", "calibrated"]

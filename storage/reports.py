@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.errors import BadSetting, HomeUnusable
-from storage.files import fsync_folder, refuse_links, write_atomic
-from storage.home import Home, check_product_id
-from storage.locks import reports_lock
+from storage.core.errors import BadSetting, HomeUnusable
+from storage.core.files import fsync_folder, refuse_links, write_atomic
+from storage.core.home import Home, check_product_id
+from storage.locks.locks import reports_lock
 
 INDEX = "index.html"
 PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")

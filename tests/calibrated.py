@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.home import Home
-from storage.ledger import ingredients
-from storage.models import Models, ModelVersion
-from storage.predictions import Predictions
-from storage.prices import Prices
-from tasks.quantiles import BANDS, LEVELS, MEDIAN
-from tasks.recipe import Recipe
+from storage.core.home import Home
+from storage.models.registry import Models, ModelVersion
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import ingredients
+from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
+from tasks.profiles.calibrated_settings import Recipe
 from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
@@ -76,7 +76,7 @@ class Runs:
             prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA)
 
     def choose(self, number: int) -> Any:
-        from tasks.challenge import choose_champion
+        from tasks.training.selection import choose_champion
 
         return choose_champion(
             self.home,
@@ -88,7 +88,7 @@ class Runs:
         )
 
     def publish(self, number: int, prediction_id: str, version: str = "1", **changed: Any) -> dict[str, Any]:
-        from tasks.publish import publish_distribution
+        from tasks.forecast.publish import publish_distribution
 
         given: dict[str, Any] = {
             "origin": day(number),
@@ -104,7 +104,7 @@ class Runs:
         return publish_distribution(self.home, BTC, **given | changed)
 
     def score(self, number: int, moment: datetime = NOW) -> int:
-        from tasks.score import score_and_track
+        from tasks.evaluation.scoring import score_and_track
 
         settings = self.recipe.model_dump(mode="json")
         data_version = self.data(number)
@@ -216,7 +216,7 @@ def put_forecast(
 
 def choose_and_die(runs: Runs, number: int, point: str) -> None:
     """Choose the champion of a day, and be killed where one of its steps begins."""
-    from tasks import challenge
+    from tasks.training import selection as challenge
 
     if point == "gate":
         challenge.gate = die  # type: ignore[assignment]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.frames import candle_frame
+from storage.core.candle_schema import candle_frame
 
 _SCRATCH = pytest.StashKey[str]()
 
@@ -109,9 +109,9 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     Not so in the processes that tests start, which make their own as a user's do.
     """
-    import storage.registry
+    import storage.models.mlflow_database
 
-    make, made = storage.registry._make_tables, tmp_path_factory.getbasetemp() / "mlflow.db"
+    make, made = storage.models.mlflow_database._make_tables, tmp_path_factory.getbasetemp() / "mlflow.db"
 
     def copy(url: str) -> None:
         if not url.startswith("sqlite:///"):
@@ -122,7 +122,7 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         shutil.copyfile(made, url.removeprefix("sqlite:///"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage.registry, "_make_tables", copy)
+        patch.setattr(storage.models.mlflow_database, "_make_tables", copy)
         yield
 
 

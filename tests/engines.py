@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from storage.home import Home
-from storage.places import S3Path, files_below
+from storage.core.home import Home
+from storage.core.s3_path import S3Path, files_below
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"

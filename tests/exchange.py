@@ -173,7 +173,7 @@ class Exchange:
     """The server; entering it starts it, leaving it stops it and closes every connection.
 
     Args:
-        candles: a frame with the columns of `storage.frames.candle_frame` for each product id.
+        candles: a frame with the columns of `storage.core.candle_schema.candle_frame` for each product id.
         clock: the exchange's now: an instant (stands still), an offset from the system's clock, a function,
             or None for the system's clock. Can be assigned later.
         faults: what to do to the next requests, in order, each a name in FAULTS, "ok" or an Answer; add to it
@@ -669,8 +669,8 @@ def _interrupted(*_: object) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Serve until interrupted, a line on stderr for each request."""
-    from storage.errors import ClosecastError
-    from tasks.read_csv import read_candles
+    from storage.core.errors import ClosecastError
+    from tasks.prices.csv_reader import read_candles
 
     given = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.database import Database
-from storage.frames import FIGURES, candle_frame
-from storage.home import Home
-from storage.predictions import PREDICTIONS
-from storage.prices import Prices
-from storage.tables import Table
+from storage.core.candle_schema import FIGURES, candle_frame
+from storage.core.home import Home
+from storage.prices.database import Database
+from storage.prices.price_store import Prices
+from storage.tables.delta import Table
+from storage.tables.predictions import PREDICTIONS
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -94,7 +94,7 @@ def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
 
 @functools.cache
 def _trained(folder: Path) -> tuple[Path, str, str]:
-    from tasks.refit import refit_version
+    from tasks.profiles.article_refit import refit_version
 
     home = Home(folder / "trained").prepare()
     data_version = store(home, made_up())

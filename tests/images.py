@@ -23,9 +23,9 @@ sys.path[:0] = [str(PROJECT)]
 
 from flows import clock  # noqa: E402
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named  # noqa: E402
-from storage.code import code_version  # noqa: E402
-from storage.home import Home  # noqa: E402
-from storage.prices import Prices  # noqa: E402
+from storage.core.home import Home  # noqa: E402
+from storage.core.provenance import code_version  # noqa: E402
+from storage.prices.price_store import Prices  # noqa: E402
 from tests.browsing import DESKTOP, FLAGS, NAMES, PHONE  # noqa: E402
 
 log = logging.getLogger("closecast.images")
@@ -50,9 +50,9 @@ def main() -> None:
 
 def live(home: Home, days: int) -> None:
     """The last days of the sample, each with the steps of its run; then the article's run of the last one."""
-    from tasks.ingest import ingest_file
-    from tasks.publish import publish_prediction
-    from tasks.refit import refit_version
+    from tasks.forecast.publish import publish_prediction
+    from tasks.prices.ingest_csv import ingest_file
+    from tasks.profiles.article_refit import refit_version
 
     moment = clock.now()
     series = ingest_file(
@@ -79,9 +79,9 @@ def live(home: Home, days: int) -> None:
 
 def one_day(home: Home, origin: Any, moment: datetime) -> None:
     """Score, choose, forecast."""
-    from tasks.challenge import choose_champion
-    from tasks.publish import publish_distribution
-    from tasks.score import score_and_track
+    from tasks.evaluation.scoring import score_and_track
+    from tasks.forecast.publish import publish_distribution
+    from tasks.training.selection import choose_champion
 
     recipe = profile_named("calibrated")
     settings = recipe.model_dump(mode="json")
@@ -99,7 +99,7 @@ def one_day(home: Home, origin: Any, moment: datetime) -> None:
 
 def made_of(home: Home, origin: Any, settings_version: str, profile: str, moment: datetime) -> dict[str, Any]:
     """What the row of a forecast says that it was made of."""
-    from tasks.publish import prediction_key
+    from tasks.forecast.publish import prediction_key
 
     with Prices(home) as prices:
         data = prices.data_version(SAMPLE_PRODUCT, origin, created_at=moment)
@@ -110,8 +110,8 @@ def made_of(home: Home, origin: Any, settings_version: str, profile: str, moment
 
 def written(home: Home) -> tuple[Path, date]:
     """The pages, as of the day that the newest forecast is for; the calibrated one's path, and that day."""
-    from tasks.report import write_report
-    from tasks.report_data import products_of
+    from tasks.report.context import products_of
+    from tasks.report.page import write_report
 
     with Prices(home) as prices:
         last = prices.last_day(SAMPLE_PRODUCT)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.home import Home
+from storage.core.home import Home
 from tests.calibrated import CODE, LENIENT, MADE, Runs, day, made_home, quick
 from tests.engines import copy_home
 from tests.helpers import BTC
@@ -18,7 +18,7 @@ DAYS = 4
 
 def key_of(runs: Runs, number: int) -> str:
     """The id of the forecast from the day of that number."""
-    from tasks.publish import prediction_key
+    from tasks.forecast.publish import prediction_key
 
     return prediction_key(
         product_id=BTC,

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.home import Home
-from storage.ledger import ingredients
-from storage.models import Models, ModelVersion
-from storage.predictions import Predictions
-from storage.prices import Prices
-from tasks.baselines import METHODS
-from tasks.quantiles import BANDS, LEVELS, MEDIAN
+from storage.core.home import Home
+from storage.models.registry import Models, ModelVersion
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import ingredients
+from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
+from tasks.profiles.baselines import METHODS
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
 
@@ -137,7 +137,7 @@ def put_days(
 
 def score_all(home: Home, data_version: str, product_id: str = BTC) -> None:
     """Score every forecast whose close is known."""
-    from tasks.score import score_and_track
+    from tasks.evaluation.scoring import score_and_track
 
     score_and_track(home, product_id, data_version=data_version, settings=None, moment=NOW)
 

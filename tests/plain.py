@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage.home import Home
+from storage.core.home import Home
 
 
 class Plain:

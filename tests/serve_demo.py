@@ -234,7 +234,7 @@ def demo(port: int) -> Iterator[Platform]:
     """The platform with the sample's prices, moved to now, ready for runs."""
     from flows.clock import last_complete_day
     from flows.settings import SAMPLE, SAMPLE_PRODUCT, home_at
-    from tasks.read_csv import read_candles
+    from tasks.prices.csv_reader import read_candles
     from tests.exchange import Exchange, shift
 
     place = home_at().root / "demo"
@@ -256,7 +256,7 @@ def demo(port: int) -> Iterator[Platform]:
 def forecast_once(platform: Platform) -> None:
     """One run of the deployment, and what came of it."""
     from flows.settings import home_at
-    from storage.predictions import Predictions
+    from storage.tables.predictions import Predictions
 
     say(f"prefect deployment run {DEPLOYMENT}")
     run = platform.wait(platform.run(), seconds=1800)

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 
 import closecast
-from storage.home import Home
-from storage.models import Models
-from storage.predictions import Predictions
-from storage.prices import Prices
+from storage.core.home import Home
+from storage.models.registry import Models
+from storage.prices.price_store import Prices
 from storage.reports import Reports
+from storage.tables.predictions import Predictions
 from tests.exchange import Exchange
 from tests.helpers import PROJECT
 from tests.processes import closecast_process

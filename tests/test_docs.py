@@ -20,7 +20,7 @@ import typer
 import yaml
 
 import closecast
-from flows.examples import EXAMPLES
+from flows.cli.examples import EXAMPLES
 from tests.documents import (
     LANGUAGES,
     PROJECT,

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import requests
 
-from storage.frames import candle_frame
+from storage.core.candle_schema import candle_frame
 from tests.exchange import FAULTS, TOO_MANY, Answer, Exchange, shift
 
 LISTED = date(2018, 1, 1)

@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from storage.home import Home
-from storage.predictions import Predictions
-from storage.prices import Prices
-from tasks.verify import verify_home
+from storage.core.home import Home
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from tasks.upkeep.verify import verify_home
 from tests.helpers import BTC, NOW, made_up, to_csv
 from tests.processes import closecast_process
 
@@ -232,10 +232,10 @@ def test_a_database_that_is_held_for_too_long_is_said(
     home = tmp_path / "home"
     shutil.copytree(made, home)
     before = rows(home)
-    monkeypatch.setattr("storage.database.BUSY_SECONDS", 1)
+    monkeypatch.setattr("storage.prices.database.BUSY_SECONDS", 1)
     with contextlib.closing(sqlite3.connect(home / "prices.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        from storage.errors import HomeUnusable
+        from storage.core.errors import HomeUnusable
 
         with pytest.raises(HomeUnusable, match="is held by another process"), Prices(Home(home)) as prices:
             prices.start_series("ETH-USD", "csv", started_at=NOW)

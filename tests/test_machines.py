@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from storage.backup import back_up
-from storage.errors import HomeUnusable
-from storage.home import Home
-from storage.locks import product_lock
-from storage.maintenance import TABLES, tidy
-from storage.models import Models
-from storage.predictions import Predictions
-from storage.prices import Prices
-from storage.query import query
-from storage.restore import restore
-from storage.tables import open_table
-from tasks.maintain import prune_home
-from tasks.reproduce import reproduce_forecast
-from tasks.verify import verify_home
+from storage.backup.backup import back_up
+from storage.backup.restore import restore
+from storage.core.errors import HomeUnusable
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from storage.models.registry import Models
+from storage.prices.price_store import Prices
+from storage.tables.delta import open_table
+from storage.tables.predictions import Predictions
+from storage.tables.sql import query
+from storage.upkeep.compaction import TABLES, tidy
+from tasks.upkeep.pruning import prune_home
+from tasks.upkeep.reproduce import reproduce_forecast
+from tasks.upkeep.verify import verify_home
 from tests.calibrated import CODE, MADE, Runs
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
 from tests.helpers import BTC, NOW, PROJECT
@@ -102,7 +102,9 @@ def test_a_restore_that_was_cut_short_is_done_again(
     back_up(runs.home, tmp_path / "b.tar")
     for cut in ("load_registry", "load_prices", "_upload"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"storage.moving.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patch.setattr(
+                f"storage.backup.moving.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+            )
             with pytest.raises(KeyboardInterrupt):
                 restore(tmp_path / "b.tar", shared)
         with pytest.raises(HomeUnusable, match="only in part"):

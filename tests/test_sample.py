@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.check import check_candles, find_holes
-from tasks.read_csv import CsvCandles, read_candles
+from tasks.prices.csv_reader import CsvCandles, read_candles
+from tasks.prices.validation import check_candles, find_holes
 
 FOLDER = Path(__file__).parents[1] / "data" / "sample"
 SAMPLE = FOLDER / "coinbase_btc-usd_daily.csv"

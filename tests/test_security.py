@@ -26,12 +26,12 @@ from prefect.cache_policies import NO_CACHE
 
 import closecast
 from flows.settings import environment
-from storage.database import Database
-from storage.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
-from storage.home import Home, check_product_id
-from storage.predictions import Predictions
-from storage.prices import Prices
-from tasks.fetch import Client
+from storage.core.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
+from storage.core.home import Home, check_product_id
+from storage.prices.database import Database
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from tasks.prices.coinbase_client import Client
 from tests.exchange import Answer, Exchange
 from tests.helpers import BTC, made_up, store, to_csv
 from tests.processes import closecast_process

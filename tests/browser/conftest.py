@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from storage.home import Home
-from tasks.report import write_report
+from storage.core.home import Home
+from tasks.report.page import write_report
 from tests.browsing import DESKTOP, FLAGS, NAMES, Scheme, Seen
 from tests.helpers import BTC
 from tests.pages import DAY, empty_home, put_product

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage.home import Home
+from storage.core.home import Home
 from storage.reports import Reports
 from tests.browsing import DESKTOP, PHONE, Seen
 from tests.helpers import BTC

@@ -26,11 +26,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows.alerts import BLOCK, FILE, read_automations, set_up_alerts
-from storage.errors import BadFile, BadSetting, PrefectUnavailable
-from storage.home import Home
-from storage.predictions import Predictions
-from storage.scores import Scores
-from tasks.alarms import COVERAGE_ALARM, STALE_MODEL
+from storage.core.errors import BadFile, BadSetting, PrefectUnavailable
+from storage.core.home import Home
+from storage.tables.predictions import Predictions
+from storage.tables.scores import Scores
+from tasks.report.events import COVERAGE_ALARM, STALE_MODEL
 from tests.exchange import Exchange
 from tests.helpers import publish_all, store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port

@@ -23,13 +23,13 @@ from flows.backtest import rolling_backtest
 from flows.daily import daily_forecast
 from flows.scoring import score_forecasts
 from flows.settings import Market, profile_named
-from storage.errors import BadDay, BadSetting, NotEnoughHistory
-from storage.folds import Folds
-from storage.home import Home
-from storage.ledger import backtests, ingredients, trackers
-from storage.predictions import Predictions
-from storage.scores import Scores
-from tasks import backtest as steps
+from storage.core.errors import BadDay, BadSetting, NotEnoughHistory
+from storage.core.home import Home
+from storage.models.backtest_cache import Folds
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import backtests, ingredients, trackers
+from storage.tables.scores import Scores
+from tasks.backtest import walk_forward as steps
 from tests.calibrated import LENIENT
 from tests.helpers import FIRST, made_up, store
 

@@ -25,18 +25,22 @@ from prefect.tasks import Task
 
 from flows.daily import daily_forecast
 from flows.settings import Market
-from storage.errors import (
+from storage.core.errors import (
     BadFile,
     BadProduct,
     ExchangeRefused,
     ExchangeUnavailable,
     StaleSeries,
 )
-from storage.home import Home
-from storage.models import Models
-from storage.predictions import Predictions
-from storage.prices import Prices
-from tasks import artifacts, catch_up, ingest, publish, refit
+from storage.core.home import Home
+from storage.models.registry import Models
+from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
+from tasks.forecast import publish
+from tasks.prices import ingest_coinbase as catch_up
+from tasks.prices import ingest_csv as ingest
+from tasks.profiles import article_refit as refit
+from tasks.report import prefect_artifacts as artifacts
 from tests.exchange import Exchange
 
 LAST = date(2019, 10, 17)
@@ -178,7 +182,7 @@ def test_nothing_is_persisted_but_the_error_of_a_flow_and_that_as_json(
         run(tmp_path, tmp_path / "none.csv")
     added = {path for path in storage.rglob("*") if path.is_file()} - before
     for path in {*before, *added}:
-        assert json.loads(path.read_text(encoding="utf-8"))["__exc_type__"].startswith("storage.errors.")
+        assert json.loads(path.read_text(encoding="utf-8"))["__exc_type__"].startswith("storage.core.errors.")
     assert len(added) <= 1
 
 
@@ -206,7 +210,7 @@ def exchange(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
     with Exchange({"BTC-USD": frame, "ETH-USD": frame}, clock=clock, rate=1000, burst=1000) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("tasks.catch_up.FIRST_DAY", LAST - 59 * DAY)
+        monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
         monkeypatch.setattr("flows.clock.now", lambda: served.now)
         yield served
 

@@ -22,10 +22,10 @@ import pytest
 from flows.backtest import rolling_backtest
 from flows.backtest_products import backtest_products
 from flows.products import daily_forecasts
-from storage.errors import ClusterUnusable, ProductsFailed
-from storage.home import PROJECT, Home
-from storage.ledger import backtests
-from storage.predictions import Predictions
+from storage.core.errors import ClusterUnusable, ProductsFailed
+from storage.core.home import PROJECT, Home
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import backtests
 from tests.calibrated import LENIENT, QUICK
 from tests.dask_cluster import Cluster, started, wait_until
 from tests.helpers import FIRST, made_up, store

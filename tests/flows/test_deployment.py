@@ -26,8 +26,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Scheduled
 
-from storage.home import Home
-from storage.predictions import Predictions
+from storage.core.home import Home
+from storage.tables.predictions import Predictions
 from tests.exchange import Exchange
 from tests.helpers import store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform

@@ -14,17 +14,17 @@ from filelock import FileLock
 
 from flows import clock
 from flows.maintain import look_after, maintain
-from storage.errors import Damaged, HomeBusy
-from storage.folds import Folds
-from storage.home import Home
-from storage.ledger import backtests
-from storage.locks import backtest_lock, product_lock
-from storage.models import CHAMPION, Models, ModelVersion
-from storage.predictions import Predictions
-from storage.tables import open_table
-from tasks import maintain as steps
-from tasks.maintain import MANY_FILES, keep_few_files, needed_versions, prune_home, tidy_tables
-from tasks.policy import Known, decide
+from storage.core.errors import Damaged, HomeBusy
+from storage.core.home import Home
+from storage.locks.locks import backtest_lock, product_lock
+from storage.models.backtest_cache import Folds
+from storage.models.registry import CHAMPION, Models, ModelVersion
+from storage.tables.delta import open_table
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import backtests
+from tasks.training.policy import Known, decide
+from tasks.upkeep import pruning as steps
+from tasks.upkeep.pruning import MANY_FILES, keep_few_files, needed_versions, prune_home, tidy_tables
 from tests.calibrated import put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process

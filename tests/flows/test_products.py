@@ -17,11 +17,11 @@ from prefect.exceptions import ParameterTypeError
 from flows.daily import daily_forecast
 from flows.products import daily_forecasts
 from flows.settings import Market
-from storage.errors import NotEnoughHistory, ProductsFailed, StaleSeries
-from storage.home import Home
-from storage.predictions import Predictions
-from storage.scores import Scores
-from tasks.artifacts import products_markdown
+from storage.core.errors import NotEnoughHistory, ProductsFailed, StaleSeries
+from storage.core.home import Home
+from storage.tables.predictions import Predictions
+from storage.tables.scores import Scores
+from tasks.report.prefect_artifacts import products_markdown
 from tests.exchange import Exchange
 
 LAST = date(2019, 10, 17)
@@ -45,7 +45,7 @@ def exchange(walk: Walk) -> Iterator[Exchange]:
 @pytest.fixture(autouse=True)
 def _the_time_is_the_exchange_s(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOSECAST_COINBASE_URL", exchange.url)
-    monkeypatch.setattr("tasks.catch_up.FIRST_DAY", LAST - 59 * DAY)
+    monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
     monkeypatch.setattr("flows.clock.now", lambda: exchange.now)
 
 

@@ -18,8 +18,8 @@ from flows.settings import (
     market_of,
     profile_named,
 )
-from storage.errors import BadProduct, BadSetting, ClosecastError
-from storage.home import PROJECT
+from storage.core.errors import BadProduct, BadSetting, ClosecastError
+from storage.core.home import PROJECT
 from tests.helpers import SMALL
 
 ARTICLE = {

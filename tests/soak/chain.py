@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from storage.home import Home
+from storage.core.home import Home
 from tests.calibrated import LENIENT, QUICK, STORED, day
 from tests.exchange import Exchange
 from tests.helpers import BTC, FIRST, made_up

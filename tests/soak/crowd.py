@@ -25,9 +25,9 @@ if __name__ == "__main__":
 
 import pandas as pd  # noqa: E402
 
-from storage.home import Home  # noqa: E402
-from storage.predictions import Predictions  # noqa: E402
-from storage.prices import Prices  # noqa: E402
+from storage.core.home import Home  # noqa: E402
+from storage.prices.price_store import Prices  # noqa: E402
+from storage.tables.predictions import Predictions  # noqa: E402
 from tests.calibrated import LENIENT, QUICK, day  # noqa: E402
 from tests.helpers import BTC, made_up, to_csv  # noqa: E402
 from tests.processes import forked, process_for  # noqa: E402
@@ -50,12 +50,12 @@ class Job:
 
 def work(job: Job, answers: Any) -> None:
     """Do it in this process, and say what came of it."""
-    import storage.code
+    import storage.core.provenance
     from flows.daily import daily_forecast
     from flows.importing import import_file
     from flows.settings import Market
 
-    storage.code.ROOMS = ()  # type: ignore[assignment]
+    storage.core.provenance.ROOMS = ()  # type: ignore[assignment]
     try:
         market = Market(product_id=job.product_id, source="csv", csv=job.csv)
         if job.imports:
@@ -142,7 +142,7 @@ def import_during_a_run(home: Home, csv: Path, other: Path, product_id: str) -> 
 
 
 def _tidy(root: Path, times: int) -> None:
-    from tasks.maintain import tidy_tables
+    from tasks.upkeep.pruning import tidy_tables
 
     for _ in range(times):
         tidy_tables(Home(root))
@@ -150,7 +150,7 @@ def _tidy(root: Path, times: int) -> None:
 
 def questions_during_compaction(home: Home, times: int) -> int:
     """Rows are asked for all the while: each is there, once; returns how often."""
-    from storage.query import query
+    from storage.tables.sql import query
 
     asked = "select count(*) as rows, count(distinct prediction_id) as ids from predictions"
     before = query(home, asked).to_pylist()
@@ -168,7 +168,7 @@ def questions_during_compaction(home: Home, times: int) -> int:
 
 def whole(home: Home) -> None:
     """Nothing is there twice, is missing, or contradicts itself."""
-    from tasks.verify import verify_home
+    from tasks.upkeep.verify import verify_home
 
     found = verify_home(home).wrong
     assert not found, found

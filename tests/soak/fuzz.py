@@ -25,11 +25,11 @@ sys.path[0:0] = [str(PROJECT)] if str(PROJECT) not in sys.path else []
 
 import pandas as pd  # noqa: E402
 
-from storage.errors import ClosecastError  # noqa: E402
-from tasks.answers import parse  # noqa: E402
-from tasks.candle_rows import read_rows  # noqa: E402
-from tasks.check import check_candles  # noqa: E402
-from tasks.read_csv import read_candles  # noqa: E402
+from storage.core.errors import ClosecastError  # noqa: E402
+from tasks.prices.coinbase_responses import parse  # noqa: E402
+from tasks.prices.coinbase_rows import read_rows  # noqa: E402
+from tasks.prices.csv_reader import read_candles  # noqa: E402
+from tasks.prices.validation import check_candles  # noqa: E402
 
 FIRST, DAYS = date(2019, 1, 1), 12
 SECONDS = 1.0

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from storage.bundles import MANIFEST, Bundle
-from storage.errors import ClosecastError
-from storage.home import Home
-from storage.models import CHAMPION
-from storage.query import query
-from storage.tables import open_table
-from tasks.verify import verify_home
+from storage.core.errors import ClosecastError
+from storage.core.home import Home
+from storage.models.bundles import MANIFEST, Bundle
+from storage.models.registry import CHAMPION
+from storage.tables.delta import open_table
+from storage.tables.sql import query
+from tasks.upkeep.verify import verify_home
 
 TABLES = ("predictions", "scores", "ingredients", "trackers")
 KEYS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 
-from storage.home import Home
-from tasks.maintain import prune_home, tidy_tables
+from storage.core.home import Home
+from tasks.upkeep.pruning import prune_home, tidy_tables
 from tests.soak.homes import leftover_files
 
 MONTH = timedelta(days=31)

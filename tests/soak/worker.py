@@ -129,8 +129,8 @@ def install(places: Places) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     import flows.daily
-    from storage.models import Models
-    from storage.tables import Table
+    from storage.models.registry import Models
+    from storage.tables.delta import Table
 
     for step in {
         id(found): found for found in vars(flows.daily).values() if isinstance(found, Task)
@@ -152,10 +152,10 @@ def install(places: Places) -> None:
 def serve(parent: Connection) -> None:
     """Make the runs that come, one after the other, until the parent hangs up."""
     # What belongs to the code is pinned: a version of it that others are editing would make another forecast.
-    import storage.code
+    import storage.core.provenance
 
-    storage.code.ROOMS = ()  # type: ignore[assignment]
-    storage.code.code_version.cache_clear()
+    storage.core.provenance.ROOMS = ()  # type: ignore[assignment]
+    storage.core.provenance.code_version.cache_clear()
     places = Places(parent)
     install(places)
     while True:
@@ -176,15 +176,15 @@ def serve(parent: Connection) -> None:
 def make_run(order: Order) -> str:
     """The daily flow, at the moment of the order."""
     import flows.clock
-    import tasks.catch_up
-    import tasks.maintain
+    import tasks.prices.ingest_coinbase
+    import tasks.upkeep.pruning
     from flows.daily import daily_forecast
     from flows.settings import Market
     from tests.helpers import BTC
 
     os.environ["CLOSECAST_COINBASE_URL"] = order.url
-    tasks.maintain.MANY_FILES = FEW_FILES
-    tasks.catch_up.FIRST_DAY = order.first_day
+    tasks.upkeep.pruning.MANY_FILES = FEW_FILES
+    tasks.prices.ingest_coinbase.FIRST_DAY = order.first_day
     flows.clock.now = lambda: order.moment
     market = Market(product_id=BTC, source="coinbase")
     return daily_forecast(market, "calibrated", order.settings, order.origin, str(order.home))

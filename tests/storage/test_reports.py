@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.errors import BadProduct, BadSetting, HomeUnusable
-from storage.home import Home
+from storage.core.errors import BadProduct, BadSetting, HomeUnusable
+from storage.core.home import Home
 from storage.reports import Reports
 
 

@@ -1,0 +1,68 @@
+"""What of a restored backup goes to PostgreSQL and to a bucket, instead of into the home."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.backup.transfer import holds_models, holds_prices, load_prices, load_registry
+from storage.core.errors import HomeUnusable
+from storage.core.s3_path import S3Path, files_below
+from storage.tables.checksums import LOG, SUMS
+from storage.upkeep.compaction import TABLES
+
+if TYPE_CHECKING:
+    from storage.core.home import Home
+
+
+def refuse_used(home: Home) -> None:
+    """Refuse a database or a bucket that holds something.
+
+    Raises:
+        HomeUnusable: it does.
+    """
+    if home.on_postgresql and (holds_prices(home) or holds_models(home)):
+        raise HomeUnusable("an empty database is needed, but there are prices or models in it: name another")
+    if home.bucket is None:
+        return
+    for name in (*TABLES, "models", "raw"):
+        if (home.bucket / name).is_dir():
+            raise HomeUnusable(
+                f"an empty prefix is needed, but there is {home.bucket / name}: name another in"
+                " CLOSECAST_STORAGE_URL"
+            )
+
+
+def move_out(staging: Path, home: Home) -> None:
+    """Move what machines share out of an unpacked backup; the same again does no harm.
+
+    The prices come last, since with them the rest is referred to.
+
+    Raises:
+        HomeUnusable: the database or the bucket cannot be written.
+    """
+    if home.bucket is not None:
+        for name in (*TABLES, "models", "raw"):
+            _upload(staging / name, home.bucket / name)
+        for name in TABLES:
+            shutil.rmtree(staging / name, ignore_errors=True)
+    if home.on_postgresql:
+        if (staging / "mlflow.db").is_file():
+            load_registry(staging, home)
+        if (staging / "prices.db").is_file():
+            load_prices(staging, home)
+        for name in ("mlflow.db", "prices.db", "locks", "logs"):
+            path = staging / name
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+
+
+def _upload(folder: Path, place: S3Path) -> None:
+    """Put every file of a folder there, the log of a table after its data, entry by entry."""
+    files = sorted(files_below(folder), key=lambda path: (LOG in path.relative_to(folder).parts, path))
+    entries = [path.stem for path in files if path.parent == folder / LOG and path.stem.isdecimal()]
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        # A table in a folder has one list of sums; in a bucket it stands for all commits up to its number.
+        target = f"{SUMS}/{max(entries, default='0')}" if name == SUMS else name
+        (place / target).write_bytes(path.read_bytes())

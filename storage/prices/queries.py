@@ -1,0 +1,326 @@
+"""The tables of the price database, and the statements that `Prices` is made of."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
+from storage.core.errors import BadInput
+from storage.prices.digest import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+    import pyarrow as pa
+
+CHUNK = 50_000
+# Rows that are Python's at one time: with many more, its collector of garbage takes most of the time.
+PIECE = 2_000
+# Above it a CHECK of the tables would refuse; no price is near it.
+TOO_LARGE = 1e300
+
+
+def _table(name: str, *columns: str) -> sa.TableClause:
+    return sa.table(name, *map(sa.column, columns))
+
+
+_SEEN = ("source", "observed_at", "payload_sha256")
+CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *_SEEN)
+CLOSES = _table("closes", "product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at")
+SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
+QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *_SEEN)
+PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
+DATA_VERSIONS = _table(
+    "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """The candles of `product_id` from one source: those numbered above `after`."""
+
+    product_id: str
+    source: str
+    after: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Numbers (n,) int64 of candles, their days (n,) datetime64[D], rising, each once, and figures (n, 5)."""
+
+    seqs: npt.NDArray[np.int64]
+    days: npt.NDArray[np.datetime64]
+    figures: npt.NDArray[np.float64]
+
+    def upto(self, through: date | None) -> Stored:
+        """Those of the days up to `through`, inclusive."""
+        end = len(self.days)
+        if through is not None:
+            end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
+        return Stored(self.seqs[:end], self.days[:end], self.figures[:end])
+
+
+NOTHING = Stored(np.empty(0, "int64"), np.empty(0, "datetime64[D]"), np.empty((0, len(FIGURES))))
+
+
+@dataclass(frozen=True)
+class Page:
+    """Days (n,) datetime64[D], rising, each once; figures (n, 5) float64 in the order of FIGURES."""
+
+    days: npt.NDArray[np.datetime64]
+    figures: npt.NDArray[np.float64]
+
+
+def find_series(connection: sa.Connection, product_id: str, *, at: int | None = None) -> Series | None:
+    """The product's newest series, or the one that candle number `at` belongs to."""
+    query = sa.select(SERIES).where(SERIES.c.product_id == product_id).order_by(SERIES.c.seq.desc()).limit(1)
+    if at is not None:
+        query = query.where(SERIES.c.after_candle_seq < at)
+    row = connection.execute(query).first()
+    return Series(row.product_id, row.source, row.after_candle_seq) if row else None
+
+
+def _belongs(candles: sa.FromClause, series: Series, upto: int | None) -> list[sa.ColumnElement[bool]]:
+    found = [candles.c.product_id == series.product_id, candles.c.seq > series.after]
+    return found if upto is None else [*found, candles.c.seq <= upto]
+
+
+def newest(series: Series) -> sa.Select[Any]:
+    """Each day's newest candle (seq, day and figures) of a series; for a few days, see `read_newest`."""
+    later = CANDLES.alias("later")
+    same_day = later.c.day_utc == CANDLES.c.day_utc
+    last = sa.select(sa.func.max(later.c.seq)).where(*_belongs(later, series, None), same_day)
+    query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
+    return query.where(*_belongs(CANDLES, series, None), CANDLES.c.seq == last.scalar_subquery())
+
+
+def to_page(candles: pd.DataFrame) -> Page:
+    """Candles in any order as a page; a day that comes twice with the same figures counts once.
+
+    Raises:
+        BadInput: a day that is none, a figure that no price can have, or a day twice with different figures.
+    """
+    stamps = candles["day_utc"].to_numpy().astype("datetime64[s]")
+    days = stamps.astype("datetime64[D]")
+    if bool((days != stamps).any()):  # NaT differs from itself
+        raise BadInput("candles need a day each, at midnight UTC; drop what has none, or another hour")
+    order = np.argsort(days, kind="stable")
+    # + 0.0 turns -0.0 into 0.0, which is what SQLite would keep.
+    days, figures = days[order], candles[FIGURES].to_numpy("float64")[order] + 0.0
+    again = np.flatnonzero(days[1:] == days[:-1]) + 1
+    clash = again[~equal_figures(figures[again], figures[again - 1])]
+    if len(clash):
+        raise BadInput(f"one candle a day is needed, but {days[clash[0]]} came twice with different figures")
+    fit = (figures > 0) & (figures < TOO_LARGE) | np.isnan(figures)
+    fit[:, -1] |= figures[:, -1] == 0  # a day without volume
+    fit[:, FIGURES.index("close_usd")] &= ~np.isnan(figures[:, FIGURES.index("close_usd")])
+    if not fit.all():
+        row, column = (int(found[0]) for found in np.nonzero(~fit))
+        raise BadInput(
+            f"the candle of {days[row]} has {FIGURES[column]} {figures[row, column]}, and finite positive"
+            " prices are needed; set it aside"
+        )
+    return Page(np.delete(days, again), np.delete(figures, again, axis=0))
+
+
+def equal_figures(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) have the same figures; an unknown figure equals an unknown one."""
+    same: npt.NDArray[np.bool_] = ((left == right) | (np.isnan(left) & np.isnan(right))).all(axis=1)
+    return same
+
+
+def read_newest(
+    connection: sa.Connection,
+    series: Series,
+    *,
+    upto: int | None = None,
+    first: date | None = None,
+    through: date | None = None,
+) -> Stored:
+    """Each day's newest candle from day `first` to `through`, both inclusive, as it was at number `upto`.
+
+    Each row of the span is read, and the last of a day is taken: most days have one, and looking for the
+    newest of each in the database takes twice as long.
+    """
+    query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
+    query = query.where(*_belongs(CANDLES, series, upto)).order_by(CANDLES.c.day_utc, CANDLES.c.seq)
+    query = query if first is None else query.where(CANDLES.c.day_utc >= first.isoformat())
+    query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
+    pieces = [(NOTHING.seqs, NOTHING.days, NOTHING.figures)]
+    pieces.extend(_stored(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
+    seqs, days, figures = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    last = np.append(days[1:] != days[:-1], True)[: len(days)]
+    return Stored(seqs[last], days[last], figures[last])
+
+
+def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
+    """The rows, some at a time, by the driver's own cursor: making them SQLAlchemy's takes as long again."""
+    inlined = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+    with contextlib.closing(connection.connection.cursor()) as cursor:
+        cursor.execute(str(inlined))
+        while rows := cursor.fetchmany(PIECE):
+            yield rows
+
+
+def _stored(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
+    # NumPy reads ISO days by the million and knows no other form; NULL becomes NaN.
+    seqs, days, *figures = columns
+    return (
+        np.array(seqs, dtype="int64"),
+        np.array(days, dtype="datetime64[D]"),
+        np.array(figures, dtype="float64").T,
+    )
+
+
+def read_days(connection: sa.Connection, series: Series, *, through: date | None) -> pd.Series[pd.Timestamp]:
+    """The series's days up to `through`, inclusive; datetime64[s], oldest first, from the index alone."""
+    query = sa.select(CANDLES.c.day_utc).distinct().where(*_belongs(CANDLES, series, None))
+    query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
+    query = query.order_by(CANDLES.c.day_utc)
+    pieces = [np.array(rows, dtype="datetime64[s]")[:, 0] for rows in _pieces(connection, query)]
+    return pd.Series(np.concatenate([np.array([], dtype="datetime64[s]"), *pieces]), name="day_utc")
+
+
+def is_empty(connection: sa.Connection, series: Series) -> bool:
+    """Whether no candle of the series is stored."""
+    query = sa.select(CANDLES.c.seq).where(*_belongs(CANDLES, series, None)).limit(1)
+    return connection.scalar(query) is None
+
+
+def highest(connection: sa.Connection) -> int:
+    """The greatest number of a candle, of any series: while it stays, nothing was added."""
+    return connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
+
+
+def compare(
+    connection: sa.Connection, series: Series, page: Page
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which days of the page (n,) are stored, and which of them with the same figures: one query."""
+    if not len(page.days):
+        return np.zeros(0, bool), np.zeros(0, bool)
+    span = {"first": page.days[0].item(), "through": page.days[-1].item()}
+    stored = read_newest(connection, series, **span)
+    known = np.isin(page.days, stored.days)
+    same = known.copy()
+    where = np.searchsorted(stored.days, page.days[known])
+    same[known] = equal_figures(page.figures[known], stored.figures[where])
+    return known, same
+
+
+def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]) -> None:
+    """Write every day of the page, oldest first, so that row numbers rise with the days."""
+    # What is the same in each row stands in the statement: binding it takes as long as the figures do.
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in CANDLE_COLUMNS}
+    values |= {name: _literal(value) for name, value in common.items()}
+    statement = str(sa.insert(CANDLES).values(values).compile(dialect=connection.dialect))
+    for start in range(0, len(page.days), PIECE):
+        days = np.datetime_as_string(page.days[start : start + PIECE], unit="D").tolist()
+        figures = (_or_null(column) for column in page.figures[start : start + PIECE].T)
+        rows = zip(days, *figures, strict=True)
+        if connection.dialect.positional:
+            connection.exec_driver_sql(statement, list(rows))
+        else:
+            named = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
+            connection.exec_driver_sql(statement, named)
+
+
+def insert_checks(connection: sa.Connection, page: Page, common: dict[str, str], last: int) -> None:
+    """Write the check of each row of a page that was just inserted, one number after the other to `last`."""
+    if not len(page.days):
+        return
+    written = checks(page.days, page.figures, common)
+    row = {
+        "first_candle_seq": last - len(page.days) + 1,
+        "last_candle_seq": last,
+        "checks": written.astype("<u4").tobytes(),
+    }
+    connection.execute(sa.insert(PAGES), [row])
+
+
+def _literal(text: str) -> sa.ColumnClause[str]:
+    # Both engines read a text so, backslashes and all; SQLAlchemy's own way doubles a percent sign twice.
+    return sa.literal_column("'" + text.replace("'", "''") + "'")
+
+
+def _or_null(figures: npt.NDArray[np.float64]) -> list[float | None]:
+    # An unknown figure is NULL, not a number.
+    unknown = np.isnan(figures)
+    if unknown.any():
+        figures = figures.astype(object)
+        figures[unknown] = None
+    values: list[float | None] = figures.tolist()
+    return values
+
+
+def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, common: dict[str, str]) -> int:
+    """Write the rows set aside that are not there yet; returns how many."""
+    if rejected is None or rejected.empty:
+        return 0
+    before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0
+    for start in range(0, len(rejected), CHUNK):
+        found = rejected[REJECTED_COLUMNS].iloc[start : start + CHUNK].itertuples(index=False, name=None)
+        rows = [
+            {"day_utc": _iso_day(day), "raw": raw, "reason": reason, **common} for day, raw, reason in found
+        ]
+        insert_new(connection, QUARANTINE, rows)
+    # Nobody else writes meanwhile, and what a driver says of many rows is not always their number.
+    new = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.seq > before)
+    return connection.scalar(new) or 0
+
+
+def _iso_day(text: object) -> str | None:
+    # A day that is none stays readable in `raw`; it must not keep the good candles of its page out. Nor may
+    # one before 0400-03-01, by which SQLite's calendar has been off.
+    try:
+        day = date.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return day.isoformat() if day.year > 400 else None
+
+
+def insert_new(connection: sa.Connection, table: sa.TableClause, rows: Sequence[dict[str, object]]) -> None:
+    """Insert the rows that no unique index knows yet."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def to_frame(stored: Stored) -> pd.DataFrame:
+    """The same candles as a candle frame."""
+    figures = dict(zip(FIGURES, stored.figures.T, strict=True))
+    return candle_frame({"day_utc": stored.days.astype("datetime64[s]"), **figures})
+
+
+def to_arrow(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+    """All rows of a query as a typed table, a piece at a time: days date32, `observed_at` UTC."""
+    import pyarrow as pa
+
+    kinds = {"seq": pa.int64(), "day_utc": pa.date32(), "observed_at": pa.timestamp("us", tz="UTC")}
+    kinds |= dict.fromkeys(FIGURES, pa.float64())
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in query.selected_columns.keys()])  # noqa: SIM118
+    batches = []
+    for rows in _pieces(connection, query):
+        # Days and times lie there as ISO text, which Arrow reads.
+        texts = [pa.array(column) for column in zip(*rows, strict=True)]
+        columns = [text.cast(field.type) for text, field in zip(texts, schema, strict=True)]
+        batches.append(pa.record_batch(columns, schema=schema))
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def iso_utc(moment: datetime) -> str:
+    """A time with its zone as ISO text in UTC, to the second.
+
+    Raises:
+        BadInput: a time without a zone.
+    """
+    if moment.tzinfo is None:
+        raise BadInput(f"a time with its zone is needed, not {moment}; give it in UTC")
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,291 @@
+"""What a rolling-origin evaluation showed: distribution, intervals and point, beside the baselines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from storage.core.errors import BadInput, NotEnoughHistory
+from tasks.core.formatting import usd
+from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
+from tasks.core.tensorflow_runtime import one_blas_thread
+from tasks.evaluation.scoreboard import UNKNOWN, Proportion, markdown_table, percents, proportion, text
+from tasks.evaluation.significance import Comparison, compare, over
+from tasks.profiles.min_max import Floats
+
+BINS = 20
+THIRDS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was said of n target days, oldest first, and what came.
+
+    Shapes are (n,), closes in USD; `deviation` is the scale of each origin; `quantiles` holds for each
+    method those of the log return of `close_usd` on `last_close_usd`, at `LEVELS`, shape (n, 23).
+    """
+
+    target_days: Sequence[date]
+    last_close_usd: Floats
+    close_usd: Floats
+    deviation: Floats
+    quantiles: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often a central interval held: on all days, and by tercile of the scale."""
+
+    percent: int
+    overall: Proportion
+    low: float | None
+    middle: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """Counts of the PIT in 20 equal bins, max |count/n - 1/20|, and max |F(u) - u| over the 23 levels u."""
+
+    counts: tuple[int, ...]
+    largest_bin_deviation: float
+    kolmogorov_at_levels: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """Errors of the median in USD, over those of the last close, and over the past's mean one-day change."""
+
+    rmse_usd: float
+    rmse_ratio_to_naive: float | None
+    mae_usd: float
+    mae_ratio_to_naive: float | None
+    mase: float | None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Days on which median and close both moved, hits of the sign, and the p value against always up."""
+
+    days: int
+    hits: int
+    hit_rate: float | None
+    always_up_rate: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one evaluation; None stands where one is undefined."""
+
+    model: str
+    days: int
+    first_target_day: date
+    last_target_day: date
+    crps: dict[str, float]
+    against: dict[str, Comparison]
+    coverage: tuple[Coverage, ...]
+    pit: Uniformity
+    point: Point
+    direction: Direction
+
+    def as_json(self) -> dict[str, Any]:
+        """Objects, lists, texts, numbers and nulls only: days as ISO text, nowhere a NaN."""
+        plain = json.dumps(asdict(self), default=date.isoformat, allow_nan=False)
+        return cast("dict[str, Any]", json.loads(plain))
+
+
+def summarise(
+    said: Evaluation, *, past_closes_usd: Floats, model: str = "calibrated", seed: int = 2020
+) -> Summary:
+    """The summary of `model` against every other method of the evaluation.
+
+    Args:
+        said: the forecasts and their outcomes.
+        past_closes_usd: closes of consecutive days before the first origin, NaN where one is missing,
+            shape (days,): their mean absolute one-day change is the scale of MASE.
+        model: the method that the others are baselines of.
+        seed: of the bootstrap.
+
+    Raises:
+        NotEnoughHistory: no day at all.
+        BadInput: no quantiles of `model`, shapes that do not agree, days out of order, unknown figures.
+    """
+    one_blas_thread()
+    _check(said, model)
+    came = np.log(said.close_usd / said.last_close_usd)
+    scores = {name: crps(came, quantiles) for name, quantiles in said.quantiles.items()}
+    return Summary(
+        model=model,
+        days=len(came),
+        first_target_day=pd.Timestamp(said.target_days[0]).date(),
+        last_target_day=pd.Timestamp(said.target_days[-1]).date(),
+        crps={name: float(score.mean()) for name, score in scores.items()},
+        against={
+            name: compare(scores[model], score, seed=seed) for name, score in scores.items() if name != model
+        },
+        coverage=_coverage(came, said.quantiles[model], said.deviation),
+        pit=_uniformity(came, said.quantiles[model]),
+        point=_point(said, said.quantiles[model][:, MEDIAN], past_closes_usd),
+        direction=_direction(said.quantiles[model][:, MEDIAN], came),
+    )
+
+
+def _check(said: Evaluation, model: str) -> None:
+    days = pd.DatetimeIndex(list(said.target_days))
+    if model not in said.quantiles:
+        raise BadInput(f"a summary of {model!r} needs its quantiles, found {sorted(said.quantiles)}")
+    if days.empty:
+        raise NotEnoughHistory("a summary needs a day whose close is known, found none: take an earlier span")
+    if not (days.is_monotonic_increasing and days.is_unique):
+        raise BadInput("a summary needs each target day once, oldest first: sort them and drop revisions")
+    series = {name: getattr(said, name) for name in ("last_close_usd", "close_usd", "deviation")}
+    for name, figures in {**series, **said.quantiles}.items():
+        shape = (len(days),) if name in series else (len(days), len(LEVELS))
+        if figures.shape != shape:
+            raise BadInput(f"a summary needs {name} of shape {shape}, found {figures.shape}")
+        known = np.isfinite(figures) & (figures > 0 if name.endswith("_usd") else True)
+        if not known.all():
+            first = days[int(np.argmin(known.reshape(len(days), -1).all(axis=1)))].date()
+            raise BadInput(
+                f"a summary needs a known {name} on every day, found none on {first}: leave the day out"
+            )
+
+
+def _coverage(came: Floats, quantiles: Floats, deviation: Floats) -> tuple[Coverage, ...]:
+    from utilsforecast import losses
+
+    edges = {
+        f"model-{side}-{percent}": quantiles[:, at]
+        for percent, ends in BANDS.items()
+        for side, at in zip(("lo", "hi"), ends, strict=True)
+    }
+    frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
+    frame = pd.concat([frame, frame.assign(unique_id=_thirds(deviation)).dropna(subset="unique_id")])
+    found = []
+    for percent in BANDS:
+        shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
+        overall = proportion(round(shares["all"] * len(came)), len(came))
+        found.append(Coverage(percent, overall, *(shares.get(name) for name in THIRDS)))
+    return tuple(found)
+
+
+def _thirds(deviation: Floats) -> NDArray[np.object_]:
+    """The tercile of each day; None of a scale that hardly moved, which has none."""
+    lower, upper = np.quantile(deviation, (1 / 3, 2 / 3))
+    if lower == upper:
+        return np.full(len(deviation), None, dtype=object)
+    which = (deviation > lower).astype(int) + (deviation > upper)
+    return np.array([THIRDS[third] for third in which], dtype=object)
+
+
+def _uniformity(came: Floats, quantiles: Floats) -> Uniformity:
+    counts = np.histogram(pit(came, quantiles), bins=BINS, range=(0.0, 1.0))[0]
+    below = (came[:, None] <= quantiles).mean(axis=0)
+    return Uniformity(
+        counts=tuple(counts.tolist()),
+        largest_bin_deviation=float(np.abs(counts / len(came) - 1 / BINS).max()),
+        kolmogorov_at_levels=float(np.abs(below - np.array(LEVELS)).max()),
+    )
+
+
+def _point(said: Evaluation, median: Floats, past_closes_usd: Floats) -> Point:
+    from utilsforecast import losses
+
+    point_usd = said.last_close_usd * np.exp(median)
+    columns = {"y": said.close_usd, "median": point_usd, "naive": said.last_close_usd}
+    frame = pd.DataFrame({"unique_id": "all", **columns})
+    rmse = losses.rmse(frame, ["median", "naive"]).iloc[0]
+    mae = losses.mae(frame, ["median", "naive"]).iloc[0]
+    changes = np.abs(np.diff(past_closes_usd))
+    mase = None
+    if np.any(changes > 0):  # NaN is not; a past that never moved is no scale
+        past = pd.DataFrame({"unique_id": "all", "y": past_closes_usd})
+        mase = float(losses.mase(frame, ["median"], 1, past)["median"].iloc[0])
+    rmse_ratio, mae_ratio = (over(float(error["median"]), float(error["naive"])) for error in (rmse, mae))
+    return Point(float(rmse["median"]), rmse_ratio, float(mae["median"]), mae_ratio, mase)
+
+
+def _direction(median: Floats, came: Floats) -> Direction:
+    from scipy.stats import binomtest
+
+    moved = (median != 0) & (came != 0)
+    days, ups = int(moved.sum()), int((came[moved] > 0).sum())
+    hits = int((np.sign(median) == np.sign(came))[moved].sum())
+    if not days:
+        return Direction(0, 0, None, None, None)
+    p_value = float(binomtest(hits, days, ups / days).pvalue)
+    return Direction(days, hits, hits / days, ups / days, p_value)
+
+
+def tables(summary: Summary) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The summary as text: for each title a header and its rows."""
+    return {
+        f"CRPS of {summary.model}": _crps_table(summary),
+        "Coverage of the central intervals": _coverage_table(summary),
+        "The median as a point forecast": _point_table(summary),
+        "PIT, 20 bins": _pit_table(summary),
+    }
+
+
+def markdown(summary: Summary) -> str:
+    """The summary as markdown: what it covers, then one table after another."""
+    span = f"{summary.days:,} days, {summary.first_target_day} to {summary.last_target_day}"
+    parts = [f"## {title}\n\n{markdown_table(*table)}" for title, table in tables(summary).items()]
+    return "\n\n".join([f"# {summary.model}: {span}", *parts]) + "\n"
+
+
+def _p_text(p_value: float | None) -> str:
+    return "< 1e-15" if p_value is not None and p_value < 1e-15 else text(p_value, ".2g")
+
+
+def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    header = ["method", "CRPS", f"{summary.model} / method", "95 % interval", "DM p"]
+    rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
+    for name, found in summary.against.items():
+        interval = UNKNOWN if found.lower is None else f"{found.lower:.4f} to {found.upper:.4f}"
+        ratio, p_value = text(found.ratio, ".4f"), _p_text(found.p_value)
+        rows.append([name, f"{summary.crps[name]:.6f}", ratio, interval, p_value])
+    return header, rows
+
+
+def _coverage_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    header = ["interval", "held", "95 % interval", *(f"{name} volatility" for name in THIRDS)]
+    rows = []
+    for band in summary.coverage:
+        held = band.overall
+        thirds = [percents(third) for third in (band.low, band.middle, band.high)]
+        interval = f"{percents(held.lower)} to {percents(held.upper)}"
+        rows.append([f"{band.percent} %", percents(held.share), interval, *thirds])
+    return header, rows
+
+
+def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    point, direction = summary.point, summary.direction
+    return ["measure", "figure"], [
+        ["RMSE", usd(point.rmse_usd)],
+        ["RMSE / naive", text(point.rmse_ratio_to_naive, ".4f")],
+        ["MAE", usd(point.mae_usd)],
+        ["MAE / naive", text(point.mae_ratio_to_naive, ".4f")],
+        ["MASE", text(point.mase, ".4f")],
+        ["direction hit", f"{percents(direction.hit_rate)} of {direction.days:,} days"],
+        ["always up hit", percents(direction.always_up_rate)],
+        ["p against always up", _p_text(direction.p_value)],
+    ]
+
+
+def _pit_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [f"{n / BINS:.2f} to {(n + 1) / BINS:.2f}", f"{count:,}", percents(count / summary.days)]
+        for n, count in enumerate(summary.pit.counts)
+    ]
+    rows.append(["largest deviation of a bin from 5 %", UNKNOWN, percents(summary.pit.largest_bin_deviation)])
+    rows.append(["Kolmogorov distance at the levels", UNKNOWN, percents(summary.pit.kolmogorov_at_levels)])
+    return ["PIT", "days", "share"], rows

@@ -1,0 +1,267 @@
+"""Rolling-origin evaluation: each fold trains and forecasts by the very functions of the day.
+
+A fold begins with a refit and ends before the next. Folds are prepared wherever and whenever the task
+runner likes, each as if its refit passed the gate: models, gates within the fold and quantiles are made and
+kept. Then they are walked through in order, which decides about the refits and moves the tracker; it finds
+nearly all that it needs, and makes what it does not find, as after a refit that was refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from prefect import task
+
+from storage.core.home import Home
+from storage.models.backtest_cache import Folds
+from storage.tables.schemas import backtests
+from tasks.backtest.plan import Plan, candles_until, origins_between
+from tasks.calibration.calibrator_states import OWN
+from tasks.calibration.quantile_tracker import follow, to_usd
+from tasks.core.quantiles import LEVELS, MEDIAN
+from tasks.core.steps import STEP
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.distribution import Said, first_corrections, say
+from tasks.profiles.ensemble import fine_tune_ensemble, fit_ensemble
+from tasks.profiles.ensemble_io import Stored, read_ensemble, write_ensemble
+from tasks.profiles.min_max import Floats
+from tasks.training.gate import gate
+from tasks.training.policy import Known, MadeBy, champion_of, decide
+
+log = logging.getLogger("closecast.backtest")
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Where a walk stands: the versions so far with their folders, and the tracker."""
+
+    known: tuple[Known, ...] = ()
+    names: Mapping[str, str] | None = None
+    corrections: Floats | None = None
+    gates: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        plain = json.loads(json.dumps([asdict(one) for one in self.known], default=date.isoformat))
+        corrections = None if self.corrections is None else self.corrections.tolist()
+        return {"known": plain, "names": self.names, "corrections": corrections, "gates": list(self.gates)}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any] | None) -> _Walk:
+        if plain is None:
+            return cls()
+        days = ("origin", "seen_through")
+        known = tuple(
+            Known(**{**one, **{name: date.fromisoformat(one[name]) for name in days}})
+            for one in plain["known"]
+        )
+        return cls(known, plain["names"], np.array(plain["corrections"]), tuple(plain["gates"]))
+
+
+def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
+    """Make and keep what the fold's walk will ask for if its refit passes the gate."""
+    if Folds(home, plan.backtest_id).read(f"fold-{fold}") is None:
+        _through(home, plan, fold, _Walk())
+
+
+def walk_fold(home: Home, plan: Plan, fold: int) -> int:
+    """Walk through the fold's origins as the days would; returns how many rows that added to the table.
+
+    Args:
+        home: prepared.
+        plan: of the backtest.
+        fold: its number; the fold before must have been walked.
+    """
+    folds = Folds(home, plan.backtest_id)
+    if folds.read(f"fold-{fold}") is not None:
+        return 0
+    before = _Walk.from_json(folds.read(f"fold-{fold - 1}") if fold else None)
+    walk, rows = _through(home, plan, fold, before)
+    added = backtests(home).add(rows)
+    folds.write(f"fold-{fold}", walk.as_json())
+    return added
+
+
+def _through(home: Home, plan: Plan, fold: int, walk: _Walk) -> tuple[_Walk, list[dict[str, Any]]]:
+    """The walk after the fold, and its rows: the origins between two decisions share their champion."""
+    folds, recipe = Folds(home, plan.backtest_id), plan.recipe
+    first, last = plan.span(fold)
+    candles, _ = candles_until(home, plan, last + timedelta(days=1))
+    origins = origins_between(candles, recipe, first, last)
+    days = candles["day_utc"].dt.date.to_numpy()
+    rows: list[dict[str, Any]] = []
+    start = 0
+    for place, row in enumerate(origins):
+        before = champion_of(walk.known, days[row])
+        later = _decided(home, plan, walk, days[row])
+        if later is not walk and before is not None and place > start:
+            walk, found = _forecasts(folds, plan, fold, walk, before, candles, origins[start:place])
+            rows, start = rows + found, place
+            later = replace(later, corrections=walk.corrections)
+        walk = later
+    champion = champion_of(walk.known, last)
+    assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
+    walk, found = _forecasts(folds, plan, fold, walk, champion, candles, origins[start:])
+    return walk, rows + found
+
+
+def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
+    """The walk after what is due on `origin` was done, the same object when nothing is."""
+    recipe = plan.recipe
+    decision = decide(walk.known, origin, recipe)
+    if decision.action == "keep":
+        return walk
+    folds = Folds(home, plan.backtest_id)
+    candles, pools = candles_until(home, plan, origin)
+    champion = champion_of(walk.known, origin)
+    names = dict(walk.names or {})
+    if decision.action == "refit":
+        name = _refitted(folds, recipe, candles, pools, origin)
+    else:
+        assert champion is not None  # noqa: S101 (only a champion is fine-tuned)
+        name = _fine_tuned(folds, recipe, names[champion.version], candles, pools, origin)
+    challenger = _read(folds, name, recipe)
+    accepted, gates = True, walk.gates
+    if champion is not None:
+        accepted, text = _judged(folds, recipe, names[champion.version], name, candles)
+        gates = (*gates, f"{origin} {decision.action} {text}")
+    made_by: MadeBy = decision.action
+    one = Known(
+        version=str(len(walk.known) + 1),
+        origin=origin,
+        seen_through=challenger.ensemble.seen_through,
+        made_by=made_by,
+        status="accepted" if accepted else "refused",
+    )
+    corrections = challenger.corrections if walk.corrections is None else walk.corrections
+    return _Walk((*walk.known, one), {**names, one.version: name}, corrections, gates)
+
+
+def _judged(
+    folds: Folds, recipe: Recipe, champion: str, challenger: str, candles: pd.DataFrame
+) -> tuple[bool, str]:
+    """Whether the challenger passes the gate on these candles, and its figures in words."""
+    key = f"gate-{challenger}-after-{champion}"
+    kept = folds.read(key)
+    if kept is None:
+        before, after = (_read(folds, name, recipe).ensemble for name in (champion, challenger))
+        said = gate(before, after, candles, recipe)
+        kept = {"passed": said.passed, "text": str(said)}
+        folds.write(key, kept)
+    return kept["passed"], kept["text"]
+
+
+def _refitted(
+    folds: Folds,
+    recipe: Recipe,
+    candles: pd.DataFrame,
+    pools: Mapping[str, pd.DataFrame],
+    origin: date,
+) -> str:
+    name = f"refit-{origin}"
+    if not folds.has(name):
+        trained = fit_ensemble(candles, recipe, pools)
+        corrections = first_corrections(trained, candles, recipe)
+        lineage = {"origin_day": str(origin), "made_by": "refit"}
+        with folds.draft(name) as draft:
+            write_ensemble(draft, trained, recipe, corrections, lineage)
+    return name
+
+
+def _fine_tuned(
+    folds: Folds,
+    recipe: Recipe,
+    parent: str,
+    candles: pd.DataFrame,
+    pools: Mapping[str, pd.DataFrame],
+    origin: date,
+) -> str:
+    # The parent's own name would hold its parent's, and so on: a file's name has an end.
+    name = f"fine-tune-{origin}-of-{hashlib.sha256(parent.encode()).hexdigest()[:12]}"
+    if not folds.has(name):
+        before = _read(folds, parent, recipe)
+        trained = fine_tune_ensemble(before.ensemble, candles, recipe, pools)
+        lineage = {"origin_day": str(origin), "made_by": "fine-tune", "parent": parent}
+        with folds.draft(name) as draft:
+            write_ensemble(draft, trained, recipe, before.corrections, lineage)
+    return name
+
+
+def _forecasts(
+    folds: Folds,
+    plan: Plan,
+    fold: int,
+    walk: _Walk,
+    champion: Known,
+    candles: pd.DataFrame,
+    rows: NDArray[np.int64],
+) -> tuple[_Walk, list[dict[str, Any]]]:
+    """The champion's forecasts from the origin rows, one table row a method and origin; the tracker after."""
+    assert walk.names is not None  # noqa: S101 (there is a champion)
+    assert walk.corrections is not None  # noqa: S101
+    recipe, name = plan.recipe, walk.names[champion.version]
+    said = _said(folds, recipe, name, candles, rows)
+    closes = candles["close_usd"].to_numpy(dtype=np.float64)
+    days = candles["day_utc"].dt.date.to_numpy()
+    last, came = closes[rows], closes[rows + 1]
+    tracked, corrections = follow(
+        said.mixed, said.scales, last, came, walk.corrections, step=recipe.tracker_step
+    )
+    methods: dict[str, Floats] = {recipe.name: tracked}
+    for method, quantiles in {OWN: said.own, **said.baselines}.items():
+        methods[method] = np.stack([to_usd(row, usd) for row, usd in zip(quantiles, last, strict=True)])
+    common = {
+        "backtest_id": plan.backtest_id,
+        "product_id": plan.product_id,
+        "profile": recipe.name,
+        "fold": fold,
+        "quantile_levels": list(LEVELS),
+        "created_at": plan.created_at,
+    }
+    found = [
+        {
+            **common,
+            "method": method,
+            "model": name if method in (OWN, recipe.name) else method,
+            "origin_day": days[row],
+            "target_day": days[row + 1],
+            "last_close_usd": float(last[place]),
+            "close_usd": float(came[place]),
+            "deviation": float(said.scales[place]),
+            "quantiles_usd": quantiles[place].tolist(),
+            "point_usd": float(quantiles[place][MEDIAN]),
+        }
+        for method, quantiles in methods.items()
+        for place, row in enumerate(rows)
+    ]
+    return replace(walk, corrections=corrections), found
+
+
+def _said(folds: Folds, recipe: Recipe, name: str, candles: pd.DataFrame, rows: NDArray[np.int64]) -> Said:
+    """What the model and the baselines say from these origins; JSON keeps every bit."""
+    days = candles["day_utc"].dt.date.to_numpy()[rows]
+    key = f"said-{name}-{days[0]}-{days[-1]}"
+    kept = folds.read(key)
+    if kept is None:
+        said = say(_read(folds, name, recipe).ensemble, candles, rows, recipe)
+        folds.write(key, said.as_json())
+        return said
+    return Said.from_json(kept)
+
+
+def _read(folds: Folds, name: str, recipe: Recipe) -> Stored:
+    return read_ensemble(folds.open(name), recipe)
+
+
+prepare_one = task(name="prepare-fold", task_run_name="prepare-fold {fold}", timeout_seconds=7200, **STEP)(
+    prepare_fold
+)
+walk_one = task(name="walk-fold", task_run_name="walk-fold {fold}", timeout_seconds=7200, **STEP)(walk_fold)

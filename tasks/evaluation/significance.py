@@ -1,0 +1,93 @@
+"""Whether one method's losses are truly lower than another's: ratio, interval, test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.evaluation.scoreboard import SURE
+from tasks.profiles.min_max import Floats
+
+RESAMPLES = 2000
+# Over fewer days neither a p value nor a bootstrap says anything about a difference.
+FEWEST_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean CRPS over a baseline's, its 95 % bootstrap interval, and the Diebold-Mariano p value."""
+
+    ratio: float | None
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+
+
+def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -> float | None:
+    """Two-sided p value of equal mean loss; None when the losses differ by the same on every day.
+
+    Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West
+    (1987), and for one step ahead the correction and the t distribution of Harvey, Leybourne and Newbold
+    (1997), "Testing the equality of prediction mean squared errors".
+
+    Args:
+        first: losses, shape (days,), oldest first.
+        second: those of the other method on the same days.
+        lags: of the variance; by default 4 (days / 100)^(2/9), the rule of Newey and West (1994).
+    """
+    from arch.covariance.kernel import Bartlett
+    from scipy.special import stdtr
+
+    difference, days = first - second, len(first)
+    if days < 2 or _steady(difference, first, second):
+        return None
+    lags = min(math.floor(4 * (days / 100) ** (2 / 9)) if lags is None else lags, days - 1)
+    variance = np.asarray(Bartlett(difference, bandwidth=lags).cov.long_run).item()
+    statistic = difference.mean() / math.sqrt(variance / days) * math.sqrt((days - 1) / days)
+    return float(2 * stdtr(days - 1, -abs(statistic)))
+
+
+def ratio_interval(first: Floats, second: Floats, *, seed: int) -> tuple[float, float] | None:
+    """95 % interval of mean(first) / mean(second), both of shape (days,), from resampled runs of days.
+
+    The stationary bootstrap of Politis and Romano (1994), both methods' losses drawn on the same days, the
+    mean run by Politis and White (2004). None when a resample has no loss to divide by.
+    """
+    from arch.bootstrap import StationaryBootstrap, optimal_block_length
+
+    if not second.any():
+        return None
+
+    def ratio(one: Floats, other: Floats) -> Floats:
+        return np.array([one.sum() / other.sum() if other.any() else np.nan])
+
+    # The ratio moves as the mean of this does, so this says how long the runs must be.
+    moved, run = first - ratio(first, second) * second, 1.0
+    if not _steady(moved, first, second):
+        # Of a series that is flat but for one of its ends the rule divides nothing by nothing.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            run = float(optimal_block_length(moved)["stationary"].iloc[0])
+        run = run if math.isfinite(run) else len(first) ** (1 / 3)
+    bootstrap = StationaryBootstrap(max(1, math.ceil(run)), first, second, seed=seed)
+    lower, upper = bootstrap.conf_int(ratio, reps=RESAMPLES, method="percentile", size=SURE).ravel()
+    return (float(lower), float(upper)) if np.isfinite(lower + upper) else None
+
+
+def compare(first: Floats, second: Floats, *, seed: int) -> Comparison:
+    """The losses of the model against those of a baseline, both of shape (days,), oldest first."""
+    enough = len(first) >= FEWEST_DAYS
+    lower, upper = (ratio_interval(first, second, seed=seed) if enough else None) or (None, None)
+    p_value = diebold_mariano(first, second) if enough else None
+    return Comparison(over(float(first.mean()), float(second.mean())), lower, upper, p_value)
+
+
+def _steady(difference: Floats, first: Floats, second: Floats) -> bool:
+    """Whether it moves by no more than rounding does."""
+    return bool(np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()))
+
+
+def over(one: float, other: float) -> float | None:
+    """Their ratio, None when there is nothing to divide by."""
+    return one / other if other > 0 else None

@@ -1,0 +1,129 @@
+"""The networks: their layers, their heads and losses, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.tensorflow_runtime import tensorflow
+from tasks.profiles.min_max import Floats
+
+if TYPE_CHECKING:
+    import keras
+
+
+def article_network(
+    *, lookback: int, horizon: int, units: int, activation: str, leaky_slope: float, dropout: float, seed: int
+) -> keras.Sequential:
+    """The article's network: (batch, lookback, 1) scaled closes → (batch, horizon) scaled closes.
+
+    Not unrolled over the lookback: XLA compiles one day in half the time that five take.
+    """
+    tensorflow()
+    import keras
+
+    first, second, third = np.random.SeedSequence(seed).generate_state(3).tolist()
+    return keras.Sequential(
+        [
+            keras.layers.Input((lookback, 1)),
+            keras.layers.LSTM(
+                units,
+                activation=activation,
+                kernel_initializer=keras.initializers.GlorotUniform(seed=first),
+                recurrent_initializer=keras.initializers.Orthogonal(seed=second),
+            ),
+            keras.layers.LeakyReLU(negative_slope=leaky_slope),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(horizon, kernel_initializer=keras.initializers.GlorotUniform(seed=third)),
+        ]
+    )
+
+
+def calibrated_network(
+    *,
+    lookback: int,
+    features: int,
+    units: int,
+    dropout: float,
+    head_sd: float,
+    first_dof: float = 1.0,
+    seed: int,
+) -> keras.Sequential:
+    """(batch, lookback, features) inputs → (batch, 3): what `student_t_head` makes a distribution of.
+
+    The head begins near mean 0, standard deviation 1 and some 3 degrees of freedom.
+    """
+    tensorflow()
+    import keras
+
+    first, second, third = np.random.SeedSequence(seed).generate_state(3).tolist()
+    network = keras.Sequential(
+        [
+            keras.layers.Input((lookback, features)),
+            keras.layers.LSTM(
+                units,
+                unroll=True,
+                kernel_initializer=keras.initializers.GlorotUniform(seed=first),
+                recurrent_initializer=keras.initializers.Orthogonal(seed=second),
+            ),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(
+                3, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=third)
+            ),
+        ]
+    )
+    network.layers[-1].bias.assign([0.0, 0.0, first_dof])
+    return network
+
+
+def student_t_head(raw: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
+    """Mean, standard deviation and degrees of freedom, (batch, 3), of a network's outputs (batch, 3)."""
+    tf = tensorflow()
+    dof = least_dof + tf.nn.softplus(raw[:, 2])
+    return tf.stack([mean_scale * raw[:, 0], tf.exp(raw[:, 1]), dof], axis=1)
+
+
+def student_t_loss(raw: Any, targets: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
+    """Negative log likelihood (batch,) of targets (batch, 1) under the head's Student t."""
+    tf = tensorflow()
+    head = student_t_head(raw, mean_scale=mean_scale, least_dof=least_dof)
+    mean, deviation, dof = tf.unstack(head, axis=1)
+    away = tf.square((targets[:, 0] - mean) / deviation)
+    return (
+        tf.math.lgamma(dof / 2)
+        - tf.math.lgamma((dof + 1) / 2)
+        + 0.5 * tf.math.log(np.pi * (dof - 2))
+        + tf.math.log(deviation)
+        + (dof + 1) / 2 * tf.math.log1p(away / (dof - 2))
+    )
+
+
+def squared_error(said: Any, targets: Any) -> Any:
+    """Mean squared error (batch,) of outputs and targets (batch, horizon)."""
+    tf = tensorflow()
+    return tf.reduce_mean(tf.square(said - targets), axis=-1)
+
+
+def predict(network: keras.Sequential, inputs: Floats) -> Floats:
+    """Outputs (samples, horizon) for inputs (samples, lookback, features), without dropout."""
+    tf = tensorflow()
+    said = network(tf.constant(inputs, dtype=tf.float32), training=False)
+    return np.asarray(said, dtype=np.float64)
+
+
+def weights_sha256(network: keras.Sequential) -> str:
+    """Identify a network by its weights: SHA-256 over the arrays in Keras's order, with their shapes."""
+    return arrays_sha256(network.get_weights())
+
+
+def arrays_sha256(arrays: Sequence[NDArray[Any]]) -> str:
+    """SHA-256 over arrays in their order, with their types and shapes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

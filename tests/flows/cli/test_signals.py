@@ -1,0 +1,98 @@
+"""A command that is told to end: soon, with one line, and no server of Prefect's is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flows.cli.signals import LINE
+from tests.helpers import PROJECT
+
+# A training that takes minutes.
+WORDS = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are looked up in /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all: Prefect takes seconds to make its database."""
+    return tmp_path_factory.mktemp("ending")
+
+
+@contextmanager
+def training(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A run in the middle of its training, a group of its own as in a terminal, and its server."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment["CLOSECAST_HOME"] = str(folder / "home")
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "closecast", *WORDS],
+            cwd=PROJECT,
+            env=environment,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            give_up = time.monotonic() + 120
+            while "epoch" not in (folder / "out").read_text(encoding="utf-8"):
+                assert process.poll() is None, (folder / "err").read_text(encoding="utf-8")
+                assert time.monotonic() < give_up
+                time.sleep(0.2)
+            yield process, server_of(process.pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def server_of(parent: int) -> int:
+    (found,) = (
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.read_text().rpartition(")")[2].split()[1] == str(parent)
+        and b"create_app" in (path.parent / "cmdline").read_bytes()
+    )
+    return found
+
+
+def gone(number: int, seconds: float = 15) -> bool:
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        try:
+            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":  # nobody reaps it where there is no init
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_group_ends_a_training_with_one_line(
+    number: signal.Signals, code: int, folder: Path
+) -> None:
+    with training(folder) as (process, server):
+        os.killpg(process.pid, number)
+        assert process.wait(20) == code
+        assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {LINE}\n"
+        assert gone(server)
+
+
+def test_a_run_that_is_killed_takes_its_server_along(folder: Path) -> None:
+    with training(folder) as (process, server):
+        process.kill()
+        process.wait()
+        assert gone(server)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.errors import BadProduct, HomeUnusable
+from storage.core.home import PROJECT, Home, check_product_id, default_root
+from storage.models.registry import Models
+from storage.prices.price_store import Prices
+from storage.tables.delta import Table
+
+
+@pytest.mark.parametrize("good", ["BTC-USD", "1INCH-USD", "A-B", "A" * 16 + "-" + "9" * 16])
+def test_product_ids_come_back_as_they_came(good: str) -> None:
+    assert check_product_id(good) == good
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "BTC",
+        "BTCUSD",
+        "btc-usd",
+        "BTC-",
+        "-USD",
+        "BTC--USD",
+        "BTC-USD-X",
+        "BTC-USD\n",
+        " BTC-USD",
+        "../BTC-USD",
+        "BTC/USD",
+        "BTC-USD'",
+        "ΒTC-USD",
+        "BTC-١٢",
+        "A" * 17 + "-USD",
+        "x" * 10_000,
+    ],
+)
+def test_other_ids_are_refused_in_one_short_line(bad: str) -> None:
+    with pytest.raises(BadProduct) as caught:
+        check_product_id(bad)
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
+
+
+@given(st.text(max_size=40))
+def test_no_id_that_passes_can_leave_a_folder(text: str) -> None:
+    try:
+        check_product_id(text)
+    except BadProduct:
+        return
+    assert (Path("/home") / f"{text}.lock").parent == Path("/home")
+    assert text.isascii()
+
+
+def test_the_names_in_a_home(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert [home.models.name, home.predictions.name, home.scores.name, home.raw.name] == [
+        "models",
+        "predictions",
+        "scores",
+        "raw",
+    ]
+    assert home.mlflow_url == f"sqlite:///{tmp_path}/mlflow.db"
+    assert not list(tmp_path.iterdir())  # names only
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        home.root = Path("/")  # type: ignore[misc]
+
+
+def test_prepare_makes_the_folders_and_may_be_repeated(tmp_path: Path) -> None:
+    home = Home(tmp_path / "a" / "b")
+    assert home.prepare() is home
+    home.prepare()
+    assert sorted(path.name for path in home.root.iterdir()) == ["locks", "logs", "models", "raw"]
+    assert not [path for path in home.root.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("taken", ["", "models", "locks"])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, taken: str) -> None:
+    root = tmp_path / "home"
+    (root / taken).parent.mkdir(exist_ok=True)
+    (root / taken).write_text("a file")
+    with pytest.raises(HomeUnusable) as caught:
+        Home(root).prepare()
+    assert str(root / taken) in str(caught.value)
+    assert "--home" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_place_that_nobody_can_write_is_refused() -> None:
+    with pytest.raises(HomeUnusable):
+        Home(Path("/proc/closecast")).prepare()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_without_rights_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(HomeUnusable, match="Permission denied"):
+        Home(tmp_path).prepare()
+
+
+def test_the_default_is_the_projects_own_data_folder() -> None:
+    assert default_root() == PROJECT / "data"
+
+
+def test_without_its_source_tree_the_users_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.core.home.PROJECT", tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    assert default_root() == tmp_path / "share" / "closecast"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_root() == tmp_path / ".local" / "share" / "closecast"
+
+
+NO_NAMES = [
+    "a?b",
+    "a%41b",
+    "a%20b",
+    "%C3%BC",
+    "a\nb",
+    "a\tb",
+    "a\x7fb",
+    "a\\b",
+    "a[b]",
+    "a^b",
+    "a|b",
+    "a\udcffb",
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_path_that_tables_cannot_be_opened_by_is_refused_before_anything_is_made(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(HomeUnusable, match=r"a home without .* in its path is needed") as caught:
+        Home(tmp_path / name).prepare()
+    assert "--home or CLOSECAST_HOME" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "a#b", "100%", "a%zz", "it's", "a:b", "日", "a&b=c+d@e,f;g!h~"])
+def test_a_home_of_any_other_name_works(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path / name).prepare()
+    table = pa.table({"product_id": ["BTC-USD"], "day": [1]})
+    schema = pa.schema([pa.field(field.name, field.type, nullable=False) for field in table.schema])
+    days = Table(Path(home.root) / "scores", schema, name="days", key=("product_id", "day"))
+    assert days.add(table) == 1
+    assert days.add(table) == 0
+    with Prices(home) as prices:
+        assert prices.source_of("BTC-USD") is None
+    assert Models(home).versions() == []
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_a_link_leads_to_is_held_to_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a%41").mkdir()
+    home = Home(tmp_path / "home").prepare()
+    (home.root / "scores").symlink_to(tmp_path / "a%41")
+    with pytest.raises(HomeUnusable, match="'%41'"):
+        home.prepare()
+    (tmp_path / "link").symlink_to(tmp_path / "a%41")
+    with pytest.raises(HomeUnusable, match="'%41'"):
+        Home(tmp_path / "link").prepare()

@@ -1,0 +1,499 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.core.errors import Damaged, HomeUnusable
+from storage.core.files import sha256_file
+from storage.core.home import Home
+from storage.models.bundles import Bundle, Draft
+from storage.models.mlflow_database import registry_client
+from storage.models.registry import CHAMPION, Models, ModelVersion
+from tests.engines import copy_home
+from tests.helpers import BTC, PROJECT, die
+from tests.processes import process_for, run_process
+
+LINEAGE = {
+    "origin_day": "2020-01-30",
+    "data_version": "BTC-USD@9:ab",
+    "code_version": "0+1",
+    "settings_version": "article-1",
+}
+
+
+class Arrays:
+    """Something that has weights, as a network has."""
+
+    def __init__(self, content: bytes = b"weights") -> None:
+        self.content = content
+
+    def save_weights(self, filepath: str) -> None:
+        Path(filepath).write_bytes(self.content)
+
+    def load_weights(self, filepath: str) -> None:
+        self.content = Path(filepath).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty registry: MLflow takes seconds to make one."""
+    home = Home(tmp_path_factory.mktemp("registry")).prepare()
+    assert list(Models(home).client.search_registered_models()) == []
+    return home.root / "mlflow.db"
+
+
+@pytest.fixture
+def home(tmp_path: Path, registry: Path) -> Home:
+    return copy_home(registry.parent, tmp_path / "home").prepare()
+
+
+def register(home: Home, key: str = "one", product_id: str = BTC, **more: Any) -> ModelVersion:
+    models = Models(home)
+    with models.draft(product_id, "article") as draft:
+        draft.write_weights(Arrays(key.encode()))
+        draft.write_json("settings.json", {"epochs": 2, "rate": 0.1 + 0.2})
+        draft.write("figures/prices.png", b"\x89PNG")
+        return models.register(
+            draft,
+            product_id=product_id,
+            profile="article",
+            key=key,
+            tags=LINEAGE,
+            params={"epochs": 2},
+            metrics={"test_rmse_usd": 1.5},
+            curves={"loss": np.array([0.5, 0.25])},
+            **more,
+        )
+
+
+def drafts(home: Home) -> list[Path]:
+    return list(home.models.rglob(".draft-*"))
+
+
+def test_a_version_with_its_bundle_and_its_lineage(home: Home) -> None:
+    made = register(home)
+    assert (made.name, made.version, made.aliases) == ("closecast.BTC-USD.article", "1", ())
+    (listed,) = Models(home).versions()
+    assert listed == made
+    assert LINEAGE.items() <= listed.tags.items()
+    bundle = Models(home).open(listed)
+    bundle.verify()
+    assert bundle.read_json("settings.json") == {"epochs": 2, "rate": 0.1 + 0.2}
+    network = Arrays(b"")
+    bundle.load_weights(network)
+    assert network.content == b"one"
+    assert not drafts(home)
+    files = {str(path.relative_to(bundle.folder)) for path in bundle.folder.rglob("*") if path.is_file()}
+    assert files == {"manifest.json", "model.weights.h5", "settings.json", "figures/prices.png"}
+    assert set(bundle.manifest) == files - {"manifest.json"}
+
+
+def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
+    made = register(home)
+    client = Models(home).client
+    run_id = client.get_model_version(made.name, made.version).run_id
+    assert run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"{made.name} {LINEAGE['origin_day']}"
+    assert run.data.params == {"epochs": "2"}
+    assert run.data.metrics["test_rmse_usd"] == 1.5
+    curve = [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")]
+    assert curve == [(1, 0.5), (2, 0.25)]
+
+
+@pytest.mark.sqlite
+def test_a_registry_that_is_damaged_is_said_to_be_in_one_line(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    register(home)
+    content = home.registry.read_bytes()
+    home.registry.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    with pytest.raises(HomeUnusable, match=r"needs a model registry .* at .*mlflow\.db: .*malformed"):
+        Models(home).versions(BTC)
+    assert capfd.readouterr().err == ""
+
+
+def test_more_epochs_than_one_call_takes(home: Home) -> None:
+    models = Models(home)
+    with models.draft(BTC, "article") as draft:
+        draft.write_weights(Arrays())
+        many = np.arange(1500.0)
+        version = models.register(
+            draft,
+            product_id=BTC,
+            profile="article",
+            key="k",
+            tags={},
+            params={},
+            metrics={},
+            curves={"loss": many},
+        )
+    run_id = models.client.get_model_version(version.name, version.version).run_id
+    assert run_id
+    assert len(models.client.get_metric_history(run_id, "loss")) == 1500
+
+
+def test_the_same_key_is_found_again(home: Home) -> None:
+    assert Models(home).find(BTC, "article", "one") is None
+    made = register(home)
+    assert Models(home).find(BTC, "article", "one") == made
+    assert Models(home).find(BTC, "article", "two") is None
+    assert Models(home).find("ETH-USD", "article", "one") is None
+    assert Models(home).find(BTC, "calibrated", "one") is None
+
+
+def test_versions_the_newest_first_and_by_product(home: Home) -> None:
+    for key in ("one", "two", "three"):
+        register(home, key)
+    register(home, "one", "ETH-USD")
+    models = Models(home)
+    assert [version.version for version in models.versions(BTC)] == ["3", "2", "1"]
+    assert [version.tags["key"] for version in models.versions(BTC)] == ["three", "two", "one"]
+    assert [version.product_id for version in models.versions("ETH-USD")] == ["ETH-USD"]
+    assert len(models.versions()) == 4
+    assert models.versions(BTC, "calibrated") == []
+    assert models.version(BTC, "article", "2").tags["key"] == "two"
+    with pytest.raises(Damaged, match="has no version 9"):
+        models.version(BTC, "article", "9")
+
+
+def test_the_champion_moves_and_nothing_else(home: Home) -> None:
+    models = Models(home)
+    assert models.champion(BTC, "article") is None
+    first, second = register(home, "one"), register(home, "two")
+    assert models.champion(BTC, "article") is None  # registering promotes nobody
+    models.promote(first)
+    models.promote(second)
+    champion = models.champion(BTC, "article")
+    assert champion
+    assert (champion.version, champion.aliases) == ("2", (CHAMPION,))
+    assert [version.aliases for version in models.versions(BTC)] == [(CHAMPION,), ()]
+    models.promote(first)
+    champion = models.champion(BTC, "article")
+    assert champion
+    assert champion.version == "1"
+    assert models.champion("ETH-USD", "article") is None
+
+
+def test_one_version_without_a_look_at_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [register(home, key) for key in ("one", "two", "three")]
+    register(home, "one", "ETH-USD")
+    models = Models(home)
+    assert models.champion(BTC, "article") is models.champion("LTC-USD", "article") is None
+    models.promote(made[1])
+    models.challenge(made[2])
+    listed = {version.version: version for version in models.versions(BTC, "article")}
+    monkeypatch.setattr(Models, "versions", None)
+    for number, version in listed.items():
+        assert models.version(BTC, "article", number) == version
+    assert models.champion(BTC, "article") == listed["2"]
+    for number in ("4", "none"):
+        with pytest.raises(Damaged, match=f"closecast.BTC-USD.article has no version {number}: see"):
+            models.version(BTC, "article", number)
+
+
+@pytest.mark.folder
+def test_a_home_that_moved_still_loads(home: Home, tmp_path: Path) -> None:
+    Models(home).promote(register(home))
+    moved = Home(tmp_path / "elsewhere")
+    home.root.rename(moved.root)
+    champion = Models(moved).champion(BTC, "article")
+    assert champion
+    Models(moved).open(champion).verify()
+    assert Models(moved).find(BTC, "article", "one") == champion
+    assert register(moved, "two").version == "2"
+    assert not home.root.exists()
+
+
+NAMES = ["model.weights.h5", "settings.json", "figures/prices.png", "manifest.json"]
+
+
+def spoil_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def grow(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("spoil", [spoil_byte, grow, Path.unlink, make_folder])
+def test_a_changed_file_is_named(home: Home, spoil: Callable[[Path], None]) -> None:
+    made = register(home)
+    models = Models(home)
+    folder = home.models / made.name / made.bundle
+    shutil.copytree(folder, home.root / "kept")
+    for name in NAMES:
+        spoil(folder / name)
+        with pytest.raises(Damaged) as caught:
+            models.open(made).verify()
+        assert str(folder / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert "restore" in str(caught.value)
+        with pytest.raises(Damaged):
+            models.find(BTC, "article", "one")
+        shutil.rmtree(folder)
+        shutil.copytree(home.root / "kept", folder)
+        models.open(made).verify()
+
+
+def test_changed_weights_are_not_loaded(home: Home) -> None:
+    made = register(home)
+    bundle = Models(home).open(made)
+    network = Arrays(b"untouched")
+    for name, read in (("model.weights.h5", lambda: bundle.load_weights(network)), ("settings.json", None)):
+        spoil_byte(bundle.folder / name)
+        with pytest.raises(Damaged):
+            read() if read else bundle.read_json(name)
+    assert network.content == b"untouched"
+
+
+@pytest.mark.folder
+def test_a_manifest_that_was_changed_with_its_file(home: Home) -> None:
+    made = register(home)
+    folder = home.models / made.name / made.bundle
+    (folder / "settings.json").write_text('{"epochs": 3}\n')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["settings.json"] = sha256_file(folder / "settings.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    with pytest.raises(Damaged, match=r"manifest\.json"):
+        Models(home).open(made)
+
+
+def test_a_file_that_the_manifest_does_not_list(home: Home) -> None:
+    made = register(home)
+    bundle = Models(home).open(made)
+    (bundle.folder / "more.json").write_text("{}")
+    with pytest.raises(Damaged, match=r"more\.json"):
+        bundle.read("more.json")
+    with pytest.raises(Damaged):
+        bundle.read("../../../mlflow.db")
+    assert isinstance(bundle, Bundle)
+
+
+def half_a_draft(models: Models) -> None:
+    with models.draft(BTC, "article") as draft:
+        draft.write("a", b"a")
+        raise ZeroDivisionError
+
+
+def test_a_draft_that_fails_leaves_nothing(home: Home) -> None:
+    models = Models(home)
+    with pytest.raises(ZeroDivisionError):
+        half_a_draft(models)
+    assert not drafts(home)
+    assert models.versions() == []
+
+
+def test_figures_that_are_none_are_not_stored(home: Home) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"), Models(home).draft(BTC, "article") as draft:
+        draft.write_json("losses.json", [1.0, math.nan])
+    assert not drafts(home)
+
+
+def test_a_place_that_cannot_be_written(home: Home) -> None:
+    (home.models / "closecast.BTC-USD.article").write_text("a file")
+    with pytest.raises(HomeUnusable) as caught:
+        register(home)
+    assert "closecast.BTC-USD.article" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def figures(home: Home, version: ModelVersion) -> dict[str, list[float]]:
+    """Every value that each metric of the version's run was given."""
+    client = Models(home).client
+    run_id = client.get_model_version(version.name, version.version).run_id
+    assert run_id
+    names = client.get_run(run_id).data.metrics
+    return {name: [point.value for point in client.get_metric_history(run_id, name)] for name in names}
+
+
+def aliases(home: Home) -> dict[str, str]:
+    return {alias: one.version for one in Models(home).versions() for alias in one.aliases}
+
+
+def test_what_became_of_a_version_is_written_down_once(home: Home) -> None:
+    models, first, second = Models(home), register(home, "one"), register(home, "two")
+    models.mark(first, {"gate": "refused: 1.5", "status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
+    tags = models.version(BTC, "article", first.version).tags
+    assert (tags["gate"], tags["status"]) == ("refused: 1.5", "refused")
+    assert LINEAGE.items() <= tags.items()
+    trained = {"test_rmse_usd": [1.5], "loss": [0.5, 0.25]}
+    assert figures(home, first) == trained | {"gate_ratio": [1.5], "gate_days": [180.0]}
+    # A run that was killed in between marks again.
+    models.mark(first, {"status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
+    assert figures(home, first)["gate_ratio"] == [1.5]
+    models.mark(first, {"status": "accepted"})
+    assert models.version(BTC, "article", first.version).tags["status"] == "accepted"
+    assert "status" not in models.version(BTC, "article", second.version).tags
+    assert figures(home, second) == trained
+
+
+def test_figures_are_written_before_the_status(home: Home) -> None:
+    from mlflow.tracking import MlflowClient
+
+    version, order = register(home), list[str]()
+    honest = {name: getattr(MlflowClient, name) for name in ("log_batch", "set_model_version_tag")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, call in honest.items():
+
+            def noted(self: Any, *args: Any, call: Any = call, name: str = name, **more: Any) -> Any:
+                order.append(args[2] if name == "set_model_version_tag" else "figures")
+                return call(self, *args, **more)
+
+            patch.setattr(MlflowClient, name, noted)
+        Models(home).mark(version, {"gate": "passed", "status": "accepted"}, {"gate_ratio": 1.0})
+    assert order == ["figures", "gate", "status"]
+
+
+def test_the_challengers_name(home: Home) -> None:
+    models, first, second = Models(home), register(home, "one"), register(home, "two")
+    models.promote(first)
+    models.challenge(first)
+    assert aliases(home) == {"champion": "1", "challenger": "1"}
+    models.challenge(second)
+    assert aliases(home) == {"champion": "1", "challenger": "2"}
+    models.settle(first)  # it does not have the name
+    assert aliases(home) == {"champion": "1", "challenger": "2"}
+    models.settle(second)
+    models.settle(second)
+    assert aliases(home) == {"champion": "1"}
+
+
+def test_a_home_without_a_registry_has_no_versions_and_gets_none(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from storage.core.home import Home;"
+        " from storage.models.registry import Models;"
+        f" home = Home(Path({str(tmp_path)!r}));"
+        " assert Models(home).versions() == [] and Models(home).champion('BTC-USD', 'article') is None;"
+        " assert not {'mlflow', 'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+    assert not list(tmp_path.iterdir())
+
+
+# Killed
+
+
+def kill_at(home: Home, point: str) -> None:
+    """Register, and be killed before (`name`) or just after (`name+`) one of its steps."""
+    name, after = point.rstrip("+"), point.endswith("+")
+    from mlflow.tracking import MlflowClient
+
+    owner: Any = {"seal": Draft, "rename": Path, "rmtree": shutil, "write_json": Draft}.get(
+        name, MlflowClient
+    )
+    honest = getattr(owner, name)
+
+    def last_step(*args: Any, **more: Any) -> Any:
+        if after:
+            honest(*args, **more)
+        die()
+
+    setattr(owner, name, last_step)
+    register(home, "one")
+
+
+POINTS = [
+    "write_json",
+    "rename",
+    "rename+",
+    "create_run+",
+    "set_terminated+",
+    "create_model_version",
+    "create_model_version+",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_while_registering(home: Home, point: str) -> None:
+    assert run_process(kill_at, home, point) == -9
+    for version in Models(home).versions():
+        Models(home).open(version).verify()  # what the registry knows is whole
+    known = Models(home).find(BTC, "article", "one")
+    assert (known is not None) == (point == "create_model_version+")
+    made = known or register(home, "one")
+    Models(home).open(made).verify()
+    assert [version.tags["key"] for version in Models(home).versions()] == ["one"]
+    register(home, "two")
+    assert not drafts(home)
+    client = Models(home).client
+    experiment = client.get_experiment_by_name(made.name)
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["key"] for run in runs) == ["one", "two"]
+    assert len(list((home.models / made.name).iterdir())) == 2
+
+
+def test_killed_again_while_clearing_up(home: Home) -> None:
+    assert run_process(kill_at, home, "rename+") == -9
+    assert run_process(kill_at, home, "rmtree+") == -9
+    Models(home).open(register(home)).verify()
+    assert not drafts(home)
+
+
+def make_registry(home: Home) -> None:
+    """Make the registry, and be killed in the middle of its many steps."""
+    from alembic.runtime.migration import HeadMaintainer
+
+    honest, steps = HeadMaintainer.update_to_step, iter(range(10))
+
+    def step(*args: Any) -> None:
+        honest(*args)
+        if next(steps) == 9:
+            die()
+
+    HeadMaintainer.update_to_step = step  # type: ignore[method-assign]
+    registry_client(home)
+
+
+def test_killed_while_making_the_registry(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    assert run_process(make_registry, home) == -9
+    assert Models(home).versions() == []
+    assert not home.registry.exists()
+    assert register(home).version == "1"
+    assert not list(tmp_path.glob(".mlflow-draft*"))
+
+
+@pytest.mark.sqlite
+def test_a_home_that_an_address_cannot_name(tmp_path: Path, registry: Path) -> None:
+    with pytest.raises(HomeUnusable, match="question mark"):
+        register(Home(tmp_path / "what?"))
+    for name in ("a b", "50%", "a#b", "é"):
+        home = Home(tmp_path / name).prepare()
+        shutil.copy(registry, home.root)
+        Models(home).open(register(home)).verify()
+    assert {path.name for path in tmp_path.iterdir()} == {"what?", "a b", "50%", "a#b", "é"}
+
+
+def register_for(home: Home, product_id: str) -> None:
+    register(home, "one", product_id)
+
+
+def test_two_products_make_the_registry_at_once(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()  # without the registry made before
+    workers = [process_for(register_for, home, name) for name in (BTC, "ETH-USD")]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert sorted(version.product_id for version in Models(home).versions()) == [BTC, "ETH-USD"]

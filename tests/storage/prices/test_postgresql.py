@@ -1,0 +1,261 @@
+"""What is PostgreSQL's alone: two machines on one database, locks that end with their connection, rights."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from storage.core.errors import BadSetting, HomeBusy, HomeUnusable
+from storage.core.home import Home
+from storage.locks.locks import product_lock, tables_lock
+from storage.prices import database
+from storage.prices.database import Database, database_address
+from storage.prices.price_store import Prices
+from storage.prices.products import stored_products
+from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
+from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, end_in_a_migration, made_up, store
+
+LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture
+def server() -> PostgreSQL:
+    return postgresql()
+
+
+@pytest.fixture
+def home(server: PostgreSQL, tmp_path: Path) -> Iterator[Home]:
+    yield Home(tmp_path / "one", server.database_for(tmp_path / "one")).prepare()
+    server.forget(tmp_path)
+
+
+@pytest.fixture
+def other(home: Home, tmp_path: Path) -> Home:
+    """Another machine: its own home, the same database."""
+    return replace(home, root=tmp_path / "two").prepare()
+
+
+@pytest.fixture
+def plain(server: PostgreSQL, home: Home) -> Iterator[psycopg.Connection]:
+    with server.connect(str(database_address(home).database)) as found:
+        yield found
+
+
+def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path: Path) -> None:
+    frame = made_up(400, seed=3)
+    frame.loc[3, ["open_usd", "volume"]] = [0.1 + 0.2, float("nan")]
+    frame.loc[4, ["open_usd", "high_usd", "low_usd", "close_usd"]] = [5e-324, 1e299, 1 / 3, 1e10]
+    frame.loc[5, ["open_usd", "volume"]] = [1e-5, 0.0]
+    lite = Home(tmp_path / "lite", f"sqlite:///{tmp_path / 'lite.db'}")
+    assert store(home, frame) == store(lite, frame)
+    with Prices(home) as ours, Prices(lite) as theirs:
+        for name in ("candles", "closes"):
+            assert ours.table(name) == theirs.table(name)  # type: ignore[arg-type]
+
+
+def test_what_was_written_cannot_be_changed(home: Home, plain: psycopg.Connection) -> None:
+    store(home, made_up(3))
+    for table in ("candles", "series", "data_versions", "pages", "quarantine"):
+        for change in (f"TRUNCATE {table}", f"DELETE FROM {table}"):  # noqa: S608
+            with pytest.raises(psycopg.errors.IntegrityError, match="append-only"):
+                plain.execute(change)
+
+
+def test_a_shell_is_offered_the_products_of_the_server(home: Home) -> None:
+    assert stored_products(home) == []  # before the first migration
+    store(home, made_up(3))
+    store(home, made_up(3), product_id="ADA-USD")
+    assert stored_products(home) == ["ADA-USD", BTC]
+
+
+def test_texts_with_percent_signs_are_texts(home: Home) -> None:
+    frame = made_up(3)
+    with Prices(home) as prices:
+        prices.start_series(BTC, "100 % of %s", started_at=NOW)
+        prices.append(BTC, frame, source="100 % of %s", observed_at=NOW, payload_sha256=SHA)
+        assert set(prices.table("candles")["source"].to_pylist()) == {"100 % of %s"}
+
+
+def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: Path) -> None:
+    url, barrier = server.database_for(tmp_path), threading.Barrier(6)
+
+    def start(number: int) -> None:
+        barrier.wait()
+        Database(Home(tmp_path / str(number), url)).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(start, range(6)))
+    with server.connect(str(sa.make_url(url).database)) as plain:
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(database.HEAD,)]
+    server.forget(tmp_path)
+
+
+def test_a_migration_that_ends_in_the_middle_has_not_happened(
+    home: Home, plain: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_in_a_migration(home, monkeypatch)
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert plain.execute(tables).fetchall() == [(0,)]
+    Database(home).close()
+
+
+def test_a_database_of_a_newer_closecast_is_left_alone(home: Home, plain: psycopg.Connection) -> None:
+    Database(home).close()
+    plain.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(HomeUnusable, match="newer closecast") as caught:
+        Database(home)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_writer_that_never_ends_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    with (
+        contextlib.closing(Database(home)) as one,
+        contextlib.closing(Database(home)) as two,
+        one.write(),
+    ):
+        with two.read() as connection:  # reading goes on beside a writer
+            assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
+        with pytest.raises(HomeUnusable, match="held by another process"), two.write():
+            pass
+
+
+def test_a_reader_sees_one_state_throughout(home: Home) -> None:
+    store(home, made_up(3))
+    with contextlib.closing(Database(home)) as one, one.read() as connection:
+        count = sa.text("SELECT count(*) FROM candles")
+        assert connection.scalar(count) == 3
+        store(home, made_up(5))
+        assert connection.scalar(count) == 3
+
+
+def test_machines_wait_for_each_other(home: Home, other: Home) -> None:
+    with product_lock(home, BTC):
+        with (
+            pytest.raises(HomeBusy, match=r"\*\*\*@127") as caught,
+            product_lock(other, BTC, wait_seconds=0.1),
+        ):
+            pass
+        with product_lock(other, "ETH-USD", wait_seconds=0.1), tables_lock(other, wait_seconds=0.1):
+            pass
+    assert PASSWORD not in str(caught.value)
+    with product_lock(other, BTC, wait_seconds=0.1):
+        pass
+
+
+def test_the_lock_is_freed_with_its_connection(
+    home: Home, other: Home, plain: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    with product_lock(home, BTC):
+        ((pid,),) = plain.execute(LOCKS).fetchall()
+        plain.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        with product_lock(other, BTC, wait_seconds=5):
+            pass
+    assert "was lost before its end" in caplog.text
+    assert plain.execute(LOCKS).fetchall() == []
+
+
+def test_a_holder_keeps_no_transaction_open(home: Home, plain: psycopg.Connection) -> None:
+    with product_lock(home, BTC):
+        ((pid,),) = plain.execute(LOCKS).fetchall()
+        asked = "SELECT state, backend_xmin FROM pg_stat_activity WHERE pid = %s"
+        assert plain.execute(asked, (pid,)).fetchall() == [("idle", None)]
+
+
+def test_what_goes_wrong_inside_is_told_as_it_was(home: Home) -> None:
+    wrong = sa.exc.OperationalError("SELECT 1", {}, Exception("of something else"))
+    with pytest.raises(sa.exc.OperationalError), product_lock(home, BTC):
+        raise wrong
+    with product_lock(home, BTC, wait_seconds=0.1):
+        pass
+
+
+def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain: psycopg.Connection) -> None:
+    store(home, made_up(3))
+    admin = server.connect(str(database_address(home).database), user=ADMIN)
+    admin.execute("CREATE ROLE looker LOGIN PASSWORD 'p'")
+    try:
+        plain.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker")
+        url = sa.make_url(home.database_url or "").set(username="looker", password="p")  # noqa: S106
+        looker = replace(home, database_url=url.render_as_string(hide_password=False))
+        with Prices(looker) as prices:
+            assert prices.last_day(BTC)
+            with pytest.raises(HomeUnusable, match="permission denied"):
+                prices.start_series("ETH-USD", "csv", started_at=NOW)
+    finally:
+        admin.execute("DROP OWNED BY looker")
+        admin.execute("DROP ROLE looker")
+        admin.close()
+
+
+def test_nobody_there_and_a_wrong_password_are_one_line(home: Home) -> None:
+    url: Any = sa.make_url(home.database_url or "")
+    for wrong in (url.set(port=9), url.set(password="wrong-" + PASSWORD), url.set(database="none")):
+        place = replace(home, database_url=wrong.render_as_string(hide_password=False))
+        for use in (lambda place=place: Database(place), lambda place=place: tables_lock(place).__enter__()):
+            with pytest.raises(HomeUnusable) as caught:
+                use()
+            assert "\n" not in str(caught.value)
+            assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://me@host/db", "postgres://me@host/db"])
+def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(BadSetting, match=r"postgresql\+psycopg"):
+        Database(Home(tmp_path, url))
+
+
+def test_the_short_address_means_the_driver_that_is_there(home: Home) -> None:
+    short = replace(home, database_url=(home.database_url or "").replace("+psycopg", ""))
+    Database(short).close()
+    assert database_address(short) == database_address(home)
+
+
+def test_without_its_driver_the_remedy_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(BadSetting, match=r"closecast\[postgresql\]"):
+        Database(home)
+
+
+def test_a_home_of_sqlite_loads_no_driver(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from storage.core.home import Home;"
+        " from storage.prices.price_store import Prices; from storage.locks.locks import product_lock\n"
+        f"home = Home(Path({str(tmp_path)!r})).prepare()\n"
+        "with product_lock(home, 'BTC-USD'), Prices(home) as prices: prices.source_of('BTC-USD')\n"
+        "assert not {'psycopg', 'obstore', 'storage.locks.postgresql'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+
+
+def test_gaps_in_the_numbers_are_no_fault(home: Home) -> None:
+    """A page that was refused leaves a gap in PostgreSQL's numbers."""
+    store(home, made_up(5))
+    with (
+        contextlib.closing(Database(home)) as one,
+        contextlib.suppress(ZeroDivisionError),
+        one.write() as connection,
+    ):
+        connection.exec_driver_sql("SELECT nextval('candles_seq_seq')")
+        raise ZeroDivisionError
+    frame = made_up(9)
+    frame.loc[2, "close_usd"] += 1
+    store(home, frame)
+    with Prices(home) as prices:
+        assert len(prices.days(BTC)) == 9
+        seqs = prices.table("candles")["seq"].to_pylist()
+        assert max(seqs) == len(seqs) + 1
+        prices.closes_at(prices.data_version(BTC, FIRST, created_at=NOW))

@@ -1,0 +1,675 @@
+"""The price database keeps what was observed, and every state of it can be read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from pandas.testing import assert_frame_equal
+
+from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
+from storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
+from storage.core.home import Home
+from storage.prices import queries as rows
+from storage.prices.price_store import Appended, Prices
+from tests.plain import Plain
+
+PROJECT = Path(__file__).parents[2]
+NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
+FIRST = date(2020, 1, 1)
+SHA = "ab" * 32
+BTC = "BTC-USD"
+
+
+def candles(closes: dict[int, float], **figures: float | None) -> pd.DataFrame:
+    """Candles of the days FIRST + key, in the order given; other figures are the close unless named."""
+    rows: list[dict[str, object]] = []
+    for offset, close in closes.items():
+        row: dict[str, object] = dict.fromkeys(FIGURES, close)
+        rows.append({"day_utc": pd.Timestamp(FIRST + timedelta(days=offset)), **row, **figures})
+    return candle_frame(rows)
+
+
+def day(offset: int) -> date:
+    return FIRST + timedelta(days=offset)
+
+
+def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: pd.DataFrame) -> Appended:
+    return prices.append(BTC, frame, source=source, observed_at=NOW, payload_sha256=SHA, **more)
+
+
+def closes(prices: Prices) -> dict[int, float]:
+    table = prices.table("closes").to_pylist()
+    return {(row["day_utc"] - FIRST).days: row["close_usd"] for row in table if row["product_id"] == BTC}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def prices(home: Home) -> Iterator[Prices]:
+    with Prices(home) as found:
+        found.start_series(BTC, "coinbase", started_at=NOW)
+        yield found
+
+
+@pytest.fixture
+def plain(prices: Prices, home: Home) -> Iterator[Plain]:
+    """Another program's connection, with none of our settings."""
+    with contextlib.closing(Plain(home)) as found:
+        yield found
+
+
+def test_it_is_used_in_a_with_statement(home: Home) -> None:
+    with pytest.raises(RuntimeError, match="with statement"):
+        Prices(home).source_of(BTC)
+
+
+def test_a_fresh_home_holds_nothing(home: Home) -> None:
+    with Prices(home) as prices:
+        assert prices.source_of(BTC) is None
+        assert prices.first_day(BTC) is None
+        assert prices.last_day(BTC) is None
+        assert prices.last_close_before(BTC, FIRST) is None
+        days = prices.days(BTC)
+        assert days.empty
+        assert days.dtype == "datetime64[s]"
+        assert prices.quarantined(BTC).empty
+        assert prices.table("closes").num_rows == prices.table("candles").num_rows == 0
+        with pytest.raises(BadDay, match="none is stored"):
+            prices.data_version(BTC, FIRST, created_at=NOW)
+
+
+def test_a_page_is_stored_in_the_order_of_its_days(prices: Prices) -> None:
+    assert put(prices, candles({4: 5.0, 0: 1.0, 2: 3.0})) == Appended(3, 0, 0, 0)
+    assert prices.first_day(BTC) == day(0)
+    assert prices.last_day(BTC) == day(4)
+    assert prices.last_close_before(BTC, day(4)) == (day(2), 3.0)
+    assert prices.last_close_before(BTC, day(0)) is None
+    assert list(prices.days(BTC)) == [pd.Timestamp(day(n)) for n in (0, 2, 4)]
+    assert list(prices.days(BTC, through=day(3))) == [pd.Timestamp(day(n)) for n in (0, 2)]
+    assert [row["close_usd"] for row in prices.table("candles").to_pylist()] == [1.0, 3.0, 5.0]
+
+
+def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}))
+    assert put(prices, candles({0: 1.0, 1: 2.0})) == Appended(0, 0, 2, 0)
+    assert put(prices, candles({0: 1.0, 1: 2.5, 2: 3.0})) == Appended(1, 1, 1, 0)
+    assert closes(prices) == {0: 1.0, 1: 2.5, 2: 3.0}
+    observed = [(row["day_utc"], row["close_usd"]) for row in prices.table("candles").to_pylist()]
+    assert observed == [(day(0), 1.0), (day(1), 2.0), (day(1), 2.5), (day(2), 3.0)]
+    # Back to the first figures: newer than the second ones, so a row of its own.
+    assert put(prices, candles({1: 2.0})) == Appended(0, 1, 0, 0)
+    assert closes(prices)[1] == 2.0
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_any_figure_makes_a_restatement_and_unknown_equals_unknown(prices: Prices, figure: str) -> None:
+    put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close_usd"})))
+    assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close_usd"}))).unchanged_days == 1
+    others = dict.fromkeys(set(FIGURES) - {"close_usd", figure})
+    assert put(prices, candles({0: 7.0 if figure == "close_usd" else 1.0}, **others)).restated_days == 1
+
+
+def test_figures_come_back_to_the_last_bit(prices: Prices) -> None:
+    figures = [0.1 + 0.2, 5e-324, 1.7976931348623157e299, 1 / 3, 0.0]
+    frame = candle_frame([{"day_utc": pd.Timestamp(FIRST), **dict(zip(FIGURES, figures, strict=True))}])
+    put(prices, frame)
+    version = prices.data_version(BTC, FIRST, created_at=NOW)
+    assert prices.closes_at(version)[FIGURES].to_numpy().tolist() == [figures]
+
+
+def test_a_volume_of_minus_nothing_is_nothing(prices: Prices) -> None:
+    put(prices, candles({0: 1.0}, volume=-0.0))
+    version = prices.data_version(BTC, FIRST, created_at=NOW)
+    assert str(prices.closes_at(version)["volume"][0]) == "0.0"
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+def test_figures_that_no_price_has_are_refused_whole(prices: Prices, figure: str, value: float) -> None:
+    frame = candles({0: 1.0, 1: 2.0})
+    frame.loc[1, figure] = value
+    fine = (figure == "volume" and value == 0) or (figure != "close_usd" and value != value)
+    if fine:
+        assert put(prices, frame).new_days == 2
+        return
+    with pytest.raises(BadInput, match=f"the candle of 2020-01-02 has {figure}"):
+        put(prices, frame)
+    assert closes(prices) == {}
+
+
+def test_a_day_twice_counts_once_or_is_refused(prices: Prices) -> None:
+    assert put(prices, pd.concat([candles({0: 1.0, 1: 2.0}), candles({0: 1.0})])).new_days == 2
+    with pytest.raises(BadInput, match="2020-01-03 came twice"):
+        put(prices, pd.concat([candles({2: 1.0}), candles({2: 2.0})]))
+
+
+def test_days_are_whole_days(prices: Prices) -> None:
+    frame = candles({0: 1.0})
+    for stamp in ("2020-01-01T07:00", "NaT"):
+        frame["day_utc"] = pd.Series([stamp]).astype("datetime64[s]")
+        with pytest.raises(BadInput, match="midnight"):
+            put(prices, frame)
+
+
+def test_an_empty_page_is_a_page(prices: Prices) -> None:
+    assert put(prices, candle_frame()) == Appended(0, 0, 0, 0)
+
+
+def test_times_need_a_zone(prices: Prices) -> None:
+    naive = NOW.replace(tzinfo=None)
+    with pytest.raises(BadInput, match="zone"):
+        prices.append(BTC, candles({0: 1.0}), source="coinbase", observed_at=naive, payload_sha256=SHA)
+
+
+@pytest.mark.parametrize("product", ["btc-usd", "BTCUSD", "../X-Y", "BTC-USD\n"])
+def test_malformed_products_do_not_enter(prices: Prices, product: str) -> None:
+    with pytest.raises(BadProduct):
+        prices.start_series(product, "csv", started_at=NOW)
+    with pytest.raises(BadProduct):
+        prices.append(product, candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+    with pytest.raises(BadProduct):
+        prices.data_version(product, FIRST, created_at=NOW)
+
+
+def test_products_do_not_meet(prices: Prices) -> None:
+    put(prices, candles({0: 1.0}))
+    prices.start_series("ETH-USD", "csv", started_at=NOW)
+    other = candles({0: 9.0, 1: 9.0})
+    prices.append("ETH-USD", other, source="csv", observed_at=NOW, payload_sha256=SHA)
+    assert closes(prices) == {0: 1.0}
+    assert prices.last_day(BTC) == day(0)
+    assert prices.last_day("ETH-USD") == day(1)
+
+
+# Sources
+
+
+def test_a_second_source_is_refused_with_all_that_is_needed_to_decide(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}))
+    put(prices, candles({1: 2.5}))
+    prices.start_series(BTC, "coinbase", started_at=NOW)
+    with pytest.raises(SourceMismatch) as error:
+        prices.start_series(BTC, "csv", started_at=NOW)
+    for word in ("2 days", "coinbase", "csv", "--replace-source"):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(SourceMismatch, match=r"coinbase.*csv"):
+        put(prices, candles({2: 3.0}), source="csv")
+    assert prices.source_of(BTC) == "coinbase"
+    assert closes(prices) == {0: 1.0, 1: 2.5}
+
+
+def test_a_product_without_a_series_takes_no_candles(home: Home) -> None:
+    with Prices(home) as prices, pytest.raises(SourceMismatch, match="no series yet"):
+        put(prices, candles({0: 1.0}))
+
+
+def test_a_replaced_source_starts_over_and_the_old_rows_stay(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}))
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    assert prices.source_of(BTC) == "csv"
+    assert prices.last_day(BTC) is None
+    assert closes(prices) == {}
+    assert put(prices, candles({1: 2.0}), source="csv") == Appended(1, 0, 0, 0)
+    assert closes(prices) == {1: 2.0}
+    # The first source again is a third series: nothing of the first one comes back by itself.
+    prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
+    assert closes(prices) == {}
+    assert put(prices, candles({0: 1.0})) == Appended(1, 0, 0, 0)
+    assert prices.table("candles").num_rows == 4
+
+
+# Data versions
+
+
+def test_a_version_is_read_again_whatever_came_since(prices: Prices) -> None:
+    put(prices, candles({1: 1.0, 2: 2.0, 4: 4.0}, open_usd=None))
+    name = prices.data_version(BTC, day(4), created_at=NOW)
+    assert name.startswith("BTC-USD@3:")
+    then = prices.closes_at(name)
+    assert_frame_equal(then, candles({1: 1.0, 2: 2.0, 4: 4.0}, open_usd=None))
+    put(prices, candles({2: 2.5}, open_usd=None))  # a restatement
+    put(prices, candles({0: 0.5, 3: 3.0}, open_usd=None))  # earlier days, found late
+    later = prices.data_version(BTC, day(4), created_at=NOW)
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    put(prices, candles({1: 9.0, 2: 9.0, 3: 9.0}), source="csv")
+    replaced = prices.data_version(BTC, day(4), created_at=NOW)
+    assert_frame_equal(prices.closes_at(name), then)
+    assert prices.closes_at(later)["close_usd"].tolist() == [0.5, 1.0, 2.5, 3.0, 4.0]
+    assert prices.closes_at(replaced)["close_usd"].tolist() == [9.0, 9.0, 9.0]
+
+
+def test_a_version_is_of_the_series_it_was_named_in(prices: Prices) -> None:
+    put(prices, candles({0: 10.0, 1: 11.0}))
+    old = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.series_of(old) == "coinbase@0"
+    put(prices, candles({1: 12.0, 2: 13.0}))
+    restated = prices.data_version(BTC, day(2), created_at=NOW)
+    assert prices.series_of(restated) == "coinbase@0"
+    prices.start_series("ETH-USD", "csv", started_at=NOW)
+    prices.append("ETH-USD", candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    put(prices, candles({0: 10.0, 1: 11.0}), "csv")
+    new = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.series_of(new) == "csv@5"
+    prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
+    put(prices, candles({0: 10.0}))
+    again = prices.data_version(BTC, day(0), created_at=NOW)
+    assert prices.series_of(again) == "coinbase@7"  # the same source, and not the same series
+    assert [prices.series_of(name) for name in (old, restated, new)] == ["coinbase@0", "coinbase@0", "csv@5"]
+    other = prices.data_version("ETH-USD", day(0), created_at=NOW)
+    assert prices.series_of(other) == "csv@4"
+
+
+@pytest.mark.parametrize("name", ["", "BTC-USD@1:ab", "BTC-USD", "x" * 500])
+def test_an_unknown_version_has_no_series(prices: Prices, name: str) -> None:
+    put(prices, candles({0: 10.0}))
+    prices.data_version(BTC, day(0), created_at=NOW)
+    with pytest.raises(BadInput, match="no data version") as error:
+        prices.series_of(name)
+    assert len(str(error.value)) < 300
+
+
+def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: Plain) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}))
+    name = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.data_version(BTC, day(1), created_at=NOW + timedelta(1)) == name
+    assert prices.data_version(BTC, day(9), created_at=NOW) == name
+    put(prices, candles({2: 3.0}))
+    assert prices.data_version(BTC, day(1), created_at=NOW) == name
+    row = plain.execute("SELECT * FROM data_versions").fetchall()
+    sha256 = name.partition(":")[2]
+    assert row == [(name, BTC, 2, "2020-01-02", 2, sha256, "2020-01-31T00:15:00+00:00")]
+
+
+def test_the_digest_is_over_the_canonical_rows(prices: Prices) -> None:
+    put(prices, candles({0: 0.1, 1: 7000.0}, open_usd=None, volume=0.0))
+    rows = b"2020-01-01,,0.1,0.1,0.1,0.0\n2020-01-02,,7000.0,7000.0,7000.0,0.0\n"
+    name = prices.data_version(BTC, day(1), created_at=NOW)
+    assert name == f"BTC-USD@2:{hashlib.sha256(rows).hexdigest()}"
+
+
+def test_versions_need_a_close(prices: Prices) -> None:
+    put(prices, candles({5: 1.0}))
+    with pytest.raises(BadDay, match="the first stored day is 2020-01-06"):
+        prices.data_version(BTC, day(4), created_at=NOW)
+
+
+@pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "' OR 1=1 --"])
+def test_an_unknown_version_is_bad_input(prices: Prices, name: str) -> None:
+    with pytest.raises(BadInput, match="no data version"):
+        prices.closes_at(name)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE candles SET close_usd = 2.0000000000000004 WHERE seq = 2",
+        "UPDATE candles SET volume = NULL WHERE seq = 1",
+        "DELETE FROM candles WHERE seq = 1",
+        "DELETE FROM candles",
+        "UPDATE data_versions SET through_day_utc = '2020-01-01'",
+        "UPDATE data_versions SET seq = 1",
+        "DELETE FROM series",
+    ],
+)
+def test_tampering_is_found(prices: Prices, plain: Plain, tampering: str) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}))
+    name = prices.data_version(BTC, day(1), created_at=NOW)
+    plain.drop_triggers()
+    prices.closes_at(name)
+    plain.execute(tampering)
+    with pytest.raises(Damaged) as error:
+        prices.closes_at(name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# What was set aside
+
+
+def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
+    rows: list[dict[str, object]] = [
+        {"day_utc": "2020-01-02", "raw": "[1]", "reason": "a jump of more than 3"},
+        {"day_utc": None, "raw": "[?]", "reason": "no day"},
+        {"day_utc": "2020-02-30", "raw": "[30]", "reason": "no such day"},
+    ]
+    page = candles({0: 1.0})
+    assert put(prices, page, set_aside=rejected_frame(rows)) == Appended(1, 0, 0, 3)
+    assert put(prices, page, set_aside=rejected_frame(rows)) == Appended(0, 0, 1, 0)
+    more: list[dict[str, object]] = [*rows, {"day_utc": None, "raw": "[??]", "reason": "no day"}]
+    assert put(prices, page, set_aside=rejected_frame(more)).set_aside == 1
+    found = prices.quarantined(BTC)
+    assert found["raw"].tolist() == ["[1]", "[?]", "[30]", "[??]"]
+    assert found["day_utc"].tolist() == ["2020-01-02", None, None, None]
+    assert found["source"].unique().tolist() == ["coinbase"]
+    assert prices.quarantined("ETH-USD").empty
+    assert closes(prices) == {0: 1.0}
+
+
+def test_a_page_is_all_or_nothing(prices: Prices) -> None:
+    bad = rejected_frame([{"day_utc": "2020-01-02", "raw": "[1]", "reason": None}])
+    with pytest.raises(BadInput, match="refuses a row"):
+        put(prices, candles({0: 1.0}), set_aside=bad)
+    assert closes(prices) == {}
+
+
+# The tables themselves
+
+
+@pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions"])
+def test_tables_are_strict_and_only_added_to(prices: Prices, plain: Plain, table: str) -> None:
+    aside = rejected_frame([{"day_utc": None, "raw": "[?]", "reason": "no day"}])
+    put(prices, candles({0: 1.0}), set_aside=aside)
+    prices.data_version(BTC, day(0), created_at=NOW)
+    everything = f"SELECT * FROM {table}"  # noqa: S608
+    before = plain.execute(everything).fetchall()
+    assert before
+    for change in (f"UPDATE {table} SET product_id = 'X-Y'", f"DELETE FROM {table}"):  # noqa: S608
+        with pytest.raises(plain.refused, match="append-only"):
+            plain.execute(change)
+    assert plain.execute(everything).fetchall() == before
+    if plain.is_sqlite:
+        strict = "SELECT strict FROM pragma_table_list WHERE name = ?"
+        assert plain.execute(strict, (table,)).fetchone() == (1,)
+
+
+GOOD = ("BTC-USD", "2020-01-01", 1.0, 1.0, 1.0, 1.0, 1.0, "csv", "2020-01-01T00:00:00+00:00", SHA)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(
+            (0, bad)
+            for bad in ("btc-usd", "BTCUSD", "-USD", "BTC-", "A-B-C", "BTC-USD'", "B" * 30 + "-USD", None)
+        ),
+        *((1, bad) for bad in ("2020-1-1", "2020-02-30", "2020-01-01T00:00", "01/01/2020", "", None)),
+        *((place, bad) for place in (2, 3, 4, 5) for bad in (0.0, -1.0, float("inf"), "dear")),
+        (5, None),
+        *((6, bad) for bad in (-1.0, float("inf"), "much")),
+        (7, None),
+    ],
+)
+def test_the_table_itself_refuses(plain: Plain, column: int, value: object) -> None:
+    insert = (
+        "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume, source,"
+        " observed_at, payload_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    )
+    row: list[object] = [*GOOD]
+    row[column] = value
+    with pytest.raises(plain.refused):
+        plain.execute(insert, row)
+    plain.execute(insert, GOOD)
+
+
+@pytest.mark.sqlite
+def test_no_question_reads_the_whole_table(prices: Prices, plain: Plain) -> None:
+    questions = [
+        "SELECT * FROM closes WHERE product_id = 'BTC-USD' AND day_utc >= '2020-01-01' ORDER BY day_utc DESC",
+        "SELECT max(seq) FROM candles WHERE product_id = 'BTC-USD' AND day_utc = '2020-01-01'",
+    ]
+    for question in questions:
+        plan = [step[3] for step in plain.execute(f"EXPLAIN QUERY PLAN {question}")]
+        assert not [step for step in plan if step.startswith("SCAN c")], plan
+
+
+def test_tables_for_queries_are_typed(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0}, volume=None))
+    for table in (prices.table("candles"), prices.table("closes")):
+        kinds = {field.name: field.type for field in table.schema}
+        assert kinds["day_utc"] == pa.date32()
+        assert kinds["close_usd"] == kinds["volume"] == pa.float64()
+        assert kinds["seq"] == pa.int64()
+        assert kinds["observed_at"] == pa.timestamp("us", tz="UTC")
+        first = table.to_pylist()[0]
+        assert (first["day_utc"], first["volume"], first["observed_at"]) == (day(0), None, NOW)
+
+
+def test_rows_come_and_go_in_small_pieces(
+    home: Home, prices: Prices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "PIECE", 7)
+    given = candles({n: n + 1.0 for n in range(51)})
+    sizes: list[int] = []
+
+    def note(_c: object, _cursor: object, statement: str, parameters: list[object], *_: object) -> None:
+        sizes.extend([len(parameters)] if "INTO candles" in statement else [])
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        put(prices, given)
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+    assert sizes == [7] * 7 + [2]
+    # Two rows of a day in two pieces, and three days over the end of one.
+    put(prices, candles({n: n + 1.5 for n in (5, 6, 7, 20, 27)}))
+    given.loc[[5, 6, 7, 20, 27], FIGURES] += 0.5
+    with Prices(home) as again:
+        name = again.data_version(BTC, day(60), created_at=NOW)
+        assert_frame_equal(again.closes_at(name), given)
+        assert again.days(BTC, through=day(30)).tolist() == given["day_utc"].tolist()[:31]
+        assert put(again, given) == Appended(0, 0, 51, 0)
+
+
+def test_what_was_stored_whole_is_not_trusted_after_others_wrote(home: Home, prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0, 2: 3.0}))
+    first = prices.data_version(BTC, day(1), created_at=NOW)
+    assert prices.days(BTC, through=day(1)).tolist() == [pd.Timestamp(day(n)) for n in range(2)]
+    with Prices(home) as other:
+        assert other.data_version(BTC, day(1), created_at=NOW) == first
+        put(other, candles({1: 2.5, 3: 4.0}))
+        second = other.data_version(BTC, day(9), created_at=NOW)
+    assert prices.data_version(BTC, day(9), created_at=NOW) == second
+    assert len(prices.days(BTC)) == 4
+    put(prices, candles({0: 1.5}))
+    with Prices(home) as other:
+        third = other.data_version(BTC, day(9), created_at=NOW)
+    assert prices.data_version(BTC, day(9), created_at=NOW) == third
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    assert prices.days(BTC).empty
+    put(prices, candles({7: 9.0}), source="csv")
+    assert prices.days(BTC).tolist() == [pd.Timestamp(day(7))]
+
+
+def test_set_aside_days_that_the_calendar_does_not_have(prices: Prices) -> None:
+    rejected = rejected_frame(
+        [{"day_utc": text, "raw": "{}", "reason": str(text)} for text in ("0200-01-01", "0000-01-01", None)]
+    )
+    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 3
+    assert prices.quarantined(BTC)["day_utc"].isna().all()
+    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 0
+
+
+# Many at once, and the sudden end
+
+PREAMBLE = """
+import sys, time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+import pandas as pd
+from storage.core.candle_schema import FIGURES, candle_frame
+from storage.core.home import Home
+from storage.prices.price_store import Prices
+NOW = datetime(2020, 1, 31, tzinfo=UTC)
+def page(start, count):
+    days = pd.date_range(date(2020, 1, 1) + timedelta(start), periods=count).astype("datetime64[s]")
+    figures = [float(start + n + 1) for n in range(count)]
+    return candle_frame({"day_utc": days, **dict.fromkeys(FIGURES, figures)})
+def put(prices, start, count):
+    prices.append("BTC-USD", page(start, count), source="coinbase", observed_at=NOW, payload_sha256="00" * 32)
+home = Home(Path(sys.argv[1]), sys.argv[2] or None)
+"""
+MANY = (
+    PREAMBLE
+    + """
+print("ready", flush=True)
+sys.stdin.read()
+with Prices(home) as prices:
+    prices.start_series("BTC-USD", "coinbase", started_at=NOW)
+    for start in range(0, 100, 10):
+        put(prices, start, 15)
+"""
+)
+ENDLESS = (
+    PREAMBLE
+    + """
+with Prices(home) as prices:
+    prices.start_series("BTC-USD", "coinbase", started_at=NOW)
+    for start in range(0, 10_000_000, 10):
+        put(prices, start, 10)
+        print(start, flush=True)
+"""
+)
+
+
+def child(code: str, home: Home) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, str(home.root), home.database_url or ""],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_start_at_once_on_a_fresh_home_lose_and_double_nothing(home: Home) -> None:
+    crowd = [child(MANY, home) for _ in range(10)]
+    for one in crowd:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in crowd:
+        assert one.stdin is not None
+        one.stdin.close()
+    for one in crowd:
+        assert one.stdout is not None
+        one.stdout.close()
+        assert one.wait(60) == 0
+    with Prices(home) as prices:
+        table = prices.table("candles").to_pylist()
+    assert [(row["day_utc"] - FIRST).days for row in table] == list(range(105))
+    assert [row["close_usd"] for row in table] == [float(n + 1) for n in range(105)]
+
+
+def test_threads_may_share_it(prices: Prices) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(
+            pool.map(lambda start: put(prices, candles({start + n: 1.0 for n in range(5)})), range(20))
+        )
+    assert sum(page.new_days for page in done) == 24
+    assert prices.table("candles").num_rows == 24
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_writer_leaves_whole_pages(home: Home, seed: int) -> None:
+    with child(ENDLESS, home) as writer:
+        assert writer.stdout is not None
+        for _ in range(5):
+            writer.stdout.readline()
+        time.sleep(random.Random(seed).uniform(0, 0.05))  # noqa: S311
+        writer.send_signal(signal.SIGKILL)
+        said = writer.stdout.read().split()
+    with Prices(home) as prices:
+        offsets = list(closes(prices))
+        assert offsets == list(range(len(offsets)))
+        assert len(offsets) % 10 == 0
+        assert len(offsets) >= 50 + 10 * len(said)  # what was said to be stored is stored
+        put(prices, candles({len(offsets): 1.0}))
+    with contextlib.closing(Plain(home)) as plain:
+        assert not plain.is_sqlite or plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+# Against a dictionary
+
+OFFSETS = st.integers(0, 6)
+PRICES = st.sampled_from([1.0, 1.5, 2.0])
+OPENS = st.sampled_from([None, 1.0, 2.0])
+
+
+class PricesAgainstADictionary(RuleBasedStateMachine):
+    """Whatever is appended, restated, replaced: closes are the newest, versions are what they were."""
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.prices = Prices(Home(Path(self.folder.name))).__enter__()
+        self.source = "coinbase"
+        self.prices.start_series(BTC, self.source, started_at=NOW)
+        self.model: dict[int, tuple[float, float | None]] = {}
+        self.rows = 0
+        self.versions: dict[str, dict[int, tuple[float, float | None]]] = {}
+
+    @rule(page=st.dictionaries(OFFSETS, st.tuples(PRICES, OPENS), max_size=5))
+    def append(self, page: dict[int, tuple[float, float | None]]) -> None:
+        frames = [candles({offset: close}, open_usd=opening) for offset, (close, opening) in page.items()]
+        done = put(self.prices, pd.concat(frames) if frames else candle_frame(), self.source)
+        new = sum(offset not in self.model for offset in page)
+        same = sum(self.model.get(offset) == figures for offset, figures in page.items())
+        assert done == Appended(new, len(page) - new - same, same, 0)
+        self.rows += len(page) - same
+        self.model |= page
+
+    @rule()
+    def replace_source(self) -> None:
+        self.source = "csv" if self.source == "coinbase" else "coinbase"
+        self.prices.start_series(BTC, self.source, started_at=NOW, replace=True)
+        self.model = {}
+
+    @rule(offset=OFFSETS)
+    def name_a_version(self, offset: int) -> None:
+        held = {known: figures for known, figures in self.model.items() if known <= offset}
+        if held:
+            name = self.prices.data_version(BTC, day(offset), created_at=NOW)
+            assert self.versions.setdefault(name, held) == held
+        else:
+            with pytest.raises(BadDay):
+                self.prices.data_version(BTC, day(offset), created_at=NOW)
+
+    @invariant()
+    def closes_are_the_newest(self) -> None:
+        assert closes(self.prices) == {offset: close for offset, (close, _) in self.model.items()}
+        assert self.prices.table("candles").num_rows == self.rows
+        last = max(self.model, default=None)
+        assert self.prices.last_day(BTC) == (None if last is None else day(last))
+
+    @invariant()
+    def versions_are_what_they_were(self) -> None:
+        for name, held in self.versions.items():
+            frame = self.prices.closes_at(name)
+            found = {
+                (stamp.date() - FIRST).days: (close, None if opening != opening else opening)
+                for stamp, close, opening in zip(
+                    frame["day_utc"], frame["close_usd"], frame["open_usd"], strict=True
+                )
+            }
+            assert found == held
+
+    def teardown(self) -> None:
+        if hasattr(self, "prices"):
+            self.prices.__exit__(None, None, None)
+            self.folder.cleanup()
+
+
+TestPricesAgainstADictionary = PricesAgainstADictionary.TestCase
+TestPricesAgainstADictionary.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)

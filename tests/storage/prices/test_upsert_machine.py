@@ -1,0 +1,167 @@
+"""The price database against a plain dictionary: whatever comes in whatever order, both hold the same."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
+from storage.core.errors import SourceMismatch
+from storage.core.home import Home
+from storage.prices.price_store import Prices
+from tests.helpers import FIRST, NOW, SHA
+
+PRODUCTS = ("BTC-USD", "ETH-USD")
+SOURCES = ("csv", "coinbase")
+MORE = int(os.environ.get("SOAK", "1"))
+PRICES = st.sampled_from([1.0, 2.5, 3.0, 1e-6, 7999.99])
+DAYS = st.dictionaries(st.integers(0, 12), st.tuples(PRICES, st.sampled_from([0.0, 1.5, None])), max_size=8)
+Figures = tuple[float | None, ...]
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def page(days: dict[int, tuple[float, float | None]]) -> pd.DataFrame:
+    rows: list[dict[str, object]] = [
+        {
+            "day_utc": pd.Timestamp(day(number)),
+            "open_usd": None,
+            "high_usd": price + 1,
+            "low_usd": price / 2,
+            "close_usd": price,
+            "volume": volume,
+        }
+        for number, (price, volume) in days.items()
+    ]
+    return candle_frame(rows)
+
+
+def figures_of(price: float, volume: float | None) -> Figures:
+    return (None, price + 1, price / 2, price, volume)
+
+
+class Upserts(RuleBasedStateMachine):
+    """What is appended, restated, replaced, set aside and asked for again, beside a model of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.home = Home(Path(self.folder.name))
+        # Of each product: its source, its closes by day, and every observation since the first.
+        self.source: dict[str, str] = {}
+        self.closes: dict[str, dict[int, Figures]] = {}
+        self.observed = 0
+        self.aside: set[tuple[str, str]] = set()
+        # Every data version that was ever named, with the closes that it stood for.
+        self.named: dict[str, list[tuple[date, Figures]]] = {}
+
+    @initialize()
+    def open(self) -> None:
+        self.prices = Prices(self.home).__enter__()
+
+    def teardown(self) -> None:
+        if hasattr(self, "prices"):
+            self.prices.__exit__()
+        self.folder.cleanup()
+
+    @rule()
+    def opened_again(self) -> None:
+        self.prices.__exit__()
+        self.prices = Prices(self.home).__enter__()
+
+    @rule(product=st.sampled_from(PRODUCTS), source=st.sampled_from(SOURCES), replace=st.booleans())
+    def series_started(self, product: str, source: str, replace: bool) -> None:
+        known = self.source.get(product)
+        if known in (None, source) or replace:
+            self.prices.start_series(product, source, started_at=NOW, replace=replace)
+            if known != source:
+                self.source[product], self.closes[product] = source, {}
+            return
+        try:
+            self.prices.start_series(product, source, started_at=NOW)
+        except SourceMismatch:
+            return
+        raise AssertionError("two sources met")
+
+    @precondition(lambda self: self.source)
+    @rule(product=st.sampled_from(PRODUCTS), days=DAYS, rejected=st.lists(st.sampled_from("abc"), max_size=2))
+    def page_came(
+        self, product: str, days: dict[int, tuple[float, float | None]], rejected: list[str]
+    ) -> None:
+        if product not in self.source:
+            return
+        aside = rejected_frame([{"day_utc": None, "raw": raw, "reason": "no"} for raw in rejected])
+        found = self.prices.append(
+            product,
+            page(days),
+            source=self.source[product],
+            observed_at=NOW,
+            payload_sha256=SHA,
+            set_aside=aside,
+        )
+        known = self.closes[product]
+        came = {number: figures_of(*given) for number, given in days.items()}
+        new = {number for number in came if number not in known}
+        restated = {number for number in came if number in known and known[number] != came[number]}
+        assert (found.new_days, found.restated_days) == (len(new), len(restated))
+        assert found.unchanged_days == len(came) - len(new) - len(restated)
+        self.observed += len(new) + len(restated)
+        known.update(came)
+        self.aside |= {(product, raw) for raw in rejected}
+
+    @rule(product=st.sampled_from(PRODUCTS), through=st.integers(0, 14))
+    def version_named(self, product: str, through: int) -> None:
+        rows = self.rows(product, through)
+        if rows:
+            name = self.prices.data_version(product, day(through), created_at=NOW)
+            assert self.named.setdefault(name, rows) == rows
+
+    def rows(self, product: str, through: int) -> list[tuple[date, Figures]]:
+        known = sorted(self.closes.get(product, {}).items())
+        return [(day(number), figures) for number, figures in known if number <= through]
+
+    @invariant()
+    def both_hold_the_same(self) -> None:
+        if not hasattr(self, "prices"):
+            return
+        table = self.prices.table("closes").to_pylist()
+        for product in PRODUCTS:
+            ours = [row for row in table if row["product_id"] == product]
+            assert [(row["day_utc"], _figures(row)) for row in ours] == self.rows(product, 99)
+            assert self.prices.source_of(product) == self.source.get(product)
+            known = self.closes.get(product)
+            assert self.prices.first_day(product) == (day(min(known)) if known else None)
+            assert self.prices.last_day(product) == (day(max(known)) if known else None)
+            raws = set(self.prices.quarantined(product)["raw"])
+            assert raws == {raw for name, raw in self.aside if name == product}
+        assert self.prices.table("candles").num_rows == self.observed
+
+    @invariant()
+    def every_version_ever_named_is_read_again(self) -> None:
+        for name, rows in self.named.items():
+            frame = self.prices.closes_at(name)
+            found = [
+                (stamp.date(), tuple(None if pd.isna(figure) else float(figure) for figure in figures))
+                for stamp, *figures in frame.itertuples(index=False, name=None)
+            ]
+            assert found == rows, name
+
+
+def _figures(row: dict[str, Any]) -> Figures:
+    return tuple(row[name] for name in FIGURES)
+
+
+TestUpserts = Upserts.TestCase
+TestUpserts.settings = settings(
+    max_examples=12 * MORE, stateful_step_count=25, deadline=None, derandomize=MORE == 1, database=None
+)

@@ -1,0 +1,220 @@
+"""Links inside a home that lead out of it: nothing outside is written, read as ours, or taken away."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from storage.backup.backup import back_up
+from storage.backup.restore import restore
+from storage.core.errors import Damaged, HomeUnusable
+from storage.core.files import keep_raw, write_atomic
+from storage.core.home import Home
+from storage.locks.locks import product_lock
+from storage.models.backtest_cache import Folds
+from storage.models.registry import Models
+from storage.tables.predictions import Predictions
+from storage.tables.scores import Scores
+from storage.upkeep.compaction import stray_bundles, tidy
+from tasks.upkeep.pruning import prune_home
+from tasks.upkeep.verify import verify_home
+from tests.calibrated import CODE, MADE, Runs
+from tests.helpers import BTC
+from tests.lived import key_of, lived_runs
+
+LONG_AGO = (datetime.now(UTC) - timedelta(days=400)).timestamp()
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """Somebody's folder, whose files are as old as a vacuum likes them."""
+    folder = tmp_path / "outside"
+    (folder / "2019").mkdir(parents=True)
+    for path in (folder / "letter.txt", folder / "2019" / "picture.parquet"):
+        path.write_text("precious")
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
+    return lived_runs(tmp_path_factory, tmp_path / "home")
+
+
+def whole(outside: Path) -> None:
+    found = sorted(path.relative_to(outside).as_posix() for path in outside.rglob("*"))
+    assert found == ["2019", "2019/picture.parquet", "letter.txt"]
+    assert {path.read_text() for path in outside.rglob("*") if path.is_file()} == {"precious"}
+
+
+def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> None:
+    """As somebody makes them who has a bigger disk."""
+    for name in ("models", "predictions"):
+        (runs.home.root / name).rename(tmp_path / name)
+        (runs.home.root / name).symlink_to(tmp_path / name)
+    (tmp_path / "link").symlink_to(runs.home.root)
+    linked = Runs(Home(tmp_path / "link"), runs.recipe)
+    linked.score(MADE + 4)
+    row = linked.publish(MADE + 4, key_of(linked, MADE + 4), linked.choose(MADE + 4).version)
+    assert row["point_usd"] > 0
+    assert tidy(linked.home, "predictions")
+    assert verify_home(linked.home).wrong == []
+    back_up(linked.home, tmp_path / "backup.tar")
+    restore(tmp_path / "backup.tar", Home(tmp_path / "again"))
+    assert verify_home(Home(tmp_path / "again")) == verify_home(linked.home)
+
+
+def test_pruning_takes_nothing_away_behind_a_link(runs: Runs, outside: Path) -> None:
+    (runs.home.models / "closecast.ETH-USD.article").symlink_to(outside)
+    (runs.home.models / f"closecast.{BTC}.calibrated" / "0123").symlink_to(outside)
+    runs.home.folds.mkdir()
+    (runs.home.folds / "abc").symlink_to(outside)
+    assert stray_bundles(runs.home, BTC, "calibrated") == []
+    assert prune_home(runs.home, moment=datetime.now(UTC)) == []
+    whole(outside)
+
+
+def test_a_vacuum_does_not_go_through_a_link(runs: Runs, outside: Path) -> None:
+    (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
+    with pytest.raises(HomeUnusable, match="ETH-USD is a link"):
+        tidy(runs.home, "scores")
+    whole(outside)
+
+
+def test_no_row_is_written_through_a_link(runs: Runs, outside: Path) -> None:
+    (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
+    row = Scores(runs.home).read().to_pylist()[0]
+    with pytest.raises(HomeUnusable, match="is a link"):
+        Scores(runs.home).add([row | {"product_id": "ETH-USD"}])
+    whole(outside)
+
+
+def test_no_model_is_written_through_a_link(runs: Runs, outside: Path) -> None:
+    (outside / ".draft-mine").mkdir()
+    (runs.home.models / "closecast.ETH-USD.article").symlink_to(outside)
+    with pytest.raises(HomeUnusable, match="is a link"), Models(runs.home).draft("ETH-USD", "article"):
+        pass
+    (outside / ".draft-mine").rmdir()
+    whole(outside)
+
+
+def test_a_draft_that_is_a_link_is_not_swept(runs: Runs, outside: Path) -> None:
+    (runs.home.models / f"closecast.{BTC}.calibrated" / ".draft-1").symlink_to(outside)
+    with pytest.raises(HomeUnusable, match="is a link"), Models(runs.home).draft(BTC, "calibrated"):
+        pass
+    runs.home.folds.mkdir()
+    folds = Folds(runs.home, "abc")
+    folds.folder.mkdir()
+    (folds.folder / ".draft-2").symlink_to(outside)
+    folds.sweep()
+    whole(outside)
+
+
+def test_a_bundle_or_a_file_of_it_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Path) -> None:
+    """Its hash is right at this moment; what it leads to may be another the next."""
+    from tasks.upkeep.reproduce import reproduce_forecast
+
+    name = key_of(runs, MADE)
+    weights = next(runs.home.models.rglob("member-1.weights.h5"))
+    weights.rename(tmp_path / "weights")
+    weights.symlink_to(tmp_path / "weights")
+    with pytest.raises(Damaged, match=r"member-1\.weights\.h5 is a link"):
+        reproduce_forecast(runs.home, name, code_version=CODE)
+    assert any("is a link" in line for line in verify_home(runs.home).wrong)
+    weights.unlink()
+    (tmp_path / "weights").rename(weights)
+    bundle = weights.parent
+    bundle.rename(tmp_path / "bundle")
+    bundle.symlink_to(tmp_path / "bundle")
+    with pytest.raises(Damaged, match="is a link"):
+        reproduce_forecast(runs.home, name, code_version=CODE)
+
+
+def test_an_answer_is_not_kept_through_a_link(tmp_path: Path, outside: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    sha256 = keep_raw(home, b"[]")
+    path = home.raw / sha256[:2] / f"{sha256}.json.gz"
+    path.unlink()
+    path.symlink_to(outside / "letter.txt")
+    with pytest.raises(HomeUnusable, match="is a link"):
+        keep_raw(home, b"[]")
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.symlink_to(outside)
+    with pytest.raises(HomeUnusable, match="is a link"):
+        keep_raw(home, b"[]")
+    whole(outside)
+
+
+def test_a_file_is_put_in_the_place_of_a_link(tmp_path: Path, outside: Path) -> None:
+    link = tmp_path / "state.json"
+    link.symlink_to(outside / "letter.txt")
+    write_atomic(link, b"ours")
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"ours"
+    whole(outside)
+
+
+def test_a_lock_is_not_taken_on_somebody_elses_file(tmp_path: Path, outside: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    (home.locks / "BTC-USD.lock").symlink_to(outside / "letter.txt")
+    with pytest.raises(HomeUnusable, match="the lock file") as error, product_lock(home, BTC):
+        pass
+    assert "\n" not in str(error.value)
+    whole(outside)
+
+
+def linked(path: Path, outside: Path) -> None:
+    """A link in the place of a file or folder, to the very same outside of the home."""
+    path.rename(outside / path.name)
+    path.symlink_to(outside / path.name)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "predictions/product_id=*/*.parquet",
+        "predictions/product_id=*",
+        "predictions/_delta_log",
+        "predictions/_delta_log/*0.json",
+        "predictions/_sha256sums",
+        "models/closecast.*",
+        "models/closecast.*/[!.]*",
+        "models/closecast.*/[!.]*/*.h5",
+    ],
+)
+def test_a_backup_holds_nothing_of_what_a_link_leads_to(runs: Runs, tmp_path: Path, where: str) -> None:
+    (tmp_path / "secret").mkdir()
+    linked(next(runs.home.root.glob(where)), tmp_path / "secret")
+    with pytest.raises(HomeUnusable, match="is a link") as error:
+        back_up(runs.home, tmp_path / "backup.tar")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "secret"]
+
+
+def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
+    part = next(runs.home.predictions.rglob("*.parquet"))
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(HomeUnusable, match="it is none"):
+        back_up(runs.home, tmp_path / "backup.tar")
+
+
+@pytest.mark.parametrize("way", ["../..", "file://{}"])
+def test_a_backup_holds_nothing_of_what_a_table_names_outside_of_it(
+    runs: Runs, tmp_path: Path, way: str
+) -> None:
+    log = runs.home.root / "predictions" / "_delta_log"
+    part = next(runs.home.predictions.rglob("*.parquet"))
+    part.rename(tmp_path / part.name)
+    for entry in log.glob("*.json"):
+        text = entry.read_text(encoding="utf-8")
+        entry.write_text(text.replace(f"product_id={BTC}/{part.name}", f"{way.format(tmp_path)}/{part.name}"))
+    with pytest.raises(Damaged, match=r"predictions.*(is missing|not in it)"):
+        back_up(runs.home, tmp_path / "backup.tar")
+    with pytest.raises((Damaged, FileNotFoundError)):  # nor is it read
+        Predictions(runs.home).read()

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.core.errors import NotEnoughHistory
+from tasks.features.windows import (
+    DAY,
+    Windows,
+    make_windows,
+    make_windows_between_holes,
+    newest_window,
+    unbroken_runs,
+)
+from tests.helpers import FIRST
+
+lookbacks, horizons = st.integers(1, 6), st.integers(1, 3)
+
+
+@st.composite
+def broken_series(draw: st.DrawFn) -> tuple[pd.Series, np.ndarray]:
+    """Rising days with holes, and for each the figure that is its number since FIRST."""
+    steps = draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 2, 12]), max_size=60))
+    numbers = np.cumsum([0, *steps])
+    days = pd.Series([pd.Timestamp(FIRST + timedelta(days=int(n))) for n in numbers], dtype="datetime64[s]")
+    return days, numbers.astype(np.float64)
+
+
+def cut(days: pd.Series, figures: np.ndarray, lookback: int, horizon: int) -> Windows | None:
+    try:
+        return make_windows_between_holes(days, figures, lookback=lookback, horizon=horizon)
+    except NotEnoughHistory:
+        return None
+
+
+def test_the_windows_of_a_short_series_by_hand() -> None:
+    windows = make_windows(np.arange(5.0), lookback=2, horizon=2)
+    assert windows.inputs[..., 0].tolist() == [[0, 1], [1, 2]]
+    assert windows.targets.tolist() == [[2, 3], [3, 4]]
+    assert windows.target_rows.tolist() == [2, 3]
+    assert (windows.inputs.shape, len(windows)) == ((2, 2, 1), 2)
+
+
+@given(lookbacks, horizons, st.integers(0, 40))
+def test_every_window_of_an_unbroken_series(lookback: int, horizon: int, days: int) -> None:
+    figures = np.arange(float(days))
+    if days < lookback + horizon:
+        with pytest.raises(NotEnoughHistory, match=f"need {lookback + horizon} unbroken days, found {days}:"):
+            make_windows(figures, lookback=lookback, horizon=horizon)
+        return
+    windows = make_windows(figures, lookback=lookback, horizon=horizon)
+    assert len(windows) == days - lookback - horizon + 1
+    whole = np.concatenate([windows.inputs[..., 0], windows.targets], axis=1)
+    assert (np.diff(whole, axis=1) == 1).all()
+    assert (windows.targets[:, 0] == windows.target_rows).all()
+    assert windows.inputs[0, 0, 0] == 0
+    assert windows.targets[-1, -1] == days - 1
+
+
+def test_windows_are_copies() -> None:
+    figures = np.arange(9.0)
+    windows = make_windows(figures, lookback=3, horizon=1)
+    figures[:] = -1
+    assert windows.inputs.min() == 0
+    windows.inputs[0, 1, 0] = 99
+    assert windows.inputs[1, 0, 0] == 1
+
+
+@given(broken_series(), lookbacks, horizons)
+def test_no_window_spans_a_hole_and_none_is_missing(
+    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int
+) -> None:
+    days, numbers = series
+    runs = list(unbroken_runs(days))
+    assert [row for run in runs for row in range(run.start, run.stop)] == list(range(len(days)))
+    count = sum(max(run.stop - run.start - lookback - horizon + 1, 0) for run in runs)
+    windows = cut(days, numbers, lookback, horizon)
+    assert (0 if windows is None else len(windows)) == count
+    if windows is not None:
+        # The figures are day numbers: neighbours differ by one day in every row of every window.
+        whole = np.concatenate([windows.inputs[..., 0], windows.targets], axis=1)
+        assert (np.diff(whole, axis=1) == 1).all()
+        assert (numbers[windows.target_rows] == windows.targets[:, 0]).all()
+        assert (np.diff(windows.target_rows) > 0).all()
+
+
+@given(broken_series(), lookbacks, horizons)
+def test_without_holes_both_ways_are_one(
+    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int
+) -> None:
+    _, figures = series
+    days = pd.Series(pd.date_range(str(FIRST), periods=len(figures), unit="s"))
+    windows = cut(days, figures, lookback, horizon)
+    if windows is not None:
+        plain = make_windows(figures, lookback=lookback, horizon=horizon)
+        for name in ("inputs", "targets", "target_rows"):
+            assert np.array_equal(getattr(windows, name), getattr(plain, name))
+
+
+@given(broken_series(), lookbacks, horizons, st.data())
+def test_later_rows_never_change_earlier_windows(
+    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int, data: st.DataObject
+) -> None:
+    days, figures = series
+    origin = data.draw(st.integers(0, len(days) - 1))
+    changed, keep = figures.copy(), data.draw(st.integers(origin + 1, len(days)))
+    changed[origin + 1 :] = -7.0
+    before = cut(days, figures, lookback, horizon)
+    after = cut(days[:keep], changed[:keep], lookback, horizon)
+
+    def known(windows: Windows | None) -> list[list[list[float]]]:
+        """Windows whose last target lies no later than the origin."""
+        if windows is None:
+            return []
+        rows = windows.target_rows + horizon - 1 <= origin
+        return [windows.inputs[rows].tolist(), windows.targets[rows].tolist()] if rows.any() else []
+
+    assert known(before) == known(after)
+
+
+@given(broken_series(), lookbacks)
+def test_the_newest_window_stands_on_consecutive_days(
+    series: tuple[pd.Series, np.ndarray], lookback: int
+) -> None:
+    days, numbers = series
+    unbroken = int(numbers[-1]) - max((n for n in range(int(numbers[-1])) if n not in numbers), default=-1)
+    if unbroken < lookback:
+        with pytest.raises(NotEnoughHistory, match=f"needs {lookback} unbroken days .* found {unbroken} "):
+            newest_window(days, numbers, lookback=lookback)
+        return
+    window = newest_window(days, numbers, lookback=lookback)
+    assert window.tolist() == list(range(int(numbers[-1]) - lookback + 1, int(numbers[-1]) + 1))
+
+
+def test_too_little_says_what_was_needed_and_what_came() -> None:
+    days = pd.Series(pd.to_datetime(["2019-01-01", "2019-01-02", "2019-01-03", "2019-01-05", "2019-01-06"]))
+    with pytest.raises(NotEnoughHistory, match="need 6 unbroken days, found 3:"):
+        make_windows_between_holes(days, np.arange(5.0), lookback=5, horizon=1)
+    with pytest.raises(NotEnoughHistory, match="found 2 since 2019-01-05"):
+        newest_window(days, np.arange(5.0), lookback=5)
+    none = pd.Series([], dtype="datetime64[s]")
+    assert list(unbroken_runs(none)) == []
+    with pytest.raises(NotEnoughHistory, match="found 0"):
+        make_windows_between_holes(none, np.array([]), lookback=5, horizon=1)
+    with pytest.raises(NotEnoughHistory, match=r"found none: import prices first$"):
+        newest_window(none, np.array([]), lookback=5)
+
+
+def test_windows_are_of_float64_whatever_came() -> None:
+    days, short = pd.Series(pd.date_range("2019-01-01", periods=8)), np.arange(8, dtype=np.float32)
+    windows = make_windows(short, lookback=5, horizon=1)
+    assert (windows.inputs.dtype, windows.targets.dtype) == (np.float64, np.float64)
+    assert newest_window(days, short, lookback=5).dtype == np.float64
+
+
+def test_days_of_any_resolution() -> None:
+    for unit in ("s", "ms", "us", "ns"):
+        days = pd.Series(pd.date_range("2019-01-01", periods=8)).astype(f"datetime64[{unit}]")
+        assert list(unbroken_runs(days)) == [slice(0, 8)]
+        assert len(make_windows_between_holes(days, np.arange(8.0), lookback=5, horizon=1)) == 3
+    assert np.timedelta64(1, "D") == DAY

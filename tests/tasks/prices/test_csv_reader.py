@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.core.candle_schema import CANDLE_COLUMNS, REJECTED_COLUMNS
+from storage.core.errors import BadFile, BadProduct
+from tasks.prices.csv_reader import read_candles
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+needs_prices = pytest.mark.skipif(not SHARED.is_dir(), reason="the real prices are not beside the project")
+HEADER = "Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USD"
+ROWS = [
+    "2020-10-24,BTCUSD,12900.5,13200,12850,13100.25,10.5,137552.63",
+    "2020-10-23,BTCUSD,12800,13000,12700,12900.5,20,258010",
+    "2020-10-22,BTCUSD,12700,12950,12650,12800,30,384000",
+]
+
+
+def text(*lines: str, end: str = "\n") -> bytes:
+    return (end.join(lines) + end).encode()
+
+
+def days(frame: pd.DataFrame) -> list[str]:
+    return frame["day_utc"].dt.strftime("%Y-%m-%d").tolist()
+
+
+def refusal(data: bytes, product: str = "BTC-USD", **options: str) -> str:
+    with pytest.raises(BadFile) as caught:
+        read_candles(data, product, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def check_three(data: bytes) -> None:
+    read = read_candles(data, "BTC-USD")
+    assert days(read.candles) == ["2020-10-22", "2020-10-23", "2020-10-24"]
+    assert read.candles["close_usd"].tolist() == [12800.0, 12900.5, 13100.25]
+    assert read.candles["open_usd"].tolist() == [12700.0, 12800.0, 12900.5]
+    assert read.candles["low_usd"].tolist() == [12650.0, 12700.0, 12850.0]
+    assert read.candles["volume"].tolist() == [30.0, 20.0, 10.5]
+    assert read.rejected.empty
+
+
+def test_frames_have_the_columns_and_types_of_the_house() -> None:
+    read = read_candles(text(HEADER, *ROWS), "BTC-USD")
+    assert list(read.candles) == CANDLE_COLUMNS
+    assert read.candles["day_utc"].dtype == "datetime64[s]"
+    assert (read.candles.dtypes.iloc[1:] == "float64").all()
+    assert read.candles.index.tolist() == [0, 1, 2]
+    assert list(read.rejected) == REJECTED_COLUMNS
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("banner", [[], ["Created on 10-22-2020,https://www.CryptoDataDownload.com"]])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_banner_line_ends_and_byte_order_mark(end: str, banner: list[str], mark: bytes) -> None:
+    check_three(mark + text(*banner, HEADER, *ROWS, end=end))
+
+
+def test_either_order_blank_lines_quotes_and_no_last_line_end() -> None:
+    check_three(text(HEADER, *reversed(ROWS)))
+    check_three(text("", HEADER, ROWS[0], "", *ROWS[1:], "   ", "").rstrip(b"\n"))
+    check_three(text(HEADER, *ROWS).replace(b"BTCUSD", b'"BTCUSD"'))
+    check_three(text(HEADER, *ROWS).replace(b",", b";"))
+    check_three(text(HEADER, *ROWS).replace(b",", b" , "))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{:%Y-%m-%d}",
+        "{:%Y-%m-%d} 07-AM",
+        "{:%Y-%m-%d} 12-AM",
+        "{:%Y-%m-%d} 00:00:00",
+        "{:%Y-%m-%d} 00:00",
+        "{:%Y-%m-%d}T00:00:00Z",
+        "{:%Y-%m-%d}T00:00:00.000+00:00",
+        "{0}",
+        "{0}.0",
+        "{0}000",
+        "{0}000.0",
+        "{0}000000",
+    ],
+)
+@pytest.mark.parametrize("heading", ["Date", "time", "Unix Timestamp", "day_utc"])
+def test_forms_of_the_day(form: str, heading: str) -> None:
+    lines = [heading + HEADER.removeprefix("Date")]
+    for row in ROWS:
+        day = pd.Timestamp(row[:10])
+        lines.append((form.format(int(day.timestamp())) if "0}" in form else form.format(day)) + row[10:])
+    check_three(text(*lines))
+
+
+def test_date_and_time_stamp_must_agree() -> None:
+    stamps = ["1603497600.0", "1603411200000", "1603324800"]
+    lines = [f"{stamp},{row}" for stamp, row in zip(stamps, ROWS, strict=True)]
+    check_three(text(f"Unix Timestamp,{HEADER}", *lines))
+    lines[1] = lines[1].replace("1603411200000", "1603324800")
+    read = read_candles(text(f"Unix Timestamp,{HEADER}", *lines), "BTC-USD")
+    assert days(read.candles) == ["2020-10-22", "2020-10-24"]
+    assert read.rejected["day_utc"].tolist() == ["2020-10-23"]
+    assert read.rejected["reason"].tolist() == [
+        "line 3: its date says 2020-10-23, its time stamp '1603324800' says 2020-10-22"
+    ]
+
+
+def test_hours_in_the_time_stamps_are_no_days() -> None:
+    midnight = int(pd.Timestamp("2020-10-24").timestamp())
+    for closes in ((1, 1), (1, 2)):  # also where the figures are the same, which would be one row
+        rows = [f"{midnight + 3600 * i}.0,2020-10-24,{close}" for i, close in enumerate(closes)]
+        assert "lines 2 and 3 are two hours of 2020-10-24" in refusal(
+            text("Unix Timestamp,Date,Close", *rows), on_duplicate="last"
+        )
+    assert len(read_candles(text("Unix Timestamp,Date,Close", rows[1]), "BTC-USD").candles) == 1
+
+
+def test_the_api_order_with_and_without_header() -> None:
+    rows = ["1603411200,12700,13000,12800,12900.5,20", "1603324800,12650,12950,12700,12800,30"]
+    with_header = read_candles(text("time,low,high,open,close,volume", *rows), "BTC-USD").candles
+    assert with_header.iloc[0, 1:].tolist() == [12700.0, 12950.0, 12650.0, 12800.0, 30.0]
+    pd.testing.assert_frame_equal(read_candles(text(*rows), "BTC-USD").candles, with_header)
+
+
+def test_date_and_close_alone_leave_the_rest_unknown() -> None:
+    for header in ("date,close", "DAY,Close_USD", "timestamp,Price"):
+        candles = read_candles(text(header, "2020-10-22,12800"), "BTC-USD").candles
+        assert candles["close_usd"].tolist() == [12800.0]
+        assert candles[["open_usd", "high_usd", "low_usd", "volume"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSD", "BTC/USD", "BTC-USD", "btc_usd"])
+def test_symbols_of_the_product(symbol: str) -> None:
+    check_three(text(HEADER, *ROWS).replace(b"BTCUSD", symbol.encode()))
+
+
+def test_another_product_is_refused_by_name() -> None:
+    assert "ETH-USD" in (said := refusal(text(HEADER, *ROWS), "ETH-USD"))
+    assert "'BTCUSD'" in said
+    mixed = text(HEADER, *ROWS).replace(b"22,BTCUSD", b"22,BTC/EUR")
+    assert "line 4 is of 'BTC/EUR'" in refusal(mixed)
+    with pytest.raises(BadProduct):
+        read_candles(text(HEADER, *ROWS), "../x")
+
+
+@pytest.mark.parametrize(
+    ("names", "base_first"),
+    [
+        ("Volume BTC,Volume USD", True),
+        ("Volume USD,Volume BTC", False),
+        ("volume_btc,volume", True),
+        ("VolumeFrom,VolumeTo", True),
+        ("quote_volume,volume", False),
+        # Contents and names swapped: the figures decide.
+        ("Volume USD,Volume BTC", True),
+        ("Volume BTC,Volume USD", False),
+        ("volume,volume_btc", True),
+        ("volume_x,volume_y", False),
+    ],
+)
+def test_the_base_volume_is_found(names: str, base_first: bool) -> None:
+    lines = [HEADER.replace("Volume BTC,Volume USD", names)]
+    for row in ROWS:
+        *rest, base, quote = row.split(",")
+        lines.append(",".join([*rest, *((base, quote) if base_first else (quote, base))]))
+    check_three(text(*lines))
+
+
+def test_a_volume_of_unknown_currency_stays_unknown() -> None:
+    assert (
+        read_candles(text("date,close,Volume USD", "2020-10-22,2,7"), "BTC-USD")
+        .candles["volume"]
+        .isna()
+        .all()
+    )
+    assert read_candles(text("date,close,volume", "2020-10-22,2,7"), "BTC-USD").candles[
+        "volume"
+    ].tolist() == [7.0]
+    # At a price of one the figures cannot tell: the names do.
+    pegged = text("date,close,Volume USD,Volume USDC", "2020-10-22,1,700,701")
+    assert read_candles(pegged, "USDC-USD").candles["volume"].tolist() == [701.0]
+
+
+def test_one_broken_figure_costs_one_row() -> None:
+    broken = ["", "nan", "inf", "1e999", "abc", "7,993", "0x10", "1_0"]
+    lines = [f"2020-11-{10 + i},1,2,1,{figure}" for i, figure in enumerate(broken)]
+    read = read_candles(text("date,open,high,low,close", "2020-11-01,,,,1.5", *lines), "BTC-USD")
+    assert days(read.candles) == ["2020-11-01"]
+    assert read.rejected["reason"].tolist() == [
+        "line 3: the close is empty",
+        "line 4: close 'nan' is not a number",
+        "line 5: close 'inf' is not a number",
+        "line 6: close '1e999' is not a number",
+        "line 7: close 'abc' is not a number",
+        "line 8: 6 fields where the header has 5",
+        "line 9: close '0x10' is not a number",
+        "line 10: close '1_0' is not a number",
+    ]
+    assert json.loads(read.rejected["raw"][4]) == {
+        "date": "2020-11-14", "open": "1", "high": "2", "low": "1", "close": "abc"
+    }  # fmt: skip
+    assert read.rejected["day_utc"].tolist()[3:6] == ["2020-11-13", "2020-11-14", None]
+
+
+def test_days_that_are_none_and_cut_rows_are_rejected() -> None:
+    rows = ["2020-02-30,1", "24/10/2020,1", "soon,1", "2020-10", "2020-10-22 13-PM,1", ",1"]
+    read = read_candles(text("date,close", "2020-10-21,5", *rows), "BTC-USD")
+    assert len(read.candles) == 1
+    assert len(read.rejected) == len(rows)
+    assert read.rejected["reason"][0] == "line 3: date '2020-02-30' is not a UTC day such as 2020-10-24"
+    assert "line 6: 1 fields where the header has 2" in read.rejected["reason"].tolist()
+
+
+def test_duplicate_days() -> None:
+    same = [*ROWS, ROWS[1]]
+    check_three(text(HEADER, *same))
+    other = ROWS[1].replace("12900.5,", "12999,")
+    said = refusal(text(HEADER, *ROWS, other), name="prices.csv")
+    assert said.startswith("prices.csv: ")
+    assert "2020-10-23" in said
+    assert "line 3 (open 12800.0, high 13000.0, low 12700.0, close 12900.5, volume 20.0)" in said
+    assert "line 5 (open 12800.0, high 13000.0, low 12700.0, close 12999.0, volume 20.0)" in said
+    assert "--on-duplicate last|first" in said
+    for choice, close, line in (("first", 12900.5, "line 5: line 3"), ("last", 12999.0, "line 3: line 5")):
+        read = read_candles(text(HEADER, *ROWS, other), "BTC-USD", on_duplicate=choice)
+        assert read.candles["close_usd"][1] == close
+        assert len(read.candles) == 3
+        assert [reason[: len(line)] for reason in read.rejected["reason"]] == [line]
+    # a, b, a: the last row of the file is taken, though its figures came before.
+    read = read_candles(text(HEADER, *ROWS, other, ROWS[1]), "BTC-USD", on_duplicate="last")
+    assert read.candles["close_usd"][1] == 12900.5
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"date,close\n10/24/2020,4\n", "line 2: date '10/24/2020' is not a UTC day"),
+        (b"x" * 100_000, "line 1 is longer"),
+        (b"", "empty"),
+        (b"date,close\n2020-01-01 01:00,3\n", "line 2 is of '2020-01-01 01:00'"),
+        (b"date,close\n1603324801,3\n", "line 2 is of '1603324801'"),
+        (b"date,close\n20201022,3\n", "line 2 is of '20201022'"),
+        (
+            b"date,close\n2020-01-01 07-AM,3\n2020-01-01 07-PM,3\n",
+            "lines 2 and 3 are two hours of 2020-01-01",
+        ),
+    ],
+)
+def test_foreign_files_are_refused_in_one_line(data: bytes, said: str) -> None:
+    message = refusal(data)
+    assert said in message
+    assert len(message) < 300
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=300) | st.text(alphabet='date,close\n\r"2019-0;.e ', max_size=300).map(str.encode))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    for content in (data, b"date,close\n" + data, b"date,close\n2020-01-01,2\n" + data):
+        try:
+            read = read_candles(content, "BTC-USD", on_duplicate="last")
+        except BadFile as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert np.isfinite(read.candles["close_usd"]).all()
+            assert read.candles["day_utc"].is_monotonic_increasing
+            assert read.candles["day_utc"].is_unique
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(1e-8, 1e12), min_size=1, max_size=30))
+def test_figures_are_the_nearest_floats(closes: list[float]) -> None:
+    lines = [f"{86_400 * i},{close!r}" for i, close in enumerate(closes)]
+    assert read_candles(text("time,close", *lines), "BTC-USD").candles["close_usd"].tolist() == closes
+
+
+def test_a_million_rows_in_seconds() -> None:
+    count = 1_000_000
+    closes = np.random.default_rng(7).uniform(1, 50_000, count).round(2)
+    frame = pd.DataFrame(
+        {
+            "date": np.datetime64("1000-01-01", "D") + np.arange(count).astype("timedelta64[D]"),
+            "close": closes,
+        }
+    )
+    frame["open"], frame["volume"] = closes, 1.5
+    data = frame.iloc[::-1].to_csv(index=False).encode()
+    begun = time.perf_counter()
+    read = read_candles(data, "BTC-USD")
+    assert time.perf_counter() - begun < 20  # some 2 s on one free core
+    assert (read.candles["close_usd"].to_numpy() == closes).all()
+
+
+@needs_prices
+@pytest.mark.parametrize(
+    ("name", "product", "rows", "rejected"),
+    [
+        ("article_bitcoin", "BTC-USD", 2001, 0),
+        ("coinbase_btc-usd_daily", "BTC-USD", 2327, 0),
+        ("messy_banner_crlf_gap_btc-usd", "BTC-USD", 2141, 0),
+        # 12 rows repeat the candle of 2019-03-19 under later dates; their time stamps give them away.
+        ("coinbase_eth-usd_daily_cdd", "ETH-USD", 1627, 12),
+        ("coinbase_ltc-usd_daily_cdd", "LTC-USD", 1539, 12),
+    ],
+)
+def test_real_files(name: str, product: str, rows: int, rejected: int) -> None:
+    data = (SHARED / f"{name}.csv").read_bytes()
+    read = read_candles(data, product)
+    assert (len(read.candles), len(read.rejected)) == (rows, rejected)
+    lines = data.decode().splitlines()
+    table = list(csv.DictReader(io.StringIO("\n".join(lines[lines[0].startswith("Created") :]))))
+    written = sorted(float(row.get("Close") or row["close"]) for row in table)
+    taken_out = [float(json.loads(raw)["Close"]) for raw in read.rejected["raw"]]
+    assert sorted([*read.candles["close_usd"], *taken_out]) == written
+    assert read.candles["close_usd"].median() < 50_000
+    assert read.candles["volume"].median() < 300_000  # not the volume in USD
+
+
+@needs_prices
+def test_the_real_file_with_duplicates() -> None:
+    data = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
+    said = refusal(data, "ETH-USD")
+    assert "close 377.01" in said
+    assert "close 381.55" in said
+    last = read_candles(data, "ETH-USD", on_duplicate="last")
+    first = read_candles(data, "ETH-USD", on_duplicate="first")
+    assert len(last.candles) == len(first.candles) == 1659
+    day = pd.Timestamp("2018-04-06")
+    assert last.candles.set_index("day_utc")["close_usd"][day] == 381.55
+    assert first.candles.set_index("day_utc")["close_usd"][day] == 377.01

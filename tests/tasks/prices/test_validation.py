@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import time
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
+from tasks.prices.csv_reader import read_candles
+from tasks.prices.validation import Checked, check_candles, find_holes
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+FIRST = date(2019, 1, 1)
+LAST = date(2019, 12, 31)
+
+
+def candles(*closes: float, days: list[int] | None = None, **figures: float) -> pd.DataFrame:
+    """Flat candles on consecutive days, or on the days counted from FIRST; `figures` go to the last row."""
+    frame = candle_frame(
+        {
+            "day_utc": [FIRST + timedelta(days=day) for day in days or range(len(closes))],
+            **{name: list(closes) for name in FIGURES[:-1]},
+            "volume": [1.0] * len(closes),
+        }
+    )
+    for name, figure in figures.items():
+        frame.loc[len(frame) - 1, name] = figure
+    return frame
+
+
+def check(frame: pd.DataFrame, **options: object) -> Checked:
+    return check_candles(frame, **{"last_finished_day": LAST, **options})
+
+
+def closes(checked: Checked) -> list[float]:
+    return checked.accepted["close_usd"].tolist()
+
+
+def test_good_candles_enter_as_they_are() -> None:
+    frame = candles(100.0, 110.0, 300.0)
+    checked = check(frame)
+    pd.testing.assert_frame_equal(checked.accepted, frame)
+    assert list(checked.accepted) == CANDLE_COLUMNS
+    assert list(checked.set_aside) == REJECTED_COLUMNS
+    assert checked.set_aside.empty
+
+
+def test_nothing_in_nothing_out() -> None:
+    checked = check(candle_frame())
+    assert checked.accepted.empty
+    assert checked.set_aside.empty
+
+
+@pytest.mark.parametrize(
+    ("figures", "reason"),
+    [
+        ({"close_usd": np.nan}, "the close is unknown"),
+        ({"close_usd": np.inf, "high_usd": np.inf}, "high inf is not a finite positive price; close inf"),
+        ({"low_usd": 0.0}, "low 0.0 is not a finite positive price"),
+        ({"open_usd": -5.0, "low_usd": -6.0}, "open -5.0 is not a finite positive price; low -6.0 is not"),
+        ({"open_usd": 98.5, "low_usd": 99.0}, "low 99.0 above open 98.5"),
+        ({"open_usd": 101.0}, "open 101.0 above high 100.0"),
+        ({"low_usd": 100.5, "open_usd": np.nan}, "low 100.5 above close 100.0"),
+        ({"high_usd": 99.0, "open_usd": np.nan}, "close 100.0 above high 99.0"),
+        ({"volume": -1.0}, "volume -1.0 is negative or not finite"),
+        ({"volume": np.inf}, "volume inf is negative or not finite"),
+    ],
+)
+def test_a_broken_rule_sets_the_row_aside_with_its_figures(figures: dict[str, float], reason: str) -> None:
+    checked = check(candles(100.0, 100.0, **figures))
+    assert closes(checked) == [100.0]
+    assert checked.set_aside["day_utc"].tolist() == ["2019-01-02"]
+    assert checked.set_aside["reason"][0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "figures", [dict.fromkeys(["open_usd", "high_usd", "low_usd", "volume"], np.nan), {"volume": 0.0}]
+)
+def test_what_is_unknown_or_zero_volume_may_enter(figures: dict[str, float]) -> None:
+    frame = candles(100.0, 100.0, **figures)
+    pd.testing.assert_frame_equal(check(frame).accepted, frame)
+
+
+def test_unfinished_days_and_unknown_days() -> None:
+    frame = candles(100.0, 101.0, 102.0)
+    checked = check(frame, last_finished_day=date(2019, 1, 2))
+    assert closes(checked) == [100.0, 101.0]
+    assert checked.set_aside["reason"].tolist() == [
+        "day 2019-01-03 is not finished, the last finished day is 2019-01-02"
+    ]
+    frame.loc[1, "day_utc"] = pd.NaT
+    checked = check(frame)
+    assert closes(checked) == [100.0, 102.0]
+    assert checked.set_aside.iloc[0].tolist()[::2] == [None, "its day is unknown"]
+
+
+def test_raw_holds_what_came() -> None:
+    checked = check(candles(100.0, 100.0, open_usd=np.nan, high_usd=np.inf, volume=-np.inf))
+    assert json.loads(checked.set_aside["raw"][0]) == {
+        "day_utc": "2019-01-02",
+        "open_usd": None,
+        "high_usd": "inf",
+        "low_usd": 100.0,
+        "close_usd": 100.0,
+        "volume": "-inf",
+    }
+
+
+@pytest.mark.parametrize(("spike", "ratio"), [(400_000.0, "100.0 times"), (40.0, "1/100.0 of")])
+def test_a_spike_costs_only_itself(spike: float, ratio: str) -> None:
+    checked = check(candles(4000.0, 4000.0, spike, 4000.0, 4000.0))
+    assert closes(checked) == [4000.0] * 4
+    assert checked.set_aside["reason"].tolist() == [
+        f"close {spike} is {ratio} the close of 2019-01-02 (4000.0), more than 3 a day"
+    ]
+
+
+def test_exactly_the_factor_may_enter_and_a_hair_more_may_not() -> None:
+    assert closes(check(candles(100.0, 300.0, 100.0))) == [100.0, 300.0, 100.0]
+    assert closes(
+        check(candles(100.0, np.nextafter(300.0, 400.0)), previous=(date(2018, 12, 31), 100.0))
+    ) == [100.0]
+    assert closes(check(candles(100.0, 250.0), jump_factor=2.0, previous=(date(2018, 12, 31), 100.0))) == [
+        100.0
+    ]
+
+
+def test_a_true_shift_of_level_costs_one_day() -> None:
+    checked = check(candles(100.0, 100.0, 100.0, 500.0, 510.0, 505.0))
+    assert closes(checked) == [100.0, 100.0, 100.0, 510.0, 505.0]
+
+
+def test_the_allowance_grows_with_the_days_between() -> None:
+    assert closes(check(candles(100.0, 100.0, 850.0, days=[0, 1, 3]))) == [100.0, 100.0, 850.0]
+    checked = check(candles(100.0, 100.0, 901.0, days=[0, 1, 3]))
+    assert checked.set_aside["reason"].tolist() == [
+        "close 901.0 is 9.01 times the close of 2019-01-02 (100.0), more than 3 a day over 2 days"
+    ]
+    far = candles(1e-300, 9e299)
+    far.loc[1, "day_utc"] = pd.Timestamp("2100-01-01")
+    assert len(check(far, last_finished_day=date(2100, 1, 1), previous=(FIRST, 1e-300)).accepted) == 2
+
+
+def test_previous_is_what_the_first_row_is_held_against() -> None:
+    frame = candles(1000.0, 1000.0, 1000.0)
+    checked = check(frame, previous=(date(2018, 12, 31), 100.0))
+    assert checked.set_aside["reason"].tolist() == [
+        "close 1000.0 is 10.0 times the close of 2018-12-31 (100.0), more than 3 a day",
+        "close 1000.0 is 10.0 times the close of 2018-12-31 (100.0), more than 3 a day over 2 days",
+    ]
+    assert closes(check(frame, previous=(date(2018, 12, 29), 100.0))) == [1000.0] * 3
+    # Days fetched again may lie before the newest stored one.
+    assert closes(check(frame, previous=(date(2019, 6, 1), 900.0))) == [1000.0] * 3
+
+
+def test_an_absurd_first_row_falls_and_not_all_others() -> None:
+    checked = check(candles(400_000.0, 4000.0, 4010.0, 4020.0, 4030.0, 4040.0))
+    assert closes(checked) == [4000.0, 4010.0, 4020.0, 4030.0, 4040.0]
+    assert "the median of the first 5 closes (4020.0)" in checked.set_aside["reason"][0]
+
+
+def test_rows_set_aside_by_a_rule_are_no_reference() -> None:
+    frame = candles(100.0, 1000.0, 100.0)
+    frame.loc[1, "volume"] = -1.0
+    assert closes(check(frame)) == [100.0, 100.0]
+
+
+figure = st.one_of(
+    st.floats(50, 200),
+    st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-320, 1e308, 100.0, 300.0, 900.0]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 3), figure, figure, figure, figure, figure), max_size=25),
+    tidy=st.booleans(),
+    previous=st.none() | st.tuples(st.just(date(2018, 12, 30)), st.floats(50, 200)),
+)
+def test_every_row_is_accepted_or_set_aside_by_the_rules(
+    rows: list[tuple[float, ...]], tidy: bool, previous: tuple[date, float] | None
+) -> None:
+    frame = candles(*[row[1] for row in rows], days=np.cumsum([row[0] for row in rows], dtype=int).tolist())
+    if not tidy:
+        frame[FIGURES] = np.array([row[1:] for row in rows], dtype=float).reshape(-1, 5)
+    before = frame.copy(deep=True)
+    last = FIRST + timedelta(days=30)
+    checked = check(frame, last_finished_day=last, previous=previous)
+    pd.testing.assert_frame_equal(frame, before)
+
+    aside = set(checked.set_aside["day_utc"])
+    assert len(aside) == len(checked.set_aside)
+    kept = [day.strftime("%Y-%m-%d") not in aside for day in frame["day_utc"]]
+    pd.testing.assert_frame_equal(
+        checked.accepted, frame.loc[np.array(kept, dtype=bool)].reset_index(drop=True)
+    )
+    assert sum(kept) + len(aside) == len(frame)
+    assert (checked.set_aside["reason"] != "").all()
+
+    good = checked.accepted
+    assert (good["day_utc"] <= pd.Timestamp(last)).all()
+    assert (np.isfinite(good["close_usd"]) & (good["close_usd"] > 0)).all()
+    for name in FIGURES[:-1]:
+        assert (good[name].isna() | (np.isfinite(good[name]) & (good[name] > 0))).all()
+        assert not ((good[name] > good["high_usd"]) | (good[name] < good["low_usd"])).any()
+    assert (good["volume"].isna() | (np.isfinite(good["volume"]) & (good["volume"] >= 0))).all()
+    for one, two in zip(good.index[:-1], good.index[1:], strict=True):
+        span = (good["day_utc"][two] - good["day_utc"][one]).days
+        near, far = sorted([float(good["close_usd"][one]), float(good["close_usd"][two])])
+        assert far <= near * 3.0**span
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sets(st.integers(0, 60), max_size=40))
+def test_holes_are_exactly_the_days_that_are_missing(present: set[int]) -> None:
+    days = pd.Series([FIRST + timedelta(days=day) for day in present], dtype="datetime64[s]")
+    holes = find_holes(days)
+    missing = [day.date() for start, end in holes for day in pd.date_range(start, end, freq="D")]
+    known = {FIRST + timedelta(days=day) for day in present}
+    span = pd.date_range(min(known), max(known)).date if known else []
+    assert missing == [day for day in span if day not in known]
+    for (_, end), (start, _) in pairwise(holes):
+        assert (start - end).days > 1
+
+
+@pytest.mark.parametrize("spikes", [0, 1000])
+def test_a_million_rows_in_seconds(spikes: int) -> None:
+    count = 1_000_000
+    rng = np.random.default_rng(3)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, count)))
+    where = np.arange(spikes) * 900 + 10
+    close[where] *= 1000
+    frame = candle_frame(
+        {
+            "day_utc": np.datetime64("1000-01-01", "s") + np.arange(count) * np.timedelta64(86_400, "s"),
+            **dict.fromkeys(FIGURES, close),
+        }
+    )
+    begun = time.perf_counter()
+    checked = check(frame, last_finished_day=date(9000, 1, 1))
+    assert time.perf_counter() - begun < 15  # under 1 s on one free core
+    assert len(checked.set_aside) == spikes
+    assert len(checked.accepted) == count - spikes
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real prices are not beside the project")
+def test_real_prices() -> None:
+    article = read_candles((SHARED / "article_bitcoin.csv").read_bytes(), "BTC-USD").candles
+    checked = check(article, last_finished_day=date(2020, 6, 4))
+    pd.testing.assert_frame_equal(checked.accepted, article)
+    assert find_holes(article["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
+    messy = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
+    checked = check(
+        read_candles(messy, "ETH-USD", on_duplicate="last").candles, last_finished_day=date(2021, 1, 1)
+    )
+    assert checked.set_aside["reason"][0] == "open 14.9 above high 14.82"
+    assert len(checked.set_aside) == 7
