@@ -91,7 +91,7 @@ def run(
     settings: SettingsOption = None,
     on_duplicate: DuplicateOption = "refuse",
     replace_source: ReplaceOption = False,
-    fill_days: Annotated[
+    backfill_days: Annotated[
         int, typer.Option(min=0, max=366, help="Also make the forecasts of so many missed days before.")
     ] = 0,
     as_json: JsonOption = False,
@@ -118,7 +118,7 @@ def run(
     origin = day_of(as_of, "--as-of")
     place = home_at(home).prepare()
     terminal.keep_the_terminal(place, aside=as_json)
-    how = (recipe.name, changed, origin, str(place.root), fill_days)
+    how = (recipe.name, changed, origin, str(place.root), backfill_days)
     try:
         with terminal.bars(aside=as_json):
             if others:
@@ -185,10 +185,10 @@ def predictions(
         "target_day",
         "product_id",
         "profile",
-        "point_usd",
-        "lower_80_usd",
-        "upper_80_usd",
-        "last_close_usd",
+        "point",
+        "lower_80",
+        "upper_80",
+        "last_close",
         "revision",
         "model_version",
         "prediction_id",
@@ -206,7 +206,7 @@ def sql(
 ) -> None:
     """Answer one SELECT over the views of everything stored; nothing can be written.
 
-    The views: closes, candles, quarantine, predictions, scores, ingredients, trackers, backtests.
+    The views: closes, candles, quarantine, predictions, scores, components, calibrator, backtests.
     """
     from storage.tables.sql import query as answer
 
@@ -352,9 +352,9 @@ def maintain(
     home: HomeOption = None,
 ) -> None:
     """Compact the tables' files, and drop old ones after thirty days."""
-    from flows.maintain import look_after
+    from flows.maintain import maintain_home
 
-    upkeep = look_after(existing_home(home), prune=prune, dry_run=dry_run)
+    upkeep = maintain_home(existing_home(home), prune=prune, dry_run=dry_run)
     printing.print_upkeep(upkeep, prune=prune, dry_run=dry_run, as_json=as_json)
 
 

@@ -65,7 +65,7 @@ def pooled(prices: Path, kept: Path) -> None:
     for products in (("BTC-USD", "ETH-USD", "LTC-USD"), ()):
         text, found = _backtest(home, "BTC-USD", end, pool_products=products)
         print(f"### {'pooled' if products else 'alone'}\n\n{text}\n")
-        came = np.log(found.close_usd / found.last_close_usd)
+        came = np.log(found.close / found.last_close)
         scores.append(
             {name: crps(came, quantiles) for name, quantiles in found.quantiles.items() if name in OWN}
         )

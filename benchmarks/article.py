@@ -40,14 +40,14 @@ def main() -> None:
         fitted = fit_article(closes, **profile.model_dump())
         seconds = time.perf_counter() - start
         losses, figures = fitted.losses, fitted.metrics
-        rmse.append(figures["test_rmse_usd"])
+        rmse.append(figures["test_rmse"])
         print(
             f"{seed:4d}  {seconds:7.1f}  {losses.training[0]:10.5f}  {losses.training[-1]:9.5f}"
-            f"  {losses.validation[-1]:13.5f}  {figures['test_rmse_usd']:9.1f}"
-            f"  {figures['test_mae_usd']:8.1f}  {figures['rmse_ratio_to_naive']:7.2f}"
+            f"  {losses.validation[-1]:13.5f}  {figures['test_rmse']:9.1f}"
+            f"  {figures['test_mae']:8.1f}  {figures['rmse_ratio_to_naive']:7.2f}"
         )
     print(
-        f"naive: RMSE {figures['naive_rmse_usd']:.1f}, MAE {figures['naive_mae_usd']:.1f} USD over"
+        f"naive: RMSE {figures['naive_rmse']:.1f}, MAE {figures['naive_mae']:.1f} USD over"
         f" {len(fitted.test)} test days; model RMSE {min(rmse):.1f} to {max(rmse):.1f}, median"
         f" {statistics.median(rmse):.1f}"
     )

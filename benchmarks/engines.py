@@ -22,7 +22,7 @@ from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients, trackers
+from storage.tables.schemas import calibrator, components
 from storage.tables.scores import Scores
 from tasks.core.quantiles import LEVELS
 from tests.engines import bucket_for, postgresql, s3, stop_servers
@@ -70,11 +70,11 @@ def day(home: Home, number: int) -> dict[str, float]:
 
     data_version = timed("prices", bring)
     timed("look up", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
-    score = {"prediction_id": name, "product_id": BTC, "target_day": target, "close_usd": 1.0}
+    score = {"prediction_id": name, "product_id": BTC, "target_day": target, "close": 1.0}
     timed("score", lambda: Scores(home).add([{**empty(Scores), **score, "data_version": data_version}]))
-    state = {"tracker_version": name, "product_id": BTC, "profile": "calibrated", "recipe_version": "r"}
-    state |= {"target_day": target, "revision": 0, "corrections": [0.0] * 23, "created_at": NOW}
-    timed("tracker", lambda: trackers(home).add([state]))
+    state = {"calibrator_version": name, "product_id": BTC, "profile": "calibrated", "recipe_version": "r"}
+    state |= {"target_day": target, "revision": 0, "quantile_offsets": [0.0] * 23, "created_at": NOW}
+    timed("tracker", lambda: calibrator(home).add([state]))
 
     def champion() -> bytes:
         with Prices(home) as prices:
@@ -83,8 +83,8 @@ def day(home: Home, number: int) -> dict[str, float]:
         return Models(home).open(version).read("model.weights.h5") if version else b""
 
     timed("closes and champion", champion)
-    beside = {"prediction_id": name, "product_id": BTC, "target_day": target, "quantiles_usd": quantiles}
-    timed("ingredients", lambda: ingredients(home).add([{**beside, "method": one} for one in METHODS]))
+    beside = {"prediction_id": name, "product_id": BTC, "target_day": target, "quantiles": quantiles}
+    timed("components", lambda: components(home).add([{**beside, "component": one} for one in METHODS]))
     timed("forecast", lambda: Predictions(home).publish(forecast(name, number, data_version, quantiles)))
     lock.__exit__(None, None, None)
     return {"all of it": time.perf_counter() - began, **spent}
@@ -92,19 +92,19 @@ def day(home: Home, number: int) -> dict[str, float]:
 
 def empty(_: type) -> dict[str, Any]:
     """The columns of a score that say nothing here."""
-    names = ("error_usd", "naive_error_usd", "crps", "naive_crps", "hit_50", "hit_80", "hit_95", "pit")
+    names = ("error", "naive_error", "crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit")
     return {**dict.fromkeys(names), "scored_at": NOW}
 
 
 def forecast(name: str, number: int, data_version: str, quantiles: list[float]) -> dict[str, Any]:
     """A row of the table of forecasts."""
-    bands = {f"{side}_{level}_usd": 1.0 for side in ("lower", "upper") for level in (50, 80, 95)}
+    bands = {f"{side}_{level}": 1.0 for side in ("lower", "upper") for level in (50, 80, 95)}
     return {
         "prediction_id": name, "product_id": BTC, "origin_day": FIRST + timedelta(days=number),
         "target_day": FIRST + timedelta(days=number + 1), "horizon": 1, "profile": "calibrated",
         "model_version": "1", "data_version": data_version, "settings_version": "s", "code_version": "c",
-        "last_close_usd": 1.0, "point_usd": 1.0, **bands, "quantile_levels": list(LEVELS),
-        "quantiles_usd": quantiles, "created_at": NOW, "flow_run_id": None,
+        "last_close": 1.0, "point": 1.0, **bands, "quantile_levels": list(LEVELS),
+        "quantiles": quantiles, "created_at": NOW, "flow_run_id": None,
     }  # fmt: skip
 
 

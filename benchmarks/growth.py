@@ -93,7 +93,7 @@ def report(runs: dict[str, list[Run]], counts: dict[str, Run], given: argparse.N
         "### What is read of the tables",
         read(counts, few, many),
         "A group is 1,024 rows of some columns. All rows are read of light columns alone, names and days, to"
-        " find what is due; rows with lists are those whose quantiles or corrections were read.",
+        " find what is due; rows with lists are those whose quantiles or quantile_offsets were read.",
     ]
     return "\n\n".join(parts)
 

@@ -35,14 +35,14 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.tables.delta import Table
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import trackers
+from storage.tables.schemas import calibrator
 from storage.tables.scores import Scores
 from tasks.evaluation.scoring import board_of, score_and_track
 from tasks.forecast import publish
 from tasks.prices.coinbase_client import Client, Page
 from tasks.prices.ingest_coinbase import ingest_exchange
 from tasks.report import prefect_artifacts as artifacts
-from tasks.training.selection import choose_champion
+from tasks.training.selection import select_model
 from tasks.upkeep.pruning import keep_few_files
 
 STEPS = ("ingest", "look up", "score and track", "choose", "publish", "forecast", "show", "keep few")
@@ -108,8 +108,8 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
     origin, now, client = day(number), moment(number), cast("Client", Exchange(walk(number)))
     with step("ingest"):
         series = ingest_exchange(
-            home, PRODUCT, client=client, origin=origin, observed_at=now, fewest_days=RECIPE.fewest_days,
-            unbroken_days=RECIPE.lookback + 1,
+            home, PRODUCT, client=client, origin=origin, observed_at=now, min_days=RECIPE.min_days,
+            consecutive_days=RECIPE.lookback + 1,
         )  # fmt: skip
     made: dict[str, Any] = {"data_version": series.data_version, "code_version": CODE}
     key = publish.prediction_key(
@@ -120,7 +120,7 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
     with step("score and track"):
         score_and_track(home, PRODUCT, data_version=series.data_version, settings=SETTINGS, moment=now)
     with step("choose"):
-        choice = choose_champion(home, PRODUCT, settings=SETTINGS, moment=now, **made)
+        choice = select_model(home, PRODUCT, settings=SETTINGS, moment=now, **made)
     forecast_calibrated = publish.forecast_calibrated
     with step("publish"), patch.object(publish, "forecast_calibrated", forecast):
         row = publish.publish_distribution(
@@ -140,7 +140,7 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
         keep_few_files(home, PRODUCT)
     mark("")
     # One close, one score and one state more, and a forecast: it was a day, and not a repetition.
-    tables = (Scores(home).read(), trackers(home).read(), Predictions(home).read())
+    tables = (Scores(home).read(), calibrator(home).read(), Predictions(home).read())
     found = (series.new_days, board.spans[-1].forecasts, *(table.num_rows for table in tables))
     if found != (1, days, days, days + 1, days + 1):
         raise SystemExit(f"that was no day like the others: {found}")

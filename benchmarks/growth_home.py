@@ -24,14 +24,14 @@ from storage.prices.price_store import Prices
 from storage.prices.queries import DATA_VERSIONS, insert_new
 from storage.tables.delta import Table
 from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from storage.tables.scores import SCORES
-from storage.upkeep.compaction import tidy
+from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
 from tasks.core.quantiles import BANDS, LEVELS, student_t
 from tasks.profiles.baselines import METHODS
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.training.selection import choose_champion
+from tasks.training.selection import select_model
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"
 # A network that is made in a moment: the storage is measured, not the forecast.
@@ -40,7 +40,7 @@ SETTINGS = RECIPE.model_dump(mode="json")
 BEFORE = 400  # closes before the first forecast
 FIRST = date(2015, 1, 1)
 FEW = 9  # days of the home that warms up
-TABLES = ("predictions", "scores", "ingredients", "trackers")
+TABLES = ("predictions", "scores", "components", "calibrator")
 WEEKS, SINGLE, EVERY = 4, 6, 30
 
 
@@ -59,7 +59,7 @@ def walk(days: int) -> pd.DataFrame:
     draw = np.random.default_rng(1).normal(0, 0.03, (days, 2))
     close = np.round(4000 * np.exp(np.cumsum(draw[:, 0]) - 0.0004 * np.arange(days)), 2)
     spread = close * (0.01 + np.abs(draw[:, 1]))
-    figures = {"open_usd": close, "high_usd": close + spread, "low_usd": close / 1.02, "close_usd": close}
+    figures = {"open": close, "high": close + spread, "low": close / 1.02, "close": close}
     when = [pd.Timestamp(day(number)) for number in range(1, days + 1)]
     return candle_frame({"day_utc": when, **figures, "volume": np.exp(draw[:, 1])})
 
@@ -79,13 +79,13 @@ def make(home: Home, days: int) -> None:
         insert_new(connection, DATA_VERSIONS, [data_row(BEFORE + n) for n in range(1, days)])
     database.close()
     register_more(home, days)
-    corrections = np.zeros(len(LEVELS))
-    first_state(home, PRODUCT, RECIPE, day(BEFORE), corrections, moment(BEFORE))
-    closes = np.concatenate([[np.nan], candles["close_usd"].to_numpy()])
+    quantile_offsets = np.zeros(len(LEVELS))
+    first_state(home, PRODUCT, RECIPE, day(BEFORE), quantile_offsets, moment(BEFORE))
+    closes = np.concatenate([[np.nan], candles["close"].to_numpy()])
     for first, last, tidied in stretches(days):
         fill(home, closes, first, last)
         for name in TABLES if tidied else ():
-            tidy(home, name)
+            compact_table(home, name)
 
 
 def stretches(days: int) -> Iterator[tuple[int, int, bool]]:
@@ -97,7 +97,7 @@ def stretches(days: int) -> Iterator[tuple[int, int, bool]]:
 
 def champion(home: Home, data_version: str) -> None:
     """Train and promote the first version, from 400 closes."""
-    choose_champion(
+    select_model(
         home, PRODUCT, data_version=data_version, settings=SETTINGS, code_version=CODE, moment=moment(BEFORE)
     )
 
@@ -116,8 +116,8 @@ def register_more(home: Home, days: int) -> None:
             kept = {name: tag for name, tag in first.tags.items() if name not in ("key", "manifest_sha256")}
             changed = {
                 "origin_day": str(day(origin)),
-                "seen_through": str(day(max(BEFORE, origin - RECIPE.gate_days))),
-                "made_by": "fine-tune" if number % 3 else "refit",
+                "trained_through": str(day(max(BEFORE, origin - RECIPE.gate_days))),
+                "training_kind": "fine-tune" if number % 3 else "refit",
             }
             newest = models.register(
                 draft,
@@ -164,15 +164,15 @@ def fill(home: Home, closes: np.ndarray[Any, Any], first: int, last: int) -> Non
             "prediction_id": prediction_id(number),
             "product_id": PRODUCT,
             "target_day": day(BEFORE + number),
-            "method": method,
-            "deviation": 0.03,
-            "tracker_version": f"{RECIPE.recipe_version}:{number:016d}" if method == OWN else None,
-            "quantiles_usd": (said[number] * (1 + 0.001 * place)).tolist(),
+            "component": method,
+            "sigma": 0.03,
+            "calibrator_version": f"{RECIPE.recipe_version}:{number:016d}" if method == OWN else None,
+            "quantiles": (said[number] * (1 + 0.001 * place)).tolist(),
         }
         for number in numbers
         for place, method in enumerate((OWN, *METHODS))
     ]
-    ingredients(home).add(beside)
+    components(home).add(beside)
     forecasts = [forecast_row(number, closes, said[number]) for number in numbers]
     Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id")).add(
         forecasts
@@ -195,7 +195,7 @@ def forecast_row(
     """The forecast that the run of that number published."""
     origin = BEFORE + number - 1
     bands = {
-        f"{side}_{percent}_usd": float(quantiles[place])
+        f"{side}_{percent}": float(quantiles[place])
         for percent in (50, 80, 95)
         for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
     }
@@ -210,11 +210,11 @@ def forecast_row(
         "data_version": data_name(origin),
         "settings_version": RECIPE.version,
         "code_version": CODE,
-        "last_close_usd": float(closes[origin]),
-        "point_usd": float(closes[origin]),
+        "last_close": float(closes[origin]),
+        "point": float(closes[origin]),
         **bands,
         "quantile_levels": list(LEVELS),
-        "quantiles_usd": quantiles.tolist(),
+        "quantiles": quantiles.tolist(),
         "created_at": moment(origin),
         "flow_run_id": f"{number:036d}",
         "revision": 0,
@@ -229,9 +229,9 @@ def score_row(number: int, closes: np.ndarray[Any, Any]) -> dict[str, Any]:
         "prediction_id": prediction_id(number),
         "product_id": PRODUCT,
         "target_day": day(origin + 1),
-        "close_usd": float(closes[origin + 1]),
-        "error_usd": error,
-        "naive_error_usd": error,
+        "close": float(closes[origin + 1]),
+        "error": error,
+        "naive_error": error,
         "crps": 0.016 + 1e-6 * number,
         "naive_crps": 0.017,
         **{f"hit_{percent}": number % 100 < percent for percent in (50, 80, 95)},

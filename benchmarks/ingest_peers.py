@@ -27,7 +27,7 @@ ASKED = {
     "month": f"FROM predictions WHERE {MONTH}",
     "everything": "FROM predictions",
 }
-COLUMNS = "SELECT target_day, point_usd, lower_80_usd, upper_80_usd, model_version"
+COLUMNS = "SELECT target_day, point, lower_80, upper_80, model_version"
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
     with Prices(Home(folder).prepare()) as prices:  # makes the database
         prices.source_of("P-USD")
     insert = (
-        "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume,"
+        "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume,"
         " source, observed_at, payload_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     )
     with contextlib.closing(sqlite3.connect(folder / "prices.db")) as connection:
@@ -142,11 +142,11 @@ def ask(folder: Path) -> dict[str, Any]:
     from storage.core.home import Home
     from storage.tables.delta import open_dataset, open_table
     from storage.tables.sql import query
-    from storage.upkeep.compaction import count_files, tidy
+    from storage.upkeep.compaction import compact_table, count_files
 
     home = Home(folder).prepare()
     forecasts(home.predictions)
-    tidy(home, "predictions")
+    compact_table(home, "predictions")
     table, dataset = open_table(home.predictions), open_dataset(home.predictions)
     if table is None or dataset is None:
         raise SystemExit("there are no forecasts")
@@ -195,7 +195,7 @@ def forecasts(folder: Path) -> None:
         for name, text in {**texts, **same, "model_version": "7"}.items():
             columns[name] = pa.repeat(pa.scalar(text, pa.string()), FORECASTS)
         quantiles = close[:, None] * np.linspace(0.9, 1.1, 23)
-        columns["quantiles_usd"] = list(quantiles)
+        columns["quantiles"] = list(quantiles)
         columns["quantile_levels"] = [np.linspace(0.01, 0.99, 23)] * FORECASTS
         for field in PREDICTIONS:
             if field.type == pa.float64():

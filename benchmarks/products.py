@@ -56,7 +56,7 @@ def measured(root: Path, products: int) -> Figures:
     from storage.models.registry import Models
     from storage.prices.price_store import Prices
     from storage.tables.predictions import Predictions
-    from storage.upkeep.compaction import tidy
+    from storage.upkeep.compaction import compact_table
     from tests.helpers import made_up
 
     home = Home(root).prepare()
@@ -83,7 +83,7 @@ def measured(root: Path, products: int) -> Figures:
     figures["a forecast appended, ms"] = timed_each(lambda number: forecasts(home, [middle], WEEK + number))
     figures["data files of forecasts"] = len(list(home.predictions.rglob("*.parquet")))
     begun = time.perf_counter()
-    tidy(home, "predictions")
+    compact_table(home, "predictions")
     figures["the table of forecasts compacted, s"] = time.perf_counter() - begun
     figures["prices.db, MB"] = (home.root / "prices.db").stat().st_size / 1e6
     figures["mlflow.db, MB"] = home.registry.stat().st_size / 1e6
@@ -104,7 +104,7 @@ def fill(home: Any, names: list[str]) -> Figures:
         with models.draft(product, "calibrated") as draft:
             draft.write("weights.json", b"{}")
             made = models.register(
-                draft, product_id=product, profile="calibrated", key=product, tags={"made_by": "refit"},
+                draft, product_id=product, profile="calibrated", key=product, tags={"training_kind": "refit"},
                 params={"units": 32}, metrics={"loss": 1.0}, curves={},
             )  # fmt: skip
         models.promote(made)
@@ -130,7 +130,7 @@ def forecasts(home: Any, names: list[str], number: int) -> None:
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
     said = np.linspace(3000.0, 5000.0, len(LEVELS))
     bands = {
-        f"{side}_{percent}_usd": float(said[place])
+        f"{side}_{percent}": float(said[place])
         for percent in (50, 80, 95)
         for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
     }
@@ -140,8 +140,8 @@ def forecasts(home: Any, names: list[str], number: int) -> None:
             "target_day": origin + timedelta(days=1), "horizon": 1, "profile": "calibrated",
             "model_version": "1", "data_version": f"{name}@{DAYS}:{'ab' * 32}",
             "settings_version": "calibrated-0123456789abcdef", "code_version": "0.0.0+bench",
-            "last_close_usd": 4000.0, "point_usd": 4000.0, **bands, "quantile_levels": list(LEVELS),
-            "quantiles_usd": said.tolist(), "created_at": NOW, "flow_run_id": None, "revision": 0,
+            "last_close": 4000.0, "point": 4000.0, **bands, "quantile_levels": list(LEVELS),
+            "quantiles": said.tolist(), "created_at": NOW, "flow_run_id": None, "revision": 0,
         }
         for name in names
     ]  # fmt: skip

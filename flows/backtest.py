@@ -22,7 +22,7 @@ from storage.core.provenance import code_version
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import Folds
 from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import Verdict, sum_up
+from tasks.backtest.result import BacktestResult, sum_up
 from tasks.backtest.summary import markdown
 from tasks.backtest.walk_forward import prepare_one, walk_one
 from tasks.core.formatting import artifact_key
@@ -47,7 +47,7 @@ def rolling_backtest(
     end: date | None = None,
     home: str | None = None,
     dask: str | None = None,
-) -> Verdict:
+) -> BacktestResult:
     """Evaluate a profile on stored closes by rolling origin; an interrupted one goes on where it was.
 
     Args:

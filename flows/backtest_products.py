@@ -26,14 +26,14 @@ from storage.core.provenance import code_version
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import Folds
 from tasks.backtest.plan import Plan, plan_one
-from tasks.backtest.result import Verdict, finish_one
+from tasks.backtest.result import BacktestResult, finish_one
 from tasks.backtest.walk_forward import prepare_one
 from tasks.core.steps import FLOW
 
 log = logging.getLogger("closecast.backtest")
 
 # Each product's lock is an open file, and a process may have 1,024 of those.
-MOST = 500
+MAX_PRODUCTS = 500
 # Of the flow's own: threads of one process share its cores member by member.
 THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
 BASELINE = "last_close_250"
@@ -51,14 +51,14 @@ def _run_name() -> str:
     **FLOW,
 )
 def backtest_products(
-    products: Annotated[list[str], Field(min_length=1, max_length=MOST)],
+    products: Annotated[list[str], Field(min_length=1, max_length=MAX_PRODUCTS)],
     profile: ProfileName = DEFAULT_PROFILE,
     settings: dict[str, Any] | None = None,
     start: date | None = None,
     end: date | None = None,
     home: str | None = None,
     dask: str | None = None,
-) -> dict[str, Verdict]:
+) -> dict[str, BacktestResult]:
     """Evaluate a profile on each product's stored closes; one product's failure stops none of the others.
 
     Args:
@@ -98,7 +98,7 @@ def backtest_products(
                 "%s: backtest %d of %d", name, done, len(handed), extra={"steps": len(handed), "done": done}
             )
     show(found)
-    failed = {name: error for name, error in found.items() if not isinstance(error, Verdict)}
+    failed = {name: error for name, error in found.items() if not isinstance(error, BacktestResult)}
     if failed:
         named = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
         raise ProductsFailed(f"{len(failed)} of {len(names)} products failed, all others are done: {named}")
@@ -121,7 +121,7 @@ def show(found: Mapping[str, Any]) -> None:
             f"CRPS over {BASELINE}": one.summary.against[BASELINE].ratio,
             "held by 80 %": one.summary.coverage[1].overall.share,
         }
-        if isinstance(one, Verdict)
+        if isinstance(one, BacktestResult)
         else {"product": name, "failed": f"{type(one).__name__}: {one}"}
         for name, one in found.items()
     ]

@@ -40,11 +40,11 @@ from tasks.forecast.publish import look_up, prediction_key, publish, publish_cal
 from tasks.prices.ingest_coinbase import fetch_candles
 from tasks.prices.ingest_csv import read_database, read_file
 from tasks.prices.series import Series, source_of
-from tasks.profiles.article_fit import fewest_days
+from tasks.profiles.article_fit import min_days
 from tasks.profiles.article_refit import refit
 from tasks.report.page import write_page
 from tasks.report.prefect_artifacts import show_artifacts
-from tasks.training.selection import Choice, choose
+from tasks.training.selection import ModelSelection, choose
 from tasks.upkeep.pruning import few_files_step
 
 log = logging.getLogger("closecast.daily")
@@ -64,7 +64,7 @@ def daily_forecast(
     settings: dict[str, Any] | None = None,
     origin: date | None = None,
     home: str | None = None,
-    fill_days: Annotated[int, Field(ge=0, le=366)] = 0,
+    backfill_days: Annotated[int, Field(ge=0, le=366)] = 0,
 ) -> str:
     """Make the forecast of one product for the day after its origin, once.
 
@@ -74,7 +74,7 @@ def daily_forecast(
         settings: fields of the profile to set otherwise.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        fill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
             were known on its own day; `created_at` tells them from forecasts that came in time.
 
     Returns:
@@ -83,17 +83,17 @@ def daily_forecast(
     speak_up()
     market, recipe, moment = market or Market(), profile_named(profile, settings), clock.now()
     place = home_at(home)
-    refuse_unfinished(origin, moment)
+    require_finished(origin, moment)
     place.prepare()
     with product_lock(place, market.product_id):
         try:
             series = append_closes(place, market, recipe, origin, moment)
         except (NotEnoughHistory, StaleSeries):
-            if origin is None:  # a hole keeps back the forecast, not the scores of those whose day has come
+            if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
                 score_stored(place, market.product_id, recipe, moment)
             raise
         name_run(series)
-        fill_in(place, series, recipe, fill_days, moment)
+        fill_in(place, series, recipe, backfill_days, moment)
         row, choice = forecast_once(place, series, recipe, moment)
         if choice:
             show_artifacts(place, row, series, choice.warning)
@@ -105,7 +105,7 @@ def daily_forecast(
 
 def forecast_once(
     place: Home, series: Series, recipe: Profile, moment: datetime
-) -> tuple[dict[str, Any], Choice | None]:
+) -> tuple[dict[str, Any], ModelSelection | None]:
     """The forecast from a series' last day, and how its model was chosen: None when it was there before."""
     key = run_key(series, recipe)
     target = series.origin + timedelta(days=recipe.horizon)
@@ -118,14 +118,14 @@ def forecast_once(
     return publish_forecast(place, series, recipe, key, choice, moment), choice
 
 
-def fill_in(place: Home, series: Series, recipe: Profile, fill_days: int, moment: datetime) -> None:
+def fill_in(place: Home, series: Series, recipe: Profile, backfill_days: int, moment: datetime) -> None:
     """Make the forecasts of the days that were missed, oldest first, so that each learns from those before.
 
-    A day that has too few days before it, or a hole, stays without one.
+    A day that has too few days before it, or a gap, stays without one.
     """
-    if not fill_days:
+    if not backfill_days:
         return
-    days = find_missed(place, series.product_id, recipe.name, origin=series.origin, most=fill_days)
+    days = find_missed(place, series.product_id, recipe.name, origin=series.origin, most=backfill_days)
     if days:
         log.info("%s: filling in what was missed, %d days from %s on", series.product_id, len(days), days[0])
     for day in days:
@@ -146,7 +146,7 @@ def speak_up() -> None:
         ours.setLevel(logging.INFO)
 
 
-def refuse_unfinished(origin: date | None, moment: datetime) -> None:
+def require_finished(origin: date | None, moment: datetime) -> None:
     """Refuse an origin that is not over.
 
     Raises:
@@ -203,16 +203,16 @@ def append_closes(
 
 
 def days_needed(recipe: Profile) -> dict[str, int]:
-    """How many closes the profile needs up to the origin, and how many of them without a hole."""
+    """How many closes the profile needs up to the origin, and how many of them without a gap."""
     if not isinstance(recipe, Article):  # a return on the window's first day needs the day before
-        return {"fewest_days": recipe.fewest_days, "unbroken_days": recipe.lookback + 1}
-    fewest = fewest_days(
+        return {"min_days": recipe.min_days, "consecutive_days": recipe.lookback + 1}
+    fewest = min_days(
         lookback=recipe.lookback,
         horizon=recipe.horizon,
         train_share=recipe.train_share,
         validation_split=recipe.validation_split,
     )
-    return {"fewest_days": fewest, "unbroken_days": recipe.lookback}
+    return {"min_days": fewest, "consecutive_days": recipe.lookback}
 
 
 def _file_of(market: Market, source: str) -> tuple[Literal["sample", "csv"], Path | None]:
@@ -265,7 +265,7 @@ def score_due(home: Home, series: Series, recipe: Profile, moment: datetime) -> 
 
 def keep_or_challenge(
     home: Home, series: Series, recipe: Profile, key: dict[str, str], moment: datetime
-) -> Choice:
+) -> ModelSelection:
     """The version that forecasts; the article's is trained anew on every data version."""
     closes, model = closes_asset(series.product_id), model_asset(series.product_id, recipe.name)
     if isinstance(recipe, Article):
@@ -279,7 +279,7 @@ def keep_or_challenge(
             settings_version=key["settings_version"],
             code_version=key["code_version"],
         ).result()
-        return Choice(version, "the article trains on all that is known")
+        return ModelSelection(version, "the article trains on all that is known")
     chosen = making(choose, model, closes)
     return chosen.submit(
         home,
@@ -292,7 +292,7 @@ def keep_or_challenge(
 
 
 def publish_forecast(
-    home: Home, series: Series, recipe: Profile, key: dict[str, str], choice: Choice, moment: datetime
+    home: Home, series: Series, recipe: Profile, key: dict[str, str], choice: ModelSelection, moment: datetime
 ) -> dict[str, Any]:
     """The champion's forecast, written to the table."""
     made: dict[str, Any] = {**key, "model_version": choice.version}

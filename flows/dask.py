@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.settings import dask_address
 from storage.core.errors import BadSetting, ClusterUnusable, HomeUnusable
 from storage.core.home import Home
-from storage.locks.worker_check import Seen, marked, seen_from_here
+from storage.locks.worker_check import WorkerCheck, check_worker, marked
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -43,11 +43,11 @@ def tasks_on(address: str | None, home: Home) -> Iterator[None]:
     chosen = dask_address(address)
     context = FlowRunContext.get()
     with contextlib.ExitStack() as stack:
-        hosts = {seen_from_here("")["host"]}
+        hosts = {check_worker("")["host"]}
         if chosen is not None and context is not None:
             runner = stack.enter_context(_connected(chosen))
             found = _asked(chosen, runner, home)
-            _refuse_strangers(found, home)
+            _check_workers(found, home)
             hosts |= {seen["host"] for seen in found.values()}
             stack.enter_context(context.model_copy(update={"task_runner": runner}))
         if context is not None and len(hosts) == 1 and not PREFECT_API_URL.value():
@@ -103,11 +103,11 @@ async def _greeted(address: str) -> None:
     await comm.close()
 
 
-def _asked(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, Seen]:
+def _asked(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, WorkerCheck]:
     """What each worker tells of itself."""
     try:
         with marked(home) as mark:
-            found: dict[str, Seen] = runner.client.run(seen_from_here, mark)
+            found: dict[str, WorkerCheck] = runner.client.run(check_worker, mark)
     except HomeUnusable:
         raise
     except Exception as error:  # whatever a worker makes of a function that it does not know
@@ -120,9 +120,9 @@ def _asked(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, Seen]:
     return found
 
 
-def _refuse_strangers(found: dict[str, Seen], home: Home) -> None:
+def _check_workers(found: dict[str, WorkerCheck], home: Home) -> None:
     """Refuse workers that would make other figures, or put them elsewhere."""
-    own = seen_from_here("")["versions"]
+    own = check_worker("")["versions"]
     for worker, seen in found.items():
         for name, here in own.items():
             if seen["versions"].get(name) != here:

@@ -10,16 +10,16 @@ from flows import clock
 from flows.daily import speak_up
 from flows.settings import home_at
 from storage.core.home import Home
-from storage.upkeep.compaction import Tidied
+from storage.upkeep.compaction import Compaction
 from tasks.core.steps import FLOW
-from tasks.upkeep.pruning import Unneeded, prune_home, prune_step, tidy_step, tidy_tables
+from tasks.upkeep.pruning import Unneeded, compact_step, compact_tables, prune_home, prune_step
 
 
 @dataclass(frozen=True)
 class Upkeep:
     """What became of each table, and what was pruned, or would be."""
 
-    tables: tuple[Tidied, ...]
+    tables: tuple[Compaction, ...]
     pruned: tuple[Unneeded, ...]
 
 
@@ -40,19 +40,19 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
     """
     speak_up()
     place = home_at(home).prepare()
-    tidy_step.submit(place).result()
+    compact_step.submit(place).result()
     if not prune:
         return []
     return [one.what for one in prune_step.submit(place, moment=clock.now()).result()]
 
 
-def look_after(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
+def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     """The same by hand, or a list of what it would do.
 
     Raises:
-        StorageError: as `storage.upkeep.compaction.tidy` and `tasks.upkeep.pruning.prune_home` say.
+        StorageError: as `storage.upkeep.compaction.compact_table` and `tasks.upkeep.pruning.prune_home` say.
     """
     home.prepare()
-    tables = tidy_tables(home, dry_run=dry_run)
+    tables = compact_tables(home, dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
     return Upkeep(tuple(tables), tuple(pruned))

@@ -22,7 +22,7 @@ from tasks.report.prefect_artifacts import show_products
 
 log = logging.getLogger("closecast.products")
 
-MOST_NAMED = 3
+MAX_NAMED = 3
 # Networks that train side by side would share the cores, and gain nothing. (Prefect types its own runner
 # more narrowly than it takes it.)
 ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
@@ -31,11 +31,11 @@ ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 def _run_name() -> str:
     given = flow_run.get_parameters()
     products = list(dict.fromkeys(given["products"]))
-    more = f" and {len(products) - MOST_NAMED} more" if len(products) > MOST_NAMED else ""
+    more = f" and {len(products) - MAX_NAMED} more" if len(products) > MAX_NAMED else ""
     day = given.get("origin")
     if day is None and given.get("source") == "coinbase":
         day = clock.last_complete_day()
-    return f"{', '.join(products[:MOST_NAMED])}{more} {day or 'newest day'}"
+    return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
 
 
 @flow(
@@ -51,7 +51,7 @@ def daily_forecasts(
     settings: dict[str, Any] | None = None,
     origin: date | None = None,
     home: str | None = None,
-    fill_days: Annotated[int, Field(ge=0, le=366)] = 0,
+    backfill_days: Annotated[int, Field(ge=0, le=366)] = 0,
     dask: str | None = None,
 ) -> list[str]:
     """Make the day's forecast of each product, a run of `daily-forecast` each.
@@ -63,7 +63,7 @@ def daily_forecasts(
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        fill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
             were known on its own day; `created_at` tells them from forecasts that came in time.
         dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
             CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
@@ -82,7 +82,9 @@ def daily_forecasts(
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
     with tags(*flow_run.tags), tasks_on(dask, place):
         futures = [
-            forecast_product.submit(product, source, profile, settings, origin, str(place.root), fill_days)
+            forecast_product.submit(
+                product, source, profile, settings, origin, str(place.root), backfill_days
+            )
             for product in products
         ]
         found = {name: outcome([future]) for name, future in zip(products, futures, strict=True)}
@@ -106,11 +108,11 @@ def forecast_one(
     settings: dict[str, Any] | None,
     origin: date | None,
     home: str | None,
-    fill_days: int,
+    backfill_days: int,
 ) -> str:
     """One product's day, as a flow run of its own."""
     market = Market(product_id=product_id, source=source)
-    return daily_forecast(market, profile, settings, origin, home, fill_days)
+    return daily_forecast(market, profile, settings, origin, home, backfill_days)
 
 
 # A function under its own name beside its task: a decorated one would be sent to other processes as a copy

@@ -61,7 +61,7 @@ class Article(Frozen):
     scaler_fit: Literal["train", "all"] = Field(
         "train", description="Rows that the scaler sees; the article fitted it on all"
     )
-    bridge_holes: bool = Field(
+    bridge_gaps: bool = Field(
         True, description="Train across missing days as if they were neighbours, as the article did"
     )
     units: int = Field(64, ge=1, le=4096, description="LSTM units")

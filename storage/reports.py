@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from storage.core.errors import BadSetting, HomeUnusable
-from storage.core.files import fsync_folder, refuse_links, write_atomic
+from storage.core.files import check_no_links, fsync_folder, write_atomic
 from storage.core.home import Home, check_product_id
 from storage.locks.locks import reports_lock
 
 INDEX = "index.html"
 PROFILE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 # Of a page's own account of itself; a larger one is somebody else's file.
-MOST_BYTES = 65_536
+MAX_BYTES = 65_536
 
 
 class Reports:
@@ -72,7 +72,7 @@ class Reports:
             HomeBusy: others write the index all the time.
         """
         path = self.page(product_id, profile)
-        refuse_links(path, path.with_suffix(".json"), self.index)
+        check_no_links(path, path.with_suffix(".json"), self.index)
         try:
             self.folder.mkdir(exist_ok=True)
             self._home.locks.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ class Reports:
 def _brief(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(MOST_BYTES))
+            content = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         # The index is of what can be told; the page itself may be whole.
         return {}

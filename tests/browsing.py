@@ -23,7 +23,7 @@ Scheme = Literal["light", "dark"]
 
 
 @dataclass
-class Seen:
+class WorkerCheck:
     """A page as a browser has it, and what it complained of and asked for meanwhile."""
 
     page: Any

@@ -18,7 +18,7 @@ from storage.core.home import Home
 from storage.models.registry import Models, ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
 from tasks.profiles.calibrated_settings import Recipe
 from tests.engines import copy_home
@@ -51,7 +51,7 @@ def candles() -> pd.DataFrame:
 
 def close(number: int) -> float:
     """The close in USD of the day of that number."""
-    return float(candles()["close_usd"].iloc[number - 1])
+    return float(candles()["close"].iloc[number - 1])
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Runs:
 
     def restate(self, number: int, usd: float) -> None:
         """The close of a day comes with another figure, or a day that was missing comes."""
-        row = candles().iloc[[number - 1]].assign(close_usd=usd)
+        row = candles().iloc[[number - 1]].assign(close=usd)
         with Prices(self.home) as prices:
             prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA)
 
     def choose(self, number: int) -> Any:
-        from tasks.training.selection import choose_champion
+        from tasks.training.selection import select_model
 
-        return choose_champion(
+        return select_model(
             self.home,
             BTC,
             data_version=self.data(number),
@@ -155,9 +155,9 @@ def champion_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) 
     return Runs(copy_home(made_home(factory.getbasetemp()), place), quick(**changed))
 
 
-def spread(last_usd: float, *, sd: float = 0.03) -> list[float]:
+def spread(last_closes: float, *, sd: float = 0.03) -> list[float]:
     """Quantiles in USD of a close whose log return is normal."""
-    return [float(usd) for usd in last_usd * np.exp(sd * STANDARD)]
+    return [float(usd) for usd in last_closes * np.exp(sd * STANDARD)]
 
 
 def put_forecast(
@@ -175,8 +175,8 @@ def put_forecast(
     bands: dict[str, Any] = {}
     for percent in (50, 80, 95):
         low, high = BANDS[percent]
-        bands[f"lower_{percent}_usd"] = said[low] if said else None
-        bands[f"upper_{percent}_usd"] = said[high] if said else None
+        bands[f"lower_{percent}"] = said[low] if said else None
+        bands[f"upper_{percent}"] = said[high] if said else None
     row: dict[str, Any] = {
         "prediction_id": prediction_id,
         "product_id": BTC,
@@ -188,25 +188,25 @@ def put_forecast(
         "data_version": "BTC-USD@1:ab",
         "settings_version": recipe.version if recipe else "article-1",
         "code_version": CODE,
-        "last_close_usd": last,
-        "point_usd": point if point is not None else said[MEDIAN] if said else last,
+        "last_close": last,
+        "point": point if point is not None else said[MEDIAN] if said else last,
         **bands,
         "quantile_levels": list(LEVELS) if said else None,
-        "quantiles_usd": said,
+        "quantiles": said,
         "created_at": NOW,
         "flow_run_id": None,
     }
     if recipe:
-        ingredients(home).add(
+        components(home).add(
             [
                 {
                     "prediction_id": prediction_id,
                     "product_id": BTC,
                     "target_day": day(number + 1),
-                    "method": "lstm",
-                    "deviation": 0.03,
-                    "tracker_version": f"{recipe.recipe_version}:made-up",
-                    "quantiles_usd": said,
+                    "component": "lstm",
+                    "sigma": 0.03,
+                    "calibrator_version": f"{recipe.recipe_version}:made-up",
+                    "quantiles": said,
                 }
             ]
         )

@@ -158,10 +158,10 @@ def walk() -> Callable[..., pd.DataFrame]:
         return candle_frame(
             {
                 "day_utc": pd.date_range(end=str(last), periods=days, unit="s"),
-                "open_usd": opened,
-                "high_usd": np.maximum(opened, close) * 1.01,
-                "low_usd": np.minimum(opened, close) * 0.99,
-                "close_usd": close,
+                "open": opened,
+                "high": np.maximum(opened, close) * 1.01,
+                "low": np.minimum(opened, close) * 0.99,
+                "close": close,
                 "volume": 10.0,
             }
         )

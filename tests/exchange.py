@@ -255,10 +255,10 @@ class Exchange:
         return max((sum(start <= other < start + 1 for other in at) for start in at), default=0)
 
     def restate(self, product_id: str, day: date, **figures: float) -> None:
-        """Change what is said of a day from now on, e.g. `close_usd=8000.0`; a new day needs all five."""
+        """Change what is said of a day from now on, e.g. `close=8000.0`; a new day needs all five."""
         with self._lock:
             rows, at = self._candles[product_id], _midnight(day)
-            names = ("low_usd", "high_usd", "open_usd", "close_usd", "volume")
+            names = ("low", "high", "open", "close", "volume")
             old = dict(zip(names, rows.get(at, [at])[1:], strict=False))
             rows[at] = [at, *(_number((old | figures)[name]) for name in names)]
 
@@ -586,7 +586,7 @@ def _number(value: float) -> float | int | None:
 
 def _rows(frame: pd.DataFrame) -> dict[int, Row]:
     times = frame["day_utc"].astype("datetime64[s]").astype("int64").tolist()
-    columns = [frame[f"{name}_usd"].tolist() for name in ("low", "high", "open", "close")]
+    columns = [frame[f"{name}"].tolist() for name in ("low", "high", "open", "close")]
     figures = zip(*columns, frame["volume"].tolist(), strict=True)
     return {at: [at, *map(_number, row)] for at, row in zip(times, figures, strict=True)}
 

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
     "horizon": 1,
     "train_share": 0.8,
     "scaler_fit": "train",
-    "bridge_holes": True,
+    "bridge_gaps": True,
     "units": 4,
     "activation": "sigmoid",
     "leaky_slope": 0.5,
@@ -59,7 +59,7 @@ def made_up(days: int = 60, first: date = FIRST, *, seed: int = 1) -> pd.DataFra
     """A candle frame of consecutive days: closes that wander about 4000 USD, open to volume around them."""
     draw = np.random.default_rng(seed)
     close = np.round(4000 * np.exp(np.cumsum(draw.normal(0, 0.03, days))), 2)
-    figures = {"open_usd": close - 1, "high_usd": close + 5, "low_usd": close - 5, "close_usd": close}
+    figures = {"open": close - 1, "high": close + 5, "low": close - 5, "close": close}
     when = [pd.Timestamp(first + timedelta(days=n)) for n in range(days)]
     return candle_frame({"day_utc": when, **figures, "volume": draw.uniform(1, 9, days)})
 
@@ -111,7 +111,7 @@ def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, st
 
 def to_csv(frame: pd.DataFrame) -> bytes:
     """The frame as a file that the CSV reader takes."""
-    named = frame.rename(columns={name: name.removesuffix("_usd") for name in ["day_utc", *FIGURES]})
+    named = frame.rename(columns={name: name for name in ["day_utc", *FIGURES]})
     return named.rename(columns={"day_utc": "date"}).to_csv(index=False).encode()
 
 

@@ -81,7 +81,7 @@ def one_day(home: Home, origin: Any, moment: datetime) -> None:
     """Score, choose, forecast."""
     from tasks.evaluation.scoring import score_and_track
     from tasks.forecast.publish import publish_distribution
-    from tasks.training.selection import choose_champion
+    from tasks.training.selection import select_model
 
     recipe = profile_named("calibrated")
     settings = recipe.model_dump(mode="json")
@@ -90,7 +90,7 @@ def one_day(home: Home, origin: Any, moment: datetime) -> None:
     score_and_track(home, SAMPLE_PRODUCT, data_version=data, settings=settings, moment=moment)
     code = made["code_version"]
     told = {"data_version": data, "settings": settings, "code_version": code, "moment": moment}
-    version = choose_champion(home, SAMPLE_PRODUCT, **told).version
+    version = select_model(home, SAMPLE_PRODUCT, **told).version
     publish_distribution(
         home, SAMPLE_PRODUCT, origin=origin, settings=settings, model_version=version, **made
     )

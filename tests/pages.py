@@ -16,7 +16,7 @@ from storage.core.home import Home
 from storage.models.registry import Models, ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
 from tasks.profiles.baselines import METHODS
 from tests.calibrated import spread
@@ -52,9 +52,9 @@ def put_model(
 ) -> ModelVersion:
     """A model version without weights: what a page reads of it."""
     models = Models(home)
-    lineage = {"holes": [[str(HOLE[0]), str(HOLE[1])]], **(lineage or {})}
+    lineage = {"gaps": [[str(HOLE[0]), str(HOLE[1])]], **(lineage or {})}
     if profile == "article":
-        lineage["metrics"] = {"test_rmse_usd": 1088.25, "naive_rmse_usd": 392.5}
+        lineage["metrics"] = {"test_rmse": 1088.25, "naive_rmse": 392.5}
     with models.draft(product_id, profile) as draft:
         draft.write_json("settings.json", {"max_model_age_days": 180} if profile == "calibrated" else {})
         draft.write_json("lineage.json", lineage)
@@ -66,7 +66,7 @@ def put_model(
             product_id=product_id,
             profile=profile,
             key=key,
-            tags={"made_by": "refit", "code_version": CODE, **tags},
+            tags={"training_kind": "refit", "code_version": CODE, **tags},
             params={},
             metrics={},
             curves={},
@@ -87,7 +87,7 @@ def put_days(
     rows, beside = [], []
     for place in range(len(candles) - count, len(candles)):
         origin = candles["day_utc"].iloc[place].date()
-        last = float(candles["close_usd"].iloc[place])
+        last = float(candles["close"].iloc[place])
         said = spread(last) if profile == "calibrated" else None
         row: dict[str, Any] = {
             "prediction_id": f"{product_id}-{profile}-{origin}",
@@ -100,15 +100,15 @@ def put_days(
             "data_version": data_version,
             "settings_version": f"{profile}-1",
             "code_version": CODE,
-            "last_close_usd": last,
-            "point_usd": said[MEDIAN] if said else last * 1.01,
+            "last_close": last,
+            "point": said[MEDIAN] if said else last * 1.01,
             **{
-                f"{side}_{percent}_usd": said[BANDS[percent][end]] if said else None
+                f"{side}_{percent}": said[BANDS[percent][end]] if said else None
                 for percent in (50, 80, 95)
                 for end, side in enumerate(("lower", "upper"))
             },
             "quantile_levels": list(LEVELS) if said else None,
-            "quantiles_usd": said,
+            "quantiles": said,
             "created_at": pd.Timestamp(origin, tz="UTC") + pd.Timedelta(hours=24.25),
             "flow_run_id": None,
             **changed,
@@ -118,10 +118,10 @@ def put_days(
         beside += [
             {
                 **{name: row[name] for name in names},
-                "method": method,
-                "deviation": 0.03,
-                "tracker_version": "made-up" if method == "lstm" else None,
-                "quantiles_usd": spread(last, sd=0.02 + 0.005 * number),
+                "component": method,
+                "sigma": 0.03,
+                "calibrator_version": "made-up" if method == "lstm" else None,
+                "quantiles": spread(last, sd=0.02 + 0.005 * number),
             }
             for number, method in enumerate(("lstm", *METHODS))
             if said
@@ -131,7 +131,7 @@ def put_days(
     else:  # perhaps a revision
         Predictions(home).publish(rows[0])
     if beside:
-        ingredients(home).add(beside)
+        components(home).add(beside)
     return rows
 
 
@@ -151,12 +151,12 @@ def put_product(
     seed: int = 1,
     price: float = 1.0,
 ) -> pd.DataFrame:
-    """Closes with a hole, times `price`, a model, forecasts and their scores; returns the closes."""
+    """Closes with a gap, times `price`, a model, forecasts and their scores; returns the closes."""
     candles = without(made_up(DAYS, seed=seed), *HOLE)
-    candles[["open_usd", "high_usd", "low_usd", "close_usd"]] *= price
+    candles[["open", "high", "low", "close"]] *= price
     data_version = store(home, candles, product_id=product_id)
     origin = candles["day_utc"].iloc[-40].date()
-    tags = {"origin_day": str(origin), "seen_through": str(origin)} if profile == "calibrated" else {}
+    tags = {"origin_day": str(origin), "trained_through": str(origin)} if profile == "calibrated" else {}
     put_model(home, product_id, profile, data_version=data_version, **tags)
     put_days(home, candles, data_version, count, product_id=product_id, profile=profile)
     score_all(home, data_version, product_id)
@@ -197,7 +197,7 @@ def full_home(factory: pytest.TempPathFactory, place: Path) -> Home:
 def spoil(home: Home, raw: str, product_id: str = BTC) -> None:
     """Set a row aside that says `raw`, and restate a close."""
     reason = {"day_utc": "2019-05-01", "raw": raw, "reason": raw}
-    row = made_up(DAYS).iloc[[100]].assign(close_usd=1234.5)
+    row = made_up(DAYS).iloc[[100]].assign(close=1234.5)
     with Prices(home) as prices:
         prices.append(
             product_id,
@@ -205,11 +205,11 @@ def spoil(home: Home, raw: str, product_id: str = BTC) -> None:
             source="csv",
             observed_at=NOW,
             payload_sha256=SHA,
-            set_aside=pd.DataFrame([reason]),
+            quarantined=pd.DataFrame([reason]),
         )
 
 
 def closes_of(home: Home, data_version: str) -> np.ndarray:
     """The closes in USD of a data version."""
     with Prices(home) as prices:
-        return prices.closes_at(data_version)["close_usd"].to_numpy()
+        return prices.closes_at(data_version)["close"].to_numpy()

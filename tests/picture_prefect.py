@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 FOLDER = PROJECT / "docs" / "images"
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 
 
 def take(folder: Path, chromium: str, port: int | None) -> list[Path]:
@@ -85,8 +85,8 @@ def save(page: Page, path: Path) -> Path:
         RuntimeError: it came out larger than a page of documentation should load.
     """
     page.screenshot(path=path)
-    if path.stat().st_size > MOST_BYTES:
-        raise RuntimeError(f"{path} has {path.stat().st_size:,} bytes, at most {MOST_BYTES:,} were wanted")
+    if path.stat().st_size > MAX_BYTES:
+        raise RuntimeError(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} were wanted")
     return path
 
 

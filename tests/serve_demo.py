@@ -264,8 +264,8 @@ def forecast_once(platform: Platform) -> None:
         sys.exit(f"the run {run.name} did not complete: {run.state}\n{platform.tail('worker')}")
     row = Predictions(home_at(platform.home)).between().to_pylist()[-1]
     say(
-        f"{run.name}: forecast for {row['target_day']} {row['point_usd']:,.2f} USD"
-        f" (last close {row['last_close_usd']:,.2f} USD), prediction {row['prediction_id']}"
+        f"{run.name}: forecast for {row['target_day']} {row['point']:,.2f} USD"
+        f" (last close {row['last_close']:,.2f} USD), prediction {row['prediction_id']}"
     )
 
 

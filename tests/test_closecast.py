@@ -121,7 +121,7 @@ def shell(tmp_path: Path, api_url: str) -> Shell:
 def candle_file(tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., pd.DataFrame]) -> Path:
     path = tmp_path_factory.mktemp("csv") / "ada-usd.csv"
     frame = walk(LAST, days=60)
-    names = {"day_utc": "date", **{f"{name}_usd": name for name in ("open", "high", "low", "close")}}
+    names = {"day_utc": "date", **{f"{name}": name for name in ("open", "high", "low", "close")}}
     frame.rename(columns=names).to_csv(path, index=False, date_format="%Y-%m-%d")
     return path
 
@@ -139,7 +139,7 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
     assert first.err == ""
     assert "BTC-USD: close of 2019-10-18" in first.out
     assert "8,034.32 USD on 2019-10-17" in first.out
-    assert "hole from 2019-03-20 to 2019-03-31, 12 days" in first.out
+    assert "gap from 2019-03-20 to 2019-03-31, 12 days" in first.out
     assert f"Stored in {shell.home / 'predictions'} (Delta)" in first.out
     for word in ("prefect", "tensorflow", "cuda", "Traceback"):
         assert word not in (first.out + first.err).lower().replace(str(PROJECT).lower(), "")
@@ -158,8 +158,8 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
     assert shell.here("report", "--product", "BTC-USD").out == f"{page}\n"
     assert page.is_file()
     (row,) = shell.ask("select * from predictions")
-    assert row["last_close_usd"] == 8034.32
-    assert row["lower_95_usd"] is None
+    assert row["last_close"] == 8034.32
+    assert row["lower_95"] is None
     assert row["revision"] == 0
     assert str(row["prediction_id"]) in again.out
 
@@ -179,7 +179,7 @@ def test_a_report_needs_a_forecast(shell: Shell) -> None:
 def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     done = shell("import", str(candle_file), "--product", "ADA-USD")
     assert done.code == 0, done.err
-    assert "60 days new, 0 restated, 0 set aside" in done.out
+    assert "60 days new, 0 restated, 0 quarantined" in done.out
     assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
     assert loaded_by(shell, "run", "--product", "ADA-USD", *QUICK) == set()
@@ -195,7 +195,7 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     versions = json.loads(shell.here("versions", "--format", "json").out)
     assert [(row["version"], row["aliases"]) for row in versions] == [("2", "champion"), ("1", "")]
     assert all(re.fullmatch(r"ADA-USD@\d+:[0-9a-f]{64}", row["data_version"]) for row in versions)
-    joined = "select p.point_usd > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
+    joined = "select p.point > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
     assert shell.ask(joined) == [{"up": True}]
 
     before = shell.stored()
@@ -210,7 +210,7 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     again = shell("reproduce", rows[-1]["prediction_id"], "--retrain")
     assert again.code == 0, again.err
     assert again.err == ""
-    assert re.search(r"point_usd +1 +the same bits", again.out)
+    assert re.search(r"point +1 +the same bits", again.out)
     assert re.search(r"weights of member 1 +\d+ +the same bits", again.out)
     assert "Made again to the last bit." in again.out
     assert "no forecast 'abc'" in shell.refuses("reproduce", "abc")
@@ -243,7 +243,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
 ) -> None:
     path = tmp_path / "sol-usd.csv"
     frame = walk(LAST, days=640)
-    frame[["day_utc", "close_usd"]].set_axis(["date", "close"], axis=1).to_csv(path, index=False)
+    frame[["day_utc", "close"]].set_axis(["date", "close"], axis=1).to_csv(path, index=False)
     small = ("--set", "units=3", "--set", "members=1", "--set", "epochs=1")
     words = ("run", "--product", "SOL-USD", *small, "--set", "refit_every_days=1")
     first = shell(*words, "--csv", str(path), "--as-of", "2021-06-28")
@@ -255,11 +255,11 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert "forecasts scored: 1" in last.out
     (row,) = shell.ask("select * from predictions where target_day = '2021-07-01'")
     for percent in (50, 80, 95):
-        low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
+        low, high = row[f"lower_{percent}"], row[f"upper_{percent}"]
         assert f"{low:,.2f} USD to {high:,.2f} USD" in last.out
-    assert row["point_usd"] == row["quantiles_usd"][11]
-    assert len(row["quantile_levels"]) == len(row["quantiles_usd"]) == 23
-    assert row["quantiles_usd"] == sorted(row["quantiles_usd"])
+    assert row["point"] == row["quantiles"][11]
+    assert len(row["quantile_levels"]) == len(row["quantiles"]) == 23
+    assert row["quantiles"] == sorted(row["quantiles"])
     assert loaded_by(shell, *words) == set()
 
     board = shell.here("score", "--product", "SOL-USD")
@@ -287,11 +287,11 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     found = json.loads(tested.out[tested.out.index("{") :])
     assert found["days"] == 10
     assert set(found["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
-    asked = "select method, count(*) as n from backtests group by method order by method"
+    asked = "select component, count(*) as n from backtests group by method order by method"
     assert [row["n"] for row in shell.ask(asked)] == [10] * 6
 
     with path.open("a") as more:
-        more.write(f"2021-07-01,{frame['close_usd'].iloc[-1] * 1.01}\n")
+        more.write(f"2021-07-01,{frame['close'].iloc[-1] * 1.01}\n")
     assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
     page = Reports(Home(shell.home))
     assert page.brief("SOL-USD", "calibrated")["scored"] == 2
@@ -405,8 +405,8 @@ def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...],
         (("run", "--as-of", "2999-01-01"), "is not over"),
         (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
         (("run", "--as-of", "2019-03-25"), "2019-03-19"),
-        (("run", "--as-of", "2019-04-02"), "21 unbroken days"),
-        (("run", "--as-of", "2019-04-02", "--profile", "article"), "5 unbroken days"),
+        (("run", "--as-of", "2019-04-02"), "21 consecutive days"),
+        (("run", "--as-of", "2019-04-02", "--profile", "article"), "5 consecutive days"),
         (("run", "--as-of", "2014-12-20"), "needs 400 days"),
         (("run", "--as-of", "2014-12-20", "--profile", "article"), "needs 26 days"),
         (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),

@@ -68,7 +68,7 @@ END = "\x1e"
 
 
 @dataclass
-class Place:
+class Location:
     """A folder that looks like the project's, with an empty home in `data/` and small networks."""
 
     folder: Path
@@ -88,7 +88,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Location:
     from prefect.settings import PREFECT_API_URL
 
     folder = tmp_path_factory.mktemp("place")
@@ -123,7 +123,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Pla
         "HOME": str(tmp_path_factory.mktemp("user")),
         "PYTHONWARNINGS": "ignore",
     }
-    return Place(folder, environment)
+    return Location(folder, environment)
 
 
 def test_blocks_are_of_a_known_kind_and_few_are_not_run() -> None:
@@ -138,7 +138,7 @@ def test_blocks_are_of_a_known_kind_and_few_are_not_run() -> None:
 @pytest.mark.documents
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.not_run is None], ids=lambda block: block.name)
-def test_block_does_what_the_page_says(block: Block, place: Place) -> None:
+def test_block_does_what_the_page_says(block: Block, place: Location) -> None:
     if block.language == "console":
         compare(block, commands_of(block), place.bash(script_of(commands_of(block))).stdout)
     elif block.language == "pycon":
@@ -196,8 +196,8 @@ def compare(block: Block, commands: list[Command], output: str) -> None:
 
 
 def test_shape_leaves_out_figures_and_keeps_words() -> None:
-    line = "03:56:11  BTC-USD: 1,770 rows (-0.04%), code 0.1.0+9ea2caab6f9d, lower_80_usd  –"
-    assert shape(line) == "# BTC-USD: # rows (#%), code #.0+#, lower_80_usd #"
+    line = "03:56:11  BTC-USD: 1,770 rows (-0.04%), code 0.1.0+9ea2caab6f9d, lower_80  –"
+    assert shape(line) == "# BTC-USD: # rows (#%), code #.0+#, lower_80 #"
     assert missing(["2 rows", "…", "3 days"], "17   rows\n") == ["3 days"]
 
 

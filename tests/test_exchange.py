@@ -26,10 +26,10 @@ def frame(days: int = 656) -> pd.DataFrame:
     n = np.arange(days)
     rows = {
         "day_utc": pd.date_range(str(LISTED), periods=len(n), unit="s"),
-        "open_usd": 100.0 + n,
-        "high_usd": 110.25 + n,
-        "low_usd": 90.5 + n,
-        "close_usd": 105.0 + n,
+        "open": 100.0 + n,
+        "high": 110.25 + n,
+        "low": 90.5 + n,
+        "close": 105.0 + n,
         "volume": 10.125 + n,
     }
     whole = candle_frame(rows)
@@ -81,7 +81,7 @@ def test_both_or_none_gives_the_newest_350_and_caches_them(ex: Exchange) -> None
         answer = ask(ex, **query).json()
         assert len(answer) == 350
         assert answer[0][0] == seconds(date(2019, 10, 18))
-    ex.restate("BTC-USD", date(2019, 10, 17), close_usd=700.5)
+    ex.restate("BTC-USD", date(2019, 10, 17), close=700.5)
     ex.clock = NOW + timedelta(seconds=299)
     assert ask(ex).json() == answer
     ex.clock = NOW + timedelta(seconds=301)
@@ -241,8 +241,8 @@ def test_a_whole_answer_can_be_scripted(ex: Exchange) -> None:
 
 
 def test_a_restated_day_stays_restated(ex: Exchange) -> None:
-    ex.restate("BTC-USD", LISTED, close_usd=99.5)
-    ex.restate("BTC-USD", HOLE, open_usd=1, high_usd=2, low_usd=0.5, close_usd=1.5, volume=3)
+    ex.restate("BTC-USD", LISTED, close=99.5)
+    ex.restate("BTC-USD", HOLE, open=1, high=2, low=0.5, close=1.5, volume=3)
     assert rows(ex, LISTED, LISTED) == [[seconds(LISTED), 90.5, 110.25, 100, 99.5, 10.125]]
     assert rows(ex, HOLE, HOLE) == [[seconds(HOLE), 0.5, 2, 1, 1.5, 3]]
 
@@ -307,7 +307,7 @@ def test_shift_keeps_figures_and_holes() -> None:
     assert moved["day_utc"].max() == pd.Timestamp("2026-01-31")
     assert moved["day_utc"].dtype == "datetime64[s]"
     assert (moved["day_utc"].diff().dropna() == frame()["day_utc"].diff().dropna()).all()
-    assert moved["close_usd"].tolist() == frame()["close_usd"].tolist()
+    assert moved["close"].tolist() == frame()["close"].tolist()
 
 
 # By hand

@@ -22,7 +22,7 @@ from storage.prices.price_store import Prices
 from storage.tables.delta import open_table
 from storage.tables.predictions import Predictions
 from storage.tables.sql import query
-from storage.upkeep.compaction import TABLES, tidy
+from storage.upkeep.compaction import TABLES, compact_table
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
@@ -79,7 +79,7 @@ def test_a_home_moves_to_the_servers_and_back(
     assert [path for path in shared.root.rglob("*") if path.is_file()] == files
     assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
     for name in TABLES[:4]:
-        assert tidy(shared, name)
+        assert compact_table(shared, name)
     assert prune_home(shared, moment=NOW, dry_run=True) == prune_home(two, moment=NOW)
     assert verify_home(two).wrong == verify_home(shared).wrong == []
 
@@ -137,7 +137,7 @@ def closecast(home: Home, *args: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def made_by(home: Home) -> tuple[list[int], list[str]]:
+def training_kind(home: Home) -> tuple[list[int], list[str]]:
     """The commits of each table, and the model versions."""
     tables = (open_table(getattr(home, name)) for name in TABLES)
     commits = [-1 if table is None else table.version() for table in tables]
@@ -155,14 +155,14 @@ def test_the_second_machine_sees_what_the_first_has_made_and_does_nothing(
     assert f"Stored in {shared.storage_url}/predictions" in said
     (row,) = rows(shared)
     assert Models(shared).champion(BTC, "calibrated")
-    before = made_by(shared)
+    before = training_kind(shared)
     began = time.monotonic()
     said = closecast(two, "run", "--source", "sample", *SMALL)
     assert "nothing new, the forecast for 2019-10-18 stands" in said
     assert "epoch" not in said
     assert row["prediction_id"] in said
     assert rows(two) == [row]
-    assert made_by(two) == before  # it has read, and written no more than its own page of the report
+    assert training_kind(two) == before  # it has read, and written no more than its own page of the report
     assert time.monotonic() - began < 120
     assert row["prediction_id"] in closecast(two, "predictions", "--format", "json")
     assert "champion" in closecast(two, "versions")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.prices.csv_reader import CsvCandles, read_candles
-from tasks.prices.validation import check_candles, find_holes
+from tasks.prices.validation import check_candles, find_gaps
 
 FOLDER = Path(__file__).parents[1] / "data" / "sample"
 SAMPLE = FOLDER / "coinbase_btc-usd_daily.csv"
@@ -48,14 +48,14 @@ def test_the_sample_as_it_is_read(sample: CsvCandles) -> None:
     ]
     last = ["2019-10-17 00:00:00", "7993.54", "8070.0", "7937.01", "8034.32", "1570.08"]
     assert candles.iloc[-1].astype(str).tolist() == last
-    assert find_holes(candles["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
+    assert find_gaps(candles["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
     assert (candles["volume"] == 0).sum() == 38
 
 
 def test_the_whole_sample_may_enter(sample: CsvCandles) -> None:
     checked = check_candles(sample.candles, last_finished_day=date(2019, 10, 17))
     assert len(checked.accepted) == 1770
-    assert checked.set_aside.empty
+    assert checked.quarantined.empty
 
 
 def test_another_archive_is_refused_and_nothing_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "import": ("import closes.csv --product ETH-USD",),
     "predictions": ("predictions", "predictions --from 2019-10-01 --format csv"),
     "sql": (
-        'sql "select target_day, point_usd from predictions"',
+        'sql "select target_day, point from predictions"',
         'sql "select max(day_utc) as newest from closes" --json',
     ),
     "score": ("score", "score --product ETH-USD --json"),

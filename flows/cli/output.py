@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from flows.maintain import Upkeep
     from storage.core.home import Home
     from storage.models.registry import ModelVersion
-    from tasks.backtest.result import Verdict
+    from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
     from tasks.prices.series import Series
     from tasks.upkeep.reproduce import Reproduced
     from tasks.upkeep.verify import Verified
 
-EXAMPLE = '"select target_day, point_usd, last_close_usd from predictions"'
+EXAMPLE = '"select target_day, point, last_close from predictions"'
 LINEAGE = (
-    *("status", "made_by", "origin_day", "gate", "data_version", "settings_version", "code_version"),
+    *("status", "training_kind", "origin_day", "gate", "data_version", "settings_version", "code_version"),
     *("git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
 )
 # What `versions` leaves to its other formats.
@@ -41,7 +41,7 @@ def print_series(series: Series, *, as_json: bool) -> None:
         return
     typer.echo(
         f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
-        f" {series.set_aside} set aside; {series.days} days, {series.first_day} to {series.origin}"
+        f" {series.quarantined} quarantined; {series.days} days, {series.first_day} to {series.origin}"
     )
 
 
@@ -89,7 +89,7 @@ def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: 
         say(f"{'ALARM: ' if board.alarms else ''}{line}", "bold red" if board.alarms else "")
 
 
-def print_verdict(home: Home, product: str, verdict: Verdict, *, as_json: bool) -> None:
+def print_verdict(home: Home, product: str, verdict: BacktestResult, *, as_json: bool) -> None:
     """What a backtest came to, and where its origins are."""
     from tasks.backtest.summary import tables
 

@@ -125,16 +125,16 @@ def print_forecast(row: Mapping[str, Any]) -> None:
     """One row of the table `predictions`, for people."""
     from tasks.core.formatting import usd
 
-    change = row["point_usd"] / row["last_close_usd"] - 1
+    change = row["point"] / row["last_close"] - 1
     lines = {
-        "forecast": f"{usd(row['point_usd'])} ({change:+.2%} on the last close)",
-        "last close": f"{usd(row['last_close_usd'])} on {row['origin_day']} (the naive forecast)",
+        "forecast": f"{usd(row['point'])} ({change:+.2%} on the last close)",
+        "last close": f"{usd(row['last_close'])} on {row['origin_day']} (the naive forecast)",
         **{
-            f"{level} %": f"{usd(row[f'lower_{level}_usd'])} to {usd(row[f'upper_{level}_usd'])}"
+            f"{level} %": f"{usd(row[f'lower_{level}'])} to {usd(row[f'upper_{level}'])}"
             for level in (50, 80, 95)
-            if row["quantiles_usd"]
+            if row["quantiles"]
         },
-        "profile": row["profile"] + ("" if row["quantiles_usd"] else ": a point without intervals"),
+        "profile": row["profile"] + ("" if row["quantiles"] else ": a point without intervals"),
         "model": f"closecast.{row['product_id']}.{row['profile']} version {row['model_version']}",
         "data": row["data_version"],
         "settings": row["settings_version"],

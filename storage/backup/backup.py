@@ -21,16 +21,16 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from storage.backup.transfer import dump_prices, dump_registry, sqlite_home
 from storage.core.errors import BadFile, Damaged, HomeUnusable
-from storage.core.files import fsync_folder, open_regular, refuse_links
+from storage.core.files import check_no_links, fsync_folder, open_regular
 from storage.core.home import Home
 from storage.core.progress import tell
-from storage.core.s3_path import Place, S3Path
+from storage.core.s3_path import Location, S3Path
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
 from storage.models.mlflow_database import registry_exists
 from storage.models.registry import Models
 from storage.prices.database import database_address
-from storage.tables.checksums import LOG, SUMS, read_sums
+from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
 from storage.tables.snapshot import cut
 from storage.upkeep.compaction import TABLES
 from storage.upkeep.file_integrity import data_files
@@ -51,7 +51,7 @@ class _Archive:
     tar: tarfile.TarFile
     sums: dict[str, str] = field(default_factory=dict)
 
-    def add_file(self, name: str, path: Place) -> str:
+    def add_file(self, name: str, path: Location) -> str:
         """Put a file's bytes as they are now under a name; returns their SHA-256.
 
         Raises:
@@ -164,8 +164,8 @@ def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
     name = folder.name
     if isinstance(folder, Path):
         folder = folder.resolve()  # as Delta names its files
-        refuse_links(folder / LOG, folder / SUMS)
-    newest, recorded, lines = table.version(), read_sums(folder), dict[str, str]()
+        check_no_links(folder / LOG, folder / CHECKSUMS)
+    newest, recorded, lines = table.version(), read_checksums(folder), dict[str, str]()
     log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
     for path in (*data_files(folder, table), *log):
         short = _short(path, folder)
@@ -177,7 +177,7 @@ def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
             # What was recorded, so that a copy of something changed is found out as the original is.
             lines[short] = recorded.get(short, now)
     text = "".join(f"{sha256}  {short}\n" for short, sha256 in lines.items())
-    archive.add_bytes(f"{name}/{SUMS}", text.encode())
+    archive.add_bytes(f"{name}/{CHECKSUMS}", text.encode())
 
 
 def _short(path: Any, folder: Any) -> str:
@@ -187,11 +187,11 @@ def _short(path: Any, folder: Any) -> str:
     if not path.is_relative_to(folder):
         raise Damaged(f"the table {folder} names {path}, which is not in it: restore it from a backup")
     short = path.relative_to(folder)
-    refuse_links(*(folder / parent for parent in short.parents if parent.name))
+    check_no_links(*(folder / parent for parent in short.parents if parent.name))
     return str(short.as_posix())
 
 
-def _up_to(path: Place, newest: int) -> bool:
+def _up_to(path: Location, newest: int) -> bool:
     if path.name == "_last_checkpoint":
         return int(json.loads(path.read_text(encoding="utf-8"))["version"]) <= newest
     number = path.name.partition(".")[0]
@@ -209,12 +209,12 @@ def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
         copied = _add_database(archive, home.registry, "mlflow.db", folder)
     for version in Models(sqlite_home(copied.parent)).versions():
         bundle = home.models / version.name / version.bundle
-        refuse_links(bundle.parent, bundle)
+        check_no_links(bundle.parent, bundle)
         if home.bucket is not None:
             Models(home).open(version)  # brings what this home does not have
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
-        refuse_links(*bundle.rglob("*"))  # left out, it would be missing
+        check_no_links(*bundle.rglob("*"))  # left out, it would be missing
         _add_folder(archive, bundle, home.root)
 
 

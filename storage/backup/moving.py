@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from storage.backup.transfer import holds_models, holds_prices, load_prices, load_registry
 from storage.core.errors import HomeUnusable
 from storage.core.s3_path import S3Path, files_below
-from storage.tables.checksums import LOG, SUMS
+from storage.tables.checksums import CHECKSUMS, LOG
 from storage.upkeep.compaction import TABLES
 
 if TYPE_CHECKING:
     from storage.core.home import Home
 
 
-def refuse_used(home: Home) -> None:
+def require_unused(home: Home) -> None:
     """Refuse a database or a bucket that holds something.
 
     Raises:
@@ -64,5 +64,5 @@ def _upload(folder: Path, place: S3Path) -> None:
     for path in files:
         name = path.relative_to(folder).as_posix()
         # A table in a folder has one list of sums; in a bucket it stands for all commits up to its number.
-        target = f"{SUMS}/{max(entries, default='0')}" if name == SUMS else name
+        target = f"{CHECKSUMS}/{max(entries, default='0')}" if name == CHECKSUMS else name
         (place / target).write_bytes(path.read_bytes())

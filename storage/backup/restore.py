@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from storage.backup.archive import BLOCK_BYTES, open_archive, unpack
 from storage.backup.backup import TOPS
-from storage.backup.moving import move_out, refuse_used
+from storage.backup.moving import move_out, require_unused
 from storage.core.errors import BadSetting, HomeUnusable
 from storage.core.files import fsync_folder
 from storage.core.home import RESTORING, Home
@@ -41,9 +41,9 @@ def restore(file: Path, home: Home) -> int:
             "a backup's prices come back as prices.db of the home: unset CLOSECAST_DATABASE_URL first"
         )
     with open_archive(file) as source:
-        _refuse_full(home)
+        _require_empty(home)
         with tables_lock(home.prepare(restoring=True)):
-            _refuse_full(home)
+            _require_empty(home)
             return _restored(source, file, home)
 
 
@@ -54,7 +54,7 @@ def _restored(source: BinaryIO, file: Path, home: Home) -> int:
             shutil.rmtree(left)
         staging.mkdir()
         count = unpack(source, file, staging)
-        _refuse_narrow(staging, home)
+        _require_room(staging, home)
         marker = home.root / RESTORING
         marker.touch()
         fsync_folder(home.root)
@@ -74,17 +74,17 @@ def _restored(source: BinaryIO, file: Path, home: Home) -> int:
     return count
 
 
-def _refuse_full(home: Home) -> None:
+def _require_empty(home: Home) -> None:
     for name in TOPS:
         path = home.root / name
         if path.is_symlink() and not path.exists():
             raise HomeUnusable(
                 f"{path} is a link that leads to nothing: make what it leads to, or take it away"
             )
-    _refuse_same([home.root / name for name in TOPS])
+    _require_distinct([home.root / name for name in TOPS])
     if (home.root / RESTORING).exists():
         return
-    refuse_used(home)
+    require_unused(home)
     for name in TOPS:
         path = home.root / name
         if path.is_file() or (path.is_dir() and _children(path)):
@@ -93,7 +93,7 @@ def _refuse_full(home: Home) -> None:
             )
 
 
-def _refuse_same(places: list[Path]) -> None:
+def _require_distinct(places: list[Path]) -> None:
     """Refuse two folders that are one, or one in the other, by way of a link: each is emptied."""
     for path, other in itertools.permutations(places, 2):
         if path.resolve().is_relative_to(other.resolve()):
@@ -104,7 +104,7 @@ def _children(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != NOT_OURS]
 
 
-def _refuse_narrow(staging: Path, home: Home) -> None:
+def _require_room(staging: Path, home: Home) -> None:
     """Refuse a disk behind a folder that has too little room for what comes to it, before anything moves."""
     lacking, where, ours = dict[int, int](), dict[int, Path](), staging.stat().st_dev
     for name in TOPS:

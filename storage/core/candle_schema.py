@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-FIGURES = ["open_usd", "high_usd", "low_usd", "close_usd", "volume"]
+FIGURES = ["open", "high", "low", "close", "volume"]
 CANDLE_COLUMNS = ["day_utc", *FIGURES]
 REJECTED_COLUMNS = ["day_utc", "raw", "reason"]
 
@@ -21,5 +21,5 @@ def candle_frame(rows: dict[str, object] | list[dict[str, object]] | None = None
 
 
 def rejected_frame(rows: list[dict[str, object]] | None = None) -> pd.DataFrame:
-    """A frame of what was set aside: `day_utc` (ISO text, None when unreadable), `raw` JSON, `reason`."""
+    """A frame of what was quarantined: `day_utc` (ISO text, None when unreadable), `raw` JSON, `reason`."""
     return pd.DataFrame(rows or [], columns=REJECTED_COLUMNS, dtype=object)

@@ -10,7 +10,7 @@ Drawn as one tree::
     │   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
     │   ├── BadQuery            SQL that cannot be answered, or that is more than one SELECT
     │   └── SourceMismatch      prices of a second source for a product that has one
-    ├── NotEnoughHistory        fewer unbroken days than the model needs
+    ├── NotEnoughHistory        fewer consecutive days than the model needs
     ├── StaleSeries             the origin's day is missing from the closes
     ├── NotReproduced           a forecast that was made again came out otherwise
     ├── ProductsFailed          some of several products have no forecast
@@ -65,7 +65,7 @@ class SourceMismatch(BadInput):
 
 
 class NotEnoughHistory(ClosecastError):
-    """Fewer unbroken days than the model needs."""
+    """Fewer consecutive days than the model needs."""
 
 
 class StaleSeries(ClosecastError):

@@ -18,7 +18,7 @@ from storage.core.errors import BadFile, BadInput, Damaged, HomeUnusable
 
 if TYPE_CHECKING:
     from storage.core.home import Home
-    from storage.core.s3_path import Place
+    from storage.core.s3_path import Location
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
@@ -89,7 +89,7 @@ def old_drafts(folder: Path, before: float) -> list[Path]:
     return sorted(path for path in found if path.lstat().st_mtime < before)
 
 
-def refuse_links(*paths: Path) -> None:
+def check_no_links(*paths: Path) -> None:
     """Refuse a link where something of ours is made or taken away: it may lead out of the home.
 
     The home itself and its own folders may be links, as somebody makes them who has a bigger disk.
@@ -112,12 +112,12 @@ def open_regular(path: Path) -> BinaryIO:
         HomeUnusable: it is a link, or no file.
         OSError: it cannot be opened.
     """
-    refuse_links(path)
+    check_no_links(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:  # it became one just now
-            refuse_links(path)
+            check_no_links(path)
         raise
     file = os.fdopen(handle, "rb")
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -142,7 +142,7 @@ def fsync_folder(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def sha256_file(path: Place) -> str:
+def sha256_file(path: Location) -> str:
     """The SHA-256 of a file's content, in hex, read in pieces.
 
     Raises:
@@ -168,7 +168,7 @@ def keep_raw(home: Home, payload: bytes) -> str:
     """
     sha256 = hashlib.sha256(payload).hexdigest()
     path = _raw_path(home, sha256)
-    refuse_links(path.parent, path)
+    check_no_links(path.parent, path)
     # Without the time in its header, the same answer makes the same file.
     content = gzip.compress(payload, mtime=0)
     if home.bucket is not None:
@@ -193,7 +193,7 @@ def read_raw(home: Home, sha256: str) -> bytes:
     """
     if not SHA256.fullmatch(sha256):
         raise BadInput(f"a SHA-256 is 64 hexadecimal digits, not {sha256!r:.80}")
-    path: Place = _raw_path(home, sha256)
+    path: Location = _raw_path(home, sha256)
     if home.bucket is not None:  # what another machine has fetched is there alone
         path = home.bucket / "raw" / sha256[:2] / path.name
     try:

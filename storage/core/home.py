@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.core.errors import BadProduct, HomeUnusable
-from storage.core.s3_path import Place, S3Path
+from storage.core.s3_path import Location, S3Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Lies in a home while a backup is moved into its place.
@@ -62,7 +62,7 @@ class Home:
         return None if self.storage_url is None else S3Path.of(self.storage_url)
 
     @property
-    def _shared(self) -> Place:
+    def _shared(self) -> Location:
         return self.bucket or self.root
 
     @property
@@ -81,28 +81,28 @@ class Home:
         return self.root / "models"
 
     @property
-    def predictions(self) -> Place:
-        """Place of the Delta table of forecasts."""
+    def predictions(self) -> Location:
+        """Location of the Delta table of forecasts."""
         return self._shared / "predictions"
 
     @property
-    def scores(self) -> Place:
-        """Place of the Delta table of scores."""
+    def scores(self) -> Location:
+        """Location of the Delta table of scores."""
         return self._shared / "scores"
 
     @property
-    def ingredients(self) -> Place:
-        """Place of the Delta table of what stands beside each forecast."""
-        return self._shared / "ingredients"
+    def components(self) -> Location:
+        """Location of the Delta table of what stands beside each forecast."""
+        return self._shared / "components"
 
     @property
-    def trackers(self) -> Place:
-        """Place of the Delta table of the trackers' states."""
-        return self._shared / "trackers"
+    def calibrator(self) -> Location:
+        """Location of the Delta table of the calibrator' states."""
+        return self._shared / "calibrator"
 
     @property
-    def backtests(self) -> Place:
-        """Place of the Delta table of backtests."""
+    def backtests(self) -> Location:
+        """Location of the Delta table of backtests."""
         return self._shared / "backtests"
 
     @property
@@ -142,7 +142,7 @@ class Home:
                 opened by.
             BadSetting: `storage_url` is no address of S3.
         """
-        self._refuse_path()
+        self._check_path()
         if not restoring and (self.root / RESTORING).exists():
             raise HomeUnusable(
                 f"a backup was brought back to {self.root} only in part: run `closecast restore` again"
@@ -161,9 +161,9 @@ class Home:
             claim(self, self.bucket)
         return self
 
-    def _refuse_path(self) -> None:
+    def _check_path(self) -> None:
         _refuse(_NO_ROOT, os.path.abspath(self.root))  # noqa: PTH100
-        for folder in (self.predictions, self.scores, self.ingredients, self.trackers, self.backtests):
+        for folder in (self.predictions, self.scores, self.components, self.calibrator, self.backtests):
             if isinstance(folder, Path):
                 _refuse(_NO_TABLE, os.path.realpath(folder))  # as Delta follows links
 

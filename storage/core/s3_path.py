@@ -175,10 +175,10 @@ class S3Path:
             ) from error
 
 
-Place = Path | S3Path
+Location = Path | S3Path
 
 
-def files_below(folder: Place) -> list[Any]:
+def files_below(folder: Location) -> list[Any]:
     """Every file below a folder or prefix, sorted, of the same kind as it."""
     if isinstance(folder, S3Path):
         return folder.files()

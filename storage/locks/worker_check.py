@@ -18,7 +18,7 @@ from storage.core.provenance import code_version
 DECISIVE = ("tensorflow", "keras", "numpy", "scipy", "pandas", "arch")
 
 
-class Seen(TypedDict):
+class WorkerCheck(TypedDict):
     """The machine of a process, the versions that decide its figures, and whether it sees the home."""
 
     host: str
@@ -41,7 +41,7 @@ def marked(home: Home) -> Iterator[str]:
         yield mark.name
 
 
-def seen_from_here(mark: str) -> Seen:
+def check_worker(mark: str) -> WorkerCheck:
     """Tell of this process.
 
     Args:

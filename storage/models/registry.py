@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import fsync_folder, refuse_links
+from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
 from storage.models.bundles import Bundle, Draft
 from storage.models.bundles_s3 import bring, place_of, share
@@ -76,12 +76,12 @@ class Models:
     def draft(self, product_id: str, profile: str) -> Iterator[Draft]:
         """A folder to fill, removed afterwards unless `register` moved it to its place."""
         parent = self.home.models / registered_name(product_id, profile)
-        refuse_links(parent)
+        check_no_links(parent)
         folder = parent / f".draft-{uuid.uuid4().hex}"
         try:
             # A run that was killed leaves its draft; the product's lock is held, so nobody is at work in it.
             for left in parent.glob(".draft-*"):
-                refuse_links(left)
+                check_no_links(left)
                 shutil.rmtree(left)
             folder.mkdir(parents=True)
             yield Draft(folder)
@@ -123,7 +123,7 @@ class Models:
             # Of two machines that trained the same at once, neither's files get between the other's.
             bundle += f"-{manifest_sha256[:16]}"
         folder = self.home.models / name / bundle
-        refuse_links(folder)
+        check_no_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
             shutil.rmtree(folder)
         draft.folder.rename(folder)

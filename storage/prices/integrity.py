@@ -83,7 +83,7 @@ def damage_told_apart() -> Iterator[None]:
         raise
 
 
-def refuse_closed_prices(home: Home) -> None:
+def require_open_prices(home: Home) -> None:
     """Find out early that the price database cannot be opened; nothing is made where there is none.
 
     Raises:
@@ -198,7 +198,7 @@ def changed_candles(candles: Candles, recorded: Mapping[int, int]) -> Iterator[t
     return ((seq, day) for seq, day, check in now if recorded.get(seq, check) != check)
 
 
-def without_page(candles: Candles, recorded: Mapping[int, int]) -> Iterator[tuple[int, str]]:
+def missing_pages(candles: Candles, recorded: Mapping[int, int]) -> Iterator[tuple[int, str]]:
     """Number and day of each candle that no page brought.
 
     Those before the first page are of a time when pages were not recorded.

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Appended:
-    """What a page brought: days never seen, with other figures, or as they were; rows newly set aside."""
+    """What a page brought: days never seen, with other figures, or as they were; rows newly quarantined."""
 
     new_days: int
     restated_days: int
     unchanged_days: int
-    set_aside: int
+    quarantined: int
 
 
 class Prices:
@@ -102,7 +102,7 @@ class Prices:
         source: str,
         observed_at: datetime,
         payload_sha256: str,
-        set_aside: pd.DataFrame | None = None,
+        quarantined: pd.DataFrame | None = None,
     ) -> Appended:
         """Store one page of observations, all of it or nothing.
 
@@ -114,7 +114,7 @@ class Prices:
             source: must be the source of the product's series.
             observed_at: when the page was read, with a time zone.
             payload_sha256: of the raw answer or the file.
-            set_aside: a frame of rejected rows, stored for reading only; a row known already adds nothing.
+            quarantined: a frame of rejected rows, stored for reading only; a row known already adds nothing.
 
         Raises:
             SourceMismatch: the product's series has another source, or there is none.
@@ -142,7 +142,7 @@ class Prices:
             rows.insert_candles(connection, new, common)
             after = rows.highest(connection)
             rows.insert_checks(connection, new, common, after)
-            kept = rows.insert_rejected(connection, set_aside, common)
+            kept = rows.insert_rejected(connection, quarantined, common)
         if first and after - before == len(page.days):
             numbers = np.arange(before, after) + 1
             self._whole = (series, after, rows.Stored(numbers, page.days, page.figures))
@@ -188,7 +188,7 @@ class Prices:
                 return None
             query = rows.newest(series).where(*conditions).order_by(order).limit(1)
             row = connection.execute(query).first()
-        return (date.fromisoformat(row.day_utc), float(row.close_usd)) if row else None
+        return (date.fromisoformat(row.day_utc), float(row.close)) if row else None
 
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
         """Name the closes up to and including `through` as they are now, for `closes_at` to read again.
@@ -281,15 +281,15 @@ class Prices:
         return f"{series.source}@{series.after}"
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
-        """What was set aside: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
+        """What was quarantined: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
         names = [*REJECTED_COLUMNS, "source", "observed_at"]
         query = sa.select(*(QUARANTINE.c[name] for name in names)).order_by(QUARANTINE.c.seq)
         with self._open.read() as connection:
             found = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
         return pd.DataFrame([tuple(row) for row in found], columns=names, dtype=object)
 
-    def any_set_aside_before(self, product_id: str, source: str, day: date) -> bool:
-        """Whether a row of that source was set aside, of a day before `day` or of nobody knows which."""
+    def any_quarantined_before(self, product_id: str, source: str, day: date) -> bool:
+        """Whether a row of that source was quarantined, of a day before `day` or of nobody knows which."""
         days = QUARANTINE.c.day_utc
         ours = (QUARANTINE.c.product_id == product_id) & (QUARANTINE.c.source == source)
         with self._open.read() as connection:

@@ -122,7 +122,7 @@ def to_page(candles: pd.DataFrame) -> Page:
         raise BadInput(f"one candle a day is needed, but {days[clash[0]]} came twice with different figures")
     fit = (figures > 0) & (figures < TOO_LARGE) | np.isnan(figures)
     fit[:, -1] |= figures[:, -1] == 0  # a day without volume
-    fit[:, FIGURES.index("close_usd")] &= ~np.isnan(figures[:, FIGURES.index("close_usd")])
+    fit[:, FIGURES.index("close")] &= ~np.isnan(figures[:, FIGURES.index("close")])
     if not fit.all():
         row, column = (int(found[0]) for found in np.nonzero(~fit))
         raise BadInput(
@@ -262,7 +262,7 @@ def _or_null(figures: npt.NDArray[np.float64]) -> list[float | None]:
 
 
 def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, common: dict[str, str]) -> int:
-    """Write the rows set aside that are not there yet; returns how many."""
+    """Write the rows quarantined that are not there yet; returns how many."""
     if rejected is None or rejected.empty:
         return 0
     before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0

@@ -14,14 +14,14 @@ from storage.prices.queries import CANDLES, find_series
 if TYPE_CHECKING:
     from storage.core.home import Home
 
-COLUMNS = ["day_utc", "seq", "close_usd", "observed_at"]
+COLUMNS = ["day_utc", "seq", "close", "observed_at"]
 
 
 def restated(home: Home, product_id: str) -> pd.DataFrame:
     """Every observation of those days of the product's series that came with more than one set of figures.
 
     Returns:
-        `day_utc` and `observed_at` as ISO text, `seq`, `close_usd`; by day, then in the order they came.
+        `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order they came.
 
     Raises:
         HomeUnusable: the price database cannot be used.

@@ -17,9 +17,9 @@ import pyarrow.dataset as ds
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from storage.core.errors import Damaged, HomeBusy, HomeUnusable
-from storage.core.files import fsync_folder, refuse_links
-from storage.core.s3_path import DELTA_OPTIONS, Place, S3Path
-from storage.tables.checksums import added_files, record_sums
+from storage.core.files import check_no_links, fsync_folder
+from storage.core.s3_path import DELTA_OPTIONS, Location, S3Path
+from storage.tables.checksums import added_files, record_checksums
 from storage.tables.checksums_s3 import record_commits
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Table:
 
     def __init__(
         self,
-        folder: Place,
+        folder: Location,
         schema: pa.Schema,
         *,
         name: str,
@@ -148,7 +148,7 @@ class Table:
             HomeUnusable: a partition is a link.
         """
         if isinstance(self.folder, Path):
-            refuse_links(*(self.folder.iterdir() if self.folder.is_dir() else ()))
+            check_no_links(*(self.folder.iterdir() if self.folder.is_dir() else ()))
         return self._state(open_table(self.folder) or self._made())
 
     def snapshot(self) -> State | None:
@@ -225,7 +225,7 @@ class Table:
         return zip(*(rows[name].to_pylist() for name in self.key), strict=True)
 
 
-def attempt(folder: Place, once: Callable[..., Answer], *args: object) -> Answer:
+def attempt(folder: Location, once: Callable[..., Answer], *args: object) -> Answer:
     """Call `once`, again when somebody else's commit came between: it looks again and writes again.
 
     Raises:
@@ -248,7 +248,7 @@ def attempt(folder: Place, once: Callable[..., Answer], *args: object) -> Answer
         ) from error
 
 
-def open_dataset(folder: Place) -> ds.Dataset | None:
+def open_dataset(folder: Location) -> ds.Dataset | None:
     """A Delta table as a PyArrow dataset, or None when there is none.
 
     Raises:
@@ -261,7 +261,7 @@ def open_dataset(folder: Place) -> ds.Dataset | None:
         return as_dataset(table, folder)
 
 
-def as_dataset(table: DeltaTable, folder: Place, only: list[Any] | None = None) -> ds.Dataset:
+def as_dataset(table: DeltaTable, folder: Location, only: list[Any] | None = None) -> ds.Dataset:
     """The table's files as a PyArrow dataset.
 
     Of a folder they are read by Arrow itself: the file system that deltalake brings is written in Python, and
@@ -295,7 +295,7 @@ def among(name: str, values: Iterable[object]) -> ds.Expression:
 
 
 @contextlib.contextmanager
-def reading(folder: Place) -> Iterator[None]:
+def reading(folder: Location) -> Iterator[None]:
     """Say of what goes wrong inside that the table is damaged."""
     from deltalake.exceptions import DeltaError
 
@@ -309,7 +309,7 @@ def reading(folder: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(folder: Place) -> Iterator[None]:
+def writing(folder: Location) -> Iterator[None]:
     """Say of what goes wrong inside that the home is unusable, but for a commit that came between."""
     from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -324,18 +324,18 @@ def writing(folder: Place) -> Iterator[None]:
         ) from error
 
 
-def _still_there(folder: Place) -> None:
+def _still_there(folder: Location) -> None:
     """Of a bucket that cannot be reached, say that: nothing is damaged."""
     if isinstance(folder, S3Path):
         folder.is_dir()
 
 
-def storage_options(folder: Place) -> dict[str, str] | None:
+def storage_options(folder: Location) -> dict[str, str] | None:
     """What Delta is told of a table's place."""
     return dict(DELTA_OPTIONS) if isinstance(folder, S3Path) else None
 
 
-def open_table(folder: Place) -> DeltaTable | None:
+def open_table(folder: Location) -> DeltaTable | None:
     """A Delta table as it is now, or None when there is none.
 
     Raises:
@@ -353,12 +353,12 @@ def open_table(folder: Place) -> DeltaTable | None:
             return None
 
 
-def _sync(folder: Place, table: DeltaTable) -> None:
+def _sync(folder: Location, table: DeltaTable) -> None:
     """Make the newest commit durable."""
     sync_commit(folder, table.version())
 
 
-def sync_commit(folder: Place, version: int) -> None:
+def sync_commit(folder: Location, version: int) -> None:
     """Make a commit and its checkpoint durable, which Delta leaves to the disk; record their sums.
 
     A bucket answers when what it took is durable.
@@ -375,7 +375,7 @@ def sync_commit(folder: Place, version: int) -> None:
             os.fsync(written.fileno())
         fsync_folder(path.parent)
     fsync_folder(folder)
-    record_sums(folder)
+    record_checksums(folder)
 
 
 def _partitions(rows: pa.Table, columns: Sequence[str]) -> list[str]:

@@ -25,15 +25,11 @@ PREDICTIONS = pa.schema(
         pa.field("data_version", pa.string(), nullable=False),
         pa.field("settings_version", pa.string(), nullable=False),
         pa.field("code_version", pa.string(), nullable=False),
-        pa.field("last_close_usd", pa.float64(), nullable=False),
-        pa.field("point_usd", pa.float64(), nullable=False),
-        *(
-            pa.field(f"{side}_{level}_usd", pa.float64())
-            for level in (50, 80, 95)
-            for side in ("lower", "upper")
-        ),
+        pa.field("last_close", pa.float64(), nullable=False),
+        pa.field("point", pa.float64(), nullable=False),
+        *(pa.field(f"{side}_{level}", pa.float64()) for level in (50, 80, 95) for side in ("lower", "upper")),
         pa.field("quantile_levels", pa.list_(pa.float64())),
-        pa.field("quantiles_usd", pa.list_(pa.float64())),
+        pa.field("quantiles", pa.list_(pa.float64())),
         pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("flow_run_id", pa.string()),
         pa.field("revision", pa.int32(), nullable=False),

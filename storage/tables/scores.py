@@ -18,7 +18,7 @@ SCORES = pa.schema(
         pa.field("prediction_id", pa.string(), nullable=False),
         pa.field("product_id", pa.string(), nullable=False),
         pa.field("target_day", pa.date32(), nullable=False),
-        *(pa.field(name, pa.float64()) for name in ("close_usd", "error_usd", "naive_error_usd")),
+        *(pa.field(name, pa.float64()) for name in ("close", "error", "naive_error")),
         *(pa.field(name, pa.float64()) for name in ("crps", "naive_crps")),
         *(pa.field(f"hit_{level}", pa.bool_()) for level in (50, 80, 95)),
         pa.field("pit", pa.float64()),
@@ -38,7 +38,7 @@ class Scores:
         self.folder = home.scores
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> int:
-        """Add each score whose forecast has none, or whose `close_usd` differs from its newest one's.
+        """Add each score whose forecast has none, or whose `close` differs from its newest one's.
 
         Args:
             rows: every column of `SCORES`; those of one forecast and data version once.
@@ -59,14 +59,14 @@ class Scores:
         state = self._table.of_rows(given).begin()
         names = ("product_id", "prediction_id", "target_day")
         same = (ds.field(name).isin(given[name].unique()) for name in names)
-        columns = ["product_id", "prediction_id", "close_usd", "data_version", "scored_at"]
+        columns = ["product_id", "prediction_id", "close", "data_version", "scored_at"]
         newest: dict[tuple[str, str], dict[str, Any]] = {}
         for row in self._table.look(state, all_of(*same), columns).to_pylist():
             _keep_newer(newest, row)
         differs = []
         for row in given.select(columns).to_pylist():
             known = newest.get(_forecast(row))
-            differs.append(known is None or known["close_usd"] != row["close_usd"])
+            differs.append(known is None or known["close"] != row["close"])
             if differs[-1]:
                 _keep_newer(newest, row)
         return self._table.insert(state, given.filter(pa.array(differs)))

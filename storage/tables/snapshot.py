@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.errors import HomeBusy
-from storage.core.s3_path import Place
+from storage.core.s3_path import Location
 from storage.tables.delta import open_table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TRIES = 200
 
 
-def cut(folders: Sequence[Place]) -> list[DeltaTable | None]:
+def cut(folders: Sequence[Location]) -> list[DeltaTable | None]:
     """Each table, None where there is none, so that there was a moment at which all of them were so.
 
     A table only ever grows: when none has a later version after the last was opened than it had before, all

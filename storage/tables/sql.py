@@ -15,13 +15,13 @@ from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.tables.delta import open_dataset
 from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import BACKTESTS, INGREDIENTS, TRACKERS
+from storage.tables.schemas import BACKTESTS, CALIBRATOR, COMPONENTS
 from storage.tables.scores import SCORES
 
 if TYPE_CHECKING:
     import duckdb
 
-VIEWS = ("closes", "candles", "quarantine", "predictions", "scores", "ingredients", "trackers", "backtests")
+VIEWS = ("closes", "candles", "quarantine", "predictions", "scores", "components", "calibrator", "backtests")
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
@@ -33,7 +33,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "lock_configuration": "true",
 }
 # More than this is for a program that reads the tables themselves, a piece at a time.
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 _KINDS = {
     "seq": pa.int64(),
     "day_utc": pa.date32(),
@@ -47,11 +47,9 @@ def _schema(names: str) -> pa.Schema:
 
 
 # What `Prices.table` returns, known without reading it.
-CANDLES = _schema(
-    "seq product_id day_utc open_usd high_usd low_usd close_usd volume source observed_at payload_sha256"
-)
-CLOSES = _schema("product_id day_utc open_usd high_usd low_usd close_usd volume seq source observed_at")
-SET_ASIDE = _schema("seq product_id day_utc raw reason source observed_at payload_sha256")
+CANDLES = _schema("seq product_id day_utc open high low close volume source observed_at payload_sha256")
+CLOSES = _schema("product_id day_utc open high low close volume seq source observed_at")
+QUARANTINE_SCHEMA = _schema("seq product_id day_utc raw reason source observed_at payload_sha256")
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -63,7 +61,7 @@ def query(home: Home, sql: str) -> pa.Table:
         A column whose name comes again is numbered: `day_utc`, `day_utc_1`.
 
     Raises:
-        BadQuery: not one SELECT, DuckDB cannot answer it, or the answer is larger than `MOST_BYTES`.
+        BadQuery: not one SELECT, DuckDB cannot answer it, or the answer is larger than `MAX_BYTES`.
     """
     import duckdb
 
@@ -93,9 +91,9 @@ def _interruptible(connection: duckdb.DuckDBPyConnection, statement: duckdb.Stat
         size = 0
         for batch in reader:
             size += batch.nbytes
-            if size > MOST_BYTES:
+            if size > MAX_BYTES:
                 raise BadQuery(
-                    f"sql needs an answer of at most {MOST_BYTES // 2**20:,} MB, this one has more:"
+                    f"sql needs an answer of at most {MAX_BYTES // 2**20:,} MB, this one has more:"
                     " ask for fewer rows or columns, or for a sum"
                 )
             batches.append(batch)
@@ -129,12 +127,12 @@ class _Scan:
 def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices) -> None:
     connection.register("closes", _Scan(CLOSES, lambda: prices.table("closes")))
     connection.register("candles", _Scan(CANDLES, lambda: prices.table("candles")))
-    connection.register("quarantine", _Scan(SET_ASIDE, lambda: prices.table("quarantine")))
+    connection.register("quarantine", _Scan(QUARANTINE_SCHEMA, lambda: prices.table("quarantine")))
     for name, folder, schema in (
         ("predictions", home.predictions, PREDICTIONS),
         ("scores", home.scores, SCORES),
-        ("ingredients", home.ingredients, INGREDIENTS),
-        ("trackers", home.trackers, TRACKERS),
+        ("components", home.components, COMPONENTS),
+        ("calibrator", home.calibrator, CALIBRATOR),
         ("backtests", home.backtests, BACKTESTS),
     ):
         dataset = open_dataset(folder)

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.core.errors import HomeUnusable
-from storage.core.files import refuse_links
+from storage.core.files import check_no_links
 from storage.core.home import PRODUCT_ID, Home
 from storage.core.logs import native_stderr_to_log
-from storage.core.s3_path import Place, S3Path
+from storage.core.s3_path import Location, S3Path
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
 from storage.models.bundles_s3 import place_of
 from storage.models.registry import Models, registered_name
-from storage.tables.checksums import LOG, prune_sums
-from storage.tables.checksums_s3 import merge_sums
+from storage.tables.checksums import LOG, prune_checksums
+from storage.tables.checksums_s3 import merge_checksums
 from storage.tables.delta import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-TABLES = ("predictions", "scores", "ingredients", "trackers", "backtests")
+TABLES = ("predictions", "scores", "components", "calibrator", "backtests")
 # A file of this size is left as it is, so that tidying rewrites no more than that much of a partition.
 FULL_BYTES = 32 * 2**20
 # A group is read whole or not at all, by the days and products that its rows have.
@@ -33,7 +33,7 @@ GROUP_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Tidied:
+class Compaction:
     """A table's data files before and after, and how many files older than thirty days were deleted."""
 
     table: str
@@ -42,7 +42,9 @@ class Tidied:
     deleted: int
 
 
-def tidy(home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = 900.0) -> Tidied | None:
+def compact_table(
+    home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = 900.0
+) -> Compaction | None:
     """Compact a table's small files, make a checkpoint, and let go of what is older than thirty days.
 
     Whoever reads by Delta's log sees each row once at any moment, while this is going on and after it; a
@@ -60,7 +62,7 @@ def tidy(home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = 
 
     Raises:
         HomeUnusable: the table cannot be written.
-        HomeBusy: others tidy it for too long, or write to it all the time.
+        HomeBusy: others compact_table it for too long, or write to it all the time.
         Damaged: it cannot be read.
     """
     if dry_run or open_table(getattr(home, name)) is None:
@@ -69,19 +71,19 @@ def tidy(home: Home, name: str, *, dry_run: bool = False, wait_seconds: float = 
         return _tidied(home, name)
 
 
-def _counted(home: Home, name: str) -> Tidied | None:
+def _counted(home: Home, name: str) -> Compaction | None:
     table = open_table(getattr(home, name))
     files = count_files(table) if table else 0
-    return Tidied(name, files, files, 0) if table else None
+    return Compaction(name, files, files, 0) if table else None
 
 
-def _tidied(home: Home, name: str) -> Tidied:
-    folder: Place = getattr(home, name)
+def _tidied(home: Home, name: str) -> Compaction:
+    folder: Location = getattr(home, name)
     before = count_files(_now(folder))
     attempt(folder, _keep_long, folder)
     attempt(folder, _compact, folder)
     deleted = attempt(folder, _let_go, folder)
-    return Tidied(name, before, count_files(_now(folder)), deleted)
+    return Compaction(name, before, count_files(_now(folder)), deleted)
 
 
 def count_files(table: DeltaTable) -> int:
@@ -108,7 +110,7 @@ def models_of(home: Home) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def stray_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
+def orphaned_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
     """Folders of a model that no version names: of runs that were killed between folder and registry.
 
     A run that is at work has one as well: where they are to be removed, hold the product's lock.
@@ -164,7 +166,7 @@ def remove(folder: Path) -> None:
         ) from error
 
 
-def _keep_long(folder: Place) -> None:
+def _keep_long(folder: Location) -> None:
     """Tell a table that was made before it had to, how long it keeps what was compacted away."""
     table = _now(folder)
     if KEEPING.items() <= table.metadata().configuration.items():
@@ -175,7 +177,7 @@ def _keep_long(folder: Place) -> None:
         _sync_since(folder, table, before)
 
 
-def _compact(folder: Place) -> None:
+def _compact(folder: Location) -> None:
     """Delta's own compaction: one commit that moves rows to fewer files, and changes none.
 
     The caller holds `tables_lock`: Delta 1.6 lets two compactions of the same files both succeed, even in
@@ -192,14 +194,14 @@ def _compact(folder: Place) -> None:
         _sync_since(folder, table, before)
 
 
-def _let_go(folder: Place) -> int:
+def _let_go(folder: Location) -> int:
     """Checkpoint the log, drop what expired of it, and delete what is out of use for thirty days.
 
     A full vacuum, which finds the files of killed runs as well: a file that no commit names yet is young.
     """
     table = _now(folder)
     if isinstance(folder, Path):
-        refuse_links(*folder.rglob("*"))  # a vacuum would go through them
+        check_no_links(*folder.rglob("*"))  # a vacuum would go through them
     with writing(folder):
         # What was recorded of a checkpoint stays true: none is written a second time.
         if not (folder / LOG / f"{table.version():020d}.checkpoint.parquet").is_file():
@@ -210,19 +212,19 @@ def _let_go(folder: Place) -> int:
         gone = table.vacuum(retention_hours=24 * KEPT_DAYS, dry_run=False, full=True)
         _sync_since(folder, table, before)
     if isinstance(folder, S3Path):
-        merge_sums(folder)
+        merge_checksums(folder)
     else:
-        prune_sums(folder)
+        prune_checksums(folder)
     return len(gone)
 
 
-def _now(folder: Place) -> DeltaTable:
+def _now(folder: Location) -> DeltaTable:
     table = open_table(folder)
-    assert table is not None  # noqa: S101 (`tidy` has seen it, and no table is ever taken away)
+    assert table is not None  # noqa: S101 (`compact_table` has seen it, and no table is ever taken away)
     return table
 
 
-def _sync_since(folder: Place, table: DeltaTable, version: int) -> None:
+def _sync_since(folder: Location, table: DeltaTable, version: int) -> None:
     """Make every commit after `version` durable: none may be missing below one that is there."""
     for number in range(version + 1, table.version() + 1):
         sync_commit(folder, number)

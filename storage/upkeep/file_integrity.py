@@ -12,11 +12,11 @@ from urllib.parse import unquote, urlsplit
 from storage.core.errors import BadFile, ClosecastError, Damaged
 from storage.core.files import read_raw, sha256_file
 from storage.core.home import Home
-from storage.core.s3_path import Place, S3Path, files_below
+from storage.core.s3_path import Location, S3Path, files_below
 from storage.models.bundles import MANIFEST, Bundle
 from storage.models.bundles_s3 import shared_files
 from storage.models.registry import Models, ModelVersion
-from storage.tables.checksums import LOG, SUMS, added_files, read_sums, unreadable_sums
+from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import open_table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
-def table_files(folder: Place) -> tuple[int, list[str]]:
+def table_files(folder: Location) -> tuple[int, list[str]]:
     """How many files of a table were looked at, and what is wrong with them, a line each.
 
     Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
@@ -37,7 +37,7 @@ def table_files(folder: Place) -> tuple[int, list[str]]:
     return _table_files(folder)
 
 
-def data_files(folder: Place, table: DeltaTable) -> list[Any]:
+def data_files(folder: Location, table: DeltaTable) -> list[Any]:
     """The data files that a table's state is made of, as places below its resolved folder."""
     uris = table.file_uris()
     if isinstance(folder, S3Path):
@@ -55,15 +55,18 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     log = folder / LOG
     if not log.is_dir():
         return 0, _without_log(folder)
-    recorded = read_sums(folder)
+    recorded = read_checksums(folder)
     entries = {int(found[1]): path for path in log.iterdir() if (found := _ENTRY.fullmatch(path.name))}
     marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
     newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
     # Of a table that was just made the first commit is the first to be recorded.
-    wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / SUMS} is missing"]
-    wrong += [f"{folder / SUMS} has a line that is none: {line!r:.200}" for line in unreadable_sums(folder)]
+    wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / CHECKSUMS} is missing"]
     wrong += [
-        f"{folder / SUMS} names {name!r:.200}, which is no file of a table"
+        f"{folder / CHECKSUMS} has a line that is none: {line!r:.200}"
+        for line in unreadable_checksums(folder)
+    ]
+    wrong += [
+        f"{folder / CHECKSUMS} names {name!r:.200}, which is no file of a table"
         for name in recorded
         if not _of_a_table(name)
     ]
@@ -99,7 +102,7 @@ def _without_log(folder: Any) -> list[str]:
     left = [
         path
         for path in files_below(folder)
-        if SUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
+        if CHECKSUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
     ]
     return (
         [f"the table {folder} holds files ({len(left)}) and no log of them: {LOG} is missing"] if left else []
@@ -108,7 +111,7 @@ def _without_log(folder: Any) -> list[str]:
 
 def _lost(
     folder: Any, recorded: dict[str, str], entries: dict[int, Any], marks: dict[int, Any]
-) -> Iterator[Place]:
+) -> Iterator[Location]:
     """Recorded commits that are gone, but for those that a checkpoint has made superfluous."""
     superfluous = max(marks, default=-1)
     for name in recorded:
@@ -117,7 +120,7 @@ def _lost(
             yield folder / name
 
 
-def _wrong(path: Place, recorded: str | None) -> list[str]:
+def _wrong(path: Location, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:
@@ -175,7 +178,7 @@ def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def raw_answers(home: Home) -> tuple[int, list[str]]:
+def raw_responses(home: Home) -> tuple[int, list[str]]:
     """How many kept answers of the exchange were looked at, and which are not what their name says."""
     looked, wrong = 0, list[str]()
     shared = None if home.bucket is None else home.bucket / "raw"

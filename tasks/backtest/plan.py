@@ -22,7 +22,7 @@ from tasks.features.inputs import columns_of, make_inputs, usable_rows
 from tasks.profiles.baselines import RETURNS
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import held_out_days
-from tasks.training.policy import FEWEST_UNSEEN_DAYS
+from tasks.training.policy import MIN_UNSEEN_DAYS
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,14 @@ def origins_between(candles: pd.DataFrame, recipe: Recipe, start: date, end: dat
     rows = rows[(inputs.days[rows] >= np.datetime64(start)) & (inputs.days[rows] <= np.datetime64(end))]
     if not len(rows):
         raise NotEnoughHistory(
-            f"a forecast needs {recipe.lookback + 1} unbroken days up to its origin and a close after it:"
+            f"a forecast needs {recipe.lookback + 1} consecutive days up to its origin and a close after it:"
             f" no day from {start} to {end} has them; import more history"
         )
     behind = int(rows[0]) + 1
     returns = int(np.isfinite(inputs.returns[:behind]).sum())
-    if behind < recipe.fewest_days or returns < RETURNS:
+    if behind < recipe.min_days or returns < RETURNS:
         raise NotEnoughHistory(
-            f"honest intervals need {recipe.fewest_days} days of closes, found {behind} up to {start}:"
+            f"honest intervals need {recipe.min_days} days of closes, found {behind} up to {start}:"
             " begin later with --start, or import more history"
         )
     return rows
@@ -146,7 +146,7 @@ def _fold_starts(candles: pd.DataFrame, origins: NDArray[np.int64], recipe: Reci
     days = candles["day_utc"].dt.date.to_numpy()[origins]
     # The first champion may have seen all days, and is judged once half a year is unseen.
     held_out = held_out_days(int(origins[0]) + 1, recipe)
-    ripe = days[0] + timedelta(days=FEWEST_UNSEEN_DAYS - held_out)
+    ripe = days[0] + timedelta(days=MIN_UNSEEN_DAYS - held_out)
     starts = [days[0]]
     for day in days:
         if (day - starts[-1]).days >= recipe.refit_every_days and day >= ripe:

@@ -18,11 +18,11 @@ from tasks.backtest.summary import Evaluation, Summary, summarise
 from tasks.backtest.walk_forward import walk_fold
 from tasks.core.steps import STEP
 
-NEEDED = ["method", "target_day", "last_close_usd", "close_usd", "deviation", "quantiles_usd"]
+NEEDED = ["component", "target_day", "last_close", "close", "sigma", "quantiles"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BacktestResult:
     """A backtest by its id, its summary, and what the gate said of each challenger, oldest first."""
 
     backtest_id: str
@@ -36,35 +36,35 @@ def evaluation_of(home: Home, product_id: str, backtest_id: str) -> Evaluation:
     rows = table.read(ds.field("backtest_id") == backtest_id, NEEDED).to_pandas()
     rows = rows.sort_values("target_day", kind="stable")
     quantiles, common = {}, pd.DataFrame()
-    for method, part in rows.groupby("method", sort=False):
-        last = part["last_close_usd"].to_numpy(dtype=np.float64)
-        quantiles[str(method)] = np.log(np.stack(part["quantiles_usd"].to_list()) / last[:, None])
+    for method, part in rows.groupby("component", sort=False):
+        last = part["last_close"].to_numpy(dtype=np.float64)
+        quantiles[str(method)] = np.log(np.stack(part["quantiles"].to_list()) / last[:, None])
         common = part
     return Evaluation(
         target_days=common["target_day"].to_list(),
-        last_close_usd=common["last_close_usd"].to_numpy(dtype=np.float64),
-        close_usd=common["close_usd"].to_numpy(dtype=np.float64),
-        deviation=common["deviation"].to_numpy(dtype=np.float64),
+        last_close=common["last_close"].to_numpy(dtype=np.float64),
+        close=common["close"].to_numpy(dtype=np.float64),
+        sigma=common["sigma"].to_numpy(dtype=np.float64),
         quantiles=quantiles,
     )
 
 
-def sum_up(home: Home, plan: Plan) -> Verdict:
+def sum_up(home: Home, plan: Plan) -> BacktestResult:
     """The verdict on a backtest whose folds were all walked; stored beside its models as well."""
     with Prices(home) as prices:
         candles = prices.closes_at(plan.data_version)
     before = candles[candles["day_utc"] < pd.Timestamp(plan.start)]
-    past = before.set_index("day_utc")["close_usd"].asfreq("D").to_numpy(dtype=np.float64)
+    past = before.set_index("day_utc")["close"].asfreq("D").to_numpy(dtype=np.float64)
     summary = summarise(
-        evaluation_of(home, plan.product_id, plan.backtest_id), past_closes_usd=past, model=plan.recipe.name
+        evaluation_of(home, plan.product_id, plan.backtest_id), past_closes=past, model=plan.recipe.name
     )
     folds = Folds(home, plan.backtest_id)
     folds.write("summary", summary.as_json())
     walk = folds.read(f"fold-{len(plan.folds) - 1}") or {}
-    return Verdict(plan.backtest_id, summary, tuple(walk.get("gates", ())))
+    return BacktestResult(plan.backtest_id, summary, tuple(walk.get("gates", ())))
 
 
-def walk_all(home: Home, plan: Plan) -> Verdict:
+def walk_all(home: Home, plan: Plan) -> BacktestResult:
     """Walk through a backtest whose folds were all prepared, and sum it up."""
     for fold in range(len(plan.folds)):
         walk_fold(home, plan, fold)

@@ -28,14 +28,14 @@ THIRDS = ("low", "middle", "high")
 class Evaluation:
     """What was said of n target days, oldest first, and what came.
 
-    Shapes are (n,), closes in USD; `deviation` is the scale of each origin; `quantiles` holds for each
-    method those of the log return of `close_usd` on `last_close_usd`, at `LEVELS`, shape (n, 23).
+    Shapes are (n,), closes in USD; `sigma` is the scale of each origin; `quantiles` holds for each
+    method those of the log return of `close` on `last_close`, at `LEVELS`, shape (n, 23).
     """
 
     target_days: Sequence[date]
-    last_close_usd: Floats
-    close_usd: Floats
-    deviation: Floats
+    last_close: Floats
+    close: Floats
+    sigma: Floats
     quantiles: Mapping[str, Floats]
 
 
@@ -63,9 +63,9 @@ class Uniformity:
 class Point:
     """Errors of the median in USD, over those of the last close, and over the past's mean one-day change."""
 
-    rmse_usd: float
+    rmse: float
     rmse_ratio_to_naive: float | None
-    mae_usd: float
+    mae: float
     mae_ratio_to_naive: float | None
     mase: float | None
 
@@ -103,13 +103,13 @@ class Summary:
 
 
 def summarise(
-    said: Evaluation, *, past_closes_usd: Floats, model: str = "calibrated", seed: int = 2020
+    said: Evaluation, *, past_closes: Floats, model: str = "calibrated", seed: int = 2020
 ) -> Summary:
     """The summary of `model` against every other method of the evaluation.
 
     Args:
         said: the forecasts and their outcomes.
-        past_closes_usd: closes of consecutive days before the first origin, NaN where one is missing,
+        past_closes: closes of consecutive days before the first origin, NaN where one is missing,
             shape (days,): their mean absolute one-day change is the scale of MASE.
         model: the method that the others are baselines of.
         seed: of the bootstrap.
@@ -120,7 +120,7 @@ def summarise(
     """
     one_blas_thread()
     _check(said, model)
-    came = np.log(said.close_usd / said.last_close_usd)
+    came = np.log(said.close / said.last_close)
     scores = {name: crps(came, quantiles) for name, quantiles in said.quantiles.items()}
     return Summary(
         model=model,
@@ -131,9 +131,9 @@ def summarise(
         against={
             name: compare(scores[model], score, seed=seed) for name, score in scores.items() if name != model
         },
-        coverage=_coverage(came, said.quantiles[model], said.deviation),
+        coverage=_coverage(came, said.quantiles[model], said.sigma),
         pit=_uniformity(came, said.quantiles[model]),
-        point=_point(said, said.quantiles[model][:, MEDIAN], past_closes_usd),
+        point=_point(said, said.quantiles[model][:, MEDIAN], past_closes),
         direction=_direction(said.quantiles[model][:, MEDIAN], came),
     )
 
@@ -146,12 +146,12 @@ def _check(said: Evaluation, model: str) -> None:
         raise NotEnoughHistory("a summary needs a day whose close is known, found none: take an earlier span")
     if not (days.is_monotonic_increasing and days.is_unique):
         raise BadInput("a summary needs each target day once, oldest first: sort them and drop revisions")
-    series = {name: getattr(said, name) for name in ("last_close_usd", "close_usd", "deviation")}
+    series = {name: getattr(said, name) for name in ("last_close", "close", "sigma")}
     for name, figures in {**series, **said.quantiles}.items():
         shape = (len(days),) if name in series else (len(days), len(LEVELS))
         if figures.shape != shape:
             raise BadInput(f"a summary needs {name} of shape {shape}, found {figures.shape}")
-        known = np.isfinite(figures) & (figures > 0 if name.endswith("_usd") else True)
+        known = np.isfinite(figures) & (figures > 0 if name in ("last_close", "close") else True)
         if not known.all():
             first = days[int(np.argmin(known.reshape(len(days), -1).all(axis=1)))].date()
             raise BadInput(
@@ -159,7 +159,7 @@ def _check(said: Evaluation, model: str) -> None:
             )
 
 
-def _coverage(came: Floats, quantiles: Floats, deviation: Floats) -> tuple[Coverage, ...]:
+def _coverage(came: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage, ...]:
     from utilsforecast import losses
 
     edges = {
@@ -168,7 +168,7 @@ def _coverage(came: Floats, quantiles: Floats, deviation: Floats) -> tuple[Cover
         for side, at in zip(("lo", "hi"), ends, strict=True)
     }
     frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
-    frame = pd.concat([frame, frame.assign(unique_id=_thirds(deviation)).dropna(subset="unique_id")])
+    frame = pd.concat([frame, frame.assign(unique_id=_thirds(sigma)).dropna(subset="unique_id")])
     found = []
     for percent in BANDS:
         shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
@@ -177,12 +177,12 @@ def _coverage(came: Floats, quantiles: Floats, deviation: Floats) -> tuple[Cover
     return tuple(found)
 
 
-def _thirds(deviation: Floats) -> NDArray[np.object_]:
+def _thirds(sigma: Floats) -> NDArray[np.object_]:
     """The tercile of each day; None of a scale that hardly moved, which has none."""
-    lower, upper = np.quantile(deviation, (1 / 3, 2 / 3))
+    lower, upper = np.quantile(sigma, (1 / 3, 2 / 3))
     if lower == upper:
-        return np.full(len(deviation), None, dtype=object)
-    which = (deviation > lower).astype(int) + (deviation > upper)
+        return np.full(len(sigma), None, dtype=object)
+    which = (sigma > lower).astype(int) + (sigma > upper)
     return np.array([THIRDS[third] for third in which], dtype=object)
 
 
@@ -196,18 +196,18 @@ def _uniformity(came: Floats, quantiles: Floats) -> Uniformity:
     )
 
 
-def _point(said: Evaluation, median: Floats, past_closes_usd: Floats) -> Point:
+def _point(said: Evaluation, median: Floats, past_closes: Floats) -> Point:
     from utilsforecast import losses
 
-    point_usd = said.last_close_usd * np.exp(median)
-    columns = {"y": said.close_usd, "median": point_usd, "naive": said.last_close_usd}
+    point = said.last_close * np.exp(median)
+    columns = {"y": said.close, "median": point, "naive": said.last_close}
     frame = pd.DataFrame({"unique_id": "all", **columns})
     rmse = losses.rmse(frame, ["median", "naive"]).iloc[0]
     mae = losses.mae(frame, ["median", "naive"]).iloc[0]
-    changes = np.abs(np.diff(past_closes_usd))
+    changes = np.abs(np.diff(past_closes))
     mase = None
     if np.any(changes > 0):  # NaN is not; a past that never moved is no scale
-        past = pd.DataFrame({"unique_id": "all", "y": past_closes_usd})
+        past = pd.DataFrame({"unique_id": "all", "y": past_closes})
         mase = float(losses.mase(frame, ["median"], 1, past)["median"].iloc[0])
     rmse_ratio, mae_ratio = (over(float(error["median"]), float(error["naive"])) for error in (rmse, mae))
     return Point(float(rmse["median"]), rmse_ratio, float(mae["median"]), mae_ratio, mase)
@@ -247,7 +247,7 @@ def _p_text(p_value: float | None) -> str:
 
 
 def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "CRPS", f"{summary.model} / method", "95 % interval", "DM p"]
+    header = ["component", "CRPS", f"{summary.model} / method", "95 % interval", "DM p"]
     rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
     for name, found in summary.against.items():
         interval = UNKNOWN if found.lower is None else f"{found.lower:.4f} to {found.upper:.4f}"
@@ -270,9 +270,9 @@ def _coverage_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     point, direction = summary.point, summary.direction
     return ["measure", "figure"], [
-        ["RMSE", usd(point.rmse_usd)],
+        ["RMSE", usd(point.rmse)],
         ["RMSE / naive", text(point.rmse_ratio_to_naive, ".4f")],
-        ["MAE", usd(point.mae_usd)],
+        ["MAE", usd(point.mae)],
         ["MAE / naive", text(point.mae_ratio_to_naive, ".4f")],
         ["MASE", text(point.mase, ".4f")],
         ["direction hit", f"{percents(direction.hit_rate)} of {direction.days:,} days"],

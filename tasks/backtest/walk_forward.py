@@ -26,16 +26,16 @@ from storage.models.backtest_cache import Folds
 from storage.tables.schemas import backtests
 from tasks.backtest.plan import Plan, candles_until, origins_between
 from tasks.calibration.calibrator_states import OWN
-from tasks.calibration.quantile_tracker import follow, to_usd
+from tasks.calibration.quantile_tracker import follow, to_price
 from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.core.steps import STEP
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import Said, first_corrections, say
+from tasks.profiles.distribution import Said, first_quantile_offsets, say
 from tasks.profiles.ensemble import fine_tune_ensemble, fit_ensemble
 from tasks.profiles.ensemble_io import Stored, read_ensemble, write_ensemble
 from tasks.profiles.min_max import Floats
 from tasks.training.gate import gate
-from tasks.training.policy import Known, MadeBy, champion_of, decide
+from tasks.training.policy import ModelCandidate, TrainingKind, champion_of, decide
 
 log = logging.getLogger("closecast.backtest")
 
@@ -44,26 +44,31 @@ log = logging.getLogger("closecast.backtest")
 class _Walk:
     """Where a walk stands: the versions so far with their folders, and the tracker."""
 
-    known: tuple[Known, ...] = ()
+    known: tuple[ModelCandidate, ...] = ()
     names: Mapping[str, str] | None = None
-    corrections: Floats | None = None
+    quantile_offsets: Floats | None = None
     gates: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         plain = json.loads(json.dumps([asdict(one) for one in self.known], default=date.isoformat))
-        corrections = None if self.corrections is None else self.corrections.tolist()
-        return {"known": plain, "names": self.names, "corrections": corrections, "gates": list(self.gates)}
+        quantile_offsets = None if self.quantile_offsets is None else self.quantile_offsets.tolist()
+        return {
+            "known": plain,
+            "names": self.names,
+            "quantile_offsets": quantile_offsets,
+            "gates": list(self.gates),
+        }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any] | None) -> _Walk:
         if plain is None:
             return cls()
-        days = ("origin", "seen_through")
+        days = ("origin", "trained_through")
         known = tuple(
-            Known(**{**one, **{name: date.fromisoformat(one[name]) for name in days}})
+            ModelCandidate(**{**one, **{name: date.fromisoformat(one[name]) for name in days}})
             for one in plain["known"]
         )
-        return cls(known, plain["names"], np.array(plain["corrections"]), tuple(plain["gates"]))
+        return cls(known, plain["names"], np.array(plain["quantile_offsets"]), tuple(plain["gates"]))
 
 
 def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
@@ -105,7 +110,7 @@ def _through(home: Home, plan: Plan, fold: int, walk: _Walk) -> tuple[_Walk, lis
         if later is not walk and before is not None and place > start:
             walk, found = _forecasts(folds, plan, fold, walk, before, candles, origins[start:place])
             rows, start = rows + found, place
-            later = replace(later, corrections=walk.corrections)
+            later = replace(later, quantile_offsets=walk.quantile_offsets)
         walk = later
     champion = champion_of(walk.known, last)
     assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
@@ -133,16 +138,16 @@ def _decided(home: Home, plan: Plan, walk: _Walk, origin: date) -> _Walk:
     if champion is not None:
         accepted, text = _judged(folds, recipe, names[champion.version], name, candles)
         gates = (*gates, f"{origin} {decision.action} {text}")
-    made_by: MadeBy = decision.action
-    one = Known(
+    training_kind: TrainingKind = decision.action
+    one = ModelCandidate(
         version=str(len(walk.known) + 1),
         origin=origin,
-        seen_through=challenger.ensemble.seen_through,
-        made_by=made_by,
+        trained_through=challenger.ensemble.trained_through,
+        training_kind=training_kind,
         status="accepted" if accepted else "refused",
     )
-    corrections = challenger.corrections if walk.corrections is None else walk.corrections
-    return _Walk((*walk.known, one), {**names, one.version: name}, corrections, gates)
+    quantile_offsets = challenger.quantile_offsets if walk.quantile_offsets is None else walk.quantile_offsets
+    return _Walk((*walk.known, one), {**names, one.version: name}, quantile_offsets, gates)
 
 
 def _judged(
@@ -169,10 +174,10 @@ def _refitted(
     name = f"refit-{origin}"
     if not folds.has(name):
         trained = fit_ensemble(candles, recipe, pools)
-        corrections = first_corrections(trained, candles, recipe)
-        lineage = {"origin_day": str(origin), "made_by": "refit"}
+        quantile_offsets = first_quantile_offsets(trained, candles, recipe)
+        lineage = {"origin_day": str(origin), "training_kind": "refit"}
         with folds.draft(name) as draft:
-            write_ensemble(draft, trained, recipe, corrections, lineage)
+            write_ensemble(draft, trained, recipe, quantile_offsets, lineage)
     return name
 
 
@@ -189,9 +194,9 @@ def _fine_tuned(
     if not folds.has(name):
         before = _read(folds, parent, recipe)
         trained = fine_tune_ensemble(before.ensemble, candles, recipe, pools)
-        lineage = {"origin_day": str(origin), "made_by": "fine-tune", "parent": parent}
+        lineage = {"origin_day": str(origin), "training_kind": "fine-tune", "parent": parent}
         with folds.draft(name) as draft:
-            write_ensemble(draft, trained, recipe, before.corrections, lineage)
+            write_ensemble(draft, trained, recipe, before.quantile_offsets, lineage)
     return name
 
 
@@ -200,24 +205,24 @@ def _forecasts(
     plan: Plan,
     fold: int,
     walk: _Walk,
-    champion: Known,
+    champion: ModelCandidate,
     candles: pd.DataFrame,
     rows: NDArray[np.int64],
 ) -> tuple[_Walk, list[dict[str, Any]]]:
     """The champion's forecasts from the origin rows, one table row a method and origin; the tracker after."""
     assert walk.names is not None  # noqa: S101 (there is a champion)
-    assert walk.corrections is not None  # noqa: S101
+    assert walk.quantile_offsets is not None  # noqa: S101
     recipe, name = plan.recipe, walk.names[champion.version]
     said = _said(folds, recipe, name, candles, rows)
-    closes = candles["close_usd"].to_numpy(dtype=np.float64)
+    closes = candles["close"].to_numpy(dtype=np.float64)
     days = candles["day_utc"].dt.date.to_numpy()
     last, came = closes[rows], closes[rows + 1]
-    tracked, corrections = follow(
-        said.mixed, said.scales, last, came, walk.corrections, step=recipe.tracker_step
+    tracked, quantile_offsets = follow(
+        said.mixed, said.scales, last, came, walk.quantile_offsets, step=recipe.tracker_step
     )
     methods: dict[str, Floats] = {recipe.name: tracked}
     for method, quantiles in {OWN: said.own, **said.baselines}.items():
-        methods[method] = np.stack([to_usd(row, usd) for row, usd in zip(quantiles, last, strict=True)])
+        methods[method] = np.stack([to_price(row, usd) for row, usd in zip(quantiles, last, strict=True)])
     common = {
         "backtest_id": plan.backtest_id,
         "product_id": plan.product_id,
@@ -229,20 +234,20 @@ def _forecasts(
     found = [
         {
             **common,
-            "method": method,
+            "component": method,
             "model": name if method in (OWN, recipe.name) else method,
             "origin_day": days[row],
             "target_day": days[row + 1],
-            "last_close_usd": float(last[place]),
-            "close_usd": float(came[place]),
-            "deviation": float(said.scales[place]),
-            "quantiles_usd": quantiles[place].tolist(),
-            "point_usd": float(quantiles[place][MEDIAN]),
+            "last_close": float(last[place]),
+            "close": float(came[place]),
+            "sigma": float(said.scales[place]),
+            "quantiles": quantiles[place].tolist(),
+            "point": float(quantiles[place][MEDIAN]),
         }
         for method, quantiles in methods.items()
         for place, row in enumerate(rows)
     ]
-    return replace(walk, corrections=corrections), found
+    return replace(walk, quantile_offsets=quantile_offsets), found
 
 
 def _said(folds: Folds, recipe: Recipe, name: str, candles: pd.DataFrame, rows: NDArray[np.int64]) -> Said:

@@ -1,6 +1,6 @@
 """The tracker's states: one after each scored outcome, in the order of days, each exactly once.
 
-A chain of states belongs to a product and a recipe. When an outcome comes late (a hole that is filled), the
+A chain of states belongs to a product and a recipe. When an outcome comes late (a gap that is filled), the
 states of its day and of all later days are made anew beside the old ones, under the next revision: of a day,
 the highest revision counts, and a forecast keeps naming the state that it was made with.
 """
@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 from storage.core.home import Home
 from storage.tables.delta import among
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients, trackers
+from storage.tables.schemas import calibrator, components
 from storage.tables.scores import Scores
 from tasks.calibration.quantile_tracker import advance
 from tasks.profiles.calibrated_settings import Recipe
@@ -30,9 +30,9 @@ from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.track")
 
-OWN = "lstm"  # the method under which the ensemble's word stands among the ingredients
+OWN = "lstm"  # the method under which the ensemble's word stands among the components
 # How a state hangs together with the one before it, and with its outcome.
-LINKS = ("target_day", "revision", "tracker_version", "prediction_id", "previous_version")
+LINKS = ("target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
 NEAR_DAYS = 30
 
 
@@ -40,22 +40,22 @@ NEAR_DAYS = 30
 class State:
     """Corrections in scales, (23,), after the outcomes up to `target_day`."""
 
-    tracker_version: str
+    calibrator_version: str
     target_day: date
-    corrections: Floats
+    quantile_offsets: Floats
 
 
 @dataclass(frozen=True)
 class _Outcome:
     target_day: date
     prediction_id: str
-    close_usd: float
-    quantiles_usd: Floats
+    close: float
+    quantiles: Floats
 
 
 def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
-    table = trackers(home, product_id)
+    table = calibrator(home, product_id)
     at = table.snapshot()
     # Nearly always one of the newest days has it; what came in between is not read.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
@@ -66,11 +66,11 @@ def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State
 
 
 def first_state(
-    home: Home, product_id: str, recipe: Recipe, origin: date, corrections: Floats, moment: datetime
+    home: Home, product_id: str, recipe: Recipe, origin: date, quantile_offsets: Floats, moment: datetime
 ) -> State:
-    """Begin a chain on `origin` with the corrections of the model's own warm-up."""
-    row = _row(product_id, recipe, origin, 0, None, None, corrections, moment)
-    trackers(home).add([row])
+    """Begin a chain on `origin` with the quantile_offsets of the model's own warm-up."""
+    row = _row(product_id, recipe, origin, 0, None, None, quantile_offsets, moment)
+    calibrator(home).add([row])
     return _as_state(row)
 
 
@@ -87,7 +87,7 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
         origin: the last day that the run may know.
         moment: of the run.
     """
-    table = trackers(home, product_id)
+    table = calibrator(home, product_id)
     at = table.snapshot()
     chain = _of_chain(recipe, None, origin)
     settled = _settled(home, product_id, recipe, table.look(at, chain, LINKS), origin)
@@ -107,8 +107,8 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
             before = known
             continue
         new += not known or known["prediction_id"] != outcome.prediction_id
-        corrections = advance(
-            _corrections(before), outcome.close_usd, outcome.quantiles_usd, step=recipe.tracker_step
+        quantile_offsets = advance(
+            _corrections(before), outcome.close, outcome.quantiles, step=recipe.tracker_step
         )
         before = _row(
             product_id,
@@ -116,8 +116,8 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
             day,
             known["revision"] + 1 if known else 0,
             outcome.prediction_id,
-            before["tracker_version"],
-            corrections,
+            before["calibrator_version"],
+            quantile_offsets,
             moment,
         )
         rows.append(before)
@@ -132,7 +132,7 @@ def _follows(known: Mapping[str, Any], outcome: _Outcome, before: Mapping[str, A
     """Whether a state took in that outcome, and came from the state before."""
     return bool(
         known["prediction_id"] == outcome.prediction_id
-        and known["previous_version"] == before["tracker_version"]
+        and known["previous_version"] == before["calibrator_version"]
     )
 
 
@@ -177,7 +177,7 @@ def _settled(home: Home, product_id: str, recipe: Recipe, states: pa.Table, orig
     days, begun = links["target_day"], links["prediction_id"].isna()
     if not begun.any():
         return None
-    follows = begun | (links["previous_version"] == links["tracker_version"].shift())
+    follows = begun | (links["previous_version"] == links["calibrator_version"].shift())
     changing = [days[~follows].min(), _open_days(home, product_id, recipe, links, origin).min()]
     first = min((day for day in changing if not pd.isna(day)), default=None)
     return None if first is None else cast("pd.Timestamp", days[days < first].max()).date()
@@ -219,11 +219,15 @@ def _open_days(
 
 
 def _made_by(home: Home, product_id: str, recipe: Recipe, wanted: ds.Expression) -> set[str]:
-    """The forecasts of the chain among the ingredients that match."""
-    ours = ds.field("method") == OWN
-    made = ingredients(home, product_id).read(ours & wanted, ["prediction_id", "tracker_version"]).to_pylist()
+    """The forecasts of the chain among the components that match."""
+    ours = ds.field("component") == OWN
+    made = (
+        components(home, product_id).read(ours & wanted, ["prediction_id", "calibrator_version"]).to_pylist()
+    )
     return {
-        row["prediction_id"] for row in made if row["tracker_version"].startswith(f"{recipe.recipe_version}:")
+        row["prediction_id"]
+        for row in made
+        if row["calibrator_version"].startswith(f"{recipe.recipe_version}:")
     }
 
 
@@ -232,11 +236,11 @@ def _outcomes(home: Home, product_id: str, recipe: Recipe, *, after: date, throu
     first = after + timedelta(days=1)
     target = ds.field("target_day")
     chain = _made_by(home, product_id, recipe, (target >= first) & (target <= through))
-    columns = ["prediction_id", "close_usd"]
+    columns = ["prediction_id", "close"]
     closes: dict[str, float] = {}
     for row in Scores(home).read(product_id, first=first, last=through, columns=columns).to_pylist():
-        closes.setdefault(row["prediction_id"], row["close_usd"])
-    columns = ["target_day", "prediction_id", "quantiles_usd"]
+        closes.setdefault(row["prediction_id"], row["close"])
+    columns = ["target_day", "prediction_id", "quantiles"]
     rows = Predictions(home).between(
         product_id, first=first, last=through, profile=recipe.name, columns=columns
     )
@@ -244,7 +248,7 @@ def _outcomes(home: Home, product_id: str, recipe: Recipe, *, after: date, throu
     for row in rows.to_pylist():
         day, name = row["target_day"], row["prediction_id"]
         if name in chain and name in closes and day not in found:
-            found[day] = _Outcome(day, name, closes[name], np.array(row["quantiles_usd"]))
+            found[day] = _Outcome(day, name, closes[name], np.array(row["quantiles"]))
     return [found[day] for day in sorted(found)]
 
 
@@ -255,12 +259,12 @@ def _row(
     revision: int,
     prediction_id: str | None,
     previous: str | None,
-    corrections: Floats,
+    quantile_offsets: Floats,
     moment: datetime,
 ) -> dict[str, Any]:
-    parts = f"{product_id}\n{day}\n{prediction_id}\n{previous}\n".encode() + corrections.tobytes()
+    parts = f"{product_id}\n{day}\n{prediction_id}\n{previous}\n".encode() + quantile_offsets.tobytes()
     return {
-        "tracker_version": f"{recipe.recipe_version}:{hashlib.sha256(parts).hexdigest()[:16]}",
+        "calibrator_version": f"{recipe.recipe_version}:{hashlib.sha256(parts).hexdigest()[:16]}",
         "product_id": product_id,
         "profile": recipe.name,
         "recipe_version": recipe.recipe_version,
@@ -268,14 +272,14 @@ def _row(
         "revision": revision,
         "prediction_id": prediction_id,
         "previous_version": previous,
-        "corrections": corrections.tolist(),
+        "quantile_offsets": quantile_offsets.tolist(),
         "created_at": moment,
     }
 
 
 def _as_state(row: Mapping[str, Any]) -> State:
-    return State(row["tracker_version"], row["target_day"], _corrections(row))
+    return State(row["calibrator_version"], row["target_day"], _corrections(row))
 
 
 def _corrections(row: Mapping[str, Any]) -> Floats:
-    return np.array(row["corrections"], dtype=np.float64)
+    return np.array(row["quantile_offsets"], dtype=np.float64)

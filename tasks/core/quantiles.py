@@ -61,10 +61,10 @@ def inside(came: Floats, quantiles: Floats, percent: int) -> NDArray[np.bool_]:
     return hit
 
 
-def student_t(mean: Floats, deviation: Floats, dof: Floats) -> Floats:
+def student_t(mean: Floats, sigma: Floats, dof: Floats) -> Floats:
     """Quantiles (days, 23) of Student's t with that mean, standard deviation and dof > 2, each (days,)."""
     from scipy.special import stdtrit
 
     unit = stdtrit(dof[:, None], np.array(LEVELS)[None, :])
-    spread = deviation * np.sqrt((dof - 2.0) / dof)
+    spread = sigma * np.sqrt((dof - 2.0) / dof)
     return np.asarray(mean[:, None] + spread[:, None] * unit, dtype=np.float64)

@@ -18,7 +18,7 @@ WINDOWS = (30, 90, 365, None)
 PERCENTS = (50, 80, 95)
 SURE = 0.95
 # What it is made from.
-FIGURES = ("error_usd", "naive_error_usd", "crps", "naive_crps")
+FIGURES = ("error", "naive_error", "crps", "naive_crps")
 HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
 COLUMNS = ("target_day", *FIGURES, *HITS)
 UNKNOWN = "–"
@@ -50,9 +50,9 @@ class Span:
     forecasts: int
     crps_ratio: float | None
     coverage: dict[int, Proportion | None]
-    rmse_usd: float | None
+    rmse: float | None
     rmse_ratio: float | None
-    mae_usd: float | None
+    mae: float | None
     mae_ratio: float | None
 
 
@@ -110,18 +110,18 @@ def proportion(hits: int, days: int) -> Proportion:
 def _span(rows: pd.DataFrame, days: int | None, last: date | None) -> Span:
     if days is not None and last is not None:
         rows = rows[rows["target_day"] > pd.Timestamp(last) - pd.Timedelta(days, unit="D")]
-    errors = rows[["error_usd", "naive_error_usd"]].dropna().to_numpy()
+    errors = rows[["error", "naive_error"]].dropna().to_numpy()
     scores = rows[["crps", "naive_crps"]].dropna().to_numpy()
-    rmse_usd, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
-    mae_usd, mae_ratio = _with_ratio(mean_absolute_error, errors)
+    rmse, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
+    mae, mae_ratio = _with_ratio(mean_absolute_error, errors)
     return Span(
         days=days,
         forecasts=len(rows),
         crps_ratio=_with_ratio(mean_absolute_error, scores)[1],  # no score is below zero
         coverage={percent: _held(rows[f"hit_{percent}"].dropna()) for percent in PERCENTS},
-        rmse_usd=rmse_usd,
+        rmse=rmse,
         rmse_ratio=rmse_ratio,
-        mae_usd=mae_usd,
+        mae=mae,
         mae_ratio=mae_ratio,
     )
 
@@ -178,9 +178,9 @@ def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
             f"{span.forecasts:,}",
             text(span.crps_ratio, ".4f"),
             *(_band(span.coverage[percent]) for percent in PERCENTS),
-            _price(span.rmse_usd),
+            _price(span.rmse),
             text(span.rmse_ratio, ".4f"),
-            _price(span.mae_usd),
+            _price(span.mae),
             text(span.mae_ratio, ".4f"),
         ]
         for span in board.spans

@@ -32,9 +32,9 @@ FORECAST = (
     "product_id",
     "origin_day",
     "target_day",
-    "last_close_usd",
-    "point_usd",
-    "quantiles_usd",
+    "last_close",
+    "point",
+    "quantiles",
 )
 
 
@@ -83,10 +83,10 @@ def _due(home: Home, product_id: str, candles: pd.DataFrame) -> list[tuple[dict[
     forecasts = Predictions(home).between(product_id, last=last, columns=names)
     if not forecasts.num_rows:
         return []
-    known = Scores(home).newest(product_id, last=last, columns=["prediction_id", "close_usd"]).to_pandas()
+    known = Scores(home).newest(product_id, last=last, columns=["prediction_id", "close"]).to_pandas()
     asked = forecasts.to_pandas(date_as_object=False)
-    closes = asked["target_day"].map(candles.set_index("day_utc")["close_usd"])
-    scored = asked["prediction_id"].map(known.set_index("prediction_id")["close_usd"])
+    closes = asked["target_day"].map(candles.set_index("day_utc")["close"])
+    scored = asked["prediction_id"].map(known.set_index("prediction_id")["close"])
     due = closes.notna() & (scored != closes)  # what has no score has NaN, which differs
     if not due.any():
         return []
@@ -101,24 +101,24 @@ def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[s
     """One forecast's figures; CRPS and PIT are of the log return, None for a point without intervals."""
     from tasks.core.quantiles import crps, inside, pit
 
-    last = row["last_close_usd"]
+    last = row["last_close"]
     came = np.log([close / last])
     score: dict[str, object] = {
         "prediction_id": row["prediction_id"],
         "product_id": row["product_id"],
         "target_day": row["target_day"],
-        "close_usd": close,
-        "error_usd": row["point_usd"] - close,
-        "naive_error_usd": last - close,
+        "close": close,
+        "error": row["point"] - close,
+        "naive_error": last - close,
         "crps": None,
         "naive_crps": None if naive is None else float(crps(came, naive)[0]),
         **{f"hit_{percent}": None for percent in (50, 80, 95)},
         "pit": None,
     }
-    if row["quantiles_usd"] is None:
+    if row["quantiles"] is None:
         return score
-    said = np.log(np.array([row["quantiles_usd"]]) / last)
-    usd = np.array([row["quantiles_usd"]])
+    said = np.log(np.array([row["quantiles"]]) / last)
+    usd = np.array([row["quantiles"]])
     return {
         **score,
         "crps": float(crps(came, said)[0]),

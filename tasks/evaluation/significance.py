@@ -12,7 +12,7 @@ from tasks.profiles.min_max import Floats
 
 RESAMPLES = 2000
 # Over fewer days neither a p value nor a bootstrap says anything about a difference.
-FEWEST_DAYS = 30
+MIN_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def ratio_interval(first: Floats, second: Floats, *, seed: int) -> tuple[float, 
 
 def compare(first: Floats, second: Floats, *, seed: int) -> Comparison:
     """The losses of the model against those of a baseline, both of shape (days,), oldest first."""
-    enough = len(first) >= FEWEST_DAYS
+    enough = len(first) >= MIN_DAYS
     lower, upper = (ratio_interval(first, second, seed=seed) if enough else None) or (None, None)
     p_value = diebold_mariano(first, second) if enough else None
     return Comparison(over(float(first.mean()), float(second.mean())), lower, upper, p_value)

@@ -58,7 +58,7 @@ class Inputs:
 
 def columns_of(candles: pd.DataFrame, *, share: float = 0.9) -> Columns:
     """What at least that share of the days have."""
-    ranges = candles[["open_usd", "high_usd", "low_usd"]].notna().all(axis=1).mean()
+    ranges = candles[["open", "high", "low"]].notna().all(axis=1).mean()
     volume = (candles["volume"] > 0).mean()
     return Columns(bool(ranges >= share), bool(volume >= share))
 
@@ -67,11 +67,11 @@ def make_inputs(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> Inpu
     """The inputs of every day; those of a day depend on it and the days before only.
 
     Args:
-        candles: a candle frame, oldest day first, holes left as they are.
+        candles: a candle frame, oldest day first, gaps left as they are.
         recipe: how.
         columns: of which inputs; a figure that a day lacks falls back to what its close says.
     """
-    deviation = scale(
+    sigma = scale(
         candles,
         decay=recipe.scale_decay,
         low=recipe.scale_low,
@@ -84,20 +84,18 @@ def make_inputs(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> Inpu
     variances = [ewma(np.square(returns), decay=recipe.slow_decay)]
     if columns.ranges:
         variances += _within_days(candles, recipe)
-    level = np.log(deviation)
+    level = np.log(sigma)
     plain = [level - _trailing_mean(level, recipe.level_days)]
     if columns.volume:
         plain.append(_volume(candles, recipe))
     targets = np.full(len(days), np.nan)
-    targets[:-1] = np.clip(returns[1:] / deviation[:-1], -recipe.target_clip, recipe.target_clip)
+    targets[:-1] = np.clip(returns[1:] / sigma[:-1], -recipe.target_clip, recipe.target_clip)
     return Inputs(
         days=days,
         returns=returns,
-        spreads=np.stack(
-            [_log_deviation(variance, deviation, recipe.least_spread) for variance in variances], axis=1
-        ),
+        spreads=np.stack([_log_sigma(variance, sigma, recipe.min_spread) for variance in variances], axis=1),
         plain=np.stack([*plain, *_weekday_flags(days)], axis=1),
-        scale=deviation,
+        scale=sigma,
         targets=targets,
     )
 
@@ -125,9 +123,9 @@ def _weekday_flags(days: NDArray[np.datetime64]) -> list[Floats]:
     return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
 
 
-def _log_deviation(variance: Floats, deviation: Floats, least: float) -> Floats:
+def _log_sigma(variance: Floats, sigma: Floats, least: float) -> Floats:
     root = np.sqrt(np.maximum(variance, 0.0))
-    return np.asarray(np.log(np.maximum(root, least * deviation)), dtype=np.float64)
+    return np.asarray(np.log(np.maximum(root, least * sigma)), dtype=np.float64)
 
 
 def _trailing_mean(values: Floats, days: int) -> Floats:
@@ -136,7 +134,7 @@ def _trailing_mean(values: Floats, days: int) -> Floats:
 
 
 def usable_rows(inputs: Inputs, *, lookback: int) -> NDArray[np.int64]:
-    """Rows that can be an origin, (rows,): all of the lookback is known, with no hole in it or before it."""
+    """Rows that can be an origin, (rows,): all of the lookback is known, with no gap in it or before it."""
     rows = np.arange(lookback - 1, len(inputs.days))
     if not len(rows):
         return rows

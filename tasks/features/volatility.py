@@ -11,12 +11,12 @@ from tasks.profiles.min_max import Floats
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
 # A standard deviation of a day's return; below it nothing was traded that could be forecast.
-SMALLEST_DEVIATION = 1e-6
+MIN_SIGMA = 1e-6
 
 
 def log_returns(candles: pd.DataFrame) -> Floats:
-    """Log return of each close on the day before's, shape (days,); NaN on the first day and after a hole."""
-    logs = np.log(candles["close_usd"].to_numpy(dtype=np.float64))
+    """Log return of each close on the day before's, shape (days,); NaN on the first day and after a gap."""
+    logs = np.log(candles["close"].to_numpy(dtype=np.float64))
     returns = np.full(len(logs), np.nan)
     steps = np.diff(candles["day_utc"].to_numpy(dtype="datetime64[D]"))
     returns[1:] = np.where(steps == DAY, np.diff(logs), np.nan)
@@ -44,17 +44,17 @@ def parkinson(candles: pd.DataFrame) -> Floats:
 
 
 def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
-    """Variance of each day: Garman-Klass plus the squared gap from the close before, shape (days,).
+    """Variance of each day: Garman-Klass plus the squared return from the close before to the open, shape (days,).
 
     Where a range is unknown, or `ranges` is False, the squared return stands for it; NaN where that is
-    unknown too. After a hole the gap counts as none.
+    unknown too. After a gap that return counts as none.
     """
     returns = log_returns(candles)
     if not ranges:
         return np.square(returns)
     opened, _, _, close = _logs(candles)
-    gap = returns - (close - opened)
-    found = garman_klass(candles) + np.nan_to_num(np.square(gap))
+    overnight = returns - (close - opened)
+    found = garman_klass(candles) + np.nan_to_num(np.square(overnight))
     return np.where(np.isnan(found), np.square(returns), found)
 
 
@@ -86,12 +86,12 @@ def scale(candles: pd.DataFrame, *, decay: float, low: float, high: float, days:
     median = variance.rolling(days, min_periods=days // 6).median().shift(1)
     # A median of 0, of a price that stands still on most days, would hold the others' moves at nothing.
     held = variance.clip(low * median, high * median).where(median > 0, variance)
-    deviation: Floats = np.sqrt(ewma(np.asarray(held, dtype=np.float64), decay=decay))
-    return np.maximum(deviation, SMALLEST_DEVIATION)
+    sigma: Floats = np.sqrt(ewma(np.asarray(held, dtype=np.float64), decay=decay))
+    return np.maximum(sigma, MIN_SIGMA)
 
 
 def _logs(candles: pd.DataFrame) -> tuple[Floats, Floats, Floats, Floats]:
     opened, high, low, close = (
-        np.log(candles[f"{name}_usd"].to_numpy(dtype=np.float64)) for name in ("open", "high", "low", "close")
+        np.log(candles[f"{name}"].to_numpy(dtype=np.float64)) for name in ("open", "high", "low", "close")
     )
     return opened, high, low, close

@@ -30,7 +30,7 @@ class Windows:
 
 
 def make_windows(scaled: Floats, *, lookback: int, horizon: int) -> Windows:
-    """Cut every (lookback → horizon) pair from one unbroken series.
+    """Cut every (lookback → horizon) pair from one consecutive series.
 
     Args:
         scaled: shape (days,), unitless, oldest first.
@@ -46,7 +46,7 @@ def make_windows(scaled: Floats, *, lookback: int, horizon: int) -> Windows:
     span = lookback + horizon
     if len(scaled) < span:
         raise NotEnoughHistory(
-            f"a window of {lookback} days and a target {horizon} ahead need {span} unbroken days,"
+            f"a window of {lookback} days and a target {horizon} ahead need {span} consecutive days,"
             f" found {len(scaled)}: import more history"
         )
     cut = sliding_window_view(np.asarray(scaled, dtype=np.float64), span)
@@ -54,8 +54,8 @@ def make_windows(scaled: Floats, *, lookback: int, horizon: int) -> Windows:
     return Windows(cut[:, :lookback, None].copy(), cut[:, lookback:].copy(), rows)
 
 
-def unbroken_runs(days: pd.Series) -> Iterator[slice]:
-    """Slices of consecutive days: the series between its holes, oldest first."""
+def consecutive_runs(days: pd.Series) -> Iterator[slice]:
+    """Slices of consecutive days: the series between its gaps, oldest first."""
     steps = np.diff(days.to_numpy(dtype="datetime64[D]"))
     edges = [0, *(np.flatnonzero(steps != DAY) + 1).tolist(), len(days)]
     for start, stop in itertools.pairwise(edges):
@@ -63,8 +63,8 @@ def unbroken_runs(days: pd.Series) -> Iterator[slice]:
             yield slice(start, stop)
 
 
-def make_windows_between_holes(days: pd.Series, scaled: Floats, *, lookback: int, horizon: int) -> Windows:
-    """`make_windows` over each unbroken run of days, joined: no window spans a hole.
+def make_windows_between_gaps(days: pd.Series, scaled: Floats, *, lookback: int, horizon: int) -> Windows:
+    """`make_windows` over each consecutive run of days, joined: no window spans a gap.
 
     Args:
         days: shape (days,), datetime64, strictly rising.
@@ -75,7 +75,7 @@ def make_windows_between_holes(days: pd.Series, scaled: Floats, *, lookback: int
     Raises:
         NotEnoughHistory: no run is as long as lookback + horizon days.
     """
-    runs = list(unbroken_runs(days))
+    runs = list(consecutive_runs(days))
     parts = [
         (run.start, make_windows(scaled[run], lookback=lookback, horizon=horizon))
         for run in runs
@@ -95,19 +95,19 @@ def newest_window(days: pd.Series, figures: Floats, *, lookback: int) -> Floats:
     """The last `lookback` figures, shape (lookback,), which must stand on consecutive days.
 
     Raises:
-        NotEnoughHistory: fewer than lookback days since the start or the newest hole.
+        NotEnoughHistory: fewer than lookback days since the start or the newest gap.
     """
     if days.empty:
         raise NotEnoughHistory(
-            f"the forecast's input needs {lookback} unbroken days up to its origin, found none:"
+            f"the forecast's input needs {lookback} consecutive days up to its origin, found none:"
             " import prices first"
         )
-    *_, newest = unbroken_runs(days)
+    *_, newest = consecutive_runs(days)
     found = newest.stop - newest.start
     if found < lookback:
         since = pd.Timestamp(days.iloc[newest.start]).date()
         raise NotEnoughHistory(
-            f"the forecast's input needs {lookback} unbroken days up to its origin, found {found}"
-            f" since {since}: fill the hole before {since} or choose a later --as-of"
+            f"the forecast's input needs {lookback} consecutive days up to its origin, found {found}"
+            f" since {since}: fill the gap before {since} or choose a later --as-of"
         )
     return np.asarray(figures[-lookback:], dtype=np.float64)

@@ -16,9 +16,9 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from tasks.calibration.calibrator_states import OWN, first_state, state_at
-from tasks.calibration.quantile_tracker import to_usd
+from tasks.calibration.quantile_tracker import to_price
 from tasks.core.assets import FORECAST, noting
 from tasks.core.quantiles import BANDS, LEVELS
 from tasks.core.steps import STEP
@@ -100,7 +100,7 @@ def publish_prediction(
     models.promote(version)
     row = row_of(
         (product_id, profile, origin, horizon),
-        (said.last_close_usd, said.point_usd, None),
+        (said.last_close, said.point, None),
         made,
     )
     return _write(home, row)
@@ -116,7 +116,7 @@ def publish_distribution(
 ) -> dict[str, Any]:
     """Forecast with the champion and the tracker, and add the row and what stands beside it.
 
-    The ingredients are written first: a row of the table always has its own.
+    The components are written first: a row of the table always has its own.
 
     Returns:
         The stored row.
@@ -124,7 +124,7 @@ def publish_distribution(
     Raises:
         Damaged: the bundle or the closes are not what was recorded.
         HomeUnusable: a table cannot be written.
-        NotEnoughHistory: a hole in the input window.
+        NotEnoughHistory: a gap in the input window.
     """
     recipe = Recipe.model_validate(dict(settings))
     models = Models(home)
@@ -134,38 +134,38 @@ def publish_distribution(
     with Prices(home) as prices:
         candles = prices.closes_at(made["data_version"])
     state = state_at(home, product_id, recipe, origin) or first_state(
-        home, product_id, recipe, origin, stored.corrections, made["created_at"]
+        home, product_id, recipe, origin, stored.quantile_offsets, made["created_at"]
     )
-    said = forecast_calibrated(stored.ensemble, state.corrections, candles, recipe)
+    said = forecast_calibrated(stored.ensemble, state.quantile_offsets, candles, recipe)
     asked: dict[str, Any] = {"product_id": product_id, "prediction_id": made["prediction_id"]}
     asked["target_day"] = origin + timedelta(days=recipe.horizon)
-    ingredients(home).add(beside(asked, said, state.tracker_version))
+    components(home).add(beside(asked, said, state.calibrator_version))
     row = row_of(
         (product_id, recipe.name, origin, recipe.horizon),
-        (said.last_close_usd, said.point_usd, said.quantiles_usd),
+        (said.last_close, said.point, said.quantiles),
         made,
     )
     return _write(home, row)
 
 
 def beside(
-    asked: Mapping[str, Any], said: DistributionForecast, tracker_version: str
+    asked: Mapping[str, Any], said: DistributionForecast, calibrator_version: str
 ) -> list[dict[str, Any]]:
     """The rows of what stands beside a forecast: the ensemble's own word, and each baseline's.
 
     Args:
         asked: `product_id`, `prediction_id` and `target_day` of the forecast.
         said: the forecast.
-        tracker_version: the state that it was made with.
+        calibrator_version: the state that it was made with.
     """
     methods = {OWN: said.said.own, **said.said.baselines}
     return [
         {
             **{name: asked[name] for name in ("prediction_id", "product_id", "target_day")},
-            "method": method,
-            "deviation": float(said.said.scales[0]),
-            "tracker_version": tracker_version if method == OWN else None,
-            "quantiles_usd": to_usd(quantiles[0], said.last_close_usd).tolist(),
+            "component": method,
+            "sigma": float(said.said.scales[0]),
+            "calibrator_version": calibrator_version if method == OWN else None,
+            "quantiles": to_price(quantiles[0], said.last_close).tolist(),
         }
         for method, quantiles in methods.items()
     ]
@@ -182,7 +182,7 @@ def row_of(
         made: the id, the versions, when and by which run.
     """
     product_id, profile, origin, horizon = asked
-    last_close_usd, point_usd, quantiles_usd = said
+    last_close, point, quantiles = said
     row: dict[str, Any] = {
         **made,
         "product_id": product_id,
@@ -190,15 +190,15 @@ def row_of(
         "target_day": origin + timedelta(days=horizon),
         "horizon": horizon,
         "profile": profile,
-        "last_close_usd": last_close_usd,
-        "point_usd": point_usd,
-        "quantile_levels": None if quantiles_usd is None else list(LEVELS),
-        "quantiles_usd": None if quantiles_usd is None else quantiles_usd.tolist(),
+        "last_close": last_close,
+        "point": point,
+        "quantile_levels": None if quantiles is None else list(LEVELS),
+        "quantiles": None if quantiles is None else quantiles.tolist(),
     }
     for percent in INTERVALS:
         for side, place in zip(("lower", "upper"), BANDS[percent], strict=True):
-            bound = None if quantiles_usd is None else float(quantiles_usd[place])
-            row[f"{side}_{percent}_usd"] = bound
+            bound = None if quantiles is None else float(quantiles[place])
+            row[f"{side}_{percent}"] = bound
     return row
 
 
@@ -224,7 +224,7 @@ look_up = task(
 
 
 def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("prediction_id", "target_day", "revision", "point_usd", "lower_80_usd", "upper_80_usd")
+    names = ("prediction_id", "target_day", "revision", "point", "lower_80", "upper_80")
     return {name: row[name] for name in (*names, "model_version", "data_version", "code_version")}
 
 

@@ -80,24 +80,24 @@ def calibrated_network(
     return network
 
 
-def student_t_head(raw: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
+def student_t_head(raw: Any, *, mean_scale: float = 0.1, min_dof: float = 2.1) -> Any:
     """Mean, standard deviation and degrees of freedom, (batch, 3), of a network's outputs (batch, 3)."""
     tf = tensorflow()
-    dof = least_dof + tf.nn.softplus(raw[:, 2])
+    dof = min_dof + tf.nn.softplus(raw[:, 2])
     return tf.stack([mean_scale * raw[:, 0], tf.exp(raw[:, 1]), dof], axis=1)
 
 
-def student_t_loss(raw: Any, targets: Any, *, mean_scale: float = 0.1, least_dof: float = 2.1) -> Any:
+def student_t_loss(raw: Any, targets: Any, *, mean_scale: float = 0.1, min_dof: float = 2.1) -> Any:
     """Negative log likelihood (batch,) of targets (batch, 1) under the head's Student t."""
     tf = tensorflow()
-    head = student_t_head(raw, mean_scale=mean_scale, least_dof=least_dof)
-    mean, deviation, dof = tf.unstack(head, axis=1)
-    away = tf.square((targets[:, 0] - mean) / deviation)
+    head = student_t_head(raw, mean_scale=mean_scale, min_dof=min_dof)
+    mean, sigma, dof = tf.unstack(head, axis=1)
+    away = tf.square((targets[:, 0] - mean) / sigma)
     return (
         tf.math.lgamma(dof / 2)
         - tf.math.lgamma((dof + 1) / 2)
         + 0.5 * tf.math.log(np.pi * (dof - 2))
-        + tf.math.log(deviation)
+        + tf.math.log(sigma)
         + (dof + 1) / 2 * tf.math.log1p(away / (dof - 2))
     )
 

@@ -36,7 +36,7 @@ from tasks.prices.coinbase_rows import DAY, read_rows
 from tasks.prices.session import Passing, Session, within
 
 COINBASE = "https://api.exchange.coinbase.com"
-MOST_DAYS = 300  # of a page, both ends included: the exchange refuses more
+MAX_DAYS = 300  # of a page, both ends included: the exchange refuses more
 
 log = logging.getLogger("closecast.fetch")
 
@@ -143,8 +143,8 @@ class Client:
             ExchangeUnavailable: no answer that can be used after every attempt, or out of patience.
         """
         check_product_id(product_id)
-        if not 1 <= (last - first).days + 1 <= MOST_DAYS:
-            raise BadDay(f"a page needs 1 to {MOST_DAYS} days, oldest first, not {first} to {last}")
+        if not 1 <= (last - first).days + 1 <= MAX_DAYS:
+            raise BadDay(f"a page needs 1 to {MAX_DAYS} days, oldest first, not {first} to {last}")
         what = f"{product_id} {first} to {last}"
         believe = Retrying(
             sleep=self._sleep,
@@ -221,14 +221,14 @@ class Client:
             self._next_start = now + self._min_interval
 
 
-def spans(first: date, last: date, *, days: int = MOST_DAYS) -> list[tuple[date, date]]:
+def spans(first: date, last: date, *, days: int = MAX_DAYS) -> list[tuple[date, date]]:
     """Cut the days from `first` to `last`, both included, into spans of at most `days`, the oldest first.
 
     Raises:
         BadSetting: `days` is not 1 to 300.
     """
-    if not 1 <= days <= MOST_DAYS:
-        raise BadSetting(f"a span needs 1 to {MOST_DAYS} days, not {days}")
+    if not 1 <= days <= MAX_DAYS:
+        raise BadSetting(f"a span needs 1 to {MAX_DAYS} days, not {days}")
     length = (last - first).days + 1
     return [
         (first + timedelta(days=n), first + timedelta(days=min(n + days, length) - 1))

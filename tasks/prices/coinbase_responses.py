@@ -15,8 +15,8 @@ from tasks.prices.session import Passing
 
 # A time-out, too early, too many: these may be gone the next time, as may all from 500 on.
 MAY_PASS = (408, 425, 429)
-MOST_ROWS = 3000  # of an answer that is still read as a page of at most 300
-MOST_BYTES = 4 * 2**20  # of a body, decompressed
+MAX_ROWS = 3000  # of an answer that is still read as a page of at most 300
+MAX_BYTES = 4 * 2**20  # of a body, decompressed
 
 
 def read_body(response: requests.Response) -> bytes:
@@ -26,15 +26,15 @@ def read_body(response: requests.Response) -> bytes:
         response: made with `stream=True`, nothing read of it.
 
     Raises:
-        ExchangeRefused: more than MOST_BYTES.
+        ExchangeRefused: more than MAX_BYTES.
     """
     body = bytearray()
     # read1 returns what one read brings: read() would wait on a trickle until its buffer is full.
     while piece := response.raw.read1(65536, decode_content=True):
         body += piece
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_BYTES:
             raise ExchangeRefused(
-                f"an answer of the exchange needs at most {MOST_BYTES} bytes, more came;"
+                f"an answer of the exchange needs at most {MAX_BYTES} bytes, more came;"
                 " check CLOSECAST_COINBASE_URL"
             )
     return bytes(body)
@@ -52,7 +52,7 @@ def judge(response: requests.Response, payload: bytes, product_id: str) -> list[
     message = content.get("message") if isinstance(content, dict) else None
     said = one_line(message) if isinstance(message, str) else _looks(payload, content)
     if 200 <= status < 300:
-        if isinstance(content, list) and len(content) <= MOST_ROWS:
+        if isinstance(content, list) and len(content) <= MAX_ROWS:
             return content
         raise Passing(f"{status} without an array of candles ({said})")
     if status in MAY_PASS or status >= 500:

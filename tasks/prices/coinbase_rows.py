@@ -14,7 +14,7 @@ from storage.core.candle_schema import candle_frame, rejected_frame
 DAY = 86400  # seconds
 EPOCH = date(1970, 1, 1)
 # What stands after the time in a row, in the exchange's order.
-FIGURES = ("low_usd", "high_usd", "open_usd", "close_usd", "volume")
+FIGURES = ("low", "high", "open", "close", "volume")
 
 
 def read_rows(rows: list[Any], first: date, last: date) -> tuple[pd.DataFrame, pd.DataFrame]:

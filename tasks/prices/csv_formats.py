@@ -27,10 +27,10 @@ NAMES = {
     "day": {"date", "day", "day_utc", "datetime", "date_utc"},
     "stamp": {"unix_timestamp", "unix", "unix_time", "unixtime", "timestamp", "time", "epoch"},
     "symbol": {"symbol", "product", "product_id", "pair", "ticker"},
-    "open_usd": {"open", "open_usd", "open_price", "price_open"},
-    "high_usd": {"high", "high_usd", "high_price", "price_high"},
-    "low_usd": {"low", "low_usd", "low_price", "price_low"},
-    "close_usd": {"close", "close_usd", "close_price", "price_close", "closing_price", "price", "price_usd"},
+    "open": {"open", "open_price", "price_open"},
+    "high": {"high", "high_price", "price_high"},
+    "low": {"low", "low_price", "price_low"},
+    "close": {"close", "close_price", "price_close", "closing_price", "price", "price_usd"},
 }
 
 
@@ -118,7 +118,7 @@ def no_rows(reasons: dict[int, str], name: str) -> BadFile:
 
 def _split_lines(data: bytes, name: str) -> _Lines:
     """Refuse what is no text, or has endless lines; bring the rest to one form."""
-    _refuse_binary(data, name)
+    _require_text(data, name)
     endless = f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line "
     head = data[: MAX_LINE_BYTES + 2]
     if len(head) > MAX_LINE_BYTES and b"\n" not in head and b"\r" not in head:
@@ -137,7 +137,7 @@ def _split_lines(data: bytes, name: str) -> _Lines:
     return _Lines(text, starts)
 
 
-def _refuse_binary(data: bytes, name: str) -> None:
+def _require_text(data: bytes, name: str) -> None:
     """Refuse what is not UTF-8 throughout; in pieces, as one text can take four times its size."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     bad = data.find(b"\0")
@@ -167,9 +167,9 @@ def _find_layout(lines: _Lines, name: str) -> _Layout:
             columns = _roles(header, name) if len(header) <= MAX_COLUMNS else {}
             layout = _Layout(header, delimiter, columns, index + 1)
             dated = "day" in columns or "stamp" in columns
-            if dated and "close_usd" in columns:
+            if dated and "close" in columns:
                 return layout
-            if half is None and (dated or "close_usd" in columns):
+            if half is None and (dated or "close" in columns):
                 half = layout
     first = _fields(lines.line(filled[0]), ",")
     if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
@@ -177,7 +177,7 @@ def _find_layout(lines: _Lines, name: str) -> _Layout:
     if len(first) > MAX_COLUMNS:
         raise _too_wide(name, filled[0] + 1, len(first))
     came = lines.line(half.first_row - 1 if half else filled[0])
-    missing = "date and close" if half is None else "date" if "close_usd" in half.columns else "close"
+    missing = "date and close" if half is None else "date" if "close" in half.columns else "close"
     raise BadFile(
         f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
         f" {missing} not found in {came[:60]!r}"
@@ -202,9 +202,7 @@ def _roles(header: list[str], name: str) -> dict[str, int]:
             role = f"volume:{position}"
         if role in roles:
             twice = f"{header[roles[role]]!r:.25} and {written!r:.25}"
-            raise BadFile(
-                f"{name}: one column is needed for the {role.removesuffix('_usd')}, two came: {twice}"
-            )
+            raise BadFile(f"{name}: one column is needed for the {role}, two came: {twice}")
         if role:
             roles[role] = position
     return roles

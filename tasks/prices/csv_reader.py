@@ -1,7 +1,7 @@
 """A CSV file of daily candles → candles in memory.
 
 The file may name its columns as CryptoDataDownload, the exchange's API or a plain export does. What cannot
-be read is set aside with its line; what makes the whole file doubtful is refused. Nothing is guessed.
+be read is quarantined with its line; what makes the whole file doubtful is refused. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read_candles(
     frame = pd.DataFrame({"day_utc": _read_days(rows)}, index=rows.numbers)
     for figure in FIGURES[:-1]:
         frame[figure] = _read_figure(rows, figure)
-    frame["volume"] = _read_figure(rows, _pick_volume(rows, frame["close_usd"].to_numpy(), product_id))
+    frame["volume"] = _read_figure(rows, _pick_volume(rows, frame["close"].to_numpy(), product_id))
     good = frame[~frame.index.isin(list(rows.reasons))]
     if good.empty:
         raise no_rows(rows.reasons, name)
@@ -113,19 +113,19 @@ def _read_days(rows: Rows) -> np.ndarray:
     if off:
         came = f"line {rows.numbers[off[0]]} is of {rows.text(role, off[0])!r:.40}"
         raise BadFile(f"{rows.name}: daily candles are needed, each at midnight UTC, but {came}")
-    _refuse_hours(rows, days, clock)
+    _check_hours(rows, days, clock)
     for row in np.flatnonzero(np.isnat(days)).tolist():
         rows.reject(row, f"date {rows.text(role, row)!r:.40} is not a UTC day such as 2020-10-24")
     if role == "day" and "stamp" in rows.texts:
         stamps, clock, _ = _parse_days(rows.texts["stamp"])
-        _refuse_hours(rows, np.where(days == stamps, days, np.datetime64("NaT", "s")), clock)
+        _check_hours(rows, np.where(days == stamps, days, np.datetime64("NaT", "s")), clock)
         for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)).tolist():
             other = f"its time stamp {rows.text('stamp', row)!r:.40} says {stamps[row]!s:.10}"
             rows.reject(row, f"its date says {days[row]!s:.10}, {other}")
     return days
 
 
-def _refuse_hours(rows: Rows, days: np.ndarray, clock: np.ndarray) -> None:
+def _check_hours(rows: Rows, days: np.ndarray, clock: np.ndarray) -> None:
     """Refuse a file in which one day has two hours: it is not daily."""
     order = np.lexsort((clock, days))
     hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0, "s")) & (np.diff(clock[order]) != 0))
@@ -183,7 +183,7 @@ def _read_figure(rows: Rows, role: str | None) -> np.ndarray:
     if role not in rows.texts:
         return np.full(len(rows.numbers), np.nan)
     figures = _parse_numbers(rows.texts[role])
-    label = role.partition(":")[0].removesuffix("_usd")
+    label = role.partition(":")[0]
     for row in np.flatnonzero(np.isnan(figures)).tolist():
         came = rows.text(role, row)
         if came:
@@ -237,7 +237,7 @@ def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: Rows) -> pd
     if on_duplicate == "refuse" and len(conflicts):
         at = int(np.argmin(conflicts["day_utc"].to_numpy()))
         shown = [
-            ", ".join(f"{name.removesuffix('_usd')} {figure}" for name, figure in known.items())
+            ", ".join(f"{name} {figure}" for name, figure in known.items())
             for known in (row.iloc[at][FIGURES].dropna() for row in (taken, conflicts))
         ]
         day, one, two = taken.index[at], taken["line"].iloc[at], conflicts.index[at]

@@ -1,4 +1,4 @@
-"""The exchange's closes into the database, page by page, checked; holes are asked for again."""
+"""The exchange's closes into the database, page by page, checked; gaps are asked for again."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from storage.core.home import Home
 from storage.prices.price_store import Prices
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
-from tasks.prices.coinbase_client import MOST_DAYS, Client, Page, spans
-from tasks.prices.series import Counts, Hole, Series, refuse_mixing, summed_up
-from tasks.prices.validation import check_candles, find_holes, require_origin
+from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
+from tasks.prices.series import Counts, Gap, Series, check_source, summed_up
+from tasks.prices.validation import check_candles, find_gaps, require_origin
 
 log = logging.getLogger("closecast.ingest")
 
 # Coinbase has no candle before this day; its oldest product, BTC-USD, begins in 2015.
 FIRST_DAY = date(2014, 12, 1)
 REFETCHED_DAYS = 7
-MOST_HOLES_A_RUN = 10
+MAX_GAPS_A_RUN = 10
 
 
 def ingest_exchange(
@@ -36,11 +36,11 @@ def ingest_exchange(
     client: Client,
     origin: date,
     observed_at: datetime,
-    fewest_days: int = 1,
-    unbroken_days: int = 1,
+    min_days: int = 1,
+    consecutive_days: int = 1,
     replace_source: bool = False,
 ) -> Series:
-    """Fetch what the exchange has up to the origin, store it page by page, and ask again for holes.
+    """Fetch what the exchange has up to the origin, store it page by page, and ask again for gaps.
 
     The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day.
 
@@ -54,7 +54,7 @@ def ingest_exchange(
         )
     counts = Counts()
     with Prices(home) as prices:
-        kept = refuse_mixing(prices, product_id, "coinbase", observed_at, replace_source)
+        kept = check_source(prices, product_id, "coinbase", observed_at, replace_source)
 
         def store(page: Page) -> None:
             # Only once the exchange has shown rows of the product does it get a series.
@@ -86,7 +86,7 @@ def ingest_exchange(
                 f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
             )
         require_origin(
-            product_id, prices.days(product_id), origin, fewest_days=fewest_days, unbroken_days=unbroken_days
+            product_id, prices.days(product_id), origin, min_days=min_days, consecutive_days=consecutive_days
         )
         return summed_up(prices, product_id, origin, observed_at, counts)
 
@@ -107,16 +107,16 @@ def _store_page(
         previous=previous,
         stored=lambda day: prices.last_close_before(product_id, day + timedelta(days=1)),
     )
-    set_aside = pd.concat([page.rejected, checked.set_aside], ignore_index=True)
+    quarantined = pd.concat([page.rejected, checked.quarantined], ignore_index=True)
     appended = prices.append(
         product_id,
         checked.accepted,
         source="coinbase",
         observed_at=observed_at,
         payload_sha256=keep_raw(home, page.payload),
-        set_aside=set_aside,
+        quarantined=quarantined,
     )
-    counts.add(appended, set_aside)
+    counts.add(appended, quarantined)
 
 
 def _pages_before(client: Client, product_id: str, first: date | None) -> Iterator[Page]:
@@ -124,27 +124,27 @@ def _pages_before(client: Client, product_id: str, first: date | None) -> Iterat
 
     It may have come back empty for no reason, and nobody would ever ask for it again.
     """
-    while first and first > FIRST_DAY and (first - FIRST_DAY).days % MOST_DAYS == 0:
-        page = client.page(product_id, first - timedelta(days=MOST_DAYS), first - timedelta(days=1))
+    while first and first > FIRST_DAY and (first - FIRST_DAY).days % MAX_DAYS == 0:
+        page = client.page(product_id, first - timedelta(days=MAX_DAYS), first - timedelta(days=1))
         yield page
         first = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
 
 
-def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterator[Hole]:
+def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterator[Gap]:
     """Holes up to the origin, the newest ones first, in spans that one request can ask for."""
     days = prices.days(product_id, through=origin)
     if days.empty:
         return
     first, last = days.iloc[0].date(), days.iloc[-1].date()
-    holes = find_holes(days)
-    # No run comes again to a first day that was set aside, on the page that the series begins in.
-    page = first - timedelta(days=(first - FIRST_DAY).days % MOST_DAYS)
-    if FIRST_DAY <= page < first and prices.any_set_aside_before(product_id, "coinbase", first):
-        holes.insert(0, (page, first - timedelta(days=1)))
+    gaps = find_gaps(days)
+    # No run comes again to a first day that was quarantined, on the page that the series begins in.
+    page = first - timedelta(days=(first - FIRST_DAY).days % MAX_DAYS)
+    if FIRST_DAY <= page < first and prices.any_quarantined_before(product_id, "coinbase", first):
+        gaps.insert(0, (page, first - timedelta(days=1)))
     if last < origin:
-        holes.append((last + timedelta(days=1), origin))
-    for start, end in holes[::-1][:MOST_HOLES_A_RUN]:
-        yield start, min(end, start + timedelta(days=MOST_DAYS - 1))
+        gaps.append((last + timedelta(days=1), origin))
+    for start, end in gaps[::-1][:MAX_GAPS_A_RUN]:
+        yield start, min(end, start + timedelta(days=MAX_DAYS - 1))
 
 
 def _passes_by_itself(_task: object, _run: object, state: object) -> bool:
@@ -159,8 +159,8 @@ def _fetch(
     base_url: str,
     origin: date,
     observed_at: datetime,
-    fewest_days: int = 1,
-    unbroken_days: int = 1,
+    min_days: int = 1,
+    consecutive_days: int = 1,
     replace_source: bool = False,
 ) -> Series:
     """The network step: `ingest_exchange` with a client of its own."""
@@ -171,8 +171,8 @@ def _fetch(
             client=client,
             origin=origin,
             observed_at=observed_at,
-            fewest_days=fewest_days,
-            unbroken_days=unbroken_days,
+            min_days=min_days,
+            consecutive_days=consecutive_days,
             replace_source=replace_source,
         )
 

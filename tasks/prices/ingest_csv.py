@@ -21,7 +21,7 @@ from storage.prices.price_store import Prices
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
 from tasks.prices.csv_reader import CsvCandles, read_candles
-from tasks.prices.series import Counts, Series, refuse_mixing, summed_up
+from tasks.prices.series import Counts, Series, check_source, summed_up
 from tasks.prices.validation import check_candles, require_origin
 
 log = logging.getLogger("closecast.ingest")
@@ -38,8 +38,8 @@ def ingest_file(
     origin: date | None,
     last_finished_day: date,
     observed_at: datetime,
-    fewest_days: int = 1,
-    unbroken_days: int = 1,
+    min_days: int = 1,
+    consecutive_days: int = 1,
     on_duplicate: Literal["refuse", "first", "last"] = "refuse",
     replace_source: bool = False,
 ) -> Series:
@@ -53,8 +53,8 @@ def ingest_file(
         origin: the last day that the run may know; the file's last day when None.
         last_finished_day: no later candle enters.
         observed_at: the moment of reading.
-        fewest_days: closes that the model needs up to the origin.
-        unbroken_days: of these, the newest ones that no hole may break.
+        min_days: closes that the model needs up to the origin.
+        consecutive_days: of these, the newest ones that no gap may break.
         on_duplicate: as `read_candles`.
         replace_source: start the series over when it has another source.
 
@@ -66,12 +66,12 @@ def ingest_file(
     read = read_candles(data, product_id, name=path.name, on_duplicate=on_duplicate)
     tell(path.name, 2, STAGES)
     with Prices(home) as prices:
-        kept = refuse_mixing(prices, product_id, source, observed_at, replace_source)
-        accepted, set_aside = _checked(prices, product_id, read, path.name, last_finished_day, kept=kept)
+        kept = check_source(prices, product_id, source, observed_at, replace_source)
+        accepted, quarantined = _checked(prices, product_id, read, path.name, last_finished_day, kept=kept)
         tell(path.name, 3, STAGES)
         known = prices.days(product_id) if kept else pd.Series([], dtype="datetime64[s]")
         days = pd.Series(np.union1d(known, accepted["day_utc"]))
-        require_origin(product_id, days, origin, fewest_days=fewest_days, unbroken_days=unbroken_days)
+        require_origin(product_id, days, origin, min_days=min_days, consecutive_days=consecutive_days)
         prices.start_series(product_id, source, started_at=observed_at, replace=replace_source)
         appended = prices.append(
             product_id,
@@ -79,14 +79,14 @@ def ingest_file(
             source=source,
             observed_at=observed_at,
             payload_sha256=hashlib.sha256(data).hexdigest(),
-            set_aside=set_aside,
+            quarantined=quarantined,
         )
         tell(path.name, 4, STAGES)
         log.info(
             "%s: %d rows of %s, %d days new", product_id, len(read.candles), path.name, appended.new_days
         )
         counts = Counts()
-        counts.add(appended, set_aside)
+        counts.add(appended, quarantined)
         series = summed_up(prices, product_id, origin, observed_at, counts)
     tell(path.name, STAGES, STAGES)
     return series
@@ -95,20 +95,20 @@ def ingest_file(
 def _checked(
     prices: Prices, product_id: str, read: CsvCandles, name: str, last_finished_day: date, *, kept: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The candles of a file that can be used, and the rows that are set aside; `kept`: it joins a series."""
+    """The candles of a file that can be used, and the rows that are quarantined; `kept`: it joins a series."""
     previous = (
         prices.last_close_before(product_id, read.candles["day_utc"].iloc[0].date())
         if kept and len(read.candles)
         else None
     )
     checked = check_candles(read.candles, last_finished_day=last_finished_day, previous=previous)
-    set_aside = pd.concat([read.rejected, checked.set_aside], ignore_index=True)
+    quarantined = pd.concat([read.rejected, checked.quarantined], ignore_index=True)
     if checked.accepted.empty and not kept:
         raise BadFile(
-            f"{name} holds no candle that can be used, {len(set_aside)} rows were set aside,"
-            f" the first because: {set_aside['reason'].iloc[0]}"
+            f"{name} holds no candle that can be used, {len(quarantined)} rows were quarantined,"
+            f" the first because: {quarantined['reason'].iloc[0]}"
         )
-    return checked.accepted, set_aside
+    return checked.accepted, quarantined
 
 
 def read_stored(
@@ -117,8 +117,8 @@ def read_stored(
     *,
     origin: date | None,
     observed_at: datetime,
-    fewest_days: int = 1,
-    unbroken_days: int = 1,
+    min_days: int = 1,
+    consecutive_days: int = 1,
 ) -> Series:
     """The closes that are there, with nothing read or fetched.
 
@@ -133,8 +133,8 @@ def read_stored(
             product_id,
             prices.days(product_id),
             origin,
-            fewest_days=fewest_days,
-            unbroken_days=unbroken_days,
+            min_days=min_days,
+            consecutive_days=consecutive_days,
         )
         return summed_up(prices, product_id, origin, observed_at, Counts())
 

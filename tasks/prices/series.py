@@ -12,12 +12,12 @@ import pandas as pd
 from storage.core.candle_schema import REJECTED_COLUMNS
 from storage.core.home import Home
 from storage.prices.price_store import Appended, Prices
-from tasks.prices.validation import find_holes
+from tasks.prices.validation import find_gaps
 
 log = logging.getLogger("closecast.ingest")
 
-Hole = tuple[date, date]
-SHOWN_SET_ASIDE = 5
+Gap = tuple[date, date]
+SHOWN_QUARANTINED = 5
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,29 @@ class Series:
     days: int
     new_days: int
     restated_days: int
-    set_aside: int
-    holes: tuple[Hole, ...]
+    quarantined: int
+    gaps: tuple[Gap, ...]
 
     def facts(self) -> dict[str, Any]:
         """What the closes are now, and what the run brought, for Prefect's record of them."""
         names = ("data_version", "source", "first_day", "origin", "days")
-        found = {name: getattr(self, name) for name in (*names, "new_days", "restated_days", "set_aside")}
-        return {**found, "holes": len(self.holes)}
+        found = {name: getattr(self, name) for name in (*names, "new_days", "restated_days", "quarantined")}
+        return {**found, "gaps": len(self.gaps)}
 
 
 @dataclass
 class Counts:
-    """What a run brought; a row that is set aside again when its day is asked for again counts once."""
+    """What a run brought; a row that is quarantined again when its day is asked for again counts once."""
 
     new_days: int = 0
     restated_days: int = 0
-    set_aside: set[tuple[object, ...]] = field(default_factory=set)
+    quarantined: set[tuple[object, ...]] = field(default_factory=set)
 
-    def add(self, appended: Appended, set_aside: pd.DataFrame) -> None:
-        """Count a stored page, and the rows of it that were set aside."""
+    def add(self, appended: Appended, quarantined: pd.DataFrame) -> None:
+        """Count a stored page, and the rows of it that were quarantined."""
         self.new_days += appended.new_days
         self.restated_days += appended.restated_days
-        self.set_aside |= set(set_aside[REJECTED_COLUMNS].itertuples(index=False, name=None))
+        self.quarantined |= set(quarantined[REJECTED_COLUMNS].itertuples(index=False, name=None))
 
 
 def source_of(home: Home, product_id: str) -> str | None:
@@ -63,7 +63,7 @@ def source_of(home: Home, product_id: str) -> str | None:
         return prices.source_of(product_id)
 
 
-def refuse_mixing(
+def check_source(
     prices: Prices, product_id: str, source: str, moment: datetime, replace_source: bool
 ) -> bool:
     """True when the product's stored series is of this source; raises where the two may not meet."""
@@ -80,15 +80,17 @@ def summed_up(
     days = prices.days(product_id, through=origin)
     source = prices.source_of(product_id)
     last = days.iloc[-1].date()
-    holes = tuple(find_holes(days))
-    for _, raw, reason in sorted(counts.set_aside, key=str)[:SHOWN_SET_ASIDE]:
-        log.warning("%s: set aside %.200s: %s", product_id, raw, reason)
-    if counts.set_aside:
-        log.warning("%s: %d rows set aside, kept in the table quarantine", product_id, len(counts.set_aside))
+    gaps = tuple(find_gaps(days))
+    for _, raw, reason in sorted(counts.quarantined, key=str)[:SHOWN_QUARANTINED]:
+        log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
+    if counts.quarantined:
+        log.warning(
+            "%s: %d rows quarantined, kept in the table quarantine", product_id, len(counts.quarantined)
+        )
     if counts.restated_days:
         log.info("%s: %d days came with other figures than before", product_id, counts.restated_days)
-    for start, end in holes:
-        log.warning("%s: hole from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
+    for start, end in gaps:
+        log.warning("%s: gap from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
     return Series(
         product_id=product_id,
         source=source or "",
@@ -98,6 +100,6 @@ def summed_up(
         days=len(days),
         new_days=counts.new_days,
         restated_days=counts.restated_days,
-        set_aside=len(counts.set_aside),
-        holes=holes,
+        quarantined=len(counts.quarantined),
+        gaps=gaps,
     )

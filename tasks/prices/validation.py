@@ -1,4 +1,4 @@
-"""What may enter the database; what is set aside, and why; where days are missing."""
+"""What may enter the database; what is quarantined, and why; where days are missing."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Stored = Callable[[date], tuple[date, float] | None]
 
 @dataclass(frozen=True)
 class Checked:
-    """Every candle given, in order: accepted (a `candle_frame`) or set aside (a `rejected_frame`)."""
+    """Every candle given, in order: accepted (a `candle_frame`) or quarantined (a `rejected_frame`)."""
 
     accepted: pd.DataFrame
-    set_aside: pd.DataFrame
+    quarantined: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_candles(
     positive with low <= open, close <= high, and its volume is finite and not negative. Open, high, low
     and volume may be unknown (NaN), the close may not. The close must also lie within a factor of the
     last accepted close, up or down: the factor is `jump_factor` to the power of the days between the two
-    (at least one). So a spike costs only itself, and after a true shift of level the days are set aside
+    (at least one). So a spike costs only itself, and after a true shift of level the days are quarantined
     only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared. A close
     that only a grown allowance lets in, and that the next one does not follow but returns from, is a spike.
 
@@ -73,13 +73,13 @@ def check_candles(
         jump_factor: more than 1.
 
     Returns:
-        accepted, with the index made anew; set_aside, with day and figures as they came in `raw` (an
+        accepted, with the index made anew; quarantined, with day and figures as they came in `raw` (an
         unknown figure is null, an infinite one the text "inf" or "-inf").
     """
     reasons = _broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
     days = candles["day_utc"].to_numpy().astype("datetime64[D]").astype("int64")[valid].tolist()
-    closes = candles["close_usd"].to_numpy()[valid].tolist()
+    closes = candles["close"].to_numpy()[valid].tolist()
     for row, reason in _find_jumps(days, closes, previous, stored, jump_factor).items():
         reasons[valid[row]] = reason
     aside = reasons != ""
@@ -96,7 +96,7 @@ def check_candles(
     return Checked(candle_frame(kept), rejected_frame(rows))
 
 
-def find_holes(days: pd.Series[pd.Timestamp]) -> list[tuple[date, date]]:
+def find_gaps(days: pd.Series[pd.Timestamp]) -> list[tuple[date, date]]:
     """The spans of missing days between the first and the last: first and last missing day of each.
 
     Args:
@@ -112,8 +112,8 @@ def require_origin(
     days: pd.Series[pd.Timestamp],
     origin: date | None,
     *,
-    fewest_days: int = 1,
-    unbroken_days: int = 1,
+    min_days: int = 1,
+    consecutive_days: int = 1,
 ) -> date:
     """Refuse a run whose origin has no close, or too few before it.
 
@@ -121,8 +121,8 @@ def require_origin(
         product_id: for the message.
         days: datetime64, rising.
         origin: the last day that the run may know; the last of `days` when None.
-        fewest_days: closes needed up to the origin.
-        unbroken_days: of these, the newest ones that no hole may break.
+        min_days: closes needed up to the origin.
+        consecutive_days: of these, the newest ones that no gap may break.
 
     Returns:
         The origin.
@@ -130,7 +130,7 @@ def require_origin(
     Raises:
         BadDay: the origin lies before the first day.
         StaleSeries: the origin's day is missing.
-        NotEnoughHistory: fewer than `fewest_days` closes up to the origin, or a hole in the newest ones.
+        NotEnoughHistory: fewer than `min_days` closes up to the origin, or a gap in the newest ones.
     """
     if days.empty:
         raise StaleSeries(f"{product_id} has no closes at all: choose another source or a later --as-of")
@@ -145,17 +145,17 @@ def require_origin(
             f"{product_id} has no close of {origin}, the newest before it is of {newest}:"
             f" no forecast is made from old prices; get that day, or choose --as-of {newest}"
         )
-    if len(until) < fewest_days:
+    if len(until) < min_days:
         raise NotEnoughHistory(
-            f"the profile needs {fewest_days} days of closes up to {origin}, found {len(until)}:"
+            f"the profile needs {min_days} days of closes up to {origin}, found {len(until)}:"
             " import more history"
         )
-    holes = find_holes(until)
-    unbroken = (origin - holes[-1][1]).days if holes else len(until)
-    if unbroken < unbroken_days:
+    gaps = find_gaps(until)
+    consecutive = (origin - gaps[-1][1]).days if gaps else len(until)
+    if consecutive < consecutive_days:
         raise NotEnoughHistory(
-            f"the forecast's input needs {unbroken_days} unbroken days up to {origin}, found {unbroken}"
-            f" since the hole that ends on {holes[-1][1]}: choose a later --as-of"
+            f"the forecast's input needs {consecutive_days} consecutive days up to {origin}, found {consecutive}"
+            f" since the gap that ends on {gaps[-1][1]}: choose a later --as-of"
         )
     return origin
 
@@ -164,7 +164,7 @@ def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
     """For each row the rules that it breaks by itself, in words; an empty text if none."""
     reasons = np.full(len(candles), "", dtype=object)
     days = candles["day_utc"].to_numpy().astype("datetime64[D]")
-    value = {name.removesuffix("_usd"): candles[name].to_numpy() for name in FIGURES}
+    value = {name: candles[name].to_numpy() for name in FIGURES}
 
     def note(broken: np.ndarray, text: str, *names: str) -> None:
         for row in np.flatnonzero(broken):
@@ -204,7 +204,7 @@ def _find_jumps(
     else:
         median = statistics.median_low(closes[:FIRST_ROWS])
         start = _Reference(days[0] - 1, median, f"the median of the first {len(closes[:FIRST_ROWS])} closes")
-    # Between neighbours that agree nothing can be set aside: only the breaks are walked through.
+    # Between neighbours that agree nothing can be quarantined: only the breaks are walked through.
     doubtful = np.abs(np.diff(np.log(closes))) > math.log(factor) * (1 - 1e-9)
     breaks = (np.flatnonzero(doubtful) + 1).tolist()
     jumps: dict[int, str] = {}

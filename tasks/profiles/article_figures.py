@@ -23,7 +23,7 @@ def article_figures(
     """Draw prices, losses, and predicted against actual.
 
     Args:
-        closes: `day_utc` and `close_usd`, everything that the model was given.
+        closes: `day_utc` and `close`, everything that the model was given.
         losses: of each epoch.
         test: as in `Fitted.test`.
         product_id: for the titles.
@@ -70,14 +70,14 @@ def _png(figure: Figure) -> bytes:
 
 
 def _with_breaks(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a calendar day, so that a hole is drawn as a gap and not as a line across it."""
+    """One row a calendar day, so that a gap is drawn as a gap and not as a line across it."""
     return frame.set_index("day_utc").asfreq("D")
 
 
 def _prices(closes: pd.DataFrame, test: pd.DataFrame, product_id: str) -> bytes:
     figure, axes = _canvas(f"{product_id}: daily close", "USD")
-    line = _with_breaks(closes[["day_utc", "close_usd"]])
-    axes.plot(line.index, line["close_usd"], color=BLUE, linewidth=1.1, label="close")
+    line = _with_breaks(closes[["day_utc", "close"]])
+    axes.plot(line.index, line["close"], color=BLUE, linewidth=1.1, label="close")
     axes.axvspan(test["day_utc"].iloc[0], test["day_utc"].iloc[-1], color=GREY, alpha=0.15, label="test part")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)
@@ -99,11 +99,11 @@ def _losses(losses: Losses) -> bytes:
 def _predicted(test: pd.DataFrame, product_id: str) -> bytes:
     figure, axes = _canvas(f"{product_id}: predicted against actual, test part", "USD")
     line = _with_breaks(test)
-    axes.plot(line.index, line["close_usd"], color=BLUE, linewidth=1.2, label="actual close")
-    axes.plot(line.index, line["point_usd"], color=ORANGE, linewidth=1.2, label="predicted close")
+    axes.plot(line.index, line["close"], color=BLUE, linewidth=1.2, label="actual close")
+    axes.plot(line.index, line["point"], color=ORANGE, linewidth=1.2, label="predicted close")
     axes.plot(
         line.index,
-        line["last_close_usd"],
+        line["last_close"],
         color=GREY,
         linewidth=0.9,
         linestyle=":",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storage.core.errors import BadSetting, NotEnoughHistory
-from tasks.features.windows import Windows, make_windows, make_windows_between_holes
+from tasks.features.windows import Windows, make_windows, make_windows_between_gaps
 from tasks.network.architectures import article_network, predict
 from tasks.network.trainer import Losses, train
 from tasks.profiles.min_max import Floats, MinMax, fit_min_max
@@ -34,7 +34,7 @@ class Split:
 class Fitted:
     """A trained network with its scaler, its losses, and its figures on the test part.
 
-    `test` holds `day_utc`, `close_usd`, `last_close_usd` and `point_usd` of each test window.
+    `test` holds `day_utc`, `close`, `last_close` and `point` of each test window.
     """
 
     network: keras.Sequential
@@ -44,7 +44,7 @@ class Fitted:
     metrics: dict[str, float]
 
 
-def fewest_days(*, lookback: int, horizon: int, train_share: float, validation_split: float) -> int:
+def min_days(*, lookback: int, horizon: int, train_share: float, validation_split: float) -> int:
     """The shortest series of closes that leaves a window to train on, one to validate and one to test."""
     days = lookback + horizon
     while not _holds_windows(days, lookback + horizon, train_share, validation_split):
@@ -66,46 +66,46 @@ def split_article(
     horizon: int,
     train_share: float,
     scaler_fit: Literal["train", "all"],
-    bridge_holes: bool,
+    bridge_gaps: bool,
     validation_split: float,
 ) -> Split:
     """Cut the closes as the article does: oldest 80 % to learn from, windows inside each part.
 
     Args:
-        closes: `day_utc` and `close_usd`, oldest first, one row a day.
+        closes: `day_utc` and `close`, oldest first, one row a day.
         lookback: days a window shows.
         horizon: days ahead of it that are targets.
         train_share: share of the rows that is learned from.
         scaler_fit: fit the scaler on the training rows, or on all of them as the article does
             (which lets the test part's extremes leak into training).
-        bridge_holes: treat the days beside a hole as neighbours, as the article does.
+        bridge_gaps: treat the days beside a gap as neighbours, as the article does.
         validation_split: share of the training windows that only validates.
 
     Raises:
         NotEnoughHistory: too few days for a window in each part.
     """
-    needed = fewest_days(
+    needed = min_days(
         lookback=lookback, horizon=horizon, train_share=train_share, validation_split=validation_split
     )
     if len(closes) < needed:
         raise NotEnoughHistory(
             f"training needs {needed} days of closes, found {len(closes)}: import more history"
         )
-    days, prices = closes["day_utc"], closes["close_usd"].to_numpy(dtype=np.float64)
+    days, prices = closes["day_utc"], closes["close"].to_numpy(dtype=np.float64)
     train_rows = int(len(closes) * train_share)
     scaler = fit_min_max(prices if scaler_fit == "all" else prices[:train_rows])
     scaled = scaler.forward(prices)
 
     def cut(part: slice) -> Windows:
-        if bridge_holes:
+        if bridge_gaps:
             return make_windows(scaled[part], lookback=lookback, horizon=horizon)
-        return make_windows_between_holes(days[part], scaled[part], lookback=lookback, horizon=horizon)
+        return make_windows_between_gaps(days[part], scaled[part], lookback=lookback, horizon=horizon)
 
     train = cut(slice(0, train_rows))
     fitted = int(len(train) * (1.0 - validation_split))
-    if not 0 < fitted < len(train):  # holes leave fewer windows than there are days for
+    if not 0 < fitted < len(train):  # gaps leave fewer windows than there are days for
         raise NotEnoughHistory(
-            f"training needs a window to learn from and one to validate, found {len(train)} between the holes"
+            f"training needs a window to learn from and one to validate, found {len(train)} between the gaps"
             f" of {train_rows} days: import more history"
         )
     return Split(train_rows, scaler, train, cut(slice(train_rows, None)), fitted)
@@ -118,7 +118,7 @@ def fit_article(
     horizon: int,
     train_share: float,
     scaler_fit: Literal["train", "all"],
-    bridge_holes: bool,
+    bridge_gaps: bool,
     units: int,
     activation: str,
     leaky_slope: float,
@@ -142,7 +142,7 @@ def fit_article(
         horizon=horizon,
         train_share=train_share,
         scaler_fit=scaler_fit,
-        bridge_holes=bridge_holes,
+        bridge_gaps=bridge_gaps,
         validation_split=validation_split,
     )
     network = article_network(
@@ -167,7 +167,7 @@ def fit_article(
     )
     _require_finite(losses, learning_rate)
     test = _test_part(network, closes, split)
-    metrics = against_naive(*(_column(test, name) for name in ("point_usd", "close_usd", "last_close_usd")))
+    metrics = against_naive(*(_column(test, name) for name in ("point", "close", "last_close")))
     return Fitted(network, split, losses, test, metrics)
 
 
@@ -185,13 +185,13 @@ def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) ->
     said = split.scaler.back(predict(network, split.test.inputs)[:, -1])
     horizon = split.test.targets.shape[1]
     rows = split.train_rows + split.test.target_rows
-    prices = _column(closes, "close_usd")
+    prices = _column(closes, "close")
     return pd.DataFrame(
         {
             "day_utc": closes["day_utc"].to_numpy()[rows + horizon - 1],
-            "close_usd": prices[rows + horizon - 1],
-            "last_close_usd": prices[rows - 1],
-            "point_usd": said,
+            "close": prices[rows + horizon - 1],
+            "last_close": prices[rows - 1],
+            "point": said,
         }
     )
 

@@ -22,7 +22,7 @@ from tasks.core.steps import STEP
 from tasks.core.tensorflow_runtime import versions
 from tasks.network.architectures import weights_sha256
 from tasks.network.progress import shown
-from tasks.prices.validation import find_holes
+from tasks.prices.validation import find_gaps
 from tasks.profiles.article_figures import article_figures
 from tasks.profiles.article_fit import Fitted, fit_article
 
@@ -70,12 +70,12 @@ def refit_version(
     with Prices(home) as prices:
         closes = prices.closes_at(data_version)
     log.info("%s: training on %d closes up to %s", product_id, len(closes), closes["day_utc"].iloc[-1].date())
-    holes = find_holes(closes["day_utc"])
-    if holes and settings["bridge_holes"]:
+    gaps = find_gaps(closes["day_utc"])
+    if gaps and settings["bridge_gaps"]:
         log.warning(
-            "%s: training goes across holes (%d) as the article did; --set bridge_holes=false keeps out",
+            "%s: training goes across gaps (%d) as the article did; --set bridge_gaps=false keeps out",
             product_id,
-            len(holes),
+            len(gaps),
         )
     fitted = fit_article(closes, **settings)
     lineage = {
@@ -84,8 +84,8 @@ def refit_version(
         "data_version": data_version,
         "settings_version": settings_version,
         "code_version": code_version,
-        "made_by": "refit",
-        "holes": [[str(first), str(last)] for first, last in holes],
+        "training_kind": "refit",
+        "gaps": [[str(first), str(last)] for first, last in gaps],
         **_made_with(fitted),
     }
     version = _register(models, key, closes, fitted, settings, lineage)
@@ -147,7 +147,14 @@ def _made_with(fitted: Fitted) -> dict[str, Any]:
 
 def tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
     """The part of a lineage that stands on the model version, as text."""
-    names = ("data_version", "settings_version", "code_version", "git_commit", "made_by", "weights_sha256")
+    names = (
+        "data_version",
+        "settings_version",
+        "code_version",
+        "git_commit",
+        "training_kind",
+        "weights_sha256",
+    )
     return {name: str(lineage[name]) for name in names if lineage[name]}
 
 
@@ -156,9 +163,9 @@ def _report(version: ModelVersion, fitted: Fitted) -> None:
         "%s version %s: test RMSE %s over %d days, naive %s",
         version.name,
         version.version,
-        usd(fitted.metrics["test_rmse_usd"]),
+        usd(fitted.metrics["test_rmse"]),
         len(fitted.test),
-        usd(fitted.metrics["naive_rmse_usd"]),
+        usd(fitted.metrics["naive_rmse"]),
     )
 
 

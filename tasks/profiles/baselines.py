@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
-from tasks.features.volatility import SMALLEST_DEVIATION, daily_variance, ewma, garman_klass, log_returns
+from tasks.features.volatility import MIN_SIGMA, daily_variance, ewma, garman_klass, log_returns
 from tasks.profiles.min_max import Floats
 
 Rows = NDArray[np.int64]
@@ -127,14 +127,14 @@ def _last_close(past: _Past) -> Floats:
 
 def _ewma_t(past: _Past) -> Floats:
     """A t about 0 whose variance is an exponentially weighted mean of squared returns."""
-    deviation = np.sqrt(ewma(np.square(past.returns), decay=DECAY))
+    sigma = np.sqrt(ewma(np.square(past.returns), decay=DECAY))
 
     def fit(cut: int) -> tuple[float, float]:
-        before, came = deviation[: cut - 1], past.returns[1:cut]
+        before, came = sigma[: cut - 1], past.returns[1:cut]
         usable = ~np.isnan(came) & (before > 0) & (past.known[: cut - 1] >= WARM_UP)
         return _fit_t(came[usable] / before[usable])
 
-    return _around_zero(deviation[past.origins], past.by_cut(fit))
+    return _around_zero(sigma[past.origins], past.by_cut(fit))
 
 
 def _garch_t(past: _Past) -> Floats:
@@ -147,8 +147,8 @@ def _garch_t(past: _Past) -> Floats:
         ends = past.known[past.origins[members]]
         variance[members] = _garch_variance(returns[: ends.max()], fits[members][0])[ends]
     # A variance that ran away is as good as none.
-    deviation = np.sqrt(np.where(variance < np.inf, variance, np.nan)) / 100.0
-    return _or_ewma(student_t(np.zeros(len(fits)), deviation, fits[:, 3]), past)
+    sigma = np.sqrt(np.where(variance < np.inf, variance, np.nan)) / 100.0
+    return _or_ewma(student_t(np.zeros(len(fits)), sigma, fits[:, 3]), past)
 
 
 def _har_t(past: _Past) -> Floats:
@@ -170,25 +170,25 @@ def _har_t(past: _Past) -> Floats:
         if np.sum(usable & ranged[1:cut]) >= RETURNS:
             usable &= ranged[1:cut]
         weights, *_ = np.linalg.lstsq(before[usable], came[usable], rcond=None)
-        deviation = _har_deviation(before, np.broadcast_to(weights, before.shape))
+        sigma = _har_sigma(before, np.broadcast_to(weights, before.shape))
         usable &= ~np.isnan(returns)
-        return *weights.tolist(), *_fit_t((returns[usable] / deviation[usable])[-HAR_T_DAYS:])
+        return *weights.tolist(), *_fit_t((returns[usable] / sigma[usable])[-HAR_T_DAYS:])
 
     fits = past.by_cut(fit)
-    deviation = _har_deviation(inputs[past.origins], fits[:, :-2])
-    return _or_ewma(_around_zero(deviation, fits[:, -2:]), past)
+    sigma = _har_sigma(inputs[past.origins], fits[:, :-2])
+    return _or_ewma(_around_zero(sigma, fits[:, -2:]), past)
 
 
 def _har_inputs(past: _Past) -> tuple[Floats, Floats]:
     """What the regression sees at each close, shape (days, inputs), and the day's log variance, (days,).
 
-    A figure unknown after a hole is the one before; a mean is of what is known within its days. Nothing is
+    A figure unknown after a gap is the one before; a mean is of what is known within its days. Nothing is
     known before the first move.
     """
     variance = daily_variance(past.candles)
     # A day without a move says nothing of what is usual.
     usual = pd.Series(np.where(variance > 0, variance, np.nan)).rolling(FLOOR_DAYS, min_periods=1).median()
-    floor = np.maximum(FLOOR * usual.ffill().to_numpy(dtype=np.float64), SMALLEST_DEVIATION**2)
+    floor = np.maximum(FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
     logs = pd.Series(np.log(np.maximum(variance, floor)))
     means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in HAR_DAYS)]
     target = (past.days + 1 + 3) % 7  # 1970-01-01 was a Thursday, and Monday is 0
@@ -200,8 +200,8 @@ def _har_inputs(past: _Past) -> tuple[Floats, Floats]:
     return np.column_stack(columns), np.asarray(logs, dtype=np.float64)
 
 
-def _har_deviation(inputs: Floats, weights: Floats) -> Floats:
-    """The deviation that the regression expects, shape (rows,), of inputs and weights (rows, inputs).
+def _har_sigma(inputs: Floats, weights: Floats) -> Floats:
+    """The sigma that the regression expects, shape (rows,), of inputs and weights (rows, inputs).
 
     Added up column by column: a matrix product may round a row otherwise when there are more of them.
     """
@@ -211,9 +211,9 @@ def _har_deviation(inputs: Floats, weights: Floats) -> Floats:
     return np.asarray(np.exp(logs / 2.0), dtype=np.float64)
 
 
-def _around_zero(deviation: Floats, fits: Floats) -> Floats:
-    """Quantiles of a t about 0: the deviation (rows,) times a fitted one, and its dof, together (rows, 2)."""
-    return student_t(np.zeros(len(fits)), deviation * fits[:, 0], fits[:, 1])
+def _around_zero(sigma: Floats, fits: Floats) -> Floats:
+    """Quantiles of a t about 0: the sigma (rows,) times a fitted one, and its dof, together (rows, 2)."""
+    return student_t(np.zeros(len(fits)), sigma * fits[:, 0], fits[:, 1])
 
 
 def _or_ewma(found: Floats, past: _Past) -> Floats:
@@ -236,12 +236,12 @@ def _fit_t(values: Floats) -> tuple[float, float]:
     unit = values / size
     likelihood = StudentsT().loglikelihood
 
-    # In log deviation and 1 / dof the likelihood bends evenly enough for a quasi-Newton method.
+    # In log sigma and 1 / dof the likelihood bends evenly enough for a quasi-Newton method.
     def loss(at: Floats) -> float:
         variance = np.full(len(unit), np.exp(2.0 * at[0]))
         return -float(likelihood(np.array([1.0 / at[1]]), unit, variance)) / len(unit)
 
-    # Many days without a move would pull the deviation to nothing: it is held near the usual move.
+    # Many days without a move would pull the sigma to nothing: it is held near the usual move.
     bounds = [(-np.log(20.0), np.log(20.0)), (1.0 / DOF[1], 1.0 / DOF[0])]
     best = minimize(loss, np.array([0.5, 0.2]), method="L-BFGS-B", bounds=bounds)
     return size * float(np.exp(best.x[0])), float(np.clip(1.0 / best.x[1], *DOF))

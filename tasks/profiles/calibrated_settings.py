@@ -62,7 +62,7 @@ class Recipe(Policy):
     return_offset: float = Field(
         0.1, gt=0, description="Added to a return's size in scales before its logarithm: a still day has one"
     )
-    least_spread: float = Field(
+    min_spread: float = Field(
         0.05, gt=0, lt=1, description="Least range shown, in scales: a frozen candle must not be the loudest"
     )
     column_share: float = Field(
@@ -86,7 +86,7 @@ class Recipe(Policy):
         0.02, gt=0, description="Deviation of the head's first weights: it begins near N(0, 1)"
     )
     mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in scales: it can hardly be known")
-    least_dof: float = Field(2.1, gt=2, description="Least degrees of freedom: the variance stays finite")
+    min_dof: float = Field(2.1, gt=2, description="Least degrees of freedom: the variance stays finite")
     first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
     # Its training.
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step")
@@ -121,7 +121,7 @@ class Recipe(Policy):
         ("BTC-USD", "ETH-USD", "LTC-USD"),
         description="Products whose windows join the training where the database holds them",
     )
-    fewest_days: int = Field(
+    min_days: int = Field(
         400, ge=100, description="Days of closes below which no honest interval can be made"
     )
 

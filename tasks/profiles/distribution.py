@@ -76,7 +76,7 @@ def say(
     return Said(own, baselines, mixed, inputs.scale[rows])
 
 
-def first_corrections(trained: Trained, candles: pd.DataFrame, recipe: Recipe) -> Floats:
+def first_quantile_offsets(trained: Trained, candles: pd.DataFrame, recipe: Recipe) -> Floats:
     """The tracker's state before its first forecast, (23,): followed through the days not learned from.
 
     Args:
@@ -87,7 +87,7 @@ def first_corrections(trained: Trained, candles: pd.DataFrame, recipe: Recipe) -
     ensemble = trained.ensemble
     inputs = make_inputs(candles, recipe, ensemble.columns)
     rows = usable_rows(inputs, lookback=recipe.lookback)
-    rows = rows[(inputs.days[rows] >= np.datetime64(trained.learned_through)) & (rows < len(candles) - 1)]
+    rows = rows[(inputs.days[rows] >= np.datetime64(trained.fitted_through)) & (rows < len(candles) - 1)]
     known = np.cumsum(np.isfinite(inputs.returns))
     needed = RETURNS if recipe.har_share else 0
     rows = rows[np.isfinite(inputs.targets[rows]) & (known[rows] >= needed)]
@@ -95,8 +95,8 @@ def first_corrections(trained: Trained, candles: pd.DataFrame, recipe: Recipe) -
     if not len(rows):
         return zero
     said = say(ensemble, candles, rows, recipe, methods=(MIXED_WITH,) if recipe.har_share else ())
-    closes = candles["close_usd"].to_numpy(dtype=np.float64)
-    _, corrections = follow(
+    closes = candles["close"].to_numpy(dtype=np.float64)
+    _, quantile_offsets = follow(
         said.mixed, said.scales, closes[rows], closes[rows + 1], zero, step=recipe.tracker_step
     )
-    return corrections
+    return quantile_offsets

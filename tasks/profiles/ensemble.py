@@ -24,32 +24,32 @@ from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.ensemble")
 
-FEWEST_TRAINED, FEWEST_VALIDATED = 100, 30
+MIN_TRAINING_WINDOWS, MIN_VALIDATION_WINDOWS = 100, 30
 
 
 @dataclass(frozen=True)
 class Ensemble:
     """Trained members and all that a forecast with them needs.
 
-    `seen_through` is the newest day whose close training or early stopping looked at: what comes after it
+    `trained_through` is the newest day whose close training or early stopping looked at: what comes after it
     is unseen.
     """
 
     columns: Columns
     members: tuple[Weights, ...]
-    seen_through: date
+    trained_through: date
 
 
 @dataclass(frozen=True)
 class Trained:
     """An ensemble, how its training went, and what was in it.
 
-    `learned_through` is the newest day that gradients came from: its forecasts of later ones are out of
+    `fitted_through` is the newest day that gradients came from: its forecasts of later ones are out of
     sample.
     """
 
     ensemble: Ensemble
-    learned_through: date
+    fitted_through: date
     losses: tuple[Losses, ...]
     windows: Mapping[str, int]
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class _Part:
 
 def held_out_days(days: int, recipe: Recipe) -> int:
     """How many of the newest days no training looks at; none where the series is too short for that."""
-    return recipe.gate_days if days >= recipe.fewest_days + recipe.gate_days else 0
+    return recipe.gate_days if days >= recipe.min_days + recipe.gate_days else 0
 
 
 def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.DataFrame]) -> Trained:
@@ -84,7 +84,7 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
         pools: candles of further products, none later than the origin, whose windows join the training.
 
     Raises:
-        NotEnoughHistory: too few days, or too few of them without a hole.
+        NotEnoughHistory: too few days, or too few of them without a gap.
         BadSetting: with these settings the losses grow past all measure.
     """
     require_days(candles, recipe)
@@ -93,11 +93,11 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
     seen, stop = _ends(candles, recipe)
     train = own.within(None, stop)
     validation = own.within(stop, seen)
-    if len(train[0]) < FEWEST_TRAINED or len(validation[0]) < FEWEST_VALIDATED:
+    if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < MIN_VALIDATION_WINDOWS:
         raise NotEnoughHistory(
-            f"training needs {FEWEST_TRAINED} unbroken windows of {recipe.lookback} days and"
-            f" {FEWEST_VALIDATED} to validate, found {len(train[0])} and {len(validation[0])} up to {seen}:"
-            " import more history, or fill the holes"
+            f"training needs {MIN_TRAINING_WINDOWS} consecutive windows of {recipe.lookback} days and"
+            f" {MIN_VALIDATION_WINDOWS} to validate, found {len(train[0])} and {len(validation[0])} up to {seen}:"
+            " import more history, or fill the gaps"
         )
     pooled, left_out = _pooled(pools, recipe, columns, stop)
     inputs, targets = _joined(train, pooled)
@@ -118,7 +118,7 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
             min_delta=recipe.min_delta,
             name=f"member {number + 1}",
         )
-        _refuse_unbounded(found, recipe.learning_rate, validated=True)
+        _require_finite_losses(found, recipe.learning_rate, validated=True)
         text = "member %d of %d: best of %d epochs was %d, validation %.5f"
         best = found.validation[found.best - 1]
         log.info(text, number + 1, recipe.members, len(found.training), found.best, best)
@@ -160,7 +160,7 @@ def fine_tune_ensemble(
             start=ensemble.members[number],
             name=f"member {number + 1}",
         )
-        _refuse_unbounded(found, recipe.fine_tune_learning_rate)
+        _require_finite_losses(found, recipe.fine_tune_learning_rate)
         return weights, found
 
     seats = _seats_for(recipe, own.inputs.shape[2])
@@ -181,8 +181,8 @@ def ensemble_quantiles(ensemble: Ensemble, inputs: Inputs, rows: NDArray[np.int6
     trainer = trainer_for(recipe, shown.shape[2])
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
-        mean, deviation, dof = trainer.apart(weights, shown).T
-        total += student_t(mean, deviation, dof)
+        mean, sigma, dof = trainer.apart(weights, shown).T
+        total += student_t(mean, sigma, dof)
     return np.asarray(total / len(ensemble.members) * inputs.scale[rows][:, None], dtype=np.float64)
 
 
@@ -190,11 +190,11 @@ def require_days(candles: pd.DataFrame, recipe: Recipe) -> None:
     """Refuse a series that is too short for honest intervals.
 
     Raises:
-        NotEnoughHistory: fewer than `fewest_days` closes.
+        NotEnoughHistory: fewer than `min_days` closes.
     """
-    if len(candles) < recipe.fewest_days:
+    if len(candles) < recipe.min_days:
         raise NotEnoughHistory(
-            f"honest intervals need {recipe.fewest_days} days of closes, found {len(candles)}:"
+            f"honest intervals need {recipe.min_days} days of closes, found {len(candles)}:"
             " import more history, or use --profile article"
         )
 
@@ -205,7 +205,7 @@ def trainer_for(recipe: Recipe, features: int) -> Trainer:
 
 
 def _seats_for(recipe: Recipe, features: int) -> Seats:
-    head = (recipe.mean_scale, recipe.least_dof)
+    head = (recipe.mean_scale, recipe.min_dof)
     return _seats(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
 
 
@@ -221,7 +221,7 @@ def _seats(
     network = calibrated_network(
         lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
     )
-    how = {"mean_scale": head[0], "least_dof": head[1]}
+    how = {"mean_scale": head[0], "min_dof": head[1]}
     return Seats(
         Trainer(
             network,
@@ -302,7 +302,7 @@ def _joined(
     return np.concatenate([inputs for inputs, _ in parts]), np.concatenate([targets for _, targets in parts])
 
 
-def _refuse_unbounded(losses: Losses, learning_rate: float, *, validated: bool = False) -> None:
+def _require_finite_losses(losses: Losses, learning_rate: float, *, validated: bool = False) -> None:
     unbounded = ~np.isfinite(losses.training)
     if validated:  # the last step of an epoch may be the one that went too far
         unbounded[losses.best - 1] |= not np.isfinite(losses.validation[losses.best - 1])

@@ -24,11 +24,11 @@ class Stored:
     """What a bundle holds of a forecast: the ensemble, and the tracker's state before its first outcome."""
 
     ensemble: Ensemble
-    corrections: Floats
+    quantile_offsets: Floats
 
 
 def write_ensemble(
-    draft: Draft, trained: Trained, recipe: Recipe, corrections: Floats, lineage: Mapping[str, Any]
+    draft: Draft, trained: Trained, recipe: Recipe, quantile_offsets: Floats, lineage: Mapping[str, Any]
 ) -> None:
     """Fill a draft: one weights file a member, and everything else as JSON."""
     ensemble = trained.ensemble
@@ -42,10 +42,12 @@ def write_ensemble(
             "columns": asdict(ensemble.columns),
             "features": _features(ensemble),
             "members": len(ensemble.members),
-            "seen_through": ensemble.seen_through.isoformat(),
+            "trained_through": ensemble.trained_through.isoformat(),
         },
     )
-    draft.write_json("calibration.json", {"levels": list(LEVELS), "corrections": corrections.tolist()})
+    draft.write_json(
+        "calibration.json", {"levels": list(LEVELS), "quantile_offsets": quantile_offsets.tolist()}
+    )
     draft.write_json("losses.json", {"members": losses_json(trained.losses)})
     draft.write_json("lineage.json", dict(lineage))
 
@@ -63,9 +65,11 @@ def read_ensemble(bundle: Bundle, recipe: Recipe) -> Stored:
             bundle.load_weights(network, _weights_name(number))
             members.append(network.get_weights())
     ensemble = Ensemble(
-        Columns(**known["columns"]), tuple(members), date.fromisoformat(known["seen_through"])
+        Columns(**known["columns"]), tuple(members), date.fromisoformat(known["trained_through"])
     )
-    return Stored(ensemble, np.array(bundle.read_json("calibration.json")["corrections"], dtype=np.float64))
+    return Stored(
+        ensemble, np.array(bundle.read_json("calibration.json")["quantile_offsets"], dtype=np.float64)
+    )
 
 
 def ensemble_sha256(ensemble: Ensemble) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storage.models.bundles import Bundle
-from tasks.calibration.quantile_tracker import to_usd, track
+from tasks.calibration.quantile_tracker import to_price, track
 from tasks.core.quantiles import MEDIAN
 from tasks.features.windows import newest_window
 from tasks.profiles.calibrated_settings import Recipe
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class PointForecast:
     """The close that is expected, and the one that naive would say, in USD."""
 
-    point_usd: float
-    last_close_usd: float
+    point: float
+    last_close: float
 
 
 @dataclass(frozen=True)
@@ -58,47 +58,47 @@ def forecast_article(model: ArticleModel, closes: pd.DataFrame) -> PointForecast
 
     Args:
         model: as `read_article` gives it.
-        closes: `day_utc` and `close_usd` up to the origin, oldest first.
+        closes: `day_utc` and `close` up to the origin, oldest first.
 
     Raises:
-        NotEnoughHistory: a hole in the input window.
+        NotEnoughHistory: a gap in the input window.
     """
     from tasks.network.architectures import predict
 
-    prices = closes["close_usd"].to_numpy(dtype=np.float64)
+    prices = closes["close"].to_numpy(dtype=np.float64)
     window = newest_window(closes["day_utc"], prices, lookback=model.lookback)
     said = model.scaler.back(predict(model.network, model.scaler.forward(window)[None, :, None]))
-    return PointForecast(point_usd=float(said[0, -1]), last_close_usd=float(prices[-1]))
+    return PointForecast(point=float(said[0, -1]), last_close=float(prices[-1]))
 
 
 @dataclass(frozen=True)
 class DistributionForecast:
     """Quantiles of the next close in USD, (23,), their median, the naive close, and what they came from."""
 
-    quantiles_usd: Floats
-    point_usd: float
-    last_close_usd: float
+    quantiles: Floats
+    point: float
+    last_close: float
     said: Said
 
 
 def forecast_calibrated(
-    ensemble: Ensemble, corrections: Floats, candles: pd.DataFrame, recipe: Recipe
+    ensemble: Ensemble, quantile_offsets: Floats, candles: pd.DataFrame, recipe: Recipe
 ) -> DistributionForecast:
-    """Forecast the day after the last close with an ensemble and the tracker's corrections.
+    """Forecast the day after the last close with an ensemble and the tracker's quantile_offsets.
 
     Args:
         ensemble: the champion.
-        corrections: the tracker's state, (23,), in scales.
+        quantile_offsets: the tracker's state, (23,), in scales.
         candles: a candle frame up to the origin, oldest day first.
         recipe: as the ensemble was trained.
 
     Raises:
-        NotEnoughHistory: a hole in the input window, or too few days for a baseline.
+        NotEnoughHistory: a gap in the input window, or too few days for a baseline.
     """
-    closes = candles["close_usd"].to_numpy(dtype=np.float64)
+    closes = candles["close"].to_numpy(dtype=np.float64)
     # The window's first return needs the day before it.
     newest_window(candles["day_utc"], closes, lookback=recipe.lookback + 1)
     said = say(ensemble, candles, np.array([len(candles) - 1]), recipe)
     last = float(closes[-1])
-    quantiles = to_usd(track(said.mixed[0], corrections, said.scales[0]), last)
+    quantiles = to_price(track(said.mixed[0], quantile_offsets, said.scales[0]), last)
     return DistributionForecast(quantiles, float(quantiles[MEDIAN]), last, said)

@@ -18,14 +18,14 @@ class MinMax:
     the result, is the same, without importing scikit-learn where a forecast is made.
     """
 
-    minimum_usd: float
-    maximum_usd: float
+    minimum: float
+    maximum: float
     scale: float
     shift: float
 
-    def forward(self, closes_usd: Floats) -> Floats:
+    def forward(self, closes: Floats) -> Floats:
         """USD to [0, 1] over the span that was fitted; any shape."""
-        return np.asarray(closes_usd, dtype=np.float64) * self.scale + self.shift
+        return np.asarray(closes, dtype=np.float64) * self.scale + self.shift
 
     def back(self, scaled: Floats) -> Floats:
         """The inverse of `forward`; any shape."""
@@ -36,14 +36,14 @@ class MinMax:
         return asdict(self)
 
 
-def fit_min_max(closes_usd: Floats) -> MinMax:
+def fit_min_max(closes: Floats) -> MinMax:
     """Fit scikit-learn's MinMaxScaler on closes of shape (days,)."""
     from sklearn.preprocessing import MinMaxScaler
 
-    scaler = MinMaxScaler().fit(np.asarray(closes_usd, dtype=np.float64).reshape(-1, 1))
+    scaler = MinMaxScaler().fit(np.asarray(closes, dtype=np.float64).reshape(-1, 1))
     return MinMax(
-        minimum_usd=float(scaler.data_min_[0]),
-        maximum_usd=float(scaler.data_max_[0]),
+        minimum=float(scaler.data_min_[0]),
+        maximum=float(scaler.data_max_[0]),
         scale=float(scaler.scale_[0]),
         shift=float(scaler.min_[0]),
     )

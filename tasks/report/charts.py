@@ -9,15 +9,15 @@ import pandas as pd
 
 from tasks.core.quantiles import LEVELS
 from tasks.evaluation.scoreboard import PERCENTS
-from tasks.report.context import HITS, WINDOW, Facts
+from tasks.report.context import HITS, WINDOW, ReportContext
 from tasks.report.model_section import Curve
 
 # More epochs than a screen is wide cannot be told apart.
-MOST_EPOCHS = 500
+MAX_EPOCHS = 500
 BOUNDS = tuple(f"{side}_{percent}" for percent in (95, 80, 50) for side in ("lower", "upper"))
 
 
-def charts(facts: Facts) -> dict[str, Any]:
+def charts(facts: ReportContext) -> dict[str, Any]:
     """Every chart's figures by its name; a chart that there is nothing for is not among them."""
     drawn = {
         "fan": _fan(facts),
@@ -41,38 +41,38 @@ def days(column: pd.Series[pd.Timestamp]) -> list[str]:
     return [f"{day:%Y-%m-%d}" for day in column]
 
 
-def _fan(facts: Facts) -> dict[str, Any]:
+def _fan(facts: ReportContext) -> dict[str, Any]:
     row = facts.row
-    said = row["quantiles_usd"]
+    said = row["quantiles"]
     return {
         "days": days(facts.closes["day_utc"]),
-        "closes": [short(close) for close in facts.closes["close_usd"]],
+        "closes": [short(close) for close in facts.closes["close"]],
         "target": str(row["target_day"]),
-        "last": short(row["last_close_usd"]),
-        "point": short(row["point_usd"]),
+        "last": short(row["last_close"]),
+        "point": short(row["point"]),
         "levels": list(LEVELS) if said else [],
         "quantiles": [short(usd) for usd in said] if said else [],
     }
 
 
-def _past(facts: Facts) -> dict[str, Any] | None:
+def _past(facts: ReportContext) -> dict[str, Any] | None:
     """The forecasts whose day has come; the newest one is the fan's."""
     past = facts.scored
     if past.empty:
         return None
     figures: dict[str, Any] = {
         "days": days(past["target_day"]),
-        "point": [short(usd) for usd in past["point_usd"]],
-        "last": [short(usd) for usd in past["last_close_usd"]],
-        "close": [short(usd) for usd in past["close_usd"]],
+        "point": [short(usd) for usd in past["point"]],
+        "last": [short(usd) for usd in past["last_close"]],
+        "close": [short(usd) for usd in past["close"]],
     }
-    if facts.row["quantiles_usd"] is not None:
-        figures |= {name: [short(usd) for usd in past[f"{name}_usd"]] for name in BOUNDS}
+    if facts.row["quantiles"] is not None:
+        figures |= {name: [short(usd) for usd in past[f"{name}"]] for name in BOUNDS}
         figures |= {name: [None if pd.isna(hit) else bool(hit) for hit in past[name]] for name in HITS}
     return figures
 
 
-def _pit(facts: Facts) -> dict[str, Any] | None:
+def _pit(facts: ReportContext) -> dict[str, Any] | None:
     uniform = facts.uniform
     if uniform is None:
         return None
@@ -84,7 +84,7 @@ def _pit(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _coverage(facts: Facts) -> dict[str, Any] | None:
+def _coverage(facts: ReportContext) -> dict[str, Any] | None:
     running = facts.running
     if running.empty:
         return None
@@ -103,8 +103,8 @@ def _losses(curves: list[Curve]) -> dict[str, Any] | None:
         "members": [
             {
                 "name": curve.name,
-                "training": [short(loss) for loss in curve.training[:MOST_EPOCHS]],
-                "validation": [short(loss) for loss in curve.validation[:MOST_EPOCHS]],
+                "training": [short(loss) for loss in curve.training[:MAX_EPOCHS]],
+                "validation": [short(loss) for loss in curve.validation[:MAX_EPOCHS]],
                 "best": curve.best,
             }
             for curve in curves

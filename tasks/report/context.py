@@ -14,12 +14,12 @@ from storage.core.errors import BadInput
 from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from storage.tables.scores import Scores
 from tasks.core.quantiles import crps
 from tasks.evaluation.scoreboard import PERCENTS, Scoreboard
 from tasks.evaluation.scoring import board_of
-from tasks.evaluation.significance import FEWEST_DAYS, diebold_mariano, over
+from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, over
 from tasks.profiles.min_max import Floats
 from tasks.report.data_section import Health, health_of
 from tasks.report.model_section import ModelFacts, model_of
@@ -27,11 +27,11 @@ from tasks.report.model_section import ModelFacts, model_of
 # Forecasts that a page shows, and closes beside the newest.
 DAYS, CLOSES = 365, 90
 # Days of the running coverage, and the fewest that it is drawn from.
-WINDOW, FEWEST = 90, 20
+WINDOW, MIN_DAYS_DRAWN = 90, 20
 # Of the histogram of the PIT; and what a bin should hold for the χ² test (Cochran 1954).
-BINS, FEWEST_EXPECTED = 10, 5
+BINS, MIN_EXPECTED = 10, 5
 NOISE = (0.025, 0.975)
-SCORED = ("prediction_id", "close_usd", "error_usd", "naive_error_usd", "crps", "naive_crps", "pit")
+SCORED = ("prediction_id", "close", "error", "naive_error", "crps", "naive_crps", "pit")
 HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
 
 
@@ -63,11 +63,11 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ReportContext:
     """Everything on a page.
 
     `forecasts` is how many there are, `row` the published one of the newest day, `revisions` what was said of
-    that day since; `closes` has `day_utc` and `close_usd` up to its origin, one row a calendar day, NaN where
+    that day since; `closes` has `day_utc` and `close` up to its origin, one row a calendar day, NaN where
     one is missing; `past` the published forecasts by target day, joined with their scores; `running` the
     share of hits of each interval over the last days, `running_50` and so on, with the bounds that chance
     alone leads to; `day` is when the page was made.
@@ -91,7 +91,7 @@ class Facts:
     @property
     def scored(self) -> pd.DataFrame:
         """The forecasts of `past` whose close has come."""
-        return self.past[self.past["close_usd"].notna()]
+        return self.past[self.past["close"].notna()]
 
 
 def products_of(home: Home) -> list[tuple[str, str]]:
@@ -107,7 +107,7 @@ def forecasts_of(home: Home, product_id: str, profile: str) -> int:
     return int(found.num_rows)
 
 
-def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
+def gather(home: Home, product_id: str, profile: str, day: date) -> ReportContext:
     """The facts of one product and profile, as the home has them now.
 
     Args:
@@ -132,7 +132,7 @@ def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
     past = past_of(home, rows)
     with Prices(home) as prices:
         candles = prices.closes_at(row["data_version"])
-    return Facts(
+    return ReportContext(
         product_id=product_id,
         profile=profile,
         day=day,
@@ -153,7 +153,7 @@ def gather(home: Home, product_id: str, profile: str, day: date) -> Facts:
 def last_closes(candles: pd.DataFrame, origin: date) -> pd.DataFrame:
     """The newest closes up to the origin, one row a calendar day, NaN where a day is missing."""
     days = pd.date_range(end=pd.Timestamp(origin), periods=CLOSES, unit="s", name="day_utc")
-    closes = candles.set_index("day_utc")["close_usd"].reindex(days)
+    closes = candles.set_index("day_utc")["close"].reindex(days)
     return closes[closes.first_valid_index() :].reset_index()
 
 
@@ -169,19 +169,19 @@ def past_of(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def rivals_of(home: Home, product_id: str, past: pd.DataFrame) -> list[Rival]:
     """The naive forecast and every method that was kept beside our forecasts, on the days that both have."""
-    scored = past.dropna(subset=["crps", "close_usd"]).set_index("prediction_id")
+    scored = past.dropna(subset=["crps", "close"]).set_index("prediction_id")
     if scored.empty:
         return []
     first = scored["target_day"].min().date()
-    names = ["prediction_id", "method", "quantiles_usd"]
-    kept = ingredients(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
+    names = ["prediction_id", "component", "quantiles"]
+    kept = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
     kept = kept[kept["prediction_id"].isin(scored.index)]
     found = []
-    for method, said in kept.groupby("method", sort=True):
+    for method, said in kept.groupby("component", sort=True):
         ours = scored.loc[said["prediction_id"]].sort_values("target_day")
-        quantiles = np.stack(said.set_index("prediction_id").loc[ours.index, "quantiles_usd"].tolist())
-        last = ours["last_close_usd"].to_numpy(np.float64)
-        came = np.log(ours["close_usd"].to_numpy(np.float64) / last)
+        quantiles = np.stack(said.set_index("prediction_id").loc[ours.index, "quantiles"].tolist())
+        last = ours["last_close"].to_numpy(np.float64)
+        came = np.log(ours["close"].to_numpy(np.float64) / last)
         found.append(
             _rival(
                 str(method), ours["crps"].to_numpy(np.float64), crps(came, np.log(quantiles / last[:, None]))
@@ -191,7 +191,7 @@ def rivals_of(home: Home, product_id: str, past: pd.DataFrame) -> list[Rival]:
 
 
 def _rival(method: str, own: Floats, theirs: Floats) -> Rival:
-    p_value = diebold_mariano(own, theirs) if len(own) >= FEWEST_DAYS else None
+    p_value = diebold_mariano(own, theirs) if len(own) >= MIN_DAYS else None
     mean = float(theirs.mean())
     return Rival(method, len(own), mean, over(float(own.mean()), mean), p_value)
 
@@ -205,7 +205,7 @@ def uniform_of(levels: Floats) -> Uniform | None:
     counts, _ = np.histogram(levels, bins=BINS, range=(0.0, 1.0))
     lower, upper = binom.ppf(NOISE, len(levels), 1 / BINS)
     expected = len(levels) / BINS
-    p_value = float(chisquare(counts).pvalue) if expected >= FEWEST_EXPECTED else None
+    p_value = float(chisquare(counts).pvalue) if expected >= MIN_EXPECTED else None
     return Uniform(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
 
 
@@ -217,8 +217,8 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
         where to where it lies on 95 of 100 days when the interval is exactly as good as it says.
     """
     scored = past.dropna(subset=list(HITS))
-    counted = scored[list(HITS)].astype("float64").rolling(WINDOW, min_periods=FEWEST)
-    frame = pd.DataFrame({"target_day": scored["target_day"], "days": counted.count()["hit_80"]})
+    counted = scored[list(HITS)].astype("float64").rolling(WINDOW, min_periods=MIN_DAYS_DRAWN)
+    frame = pd.DataFrame({"target_day": scored["target_day"], "days": counted.count()["covered_80"]})
     shares = counted.mean()
     for percent in PERCENTS:
         frame[f"running_{percent}"] = shares[f"hit_{percent}"]

@@ -1,4 +1,4 @@
-"""The state of a product's closes, for people: holes, rows set aside, figures that came otherwise later."""
+"""The state of a product's closes, for people: gaps, rows quarantined, figures that came otherwise later."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import date
 from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.prices.restatements import restated
-from tasks.prices.series import Hole
-from tasks.prices.validation import find_holes
+from tasks.prices.series import Gap
+from tasks.prices.validation import find_gaps
 
 # Of each kind, the newest; the tables hold all of them.
 SHOWN = 20
@@ -17,8 +17,8 @@ CUT = 160
 
 
 @dataclass(frozen=True)
-class SetAside:
-    """A row that was not used: its day if it has one, what it said, and why it was set aside."""
+class QuarantinedRow:
+    """A row that was not used: its day if it has one, what it said, and why it was quarantined."""
 
     day_utc: str
     raw: str
@@ -31,14 +31,14 @@ class Restated:
     """A day whose close came again with another figure."""
 
     day_utc: str
-    first_usd: float
-    newest_usd: float
+    first_close: float
+    newest_close: float
     observed_at: str
 
     @property
     def change(self) -> float:
         """The newest close over the first one, less one."""
-        return self.newest_usd / self.first_usd - 1.0
+        return self.newest_close / self.first_close - 1.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Health:
     days: int
     first_day: date | None
     last_day: date | None
-    holes: tuple[Hole, ...]
-    set_aside_rows: int
-    set_aside: list[SetAside]
+    gaps: tuple[Gap, ...]
+    quarantined_rows: int
+    quarantined: list[QuarantinedRow]
     restated_days: int
     restated: list[Restated]
     other_days: int
@@ -62,7 +62,7 @@ class Health:
     @property
     def missing_days(self) -> int:
         """Days between the first and the last that have no close."""
-        return sum((last - first).days + 1 for first, last in self.holes)
+        return sum((last - first).days + 1 for first, last in self.gaps)
 
 
 def health_of(home: Home, product_id: str) -> Health:
@@ -77,10 +77,12 @@ def health_of(home: Home, product_id: str) -> Health:
         days=len(days),
         first_day=days.iloc[0].date() if len(days) else None,
         last_day=days.iloc[-1].date() if len(days) else None,
-        holes=tuple(find_holes(days)),
-        set_aside_rows=len(rejected),
-        set_aside=[
-            SetAside(str(row.day_utc or "unknown"), _cut(row.raw), _cut(row.reason), str(row.observed_at))
+        gaps=tuple(find_gaps(days)),
+        quarantined_rows=len(rejected),
+        quarantined=[
+            QuarantinedRow(
+                str(row.day_utc or "unknown"), _cut(row.raw), _cut(row.reason), str(row.observed_at)
+            )
             for row in rejected.tail(SHOWN).iloc[::-1].itertuples(index=False)
         ],
         restated_days=len(changed),
@@ -100,11 +102,11 @@ def _restated(home: Home, product_id: str) -> tuple[list[Restated], int]:
     changed = [
         Restated(
             str(day),
-            float(rows["close_usd"].iloc[0]),
-            float(rows["close_usd"].iloc[-1]),
+            float(rows["close"].iloc[0]),
+            float(rows["close"].iloc[-1]),
             str(rows["observed_at"].iloc[-1]),
         )
         for day, rows in again
-        if rows["close_usd"].nunique() > 1
+        if rows["close"].nunique() > 1
     ]
     return changed, again.ngroups - len(changed)

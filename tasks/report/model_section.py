@@ -48,28 +48,28 @@ class ModelFacts:
     `refit` is the version whose training `curves` are of: itself, or the one that it was fine-tuned from.
 
     `age_days` counts from the last day of the closes that it was made from to the forecast's origin, None
-    where that is not known; `most_days` is the age at which a warning begins. `left_out` are the inputs
+    where that is not known; `max_days` is the age at which a warning begins. `left_out` are the inputs
     that the product's rows lacked, in words, `pooled` the other products whose days it was trained on, too;
-    `bridges_holes` whether it was trained on windows that go across missing days.
+    `bridges_gaps` whether it was trained on windows that go across missing days.
     """
 
     version: ModelVersion
     refit: ModelVersion
     age_days: int | None
-    most_days: int | None
+    max_days: int | None
     versions: list[ModelVersion]
     curves: list[Curve]
     pictures: list[Picture]
     metrics: Mapping[str, float]
-    holes: list[tuple[str, str]]
+    gaps: list[tuple[str, str]]
     left_out: tuple[str, ...]
     pooled: tuple[str, ...]
-    bridges_holes: bool
+    bridges_gaps: bool
 
     @property
     def too_old(self) -> bool:
         """Whether a successor is overdue."""
-        return None not in (self.age_days, self.most_days) and (self.age_days or 0) > (self.most_days or 0)
+        return None not in (self.age_days, self.max_days) and (self.age_days or 0) > (self.max_days or 0)
 
 
 def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
@@ -90,15 +90,15 @@ def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
         version=version,
         refit=refit,
         age_days=_age(version, row),
-        most_days=settings.get("max_model_age_days"),
+        max_days=settings.get("max_model_age_days"),
         versions=sorted(every, key=lambda one: -int(one.version))[:SHOWN_VERSIONS],
         curves=curves_of(models.open(refit).read_json("losses.json")),
-        pictures=_pictures(bundle) if row["quantiles_usd"] is None else [],
+        pictures=_pictures(bundle) if row["quantiles"] is None else [],
         metrics=lineage.get("metrics", {}),
-        holes=[(str(first), str(last)) for first, last in lineage.get("holes", [])],
+        gaps=[(str(first), str(last)) for first, last in lineage.get("gaps", [])],
         left_out=tuple(map(str, lineage.get("columns_left_out", ()))),
         pooled=_pooled(version, refit),
-        bridges_holes=bool(settings.get("bridge_holes", False)),
+        bridges_gaps=bool(settings.get("bridge_gaps", False)),
     )
 
 
@@ -107,7 +107,7 @@ def refit_of(version: ModelVersion, every: Sequence[ModelVersion]) -> ModelVersi
     known = {one.version: one for one in every}
     for _ in every:
         parent = known.get(version.tags.get("parent", "none"))
-        if version.tags.get("made_by") != "fine-tune" or parent is None:
+        if version.tags.get("training_kind") != "fine-tune" or parent is None:
             break
         version = parent
     return version

@@ -22,7 +22,7 @@ from tasks.evaluation.scoreboard import UNKNOWN, percents, text
 from tasks.evaluation.scoreboard import table as scoreboard_table
 from tasks.report import text as words
 from tasks.report.charts import charts
-from tasks.report.context import Facts, forecasts_of, gather
+from tasks.report.context import ReportContext, forecasts_of, gather
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -35,7 +35,7 @@ TABLE_ROWS = 60
 GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
 
 
-def render(facts: Facts) -> str:
+def render(facts: ReportContext) -> str:
     """A page of HTML that needs nothing else: styles, program and figures are in it.
 
     The same facts give the same bytes. Every text that was stored is escaped, and the page's own policy lets
@@ -74,17 +74,17 @@ def render_index(briefs: Sequence[Mapping[str, Any]], day: date) -> str:
     )
 
 
-def brief(facts: Facts) -> dict[str, Any]:
+def brief(facts: ReportContext) -> dict[str, Any]:
     """What the index says of a page, as texts and figures."""
     row, every = facts.row, facts.board.spans[-1] if facts.board.spans else None
     return {
         "product_id": facts.product_id,
         "profile": facts.profile,
         "target_day": str(row["target_day"]),
-        "point_usd": row["point_usd"],
-        "last_close_usd": row["last_close_usd"],
-        "lower_80_usd": row["lower_80_usd"],
-        "upper_80_usd": row["upper_80_usd"],
+        "point": row["point"],
+        "last_close": row["last_close"],
+        "lower_80": row["lower_80"],
+        "upper_80": row["upper_80"],
         "forecasts": facts.forecasts,
         "scored": every.forecasts if every else 0,
         "crps_ratio": every.crps_ratio if every else None,
@@ -144,7 +144,7 @@ def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
     log.info("%s: report written to %s", product_id, path)
 
 
-def lineage(facts: Facts) -> list[tuple[str, str]]:
+def lineage(facts: ReportContext) -> list[tuple[str, str]]:
     """What the newest forecast was made of and by, a name and a text each."""
     row, model = facts.row, facts.model
     tags = model.version.tags
@@ -154,10 +154,10 @@ def lineage(facts: Facts) -> list[tuple[str, str]]:
         "origin": f"{row['origin_day']}, the last close that it knew",
         "data version": row["data_version"],
         "model": f"closecast.{facts.product_id}.{facts.profile} version {row['model_version']}",
-        "model made by": tags.get("made_by", UNKNOWN),
+        "model made by": tags.get("training_kind", UNKNOWN),
         "model made on": tags.get("origin_day", "the closes of this forecast" if model.age_days == 0 else ""),
         "age of the model": _age(facts),
-        "training saw closes up to": tags.get("seen_through", ""),
+        "training saw closes up to": tags.get("trained_through", ""),
         "model's data version": tags.get("data_version", ""),
         "trained together with": tags.get("pooled", "").replace(",", ", "),
         "gate": tags.get("gate", ""),
@@ -172,8 +172,8 @@ def lineage(facts: Facts) -> list[tuple[str, str]]:
     return [(name, str(said)) for name, said in made.items() if said and said != "none"]
 
 
-def _age(facts: Facts) -> str:
-    days, most = facts.model.age_days, facts.model.most_days
+def _age(facts: ReportContext) -> str:
+    days, most = facts.model.age_days, facts.model.max_days
     if days is None:
         return "unknown"
     said = f"{days:,} day{'' if days == 1 else 's'} on the origin"
@@ -191,8 +191,8 @@ def metric_figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """What a model's own test measured, a name and a text each: prices as prices are written."""
     found = []
     for name, value in sorted(metrics.items()):
-        said = name.removesuffix("_usd").replace("_", " ").replace("rmse", "RMSE").replace("mae", "MAE")
-        found.append((said, usd(value) if name.endswith("_usd") else text(value, ",.4f")))
+        said = name.replace("_", " ").replace("rmse", "RMSE").replace("mae", "MAE")
+        found.append((said, usd(value) if name.endswith(("rmse", "mae")) else text(value, ",.4f")))
     return found
 
 
@@ -207,8 +207,8 @@ def _index_row(brief: Mapping[str, Any], day: date) -> dict[str, Any]:
     """A row of the index; whatever a file says that is not of the right kind is shown as unknown."""
     try:
         target = date.fromisoformat(str(brief["target_day"]))
-        point, last = float(brief["point_usd"]), float(brief["last_close_usd"])
-        bounds = [brief["lower_80_usd"], brief["upper_80_usd"]]
+        point, last = float(brief["point"]), float(brief["last_close"])
+        bounds = [brief["lower_80"], brief["upper_80"]]
         return {
             "page": str(brief["page"]),
             "product_id": str(brief["product_id"]),

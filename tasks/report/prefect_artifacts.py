@@ -16,7 +16,7 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.tables.delta import all_of
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from tasks.core.formatting import artifact_key, usd
 from tasks.core.quantiles import BANDS, MEDIAN
 from tasks.core.steps import STEP
@@ -40,20 +40,20 @@ def forecast_markdown(
     baselines: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """The forecast, what it was made from, the state of the data, and how forecasts did so far."""
-    change = row["point_usd"] / row["last_close_usd"] - 1.0
+    change = row["point"] / row["last_close"] - 1.0
     lines = [
         f"# {row['product_id']}: close of {row['target_day']}",
         "",
         "| | |",
         "|---|---|",
-        f"| forecast | **{usd(row['point_usd'])}** ({change:+.2%} on the last close) |",
-        f"| last close ({row['origin_day']}), the naive forecast | {usd(row['last_close_usd'])} |",
+        f"| forecast | **{usd(row['point'])}** ({change:+.2%} on the last close) |",
+        f"| last close ({row['origin_day']}), the naive forecast | {usd(row['last_close'])} |",
         *(
-            f"| {level} % | {usd(row[f'lower_{level}_usd'])} to {usd(row[f'upper_{level}_usd'])} |"
+            f"| {level} % | {usd(row[f'lower_{level}'])} to {usd(row[f'upper_{level}'])} |"
             for level in (50, 80, 95)
-            if row["quantiles_usd"] is not None
+            if row["quantiles"] is not None
         ),
-        f"| profile | {row['profile']}{'' if row['quantiles_usd'] else ': a point without intervals'} |",
+        f"| profile | {row['profile']}{'' if row['quantiles'] else ': a point without intervals'} |",
         f"| revision | {row['revision']} |",
         f"| model | closecast.{row['product_id']}.{row['profile']} version {row['model_version']} |",
         f"| data | `{row['data_version']}` |",
@@ -62,9 +62,9 @@ def forecast_markdown(
         f"| prediction | `{row['prediction_id']}` |",
         "",
         f"Closes from {series.source}: {series.days} days, {series.first_day} to {series.origin};"
-        f" {series.new_days} new, {series.restated_days} restated, {series.set_aside} set aside.",
+        f" {series.new_days} new, {series.restated_days} restated, {series.quarantined} quarantined.",
     ]
-    for first, last in series.holes:
+    for first, last in series.gaps:
         lines.append(f"\nHole: {first} to {last}, {(last - first).days + 1} days.")
     if baselines:
         lines += ["", "## Beside it", "", "| from the same past | median | 80 % |", "|---|---|---|"]
@@ -81,14 +81,14 @@ def forecast_markdown(
 def beside(home: Home, row: Mapping[str, Any]) -> dict[str, list[float]]:
     """The quantiles in USD of every method that was kept with a forecast, (23,) each, by its name."""
     wanted = all_of(*(ds.field(name) == row[name] for name in ("prediction_id", "target_day")))
-    table = ingredients(home, row["product_id"])
-    found = table.read(wanted, ["method", "quantiles_usd"]).to_pylist()
-    return {one["method"]: one["quantiles_usd"] for one in found}
+    table = components(home, row["product_id"])
+    found = table.read(wanted, ["component", "quantiles"]).to_pylist()
+    return {one["component"]: one["quantiles"] for one in found}
 
 
 def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
     """The newest forecasts, the newest first, as plain rows for a table."""
-    names = ("target_day", "point_usd", "last_close_usd", "revision", "model_version", "prediction_id")
+    names = ("target_day", "point", "last_close", "revision", "model_version", "prediction_id")
     rows = Predictions(home).newest(product_id, profile, LAST_FORECASTS, names).to_pylist()
     return [
         {name: row[name] if isinstance(row[name], float | int) else str(row[name]) for name in names}
@@ -128,11 +128,11 @@ def products_markdown(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, st
     """What became of each product of a day: its forecast, or why it has none."""
     lines = ["| product | day | forecast | 80 % | last close |", "|---|---|---|---|---|"]
     for row in rows:
-        low, high = row["lower_80_usd"], row["upper_80_usd"]
+        low, high = row["lower_80"], row["upper_80"]
         band = f"{usd(low)} to {usd(high)}" if low is not None else "a point without intervals"
         lines.append(
-            f"| {row['product_id']} | {row['target_day']} | **{usd(row['point_usd'])}** | {band} |"
-            f" {usd(row['last_close_usd'])} |"
+            f"| {row['product_id']} | {row['target_day']} | **{usd(row['point'])}** | {band} |"
+            f" {usd(row['last_close'])} |"
         )
     reasons = [f"- **{product}** has no forecast: {reason}" for product, reason in failed.items()]
     return "\n".join([*(lines if rows else []), "", *reasons]).strip()

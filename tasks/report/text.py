@@ -8,7 +8,7 @@ import pandas as pd
 
 from tasks.core.formatting import usd
 from tasks.evaluation.scoreboard import percents
-from tasks.report.context import Facts
+from tasks.report.context import ReportContext
 
 # What each interval means to somebody who has no use for percents.
 ODDS = {
@@ -58,20 +58,20 @@ def short_day(day: date) -> str:
     return f"{day.day} {day:%b %Y}"
 
 
-def cannot(facts: Facts) -> list[str]:
+def cannot(facts: ReportContext) -> list[str]:
     """What the model of this forecast cannot do, by what it was made from."""
-    if facts.row["quantiles_usd"] is None:
-        holes = (
+    if facts.row["quantiles"] is None:
+        gaps = (
             "training goes across missing days as the article's did"
-            if facts.model.bridges_holes
+            if facts.model.bridges_gaps
             else "neither training nor forecast goes across missing days"
         )
-        return [*ARTICLE_CANNOT, f"It knows daily closes and nothing else, and {holes}.", NO_ADVICE]
+        return [*ARTICLE_CANNOT, f"It knows daily closes and nothing else, and {gaps}.", NO_ADVICE]
     said = f"{_knows(facts)} A shock of a kind that the past does not hold is not in its tails."
     return [*CANNOT[:2], said, *CANNOT[2:], NO_ADVICE]
 
 
-def _knows(facts: Facts) -> str:
+def _knows(facts: ReportContext) -> str:
     """Which inputs the model has, which its rows lacked, and whose days it was trained on, too."""
     lacking = facts.model.left_out
     volume, ranges = (not any(one.startswith(what) for one in lacking) for what in ("volume", "ranges"))
@@ -94,20 +94,20 @@ def _knows(facts: Facts) -> str:
     return " ".join(said)
 
 
-def holes(facts: Facts) -> str:
+def gaps(facts: ReportContext) -> str:
     """What becomes of missing days, which depends on where the closes come from."""
     said = NEVER.get(facts.health.source, "Nothing fills them by itself")
     return f"{said}, and no forecast's input goes across one."
 
 
-def intervals(facts: Facts) -> list[dict[str, str]]:
+def intervals(facts: ReportContext) -> list[dict[str, str]]:
     """Each interval as figures and as a sentence, the narrowest first."""
-    if facts.row["quantiles_usd"] is None:
+    if facts.row["quantiles"] is None:
         return []
     found = []
     for percent, (often, seldom) in ODDS.items():
-        lower, upper = (facts.row[f"{side}_{percent}_usd"] for side in ("lower", "upper"))
-        last = facts.row["last_close_usd"]
+        lower, upper = (facts.row[f"{side}_{percent}"] for side in ("lower", "upper"))
+        last = facts.row["last_close"]
         found.append(
             {
                 "name": f"{percent} %",
@@ -121,9 +121,9 @@ def intervals(facts: Facts) -> list[dict[str, str]]:
     return found
 
 
-def held(facts: Facts, percent: int) -> str:
+def held(facts: ReportContext, percent: int) -> str:
     """How often an interval held so far, with what that is worth."""
-    if facts.row["quantiles_usd"] is None:
+    if facts.row["quantiles"] is None:
         return "has no interval"
     span = facts.board.spans[-1].coverage[percent] if facts.board.spans else None
     if span is None:
@@ -134,11 +134,11 @@ def held(facts: Facts, percent: int) -> str:
     return f"{said} {range_}".replace(" %", "\u00a0%")
 
 
-def middle(facts: Facts) -> str:
+def middle(facts: ReportContext) -> str:
     """The point forecast against the last close."""
     row = facts.row
-    change = row["point_usd"] / row["last_close_usd"] - 1.0
-    if row["quantiles_usd"] is None:
+    change = row["point"] / row["last_close"] - 1.0
+    if row["quantiles"] is None:
         return f"{change:+.2%} on the last close; a point without intervals"
     return (
         f"{change:+.2%} on the last close: the middle of the forecast, as likely to be passed as not."
@@ -146,7 +146,7 @@ def middle(facts: Facts) -> str:
     )
 
 
-def record(facts: Facts) -> str:
+def record(facts: ReportContext) -> str:
     """How the forecasts did so far, in a sentence or two."""
     every = facts.board.spans[-1] if facts.board.spans else None
     if every is None or not every.forecasts:
@@ -168,7 +168,7 @@ def record(facts: Facts) -> str:
     return " ".join(said)
 
 
-def late(facts: Facts) -> str | None:
+def late(facts: ReportContext) -> str | None:
     """How many of the forecasts were made after their day was over, which a page must not hide."""
     over = pd.to_datetime(facts.past["target_day"]).dt.tz_localize(UTC) + timedelta(days=1)
     made = pd.to_datetime(facts.past["created_at"], utc=True)
@@ -188,19 +188,19 @@ def late(facts: Facts) -> str | None:
     )
 
 
-def notes(facts: Facts) -> list[str]:
+def notes(facts: ReportContext) -> list[str]:
     """What a person should know first: alarms, an old model, a revision, prices that have gone on."""
     found = [*stale(facts), *(f"Coverage alarm: {alarm}." for alarm in facts.board.alarms)]
     if facts.model.too_old:
         found.append(
-            f"The model is {facts.model.age_days} days old, more than the {facts.model.most_days} after which"
+            f"The model is {facts.model.age_days} days old, more than the {facts.model.max_days} after which"
             " a successor is overdue: look at `closecast versions`."
         )
     if facts.revisions:
         newest = facts.revisions[-1]
         found.append(
             f"This day was forecast again since ({count(len(facts.revisions), 'revision')}): the newest says"
-            f" {usd(newest['point_usd'])}. The first one is the published one, and is what gets scored."
+            f" {usd(newest['point'])}. The first one is the published one, and is what gets scored."
         )
     ahead = facts.health.last_day
     if ahead and ahead >= facts.row["target_day"]:
@@ -211,7 +211,7 @@ def notes(facts: Facts) -> list[str]:
     return found
 
 
-def stale(facts: Facts) -> list[str]:
+def stale(facts: ReportContext) -> list[str]:
     """That the day of the newest forecast was over when the page was written, and what helps; or nothing."""
     if facts.row["target_day"] >= facts.day:
         return []
@@ -230,7 +230,7 @@ def stale(facts: Facts) -> list[str]:
     ]
 
 
-def age(facts: Facts) -> str:
+def age(facts: ReportContext) -> str:
     """Whether the day of the newest forecast is still to come on the day of the page."""
     behind = (facts.day - facts.row["target_day"]).days
     if behind > 0:
@@ -238,7 +238,7 @@ def age(facts: Facts) -> str:
     return "today" if behind == 0 else "to come"
 
 
-def uniform_words(facts: Facts) -> str:
+def uniform_words(facts: ReportContext) -> str:
     """What the histogram of the PIT shows: bins outside of the band of chance, and a test of all of them."""
     if facts.uniform is None:
         return ""
@@ -252,7 +252,7 @@ def uniform_words(facts: Facts) -> str:
     return f"{said}. All bars together differ {judged} (χ² test at 5 %, {figure})."
 
 
-def coverage_words(facts: Facts) -> str:
+def coverage_words(facts: ReportContext) -> str:
     """How the newest point of the running coverage lies to its band."""
     if facts.running.empty:
         return ""

@@ -15,10 +15,10 @@ from tasks.features.volatility import log_returns
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import Ensemble, ensemble_quantiles
 from tasks.profiles.min_max import Floats
-from tasks.training.policy import FEWEST_UNSEEN_DAYS
+from tasks.training.policy import MIN_UNSEEN_DAYS
 
 LONG_GATE_DAYS = 365
-# Of the gate's days, the share that must have a forecast: holes leave some without.
+# Of the gate's days, the share that must have a forecast: gaps leave some without.
 ENOUGH = 0.5
 
 
@@ -32,23 +32,23 @@ def mean_absolute_error(said: Floats, came: Floats) -> float:
     return float(np.mean(np.abs(said - came)))
 
 
-def against_naive(said_usd: Floats, came_usd: Floats, last_usd: Floats) -> dict[str, float]:
+def against_naive(predicted_close: Floats, actual_close: Floats, last_closes: Floats) -> dict[str, float]:
     """Errors of a point forecast beside those of "tomorrow closes where today closed".
 
     Args:
-        said_usd: shape (days,), the forecasts.
-        came_usd: shape (days,), the closes of their target days.
-        last_usd: shape (days,), the closes of their origins.
+        predicted_close: shape (days,), the forecasts.
+        actual_close: shape (days,), the closes of their target days.
+        last_closes: shape (days,), the closes of their origins.
     """
     figures = {
-        "test_rmse_usd": root_mean_squared_error(said_usd, came_usd),
-        "test_mae_usd": mean_absolute_error(said_usd, came_usd),
-        "naive_rmse_usd": root_mean_squared_error(last_usd, came_usd),
-        "naive_mae_usd": mean_absolute_error(last_usd, came_usd),
+        "test_rmse": root_mean_squared_error(predicted_close, actual_close),
+        "test_mae": mean_absolute_error(predicted_close, actual_close),
+        "naive_rmse": root_mean_squared_error(last_closes, actual_close),
+        "naive_mae": mean_absolute_error(last_closes, actual_close),
     }
     # A series that never moves has a perfect naive forecast, and no ratio to it.
-    if figures["naive_rmse_usd"] > 0:
-        figures["rmse_ratio_to_naive"] = figures["test_rmse_usd"] / figures["naive_rmse_usd"]
+    if figures["naive_rmse"] > 0:
+        figures["rmse_ratio_to_naive"] = figures["test_rmse"] / figures["naive_rmse"]
     return figures
 
 
@@ -98,15 +98,15 @@ def gate(champion: Ensemble, challenger: Ensemble, candles: pd.DataFrame, recipe
         recipe: of both.
     """
     last: date = candles["day_utc"].iloc[-1].date()
-    seen = max(champion.seen_through, challenger.seen_through)
+    seen = max(champion.trained_through, challenger.trained_through)
     long = (last - seen).days >= LONG_GATE_DAYS
-    span = LONG_GATE_DAYS if long else FEWEST_UNSEEN_DAYS
+    span = LONG_GATE_DAYS if long else MIN_UNSEEN_DAYS
     limit = recipe.gate_ratio_365 if long else recipe.gate_ratio_180
     after = max(seen, last - timedelta(days=span))
     theirs, ours, days = _mean_crps(champion, challenger, candles, recipe, after)
     # Without a forecast there is nothing to compare, and a series that never moves has no error.
     ratio = ours / theirs if theirs > 0 else 1.0
-    enough = (last - seen).days >= FEWEST_UNSEEN_DAYS and days >= ENOUGH * span
+    enough = (last - seen).days >= MIN_UNSEEN_DAYS and days >= ENOUGH * span
     return Gate(
         after + timedelta(days=1), last, days, theirs, ours, ratio, limit, bool(enough and ratio <= limit)
     )

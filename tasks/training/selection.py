@@ -19,11 +19,11 @@ from tasks.core.assets import MODEL, noting
 from tasks.core.steps import STEP
 from tasks.core.tensorflow_runtime import versions
 from tasks.network.progress import shown
-from tasks.prices.validation import find_holes
+from tasks.prices.validation import find_gaps
 from tasks.profiles.article_figures import loss_figure
 from tasks.profiles.article_refit import model_key, tags_of
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import first_corrections
+from tasks.profiles.distribution import first_quantile_offsets
 from tasks.profiles.ensemble import (
     Ensemble,
     Trained,
@@ -34,13 +34,21 @@ from tasks.profiles.ensemble import (
 )
 from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble, write_ensemble
 from tasks.training.gate import gate
-from tasks.training.policy import Known, MadeBy, Status, champion_of, decide, too_old, unfinished
+from tasks.training.policy import (
+    ModelCandidate,
+    Status,
+    TrainingKind,
+    champion_of,
+    decide,
+    too_old,
+    unfinished,
+)
 
 log = logging.getLogger("closecast.challenge")
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelSelection:
     """The version that forecasts, why it is that one, and what a person should be told."""
 
     version: str
@@ -49,7 +57,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class SelectionContext:
     """What one product's choice is made with."""
 
     home: Home
@@ -64,7 +72,7 @@ class _Bench:
     moment: datetime
 
 
-def choose_champion(
+def select_model(
     home: Home,
     product_id: str,
     *,
@@ -72,7 +80,7 @@ def choose_champion(
     settings: Mapping[str, Any],
     code_version: str,
     moment: datetime,
-) -> Choice:
+) -> ModelSelection:
     """Decide what is due, train a challenger if so, let the gate judge it, and name the champion.
 
     A run that is killed on the way leaves a challenger that the next run judges, or nothing.
@@ -94,7 +102,7 @@ def choose_champion(
     require_days(candles, recipe)
     origin = candles["day_utc"].iloc[-1].date()
     models = Models(home)
-    bench = _Bench(
+    bench = SelectionContext(
         home, models, product_id, recipe, data_version, code_version, candles, series, origin, moment
     )
     known = known_versions(models, product_id, recipe, series)  # again only after something has changed
@@ -113,10 +121,10 @@ def choose_champion(
     warning = too_old(champion, origin, recipe)
     if warning:
         log.warning("%s: %s", product_id, warning)
-    return Choice(champion.version, decision.why, warning)
+    return ModelSelection(champion.version, decision.why, warning)
 
 
-def known_versions(models: Models, product_id: str, recipe: Recipe, series: str) -> list[Known]:
+def known_versions(models: Models, product_id: str, recipe: Recipe, series: str) -> list[ModelCandidate]:
     """The versions of the product that could forecast with this recipe on this series of prices."""
     return [
         _known(version)
@@ -125,30 +133,30 @@ def known_versions(models: Models, product_id: str, recipe: Recipe, series: str)
     ]
 
 
-def _known(version: ModelVersion) -> Known:
+def _known(version: ModelVersion) -> ModelCandidate:
     tags = version.tags
-    return Known(
+    return ModelCandidate(
         version=version.version,
         origin=date.fromisoformat(tags["origin_day"]),
-        seen_through=date.fromisoformat(tags["seen_through"]),
-        made_by=cast("MadeBy", tags["made_by"]),
+        trained_through=date.fromisoformat(tags["trained_through"]),
+        training_kind=cast("TrainingKind", tags["training_kind"]),
         status=cast("Status", tags["status"]),
     )
 
 
-def _challenger(bench: _Bench, made_by: MadeBy) -> ModelVersion:
+def _challenger(bench: SelectionContext, training_kind: TrainingKind) -> ModelVersion:
     """Train and register a version, unless the same was trained before."""
     models, product_id, recipe = bench.models, bench.product_id, bench.recipe
     pools, pool_versions, missing = _pools(bench)
     before = champion_of(known_versions(models, product_id, recipe, bench.series), bench.origin)
-    parent = before.version if before and made_by == "fine-tune" else ""
+    parent = before.version if before and training_kind == "fine-tune" else ""
     key = model_key(
         product_id,
         recipe.name,
         bench.data_version,
         recipe.recipe_version,
         bench.code_version,
-        made_by,
+        training_kind,
         parent,
         *pool_versions.values(),
     )
@@ -158,10 +166,10 @@ def _challenger(bench: _Bench, made_by: MadeBy) -> ModelVersion:
     if parent:
         stored = read_ensemble(models.open(models.version(product_id, recipe.name, parent)), recipe)
         trained = fine_tune_ensemble(stored.ensemble, bench.candles, recipe, pools)
-        corrections = stored.corrections
+        quantile_offsets = stored.quantile_offsets
     else:
         trained = fit_ensemble(bench.candles, recipe, pools)
-        corrections = first_corrections(trained, bench.candles, recipe)
+        quantile_offsets = first_quantile_offsets(trained, bench.candles, recipe)
     for inputs in trained.ensemble.columns.left_out:
         log.warning("%s: trained without %s, which most candles lack", product_id, inputs)
     for product, reason in {**missing, **trained.left_out}.items():
@@ -173,38 +181,38 @@ def _challenger(bench: _Bench, made_by: MadeBy) -> ModelVersion:
         "settings_version": recipe.version,
         "recipe_version": recipe.recipe_version,
         "code_version": bench.code_version,
-        "made_by": made_by,
+        "training_kind": training_kind,
         "parent": parent,
         "series": bench.series,
         "origin_day": bench.origin.isoformat(),
-        "seen_through": trained.ensemble.seen_through.isoformat(),
+        "trained_through": trained.ensemble.trained_through.isoformat(),
         "pooled_data_versions": {
             product: version for product, version in pool_versions.items() if product not in trained.left_out
         },
         "not_pooled": {**missing, **trained.left_out},
         "held_out_days": held_out_days(len(bench.candles), recipe),
         "columns_left_out": list(trained.ensemble.columns.left_out),
-        "holes": [[str(first), str(last)] for first, last in find_holes(bench.candles["day_utc"])],
+        "gaps": [[str(first), str(last)] for first, last in find_gaps(bench.candles["day_utc"])],
         "windows": dict(trained.windows),
         "git_commit": git_commit(),
         "libraries": versions(),
         "weights_sha256": ensemble_sha256(trained.ensemble),
     }
-    return _register(bench, key, trained, corrections, lineage)
+    return _register(bench, key, trained, quantile_offsets, lineage)
 
 
 def _register(
-    bench: _Bench, key: str, trained: Trained, corrections: Any, lineage: Mapping[str, Any]
+    bench: SelectionContext, key: str, trained: Trained, quantile_offsets: Any, lineage: Mapping[str, Any]
 ) -> ModelVersion:
     """Store the bundle, and only then let the registry know of a challenger that is not judged yet."""
     models, recipe = bench.models, bench.recipe
     figures = {
         f"member_{number}_best_val_loss": float(losses.validation[losses.best - 1])
         for number, losses in enumerate(trained.losses, start=1)
-        if lineage["made_by"] == "refit"
+        if lineage["training_kind"] == "refit"
     }
     with models.draft(bench.product_id, recipe.name) as draft:
-        write_ensemble(draft, trained, recipe, corrections, lineage)
+        write_ensemble(draft, trained, recipe, quantile_offsets, lineage)
         draft.write("figures/losses.png", loss_figure(trained.losses))
         return models.register(
             draft,
@@ -214,7 +222,8 @@ def _register(
             tags={
                 **tags_of(lineage),
                 **{
-                    name: lineage[name] for name in ("recipe_version", "series", "origin_day", "seen_through")
+                    name: lineage[name]
+                    for name in ("recipe_version", "series", "origin_day", "trained_through")
                 },
                 "parent": lineage["parent"] or "none",
                 "pooled": ",".join(lineage["pooled_data_versions"]) or "none",
@@ -229,7 +238,7 @@ def _register(
         )
 
 
-def _judge(bench: _Bench, version: ModelVersion) -> None:
+def _judge(bench: SelectionContext, version: ModelVersion) -> None:
     """Accept or refuse a challenger, and write the gate's figures to it before its status."""
     models, recipe = bench.models, bench.recipe
     models.challenge(version)
@@ -252,12 +261,12 @@ def _judge(bench: _Bench, version: ModelVersion) -> None:
         models.mark(version, tags, said.as_metrics())
 
 
-def _ensemble(bench: _Bench, number: str) -> Ensemble:
+def _ensemble(bench: SelectionContext, number: str) -> Ensemble:
     version = bench.models.version(bench.product_id, bench.recipe.name, number)
     return read_ensemble(bench.models.open(version), bench.recipe).ensemble
 
 
-def _promote(bench: _Bench, champion: Known) -> None:
+def _promote(bench: SelectionContext, champion: ModelCandidate) -> None:
     """Move the alias to the champion of this day, but never from a later day's champion of the same kind."""
     models, recipe = bench.models, bench.recipe
     version = models.version(bench.product_id, recipe.name, champion.version)
@@ -272,7 +281,7 @@ def _promote(bench: _Bench, champion: Known) -> None:
         models.promote(version)
 
 
-def _pools(bench: _Bench) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, str]]:
+def _pools(bench: SelectionContext) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, str]]:
     """The pooled products' candles up to the origin, their data versions, and why others are missing."""
     frames: dict[str, pd.DataFrame] = {}
     named: dict[str, str] = {}
@@ -294,7 +303,7 @@ def _pools(bench: _Bench) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict
     return frames, named, missing
 
 
-def _facts(choice: Choice) -> dict[str, Any]:
+def _facts(choice: ModelSelection) -> dict[str, Any]:
     return {"version": choice.version, "why": choice.why, "warning": choice.warning}
 
 
@@ -304,4 +313,4 @@ choose = materialize(
     task_run_name="keep-or-challenge {product_id}",
     timeout_seconds=3600,
     **STEP,
-)(noting(shown(choose_champion), _facts))
+)(noting(shown(select_model), _facts))

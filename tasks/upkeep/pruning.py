@@ -22,14 +22,14 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from storage.upkeep.compaction import (
     TABLES,
-    Tidied,
+    Compaction,
+    compact_table,
     files_of,
     last_touched,
     models_of,
+    orphaned_bundles,
     remove,
     remove_bundle,
-    stray_bundles,
-    tidy,
 )
 from tasks.core.steps import STEP
 
@@ -40,7 +40,7 @@ UNFINISHED = timedelta(days=30)
 # So many data files of a product a day may have to open; a schedule that compacts each week leaves seven.
 MANY_FILES = 16
 # The tables that every run adds to.
-DAILY = ("predictions", "scores", "ingredients", "trackers")
+DAILY = ("predictions", "scores", "components", "calibrator")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Unneeded:
     version: ModelVersion | None = None
 
 
-def tidy_tables(
+def compact_tables(
     home: Home, names: Sequence[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
-) -> list[Tidied]:
-    """Compact those tables of the home, every one by default; see `storage.upkeep.compaction.tidy`."""
-    answers = (tidy(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
+) -> list[Compaction]:
+    """Compact those tables of the home, every one by default; see `storage.upkeep.compaction.compact_table`."""
+    answers = (compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
     found = [tidied for tidied in answers if tidied]
     for one in found:
         log.info(
@@ -69,14 +69,14 @@ def tidy_tables(
     return found
 
 
-def keep_few_files(home: Home, product_id: str) -> list[Tidied]:
+def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
     """Compact the tables to which many runs of a product added a file each, unless somebody is at it.
 
     So a day costs what another does, also where nobody runs `closecast maintain`.
     """
     many = [name for name in DAILY if files_of(home, name, product_id) > MANY_FILES]
     try:
-        return tidy_tables(home, many, wait_seconds=0)
+        return compact_tables(home, many, wait_seconds=0)
     except HomeBusy:  # the next run looks again
         return []
 
@@ -147,7 +147,7 @@ def unneeded_models(home: Home, product_id: str, profile: str) -> list[Unneeded]
         for one in sorted(versions, key=_order)
         if one.version not in needed
     ]
-    strays = stray_bundles(home, product_id, profile)
+    strays = orphaned_bundles(home, product_id, profile)
     return found + [
         Unneeded(f"the folder {stray.name} of closecast.{product_id}.{profile}", stray) for stray in strays
     ]
@@ -179,7 +179,7 @@ def needed_versions(versions: Iterable[ModelVersion], used: set[str]) -> set[str
     counts: list[Callable[[ModelVersion], bool]] = [
         lambda _: True,
         lambda one: one.tags.get("status") == "accepted",
-        lambda one: one.tags.get("made_by") == "refit",
+        lambda one: one.tags.get("training_kind") == "refit",
         lambda one: one.tags.get("status") == "rolled-back",
     ]
     for group in groups.values():
@@ -216,11 +216,13 @@ def _order(version: ModelVersion) -> tuple[str, int]:
 
 def _described(version: ModelVersion) -> str:
     tags = version.tags
-    said = [tags.get("status"), tags.get("made_by"), tags.get("origin_day")]
+    said = [tags.get("status"), tags.get("training_kind"), tags.get("origin_day")]
     return f"{version.name} version {version.version} ({', '.join(word for word in said if word)})"
 
 
-tidy_step = task(name="tidy-tables", task_run_name="tidy-tables", timeout_seconds=3600, **STEP)(tidy_tables)
+compact_step = task(name="compact-tables", task_run_name="compact-tables", timeout_seconds=3600, **STEP)(
+    compact_tables
+)
 few_files_step = task(
     name="keep-few-files", task_run_name="keep-few-files {product_id}", timeout_seconds=600, **STEP
 )(keep_few_files)

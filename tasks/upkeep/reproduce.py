@@ -16,14 +16,14 @@ from storage.models.bundles import Bundle
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients, trackers
+from storage.tables.schemas import calibrator, components
 from tasks.calibration.calibrator_states import OWN
 from tasks.core.tensorflow_runtime import versions
 from tasks.forecast.publish import INTERVALS, Made, beside, row_of
 from tasks.network.architectures import weights_sha256
 from tasks.profiles.article_fit import fit_article
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import first_corrections
+from tasks.profiles.distribution import first_quantile_offsets
 from tasks.profiles.ensemble import Ensemble, Trained, fine_tune_ensemble, fit_ensemble
 from tasks.profiles.ensemble_io import Stored, ensemble_sha256, read_ensemble
 from tasks.profiles.forecast_models import ArticleModel, forecast_article, forecast_calibrated, read_article
@@ -32,11 +32,11 @@ from tasks.profiles.min_max import Floats
 log = logging.getLogger("closecast.reproduce")
 
 FIGURES = (
-    "last_close_usd",
-    "point_usd",
-    *(f"{side}_{percent}_usd" for percent in INTERVALS for side in ("lower", "upper")),
+    "last_close",
+    "point",
+    *(f"{side}_{percent}" for percent in INTERVALS for side in ("lower", "upper")),
     "quantile_levels",
-    "quantiles_usd",
+    "quantiles",
 )
 
 
@@ -156,7 +156,7 @@ def _article(
         weights.append(_compared("scaler", *scalers))
         model = again
     said = forecast_article(model, _candles(home, row["data_version"]))
-    return _rows_compared(row, (said.last_close_usd, said.point_usd, None)), weights
+    return _rows_compared(row, (said.last_close, said.point, None)), weights
 
 
 def _weights_compared(
@@ -186,10 +186,10 @@ def _calibrated(
     stored, weights = read_ensemble(bundle, recipe), list[Compared]()
     ensemble = stored.ensemble
     if retrain:
-        trained, corrections = _trained_again(home, recipe, lineage)
+        trained, quantile_offsets = _trained_again(home, recipe, lineage)
         same_digest = lineage["weights_sha256"] == ensemble_sha256(trained.ensemble)
         weights = _weights_compared(ensemble.members, trained.ensemble.members, same_digest)
-        weights.append(_compared("corrections", stored.corrections, corrections))
+        weights.append(_compared("quantile_offsets", stored.quantile_offsets, quantile_offsets))
         ensemble = trained.ensemble
     return _distribution(home, row, ensemble, recipe), weights
 
@@ -197,22 +197,22 @@ def _calibrated(
 def _distribution(home: Home, row: Mapping[str, Any], ensemble: Ensemble, recipe: Recipe) -> list[Compared]:
     """The figures of the row, then those that stand beside it."""
     product_id = row["product_id"]
-    mine = ingredients(home, product_id).read(ds.field("prediction_id") == row["prediction_id"])
-    kept = {one["method"]: one for one in mine.to_pylist()}
+    mine = components(home, product_id).read(ds.field("prediction_id") == row["prediction_id"])
+    kept = {one["component"]: one for one in mine.to_pylist()}
     if OWN not in kept:
-        raise Damaged(f"forecast {row['prediction_id']} has no ingredients: restore them from a backup")
-    name = kept[OWN]["tracker_version"]
-    states = trackers(home, product_id).read(ds.field("tracker_version") == name)
+        raise Damaged(f"forecast {row['prediction_id']} has no components: restore them from a backup")
+    name = kept[OWN]["calibrator_version"]
+    states = calibrator(home, product_id).read(ds.field("calibrator_version") == name)
     if not states.num_rows:
         raise Damaged(f"the state {name} of the tracker is missing: restore it from a backup")
-    corrections = np.array(states["corrections"][0].as_py())
-    said = forecast_calibrated(ensemble, corrections, _candles(home, row["data_version"]), recipe)
-    found = _rows_compared(row, (said.last_close_usd, said.point_usd, said.quantiles_usd))
+    quantile_offsets = np.array(states["quantile_offsets"][0].as_py())
+    said = forecast_calibrated(ensemble, quantile_offsets, _candles(home, row["data_version"]), recipe)
+    found = _rows_compared(row, (said.last_close, said.point, said.quantiles))
     for again in beside(row, said, name):
-        stored = kept.get(again["method"], {})
+        stored = kept.get(again["component"], {})
         found += [
             _compared(f"{again['method']}: {figure}", stored.get(figure), again[figure])
-            for figure in ("deviation", "quantiles_usd")
+            for figure in ("sigma", "quantiles")
         ]
     return found
 
@@ -223,10 +223,10 @@ def _trained_again(home: Home, recipe: Recipe, lineage: Mapping[str, Any]) -> tu
     named = lineage["pooled_data_versions"]
     pools = {product: _candles(home, named[product]) for product in recipe.pool_products if product in named}
     log.info("%s: training again on %d closes", lineage["product_id"], len(candles))
-    if lineage["made_by"] == "refit":
+    if lineage["training_kind"] == "refit":
         trained = fit_ensemble(candles, recipe, pools)
-        return trained, first_corrections(trained, candles, recipe)
+        return trained, first_quantile_offsets(trained, candles, recipe)
     models = Models(home)
     parent = models.version(lineage["product_id"], recipe.name, lineage["parent"])
     before: Stored = read_ensemble(models.open(parent), recipe)
-    return fine_tune_ensemble(before.ensemble, candles, recipe, pools), before.corrections
+    return fine_tune_ensemble(before.ensemble, candles, recipe, pools), before.quantile_offsets

@@ -29,18 +29,18 @@ from storage.prices.integrity import (
     damage_told_apart,
     in_another_series,
     is_whole,
+    missing_pages,
     price_file,
-    refuse_closed_prices,
+    require_open_prices,
     state_at,
-    without_page,
 )
 from storage.tables.delta import as_dataset, reading
 from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import INGREDIENTS, TRACKERS
+from storage.tables.schemas import CALIBRATOR, COMPONENTS
 from storage.tables.scores import SCORES
 from storage.tables.snapshot import cut
 from storage.upkeep.compaction import TABLES
-from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_answers, table_files
+from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_responses, table_files
 from tasks.prices.coinbase_responses import parse
 from tasks.prices.coinbase_rows import read_rows
 from tasks.profiles.calibrated_settings import Recipe, settings_digest
@@ -48,25 +48,25 @@ from tasks.training.policy import Status
 from tasks.upkeep.verify_references import (
     Closes,
     Rows,
+    missing_champions,
+    missing_scores,
     of_forecasts,
     of_ingredients,
     of_revisions,
     of_scores,
     of_trackers,
-    without_champion,
-    without_score,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from storage.core.s3_path import Place
+    from storage.core.s3_path import Location
 
 # Of a lineage, what stands in the registry as well: of every version, and of those that have it.
 ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
 OFTEN = (
-    *("product_id", "profile", "made_by", "git_commit", "recipe_version", "series"),
-    *("origin_day", "seen_through"),
+    *("product_id", "profile", "training_kind", "git_commit", "recipe_version", "series"),
+    *("origin_day", "trained_through"),
 )
 STATUSES = get_args(Status)
 
@@ -95,7 +95,7 @@ def verify_home(home: Home) -> Verified:
         HomeUnusable: a database cannot be opened; whether anything was changed is not known.
     """
     found = Verified()
-    refuse_closed_prices(home)
+    require_open_prices(home)
     for name in TABLES:
         found.add("files of tables", *table_files(getattr(home, name)))
     scored, tracked, beside, forecasts = _rows(home, found)
@@ -104,19 +104,19 @@ def verify_home(home: Home) -> Verified:
     found.add("backtests' files", *fold_files(home))
     found.add("forecasts", len(forecasts), list(of_forecasts(forecasts, versions, closes)))
     found.add("forecasts", 0, list(of_revisions(forecasts)))
-    found.add("model versions", 0, list(without_champion(forecasts, versions)))
-    found.add("ingredients", len(beside), list(of_ingredients(beside, forecasts, tracked)))
-    found.add("states of trackers", len(tracked), list(of_trackers(tracked, forecasts)))
+    found.add("model versions", 0, list(missing_champions(forecasts, versions)))
+    found.add("components", len(beside), list(of_ingredients(beside, forecasts, tracked)))
+    found.add("states of calibrator", len(tracked), list(of_trackers(tracked, forecasts)))
     found.add("scores", len(scored), list(of_scores(scored, forecasts, closes)))
     if scored or not home.scores.is_dir():  # what cannot be read was told
-        found.add("scores", 0, list(without_score(tracked, scored)))
+        found.add("scores", 0, list(missing_scores(tracked, scored)))
     return found
 
 
 def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
-    """Scores, trackers' states, ingredients and forecasts at one moment; what cannot be read is told."""
-    folders = (home.scores, home.trackers, home.ingredients, home.predictions)
-    schemas = (SCORES, TRACKERS, INGREDIENTS, PREDICTIONS)
+    """Scores, calibrator' states, components and forecasts at one moment; what cannot be read is told."""
+    folders = (home.scores, home.calibrator, home.components, home.predictions)
+    schemas = (SCORES, CALIBRATOR, COMPONENTS, PREDICTIONS)
     read: list[Rows] = []
     try:
         tables = cut(folders)
@@ -138,7 +138,7 @@ def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
     return read[0], read[1], read[2], read[3]
 
 
-def _as_rows(rows: pa.Table, folder: Place) -> Rows:
+def _as_rows(rows: pa.Table, folder: Location) -> Rows:
     try:
         found: Rows = rows.to_pylist()
     except (OverflowError, ValueError) as error:
@@ -203,7 +203,7 @@ def _tags_of(lineage: Mapping[str, Any]) -> dict[str, str]:
 
 def _prices(home: Home, found: Verified, *, needed: bool) -> Closes:
     """Check the candles and what stands for them; the closes of each whole data version."""
-    found.add("raw answers", *raw_answers(home))
+    found.add("raw answers", *raw_responses(home))
     file = price_file(home)
     if file is not None and not file.exists():  # opening it would make one
         found.add("databases", 0, [f"the price database {file} is missing"] if needed else [])
@@ -224,7 +224,7 @@ def _of_candles(home: Home, records: PriceRecords, found: Verified) -> dict[str,
     for product_id in records.products():
         candles = records.candles(product_id)
         seen.update(candles.rows.seqs.tolist())
-        bare |= {seq: f"{product_id} ({day})" for seq, day in without_page(candles, checks)}
+        bare |= {seq: f"{product_id} ({day})" for seq, day in missing_pages(candles, checks)}
         by_version |= _of_product(home, records, candles, checks, found)
     lost = sorted(checks.keys() - seen)
     found.add("candles", 0, [f"candle {seq} is missing" for seq in lost])
@@ -259,7 +259,7 @@ def _of_product(
             )
         if fits:
             days = state.days.astype(object).tolist()
-            closes = state.figures[:, FIGURES.index("close_usd")].tolist()
+            closes = state.figures[:, FIGURES.index("close")].tolist()
             whole[version.data_version] = dict(zip(days, closes, strict=True))
     return whole
 

@@ -47,9 +47,7 @@ def of_forecasts(
         known = closes.of(row["data_version"])
         if lost := closes.wrong_of(row["data_version"]):
             yield f"{what}: {lost}"
-        elif known and (
-            known.get(row["origin_day"]) != row["last_close_usd"] or max(known) > row["origin_day"]
-        ):
+        elif known and (known.get(row["origin_day"]) != row["last_close"] or max(known) > row["origin_day"]):
             yield f"{what}: its data version does not end with its last close"
         if versions is None:
             continue
@@ -77,22 +75,22 @@ def of_revisions(rows: Rows) -> Iterator[str]:
 
 def of_ingredients(rows: Rows, forecasts: Rows, tracked: Rows) -> Iterator[str]:
     """Whether what stands beside each forecast is there, and the states it names."""
-    states = {row["tracker_version"] for row in tracked}
+    states = {row["calibrator_version"] for row in tracked}
     beside = {row["prediction_id"] for row in rows}
     for row in rows:
-        if row["tracker_version"] is not None and row["tracker_version"] not in states:
-            yield f"ingredients of forecast {row['prediction_id']}: state {row['tracker_version']} is missing"
+        if row["calibrator_version"] is not None and row["calibrator_version"] not in states:
+            yield f"components of forecast {row['prediction_id']}: state {row['calibrator_version']} is missing"
     for row in forecasts:
         if row["profile"] == Recipe.name and row["prediction_id"] not in beside:
-            yield f"forecast {row['prediction_id']} has no ingredients"
+            yield f"forecast {row['prediction_id']} has no components"
 
 
 def of_trackers(rows: Rows, forecasts: Rows) -> Iterator[str]:
     """Whether the state before each state is there, and the forecast it came with."""
-    states = {row["tracker_version"] for row in rows}
+    states = {row["calibrator_version"] for row in rows}
     ids = {row["prediction_id"] for row in forecasts}
     for row in rows:
-        what = f"state {row['tracker_version']} of {row['product_id']}'s tracker"
+        what = f"state {row['calibrator_version']} of {row['product_id']}'s tracker"
         if row["previous_version"] is not None and row["previous_version"] not in states:
             yield f"{what}: the state before it, {row['previous_version']}, is missing"
         if row["prediction_id"] is not None and row["prediction_id"] not in ids:
@@ -108,20 +106,20 @@ def of_scores(rows: Rows, forecasts: Rows, closes: Closes) -> Iterator[str]:
         if forecast is None or forecast["target_day"] != row["target_day"]:
             yield f"{what}: there is no such forecast"
             continue
-        if forecast["point_usd"] - row["close_usd"] != row["error_usd"]:
+        if forecast["point"] - row["close"] != row["error"]:
             yield f"{what}: its error is not the forecast less the close"
         known_closes = closes.of(row["data_version"])
         if lost := closes.wrong_of(row["data_version"]):
             yield f"{what}: {lost}"
-        elif known_closes and known_closes.get(row["target_day"]) != row["close_usd"]:
+        elif known_closes and known_closes.get(row["target_day"]) != row["close"]:
             yield f"{what}: its close is not the one of its data version"
-    twice = Counter((row["prediction_id"], row["close_usd"], row["data_version"]) for row in rows)
+    twice = Counter((row["prediction_id"], row["close"], row["data_version"]) for row in rows)
     for (name, _, _), count in twice.items():
         if count > 1:
             yield f"forecast {name} was scored {count} times by one data version"
 
 
-def without_score(tracked: Rows, scored: Rows) -> Iterator[str]:
+def missing_scores(tracked: Rows, scored: Rows) -> Iterator[str]:
     """Forecasts whose outcome moved a tracker: a score comes first, so each has one."""
     known = {row["prediction_id"] for row in scored}
     for row in tracked:
@@ -129,7 +127,7 @@ def without_score(tracked: Rows, scored: Rows) -> Iterator[str]:
             yield f"forecast {row['prediction_id']} of {row['product_id']} was scored, and has no score"
 
 
-def without_champion(
+def missing_champions(
     forecasts: Rows, versions: Mapping[tuple[str, str, str], ModelVersion] | None
 ) -> Iterator[str]:
     """Models that have forecast, with versions and no champion: the first that forecasts is one."""

@@ -12,7 +12,7 @@ import pytest
 
 from storage.core.home import Home
 from tasks.report.page import write_report
-from tests.browsing import DESKTOP, FLAGS, NAMES, Scheme, Seen
+from tests.browsing import DESKTOP, FLAGS, NAMES, Scheme, WorkerCheck
 from tests.helpers import BTC
 from tests.pages import DAY, empty_home, put_product
 
@@ -35,11 +35,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def look(browser: Any) -> Iterator[Callable[..., Seen]]:
+def look(browser: Any) -> Iterator[Callable[..., WorkerCheck]]:
     """Opens a file in the browser, at a width and in a theme."""
     contexts = []
 
-    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> Seen:
+    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> WorkerCheck:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
@@ -48,7 +48,7 @@ def look(browser: Any) -> Iterator[Callable[..., Seen]]:
             **more,
         )
         contexts.append(context)
-        seen = Seen(context.new_page())
+        seen = WorkerCheck(context.new_page())
         seen.page.on("console", lambda line: seen.complaints.append(f"{line.type}: {line.text}"))
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         seen.page.on("request", lambda request: seen.requests.append(request.url))

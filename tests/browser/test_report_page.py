@@ -12,12 +12,12 @@ import pytest
 
 from storage.core.home import Home
 from storage.reports import Reports
-from tests.browsing import DESKTOP, PHONE, Seen
+from tests.browsing import DESKTOP, PHONE, WorkerCheck
 from tests.helpers import BTC
 
 pytestmark = pytest.mark.engines
 
-Look = Callable[..., Seen]
+Look = Callable[..., WorkerCheck]
 WIDTHS = pytest.mark.parametrize("width", [PHONE, DESKTOP])
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 PAGES = pytest.mark.parametrize("name", ["BTC-USD.calibrated.html", "ETH-USD.article.html", "index.html"])
@@ -35,7 +35,7 @@ def report(pages: Home) -> Path:
     return Reports(pages).page(BTC, "calibrated")
 
 
-def middle(seen: Seen, name: str, across: float = 0.4) -> tuple[float, float]:
+def middle(seen: WorkerCheck, name: str, across: float = 0.4) -> tuple[float, float]:
     """A point within a chart, which is brought into view."""
     canvas = seen.page.locator(f"#chart-{name}")
     canvas.scroll_into_view_if_needed()
@@ -43,7 +43,7 @@ def middle(seen: Seen, name: str, across: float = 0.4) -> tuple[float, float]:
     return box["x"] + across * box["width"], box["y"] + 0.4 * box["height"]
 
 
-def zoom_of(seen: Seen, name: str) -> list[str]:
+def zoom_of(seen: WorkerCheck, name: str) -> list[str]:
     """The days that a chart's axis names."""
     said: list[str] = seen.ask(
         "name => [...document.querySelectorAll(`#chart-${name} svg text`)].map(one => one.textContent)", name

@@ -199,7 +199,7 @@ def test_a_coverage_alarm_and_a_stale_model_are_told_of_although_the_run_went_we
 ) -> None:
     never_hit(Home(platform.home), candles, newest)
     run = platform.wait(
-        start(platform, origin=str(newest), settings=SETTINGS | STALE, fill_days=0), seconds=150
+        start(platform, origin=str(newest), settings=SETTINGS | STALE, backfill_days=0), seconds=150
     )
     assert run.state is not None
     assert run.state.is_completed(), platform.tail("worker")
@@ -219,19 +219,19 @@ def test_a_coverage_alarm_and_a_stale_model_are_told_of_although_the_run_went_we
 
 def never_hit(home: Home, candles: pd.DataFrame, newest: date) -> None:
     """Forecasts and scores of 180 days, up to ten days ago, on which no interval held."""
-    closes = dict(zip(candles["day_utc"].dt.date, candles["close_usd"], strict=True))
+    closes = dict(zip(candles["day_utc"].dt.date, candles["close"], strict=True))
     (made,) = Predictions(home).between().to_pylist()
     days = [newest - number * DAY for number in range(190, 10, -1)]
     publish_all(
         home,
         [{**made, "prediction_id": str(day), "origin_day": day - DAY, "target_day": day} for day in days],
     )
-    figures = {"error_usd": 1.0, "naive_error_usd": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
-    figures |= dict.fromkeys(("hit_50", "hit_80", "hit_95"), False)
+    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
+    figures |= dict.fromkeys(("covered_50", "covered_80", "covered_95"), False)
     names = {"product_id": "BTC-USD", "data_version": made["data_version"], "scored_at": datetime.now(UTC)}
     Scores(home).add(
         [
-            {**names, **figures, "prediction_id": str(day), "target_day": day, "close_usd": closes[day]}
+            {**names, **figures, "prediction_id": str(day), "target_day": day, "close": closes[day]}
             for day in days
         ]
     )
@@ -256,9 +256,9 @@ def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest
     assert upstream[forecast.resource.id] == {closes.resource.id, model.resource.id}
     row = Predictions(Home(platform.home)).between().to_pylist()[-1]
     assert forecast.payload["prediction_id"] == row["prediction_id"]
-    assert (forecast.payload["target_day"], forecast.payload["point_usd"]) == (
+    assert (forecast.payload["target_day"], forecast.payload["point"]) == (
         str(newest + DAY),
-        row["point_usd"],
+        row["point"],
     )
     assert (model.payload["version"], closes.payload["data_version"]) == ("1", row["data_version"])
     assert {f"prefect.flow-run.{row['flow_run_id']}"} <= {one.id for one in forecast.related}
@@ -280,7 +280,7 @@ def test_what_ran_within_a_killed_run_is_dead_as_well(
     """With 45 seconds in place of five minutes: a run gives a sign of life every 30."""
     hurried(platform, "a run is dead", was=timedelta(minutes=5), seconds=45)
     endless = SETTINGS | {"epochs": 10_000, "units": 64, "refit_every_days": 1}
-    run_id = start(platform, origin=str(newest - 2 * DAY), settings=endless, fill_days=0)
+    run_id = start(platform, origin=str(newest - 2 * DAY), settings=endless, backfill_days=0)
     within = sign_of_life_within(platform, run_id)
     for process, words in platform.processes().items():
         if not {"server", "worker"} & set(words.split("\0")):

@@ -27,7 +27,7 @@ from storage.core.errors import BadDay, BadSetting, NotEnoughHistory
 from storage.core.home import Home
 from storage.models.backtest_cache import Folds
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import backtests, ingredients, trackers
+from storage.tables.schemas import backtests, calibrator, components
 from storage.tables.scores import Scores
 from tasks.backtest import walk_forward as steps
 from tests.calibrated import LENIENT
@@ -62,7 +62,7 @@ def backtest(home: Home, days: int, **changed: Any) -> Any:
 
 
 def rows_of(home: Home, backtest_id: str, method: str) -> dict[date, dict[str, Any]]:
-    wanted = (ds.field("backtest_id") == backtest_id) & (ds.field("method") == method)
+    wanted = (ds.field("backtest_id") == backtest_id) & (ds.field("component") == method)
     return {row["origin_day"]: row for row in backtests(home).read(wanted).to_pylist()}
 
 
@@ -84,22 +84,22 @@ def test_a_day_and_the_backtest_say_the_same_bits(made: tuple[Home, Any], tmp_pa
     found = {row["origin_day"]: row for row in Predictions(home).between(BTC).to_pylist()}
     assert sorted(found) == sorted(said)[:DAILY]
     for origin, row in found.items():
-        assert row["quantiles_usd"] == said[origin]["quantiles_usd"], origin
-        assert row["point_usd"] == said[origin]["point_usd"]
-        assert row["last_close_usd"] == said[origin]["last_close_usd"]
-    beside = ingredients(home).read().to_pylist()
+        assert row["quantiles"] == said[origin]["quantiles"], origin
+        assert row["point"] == said[origin]["point"]
+        assert row["last_close"] == said[origin]["last_close"]
+    beside = components(home).read().to_pylist()
     for method in ("lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
         tested_rows = rows_of(tested, verdict.backtest_id, method)
-        for row in (row for row in beside if row["method"] == method):
+        for row in (row for row in beside if row["component"] == method):
             origin = row["target_day"] - timedelta(days=1)
-            assert row["quantiles_usd"] == tested_rows[origin]["quantiles_usd"], (method, origin)
+            assert row["quantiles"] == tested_rows[origin]["quantiles"], (method, origin)
     # The first state, and one after each outcome.
-    assert trackers(home).read().num_rows == DAILY
+    assert calibrator(home).read().num_rows == DAILY
     # A refit at first and on day 8, fine-tunings on days 3 and 6, and in the backtest on day 11.
     assert [row["model_version"] for row in found.values()] == list("111222334")
     assert len(verdict.gates) == 4
 
-    tables = (trackers(home), ingredients(home), Scores(home), Predictions(home))
+    tables = (calibrator(home), components(home), Scores(home), Predictions(home))
     before = [table.read().num_rows for table in tables]
     last = max(found)
     again = daily_forecast(market, "calibrated", SMALL, last, str(home.root))
@@ -114,7 +114,7 @@ def test_what_comes_later_moves_not_one_bit(made: tuple[Home, Any], tmp_path: Pa
     tested, verdict = made
     frame = made_up(DAYS)
     after = frame["day_utc"] > pd.Timestamp(START + timedelta(days=6))
-    names = ["open_usd", "high_usd", "low_usd", "close_usd"]
+    names = ["open", "high", "low", "close"]
     factors = np.random.default_rng(3).uniform(0.5, 2.0, int(after.sum()))
     frame.loc[after, names] = frame.loc[after, names].mul(factors, axis=0)
     frame.loc[after, "volume"] = 1e9
@@ -124,7 +124,7 @@ def test_what_comes_later_moves_not_one_bit(made: tuple[Home, Any], tmp_path: Pa
         before, now = (
             rows_of(*where, method) for where in ((tested, verdict.backtest_id), (home, garbage.backtest_id))
         )
-        same = [before[day]["quantiles_usd"] == now[day]["quantiles_usd"] for day in sorted(before)]
+        same = [before[day]["quantiles"] == now[day]["quantiles"] for day in sorted(before)]
         assert same[:7] == [True] * 7, method
         assert same[7:] == [False] * 5, method
 
@@ -139,7 +139,7 @@ def test_other_task_runners_give_the_same_bits(made: tuple[Home, Any], tmp_path:
     again = flow(BTC, "calibrated", SMALL, START, end, str(home.root))
     assert again.backtest_id == verdict.backtest_id
     before, now = (rows_of(where, verdict.backtest_id, "calibrated") for where in (tested, home))
-    assert [row["quantiles_usd"] for row in before.values()] == [row["quantiles_usd"] for row in now.values()]
+    assert [row["quantiles"] for row in before.values()] == [row["quantiles"] for row in now.values()]
     assert again.summary == verdict.summary
 
 
@@ -188,7 +188,7 @@ def test_a_killed_one_goes_on_where_it_was(made: tuple[Home, Any], tmp_path: Pat
     assert first.stat().st_mtime_ns == stood
     assert again.summary == verdict.summary
     before, now = (rows_of(where, verdict.backtest_id, "calibrated") for where in (tested, home))
-    assert [row["quantiles_usd"] for row in before.values()] == [row["quantiles_usd"] for row in now.values()]
+    assert [row["quantiles"] for row in before.values()] == [row["quantiles"] for row in now.values()]
     assert backtests(home).read().num_rows == 12 * 6
 
 
@@ -207,10 +207,10 @@ def test_progress_and_summary_are_shown(made: tuple[Home, Any]) -> None:
 
 def test_a_hole_in_the_span_is_gone_around(tmp_path: Path) -> None:
     frame = made_up(DAYS)
-    hole = frame["day_utc"].between(pd.Timestamp(START), pd.Timestamp(START + timedelta(days=1)))
-    home = home_with(tmp_path, frame[~hole].reset_index(drop=True))
+    gap = frame["day_utc"].between(pd.Timestamp(START), pd.Timestamp(START + timedelta(days=1)))
+    home = home_with(tmp_path, frame[~gap].reset_index(drop=True))
     verdict = backtest(home, 30)
-    # The window's 20 days, the day before them, and the two of the hole.
+    # The window's 20 days, the day before them, and the two of the gap.
     first = START + timedelta(days=22)
     assert min(rows_of(home, verdict.backtest_id, "calibrated")) == first
     assert verdict.summary.days == 8

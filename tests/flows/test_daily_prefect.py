@@ -60,7 +60,7 @@ def csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(candles: pd.DataFrame, path: Path) -> Path:
-    plain = pd.DataFrame({"date": candles["day_utc"].dt.strftime("%Y-%m-%d"), "close": candles["close_usd"]})
+    plain = pd.DataFrame({"date": candles["day_utc"].dt.strftime("%Y-%m-%d"), "close": candles["close"]})
     plain.to_csv(path, index=False)
     return path
 
@@ -107,7 +107,7 @@ def test_a_run_writes_one_row(done: tuple[Path, str]) -> None:
     (row,) = rows(home)
     assert row["prediction_id"] == prediction_id
     assert (row["origin_day"], row["target_day"], row["revision"]) == (LAST, LAST + DAY, 0)
-    assert row["point_usd"] > 0
+    assert row["point"] > 0
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(row["flow_run_id"]).name == f"BTC-USD {LAST}"
 
@@ -162,7 +162,7 @@ def test_what_people_see_in_prefect(done: tuple[Path, str]) -> None:
     markdown, table = found["forecast-btc-usd-article"], found["forecasts-btc-usd-article"]
     assert (markdown.type, table.type) == ("markdown", "table")
     assert prediction_id in str(markdown.data)
-    assert f"{row['point_usd']:,.2f} USD" in str(markdown.data)
+    assert f"{row['point']:,.2f} USD" in str(markdown.data)
     assert prediction_id in str(table.data)
     for key in ("prices", "losses", "predicted"):
         picture = found[f"{key}-btc-usd-article"]
@@ -301,15 +301,15 @@ def test_no_other_step_is_retried_and_each_has_a_limit() -> None:
 
 # After an outage
 
-CALIBRATED = {"units": 4, "members": 1, "epochs": 1, "pool_products": (), "fewest_days": 200, "lookback": 5}
+CALIBRATED = {"units": 4, "members": 1, "epochs": 1, "pool_products": (), "min_days": 200, "lookback": 5}
 
 
 @pytest.fixture(scope="module")
 def long_csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """370 days up to LAST, the ninth-last of which is missing."""
     candles = walk(LAST, days=370)
-    hole = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
-    return write(candles[~hole], tmp_path_factory.mktemp("long") / "btc.csv")
+    gap = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
+    return write(candles[~gap], tmp_path_factory.mktemp("long") / "btc.csv")
 
 
 def calibrated(home: Path, csv: Path, **more: Any) -> str:
@@ -329,25 +329,25 @@ def test_missed_days_are_filled_in_as_if_they_had_not_been_missed(
     for number in range(3, -1, -1):
         calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
     calibrated(tmp_path / "late", whole, origin=LAST - 3 * DAY)
-    newest = calibrated(tmp_path / "late", whole, origin=LAST, fill_days=30)
+    newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30)
     assert without_time(tmp_path / "late") == without_time(tmp_path / "daily")
     assert rows(tmp_path / "late")[-1]["prediction_id"] == newest
     late = rows(tmp_path / "late")
     assert all(row["created_at"].date() > row["target_day"] for row in late)
     # And once: the same again finds nothing that was missed.
-    assert calibrated(tmp_path / "late", whole, origin=LAST, fill_days=30) == newest
+    assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
     assert rows(tmp_path / "late") == late
 
 
 @pytest.mark.engines
 def test_only_so_many_days_are_filled_in_and_none_from_a_hole(long_csv: Path, tmp_path: Path) -> None:
     first = LAST - 40 * DAY
-    calibrated(tmp_path, long_csv, origin=first, fill_days=30)
+    calibrated(tmp_path, long_csv, origin=first, backfill_days=30)
     assert [row["origin_day"] for row in rows(tmp_path)] == [first]
-    calibrated(tmp_path, long_csv, origin=LAST - 10 * DAY, fill_days=3)
+    calibrated(tmp_path, long_csv, origin=LAST - 10 * DAY, backfill_days=3)
     before = [row["origin_day"] for row in rows(tmp_path)]
     assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
-    calibrated(tmp_path, long_csv, origin=LAST, fill_days=30)
-    # Six days without a hole are needed up to each.
+    calibrated(tmp_path, long_csv, origin=LAST, backfill_days=30)
+    # Six days without a gap are needed up to each.
     filled = [LAST - number * DAY for number in (9, 2, 1, 0)]
     assert [row["origin_day"] for row in rows(tmp_path)] == [*before, *filled]

@@ -50,8 +50,8 @@ def home_of(root: Path) -> Home:
 def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, date], tuple[Any, ...]]:
     """Every figure of every method, as it is stored."""
     rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
-    figures = ("deviation", "last_close_usd", "close_usd", "point_usd", "quantiles_usd", "model", "fold")
-    return {(row["method"], row["origin_day"]): tuple(row[name] for name in figures) for row in rows}
+    figures = ("sigma", "last_close", "close", "point", "quantiles", "model", "fold")
+    return {(row["component"], row["origin_day"]): tuple(row[name] for name in figures) for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     assert made[0] == made[1]
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
-        assert one[0]["quantiles_usd"] == other[0]["quantiles_usd"]
+        assert one[0]["quantiles"] == other[0]["quantiles"]
     names = ["ADA-USD", "BTC-USD"]
     with pytest.raises(
         ProductsFailed, match="1 of 2 products have no forecast, all others are done: ADA-USD"

@@ -127,7 +127,7 @@ def test_the_schedule_makes_a_run_and_the_run_its_row(
     assert row["product_id"] == "BTC-USD"
     assert row["origin_day"] in (newest, newest + DAY)
     assert row["target_day"] == row["origin_day"] + DAY
-    assert row["point_usd"] > 0
+    assert row["point"] > 0
     (own,) = own_runs(platform, scheduled.id)
     assert scheduled.name == own.name == f"BTC-USD {row['origin_day']}"
 
@@ -145,7 +145,7 @@ def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
     ours = [log.message for log in logs if log.name.startswith("closecast.")]
     assert not [log.message for log in logs if "worker thread" in log.message]
     assert summary.key == "products"
-    assert f"| BTC-USD | {row['target_day']} | **{row['point_usd']:,.2f} USD** |" in str(summary.data)
+    assert f"| BTC-USD | {row['target_day']} | **{row['point']:,.2f} USD** |" in str(summary.data)
     assert sorted(str(artifact.type) for artifact in artifacts.values()) == [
         "image",
         "markdown",

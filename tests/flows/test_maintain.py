@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from flows import clock
-from flows.maintain import look_after, maintain
+from flows.maintain import maintain, maintain_home
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock
@@ -22,9 +22,9 @@ from storage.models.registry import CHAMPION, Models, ModelVersion
 from storage.tables.delta import open_table
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
-from tasks.training.policy import Known, decide
+from tasks.training.policy import ModelCandidate, decide
 from tasks.upkeep import pruning as steps
-from tasks.upkeep.pruning import MANY_FILES, keep_few_files, needed_versions, prune_home, tidy_tables
+from tasks.upkeep.pruning import MANY_FILES, compact_tables, keep_few_files, needed_versions, prune_home
 from tests.calibrated import put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
@@ -51,7 +51,7 @@ def made(
     home: Home,
     origin: int,
     status: str = "accepted",
-    made_by: str = "refit",
+    training_kind: str = "refit",
     *,
     product_id: str = BTC,
     profile: str = "calibrated",
@@ -62,7 +62,7 @@ def made(
     models = Models(home)
     tags = {
         "status": status,
-        "made_by": made_by,
+        "training_kind": training_kind,
         "origin_day": str(date(2020, 1, 1) + timedelta(days=origin)),
         "recipe_version": recipe,
         "series": "csv@0",
@@ -74,7 +74,7 @@ def made(
             draft,
             product_id=product_id,
             profile=profile,
-            key=f"{product_id} {profile} {recipe} {origin} {made_by} {status}",
+            key=f"{product_id} {profile} {recipe} {origin} {training_kind} {status}",
             tags=tags,
             params={"epochs": 1},
             metrics={"rmse": 1.0},
@@ -155,11 +155,13 @@ def test_a_version_that_another_product_or_profile_used_does_not_count(home: Hom
     assert [one.split(" (")[0] for one in pruned(home)] == ["closecast.ETH-USD.calibrated version 1"]
 
 
-def registered(number: int, origin: int, status: str, made_by: str = "refit", **tags: str) -> ModelVersion:
+def registered(
+    number: int, origin: int, status: str, training_kind: str = "refit", **tags: str
+) -> ModelVersion:
     day = date(2020, 1, 1) + timedelta(days=origin)
     known = {
         "status": status,
-        "made_by": made_by,
+        "training_kind": training_kind,
         "origin_day": str(day),
         "recipe_version": "r",
         "series": "s",
@@ -167,14 +169,14 @@ def registered(number: int, origin: int, status: str, made_by: str = "refit", **
     return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags={**known, **tags})
 
 
-def known(found: Iterable[ModelVersion]) -> list[Known]:
+def known(found: Iterable[ModelVersion]) -> list[ModelCandidate]:
     days = {one.version: date.fromisoformat(one.tags["origin_day"]) for one in found}
     return [
-        Known(
+        ModelCandidate(
             one.version,
             days[one.version],
             days[one.version] - timedelta(200),
-            tags["made_by"],
+            tags["training_kind"],
             tags["status"],
         )  # type: ignore[arg-type]
         for one in found
@@ -304,8 +306,14 @@ def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -
         os.utime(path, (stamp, stamp))
     if row:
         day = date(2020, 1, 1)
-        told = {"backtest_id": name, "product_id": BTC, "profile": "calibrated", "method": "lstm", "fold": 0}
-        figures = {"last_close_usd": 1.0, "close_usd": 1.0, "point_usd": 1.0, "created_at": NOW}
+        told = {
+            "backtest_id": name,
+            "product_id": BTC,
+            "profile": "calibrated",
+            "component": "lstm",
+            "fold": 0,
+        }
+        figures = {"last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
         days = {"origin_day": day, "target_day": day}
         assert backtests(home).add([{**told, **figures, **days, "model": "m"}]) == 1
     return folder
@@ -331,21 +339,21 @@ def test_backtests_that_nobody_will_finish_go(home: Home) -> None:
 
 def test_by_hand(grown: Home) -> None:
     forecast(grown, 701, "1")
-    looked = look_after(grown, prune=True, dry_run=True)
+    looked = maintain_home(grown, prune=True, dry_run=True)
     assert [one.table for one in looked.tables] == ["predictions"]
     assert len(looked.pruned) == 3
     assert len(versions(grown)) == 6
-    found = look_after(grown, prune=False, dry_run=False)
+    found = maintain_home(grown, prune=False, dry_run=False)
     assert [(one.files_before, one.files_after) for one in found.tables] == [(2, 1)]
     assert found.pruned == ()
     assert len(versions(grown)) == 6
-    assert len(look_after(grown, prune=True, dry_run=False).pruned) == 3
+    assert len(maintain_home(grown, prune=True, dry_run=False).pruned) == 3
     assert len(versions(grown)) == 3
 
 
 def test_every_table_is_tidied_and_the_others_are_not_made(grown: Home) -> None:
     put_backtest(grown, "b", days_ago=1, row=True)
-    assert [one.table for one in tidy_tables(grown)] == ["predictions", "backtests"]
+    assert [one.table for one in compact_tables(grown)] == ["predictions", "backtests"]
     assert not grown.scores.exists()
     table = open_table(grown.predictions)
     assert table is not None

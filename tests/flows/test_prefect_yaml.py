@@ -168,7 +168,7 @@ MAINTAIN = ("deployments", 2)
         ((*DAILY, "parameters", "products"), ["btcusd"]),
         ((*DAILY, "parameters", "products"), []),
         ((*DAILY, "parameters", "products"), "BTC-USD"),
-        ((*DAILY, "parameters", "fill_days"), -1),
+        ((*DAILY, "parameters", "backfill_days"), -1),
         ((*DAILY, "parameters", "profile"), "articel"),
         ((*DAILY, "schedules", 0, "cron"), "15 24 * * *"),
         ((*DAILY, "schedules", 0, "cron"), "15 0 * *"),
@@ -275,7 +275,7 @@ def test_the_form_knows_what_may_be_chosen_and_what_is_usual() -> None:
     for profile in (daily["profile"], backtest["profile"]):
         assert (profile["enum"], profile["default"]) == (["article", "calibrated"], "calibrated")
     assert daily["origin"]["anyOf"][0] == {"type": "string", "format": "date"}
-    assert (daily["fill_days"]["minimum"], daily["fill_days"]["maximum"]) == (0, 366)
+    assert (daily["backfill_days"]["minimum"], daily["backfill_days"]["maximum"]) == (0, 366)
     assert (backtest["product_id"]["pattern"], backtest["product_id"]["default"]) == (PRODUCT, "BTC-USD")
     assert {backtest[end]["anyOf"][0]["format"] for end in ("start", "end")} == {"date"}
     assert (maintain["prune"]["type"], maintain["prune"]["default"]) == ("boolean", False)

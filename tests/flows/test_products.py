@@ -98,7 +98,7 @@ def test_each_forecast_is_the_one_that_the_product_alone_would_have(tmp_path: Pa
     assert together == alone
     for product, row in rows(tmp_path / "together").items():
         other = rows(tmp_path / "alone")[product]
-        assert row["point_usd"] == other["point_usd"]
+        assert row["point"] == other["point"]
     assert run(tmp_path / "together", ["ETH-USD"]) == alone[1:]
 
 
@@ -110,9 +110,9 @@ def test_a_list_of_no_product_or_of_another_form_is_refused_before_anything_is_m
 
 
 def test_what_became_of_the_products_in_markdown() -> None:
-    row = {"product_id": "BTC-USD", "target_day": LAST, "point_usd": 8000.0, "last_close_usd": 7900.5}
-    point = {**row, "lower_80_usd": None, "upper_80_usd": None}
-    band = {**row, "lower_80_usd": 7000.0, "upper_80_usd": 9000.0}
+    row = {"product_id": "BTC-USD", "target_day": LAST, "point": 8000.0, "last_close": 7900.5}
+    point = {**row, "lower_80": None, "upper_80": None}
+    band = {**row, "lower_80": 7000.0, "upper_80": 9000.0}
     said = products_markdown([point, band], {"ETH-USD": "StaleSeries: no day"})
     assert "| BTC-USD | 2019-10-17 | **8,000.00 USD** | a point without intervals | 7,900.50 USD |" in said
     assert "7,000.00 USD to 9,000.00 USD" in said
@@ -136,7 +136,7 @@ def test_a_hole_keeps_back_the_forecast_and_not_the_scores(
         assert [str(row["target_day"]) for row in Scores(Home(tmp_path)).read().to_pylist()] == ["2019-10-15"]
         daily_forecast(market, "article", ONCE, origin=LAST - 2 * DAY, home=str(tmp_path))
         served.clock = day + 3 * DAY
-        with pytest.raises(NotEnoughHistory, match="since the hole that ends on 2019-10-16"):
+        with pytest.raises(NotEnoughHistory, match="since the gap that ends on 2019-10-16"):
             daily_forecast(market, "article", ONCE, home=str(tmp_path))
     made = Predictions(Home(tmp_path)).between().to_pylist()
     assert [str(row["target_day"]) for row in made] == ["2019-10-15", "2019-10-16"]

@@ -146,8 +146,8 @@ class Chain:
         """A day passes, and now and then the exchange says something else of the day before the last."""
         self.number += 1
         if self.number % RESTATED_EVERY == 0:
-            close = float(walk(STORED + 500)["close_usd"].iloc[self.number - 3])
-            self.exchange.restate(BTC, day(self.number - 2), close_usd=round(close + 1, 2))
+            close = float(walk(STORED + 500)["close"].iloc[self.number - 3])
+            self.exchange.restate(BTC, day(self.number - 2), close=round(close + 1, 2))
 
     def run(self, kill: Kill | None = None, *, minute: int = 0) -> Outcome:
         """Run the day's flow; a killed one leaves the next to another process."""

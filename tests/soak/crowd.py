@@ -142,10 +142,10 @@ def import_during_a_run(home: Home, csv: Path, other: Path, product_id: str) -> 
 
 
 def _tidy(root: Path, times: int) -> None:
-    from tasks.upkeep.pruning import tidy_tables
+    from tasks.upkeep.pruning import compact_tables
 
     for _ in range(times):
-        tidy_tables(Home(root))
+        compact_tables(Home(root))
 
 
 def questions_during_compaction(home: Home, times: int) -> int:

@@ -110,13 +110,13 @@ def check(frame: pd.DataFrame, rejected: pd.DataFrame, data: bytes) -> None:
     """What came out, after the rules, must have stood in what went in."""
     last = date(2026, 1, 1)
     checked = check_candles(frame, last_finished_day=last)
-    assert len(checked.accepted) + len(checked.set_aside) == len(frame)
+    assert len(checked.accepted) + len(checked.quarantined) == len(frame)
     assert frame["day_utc"].is_monotonic_increasing
     assert frame["day_utc"].is_unique
     assert (rejected["reason"].str.len() > 0).all()
-    closes = {abs(close) for close in frame["close_usd"].tolist()}
+    closes = {abs(close) for close in frame["close"].tolist()}
     assert closes <= numbers_in(data) | {0.0}, closes - numbers_in(data)
-    accepted = checked.accepted["close_usd"]
+    accepted = checked.accepted["close"]
     assert ((accepted > 0) & (accepted < 1e300)).all()
 
 

@@ -21,12 +21,12 @@ from storage.tables.delta import open_table
 from storage.tables.sql import query
 from tasks.upkeep.verify import verify_home
 
-TABLES = ("predictions", "scores", "ingredients", "trackers")
+TABLES = ("predictions", "scores", "components", "calibrator")
 KEYS = {
     "predictions": ("product_id", "prediction_id"),
-    "scores": ("product_id", "prediction_id", "close_usd"),
-    "ingredients": ("product_id", "prediction_id", "method"),
-    "trackers": ("product_id", "tracker_version"),
+    "scores": ("product_id", "prediction_id", "close"),
+    "components": ("product_id", "prediction_id", "component"),
+    "calibrator": ("product_id", "calibrator_version"),
     "candles": ("seq",),
 }
 # What differs between two runs of the same day.
@@ -102,8 +102,8 @@ def damage(home: Home) -> list[str]:
         found += [
             f"predictions: {day} was published {times} times" for day, times in days.items() if times > 1
         ]
-        asked = "select prediction_id from predictions except select prediction_id from ingredients"
-        found += [f"predictions: {row} has no ingredients" for row in query(home, asked).to_pylist()]
+        asked = "select prediction_id from predictions except select prediction_id from components"
+        found += [f"predictions: {row} has no components" for row in query(home, asked).to_pylist()]
         asked = "select prediction_id from scores except select prediction_id from predictions"
         found += [f"scores: {row} is of no forecast" for row in query(home, asked).to_pylist()]
     except ClosecastError as error:

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 
 from storage.core.home import Home
-from tasks.upkeep.pruning import prune_home, tidy_tables
+from tasks.upkeep.pruning import compact_tables, prune_home
 from tests.soak.homes import leftover_files
 
 MONTH = timedelta(days=31)
@@ -21,5 +21,5 @@ def age(home: Home) -> None:
 
 def maintained(home: Home) -> None:
     """What the command does."""
-    tidy_tables(home)
+    compact_tables(home)
     prune_home(home, moment=datetime.now(UTC))

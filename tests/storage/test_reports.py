@@ -22,7 +22,7 @@ def listed(briefs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write(home: Home, product_id: str = "BTC-USD", profile: str = "calibrated", page: str = "<p>") -> Path:
-    brief = {"product_id": product_id, "point_usd": 1.5}
+    brief = {"product_id": product_id, "point": 1.5}
     return Reports(home).write(product_id, profile, page=page, brief=brief, index_of=listed)
 
 
@@ -32,10 +32,10 @@ def test_a_page_its_brief_and_the_index_of_all(home: Home) -> None:
     assert path == home.root / "reports" / "BTC-USD.calibrated.html"
     assert path.read_text() == "<p>"
     write(home, "ETH-USD", "article")
-    assert Reports(home).brief("ETH-USD", "article")["point_usd"] == 1.5
+    assert Reports(home).brief("ETH-USD", "article")["point"] == 1.5
     assert json.loads(Reports(home).index.read_text()) == [
-        {"product_id": "BTC-USD", "point_usd": 1.5, "page": "BTC-USD.calibrated.html"},
-        {"product_id": "ETH-USD", "point_usd": 1.5, "page": "ETH-USD.article.html"},
+        {"product_id": "BTC-USD", "point": 1.5, "page": "BTC-USD.calibrated.html"},
+        {"product_id": "ETH-USD", "point": 1.5, "page": "ETH-USD.article.html"},
     ]
 
 

@@ -187,7 +187,7 @@
   options.past = (f, c, element) => {
     const small = narrow(element), days = f.days.map(at), intervals = Boolean(f.lower_80);
     const outcome = (n) => intervals
-      ? (f.hit_80[n] ? "hit" : f.hit_95[n] ? "miss" : "far")
+      ? (f.covered_80[n] ? "hit" : f.covered_95[n] ? "miss" : "far")
       : (Math.abs(f.point[n] - f.close[n]) < Math.abs(f.last[n] - f.close[n]) ? "hit" : "miss");
     const points = (kind, column) => days.map((day, n) => [day, f[column][n], n]).filter(([, , n]) => outcome(n) === kind);
     const scatter = (name, kind, column, symbol, size, colour) => ({

@@ -10,7 +10,7 @@ import pytest
 
 from flows.cli.output import print_reproduced, print_upkeep, print_verified, with_home
 from flows.maintain import Upkeep
-from storage.upkeep.compaction import Tidied
+from storage.upkeep.compaction import Compaction
 from tasks.upkeep.pruning import Unneeded
 from tasks.upkeep.reproduce import Compared, Reproduced
 from tasks.upkeep.verify import Verified
@@ -18,7 +18,7 @@ from tasks.upkeep.verify import Verified
 ROW: dict[str, Any] = {"product_id": "BTC-USD", "target_day": "2019-10-18"}
 APART = Reproduced(
     ROW,
-    figures=(Compared("point_usd", (100.0,), (101.0,)), Compared("lower_80_usd", (90.0,), (90.0,))),
+    figures=(Compared("point", (100.0,), (101.0,)), Compared("lower_80", (90.0,), (90.0,))),
     weights=(),
     others={"keras": ("3.1", "3.2")},
 )
@@ -31,8 +31,8 @@ def test_what_came_out_otherwise_is_told_with_the_versions_that_differ(
     said = capsys.readouterr().out
     assert "BTC-USD, close of 2019-10-18: forecast ab12 made again" in " ".join(said.split())
     lines = [line.split() for line in said.splitlines()]
-    assert ["point_usd", "1", "apart", "by", "0.01"] in lines
-    assert ["lower_80_usd", "1", "the", "same", "bits"] in lines
+    assert ["point", "1", "apart", "by", "0.01"] in lines
+    assert ["lower_80", "1", "the", "same", "bits"] in lines
     assert said.endswith("keras: 3.1 then, 3.2 now\n")
 
 
@@ -42,15 +42,15 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "prediction_id": "ab12",
         "same": False,
         "compared": [
-            {"name": "point_usd", "figures": 1, "same": False, "apart": 0.01},
-            {"name": "lower_80_usd", "figures": 1, "same": True, "apart": 0.0},
+            {"name": "point", "figures": 1, "same": False, "apart": 0.01},
+            {"name": "lower_80", "figures": 1, "same": True, "apart": 0.0},
         ],
         "others": {"keras": {"then": "3.1", "now": "3.2"}},
     }
 
 
 def test_upkeep_says_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    upkeep = Upkeep((Tidied("scores", 7, 1, 3),), (Unneeded("model version 4", Path("models")),))
+    upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (Unneeded("model version 4", Path("models")),))
     print_upkeep(upkeep, prune=True, dry_run=True, as_json=False)
     planned = capsys.readouterr().out
     print_upkeep(upkeep, prune=True, dry_run=False, as_json=False)

@@ -97,7 +97,7 @@ def test_json_of_an_import_leaves_its_lines_to_standard_error(
     done = piped(environment, *words, "--json")
     assert done.returncode == 0, done.stderr
     series = json.loads(done.stdout)
-    assert (series["new_days"], series["first_day"], series["holes"]) == (2, "2024-01-01", [])
+    assert (series["new_days"], series["first_day"], series["gaps"]) == (2, "2024-01-01", [])
     assert "2 rows of closes.csv" in done.stderr
     assert "2 rows of closes.csv" in piped(environment, *words).stdout
 

@@ -26,7 +26,7 @@ from storage.core.home import RESTORING, Home
 from storage.locks.locks import tables_lock
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.upkeep.compaction import tidy
+from storage.upkeep.compaction import compact_table
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import CODE, MADE, Runs
 from tests.helpers import BTC
@@ -77,7 +77,7 @@ def test_life_goes_on_in_the_restored_home(taken: Path, tmp_path: Path, runs: Ru
     there = Runs(again, runs.recipe)
     assert live(there, MADE + DAYS) == live(runs, MADE + DAYS)
     for name in ("predictions", "scores"):
-        assert tidy(again, name)
+        assert compact_table(again, name)
     assert verify_home(again).wrong == []
 
 

@@ -105,7 +105,7 @@ def test_a_missing_model_says_what_to_do(folds: Folds) -> None:
 
 def test_figures_come_back_to_the_last_bit(folds: Folds) -> None:
     assert folds.read("state") is None
-    content = {"corrections": [0.1 + 0.2, 1e-300, -0.0], "day": "2019-01-01"}
+    content = {"quantile_offsets": [0.1 + 0.2, 1e-300, -0.0], "day": "2019-01-01"}
     folds.write("state", content)
     assert folds.read("state") == content
     folds.write("state", [1, None])

@@ -69,7 +69,7 @@ def register(home: Home, key: str = "one", product_id: str = BTC, **more: Any) -
             key=key,
             tags=LINEAGE,
             params={"epochs": 2},
-            metrics={"test_rmse_usd": 1.5},
+            metrics={"test_rmse": 1.5},
             curves={"loss": np.array([0.5, 0.25])},
             **more,
         )
@@ -106,7 +106,7 @@ def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.run_name == f"{made.name} {LINEAGE['origin_day']}"
     assert run.data.params == {"epochs": "2"}
-    assert run.data.metrics["test_rmse_usd"] == 1.5
+    assert run.data.metrics["test_rmse"] == 1.5
     curve = [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")]
     assert curve == [(1, 0.5), (2, 0.25)]
 
@@ -335,7 +335,7 @@ def test_what_became_of_a_version_is_written_down_once(home: Home) -> None:
     tags = models.version(BTC, "article", first.version).tags
     assert (tags["gate"], tags["status"]) == ("refused: 1.5", "refused")
     assert LINEAGE.items() <= tags.items()
-    trained = {"test_rmse_usd": [1.5], "loss": [0.5, 0.25]}
+    trained = {"test_rmse": [1.5], "loss": [0.5, 0.25]}
     assert figures(home, first) == trained | {"gate_ratio": [1.5], "gate_days": [180.0]}
     # A run that was killed in between marks again.
     models.mark(first, {"status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})

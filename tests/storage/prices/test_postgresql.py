@@ -56,9 +56,9 @@ def plain(server: PostgreSQL, home: Home) -> Iterator[psycopg.Connection]:
 
 def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path: Path) -> None:
     frame = made_up(400, seed=3)
-    frame.loc[3, ["open_usd", "volume"]] = [0.1 + 0.2, float("nan")]
-    frame.loc[4, ["open_usd", "high_usd", "low_usd", "close_usd"]] = [5e-324, 1e299, 1 / 3, 1e10]
-    frame.loc[5, ["open_usd", "volume"]] = [1e-5, 0.0]
+    frame.loc[3, ["open", "volume"]] = [0.1 + 0.2, float("nan")]
+    frame.loc[4, ["open", "high", "low", "close"]] = [5e-324, 1e299, 1 / 3, 1e10]
+    frame.loc[5, ["open", "volume"]] = [1e-5, 0.0]
     lite = Home(tmp_path / "lite", f"sqlite:///{tmp_path / 'lite.db'}")
     assert store(home, frame) == store(lite, frame)
     with Prices(home) as ours, Prices(lite) as theirs:
@@ -252,7 +252,7 @@ def test_gaps_in_the_numbers_are_no_fault(home: Home) -> None:
         connection.exec_driver_sql("SELECT nextval('candles_seq_seq')")
         raise ZeroDivisionError
     frame = made_up(9)
-    frame.loc[2, "close_usd"] += 1
+    frame.loc[2, "close"] += 1
     store(home, frame)
     with Prices(home) as prices:
         assert len(prices.days(BTC)) == 9

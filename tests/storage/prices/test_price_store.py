@@ -57,7 +57,7 @@ def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: p
 
 def closes(prices: Prices) -> dict[int, float]:
     table = prices.table("closes").to_pylist()
-    return {(row["day_utc"] - FIRST).days: row["close_usd"] for row in table if row["product_id"] == BTC}
+    return {(row["day_utc"] - FIRST).days: row["close"] for row in table if row["product_id"] == BTC}
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_page_is_stored_in_the_order_of_its_days(prices: Prices) -> None:
     assert prices.last_close_before(BTC, day(0)) is None
     assert list(prices.days(BTC)) == [pd.Timestamp(day(n)) for n in (0, 2, 4)]
     assert list(prices.days(BTC, through=day(3))) == [pd.Timestamp(day(n)) for n in (0, 2)]
-    assert [row["close_usd"] for row in prices.table("candles").to_pylist()] == [1.0, 3.0, 5.0]
+    assert [row["close"] for row in prices.table("candles").to_pylist()] == [1.0, 3.0, 5.0]
 
 
 def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Prices) -> None:
@@ -115,7 +115,7 @@ def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Pri
     assert put(prices, candles({0: 1.0, 1: 2.0})) == Appended(0, 0, 2, 0)
     assert put(prices, candles({0: 1.0, 1: 2.5, 2: 3.0})) == Appended(1, 1, 1, 0)
     assert closes(prices) == {0: 1.0, 1: 2.5, 2: 3.0}
-    observed = [(row["day_utc"], row["close_usd"]) for row in prices.table("candles").to_pylist()]
+    observed = [(row["day_utc"], row["close"]) for row in prices.table("candles").to_pylist()]
     assert observed == [(day(0), 1.0), (day(1), 2.0), (day(1), 2.5), (day(2), 3.0)]
     # Back to the first figures: newer than the second ones, so a row of its own.
     assert put(prices, candles({1: 2.0})) == Appended(0, 1, 0, 0)
@@ -124,10 +124,10 @@ def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Pri
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_any_figure_makes_a_restatement_and_unknown_equals_unknown(prices: Prices, figure: str) -> None:
-    put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close_usd"})))
-    assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close_usd"}))).unchanged_days == 1
-    others = dict.fromkeys(set(FIGURES) - {"close_usd", figure})
-    assert put(prices, candles({0: 7.0 if figure == "close_usd" else 1.0}, **others)).restated_days == 1
+    put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"})))
+    assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"}))).unchanged_days == 1
+    others = dict.fromkeys(set(FIGURES) - {"close", figure})
+    assert put(prices, candles({0: 7.0 if figure == "close" else 1.0}, **others)).restated_days == 1
 
 
 def test_figures_come_back_to_the_last_bit(prices: Prices) -> None:
@@ -149,7 +149,7 @@ def test_a_volume_of_minus_nothing_is_nothing(prices: Prices) -> None:
 def test_figures_that_no_price_has_are_refused_whole(prices: Prices, figure: str, value: float) -> None:
     frame = candles({0: 1.0, 1: 2.0})
     frame.loc[1, figure] = value
-    fine = (figure == "volume" and value == 0) or (figure != "close_usd" and value != value)
+    fine = (figure == "volume" and value == 0) or (figure != "close" and value != value)
     if fine:
         assert put(prices, frame).new_days == 2
         return
@@ -244,20 +244,20 @@ def test_a_replaced_source_starts_over_and_the_old_rows_stay(prices: Prices) -> 
 
 
 def test_a_version_is_read_again_whatever_came_since(prices: Prices) -> None:
-    put(prices, candles({1: 1.0, 2: 2.0, 4: 4.0}, open_usd=None))
+    put(prices, candles({1: 1.0, 2: 2.0, 4: 4.0}, open=None))
     name = prices.data_version(BTC, day(4), created_at=NOW)
     assert name.startswith("BTC-USD@3:")
     then = prices.closes_at(name)
-    assert_frame_equal(then, candles({1: 1.0, 2: 2.0, 4: 4.0}, open_usd=None))
-    put(prices, candles({2: 2.5}, open_usd=None))  # a restatement
-    put(prices, candles({0: 0.5, 3: 3.0}, open_usd=None))  # earlier days, found late
+    assert_frame_equal(then, candles({1: 1.0, 2: 2.0, 4: 4.0}, open=None))
+    put(prices, candles({2: 2.5}, open=None))  # a restatement
+    put(prices, candles({0: 0.5, 3: 3.0}, open=None))  # earlier days, found late
     later = prices.data_version(BTC, day(4), created_at=NOW)
     prices.start_series(BTC, "csv", started_at=NOW, replace=True)
     put(prices, candles({1: 9.0, 2: 9.0, 3: 9.0}), source="csv")
     replaced = prices.data_version(BTC, day(4), created_at=NOW)
     assert_frame_equal(prices.closes_at(name), then)
-    assert prices.closes_at(later)["close_usd"].tolist() == [0.5, 1.0, 2.5, 3.0, 4.0]
-    assert prices.closes_at(replaced)["close_usd"].tolist() == [9.0, 9.0, 9.0]
+    assert prices.closes_at(later)["close"].tolist() == [0.5, 1.0, 2.5, 3.0, 4.0]
+    assert prices.closes_at(replaced)["close"].tolist() == [9.0, 9.0, 9.0]
 
 
 def test_a_version_is_of_the_series_it_was_named_in(prices: Prices) -> None:
@@ -304,7 +304,7 @@ def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: Plain) -> 
 
 
 def test_the_digest_is_over_the_canonical_rows(prices: Prices) -> None:
-    put(prices, candles({0: 0.1, 1: 7000.0}, open_usd=None, volume=0.0))
+    put(prices, candles({0: 0.1, 1: 7000.0}, open=None, volume=0.0))
     rows = b"2020-01-01,,0.1,0.1,0.1,0.0\n2020-01-02,,7000.0,7000.0,7000.0,0.0\n"
     name = prices.data_version(BTC, day(1), created_at=NOW)
     assert name == f"BTC-USD@2:{hashlib.sha256(rows).hexdigest()}"
@@ -325,7 +325,7 @@ def test_an_unknown_version_is_bad_input(prices: Prices, name: str) -> None:
 @pytest.mark.parametrize(
     "tampering",
     [
-        "UPDATE candles SET close_usd = 2.0000000000000004 WHERE seq = 2",
+        "UPDATE candles SET close = 2.0000000000000004 WHERE seq = 2",
         "UPDATE candles SET volume = NULL WHERE seq = 1",
         "DELETE FROM candles WHERE seq = 1",
         "DELETE FROM candles",
@@ -346,7 +346,7 @@ def test_tampering_is_found(prices: Prices, plain: Plain, tampering: str) -> Non
     assert "\n" not in str(error.value)
 
 
-# What was set aside
+# What was quarantined
 
 
 def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
@@ -356,10 +356,10 @@ def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
         {"day_utc": "2020-02-30", "raw": "[30]", "reason": "no such day"},
     ]
     page = candles({0: 1.0})
-    assert put(prices, page, set_aside=rejected_frame(rows)) == Appended(1, 0, 0, 3)
-    assert put(prices, page, set_aside=rejected_frame(rows)) == Appended(0, 0, 1, 0)
+    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(1, 0, 0, 3)
+    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(0, 0, 1, 0)
     more: list[dict[str, object]] = [*rows, {"day_utc": None, "raw": "[??]", "reason": "no day"}]
-    assert put(prices, page, set_aside=rejected_frame(more)).set_aside == 1
+    assert put(prices, page, quarantined=rejected_frame(more)).quarantined == 1
     found = prices.quarantined(BTC)
     assert found["raw"].tolist() == ["[1]", "[?]", "[30]", "[??]"]
     assert found["day_utc"].tolist() == ["2020-01-02", None, None, None]
@@ -371,7 +371,7 @@ def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
 def test_a_page_is_all_or_nothing(prices: Prices) -> None:
     bad = rejected_frame([{"day_utc": "2020-01-02", "raw": "[1]", "reason": None}])
     with pytest.raises(BadInput, match="refuses a row"):
-        put(prices, candles({0: 1.0}), set_aside=bad)
+        put(prices, candles({0: 1.0}), quarantined=bad)
     assert closes(prices) == {}
 
 
@@ -381,7 +381,7 @@ def test_a_page_is_all_or_nothing(prices: Prices) -> None:
 @pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions"])
 def test_tables_are_strict_and_only_added_to(prices: Prices, plain: Plain, table: str) -> None:
     aside = rejected_frame([{"day_utc": None, "raw": "[?]", "reason": "no day"}])
-    put(prices, candles({0: 1.0}), set_aside=aside)
+    put(prices, candles({0: 1.0}), quarantined=aside)
     prices.data_version(BTC, day(0), created_at=NOW)
     everything = f"SELECT * FROM {table}"  # noqa: S608
     before = plain.execute(everything).fetchall()
@@ -414,7 +414,7 @@ GOOD = ("BTC-USD", "2020-01-01", 1.0, 1.0, 1.0, 1.0, 1.0, "csv", "2020-01-01T00:
 )
 def test_the_table_itself_refuses(plain: Plain, column: int, value: object) -> None:
     insert = (
-        "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume, source,"
+        "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume, source,"
         " observed_at, payload_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     )
     row: list[object] = [*GOOD]
@@ -440,7 +440,7 @@ def test_tables_for_queries_are_typed(prices: Prices) -> None:
     for table in (prices.table("candles"), prices.table("closes")):
         kinds = {field.name: field.type for field in table.schema}
         assert kinds["day_utc"] == pa.date32()
-        assert kinds["close_usd"] == kinds["volume"] == pa.float64()
+        assert kinds["close"] == kinds["volume"] == pa.float64()
         assert kinds["seq"] == pa.int64()
         assert kinds["observed_at"] == pa.timestamp("us", tz="UTC")
         first = table.to_pylist()[0]
@@ -497,9 +497,9 @@ def test_set_aside_days_that_the_calendar_does_not_have(prices: Prices) -> None:
     rejected = rejected_frame(
         [{"day_utc": text, "raw": "{}", "reason": str(text)} for text in ("0200-01-01", "0000-01-01", None)]
     )
-    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 3
+    assert put(prices, candles({0: 1.0}), quarantined=rejected).quarantined == 3
     assert prices.quarantined(BTC)["day_utc"].isna().all()
-    assert put(prices, candles({0: 1.0}), set_aside=rejected).set_aside == 0
+    assert put(prices, candles({0: 1.0}), quarantined=rejected).quarantined == 0
 
 
 # Many at once, and the sudden end
@@ -569,7 +569,7 @@ def test_processes_that_start_at_once_on_a_fresh_home_lose_and_double_nothing(ho
     with Prices(home) as prices:
         table = prices.table("candles").to_pylist()
     assert [(row["day_utc"] - FIRST).days for row in table] == list(range(105))
-    assert [row["close_usd"] for row in table] == [float(n + 1) for n in range(105)]
+    assert [row["close"] for row in table] == [float(n + 1) for n in range(105)]
 
 
 def test_threads_may_share_it(prices: Prices) -> None:
@@ -622,7 +622,7 @@ class PricesAgainstADictionary(RuleBasedStateMachine):
 
     @rule(page=st.dictionaries(OFFSETS, st.tuples(PRICES, OPENS), max_size=5))
     def append(self, page: dict[int, tuple[float, float | None]]) -> None:
-        frames = [candles({offset: close}, open_usd=opening) for offset, (close, opening) in page.items()]
+        frames = [candles({offset: close}, open=opening) for offset, (close, opening) in page.items()]
         done = put(self.prices, pd.concat(frames) if frames else candle_frame(), self.source)
         new = sum(offset not in self.model for offset in page)
         same = sum(self.model.get(offset) == figures for offset, figures in page.items())
@@ -659,9 +659,7 @@ class PricesAgainstADictionary(RuleBasedStateMachine):
             frame = self.prices.closes_at(name)
             found = {
                 (stamp.date() - FIRST).days: (close, None if opening != opening else opening)
-                for stamp, close, opening in zip(
-                    frame["day_utc"], frame["close_usd"], frame["open_usd"], strict=True
-                )
+                for stamp, close, opening in zip(frame["day_utc"], frame["close"], frame["open"], strict=True)
             }
             assert found == held
 

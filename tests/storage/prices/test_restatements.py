@@ -16,11 +16,11 @@ def test_only_days_that_came_otherwise_each_with_all_it_was(tmp_path: Path) -> N
     assert restated(home, BTC).empty
     with Prices(home) as prices:
         for close in (5000.0, 5001.0):
-            row = candles.iloc[[3]].assign(close_usd=close)
+            row = candles.iloc[[3]].assign(close=close)
             prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA)
     found = restated(home, BTC)
     assert found["day_utc"].tolist() == ["2019-01-04"] * 3
-    assert found["close_usd"].tolist() == [candles["close_usd"].iloc[3], 5000.0, 5001.0]
+    assert found["close"].tolist() == [candles["close"].iloc[3], 5000.0, 5001.0]
     assert found["seq"].is_monotonic_increasing
     assert restated(home, "ETH-USD").empty
 

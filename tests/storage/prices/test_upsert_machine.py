@@ -35,10 +35,10 @@ def page(days: dict[int, tuple[float, float | None]]) -> pd.DataFrame:
     rows: list[dict[str, object]] = [
         {
             "day_utc": pd.Timestamp(day(number)),
-            "open_usd": None,
-            "high_usd": price + 1,
-            "low_usd": price / 2,
-            "close_usd": price,
+            "open": None,
+            "high": price + 1,
+            "low": price / 2,
+            "close": price,
             "volume": volume,
         }
         for number, (price, volume) in days.items()
@@ -51,7 +51,7 @@ def figures_of(price: float, volume: float | None) -> Figures:
 
 
 class Upserts(RuleBasedStateMachine):
-    """What is appended, restated, replaced, set aside and asked for again, beside a model of it."""
+    """What is appended, restated, replaced, quarantined and asked for again, beside a model of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Upserts(RuleBasedStateMachine):
             source=self.source[product],
             observed_at=NOW,
             payload_sha256=SHA,
-            set_aside=aside,
+            quarantined=aside,
         )
         known = self.closes[product]
         came = {number: figures_of(*given) for number, given in days.items()}

@@ -37,16 +37,16 @@ COLUMNS = [
     "data_version",
     "settings_version",
     "code_version",
-    "last_close_usd",
-    "point_usd",
-    "lower_50_usd",
-    "upper_50_usd",
-    "lower_80_usd",
-    "upper_80_usd",
-    "lower_95_usd",
-    "upper_95_usd",
+    "last_close",
+    "point",
+    "lower_50",
+    "upper_50",
+    "lower_80",
+    "upper_80",
+    "lower_95",
+    "upper_95",
     "quantile_levels",
-    "quantiles_usd",
+    "quantiles",
     "created_at",
     "flow_run_id",
     "revision",
@@ -55,7 +55,7 @@ COLUMNS = [
 
 def row(prediction_id: str, offset: int = 0, product_id: str = BTC, **more: object) -> dict[str, Any]:
     """A forecast of the day FIRST + offset + 1."""
-    point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
+    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
     return {
         "prediction_id": prediction_id,
         "product_id": product_id,
@@ -67,11 +67,11 @@ def row(prediction_id: str, offset: int = 0, product_id: str = BTC, **more: obje
         "data_version": f"{product_id}@1:ab",
         "settings_version": "article-0",
         "code_version": "0+0",
-        "last_close_usd": 100.0,
-        "point_usd": 0.1 + 0.2,
+        "last_close": 100.0,
+        "point": 0.1 + 0.2,
         **point_only,
         "quantile_levels": None,
-        "quantiles_usd": None,
+        "quantiles": None,
         "created_at": NOW,
         "flow_run_id": None,
         **more,
@@ -94,14 +94,14 @@ def test_the_columns_of_the_design_in_their_order(table: Predictions) -> None:
     kinds = {field.name: str(field.type) for field in PREDICTIONS}
     assert kinds["target_day"] == "date32[day]"
     assert kinds["created_at"] == "timestamp[us, tz=UTC]"
-    assert kinds["quantiles_usd"] == "list<item: double>"
+    assert kinds["quantiles"] == "list<item: double>"
     may_be_missing = {field.name for field in PREDICTIONS if field.nullable}
     assert may_be_missing == {*COLUMNS[12:20], "flow_run_id"}
 
 
 def test_a_row_comes_back_to_the_last_bit(table: Predictions) -> None:
     levels = [0.01, 0.5, 0.99]
-    given = row("a", quantile_levels=levels, quantiles_usd=[0.1, 1 / 3, 1e17], lower_50_usd=5e-324)
+    given = row("a", quantile_levels=levels, quantiles=[0.1, 1 / 3, 1e17], lower_50=5e-324)
     assert table.find("a") is None
     assert table.publish(given) == Published("a", 0, new=True)
     assert table.find("a") == {**given, "revision": 0}
@@ -111,7 +111,7 @@ def test_a_row_comes_back_to_the_last_bit(table: Predictions) -> None:
 def test_the_same_id_adds_nothing(table: Predictions) -> None:
     table.publish(row("a"))
     version = DeltaTable(str(table.folder)).version()
-    assert table.publish(row("a", point_usd=7.0)) == Published("a", 0, new=False)
+    assert table.publish(row("a", point=7.0)) == Published("a", 0, new=False)
     assert table.read().num_rows == 1
     assert table.find("a") == {**row("a"), "revision": 0}
     assert DeltaTable(str(table.folder)).version() == version
@@ -154,7 +154,7 @@ def test_columns_days_and_the_newest(table: Predictions) -> None:
     table.publish(row("other", 9, profile="calibrated"))
     table.publish(row("eth", 9, "ETH-USD"))
     whole = table.between(BTC, profile="article")
-    for columns in (["prediction_id"], ["revision", "point_usd"]):
+    for columns in (["prediction_id"], ["revision", "point"]):
         assert table.between(BTC, profile="article", columns=columns) == whole.select(columns)
         for count in (1, 2, 3, 4, 5, 9):  # a day with a revision is cut in two as well
             newest = table.newest(BTC, "article", count, columns)
@@ -174,14 +174,12 @@ def test_it_lies_in_a_folder_a_product_and_others_can_read_it(table: Predictions
     assert folders == {"product_id=BTC-USD", "product_id=ETH-USD"}
     # pandas by itself, on the folder of Parquet files
     frame = pd.read_parquet(table.folder / "product_id=BTC-USD")
-    assert frame["point_usd"].tolist() == [0.1 + 0.2]
+    assert frame["point"].tolist() == [0.1 + 0.2]
     frame = pd.read_parquet(table.folder)
     assert sorted(frame["product_id"].astype(str)) == [BTC, "ETH-USD"]
     # DuckDB, on the files and through Delta's own list of them
     files = DeltaTable(str(table.folder)).file_uris()
-    found = duckdb.sql(
-        f"FROM read_parquet({files}) SELECT prediction_id, target_day, lower_50_usd ORDER BY 1"
-    )
+    found = duckdb.sql(f"FROM read_parquet({files}) SELECT prediction_id, target_day, lower_50 ORDER BY 1")
     assert found.fetchall() == [("a", date(2020, 1, 2), None), ("b", date(2020, 1, 2), None)]
     dataset = table.dataset()
     assert dataset is not None
@@ -191,7 +189,7 @@ def test_it_lies_in_a_folder_a_product_and_others_can_read_it(table: Predictions
 def test_a_row_that_lacks_something_is_not_stored(table: Predictions) -> None:
     table.publish(row("a"))
     with pytest.raises((pa.ArrowException, HomeUnusable)):
-        table.publish(row("b", point_usd=None))
+        table.publish(row("b", point=None))
     assert table.read()["prediction_id"].to_pylist() == ["a"]
 
 

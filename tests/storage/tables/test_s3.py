@@ -27,11 +27,11 @@ from storage.core.home import Home
 from storage.core.s3_path import S3Path
 from storage.models.mlflow_database import registry_client
 from storage.models.registry import Models, ModelVersion
-from storage.tables.checksums import SUMS, read_sums
+from storage.tables.checksums import CHECKSUMS, read_checksums
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
-from storage.upkeep.compaction import models_of, remove_bundle, stray_bundles, tidy
-from storage.upkeep.file_integrity import bundle_files, raw_answers, table_files
+from storage.tables.schemas import components
+from storage.upkeep.compaction import compact_table, models_of, orphaned_bundles, remove_bundle
+from storage.upkeep.file_integrity import bundle_files, raw_responses, table_files
 from tests.engines import BUCKET, SECRET, SeaweedFS, bucket_for, parquet_of, s3
 from tests.helpers import BTC
 from tests.processes import process_for
@@ -153,7 +153,7 @@ def test_each_commit_is_recorded_and_checked(bucket: S3Path) -> None:
     for number in range(3):
         table.add([figures(f"a{number}", group="it's %41/é")])
     files = {path.relative_to(table.folder).as_posix() for path in table.folder.files()}
-    assert set(read_sums(table.folder)) == {name for name in files if not name.startswith(SUMS)}
+    assert set(read_checksums(table.folder)) == {name for name in files if not name.startswith(CHECKSUMS)}
     assert table_files(table.folder) == (7, [])
 
 
@@ -174,10 +174,10 @@ def test_a_commit_that_a_killed_run_did_not_record_is_recorded_by_the_next(bucke
     table = made(bucket / "figures")
     table.add([figures("a")])
     table.add([figures("b")])
-    (table.folder / SUMS / f"{1:020d}").unlink()
+    (table.folder / CHECKSUMS / f"{1:020d}").unlink()
     table.add([figures("c")])
     assert table_files(table.folder) == (7, [])
-    assert (table.folder / SUMS / f"{1:020d}").is_file()
+    assert (table.folder / CHECKSUMS / f"{1:020d}").is_file()
 
 
 def publish_some(home: Home, worker: int) -> None:
@@ -204,22 +204,22 @@ def test_writers_of_several_processes_lose_nothing(home: Home) -> None:
 
 
 def test_upkeep_makes_few_files_and_one_list(home: Home, bucket: S3Path) -> None:
-    table = ingredients(home)
+    table = components(home)
     for number in range(6):
         row = {"prediction_id": f"p{number}", "product_id": BTC, "target_day": np.datetime64("2020-01-01")}
         table.add(
-            [{**row, "method": "lstm", "quantiles_usd": [1.0]} | {"target_day": row["target_day"].item()}]
+            [{**row, "component": "lstm", "quantiles": [1.0]} | {"target_day": row["target_day"].item()}]
         )  # type: ignore[attr-defined]
     before = table.read().sort_by("prediction_id")
-    tidied = tidy(home, "ingredients")
+    tidied = compact_table(home, "components")
     assert tidied is not None
     assert (tidied.files_before, tidied.files_after, tidied.deleted) == (6, 1, 0)
     assert table.read().sort_by("prediction_id") == before
-    assert len((bucket / "ingredients" / SUMS).files()) == 1
-    assert table_files(home.ingredients)[1] == []
+    assert len((bucket / "components" / CHECKSUMS).files()) == 1
+    assert table_files(home.components)[1] == []
     table.add([{**before.to_pylist()[0], "prediction_id": "later"}])
-    assert table_files(home.ingredients)[1] == []
-    assert tidy(home, "ingredients", dry_run=True) is not None
+    assert table_files(home.components)[1] == []
+    assert compact_table(home, "components", dry_run=True) is not None
 
 
 def test_a_table_is_read_by_delta_alone(home: Home) -> None:
@@ -321,7 +321,7 @@ def test_what_is_shared_and_not_named_is_found_and_removed(
     stray = bucket / "models" / version.name / "0123456789abcdef"
     (stray / "manifest.json").write_bytes(b"{}")
     assert models_of(home) == [(BTC, "article")]
-    (found,) = stray_bundles(home, BTC, "article")
+    (found,) = orphaned_bundles(home, BTC, "article")
     assert found.name == stray.name
     remove_bundle(home, found)
     assert not stray.exists()
@@ -338,12 +338,12 @@ def test_answers_are_read_where_others_fetched_them(home: Home, bucket: S3Path) 
     assert keep_raw(home, b"[[1]]") == sha256
     other = another(home)
     assert read_raw(other, sha256) == b"[[1]]"
-    assert raw_answers(other) == (1, [])
+    assert raw_responses(other) == (1, [])
     (path,) = (bucket / "raw").files()
     path.write_bytes(b"other")
     with pytest.raises(Damaged):
         read_raw(home, sha256)
-    assert len(raw_answers(home)[1]) == 1
+    assert len(raw_responses(home)[1]) == 1
 
 
 # Who may use it

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from storage.core.home import Home
 from storage.tables.delta import Table
-from storage.tables.schemas import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
+from storage.tables.schemas import BACKTESTS, CALIBRATOR, COMPONENTS, backtests, calibrator, components
 from tests.helpers import BTC, FIRST, NOW
 from tests.processes import process_for
 
@@ -21,13 +21,13 @@ INGREDIENT: dict[str, Any] = {
     "prediction_id": "p",
     "product_id": BTC,
     "target_day": FIRST,
-    "method": "ensemble",
-    "deviation": 0.1 + 0.2,
-    "tracker_version": None,
-    "quantiles_usd": QUANTILES,
+    "component": "ensemble",
+    "sigma": 0.1 + 0.2,
+    "calibrator_version": None,
+    "quantiles": QUANTILES,
 }
 TRACKER: dict[str, Any] = {
-    "tracker_version": "t1",
+    "calibrator_version": "t1",
     "product_id": BTC,
     "profile": "calibrated",
     "recipe_version": "r",
@@ -35,44 +35,44 @@ TRACKER: dict[str, Any] = {
     "revision": 0,
     "prediction_id": None,
     "previous_version": None,
-    "corrections": [5e-324, *QUANTILES[1:]],
+    "quantile_offsets": [5e-324, *QUANTILES[1:]],
     "created_at": NOW,
 }
 BACKTEST: dict[str, Any] = {
     "backtest_id": "b",
     "product_id": BTC,
     "profile": "calibrated",
-    "method": "ensemble",
+    "component": "ensemble",
     "fold": 3,
     "model": "m",
     "origin_day": FIRST,
     "target_day": FIRST + timedelta(days=1),
-    "last_close_usd": 99.0,
-    "close_usd": 101.0,
-    "deviation": None,
+    "last_close": 99.0,
+    "close": 101.0,
+    "sigma": None,
     "quantile_levels": None,
-    "quantiles_usd": None,
-    "point_usd": 100.0,
+    "quantiles": None,
+    "point": 100.0,
     "created_at": NOW,
 }
 # The table, its columns, a row, the columns of the key beside product_id, those that may be missing.
 LEDGERS = [
     pytest.param(
-        ingredients, INGREDIENTS, INGREDIENT,
-        {"prediction_id": "q", "method": "garch"},
-        {"deviation", "tracker_version"},
-        id="ingredients",
+        components, COMPONENTS, INGREDIENT,
+        {"prediction_id": "q", "component": "garch"},
+        {"sigma", "calibrator_version"},
+        id="components",
     ),
     pytest.param(
-        trackers, TRACKERS, TRACKER,
-        {"tracker_version": "t2"},
+        calibrator, CALIBRATOR, TRACKER,
+        {"calibrator_version": "t2"},
         {"prediction_id", "previous_version"},
-        id="trackers",
+        id="calibrator",
     ),
     pytest.param(
         backtests, BACKTESTS, BACKTEST,
-        {"backtest_id": "c", "method": "garch", "origin_day": FIRST + timedelta(days=1)},
-        {"deviation", "quantile_levels", "quantiles_usd"},
+        {"backtest_id": "c", "component": "garch", "origin_day": FIRST + timedelta(days=1)},
+        {"sigma", "quantile_levels", "quantiles"},
         id="backtests",
     ),
 ]  # fmt: skip
@@ -143,19 +143,19 @@ def test_what_has_to_be_there_is_asked_for(
 @pytest.mark.folder
 def test_each_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert [home.ingredients, home.trackers, home.backtests] == [
-        tmp_path / "ingredients",
-        tmp_path / "trackers",
+    assert [home.components, home.calibrator, home.backtests] == [
+        tmp_path / "components",
+        tmp_path / "calibrator",
         tmp_path / "backtests",
     ]
-    ingredients(home).add([INGREDIENT])
-    trackers(home).add([TRACKER])
+    components(home).add([INGREDIENT])
+    calibrator(home).add([TRACKER])
     backtests(home).add([BACKTEST])
     files = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob("*.parquet")]
     assert sorted(files) == [
         Path("backtests/product_id=BTC-USD/backtest_id=b"),
-        Path("ingredients/product_id=BTC-USD"),
-        Path("trackers/product_id=BTC-USD"),
+        Path("components/product_id=BTC-USD"),
+        Path("calibrator/product_id=BTC-USD"),
     ]
 
 
@@ -165,7 +165,7 @@ def add_folds(home: Home, worker: int) -> None:
     for fold in (3 * worker, 3 * worker + 1, 100, 101):
         days = [FIRST + timedelta(days=10 * fold + n) for n in range(3)]
         more = {"fold": fold, "backtest_id": "same" if fold % 2 else f"own-{worker % 2}"}
-        table.add([BACKTEST | more | {"origin_day": day, "method": m} for day in days for m in ("a", "b")])
+        table.add([BACKTEST | more | {"origin_day": day, "component": m} for day in days for m in ("a", "b")])
 
 
 def test_two_processes_that_work_on_one_backtest(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ COLUMNS = [
     "prediction_id",
     "product_id",
     "target_day",
-    "close_usd",
-    "error_usd",
-    "naive_error_usd",
+    "close",
+    "error",
+    "naive_error",
     "crps",
     "naive_crps",
-    "hit_50",
-    "hit_80",
-    "hit_95",
+    "covered_50",
+    "covered_80",
+    "covered_95",
     "pit",
     "data_version",
     "scored_at",
@@ -32,21 +32,21 @@ COLUMNS = [
 
 
 def score(
-    prediction_id: str, close_usd: float, seq: int, *, offset: int = 0, hours: int = 0, product_id: str = BTC
+    prediction_id: str, close: float, seq: int, *, offset: int = 0, hours: int = 0, product_id: str = BTC
 ) -> dict[str, Any]:
     """The score of a forecast of FIRST + offset, as the close was known when row `seq` was the newest."""
     return {
         "prediction_id": prediction_id,
         "product_id": product_id,
         "target_day": FIRST + timedelta(days=offset),
-        "close_usd": close_usd,
-        "error_usd": 0.1 + 0.2,
-        "naive_error_usd": -1.0,
+        "close": close,
+        "error": 0.1 + 0.2,
+        "naive_error": -1.0,
         "crps": None,
         "naive_crps": None,
-        "hit_50": False,
-        "hit_80": True,
-        "hit_95": None,
+        "covered_50": False,
+        "covered_80": True,
+        "covered_95": None,
         "pit": 0.5,
         "data_version": f"{product_id}@{seq}:ab",
         "scored_at": NOW + timedelta(hours=hours),
@@ -59,7 +59,7 @@ def scores(tmp_path: Path) -> Scores:
 
 
 def closes(table: pa.Table) -> list[tuple[str, float]]:
-    return list(zip(table["prediction_id"].to_pylist(), table["close_usd"].to_pylist(), strict=True))
+    return list(zip(table["prediction_id"].to_pylist(), table["close"].to_pylist(), strict=True))
 
 
 def test_the_columns_of_the_design_in_their_order(scores: Scores) -> None:
@@ -147,7 +147,7 @@ def test_spans_are_inclusive_and_products_apart(scores: Scores) -> None:
 def test_columns_and_days_that_lie_apart(scores: Scores) -> None:
     given = [score(f"p{offset}", 1.0, 1, offset=offset) for offset in (4, 0, 2)]
     scores.add([*given, score("p2", 2.0, 2, offset=2, hours=1), score("p2", 3.0, 10, offset=2, hours=1)])
-    for columns in (["close_usd"], ["hit_80", "prediction_id"]):
+    for columns in (["close"], ["covered_80", "prediction_id"]):
         assert scores.read(BTC, columns=columns) == scores.read(BTC).select(columns)
         assert scores.newest(BTC, columns=columns) == scores.newest(BTC).select(columns)
     assert closes(scores.newest(BTC)) == [("p0", 1.0), ("p2", 3.0), ("p4", 1.0)]

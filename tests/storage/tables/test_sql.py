@@ -15,11 +15,11 @@ from storage.prices.price_store import Prices
 from storage.tables import sql as asked
 from storage.tables.delta import open_dataset
 from storage.tables.predictions import PREDICTIONS, Predictions
-from storage.tables.schemas import BACKTESTS, INGREDIENTS, TRACKERS, backtests, ingredients, trackers
+from storage.tables.schemas import BACKTESTS, CALIBRATOR, COMPONENTS, backtests, calibrator, components
 from storage.tables.scores import SCORES, Scores
-from storage.tables.sql import CANDLES, CLOSES, SET_ASIDE, VIEWS, query
+from storage.tables.sql import CANDLES, CLOSES, QUARANTINE_SCHEMA, VIEWS, query
 from storage.upkeep import compaction as maintenance
-from storage.upkeep.compaction import tidy
+from storage.upkeep.compaction import compact_table
 from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, publish_all, store
 
 COUNTS = [30, 31, 0, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
@@ -36,9 +36,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("full")).prepare()
     frame = made_up(30)
     store(home, frame)
-    restated = frame.tail(1).assign(close_usd=frame["close_usd"].iloc[-1] + 0.5)
+    restated = frame.tail(1).assign(close=frame["close"].iloc[-1] + 0.5)
     store(home, restated)
-    point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
+    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
     texts = ("model_version", "data_version", "settings_version", "code_version")
     row = {
         **dict.fromkeys(texts, "x"),
@@ -49,10 +49,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
         "target_day": FIRST + timedelta(days=30),
         "horizon": 1,
         "profile": "article",
-        "last_close_usd": 1.0,
-        "point_usd": 2.0,
+        "last_close": 1.0,
+        "point": 2.0,
         "quantile_levels": None,
-        "quantiles_usd": [0.5, 1.5],
+        "quantiles": [0.5, 1.5],
         "created_at": NOW,
         "flow_run_id": None,
     }
@@ -62,24 +62,24 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def put_beside(home: Home, day: date) -> None:
-    """Two ingredients of the forecast `a`, two states of a tracker, two origins of a backtest, two scores."""
+    """Two components of the forecast `a`, two states of a tracker, two origins of a backtest, two scores."""
     same: dict[str, object] = {"product_id": BTC, "target_day": day}
     low, high = [float(n) for n in range(23)], [float(n + 100) for n in range(23)]
-    beside = {**same, "prediction_id": "a", "deviation": 0.03, "tracker_version": "t0"}
+    beside = {**same, "prediction_id": "a", "sigma": 0.03, "calibrator_version": "t0"}
     pairs = (("ensemble", low), ("garch", high))
-    ingredients(home).add([{**beside, "method": name, "quantiles_usd": q} for name, q in pairs])
+    components(home).add([{**beside, "component": name, "quantiles": q} for name, q in pairs])
     state = {**same, "profile": "calibrated", "recipe_version": "r", "revision": 0, "created_at": NOW}
-    first = {**state, "tracker_version": "t0", "corrections": low}
-    trackers(home).add(
-        [first, {**first, "tracker_version": "t1", "previous_version": "t0", "corrections": high}]
+    first = {**state, "calibrator_version": "t0", "quantile_offsets": low}
+    calibrator(home).add(
+        [first, {**first, "calibrator_version": "t1", "previous_version": "t0", "quantile_offsets": high}]
     )
     tested = {**same, "backtest_id": "b", "profile": "calibrated", "fold": 0, "model": "m", "origin_day": day}
-    figures = {"last_close_usd": 9.0, "close_usd": 10.0, "point_usd": 11.0, "created_at": NOW}
+    figures = {"last_close": 9.0, "close": 10.0, "point": 11.0, "created_at": NOW}
     outcomes = (("lstm", low), ("ewma", None))
-    backtests(home).add([{**tested, **figures, "method": name, "quantiles_usd": q} for name, q in outcomes])
+    backtests(home).add([{**tested, **figures, "component": name, "quantiles": q} for name, q in outcomes])
     score = {**same, "prediction_id": "a", "scored_at": NOW}
     closes = (("@30:ab", 10.0), ("@31:ab", 10.5))
-    Scores(home).add([{**score, "data_version": BTC + name, "close_usd": close} for name, close in closes])
+    Scores(home).add([{**score, "data_version": BTC + name, "close": close} for name, close in closes])
 
 
 def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
@@ -93,7 +93,7 @@ def test_all_views_are_there(which: str, request: pytest.FixtureRequest) -> None
     assert sorted(name for (name,) in rows(home, "SHOW TABLES")) == sorted(VIEWS)
     listed = rows(home, "SELECT table_name FROM information_schema.tables ORDER BY 1")
     assert [name for (name,) in listed] == sorted(VIEWS)
-    schemas = (CLOSES, CANDLES, SET_ASIDE, PREDICTIONS, SCORES, INGREDIENTS, TRACKERS, BACKTESTS)
+    schemas = (CLOSES, CANDLES, QUARANTINE_SCHEMA, PREDICTIONS, SCORES, COMPONENTS, CALIBRATOR, BACKTESTS)
     for name, schema in zip(VIEWS, schemas, strict=True):
         columns = rows(
             home,
@@ -117,7 +117,7 @@ def test_the_columns_have_one_type_whether_there_are_rows_or_not(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     home: Home = request.getfixturevalue(which)
-    sql = "SELECT product_id, target_day, point_usd, created_at, quantiles_usd, horizon FROM predictions"
+    sql = "SELECT product_id, target_day, point, created_at, quantiles, horizon FROM predictions"
     kinds = [str(field.type).replace("large_", "") for field in query(home, sql).schema]
     assert kinds[:3] == ["string", "date32[day]", "double"]
     assert kinds[3].startswith("timestamp[us, tz=")
@@ -147,7 +147,7 @@ def test_real_questions(full: Home) -> None:
         full,
         "WITH p AS (SELECT * FROM predictions WHERE product_id = 'BTC-USD' AND"
         " target_day > DATE '2019-01-01')"
-        " SELECT p.target_day, c.close_usd > 0, p.quantiles_usd[2] FROM p JOIN closes c"
+        " SELECT p.target_day, c.close > 0, p.quantiles[2] FROM p JOIN closes c"
         " ON c.product_id = p.product_id AND c.day_utc = p.origin_day",
     )
     assert joined == [(FIRST + timedelta(days=30), True, 1.5)]
@@ -159,18 +159,18 @@ def test_real_questions(full: Home) -> None:
 @pytest.mark.parametrize(
     ("sql", "answer"),
     [
-        ("SELECT method FROM ingredients WHERE quantiles_usd[12] > 50", [("garch",)]),
-        ("SELECT method, quantiles_usd[12] FROM ingredients WHERE method = 'ensemble'", [("ensemble", 11.0)]),
-        ("SELECT count(*) FROM ingredients WHERE product_id = 'ETH-USD'", [(0,)]),
-        ("SELECT tracker_version FROM trackers WHERE previous_version IS NULL", [("t0",)]),
-        ("SELECT corrections[23] FROM trackers WHERE corrections[1] = 100", [(122.0,)]),
+        ("SELECT method FROM components WHERE quantiles[12] > 50", [("garch",)]),
+        ("SELECT method, quantiles[12] FROM components WHERE method = 'ensemble'", [("ensemble", 11.0)]),
+        ("SELECT count(*) FROM components WHERE product_id = 'ETH-USD'", [(0,)]),
+        ("SELECT calibrator_version FROM calibrator WHERE previous_version IS NULL", [("t0",)]),
+        ("SELECT quantile_offsets[23] FROM calibrator WHERE quantile_offsets[1] = 100", [(122.0,)]),
         ("SELECT method FROM backtests WHERE method > 'ewma' OR method = 'garch'", [("lstm",)]),
-        ("SELECT method FROM backtests WHERE backtest_id = 'b' AND quantiles_usd IS NULL", [("ewma",)]),
-        ("SELECT method, close_usd FROM backtests WHERE len(quantiles_usd) = 23", [("lstm", 10.0)]),
-        ("SELECT close_usd FROM scores WHERE data_version LIKE '%@31:%' AND hit_80 IS NULL", [(10.5,)]),
-        ("SELECT max(close_usd) FROM scores JOIN predictions USING (product_id, prediction_id)", [(10.5,)]),
-        ("SELECT i.method FROM ingredients i JOIN predictions p USING (prediction_id)"
-         " WHERE p.target_day = DATE '2019-01-31' AND i.deviation < .1 ORDER BY 1",
+        ("SELECT method FROM backtests WHERE backtest_id = 'b' AND quantiles IS NULL", [("ewma",)]),
+        ("SELECT method, close FROM backtests WHERE len(quantiles) = 23", [("lstm", 10.0)]),
+        ("SELECT close FROM scores WHERE data_version LIKE '%@31:%' AND covered_80 IS NULL", [(10.5,)]),
+        ("SELECT max(close) FROM scores JOIN predictions USING (product_id, prediction_id)", [(10.5,)]),
+        ("SELECT i.method FROM components i JOIN predictions p USING (prediction_id)"
+         " WHERE p.target_day = DATE '2019-01-31' AND i.sigma < .1 ORDER BY 1",
          [("ensemble",), ("garch",)]),
         ("SELECT count(*) FROM backtests WHERE origin_day BETWEEN '2019-01-31' AND '2019-02-01'", [(2,)]),
     ],
@@ -203,7 +203,7 @@ FOREIGN = [
     "SELECT 1 +",
     "SELECT '" + "x" * 3000,
     "INSERT INTO closes VALUES (1)",
-    "UPDATE closes SET close_usd = 1",
+    "UPDATE closes SET close = 1",
     "DELETE FROM predictions",
     "DROP VIEW predictions",
     "CREATE TABLE t (a int)",
@@ -262,7 +262,7 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(
 
 
 def test_an_answer_that_is_too_large_is_refused(full: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(asked, "MAX_BYTES", 2**20)
     assert query(full, "SELECT * FROM range(100000)").num_rows == 100_000
     with pytest.raises(BadQuery, match="at most 1 MB, this one has more: ask for fewer rows"):
         query(full, "SELECT * FROM range(100000000000)")
@@ -274,24 +274,24 @@ def test_the_views_are_as_before_after_all_of_that(full: Home) -> None:
 
 def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
     """Forecasts of consecutive days in files of eight rows to a group, a file a product."""
-    point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
+    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
     texts = ("model_version", "data_version", "settings_version", "code_version", "flow_run_id")
     same = {**dict.fromkeys(texts, "x"), **point_only, "horizon": 1, "profile": "article", "created_at": NOW}
-    same |= {"last_close_usd": 1.0, "quantile_levels": None, "quantiles_usd": None}
+    same |= {"last_close": 1.0, "quantile_levels": None, "quantiles": None}
     for first in (0, days // 2):
         for product in products:
             publish_all(home, [
-                {**same, "prediction_id": f"{product} {n}", "product_id": product, "point_usd": float(n)}
+                {**same, "prediction_id": f"{product} {n}", "product_id": product, "point": float(n)}
                 | {"origin_day": FIRST + timedelta(days=n), "target_day": FIRST + timedelta(days=n + 1)}
                 for n in range(first, first + days // 2)
             ])  # fmt: skip
-    tidy(home, "predictions")
+    compact_table(home, "predictions")
     dataset = open_dataset(home.predictions)
     assert dataset is not None
     return [home.predictions / path for path in sorted(dataset.files)]
 
 
-COUNTED = "SELECT count(*), min(point_usd) FROM predictions WHERE "
+COUNTED = "SELECT count(*), min(point) FROM predictions WHERE "
 APRIL = "target_day BETWEEN DATE '2019-04-01' AND DATE '2019-04-30'"
 
 
@@ -336,7 +336,7 @@ def test_a_question_about_a_month_reads_no_other_rows(
                     file.write(b"\xff" * column.total_compressed_size)
     assert rows(home, COUNTED + APRIL) == [(30, 89.0)]
     with pytest.raises(ClosecastError):
-        query(home, "SELECT point_usd FROM predictions WHERE target_day < DATE '2019-02-01'")
+        query(home, "SELECT point FROM predictions WHERE target_day < DATE '2019-02-01'")
 
 
 def test_the_scan_of_one_query_is_of_one_state(full: Home) -> None:

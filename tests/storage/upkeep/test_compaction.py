@@ -20,10 +20,10 @@ from deltalake.exceptions import CommitFailedError
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.tables.delta import Table
-from storage.tables.schemas import INGREDIENTS, ingredients
+from storage.tables.schemas import COMPONENTS, components
 from storage.tables.sql import VIEWS
 from storage.upkeep import compaction as maintenance
-from storage.upkeep.compaction import TABLES, Tidied, last_touched, tidy
+from storage.upkeep.compaction import TABLES, Compaction, compact_table, last_touched
 from tests.helpers import BTC, FIRST, die
 from tests.processes import forked, process_for, run_process
 
@@ -43,34 +43,34 @@ def rows(number: int, product_id: str = BTC) -> list[dict[str, Any]]:
             "prediction_id": f"p{number}",
             "product_id": product_id,
             "target_day": FIRST + timedelta(days=number),
-            "method": method,
-            "deviation": 0.1 + 0.2,
-            "tracker_version": None if method == "har_t" else f"r:{number}",
-            "quantiles_usd": [float(number), 5e-324, 1e17],
+            "component": method,
+            "sigma": 0.1 + 0.2,
+            "calibrator_version": None if method == "har_t" else f"r:{number}",
+            "quantiles": [float(number), 5e-324, 1e17],
         }
         for method in METHODS
     ]
 
 
 def filled(home: Home, days: int, *, first: int = 0) -> Table:
-    table = ingredients(home)
+    table = components(home)
     for number in range(first, first + days):
         assert table.add(rows(number)) == 2
     return table
 
 
 def delta(home: Home, version: int | None = None) -> DeltaTable:
-    return DeltaTable(str(home.ingredients), version=version)
+    return DeltaTable(str(home.components), version=version)
 
 
 def numbers(found: pa.Table) -> list[int]:
     """The numbers of the forecasts, rising, one for each of the first method's rows."""
-    names = found.filter(ds.field("method") == METHODS[0])["prediction_id"].to_pylist()
+    names = found.filter(ds.field("component") == METHODS[0])["prediction_id"].to_pylist()
     return sorted(int(name[1:]) for name in names)
 
 
 def data_files(home: Home) -> set[Path]:
-    return {path for path in home.ingredients.rglob("*.parquet") if path.parent.name != "_delta_log"}
+    return {path for path in home.components.rglob("*.parquet") if path.parent.name != "_delta_log"}
 
 
 def grow_older(folder: Path, days: int) -> None:
@@ -89,7 +89,7 @@ def test_every_table_is_looked_after(home: Home) -> None:
     assert set(TABLES) == set(VIEWS) - {"closes", "candles", "quarantine"}
     for name in TABLES:
         assert isinstance(getattr(home, name), Path)
-        assert tidy(home, name) is None
+        assert compact_table(home, name) is None
         assert not getattr(home, name).exists()
 
 
@@ -97,13 +97,13 @@ def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> Non
     table = filled(home, 12)
     table.add(rows(0, "ETH-USD"))
     table.add(rows(1, "ETH-USD"))
-    order = [("product_id", "ascending"), ("prediction_id", "ascending"), ("method", "ascending")]
+    order = [("product_id", "ascending"), ("prediction_id", "ascending"), ("component", "ascending")]
     before = table.read().sort_by(order)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 14, 2, 0)
+    assert compact_table(home, "components") == Compaction("components", 14, 2, 0)
     assert table.read().sort_by(order) == before
     partitions = {Path(uri).parent.name for uri in delta(home).file_uris()}
     assert partitions == {"product_id=BTC-USD", "product_id=ETH-USD"}
-    entry = home.ingredients / "_delta_log" / f"{delta(home).version():020d}.json"
+    entry = home.components / "_delta_log" / f"{delta(home).version():020d}.json"
     actions = [json.loads(line) for line in entry.read_text().splitlines()]
     changes = [
         action[kind]["dataChange"] for action in actions for kind in ("add", "remove") if kind in action
@@ -113,49 +113,49 @@ def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> Non
 
 def test_what_is_compact_is_left_as_it_is(home: Home) -> None:
     filled(home, 3)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     version, files = delta(home).version(), data_files(home)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 1, 1, 0)
+    assert compact_table(home, "components") == Compaction("components", 1, 1, 0)
     assert (delta(home).version(), data_files(home)) == (version, files)
 
 
 def test_a_file_that_is_full_is_not_written_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    ingredients(home).add([row for number in range(3, 500) for row in rows(number)])
+    components(home).add([row for number in range(3, 500) for row in rows(number)])
     (full,) = delta(home).file_uris()
     monkeypatch.setattr(maintenance, "FULL_BYTES", Path(full).stat().st_size)
     filled(home, 3)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 4, 2, 0)
+    assert compact_table(home, "components") == Compaction("components", 4, 2, 0)
     assert full in delta(home).file_uris()
-    assert numbers(ingredients(home).read()) == list(range(500))
+    assert numbers(components(home).read()) == list(range(500))
 
 
 def test_texts_stay_plain_and_every_column_can_be_filtered(home: Home) -> None:
     table = filled(home, 5)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     (path,) = delta(home).file_uris()
     kinds = {field.name: field.type for field in pq.read_schema(path)}
-    assert {kinds[name] for name in ("prediction_id", "method", "tracker_version")} == {pa.string()}
+    assert {kinds[name] for name in ("prediction_id", "component", "calibrator_version")} == {pa.string()}
     assert table.read(ds.field("prediction_id").isin(["p1", "p3"])).num_rows == 4
-    assert table.read(ds.field("tracker_version") == "r:2").num_rows == 1
-    assert table.read(ds.field("tracker_version").is_null()).num_rows == 5
-    assert table.read((ds.field("method") >= "l") & (ds.field("target_day") > FIRST)).num_rows == 4
+    assert table.read(ds.field("calibrator_version") == "r:2").num_rows == 1
+    assert table.read(ds.field("calibrator_version").is_null()).num_rows == 5
+    assert table.read((ds.field("component") >= "l") & (ds.field("target_day") > FIRST)).num_rows == 4
     dataset = table.dataset()
     assert dataset is not None
-    asked = "SELECT prediction_id FROM dataset WHERE method = 'lstm' AND tracker_version > 'r:3'"
+    asked = "SELECT prediction_id FROM dataset WHERE method = 'lstm' AND calibrator_version > 'r:3'"
     assert duckdb.sql(asked).fetchall() == [("p4",)]
 
 
 def test_files_that_a_merge_wrote_can_be_filtered_again(home: Home) -> None:
     table = filled(home, 1)
-    source = pa.Table.from_pylist(rows(1), schema=INGREDIENTS)
+    source = pa.Table.from_pylist(rows(1), schema=COMPONENTS)
     merge = delta(home).merge(
         source, predicate="s.prediction_id = t.prediction_id", source_alias="s", target_alias="t"
     )
     merge.when_not_matched_insert_all().execute()
-    kinds = {pq.read_schema(path).field("method").type for path in data_files(home)}
+    kinds = {pq.read_schema(path).field("component").type for path in data_files(home)}
     assert pa.string_view() in kinds, "Delta writes merges as plain texts: the test can go"
-    tidy(home, "ingredients")
-    assert table.read(ds.field("method") == "lstm").num_rows == 2
+    compact_table(home, "components")
+    assert table.read(ds.field("component") == "lstm").num_rows == 2
 
 
 def test_a_question_about_some_days_reads_a_part_of_the_file(
@@ -163,9 +163,9 @@ def test_a_question_about_some_days_reads_a_part_of_the_file(
 ) -> None:
     monkeypatch.setattr(maintenance, "GROUP_ROWS", 8)
     filled(home, 20)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     filled(home, 4, first=20)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     (path,) = delta(home).file_uris()
     place = pq.read_schema(path).names.index("target_day")
     metadata = pq.ParquetFile(path).metadata
@@ -180,22 +180,22 @@ def test_what_was_replaced_is_kept_for_thirty_days_however_old_its_rows_are(
     home: Home, days: int, kept: int
 ) -> None:
     filled(home, 4)
-    grow_older(home.ingredients, 60)
+    grow_older(home.components, 60)
     replaced = data_files(home)
-    maintenance._compact(home.ingredients)
-    grow_older(home.ingredients, days)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 1, 1, 4 - kept)
+    maintenance._compact(home.components)
+    grow_older(home.components, days)
+    assert compact_table(home, "components") == Compaction("components", 1, 1, 4 - kept)
     assert len(replaced & data_files(home)) == kept
-    assert numbers(ingredients(home).read()) == [0, 1, 2, 3]
+    assert numbers(components(home).read()) == [0, 1, 2, 3]
 
 
 def test_what_was_out_of_use_for_longer_is_deleted(home: Home) -> None:
     table = filled(home, 4)
-    maintenance._compact(home.ingredients)
-    grow_older(home.ingredients, 31)
+    maintenance._compact(home.components)
+    grow_older(home.components, 31)
     filled(home, 1, first=4)
     kept = data_files(home)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 2, 1, 4)
+    assert compact_table(home, "components") == Compaction("components", 2, 1, 4)
     # The two that were compacted just now are young.
     assert len(data_files(home)) == 3
     assert len(kept & data_files(home)) == 2
@@ -206,12 +206,12 @@ def test_what_was_out_of_use_for_longer_is_deleted(home: Home) -> None:
 
 def test_every_version_of_the_last_thirty_days_can_be_read_and_older_entries_go(home: Home) -> None:
     filled(home, 5)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     old = delta(home).version()
-    grow_older(home.ingredients, 40)
+    grow_older(home.components, 40)
     filled(home, 3, first=5)
-    tidy(home, "ingredients")
-    entries = {path.name for path in (home.ingredients / "_delta_log").glob("*.json")}
+    compact_table(home, "components")
+    entries = {path.name for path in (home.components / "_delta_log").glob("*.json")}
     assert f"{0:020d}.json" not in entries
     for back in range(4):
         version = delta(home).version() - back
@@ -228,7 +228,7 @@ def test_what_a_killed_run_left_goes_when_it_is_old(home: Home) -> None:
         path.write_bytes(b"not committed")
     long_ago = time.time() - 31 * DAY
     os.utime(old, (long_ago, long_ago))
-    assert tidy(home, "ingredients") == Tidied("ingredients", 2, 1, 1)
+    assert compact_table(home, "components") == Compaction("components", 2, 1, 1)
     assert young.exists()
     assert not old.exists()
     assert numbers(table.read()) == [0, 1]
@@ -240,22 +240,22 @@ def test_a_table_from_before_learns_how_long_to_keep(home: Home) -> None:
     assert delta(home).metadata().configuration[name] == "interval 30 days"
     filled(home, 1, first=1)
     delta(home).alter.set_table_properties({name: "interval 7 days"})
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     assert delta(home).metadata().configuration[name] == "interval 30 days"
-    assert numbers(ingredients(home).read()) == [0, 1]
+    assert numbers(components(home).read()) == [0, 1]
 
 
 def test_a_look_before_anything_is_done(home: Home) -> None:
     filled(home, 3)
-    before = {path: path.stat().st_mtime_ns for path in home.ingredients.rglob("*")}
-    assert tidy(home, "ingredients", dry_run=True) == Tidied("ingredients", 3, 3, 0)
-    assert {path: path.stat().st_mtime_ns for path in home.ingredients.rglob("*")} == before
+    before = {path: path.stat().st_mtime_ns for path in home.components.rglob("*")}
+    assert compact_table(home, "components", dry_run=True) == Compaction("components", 3, 3, 0)
+    assert {path: path.stat().st_mtime_ns for path in home.components.rglob("*")} == before
 
 
 def test_rows_come_in_although_the_table_was_compacted_since(home: Home) -> None:
     table = filled(home, 3)
     state = table.begin()
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     assert table.insert(state, table.given(rows(3))) == 2
     assert numbers(table.read()) == [0, 1, 2, 3]
 
@@ -264,7 +264,7 @@ def test_a_compaction_hides_no_row_that_came_twice(home: Home) -> None:
     table = filled(home, 1)
     state = table.begin()
     assert table.add(rows(1)) == 2
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     with pytest.raises(CommitFailedError):
         table.insert(state, table.given(rows(1)))
     assert table.add(rows(1)) == 0
@@ -277,25 +277,25 @@ def test_one_compacts_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
 
     def let_another_try(folder: Path) -> None:
         with pytest.raises(HomeBusy, match="another upkeep") as caught:
-            tidy(home, "ingredients", wait_seconds=0.1)
+            compact_table(home, "components", wait_seconds=0.1)
         refused.append(str(caught.value))
         compact(folder)
 
     monkeypatch.setattr(maintenance, "_compact", let_another_try)
-    assert tidy(home, "ingredients") == Tidied("ingredients", 4, 1, 0)
+    assert compact_table(home, "components") == Compaction("components", 4, 1, 0)
     assert len(refused) == 1
-    assert numbers(ingredients(home).read()) == [0, 1, 2, 3]
+    assert numbers(components(home).read()) == [0, 1, 2, 3]
 
 
 def keep_adding(root: Path, product_id: str, count: int) -> None:
-    table = ingredients(Home(root))
+    table = components(Home(root))
     for number in range(count):
         assert table.add(rows(number, product_id)) == 2
 
 
 def keep_tidying(root: Path, stop: Any) -> None:
     while not stop.is_set():
-        tidy(Home(root), "ingredients")
+        compact_table(Home(root), "components")
 
 
 def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) -> None:
@@ -311,7 +311,7 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
         while any(writer.is_alive() for writer in writers):
             looks += 1
             for product in seen:
-                found = numbers(ingredients(home).read(ds.field("product_id") == product))
+                found = numbers(components(home).read(ds.field("product_id") == product))
                 assert found == list(range(len(found)))  # each once, none missing in between
                 assert len(found) >= seen[product]
                 seen[product] = len(found)
@@ -324,7 +324,7 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
     operations = {commit["operation"] for commit in delta(home).history()}
     assert "OPTIMIZE" in operations
     for product in seen:
-        found = numbers(ingredients(home).read(ds.field("product_id") == product))
+        found = numbers(components(home).read(ds.field("product_id") == product))
         assert found == list(range(count))
 
 
@@ -337,7 +337,7 @@ def dies_in(root: Path, name: str, call: int) -> None:
         return die() if len(calls) == call else usual(*given)
 
     setattr(maintenance, name, count)
-    tidy(Home(root), "ingredients")
+    compact_table(Home(root), "components")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_killed_anywhere_every_row_is_there_and_the_next_time_finishes(
     table = filled(home, 3)
     assert run_process(dies_in, home.root, name, call) == -9
     assert numbers(table.read()) == [0, 1, 2]
-    found = tidy(home, "ingredients")
+    found = compact_table(home, "components")
     assert found is not None
     assert found.files_after == 1
     assert numbers(table.read()) == [0, 1, 2]
@@ -363,9 +363,9 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
         synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    tidy(home, "ingredients")
+    compact_table(home, "components")
     (file,) = delta(home).file_uris()
-    log = home.ingredients / "_delta_log"
+    log = home.components / "_delta_log"
     version = f"{delta(home).version():020d}"
     entry, checkpoint = str(log / f"{version}.json"), str(log / f"{version}.checkpoint.parquet")
     assert synced.index(file) < synced.index(entry) < synced.index(checkpoint)
@@ -375,10 +375,10 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
 
 def test_a_damaged_table_says_so(home: Home) -> None:
     filled(home, 2)
-    log = home.ingredients / "_delta_log" / f"{0:020d}.json"
+    log = home.components / "_delta_log" / f"{0:020d}.json"
     log.write_bytes(log.read_bytes()[:20])
     with pytest.raises(Damaged, match="restore"):
-        tidy(home, "ingredients")
+        compact_table(home, "components")
 
 
 def test_when_a_folder_was_touched(tmp_path: Path) -> None:

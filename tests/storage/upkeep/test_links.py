@@ -18,7 +18,7 @@ from storage.models.backtest_cache import Folds
 from storage.models.registry import Models
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
-from storage.upkeep.compaction import stray_bundles, tidy
+from storage.upkeep.compaction import compact_table, orphaned_bundles
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import CODE, MADE, Runs
@@ -60,8 +60,8 @@ def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> No
     linked = Runs(Home(tmp_path / "link"), runs.recipe)
     linked.score(MADE + 4)
     row = linked.publish(MADE + 4, key_of(linked, MADE + 4), linked.choose(MADE + 4).version)
-    assert row["point_usd"] > 0
-    assert tidy(linked.home, "predictions")
+    assert row["point"] > 0
+    assert compact_table(linked.home, "predictions")
     assert verify_home(linked.home).wrong == []
     back_up(linked.home, tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", Home(tmp_path / "again"))
@@ -73,7 +73,7 @@ def test_pruning_takes_nothing_away_behind_a_link(runs: Runs, outside: Path) -> 
     (runs.home.models / f"closecast.{BTC}.calibrated" / "0123").symlink_to(outside)
     runs.home.folds.mkdir()
     (runs.home.folds / "abc").symlink_to(outside)
-    assert stray_bundles(runs.home, BTC, "calibrated") == []
+    assert orphaned_bundles(runs.home, BTC, "calibrated") == []
     assert prune_home(runs.home, moment=datetime.now(UTC)) == []
     whole(outside)
 
@@ -81,7 +81,7 @@ def test_pruning_takes_nothing_away_behind_a_link(runs: Runs, outside: Path) -> 
 def test_a_vacuum_does_not_go_through_a_link(runs: Runs, outside: Path) -> None:
     (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
     with pytest.raises(HomeUnusable, match="ETH-USD is a link"):
-        tidy(runs.home, "scores")
+        compact_table(runs.home, "scores")
     whole(outside)
 
 

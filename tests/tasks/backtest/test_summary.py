@@ -20,19 +20,19 @@ PAST = np.array([100.0, 103.0, 101.0, np.nan, 90.0, 91.0])  # changes known: 3, 
 def evaluation(days: int = 300, *, seed: int = 3) -> Evaluation:
     """Normal returns of a scale that changes: one method knows it, one does not, one is the first again."""
     draw = np.random.default_rng(seed)
-    deviation = np.exp(draw.normal(-3.5, 0.4, days))
-    came = deviation * draw.normal(0, 1, days)
+    sigma = np.exp(draw.normal(-3.5, 0.4, days))
+    came = sigma * draw.normal(0, 1, days)
     last = 1000.0 * np.exp(np.cumsum(np.concatenate([[0.0], came[:-1]])))
-    lean = 0.1 * deviation * np.sign(draw.normal(0, 1, days))
+    lean = 0.1 * sigma * np.sign(draw.normal(0, 1, days))
     return Evaluation(
         target_days=[date(2020, 1, 1) + timedelta(days=n) for n in range(days)],
-        last_close_usd=last,
-        close_usd=last * np.exp(came),
-        deviation=deviation,
+        last_close=last,
+        close=last * np.exp(came),
+        sigma=sigma,
         quantiles={
-            "calibrated": lean[:, None] + deviation[:, None] * NORMAL,
+            "calibrated": lean[:, None] + sigma[:, None] * NORMAL,
             "flat": np.tile(0.1 * NORMAL, (days, 1)),
-            "twin": lean[:, None] + deviation[:, None] * NORMAL,
+            "twin": lean[:, None] + sigma[:, None] * NORMAL,
         },
     )
 
@@ -44,7 +44,7 @@ def said() -> Evaluation:
 
 @pytest.fixture(scope="module")
 def summary(said: Evaluation) -> Summary:
-    return summarise(said, past_closes_usd=PAST)
+    return summarise(said, past_closes=PAST)
 
 
 def constant(days: int) -> Evaluation:
@@ -173,7 +173,7 @@ def test_nothing_to_divide_by_is_unknown() -> None:
 
 
 def test_crps_and_its_ratios(said: Evaluation, summary: Summary) -> None:
-    came = np.log(said.close_usd / said.last_close_usd)
+    came = np.log(said.close / said.last_close)
     ours, flat = (float(crps(came, said.quantiles[name]).mean()) for name in ("calibrated", "flat"))
     against = summary.against["flat"]
 
@@ -199,8 +199,8 @@ def test_the_span(summary: Summary) -> None:
 
 
 def test_coverage_by_counting(said: Evaluation, summary: Summary) -> None:
-    came = np.log(said.close_usd / said.last_close_usd)
-    order = np.argsort(said.deviation)
+    came = np.log(said.close / said.last_close)
+    order = np.argsort(said.sigma)
     for band, level in zip(summary.coverage, (0.25, 0.1, 0.05, 0.025), strict=True):
         quantiles = said.quantiles["calibrated"]
         low, high = quantiles[:, LEVELS.index(level)], quantiles[:, LEVELS.index(round(1 - level, 3))]
@@ -226,7 +226,7 @@ def test_pit_by_hand(said: Evaluation) -> None:
         said.target_days[:6], last, last * np.exp(0.02 * stats.norm.ppf(at)), scale, {"calibrated": quantiles}
     )
 
-    found = summarise(few, past_closes_usd=PAST).pit
+    found = summarise(few, past_closes=PAST).pit
 
     assert {n: count for n, count in enumerate(found.counts) if count} == {0: 1, 5: 2, 10: 1, 14: 1, 19: 1}
     assert len(found.counts) == 20
@@ -236,7 +236,7 @@ def test_pit_by_hand(said: Evaluation) -> None:
 
 
 def test_a_good_model_is_uniform_and_a_wide_one_is_not(said: Evaluation, summary: Summary) -> None:
-    wide = summarise(said, past_closes_usd=PAST, model="flat")
+    wide = summarise(said, past_closes=PAST, model="flat")
 
     assert sum(summary.pit.counts) == sum(wide.pit.counts) == 300
     assert summary.pit.kolmogorov_at_levels < 1.63 / np.sqrt(300)  # the 99th percentile of Kolmogorov's law
@@ -248,16 +248,16 @@ def by_hand(medians: list[float], closes: list[float]) -> Summary:
     last = np.full(len(closes), 100.0)
     when = [date(2020, 1, 1) + timedelta(days=n) for n in range(len(closes))]
     said = Evaluation(when, last, np.array(closes), np.full(len(closes), 0.1), {"calibrated": quantiles})
-    return summarise(said, past_closes_usd=PAST)
+    return summarise(said, past_closes=PAST)
 
 
 def test_the_point_by_hand() -> None:
     # Said 110, 90, 100; came 104, 98, 100: errors 6, 8, 0, and naive's 4, 2, 0.
     point = by_hand([np.log(1.1), np.log(0.9), 0.0], [104.0, 98.0, 100.0]).point
 
-    assert point.rmse_usd == pytest.approx(np.sqrt(100 / 3))
+    assert point.rmse == pytest.approx(np.sqrt(100 / 3))
     assert point.rmse_ratio_to_naive == pytest.approx(np.sqrt(100 / 20))
-    assert point.mae_usd == pytest.approx(14 / 3)
+    assert point.mae == pytest.approx(14 / 3)
     assert point.mae_ratio_to_naive == pytest.approx(14 / 6)
     assert point.mase == pytest.approx(14 / 3 / 2)
 
@@ -288,7 +288,7 @@ def test_a_span_that_only_rises() -> None:
 
 @pytest.mark.parametrize("days", [1, 2, 5, 29, 60])
 def test_a_constant_series_is_plain_json(days: int) -> None:
-    summary = summarise(constant(days), past_closes_usd=np.full(10, 50.0))
+    summary = summarise(constant(days), past_closes=np.full(10, 50.0))
     plain = summary.as_json()
 
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
@@ -297,9 +297,9 @@ def test_a_constant_series_is_plain_json(days: int) -> None:
     assert plain["coverage"][0]["overall"]["share"] == 1.0
     assert plain["coverage"][0]["low"] is plain["coverage"][0]["high"] is None
     assert plain["point"] == {
-        "rmse_usd": 0.0,
+        "rmse": 0.0,
         "rmse_ratio_to_naive": None,
-        "mae_usd": 0.0,
+        "mae": 0.0,
         "mae_ratio_to_naive": None,
         "mase": None,
     }
@@ -310,7 +310,7 @@ def test_a_constant_series_is_plain_json(days: int) -> None:
 
 @pytest.mark.parametrize("days", [1, 2, 3, 8, 29, 30, 31])
 def test_few_days_are_plain_json(days: int) -> None:
-    plain = summarise(evaluation(days), past_closes_usd=np.array([])).as_json()
+    plain = summarise(evaluation(days), past_closes=np.array([])).as_json()
 
     assert plain["days"] == days
     assert plain["last_target_day"] == str(date(2020, 1, 1) + timedelta(days=days - 1))
@@ -323,7 +323,7 @@ def test_no_day_is_refused(said: Evaluation) -> None:
     empty = Evaluation([], none, none, none, {"calibrated": np.empty((0, 23))})
 
     with pytest.raises(NotEnoughHistory, match="found none"):
-        summarise(empty, past_closes_usd=PAST)
+        summarise(empty, past_closes=PAST)
 
 
 @pytest.mark.parametrize(
@@ -334,18 +334,18 @@ def test_no_day_is_refused(said: Evaluation) -> None:
             "'calibrated' needs its quantiles, found \\['flat'\\]",
         ),
         ({"target_days": [date(2020, 1, 1)] * 300}, "each target day once"),
-        ({"close_usd": np.ones(299)}, r"close_usd of shape \(300,\), found \(299,\)"),
+        ({"close": np.ones(299)}, r"close of shape \(300,\), found \(299,\)"),
         (
-            {"close_usd": np.array([np.nan, *np.ones(299)])},
-            "known close_usd on every day, found none on 2020-01-01",
+            {"close": np.array([np.nan, *np.ones(299)])},
+            "known close on every day, found none on 2020-01-01",
         ),
-        ({"last_close_usd": np.array([1.0, 0.0, *np.ones(298)])}, "last_close_usd on every day.*2020-01-02"),
+        ({"last_close": np.array([1.0, 0.0, *np.ones(298)])}, "last_close on every day.*2020-01-02"),
         ({"quantiles": {"calibrated": np.full((300, 23), np.nan)}}, "known calibrated on every day"),
     ],
 )
 def test_what_cannot_be_summed_up_is_refused(said: Evaluation, changes: dict, said_why: str) -> None:
     with pytest.raises(BadInput, match=said_why):
-        summarise(replace(said, **changes), past_closes_usd=PAST)
+        summarise(replace(said, **changes), past_closes=PAST)
 
 
 # As text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from storage.core.home import Home
-from storage.tables.schemas import trackers
+from storage.tables.schemas import calibrator
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import State, first_state, state_at
 from tasks.core.quantiles import LEVELS
@@ -48,17 +48,17 @@ def runs(tmp_path: Path) -> Runs:
 
 def rows(runs: Runs) -> list[dict[str, Any]]:
     """The states as they were added, oldest first."""
-    found = trackers(runs.home).read().to_pylist()
+    found = calibrator(runs.home).read().to_pylist()
     return sorted(found, key=lambda row: (row["recipe_version"], row["target_day"], row["revision"]))
 
 
 def after(*numbers: int, start: Any = WARM) -> Any:
-    """The corrections after the outcomes of those days, by hand."""
-    corrections = np.array(start)
+    """The quantile_offsets after the outcomes of those days, by hand."""
+    quantile_offsets = np.array(start)
     for number in numbers:
         for n, (level, usd) in enumerate(zip(LEVELS, spread(close(number - 1)), strict=True)):
-            corrections[n] += RECIPE.tracker_step * (level - (close(number) <= usd))
-    return corrections
+            quantile_offsets[n] += RECIPE.tracker_step * (level - (close(number) <= usd))
+    return quantile_offsets
 
 
 def at(runs: Runs, number: int, **changed: Any) -> State:
@@ -75,23 +75,23 @@ def test_there_is_no_state_before_the_first(tmp_path: Path) -> None:
     assert rows(runs) == []
     first = begin(runs.home)
     assert state_at(runs.home, BTC, RECIPE, day(599)) is None
-    assert at(runs, 600).tracker_version == first.tracker_version
-    np.testing.assert_array_equal(first.corrections, WARM)
+    assert at(runs, 600).calibrator_version == first.calibrator_version
+    np.testing.assert_array_equal(first.quantile_offsets, WARM)
     (row,) = rows(runs)
     assert (row["prediction_id"], row["previous_version"], row["revision"]) == (None, None, 0)
-    assert begin(runs.home).tracker_version == first.tracker_version
+    assert begin(runs.home).calibrator_version == first.calibrator_version
     assert len(rows(runs)) == 1
 
 
 def test_each_outcome_once_in_the_order_of_days(runs: Runs) -> None:
     runs.score(601)
-    np.testing.assert_allclose(at(runs, 601).corrections, after(601), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 601).quantile_offsets, after(601), rtol=0, atol=1e-15)
     runs.score(604)
     made = rows(runs)
     assert [row["target_day"] for row in made] == [day(number) for number in range(600, 605)]
     assert [row["prediction_id"] for row in made] == [None, "p600", "p601", "p602", "p603"]
-    assert [row["previous_version"] for row in made[1:]] == [row["tracker_version"] for row in made[:-1]]
-    np.testing.assert_allclose(at(runs, 604).corrections, after(601, 602, 603, 604), rtol=0, atol=1e-15)
+    assert [row["previous_version"] for row in made[1:]] == [row["calibrator_version"] for row in made[:-1]]
+    np.testing.assert_allclose(at(runs, 604).quantile_offsets, after(601, 602, 603, 604), rtol=0, atol=1e-15)
     for number in (601, 603, 604, 604):
         assert runs.score(number, LATER) == 0
     assert rows(runs) == made
@@ -112,7 +112,7 @@ def test_what_comes_after_the_origin_is_invisible(runs: Runs) -> None:
     for number in range(600, 607):
         assert at(runs, number).target_day == day(number)
     assert at(runs, 700).target_day == day(606)
-    np.testing.assert_allclose(at(runs, 602).corrections, after(601, 602), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 602).quantile_offsets, after(601, 602), rtol=0, atol=1e-15)
 
 
 def test_a_late_outcome_makes_the_later_states_anew(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_late_outcome_makes_the_later_states_anew(tmp_path: Path) -> None:
     forecasts(runs.home, *range(600, 606))
     runs.score(604)
     before = rows(runs)
-    np.testing.assert_allclose(at(runs, 604).corrections, after(601, 603, 604), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604).quantile_offsets, after(601, 603, 604), rtol=0, atol=1e-15)
     runs.restate(602, close(602))
     runs.score(605, LATER)
     made = rows(runs)
@@ -133,11 +133,11 @@ def test_a_late_outcome_makes_the_later_states_anew(tmp_path: Path) -> None:
         (day(604), 1),
         (day(605), 0),
     ]
-    np.testing.assert_allclose(at(runs, 605).corrections, after(*range(601, 606)), rtol=0, atol=1e-15)
-    np.testing.assert_allclose(at(runs, 603).corrections, after(601, 602, 603), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 605).quantile_offsets, after(*range(601, 606)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 603).quantile_offsets, after(601, 602, 603), rtol=0, atol=1e-15)
     chain = [before[1], *new]
-    assert [row["previous_version"] for row in new] == [row["tracker_version"] for row in chain[:-1]]
-    assert len({row["tracker_version"] for row in made}) == len(made)
+    assert [row["previous_version"] for row in new] == [row["calibrator_version"] for row in chain[:-1]]
+    assert len({row["calibrator_version"] for row in made}) == len(made)
     runs.score(605, LATER)
     assert rows(runs) == made
 
@@ -150,13 +150,13 @@ def test_a_late_outcome_that_a_run_on_a_past_day_takes_in(tmp_path: Path) -> Non
     runs.score(605)
     runs.restate(602, close(602))
     runs.score(603, LATER)
-    np.testing.assert_allclose(at(runs, 603).corrections, after(601, 602, 603), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 603).quantile_offsets, after(601, 602, 603), rtol=0, atol=1e-15)
     runs.score(605, LATER)
-    np.testing.assert_allclose(at(runs, 605).corrections, after(*range(601, 606)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 605).quantile_offsets, after(*range(601, 606)), rtol=0, atol=1e-15)
     made = rows(runs)
     runs.score(606, LATER)
     assert len(rows(runs)) == len(made) + 1
-    np.testing.assert_allclose(at(runs, 606).corrections, after(*range(601, 607)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 606).quantile_offsets, after(*range(601, 607)), rtol=0, atol=1e-15)
 
 
 def test_a_restated_close_does_not_rewind(runs: Runs) -> None:
@@ -167,7 +167,7 @@ def test_a_restated_close_does_not_rewind(runs: Runs) -> None:
     assert rows(runs) == made
     runs.score(604, LATER)
     assert len(rows(runs)) == len(made) + 1
-    np.testing.assert_allclose(at(runs, 604).corrections, after(*range(601, 605)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604).quantile_offsets, after(*range(601, 605)), rtol=0, atol=1e-15)
 
 
 def test_states_made_anew_keep_the_close_that_was_known_first(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_states_made_anew_keep_the_close_that_was_known_first(tmp_path: Path) ->
     runs.restate(602, close(602))
     runs.score(604, LATER)
     assert Scores(runs.home).read().num_rows == 5  # four forecasts, one of them twice
-    np.testing.assert_allclose(at(runs, 604).corrections, after(*range(601, 605)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604).quantile_offsets, after(*range(601, 605)), rtol=0, atol=1e-15)
 
 
 def test_a_second_forecast_of_a_day_teaches_nothing(runs: Runs) -> None:
@@ -202,7 +202,7 @@ def test_killed_between_the_scores_and_the_tracker(runs: Runs, monkeypatch: pyte
     assert Scores(runs.home).read().num_rows == 3
     assert len(rows(runs)) == 1
     assert runs.score(603) == 0
-    np.testing.assert_allclose(at(runs, 603).corrections, after(601, 602, 603), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 603).quantile_offsets, after(601, 602, 603), rtol=0, atol=1e-15)
 
 
 def test_two_recipes_do_not_mix(runs: Runs) -> None:
@@ -213,16 +213,16 @@ def test_two_recipes_do_not_mix(runs: Runs) -> None:
     assert at(runs, 602, seed=7).target_day == day(600)
     forecasts(runs.home, 602, 603, name="other", seed=7)  # beside those of the first chain: revisions
     other.score(604)
-    np.testing.assert_allclose(at(runs, 604, seed=7).corrections, after(603, 604), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604, seed=7).quantile_offsets, after(603, 604), rtol=0, atol=1e-15)
     assert at(runs, 604).target_day == day(602)
     runs.score(604)
-    np.testing.assert_allclose(at(runs, 604).corrections, after(*range(601, 605)), rtol=0, atol=1e-15)
-    np.testing.assert_allclose(at(runs, 604, seed=7).corrections, after(603, 604), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604).quantile_offsets, after(*range(601, 605)), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 604, seed=7).quantile_offsets, after(603, 604), rtol=0, atol=1e-15)
 
 
 def test_the_policy_is_not_part_of_the_chain(runs: Runs) -> None:
     runs.score(602)
-    assert at(runs, 602, refit_every_days=7).tracker_version == at(runs, 602).tracker_version
+    assert at(runs, 602, refit_every_days=7).calibrator_version == at(runs, 602).calibrator_version
 
 
 def test_a_run_on_a_day_before_the_chain_moves_nothing_after_it(runs: Runs) -> None:
@@ -234,7 +234,7 @@ def test_a_run_on_a_day_before_the_chain_moves_nothing_after_it(runs: Runs) -> N
     new = [row for row in rows(runs) if row not in made]
     assert [(row["target_day"], row["revision"]) for row in new] == [(day(550), 0), (day(551), 0)]
     assert [row for row in rows(runs) if row not in new] == made
-    np.testing.assert_allclose(at(runs, 560).corrections, after(551), rtol=0, atol=1e-15)
-    np.testing.assert_allclose(at(runs, 603).corrections, after(601, 602, 603), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 560).quantile_offsets, after(551), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(at(runs, 603).quantile_offsets, after(601, 602, 603), rtol=0, atol=1e-15)
     assert runs.score(603, LATER) == 0
     assert len(rows(runs)) == len(made) + 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.calibration.quantile_tracker import advance, follow, mix, to_usd, track
+from tasks.calibration.quantile_tracker import advance, follow, mix, to_price, track
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, inside
 from tasks.profiles.min_max import Floats
 
@@ -20,21 +20,21 @@ def test_half_and_half() -> None:
     assert mix(5 * UNIT, UNIT, share=1.0).tobytes() == UNIT.tobytes()
     short = UNIT.astype(np.float32)  # as a network says it
     assert mix(short, short, share=0.5).dtype == np.float64
-    assert to_usd(short, 100.0).dtype == np.float64
+    assert to_price(short, 100.0).dtype == np.float64
 
 
 def test_a_correction_is_in_scales_and_the_quantiles_rise() -> None:
-    corrections = ZERO.copy()
-    corrections[MEDIAN] = 0.5
-    found = track(0.1 * UNIT, corrections, 0.2)
+    quantile_offsets = ZERO.copy()
+    quantile_offsets[MEDIAN] = 0.5
+    found = track(0.1 * UNIT, quantile_offsets, 0.2)
     assert found[np.searchsorted(found, 0.1)] == pytest.approx(0.1)  # the median, moved by .5 * .2
     assert (np.diff(found) >= 0).all()
-    assert sorted(0.1 * UNIT + corrections * 0.2) == found.tolist()
-    assert (np.diff(0.1 * UNIT + corrections * 0.2) < 0).any()
+    assert sorted(0.1 * UNIT + quantile_offsets * 0.2) == found.tolist()
+    assert (np.diff(0.1 * UNIT + quantile_offsets * 0.2) < 0).any()
 
 
 def test_one_outcome_by_hand() -> None:
-    said = to_usd(0.02 * UNIT, 1000.0)
+    said = to_price(0.02 * UNIT, 1000.0)
     assert said[MEDIAN] == pytest.approx(1000.0)
     found = advance(ZERO, float(said[MEDIAN]) + 1e-6, said, step=0.002)
     # The close is above the median: what lies below it rises, what lies above it falls.
@@ -47,11 +47,11 @@ def test_one_outcome_by_hand() -> None:
     assert (ZERO == 0).all()  # what was handed in stays
 
 
-def walk(days: int, deviation: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Quantiles, scales, and both closes of days whose return has that deviation, in scales of .03."""
+def walk(days: int, sigma: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Quantiles, scales, and both closes of days whose return has that sigma, in scales of .03."""
     draw = np.random.default_rng(6)
     scales = np.full(days, 0.03)
-    closes = 4000 * np.exp(np.cumsum(draw.normal(0, 0.03 * deviation, days + 1)))
+    closes = 4000 * np.exp(np.cumsum(draw.normal(0, 0.03 * sigma, days + 1)))
     return np.tile(0.03 * UNIT, (days, 1)), scales, closes[:-1], closes[1:]
 
 
@@ -61,7 +61,7 @@ def test_following_is_tracking_day_by_day() -> None:
     said, after = follow(quantiles, scales, last, came, 0.1 * UNIT, step=0.05)
     state = 0.1 * UNIT
     for day in range(12):
-        expected = to_usd(track(quantiles[day], state, scales[day]), last[day])
+        expected = to_price(track(quantiles[day], state, scales[day]), last[day])
         assert said[day].tobytes() == expected.tobytes()
         if day not in (4, 5):
             state = advance(state, came[day], expected, step=0.05)
@@ -83,9 +83,9 @@ def test_nothing_is_learned_of_what_is_not_known() -> None:
     assert same.tobytes() == (0.1 * UNIT).tobytes()
 
 
-@pytest.mark.parametrize("deviation", [0.5, 2.0])
-def test_in_the_long_run_it_covers_what_it_says(deviation: float) -> None:
-    quantiles, scales, last, came = walk(4000, deviation)
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_in_the_long_run_it_covers_what_it_says(sigma: float) -> None:
+    quantiles, scales, last, came = walk(4000, sigma)
     untracked, _ = follow(quantiles, scales, last, came, ZERO, step=0.0)
     said, _ = follow(quantiles, scales, last, came, ZERO, step=0.05)
     settled = slice(1000, None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.calibration.quantile_tracker import MOST_CORRECTION, advance, follow, to_usd, track
+from tasks.calibration.quantile_tracker import MAX_OFFSET, advance, follow, to_price, track
 from tasks.core.quantiles import LEVELS
 from tasks.profiles.min_max import Floats
 
@@ -19,12 +19,12 @@ STEADY = settings(max_examples=60 * MORE, deadline=None, derandomize=MORE == 1, 
 LEVEL = np.array(LEVELS)
 STEP, BOUND = 0.02, 2.5  # in scales: of the tracker, and of how far an outcome lies from a level's base
 
-corrections = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
+quantile_offsets = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
 spreads = st.floats(1e-6, 0.5)
 
 
 @STEADY
-@given(corrections, spreads)
+@given(quantile_offsets, spreads)
 def test_the_quantiles_rise_whatever_the_corrections(moved: Floats, scale: float) -> None:
     base = np.linspace(-2, 2, 23) * scale
     said = track(base, moved, scale)
@@ -33,11 +33,11 @@ def test_the_quantiles_rise_whatever_the_corrections(moved: Floats, scale: float
 
 
 @STEADY
-@given(corrections, st.floats(0.001, 1000), st.floats(0.5, 2), st.floats(0, 0.1))
+@given(quantile_offsets, st.floats(0.001, 1000), st.floats(0.5, 2), st.floats(0, 0.1))
 def test_an_outcome_moves_each_level_by_its_own_step(
     moved: Floats, last: float, share: float, step: float
 ) -> None:
-    said = to_usd(np.linspace(-0.2, 0.2, 23), last)
+    said = to_price(np.linspace(-0.2, 0.2, 23), last)
     after = advance(moved, last * share, said, step=step)
     up = last * share > said
     np.testing.assert_array_equal(after[up], (moved + step * LEVEL)[up])
@@ -73,7 +73,7 @@ def test_a_level_covers_what_it_says_against_any_adversary(name: str, place: int
         said = track(base, moved, 1.0)
         came = ADVERSARIES[name](float(said[place]), number, draw)
         below += came <= said[place]
-        moved = advance(moved, float(to_usd(np.array(came), 1.0)), to_usd(said, 1.0), step=STEP)
+        moved = advance(moved, float(to_price(np.array(came), 1.0)), to_price(said, 1.0), step=STEP)
         assert abs(moved[place]) <= BOUND + STEP
     assert abs(below / days - LEVELS[place]) <= (BOUND + STEP) / (STEP * days)
 
@@ -95,7 +95,7 @@ def test_quantiles_that_cross_do_not_push_a_correction_on_without_end(side: int)
     base = np.tile(np.linspace(-2, 2, 23), (days, 1))
     stuck, ones = np.full(days, np.exp(side * 2.5)), np.ones(days)
     _, moved = follow(base, ones, ones, stuck, np.zeros(23), step=STEP)
-    assert np.abs(moved).max() <= MOST_CORRECTION
+    assert np.abs(moved).max() <= MAX_OFFSET
     came = np.exp(np.random.default_rng(3).normal(0, 1, days))
     said, _ = follow(base, ones, ones, came, moved, step=STEP)
     after = (came[-1000:, None] <= said[-1000:]).mean(axis=0)

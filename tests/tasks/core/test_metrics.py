@@ -21,10 +21,10 @@ def test_beside_naive() -> None:
     came, last = np.array([110.0, 90.0]), np.array([100.0, 100.0])
     figures = against_naive(np.array([105.0, 95.0]), came, last)
     assert figures == {
-        "test_rmse_usd": 5.0,
-        "test_mae_usd": 5.0,
-        "naive_rmse_usd": 10.0,
-        "naive_mae_usd": 10.0,
+        "test_rmse": 5.0,
+        "test_mae": 5.0,
+        "naive_rmse": 10.0,
+        "naive_mae": 10.0,
         "rmse_ratio_to_naive": 0.5,
     }
     assert all(type(value) is float for value in figures.values())
@@ -36,5 +36,5 @@ def test_beside_naive() -> None:
 def test_a_series_that_never_moves_has_no_ratio() -> None:
     still = np.full(3, 7.0)
     figures = against_naive(still + 1, still, still)
-    assert (figures["naive_rmse_usd"], figures["test_rmse_usd"]) == (0.0, 1.0)
+    assert (figures["naive_rmse"], figures["test_rmse"]) == (0.0, 1.0)
     assert "rmse_ratio_to_naive" not in figures

@@ -79,12 +79,12 @@ def test_pit_reads_the_level_off() -> None:
 def test_pit_is_uniform_when_the_forecasts_are_calibrated() -> None:
     draw = np.random.default_rng(3)
     days = 3000
-    mean, deviation = draw.normal(0, 0.5, days), draw.uniform(0.5, 2.0, days)
+    mean, sigma = draw.normal(0, 0.5, days), draw.uniform(0.5, 2.0, days)
     dof = draw.uniform(3.0, 9.0, days)
-    came = mean + deviation * np.sqrt((dof - 2) / dof) * draw.standard_t(dof)
-    found = pit(came, student_t(mean, deviation, dof))
+    came = mean + sigma * np.sqrt((dof - 2) / dof) * draw.standard_t(dof)
+    found = pit(came, student_t(mean, sigma, dof))
     assert stats.kstest(found, "uniform").pvalue > 0.05
-    for wrong in (student_t(mean, 1.3 * deviation, dof), student_t(mean + 0.2, deviation, dof)):
+    for wrong in (student_t(mean, 1.3 * sigma, dof), student_t(mean + 0.2, sigma, dof)):
         assert stats.kstest(pit(came, wrong), "uniform").pvalue < 1e-4
 
 
@@ -100,10 +100,10 @@ def test_inside_counts_the_bounds_in() -> None:
 
 
 def test_student_t_has_that_standard_deviation() -> None:
-    mean, deviation, dof = np.array([0.0, 0.1, -2.0]), np.array([1.0, 0.03, 5.0]), np.array([2.1, 4.0, 80.0])
-    found = student_t(mean, deviation, dof)
+    mean, sigma, dof = np.array([0.0, 0.1, -2.0]), np.array([1.0, 0.03, 5.0]), np.array([2.1, 4.0, 80.0])
+    found = student_t(mean, sigma, dof)
     assert found.shape == (3, 23)
-    for row, m, s, nu in zip(found, mean, deviation, dof, strict=True):
+    for row, m, s, nu in zip(found, mean, sigma, dof, strict=True):
         np.testing.assert_allclose(row, stats.t.ppf(LEVELS, nu, m, s * np.sqrt((nu - 2) / nu)), atol=1e-12)
         unit = s * np.sqrt((nu - 2) / nu)
         assert stats.t.std(nu, scale=unit) == pytest.approx(s)

@@ -16,8 +16,8 @@ import pytest
 
 from storage.core.home import Home
 from storage.tables.delta import Table
-from storage.tables.schemas import ingredients, trackers
-from storage.upkeep.compaction import tidy
+from storage.tables.schemas import calibrator, components
+from storage.upkeep.compaction import compact_table
 from tasks.calibration import calibrator_states as track
 from tasks.calibration.calibrator_states import first_state, state_at
 from tasks.core.quantiles import LEVELS
@@ -28,7 +28,7 @@ from tests.helpers import BTC, NOW, publish_all, store
 
 RECIPE = quick()
 ORIGIN = 980
-TABLES = ("predictions", "scores", "ingredients", "trackers")
+TABLES = ("predictions", "scores", "components", "calibrator")
 
 
 def past(place: Path, forecasts: int) -> Runs:
@@ -38,23 +38,23 @@ def past(place: Path, forecasts: int) -> Runs:
     runs, first = Runs(home, RECIPE), ORIGIN - forecasts
     first_state(home, BTC, RECIPE, day(first), np.zeros(len(LEVELS)), NOW)
     named = put_forecast(home, first, f"p{first}", recipe=RECIPE)
-    (made,) = ingredients(home).read().to_pylist()
+    (made,) = components(home).read().to_pylist()
     numbers = range(first + 1, ORIGIN)
     told = [
         {
             "prediction_id": f"p{number}",
             "origin_day": day(number),
             "target_day": day(number + 1),
-            "quantiles_usd": spread(close(number)),
+            "quantiles": spread(close(number)),
         }
         for number in numbers
     ]
     publish_all(home, [named | one for one in told])
-    names = ("prediction_id", "target_day", "quantiles_usd")
-    ingredients(home).add([made | {name: one[name] for name in names} for one in told])
+    names = ("prediction_id", "target_day", "quantiles")
+    components(home).add([made | {name: one[name] for name in names} for one in told])
     runs.score(ORIGIN - 1)
     for name in TABLES:
-        tidy(home, name)
+        compact_table(home, name)
     return runs
 
 
@@ -103,7 +103,7 @@ def test_what_is_long_is_read_of_a_few_days(tmp_path: Path, monkeypatch: pytest.
             if rows.num_rows > 50:  # names and days, or a score's few figures
                 assert rows.nbytes / rows.num_rows < 200, name
         counts.append(len(found))
-        assert trackers(runs.home).read().num_rows == forecasts + 1
+        assert calibrator(runs.home).read().num_rows == forecasts + 1
     assert counts[0] == counts[1]
 
 
@@ -116,7 +116,7 @@ def test_files_of_other_days_are_not_opened(tmp_path: Path, monkeypatch: pytest.
         row = put_forecast(runs.home, ORIGIN, "new", recipe=RECIPE)
         beside(runs.home, row)
         state_at(runs.home, BTC, RECIPE, day(ORIGIN))
-    assert {name for name, _, _ in found} == {"predictions", "ingredients", "trackers"}
+    assert {name for name, _, _ in found} == {"predictions", "components", "calibrator"}
     assert sum(groups for _, _, groups in found) <= 4
 
 
@@ -124,8 +124,8 @@ def test_nothing_new_reads_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     runs = past(tmp_path, 40)
     with reads(monkeypatch) as found:
         assert runs.score(ORIGIN - 1) == 0
-    assert {name for name, _, _ in found} == {"predictions", "scores", "trackers"}
-    assert "quantiles_usd" not in {name for _, rows, _ in found for name in rows.column_names}
+    assert {name for name, _, _ in found} == {"predictions", "scores", "calibrator"}
+    assert "quantiles" not in {name for _, rows, _ in found for name in rows.column_names}
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SOAK", "1"))))
@@ -161,7 +161,7 @@ def test_the_chain_is_that_of_a_walk_over_all_days(
             if place:
                 patch.setattr(track, "_settled", from_the_first_state)
             do(home, deeds)
-    made = [trackers(home).read().sort_by("tracker_version").to_pylist() for home in homes]
+    made = [calibrator(home).read().sort_by("calibrator_version").to_pylist() for home in homes]
     assert len(made[0]) > 10
     assert made[0] == made[1]
 

@@ -22,13 +22,13 @@ def scores(days: int, *, held_80: int = 0, held_95: int = 0, last: date = LAST) 
     return pd.DataFrame(
         {
             "target_day": [last - timedelta(days=days - 1 - int(n)) for n in row],
-            "error_usd": 3.0 * (-1.0) ** row,
-            "naive_error_usd": 4.0,
+            "error": 3.0 * (-1.0) ** row,
+            "naive_error": 4.0,
             "crps": 0.9,
             "naive_crps": 1.0,
-            "hit_50": row % 2 == 0,
-            "hit_80": row < held_80,
-            "hit_95": row < held_95,
+            "covered_50": row % 2 == 0,
+            "covered_80": row < held_80,
+            "covered_95": row < held_95,
             "pit": 0.5,
         }
     )
@@ -37,7 +37,9 @@ def scores(days: int, *, held_80: int = 0, held_95: int = 0, last: date = LAST) 
 def article(days: int) -> pd.DataFrame:
     frame = scores(days)
     nothing = pd.Series([None] * days, dtype=object)
-    return frame.assign(**dict.fromkeys(["crps", "naive_crps", "hit_50", "hit_80", "hit_95", "pit"], nothing))
+    return frame.assign(
+        **dict.fromkeys(["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"], nothing)
+    )
 
 
 def test_spans_count_days_back_from_the_last() -> None:
@@ -71,21 +73,21 @@ def test_a_given_last_day(last: date, forecasts: list[int]) -> None:
 
 def test_figures_by_hand() -> None:
     rows = scores(4).assign(
-        error_usd=[1.0, -1.0, 5.0, -5.0],
-        naive_error_usd=[2.0, -2.0, 2.0, 4.0],
+        error=[1.0, -1.0, 5.0, -5.0],
+        naive_error=[2.0, -2.0, 2.0, 4.0],
         crps=[0.1, 0.2, 0.3, 0.4],
         naive_crps=[0.5, 0.5, 0.5, 1.0],
-        hit_50=[True, False, False, False],
-        hit_80=[True, True, True, False],
-        hit_95=[True, True, True, True],
+        covered_50=[True, False, False, False],
+        covered_80=[True, True, True, False],
+        covered_95=[True, True, True, True],
     )
 
     span = scoreboard(rows).spans[-1]
 
     assert span.crps_ratio == pytest.approx(1.0 / 2.5)
-    assert span.rmse_usd == pytest.approx(np.sqrt(52 / 4))
+    assert span.rmse == pytest.approx(np.sqrt(52 / 4))
     assert span.rmse_ratio == pytest.approx(np.sqrt(52 / 28))
-    assert span.mae_usd == pytest.approx(3.0)
+    assert span.mae == pytest.approx(3.0)
     assert span.mae_ratio == pytest.approx(12 / 10)
     for percent, hits in ((50, 1), (80, 3)):
         held = span.coverage[percent]
@@ -100,12 +102,12 @@ def test_figures_by_hand() -> None:
 
 def test_a_span_is_of_its_own_days_only() -> None:
     rows = scores(60)
-    rows.loc[:29, "error_usd"] = 100.0
+    rows.loc[:29, "error"] = 100.0
 
     month, _, _, every = scoreboard(rows).spans
 
-    assert month.mae_usd == pytest.approx(3.0)
-    assert every.mae_usd == pytest.approx(51.5)
+    assert month.mae == pytest.approx(3.0)
+    assert every.mae == pytest.approx(51.5)
 
 
 # 180 days: .73 is 131.4 of them, .85 is 153, .92 is 165.6, .98 is 176.4.
@@ -182,19 +184,19 @@ def test_nothing_scored() -> None:
 
     assert board.last is None
     assert [span.forecasts for span in board.spans] == [0] * 4
-    assert {span.rmse_usd for span in board.spans} == {None}
+    assert {span.rmse for span in board.spans} == {None}
 
 
 def test_a_naive_forecast_without_an_error_has_no_ratio() -> None:
-    span = scoreboard(scores(5).assign(naive_error_usd=0.0, naive_crps=0.0)).spans[0]
+    span = scoreboard(scores(5).assign(naive_error=0.0, naive_crps=0.0)).spans[0]
 
     assert (span.rmse_ratio, span.mae_ratio, span.crps_ratio) == (None, None, None)
-    assert span.rmse_usd == pytest.approx(3.0)
+    assert span.rmse == pytest.approx(3.0)
 
 
 def stored(home: Home, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows out of the Delta table, as the pipeline has them."""
-    given = {"product_id": "BTC-USD", "close_usd": 1.0, "data_version": "BTC-USD@1"}
+    given = {"product_id": "BTC-USD", "close": 1.0, "data_version": "BTC-USD@1"}
     rows = [
         {
             **row,

@@ -50,19 +50,19 @@ def test_the_figures_by_hand(runs: Runs) -> None:
     score = scores(runs)["p"]
     assert set(score) == set(SCORES.names)
     came, last = close(501), close(500)
-    assert (score["product_id"], score["target_day"], score["close_usd"]) == (BTC, day(501), came)
-    assert score["error_usd"] == 4321.0 - came
-    assert score["naive_error_usd"] == last - came
+    assert (score["product_id"], score["target_day"], score["close"]) == (BTC, day(501), came)
+    assert score["error"] == 4321.0 - came
+    assert score["naive_error"] == last - came
     moved = math.log(came / last)
-    said = [math.log(usd / last) for usd in row["quantiles_usd"]]
+    said = [math.log(usd / last) for usd in row["quantiles"]]
     assert score["crps"] == pytest.approx(crps_by_hand(moved, said), rel=1e-12)
-    returns = np.diff(np.log(candles()["close_usd"].to_numpy()[249:500]))
+    returns = np.diff(np.log(candles()["close"].to_numpy()[249:500]))
     assert len(returns) == 250
     naive = np.quantile(returns, LEVELS).tolist()
     assert score["naive_crps"] == pytest.approx(crps_by_hand(moved, naive), rel=0.02)
     for percent, (low, high) in BANDS.items():
         if percent != 90:
-            inside = row["quantiles_usd"][low] <= came <= row["quantiles_usd"][high]
+            inside = row["quantiles"][low] <= came <= row["quantiles"][high]
             assert score[f"hit_{percent}"] is inside
     assert score["pit"] == pytest.approx(float(np.interp(moved, said, LEVELS)))
     assert (score["data_version"], score["scored_at"]) == (runs.data(501), NOW)
@@ -83,14 +83,14 @@ def test_a_close_on_the_bound_is_inside(runs: Runs, percent: int, side: int) -> 
 
 def test_the_least_step_outside_is_outside() -> None:
     """A logarithm would round many of them onto the bound."""
-    row: dict[str, Any] = {"prediction_id": "p", "product_id": BTC, "target_day": day(1), "point_usd": 1.0}
+    row: dict[str, Any] = {"prediction_id": "p", "product_id": BTC, "target_day": day(1), "point": 1.0}
     for number in range(500, 600):
         last, came = close(number), close(number + 1)
         quantiles = [came + 10.0 * (n - BANDS[80][1]) for n in range(len(LEVELS))]
         for upper, inside in ((came, True), (float(np.nextafter(came, 0)), False)):
             quantiles[BANDS[80][1]] = upper
-            said = score_module._score(row | {"last_close_usd": last, "quantiles_usd": quantiles}, came, None)
-            assert said["hit_80"] is inside
+            said = score_module._score(row | {"last_close": last, "quantiles": quantiles}, came, None)
+            assert said["covered_80"] is inside
 
 
 def test_a_close_beyond_every_quantile(runs: Runs) -> None:
@@ -107,9 +107,9 @@ def test_a_point_has_no_distribution_to_score(runs: Runs) -> None:
     put_forecast(runs.home, 500, "point", point=4000.0)
     due(runs, 501)
     score = scores(runs)["point"]
-    assert score["error_usd"] == 4000.0 - close(501)
+    assert score["error"] == 4000.0 - close(501)
     assert score["naive_crps"] > 0
-    assert [score[name] for name in ("crps", "hit_50", "hit_80", "hit_95", "pit")] == [None] * 5
+    assert [score[name] for name in ("crps", "covered_50", "covered_80", "covered_95", "pit")] == [None] * 5
 
 
 def test_too_little_past_for_the_naive_forecast(runs: Runs) -> None:
@@ -153,9 +153,9 @@ def test_a_restated_close_adds_a_row_and_changes_none(runs: Runs) -> None:
     after = Scores(runs.home).read(BTC).to_pylist()
     assert [row for row in after if row["scored_at"] == NOW] == before
     (new,) = (row for row in after if row["scored_at"] == later)
-    assert (new["prediction_id"], new["close_usd"]) == ("p", restated)
+    assert (new["prediction_id"], new["close"]) == ("p", restated)
     assert new["data_version"] == runs.data(502) != before[0]["data_version"]
-    assert new["naive_error_usd"] == close(500) - restated
+    assert new["naive_error"] == close(500) - restated
     assert due(runs, 502, moment=later) == 0
     assert due(runs, 503, moment=later) == 0
     assert scores(runs)["p"] == new
@@ -169,7 +169,7 @@ def test_a_missing_close_is_waited_for(tmp_path: Path) -> None:
     assert due(runs, 503) == 0
     runs.restate(501, 4000.0)
     assert due(runs, 503) == 1
-    assert scores(runs)["p"]["close_usd"] == 4000.0
+    assert scores(runs)["p"]["close"] == 4000.0
 
 
 def test_the_board_is_of_published_forecasts(runs: Runs) -> None:

@@ -14,7 +14,7 @@ from tests.helpers import FIRST, made_up, without
 
 RECIPE = Recipe(lookback=5, level_days=30, pool_products=())
 ALL, CLOSES = Columns(ranges=True, volume=True), Columns(ranges=False, volume=False)
-RANGES = ["open_usd", "high_usd", "low_usd"]
+RANGES = ["open", "high", "low"]
 # Places of the features in a window.
 RETURN, SIZE, SLOW, WITHIN, WIDE, MEAN, LEVEL, VOLUME, SATURDAY, SUNDAY, MONDAY = range(11)
 
@@ -57,7 +57,7 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
         draw = np.random.default_rng(row)
         for garbage in (0.01, 1e6, draw.uniform(0.01, 1e6, len(frame) - row - 1)):
             later = frame.copy()
-            for name in [*RANGES, "close_usd", "volume"]:
+            for name in [*RANGES, "close", "volume"]:
                 later.loc[row + 1 :, name] = garbage
             later.loc[row + 2 :: 3, [*RANGES, "volume"]] = np.nan
             found = make_inputs(later, RECIPE, columns)
@@ -88,8 +88,8 @@ def test_with_closes_alone_it_is_the_same_network_s_closes() -> None:
     frame = made_up(80)
     few = shown(frame, [70], CLOSES)[0]
     assert few.tobytes() == shown(closes_only(frame), [70], CLOSES)[0].tobytes()
-    deviation = scale(frame, decay=0.8, low=0.02, high=16.0, days=60, ranges=False)[70]
-    returns = log_returns(frame)[66:71] / deviation
+    sigma = scale(frame, decay=0.8, low=0.02, high=16.0, days=60, ranges=False)[70]
+    returns = log_returns(frame)[66:71] / sigma
     assert few[:, 0] == pytest.approx(np.clip(returns, -6, 6), rel=1e-5)
     assert few[:, -3:].tolist() == shown(frame, [70])[0][:, -3:].tolist()
 
@@ -117,13 +117,13 @@ def test_everything_is_over_the_origin_s_own_scale() -> None:
 def test_a_price_in_other_units_looks_the_same() -> None:
     frame = made_up(80)
     other = frame.copy()
-    other[[*RANGES, "close_usd", "volume"]] *= 1000.0
+    other[[*RANGES, "close", "volume"]] *= 1000.0
     np.testing.assert_allclose(shown(other, [60, 70]), shown(frame, [60, 70]), atol=1e-4)
 
 
 def test_large_figures_are_clipped() -> None:
     frame = made_up(80)
-    frame.loc[70:, [*RANGES, "close_usd"]] *= 5.0
+    frame.loc[70:, [*RANGES, "close"]] *= 5.0
     frame.loc[72, "volume"] = 1e9
     inputs = make_inputs(frame, RECIPE, ALL)
     assert inputs.targets[69] == 8.0
@@ -142,7 +142,7 @@ def test_targets_are_the_next_return_over_today_s_scale() -> None:
     frame = holed(made_up(120))
     inputs = make_inputs(frame, RECIPE, ALL)
     returns = log_returns(frame)
-    # 2019-03-19, row 77, is the last day before the hole, and has no day after it.
+    # 2019-03-19, row 77, is the last day before the gap, and has no day after it.
     assert np.flatnonzero(np.isnan(inputs.targets)).tolist() == [77, 116]
     known = np.isfinite(inputs.targets)
     expected = np.clip(returns[1:] / inputs.scale[:-1], -8, 8)
@@ -158,9 +158,9 @@ def test_the_flags_are_of_the_target_s_weekday() -> None:
     assert window[:, SATURDAY].tolist() == [0, 0, 0, 0, 1]
     rows = shown(frame, [friday, friday + 1, friday + 2])[:, -1, SATURDAY:]
     assert rows.tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
-    # Of a day before a hole it is the day after by the calendar, not the next one that is there.
-    hole = without(frame, date(2019, 3, 2), date(2019, 3, 3))
-    inputs = make_inputs(hole, RECIPE, ALL)
+    # Of a day before a gap it is the day after by the calendar, not the next one that is there.
+    gap = without(frame, date(2019, 3, 2), date(2019, 3, 3))
+    inputs = make_inputs(gap, RECIPE, ALL)
     assert inputs.plain[friday - 1, -3:].tolist() == [1, 0, 0]
 
 
@@ -169,7 +169,7 @@ def test_no_window_spans_a_hole_or_has_a_return_across_it() -> None:
     first = int(usable_rows(make_inputs(frame, RECIPE, ALL), lookback=5)[0])
     inputs = make_inputs(holed(frame), RECIPE, ALL)
     rows = usable_rows(inputs, lookback=5)
-    # Row 78 is the first after the hole: its return spans it, so the first whole window ends with row 83.
+    # Row 78 is the first after the gap: its return spans it, so the first whole window ends with row 83.
     assert rows.tolist() == [*range(first, 78), *range(83, 117)]
     days = inputs.days
     for row in rows:
@@ -195,8 +195,8 @@ def test_which_inputs_the_candles_can_give() -> None:
     assert columns_of(closes_only(frame)) == CLOSES
     assert CLOSES.left_out == ("ranges (open, high, low)", "volume")
     nine_tenths, fewer = frame.copy(), frame.copy()
-    nine_tenths.loc[:9, "low_usd"] = np.nan
-    fewer.loc[:10, "low_usd"] = np.nan
+    nine_tenths.loc[:9, "low"] = np.nan
+    fewer.loc[:10, "low"] = np.nan
     assert columns_of(nine_tenths).ranges
     assert columns_of(fewer) == Columns(ranges=False, volume=True)
     nine_tenths.loc[:9, "volume"] = 0.0
@@ -221,7 +221,7 @@ def test_an_unknown_volume_is_an_ordinary_one() -> None:
 
 def test_a_day_without_a_range_is_as_wide_as_its_return() -> None:
     frame = made_up(80)
-    frame.loc[70, "high_usd"] = np.nan
+    frame.loc[70, "high"] = np.nan
     inputs = make_inputs(frame, RECIPE, ALL)
     size = max(abs(log_returns(frame)[70]), 0.05 * inputs.scale[70])
     assert inputs.spreads[70, 1:3] == pytest.approx(np.log([size, size]))
@@ -230,7 +230,7 @@ def test_a_day_without_a_range_is_as_wide_as_its_return() -> None:
 
 def test_a_frozen_price_is_finite() -> None:
     frame = made_up(80)
-    frame.loc[40:, [*RANGES, "close_usd"]] = 4000.0
+    frame.loc[40:, [*RANGES, "close"]] = 4000.0
     frame.loc[:, "day_utc"] = pd.date_range(FIRST, periods=80, unit="s")
     inputs = make_inputs(frame, RECIPE, ALL)
     rows = usable_rows(inputs, lookback=5)

@@ -10,7 +10,7 @@ import pytest
 
 from storage.core.candle_schema import candle_frame
 from tasks.features.volatility import (
-    SMALLEST_DEVIATION,
+    MIN_SIGMA,
     daily_variance,
     ewma,
     garman_klass,
@@ -22,7 +22,7 @@ from tasks.profiles.min_max import Floats
 from tests.helpers import FIRST, made_up, without
 
 HOW: dict[str, Any] = {"decay": 0.8, "low": 0.02, "high": 16.0, "days": 60, "ranges": True}
-PRICES = ["open_usd", "high_usd", "low_usd", "close_usd"]
+PRICES = ["open", "high", "low", "close"]
 
 
 def candles(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
@@ -76,13 +76,13 @@ def test_a_day_s_variance_is_within_it_and_the_gap_before_it() -> None:
 
 def test_a_day_without_a_range_has_its_squared_return() -> None:
     frame = made_up(6)
-    frame.loc[2, "high_usd"] = frame.loc[3, "low_usd"] = frame.loc[4, "open_usd"] = np.nan
+    frame.loc[2, "high"] = frame.loc[3, "low"] = frame.loc[4, "open"] = np.nan
     found, squared = daily_variance(frame), np.square(log_returns(frame))
     assert found[2:5].tolist() == squared[2:5].tolist()
     assert (found[[1, 5]] != squared[[1, 5]]).all()
     assert np.isnan(garman_klass(frame)).tolist() == [False, False, True, True, True, False]
     assert np.isnan(parkinson(frame)).tolist() == [False, False, True, True, False, False]
-    frame.loc[0, "high_usd"] = np.nan  # no close before it either
+    frame.loc[0, "high"] = np.nan  # no close before it either
     assert np.isnan(daily_variance(frame)[0])
     assert np.isnan(daily_variance(frame, ranges=False)[0])
     assert daily_variance(frame, ranges=False)[1:].tolist() == squared[1:].tolist()
@@ -92,7 +92,7 @@ def test_no_return_and_no_gap_across_a_hole() -> None:
     frame = without(made_up(8), date(2019, 1, 4), date(2019, 1, 5))
     returns = log_returns(frame)
     assert np.isnan(returns).tolist() == [True, False, False, True, False, False]
-    assert returns[1] == np.log(frame["close_usd"][1]) - np.log(frame["close_usd"][0])
+    assert returns[1] == np.log(frame["close"][1]) - np.log(frame["close"][0])
     assert daily_variance(frame)[3] == garman_klass(frame)[3]
     assert daily_variance(frame)[4] > garman_klass(frame)[4]
 
@@ -126,9 +126,9 @@ def test_one_wild_candle_moves_the_scale_by_no_more_than_it_may() -> None:
     frame = traded()
     row = 120
     wild = frame.copy()
-    # Ten times the deviation, a hundred times the variance.
-    wild.loc[row, "high_usd"] = frame["open_usd"][row] * np.exp(0.3)
-    wild.loc[row, "low_usd"] = frame["open_usd"][row] * np.exp(-0.2)
+    # Ten times the sigma, a hundred times the variance.
+    wild.loc[row, "high"] = frame["open"][row] * np.exp(0.3)
+    wild.loc[row, "low"] = frame["open"][row] * np.exp(-0.2)
     variance = daily_variance(wild)
     median = float(np.median(variance[row - 60 : row]))
     assert variance[row] > 100 * median
@@ -144,7 +144,7 @@ def test_one_frozen_candle_counts_as_the_least_there_may_be() -> None:
     frame = traded()
     row = 120
     frozen = frame.copy()
-    frozen.loc[row, PRICES] = frame["close_usd"][row - 1]
+    frozen.loc[row, PRICES] = frame["close"][row - 1]
     median = float(np.median(daily_variance(frozen)[row - 60 : row]))
     before = scale(frozen, **HOW)[row - 1]
     assert scale(frozen, **HOW)[row] ** 2 == pytest.approx(0.8 * before**2 + 0.2 * 0.02 * median, rel=1e-6)
@@ -155,7 +155,7 @@ def test_what_the_median_goes_back_over() -> None:
     frame = traded(40)
     for row, held in ((9, False), (10, True)):
         wild = frame.copy()
-        wild.loc[row, "high_usd"] = 1e6
+        wild.loc[row, "high"] = 1e6
         bound, free = scale(wild, **HOW), scale(wild, **HOW | {"high": 1e9})
         assert bool(bound[row] < free[row]) is held
 
@@ -164,7 +164,7 @@ def test_what_the_median_goes_back_over() -> None:
 def test_a_price_that_never_moved_has_the_smallest_deviation(ranges: bool) -> None:
     frame = candles(*[(5.0, 5.0, 5.0, 5.0)] * 100)
     found = scale(frame, **HOW | {"ranges": ranges})
-    assert (found[1:] == SMALLEST_DEVIATION).all()
+    assert (found[1:] == MIN_SIGMA).all()
 
 
 def test_a_price_that_seldom_moves_keeps_a_scale_of_its_moves() -> None:
@@ -172,7 +172,7 @@ def test_a_price_that_seldom_moves_keeps_a_scale_of_its_moves() -> None:
     close = np.where(np.arange(200) % 8 == 7, 1.001, 1.0)
     frame = closes_only(candles(*[(price,) * 4 for price in close]))
     found = scale(frame, **HOW | {"ranges": False})
-    # Two days of eight move by .001: a deviation of .0005.
+    # Two days of eight move by .001: a sigma of .0005.
     assert found[100:].min() > 0.0001
     assert found[100:].max() < 0.001
 

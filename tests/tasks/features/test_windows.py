@@ -12,10 +12,10 @@ from storage.core.errors import NotEnoughHistory
 from tasks.features.windows import (
     DAY,
     Windows,
+    consecutive_runs,
     make_windows,
-    make_windows_between_holes,
+    make_windows_between_gaps,
     newest_window,
-    unbroken_runs,
 )
 from tests.helpers import FIRST
 
@@ -24,7 +24,7 @@ lookbacks, horizons = st.integers(1, 6), st.integers(1, 3)
 
 @st.composite
 def broken_series(draw: st.DrawFn) -> tuple[pd.Series, np.ndarray]:
-    """Rising days with holes, and for each the figure that is its number since FIRST."""
+    """Rising days with gaps, and for each the figure that is its number since FIRST."""
     steps = draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 2, 12]), max_size=60))
     numbers = np.cumsum([0, *steps])
     days = pd.Series([pd.Timestamp(FIRST + timedelta(days=int(n))) for n in numbers], dtype="datetime64[s]")
@@ -33,7 +33,7 @@ def broken_series(draw: st.DrawFn) -> tuple[pd.Series, np.ndarray]:
 
 def cut(days: pd.Series, figures: np.ndarray, lookback: int, horizon: int) -> Windows | None:
     try:
-        return make_windows_between_holes(days, figures, lookback=lookback, horizon=horizon)
+        return make_windows_between_gaps(days, figures, lookback=lookback, horizon=horizon)
     except NotEnoughHistory:
         return None
 
@@ -50,7 +50,9 @@ def test_the_windows_of_a_short_series_by_hand() -> None:
 def test_every_window_of_an_unbroken_series(lookback: int, horizon: int, days: int) -> None:
     figures = np.arange(float(days))
     if days < lookback + horizon:
-        with pytest.raises(NotEnoughHistory, match=f"need {lookback + horizon} unbroken days, found {days}:"):
+        with pytest.raises(
+            NotEnoughHistory, match=f"need {lookback + horizon} consecutive days, found {days}:"
+        ):
             make_windows(figures, lookback=lookback, horizon=horizon)
         return
     windows = make_windows(figures, lookback=lookback, horizon=horizon)
@@ -76,7 +78,7 @@ def test_no_window_spans_a_hole_and_none_is_missing(
     series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int
 ) -> None:
     days, numbers = series
-    runs = list(unbroken_runs(days))
+    runs = list(consecutive_runs(days))
     assert [row for run in runs for row in range(run.start, run.stop)] == list(range(len(days)))
     count = sum(max(run.stop - run.start - lookback - horizon + 1, 0) for run in runs)
     windows = cut(days, numbers, lookback, horizon)
@@ -128,9 +130,11 @@ def test_the_newest_window_stands_on_consecutive_days(
     series: tuple[pd.Series, np.ndarray], lookback: int
 ) -> None:
     days, numbers = series
-    unbroken = int(numbers[-1]) - max((n for n in range(int(numbers[-1])) if n not in numbers), default=-1)
-    if unbroken < lookback:
-        with pytest.raises(NotEnoughHistory, match=f"needs {lookback} unbroken days .* found {unbroken} "):
+    consecutive = int(numbers[-1]) - max((n for n in range(int(numbers[-1])) if n not in numbers), default=-1)
+    if consecutive < lookback:
+        with pytest.raises(
+            NotEnoughHistory, match=f"needs {lookback} consecutive days .* found {consecutive} "
+        ):
             newest_window(days, numbers, lookback=lookback)
         return
     window = newest_window(days, numbers, lookback=lookback)
@@ -139,14 +143,14 @@ def test_the_newest_window_stands_on_consecutive_days(
 
 def test_too_little_says_what_was_needed_and_what_came() -> None:
     days = pd.Series(pd.to_datetime(["2019-01-01", "2019-01-02", "2019-01-03", "2019-01-05", "2019-01-06"]))
-    with pytest.raises(NotEnoughHistory, match="need 6 unbroken days, found 3:"):
-        make_windows_between_holes(days, np.arange(5.0), lookback=5, horizon=1)
+    with pytest.raises(NotEnoughHistory, match="need 6 consecutive days, found 3:"):
+        make_windows_between_gaps(days, np.arange(5.0), lookback=5, horizon=1)
     with pytest.raises(NotEnoughHistory, match="found 2 since 2019-01-05"):
         newest_window(days, np.arange(5.0), lookback=5)
     none = pd.Series([], dtype="datetime64[s]")
-    assert list(unbroken_runs(none)) == []
+    assert list(consecutive_runs(none)) == []
     with pytest.raises(NotEnoughHistory, match="found 0"):
-        make_windows_between_holes(none, np.array([]), lookback=5, horizon=1)
+        make_windows_between_gaps(none, np.array([]), lookback=5, horizon=1)
     with pytest.raises(NotEnoughHistory, match=r"found none: import prices first$"):
         newest_window(none, np.array([]), lookback=5)
 
@@ -161,6 +165,6 @@ def test_windows_are_of_float64_whatever_came() -> None:
 def test_days_of_any_resolution() -> None:
     for unit in ("s", "ms", "us", "ns"):
         days = pd.Series(pd.date_range("2019-01-01", periods=8)).astype(f"datetime64[{unit}]")
-        assert list(unbroken_runs(days)) == [slice(0, 8)]
-        assert len(make_windows_between_holes(days, np.arange(8.0), lookback=5, horizon=1)) == 3
+        assert list(consecutive_runs(days)) == [slice(0, 8)]
+        assert len(make_windows_between_gaps(days, np.arange(8.0), lookback=5, horizon=1)) == 3
     assert np.timedelta64(1, "D") == DAY

@@ -13,7 +13,7 @@ from storage.core.errors import Damaged, NotEnoughHistory
 from storage.core.home import Home
 from storage.models.registry import Models
 from storage.tables.predictions import PREDICTIONS, Predictions
-from storage.tables.schemas import ingredients, trackers
+from storage.tables.schemas import calibrator, components
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
 from tasks.forecast import publish
 from tasks.forecast.publish import find_prediction, prediction_key, publish_prediction
@@ -81,8 +81,8 @@ def test_a_row_with_every_column(trained: tuple[Home, str, str]) -> None:
     assert (row["origin_day"], row["target_day"]) == (ORIGIN, ORIGIN + timedelta(days=1))
     assert (row["data_version"], row["model_version"]) == (data_version, model_version)
     assert (row["revision"], row["flow_run_id"], row["created_at"]) == (0, "run-1", NOW)
-    assert row["last_close_usd"] > 0
-    assert row["point_usd"] > 0
+    assert row["last_close"] > 0
+    assert row["point"] > 0
     intervals = [name for name in row if name.startswith(("lower_", "upper_", "quantile"))]
     assert len(intervals) == 8
     assert all(row[name] is None for name in intervals)
@@ -101,7 +101,7 @@ def test_the_same_key_gives_back_the_stored_row(trained: tuple[Home, str, str]) 
 def test_another_key_for_the_same_day_is_a_revision(trained: tuple[Home, str, str]) -> None:
     first, second = put(trained), put(trained, "id-2")
     assert (first["revision"], second["revision"]) == (0, 1)
-    assert first["point_usd"] == second["point_usd"]
+    assert first["point"] == second["point"]
     assert found(trained[0]) == first
 
 
@@ -144,8 +144,8 @@ def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def beside(home: Home, prediction_id: str) -> dict[str, dict[str, Any]]:
-    rows = ingredients(home).read(ds.field("prediction_id") == prediction_id).to_pylist()
-    return {row["method"]: row for row in rows}
+    rows = components(home).read(ds.field("prediction_id") == prediction_id).to_pylist()
+    return {row["component"]: row for row in rows}
 
 
 def test_a_distribution_and_what_stands_beside_it(runs: Runs) -> None:
@@ -155,41 +155,41 @@ def test_a_distribution_and_what_stands_beside_it(runs: Runs) -> None:
     assert (row["origin_day"], row["target_day"], row["horizon"]) == (day(MADE), day(MADE + 1), 1)
     assert (row["profile"], row["model_version"], row["revision"]) == ("calibrated", "1", 0)
     assert (row["data_version"], row["settings_version"]) == (runs.data(MADE), runs.recipe.version)
-    assert row["last_close_usd"] == close(MADE)
+    assert row["last_close"] == close(MADE)
     assert row["quantile_levels"] == list(LEVELS)
-    said = row["quantiles_usd"]
+    said = row["quantiles"]
     assert len(said) == 23
     assert said == sorted(said)
     assert said[0] > 0
-    assert row["point_usd"] == said[MEDIAN]
+    assert row["point"] == said[MEDIAN]
     for percent, (low, high) in BANDS.items():
         if percent != 90:
-            assert (row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]) == (said[low], said[high])
+            assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == (said[low], said[high])
     found = beside(runs.home, "id-1")
     assert set(found) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
-    assert {method for method, one in found.items() if one["tracker_version"]} == {"lstm"}
+    assert {method for method, one in found.items() if one["calibrator_version"]} == {"lstm"}
     assert {one["target_day"] for one in found.values()} == {day(MADE + 1)}
-    assert all(0 < one["deviation"] < 0.2 and len(one["quantiles_usd"]) == 23 for one in found.values())
-    (state,) = trackers(runs.home).read().to_pylist()
-    assert found["lstm"]["tracker_version"] == state["tracker_version"]
+    assert all(0 < one["sigma"] < 0.2 and len(one["quantiles"]) == 23 for one in found.values())
+    (state,) = calibrator(runs.home).read().to_pylist()
+    assert found["lstm"]["calibrator_version"] == state["calibrator_version"]
     assert (state["target_day"], state["prediction_id"]) == (day(MADE), None)
     bundle = Models(runs.home).open(runs.versions()["1"])
-    assert state["corrections"] == bundle.read_json("calibration.json")["corrections"]
+    assert state["quantile_offsets"] == bundle.read_json("calibration.json")["quantile_offsets"]
 
 
 def test_the_forecast_is_made_of_what_stands_beside_it(runs: Runs) -> None:
     row, found = runs.publish(MADE, "id-1"), beside(runs.home, "id-1")
-    (state,) = trackers(runs.home).read().to_pylist()
-    own, har = (np.log(found[method]["quantiles_usd"]) for method in ("lstm", "har_t"))
-    moved = np.array(state["corrections"]) * found["lstm"]["deviation"]
+    (state,) = calibrator(runs.home).read().to_pylist()
+    own, har = (np.log(found[method]["quantiles"]) for method in ("lstm", "har_t"))
+    moved = np.array(state["quantile_offsets"]) * found["lstm"]["sigma"]
     said = np.sort(0.5 * own + 0.5 * har + moved)
-    np.testing.assert_allclose(np.log(row["quantiles_usd"]), said, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.log(row["quantiles"]), said, rtol=0, atol=1e-12)
 
 
 def test_the_same_distribution_again_adds_nothing(runs: Runs) -> None:
     first = runs.publish(MADE, "id-1")
     assert runs.publish(MADE, "id-1", created_at=NOW + timedelta(days=1), flow_run_id="run-2") == first
-    tables = (Predictions(runs.home), ingredients(runs.home), trackers(runs.home))
+    tables = (Predictions(runs.home), components(runs.home), calibrator(runs.home))
     assert [table.read().num_rows for table in tables] == [1, 5, 1]
 
 
@@ -211,15 +211,17 @@ def test_a_forecast_names_the_state_that_it_was_made_with(runs: Runs) -> None:
     for number in range(MADE, MADE + 3):
         runs.score(number)
         runs.publish(number, f"id-{number}")
-        versions.append(beside(runs.home, f"id-{number}")["lstm"]["tracker_version"])
-    states = {row["target_day"]: row["tracker_version"] for row in trackers(runs.home).read().to_pylist()}
+        versions.append(beside(runs.home, f"id-{number}")["lstm"]["calibrator_version"])
+    states = {
+        row["target_day"]: row["calibrator_version"] for row in calibrator(runs.home).read().to_pylist()
+    }
     assert versions == [states[day(number)] for number in range(MADE, MADE + 3)]
     assert len(set(versions)) == 3
     again = runs.publish(MADE + 1, "again")  # a day of the past knows the state of that day
-    assert beside(runs.home, "again")["lstm"]["tracker_version"] == versions[1]
+    assert beside(runs.home, "again")["lstm"]["calibrator_version"] == versions[1]
     first = Predictions(runs.home).find(f"id-{MADE + 1}")
     assert first
-    assert (again["revision"], again["quantiles_usd"]) == (1, first["quantiles_usd"])
+    assert (again["revision"], again["quantiles"]) == (1, first["quantiles"])
 
 
 def test_no_row_without_what_stands_beside_it(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +240,7 @@ def test_a_damaged_ensemble_writes_nothing(runs: Runs) -> None:
     bundle.path("member-1.weights.h5").write_bytes(b"")
     with pytest.raises(Damaged, match=r"member-1\.weights\.h5"):
         runs.publish(MADE, "id-1")
-    tables = (Predictions(runs.home), ingredients(runs.home), trackers(runs.home))
+    tables = (Predictions(runs.home), components(runs.home), calibrator(runs.home))
     assert [table.read().num_rows for table in tables] == [0, 0, 0]
 
 
@@ -251,5 +253,5 @@ def test_a_hole_in_the_window_writes_nothing(tmp_path: Path, runs: Runs) -> None
     with pytest.raises(NotEnoughHistory):
         holed.publish(MADE, "id-1")
     assert Predictions(home).read().num_rows == 0
-    assert ingredients(home).read().num_rows == 0
+    assert components(home).read().num_rows == 0
     assert holed.publish(MADE + 1, "id-2")["revision"] == 0

@@ -43,9 +43,9 @@ def test_its_layers() -> None:
 
 def test_at_the_start_it_says_little() -> None:
     x = np.random.default_rng(1).normal(size=(200, 3, 4)).astype(np.float32)
-    mean, deviation, dof = head(calibrated_network(**SHAPE)(x)).T
+    mean, sigma, dof = head(calibrated_network(**SHAPE)(x)).T
     assert np.abs(mean).max() < 0.02
-    assert deviation == pytest.approx(np.ones(200), abs=0.15)
+    assert sigma == pytest.approx(np.ones(200), abs=0.15)
     assert dof == pytest.approx(np.full(200, 2.1 + np.log(1 + np.e)), abs=0.15)
     assert head(np.zeros((1, 3)))[0] == pytest.approx([0.0, 1.0, 2.1 + np.log(2.0)], rel=1e-6)
 
@@ -60,10 +60,10 @@ def test_the_loss_is_student_t_s() -> None:
     tf = tensorflow()
     draw = np.random.default_rng(2)
     raw, came = draw.normal(0, 1.5, (300, 3)), draw.normal(0, 3, (300, 1))
-    mean, deviation, dof = head(raw).T
+    mean, sigma, dof = head(raw).T
     loss = student_t_loss(tf.constant(raw, tf.float32), tf.constant(came, tf.float32))
     assert loss.shape == (300,)
-    scale = deviation * np.sqrt((dof - 2) / dof)
+    scale = sigma * np.sqrt((dof - 2) / dof)
     expected = -stats.t.logpdf(came[:, 0], dof, mean, scale)
     np.testing.assert_allclose(np.asarray(loss), expected, rtol=1e-4, atol=1e-4)
 

@@ -322,8 +322,8 @@ def test_the_best_weights_come_back() -> None:
     assert arrays_sha256(weights) == weights_sha256(trainer.network)
     # The figure belongs to these weights, in the head's words.
     x, y = moves(40, 6)
-    mean, deviation, dof = trainer.apart(weights, x).T
-    said = -stats.t.logpdf(y[:, 0], dof, mean, deviation * np.sqrt((dof - 2) / dof)).mean()
+    mean, sigma, dof = trainer.apart(weights, x).T
+    said = -stats.t.logpdf(y[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof)).mean()
     assert said == pytest.approx(losses.validation.min(), rel=1e-4)
 
 

@@ -43,10 +43,10 @@ def frame() -> pd.DataFrame:
     whole = candle_frame(
         {
             "day_utc": pd.date_range(str(LISTED), periods=len(n), unit="s"),
-            "open_usd": 1000.5 + n,
-            "high_usd": 1100.25 + n,
-            "low_usd": 900.125 + n,
-            "close_usd": 1050.0 + n,
+            "open": 1000.5 + n,
+            "high": 1100.25 + n,
+            "low": 900.125 + n,
+            "close": 1050.0 + n,
             "volume": 10.12345678 + n,
         }
     )
@@ -179,7 +179,7 @@ def test_a_compressed_body_is_kept_decompressed(ex: Exchange, make: Make) -> Non
     ex.faults.append(Answer(200, gzip.compress(body), headers=(("Content-Encoding", "gzip"),)))
     page = make().page("BTC-USD", *SPAN)
     assert page.payload == body
-    assert page.candles["close_usd"].tolist() == [2.5]
+    assert page.candles["close"].tolist() == [2.5]
 
 
 def test_a_day_without_trades_stays_a_hole(make: Make) -> None:
@@ -213,7 +213,7 @@ def test_garbage_is_set_aside_and_the_rest_is_kept(ex: Exchange, make: Make) -> 
     page = make().page("BTC-USD", *SPAN)
     same(page.candles, SPAN[0], SPAN[0] + timedelta(days=1))  # the newest eight of ten days are spoiled
     found = page.rejected["reason"].tolist()
-    assert found.count("no finite number: close_usd") == 5
+    assert found.count("no finite number: close") == 5
     assert found.count("a candle has six values, this row 5") == 1
     assert found.count("its time is not midnight UTC in whole seconds") == 2
     assert page.rejected["day_utc"].isna().sum() == 2
@@ -223,9 +223,9 @@ def test_garbage_is_set_aside_and_the_rest_is_kept(ex: Exchange, make: Make) -> 
 def test_a_restated_day_is_seen_as_it_is_now(ex: Exchange, make: Make) -> None:
     client = make()
     before = client.page("BTC-USD", *SPAN).candles
-    ex.restate("BTC-USD", SPAN[1], close_usd=2024.5)
+    ex.restate("BTC-USD", SPAN[1], close=2024.5)
     after = client.page("BTC-USD", *SPAN).candles
-    assert after["close_usd"].iloc[-1] == 2024.5 != before["close_usd"].iloc[-1]
+    assert after["close"].iloc[-1] == 2024.5 != before["close"].iloc[-1]
     pd.testing.assert_frame_equal(before.iloc[:-1], after.iloc[:-1])
 
 
@@ -497,7 +497,7 @@ def test_the_real_history_comes_through_unchanged(waits: list[float]) -> None:
         pytest.skip("the real prices are not here")
     table = pd.read_csv(file).sort_values("time")
     columns: dict[str, object] = {
-        f"{name}_usd": table[name].tolist() for name in ("low", "high", "open", "close")
+        f"{name}": table[name].tolist() for name in ("low", "high", "open", "close")
     }
     columns |= {
         "day_utc": pd.to_datetime(table["time"], unit="s").tolist(),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from storage.core.errors import BadProduct, ExchangeRefused
-from tasks.prices.coinbase_responses import MOST_BYTES, MOST_ROWS, judge, read_body
+from tasks.prices.coinbase_responses import MAX_BYTES, MAX_ROWS, judge, read_body
 from tasks.prices.session import Passing, Session, within
 from tests.exchange import ANSWERS, Answer, Exchange
 
@@ -49,7 +49,7 @@ def test_a_number_of_thousands_of_digits_costs_a_row_not_the_page(ex: Exchange) 
         (b"[1,]", "JSON cut short or none"),
         (b" <html>", "an HTML page"),
         (b'{"message":"Come back\\nlater"}', "Come back later"),
-        (b"[" + b"1," * MOST_ROWS + b"1]", f"an array of {MOST_ROWS + 1}"),
+        (b"[" + b"1," * MAX_ROWS + b"1]", f"an array of {MAX_ROWS + 1}"),
     ],
 )
 def test_a_200_that_is_no_array_may_pass(ex: Exchange, body: bytes, looks: str) -> None:
@@ -101,7 +101,7 @@ def test_a_redirect_is_named(ex: Exchange) -> None:
 
 
 def test_a_body_past_all_measure_is_refused_also_compressed(ex: Exchange) -> None:
-    for answer in ("huge", Answer(200, b"[" + b" " * MOST_BYTES + b"]")):
-        with pytest.raises(ExchangeRefused, match=f"at most {MOST_BYTES} bytes"):
+    for answer in ("huge", Answer(200, b"[" + b" " * MAX_BYTES + b"]")):
+        with pytest.raises(ExchangeRefused, match=f"at most {MAX_BYTES} bytes"):
             ask(ex, answer)
-    assert ask(ex, Answer(200, b"[" + b" " * (MOST_BYTES - 2) + b"]")) == []
+    assert ask(ex, Answer(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")) == []

@@ -32,13 +32,13 @@ GOOD = [AT, 1.0, 3.0, 2.0, 2.5, 7.0]
         ([math.inf, 1, 3, 2, 2.5, 7], None, "its time"),
         ([AT], "2019-10-01", "six values, this row 1"),
         ([*GOOD, 8], "2019-10-01", "six values, this row 7"),
-        ([AT, None, 3, 2, 2.5, 7], "2019-10-01", "low_usd"),
-        ([AT, 1, "3", 2, 2.5, 7], "2019-10-01", "high_usd"),
-        ([AT, 1, 3, True, 2.5, 7], "2019-10-01", "open_usd"),
-        ([AT, 1, 3, 2, math.nan, 7], "2019-10-01", "close_usd"),
-        ([AT, 1, 3, 2, -math.inf, 7], "2019-10-01", "close_usd"),
-        ([AT, 1, 3, 2, [2], 7], "2019-10-01", "close_usd"),
-        ([AT, 1, 3, 2, 10**309, math.inf], "2019-10-01", "close_usd, volume"),
+        ([AT, None, 3, 2, 2.5, 7], "2019-10-01", "low"),
+        ([AT, 1, "3", 2, 2.5, 7], "2019-10-01", "high"),
+        ([AT, 1, 3, True, 2.5, 7], "2019-10-01", "open"),
+        ([AT, 1, 3, 2, math.nan, 7], "2019-10-01", "close"),
+        ([AT, 1, 3, 2, -math.inf, 7], "2019-10-01", "close"),
+        ([AT, 1, 3, 2, [2], 7], "2019-10-01", "close"),
+        ([AT, 1, 3, 2, 10**309, math.inf], "2019-10-01", "close, volume"),
     ],
 )
 def test_a_row_that_is_no_candle(row: Any, day: str | None, reason: str) -> None:
@@ -56,10 +56,10 @@ def test_columns_are_not_confused() -> None:
     assert candles.to_dict("records") == [
         {
             "day_utc": pd.Timestamp("2019-10-01"),
-            "low_usd": 1.0,
-            "high_usd": 3.0,
-            "open_usd": 2.0,
-            "close_usd": 2.5,
+            "low": 1.0,
+            "high": 3.0,
+            "open": 2.0,
+            "close": 2.5,
             "volume": 7.0,
         }
     ]
@@ -98,5 +98,5 @@ def test_whatever_comes_only_what_was_said_becomes_a_candle(rows: list[Any]) -> 
     known = [row for row in rows if isinstance(row, list) and len(row) == 6]
     for day, candle in candles.set_index("day_utc").iterrows():
         at = int(pd.Timestamp(str(day)).timestamp())
-        figures = [candle[f"{name}_usd"] for name in ("low", "high", "open", "close")] + [candle["volume"]]
+        figures = [candle[f"{name}"] for name in ("low", "high", "open", "close")] + [candle["volume"]]
         assert any(row[0] == at and row[1:] == figures for row in known)

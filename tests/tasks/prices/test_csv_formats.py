@@ -17,8 +17,8 @@ def refusal(data: bytes) -> str:
 def test_columns_are_texts_by_role_and_rows_keep_their_lines() -> None:
     data = b"Created,on\r\n\r\nDate;Volume BTC;CLOSE;note\r\n 2020-01-01 ;7; 1.5;x\r\n\r\nd;;;\r\n"
     rows = cut_rows(data, "x")
-    assert list(rows.texts) == ["day", "volume:1", "close_usd"]
-    assert rows.texts["close_usd"].to_pylist() == ["1.5", ""]
+    assert list(rows.texts) == ["day", "volume:1", "close"]
+    assert rows.texts["close"].to_pylist() == ["1.5", ""]
     assert rows.numbers.tolist() == [4, 6]
     assert rows.text("day", 0) == "2020-01-01"
     assert rows.heading("volume:1") == "volume_btc"

@@ -45,9 +45,9 @@ def refusal(data: bytes, product: str = "BTC-USD", **options: str) -> str:
 def check_three(data: bytes) -> None:
     read = read_candles(data, "BTC-USD")
     assert days(read.candles) == ["2020-10-22", "2020-10-23", "2020-10-24"]
-    assert read.candles["close_usd"].tolist() == [12800.0, 12900.5, 13100.25]
-    assert read.candles["open_usd"].tolist() == [12700.0, 12800.0, 12900.5]
-    assert read.candles["low_usd"].tolist() == [12650.0, 12700.0, 12850.0]
+    assert read.candles["close"].tolist() == [12800.0, 12900.5, 13100.25]
+    assert read.candles["open"].tolist() == [12700.0, 12800.0, 12900.5]
+    assert read.candles["low"].tolist() == [12650.0, 12700.0, 12850.0]
     assert read.candles["volume"].tolist() == [30.0, 20.0, 10.5]
     assert read.rejected.empty
 
@@ -135,8 +135,8 @@ def test_the_api_order_with_and_without_header() -> None:
 def test_date_and_close_alone_leave_the_rest_unknown() -> None:
     for header in ("date,close", "DAY,Close_USD", "timestamp,Price"):
         candles = read_candles(text(header, "2020-10-22,12800"), "BTC-USD").candles
-        assert candles["close_usd"].tolist() == [12800.0]
-        assert candles[["open_usd", "high_usd", "low_usd", "volume"]].isna().all(axis=None)
+        assert candles["close"].tolist() == [12800.0]
+        assert candles[["open", "high", "low", "volume"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSD", "BTC/USD", "BTC-USD", "btc_usd"])
@@ -233,12 +233,12 @@ def test_duplicate_days() -> None:
     assert "--on-duplicate last|first" in said
     for choice, close, line in (("first", 12900.5, "line 5: line 3"), ("last", 12999.0, "line 3: line 5")):
         read = read_candles(text(HEADER, *ROWS, other), "BTC-USD", on_duplicate=choice)
-        assert read.candles["close_usd"][1] == close
+        assert read.candles["close"][1] == close
         assert len(read.candles) == 3
         assert [reason[: len(line)] for reason in read.rejected["reason"]] == [line]
     # a, b, a: the last row of the file is taken, though its figures came before.
     read = read_candles(text(HEADER, *ROWS, other, ROWS[1]), "BTC-USD", on_duplicate="last")
-    assert read.candles["close_usd"][1] == 12900.5
+    assert read.candles["close"][1] == 12900.5
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         except BadFile as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert np.isfinite(read.candles["close_usd"]).all()
+            assert np.isfinite(read.candles["close"]).all()
             assert read.candles["day_utc"].is_monotonic_increasing
             assert read.candles["day_utc"].is_unique
 
@@ -280,7 +280,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 @given(st.lists(st.floats(1e-8, 1e12), min_size=1, max_size=30))
 def test_figures_are_the_nearest_floats(closes: list[float]) -> None:
     lines = [f"{86_400 * i},{close!r}" for i, close in enumerate(closes)]
-    assert read_candles(text("time,close", *lines), "BTC-USD").candles["close_usd"].tolist() == closes
+    assert read_candles(text("time,close", *lines), "BTC-USD").candles["close"].tolist() == closes
 
 
 def test_a_million_rows_in_seconds() -> None:
@@ -297,7 +297,7 @@ def test_a_million_rows_in_seconds() -> None:
     begun = time.perf_counter()
     read = read_candles(data, "BTC-USD")
     assert time.perf_counter() - begun < 20  # some 2 s on one free core
-    assert (read.candles["close_usd"].to_numpy() == closes).all()
+    assert (read.candles["close"].to_numpy() == closes).all()
 
 
 @needs_prices
@@ -320,8 +320,8 @@ def test_real_files(name: str, product: str, rows: int, rejected: int) -> None:
     table = list(csv.DictReader(io.StringIO("\n".join(lines[lines[0].startswith("Created") :]))))
     written = sorted(float(row.get("Close") or row["close"]) for row in table)
     taken_out = [float(json.loads(raw)["Close"]) for raw in read.rejected["raw"]]
-    assert sorted([*read.candles["close_usd"], *taken_out]) == written
-    assert read.candles["close_usd"].median() < 50_000
+    assert sorted([*read.candles["close"], *taken_out]) == written
+    assert read.candles["close"].median() < 50_000
     assert read.candles["volume"].median() < 300_000  # not the volume in USD
 
 
@@ -335,5 +335,5 @@ def test_the_real_file_with_duplicates() -> None:
     first = read_candles(data, "ETH-USD", on_duplicate="first")
     assert len(last.candles) == len(first.candles) == 1659
     day = pd.Timestamp("2018-04-06")
-    assert last.candles.set_index("day_utc")["close_usd"][day] == 381.55
-    assert first.candles.set_index("day_utc")["close_usd"][day] == 377.01
+    assert last.candles.set_index("day_utc")["close"][day] == 381.55
+    assert first.candles.set_index("day_utc")["close"][day] == 377.01

@@ -98,8 +98,8 @@ class Play:
         return error
 
     def bounded(self, requests: int) -> None:
-        """Requests and waits are bounded: a page for each 300 days and each hole, each asked so often."""
-        pages = 1 + catch_up.MOST_HOLES_A_RUN
+        """Requests and waits are bounded: a page for each 300 days and each gap, each asked so often."""
+        pages = 1 + catch_up.MAX_GAPS_A_RUN
         assert requests <= pages * ATTEMPTS * EMPTY_ATTEMPTS
         assert all(0 <= wait <= 20.5 for wait in self.waits)
 
@@ -107,7 +107,7 @@ class Play:
         """Every row of the table of candles: seconds, low, high, open, close, volume, its answer."""
         with Prices(self.home) as prices:
             rows = prices.table("candles").to_pylist()
-        names = ("low_usd", "high_usd", "open_usd", "close_usd", "volume", "payload_sha256")
+        names = ("low", "high", "open", "close", "volume", "payload_sha256")
         return [(_seconds(row["day_utc"]), *(row[name] for name in names)) for row in rows]
 
     def check(self) -> None:
@@ -130,7 +130,7 @@ class Play:
                 assert self.accounted(row, kept, aside), row
 
     def accounted(self, row: Any, kept: set[tuple[Any, ...]], aside: pd.DataFrame) -> bool:
-        """Whether a row of an accepted answer is stored, set aside, or of a day that nobody asked for."""
+        """Whether a row of an accepted answer is stored, quarantined, or of a day that nobody asked for."""
         if _is_candle(row) and (row[0], *map(float, row[1:])) in kept:
             return True
         if json.dumps(row)[:500] in set(aside["raw"]):
@@ -170,10 +170,10 @@ def _is_candle(row: Any) -> bool:
 
 
 def _same(row: list[Any], raw: str) -> bool:
-    """Whether a row was set aside as a candle: by its figures under their names."""
+    """Whether a row was quarantined as a candle: by its figures under their names."""
     with suppress(ValueError, AttributeError, TypeError, LookupError):
         kept = json.loads(raw)
-        names = ("low_usd", "high_usd", "open_usd", "close_usd", "volume")
+        names = ("low", "high", "open", "close", "volume")
         return all(float(kept[name]) == float(value) for name, value in zip(names, row[1:], strict=True))
     return False
 
@@ -181,7 +181,7 @@ def _same(row: list[Any], raw: str) -> bool:
 def closes(play: Play) -> dict[int, float]:
     with Prices(play.home) as prices:
         rows = prices.table("closes").to_pylist()
-    return {_seconds(row["day_utc"]): row["close_usd"] for row in rows}
+    return {_seconds(row["day_utc"]): row["close"] for row in rows}
 
 
 def honest_at_last(play: Play, *, kept_quiet: bool = False) -> None:
@@ -191,7 +191,7 @@ def honest_at_last(play: Play, *, kept_quiet: bool = False) -> None:
     """
     play.exchange.faults.clear()
     play.skew = timedelta()
-    for _ in range(2):  # a hole that the first one leaves, the second one asks for
+    for _ in range(2):  # a gap that the first one leaves, the second one asks for
         assert play.catch_up() is None
     truth = play.truth()
     since = min(closes(play)) if kept_quiet else 0
@@ -223,7 +223,7 @@ def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
     seed=st.integers(0, 2**16),
     first=st.integers(8, 40),
 )
-@example(faults=["403", "negative"], seed=1188, first=8)  # the very first day was set aside
+@example(faults=["403", "negative"], seed=1188, first=8)  # the very first day was quarantined
 @example(faults=["midday"], seed=17, first=17)  # and nobody knew which day it was
 def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> None:
     with TemporaryDirectory() as folder:
@@ -314,8 +314,8 @@ class Storm(RuleBasedStateMachine):
     @rule(back=st.integers(0, 6), share=st.floats(0.9, 1.1))
     def restated(self, back: int, share: float) -> None:
         number = self.play.number - back
-        close = float(FRAME["close_usd"].iloc[number - 1]) * share
-        figures = {"open_usd": close, "high_usd": close + 1, "low_usd": close - 1, "close_usd": close}
+        close = float(FRAME["close"].iloc[number - 1]) * share
+        figures = {"open": close, "high": close + 1, "low": close - 1, "close": close}
         self.play.exchange.restate(BTC, day(number), **figures)
 
     @rule(skew=st.sampled_from([-3, 0, 3]))

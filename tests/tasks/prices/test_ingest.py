@@ -84,20 +84,20 @@ def candles(home: Home) -> pd.DataFrame:
 def closes(home: Home) -> dict[date, float]:
     with Prices(home) as prices:
         rows = prices.table("closes").to_pylist()
-    return {row["day_utc"]: row["close_usd"] for row in rows}
+    return {row["day_utc"]: row["close"] for row in rows}
 
 
-def set_aside(home: Home) -> pd.DataFrame:
+def quarantined(home: Home) -> pd.DataFrame:
     with Prices(home) as prices:
         return prices.quarantined(BTC)
 
 
 def of(frame: pd.DataFrame) -> dict[date, float]:
-    return dict(zip(frame["day_utc"].dt.date, frame["close_usd"], strict=True))
+    return dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
 
 
 def untouched(home: Home) -> bool:
-    return source_of(home, BTC) is None and candles(home).empty and set_aside(home).empty
+    return source_of(home, BTC) is None and candles(home).empty and quarantined(home).empty
 
 
 def refused(kind: type[ClosecastError], call: Callable[..., Any], *args: Any, **more: Any) -> str:
@@ -123,7 +123,7 @@ def test_the_first_run_takes_the_whole_history(
         ("2016-07-23", str(LAST)),
     ]
     assert (series.source, series.origin, series.first_day, series.days) == ("coinbase", LAST, LISTED, 400)
-    assert (series.new_days, series.restated_days, series.set_aside, series.holes) == (400, 0, 0, ())
+    assert (series.new_days, series.restated_days, series.quarantined, series.gaps) == (400, 0, 0, ())
     with Prices(home) as prices:
         pd.testing.assert_frame_equal(prices.closes_at(series.data_version), frame)
 
@@ -137,7 +137,7 @@ def test_every_row_names_the_raw_answer_it_came_from(
     for sha256, part in rows.groupby("payload_sha256"):
         said = {row[0]: row[4] for row in json.loads(read_raw(home, str(sha256)))}
         stamps = pd.to_datetime(part["day_utc"]).astype("datetime64[s]").astype("int64")
-        assert [said[stamp] for stamp in stamps] == part["close_usd"].tolist()
+        assert [said[stamp] for stamp in stamps] == part["close"].tolist()
 
 
 def test_later_runs_begin_a_week_back_and_append_only_what_is_new(
@@ -177,12 +177,12 @@ def test_restated_days_keep_both_observations(
     first = fetch(home, ex)
     day = LAST - timedelta(days=2)
     old = of(frame)[day]
-    ex.restate(BTC, day, close_usd=old + 1)
-    ex.restate(BTC, LAST - timedelta(days=20), close_usd=1.0)  # beyond what is asked for again
+    ex.restate(BTC, day, close=old + 1)
+    ex.restate(BTC, LAST - timedelta(days=20), close=1.0)  # beyond what is asked for again
     second = fetch(home, ex)
     assert (second.new_days, second.restated_days) == (0, 1)
     rows = candles(home)
-    assert rows[rows["day_utc"] == day]["close_usd"].tolist() == [old, old + 1]
+    assert rows[rows["day_utc"] == day]["close"].tolist() == [old, old + 1]
     assert closes(home) == of(frame) | {day: old + 1}
     assert second.data_version != first.data_version
     with Prices(home) as prices:
@@ -194,9 +194,9 @@ def test_holes_are_reported_asked_for_again_and_healed(
 ) -> None:
     first, last = date(2016, 3, 20), date(2016, 3, 31)
     ex = serve(without(without(frame, first, last), date(2016, 5, 1), date(2016, 5, 1)))
-    holes = ((first, last), (date(2016, 5, 1), date(2016, 5, 1)))
+    gaps = ((first, last), (date(2016, 5, 1), date(2016, 5, 1)))
     series = fetch(home, ex)
-    assert series.holes == holes
+    assert series.gaps == gaps
     assert asked(ex)[3:] == [("2016-05-01", "2016-05-01"), (str(first), str(last))]  # the newest first
     whole = frame.set_index(frame["day_utc"].dt.date)
     for day in (first, date(2016, 5, 1)):
@@ -205,7 +205,7 @@ def test_holes_are_reported_asked_for_again_and_healed(
     count = len(ex.requests)
     series = fetch(home, ex)
     assert asked(ex, count)[1:] == [("2016-05-01", "2016-05-01"), (str(first), str(last))]
-    assert series.holes == ((first + timedelta(days=1), last),)
+    assert series.gaps == ((first + timedelta(days=1), last),)
     assert series.new_days == 2
     assert closes(home)[first] == of(frame)[first]
 
@@ -214,11 +214,11 @@ def test_holes_are_reported_asked_for_again_and_healed(
 def test_a_page_that_came_empty_for_no_reason(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, page: int
 ) -> None:
-    """A page is believed to be empty after three times; the days are asked for once more as a hole."""
+    """A page is believed to be empty after three times; the days are asked for once more as a gap."""
     ex = serve(frame, faults=["ok"] * page + ["empty"] * 3)
     series = fetch(home, ex)
     assert closes(home) == of(frame)
-    assert (series.days, series.new_days, series.holes) == (400, 400, ())
+    assert (series.days, series.new_days, series.gaps) == (400, 400, ())
 
 
 def test_a_history_that_was_cut_at_a_page_heals_later(
@@ -236,24 +236,24 @@ def test_rows_that_are_set_aside_are_counted_once_and_never_used(
 ) -> None:
     spike = date(2016, 2, 10)
     row = frame["day_utc"] == pd.Timestamp(spike)
-    frame.loc[row, ["close_usd", "high_usd"]] *= 9
+    frame.loc[row, ["close", "high"]] *= 9
     ex = serve(frame)
     series = fetch(home, ex)
-    assert (series.set_aside, series.new_days, series.holes) == (1, 399, ((spike, spike),))
+    assert (series.quarantined, series.new_days, series.gaps) == (1, 399, ((spike, spike),))
     assert spike not in closes(home)
-    kept = set_aside(home)
+    kept = quarantined(home)
     assert kept["day_utc"].tolist() == [str(spike)]
     assert "more than 3 a day" in kept["reason"][0]
-    assert "1 rows set aside, kept in the table quarantine" in caplog.text
+    assert "1 rows quarantined, kept in the table quarantine" in caplog.text
     again = fetch(home, ex)
-    assert (again.set_aside, len(set_aside(home))) == (1, 1)
+    assert (again.quarantined, len(quarantined(home))) == (1, 1)
 
 
 def test_a_first_day_that_was_set_aside_is_asked_for_again(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     bad = frame.copy()
-    bad.loc[:1, "low_usd"] *= -1
+    bad.loc[:1, "low"] *= -1
     begins = LISTED + timedelta(days=2)
     assert fetch(home, serve(bad), LAST - timedelta(days=60)).first_day == begins
     honest = serve(frame)
@@ -269,9 +269,9 @@ def test_rows_that_are_no_candles_are_counted_and_the_days_come_back(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     series = fetch(home, serve(frame, faults=["ok", "garbage"]))
-    assert series.set_aside == len(set_aside(home)) == 8
+    assert series.quarantined == len(quarantined(home)) == 8
     assert closes(home) == of(frame)
-    assert series.holes == ()
+    assert series.gaps == ()
 
 
 def test_a_failure_in_the_middle_keeps_whole_pages_and_the_next_run_completes(
@@ -319,7 +319,7 @@ def test_ten_years_in_fourteen_requests_ten_a_second_and_a_transaction_a_page(ho
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
         sa.event.remove(sa.engine.Engine, "commit", kept)
-    assert (series.days, series.holes) == (3653, ())
+    assert (series.days, series.gaps) == (3653, ())
     assert len(starts) == 13  # all of 300 days, from the first day that the exchange can have
     assert max(sum(at <= other < at + 1 for other in starts) for at in starts) <= 10
     with_rows = sum(end >= listed for _, end in spans(FIRST_DAY, last))
@@ -424,9 +424,9 @@ def test_an_origin_within_the_file(home: Home, tmp_path: Path, frame: pd.DataFra
 
 
 def test_holes_of_a_file_are_reported(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
-    hole = (date(2016, 3, 20), date(2016, 3, 31))
-    assert take(home, tmp_path, without(frame, *hole)).holes == (hole,)
-    assert take(home, tmp_path, without(frame, *hole), date(2016, 3, 1)).holes == ()
+    gap = (date(2016, 3, 20), date(2016, 3, 31))
+    assert take(home, tmp_path, without(frame, *gap)).gaps == (gap,)
+    assert take(home, tmp_path, without(frame, *gap), date(2016, 3, 1)).gaps == ()
 
 
 def test_days_that_no_calendar_of_ours_has_are_set_aside(
@@ -436,25 +436,25 @@ def test_days_that_no_calendar_of_ours_has_are_set_aside(
         b"%s,1,1,1,1,1\n" % day for day in (b"0000-02-29", b"0020-05-01", b"0400-12-31", b"-90000000000")
     )
     series = take(home, tmp_path, to_csv(frame) + odd)
-    assert (series.set_aside, series.days, series.first_day) == (4, 400, LISTED)
+    assert (series.quarantined, series.days, series.first_day) == (4, 400, LISTED)
     assert closes(home) == of(frame)
-    reasons = " ".join(set_aside(home)["reason"])
+    reasons = " ".join(quarantined(home)["reason"])
     assert reasons.count("is before 0401-01-01") == 2
     assert reasons.count("is not a UTC day") == 2
     again = take(home, tmp_path, to_csv(frame) + odd)
-    assert (again.set_aside, len(set_aside(home))) == (4, 4)
+    assert (again.quarantined, len(quarantined(home))) == (4, 4)
     told = query(home, "SELECT product_id, source, reason FROM quarantine ORDER BY seq").to_pylist()
-    assert [row["reason"] for row in told] == set_aside(home)["reason"].tolist()
+    assert [row["reason"] for row in told] == quarantined(home)["reason"].tolist()
     assert {(row["product_id"], row["source"]) for row in told} == {(BTC, "csv")}
 
 
 def test_rows_of_a_file_that_are_set_aside(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
-    frame.loc[100, ["close_usd", "high_usd"]] *= 9
+    frame.loc[100, ["close", "high"]] *= 9
     data = to_csv(frame) + b"2016-08-23,1,1,1,x,1\n"
     series = take(home, tmp_path, data, last_finished_day=LAST - timedelta(days=1))
     # The spike, the line that cannot be read, and the day that is not over.
-    assert (series.set_aside, series.days, series.origin) == (3, 398, LAST - timedelta(days=1))
-    assert sorted(set_aside(home)["day_utc"]) == ["2015-10-28", str(LAST), "2016-08-23"]
+    assert (series.quarantined, series.days, series.origin) == (3, 398, LAST - timedelta(days=1))
+    assert sorted(quarantined(home)["day_utc"]) == ["2015-10-28", str(LAST), "2016-08-23"]
 
 
 def test_the_first_close_is_held_against_the_stored_one(
@@ -462,16 +462,16 @@ def test_the_first_close_is_held_against_the_stored_one(
 ) -> None:
     take(home, tmp_path, frame)
     far = repeated(frame, 1)
-    far[["open_usd", "high_usd", "low_usd", "close_usd"]] *= 4
+    far[["open", "high", "low", "close"]] *= 4
     series = take(home, tmp_path, far)
-    assert (series.origin, series.new_days, series.set_aside) == (LAST, 0, 1)
+    assert (series.origin, series.new_days, series.quarantined) == (LAST, 0, 1)
 
 
 @pytest.mark.parametrize(
     ("kind", "wanted"),
     [
-        (NotEnoughHistory, {"fewest_days": 401}),
-        (NotEnoughHistory, {"unbroken_days": 200}),
+        (NotEnoughHistory, {"min_days": 401}),
+        (NotEnoughHistory, {"consecutive_days": 200}),
         (StaleSeries, {"origin": LAST + timedelta(days=1)}),
         (StaleSeries, {"origin": date(2016, 3, 5)}),
         (BadDay, {"origin": LISTED - timedelta(days=1)}),
@@ -503,10 +503,7 @@ FILE: dict[str, Any] = {
 
 
 def test_a_day_twice_is_refused_or_chosen(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
-    data = (
-        to_csv(frame)
-        + to_csv(frame.tail(1).assign(close_usd=frame["close_usd"].iloc[-1] + 1)).split(b"\n", 1)[1]
-    )
+    data = to_csv(frame) + to_csv(frame.tail(1).assign(close=frame["close"].iloc[-1] + 1)).split(b"\n", 1)[1]
     refused(BadFile, take, home, tmp_path, data)
     assert untouched(home)
     assert take(home, tmp_path, data, on_duplicate="last").days == 400
@@ -519,7 +516,7 @@ def test_the_sample_and_a_file_do_not_mix(home: Home, tmp_path: Path, frame: pd.
     other = made_up(50, LISTED, seed=9)
     assert "--replace-source" in refused(SourceMismatch, take, home, tmp_path, other)
     assert closes(home) == before
-    refused(NotEnoughHistory, take, home, tmp_path, other, replace_source=True, fewest_days=51)
+    refused(NotEnoughHistory, take, home, tmp_path, other, replace_source=True, min_days=51)
     assert (source_of(home, BTC), closes(home)) == ("sample", before)
     series = take(home, tmp_path, other, replace_source=True)
     assert (series.source, series.days) == ("csv", 50)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
 from tasks.prices.csv_reader import read_candles
-from tasks.prices.validation import Checked, check_candles, find_holes
+from tasks.prices.validation import Checked, check_candles, find_gaps
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FIRST = date(2019, 1, 1)
@@ -40,7 +40,7 @@ def check(frame: pd.DataFrame, **options: object) -> Checked:
 
 
 def closes(checked: Checked) -> list[float]:
-    return checked.accepted["close_usd"].tolist()
+    return checked.accepted["close"].tolist()
 
 
 def test_good_candles_enter_as_they_are() -> None:
@@ -48,27 +48,27 @@ def test_good_candles_enter_as_they_are() -> None:
     checked = check(frame)
     pd.testing.assert_frame_equal(checked.accepted, frame)
     assert list(checked.accepted) == CANDLE_COLUMNS
-    assert list(checked.set_aside) == REJECTED_COLUMNS
-    assert checked.set_aside.empty
+    assert list(checked.quarantined) == REJECTED_COLUMNS
+    assert checked.quarantined.empty
 
 
 def test_nothing_in_nothing_out() -> None:
     checked = check(candle_frame())
     assert checked.accepted.empty
-    assert checked.set_aside.empty
+    assert checked.quarantined.empty
 
 
 @pytest.mark.parametrize(
     ("figures", "reason"),
     [
-        ({"close_usd": np.nan}, "the close is unknown"),
-        ({"close_usd": np.inf, "high_usd": np.inf}, "high inf is not a finite positive price; close inf"),
-        ({"low_usd": 0.0}, "low 0.0 is not a finite positive price"),
-        ({"open_usd": -5.0, "low_usd": -6.0}, "open -5.0 is not a finite positive price; low -6.0 is not"),
-        ({"open_usd": 98.5, "low_usd": 99.0}, "low 99.0 above open 98.5"),
-        ({"open_usd": 101.0}, "open 101.0 above high 100.0"),
-        ({"low_usd": 100.5, "open_usd": np.nan}, "low 100.5 above close 100.0"),
-        ({"high_usd": 99.0, "open_usd": np.nan}, "close 100.0 above high 99.0"),
+        ({"close": np.nan}, "the close is unknown"),
+        ({"close": np.inf, "high": np.inf}, "high inf is not a finite positive price; close inf"),
+        ({"low": 0.0}, "low 0.0 is not a finite positive price"),
+        ({"open": -5.0, "low": -6.0}, "open -5.0 is not a finite positive price; low -6.0 is not"),
+        ({"open": 98.5, "low": 99.0}, "low 99.0 above open 98.5"),
+        ({"open": 101.0}, "open 101.0 above high 100.0"),
+        ({"low": 100.5, "open": np.nan}, "low 100.5 above close 100.0"),
+        ({"high": 99.0, "open": np.nan}, "close 100.0 above high 99.0"),
         ({"volume": -1.0}, "volume -1.0 is negative or not finite"),
         ({"volume": np.inf}, "volume inf is negative or not finite"),
     ],
@@ -76,12 +76,12 @@ def test_nothing_in_nothing_out() -> None:
 def test_a_broken_rule_sets_the_row_aside_with_its_figures(figures: dict[str, float], reason: str) -> None:
     checked = check(candles(100.0, 100.0, **figures))
     assert closes(checked) == [100.0]
-    assert checked.set_aside["day_utc"].tolist() == ["2019-01-02"]
-    assert checked.set_aside["reason"][0].startswith(reason)
+    assert checked.quarantined["day_utc"].tolist() == ["2019-01-02"]
+    assert checked.quarantined["reason"][0].startswith(reason)
 
 
 @pytest.mark.parametrize(
-    "figures", [dict.fromkeys(["open_usd", "high_usd", "low_usd", "volume"], np.nan), {"volume": 0.0}]
+    "figures", [dict.fromkeys(["open", "high", "low", "volume"], np.nan), {"volume": 0.0}]
 )
 def test_what_is_unknown_or_zero_volume_may_enter(figures: dict[str, float]) -> None:
     frame = candles(100.0, 100.0, **figures)
@@ -92,23 +92,23 @@ def test_unfinished_days_and_unknown_days() -> None:
     frame = candles(100.0, 101.0, 102.0)
     checked = check(frame, last_finished_day=date(2019, 1, 2))
     assert closes(checked) == [100.0, 101.0]
-    assert checked.set_aside["reason"].tolist() == [
+    assert checked.quarantined["reason"].tolist() == [
         "day 2019-01-03 is not finished, the last finished day is 2019-01-02"
     ]
     frame.loc[1, "day_utc"] = pd.NaT
     checked = check(frame)
     assert closes(checked) == [100.0, 102.0]
-    assert checked.set_aside.iloc[0].tolist()[::2] == [None, "its day is unknown"]
+    assert checked.quarantined.iloc[0].tolist()[::2] == [None, "its day is unknown"]
 
 
 def test_raw_holds_what_came() -> None:
-    checked = check(candles(100.0, 100.0, open_usd=np.nan, high_usd=np.inf, volume=-np.inf))
-    assert json.loads(checked.set_aside["raw"][0]) == {
+    checked = check(candles(100.0, 100.0, open=np.nan, high=np.inf, volume=-np.inf))
+    assert json.loads(checked.quarantined["raw"][0]) == {
         "day_utc": "2019-01-02",
-        "open_usd": None,
-        "high_usd": "inf",
-        "low_usd": 100.0,
-        "close_usd": 100.0,
+        "open": None,
+        "high": "inf",
+        "low": 100.0,
+        "close": 100.0,
         "volume": "-inf",
     }
 
@@ -117,7 +117,7 @@ def test_raw_holds_what_came() -> None:
 def test_a_spike_costs_only_itself(spike: float, ratio: str) -> None:
     checked = check(candles(4000.0, 4000.0, spike, 4000.0, 4000.0))
     assert closes(checked) == [4000.0] * 4
-    assert checked.set_aside["reason"].tolist() == [
+    assert checked.quarantined["reason"].tolist() == [
         f"close {spike} is {ratio} the close of 2019-01-02 (4000.0), more than 3 a day"
     ]
 
@@ -140,7 +140,7 @@ def test_a_true_shift_of_level_costs_one_day() -> None:
 def test_the_allowance_grows_with_the_days_between() -> None:
     assert closes(check(candles(100.0, 100.0, 850.0, days=[0, 1, 3]))) == [100.0, 100.0, 850.0]
     checked = check(candles(100.0, 100.0, 901.0, days=[0, 1, 3]))
-    assert checked.set_aside["reason"].tolist() == [
+    assert checked.quarantined["reason"].tolist() == [
         "close 901.0 is 9.01 times the close of 2019-01-02 (100.0), more than 3 a day over 2 days"
     ]
     far = candles(1e-300, 9e299)
@@ -151,7 +151,7 @@ def test_the_allowance_grows_with_the_days_between() -> None:
 def test_previous_is_what_the_first_row_is_held_against() -> None:
     frame = candles(1000.0, 1000.0, 1000.0)
     checked = check(frame, previous=(date(2018, 12, 31), 100.0))
-    assert checked.set_aside["reason"].tolist() == [
+    assert checked.quarantined["reason"].tolist() == [
         "close 1000.0 is 10.0 times the close of 2018-12-31 (100.0), more than 3 a day",
         "close 1000.0 is 10.0 times the close of 2018-12-31 (100.0), more than 3 a day over 2 days",
     ]
@@ -163,7 +163,7 @@ def test_previous_is_what_the_first_row_is_held_against() -> None:
 def test_an_absurd_first_row_falls_and_not_all_others() -> None:
     checked = check(candles(400_000.0, 4000.0, 4010.0, 4020.0, 4030.0, 4040.0))
     assert closes(checked) == [4000.0, 4010.0, 4020.0, 4030.0, 4040.0]
-    assert "the median of the first 5 closes (4020.0)" in checked.set_aside["reason"][0]
+    assert "the median of the first 5 closes (4020.0)" in checked.quarantined["reason"][0]
 
 
 def test_rows_set_aside_by_a_rule_are_no_reference() -> None:
@@ -181,39 +181,39 @@ figure = st.one_of(
 @settings(deadline=None, max_examples=150)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 3), figure, figure, figure, figure, figure), max_size=25),
-    tidy=st.booleans(),
+    compact_table=st.booleans(),
     previous=st.none() | st.tuples(st.just(date(2018, 12, 30)), st.floats(50, 200)),
 )
 def test_every_row_is_accepted_or_set_aside_by_the_rules(
-    rows: list[tuple[float, ...]], tidy: bool, previous: tuple[date, float] | None
+    rows: list[tuple[float, ...]], compact_table: bool, previous: tuple[date, float] | None
 ) -> None:
     frame = candles(*[row[1] for row in rows], days=np.cumsum([row[0] for row in rows], dtype=int).tolist())
-    if not tidy:
+    if not compact_table:
         frame[FIGURES] = np.array([row[1:] for row in rows], dtype=float).reshape(-1, 5)
     before = frame.copy(deep=True)
     last = FIRST + timedelta(days=30)
     checked = check(frame, last_finished_day=last, previous=previous)
     pd.testing.assert_frame_equal(frame, before)
 
-    aside = set(checked.set_aside["day_utc"])
-    assert len(aside) == len(checked.set_aside)
+    aside = set(checked.quarantined["day_utc"])
+    assert len(aside) == len(checked.quarantined)
     kept = [day.strftime("%Y-%m-%d") not in aside for day in frame["day_utc"]]
     pd.testing.assert_frame_equal(
         checked.accepted, frame.loc[np.array(kept, dtype=bool)].reset_index(drop=True)
     )
     assert sum(kept) + len(aside) == len(frame)
-    assert (checked.set_aside["reason"] != "").all()
+    assert (checked.quarantined["reason"] != "").all()
 
     good = checked.accepted
     assert (good["day_utc"] <= pd.Timestamp(last)).all()
-    assert (np.isfinite(good["close_usd"]) & (good["close_usd"] > 0)).all()
+    assert (np.isfinite(good["close"]) & (good["close"] > 0)).all()
     for name in FIGURES[:-1]:
         assert (good[name].isna() | (np.isfinite(good[name]) & (good[name] > 0))).all()
-        assert not ((good[name] > good["high_usd"]) | (good[name] < good["low_usd"])).any()
+        assert not ((good[name] > good["high"]) | (good[name] < good["low"])).any()
     assert (good["volume"].isna() | (np.isfinite(good["volume"]) & (good["volume"] >= 0))).all()
     for one, two in zip(good.index[:-1], good.index[1:], strict=True):
         span = (good["day_utc"][two] - good["day_utc"][one]).days
-        near, far = sorted([float(good["close_usd"][one]), float(good["close_usd"][two])])
+        near, far = sorted([float(good["close"][one]), float(good["close"][two])])
         assert far <= near * 3.0**span
 
 
@@ -221,12 +221,12 @@ def test_every_row_is_accepted_or_set_aside_by_the_rules(
 @given(st.sets(st.integers(0, 60), max_size=40))
 def test_holes_are_exactly_the_days_that_are_missing(present: set[int]) -> None:
     days = pd.Series([FIRST + timedelta(days=day) for day in present], dtype="datetime64[s]")
-    holes = find_holes(days)
-    missing = [day.date() for start, end in holes for day in pd.date_range(start, end, freq="D")]
+    gaps = find_gaps(days)
+    missing = [day.date() for start, end in gaps for day in pd.date_range(start, end, freq="D")]
     known = {FIRST + timedelta(days=day) for day in present}
     span = pd.date_range(min(known), max(known)).date if known else []
     assert missing == [day for day in span if day not in known]
-    for (_, end), (start, _) in pairwise(holes):
+    for (_, end), (start, _) in pairwise(gaps):
         assert (start - end).days > 1
 
 
@@ -246,7 +246,7 @@ def test_a_million_rows_in_seconds(spikes: int) -> None:
     begun = time.perf_counter()
     checked = check(frame, last_finished_day=date(9000, 1, 1))
     assert time.perf_counter() - begun < 15  # under 1 s on one free core
-    assert len(checked.set_aside) == spikes
+    assert len(checked.quarantined) == spikes
     assert len(checked.accepted) == count - spikes
 
 
@@ -255,10 +255,10 @@ def test_real_prices() -> None:
     article = read_candles((SHARED / "article_bitcoin.csv").read_bytes(), "BTC-USD").candles
     checked = check(article, last_finished_day=date(2020, 6, 4))
     pd.testing.assert_frame_equal(checked.accepted, article)
-    assert find_holes(article["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
+    assert find_gaps(article["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
     messy = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
     checked = check(
         read_candles(messy, "ETH-USD", on_duplicate="last").candles, last_finished_day=date(2021, 1, 1)
     )
-    assert checked.set_aside["reason"][0] == "open 14.9 above high 14.82"
-    assert len(checked.set_aside) == 7
+    assert checked.quarantined["reason"][0] == "open 14.9 above high 14.82"
+    assert len(checked.quarantined) == 7

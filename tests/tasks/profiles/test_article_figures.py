@@ -22,8 +22,8 @@ NAMES = ["losses.png", "predicted.png", "prices.png"]
 
 def parts(days: int = 60, test_days: int = 8) -> tuple[pd.DataFrame, Losses, pd.DataFrame]:
     closes = made_up(days)
-    test = closes.tail(test_days)[["day_utc", "close_usd"]].reset_index(drop=True)
-    test = test.assign(last_close_usd=test["close_usd"] + 1, point_usd=test["close_usd"] - 2)
+    test = closes.tail(test_days)[["day_utc", "close"]].reset_index(drop=True)
+    test = test.assign(last_close=test["close"] + 1, point=test["close"] - 2)
     return closes, Losses(np.array([0.5, 0.1]), np.array([0.4, 0.2]), 2), test
 
 
@@ -52,19 +52,19 @@ def test_three_readable_pngs(drawn: dict[str, bytes]) -> None:
 
 def test_other_content_is_another_picture(drawn: dict[str, bytes]) -> None:
     closes, losses, test = parts()
-    other = draw(closes.assign(close_usd=closes["close_usd"] * np.linspace(1, 2, 60)), losses, test)
+    other = draw(closes.assign(close=closes["close"] * np.linspace(1, 2, 60)), losses, test)
     assert [name for name in NAMES if drawn[name] != other[name]] == ["prices.png"]
     other = draw(
         closes,
         Losses(losses.training * 2, losses.validation, 2),
-        test.assign(point_usd=test["point_usd"] + 100),
+        test.assign(point=test["point"] + 100),
     )
     assert [name for name in NAMES if drawn[name] != other[name]] == ["losses.png", "predicted.png"]
 
 
 def test_a_hole_is_a_gap_not_a_line() -> None:
     whole, losses, test = parts()
-    level = whole.assign(close_usd=np.where(whole["day_utc"] < pd.Timestamp(2019, 2, 1), 100.0, 200.0))
+    level = whole.assign(close=np.where(whole["day_utc"] < pd.Timestamp(2019, 2, 1), 100.0, 200.0))
     broken = without(level, date(2019, 1, 31), date(2019, 2, 1))
     with_line, with_gap = (pixels(draw(frame, losses, test)["prices.png"]) for frame in (level, broken))
 

@@ -50,11 +50,11 @@ def test_a_version_and_all_of_its_bundle(trained: tuple[Home, str, str]) -> None
     assert bundle.read_json("settings.json") == SMALL
     lineage = bundle.read_json("lineage.json")
     assert lineage["windows"] == {"train": 40, "validation": 5, "test": 9}
-    assert lineage["holes"] == []
+    assert lineage["gaps"] == []
     assert lineage["libraries"]["keras"]
-    for name in ("data_version", "settings_version", "code_version", "made_by", "weights_sha256"):
+    for name in ("data_version", "settings_version", "code_version", "training_kind", "weights_sha256"):
         assert version.tags[name] == lineage[name]
-    assert (lineage["data_version"], lineage["made_by"]) == (data_version, "refit")
+    assert (lineage["data_version"], lineage["training_kind"]) == (data_version, "refit")
     losses = bundle.read_json("losses.json")
     assert [len(losses[name]) for name in ("loss", "val_loss")] == [2, 2]
     names = ("lookback", "horizon", "units", "activation", "leaky_slope", "dropout", "seed")

@@ -23,7 +23,7 @@ from tasks.profiles.baselines import METHODS, REFIT_DAYS, RETURNS, baseline_quan
 from tasks.profiles.min_max import Floats
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
-UNKNOWN = ["open_usd", "high_usd", "low_usd", "volume"]
+UNKNOWN = ["open", "high", "low", "volume"]
 LOW, HIGH = BANDS[80]
 
 
@@ -39,10 +39,10 @@ def traded(days: int = 480, *, seed: int = 3, sd: float = 0.03, weekend: float =
     return candle_frame(
         {
             "day_utc": when,
-            "open_usd": opened,
-            "high_usd": np.maximum(opened, path.max(axis=1)),
-            "low_usd": np.minimum(opened, path.min(axis=1)),
-            "close_usd": path[:, -1],
+            "open": opened,
+            "high": np.maximum(opened, path.max(axis=1)),
+            "low": np.minimum(opened, path.min(axis=1)),
+            "close": path[:, -1],
             "volume": draw.uniform(1, 9, days),
         }
     )
@@ -52,7 +52,7 @@ def closes(returns: Floats) -> pd.DataFrame:
     """Candles that know nothing but closes, of these log returns."""
     close = 4000 * np.exp(np.concatenate([[0.0], np.cumsum(returns)]))
     when = pd.date_range(FIRST, periods=len(close), unit="s")
-    return candle_frame({"day_utc": when, "close_usd": close, **dict.fromkeys(UNKNOWN, np.nan)})
+    return candle_frame({"day_utc": when, "close": close, **dict.fromkeys(UNKNOWN, np.nan)})
 
 
 def closes_only(frame: pd.DataFrame, days: int | None = None) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def with_a_hole(frame: pd.DataFrame) -> pd.DataFrame:
 
 def with_an_absurd_day(frame: pd.DataFrame, row: int = 430) -> pd.DataFrame:
     frame = frame.copy()
-    frame.loc[row:, ["open_usd", "high_usd", "low_usd", "close_usd"]] *= 3.0
+    frame.loc[row:, ["open", "high", "low", "close"]] *= 3.0
     return frame
 
 
@@ -90,9 +90,9 @@ def test_an_origin_knows_nothing_of_other_origins_or_later_rows(change: Any) -> 
     together = baseline_quantiles(frame, rows)
     for n, row in enumerate(rows):
         garbage = frame.copy()
-        later = garbage.loc[row + 1 :, "close_usd"]
+        later = garbage.loc[row + 1 :, "close"]
         noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(later), 5))
-        garbage.loc[row + 1 :, [*UNKNOWN[:3], "close_usd", "volume"]] = noise
+        garbage.loc[row + 1 :, [*UNKNOWN[:3], "close", "volume"]] = noise
         garbage.loc[row + 5 :: 3, UNKNOWN] = np.nan
         for alone in (
             baseline_quantiles(garbage, [row]),
@@ -113,7 +113,7 @@ def test_quantiles_are_finite_rise_and_stay_in_proportion(change: Any) -> None:
         assert quantiles.shape == (len(frame) - 255, len(LEVELS))
         assert np.isfinite(quantiles).all(), method
         assert (np.diff(quantiles, axis=1) > 0).all(), method
-        # The 80 % band of returns with a deviation of .03 is about .07 wide.
+        # The 80 % band of returns with a sigma of .03 is about .07 wide.
         assert 0.04 < np.median(width(quantiles)) < 0.11, method
 
 
@@ -139,10 +139,10 @@ def test_a_price_that_has_hardly_moved_gives_finite_quantiles() -> None:
 def test_still_days_at_the_listing_do_not_spoil_the_fits() -> None:
     frame = traded()
     still = frame.copy()
-    still.loc[:40, ["open_usd", "high_usd", "low_usd"]] = np.nan
-    still.loc[:40, "close_usd"] = still.loc[40, "close_usd"]
-    for name in ("open_usd", "high_usd", "low_usd"):
-        still[name] = still[name].fillna(still["close_usd"])
+    still.loc[:40, ["open", "high", "low"]] = np.nan
+    still.loc[:40, "close"] = still.loc[40, "close"]
+    for name in ("open", "high", "low"):
+        still[name] = still[name].fillna(still["close"])
     rows = anchored(frame)
     # GARCH's likelihood does take them for news of how quiet days are.
     for method in ("last_close_250", "ewma_t", "har_t"):
@@ -186,11 +186,11 @@ def test_the_t_is_the_likeliest() -> None:
 
     values = np.random.default_rng(8).standard_t(4, 3000) * 1.7
     dof, _, size = stats.t.fit(values, floc=0)
-    deviation = size * np.sqrt(dof / (dof - 2))
-    np.testing.assert_allclose(baselines._fit_t(values), (deviation, dof), rtol=1e-3)
+    sigma = size * np.sqrt(dof / (dof - 2))
+    np.testing.assert_allclose(baselines._fit_t(values), (sigma, dof), rtol=1e-3)
     # One return that nothing announced is a tail, not a new size of all the others.
     surprised = baselines._fit_t(np.append(values, 1e5))
-    np.testing.assert_allclose(surprised, (deviation, dof), rtol=0.2)
+    np.testing.assert_allclose(surprised, (sigma, dof), rtol=0.2)
 
 
 def test_degrees_of_freedom_are_held() -> None:

@@ -55,7 +55,7 @@ def test_the_measured_recipe_is_the_default() -> None:
     assert (recipe.validation_days, recipe.patience, recipe.min_delta) == (180, 8, 1e-5)
     assert (recipe.fine_tune_epochs, recipe.fine_tune_learning_rate, recipe.tracker_step) == (2, 5e-4, 0.002)
     assert (recipe.refit_every_days, recipe.fine_tune_every_days, recipe.max_model_age_days) == (90, 30, 180)
-    assert (recipe.gate_ratio_180, recipe.gate_ratio_365, recipe.fewest_days) == (1.02, 1.01, 400)
+    assert (recipe.gate_ratio_180, recipe.gate_ratio_365, recipe.min_days) == (1.02, 1.01, 400)
     assert 3 <= recipe.members <= 5
 
 

@@ -13,7 +13,7 @@ from tasks.features.inputs import Columns, make_inputs
 from tasks.network.architectures import calibrated_network
 from tasks.profiles.baselines import RETURNS, baseline_quantiles
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import MIXED_WITH, first_corrections, say
+from tasks.profiles.distribution import MIXED_WITH, first_quantile_offsets, say
 from tasks.profiles.ensemble import Ensemble, Trained, ensemble_quantiles
 from tests.helpers import FIRST, made_up, without
 
@@ -29,7 +29,7 @@ def ensemble() -> Ensemble:
     return Ensemble(Columns(ranges=True, volume=True), members, FIRST)
 
 
-def learned_through(row: int) -> Trained:
+def fitted_through(row: int) -> Trained:
     return Trained(ensemble(), FIRST + timedelta(days=row), (), {})
 
 
@@ -37,9 +37,9 @@ def rows(*numbers: int) -> Any:
     return np.array(numbers, dtype=np.int64)
 
 
-def days_learned(corrections: np.ndarray) -> list[int]:
+def days_learned(quantile_offsets: np.ndarray) -> list[int]:
     """Which numbers of outcomes these can be of: each time a level rises by itself, less its hits."""
-    risen = corrections / RECIPE.tracker_step
+    risen = quantile_offsets / RECIPE.tracker_step
     hits = [n * np.array(LEVELS) - risen for n in range(200)]
     return [n for n, of in enumerate(hits) if np.abs(of - np.round(of)).max() < 1e-6 and of.max() <= n + 0.5]
 
@@ -81,7 +81,7 @@ def test_nothing_after_an_origin_counts() -> None:
     for n, row in enumerate(at.tolist()):
         garbage = candles.copy()
         noise = np.random.default_rng(n).uniform(0.01, 1e6, len(candles) - row - 1)
-        for name in ("open_usd", "high_usd", "low_usd", "close_usd", "volume"):
+        for name in ("open", "high", "low", "close", "volume"):
             garbage.loc[row + 1 :, name] = noise
         for frame in (garbage, candles.iloc[: row + 1]):
             alone = say(ensemble(), frame, rows(row), RECIPE, methods=HAR)
@@ -91,45 +91,45 @@ def test_nothing_after_an_origin_counts() -> None:
 
 def test_the_tracker_begins_with_the_days_not_learned_from() -> None:
     candles = made_up(420)
-    corrections = first_corrections(learned_through(400), candles, RECIPE)
-    assert corrections.shape == (23,)
+    quantile_offsets = first_quantile_offsets(fitted_through(400), candles, RECIPE)
+    assert quantile_offsets.shape == (23,)
     # The targets of 401 to 419, the last of which is the origin that is forecast from next.
-    assert days_learned(corrections) == [19]
-    assert days_learned(first_corrections(learned_through(390), candles, RECIPE)) == [29]
-    assert days_learned(first_corrections(learned_through(400), candles.iloc[:410], RECIPE)) == [9]
+    assert days_learned(quantile_offsets) == [19]
+    assert days_learned(first_quantile_offsets(fitted_through(390), candles, RECIPE)) == [29]
+    assert days_learned(first_quantile_offsets(fitted_through(400), candles.iloc[:410], RECIPE)) == [9]
 
 
 def test_the_days_learned_from_count_only_by_what_is_forecast_from_them() -> None:
     candles = made_up(420)
-    corrections = first_corrections(learned_through(400), candles, RECIPE)
+    quantile_offsets = first_quantile_offsets(fitted_through(400), candles, RECIPE)
     crashed = candles.copy()
-    crashed.loc[419, ["open_usd", "high_usd", "low_usd", "close_usd"]] /= 3.0
-    found = first_corrections(learned_through(400), crashed, RECIPE)
-    before = first_corrections(learned_through(400), candles.iloc[:419], RECIPE)
+    crashed.loc[419, ["open", "high", "low", "close"]] /= 3.0
+    found = first_quantile_offsets(fitted_through(400), crashed, RECIPE)
+    before = first_quantile_offsets(fitted_through(400), candles.iloc[:419], RECIPE)
     np.testing.assert_allclose(found - before, RECIPE.tracker_step * (np.array(LEVELS) - 1.0), atol=1e-12)
-    assert found.tobytes() != corrections.tobytes()
+    assert found.tobytes() != quantile_offsets.tobytes()
 
 
 def test_a_day_that_is_missing_teaches_nothing() -> None:
     gone = FIRST + timedelta(days=407)
     candles = without(made_up(420), gone, gone)
     # Neither its own outcome nor those of the origins whose windows have its return: 407 to 412.
-    assert days_learned(first_corrections(learned_through(400), candles, RECIPE)) == [19 - 1 - 6]
+    assert days_learned(first_quantile_offsets(fitted_through(400), candles, RECIPE)) == [19 - 1 - 6]
 
 
 def test_har_s_first_days_are_passed_over_only_where_it_is_mixed_in() -> None:
     candles = made_up(300)
-    assert days_learned(first_corrections(learned_through(200), candles, RECIPE)) == [299 - RETURNS]
-    assert days_learned(first_corrections(learned_through(200), candles, ALONE)) == [99]
+    assert days_learned(first_quantile_offsets(fitted_through(200), candles, RECIPE)) == [299 - RETURNS]
+    assert days_learned(first_quantile_offsets(fitted_through(200), candles, ALONE)) == [99]
 
 
 def test_nothing_to_learn_from_is_no_correction() -> None:
     for candles, row in ((made_up(420), 419), (made_up(200), 150)):
-        found = first_corrections(learned_through(row), candles, RECIPE)
+        found = first_quantile_offsets(fitted_through(row), candles, RECIPE)
         assert found.tolist() == [0.0] * 23
 
 
 def test_days_are_those_of_the_calendar() -> None:
-    """A hole before the days learned through does not move where the tracker begins."""
+    """A gap before the days learned through does not move where the tracker begins."""
     candles: pd.DataFrame = without(made_up(420), date(2019, 3, 1), date(2019, 3, 20))
-    assert days_learned(first_corrections(learned_through(400), candles, RECIPE)) == [19]
+    assert days_learned(first_quantile_offsets(fitted_through(400), candles, RECIPE)) == [19]

@@ -58,14 +58,14 @@ def moved(candles: pd.DataFrame, rows: slice) -> pd.DataFrame:
     """The candles with other prices in these rows."""
     other = candles.copy()
     noise = np.random.default_rng(9).uniform(0.5, 2.0, len(other.loc[rows]))
-    for name in ("open_usd", "high_usd", "low_usd", "close_usd"):
+    for name in ("open", "high", "low", "close"):
         other.loc[rows, name] *= noise
     return other
 
 
 def closes_only(candles: pd.DataFrame) -> pd.DataFrame:
     candles = candles.copy()
-    candles.loc[:, ["open_usd", "high_usd", "low_usd", "volume"]] = np.nan
+    candles.loc[:, ["open", "high", "low", "volume"]] = np.nan
     return candles
 
 
@@ -88,14 +88,14 @@ def test_the_newest_days_are_held_out_when_there_are_enough() -> None:
 
 def test_what_is_learned_from_and_what_is_looked_at() -> None:
     found = trained()
-    assert found.ensemble.seen_through == day(SEEN)
-    assert found.learned_through == day(LEARNED)
+    assert found.ensemble.trained_through == day(SEEN)
+    assert found.fitted_through == day(LEARNED)
     assert found.windows == {"train": LEARNED - WARM_UP + 1, "validation": 180}
     assert found.left_out == {}
     assert found.ensemble.columns == Columns(ranges=True, volume=True)
     assert len(found.ensemble.members) == len(found.losses) == 2
     short = fit_ensemble(made_up(400), RECIPE, NOTHING)
-    assert (short.ensemble.seen_through, short.learned_through) == (day(399), day(219))
+    assert (short.ensemble.trained_through, short.fitted_through) == (day(399), day(219))
     assert short.windows == {"train": 219 - WARM_UP + 1, "validation": 180}
 
 
@@ -207,7 +207,7 @@ def test_a_short_series_is_refused() -> None:
 
 def test_a_series_full_of_holes_is_refused() -> None:
     gappy = made_up(900)[lambda frame: frame.index % 2 == 0].reset_index(drop=True)
-    with pytest.raises(NotEnoughHistory, match=r"100 unbroken windows of 5 days .* found 0 and 0 up to"):
+    with pytest.raises(NotEnoughHistory, match=r"100 consecutive windows of 5 days .* found 0 and 0 up to"):
         fit_ensemble(gappy, RECIPE, NOTHING)
     early = without(made_up(800), day(445), day(605))  # 440 to 619 are there to validate
     with pytest.raises(NotEnoughHistory, match="and 30 to validate, found "):
@@ -224,7 +224,7 @@ def test_a_training_that_blows_up_is_refused(more: dict[str, Any]) -> None:
 def test_fine_tuning_moves_the_weights_a_little() -> None:
     before, candles = trained().ensemble, made_up(630)
     found = fine_tune_ensemble(before, candles, RECIPE, {"ETH-USD": made_up(600, seed=2)})
-    assert found.ensemble.seen_through == found.learned_through == day(629 - 180)
+    assert found.ensemble.trained_through == found.fitted_through == day(629 - 180)
     windows = 629 - 180 - WARM_UP + 1
     assert found.windows == {"train": windows, "pooled ETH-USD": windows}
     steps = 2 * -(-2 * windows // RECIPE.batch_size)
@@ -269,8 +269,8 @@ def test_the_members_quantiles_are_averaged() -> None:
     # Each is its head's Student t, in the origin's scale.
     inputs = make_inputs(candles, RECIPE, ensemble.columns)
     shown = windows_at(inputs, np.array(rows), lookback=5, return_clip=6.0)
-    mean, deviation, dof = trainer_for(RECIPE, 11).apart(ensemble.members[1], shown)[2]
-    expected = stats.t.ppf(LEVELS, dof, mean, deviation * np.sqrt((dof - 2) / dof))
+    mean, sigma, dof = trainer_for(RECIPE, 11).apart(ensemble.members[1], shown)[2]
+    expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
     np.testing.assert_allclose(alone[1][2], expected * inputs.scale[599], rtol=1e-9)
 
 

@@ -48,9 +48,9 @@ def test_it_comes_back_to_the_last_bit(tmp_path: Path, features: int) -> None:
         pass  # the network that it is read with has other weights meanwhile
     stored = read_ensemble(bundle, RECIPE)
     assert stored.ensemble.columns == trained.ensemble.columns
-    assert stored.ensemble.seen_through == date(2020, 1, 2)
+    assert stored.ensemble.trained_through == date(2020, 1, 2)
     assert ensemble_sha256(stored.ensemble) == ensemble_sha256(trained.ensemble)
-    assert stored.corrections.tobytes() == CORRECTIONS.tobytes()
+    assert stored.quantile_offsets.tobytes() == CORRECTIONS.tobytes()
     inputs = make_inputs(made_up(100), RECIPE, trained.ensemble.columns)
     rows = np.array([60, 99])
     before, after = (

@@ -41,13 +41,13 @@ def test_it_is_the_networks_own_word_in_usd(home: Home) -> None:
 
     bundle, closes = champion(home), made_up()
     said = forecast_article(bundle, closes)
-    assert said.last_close_usd == closes["close_usd"].iloc[-1]
+    assert said.last_close == closes["close"].iloc[-1]
     # Layer by layer, from the stored weights.
     kernel, recurrent, bias, out, shift = _weights(bundle)
-    low, high = closes["close_usd"].iloc[:48].min(), closes["close_usd"].iloc[:48].max()
+    low, high = closes["close"].iloc[:48].min(), closes["close"].iloc[:48].max()
     sigmoid = keras.activations.get("sigmoid")
     hidden = state = np.zeros((1, 4), dtype=np.float32)
-    for close in closes["close_usd"].iloc[-3:]:
+    for close in closes["close"].iloc[-3:]:
         x = np.array([[(close - low) / (high - low)]], dtype=np.float32)
         gates = np.split(x @ kernel + hidden @ recurrent + bias, 4, axis=1)
         i, f, c, o = (np.asarray(sigmoid(gate)) for gate in gates)
@@ -55,7 +55,7 @@ def test_it_is_the_networks_own_word_in_usd(home: Home) -> None:
         hidden = o * np.asarray(sigmoid(state))
     leaky = np.where(hidden > 0, hidden, 0.5 * hidden)
     expected = (leaky @ out + shift)[0, 0] * (high - low) + low
-    assert said.point_usd == pytest.approx(expected, rel=1e-5)
+    assert said.point == pytest.approx(expected, rel=1e-5)
 
 
 def _weights(bundle: Bundle) -> list[np.ndarray]:
@@ -73,9 +73,9 @@ def test_what_came_before_the_window_does_not_matter(home: Home) -> None:
     said = forecast_article(bundle, closes)
     assert forecast_article(bundle, closes.tail(3).reset_index(drop=True)) == said
     changed = closes.copy()
-    changed.loc[:56, "close_usd"] *= 2
+    changed.loc[:56, "close"] *= 2
     assert forecast_article(bundle, changed) == said
-    changed.loc[57, "close_usd"] *= 1.1
+    changed.loc[57, "close"] *= 1.1
     assert forecast_article(bundle, changed) != said
 
 
@@ -88,7 +88,7 @@ def test_later_days_and_restatements_never_change_a_forecast(
         known = prices.closes_at(data_version)
     said = forecast_article(bundle, known)
     store(home, made_up(90))  # thirty days more
-    restated = made_up(60).assign(close_usd=made_up(60)["close_usd"] * 1.01)
+    restated = made_up(60).assign(close=made_up(60)["close"] * 1.01)
     store(home, restated)
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
@@ -103,7 +103,7 @@ def test_later_days_and_restatements_never_change_a_forecast(
 def test_a_hole_in_the_input_is_refused(home: Home) -> None:
     bundle = champion(home)
     yesterday = ORIGIN - timedelta(days=1)
-    with pytest.raises(NotEnoughHistory, match=r"needs 3 unbroken days .* found 1 "):
+    with pytest.raises(NotEnoughHistory, match=r"needs 3 consecutive days .* found 1 "):
         forecast_article(bundle, without(made_up(), yesterday, yesterday))
     older = ORIGIN - timedelta(days=3)
     whole = forecast_article(bundle, made_up())

@@ -35,7 +35,7 @@ def test_it_is_scikit_learns_to_the_last_bit_also_through_json(fitted_on: Floats
     for ours in (scaler, stored):
         assert ours.forward(asked).tobytes() == there.tobytes()
         assert ours.back(there).tobytes() == back.tobytes()
-    assert (scaler.minimum_usd, scaler.maximum_usd) == (fitted_on.min(), fitted_on.max())
+    assert (scaler.minimum, scaler.maximum) == (fitted_on.min(), fitted_on.max())
 
 
 @given(prices)
@@ -68,10 +68,10 @@ def test_the_articles_figures_from_its_span(close: float, scaled: float) -> None
 
 @needs_prices
 def test_the_articles_figures_from_its_file() -> None:
-    closes = read_candles(ARTICLE_FILE.read_bytes(), "BTC-USD").candles["close_usd"].to_numpy()
+    closes = read_candles(ARTICLE_FILE.read_bytes(), "BTC-USD").candles["close"].to_numpy()
     for fitted_on in (closes, closes[: int(len(closes) * 0.8)]):
         scaler = fit_min_max(fitted_on)
-        assert (scaler.minimum_usd, scaler.maximum_usd) == (120.0, 19650.0)
+        assert (scaler.minimum, scaler.maximum) == (120.0, 19650.0)
         assert {close: round(float(scaler.forward(np.array(close))), 8) for close in GOLDEN} == GOLDEN
 
 

@@ -32,7 +32,7 @@ def hits(*names: str, days: int = 100) -> pd.DataFrame:
 
 
 def test_running_coverage_is_of_the_last_days_and_knows_its_noise() -> None:
-    frame = running_coverage(hits("hit_80"))
+    frame = running_coverage(hits("covered_80"))
     assert frame["days"].tolist() == [*map(float, range(20, 91)), *[90.0] * 10]
     newest = frame.iloc[-1]
     assert newest["running_80"] == 0.5
@@ -99,7 +99,7 @@ def test_closes_have_a_row_a_day_and_a_gap_where_one_is_missing() -> None:
     frame = without(made_up(420), *HOLE)
     found = last_closes(frame, frame["day_utc"].iloc[-1].date())
     assert len(found) == CLOSES
-    gone = found[found["close_usd"].isna()]["day_utc"].dt.date.tolist()
+    gone = found[found["close"].isna()]["day_utc"].dt.date.tolist()
     assert gone == [day.date() for day in pd.date_range(*HOLE)]
     # What came after the origin is not on the page.
     early = last_closes(frame, frame["day_utc"].iloc[9].date())
@@ -119,12 +119,12 @@ def test_facts_agree_with_the_tables(home: Home) -> None:
     scored = facts.scored
     assert len(facts.past) == 120
     assert len(scored) == 118
-    inside = scored["close_usd"].between(scored["lower_80_usd"], scored["upper_80_usd"])
-    assert scored["hit_80"].tolist() == inside.tolist()
+    inside = scored["close"].between(scored["lower_80"], scored["upper_80"])
+    assert scored["covered_80"].tolist() == inside.tolist()
     # A baseline's CRPS is worked out anew here from what was kept.
     rival = next(one for one in facts.rivals if one.method == "last_close_250")
-    ratios = np.log(np.stack(scored["quantiles_usd"].tolist()) / scored["last_close_usd"].to_numpy()[:, None])
-    came = np.log((scored["close_usd"] / scored["last_close_usd"]).to_numpy())
+    ratios = np.log(np.stack(scored["quantiles"].tolist()) / scored["last_close"].to_numpy()[:, None])
+    came = np.log((scored["close"] / scored["last_close"]).to_numpy())
     assert rival.days == 118
     assert rival.crps == pytest.approx(crps(came, ratios * 0.025 / 0.03).mean())
     assert rival.ratio == pytest.approx(scored["crps"].mean() / rival.crps)
@@ -146,8 +146,10 @@ def test_losses_of_one_network_and_of_members() -> None:
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:
     from storage.models.registry import ModelVersion
 
-    def version(number: str, made_by: str, parent: str) -> ModelVersion:
-        return ModelVersion(BTC, "calibrated", number, "b", "s", tags={"made_by": made_by, "parent": parent})
+    def version(number: str, training_kind: str, parent: str) -> ModelVersion:
+        return ModelVersion(
+            BTC, "calibrated", number, "b", "s", tags={"training_kind": training_kind, "parent": parent}
+        )
 
     chain = [version("3", "fine-tune", "2"), version("2", "fine-tune", "1"), version("1", "refit", "none")]
     assert refit_of(chain[0], chain).version == "1"

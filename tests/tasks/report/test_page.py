@@ -23,9 +23,9 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.report import page as report
-from tasks.report.context import Facts, gather, products_of
+from tasks.report.context import ReportContext, gather, products_of
 from tasks.report.page import render, render_index, report_of_run, write_report
-from tasks.report.text import holes
+from tasks.report.text import gaps
 from tests.helpers import BTC, NOW, PROJECT, SHA, made_up, store
 from tests.pages import DAY, empty_home, full_home, put_days, put_model, put_product, spoil
 
@@ -103,9 +103,9 @@ def test_the_forecast_in_words(page: Page, home: Home) -> None:
     row = gather(home, BTC, "calibrated", DAY).row
     assert str(row["target_day"]) == "2020-02-25"
     assert "Close of Tuesday, 25 February 2020, in USD, at the end of the day, UTC" in page.text
-    assert f"{row['point_usd']:,.2f} USD" in page.text
+    assert f"{row['point']:,.2f} USD" in page.text
     for percent in (50, 80, 95):
-        low, high = row[f"lower_{percent}_usd"], row[f"upper_{percent}_usd"]
+        low, high = row[f"lower_{percent}"], row[f"upper_{percent}"]
         assert f"{percent} % {low:,.2f} USD to {high:,.2f} USD" in page.text
     assert "Four days in five the close should lie in it, one in five outside." in page.text
     assert "its day today" in page.text
@@ -117,7 +117,9 @@ def test_what_the_model_cannot_do_stands_on_it(page: Page) -> None:
     assert "no ground for a trade" in page.text
 
 
-def facts_with(home: Home, *, product_id: str = BTC, profile: str = "calibrated", **changed: Any) -> Facts:
+def facts_with(
+    home: Home, *, product_id: str = BTC, profile: str = "calibrated", **changed: Any
+) -> ReportContext:
     """The facts of a home with others in the model's place."""
     facts = gather(home, product_id, profile, DAY)
     return replace(facts, model=replace(facts.model, **changed))
@@ -181,7 +183,7 @@ def test_holes_are_asked_for_where_there_is_somebody_to_ask(home: Home, source: 
     facts = replace(facts, health=replace(facts.health, source=source))
     text = Page(render(facts)).text
     assert said in text
-    assert ("again" in holes(facts)) == (source == "coinbase")
+    assert ("again" in gaps(facts)) == (source == "coinbase")
 
 
 def test_one_is_not_many(home: Home) -> None:
@@ -196,14 +198,12 @@ def test_one_is_not_many(home: Home) -> None:
 
 def test_a_cheap_coin_is_in_fixed_point(home: Home) -> None:
     facts = gather(home, BTC, "calibrated", DAY)
-    row = facts.row | {"point_usd": 0.00000673683, "last_close_usd": 0.0000067, "lower_80_usd": 0.0000061}
+    row = facts.row | {"point": 0.00000673683, "last_close": 0.0000067, "lower_80": 0.0000061}
     page = Page(render(replace(facts, row=row)))
     assert "0.0000067368 USD" in page.text
     assert "0.0000061000 USD to" in page.text
     assert not re.search(r"\de-\d", page.text)
-    board = replace(
-        facts.board, spans=(replace(facts.board.spans[-1], rmse_usd=0.00000021, mae_usd=0.0000001),)
-    )
+    board = replace(facts.board, spans=(replace(facts.board.spans[-1], rmse=0.00000021, mae=0.0000001),))
     assert " 0.00000021000 " in Page(render(replace(facts, board=board))).text
 
 
@@ -247,7 +247,7 @@ def test_the_gates_figures(copied: Home) -> None:
 def test_data_health(copied: Home) -> None:
     spoil(copied, "close is -1")
     text = page_of(copied).text
-    assert "missing 3 days in 1 hole set aside 1 row restated 1 close" in text
+    assert "missing 3 days in 1 gap quarantined 1 row restated 1 close" in text
     assert "Holes: 20 Jan 2020 to 22 Jan 2020. They stay until a file is read that has rows of them" in text
     assert "close is -1" in text
     assert "1,234.50 USD" in text
@@ -256,7 +256,7 @@ def test_data_health(copied: Home) -> None:
 def test_a_day_with_another_volume_alone_is_no_restated_close(copied: Home) -> None:
     row = made_up(420).iloc[[100, 101]].assign(volume=[3.0, 4.0])
     with Prices(copied) as prices:
-        prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA, set_aside=pd.DataFrame())
+        prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA, quarantined=pd.DataFrame())
     text = page_of(copied).text
     assert "restated 0 closes; 2 days in other figures alone" in text
     assert "First close" not in text
@@ -295,7 +295,7 @@ def test_every_stored_text_is_escaped(copied: Home) -> None:
     spoil(copied, EVIL)
     models = Models(copied)
     tags = dict.fromkeys(
-        ("gate", "pooled", "git_commit", "made_by", "status", "gate_ratio", "gate_days"), EVIL
+        ("gate", "pooled", "git_commit", "training_kind", "status", "gate_ratio", "gate_days"), EVIL
     )
     models.mark(models.version(BTC, "calibrated", "1"), tags)
     candles = made_up(421)
@@ -312,12 +312,10 @@ def test_every_stored_text_is_escaped(copied: Home) -> None:
 
 
 def test_a_hostile_brief_is_words_in_the_index() -> None:
-    good = {"product_id": EVIL, "profile": EVIL, "target_day": "2020-01-01", "point_usd": 2.0}
-    good |= {"last_close_usd": 1.0, "lower_80_usd": None, "upper_80_usd": None, "scored": 0}
+    good = {"product_id": EVIL, "profile": EVIL, "target_day": "2020-01-01", "point": 2.0}
+    good |= {"last_close": 1.0, "lower_80": None, "upper_80": None, "scored": 0}
     good |= {"crps_ratio": None, "held_80": EVIL, "notes": [EVIL], "page": f"javascript:{EVIL}"}
-    page = Page(
-        render_index([good, {"page": EVIL}, {**good, "notes": 5}, {**good, "last_close_usd": 0}], DAY)
-    )
+    page = Page(render_index([good, {"page": EVIL}, {**good, "notes": 5}, {**good, "last_close": 0}], DAY))
     assert [tag for tag, _ in page.tags if tag in ("script", "img")] == []
     assert page.text.count(" ".join(EVIL.split())) >= 5
     assert page.text.count("cannot be read") == 3
@@ -372,7 +370,7 @@ def test_the_article_alone(empty: Home) -> None:
     assert "Calibration" not in page.text
     assert "CRPS is that of" not in page.text
     assert "neither training nor forecast goes across missing days" in page.text
-    bridged = Page(render(facts_with(empty, profile="article", bridges_holes=True))).text
+    bridged = Page(render(facts_with(empty, profile="article", bridges_gaps=True))).text
     assert "training goes across missing days" in bridged
     index = Page(Reports(empty).index.read_text()).text
     assert "none has no interval –" in index
@@ -392,7 +390,7 @@ def test_forecasts_made_after_their_day_are_called_so(empty: Home) -> None:
 def test_a_revision_is_told_and_the_published_one_shown(copied: Home) -> None:
     candles = made_up(420)
     version = store(copied, candles)
-    put_days(copied, candles, version, 1, prediction_id="again", point_usd=77777.0)
+    put_days(copied, candles, version, 1, prediction_id="again", point=77777.0)
     facts = gather(copied, BTC, "calibrated", DAY)
     assert facts.row["revision"] == 0
     assert "forecast again since (1 revision): the newest says 77,777.00 USD" in page_of(copied).text

@@ -10,7 +10,7 @@ import pytest
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients
+from storage.tables.schemas import components
 from tasks.core.formatting import artifact_key
 from tasks.evaluation.scoreboard import scoreboard
 from tasks.prices.series import Series
@@ -23,7 +23,7 @@ SIDES = (("lower", -1), ("upper", 1))
 
 def row(offset: int = 0, **more: object) -> dict[str, Any]:
     texts = ("model_version", "data_version", "settings_version", "code_version")
-    point_only = {f"{side}_{level}_usd": None for side in ("lower", "upper") for level in (50, 80, 95)}
+    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
     return {
         "prediction_id": f"id-{offset}",
         "product_id": BTC,
@@ -32,11 +32,11 @@ def row(offset: int = 0, **more: object) -> dict[str, Any]:
         "horizon": 1,
         "profile": "article",
         **{name: f"{name}-{offset}" for name in texts},
-        "last_close_usd": 8000.0,
-        "point_usd": 8100.5,
+        "last_close": 8000.0,
+        "point": 8100.5,
         **point_only,
         "quantile_levels": None,
-        "quantiles_usd": None,
+        "quantiles": None,
         "created_at": NOW,
         "flow_run_id": None,
         **more,
@@ -53,8 +53,8 @@ def series(**more: Any) -> Series:
         "days": 1626,
         "new_days": 3,
         "restated_days": 2,
-        "set_aside": 1,
-        "holes": (),
+        "quarantined": 1,
+        "gaps": (),
     }
     return Series(**given | more)
 
@@ -79,15 +79,15 @@ def test_the_markdown_says_what_and_from_what() -> None:
     assert "| last close (2020-01-01), the naive forecast | 8,000.00 USD |" in text
     for name in ("model_version", "data_version", "settings_version", "code_version", "id-0"):
         assert name in text
-    assert "1626 days, 2015-07-20 to 2020-01-01; 3 new, 2 restated, 1 set aside." in text
-    assert "Hole" not in text
+    assert "1626 days, 2015-07-20 to 2020-01-01; 3 new, 2 restated, 1 quarantined." in text
+    assert "Gap" not in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") == 3 for line in table)
 
 
 def test_the_markdown_names_every_hole() -> None:
-    holes = ((date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1)))
-    text = forecast_markdown(row() | {"revision": 2}, series(holes=holes))
+    gaps = ((date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1)))
+    text = forecast_markdown(row() | {"revision": 2}, series(gaps=gaps))
     assert "\nHole: 2019-03-20 to 2019-03-31, 12 days." in text
     assert "\nHole: 2019-05-01 to 2019-05-01, 1 days." in text
     assert "| revision | 2 |" in text
@@ -106,8 +106,8 @@ def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
     assert [entry["prediction_id"] for entry in found] == ["id-2", "revised", "id-1", "id-0"]
     assert found[1] == {
         "target_day": "2020-01-03",
-        "point_usd": 8100.5,
-        "last_close_usd": 8000.0,
+        "point": 8100.5,
+        "last_close": 8000.0,
         "revision": 1,
         "model_version": "model_version-1",
         "prediction_id": "revised",
@@ -116,19 +116,18 @@ def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
 
 
 def test_intervals_baselines_warnings_and_alarms_are_shown() -> None:
-    bands = {f"{side}_{level}_usd": 8000.0 + sign * level for side, sign in SIDES for level in (50, 80, 95)}
+    bands = {f"{side}_{level}": 8000.0 + sign * level for side, sign in SIDES for level in (50, 80, 95)}
     quantiles = [7900.0 + 10 * n for n in range(23)]
-    said = row(profile="calibrated", revision=0, quantiles_usd=quantiles, **bands)
+    said = row(profile="calibrated", revision=0, quantiles=quantiles, **bands)
     calm = forecast_markdown(said, series())
     assert "| 80 % | 7,920.00 USD to 8,080.00 USD |" in calm
     assert "a point without intervals" not in calm
     for word in ("Warning", "Alarm", "Scoreboard", "Beside it"):
         assert word not in calm
-    missed = {"crps": 0.02, "naive_crps": 0.02, "hit_50": False, "hit_80": False, "hit_95": False}
+    missed = {"crps": 0.02, "naive_crps": 0.02, "covered_50": False, "covered_80": False, "covered_95": False}
     scores = pd.DataFrame(
         [
-            {"target_day": FIRST + timedelta(days=n), "error_usd": 1.0, "naive_error_usd": 1.0, "pit": 0.99}
-            | missed
+            {"target_day": FIRST + timedelta(days=n), "error": 1.0, "naive_error": 1.0, "pit": 0.99} | missed
             for n in range(180)
         ]
     )
@@ -143,11 +142,11 @@ def test_intervals_baselines_warnings_and_alarms_are_shown() -> None:
 def test_what_stands_beside_a_forecast_is_its_own(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     assert beside(home, row()) == {}
-    kept = {"product_id": BTC, "method": "har_t"}
-    ingredients(home).add(
+    kept = {"product_id": BTC, "component": "har_t"}
+    components(home).add(
         [
             {**kept, "target_day": row(n)["target_day"], "prediction_id": f"id-{n}"}
-            | {"quantiles_usd": [float(n)] * 23}
+            | {"quantiles": [float(n)] * 23}
             for n in range(2)
         ]
     )

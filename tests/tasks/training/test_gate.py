@@ -76,7 +76,7 @@ def test_equal_models_pass() -> None:
         limit=1.02,
         passed=True,
     )
-    assert 0.01 < said.champion_crps < 0.03  # returns have a deviation of .03
+    assert 0.01 < said.champion_crps < 0.03  # returns have a sigma of .03
     assert str(said).startswith("passed: CRPS ratio 1.0000 over 180 days unseen by both, ")
 
 
@@ -135,7 +135,7 @@ def test_fewer_than_180_unseen_days_refuse(seen: tuple[int, int]) -> None:
 def test_what_was_seen_does_not_count() -> None:
     pair = model(), model(wider=0.2)
     said = gate(*pair, prices(), RECIPE)
-    figures = ["open_usd", "high_usd", "low_usd", "close_usd"]
+    figures = ["open", "high", "low", "close"]
     garbage = prices()
     # Far enough back that no window, mean or scale of the gate's days reaches it.
     garbage.loc[:99, figures] *= np.random.default_rng(5).uniform(0.5, 2.0, (100, 1))
@@ -163,7 +163,7 @@ def test_holes_leave_too_little_to_judge_on() -> None:
     some = without(prices(), LAST - timedelta(days=60), LAST - timedelta(days=40))
     said = gate(model(), model(), some, RECIPE)
     assert said.passed
-    assert said.days == 180 - 21 - RECIPE.lookback - 1  # the return after a hole is unknown as well
+    assert said.days == 180 - 21 - RECIPE.lookback - 1  # the return after a gap is unknown as well
     most = without(prices(), LAST - timedelta(days=150), LAST - timedelta(days=40))
     said = gate(model(), model(), most, RECIPE)
     assert (said.passed, said.ratio) == (False, 1.0)
@@ -181,6 +181,6 @@ def test_half_of_the_days_is_enough(days: int, passed: bool, monkeypatch: pytest
 
 def test_a_series_that_never_moves() -> None:
     still = prices()
-    still[["open_usd", "high_usd", "low_usd", "close_usd"]] = 7.0
+    still[["open", "high", "low", "close"]] = 7.0
     said = gate(model(), model(), still, RECIPE)
     assert (said.ratio, said.passed) == (1.0, True)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.profiles.calibrated_settings import Policy
-from tasks.training.policy import Known, champion_of, decide, too_old, unfinished
+from tasks.training.policy import ModelCandidate, champion_of, decide, too_old, unfinished
 from tests.helpers import FIRST
 
 POLICY = Policy()
@@ -17,19 +17,21 @@ def on(days: int) -> Any:
 
 
 def known(
-    version: int, origin: int, seen: int | None = None, made_by: Any = "refit", status: Any = "accepted"
-) -> Known:
+    version: int, origin: int, seen: int | None = None, training_kind: Any = "refit", status: Any = "accepted"
+) -> ModelCandidate:
     """A version made on that day, which has seen all but the newest 180 days unless told."""
-    return Known(str(version), on(origin), on(origin - 180 if seen is None else seen), made_by, status)
+    return ModelCandidate(
+        str(version), on(origin), on(origin - 180 if seen is None else seen), training_kind, status
+    )
 
 
 FIRST_ONE = known(1, 0)
 SHORT = known(1, 0, seen=0)  # a first champion of a short series, trained on all of it
 REFUSED = known(2, 90, status="refused")
 PENDING = known(2, 90, status="pending")
-TUNED = known(2, 30, made_by="fine-tune")
+TUNED = known(2, 30, training_kind="fine-tune")
 BACK = known(2, 90, status="rolled-back")
-TUNED_BACK = known(2, 30, made_by="fine-tune", status="rolled-back")
+TUNED_BACK = known(2, 30, training_kind="fine-tune", status="rolled-back")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ TUNED_BACK = known(2, 30, made_by="fine-tune", status="rolled-back")
         pytest.param([TUNED], 120, "refit", id="no refit is left: counted from the champion"),
     ],
 )
-def test_what_is_due(versions: list[Known], day: int, action: str) -> None:
+def test_what_is_due(versions: list[ModelCandidate], day: int, action: str) -> None:
     assert decide(versions, on(day), POLICY).action == action
     assert decide(versions[::-1], on(day), POLICY).action == action  # the order tells nothing
 

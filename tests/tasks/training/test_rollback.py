@@ -87,7 +87,7 @@ def test_the_policy_does_not_undo_it_before_the_next_refit(runs: Runs, untrained
     choice = runs.choose(NEXT)
     assert choice.version == "4"
     tags = runs.versions()["4"].tags
-    assert (tags["made_by"], tags["gate_champion"], tags["status"]) == ("refit", "1", "accepted")
+    assert (tags["training_kind"], tags["gate_champion"], tags["status"]) == ("refit", "1", "accepted")
     assert runs.holder(CHAMPION) == "4"
     assert runs.statuses()["2"] == runs.statuses()["3"] == "rolled-back"
     assert runs.choose(NEXT + 30).version == "5"  # and fine-tuning goes on

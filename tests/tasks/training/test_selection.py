@@ -80,11 +80,11 @@ def test_the_first_run_makes_a_champion(runs: Runs) -> None:
     expected = {
         "status": "accepted",
         "gate": "no champion to compare with",
-        "made_by": "refit",
+        "training_kind": "refit",
         "parent": "none",
         "pooled": "none",
         "origin_day": str(day(MADE)),
-        "seen_through": str(day(MADE - 180)),
+        "trained_through": str(day(MADE - 180)),
         "series": "csv@0",
         "data_version": runs.data(MADE),
         "recipe_version": runs.recipe.recipe_version,
@@ -105,7 +105,7 @@ def test_the_first_run_makes_a_champion(runs: Runs) -> None:
     }
     known = lineage(runs, "1")
     assert known["weights_sha256"] == ensemble_sha256(read_ensemble(bundle, runs.recipe).ensemble)
-    assert (known["held_out_days"], known["holes"]) == (180, [])
+    assert (known["held_out_days"], known["gaps"]) == (180, [])
     assert (
         runs.metrics("1")["member_1_best_val_loss"]
         == bundle.read_json("losses.json")["members"][0]["val_loss"][-1]
@@ -136,9 +136,9 @@ def test_the_next_days_keep_it_and_train_nothing(runs: Runs, monkeypatch: pytest
 def test_a_fine_tuning_makes_a_child(lenient: Runs) -> None:
     assert lenient.choose(MADE + 30).version == "2"
     first, second = (lenient.versions()[number].tags for number in ("1", "2"))
-    assert (second["made_by"], second["parent"], second["status"]) == ("fine-tune", "1", "accepted")
+    assert (second["training_kind"], second["parent"], second["status"]) == ("fine-tune", "1", "accepted")
     assert second["weights_sha256"] != first["weights_sha256"]
-    assert second["seen_through"] == str(day(MADE + 30 - 180))
+    assert second["trained_through"] == str(day(MADE + 30 - 180))
     assert second["gate_champion"] == "1"
     models = Models(lenient.home)
     parent, child = (
@@ -148,7 +148,7 @@ def test_a_fine_tuning_makes_a_child(lenient: Runs) -> None:
     assert lenient.choose(MADE + 59).version == "2"
     assert len(lenient.versions()) == 2
     lenient.choose(DUE)  # a refit, counted from the refit
-    assert lenient.versions()["3"].tags["made_by"] == "refit"
+    assert lenient.versions()["3"].tags["training_kind"] == "refit"
 
 
 def test_after_90_days_a_challenger_is_judged(lenient: Runs) -> None:
@@ -158,7 +158,7 @@ def test_after_90_days_a_challenger_is_judged(lenient: Runs) -> None:
     assert choice.version == "2"
     assert str(day(MADE)) in choice.why
     tags, metrics = runs.versions()["2"].tags, runs.metrics("2")
-    assert (tags["made_by"], tags["status"], tags["gate_passed"]) == ("refit", "accepted", "True")
+    assert (tags["training_kind"], tags["status"], tags["gate_passed"]) == ("refit", "accepted", "True")
     assert (tags["gate_days"], tags["gate_champion"]) == ("180", "1")
     assert (tags["gate_first_day"], tags["gate_last_day"]) == (str(day(DUE - 179)), str(day(DUE)))
     assert metrics["gate_ratio"] == float(tags["gate_ratio"])
@@ -266,7 +266,7 @@ def test_killed_between_the_figures_and_the_status(runs: Runs, monkeypatch: pyte
 def test_a_day_before_the_champions_has_a_model_of_its_own(runs: Runs) -> None:
     assert runs.choose(450).version == "2"
     tags = runs.versions()["2"].tags
-    assert (tags["origin_day"], tags["seen_through"]) == (str(day(450)), str(day(450)))
+    assert (tags["origin_day"], tags["trained_through"]) == (str(day(450)), str(day(450)))
     assert (tags["status"], tags["gate"]) == ("accepted", "no champion to compare with")
     known = fit_ensemble(candles().head(450).reset_index(drop=True), runs.recipe, {})
     assert tags["weights_sha256"] == ensemble_sha256(known.ensemble)
@@ -352,7 +352,7 @@ def test_a_model_without_a_successor_is_told_of(runs: Runs) -> None:
 def test_a_short_series_waits_until_a_challenger_can_be_judged(stored: Runs) -> None:
     runs = stored.told(**LENIENT)
     assert runs.choose(400).version == "1"
-    assert runs.versions()["1"].tags["seen_through"] == str(day(400))
+    assert runs.versions()["1"].tags["trained_through"] == str(day(400))
     choice = runs.choose(579)
     assert choice.version == "1"
     assert f"waits until {day(580)}" in choice.why

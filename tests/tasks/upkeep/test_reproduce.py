@@ -13,8 +13,8 @@ from storage.core.errors import BadInput, Damaged
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients, trackers
-from storage.upkeep.compaction import tidy
+from storage.tables.schemas import calibrator, components
+from storage.upkeep.compaction import compact_table
 from tasks.upkeep.reproduce import Compared, reproduce_forecast
 from tests.calibrated import CODE, MADE, Runs
 from tests.helpers import BTC, NOW, trained_home
@@ -36,9 +36,7 @@ def test_every_forecast_comes_again_to_the_last_bit(whole: Runs, number: int) ->
     found = reproduce_forecast(whole.home, key_of(whole, number), code_version=CODE)
     assert found.same
     names = [one.name for one in found.figures]
-    assert {"point_usd", "lower_95_usd", "quantiles_usd", "lstm: quantiles_usd", "har_t: deviation"} <= set(
-        names
-    )
+    assert {"point", "lower_95", "quantiles", "lstm: quantiles", "har_t: sigma"} <= set(names)
     assert sum(len(one.stored) for one in found.figures) == 8 + 2 * 23 + 5 * 24
     assert not found.weights
     assert not found.others
@@ -47,7 +45,7 @@ def test_every_forecast_comes_again_to_the_last_bit(whole: Runs, number: int) ->
 def test_the_model_trained_again_has_the_same_weights(whole: Runs) -> None:
     found = reproduce_forecast(whole.home, key_of(whole, MADE), code_version=CODE, retrain=True)
     assert found.same
-    assert [one.name for one in found.weights] == ["weights of member 1", "corrections"]
+    assert [one.name for one in found.weights] == ["weights of member 1", "quantile_offsets"]
     assert len(found.weights[0].stored) > 100
 
 
@@ -60,7 +58,7 @@ def test_a_fine_tuned_model_is_trained_on_from_the_one_before(
     number = MADE + 190
     row = live(runs, number)
     assert row["model_version"] == "2"
-    assert runs.versions()["2"].tags["made_by"] == "fine-tune"
+    assert runs.versions()["2"].tags["training_kind"] == "fine-tune"
     found = reproduce_forecast(runs.home, row["prediction_id"], code_version=CODE, retrain=True)
     assert found.same
     assert found.weights
@@ -72,8 +70,8 @@ def test_what_came_since_changes_nothing(runs: Runs) -> None:
     assert stored
     runs.restate(MADE - 5, 4321.0)
     runs.score(MADE + 10)
-    for name in ("predictions", "ingredients", "trackers"):
-        assert tidy(runs.home, name)
+    for name in ("predictions", "components", "calibrator"):
+        assert compact_table(runs.home, name)
     assert reproduce_forecast(runs.home, stored["prediction_id"], code_version=CODE).same
 
 
@@ -95,7 +93,7 @@ def test_the_article_comes_again_too(tmp_path_factory: pytest.TempPathFactory, t
     publish_prediction(home, BTC, "article", origin=origin, horizon=1, **made)
     found = reproduce_forecast(home, "ab" * 16, code_version="this", retrain=True)
     assert found.same
-    assert [one.name for one in found.figures] == ["last_close_usd", "point_usd"]
+    assert [one.name for one in found.figures] == ["last_close", "point"]
     assert [one.name for one in found.weights] == ["weights of member 1", "scaler"]
     assert found.others["closecast (of the forecast)"] == ("another", "this")
 
@@ -103,12 +101,12 @@ def test_the_article_comes_again_too(tmp_path_factory: pytest.TempPathFactory, t
 def test_a_stored_figure_that_differs_by_a_bit_is_told(runs: Runs) -> None:
     row = Predictions(runs.home).find(key_of(runs, MADE))
     assert row
-    row["point_usd"] = float(np.nextafter(row["point_usd"], np.inf))
-    beside = ingredients(runs.home).read(ds.field("prediction_id") == row["prediction_id"]).to_pylist()
-    ingredients(runs.home).add([one | {"prediction_id": "f" * 32} for one in beside])
+    row["point"] = float(np.nextafter(row["point"], np.inf))
+    beside = components(runs.home).read(ds.field("prediction_id") == row["prediction_id"]).to_pylist()
+    components(runs.home).add([one | {"prediction_id": "f" * 32} for one in beside])
     Predictions(runs.home).publish({**row, "prediction_id": "f" * 32})
     found = reproduce_forecast(runs.home, "f" * 32, code_version=CODE)
-    assert [one.name for one in found.figures if not one.same] == ["point_usd"]
+    assert [one.name for one in found.figures if not one.same] == ["point"]
     assert 0 < max(one.apart for one in found.figures) < 1e-15
 
 
@@ -137,9 +135,9 @@ def test_a_bundle_that_was_changed_is_not_loaded(runs: Runs) -> None:
 
 
 def test_a_state_that_is_gone_is_missed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = trackers(runs.home).read().slice(0, 0)
+    empty = calibrator(runs.home).read().slice(0, 0)
     monkeypatch.setattr(
-        "tasks.upkeep.reproduce.trackers", lambda *_: type("Empty", (), {"read": lambda *_: empty})()
+        "tasks.upkeep.reproduce.calibrator", lambda *_: type("Empty", (), {"read": lambda *_: empty})()
     )
     with pytest.raises(Damaged, match="of the tracker is missing"):
         reproduce_forecast(runs.home, key_of(runs, MADE), code_version=CODE)

@@ -21,11 +21,11 @@ from storage.models.backtest_cache import Folds
 from storage.models.registry import Models
 from storage.prices.integrity import PriceRecords
 from storage.prices.price_store import Prices
-from storage.tables.checksums import SUMS
+from storage.tables.checksums import CHECKSUMS
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import ingredients, trackers
+from storage.tables.schemas import calibrator, components
 from storage.tables.scores import SCORES, Scores
-from storage.upkeep.compaction import tidy
+from storage.upkeep.compaction import compact_table
 from tasks.upkeep import verify
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import Runs, day
@@ -62,7 +62,7 @@ def sql(home: Home, name: str, *statements: str) -> None:
 def score_again(runs: Runs, number: int) -> None:
     """A score of the first forecast by another data version, with a close that is not in it."""
     row = Scores(runs.home).read().to_pylist()[0]
-    another = {"close_usd": row["close_usd"] + number, "data_version": runs.data(number)}
+    another = {"close": row["close"] + number, "data_version": runs.data(number)}
     assert Scores(runs.home).add([{**row, **another, "scored_at": NOW + timedelta(days=number)}]) == 1
 
 
@@ -73,7 +73,7 @@ def test_an_untouched_home_is_whole_and_everything_was_looked_at(whole: Runs) ->
     assert found.looked["forecasts"] == DAYS
     assert found.looked["scores"] == DAYS - 1
     assert found.looked["model versions"] == 1
-    assert min(found.looked[kind] for kind in ("data versions", "ingredients", "states of trackers")) >= DAYS
+    assert min(found.looked[kind] for kind in ("data versions", "components", "states of calibrator")) >= DAYS
     assert found.looked["files of models"] > 5
     assert found.looked["files of tables"] > 4 * DAYS
 
@@ -82,7 +82,7 @@ def kept_files(home: Home) -> list[Path]:
     """Every file whose every byte counts."""
     tables = [
         path
-        for name in ("predictions", "scores", "trackers", "ingredients")
+        for name in ("predictions", "scores", "calibrator", "components")
         for path in (home.root / name).rglob("*")
     ]
     found = [path for path in (*tables, *home.models.rglob("*")) if path.is_file()]
@@ -104,7 +104,7 @@ def test_one_changed_bit_anywhere_is_found_and_its_file_named(whole: Runs, seed:
         path.write_bytes(before)
     assert found
     # A changed line of the list accuses the file that it is of.
-    assert path.name == SUMS or any(path.name in line or path.parent.name in line for line in found)
+    assert path.name == CHECKSUMS or any(path.name in line or path.parent.name in line for line in found)
 
 
 def test_a_missing_file_is_named(whole: Runs, tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_missing_file_is_named(whole: Runs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("close_usd", "close_usd + 0.01"),
+        ("close", "close + 0.01"),
         ("volume", "NULL"),
-        ("high_usd", "high_usd * 2"),
+        ("high", "high * 2"),
         ("source", "'coinbose'"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_data_version_that_is_gone_is_missed(runs: Runs) -> None:
 def test_candles_from_before_there_were_checks_stand_on_their_data_versions(runs: Runs) -> None:
     sql(runs.home, "prices.db", "DELETE FROM pages")
     assert wrong(runs) == []
-    sql(runs.home, "prices.db", "UPDATE candles SET close_usd = close_usd + 1 WHERE seq = 5")
+    sql(runs.home, "prices.db", "UPDATE candles SET close = close + 1 WHERE seq = 5")
     assert any("no longer stands for" in line for line in wrong(runs))
 
 
@@ -164,8 +164,8 @@ def test_candles_from_before_the_first_page_are_no_fault(
 
 
 INSERTED = (
-    "INSERT INTO candles (product_id, day_utc, open_usd, high_usd, low_usd, close_usd, volume, source,"
-    " observed_at, payload_sha256) SELECT product_id, '{}', open_usd, high_usd, low_usd, close_usd, volume,"
+    "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume, source,"
+    " observed_at, payload_sha256) SELECT product_id, '{}', open, high, low, close, volume,"
     " source, observed_at, payload_sha256 FROM candles WHERE seq = 5"
 )
 
@@ -259,7 +259,16 @@ def test_a_registry_that_says_otherwise_than_the_bundle_is_found(runs: Runs) -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["origin_day", "made_by", "recipe_version", "series", "seen_through", "parent", "pooled", "code_version"],
+    [
+        "origin_day",
+        "training_kind",
+        "recipe_version",
+        "series",
+        "trained_through",
+        "parent",
+        "pooled",
+        "code_version",
+    ],
 )
 def test_every_tag_that_the_bundle_knows_is_held_against_it(runs: Runs, name: str) -> None:
     models = Models(runs.home)
@@ -365,8 +374,8 @@ def test_a_database_that_is_broken_is_told_in_one_line_each(runs: Runs) -> None:
 
 
 def test_after_compaction_everything_is_still_vouched_for(runs: Runs) -> None:
-    for name in ("predictions", "scores", "trackers", "ingredients"):
-        assert tidy(runs.home, name)
+    for name in ("predictions", "scores", "calibrator", "components"):
+        assert compact_table(runs.home, name)
     assert wrong(runs) == []
     part = next((runs.home.predictions).rglob("*.zstd.parquet"))
     part.write_bytes(part.read_bytes()[:-1] + b"X")
@@ -374,10 +383,10 @@ def test_after_compaction_everything_is_still_vouched_for(runs: Runs) -> None:
 
 
 def test_a_table_without_its_list_is_found_and_the_next_commit_makes_it(runs: Runs) -> None:
-    (runs.home.scores / SUMS).unlink()
-    assert f"{runs.home.scores / SUMS} is missing" in wrong(runs)
+    (runs.home.scores / CHECKSUMS).unlink()
+    assert f"{runs.home.scores / CHECKSUMS} is missing" in wrong(runs)
     score_again(runs, 605)
-    assert not any(SUMS in line or "recorded" in line for line in wrong(runs))
+    assert not any(CHECKSUMS in line or "recorded" in line for line in wrong(runs))
 
 
 @pytest.mark.parametrize("left", ["all", "data", "an empty log"])
@@ -386,7 +395,7 @@ def test_a_table_that_lost_its_log_is_found(runs: Runs, left: str) -> None:
     assert isinstance(folder, Path)
     shutil.rmtree(folder / "_delta_log")
     if left != "all":
-        (folder / SUMS).unlink()
+        (folder / CHECKSUMS).unlink()
     if left == "an empty log":
         (folder / "_delta_log").mkdir()
     (line,) = wrong(runs)
@@ -398,24 +407,24 @@ def test_a_list_of_sums_without_a_table_is_found(runs: Runs) -> None:
     folder = runs.home.scores
     assert isinstance(folder, Path)
     for path in folder.iterdir():
-        if path.name != SUMS:
+        if path.name != CHECKSUMS:
             shutil.rmtree(path)
     assert any(f"the table {folder.resolve()} holds files (1)" in line for line in wrong(runs))
 
 
 def test_an_empty_folder_of_a_table_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "scores" / "_delta_log").mkdir(parents=True)
-    (tmp_path / "trackers").mkdir()
+    (tmp_path / "calibrator").mkdir()
     assert verify_home(Home(tmp_path)).wrong == []
 
 
 def test_tables_in_each_other_s_place_are_named(runs: Runs) -> None:
     root = runs.home.root
     (root / "scores").rename(root / "away")
-    (root / "trackers").rename(root / "scores")
-    (root / "away").rename(root / "trackers")
+    (root / "calibrator").rename(root / "scores")
+    (root / "away").rename(root / "calibrator")
     found = "\n".join(wrong(runs))
-    for name in ("scores", "trackers"):
+    for name in ("scores", "calibrator"):
         assert f"the table {root / name} has the columns of another" in found
 
 
@@ -426,12 +435,12 @@ def test_a_commit_that_was_not_recorded_is_no_fault_and_is_recorded_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.tables.delta.record_sums", killed)
+        patch.setattr("storage.tables.delta.record_checksums", killed)
         with pytest.raises(KeyboardInterrupt):
             score_again(runs, 605)
     assert not any("recorded" in line for line in wrong(runs))
     score_again(runs, 606)
-    recorded = (runs.home.scores / SUMS).read_text()
+    recorded = (runs.home.scores / CHECKSUMS).read_text()
     assert all(path.name in recorded for path in runs.home.scores.rglob("*.parquet"))
 
 
@@ -441,7 +450,7 @@ def fetched(tmp_path: Path, walk: Callable[..., pd.DataFrame]) -> Home:
     home = Home(tmp_path / "fetched").prepare()
     candles = walk(day(3), days=3)
     rows: list[Any] = [
-        [int(row.day_utc.timestamp()), row.low_usd, row.high_usd, row.open_usd, row.close_usd, row.volume]
+        [int(row.day_utc.timestamp()), row.low, row.high, row.open, row.close, row.volume]
         for row in candles.itertuples()
     ]
     with Prices(home) as prices:
@@ -495,12 +504,12 @@ def test_the_models_of_backtests_are_looked_at_too(tmp_path: Path) -> None:
 def test_the_list_s_last_line_cannot_be_bent_to_hide_a_file(runs: Runs) -> None:
     """A commit that is not recorded is a killed run's; its files that are recorded are held against that."""
     folder = runs.home.predictions
-    lines = (folder / SUMS).read_text().splitlines(keepends=True)
+    lines = (folder / CHECKSUMS).read_text().splitlines(keepends=True)
     assert lines[-1].endswith(".json\n")
-    (folder / SUMS).write_text("".join(lines).replace(lines[-1], f"{lines[-1][:-2]}o\n"))
+    (folder / CHECKSUMS).write_text("".join(lines).replace(lines[-1], f"{lines[-1][:-2]}o\n"))
     assert len(found := wrong(runs)) == 1
-    assert found[0].startswith(f"{folder.resolve() / SUMS} names '_delta_log/")
-    (folder / SUMS).write_text("".join(lines[:-1]))
+    assert found[0].startswith(f"{folder.resolve() / CHECKSUMS} names '_delta_log/")
+    (folder / CHECKSUMS).write_text("".join(lines[:-1]))
     assert wrong(runs) == []
     newest = folder / lines[-2].split()[1]
     assert newest.suffix == ".parquet"
@@ -554,18 +563,18 @@ def test_what_else_stands_in_the_price_database_is_looked_at(runs: Runs, change:
 
 
 def test_states_that_lead_nowhere_are_found(runs: Runs) -> None:
-    row = trackers(runs.home).read().to_pylist()[-1]
-    lost = {"tracker_version": "x:1", "previous_version": "x:0", "prediction_id": "d" * 32, "revision": 9}
-    trackers(runs.home).add([row | lost])
-    beside = ingredients(runs.home).read().to_pylist()[0]
-    ingredients(runs.home).add([beside | {"method": "lstm2", "tracker_version": "x:7"}])
+    row = calibrator(runs.home).read().to_pylist()[-1]
+    lost = {"calibrator_version": "x:1", "previous_version": "x:0", "prediction_id": "d" * 32, "revision": 9}
+    calibrator(runs.home).add([row | lost])
+    beside = components(runs.home).read().to_pylist()[0]
+    components(runs.home).add([beside | {"component": "lstm2", "calibrator_version": "x:7"}])
     forecast = Predictions(runs.home).read().to_pylist()[0]
     Predictions(runs.home).publish({**forecast, "prediction_id": "c" * 32})
     found = "\n".join(wrong(runs))
     assert "the state before it, x:0, is missing" in found
     assert f"its forecast {'d' * 32} is missing" in found
     assert "state x:7 is missing" in found
-    assert f"forecast {'c' * 32} has no ingredients" in found
+    assert f"forecast {'c' * 32} has no components" in found
 
 
 def test_an_empty_home_is_whole(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Candles as observed, their series, what was set aside, and the versions of the data."""
+"""Candles as observed, their series, what was quarantined, and the versions of the data."""
 
 from __future__ import annotations
 
@@ -62,14 +62,13 @@ def price_form(column: str) -> str:
 def make_tables(words: dict[str, str]) -> None:
     """The four tables; every one is only ever added to."""
     prices = "".join(
-        f"\n  {name}_usd {words['real']} CHECK ({price_form(f'{name}_usd')}),"
-        for name in ("open", "high", "low")
+        f"\n  {name} {words['real']} CHECK ({price_form(f'{name}')})," for name in ("open", "high", "low")
     )
     op.execute(f"""CREATE TABLE candles (
   seq {words["seq"]},
   product_id {words["text"]} NOT NULL CHECK ({words["product"]}),
   day_utc {words["text"]} NOT NULL CHECK ({day_form(words, "day_utc")}),{prices}
-  close_usd {words["real"]} NOT NULL CHECK ({price_form("close_usd")}),
+  close {words["real"]} NOT NULL CHECK ({price_form("close")}),
   volume {words["real"]} CHECK (volume >= 0 AND volume < 1e300),
   source TEXT NOT NULL,
   observed_at TEXT NOT NULL,
@@ -113,7 +112,7 @@ def make_tables(words: dict[str, str]) -> None:
 def make_view() -> None:
     """`closes`: each day's newest row of the product's newest series."""
     op.execute("""CREATE VIEW closes AS
-SELECT c.product_id, c.day_utc, c.close_usd, c.open_usd, c.high_usd, c.low_usd, c.volume,
+SELECT c.product_id, c.day_utc, c.close, c.open, c.high, c.low, c.volume,
        c.seq, c.source, c.observed_at
 FROM series s
 JOIN candles c ON c.product_id = s.product_id AND c.source = s.source AND c.seq > s.after_candle_seq
