@@ -18,6 +18,7 @@ SCORES = pa.schema(
         pa.field("prediction_id", pa.string(), nullable=False),
         pa.field("product_id", pa.string(), nullable=False),
         pa.field("target_day", pa.date32(), nullable=False),
+        pa.field("horizon", pa.int32(), nullable=False),
         *(pa.field(name, pa.float64()) for name in ("close", "error", "naive_error")),
         *(pa.field(name, pa.float64()) for name in ("crps", "naive_crps")),
         *(pa.field(f"hit_{level}", pa.bool_()) for level in (50, 80, 95)),

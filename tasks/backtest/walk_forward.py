@@ -228,6 +228,7 @@ def _forecasts(
         "product_id": plan.product_id,
         "profile": recipe.name,
         "fold": fold,
+        "horizon": recipe.horizon,
         "quantile_levels": list(LEVELS),
         "created_at": plan.created_at,
     }

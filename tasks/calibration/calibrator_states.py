@@ -267,6 +267,7 @@ def _row(
         "calibrator_version": f"{recipe.recipe_version}:{hashlib.sha256(parts).hexdigest()[:16]}",
         "product_id": product_id,
         "profile": recipe.name,
+        "horizon": recipe.horizon,
         "recipe_version": recipe.recipe_version,
         "target_day": day,
         "revision": revision,

@@ -138,6 +138,7 @@ def publish_distribution(
     )
     said = forecast_calibrated(stored.ensemble, state.quantile_offsets, candles, recipe)
     asked: dict[str, Any] = {"product_id": product_id, "prediction_id": made["prediction_id"]}
+    asked["horizon"] = recipe.horizon
     asked["target_day"] = origin + timedelta(days=recipe.horizon)
     components(home).add(beside(asked, said, state.calibrator_version))
     row = row_of(
@@ -161,7 +162,7 @@ def beside(
     methods = {OWN: said.said.own, **said.said.baselines}
     return [
         {
-            **{name: asked[name] for name in ("prediction_id", "product_id", "target_day")},
+            **{name: asked[name] for name in ("prediction_id", "product_id", "target_day", "horizon")},
             "component": method,
             "sigma": float(said.said.scales[0]),
             "calibrator_version": calibrator_version if method == OWN else None,
@@ -186,6 +187,8 @@ def row_of(
     row: dict[str, Any] = {
         **made,
         "product_id": product_id,
+        "quote_currency": product_id.partition("-")[2],
+        "basis": "model",
         "origin_day": origin,
         "target_day": origin + timedelta(days=horizon),
         "horizon": horizon,
