@@ -19,6 +19,7 @@ from storage.core.errors import BadSetting
 from storage.core.home import Home, check_product_id
 from storage.core.progress import tell
 from storage.core.provenance import code_version
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import Folds
 from tasks.backtest.plan import Plan, plan_backtest
@@ -64,7 +65,7 @@ def rolling_backtest(
         The verdict; the rows are in the table `backtests`.
     """
     speak_up()
-    recipe, place = scored(profile, settings), home_at(home).prepare()
+    recipe, place = scored(profile, settings), prepare_home(home_at(home))
     plan = plan_backtest(
         place,
         check_product_id(product_id),

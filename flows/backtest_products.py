@@ -23,6 +23,7 @@ from flows.settings import DEFAULT_PROFILE, ProfileName, home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
 from storage.core.provenance import code_version
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import Folds
 from tasks.backtest.plan import Plan, plan_one
@@ -78,7 +79,7 @@ def backtest_products(
         ProductsFailed: some have none; all others were finished before.
     """
     speak_up()
-    recipe, place = scored(profile, settings), home_at(home).prepare()
+    recipe, place = scored(profile, settings), prepare_home(home_at(home))
     # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
     names = sorted({check_product_id(product) for product in products})
     found: dict[str, Any] = {}

@@ -31,6 +31,7 @@ from storage.core.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, S
 from storage.core.home import Home
 from storage.core.logs import spare_the_known
 from storage.core.provenance import code_version
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from tasks.core.assets import closes_asset, forecast_asset, making, model_asset
 from tasks.core.steps import FLOW
@@ -84,7 +85,7 @@ def daily_forecast(
     market, recipe, moment = market or Market(), profile_named(profile, settings), clock.now()
     place = home_at(home)
     require_finished(origin, moment)
-    place.prepare()
+    prepare_home(place)
     with product_lock(place, market.product_id):
         try:
             series = append_closes(place, market, recipe, origin, moment)

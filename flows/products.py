@@ -16,6 +16,7 @@ from flows.daily import daily_forecast, speak_up
 from flows.dask import outcome, tasks_on
 from flows.settings import DEFAULT_PROFILE, Market, ProfileName, Source, home_at
 from storage.core.errors import ProductsFailed
+from storage.locks.bucket_owner import prepare_home
 from tasks.core.steps import FLOW, STEP
 from tasks.profiles.calibrated_settings import ProductId
 from tasks.report.prefect_artifacts import show_products
@@ -78,7 +79,7 @@ def daily_forecasts(
     products = list(dict.fromkeys(products))
     if origin is None and source == "coinbase":
         origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
     with tags(*flow_run.tags), tasks_on(dask, place):
         futures = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from flows import clock
 from storage.core.errors import BadInput
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.reports import Reports
 from tasks.report.context import products_of
 from tasks.report.page import write_report
@@ -37,6 +38,6 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
             f"a report needs a forecast, and {home.root} has none{whose}{how}:"
             f" make one with `closecast run{again}{f' --profile {profile}' if profile else ''}`"
         )
-    home.prepare()
+    prepare_home(home)
     paths = [write_report(home, product, recipe, day=day) for product, recipe in asked]
     return paths[0] if len(paths) == 1 else Reports(home).index

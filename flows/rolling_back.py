@@ -5,6 +5,7 @@ from __future__ import annotations
 from flows.settings import Article, Profile
 from storage.core.errors import BadSetting
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from tasks.training.rollback import roll_back_champion
 
@@ -18,6 +19,6 @@ def roll_back(home: Home, product_id: str, recipe: Profile, to: str | None) -> t
     """
     if isinstance(recipe, Article):
         raise BadSetting("profile article is trained anew on all data: only calibrated can be rolled back")
-    home.prepare()
+    prepare_home(home)
     with product_lock(home, product_id):
         return roll_back_champion(home, product_id, recipe.name, to)

@@ -9,6 +9,7 @@ from flows.reporting import write_reports
 from flows.settings import Article, Profile
 from storage.core.errors import BadInput
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
 from tasks.evaluation.scoreboard import Scoreboard
@@ -26,7 +27,7 @@ def score_forecasts(home: Home, product_id: str, recipe: Profile) -> Scoreboard:
         BadInput: the home knows no such product.
     """
     moment = clock.now()
-    home.prepare()
+    prepare_home(home)
     if source_of(home, product_id) is None:
         raise BadInput(
             f"{product_id} has no closes in {home.root}, so no forecast: make one with"

@@ -18,7 +18,7 @@ from storage.core.errors import HomeUnusable
 if TYPE_CHECKING:
     from flows.maintain import Upkeep
     from storage.core.home import Home
-    from storage.models.registry import ModelVersion
+    from storage.models.version import ModelVersion
     from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
     from tasks.prices.series import Series

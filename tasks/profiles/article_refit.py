@@ -14,7 +14,8 @@ from prefect.assets import materialize
 from storage.core.home import Home
 from storage.core.provenance import git_commit
 from storage.models.bundles import Draft
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.price_store import Prices
 from tasks.core.assets import MODEL, noting
 from tasks.core.formatting import usd

@@ -13,7 +13,8 @@ from prefect.assets import materialize
 
 from storage.core.home import Home
 from storage.core.provenance import git_commit
-from storage.models.registry import CHAMPION, Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
 from storage.prices.price_store import Prices
 from tasks.core.assets import MODEL, noting
 from tasks.core.steps import STEP
