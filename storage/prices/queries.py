@@ -72,6 +72,14 @@ class Stored:
             end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
         return Stored(self.seqs[:end], self.days[:end], self.figures[:end])
 
+    def updated(self, new: Stored) -> Stored:
+        """These candles with the newer ones in place of those of the same days."""
+        return newest_of_days(
+            np.concatenate([self.seqs, new.seqs]),
+            np.concatenate([self.days, new.days]),
+            np.concatenate([self.figures, new.figures]),
+        )
+
 
 NOTHING = Stored(np.empty(0, "int64"), np.empty(0, "datetime64[D]"), np.empty((0, len(FIGURES))))
 
@@ -93,18 +101,9 @@ def find_series(connection: sa.Connection, product_id: str, *, at: int | None = 
     return Series(row.product_id, row.source, row.after_candle_seq) if row else None
 
 
-def _belongs(candles: sa.FromClause, series: Series, upto: int | None) -> list[sa.ColumnElement[bool]]:
-    conditions = [candles.c.product_id == series.product_id, candles.c.seq > series.after]
-    return conditions if upto is None else [*conditions, candles.c.seq <= upto]
-
-
-def newest(series: Series) -> sa.Select[Any]:
-    """Each day's newest candle (seq, day and figures) of a series; for a few days, see `read_newest`."""
-    later = CANDLES.alias("later")
-    same_day = later.c.day_utc == CANDLES.c.day_utc
-    last = sa.select(sa.func.max(later.c.seq)).where(*_belongs(later, series, None), same_day)
-    query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
-    return query.where(*_belongs(CANDLES, series, None), CANDLES.c.seq == last.scalar_subquery())
+def _belongs(series: Series, upto: int | None = None) -> list[sa.ColumnElement[bool]]:
+    conditions = [CANDLES.c.product_id == series.product_id, CANDLES.c.seq > series.after]
+    return conditions if upto is None else [*conditions, CANDLES.c.seq <= upto]
 
 
 def to_page(candles: pd.DataFrame) -> Page:
@@ -147,25 +146,27 @@ def equal_figures(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64])
 
 
 def read_newest(
-    connection: sa.Connection,
-    series: Series,
-    *,
-    upto: int | None = None,
-    first: date | None = None,
-    through: date | None = None,
+    connection: sa.Connection, series: Series, *, upto: int | None = None, through: date | None = None
 ) -> Stored:
-    """Each day's newest candle from day `first` to `through`, both inclusive, as it was at number `upto`.
-
-    Each row of the span is read, and the last of a day is taken: most days have one row, and to look for the
-    newest of each in the database takes twice as long.
-    """
+    """Each day's newest candle up to day `through`, inclusive, as it was at candle number `upto`."""
     query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
-    query = query.where(*_belongs(CANDLES, series, upto)).order_by(CANDLES.c.day_utc, CANDLES.c.seq)
-    query = query if first is None else query.where(CANDLES.c.day_utc >= first.isoformat())
+    query = query.where(*_belongs(series, upto))
     query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
     pieces = [(NOTHING.seqs, NOTHING.days, NOTHING.figures)]
-    pieces.extend(_stored(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
-    seqs, days, figures = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    pieces.extend(_arrays(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
+    return newest_of_days(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+
+
+def newest_of_days(seqs: Any, days: Any, figures: Any) -> Stored:
+    """The candle of the greatest number of each day.
+
+    Args:
+        seqs: (n,) int64.
+        days: (n,) datetime64[D].
+        figures: (n, 5).
+    """
+    order = np.lexsort((seqs, days))
+    seqs, days, figures = seqs[order], days[order], figures[order]
     last = np.append(days[1:] != days[:-1], True)[: len(days)]
     return Stored(seqs[last], days[last], figures[last])
 
@@ -179,7 +180,7 @@ def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequen
             yield rows
 
 
-def _stored(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
+def _arrays(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
     # NumPy reads ISO days by the million and knows no other form; NULL becomes NaN.
     seqs, days, *figures = columns
     return (
@@ -189,48 +190,27 @@ def _stored(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
     )
 
 
-def read_days(connection: sa.Connection, series: Series, *, through: date | None) -> pd.Series[pd.Timestamp]:
-    """The series's days up to `through`, inclusive; datetime64[s], oldest first, from the index alone."""
-    query = sa.select(CANDLES.c.day_utc).distinct().where(*_belongs(CANDLES, series, None))
-    query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
-    query = query.order_by(CANDLES.c.day_utc)
-    pieces = [np.array(rows, dtype="datetime64[s]")[:, 0] for rows in _pieces(connection, query)]
-    return pd.Series(np.concatenate([np.array([], dtype="datetime64[s]"), *pieces]), name="day_utc")
-
-
-def is_empty(connection: sa.Connection, series: Series) -> bool:
-    """Whether no candle of the series is stored."""
-    query = sa.select(CANDLES.c.seq).where(*_belongs(CANDLES, series, None)).limit(1)
-    return connection.scalar(query) is None
-
-
 def highest(connection: sa.Connection) -> int:
     """The greatest number of a candle, of any series: while it is the same, nothing was added."""
     return connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
 
 
-def compare(
-    connection: sa.Connection, series: Series, page: Page
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which days of the page (n,) are stored, and which of them with the same figures: one query."""
-    if not len(page.days):
-        return np.zeros(0, bool), np.zeros(0, bool)
-    span = {"first": page.days[0].item(), "through": page.days[-1].item()}
-    newest_rows = read_newest(connection, series, **span)
-    stored = np.isin(page.days, newest_rows.days)
-    same = stored.copy()
-    rows = np.searchsorted(newest_rows.days, page.days[stored])
-    same[stored] = equal_figures(page.figures[stored], newest_rows.figures[rows])
-    return stored, same
+def compare(stored: Stored, page: Page) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which days of the page (n,) are stored, and which of them with the same figures."""
+    is_stored = np.isin(page.days, stored.days)
+    same = is_stored.copy()
+    rows = np.searchsorted(stored.days, page.days[is_stored])
+    same[is_stored] = equal_figures(page.figures[is_stored], stored.figures[rows])
+    return is_stored, same
 
 
-def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]) -> None:
+def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]) -> Stored:
     """Write the page's candles, oldest first, so that row numbers rise with the days, and their checks.
 
     `common` holds the columns that are the same in each row.
     """
     if not len(page.days):
-        return
+        return NOTHING
     # A common value stands in the statement: binding it to each row takes as long as the figures do.
     values: dict[str, Any] = {name: sa.bindparam(name) for name in CANDLE_COLUMNS}
     values |= {name: _literal(value) for name, value in common.items()}
@@ -243,12 +223,11 @@ def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]
             rows = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
         connection.exec_driver_sql(str(statement), rows)
     last = highest(connection)
-    row = {
-        "first_candle_seq": last - len(page.days) + 1,
-        "last_candle_seq": last,
-        "checks": checks(page.days, page.figures, common).astype("<u4").tobytes(),
-    }
+    seqs = np.arange(last - len(page.days), last, dtype="int64") + 1
+    content = checks(page.days, page.figures, common).astype("<u4").tobytes()
+    row = {"first_candle_seq": int(seqs[0]), "last_candle_seq": last, "checks": content}
     connection.execute(sa.insert(PAGES), [row])
+    return Stored(seqs, page.days, page.figures)
 
 
 def _literal(text: str) -> sa.ColumnClause[str]:
@@ -309,7 +288,7 @@ def read_restated(connection: sa.Connection, series: Series | None) -> pd.DataFr
     columns = ["day_utc", "seq", "close", "observed_at"]
     if series is None:
         return pd.DataFrame([], columns=columns)
-    ours = _belongs(CANDLES, series, None)
+    ours = _belongs(series)
     days = sa.select(CANDLES.c.day_utc).where(*ours).group_by(CANDLES.c.day_utc).having(sa.func.count() > 1)
     query = sa.select(*(CANDLES.c[name] for name in columns)).where(*ours, CANDLES.c.day_utc.in_(days))
     rows = connection.execute(query.order_by(CANDLES.c.day_utc, CANDLES.c.seq)).all()

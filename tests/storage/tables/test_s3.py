@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deltalake import DeltaTable
-from tests.storage.test_predictions import row
-from tests.storage.test_tables import made
-from tests.storage.test_tables import row as figures
+from tests.storage.tables.test_predictions import row
+from tests.storage.tables.test_delta import made
+from tests.storage.tables.test_delta import row as figures
 
 from storage.core import s3_path as places
 from storage.core.errors import BadSetting, Damaged, HomeUnusable
