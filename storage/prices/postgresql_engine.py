@@ -83,7 +83,7 @@ class PostgresqlEngine:
             HomeUnusable: the database cannot be reached.
         """
         with self._session("the price database") as connection:
-            if connection.scalar(sa.select(sa.func.to_regclass("alembic_version"))) is None:
+            if not _has(connection, "to_regclass", "alembic_version"):
                 return None
             revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
             return revision
@@ -94,12 +94,10 @@ class PostgresqlEngine:
             "connect_timeout": COMPLETION_SECONDS,
             "options": f"-c statement_timeout={COMPLETION_SECONDS}s -c default_transaction_read_only=on",
         }
-        engine = _create(self._url, connect_args=options, poolclass=sa.NullPool)
-        try:
-            with engine.connect() as connection:
-                return [str(product_id) for product_id in connection.scalars(sa.text(PRODUCTS))]
-        except exc.SQLAlchemyError:
-            return []
+        with contextlib.suppress(HomeUnusable), self._session("completion", **options) as connection:
+            if _has(connection, "to_regclass", "series"):
+                return list(connection.scalars(sa.text(PRODUCTS)))
+        return []
 
     def integrity(self, _connection: sa.Connection, _parts: Sequence[str]) -> list[str]:
         """Nothing: the server looks after its files."""
@@ -153,7 +151,7 @@ class PostgresqlEngine:
             HomeUnusable: the database cannot be reached.
         """
         with self._session("the model registry") as connection:
-            return _has_registry(connection)
+            return _has(connection, "to_regnamespace", REGISTRY)
 
     def registry_url(self, create: Callable[[str], None]) -> str:
         """MLflow's address, with its password; its tables are made in a draft schema, which is then renamed.
@@ -169,7 +167,7 @@ class PostgresqlEngine:
 
     def _create_registry(self, create: Callable[[str], None]) -> None:
         with self._session("the model registry") as connection:
-            if _has_registry(connection):
+            if _has(connection, "to_regnamespace", REGISTRY):
                 return
             connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {REGISTRY_DRAFT} CASCADE")
             connection.exec_driver_sql(f"CREATE SCHEMA {REGISTRY_DRAFT}")
@@ -183,9 +181,10 @@ class PostgresqlEngine:
         return self._url.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
     @contextlib.contextmanager
-    def _session(self, what: str) -> Iterator[sa.Connection]:
+    def _session(self, what: str, **connect_args: Any) -> Iterator[sa.Connection]:
         """A transaction on a connection of its own."""
-        with self._explained(what), _create(self._url, poolclass=sa.NullPool).begin() as connection:
+        engine = _create(self._url, poolclass=sa.NullPool, connect_args=connect_args)
+        with self._explained(what), engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -204,8 +203,8 @@ def _create(url: sa.URL, **options: Any) -> sa.Engine:
     return base.create_engine(url, **options | {"connect_args": defaults | options.get("connect_args", {})})
 
 
-def _has_registry(connection: sa.Connection) -> bool:
-    return connection.scalar(sa.select(sa.func.to_regnamespace(REGISTRY))) is not None
+def _has(connection: sa.Connection, function: str, name: str) -> bool:
+    return connection.scalar(sa.select(getattr(sa.func, function)(name))) is not None
 
 
 def _begin(connection: sa.Connection) -> None:

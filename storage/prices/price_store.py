@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import FIGURES
+from storage.core.candle_schema import FIGURES, REJECTED_COLUMNS
 from storage.core.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.core.home import check_product_id
 from storage.prices import queries as rows
@@ -37,7 +37,7 @@ class Appended:
 
 @dataclass(frozen=True)
 class StoredHistory:
-    """All that a day needs of a product's prices, as they were at one moment.
+    """All that a day needs of a product's prices.
 
     Attributes:
         candles: a candle frame, oldest day first, up to the last stored day that was asked for.
@@ -140,7 +140,7 @@ class Prices:
             BadInput: a figure no price can have, or a day twice with different figures.
         """
         check_product_id(product_id)
-        page = rows.to_page(candles)
+        days, figures = rows.to_arrays(candles)
         common: dict[str, str] = {
             "product_id": product_id,
             "source": source,
@@ -156,8 +156,8 @@ class Prices:
                     " (--replace-source) or use the one it has"
                 )
             stored = self._stored(connection, series)
-            is_stored, same = rows.compare(stored, page)
-            new = rows.insert_candles(connection, rows.Page(page.days[~same], page.figures[~same]), common)
+            is_stored, same = rows.compare(stored, days, figures)
+            new = rows.insert_candles(connection, days[~same], figures[~same], common)
             rejected = rows.insert_rejected(connection, quarantined, common)
             last = rows.highest(connection)
         self._cached = (series, last, stored.updated(new))
@@ -212,13 +212,16 @@ class Prices:
         with self._open.read() as connection:
             series = rows.find_series(connection, product_id)
             stored = self._stored(connection, series).upto(through)
-            quarantined = rows.read_quarantined(connection, product_id)
-            restated = rows.read_restated(connection, series)
         data_version = self._record(product_id, through, stored, created_at)
         assert series is not None  # noqa: S101 (it has candles)
-        candles = rows.to_frame(stored)
         return StoredHistory(
-            product_id, series.source, series.name, data_version, candles, quarantined, restated
+            product_id=product_id,
+            source=series.source,
+            series=series.name,
+            data_version=data_version,
+            candles=rows.to_frame(stored),
+            quarantined=self.quarantined(product_id),
+            restated=self.restated(product_id),
         )
 
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
@@ -319,13 +322,26 @@ class Prices:
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
         """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
+        names = [*REJECTED_COLUMNS, "source", "observed_at"]
+        query = sa.select(*(QUARANTINE.c[name] for name in names)).order_by(QUARANTINE.c.seq)
         with self._open.read() as connection:
-            return rows.read_quarantined(connection, product_id)
+            rejected = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
+        return pd.DataFrame([tuple(row) for row in rejected], columns=names, dtype=object)
 
     def restated(self, product_id: str) -> pd.DataFrame:
-        """Every observation of the days observed with more than one set of figures: see `read_restated`."""
+        """Every observation of the series's days that were observed with more than one set of figures.
+
+        Returns:
+            `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order of observation.
+        """
+        names, day = ["day_utc", "seq", "close", "observed_at"], CANDLES.c.day_utc
         with self._open.read() as connection:
-            return rows.read_restated(connection, rows.find_series(connection, product_id))
+            series = rows.find_series(connection, product_id)
+            ours = rows.belongs(series) if series else [sa.false()]
+            days = sa.select(day).where(*ours).group_by(day).having(sa.func.count() > 1)
+            query = sa.select(*(CANDLES.c[name] for name in names)).where(*ours, day.in_(days))
+            observations = connection.execute(query.order_by(day, CANDLES.c.seq)).all()
+        return pd.DataFrame([tuple(row) for row in observations], columns=names)
 
     def any_quarantined_before(self, product_id: str, source: str, day: date) -> bool:
         """Whether a row of that source was quarantined, of a day before `day` or without a readable day."""

@@ -16,9 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deltalake import DeltaTable
-from tests.storage.tables.test_predictions import row
-from tests.storage.tables.test_delta import made
-from tests.storage.tables.test_delta import row as figures
 
 from storage.core import s3_path as places
 from storage.core.errors import BadSetting, Damaged, HomeUnusable
@@ -37,6 +34,9 @@ from storage.upkeep.file_integrity import bundle_files, raw_responses, table_fil
 from tests.engines import BUCKET, SECRET, SeaweedFS, bucket_for, parquet_of, s3
 from tests.helpers import BTC
 from tests.processes import process_for
+from tests.storage.tables.test_delta import made
+from tests.storage.tables.test_delta import row as figures
+from tests.storage.tables.test_predictions import row
 
 pytestmark = pytest.mark.engines
 
