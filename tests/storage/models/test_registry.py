@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_promote_moves_the_champion_only(home: Home, monkeypatch: pytest.MonkeyP
 @pytest.mark.folder
 def test_a_moved_home_still_loads_its_models(home: Home, tmp_path: Path) -> None:
     Models(home).promote(register(home))
-    moved = Home(tmp_path / "elsewhere")
+    moved = replace(home, root=tmp_path / "elsewhere")
     home.root.rename(moved.root)
     champion = Models(moved).champion(BTC, "article")
     assert champion

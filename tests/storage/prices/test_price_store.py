@@ -105,7 +105,7 @@ def test_a_page_in_any_order_is_stored_by_day(prices: Prices) -> None:
 
 
 def test_an_ambiguous_page_is_refused(prices: Prices) -> None:
-    with pytest.raises(BadInput, match="2020-01-03 came twice"):
+    with pytest.raises(BadInput, match="2020-01-03 comes twice"):
         put(prices, pd.concat([candles({2: 1.0}), candles({2: 2.0})]))
     for stamp in ("2020-01-01T07:00", "NaT"):
         frame = candles({0: 1.0}).assign(day_utc=pd.Series([stamp]).astype("datetime64[s]"))

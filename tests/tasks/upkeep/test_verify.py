@@ -144,25 +144,6 @@ def test_a_data_version_that_is_gone_is_missed(runs: Runs) -> None:
     assert sum(f"its data version {version} is missing or changed" in line for line in wrong(runs)) == 2
 
 
-def test_candles_from_before_there_were_checks_stand_on_their_data_versions(runs: Runs) -> None:
-    sql(runs.home, "prices.db", "DELETE FROM pages")
-    assert wrong(runs) == []
-    sql(runs.home, "prices.db", "UPDATE candles SET close = close + 1 WHERE seq = 5")
-    assert any("no longer stands for" in line for line in wrong(runs))
-
-
-def test_candles_from_before_the_first_page_are_no_fault(
-    runs: Runs, walk: Callable[..., pd.DataFrame]
-) -> None:
-    sql(runs.home, "prices.db", "DELETE FROM pages")
-    with Prices(runs.home) as prices:
-        source = prices.source_of(BTC)
-        assert source
-        later = walk(day(1001), days=1)
-        prices.append(BTC, later, source=source, observed_at=NOW, payload_sha256="ab" * 32)
-    assert wrong(runs) == []
-
-
 INSERTED = (
     "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume, source,"
     " observed_at, payload_sha256) SELECT product_id, '{}', open, high, low, close, volume,"
