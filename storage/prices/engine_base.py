@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closecast.locks")
 
-# Every revision of the schema that this release can open, the last one current: listed here because Alembic is slow to load.
+# Every revision that this release opens, the last one current: listed here because Alembic is slow to load.
 REVISIONS = ("prices_1",)
 BUSY_SECONDS = 30
 SETUP_SECONDS = 120
