@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.core.quantiles import LEVELS
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 # In scales. A correction answers for the level at its place among the sorted quantiles; while these cross it
 # could be pushed on without end by outcomes that were its neighbour's, and would be wrong for years after.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 
-from tasks.core.formatting import format_price
+from tasks.core.formatting import format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import BANDS, LEVELS
 
@@ -78,8 +78,9 @@ class Forecast:
         return f"closecast.{self.product_id}.{self.profile}"
 
     def price(self, value: float) -> str:
-        """A price of this forecast as people read it."""
-        return format_price(value, self.quote_currency)
+        """A price of this forecast as people read it: with decimals that tell the intervals' ends apart."""
+        ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
+        return format_price(value, self.quote_currency, price_decimals(*(ends or [value])))
 
     def change(self, value: float) -> str:
         """How far a price is from the last close, as people read it."""

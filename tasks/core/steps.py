@@ -52,12 +52,12 @@ def forecast_asset(product_id: str, profile: str) -> DataAsset:
 
 
 def step(
-    *, timeout_seconds: float, run_name: str = "", **options: Any
+    *, timeout_seconds: float | None = None, run_name: str = "", **options: Any
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a function as a step.
 
     Args:
-        timeout_seconds: after which Prefect gives the task up.
+        timeout_seconds: after which Prefect gives the task up; None for never.
         run_name: added to the task's name, a template of the function's parameters.
         options: further options of `prefect.task`, such as `retries`.
     """

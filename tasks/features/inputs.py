@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.features.volatility import daily_variance, ewma, garman_klass, log_returns, parkinson, scale
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.features.windows import DAY
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))

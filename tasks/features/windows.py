@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from storage.core.errors import NotEnoughHistory
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 DAY = np.timedelta64(1, "D")
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 if TYPE_CHECKING:
     import keras

@@ -27,7 +27,7 @@ from tasks.network.architectures import squared_error
 from tasks.network.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.network.flat_weights import Joined, can_join
 from tasks.network.progress import tell_epoch
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 if TYPE_CHECKING:
     import keras

@@ -14,7 +14,7 @@ from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.features.volatility import MIN_SIGMA, daily_variance, ewma, garman_klass, log_returns
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 Rows = NDArray[np.int64]
 

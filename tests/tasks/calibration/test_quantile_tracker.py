@@ -6,7 +6,7 @@ from scipy import stats
 
 from tasks.calibration.quantile_tracker import advance, follow, mix, to_price, track
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, inside
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 ZERO = np.zeros(23)
 UNIT: Floats = np.asarray(stats.norm.ppf(LEVELS), dtype=np.float64)

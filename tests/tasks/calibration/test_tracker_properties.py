@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.calibration.quantile_tracker import MAX_OFFSET, advance, follow, to_price, track
 from tasks.core.quantiles import LEVELS
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 MORE = int(os.environ.get("SOAK", "1"))
 STEADY = settings(max_examples=60 * MORE, deadline=None, derandomize=MORE == 1, database=None)

@@ -8,7 +8,7 @@ import scoringrules
 from scipy import stats
 
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, inside, pit, shares, student_t
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 MIDDLE = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
 MIDDLE += [0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]

@@ -18,7 +18,7 @@ from tasks.features.volatility import (
     parkinson,
     scale,
 )
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 from tests.helpers import FIRST, made_up, without
 
 HOW: dict[str, Any] = {"decay": 0.8, "low": 0.02, "high": 16.0, "days": 60, "ranges": True}

@@ -20,7 +20,7 @@ from tasks.features.volatility import log_returns
 from tasks.prices.csv_reader import read_candles
 from tasks.profiles import baselines
 from tasks.profiles.baselines import METHODS, REFIT_DAYS, RETURNS, baseline_quantiles
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
 UNKNOWN = ["open", "high", "low", "volume"]
