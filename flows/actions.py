@@ -85,7 +85,9 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
     if not pairs:
         whose = f" of {product_id}" if product_id else ""
         how = f" by profile {profile}" if profile else ""
-        options = f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
+        options = (
+            f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
+        )
         raise BadInput(
             f"a report needs a forecast, and {home.root} has none{whose}{how}: make one with"
             f" `closecast run{options}`"

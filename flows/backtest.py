@@ -181,9 +181,7 @@ def backtest_products(
     failed = {name: error for name, error in results.items() if not isinstance(error, BacktestResult)}
     if failed:
         listed = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
-        raise ProductsFailed(
-            f"{len(failed)} of {len(names)} products failed, all others are done: {listed}"
-        )
+        raise ProductsFailed(f"{len(failed)} of {len(names)} products failed, all others are done: {listed}")
     return results
 
 

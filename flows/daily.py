@@ -112,9 +112,7 @@ def ingest(
     """Bring the product's prices up to the origin from its source."""
     request = request_prices(market.product_id, profile, origin, moment, market)
     url = environment().coinbase_url
-    return run_step(
-        ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id)
-    )
+    return run_step(ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id))
 
 
 def request_prices(
@@ -237,9 +235,7 @@ def _run_name_of_products() -> str:
     return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
 
 
-@flow(
-    name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW
-)
+@flow(name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW)
 def daily_forecasts(
     products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],
     source: Source | None = None,
@@ -280,8 +276,7 @@ def daily_forecasts(
         shared = (source, profile, settings, origin, str(place.root), backfill_days)
         futures = [submit_step(forecast_product, product, *shared) for product in products]
         results = {
-            name: first_error_or_result([future])
-            for name, future in zip(products, futures, strict=True)
+            name: first_error_or_result([future]) for name, future in zip(products, futures, strict=True)
         }
     made = {product: result for product, result in results.items() if isinstance(result, str)}
     reasons = {

@@ -44,7 +44,12 @@ def forecasts_of(home: Home, run: str, days: Sequence[date]) -> Iterator[dict[st
     for row in Predictions(home).read().to_pylist():
         if row["origin_day"] in days:
             shared = {"run": run, "profile": row["profile"], "origin_day": row["origin_day"]}
-            yield {**shared, "component": row["profile"], "point": row["point"], "quantiles": row["quantiles"]}
+            yield {
+                **shared,
+                "component": row["profile"],
+                "point": row["point"],
+                "quantiles": row["quantiles"],
+            }
             for part in components(home).read().to_pylist():
                 if part["prediction_id"] == row["prediction_id"]:
                     figures = {"point": None, "quantiles": part["quantiles"]}
@@ -53,7 +58,10 @@ def forecasts_of(home: Home, run: str, days: Sequence[date]) -> Iterator[dict[st
 
 def forecast_again(folder: Path) -> Iterator[dict[str, Any]]:
     """Every recorded run, made again below a folder."""
-    sample, homes = Market(source="sample"), {name: Home(folder / name) for name in ("readme", "days", "article")}
+    sample, homes = (
+        Market(source="sample"),
+        {name: Home(folder / name) for name in ("readme", "days", "article")},
+    )
     readme, days, article = homes.values()
     daily_forecast(sample, home=str(readme.root))
     yield from forecasts_of(readme, "make run", DAYS[3:])

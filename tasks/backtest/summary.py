@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
+from tasks.core.quantiles import BANDS, LEVELS, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import Proportion, proportion
 from tasks.evaluation.significance import Comparison, compare, over
-from tasks.core.types import Floats
 
 BINS = 20
 THIRDS = ("low", "middle", "high")

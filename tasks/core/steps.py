@@ -106,7 +106,7 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     """The task of a step."""
     from prefect import task
 
-    return task(fn, **_options(fn))  # type: ignore[no-any-return, call-overload]
+    return task(fn, **_options(fn))
 
 
 def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
@@ -141,7 +141,8 @@ def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
         from prefect.context import AssetContext
 
         result = fn(*args, **kwargs)
-        context, facts = AssetContext.get(), getattr(result, "facts", dict)()
+        context = AssetContext.get()
+        facts: dict[str, object] = getattr(result, "facts", dict)()
         for asset in context.downstream_assets if context else ():
             asset.add_metadata({name: _plain(value) for name, value in facts.items()})
         return result

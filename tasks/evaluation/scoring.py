@@ -52,8 +52,7 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
         How many scores are new.
     """
     scores = [
-        _score(row, close, history, moment)
-        for row, close in _due(home, history.product_id, history.candles)
+        _score(row, close, history, moment) for row, close in _due(home, history.product_id, history.candles)
     ]
     added = Scores(home).add([score.row() for score in scores])
     if added:

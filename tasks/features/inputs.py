@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from tasks.core.types import Floats
 from tasks.features.volatility import daily_variance, ewma, garman_klass, log_returns, parkinson, scale
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.core.types import Floats
 
 
 @dataclass(frozen=True)

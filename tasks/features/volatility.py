@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.features.windows import DAY
 from tasks.core.types import Floats
+from tasks.features.windows import DAY
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from storage.core.logs import native_stderr_to_log
 from tasks.core.tensorflow_runtime import tensorflow
+from tasks.core.types import Floats
 from tasks.network.architectures import squared_error
 from tasks.network.epoch import Stop, Weights, batches, forward, masks_of
 from tasks.network.flat_weights import Joined, can_join
 from tasks.network.progress import tell_epoch
-from tasks.core.types import Floats
 
 if TYPE_CHECKING:
     import keras

@@ -125,9 +125,7 @@ def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = 
     for _, raw, reason in sorted(counts.quarantined, key=str)[:SHOWN_QUARANTINED]:
         log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
     if counts.quarantined:
-        log.warning(
-            "%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined)
-        )
+        log.warning("%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined))
     if counts.restated_days:
         log.info("%s: %d days restated with other figures", product_id, counts.restated_days)
     for start, end in find_gaps(history.candles["day_utc"]):

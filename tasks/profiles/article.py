@@ -150,7 +150,7 @@ class ArticleProfile(BaseProfile):
         train_rows = int(days * settings.train_share)
         windows = train_rows - span + 1
         fitted = int(windows * (1.0 - settings.validation_split))
-        return windows > 0 and 0 < fitted < windows and days - train_rows >= span
+        return bool(windows > 0 and 0 < fitted < windows and days - train_rows >= span)
 
     @property
     def consecutive_days(self) -> int:

@@ -41,7 +41,9 @@ class Policy(Frozen):
         180, ge=1, le=3650, description="Age in days at which a model without a successor raises a warning"
     )
     gate_ratio_180: float = Field(
-        1.02, gt=0, description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise"
+        1.02,
+        gt=0,
+        description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise",
     )
     gate_ratio_365: float = Field(
         1.01, gt=0, description="The same over 365 unseen days, where the noise is less"
@@ -235,7 +237,9 @@ class BaseProfile:
     @property
     def policy(self) -> Policy:
         """The fields of `Policy` among the settings, its defaults for the others."""
-        fields = {name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)}
+        fields = {
+            name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)
+        }
         return Policy(**fields)
 
     @property

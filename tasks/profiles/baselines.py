@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
-from tasks.features.volatility import MIN_SIGMA, daily_variance, ewma, garman_klass, log_returns
 from tasks.core.types import Floats
+from tasks.features.volatility import MIN_SIGMA, daily_variance, ewma, garman_klass, log_returns
 
 Rows = NDArray[np.int64]
 

@@ -52,9 +52,7 @@ class Gate:
         )
 
 
-def judge(
-    profile: Profile, champion: FittedModel, challenger: FittedModel, candles: pd.DataFrame
-) -> Gate:
+def judge(profile: Profile, champion: FittedModel, challenger: FittedModel, candles: pd.DataFrame) -> Gate:
     """Require non-inferiority in CRPS on the newest days that neither model has seen.
 
     Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of one

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from storage.models.version import ModelVersion
+
 from storage.core.home import Home
 from storage.core.provenance import code_version
 from storage.models.registry import CHAMPION, Models
-from storage.models.version import ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import TrainingKind
 from tasks.core.steps import step
@@ -68,9 +69,7 @@ class SelectionContext:
 
     def fitted(self, version: str) -> FittedModel:
         """A version's fitted model."""
-        fitted: FittedModel = load_model(
-            self.models, self.profile, self.history.product_id, version
-        ).fitted
+        fitted: FittedModel = load_model(self.models, self.profile, self.history.product_id, version).fitted
         return fitted
 
 
@@ -134,9 +133,7 @@ def _challenger(
         log.info("%s: version %s was trained on this data before", history.product_id, known.version)
         return known
     days = holdout_days(profile, history)
-    log.info(
-        "%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin
-    )
+    log.info("%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin)
     if parent:
         fitted = profile.fine_tune(context.fitted(parent), history, context.pool, holdout_days=days)
     else:
@@ -170,9 +167,7 @@ def _judge(context: SelectionContext, version: ModelVersion) -> None:
         models.mark(version, {"gate": "no champion to compare with", "status": "accepted"})
     else:
         candles = context.history.until(candidate.origin).candles
-        gate = judge(
-            profile, context.fitted(champion.version), context.fitted(version.version), candles
-        )
+        gate = judge(profile, context.fitted(champion.version), context.fitted(version.version), candles)
         text = "%s: version %s against version %s %s"
         log.info(text, version.product_id, version.version, champion.version, gate)
         status = "accepted" if gate.passed else "refused"

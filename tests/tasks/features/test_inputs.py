@@ -6,10 +6,10 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+from tasks.profiles.calibrated_settings import Recipe
 
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.features.volatility import garman_klass, log_returns, scale
-from tasks.profiles.calibrated_settings import Recipe
 from tests.helpers import FIRST, made_up, without
 
 RECIPE = Recipe(lookback=5, level_days=30, pool_products=())

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from storage.core.candle_schema import candle_frame
+from tasks.core.types import Floats
 from tasks.features.volatility import (
     MIN_SIGMA,
     daily_variance,
@@ -18,7 +19,6 @@ from tasks.features.volatility import (
     parkinson,
     scale,
 )
-from tasks.core.types import Floats
 from tests.helpers import FIRST, made_up, without
 
 HOW: dict[str, Any] = {"decay": 0.8, "low": 0.02, "high": 16.0, "days": 60, "ranges": True}

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tasks.profiles.article_fit import fit_article
+from tasks.profiles.article_refit import model_key, refit_version
 
 from storage.core.errors import BadInput, Damaged, NotEnoughHistory
 from storage.core.home import Home
@@ -14,8 +16,6 @@ from tasks.network.architectures import article_network, weights_sha256
 from tasks.network.trainer import train
 from tasks.profiles import article_fit as fit
 from tasks.profiles import article_refit as refit
-from tasks.profiles.article_fit import fit_article
-from tasks.profiles.article_refit import model_key, refit_version
 from tests.helpers import BTC, SMALL, VERSIONS, made_up, store, trained_home
 
 

@@ -16,11 +16,11 @@ from arch.univariate.base import ARCHModel
 from storage.core.candle_schema import candle_frame
 from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, inside, student_t
+from tasks.core.types import Floats
 from tasks.features.volatility import log_returns
 from tasks.prices.csv_reader import read_candles
 from tasks.profiles import baselines
 from tasks.profiles.baselines import METHODS, REFIT_DAYS, RETURNS, baseline_quantiles
-from tasks.core.types import Floats
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
 UNKNOWN = ["open", "high", "low", "volume"]

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.ensemble_io import ensemble_sha256, losses_json
 
 from storage.core.errors import BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
 from tasks.network.trainer import Losses
-from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import (
     Ensemble,
     Trained,
@@ -29,7 +30,6 @@ from tasks.profiles.ensemble import (
     require_days,
     trainer_for,
 )
-from tasks.profiles.ensemble_io import ensemble_sha256, losses_json
 from tests.helpers import FIRST, PROJECT, made_up, without
 
 RECIPE = Recipe(lookback=5, units=3, members=2, epochs=2, pool_products=())
