@@ -46,8 +46,8 @@ def import_file(home: Home, market: Market) -> IngestedPrices:
 def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or `import`
-    brings closes.
+    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or
+    `import` brings closes.
 
     Raises:
         BadInput: the home has no such product.

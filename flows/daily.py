@@ -77,8 +77,8 @@ def daily_forecast(
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
-            were known on its own day; `created_at` tells them from forecasts that were made in time.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
 
     Returns:
         The `prediction_id` of the forecast.
@@ -140,7 +140,7 @@ def request_prices(
 def forecast_once(
     home: Home, prices: IngestedPrices, profile: Profile, moment: datetime
 ) -> tuple[Forecast, ModelSelection | None]:
-    """The forecast from the last day of these prices, and how its model was selected: None when it is stored."""
+    """The forecast from the last day of these prices, and its model's selection: None when it is stored."""
     history = prices.history
     stored = run_step(find_forecast, home, RunKey.of_run(profile, history), profile.horizons)
     if stored:
@@ -255,8 +255,8 @@ def daily_forecasts(
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
-            were known on its own day; `created_at` tells them from forecasts that were made in time.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
         dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
             CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
 

@@ -1,8 +1,8 @@
 """The forecasts of the embedded sample, held against recorded figures: `make recorded`.
 
-They were recorded from the code as it was before the modules moved into rooms. On the same processor and library
-versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that says so:
-`python -m tests.test_recorded_forecasts FILE`.
+They were recorded from the code as it was before the modules moved into rooms. On the same processor and
+library versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that
+says so: `python -m tests.test_recorded_forecasts FILE`.
 """
 
 from __future__ import annotations

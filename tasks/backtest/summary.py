@@ -28,9 +28,9 @@ THIRDS = ("low", "middle", "high")
 class Evaluation:
     """The forecasts of n target days, oldest first, and their outcomes.
 
-    Shapes are (n,), prices in the quote currency; `sigma` is the daily volatility at each origin, NaN for a point;
-    `quantiles` holds for each component those of the log return of `close` on `last_close`, at `LEVELS`, (n, 23),
-    and nothing for a profile that gives a point only.
+    Shapes are (n,), prices in the quote currency; `sigma` is the daily volatility at each origin, NaN for a
+    point; `quantiles` holds for each component those of the log return of `close` on `last_close`, at
+    `LEVELS`, (n, 23), and nothing for a profile that gives a point only.
     """
 
     target_days: Sequence[date]
@@ -63,7 +63,7 @@ class Uniformity:
 
 @dataclass(frozen=True)
 class Point:
-    """Errors of the point in the quote currency, over those of the last close, and over the past's mean one-day change."""
+    """Errors of the point in the quote currency, over the last close's, and over the mean daily change."""
 
     rmse: float
     rmse_ratio_to_naive: float | None
@@ -119,8 +119,8 @@ def summarise(
     """The summary of `model` against every other component of the evaluation.
 
     Args:
-        past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,): their
-            mean absolute one-day change is the scale of MASE.
+        past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,):
+            their mean absolute one-day change is the scale of MASE.
         model: the component that the others are compared with.
         currency: of the prices.
         seed: of the bootstrap.

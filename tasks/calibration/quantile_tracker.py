@@ -60,7 +60,8 @@ def follow(
         quantiles: of the log return before tracking, (days, 23).
         scales: `s` of each origin, (days,).
         last_closes: the closes of the origins, (days,).
-        actual_close: the closes of the target days, (days,); NaN where it is not known: nothing is learned then.
+        actual_close: the closes of the target days, (days,); NaN where it is not known: nothing is learned
+            then.
         quantile_offsets: before the first day, (23,).
         step: of the tracker, in scales.
 

@@ -1,7 +1,7 @@
 """Steps: plain functions that become Prefect tasks when a flow first runs them.
 
-A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks and
-other processes call it directly; `run_step` and `submit_step` make its task.
+A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks
+and other processes call it directly; `run_step` and `submit_step` make its task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is loaded.
+# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is
+# loaded.
 FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json", "validate_parameters": True}
 
 

@@ -44,7 +44,8 @@ def parkinson(candles: pd.DataFrame) -> Floats:
 
 
 def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
-    """Variance of each day: Garman-Klass plus the squared return from the close before to the open, shape (days,).
+    """Variance of each day, (days,): Garman-Klass plus the squared overnight return.
+    (days,).
 
     Where a range is unknown, or `ranges` is False, the squared return stands for it; NaN where that is
     unknown too. After a gap that return counts as none.

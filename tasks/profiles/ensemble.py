@@ -75,7 +75,9 @@ def fit_ensemble(
     trained_through: date,
     epochs: int | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights, with the newest days up to `trained_through` for early stopping.
+    """Train every member from its first weights.
+
+    The newest days up to `trained_through` are for early stopping.
 
     Args:
         history: of the product.

@@ -108,7 +108,7 @@ def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelS
 
 
 def holdout_days(profile: Profile, history: PriceHistory) -> int:
-    """How many of the newest days training leaves to the gate; none where the series is too short for that."""
+    """How many of the newest days training leaves to the gate; none where the series is too short."""
     return profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
 
 
@@ -178,7 +178,7 @@ def _judge(context: SelectionContext, version: ModelVersion) -> None:
 def _promote(
     context: SelectionContext, champion: ModelCandidate, candidates: Sequence[ModelCandidate]
 ) -> None:
-    """Move the alias to the champion of this day, but never from a later day's champion of the same recipe."""
+    """Move the alias to the champion of this day, but not from a later day's champion of the recipe."""
     models, product_id, profile = context.models, context.history.product_id, context.profile.name
     version = models.version(product_id, profile, champion.version)
     models.settle(version)

@@ -63,7 +63,8 @@ class Comparison:
 class Reproduction:
     """The comparisons of a forecast's figures, and of its model's weights when it was trained again.
 
-    `changed_versions` names what is not as it was when the model was trained or the forecast made: then, and now.
+    `changed_versions` names what is not as it was when the model was trained or the forecast made: then, and
+    now.
     """
 
     forecast: Forecast
@@ -85,8 +86,8 @@ def reproduce_forecast(
     Args:
         home: where it is stored; nothing is written to it.
         profile_name: where the forecast's profile is a class that no installed package names.
-        retrain: also train its model again from data version, settings and seed, and forecast with that one. A
-            fine-tuned model is trained on from the stored weights of its parent.
+        retrain: also train its model again from data version, settings and seed, and forecast with that one.
+            A fine-tuned model is trained on from the stored weights of its parent.
 
     Raises:
         BadInput: there is no such forecast.
