@@ -19,7 +19,7 @@ from storage.models.registry import Models, ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
 from tasks.profiles.calibrated_settings import Recipe
 from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
@@ -174,7 +174,7 @@ def put_forecast(
     said = quantiles if quantiles or recipe is None else spread(last)
     bands: dict[str, Any] = {}
     for percent in (50, 80, 95):
-        low, high = BANDS[percent]
+        low, high = INTERVAL_INDEXES[percent]
         bands[f"lower_{percent}"] = said[low] if said else None
         bands[f"upper_{percent}"] = said[high] if said else None
     row: dict[str, Any] = {

@@ -19,7 +19,7 @@ from storage.core.home import Home
 from storage.prices.price_store import Prices
 from tasks.core.steps import STEP
 from tasks.features.inputs import columns_of, make_inputs, usable_rows
-from tasks.profiles.baselines import RETURNS
+from tasks.profiles.baselines import MIN_RETURNS
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import held_out_days
 from tasks.training.policy import MIN_UNSEEN_DAYS
@@ -122,7 +122,7 @@ def origins_between(candles: pd.DataFrame, recipe: Recipe, start: date, end: dat
     Raises:
         NotEnoughHistory: there is none, or the first one has too few days behind it.
     """
-    inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
+    inputs = make_inputs(candles, recipe.input_settings, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
     rows = rows[(inputs.days[rows] >= np.datetime64(start)) & (inputs.days[rows] <= np.datetime64(end))]
@@ -133,7 +133,7 @@ def origins_between(candles: pd.DataFrame, recipe: Recipe, start: date, end: dat
         )
     behind = int(rows[0]) + 1
     returns = int(np.isfinite(inputs.returns[:behind]).sum())
-    if behind < recipe.min_days or returns < RETURNS:
+    if behind < recipe.min_days or returns < MIN_RETURNS:
         raise NotEnoughHistory(
             f"honest intervals need {recipe.min_days} days of closes, found {behind} up to {start}:"
             " begin later with --start, or import more history"

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import usd
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import UNKNOWN, Proportion, markdown_table, percents, proportion, text
 from tasks.evaluation.significance import Comparison, compare, over
-from tasks.profiles.min_max import Floats
 
 BINS = 20
 THIRDS = ("low", "middle", "high")
@@ -164,13 +164,13 @@ def _coverage(came: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage,
 
     edges = {
         f"model-{side}-{percent}": quantiles[:, at]
-        for percent, ends in BANDS.items()
+        for percent, ends in INTERVAL_INDEXES.items()
         for side, at in zip(("lo", "hi"), ends, strict=True)
     }
     frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
     frame = pd.concat([frame, frame.assign(unique_id=_thirds(sigma)).dropna(subset="unique_id")])
     found = []
-    for percent in BANDS:
+    for percent in INTERVAL_INDEXES:
         shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
         overall = proportion(round(shares["all"] * len(came)), len(came))
         found.append(Coverage(percent, overall, *(shares.get(name) for name in THIRDS)))

@@ -26,14 +26,14 @@ from storage.models.backtest_cache import Folds
 from storage.tables.schemas import backtests
 from tasks.backtest.plan import Plan, candles_until, origins_between
 from tasks.calibration.calibrator_states import OWN
-from tasks.calibration.quantile_tracker import follow, to_price
+from tasks.calibration.quantile_tracker import to_prices, track
 from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.core.steps import STEP
+from tasks.core.types import Floats
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.distribution import Said, first_quantile_offsets, say
 from tasks.profiles.ensemble import fine_tune_ensemble, fit_ensemble
 from tasks.profiles.ensemble_io import Stored, read_ensemble, write_ensemble
-from tasks.profiles.min_max import Floats
 from tasks.training.gate import gate
 from tasks.training.policy import ModelCandidate, TrainingKind, champion_of, decide
 
@@ -217,12 +217,12 @@ def _forecasts(
     closes = candles["close"].to_numpy(dtype=np.float64)
     days = candles["day_utc"].dt.date.to_numpy()
     last, came = closes[rows], closes[rows + 1]
-    tracked, quantile_offsets = follow(
+    tracked, quantile_offsets = track(
         said.mixed, said.scales, last, came, walk.quantile_offsets, step=recipe.tracker_step
     )
     methods: dict[str, Floats] = {recipe.name: tracked}
     for method, quantiles in {OWN: said.own, **said.baselines}.items():
-        methods[method] = np.stack([to_price(row, usd) for row, usd in zip(quantiles, last, strict=True)])
+        methods[method] = np.stack([to_prices(row, usd) for row, usd in zip(quantiles, last, strict=True)])
     common = {
         "backtest_id": plan.backtest_id,
         "product_id": plan.product_id,

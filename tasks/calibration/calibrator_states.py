@@ -24,9 +24,9 @@ from storage.tables.delta import among
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from storage.tables.scores import Scores
-from tasks.calibration.quantile_tracker import advance
+from tasks.calibration.quantile_tracker import update_offsets
+from tasks.core.types import Floats
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.track")
 
@@ -107,7 +107,7 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
             before = known
             continue
         new += not known or known["prediction_id"] != outcome.prediction_id
-        quantile_offsets = advance(
+        quantile_offsets = update_offsets(
             _corrections(before), outcome.close, outcome.quantiles, step=recipe.tracker_step
         )
         before = _row(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from storage.core.errors import BadInput
 from tasks.core.formatting import usd
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 from tasks.training.gate import mean_absolute_error, root_mean_squared_error
 
 WINDOWS = (30, 90, 365, None)

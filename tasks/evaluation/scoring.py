@@ -19,9 +19,9 @@ from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import advance_tracker
 from tasks.core.steps import STEP
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.score")
 
@@ -100,7 +100,7 @@ def _due(home: Home, product_id: str, candles: pd.DataFrame) -> list[tuple[dict[
 
 def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[str, object]:
     """One forecast's figures; CRPS and PIT are of the log return, None for a point without intervals."""
-    from tasks.core.quantiles import crps, inside, pit
+    from tasks.core.quantiles import covered, crps, pit
 
     last = row["last_close"]
     came = np.log([close / last])
@@ -125,7 +125,7 @@ def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[s
         **score,
         "crps": float(crps(came, said)[0]),
         # In USD, as the intervals stand in the table: no rounding comes between.
-        **{f"hit_{percent}": bool(inside(np.array([close]), usd, percent)[0]) for percent in (50, 80, 95)},
+        **{f"hit_{percent}": bool(covered(np.array([close]), usd, percent)[0]) for percent in (50, 80, 95)},
         "pit": float(pit(came, said)[0]),
     }
 
@@ -139,7 +139,7 @@ def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
     if not len(rows):  # the origin's candle went with its series
         return None
     try:
-        return baseline_quantiles(candles, rows, methods=(NAIVE,))[NAIVE]
+        return baseline_quantiles(candles, rows, components=(NAIVE,))[NAIVE]
     except NotEnoughHistory:
         return None
 

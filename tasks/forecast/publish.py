@@ -18,10 +18,11 @@ from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.calibration.calibrator_states import OWN, first_state, state_at
-from tasks.calibration.quantile_tracker import to_price
+from tasks.calibration.quantile_tracker import to_prices
 from tasks.core.assets import FORECAST, noting
-from tasks.core.quantiles import BANDS, LEVELS
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from tasks.core.steps import STEP
+from tasks.core.types import Floats
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble_io import read_ensemble
 from tasks.profiles.forecast_models import (
@@ -30,7 +31,6 @@ from tasks.profiles.forecast_models import (
     forecast_calibrated,
     read_article,
 )
-from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.publish")
 
@@ -166,7 +166,7 @@ def beside(
             "component": method,
             "sigma": float(said.said.scales[0]),
             "calibrator_version": calibrator_version if method == OWN else None,
-            "quantiles": to_price(quantiles[0], said.last_close).tolist(),
+            "quantiles": to_prices(quantiles[0], said.last_close).tolist(),
         }
         for method, quantiles in methods.items()
     ]
@@ -199,7 +199,7 @@ def row_of(
         "quantiles": None if quantiles is None else quantiles.tolist(),
     }
     for percent in INTERVALS:
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True):
+        for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True):
             bound = None if quantiles is None else float(quantiles[place])
             row[f"{side}_{percent}"] = bound
     return row

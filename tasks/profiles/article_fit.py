@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from storage.core.errors import BadSetting, NotEnoughHistory
+from tasks.core.types import Floats
 from tasks.features.windows import Windows, make_windows, make_windows_between_gaps
 from tasks.network.architectures import article_network, predict
-from tasks.network.trainer import Losses, train
-from tasks.profiles.min_max import Floats, MinMax, fit_min_max
+from tasks.network.trainer import Losses, TrainingSettings, train
+from tasks.profiles.min_max import MinMax, fit_min_max
 from tasks.training.gate import against_naive
 
 if TYPE_CHECKING:
@@ -159,10 +160,7 @@ def fit_article(
         split.train.inputs,
         split.train.targets,
         validation_split=validation_split,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        epochs=epochs,
-        shuffle=shuffle,
+        settings=TrainingSettings(learning_rate, batch_size, epochs, shuffle),
         seed=seed,
     )
     _require_finite(losses, learning_rate)

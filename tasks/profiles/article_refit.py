@@ -19,9 +19,8 @@ from storage.prices.price_store import Prices
 from tasks.core.assets import MODEL, noting
 from tasks.core.formatting import usd
 from tasks.core.steps import STEP
-from tasks.core.tensorflow_runtime import versions
-from tasks.network.architectures import weights_sha256
-from tasks.network.progress import shown
+from tasks.core.tensorflow_runtime import library_versions
+from tasks.network.architectures import arrays_sha256
 from tasks.prices.validation import find_gaps
 from tasks.profiles.article_figures import article_figures
 from tasks.profiles.article_fit import Fitted, fit_article
@@ -134,8 +133,8 @@ def _made_with(fitted: Fitted) -> dict[str, Any]:
     """What the training itself adds to the lineage."""
     return {
         "git_commit": git_commit(),
-        "libraries": versions(),
-        "weights_sha256": weights_sha256(fitted.network),
+        "libraries": library_versions(),
+        "weights_sha256": arrays_sha256(fitted.network.get_weights()),
         "windows": {
             "train": fitted.split.fitted,
             "validation": len(fitted.split.train) - fitted.split.fitted,
@@ -171,4 +170,4 @@ def _report(version: ModelVersion, fitted: Fitted) -> None:
 
 refit = materialize(
     MODEL, name="refit", task_run_name="refit {product_id} {profile}", timeout_seconds=3600, **STEP
-)(noting(shown(refit_version), lambda version: {"version": version}))
+)(noting(refit_version, lambda version: {"version": version}))

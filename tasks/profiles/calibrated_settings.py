@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from tasks.features.inputs import InputSettings
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 ProductId = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,16}-[A-Z0-9]{1,16}$")]
 # Counts up when the same figures come to mean other inputs or another network.
@@ -126,6 +128,25 @@ class Recipe(Policy):
     )
 
     name: ClassVar[Literal["calibrated"]] = "calibrated"
+
+    @property
+    def input_settings(self) -> InputSettings:
+        """What the features are made by."""
+        return InputSettings(
+            lookback=self.lookback,
+            sigma_decay=self.scale_decay,
+            sigma_low=self.scale_low,
+            sigma_high=self.scale_high,
+            sigma_days=self.scale_days,
+            target_clip=self.target_clip,
+            return_clip=self.return_clip,
+            return_offset=self.return_offset,
+            min_spread=self.min_spread,
+            slow_decay=self.slow_decay,
+            volume_days=self.volume_days,
+            volume_clip=self.volume_clip,
+            level_days=self.level_days,
+        )
 
     @property
     def recipe_version(self) -> str:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.calibration.quantile_tracker import follow, mix
+from tasks.calibration.quantile_tracker import mix, track
 from tasks.core.quantiles import LEVELS
+from tasks.core.types import Floats
 from tasks.features.inputs import make_inputs, usable_rows
-from tasks.profiles.baselines import METHODS, RETURNS, baseline_quantiles
+from tasks.profiles.baselines import BASELINES, MIN_RETURNS, baseline_quantiles
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import Ensemble, Trained, ensemble_quantiles
-from tasks.profiles.min_max import Floats
 
 MIXED_WITH = "har_t"
 
@@ -53,7 +53,7 @@ def say(
     rows: NDArray[np.int64],
     recipe: Recipe,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = BASELINES,
 ) -> Said:
     """Forecast from each origin row, all of which must be usable.
 
@@ -67,13 +67,13 @@ def say(
     Raises:
         NotEnoughHistory: a baseline lacks the returns it needs.
     """
-    inputs = make_inputs(candles, recipe, ensemble.columns)
+    inputs = make_inputs(candles, recipe.input_settings, ensemble.columns)
     own = ensemble_quantiles(ensemble, inputs, rows, recipe)
-    baselines = baseline_quantiles(candles, rows, methods=methods) if len(rows) and methods else {}
+    baselines = baseline_quantiles(candles, rows, components=methods) if len(rows) and methods else {}
     mixed = own
     if recipe.har_share and len(rows):
         mixed = mix(own, baselines[MIXED_WITH], share=recipe.har_share)
-    return Said(own, baselines, mixed, inputs.scale[rows])
+    return Said(own, baselines, mixed, inputs.sigma[rows])
 
 
 def first_quantile_offsets(trained: Trained, candles: pd.DataFrame, recipe: Recipe) -> Floats:
@@ -85,18 +85,18 @@ def first_quantile_offsets(trained: Trained, candles: pd.DataFrame, recipe: Reci
         recipe: how.
     """
     ensemble = trained.ensemble
-    inputs = make_inputs(candles, recipe, ensemble.columns)
+    inputs = make_inputs(candles, recipe.input_settings, ensemble.columns)
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[(inputs.days[rows] >= np.datetime64(trained.fitted_through)) & (rows < len(candles) - 1)]
     known = np.cumsum(np.isfinite(inputs.returns))
-    needed = RETURNS if recipe.har_share else 0
+    needed = MIN_RETURNS if recipe.har_share else 0
     rows = rows[np.isfinite(inputs.targets[rows]) & (known[rows] >= needed)]
     zero = np.zeros(len(LEVELS))
     if not len(rows):
         return zero
     said = say(ensemble, candles, rows, recipe, methods=(MIXED_WITH,) if recipe.har_share else ())
     closes = candles["close"].to_numpy(dtype=np.float64)
-    _, quantile_offsets = follow(
+    _, quantile_offsets = track(
         said.mixed, said.scales, closes[rows], closes[rows + 1], zero, step=recipe.tracker_step
     )
     return quantile_offsets

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from storage.core.errors import BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import tensorflow
+from tasks.core.types import Floats
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.network.epoch import Weights
-from tasks.network.parallel import Seats
-from tasks.network.trainer import Losses, Trainer
+from tasks.network.parallel import TrainerPool
+from tasks.network.trainer import Losses, Trainer, TrainingSettings
 from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.ensemble")
 
@@ -108,23 +108,24 @@ def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.D
             inputs,
             targets,
             validation,
-            learning_rate=recipe.learning_rate,
-            batch_size=recipe.batch_size,
-            epochs=recipe.epochs,
-            shuffle=True,
+            settings=TrainingSettings(
+                learning_rate=recipe.learning_rate,
+                batch_size=recipe.batch_size,
+                epochs=recipe.epochs,
+                patience=recipe.patience,
+                min_delta=recipe.min_delta,
+            ),
             seed=_member_seed(recipe, number),
             start=_first_weights(recipe, features, number),
-            patience=recipe.patience,
-            min_delta=recipe.min_delta,
             name=f"member {number + 1}",
         )
         _require_finite_losses(found, recipe.learning_rate, validated=True)
         text = "member %d of %d: best of %d epochs was %d, validation %.5f"
-        best = found.validation[found.best - 1]
-        log.info(text, number + 1, recipe.members, len(found.training), found.best, best)
+        best = found.validation[found.best_epoch - 1]
+        log.info(text, number + 1, recipe.members, len(found.training), found.best_epoch, best)
         return weights, found
 
-    members, losses = zip(*_seats_for(recipe, features).each(recipe.members, member), strict=True)
+    members, losses = zip(*_seats_for(recipe, features).map(recipe.members, member), strict=True)
     windows = {"train": len(train[0]), "validation": len(validation[0])}
     windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
     return Trained(Ensemble(columns, members, seen), stop, losses, windows, left_out)
@@ -152,10 +153,11 @@ def fine_tune_ensemble(
         weights, found = trainer.fit(
             inputs,
             targets,
-            learning_rate=recipe.fine_tune_learning_rate,
-            batch_size=recipe.batch_size,
-            epochs=recipe.fine_tune_epochs,
-            shuffle=True,
+            settings=TrainingSettings(
+                learning_rate=recipe.fine_tune_learning_rate,
+                batch_size=recipe.batch_size,
+                epochs=recipe.fine_tune_epochs,
+            ),
             seed=_member_seed(recipe, number, seen.toordinal()),
             start=ensemble.members[number],
             name=f"member {number + 1}",
@@ -164,7 +166,7 @@ def fine_tune_ensemble(
         return weights, found
 
     seats = _seats_for(recipe, own.inputs.shape[2])
-    members, losses = zip(*seats.each(len(ensemble.members), member), strict=True)
+    members, losses = zip(*seats.map(len(ensemble.members), member), strict=True)
     windows = {"train": len(train[0])}
     windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
     return Trained(Ensemble(ensemble.columns, members, seen), seen, losses, windows, left_out)
@@ -181,9 +183,9 @@ def ensemble_quantiles(ensemble: Ensemble, inputs: Inputs, rows: NDArray[np.int6
     trainer = trainer_for(recipe, shown.shape[2])
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
-        mean, sigma, dof = trainer.apart(weights, shown).T
+        mean, sigma, dof = trainer.predict(weights, shown).T
         total += student_t(mean, sigma, dof)
-    return np.asarray(total / len(ensemble.members) * inputs.scale[rows][:, None], dtype=np.float64)
+    return np.asarray(total / len(ensemble.members) * inputs.sigma[rows][:, None], dtype=np.float64)
 
 
 def require_days(candles: pd.DataFrame, recipe: Recipe) -> None:
@@ -204,7 +206,7 @@ def trainer_for(recipe: Recipe, features: int) -> Trainer:
     return _seats_for(recipe, features).first
 
 
-def _seats_for(recipe: Recipe, features: int) -> Seats:
+def _seats_for(recipe: Recipe, features: int) -> TrainerPool:
     head = (recipe.mean_scale, recipe.min_dof)
     return _seats(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
 
@@ -212,7 +214,7 @@ def _seats_for(recipe: Recipe, features: int) -> Seats:
 @functools.lru_cache(maxsize=4)
 def _seats(
     lookback: int, features: int, units: int, dropout: float, clip_norm: float, head: tuple[float, float]
-) -> Seats:
+) -> TrainerPool:
     tensorflow()
     import keras
 
@@ -222,7 +224,7 @@ def _seats(
         lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
     )
     how = {"mean_scale": head[0], "min_dof": head[1]}
-    return Seats(
+    return TrainerPool(
         Trainer(
             network,
             loss=functools.partial(student_t_loss, **how),
@@ -260,17 +262,11 @@ def _ends(candles: pd.DataFrame, recipe: Recipe) -> tuple[date, date]:
 
 
 def _shown(inputs: Inputs, rows: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float32]:
-    return windows_at(
-        inputs,
-        rows,
-        lookback=recipe.lookback,
-        return_clip=recipe.return_clip,
-        return_offset=recipe.return_offset,
-    )
+    return windows_at(inputs, rows, recipe.input_settings)
 
 
 def _part(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> _Part:
-    inputs = make_inputs(candles, recipe, columns)
+    inputs = make_inputs(candles, recipe.input_settings, columns)
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
     shown = _shown(inputs, rows, recipe)
@@ -305,7 +301,7 @@ def _joined(
 def _require_finite_losses(losses: Losses, learning_rate: float, *, validated: bool = False) -> None:
     unbounded = ~np.isfinite(losses.training)
     if validated:  # the last step of an epoch may be the one that went too far
-        unbounded[losses.best - 1] |= not np.isfinite(losses.validation[losses.best - 1])
+        unbounded[losses.best_epoch - 1] |= not np.isfinite(losses.validation[losses.best_epoch - 1])
     if unbounded.any():
         raise BadSetting(
             f"training came to no finite loss in epoch {int(unbounded.argmax()) + 1} with a learning_rate of"

@@ -11,12 +11,12 @@ import numpy as np
 
 from storage.models.bundles import Bundle, Draft
 from tasks.core.quantiles import LEVELS
+from tasks.core.types import Floats
 from tasks.features.inputs import Columns
 from tasks.network.architectures import arrays_sha256
 from tasks.network.trainer import Losses
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import Ensemble, Trained, trainer_for
-from tasks.profiles.min_max import Floats
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def write_ensemble(
     """Fill a draft: one weights file a member, and everything else as JSON."""
     ensemble = trained.ensemble
     for number, weights in enumerate(ensemble.members, start=1):
-        with trainer_for(recipe, _features(ensemble)).lend(weights) as network:
+        with trainer_for(recipe, _features(ensemble)).borrow(weights) as network:
             draft.write_weights(network, _weights_name(number))
     draft.write_json("settings.json", recipe.model_dump(mode="json"))
     draft.write_json(
@@ -61,7 +61,7 @@ def read_ensemble(bundle: Bundle, recipe: Recipe) -> Stored:
     known = bundle.read_json("ensemble.json")
     members = []
     for number in range(1, known["members"] + 1):
-        with trainer_for(recipe, known["features"]).lend() as network:
+        with trainer_for(recipe, known["features"]).borrow() as network:
             bundle.load_weights(network, _weights_name(number))
             members.append(network.get_weights())
     ensemble = Ensemble(
@@ -83,7 +83,7 @@ def losses_json(losses: tuple[Losses, ...]) -> list[dict[str, Any]]:
         {
             "loss": member.training.tolist(),
             "val_loss": [loss if np.isfinite(loss) else None for loss in member.validation.tolist()],
-            "best_epoch": member.best,
+            "best_epoch": member.best_epoch,
         }
         for member in losses
     ]

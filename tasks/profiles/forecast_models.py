@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from storage.models.bundles import Bundle
-from tasks.calibration.quantile_tracker import to_price, track
+from tasks.calibration.quantile_tracker import apply_offsets, to_prices
 from tasks.core.quantiles import MEDIAN
+from tasks.core.types import Floats
 from tasks.features.windows import newest_window
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.distribution import Said, say
 from tasks.profiles.ensemble import Ensemble
-from tasks.profiles.min_max import Floats, MinMax
+from tasks.profiles.min_max import MinMax
 
 if TYPE_CHECKING:
     import keras
@@ -100,5 +101,5 @@ def forecast_calibrated(
     newest_window(candles["day_utc"], closes, lookback=recipe.lookback + 1)
     said = say(ensemble, candles, np.array([len(candles) - 1]), recipe)
     last = float(closes[-1])
-    quantiles = to_price(track(said.mixed[0], quantile_offsets, said.scales[0]), last)
+    quantiles = to_prices(apply_offsets(said.mixed[0], quantile_offsets, said.scales[0]), last)
     return DistributionForecast(quantiles, float(quantiles[MEDIAN]), last, said)

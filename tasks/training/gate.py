@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.quantiles import crps
+from tasks.core.types import Floats
 from tasks.features.inputs import make_inputs, usable_rows
 from tasks.features.volatility import log_returns
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import Ensemble, ensemble_quantiles
-from tasks.profiles.min_max import Floats
 from tasks.training.policy import MIN_UNSEEN_DAYS
 
 LONG_GATE_DAYS = 365
@@ -117,7 +117,7 @@ def _mean_crps(
 ) -> tuple[float, float, int]:
     """Both models' mean CRPS over the days later than `after` that both can forecast, and how many."""
     models = (champion, challenger)
-    shown = [make_inputs(candles, recipe, model.columns) for model in models]
+    shown = [make_inputs(candles, recipe.input_settings, model.columns) for model in models]
     # Two models of other inputs need not have the same days, and only the same days compare.
     usable = [usable_rows(inputs, lookback=recipe.lookback) for inputs in shown]
     rows = np.intersect1d(usable[0], usable[1])

@@ -17,8 +17,7 @@ from storage.models.registry import CHAMPION, Models, ModelVersion
 from storage.prices.price_store import Prices
 from tasks.core.assets import MODEL, noting
 from tasks.core.steps import STEP
-from tasks.core.tensorflow_runtime import versions
-from tasks.network.progress import shown
+from tasks.core.tensorflow_runtime import library_versions
 from tasks.prices.validation import find_gaps
 from tasks.profiles.article_figures import loss_figure
 from tasks.profiles.article_refit import model_key, tags_of
@@ -195,7 +194,7 @@ def _challenger(bench: SelectionContext, training_kind: TrainingKind) -> ModelVe
         "gaps": [[str(first), str(last)] for first, last in find_gaps(bench.candles["day_utc"])],
         "windows": dict(trained.windows),
         "git_commit": git_commit(),
-        "libraries": versions(),
+        "libraries": library_versions(),
         "weights_sha256": ensemble_sha256(trained.ensemble),
     }
     return _register(bench, key, trained, quantile_offsets, lineage)
@@ -207,7 +206,7 @@ def _register(
     """Store the bundle, and only then let the registry know of a challenger that is not judged yet."""
     models, recipe = bench.models, bench.recipe
     figures = {
-        f"member_{number}_best_val_loss": float(losses.validation[losses.best - 1])
+        f"member_{number}_best_val_loss": float(losses.validation[losses.best_epoch - 1])
         for number, losses in enumerate(trained.losses, start=1)
         if lineage["training_kind"] == "refit"
     }
@@ -313,4 +312,4 @@ choose = materialize(
     task_run_name="keep-or-challenge {product_id}",
     timeout_seconds=3600,
     **STEP,
-)(noting(shown(select_model), _facts))
+)(noting(select_model, _facts))

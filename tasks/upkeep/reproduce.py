@@ -18,16 +18,16 @@ from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from tasks.calibration.calibrator_states import OWN
-from tasks.core.tensorflow_runtime import versions
+from tasks.core.tensorflow_runtime import library_versions
+from tasks.core.types import Floats
 from tasks.forecast.publish import INTERVALS, Made, beside, row_of
-from tasks.network.architectures import weights_sha256
+from tasks.network.architectures import arrays_sha256
 from tasks.profiles.article_fit import fit_article
 from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.distribution import first_quantile_offsets
 from tasks.profiles.ensemble import Ensemble, Trained, fine_tune_ensemble, fit_ensemble
 from tasks.profiles.ensemble_io import Stored, ensemble_sha256, read_ensemble
 from tasks.profiles.forecast_models import ArticleModel, forecast_article, forecast_calibrated, read_article
-from tasks.profiles.min_max import Floats
 
 log = logging.getLogger("closecast.reproduce")
 
@@ -114,7 +114,7 @@ def _others(
     row: Mapping[str, Any], lineage: Mapping[str, Any], code_version: str
 ) -> dict[str, tuple[str, str]]:
     then = {**lineage["libraries"], "closecast (of the forecast)": row["code_version"]}
-    now = {**versions(), "closecast (of the forecast)": code_version}
+    now = {**library_versions(), "closecast (of the forecast)": code_version}
     then["closecast (of the model)"], now["closecast (of the model)"] = lineage["code_version"], code_version
     return {name: (was, now[name]) for name, was in then.items() if name in now and was != now[name]}
 
@@ -150,7 +150,7 @@ def _article(
         weights = _weights_compared(
             [model.network.get_weights()],
             [again.network.get_weights()],
-            lineage["weights_sha256"] == weights_sha256(again.network),
+            lineage["weights_sha256"] == arrays_sha256(again.network.get_weights()),
         )
         scalers = (list(one.scaler.as_json().values()) for one in (model, again))
         weights.append(_compared("scaler", *scalers))
