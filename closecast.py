@@ -222,6 +222,7 @@ def score(
 ) -> None:
     """Compare the forecasts with the closes that came, and print the scoreboard."""
     from flows.scoring import score_forecasts
+
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
@@ -288,6 +289,7 @@ def rollback(
 ) -> None:
     """Move the champion back to an earlier version, until a refit takes its place."""
     from flows.rolling_back import roll_back
+
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
@@ -328,6 +330,7 @@ def report(
     Each run writes it, too. Of more than one product or profile the path is that of an index of their pages.
     """
     from flows.reporting import write_reports
+
     from flows.settings import profile_named
     from storage.core.home import check_product_id
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tasks.profiles.calibrated_settings import Recipe
 
 from storage.core.candle_schema import candle_frame
 from storage.core.home import Home
@@ -30,7 +31,6 @@ from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, student_t
 from tasks.profiles.baselines import BASELINES
-from tasks.profiles.calibrated_settings import Recipe
 from tasks.training.selection import select_model
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"

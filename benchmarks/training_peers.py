@@ -25,11 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tasks.profiles.calibrated_settings import Recipe
+
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
-from tasks.profiles.calibrated_settings import Recipe
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]
@@ -77,10 +78,11 @@ def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Write the windows of both networks, and the article's with first weights as float32 for the others."""
+    from tasks.profiles.article_fit import split_article
+
     from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
     from tasks.prices.csv_reader import read_candles
     from tasks.prices.validation import check_candles
-    from tasks.profiles.article_fit import split_article
 
     candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
     candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted

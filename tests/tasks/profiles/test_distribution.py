@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.distribution import MIXED_WITH, first_quantile_offsets, say
 
 from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs
 from tasks.network.architectures import calibrated_network
 from tasks.profiles.baselines import MIN_RETURNS, baseline_quantiles
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import MIXED_WITH, first_quantile_offsets, say
 from tasks.profiles.ensemble import Ensemble, Trained, ensemble_quantiles
 from tests.helpers import FIRST, made_up, without
 
