@@ -102,6 +102,7 @@ def run(
     Of several products each has its own; one that fails stops none of the others.
     """
     from flows.settings import home_at, market_of, profile_named
+    from storage.locks.bucket_owner import prepare_home
 
     changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
@@ -116,7 +117,7 @@ def run(
         replace_source=replace_source,
     )
     origin = day_of(as_of, "--as-of")
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     terminal.keep_the_terminal(place, aside=as_json)
     how = (recipe.name, changed, origin, str(place.root), backfill_days)
     try:
@@ -146,6 +147,7 @@ def import_(
 ) -> None:
     """Read a CSV of candles into the database."""
     from flows.settings import home_at, market_of
+    from storage.locks.bucket_owner import prepare_home
 
     market = market_of(
         product_id=product,
@@ -154,7 +156,7 @@ def import_(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     terminal.keep_the_terminal(place, aside=as_json)
     from flows.importing import import_file
 
@@ -252,6 +254,7 @@ def backtest(
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
     from flows.settings import dask_address, market_of, profile_named
+    from storage.locks.bucket_owner import prepare_home
 
     changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
@@ -261,7 +264,7 @@ def backtest(
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are of this machine, and Dask at {dask} has its own: leave one out")
-    place = existing_home(home).prepare()
+    place = prepare_home(existing_home(home))
     terminal.keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"), aside=as_json)
     from flows.backtest import rolling_backtest
 
