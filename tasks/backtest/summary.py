@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
-from tasks.core.quantiles import BANDS, LEVELS, crps, pit
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import Proportion, proportion
@@ -178,13 +178,13 @@ def _coverage(came: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage,
 
     edges = {
         f"model-{side}-{percent}": quantiles[:, at]
-        for percent, ends in BANDS.items()
+        for percent, ends in INTERVAL_INDEXES.items()
         for side, at in zip(("lo", "hi"), ends, strict=True)
     }
     frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
     frame = pd.concat([frame, frame.assign(unique_id=_thirds(sigma)).dropna(subset="unique_id")])
     found = []
-    for percent in BANDS:
+    for percent in INTERVAL_INDEXES:
         shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
         overall = proportion(round(shares["all"] * len(came)), len(came))
         found.append(Coverage(percent, overall, *(shares.get(name) for name in THIRDS)))
