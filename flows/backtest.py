@@ -17,7 +17,7 @@ from flows.dask import tasks_on
 from flows.settings import DEFAULT_PROFILE, Article, ProfileName, home_at, profile_named
 from storage.core.errors import BadSetting
 from storage.core.home import Home, check_product_id
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.core.provenance import code_version
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import Folds
@@ -75,12 +75,12 @@ def rolling_backtest(
         moment=clock.now(),
     )
     with backtest_lock(place, plan.backtest_id), tasks_on(dask, place):
-        Folds(place, plan.backtest_id).sweep()
+        Folds(place, plan.backtest_id).remove_drafts()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
         for done in submitted(place, plan):
             done.result()
             progress.step()
-        Folds(place, plan.backtest_id).sweep()  # after workers that died
+        Folds(place, plan.backtest_id).remove_drafts()  # after workers that died
         verdict = sum_up(place, plan)
     create_markdown_artifact(
         markdown(verdict.summary),
@@ -122,7 +122,7 @@ class Progress:
     def __init__(self, product_id: str, origins: int, steps: int) -> None:
         self._steps, self._done = steps, 0
         log.info("%s: %d origins in %d folds", product_id, origins, steps // 2)
-        tell("folds", 0, steps)
+        report_progress("folds", 0, steps)
         self._artifact = create_progress_artifact(
             0.0,
             key=artifact_key("backtest-progress", product_id),
@@ -133,4 +133,4 @@ class Progress:
         """One more fold prepared, or walked."""
         self._done += 1
         update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
-        tell("folds", self._done, self._steps)
+        report_progress("folds", self._done, self._steps)

@@ -90,7 +90,7 @@ def backtest_products(
             found[name] = plan = outcome([future])
             if isinstance(plan, Plan):
                 locks.enter_context(backtest_lock(place, plan.backtest_id))
-                locks.callback(Folds(place, plan.backtest_id).sweep)  # before the lock is given back
+                locks.callback(Folds(place, plan.backtest_id).remove_drafts)  # before the lock is given back
                 handed[name] = submitted(place, plan)
         for done, (name, futures) in enumerate(handed.items(), start=1):
             found[name] = outcome(futures)

@@ -29,7 +29,7 @@ from flows.settings import (
 )
 from storage.core.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, StaleSeries
 from storage.core.home import Home
-from storage.core.logs import spare_the_known
+from storage.core.logs import hide_timeout_warnings
 from storage.core.provenance import code_version
 from storage.locks.locks import product_lock
 from tasks.core.assets import closes_asset, forecast_asset, making, model_asset
@@ -140,7 +140,7 @@ def fill_in(place: Home, series: Series, recipe: Profile, backfill_days: int, mo
 
 def speak_up() -> None:
     """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
-    spare_the_known()
+    hide_timeout_warnings()
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)

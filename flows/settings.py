@@ -15,8 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.core.errors import BadProduct, BadSetting
-from storage.core.home import PROJECT, Home, check_product_id, default_root
-from storage.core.s3_path import S3Path
+from storage.core.home import PROJECT, Home, check_product_id, choose_location, default_root
 from tasks.profiles.calibrated_settings import Frozen, Recipe
 
 Source = Literal["sample", "coinbase", "csv"]
@@ -161,8 +160,7 @@ def environment() -> Environment:
                 f"no variable {name:.60} is known{_meant(name, known)}; there are {_listed(known)}: unset it"
             )
     found = Environment()
-    if found.storage_url:
-        S3Path.of(found.storage_url)
+    choose_location(default_root(), found.storage_url)  # refuses what is no address
     return found
 
 

@@ -210,7 +210,7 @@ def put_forecast(
                 }
             ]
         )
-    Predictions(home).publish(row)
+    Predictions(home).publish([row])
     return row
 
 

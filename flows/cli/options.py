@@ -107,7 +107,7 @@ def existing_home(root: Path | None) -> Home:
     from flows.settings import home_at
 
     home = home_at(root)
-    if home.on_postgresql or home.bucket is not None:
+    if home.on_postgresql or home.is_shared:
         return home.prepare()  # what others have made is there, whatever this machine has
     if not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")

@@ -16,14 +16,14 @@ from storage.prices.database import database_address, make_engine, shown
 
 if TYPE_CHECKING:
     from storage.core.home import Home
-    from storage.core.s3_path import S3Path
+    from storage.core.location import Location
 
 MARK = "closecast.json"
 OWN_ID = "storage-id"
 WHO = "SELECT 'postgresql ' || system_identifier || ' ' || oid FROM pg_control_system(), pg_database"
 
 
-def claim(home: Home, place: S3Path) -> None:
+def claim(home: Home, place: Location) -> None:
     """Prove that the place can be written, refuses to write twice, and belongs to the home's price database.
 
     One request, where all is well: the mark is there, and the server says so.

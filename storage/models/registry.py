@@ -16,8 +16,7 @@ import numpy as np
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft
-from storage.models.bundles_s3 import bring, place_of, share
+from storage.models.bundles import Bundle, Draft, open_bundle, share_bundle
 from storage.models.mlflow_database import registry_client, registry_exists
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class Models:
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
         bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
-        if self.home.bucket is not None:
+        if self.home.is_shared:
             # Of two machines that trained the same at once, neither's files get between the other's.
             bundle += f"-{manifest_sha256[:16]}"
         folder = self.home.models / name / bundle
@@ -129,8 +128,7 @@ class Models:
         draft.folder.rename(folder)
         for place in (folder.parent, self.home.models):
             fsync_folder(place)
-        if self.home.bucket is not None:
-            share(folder, place_of(self.home.bucket, name, bundle))
+        share_bundle(self.home, name, bundle)
         made_on = tags.get("origin_day") or tags.get("data_version", "")
         run_id = self._log_run(name, f"{name} {made_on}".strip(), key, params, metrics, curves)
         with _unless_there():
@@ -261,10 +259,7 @@ class Models:
         Raises:
             Damaged: it is missing or changed.
         """
-        folder = self.home.models / version.name / version.bundle
-        if self.home.bucket is not None:
-            bring(place_of(self.home.bucket, version.name, version.bundle), folder, version.manifest_sha256)
-        return Bundle(folder, version.manifest_sha256)
+        return open_bundle(self.home, version.name, version.bundle, version.manifest_sha256)
 
     def _there(self) -> bool:
         """Whether there is a registry; once it is there, it stays."""

@@ -59,7 +59,7 @@ def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State
     at = table.snapshot()
     # Nearly always one of the newest days has it; what came in between is not read.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
-        rows = table.look(at, _of_chain(recipe, first, origin), None).to_pylist()
+        rows = at.read(_of_chain(recipe, first, origin)).to_pylist()
         if branch := _branch(rows):
             return _as_state(branch[max(branch)])
     return None
@@ -90,11 +90,11 @@ def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, m
     table = calibrator(home, product_id)
     at = table.snapshot()
     chain = _of_chain(recipe, None, origin)
-    settled = _settled(home, product_id, recipe, table.look(at, chain, LINKS), origin)
+    settled = _settled(home, product_id, recipe, at.read(chain, LINKS), origin)
     if settled is None:
         return 0
     after = _of_chain(recipe, settled, origin)
-    branch = _branch(table.look(at, after).to_pylist())
+    branch = _branch(at.read(after).to_pylist())
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[settled], [], 0
     for outcome in _outcomes(home, product_id, recipe, after=settled, through=origin):

@@ -114,7 +114,7 @@ def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[s
         "naive_error": last - close,
         "crps": None,
         "naive_crps": None if naive is None else float(crps(came, naive)[0]),
-        **{f"hit_{percent}": None for percent in (50, 80, 95)},
+        **{f"covered_{percent}": None for percent in (50, 80, 95)},
         "pit": None,
     }
     if row["quantiles"] is None:
@@ -125,7 +125,9 @@ def _score(row: Mapping[str, Any], close: float, naive: Floats | None) -> dict[s
         **score,
         "crps": float(crps(came, said)[0]),
         # In USD, as the intervals stand in the table: no rounding comes between.
-        **{f"hit_{percent}": bool(inside(np.array([close]), usd, percent)[0]) for percent in (50, 80, 95)},
+        **{
+            f"covered_{percent}": bool(inside(np.array([close]), usd, percent)[0]) for percent in (50, 80, 95)
+        },
         "pit": float(pit(came, said)[0]),
     }
 

@@ -207,18 +207,14 @@ def row_of(
 
 def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
     """Add the row unless its id is there; the stored one."""
-    table = Predictions(home)
-    published = table.publish(row)
-    if not published.new:
-        where = {name: row[name] for name in ("product_id", "target_day")}
-        return table.find(str(row["prediction_id"]), **where) or dict(row)
+    (stored,) = Predictions(home).publish([row])
     log.info(
         "%s: forecast for %s written to the table (%s)",
         row["product_id"],
         row["target_day"],
-        "published" if published.revision == 0 else f"revision {published.revision}",
+        f"revision {stored['revision']}" if stored["revision"] else "published",
     )
-    return {**row, "revision": published.revision}
+    return stored
 
 
 look_up = task(

@@ -17,7 +17,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
 from storage.core.home import Home
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from tasks.core.formatting import artifact_key
 
 log = logging.getLogger("closecast.progress")
@@ -34,7 +34,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 def tell_epoch(member: str, epoch: int, epochs: int) -> None:
     """Say that a member has done so many of at most so many epochs: to the run and to the terminal."""
-    tell(f"epochs of {member}" if member else "epochs", epoch, epochs)
+    report_progress(f"epochs of {member}" if member else "epochs", epoch, epochs)
     listener = _listener.get()
     if listener is not None:
         listener(member, epoch, epochs)

@@ -12,9 +12,9 @@ from prefect.runtime import deployment
 from prefect.tasks import exponential_backoff
 
 from storage.core.errors import BadDay, ExchangeUnavailable, StaleSeries
-from storage.core.files import keep_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import keep_raw
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans

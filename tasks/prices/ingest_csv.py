@@ -16,7 +16,7 @@ from prefect.assets import materialize
 from storage.core.errors import BadFile, BadInput
 from storage.core.files import read_bytes
 from storage.core.home import Home
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.prices.price_store import Prices
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
@@ -62,13 +62,13 @@ def ingest_file(
         BadFile, SourceMismatch, BadDay, StaleSeries, NotEnoughHistory: and nothing was stored.
     """
     data = read_bytes(path)
-    tell(path.name, 1, STAGES)
+    report_progress(path.name, 1, STAGES)
     read = read_candles(data, product_id, name=path.name, on_duplicate=on_duplicate)
-    tell(path.name, 2, STAGES)
+    report_progress(path.name, 2, STAGES)
     with Prices(home) as prices:
         kept = check_source(prices, product_id, source, observed_at, replace_source)
         accepted, quarantined = _checked(prices, product_id, read, path.name, last_finished_day, kept=kept)
-        tell(path.name, 3, STAGES)
+        report_progress(path.name, 3, STAGES)
         known = prices.days(product_id) if kept else pd.Series([], dtype="datetime64[s]")
         days = pd.Series(np.union1d(known, accepted["day_utc"]))
         require_origin(product_id, days, origin, min_days=min_days, consecutive_days=consecutive_days)
@@ -81,14 +81,14 @@ def ingest_file(
             payload_sha256=hashlib.sha256(data).hexdigest(),
             quarantined=quarantined,
         )
-        tell(path.name, 4, STAGES)
+        report_progress(path.name, 4, STAGES)
         log.info(
             "%s: %d rows of %s, %d days new", product_id, len(read.candles), path.name, appended.new_days
         )
         counts = Counts()
         counts.add(appended, quarantined)
         series = summed_up(prices, product_id, origin, observed_at, counts)
-    tell(path.name, STAGES, STAGES)
+    report_progress(path.name, STAGES, STAGES)
     return series
 
 

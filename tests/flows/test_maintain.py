@@ -85,7 +85,7 @@ def made(
 def forecast(home: Home, number: int, version: str) -> None:
     """A stored forecast that was made with a version."""
     row = put_forecast(Home(home.root / "drawn"), number, f"p{number}", recipe=quick())
-    Predictions(home).publish({**row, "model_version": version})
+    Predictions(home).publish([{**row, "model_version": version}])
 
 
 def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
@@ -377,7 +377,7 @@ def test_a_run_compacts_when_many_runs_added_a_file_each(home: Home) -> None:
     for number in range(1, MANY_FILES + 1):
         put_forecast(home, number, f"p{number}")
     other = Predictions(home).read().to_pylist()[0] | {"product_id": ETH, "prediction_id": "e"}
-    Predictions(home).publish({name: value for name, value in other.items() if name != "revision"})
+    Predictions(home).publish([{name: value for name, value in other.items() if name != "revision"}])
     before = Predictions(home).read().sort_by("prediction_id")
     assert keep_few_files(home, BTC) == []
     put_forecast(home, MANY_FILES + 1, "last")

@@ -140,7 +140,7 @@ def test_what_a_killed_run_left_is_swept_away_and_nothing_else(folds: Folds) -> 
     left = folds.folder / ".draft-0123"
     left.mkdir()
     (left / "weights.bin").write_bytes(b"half")
-    folds.sweep()
+    folds.remove_drafts()
     assert not left.exists()
     assert folds.has("model-1")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from storage.core.home import Home
-from storage.tables.scores import SCORES, Scores
+from storage.tables.schemas import SCORES
+from storage.tables.scores import Scores
 from tasks.core.quantiles import BANDS, LEVELS
 from tasks.evaluation import scoring as score_module
 from tasks.evaluation.scoring import board_of, score_due
@@ -48,7 +49,7 @@ def test_the_figures_by_hand(runs: Runs) -> None:
     row = put_forecast(runs.home, 500, "p", recipe=RECIPE, point=4321.0)
     assert due(runs, 501) == 1
     score = scores(runs)["p"]
-    assert set(score) == set(SCORES.names)
+    assert set(score) == set(SCORES.arrow.names)
     came, last = close(501), close(500)
     assert (score["product_id"], score["target_day"], score["close"]) == (BTC, day(501), came)
     assert score["error"] == 4321.0 - came
@@ -63,7 +64,7 @@ def test_the_figures_by_hand(runs: Runs) -> None:
     for percent, (low, high) in BANDS.items():
         if percent != 90:
             inside = row["quantiles"][low] <= came <= row["quantiles"][high]
-            assert score[f"hit_{percent}"] is inside
+            assert score[f"covered_{percent}"] is inside
     assert score["pit"] == pytest.approx(float(np.interp(moved, said, LEVELS)))
     assert (score["data_version"], score["scored_at"]) == (runs.data(501), NOW)
 
@@ -77,8 +78,8 @@ def test_a_close_on_the_bound_is_inside(runs: Runs, percent: int, side: int) -> 
         quantiles[place] = said
         put_forecast(runs.home, 500, name, recipe=RECIPE, quantiles=quantiles)
     assert due(runs, 501) == 2
-    assert scores(runs)["on"][f"hit_{percent}"] is True
-    assert scores(runs)["off"][f"hit_{percent}"] is False
+    assert scores(runs)["on"][f"covered_{percent}"] is True
+    assert scores(runs)["off"][f"covered_{percent}"] is False
 
 
 def test_the_least_step_outside_is_outside() -> None:
@@ -100,7 +101,7 @@ def test_a_close_beyond_every_quantile(runs: Runs) -> None:
     due(runs, 501)
     found = scores(runs)
     assert (found["above"]["pit"], found["below"]["pit"]) == (0.995, 0.005)
-    assert not any(found[name][f"hit_{percent}"] for name in found for percent in (50, 80, 95))
+    assert not any(found[name][f"covered_{percent}"] for name in found for percent in (50, 80, 95))
 
 
 def test_a_point_has_no_distribution_to_score(runs: Runs) -> None:

@@ -12,8 +12,8 @@ import pytest
 from storage.core.errors import Damaged, NotEnoughHistory
 from storage.core.home import Home
 from storage.models.registry import Models
-from storage.tables.predictions import PREDICTIONS, Predictions
-from storage.tables.schemas import calibrator, components
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import PREDICTIONS, calibrator, components
 from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
 from tasks.forecast import publish
 from tasks.forecast.publish import find_prediction, prediction_key, publish_prediction
@@ -77,7 +77,7 @@ def test_a_row_with_every_column(trained: tuple[Home, str, str]) -> None:
     row = put(trained)
     stored = found(home)
     assert stored == row
-    assert set(row) == set(PREDICTIONS.names)
+    assert set(row) == set(PREDICTIONS.arrow.names)
     assert (row["origin_day"], row["target_day"]) == (ORIGIN, ORIGIN + timedelta(days=1))
     assert (row["data_version"], row["model_version"]) == (data_version, model_version)
     assert (row["revision"], row["flow_run_id"], row["created_at"]) == (0, "run-1", NOW)
@@ -151,7 +151,7 @@ def beside(home: Home, prediction_id: str) -> dict[str, dict[str, Any]]:
 def test_a_distribution_and_what_stands_beside_it(runs: Runs) -> None:
     row = runs.publish(MADE, "id-1")
     assert row == Predictions(runs.home).find("id-1")
-    assert set(row) == set(PREDICTIONS.names)
+    assert set(row) == set(PREDICTIONS.arrow.names)
     assert (row["origin_day"], row["target_day"], row["horizon"]) == (day(MADE), day(MADE + 1), 1)
     assert (row["profile"], row["model_version"], row["revision"]) == ("calibrated", "1", 0)
     assert (row["data_version"], row["settings_version"]) == (runs.data(MADE), runs.recipe.version)
