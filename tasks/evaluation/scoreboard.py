@@ -19,7 +19,7 @@ PERCENTS = (50, 80, 95)
 SURE = 0.95
 # What it is made from.
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
-HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
+HITS = tuple(f"covered_{percent}" for percent in PERCENTS)
 COLUMNS = ("target_day", *FIGURES, *HITS)
 
 ALARM_DAYS = 180
@@ -117,7 +117,7 @@ def _span(rows: pd.DataFrame, days: int | None, last: date | None) -> Span:
         days=days,
         forecasts=len(rows),
         crps_ratio=_with_ratio(mean_absolute_error, scores)[1],  # no score is below zero
-        coverage={percent: _held(rows[f"hit_{percent}"].dropna()) for percent in PERCENTS},
+        coverage={percent: _held(rows[f"covered_{percent}"].dropna()) for percent in PERCENTS},
         rmse=rmse,
         rmse_ratio=rmse_ratio,
         mae=mae,
@@ -141,14 +141,14 @@ def _held(hits: pd.Series[bool]) -> Proportion | None:
 
 def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
     """The alarms over the newest 180 days that were scored, or why there can be none."""
-    scored = rows.dropna(subset=[f"hit_{percent}" for percent in HEALTHY]).tail(ALARM_DAYS)
+    scored = rows.dropna(subset=[f"covered_{percent}" for percent in HEALTHY]).tail(ALARM_DAYS)
     if len(rows) and scored.empty:
         return (), "no alarm is possible: these forecasts have no intervals"
     if len(scored) < ALARM_DAYS:
         return (), f"no alarm is possible yet, {len(scored)} of {ALARM_DAYS} days"
     alarms = []
     for percent, (low, high) in HEALTHY.items():
-        held = int(scored[f"hit_{percent}"].sum()) / ALARM_DAYS
+        held = int(scored[f"covered_{percent}"].sum()) / ALARM_DAYS
         if not low <= held <= high:
             alarms.append(
                 f"the {percent} % interval held {format_share(held)} of the last {ALARM_DAYS} days,"

@@ -32,7 +32,7 @@ WINDOW, MIN_DAYS_DRAWN = 90, 20
 BINS, MIN_EXPECTED = 10, 5
 NOISE = (0.025, 0.975)
 SCORED = ("prediction_id", "close", "error", "naive_error", "crps", "naive_crps", "pit")
-HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
+HITS = tuple(f"covered_{percent}" for percent in PERCENTS)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame({"target_day": scored["target_day"], "days": counted.count()["covered_80"]})
     shares = counted.mean()
     for percent in PERCENTS:
-        frame[f"running_{percent}"] = shares[f"hit_{percent}"]
+        frame[f"running_{percent}"] = shares[f"covered_{percent}"]
     frame = frame.dropna().reset_index(drop=True)
     if frame.empty:
         return frame

@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flows.clock import last_complete_day
 from storage.core.errors import BadProduct, ClosecastError
-from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import read_raw
 from tasks.prices import ingest_coinbase as catch_up
 from tasks.prices.coinbase_client import Client
 from tasks.prices.coinbase_responses import parse
