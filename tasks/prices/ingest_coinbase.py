@@ -18,8 +18,9 @@ from storage.prices.price_store import Prices
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
+from tasks.prices.gaps import find_gaps, require_origin
 from tasks.prices.series import Counts, Gap, Series, check_source, summed_up
-from tasks.prices.validation import check_candles, find_gaps, require_origin
+from tasks.prices.validation import check_candles
 
 log = logging.getLogger("closecast.ingest")
 

@@ -21,8 +21,9 @@ from storage.prices.price_store import Prices
 from tasks.core.assets import CLOSES, noting
 from tasks.core.steps import STEP
 from tasks.prices.csv_reader import CsvCandles, read_candles
+from tasks.prices.gaps import require_origin
 from tasks.prices.series import Counts, Series, check_source, summed_up
-from tasks.prices.validation import check_candles, require_origin
+from tasks.prices.validation import check_candles
 
 log = logging.getLogger("closecast.ingest")
 # A file is opened, read, checked, stored, and what it makes of the series is named by its digest.
@@ -95,7 +96,7 @@ def ingest_file(
 def _checked(
     prices: Prices, product_id: str, read: CsvCandles, name: str, last_finished_day: date, *, kept: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The candles of a file that can be used, and the rows that are quarantined; `kept`: it joins a series."""
+    """The accepted candles of a file, and its quarantined rows; `kept`: it joins a stored series."""
     previous = (
         prices.last_close_before(product_id, read.candles["day_utc"].iloc[0].date())
         if kept and len(read.candles)

@@ -12,7 +12,7 @@ import pandas as pd
 from storage.core.candle_schema import REJECTED_COLUMNS
 from storage.core.home import Home
 from storage.prices.price_store import Appended, Prices
-from tasks.prices.validation import find_gaps
+from tasks.prices.gaps import find_gaps
 
 log = logging.getLogger("closecast.ingest")
 

@@ -22,7 +22,7 @@ from tasks.core.steps import STEP
 from tasks.core.tensorflow_runtime import versions
 from tasks.network.architectures import weights_sha256
 from tasks.network.progress import shown
-from tasks.prices.validation import find_gaps
+from tasks.prices.gaps import find_gaps
 from tasks.profiles.article_figures import article_figures
 from tasks.profiles.article_fit import Fitted, fit_article
 

@@ -8,8 +8,8 @@ from datetime import date
 from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.prices.restatements import restated
+from tasks.prices.gaps import find_gaps
 from tasks.prices.series import Gap
-from tasks.prices.validation import find_gaps
 
 # Of each kind, the newest; the tables hold all of them.
 SHOWN = 20

@@ -19,7 +19,7 @@ from tasks.core.assets import MODEL, noting
 from tasks.core.steps import STEP
 from tasks.core.tensorflow_runtime import versions
 from tasks.network.progress import shown
-from tasks.prices.validation import find_gaps
+from tasks.prices.gaps import find_gaps
 from tasks.profiles.article_figures import loss_figure
 from tasks.profiles.article_refit import model_key, tags_of
 from tasks.profiles.calibrated_settings import Recipe

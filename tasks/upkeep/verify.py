@@ -41,8 +41,7 @@ from storage.tables.scores import SCORES
 from storage.tables.snapshot import cut
 from storage.upkeep.compaction import TABLES
 from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_responses, table_files
-from tasks.prices.coinbase_responses import parse
-from tasks.prices.coinbase_rows import read_rows
+from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.profiles.calibrated_settings import Recipe, settings_digest
 from tasks.training.policy import Status
 from tasks.upkeep.verify_references import (
