@@ -39,8 +39,7 @@ from storage.tables.delta import as_dataset, reading
 from storage.tables.schemas import CALIBRATOR, COMPONENTS, PREDICTIONS, SCORES, TABLES
 from storage.tables.snapshot import snapshot
 from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_responses, table_files
-from tasks.prices.coinbase_responses import parse
-from tasks.prices.coinbase_rows import read_rows
+from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.profiles.calibrated_settings import Recipe, settings_digest
 from tasks.training.policy import Status
 from tasks.upkeep.verify_references import (

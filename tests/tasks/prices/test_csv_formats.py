@@ -1,12 +1,12 @@
 import pytest
 
 from storage.core.errors import BadFile
-from tasks.prices.csv_formats import cut_rows
+from tasks.prices.csv_formats import split_rows
 
 
 def refusal(data: bytes) -> str:
     with pytest.raises(BadFile) as caught:
-        cut_rows(data, "prices.csv")
+        split_rows(data, "prices.csv")
     message = str(caught.value)
     assert message.startswith("prices.csv: ")
     assert "\n" not in message
@@ -16,25 +16,25 @@ def refusal(data: bytes) -> str:
 
 def test_columns_are_texts_by_role_and_rows_keep_their_lines() -> None:
     data = b"Created,on\r\n\r\nDate;Volume BTC;CLOSE;note\r\n 2020-01-01 ;7; 1.5;x\r\n\r\nd;;;\r\n"
-    rows = cut_rows(data, "x")
+    rows = split_rows(data, "x")
     assert list(rows.texts) == ["day", "volume:1", "close"]
     assert rows.texts["close"].to_pylist() == ["1.5", ""]
     assert rows.numbers.tolist() == [4, 6]
     assert rows.text("day", 0) == "2020-01-01"
     assert rows.heading("volume:1") == "volume_btc"
-    assert rows.written(4) == {"Date": "2020-01-01", "Volume BTC": "7", "CLOSE": "1.5", "note": "x"}
+    assert rows.fields(4) == {"Date": "2020-01-01", "Volume BTC": "7", "CLOSE": "1.5", "note": "x"}
     assert rows.reasons == {}
 
 
 def test_rows_that_do_not_fit_the_header_are_named_by_line() -> None:
-    rows = cut_rows(b"date,close\n1\n\n2020-01-01,2\n1,2,3\n", "x")
+    rows = split_rows(b"date,close\n1\n\n2020-01-01,2\n1,2,3\n", "x")
     assert rows.numbers.tolist() == [4]
     assert rows.reasons == {2: "1 fields where the header has 2", 5: "3 fields where the header has 2"}
-    assert rows.written(5) == ["1", "2", "3"]
+    assert rows.fields(5) == ["1", "2", "3"]
 
 
 def test_the_first_reason_stands() -> None:
-    rows = cut_rows(b"date,close\n2020-01-01,2\n", "x")
+    rows = split_rows(b"date,close\n2020-01-01,2\n", "x")
     rows.reject(0, "one")
     rows.reject(0, "two")
     assert rows.reasons == {2: "one"}
@@ -71,7 +71,7 @@ def test_what_is_no_file_of_candles_is_refused_in_one_line(data: bytes, said: st
 def test_bytes_that_are_not_utf8_are_found_anywhere() -> None:
     row = "2020-01-01,3,é\n".encode()
     many = b"date,close,note\n" + row * (2**21 // len(row))  # two pieces, which cut a character somewhere
-    assert len(cut_rows(many, "x").numbers) == 2**21 // len(row)
+    assert len(split_rows(many, "x").numbers) == 2**21 // len(row)
     assert f"line {2**21 // len(row) + 2} is not: b'\\xe9" in refusal(many + b"2020-01-02,3,\xe9\n")
     for shift in range(4):
         cut = b"x" * (2**20 - 2 - shift) + "€".encode()

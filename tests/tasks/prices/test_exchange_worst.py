@@ -270,7 +270,7 @@ def test_a_delisted_product_loses_nothing(tmp_path: Path) -> None:
         play.exchange.delist(BTC)
         error = play.catch_up()
         assert isinstance(error, BadProduct)
-        assert "knows no product BTC-USD" in str(error)
+        assert "has no product BTC-USD" in str(error)
         assert closes(play) == before
     finally:
         play.close()

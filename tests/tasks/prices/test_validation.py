@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
 from tasks.prices.csv_reader import read_candles
-from tasks.prices.validation import Checked, check_candles, find_gaps
+from tasks.prices.gaps import find_gaps
+from tasks.prices.validation import Checked, check_candles
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FIRST = date(2019, 1, 1)
