@@ -102,7 +102,7 @@ class Models:
         share_bundle(self.home, name, bundle)
         origin = tags.get("origin_day") or tags.get("data_version", "")
         run_id = self._log_run(name, f"{name} {origin}".strip(), key, params, metrics, curves)
-        with _unless_it_exists():
+        if not self.client.search_registered_models(filter_string=f"name='{name}'"):
             self.client.create_registered_model(name)
         version = self.client.create_model_version(
             name,
@@ -249,14 +249,16 @@ class Models:
     ) -> str:
         from mlflow.entities import Metric, Param
 
-        with _unless_it_exists():
-            folder = (self.home.models / name).resolve().as_uri()
-            self.client.create_experiment(name, artifact_location=folder)
         experiment = self.client.get_experiment_by_name(name)
-        assert experiment is not None  # noqa: S101 (created above, or before)
-        for orphan in self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'"):
+        folder = (self.home.models / name).resolve().as_uri()
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else self.client.create_experiment(name, artifact_location=folder)
+        )
+        for orphan in self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
             self.client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
-        run = self.client.create_run(experiment.experiment_id, tags={"key": key}, run_name=title)
+        run = self.client.create_run(experiment_id, tags={"key": key}, run_name=title)
         stamp = run.info.start_time
         figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
         figures += [
@@ -280,15 +282,3 @@ def _pages(search: Any, filter_string: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-@contextlib.contextmanager
-def _unless_it_exists() -> Iterator[None]:
-    """Create what two first runs may both find missing: the second one continues."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

@@ -402,6 +402,6 @@ def test_a_server_that_ignores_conditions_is_refused(
         threading.Thread(target=forgetful.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{forgetful.server_port}")
         with pytest.raises(HomeUnusable, match="If-None-Match"):
-            Home(tmp_path, "sqlite://", "s3://bucket/prefix").prepare()
+            prepare_home(Home(tmp_path, "sqlite://", "s3://bucket/prefix"))
         forgetful.shutdown()
     assert os.environ["AWS_ACCESS_KEY_ID"]
