@@ -106,18 +106,6 @@ def days_of(returns: list[float]) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 @STEADY
-@given(st.lists(st.floats(-0.2, 0.2) | st.just(np.nan), min_size=2, max_size=12), st.integers(1, 11))
-def test_tracking_in_two_parts_gives_the_same_bits(returns: list[float], part: int) -> None:
-    days = days_of(returns)
-    part = min(part, len(returns) - 1)
-    whole, end = track(*days, ZERO, step=STEP)
-    first, between = track(*(array[:part] for array in days), ZERO, step=STEP)
-    second, offsets = track(*(array[part:] for array in days), between, step=STEP)
-    assert np.concatenate([first, second]).tobytes() == whole.tobytes()
-    assert offsets.tobytes() == end.tobytes()
-
-
-@STEADY
 @given(st.lists(st.floats(-0.2, 0.2), min_size=2, max_size=10), st.floats(-0.2, 0.2))
 def test_a_later_outcome_never_changes_an_earlier_forecast(returns: list[float], other: float) -> None:
     prices, _ = track(*days_of(returns), ZERO, step=STEP)

@@ -87,17 +87,6 @@ def test_no_window_spans_a_gap_and_none_is_missing(series: Series, lookback: int
         assert (np.diff(windows.target_rows) > 0).all()
 
 
-@given(series_with_gaps(), lookbacks, horizons)
-def test_without_gaps_both_functions_agree(series: Series, lookback: int, horizon: int) -> None:
-    _, figures = series
-    days = pd.Series(pd.date_range(str(FIRST), periods=len(figures), unit="s"))
-    windows = windows_or_none(days, figures, lookback, horizon)
-    if windows is not None:
-        plain = make_windows(figures, lookback=lookback, horizon=horizon)
-        for name in ("inputs", "targets", "target_rows"):
-            assert np.array_equal(getattr(windows, name), getattr(plain, name))
-
-
 @given(series_with_gaps(), lookbacks, horizons, st.data())
 def test_later_rows_never_change_earlier_windows(
     series: Series, lookback: int, horizon: int, data: st.DataObject

@@ -282,11 +282,6 @@ def test_bad_arguments_are_named() -> None:
             baseline_quantiles(frame, [255, row])
 
 
-def test_no_origins_give_no_forecasts() -> None:
-    for quantiles in baseline_quantiles(random_walk(260), []).values():
-        assert quantiles.shape == (0, len(LEVELS))
-
-
 def test_the_import_loads_no_fitting_library() -> None:
     heavy = "{'arch', 'scipy', 'statsmodels', 'scoringrules'}"
     code = f"import sys, tasks.profiles.baselines; print(sorted({heavy} & set(sys.modules)))"
