@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -21,7 +23,7 @@ def test_mix_is_a_weighted_mean() -> None:
 
 
 def test_figures_of_float32_become_float64() -> None:
-    short = UNIT.astype(np.float32)
+    short: Any = UNIT.astype(np.float32)
     assert mix(short, short, share=0.5).dtype == np.float64
     assert to_prices(short, 100.0).dtype == np.float64
 
@@ -50,10 +52,10 @@ def test_one_outcome_by_hand() -> None:
 
 
 def walk(days: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """Quantiles, sigmas of 0.03, last and actual closes; the returns have twice that sigma."""
+    """Quantiles, sigmas about 0.03, last and actual closes; the returns have twice that sigma."""
     draw = np.random.default_rng(6)
     closes = 4000 * np.exp(np.cumsum(draw.normal(0, 0.06, days + 1)))
-    return np.tile(0.03 * UNIT, (days, 1)), np.full(days, 0.03), closes[:-1], closes[1:]
+    return np.tile(0.03 * UNIT, (days, 1)), np.linspace(0.02, 0.04, days), closes[:-1], closes[1:]
 
 
 def test_track_applies_and_updates_the_offsets_day_by_day() -> None:

@@ -64,7 +64,7 @@ def test_a_level_keeps_its_coverage_against_any_adversary(name: str, index: int)
     so its neighbors are far away here: they never cross it.
     """
     draw, days = np.random.default_rng(index), 1200 * SOAK
-    base = 10.0 * (np.arange(23) - index)
+    base: Floats = 10.0 * (np.arange(23.0) - index)
     offsets, below = ZERO, 0
     for number in range(days):
         quantiles = apply_offsets(base, offsets, 1.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -136,14 +137,15 @@ def test_errors_state_the_days_that_are_needed_and_there() -> None:
 
 
 def test_windows_of_float32_are_float64() -> None:
-    days, figures = pd.Series(pd.date_range("2019-01-01", periods=8)), np.arange(8, dtype=np.float32)
+    days = pd.Series(pd.date_range("2019-01-01", periods=8))
+    figures: Any = np.arange(8, dtype=np.float32)
     windows = make_windows(figures, lookback=5, horizon=1)
-    assert (windows.inputs.dtype, windows.targets.dtype) == (np.float64, np.float64)
+    assert windows.inputs.dtype == windows.targets.dtype == np.float64
     assert newest_window(days, figures, lookback=5).dtype == np.float64
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_days_of_any_resolution(unit: str) -> None:
-    days = pd.Series(pd.date_range("2019-01-01", periods=8)).astype(f"datetime64[{unit}]")
+def test_days_of_any_resolution(unit: Any) -> None:
+    days = pd.Series(pd.date_range("2019-01-01", periods=8)).dt.as_unit(unit)
     assert list(consecutive_runs(days)) == [slice(0, 8)]
     assert len(make_windows_between_gaps(days, np.arange(8.0), lookback=5, horizon=1)) == 3

@@ -109,7 +109,13 @@ def test_the_seed_alone_decides_the_first_weights() -> None:
 
 def test_a_checksum_covers_type_shape_and_order() -> None:
     zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
-    lists = [[zeros, ones], [ones, zeros], [zeros], [zeros.astype(np.float64), ones], [zeros[:, None], ones]]
+    lists: list[list[Any]] = [
+        [zeros, ones],
+        [ones, zeros],
+        [zeros],
+        [zeros.astype(np.float64), ones],
+        [zeros[:, None], ones],
+    ]
     assert len({arrays_sha256(arrays) for arrays in [*lists, []]}) == len(lists) + 1
     assert arrays_sha256([zeros, ones]) == arrays_sha256([zeros.copy(), ones.copy()])
     square = np.arange(4.0).reshape(2, 2)
