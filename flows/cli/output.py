@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from flows.maintain import Upkeep
     from storage.core.home import Home
-    from storage.models.registry import ModelVersion
+    from storage.models.version import ModelVersion
     from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
     from tasks.upkeep.reproduce import Reproduced

@@ -44,7 +44,7 @@ def written(folder: Path, trained: Trained) -> Bundle:
 def test_it_comes_back_to_the_last_bit(tmp_path: Path, features: int) -> None:
     trained = made(features)
     bundle = written(tmp_path / "bundle", trained)
-    with trainer_for(RECIPE, features).lend(trained.ensemble.members[0]):
+    with trainer_for(RECIPE, features).borrow(trained.ensemble.members[0]):
         pass  # the network that it is read with has other weights meanwhile
     stored = read_ensemble(bundle, RECIPE)
     assert stored.ensemble.columns == trained.ensemble.columns
