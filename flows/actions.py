@@ -8,7 +8,8 @@ from flows import clock
 from flows.daily import score_stored
 from storage.core.errors import BadFile, BadInput, BadSetting
 from storage.core.home import Home
-from storage.locks.locks import prepare_home, product_lock
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.evaluation.scoreboard import Scoreboard

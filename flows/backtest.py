@@ -27,7 +27,8 @@ from flows.settings import home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
 from storage.core.progress import tell
-from storage.locks.locks import backtest_lock, prepare_home
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import BacktestCache
 from tasks.backtest.plan import Plan, plan_backtest
 from tasks.backtest.result import BacktestResult, finish_backtest, read_result

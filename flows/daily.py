@@ -19,7 +19,8 @@ from flows.settings import environment, home_at
 from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home
 from storage.core.logs import filter_known_warnings
-from storage.locks.locks import prepare_home, product_lock
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from tasks.core.forecast import Forecast
 from tasks.core.settings import ProductId

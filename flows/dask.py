@@ -135,3 +135,6 @@ def _check_workers(found: dict[str, WorkerCheck], home: Home) -> None:
                 f"worker {worker} does not see the home {home.root}: workers on other machines need it as a"
                 " shared folder, at the same path"
             )
+
+
+first_error_or_result = outcome

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from storage.models.version import ModelVersion
 
 from storage.core.home import Home
 from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components

@@ -178,3 +178,9 @@ def read_stored_prices(home: Home, prices: Prices, request: IngestRequest) -> In
         raise BadInput(f"{request.product_id} has no closes in {home.root}: name a file with --csv")
     request.require_origin(prices.days(request.product_id))
     return read_prices(prices, request)
+
+
+def source_of(home: Home, product_id: str) -> str | None:
+    """The source of the product's stored series, or None."""
+    with Prices(home) as prices:
+        return prices.source_of(product_id)

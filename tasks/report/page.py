@@ -96,6 +96,7 @@ def render(context: ReportContext) -> str:
     """
     forecast = context.forecast
     scripts = [_asset("echarts.min.js"), _asset("report.js")]
+    header, board = scoreboard_table(context.board)
     return (
         _environment()
         .get_template("report.html")
@@ -106,7 +107,8 @@ def render(context: ReportContext) -> str:
             scripts=scripts,
             style=_asset("report.css"),
             policy=_policy(scripts),
-            board=scoreboard_table(context.board),
+            board=board,
+            board_head=[(name, number > 0) for number, name in enumerate(header)],
             past_rows=context.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
             # In tables the currency stands in the head of the column.
             amount=lambda value: forecast.price(value).removesuffix(f" {forecast.quote_currency}"),

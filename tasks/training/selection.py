@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.models.version import ModelVersion
-
 from storage.core.home import Home
 from storage.core.provenance import code_version
-from storage.models.registry import CHAMPION, Models
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import TrainingKind
 from tasks.core.steps import step
