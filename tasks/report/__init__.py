@@ -1,5 +1,5 @@
-"""Belongs here: what people look at after a run: the HTML page, its charts and text, Prefect artifacts, events.
+"""Belongs here: what people look at after a run: the page, its charts and text, Prefect artifacts and events.
 
-Not here: figures themselves (evaluation, backtest), the commands' output (flows/cli), files (storage/reports.py).
+Does not: the figures themselves (evaluation, backtest), what commands print (flows/cli), files (storage).
 Read first: page.py, then context.py.
 """

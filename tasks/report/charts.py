@@ -31,7 +31,7 @@ def charts(context: ReportContext) -> dict[str, Any]:
 
 
 def short(values: Iterable[object]) -> list[float | None]:
-    """Figures to ten significant digits, as many as the text shows; None where one is unknown or not finite."""
+    """Figures to ten significant digits, None where one is unknown or not finite."""
     figures = (float("nan") if value is None else float(value) for value in values)  # type: ignore[arg-type]
     return [float(f"{figure:.10g}") if np.isfinite(figure) else None for figure in figures]
 

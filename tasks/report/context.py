@@ -52,7 +52,7 @@ class BaselineComparison:
 class PitHistogram:
     """Counts of the PIT in equal bins, (bins,), of `days`, and the bounds that chance leads to in each.
 
-    `p_value` is that of Pearson's χ² test that all bins are equally likely, None with fewer than five expected
+    `p_value` is that of Pearson's χ² test of equally likely bins, None with fewer than five expected
     in each, where that test does not hold.
     """
 
@@ -69,9 +69,9 @@ class ReportContext:
     """Everything on a page that was written on `day`.
 
     `forecast` is the published forecast of the newest day, `revisions` the later ones of the same day;
-    `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a calendar
-    day, NaN where one is missing; `past` the published forecasts by target day, joined with their scores;
-    `coverage` is as `running_coverage` gives it.
+    `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a
+    calendar day, NaN where one is missing; `past` the published forecasts by target day, joined with their
+    scores; `coverage` is as `running_coverage` gives it.
     """
 
     day: date
@@ -237,8 +237,8 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     """The coverage of each interval over the last `COVERAGE_DAYS` scored forecasts, day by day.
 
     Returns:
-        `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and the bounds
-        that it stays within on 95 of 100 days when the interval is exactly as good as it claims.
+        `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and the
+        bounds that it stays within on 95 of 100 days when the interval is exactly as good as it claims.
     """
     from scipy.stats import binom
 

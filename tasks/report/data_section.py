@@ -45,8 +45,8 @@ class RestatedDay:
 class DataSection:
     """How many closes there are from which source, and what is wrong with them.
 
-    `quarantined` and `restated` hold the newest ones. `other_days` were observed again with the same close, and
-    another open, high, low or volume.
+    `quarantined` and `restated` hold the newest ones. `other_days` were observed again with the same close,
+    and another open, high, low or volume.
     """
 
     source: str

@@ -48,8 +48,8 @@ class ModelSection:
     """The version that made the forecast, and the newest versions beside it.
 
     `refit` is the version that `curves` belong to: the same one, or the one that it was fine-tuned from.
-    `age_days` counts from the origin of its training to that of the forecast, `max_age_days` is the age at which
-    a warning begins, None for never. `pooled` are the other products that it was trained on.
+    `age_days` counts from the origin of its training to that of the forecast; a warning begins after
+    `max_age_days`, never for None. `pooled` are the other products that it was trained on.
     """
 
     version: ModelVersion

@@ -91,8 +91,8 @@ def _write(home: Home, context: ReportContext) -> Path:
 def render(context: ReportContext) -> str:
     """A page of HTML that needs nothing else: styles, scripts and figures are in it.
 
-    The same context gives the same bytes. Every stored text is escaped, and the page's own policy lets no other
-    script run and nothing be fetched.
+    The same context gives the same bytes. Every stored text is escaped, and the page's own policy lets no
+    other script run and nothing be fetched.
     """
     forecast = context.forecast
     scripts = [_asset("echarts.min.js"), _asset("report.js")]

@@ -1,4 +1,4 @@
-"""What a person sees of a run in Prefect: the forecast, the newest ones, figures, the progress of training."""
+"""What a person sees of a run in Prefect: the forecast, the newest ones, figures, progress of training."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def forecast_markdown(
     parts = [
         f"# {forecast.product_id}: close of {forecast.first.target_day}",
         markdown_table(["", ""], forecast.summary()),
-        f"Closes from {history.source}: {len(history.candles):,} days, {history.first_day} to {history.origin};"
+        f"Closes from {history.source}: {len(history.candles)} days, {history.first_day} to {history.origin};"
         f" {prices.new_days} new, {prices.restated_days} restated, {prices.quarantined} quarantined.",
         *(
             f"Gap: {first} to {last}, days missing: {(last - first).days + 1}."
@@ -96,10 +96,10 @@ def forecast_markdown(
     ]
     if forecast.first.components:
         low, high = INTERVAL_INDEXES[80]
-        rows = [
-            [name, forecast.price(closes[MEDIAN]), f"{forecast.price(closes[low])} to {forecast.price(closes[high])}"]
-            for name, closes in forecast.first.components.items()
-        ]
+        rows = []
+        for name, closes in forecast.first.components.items():
+            median, lower, upper = (forecast.price(closes[index]) for index in (MEDIAN, low, high))
+            rows.append([name, median, f"{lower} to {upper}"])
         parts += ["## Component forecasts", markdown_table(["component", "median", "80 %"], rows)]
     if warning:
         parts.append(f"**Warning:** {warning}")

@@ -20,6 +20,8 @@ ODDS = {
 # The level of the test of calibration.
 SIGNIFICANCE = 0.05
 FEW_SCORES = 30
+# The tags of a version that hold the gate's figures, without their prefix.
+GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
 COMPONENTS = {
     "last_close_250": "last close with its newest 250 returns",
     "ewma_t": "EWMA(.94) volatility with Student t",
@@ -86,12 +88,14 @@ def _inputs(context: ReportContext) -> str:
     """What the model knows, which inputs its candles lack, and what else it was trained on."""
     product_id, pooled = context.forecast.product_id, context.model.pooled
     others = "" if pooled else ", no other market"
-    sentences = [f"It knows the daily candles of {product_id} and nothing else: no news, no order book{others}."]
+    sentences = [
+        f"It knows the daily candles of {product_id} and nothing else: no news, no order book{others}."
+    ]
     if left_out := context.model.lineage.columns_left_out:
         sentences.append(f"More than a tenth of them have no {' and no '.join(left_out)}, which is left out.")
     if pooled:
         sentences.append(
-            f"Its networks were trained on the days of {' and '.join(pooled)} as well, but a forecast looks at"
+            f"It was trained on the days of {' and '.join(pooled)} as well, but a forecast looks at"
             f" {product_id} alone."
         )
     return " ".join(sentences)
@@ -101,7 +105,7 @@ def gaps(context: ReportContext) -> str:
     """What happens to missing days, which depends on the source of the closes."""
     filled = GAPS.get(context.data.source, "Nothing fills them by itself")
     if context.model.bridges_gaps:
-        return f"{filled}. No forecast's input goes across one; training does, as if the days were neighbours."
+        return f"{filled}. Training goes across a gap as if its days were not missing, a forecast does not."
     return f"{filled}, and no input goes across one."
 
 
@@ -140,9 +144,7 @@ def middle(context: ReportContext) -> str:
     change = f"{context.forecast.change(context.forecast.first.point)} on the last close"
     if not context.has_intervals:
         return f"{change}; a point without intervals"
-    return (
-        f"{change}: the median, as likely to be exceeded as not. It does not tell where the price will go"
-    )
+    return f"{change}: the median, as likely to be exceeded as not. It does not tell where the price will go"
 
 
 def record(context: ReportContext) -> str:
@@ -186,19 +188,19 @@ def notes(context: ReportContext) -> list[str]:
     lines = [*_stale(context), *(f"Coverage alarm: {alarm}." for alarm in context.board.alarms)]
     if model.too_old:
         lines.append(
-            f"The model is {model.age_days} days old, more than the {model.max_age_days} after which a successor"
-            " is overdue: look at `closecast versions`."
+            f"The model is {model.age_days} days old; after {model.max_age_days} days a successor is overdue:"
+            " look at `closecast versions`."
         )
     if context.revisions:
         newest = context.revisions[-1]
         lines.append(
-            f"This day was forecast again ({count(len(context.revisions), 'revision')}); the newest forecasts"
-            f" {forecast.price(newest.first.point)}. The first forecast is the published one, which is scored."
+            f"This day was forecast again ({count(len(context.revisions), 'revision')}); the newest point is"
+            f" {forecast.price(newest.first.point)}. The first forecast is the published one, and is scored."
         )
     if last_day and last_day >= forecast.first.target_day:
         lines.append(
-            f"The close of this day is known, prices are stored up to {short_day(last_day)}: the next run scores"
-            " the forecast and makes a new one."
+            f"The close of this day is known, prices are stored up to {short_day(last_day)}: the next run"
+            " scores the forecast and makes a new one."
         )
     return lines
 
@@ -214,8 +216,8 @@ def _stale(context: ReportContext) -> list[str]:
         "`closecast run` fetches newer ones; where runs are scheduled, they have stopped or fail.",
     )
     return [
-        f"The newest close is of {short_day(newest)}, {count((day - newest).days, 'day')} before this page was"
-        f" written: the day of the newest forecast is over. {remedy}"
+        f"The newest close is of {short_day(newest)}, {count((day - newest).days, 'day')} before this page"
+        f" was written: the day of the newest forecast is over. {remedy}"
     ]
 
 
@@ -256,8 +258,8 @@ def coverage(context: ReportContext) -> str:
 
 def model_age(context: ReportContext) -> str:
     """The age of the model on the origin, and when a warning begins."""
-    text = f"{count(context.model.age_days, 'day')} on the origin"
-    return f"{text}; a warning begins after {context.model.max_age_days}" if context.model.max_age_days else text
+    text, max_age_days = f"{count(context.model.age_days, 'day')} on the origin", context.model.max_age_days
+    return text if max_age_days is None else f"{text}; a warning begins after {max_age_days}"
 
 
 def lineage(context: ReportContext) -> list[tuple[str, str]]:
@@ -281,8 +283,7 @@ def gate(context: ReportContext) -> list[tuple[str, str]]:
     tags = context.model.version.tags
     if "gate_ratio" not in tags:
         return []
-    names = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
-    return [(name.replace("_", " "), _figure(tags.get(f"gate_{name}", UNKNOWN))) for name in names]
+    return [(name.replace("_", " "), _figure(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]
 
 
 def metrics(context: ReportContext) -> list[tuple[str, str]]:
