@@ -10,7 +10,7 @@ import pandas as pd
 
 from storage.core.intervals import INTERVALS
 from tasks.core.quantiles import LEVELS
-from tasks.evaluation.scoreboard import COVERED
+from storage.core.intervals import COVERED
 from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
