@@ -25,7 +25,7 @@ from storage.core.errors import (
     ExchangeUnavailable,
 )
 from tasks.prices.coinbase_client import MAX_DAYS, Client, spans
-from tests.exchange import Answer, Exchange
+from tests.exchange import Exchange, Response
 from tests.helpers import SHARED, needs_prices
 
 FIRST, LAST = date(2017, 1, 1), date(2019, 10, 17)
@@ -45,7 +45,8 @@ TRANSIENT = {
     "truncated": "200 without an array of candles (incomplete JSON or none)",
     "gzip-cut": "200 without an array of candles (incomplete JSON or none)",
     "gzip-mangled": "a damaged gzip body",
-    "short": "peer closed connection without sending complete message body (received 280 bytes, expected 561)",
+    "short": "peer closed connection without sending complete message body"
+    " (received 280 bytes, expected 561)",
     "nonsense": "illegal status line: bytearray(b'220 this is not the service that you are looking for')",
     "stall": "no response in time",
     "silent": "no response in time",
@@ -141,7 +142,7 @@ def test_a_page_sends_one_request_and_returns_the_days_of_its_span(ex: Exchange,
 
 def test_the_payload_is_the_decompressed_body(ex: Exchange, connect: Connect) -> None:
     body = b"[[1569888000,1,3,2,2.5,7]]"
-    ex.faults.append(Answer(200, gzip.compress(body), headers=(("Content-Encoding", "gzip"),)))
+    ex.faults.append(Response(200, gzip.compress(body), headers=(("Content-Encoding", "gzip"),)))
     page = connect().page("BTC-USD", *SPAN)
     assert page.payload == body
     assert page.candles["close"].tolist() == [2.5]

@@ -22,7 +22,8 @@ from tasks.prices.coinbase_responses import (
     read_rows,
     rows_of,
 )
-from tests.exchange import ANSWERS, Answer, Exchange
+from tests.exchange import RESPONSES, Exchange
+from tests.exchange import Response as Canned
 
 SPAN = (date(2019, 10, 1), date(2019, 10, 10))
 AT = 1569888000  # 2019-10-01
@@ -65,7 +66,7 @@ def test_a_200_without_an_array_is_transient(body: bytes, detail: str) -> None:
 @pytest.mark.parametrize("status", ["408", "429", "500", "502", "503", "504"])
 def test_transient_statuses(status: str) -> None:
     with pytest.raises(TransientError, match=f"^{status} "):
-        rows(int(status), ANSWERS[status].body)
+        rows(int(status), RESPONSES[status].body)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,10 @@ def test_foreign_text_is_made_printable() -> None:
     assert len(message) < 350
 
 
-@pytest.mark.parametrize("answer", ["huge", Answer(200, b"[" + b" " * MAX_BYTES + b"]")])
-def test_a_body_beyond_the_limit_is_refused(answer: str | Answer) -> None:
-    fits = Answer(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")
-    with Exchange({}, burst=1000, faults=[answer, fits]) as ex, Client(ex.url) as client:
+@pytest.mark.parametrize("response", ["huge", Canned(200, b"[" + b" " * MAX_BYTES + b"]")])
+def test_a_body_beyond_the_limit_is_refused(response: str | Canned) -> None:
+    fits = Canned(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")
+    with Exchange({}, burst=1000, faults=[response, fits]) as ex, Client(ex.url) as client:
         with pytest.raises(ExchangeRefused, match=f"at most {MAX_BYTES} bytes"):
             client.page("BTC-USD", *SPAN)
         assert client.page("BTC-USD", *SPAN, expect_rows=False).candles.empty
