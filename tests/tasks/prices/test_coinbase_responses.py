@@ -3,12 +3,12 @@ import math
 from datetime import UTC, date, datetime
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from requests.structures import CaseInsensitiveDict
 
 from storage.core.candle_schema import CANDLE_COLUMNS, REJECTED_COLUMNS
 from storage.core.errors import BadProduct, ExchangeRefused
@@ -31,7 +31,7 @@ GOOD = [AT, 1.0, 3.0, 2.0, 2.5, 7.0]
 
 
 def rows(status: int, body: bytes, **headers: str) -> list[Any]:
-    return rows_of(Response(status, httpx.Headers(headers), body), "BTC-USD")
+    return rows_of(Response(status, CaseInsensitiveDict(headers), body), "BTC-USD")
 
 
 def test_rows_are_returned_as_they_are() -> None:
@@ -114,7 +114,7 @@ def test_a_body_beyond_the_limit_is_refused(response: str | Canned) -> None:
     ],
 )
 def test_the_moment_of_a_response_is_its_date(header: str, sent_at: datetime | None) -> None:
-    assert Response(200, httpx.Headers({"Date": header}), b"").sent_at == sent_at
+    assert Response(200, CaseInsensitiveDict({"Date": header}), b"").sent_at == sent_at
 
 
 # Rows
