@@ -55,7 +55,13 @@ def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
     paper = f'<rect width="{width}" height="{height}" fill="#fff"/>'
     return "\n".join(
-        [head, f"<title>{title}</title><style>{STYLE}</style><defs>{ARROW}</defs>{paper}", *parts, "</svg>", ""]
+        [
+            head,
+            f"<title>{title}</title><style>{STYLE}</style><defs>{ARROW}</defs>{paper}",
+            *parts,
+            "</svg>",
+            "",
+        ]
     )
 
 

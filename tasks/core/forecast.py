@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 
+from storage.core.intervals import INTERVALS
 from tasks.core.formatting import format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
-INTERVALS = (50, 80, 95)
 Basis = Literal["model", "pool", "fallback"]
 
 

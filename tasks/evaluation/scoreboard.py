@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storage.core.errors import BadInput
-from tasks.core.forecast import INTERVALS
+from storage.core.intervals import COVERED, INTERVALS
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from tasks.core.types import Floats
@@ -18,7 +18,6 @@ from tasks.core.types import Floats
 SPANS = (30, 90, 365, None)
 CONFIDENCE = 0.95
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
-COVERED = tuple(f"covered_{percent}" for percent in INTERVALS)
 # The columns of the table `scores` that a scoreboard is made from.
 COLUMNS = ("target_day", *FIGURES, *COVERED)
 

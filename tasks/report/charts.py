@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.core.forecast import INTERVALS
+from storage.core.intervals import INTERVALS
 from tasks.core.quantiles import LEVELS
-from tasks.evaluation.scoreboard import COVERED
+from storage.core.intervals import COVERED
 from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.

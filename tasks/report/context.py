@@ -12,15 +12,16 @@ import pyarrow.dataset as ds
 
 from storage.core.errors import BadInput
 from storage.core.home import Home
+from storage.core.intervals import COVERED, INTERVALS
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from storage.tables.scores import Scores
-from tasks.core.forecast import INTERVALS, Forecast
+from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.core.types import Floats
-from tasks.evaluation.scoreboard import COVERED, FIGURES, Scoreboard
+from tasks.evaluation.scoreboard import FIGURES, Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
 from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, ratio
 from tasks.report.data_section import DataSection, data_section

@@ -6,7 +6,7 @@ from datetime import UTC, date, timedelta
 
 import pandas as pd
 
-from tasks.core.forecast import INTERVALS
+from storage.core.intervals import INTERVALS
 from tasks.core.formatting import UNKNOWN, format_share
 from tasks.profiles.baselines import BASELINES
 from tasks.report.context import ReportContext
