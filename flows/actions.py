@@ -8,7 +8,8 @@ from flows import clock
 from flows.daily import score_stored
 from storage.core.errors import BadFile, BadInput, BadSetting
 from storage.core.home import Home
-from storage.locks.locks import prepare_home, product_lock
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.evaluation.scoreboard import Scoreboard
@@ -46,8 +47,8 @@ def import_file(home: Home, market: Market) -> IngestedPrices:
 def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or `import`
-    brings closes.
+    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or
+    `import` brings closes.
 
     Raises:
         BadInput: the home has no such product.
@@ -85,7 +86,9 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
     if not pairs:
         whose = f" of {product_id}" if product_id else ""
         how = f" by profile {profile}" if profile else ""
-        options = f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
+        options = (
+            f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
+        )
         raise BadInput(
             f"a report needs a forecast, and {home.root} has none{whose}{how}: make one with"
             f" `closecast run{options}`"

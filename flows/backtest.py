@@ -27,7 +27,8 @@ from flows.settings import home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
 from storage.core.progress import tell
-from storage.locks.locks import backtest_lock, prepare_home
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import BacktestCache
 from tasks.backtest.plan import Plan, plan_backtest
 from tasks.backtest.result import BacktestResult, finish_backtest, read_result
@@ -181,9 +182,7 @@ def backtest_products(
     failed = {name: error for name, error in results.items() if not isinstance(error, BacktestResult)}
     if failed:
         listed = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
-        raise ProductsFailed(
-            f"{len(failed)} of {len(names)} products failed, all others are done: {listed}"
-        )
+        raise ProductsFailed(f"{len(failed)} of {len(names)} products failed, all others are done: {listed}")
     return results
 
 

@@ -19,7 +19,8 @@ from flows.settings import environment, home_at
 from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home
 from storage.core.logs import filter_known_warnings
-from storage.locks.locks import prepare_home, product_lock
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from tasks.core.forecast import Forecast
 from tasks.core.settings import ProductId
@@ -77,8 +78,8 @@ def daily_forecast(
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
-            were known on its own day; `created_at` tells them from forecasts that were made in time.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
 
     Returns:
         The `prediction_id` of the forecast.
@@ -112,9 +113,7 @@ def ingest(
     """Bring the product's prices up to the origin from its source."""
     request = request_prices(market.product_id, profile, origin, moment, market)
     url = environment().coinbase_url
-    return run_step(
-        ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id)
-    )
+    return run_step(ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id))
 
 
 def request_prices(
@@ -142,7 +141,7 @@ def request_prices(
 def forecast_once(
     home: Home, prices: IngestedPrices, profile: Profile, moment: datetime
 ) -> tuple[Forecast, ModelSelection | None]:
-    """The forecast from the last day of these prices, and how its model was selected: None when it is stored."""
+    """The forecast from the last day of these prices, and its model's selection: None when it is stored."""
     history = prices.history
     stored = run_step(find_forecast, home, RunKey.of_run(profile, history), profile.horizons)
     if stored:
@@ -237,9 +236,7 @@ def _run_name_of_products() -> str:
     return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
 
 
-@flow(
-    name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW
-)
+@flow(name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW)
 def daily_forecasts(
     products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],
     source: Source | None = None,
@@ -259,8 +256,8 @@ def daily_forecasts(
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
-            were known on its own day; `created_at` tells them from forecasts that were made in time.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
         dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
             CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
 
@@ -280,8 +277,7 @@ def daily_forecasts(
         shared = (source, profile, settings, origin, str(place.root), backfill_days)
         futures = [submit_step(forecast_product, product, *shared) for product in products]
         results = {
-            name: first_error_or_result([future])
-            for name, future in zip(products, futures, strict=True)
+            name: first_error_or_result([future]) for name, future in zip(products, futures, strict=True)
         }
     made = {product: result for product, result in results.items() if isinstance(result, str)}
     reasons = {

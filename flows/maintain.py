@@ -10,6 +10,7 @@ from flows import clock
 from flows.daily import speak_up
 from flows.settings import home_at
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.upkeep.compaction import Compaction
 from tasks.core.steps import FLOW
 from tasks.upkeep.pruning import Unneeded, compact_step, compact_tables, prune_home, prune_step
@@ -39,7 +40,7 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
         What was pruned, a line each.
     """
     speak_up()
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     compact_step.submit(place).result()
     if not prune:
         return []
@@ -52,7 +53,7 @@ def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     Raises:
         StorageError: as `storage.upkeep.compaction.compact_table` and `tasks.upkeep.pruning.prune_home` say.
     """
-    home.prepare()
+    prepare_home(home)
     tables = compact_tables(home, dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
     return Upkeep(tuple(tables), tuple(pruned))

@@ -42,7 +42,8 @@ def environment() -> Environment:
     for name in os.environ:
         if name.startswith(PREFIX) and name not in names:
             raise BadSetting(
-                f"there is no variable {name:.60}{did_you_mean(name, names)}; there are {listed(names)}: unset it"
+                f"there is no variable {name:.60}{did_you_mean(name, names)}; there are {listed(names)}:"
+                " unset it"
             )
     variables = Environment()
     if variables.storage_url:

@@ -25,11 +25,10 @@ from storage.core.files import check_no_links, fsync_folder, open_regular
 from storage.core.home import Home
 from storage.core.progress import tell
 from storage.core.s3_path import Location, S3Path
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
-from storage.models.mlflow_database import registry_exists
 from storage.models.registry import Models
-from storage.prices.database import database_address
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
 from storage.tables.snapshot import cut
 from storage.upkeep.compaction import TABLES
@@ -110,7 +109,7 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
     mode: Literal["x", "x:gz"] = "x:gz" if file.name.endswith((".gz", ".tgz")) else "x"
     draft = file.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with tables_lock(home.prepare(), wait_seconds=wait_seconds):
+        with tables_lock(prepare_home(home), wait_seconds=wait_seconds):
             with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
                 archive = _Archive(tar)
                 with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
@@ -153,10 +152,8 @@ def _fill(archive: _Archive, home: Home, scratch: Path) -> None:
 
 
 def _add_prices(archive: _Archive, home: Home, scratch: Path) -> None:
-    if home.on_postgresql:
-        archive.add_file("prices.db", dump_prices(home, scratch))
-    else:
-        _add_database(archive, Path(database_address(home).database or ""), "prices.db", scratch)
+    if copy := dump_prices(home, scratch):
+        archive.add_file("prices.db", copy)
 
 
 def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
@@ -200,13 +197,10 @@ def _up_to(path: Location, newest: int) -> bool:
 
 def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
     """The registry as it is now, and the bundles that it names: each was there before it was named."""
-    if not registry_exists(home):
+    copied = dump_registry(home, folder)
+    if copied is None:
         return
-    if home.on_postgresql:
-        copied = dump_registry(home, folder)
-        archive.add_file("mlflow.db", copied)
-    else:
-        copied = _add_database(archive, home.registry, "mlflow.db", folder)
+    archive.add_file("mlflow.db", copied)
     for version in Models(sqlite_home(copied.parent)).versions():
         bundle = home.models / version.name / version.bundle
         check_no_links(bundle.parent, bundle)
@@ -216,20 +210,6 @@ def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
             raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
         check_no_links(*bundle.rglob("*"))  # left out, it would be missing
         _add_folder(archive, bundle, home.root)
-
-
-def _add_database(archive: _Archive, path: Path, name: str, folder: Path) -> Path:
-    """SQLite's own copy of a database that others write to: one state of it, whole."""
-    copy = folder / name
-    if path.is_file():
-        with (
-            contextlib.closing(sqlite3.connect(path)) as live,
-            contextlib.closing(sqlite3.connect(copy)) as other,
-        ):
-            live.execute("PRAGMA busy_timeout = 30000")
-            live.backup(other)
-        archive.add_file(name, copy)
-    return copy
 
 
 def _add_folder(archive: _Archive, folder: Path, root: Path) -> None:

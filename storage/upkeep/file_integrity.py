@@ -15,7 +15,8 @@ from storage.core.home import Home
 from storage.core.s3_path import Location, S3Path, files_below
 from storage.models.bundles import MANIFEST, Bundle
 from storage.models.bundles_s3 import shared_files
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import open_table
 

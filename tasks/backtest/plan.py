@@ -158,9 +158,7 @@ def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, Pric
     with Prices(home) as prices:
 
         def read(product_id: str, version: str) -> PriceHistory:
-            return PriceHistory(
-                product_id, prices.closes_at(version), version, prices.series_of(version)
-            )
+            return PriceHistory(product_id, prices.closes_at(version), version, prices.series_of(version))
 
         pool = {product: read(product, version) for product, version in plan.pooled.items()}
         return read(plan.product_id, plan.data_version), pool

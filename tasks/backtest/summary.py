@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, crps, pit
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import Proportion, proportion
 from tasks.evaluation.significance import Comparison, compare, over
-from tasks.core.types import Floats
 
 BINS = 20
 THIRDS = ("low", "middle", "high")
@@ -28,9 +28,9 @@ THIRDS = ("low", "middle", "high")
 class Evaluation:
     """The forecasts of n target days, oldest first, and their outcomes.
 
-    Shapes are (n,), prices in the quote currency; `sigma` is the daily volatility at each origin, NaN for a point;
-    `quantiles` holds for each component those of the log return of `close` on `last_close`, at `LEVELS`, (n, 23),
-    and nothing for a profile that gives a point only.
+    Shapes are (n,), prices in the quote currency; `sigma` is the daily volatility at each origin, NaN for a
+    point; `quantiles` holds for each component those of the log return of `close` on `last_close`, at
+    `LEVELS`, (n, 23), and nothing for a profile that gives a point only.
     """
 
     target_days: Sequence[date]
@@ -63,7 +63,7 @@ class Uniformity:
 
 @dataclass(frozen=True)
 class Point:
-    """Errors of the point in the quote currency, over those of the last close, and over the past's mean one-day change."""
+    """Errors of the point in the quote currency, over the last close's, and over the mean daily change."""
 
     rmse: float
     rmse_ratio_to_naive: float | None
@@ -119,8 +119,8 @@ def summarise(
     """The summary of `model` against every other component of the evaluation.
 
     Args:
-        past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,): their
-            mean absolute one-day change is the scale of MASE.
+        past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,):
+            their mean absolute one-day change is the scale of MASE.
         model: the component that the others are compared with.
         currency: of the prices.
         seed: of the bootstrap.
@@ -178,13 +178,13 @@ def _coverage(came: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage,
 
     edges = {
         f"model-{side}-{percent}": quantiles[:, at]
-        for percent, ends in BANDS.items()
+        for percent, ends in INTERVAL_INDEXES.items()
         for side, at in zip(("lo", "hi"), ends, strict=True)
     }
     frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
     frame = pd.concat([frame, frame.assign(unique_id=_thirds(sigma)).dropna(subset="unique_id")])
     found = []
-    for percent in BANDS:
+    for percent in INTERVAL_INDEXES:
         shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
         overall = proportion(round(shares["all"] * len(came)), len(came))
         found.append(Coverage(percent, overall, *(shares.get(name) for name in THIRDS)))

@@ -1,9 +1,9 @@
 """Walk-forward evaluation: each fold trains and forecasts by the very functions of the day.
 
 A fold begins with a refit and ends before the next. Folds are prepared wherever and whenever the task runner
-likes, each as if its refit passed the gate: models, gates within the fold and predictions are made and cached.
-Then they are walked in order, which decides about the refits and moves the tracker; that finds nearly all that it
-needs in the cache, and makes the rest, as after a refit that was refused.
+likes, each as if its refit passed the gate: models, gates within the fold and predictions are made and
+cached. Then they are walked in order, which decides about the refits and moves the tracker; that finds nearly
+all that it needs in the cache, and makes the rest, as after a refit that was refused.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class _FoldWalk:
     def _forecasts(
         self, state: WalkState, champion: ModelCandidate, rows: Rows
     ) -> tuple[WalkState, list[dict[str, Any]]]:
-        """The champion's forecasts from the origin rows, a table row a component and origin; the state after."""
+        """The champion's forecasts from the origin rows, as table rows; the state after them."""
         profile, model = self.plan.profile, state.models[champion.version]
         history, _ = self._histories
         last, actual = history.closes[rows], history.closes[rows + 1]

@@ -1,8 +1,8 @@
 """The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
 
 A chain of states belongs to a product, a recipe and a horizon. When an outcome arrives late (a gap that is
-filled), the states of its day and of all later days are made again beside the old ones, under the next revision:
-of a day the highest revision counts, and a forecast keeps naming the state that it was made with.
+filled), the states of its day and of all later days are made again beside the old ones, under the next
+revision: of a day the highest revision counts, and a forecast keeps naming the state that it was made with.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def first_state(
 def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> int:
     """Extend the chain by every outcome that was scored up to `origin`; returns how many were added.
 
-    A state stays when it follows from the state that now counts before it, and is made again otherwise. A run on a
-    past day may have begun a stretch of its own, which ends where the next one begins.
+    A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
+    on a past day may have begun a stretch of its own, which ends where the next one begins.
 
     Args:
         home: prepared, with the product's lock held, the due forecasts scored.
@@ -158,8 +158,8 @@ def _settled_through(home: Home, chain: Chain, states: pa.Table, origin: date) -
     """The newest day up to which no outcome changes the chain; None when none changes it at all.
 
     A state is settled when it follows from the one that counts before it and took in the first of its day's
-    forecasts that has a score and belongs to the chain. Only a few columns are compared here, so that the long
-    ones are read of the days after the settled one alone.
+    forecasts that has a score and belongs to the chain. Only a few columns are compared here, so that the
+    long ones are read of the days after the settled one alone.
     """
     links = states.to_pandas(date_as_object=False)
     links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tasks.core.formatting import format_price, price_decimals
 from tasks.core.history import quote_currency
-from tasks.core.quantiles import BANDS, LEVELS
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
 INTERVALS = (50, 80, 95)
 Basis = Literal["model", "pool", "fallback"]
@@ -41,7 +41,7 @@ class HorizonForecast:
         """Both ends of the central interval, None for a point without intervals."""
         if self.quantiles is None:
             return None
-        low, high = BANDS[percent]
+        low, high = INTERVAL_INDEXES[percent]
         return self.quantiles[low], self.quantiles[high]
 
 

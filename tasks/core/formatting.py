@@ -24,9 +24,7 @@ def price_decimals(*prices: float) -> int:
     that the narrowest distance shows two digits.
     """
     decimals = [2]
-    decimals += [
-        max(6, 4 - math.floor(math.log10(abs(price)))) for price in prices if 0.0 < abs(price) < 1.0
-    ]
+    decimals += [max(6, 4 - math.floor(math.log10(abs(price)))) for price in prices if 0.0 < abs(price) < 1.0]
     distances = [high - low for low, high in itertools.pairwise(sorted(set(prices)))]
     if distances:
         decimals.append(1 - math.floor(math.log10(min(distances))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from storage.core.errors import BadInput
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
-from tasks.core.types import Floats
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from tasks.core.types import Floats
 
 WINDOWS = (30, 90, 365, None)
 PERCENTS = (50, 80, 95)

@@ -52,8 +52,7 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
         How many scores are new.
     """
     scores = [
-        _score(row, close, history, moment)
-        for row, close in _due(home, history.product_id, history.candles)
+        _score(row, close, history, moment) for row, close in _due(home, history.product_id, history.candles)
     ]
     added = Scores(home).add([score.row() for score in scores])
     if added:
@@ -117,7 +116,7 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
 
 
 def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
-    """The quantiles of the last close with its newest 250 returns, (1, levels); None where there are fewer."""
+    """The quantiles of the newest 250 returns, (1, levels); None where there are fewer."""
     rows = np.flatnonzero(candles["day_utc"].to_numpy() == np.datetime64(origin))
     if not len(rows):  # the origin's candle went with its series
         return None

@@ -153,7 +153,9 @@ def _horizon_forecast(
         point=float(prices[MEDIAN]),
         quantiles=_plain(prices),
         sigma=float(sigma),
-        components={name: _plain(to_prices(rows[0], last_close)) for name, rows in predicted.components.items()},
+        components={
+            name: _plain(to_prices(rows[0], last_close)) for name, rows in predicted.components.items()
+        },
         calibrator_version=state.calibrator_version if state else None,
     )
 
@@ -195,19 +197,15 @@ def publish_forecast(
         states[horizon] = state_at(home, chain, history.origin) or first_state(
             home, chain, history.origin, offsets, created_at
         )
-    forecast = make_forecast(
-        profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id
-    )
+    forecast = make_forecast(profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id)
     components(home).add(component_rows(profile, forecast))
     stored = Predictions(home).publish(forecast.rows())
     revisions = {row["prediction_id"]: row["revision"] for row in stored}
-    published = tuple(
-        replace(horizon, revision=revisions[horizon.prediction_id]) for horizon in forecast.horizons
-    )
-    for horizon in published:
-        what = f"revision {horizon.revision}" if horizon.revision else "published"
+    published = tuple(replace(row, revision=revisions[row.prediction_id]) for row in forecast.horizons)
+    for row in published:
+        what = f"revision {row.revision}" if row.revision else "published"
         text = "%s: forecast for %s written to the table (%s)"
-        log.info(text, forecast.product_id, horizon.target_day, what)
+        log.info(text, forecast.product_id, row.target_day, what)
     return replace(forecast, horizons=published)
 
 

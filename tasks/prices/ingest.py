@@ -125,9 +125,7 @@ def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = 
     for _, raw, reason in sorted(counts.quarantined, key=str)[:SHOWN_QUARANTINED]:
         log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
     if counts.quarantined:
-        log.warning(
-            "%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined)
-        )
+        log.warning("%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined))
     if counts.restated_days:
         log.info("%s: %d days restated with other figures", product_id, counts.restated_days)
     for start, end in find_gaps(history.candles["day_utc"]):
@@ -180,3 +178,9 @@ def read_stored_prices(home: Home, prices: Prices, request: IngestRequest) -> In
         raise BadInput(f"{request.product_id} has no closes in {home.root}: name a file with --csv")
     request.require_origin(prices.days(request.product_id))
     return read_prices(prices, request)
+
+
+def source_of(home: Home, product_id: str) -> str | None:
+    """The source of the product's stored series, or None."""
+    with Prices(home) as prices:
+        return prices.source_of(product_id)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pandas as pd
+from storage.prices.raw_responses import keep_raw
 
 from storage.core.errors import BadDay, StaleSeries
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.prices.raw_responses import keep_raw
 from tasks.core.types import Gap
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
 from tasks.prices.gaps import find_gaps
@@ -27,9 +27,7 @@ REFETCHED_DAYS = 7
 MAX_GAPS_A_RUN = 10
 
 
-def ingest_exchange(
-    home: Home, prices: Prices, request: IngestRequest, *, client: Client
-) -> IngestedPrices:
+def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
     """Fetch the exchange's candles up to the origin, store them page by page, and ask again for gaps.
 
     The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day.

@@ -44,9 +44,7 @@ def ingest_file(
     tell(path.name, 3, STAGES)
     stored = prices.days(product_id) if joins else pd.Series([], dtype="datetime64[s]")
     request.require_origin(pd.Series(np.union1d(stored, accepted["day_utc"])))
-    prices.start_series(
-        product_id, source, started_at=request.observed_at, replace=request.replace_source
-    )
+    prices.start_series(product_id, source, started_at=request.observed_at, replace=request.replace_source)
     appended = prices.append(
         product_id,
         accepted,
@@ -73,9 +71,7 @@ def _checked(
     if joins and len(parsed.candles):
         first = parsed.candles["day_utc"].iloc[0].date()
         previous = prices.last_close_before(request.product_id, first)
-    checked = check_candles(
-        parsed.candles, last_finished_day=request.last_finished_day, previous=previous
-    )
+    checked = check_candles(parsed.candles, last_finished_day=request.last_finished_day, previous=previous)
     quarantined = pd.concat([parsed.rejected, checked.quarantined], ignore_index=True)
     if checked.accepted.empty and not joins:
         raise BadFile(

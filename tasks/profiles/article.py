@@ -72,8 +72,8 @@ class ArticleSettings(Frozen):
 class MinMax:
     """A fitted `sklearn.preprocessing.MinMaxScaler` for one column, as figures that JSON can hold.
 
-    `scale` and `shift` are scikit-learn's `scale_` and `min_`: the arithmetic, and so every bit of the result, is
-    the same, without importing scikit-learn where a forecast is made.
+    `scale` and `shift` are scikit-learn's `scale_` and `min_`: the arithmetic, and so every bit of the
+    result, is the same, without importing scikit-learn where a forecast is made.
     """
 
     minimum: float
@@ -150,7 +150,7 @@ class ArticleProfile(BaseProfile):
         train_rows = int(days * settings.train_share)
         windows = train_rows - span + 1
         fitted = int(windows * (1.0 - settings.validation_split))
-        return windows > 0 and 0 < fitted < windows and days - train_rows >= span
+        return bool(windows > 0 and 0 < fitted < windows and days - train_rows >= span)
 
     @property
     def consecutive_days(self) -> int:
@@ -173,7 +173,7 @@ class ArticleProfile(BaseProfile):
         split = self.split(closes)
         if settings.bridge_gaps and (gaps := find_gaps(closes["day_utc"])):
             log.warning(
-                "%s: training bridges %d gaps as the article did; --set bridge_gaps=false trains between them",
+                "%s: training bridges %d gaps as the article did; --set bridge_gaps=false does not",
                 history.product_id,
                 len(gaps),
             )
@@ -227,8 +227,8 @@ class ArticleProfile(BaseProfile):
         fitted = int(len(train_part) * (1.0 - settings.validation_split))
         if not 0 < fitted < len(train_part):  # gaps leave fewer windows than there are days for
             raise NotEnoughHistory(
-                f"training needs a window to learn from and one to validate, found {len(train_part)} between the"
-                f" gaps of {train_rows} days: import more history"
+                f"training needs a window to learn from and one to validate, found {len(train_part)} between"
+                f" the gaps of {train_rows} days: import more history"
             )
         return Split(train_rows, scaler, train_part, windows(slice(train_rows, None)), fitted)
 

@@ -1,7 +1,7 @@
 """What a profile is: the only place that knows what kind of model it has.
 
-Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`. `BaseProfile` has
-what most profiles share; docs/howto/own_model.md writes one with it.
+Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`. `BaseProfile`
+has what most profiles share; docs/howto/own_model.md writes one with it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Policy(Frozen):
         180, ge=1, le=3650, description="Age in days at which a model without a successor raises a warning"
     )
     gate_ratio_180: float = Field(
-        1.02, gt=0, description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise"
+        1.02,
+        gt=0,
+        description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise",
     )
     gate_ratio_365: float = Field(
         1.01, gt=0, description="The same over 365 unseen days, where the noise is less"
@@ -67,8 +69,9 @@ class Training:
 class FittedModel:
     """What a profile needs to forecast, in a form of its own.
 
-    `trained_through` is the newest day whose close training or early stopping looked at: later days are unseen.
-    `quantile_offsets` is the tracker's state before its first outcome, in sigmas, (levels,); None for a point.
+    `trained_through` is the newest day whose close training or early stopping looked at: later days are
+    unseen. `quantile_offsets` is the tracker's state before its first outcome, in sigmas, (levels,); None for
+    a point.
     """
 
     state: Any
@@ -84,7 +87,8 @@ class Predicted:
     Attributes:
         quantiles: of the log return over the horizon, (origins, levels); None for a point.
         sigma: daily volatility at each origin, (origins,): the unit of quantile offsets.
-        components: by name, the quantiles (origins, levels) of each component forecast, first the model alone.
+        components: by name, the quantiles (origins, levels) of each component forecast, first the model
+            alone.
         points: closes, (origins,), of a profile without intervals.
     """
 
@@ -198,7 +202,8 @@ class Profile(Protocol):
 class BaseProfile:
     """What most profiles share: settings, digests, and defaults for the rest of the protocol.
 
-    A subclass names itself and its settings model, and implements `fit`, `predict`, `weights`, `save` and `load`.
+    A subclass names itself and its settings model, and implements `fit`, `predict`, `weights`, `save` and
+    `load`.
     Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
     `gate_days`, `tracker_step`, `pool_products`.
     """
@@ -235,7 +240,9 @@ class BaseProfile:
     @property
     def policy(self) -> Policy:
         """The fields of `Policy` among the settings, its defaults for the others."""
-        fields = {name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)}
+        fields = {
+            name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)
+        }
         return Policy(**fields)
 
     @property

@@ -24,7 +24,13 @@ from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, InputSettings, columns_of, make_inputs, usable_rows
 from tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted
 from tasks.profiles.baselines import BASELINES, MIN_RETURNS, baseline_quantiles
-from tasks.profiles.ensemble import Ensemble, ensemble_quantiles, fine_tune_ensemble, fit_ensemble, trainers_for
+from tasks.profiles.ensemble import (
+    Ensemble,
+    ensemble_quantiles,
+    fine_tune_ensemble,
+    fit_ensemble,
+    trainers_for,
+)
 
 MIXED_WITH = "har_t"
 
@@ -49,7 +55,10 @@ class CalibratedSettings(Policy):
         0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
     )
     min_spread: float = Field(
-        0.05, gt=0, lt=1, description="Smallest range shown, in sigmas: a frozen candle must not be the loudest"
+        0.05,
+        gt=0,
+        lt=1,
+        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
     )
     column_share: float = Field(
         0.9,
@@ -183,17 +192,12 @@ class CalibratedProfile(BaseProfile):
         zero = np.zeros(len(LEVELS))
         if not len(rows):
             return zero
-        predicted = self._predict(ensemble, candles, rows, (MIXED_WITH,) if settings.har_share else ())
-        closes = history.closes
-        _, offsets = track(
-            predicted.quantiles,
-            predicted.sigma,
-            closes[rows],
-            closes[rows + 1],
-            zero,
-            step=settings.tracker_step,
-        )
-        return offsets
+        baselines = (MIXED_WITH,) if settings.har_share else ()
+        quantiles = self._predict(ensemble, candles, rows, baselines).quantiles
+        assert quantiles is not None  # noqa: S101 (this profile gives distributions)
+        closes, sigma = history.closes, inputs.sigma[rows]
+        step = settings.tracker_step
+        return track(quantiles, sigma, closes[rows], closes[rows + 1], zero, step=step)[1]
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
         """Those of each member."""

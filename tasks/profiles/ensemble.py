@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -75,7 +75,9 @@ def fit_ensemble(
     trained_through: date,
     epochs: int | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights, with the newest days up to `trained_through` for early stopping.
+    """Train every member from its first weights.
+
+    The newest days up to `trained_through` are for early stopping.
 
     Args:
         history: of the product.
@@ -133,9 +135,7 @@ def fine_tune_ensemble(
     """
     columns = ensemble.columns
     train = _windows_of(history.candles, settings, columns).within(None, trained_through)
-    how = TrainingSettings(
-        settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs
-    )
+    how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
 
     def start(member: int) -> tuple[Weights, int]:
         return ensemble.members[member], _member_seed(settings, member, trained_through.toordinal())

@@ -95,7 +95,9 @@ def _losses(losses: Losses) -> bytes:
 
 
 def _predicted(history: PriceHistory, test: pd.DataFrame) -> bytes:
-    figure, axes = _canvas(f"{history.product_id}: predicted against actual, test part", history.quote_currency)
+    figure, axes = _canvas(
+        f"{history.product_id}: predicted against actual, test part", history.quote_currency
+    )
     line = _with_breaks(test)
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.2, label="actual close")
     axes.plot(line.index, line["point"], color=ORANGE, linewidth=1.2, label="predicted close")

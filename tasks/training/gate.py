@@ -52,14 +52,12 @@ class Gate:
         )
 
 
-def judge(
-    profile: Profile, champion: FittedModel, challenger: FittedModel, candles: pd.DataFrame
-) -> Gate:
+def judge(profile: Profile, champion: FittedModel, challenger: FittedModel, candles: pd.DataFrame) -> Gate:
     """Require non-inferiority in CRPS on the newest days that neither model has seen.
 
-    Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of one
-    recipe is larger, `gate_ratio_180`. With fewer the challenger is refused. The first horizon is compared, of
-    the models alone, before mixing and tracking.
+    Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of
+    one recipe is larger, `gate_ratio_180`. With fewer the challenger is refused. The first horizon is
+    compared, of the models alone, before mixing and tracking.
 
     Args:
         profile: of both models.

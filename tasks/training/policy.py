@@ -19,8 +19,8 @@ MIN_UNSEEN_DAYS = 180
 class ModelCandidate:
     """A model version as the policy sees it.
 
-    `origin` is the last day of the candles that it was made from, `trained_through` the newest one that training
-    looked at.
+    `origin` is the last day of the candles that it was made from, `trained_through` the newest one that
+    training looked at.
     """
 
     version: str
@@ -56,8 +56,8 @@ def decide(
     """What is due on `origin`.
 
     Both periods count from the newest attempt, whatever became of it: a refused challenger is not tried again
-    the next day, and a rollback is not undone before the next refit is due. With a gate a refit waits until the
-    champion has not seen the days that both are judged on.
+    the next day, and a rollback is not undone before the next refit is due. With a gate a refit waits until
+    the champion has not seen the days that both are judged on.
     """
     if not policy.refit_every_days:
         return Decision("refit", "the profile trains on each data version")

@@ -9,8 +9,8 @@ from typing import Any
 
 from storage.core.home import Home
 from storage.core.provenance import code_version
-from storage.models.registry import CHAMPION, Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import TrainingKind
 from tasks.core.steps import step
@@ -68,9 +68,7 @@ class SelectionContext:
 
     def fitted(self, version: str) -> FittedModel:
         """A version's fitted model."""
-        fitted: FittedModel = load_model(
-            self.models, self.profile, self.history.product_id, version
-        ).fitted
+        fitted: FittedModel = load_model(self.models, self.profile, self.history.product_id, version).fitted
         return fitted
 
 
@@ -109,7 +107,7 @@ def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelS
 
 
 def holdout_days(profile: Profile, history: PriceHistory) -> int:
-    """How many of the newest days training leaves to the gate; none where the series is too short for that."""
+    """How many of the newest days training leaves to the gate; none where the series is too short."""
     return profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
 
 
@@ -134,9 +132,7 @@ def _challenger(
         log.info("%s: version %s was trained on this data before", history.product_id, known.version)
         return known
     days = holdout_days(profile, history)
-    log.info(
-        "%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin
-    )
+    log.info("%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin)
     if parent:
         fitted = profile.fine_tune(context.fitted(parent), history, context.pool, holdout_days=days)
     else:
@@ -170,9 +166,7 @@ def _judge(context: SelectionContext, version: ModelVersion) -> None:
         models.mark(version, {"gate": "no champion to compare with", "status": "accepted"})
     else:
         candles = context.history.until(candidate.origin).candles
-        gate = judge(
-            profile, context.fitted(champion.version), context.fitted(version.version), candles
-        )
+        gate = judge(profile, context.fitted(champion.version), context.fitted(version.version), candles)
         text = "%s: version %s against version %s %s"
         log.info(text, version.product_id, version.version, champion.version, gate)
         status = "accepted" if gate.passed else "refused"
@@ -183,7 +177,7 @@ def _judge(context: SelectionContext, version: ModelVersion) -> None:
 def _promote(
     context: SelectionContext, champion: ModelCandidate, candidates: Sequence[ModelCandidate]
 ) -> None:
-    """Move the alias to the champion of this day, but never from a later day's champion of the same recipe."""
+    """Move the alias to the champion of this day, but not from a later day's champion of the recipe."""
     models, product_id, profile = context.models, context.history.product_id, context.profile.name
     version = models.version(product_id, profile, champion.version)
     models.settle(version)

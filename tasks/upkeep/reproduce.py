@@ -63,7 +63,8 @@ class Comparison:
 class Reproduction:
     """The comparisons of a forecast's figures, and of its model's weights when it was trained again.
 
-    `changed_versions` names what is not as it was when the model was trained or the forecast made: then, and now.
+    `changed_versions` names what is not as it was when the model was trained or the forecast made: then, and
+    now.
     """
 
     forecast: Forecast
@@ -85,8 +86,8 @@ def reproduce_forecast(
     Args:
         home: where it is stored; nothing is written to it.
         profile_name: where the forecast's profile is a class that no installed package names.
-        retrain: also train its model again from data version, settings and seed, and forecast with that one. A
-            fine-tuned model is trained on from the stored weights of its parent.
+        retrain: also train its model again from data version, settings and seed, and forecast with that one.
+            A fine-tuned model is trained on from the stored weights of its parent.
 
     Raises:
         BadInput: there is no such forecast.
@@ -111,9 +112,7 @@ def reproduce_forecast(
     return Reproduction(Forecast.from_rows([row]), tuple(figures), tuple(weights), changed)
 
 
-def _changed_versions(
-    row: Mapping[str, Any], lineage: Lineage, code: str
-) -> dict[str, tuple[str, str]]:
+def _changed_versions(row: Mapping[str, Any], lineage: Lineage, code: str) -> dict[str, tuple[str, str]]:
     then = {**lineage.libraries, "closecast (of the forecast)": row["code_version"]}
     then["closecast (of the model)"] = lineage.code_version
     now = {**library_versions(), **{name: code for name in then if name.startswith("closecast")}}
@@ -161,9 +160,7 @@ def _compare_forecasts(
     return comparisons
 
 
-def _state_of(
-    home: Home, row: Mapping[str, Any], component: Mapping[str, Any] | None
-) -> CalibratorState:
+def _state_of(home: Home, row: Mapping[str, Any], component: Mapping[str, Any] | None) -> CalibratorState:
     """The calibrator state that a forecast was made with."""
     if component is None:
         raise Damaged(f"forecast {row['prediction_id']} has no components: restore them from a backup")
@@ -194,7 +191,10 @@ def _train_again(home: Home, models: Models, profile: Profile, lineage: Lineage)
 def _compare_models(profile: Profile, model: Model, again: FittedModel) -> list[Comparison]:
     networks = zip(profile.weights(model.fitted), profile.weights(again), strict=True)
     comparisons = [
-        _compare(f"weights of network {number}", *(np.concatenate([np.ravel(one) for one in part]) for part in both))
+        _compare(
+            f"weights of network {number}",
+            *(np.concatenate([np.ravel(one) for one in part]) for part in both),
+        )
         for number, both in enumerate(networks, start=1)
     ]
     same = all(comparison.same for comparison in comparisons)

@@ -19,7 +19,8 @@ from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.core.progress import tell
 from storage.models.mlflow_database import registry_exists, registry_integrity
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.integrity import (
     Candles,
     PriceRecords,

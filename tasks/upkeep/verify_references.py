@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from storage.models.registry import CHAMPION, ModelVersion
+from storage.models.version import CHAMPION, ModelVersion
 from tasks.forecast.publish import prediction_key
 from tasks.profiles.calibrated_settings import Recipe
 
