@@ -64,8 +64,8 @@ def set_up_alerts(webhook_url: str, file: Path = FILE) -> list[str]:
     except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PrefectUnavailable(
-            f"the Prefect server at {api} did not take the alerts: {reason:.200}; is it up, and of the version"
-            " that is installed here?"
+            f"the Prefect server at {api} did not take the alerts: {reason:.200}; is it up, and of the"
+            " version that is installed here?"
         ) from error
     return [automation.name for automation in automations]
 

@@ -14,5 +14,5 @@ def now() -> datetime:
 
 
 def last_complete_day(moment: datetime | None = None) -> date:
-    """The newest UTC day that ended at least `MARGIN` ago: yesterday, except in the first minutes after midnight."""
+    """The newest UTC day that ended `MARGIN` ago: yesterday, except in the first minutes after midnight."""
     return ((moment or now()).astimezone(UTC) - MARGIN).date() - timedelta(days=1)

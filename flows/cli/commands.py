@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -13,6 +14,7 @@ import typer
 from flows.cli import output, signals, terminal
 from flows.cli.examples import examples_of
 from flows.cli.options import (
+    DAY,
     AnyProductOption,
     AnyProfileOption,
     DuplicateOption,
@@ -20,13 +22,12 @@ from flows.cli.options import (
     HomeOption,
     JsonOption,
     ProductOption,
+    ProductsOption,
     ProfileOption,
     ReplaceOption,
     SettingsOption,
     Source,
-    complete_product,
     existing_home,
-    parse_day,
     parse_settings,
 )
 from storage.core.errors import BadSetting, ClosecastError, Damaged, NotReproduced, ProductsFailed
@@ -36,8 +37,8 @@ log = logging.getLogger("closecast")
 app = typer.Typer(
     name="closecast",
     help="Daily closes in, one versioned forecast out.",
-    epilog="Exit codes: 0 done, 1 failed (one line on standard error gives the reason), 2 misuse of the command"
-    " line, 130 interrupted, 143 ended by SIGTERM.",
+    epilog="Exit codes: 0 done, 1 failed (one line on standard error gives the reason), 2 misuse of the"
+    " command line, 130 interrupted, 143 ended by SIGTERM.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -71,20 +72,13 @@ def _options(
 
 @app.command()
 def run(
-    products: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--product",
-            help="Exchange product, BTC-USD by default; repeatable.",
-            autocompletion=complete_product,
-        ),
-    ] = None,
+    products: ProductsOption = None,
     source: Annotated[
         Source | None,
         typer.Option(help="Source of the closes; the product's own by default, else the sample."),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="File of daily candles, for --source csv.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="Last day that the run may know, YYYY-MM-DD.")] = None,
+    as_of: Annotated[date | None, typer.Option(help="Last day that the run may know.", **DAY)] = None,
     profile: ProfileOption = "calibrated",
     settings: SettingsOption = None,
     on_duplicate: DuplicateOption = "refuse",
@@ -104,8 +98,8 @@ def run(
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
-    profile_named(profile, changed)  # refused before anything is made
-    first, *others = [market_of(product_id=product).product_id for product in products or ["BTC-USD"]]
+    profile_named(profile, changed)  # so that a bad one is refused before anything is made
+    first, *others = products or ["BTC-USD"]
     if others and (csv or replace_source):
         raise BadSetting("--csv and --replace-source are for one product: make a run for each")
     market = market_of(
@@ -115,16 +109,14 @@ def run(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    origin = parse_day(as_of, "--as-of")
     place = prepare_home(home_at(home))
     terminal.set_up_logging(place, stderr=as_json)
-    server_is_up = terminal.prefect_server()
+    terminal.require_prefect_server()
     from flows.daily import daily_forecast, daily_forecasts
 
-    shared = (profile, changed, origin, str(place.root), backfill_days)
+    shared = (profile, changed, as_of, str(place.root), backfill_days)
     try:
         with terminal.progress_bars(stderr=as_json):
-            server_is_up()
             if others:
                 forecasts = daily_forecasts([first, *others], source, *shared)
             else:
@@ -167,20 +159,16 @@ def import_(
 @app.command()
 def predictions(
     product: AnyProductOption = None,
-    first: Annotated[str | None, typer.Option("--from", help="First target day, YYYY-MM-DD.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last target day, YYYY-MM-DD.")] = None,
+    first: Annotated[date | None, typer.Option("--from", help="First target day.", **DAY)] = None,
+    last: Annotated[date | None, typer.Option("--to", help="Last target day.", **DAY)] = None,
     output_format: FormatOption = "table",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Print the stored forecasts."""
-    from storage.core.home import check_product_id
     from storage.tables.predictions import Predictions
 
-    if product is not None:
-        check_product_id(product)
-    days = {"first": parse_day(first, "--from"), "last": parse_day(last, "--to")}
-    rows = Predictions(existing_home(home)).between(product, **days)
+    rows = Predictions(existing_home(home)).between(product, first=first, last=last)
     output.print_predictions(rows, "json" if as_json else output_format)
 
 
@@ -209,20 +197,21 @@ def score(
 ) -> None:
     """Compare the forecasts with the actual closes, and print the scoreboard."""
     from flows.actions import score_forecasts
-    from flows.settings import market_of
     from tasks.profiles.named import profile_named
 
     chosen = profile_named(profile)
-    board = score_forecasts(existing_home(home), market_of(product_id=product).product_id, chosen)
+    board = score_forecasts(existing_home(home), product, chosen)
     output.print_scoreboard(board, product, chosen.name, as_json=as_json)
 
 
 @app.command()
 def backtest(
     product: ProductOption = "BTC-USD",
-    start: Annotated[str | None, typer.Option(help="First origin; a year before the end by default.")] = None,
+    start: Annotated[
+        date | None, typer.Option(help="First origin; a year before the end by default.", **DAY)
+    ] = None,
     end: Annotated[
-        str | None, typer.Option(help="Last origin; by default the newest with an outcome.")
+        date | None, typer.Option(help="Last origin; by default the newest with an outcome.", **DAY)
     ] = None,
     profile: ProfileOption = "calibrated",
     settings: SettingsOption = None,
@@ -241,24 +230,22 @@ def backtest(
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes.
 
-    A profile without intervals, such as article, is compared by RMSE and MAE with the last close. article trains
-    a new model at every origin; with --set refit_every_days=30 it trains one a month.
+    A profile without intervals, such as article, is compared by RMSE and MAE.
+    article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
-    from flows.settings import dask_address, market_of
+    from flows.settings import dask_address
     from storage.locks.bucket_owner import prepare_home
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
-    profile_named(profile, changed)  # refused before anything is made
-    product = market_of(product_id=product).product_id
-    first, last = parse_day(start, "--start"), parse_day(end, "--end")
+    profile_named(profile, changed)  # so that a bad one is refused before anything is made
     as_json = as_json or output_format == "json"
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
     place = prepare_home(existing_home(home))
     terminal.set_up_logging(place, quiet=("closecast.train", "closecast.ensemble"), stderr=as_json)
-    server_is_up = terminal.prefect_server()
+    terminal.require_prefect_server()
     from flows.backtest import rolling_backtest
 
     flow = rolling_backtest
@@ -269,8 +256,7 @@ def backtest(
         pool: Any = ProcessPoolTaskRunner(max_workers=workers)
         flow = rolling_backtest.with_options(task_runner=pool)
     with terminal.progress_bars(stderr=as_json):
-        server_is_up()
-        result = flow(product, profile, changed, first, last, str(place.root), dask)
+        result = flow(product, profile, changed, start, end, str(place.root), dask)
     output.print_backtest(place, product, result, as_json=as_json)
 
 
@@ -286,18 +272,14 @@ def rollback(
 ) -> None:
     """Make an earlier version the champion again, until a refit replaces it."""
     from flows.actions import roll_back
-    from flows.settings import market_of
     from tasks.profiles.named import profile_named
 
     chosen = profile_named(profile)
-    place = existing_home(home)
-    before, after = roll_back(place, market_of(product_id=product).product_id, chosen, to)
-    if as_json:
-        names = {"product_id": product, "profile": chosen.name}
-        terminal.print_json({**names, "before": before, "after": after})
-        return
+    before, after = roll_back(existing_home(home), product, chosen, to)
     moved = "is the champion already" if before == after else f"replaces version {before} as the champion"
-    typer.echo(f"closecast.{product}.{chosen.name}: version {after} {moved}, until the next refit")
+    text = f"closecast.{product}.{chosen.name}: version {after} {moved}, until the next refit"
+    result = {"product_id": product, "profile": chosen.name, "before": before, "after": after}
+    terminal.print_result(text, result, as_json=as_json)
 
 
 @app.command()
@@ -308,11 +290,8 @@ def versions(
     home: HomeOption = None,
 ) -> None:
     """List the model versions with their lineage."""
-    from storage.core.home import check_product_id
     from storage.models.registry import Models
 
-    if product is not None:
-        check_product_id(product)
     stored = Models(existing_home(home)).versions(product)
     output.print_versions(stored, "json" if as_json else output_format)
 
@@ -329,17 +308,11 @@ def report(
     Each run writes it, too. For more than one product or profile the path is that of an index of their pages.
     """
     from flows.actions import write_reports
-    from storage.core.home import check_product_id
     from tasks.profiles.named import profile_named
 
-    if product is not None:
-        check_product_id(product)
     name = None if profile is None else profile_named(profile).name
     page = write_reports(existing_home(home), product, name)
-    if as_json:
-        terminal.print_json({"report": str(page)})
-        return
-    typer.echo(terminal.relative_path(page))
+    terminal.print_result(terminal.relative_path(page), {"report": page}, as_json=as_json)
 
 
 @app.command()
@@ -371,11 +344,7 @@ def alerts(
     from flows.alerts import set_up_alerts
 
     names = set_up_alerts(webhook)
-    if as_json:
-        terminal.print_json({"automations": names})
-        return
-    for name in names:
-        typer.echo(name)
+    terminal.print_result("\n".join(names), {"automations": names}, as_json=as_json)
 
 
 @app.command()
@@ -441,10 +410,8 @@ def backup(
     with terminal.progress_bars(stderr=as_json):
         count = back_up(existing_home(home), file)
     size = file.stat().st_size
-    if as_json:
-        terminal.print_json({"file": file, "files": count, "bytes": size})
-        return
-    typer.echo(f"{count:,} files, {size:,} bytes in {file}: `closecast restore` brings them back")
+    text = f"{count:,} files, {size:,} bytes in {file}: `closecast restore` brings them back"
+    terminal.print_result(text, {"file": file, "files": count, "bytes": size}, as_json=as_json)
 
 
 @app.command()
@@ -460,10 +427,8 @@ def restore(
     place = home_at(home)
     with terminal.progress_bars(stderr=as_json):
         count = restore_home(file, place)
-    if as_json:
-        terminal.print_json({"home": place.root, "files": count})
-        return
-    typer.echo(f"{count:,} files are back in {place.root}: `closecast verify` checks them")
+    text = f"{count:,} files are back in {place.root}: `closecast verify` checks them"
+    terminal.print_result(text, {"home": place.root, "files": count}, as_json=as_json)
 
 
 for _command in app.registered_commands:

@@ -11,6 +11,7 @@ import typer
 
 from flows.cli.terminal import Format
 from storage.core.errors import BadDay, BadSetting, ClosecastError, HomeUnusable
+from storage.core.home import check_product_id
 
 if TYPE_CHECKING:
     from storage.core.home import Home
@@ -44,16 +45,31 @@ def _complete_setting(context: typer.Context, incomplete: str) -> list[str]:
     return [f"{name}=" for name in profile.Settings.model_fields if name.startswith(incomplete)]
 
 
+def parse_day(text: str) -> date:
+    """A day in the form `2019-10-17`."""
+    try:
+        if not text.isascii():  # strptime reads the digits of every script
+            raise ValueError
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 (a UTC day)
+    except ValueError as error:
+        raise BadDay(f"a day such as 2019-10-17 is needed, not {text!r:.60}") from error
+
+
 Source = Literal["sample", "coinbase", "csv"]
 OnDuplicate = Literal["refuse", "first", "last"]
 HomeOption = Annotated[
     Path | None, typer.Option(help="Folder of all files; CLOSECAST_HOME or the project's data/ by default.")
 ]
-ProductOption = Annotated[
-    str, typer.Option(help="Exchange product, such as BTC-USD.", autocompletion=complete_product)
-]
-AnyProductOption = Annotated[
-    str | None, typer.Option("--product", help="Only this product.", autocompletion=complete_product)
+PRODUCT: dict[str, Any] = {
+    "parser": check_product_id,
+    "metavar": "PRODUCT",
+    "autocompletion": complete_product,
+}
+ProductOption = Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.", **PRODUCT)]
+AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.", **PRODUCT)]
+ProductsOption = Annotated[
+    list[str] | None,
+    typer.Option("--product", help="Exchange product, BTC-USD by default; repeatable.", **PRODUCT),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else there.")]
@@ -73,6 +89,7 @@ SettingsOption = Annotated[
         "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_complete_setting
     ),
 ]
+DAY: dict[str, Any] = {"parser": parse_day, "metavar": "YYYY-MM-DD"}
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
 ]
@@ -93,18 +110,6 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             settings[name.strip()] = value
     return settings
-
-
-def parse_day(text: str | None, option: str) -> date | None:
-    """A day in the form `2019-10-17`; None when the option was left out."""
-    try:
-        if text is None:
-            return None
-        if not text.isascii():  # strptime reads the digits of every script
-            raise ValueError
-        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 (a UTC day)
-    except ValueError as error:
-        raise BadDay(f"{option} needs a day such as 2019-10-17, not {text!r:.60}") from error
 
 
 def existing_home(root: Path | None) -> Home:

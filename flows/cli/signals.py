@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
-import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
-
-from storage.core.errors import PrefectUnavailable
 
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 # So long a run may take to tell Prefect that it was interrupted; what it has stored is whole at any moment.
 GRACE_SECONDS = 5.0
-STARTUP_SECONDS = 120
 MESSAGE = "interrupted; the next run finishes what this one began"
 SHOW_CURSOR = "\x1b[?25h"
-# Prefect's server on a socket that is open already. It ends when its standard input does: when the command has
-# closed it, or is gone, however it ended.
+# Prefect's server on an open socket. It ends when its standard input does: when the command has closed that,
+# or is gone, however it ended.
 SERVER = """
 import os, signal, socket, sys, threading, time
 import uvicorn
@@ -38,7 +33,8 @@ def end_with_the_command():
     os._exit(1)
 
 threading.Thread(target=end_with_the_command, daemon=True).start()
-server = uvicorn.Server(uvicorn.Config(create_app(ephemeral=True, final=True), log_level="error", lifespan="on"))
+app = create_app(ephemeral=True, final=True)
+server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
 server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 """
 
@@ -111,19 +107,14 @@ def exit_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def start_prefect_server() -> Callable[[], None]:
-    """Start a Prefect server that ends with this process, also when the process is killed.
+def start_prefect_server() -> None:
+    """Start a Prefect server that ends with this process, and set PREFECT_API_URL.
 
-    Prefect stops its own temporary server at the interpreter's exit, which a killed process never reaches: each
-    kill would leave a server of 200 MB. And Ctrl-C in a terminal would end that one before the run could report
-    its state to it; ours is in a session of its own.
-
-    Returns:
-        A function that waits until the server is up; it raises PrefectUnavailable when that does not happen.
-        PREFECT_API_URL is set at once.
+    Prefect stops its own temporary server at the interpreter's exit, which a killed process never reaches:
+    each kill would leave a server of 200 MB. And Ctrl-C in a terminal would end that one before the run could
+    report its state; ours is in a session of its own. Its socket listens at once: the first request waits.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
         server = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
             [sys.executable, "-c", SERVER, str(listener.fileno())],
             stdin=subprocess.PIPE,
@@ -132,29 +123,10 @@ def start_prefect_server() -> Callable[[], None]:
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     atexit.register(_stop, server)
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    return functools.partial(_wait_for_server, port)
-
-
-def _wait_for_server(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=STARTUP_SECONDS)
-    try:
-        connection.request("GET", "/api/health")  # the socket listens from the start: no need to ask twice
-        status = connection.getresponse().status
-    except OSError as error:
-        raise PrefectUnavailable(
-            f"Prefect's temporary server did not start within {STARTUP_SECONDS} s ({error}): run again, or set"
-            " PREFECT_API_URL to a server that is up"
-        ) from error
-    finally:
-        connection.close()
-    if status != http.client.OK:
-        raise PrefectUnavailable(f"Prefect's temporary server answers with status {status}: run again")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    if server.stdin:
-        server.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(timeout=6)
+        server.communicate(timeout=6)  # closes its standard input

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -121,6 +121,14 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(_plain(value), default=str, indent=2, allow_nan=False) + "\n")
 
 
+def print_result(text: str, value: object, *, as_json: bool) -> None:
+    """Print a line for people, or the value as JSON."""
+    if as_json:
+        print_json(value)
+    else:
+        print(text)  # noqa: T201
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
@@ -160,7 +168,7 @@ class _TerminalHandler(logging.Handler):
 
 
 def set_up_logging(home: Home, quiet: Sequence[str] = (), *, stderr: bool = False) -> None:
-    """Show closecast's own log lines on the terminal, except those of the loggers `quiet`; Prefect's go to a file.
+    """Show closecast's own log lines, except those of the loggers `quiet`; Prefect's go to the log file.
 
     Standard error is kept for the one line that names a failure, so log lines go to standard output; to
     standard error with `stderr`, where standard output is kept for JSON.
@@ -172,6 +180,8 @@ def set_up_logging(home: Home, quiet: Sequence[str] = (), *, stderr: bool = Fals
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # So long the first request may wait for a server that starts with the run.
+        "PREFECT_API_REQUEST_TIMEOUT": "120",
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(prefect_home(home)),
     }
@@ -187,16 +197,14 @@ def set_up_logging(home: Home, quiet: Sequence[str] = (), *, stderr: bool = Fals
     log.setLevel(logging.DEBUG)
 
 
-def prefect_server() -> Callable[[], None]:
-    """Start a Prefect server for this process where none is configured; call the result before the first flow."""
+def require_prefect_server() -> None:
+    """Start a Prefect server that ends with this process where no other is configured."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    if get_current_settings().api.url:
-        return lambda: None
-    wait = start_prefect_server()
-    refresh_global_settings_context()
-    return wait
+    if not get_current_settings().api.url:
+        start_prefect_server()
+        refresh_global_settings_context()
 
 
 @contextlib.contextmanager
