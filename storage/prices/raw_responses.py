@@ -45,9 +45,7 @@ def read_raw(home: Home, sha256: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise Damaged(f"the raw response {path} cannot be read: {error}; restore it from a backup") from error
     if hashlib.sha256(payload).hexdigest() != sha256:
-        raise Damaged(
-            f"the raw response {path} has another SHA-256 than its name; restore it from a backup"
-        )
+        raise Damaged(f"the raw response {path} has another SHA-256 than its name; restore it from a backup")
     return payload
 
 

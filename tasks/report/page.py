@@ -63,7 +63,7 @@ def render_index(briefs: Sequence[Mapping[str, Any]], day: date) -> str:
     """The page over all pages, a row each.
 
     Args:
-        briefs: as `storage.reports.Reports.briefs` gives them.
+        briefs: as `storage.reports.Reports.summaries` gives them.
         day: on which it is made.
     """
     rows = [_index_row(brief, day) for brief in briefs]
@@ -112,8 +112,8 @@ def write_report(home: Home, product_id: str, profile: str, *, day: date) -> Pat
         product_id,
         profile,
         page=render(facts),
-        brief=brief(facts),
-        index_of=lambda briefs: render_index(briefs, day),
+        summary=brief(facts),
+        render_index=lambda summaries: render_index(summaries, day),
     )
 
 
@@ -131,7 +131,7 @@ def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
         ClosecastError: as `write_report`, of the same kind, and says that the forecast is kept.
     """
     product_id, profile = row["product_id"], row["profile"]
-    known = Reports(home).brief(product_id, profile).get("forecasts")
+    known = Reports(home).summary(product_id, profile).get("forecasts")
     if known == forecasts_of(home, product_id, profile):
         return
     try:
