@@ -203,7 +203,8 @@ def test_a_coverage_alarm_and_a_stale_model_are_alerts_of_a_completed_run(
     assert run.state.is_completed(), platform.tail("worker")
     coverage, stale = receiver.wait("coverage alarm"), receiver.wait("a model is stale")
     assert re.match(
-        r"closecast: BTC-USD: the (80|95) % interval covered \d\.\d % of the last 180 closes", coverage["text"]
+        r"closecast: BTC-USD: the (80|95) % interval covered \d\.\d % of the last 180 closes",
+        coverage["text"],
     )
     assert (coverage["event"], stale["event"]) == (COVERAGE_ALARM, STALE_MODEL)
     assert "BTC-USD: version 1 was made 4 days ago, more than max_model_age_days (1)" in stale["text"]
@@ -305,7 +306,9 @@ def run_with_heartbeat(platform: Platform, run_id: UUID) -> UUID:
 
 
 @pytest.mark.engines
-def test_a_day_without_a_completed_run_is_an_alert(platform: Platform, set_up: str, receiver: Receiver) -> None:
+def test_a_day_without_a_completed_run_is_an_alert(
+    platform: Platform, set_up: str, receiver: Receiver
+) -> None:
     """With ten seconds instead of 26 hours: the minimum that Prefect accepts."""
     shorten(platform, "no day was done", was=timedelta(hours=26), seconds=10)
     message = receiver.wait("no day was done", seconds=90)

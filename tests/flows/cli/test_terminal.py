@@ -89,9 +89,7 @@ def test_json_is_alone_on_standard_output(
     assert version["product_id"] == "BTC-USD"
 
 
-def test_with_json_an_import_logs_to_standard_error(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_with_json_an_import_logs_to_standard_error(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "closes.csv").write_text("date,close\n2024-01-01,2352.33\n2024-01-02,2355.34\n")
     words = ("import", str(tmp_path / "closes.csv"), "--product", "ETH-USD", "--home", str(tmp_path / "home"))
     done = piped(environment, *words, "--json")
