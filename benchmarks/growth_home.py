@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tasks.profiles.calibrated_settings import Recipe
 
 from storage.core.candle_schema import candle_frame
 from storage.core.home import Home
@@ -23,14 +24,11 @@ from storage.prices.database import Database
 from storage.prices.price_store import Prices
 from storage.prices.queries import DATA_VERSIONS, insert_new
 from storage.tables.delta import Table
-from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import components
-from storage.tables.scores import SCORES
+from storage.tables.schemas import PREDICTIONS, SCORES, components
 from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
-from tasks.core.quantiles import BANDS, LEVELS, student_t
-from tasks.profiles.baselines import METHODS
-from tasks.profiles.calibrated_settings import Recipe
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, student_t
+from tasks.profiles.baselines import BASELINES
 from tasks.training.selection import select_model
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"
@@ -170,17 +168,13 @@ def fill(home: Home, closes: np.ndarray[Any, Any], first: int, last: int) -> Non
             "quantiles": (said[number] * (1 + 0.001 * place)).tolist(),
         }
         for number in numbers
-        for place, method in enumerate((OWN, *METHODS))
+        for place, method in enumerate((OWN, *BASELINES))
     ]
     components(home).add(beside)
     forecasts = [forecast_row(number, closes, said[number]) for number in numbers]
-    Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id")).add(
-        forecasts
-    )
+    Table(home.predictions, PREDICTIONS).add(forecasts)
     scored = range(max(first - 1, 1), last)
-    Table(home.scores, SCORES, name="scores", key=("product_id", "prediction_id", "data_version")).add(
-        [score_row(number, closes) for number in scored]
-    )
+    Table(home.scores, SCORES).add([score_row(number, closes) for number in scored])
     advance_tracker(home, PRODUCT, RECIPE, day(BEFORE + last - 1), moment(BEFORE + last - 1))
 
 
@@ -197,7 +191,7 @@ def forecast_row(
     bands = {
         f"{side}_{percent}": float(quantiles[place])
         for percent in (50, 80, 95)
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
+        for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True)
     }
     return {
         "prediction_id": prediction_id(number),
@@ -234,7 +228,7 @@ def score_row(number: int, closes: np.ndarray[Any, Any]) -> dict[str, Any]:
         "naive_error": error,
         "crps": 0.016 + 1e-6 * number,
         "naive_crps": 0.017,
-        **{f"hit_{percent}": number % 100 < percent for percent in (50, 80, 95)},
+        **{f"covered_{percent}": number % 100 < percent for percent in (50, 80, 95)},
         "pit": number % 100 / 100,
         "data_version": data_name(origin + 1),
         "scored_at": moment(origin + 1),

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO, cast
 from storage.backup.backup import DATABASES, FORM, LIST, TOPS
 from storage.core.errors import BadFile, HomeUnusable
 from storage.core.files import sha256_file
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 
 LIST_BYTES = 256_000_000
 # Of the list: two spaces, two quoted texts, a colon and a space, a comma and the end of the line.
@@ -162,7 +162,7 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
             recorded = _recorded(content, file)
         else:
             sums[name] = _put(staging / name, content, file)
-            tell("files", len(sums))
+            report_progress("files", len(sums))
     if recorded is None:
         raise _no_list(file)
     wrong = sorted(name for name, _ in sums.items() ^ recorded.items())

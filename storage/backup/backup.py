@@ -17,21 +17,21 @@ import tarfile
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from storage.backup.transfer import dump_prices, dump_registry, sqlite_home
 from storage.core.errors import BadFile, Damaged, HomeUnusable
-from storage.core.files import check_no_links, fsync_folder, open_regular
+from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.core.progress import tell
-from storage.core.s3_path import Location, S3Path
+from storage.core.location import LocalPath, Location
+from storage.core.progress import report_progress
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
 from storage.models.registry import Models
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
-from storage.tables.snapshot import cut
-from storage.upkeep.compaction import TABLES
+from storage.tables.schemas import TABLES
+from storage.tables.snapshot import snapshot
 from storage.upkeep.file_integrity import data_files
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class _Archive:
         Raises:
             HomeUnusable: it is a link, or no file.
         """
-        if isinstance(path, S3Path):
-            return self.add_bytes(name, path.read_bytes())
-        with open_regular(path) as file:
-            return self.add(name, file, os.fstat(file.fileno()).st_size)
+        with path.open_regular() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return self.add(name, file, size)
 
     def add_bytes(self, name: str, content: bytes) -> str:
         """Put these bytes under a name; returns their SHA-256."""
@@ -74,7 +74,7 @@ class _Archive:
         counted = _Counted(content)
         self.tar.addfile(entry, counted)
         self.sums[name] = counted.digest.hexdigest()
-        tell("files", len(self.sums))
+        report_progress("files", len(self.sums))
         return self.sums[name]
 
 
@@ -136,34 +136,33 @@ def _list_of(sums: dict[str, str]) -> bytes:
 
 
 def _fill(archive: _Archive, home: Home, scratch: Path) -> None:
-    for name, table in zip(TABLES, cut([getattr(home, name) for name in TABLES]), strict=True):
+    for name, table in zip(TABLES, snapshot([home.table(name) for name in TABLES]), strict=True):
         if table is not None:
-            _add_table(archive, getattr(home, name), table)
+            _add_table(archive, home.table(name), table)
     _add_registry(archive, home, scratch)
     _add_folder(archive, home.folds, home.root)
     _add_prices(archive, home, scratch)
     # After the prices: each candle's answer was kept before the candle.
-    if home.bucket is None:
-        _add_folder(archive, home.raw, home.root)
+    if home.is_shared:
+        for path in home.raw.files():
+            archive.add_file(path.relative_to(home.shared).as_posix(), path)
     else:
-        for path in (home.bucket / "raw").files():
-            archive.add_file(path.relative_to(home.bucket).as_posix(), path)
+        _add_folder(archive, home.root / "raw", home.root)
     _add_folder(archive, home.reports, home.root)
 
 
 def _add_prices(archive: _Archive, home: Home, scratch: Path) -> None:
     if copy := dump_prices(home, scratch):
-        archive.add_file("prices.db", copy)
+        archive.add_file("prices.db", LocalPath(copy))
 
 
-def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
+def _add_table(archive: _Archive, folder: Location, table: DeltaTable) -> None:
     """A table as it was when it was opened: the log up to there, and the data files that count then."""
     name = folder.name
-    if isinstance(folder, Path):
-        folder = folder.resolve()  # as Delta names its files
-        check_no_links(folder / LOG, folder / CHECKSUMS)
+    folder = folder.resolve()  # as Delta names its files
+    folder.check_no_links(deep=True)
     newest, recorded, lines = table.version(), read_checksums(folder), dict[str, str]()
-    log = [path for path in sorted((folder / LOG).iterdir()) if path.is_file() and _up_to(path, newest)]
+    log = [path for path in (folder / LOG).files() if path.is_file() and _up_to(path, newest)]
     for path in (*data_files(folder, table), *log):
         short = _short(path, folder)
         try:
@@ -177,20 +176,19 @@ def _add_table(archive: _Archive, folder: Any, table: DeltaTable) -> None:
     archive.add_bytes(f"{name}/{CHECKSUMS}", text.encode())
 
 
-def _short(path: Any, folder: Any) -> str:
-    """A file's path in its table, when no link lies on the way."""
-    if isinstance(folder, S3Path):
-        return str(path.relative_to(folder).as_posix())
-    if not path.is_relative_to(folder):
-        raise Damaged(f"the table {folder} names {path}, which is not in it: restore it from a backup")
-    short = path.relative_to(folder)
-    check_no_links(*(folder / parent for parent in short.parents if parent.name))
-    return str(short.as_posix())
+def _short(path: Location, folder: Location) -> str:
+    """A file's path in its table."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError as error:
+        raise Damaged(
+            f"the table {folder} names {path}, which is not in it: restore it from a backup"
+        ) from error
 
 
 def _up_to(path: Location, newest: int) -> bool:
     if path.name == "_last_checkpoint":
-        return int(json.loads(path.read_text(encoding="utf-8"))["version"]) <= newest
+        return int(json.loads(path.read_bytes())["version"]) <= newest
     number = path.name.partition(".")[0]
     return number.isdecimal() and int(number) <= newest and path.suffix in (".json", ".parquet")
 
@@ -200,11 +198,11 @@ def _add_registry(archive: _Archive, home: Home, folder: Path) -> None:
     copied = dump_registry(home, folder)
     if copied is None:
         return
-    archive.add_file("mlflow.db", copied)
+    archive.add_file("mlflow.db", LocalPath(copied))
     for version in Models(sqlite_home(copied.parent)).versions():
         bundle = home.models / version.name / version.bundle
         check_no_links(bundle.parent, bundle)
-        if home.bucket is not None:
+        if home.is_shared:
             Models(home).open(version)  # brings what this home does not have
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, the registry names it: `closecast verify` tells more")
@@ -218,4 +216,4 @@ def _add_folder(archive: _Archive, folder: Path, root: Path) -> None:
         short = path.relative_to(root)
         if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in short.parts):
             with contextlib.suppress(FileNotFoundError):
-                archive.add_file(short.as_posix(), path)
+                archive.add_file(short.as_posix(), LocalPath(path))

@@ -43,6 +43,7 @@ class StoredHistory:
         candles: a candle frame, oldest day first, up to the last stored day that was asked for.
         data_version: the recorded name of these candles.
         series: `SOURCE@AFTER`, which tells the product's series apart.
+        stored_days: every stored day of the series, datetime64[s], also those after the last one asked for.
         quarantined: as `Prices.quarantined` gives them.
         restated: as `Prices.restated` gives them.
     """
@@ -52,6 +53,7 @@ class StoredHistory:
     series: str
     data_version: str
     candles: pd.DataFrame
+    stored_days: pd.Series[pd.Timestamp]
     quarantined: pd.DataFrame
     restated: pd.DataFrame
 
@@ -211,7 +213,8 @@ class Prices:
         check_product_id(product_id)
         with self._open.read() as connection:
             series = rows.find_series(connection, product_id)
-            stored = self._stored(connection, series).upto(through)
+            everything = self._stored(connection, series)
+        stored = everything.upto(through)
         data_version = self._record(product_id, through, stored, created_at)
         assert series is not None  # noqa: S101 (it has candles)
         return StoredHistory(
@@ -220,6 +223,7 @@ class Prices:
             series=series.name,
             data_version=data_version,
             candles=rows.to_frame(stored),
+            stored_days=pd.Series(everything.days.astype("datetime64[s]"), name="day_utc"),
             quarantined=self.quarantined(product_id),
             restated=self.restated(product_id),
         )

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from storage.core.errors import BadFile, ClosecastError, Damaged
-from storage.core.files import read_raw, sha256_file
+from storage.core.files import sha256_file
 from storage.core.home import Home
-from storage.core.s3_path import Location, S3Path, files_below
-from storage.models.bundles import MANIFEST, Bundle
-from storage.models.bundles_s3 import shared_files
+from storage.core.location import Location
+from storage.models.bundles import MANIFEST, Bundle, shared_files
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
+from storage.prices.raw_responses import raw_sha256s, read_raw
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import open_table
 
@@ -33,23 +31,12 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
     Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
     records them.
     """
-    if isinstance(folder, Path):
-        folder = folder.resolve()  # as Delta names its files
-    return _table_files(folder)
+    return _table_files(folder.resolve())  # as Delta names its files
 
 
 def data_files(folder: Location, table: DeltaTable) -> list[Any]:
     """The data files that a table's state is made of, as places below its resolved folder."""
-    uris = table.file_uris()
-    if isinstance(folder, S3Path):
-        return [S3Path(folder.bucket, uri.removeprefix(f"s3://{folder.bucket}/")) for uri in uris]
-    return [_path_of(uri) for uri in uris]
-
-
-def _path_of(uri: str) -> Path:
-    """A file's path; one that would climb out of its folder stays as Delta quotes it, and names no file."""
-    path = urlsplit(uri).path if "://" in uri else uri
-    return Path(path if ".." in Path(unquote(path)).parts else unquote(path))
+    return [folder.located(uri) for uri in table.file_uris()]
 
 
 def _table_files(folder: Any) -> tuple[int, list[str]]:
@@ -57,8 +44,8 @@ def _table_files(folder: Any) -> tuple[int, list[str]]:
     if not log.is_dir():
         return 0, _without_log(folder)
     recorded = read_checksums(folder)
-    entries = {int(found[1]): path for path in log.iterdir() if (found := _ENTRY.fullmatch(path.name))}
-    marks = {int(found[1]): path for path in log.iterdir() if (found := _CHECKPOINT.fullmatch(path.name))}
+    entries = {int(found[1]): path for path in log.files() if (found := _ENTRY.fullmatch(path.name))}
+    marks = {int(found[1]): path for path in log.files() if (found := _CHECKPOINT.fullmatch(path.name))}
     newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
     # Of a table that was just made the first commit is the first to be recorded.
     wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / CHECKSUMS} is missing"]
@@ -102,7 +89,7 @@ def _without_log(folder: Any) -> list[str]:
         return []
     left = [
         path
-        for path in files_below(folder)
+        for path in folder.files()
         if CHECKSUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
     ]
     return (
@@ -125,7 +112,7 @@ def _wrong(path: Location, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:
-        now = sha256_file(path)
+        now = path.sha256()
     except BadFile:
         return [f"{path} is missing"]
     return [] if now == recorded else [f"{path} is not the file that was stored"]
@@ -133,10 +120,9 @@ def _wrong(path: Location, recorded: str | None) -> list[str]:
 
 def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
     """How many files of a version's bundle were looked at, and what is wrong with them."""
-    if home.bucket is not None:
-        looked, wrong = shared_files(home.bucket, version)
-        if wrong:
-            return looked, wrong
+    looked, wrong = shared_files(home, version.name, version.bundle, version.manifest_sha256)
+    if wrong:
+        return looked, wrong
     try:
         bundle = Models(home).open(version)
     except Damaged as error:
@@ -182,11 +168,10 @@ def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
 def raw_responses(home: Home) -> tuple[int, list[str]]:
     """How many kept answers of the exchange were looked at, and which are not what their name says."""
     looked, wrong = 0, list[str]()
-    shared = None if home.bucket is None else home.bucket / "raw"
-    for path in sorted(home.raw.glob("*/*.json.gz")) if shared is None else shared.files():
+    for sha256 in raw_sha256s(home):
         looked += 1
         try:
-            read_raw(home, path.name.removesuffix(".json.gz"))
+            read_raw(home, sha256)
         except ClosecastError as error:
             wrong.append(str(error))
     return looked, wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -9,14 +10,25 @@ from collections.abc import Sequence
 UNKNOWN = "–"
 
 
-def format_price(price: float | None, currency: str = "") -> str:
-    """A price: to the cent, below 1 to six decimals, or more for five significant digits; then the currency."""
+def format_price(price: float | None, currency: str = "", decimals: int | None = None) -> str:
+    """A price with its currency: by default as many decimals as `price_decimals` gives it."""
     if price is None:
         return UNKNOWN
-    decimals = 2
-    if 0.0 < abs(price) < 1.0:
-        decimals = max(6, 4 - math.floor(math.log10(abs(price))))
-    return f"{price:,.{decimals}f} {currency}".strip()
+    return f"{price:,.{price_decimals(price) if decimals is None else decimals}f} {currency}".strip()
+
+
+def price_decimals(*prices: float) -> int:
+    """Decimals that show each price and tell all of them apart, at most 12.
+
+    Two from 1 on; below 1 six, or more for five significant digits; more where prices are close together, so
+    that the narrowest distance shows two digits.
+    """
+    decimals = [2]
+    decimals += [max(6, 4 - math.floor(math.log10(abs(price)))) for price in prices if 0.0 < abs(price) < 1.0]
+    distances = [high - low for low, high in itertools.pairwise(sorted(set(prices)))]
+    if distances:
+        decimals.append(1 - math.floor(math.log10(min(distances))))
+    return min(max(decimals), 12)
 
 
 def format_figure(value: float | None, form: str) -> str:

@@ -13,6 +13,10 @@ from storage.core.candle_schema import rejected_frame
 from tasks.core.types import Floats
 
 
+def _no_days() -> pd.Series[pd.Timestamp]:
+    return pd.Series(pd.DatetimeIndex([], dtype="datetime64[s]"))
+
+
 @dataclass(frozen=True)
 class PriceHistory:
     """The candles of one product up to an origin, and what they are a version of.
@@ -31,7 +35,7 @@ class PriceHistory:
     candles: pd.DataFrame
     data_version: str
     series: str
-    stored_days: pd.Series[pd.Timestamp] = field(default_factory=lambda: pd.Series([], dtype="datetime64[s]"))
+    stored_days: pd.Series[pd.Timestamp] = field(default_factory=_no_days)
     quarantined: pd.DataFrame = field(default_factory=rejected_frame)
     restated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"day_utc": [], "close": []}))
 

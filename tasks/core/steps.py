@@ -1,7 +1,7 @@
 """Steps: plain functions that become Prefect tasks when a flow first runs them.
 
-A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks and
-other processes call it directly; `run_step` and `submit_step` make its task.
+A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks
+and other processes call it directly; `run_step` and `submit_step` make its task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is loaded.
+# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is
+# loaded.
 FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json", "validate_parameters": True}
 
 
@@ -52,12 +53,12 @@ def forecast_asset(product_id: str, profile: str) -> DataAsset:
 
 
 def step(
-    *, timeout_seconds: float, run_name: str = "", **options: Any
+    *, timeout_seconds: float | None = None, run_name: str = "", **options: Any
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a function as a step.
 
     Args:
-        timeout_seconds: after which Prefect gives the task up.
+        timeout_seconds: after which Prefect gives the task up; None for never.
         run_name: added to the task's name, a template of the function's parameters.
         options: further options of `prefect.task`, such as `retries`.
     """
@@ -106,7 +107,7 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     """The task of a step."""
     from prefect import task
 
-    return task(fn, **_options(fn))  # type: ignore[no-any-return, call-overload]
+    return task(fn, **_options(fn))
 
 
 def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
@@ -141,7 +142,8 @@ def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
         from prefect.context import AssetContext
 
         result = fn(*args, **kwargs)
-        context, facts = AssetContext.get(), getattr(result, "facts", dict)()
+        context = AssetContext.get()
+        facts: dict[str, object] = getattr(result, "facts", dict)()
         for asset in context.downstream_assets if context else ():
             asset.add_metadata({name: _plain(value) for name, value in facts.items()})
         return result

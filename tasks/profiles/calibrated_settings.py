@@ -1,69 +1,38 @@
-"""The recipe of the calibrated forecast: every figure that it depends on, with its unit and its reason."""
+"""The settings of profile `calibrated`: every figure that it depends on, with its unit and its reason."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Annotated, Any, ClassVar, Literal
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-Share = Annotated[float, Field(gt=0, lt=1)]
-ProductId = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,16}-[A-Z0-9]{1,16}$")]
-# Counts up when the same figures come to mean other inputs or another network.
-RECIPE = 1
+from tasks.core.settings import ProductId, Share
+from tasks.features.inputs import InputSettings
+from tasks.profiles.base import Policy
 
 
-class Frozen(BaseModel):
-    """A settings model: no field changes, no unknown field is taken."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Policy(Frozen):
-    """When a model is replaced, and by what; changing it does not make another model of the same data."""
-
-    refit_every_days: int = Field(
-        90, ge=1, le=3650, description="Days from one refit to the next; refitting monthly gained nothing"
-    )
-    fine_tune_every_days: int = Field(
-        30, ge=0, le=3650, description="Days from one training of any kind to the next fine-tuning; 0: never"
-    )
-    max_model_age_days: int = Field(
-        180, ge=1, le=3650, description="Age in days at which a model without a successor raises a warning"
-    )
-    gate_ratio_180: float = Field(
-        1.02,
-        gt=0,
-        description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise",
-    )
-    gate_ratio_365: float = Field(
-        1.01, gt=0, description="The same over 365 unseen days, where the noise is less"
-    )
-
-
-class Recipe(Policy):
-    """What makes the model and its forecast from the candles."""
+class CalibratedSettings(Policy):
+    """What the model and its forecast depend on, beside the fields of `Policy`."""
 
     lookback: int = Field(20, ge=5, le=365, description="Days that a window shows: four trading weeks")
-    horizon: int = Field(1, ge=1, le=1, description="Days ahead of the origin")
-    # The scale s of a day: a standard deviation of its log return.
-    scale_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
-    scale_low: float = Field(
-        0.02, gt=0, lt=1, description="Least daily variance, in medians: a frozen candle"
+    # The sigma of a day: the standard deviation of its log return.
+    sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
+    sigma_low: float = Field(
+        0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
     )
-    scale_high: float = Field(16.0, gt=1, description="Greatest daily variance, in medians: one wild candle")
-    scale_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
+    sigma_high: float = Field(16.0, gt=1, description="Highest daily variance, in medians: one wild candle")
+    sigma_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
     target_clip: float = Field(
-        8.0, gt=0, description="Largest target, in scales: a crash must not own the loss"
+        8.0, gt=0, description="Largest target, in sigmas: a crash must not own the loss"
     )
-    # The inputs, beside the scale.
-    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in scales")
+    # The inputs, beside sigma.
+    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in sigmas")
     return_offset: float = Field(
-        0.1, gt=0, description="Added to a return's size in scales before its logarithm: a still day has one"
+        0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
     )
     min_spread: float = Field(
-        0.05, gt=0, lt=1, description="Least range shown, in scales: a frozen candle must not be the loudest"
+        0.05,
+        gt=0,
+        lt=1,
+        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
     )
     column_share: float = Field(
         0.9,
@@ -77,16 +46,16 @@ class Recipe(Policy):
     )
     volume_clip: float = Field(3.0, gt=0, description="Largest log volume shown")
     level_days: int = Field(
-        250, ge=30, le=1000, description="Days of the mean that log scale is shown against"
+        250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
     )
     # The network.
     units: int = Field(32, ge=1, le=4096, description="LSTM units; more of them gained nothing")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
     head_sd: float = Field(
-        0.02, gt=0, description="Deviation of the head's first weights: it begins near N(0, 1)"
+        0.02, gt=0, description="Standard deviation of the head's first weights: it begins near N(0, 1)"
     )
-    mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in scales: it can hardly be known")
-    min_dof: float = Field(2.1, gt=2, description="Least degrees of freedom: the variance stays finite")
+    mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in sigmas: it can hardly be known")
+    min_dof: float = Field(2.1, gt=2, description="Fewest degrees of freedom: the variance stays finite")
     first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
     # Its training.
     learning_rate: float = Field(2e-3, gt=0, description="Adam's step")
@@ -115,7 +84,7 @@ class Recipe(Policy):
     )
     fine_tune_learning_rate: float = Field(5e-4, gt=0, description="Adam's step in fine-tuning")
     # The forecast.
-    tracker_step: float = Field(0.002, ge=0, lt=1, description="Step of the online tracker, in scales")
+    tracker_step: float = Field(0.002, ge=0, lt=1, description="Step of the online tracker, in sigmas")
     har_share: float = Field(0.5, ge=0, le=1, description="Weight of the HAR baseline in the forecast")
     pool_products: tuple[ProductId, ...] = Field(
         ("BTC-USD", "ETH-USD", "LTC-USD"),
@@ -125,20 +94,7 @@ class Recipe(Policy):
         400, ge=100, description="Days of closes below which no honest interval can be made"
     )
 
-    name: ClassVar[Literal["calibrated"]] = "calibrated"
-
     @property
-    def recipe_version(self) -> str:
-        """The digest of what makes the model and its forecast; the policy is left out of it."""
-        own = self.model_dump(mode="json", exclude=set(Policy.model_fields))
-        return settings_digest({"recipe": RECIPE, **own})
-
-    @property
-    def version(self) -> str:
-        """The digest of every field: part of what a forecast is keyed by."""
-        return f"{self.name}-{settings_digest(self.model_dump(mode='json'))}"
-
-
-def settings_digest(fields: dict[str, Any]) -> str:
-    """What identifies settings by all their fields, as JSON has them."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    def inputs(self) -> InputSettings:
+        """The fields that the inputs depend on."""
+        return InputSettings(**{name: getattr(self, name) for name in InputSettings.__dataclass_fields__})

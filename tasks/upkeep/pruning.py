@@ -20,9 +20,8 @@ from storage.locks.locks import backtest_lock, product_lock, tables_lock
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import backtests
+from storage.tables.schemas import DAILY_TABLES, TABLES, backtests
 from storage.upkeep.compaction import (
-    TABLES,
     Compaction,
     compact_table,
     files_of,
@@ -40,8 +39,6 @@ log = logging.getLogger("closecast.maintain")
 UNFINISHED = timedelta(days=30)
 # So many data files of a product a day may have to open; a schedule that compacts each week leaves seven.
 MANY_FILES = 16
-# The tables that every run adds to.
-DAILY = ("predictions", "scores", "components", "calibrator")
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Unneeded:
 
 
 def compact_tables(
-    home: Home, names: Sequence[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
+    home: Home, names: Iterable[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
 ) -> list[Compaction]:
     """Compact those tables of the home, every one by default; see `storage.upkeep.compaction.compact_table`."""
     answers = (compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
@@ -75,7 +72,7 @@ def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
 
     So a day costs what another does, also where nobody runs `closecast maintain`.
     """
-    many = [name for name in DAILY if files_of(home, name, product_id) > MANY_FILES]
+    many = [name for name in DAILY_TABLES if files_of(home, name, product_id) > MANY_FILES]
     try:
         return compact_tables(home, many, wait_seconds=0)
     except HomeBusy:  # the next run looks again

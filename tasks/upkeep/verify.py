@@ -15,9 +15,8 @@ import numpy as np
 
 from storage.core.candle_schema import FIGURES
 from storage.core.errors import ClosecastError, Damaged
-from storage.core.files import read_raw
 from storage.core.home import Home
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.models.mlflow_database import registry_exists, registry_integrity
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
@@ -35,15 +34,12 @@ from storage.prices.integrity import (
     require_open_prices,
     state_at,
 )
+from storage.prices.raw_responses import read_raw
 from storage.tables.delta import as_dataset, reading
-from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import CALIBRATOR, COMPONENTS
-from storage.tables.scores import SCORES
-from storage.tables.snapshot import cut
-from storage.upkeep.compaction import TABLES
+from storage.tables.schemas import CALIBRATOR, COMPONENTS, PREDICTIONS, SCORES, TABLES
+from storage.tables.snapshot import snapshot
 from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_responses, table_files
-from tasks.prices.coinbase_responses import parse
-from tasks.prices.coinbase_rows import read_rows
+from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.profiles.calibrated_settings import Recipe, settings_digest
 from tasks.training.policy import Status
 from tasks.upkeep.verify_references import (
@@ -61,7 +57,7 @@ from tasks.upkeep.verify_references import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from storage.core.s3_path import Location
+    from storage.core.location import Location
 
 # Of a lineage, what stands in the registry as well: of every version, and of those that have it.
 ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
@@ -82,7 +78,7 @@ class Verified:
     def add(self, kind: str, count: int, wrong: Sequence[str] = ()) -> None:
         """Count what was looked at, and keep what was found."""
         self.looked[kind] += count
-        tell(kind, self.looked[kind])
+        report_progress(kind, self.looked[kind])
         lines = [" ".join(line.split()) for line in wrong]
         self.wrong.extend(line for line in dict.fromkeys(lines) if line not in self.wrong)
 
@@ -98,7 +94,7 @@ def verify_home(home: Home) -> Verified:
     found = Verified()
     require_open_prices(home)
     for name in TABLES:
-        found.add("files of tables", *table_files(getattr(home, name)))
+        found.add("files of tables", *table_files(home.table(name)))
     scored, tracked, beside, forecasts = _rows(home, found)
     versions = _versions(home, found)
     closes = _prices(home, found, needed=bool(forecasts))
@@ -117,10 +113,10 @@ def verify_home(home: Home) -> Verified:
 def _rows(home: Home, found: Verified) -> tuple[Rows, Rows, Rows, Rows]:
     """Scores, calibrator' states, components and forecasts at one moment; what cannot be read is told."""
     folders = (home.scores, home.calibrator, home.components, home.predictions)
-    schemas = (SCORES, CALIBRATOR, COMPONENTS, PREDICTIONS)
+    schemas = [schema.arrow for schema in (SCORES, CALIBRATOR, COMPONENTS, PREDICTIONS)]
     read: list[Rows] = []
     try:
-        tables = cut(folders)
+        tables = snapshot(folders)
     except Damaged:  # told with its files
         return [], [], [], []
     for folder, table, schema in zip(folders, tables, schemas, strict=True):

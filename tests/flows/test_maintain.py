@@ -17,7 +17,7 @@ from flows.maintain import maintain, maintain_home
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
 from storage.models.version import CHAMPION, ModelVersion
 from storage.tables.delta import open_table
@@ -86,7 +86,7 @@ def made(
 def forecast(home: Home, number: int, version: str) -> None:
     """A stored forecast that was made with a version."""
     row = put_forecast(Home(home.root / "drawn"), number, f"p{number}", recipe=quick())
-    Predictions(home).publish({**row, "model_version": version})
+    Predictions(home).publish([{**row, "model_version": version}])
 
 
 def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
@@ -298,9 +298,9 @@ def test_a_registry_that_lost_what_forecasts_name_is_not_believed(grown: Home, r
 
 
 def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -> Path:
-    with Folds(home, name).draft("refit-2020-01-01") as draft:
+    with BacktestCache(home, name).draft("refit-2020-01-01") as draft:
         draft.write("weights.h5", b"weights")
-    Folds(home, name).write("fold-0", {"known": []})
+    BacktestCache(home, name).write("fold-0", {"known": []})
     folder = home.folds / name
     stamp = (NOW - timedelta(days=days_ago)).timestamp()
     for path in (folder, *folder.rglob("*")):
@@ -378,7 +378,7 @@ def test_a_run_compacts_when_many_runs_added_a_file_each(home: Home) -> None:
     for number in range(1, MANY_FILES + 1):
         put_forecast(home, number, f"p{number}")
     other = Predictions(home).read().to_pylist()[0] | {"product_id": ETH, "prediction_id": "e"}
-    Predictions(home).publish({name: value for name, value in other.items() if name != "revision"})
+    Predictions(home).publish([{name: value for name, value in other.items() if name != "revision"}])
     before = Predictions(home).read().sort_by("prediction_id")
     assert keep_few_files(home, BTC) == []
     put_forecast(home, MANY_FILES + 1, "last")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from tasks.prices.series import Series, source_of
 
 from storage.core.errors import (
     BadDay,
@@ -21,16 +22,15 @@ from storage.core.errors import (
     SourceMismatch,
     StaleSeries,
 )
-from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import read_raw
 from storage.tables.sql import query
 from tasks.prices import ingest_coinbase as catch_up
 from tasks.prices import ingest_csv as ingest
 from tasks.prices.coinbase_client import Client, spans
 from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
 from tasks.prices.ingest_csv import ingest_file, read_stored
-from tasks.prices.series import Series, source_of
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 

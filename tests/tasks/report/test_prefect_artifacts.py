@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tasks.prices.series import Series
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.core.formatting import artifact_key
 from tasks.evaluation.scoreboard import scoreboard
-from tasks.prices.series import Series
 from tasks.report.prefect_artifacts import LAST_FORECASTS, beside, forecast_markdown, last_forecasts
 from tests.helpers import BTC, NOW
 
@@ -98,10 +98,10 @@ def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
     assert last_forecasts(home, BTC, "article") == []
     table = Predictions(home)
     for offset in (2, 0, 1):
-        table.publish(row(offset))
-    table.publish(row(1, prediction_id="revised"))
-    table.publish(row(9, product_id="ETH-USD"))
-    table.publish(row(8, profile="calibrated"))
+        table.publish([row(offset)])
+    table.publish([row(1, prediction_id="revised")])
+    table.publish([row(9, product_id="ETH-USD")])
+    table.publish([row(8, profile="calibrated")])
     found = last_forecasts(home, BTC, "article")
     assert [entry["prediction_id"] for entry in found] == ["id-2", "revised", "id-1", "id-0"]
     assert found[1] == {

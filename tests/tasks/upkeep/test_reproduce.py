@@ -104,17 +104,17 @@ def test_a_stored_figure_that_differs_by_a_bit_is_told(runs: Runs) -> None:
     row["point"] = float(np.nextafter(row["point"], np.inf))
     beside = components(runs.home).read(ds.field("prediction_id") == row["prediction_id"]).to_pylist()
     components(runs.home).add([one | {"prediction_id": "f" * 32} for one in beside])
-    Predictions(runs.home).publish({**row, "prediction_id": "f" * 32})
+    Predictions(runs.home).publish([{**row, "prediction_id": "f" * 32}])
     found = reproduce_forecast(runs.home, "f" * 32, code_version=CODE)
     assert [one.name for one in found.figures if not one.same] == ["point"]
     assert 0 < max(one.apart for one in found.figures) < 1e-15
 
 
 def test_other_libraries_are_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.core.tensorflow_runtime import versions
+    from tasks.core.tensorflow_runtime import library_versions
 
     monkeypatch.setattr(
-        "tasks.upkeep.reproduce.versions", lambda: versions() | {"tensorflow": "9.9", "new": "1"}
+        "tasks.upkeep.reproduce.versions", lambda: library_versions() | {"tensorflow": "9.9", "new": "1"}
     )
     found = reproduce_forecast(runs.home, key_of(runs, MADE), code_version="0+other")
     assert set(found.others) == {"tensorflow", "closecast (of the forecast)", "closecast (of the model)"}

@@ -15,16 +15,16 @@ import pandas as pd
 import pytest
 
 from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import keep_raw
 from storage.core.home import Home
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
 from storage.prices.integrity import PriceRecords
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import keep_raw
 from storage.tables.checksums import CHECKSUMS
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.tables.scores import SCORES, Scores
+from storage.tables.schemas import SCORES, calibrator, components
+from storage.tables.scores import Scores
 from storage.upkeep.compaction import compact_table
 from tasks.upkeep import verify
 from tasks.upkeep.verify import verify_home
@@ -328,7 +328,7 @@ def test_a_file_put_into_a_bundle_is_found(runs: Runs) -> None:
 
 def test_a_forecast_under_a_name_that_is_not_its_own_is_found(runs: Runs) -> None:
     row = Predictions(runs.home).read().to_pylist()[0]
-    Predictions(runs.home).publish({**row, "prediction_id": "f" * 32})
+    Predictions(runs.home).publish([{**row, "prediction_id": "f" * 32}])
     assert any("its id is not the digest" in line for line in wrong(runs))
 
 
@@ -469,7 +469,7 @@ def test_an_answer_that_was_changed_or_is_gone_is_named(fetched: Home) -> None:
 
 def test_the_models_of_backtests_are_looked_at_too(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    folds = Folds(home, "b" * 32)
+    folds = BacktestCache(home, "b" * 32)
     with folds.draft("m1") as draft:
         draft.write_json("calibration.json", {"levels": [0.5]})
     (folds.folder / ".draft-half").mkdir()
@@ -507,7 +507,7 @@ def test_scores_that_are_gone_are_missed(runs: Runs) -> None:
 
 def test_a_day_that_is_none_is_told_with_its_table(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     class Rows:
-        column_names = SCORES.names
+        column_names = SCORES.arrow.names
 
         def to_table(self) -> Rows:
             return self
@@ -550,7 +550,7 @@ def test_states_that_lead_nowhere_are_found(runs: Runs) -> None:
     beside = components(runs.home).read().to_pylist()[0]
     components(runs.home).add([beside | {"component": "lstm2", "calibrator_version": "x:7"}])
     forecast = Predictions(runs.home).read().to_pylist()[0]
-    Predictions(runs.home).publish({**forecast, "prediction_id": "c" * 32})
+    Predictions(runs.home).publish([{**forecast, "prediction_id": "c" * 32}])
     found = "\n".join(wrong(runs))
     assert "the state before it, x:0, is missing" in found
     assert f"its forecast {'d' * 32} is missing" in found

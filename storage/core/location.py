@@ -1,0 +1,148 @@
+# ruff: noqa: D102 (the protocol documents the methods)
+"""Where tables, bundles and responses lie: a folder or a prefix of a bucket, behind one protocol.
+
+`Home.shared` chooses between `LocalPath` and `S3Path`; no other module asks which one it has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PosixPath, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+from urllib.parse import unquote, urlsplit
+
+from storage.core.errors import HomeUnusable
+from storage.core.files import (
+    check_no_links,
+    fsync_folder,
+    make_folder,
+    open_regular,
+    sha256_file,
+    write_atomic,
+)
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+
+class Location(Protocol):
+    """What closecast needs of `pathlib.Path`, under the same names, and what differs between the engines.
+
+    Whatever asks a server raises `HomeUnusable` where that cannot be reached, or refuses.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def suffix(self) -> str: ...
+    @property
+    def parent(self) -> Self: ...
+    def __truediv__(self, name: str, /) -> Self: ...
+    def relative_to(self, other: Self, /) -> PurePosixPath: ...
+    def resolve(self) -> Self: ...  # as Delta names it: links followed
+    def is_file(self) -> bool: ...
+    def is_dir(self) -> bool: ...  # a folder, or a prefix that something lies below
+    def unlink(self) -> None: ...
+    def read_bytes(self) -> bytes: ...  # FileNotFoundError where there is nothing
+    def open_regular(self) -> BinaryIO: ...  # the same as a stream; HomeUnusable for a link or a pipe
+    def sha256(self) -> str: ...  # of the content, in hex; BadFile where it cannot be read
+    def put(self, content: bytes) -> None: ...  # durably, whole or not at all, in place of an older one
+    def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
+    def folder_names(self) -> list[str]: ...  # directly below, without links
+    def files(self, *, after: str | None = None) -> list[Self]: ...  # all below, sorted, or from a name on
+    def located(self, uri: str) -> Self: ...  # the data file of an address by Delta
+    def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
+    def check_reachable(self) -> None: ...
+    def sync(self, paths: Iterable[Location]) -> None: ...  # make them and their names durable, in order
+    @property
+    def storage_options(self) -> dict[str, str] | None: ...  # of Delta
+    def arrow_filesystem(self) -> fs.FileSystem | None: ...  # below this; None for the one of Delta
+
+    # A list of lines that grows, by numbered additions; the same number again may repeat its lines.
+    def add_lines(self, number: int, lines: list[str]) -> None: ...
+    def read_lines(self, *, after: int = -1) -> list[str]: ...  # at least those of additions above `after`
+    def rewrite_lines(self, change: Callable[[list[str]], list[str]]) -> None: ...
+
+
+class LocalPath(PosixPath):
+    """A folder or file of this machine's disk."""
+
+    def folder_names(self) -> list[str]:
+        return [path.name for path in self.glob("*") if path.is_dir() and not path.is_symlink()]
+
+    def files(self, *, after: str | None = None) -> list[Self]:
+        paths = sorted(path for path in self.rglob("*") if path.is_file())
+        return paths if after is None else [path for path in paths if path > self / after]
+
+    def open_regular(self) -> BinaryIO:
+        return open_regular(self)
+
+    def sha256(self) -> str:
+        return sha256_file(self)
+
+    def put(self, content: bytes) -> None:
+        make_folder(self.parent)
+        write_atomic(self, content)
+
+    def create(self, content: bytes) -> bool:
+        check_no_links(self.parent, self)
+        if self.is_file():
+            return False
+        self.put(content)
+        fsync_folder(self.parent.parent)
+        return True
+
+    def check_no_links(self, *, deep: bool = False) -> None:
+        check_no_links(*(self.rglob("*") if deep else self.glob("*")))
+
+    def check_reachable(self) -> None: ...
+
+    def located(self, uri: str) -> Self:
+        """A path that climbs out of its folder stays quoted, and names no file."""
+        path = urlsplit(uri).path if "://" in uri else uri
+        return type(self)(path if ".." in Path(unquote(path)).parts else unquote(path))
+
+    @property
+    def storage_options(self) -> None: ...
+
+    def arrow_filesystem(self) -> fs.FileSystem:
+        # Not Delta's, which is written in Python: a thread of Arrow that still holds it when the
+        # interpreter ends aborts the process.
+        from pyarrow import fs
+
+        return fs.SubTreeFileSystem(str(self), fs.LocalFileSystem())
+
+    def sync(self, paths: Iterable[Location]) -> None:
+        for path in map(Path, map(str, paths)):
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
+            fsync_folder(path.parent)
+        fsync_folder(self)
+
+    def read_lines(self, *, after: int = -1) -> list[str]:  # noqa: ARG002 (one file has them all)
+        try:
+            return self.read_bytes().decode(errors="replace").split("\n")
+        except FileNotFoundError:
+            return []
+
+    def add_lines(self, number: int, lines: list[str]) -> None:  # noqa: ARG002 (as above)
+        try:
+            # Unbuffered and at the file's end, so that two processes at once do not mix their lines.
+            with self.open("ab+", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                cut = end and file.read(1) != b"\n"  # by a crash in the middle of a line
+                file.write((("\n" if cut else "") + "".join(f"{line}\n" for line in lines)).encode())
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise HomeUnusable(
+                f"{self} cannot be written: {error.strerror or error}; make room, or choose another --home"
+            ) from error
+        if not end:
+            fsync_folder(self.parent)
+
+    def rewrite_lines(self, change: Callable[[list[str]], list[str]]) -> None:
+        """Lines that another process adds meanwhile may be lost."""
+        self.put("".join(f"{line}\n" for line in change(self.read_lines())).encode())
