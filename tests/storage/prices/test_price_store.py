@@ -24,6 +24,7 @@ from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
 from storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
 from storage.core.home import Home
 from storage.prices import price_store, queries
+from storage.prices.digest import digest
 from storage.prices.price_store import Appended, Prices
 from tests.helpers import BTC, PROJECT, SHA
 from tests.plain import Plain
@@ -306,7 +307,7 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
         return counting
 
     monkeypatch.setattr(queries, "read_newest", counted(queries.read_newest))
-    monkeypatch.setattr(price_store, "digest", counted(price_store.digest))
+    monkeypatch.setattr(price_store, "digest", counted(digest))
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW)
         put(prices, candles({n: n + 1.0 for n in range(5)}))
