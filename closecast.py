@@ -416,12 +416,12 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from tasks.upkeep.verify import verify_home
 
     with terminal.bars(aside=as_json):
-        found = verify_home(existing_home(home))
-    printing.print_verified(found, as_json=as_json)
-    if found.wrong:
+        result = verify_home(existing_home(home))
+    printing.print_verified(result, as_json=as_json)
+    if result.findings:
         raise Damaged(
-            f"changed, missing or contradictory: {len(found.wrong)}, listed above; `closecast restore` brings"
-            " back a backup"
+            f"changed, missing or contradictory: {len(result.findings)}, listed above; `closecast restore`"
+            " restores a backup"
         )
     if not as_json:
         say("Everything is as it was recorded.", "green")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tasks.evaluation.scoreboard import Scoreboard
     from tasks.prices.series import Series
     from tasks.upkeep.reproduce import Reproduced
-    from tasks.upkeep.verify import Verified
+    from tasks.upkeep.verify import Verification
 
 EXAMPLE = '"select target_day, point, last_close from predictions"'
 LINEAGE = (
@@ -177,14 +177,14 @@ def print_reproduced(found: Reproduced, prediction_id: str, *, as_json: bool) ->
         typer.echo(f"{name}: {then} then, {now} now")
 
 
-def print_verified(found: Verified, *, as_json: bool) -> None:
-    """What `verify` looked at, and everything that is wrong."""
+def print_verified(result: Verification, *, as_json: bool) -> None:
+    """What `verify` checked, and its findings."""
     if as_json:
-        terminal.print_json({"looked": found.looked, "wrong": found.wrong})
+        terminal.print_json({"checked": result.checked, "findings": result.findings})
         return
-    rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
-    terminal.print_table("Looked at", ["what", "how many"], rows)
-    for line in found.wrong:
+    rows = [[kind, f"{count:,}"] for kind, count in result.checked.items()]
+    terminal.print_table("Checked", ["what", "how many"], rows)
+    for line in result.findings:
         say(f"WRONG: {line}", "bold red")
 
 

@@ -13,7 +13,7 @@ from flows.maintain import Upkeep
 from storage.upkeep.compaction import Compaction
 from tasks.upkeep.pruning import Unneeded
 from tasks.upkeep.reproduce import Compared, Reproduced
-from tasks.upkeep.verify import Verified
+from tasks.upkeep.verify import Verification
 
 ROW: dict[str, Any] = {"product_id": "BTC-USD", "target_day": "2019-10-18"}
 APART = Reproduced(
@@ -64,7 +64,7 @@ def test_upkeep_says_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixt
 
 
 def test_everything_wrong_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    found = Verified()
+    found = Verification()
     found.add("candles", 1200, ["a candle\nwas changed"])
     print_verified(found, as_json=False)
     said = capsys.readouterr().out
@@ -72,8 +72,8 @@ def test_everything_wrong_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.endswith("WRONG: a candle was changed\n")
     print_verified(found, as_json=True)
     assert json.loads(capsys.readouterr().out) == {
-        "looked": {"candles": 1200},
-        "wrong": ["a candle was changed"],
+        "checked": {"candles": 1200},
+        "findings": ["a candle was changed"],
     }
 
 

@@ -77,7 +77,7 @@ def test_a_restored_home_takes_the_next_day(taken: Path, tmp_path: Path, runs: R
     assert live(there, MADE + DAYS) == live(runs, MADE + DAYS)
     for name in ("predictions", "scores"):
         assert compact_table(again, name)
-    assert verify_home(again).wrong == []
+    assert verify_home(again).findings == []
 
 
 def test_backups_taken_during_runs_are_consistent(runs: Runs, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_backups_taken_during_runs_are_consistent(runs: Runs, tmp_path: Path) ->
     for number, file in enumerate(taken):
         home = Home(tmp_path / f"again{number}")
         restore(file, home)
-        assert verify_home(home).wrong == []
+        assert verify_home(home).findings == []
         found.append(len(rows(home)))
     assert found == sorted(found)
     assert found[-1] > found[0]
@@ -112,7 +112,7 @@ def test_a_changed_file_is_detected_in_the_copy_too(runs: Runs, tmp_path: Path) 
     part.write_bytes(part.read_bytes()[:-4] + b"XXXX")
     back_up(runs.home, tmp_path / "b.tar")
     restore(tmp_path / "b.tar", Home(tmp_path / "again"))
-    assert any(part.name in line for line in verify_home(Home(tmp_path / "again")).wrong)
+    assert any(part.name in line for line in verify_home(Home(tmp_path / "again")).findings)
 
 
 def test_drafts_orphans_links_logs_and_locks_are_left_out(runs: Runs, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_prices_in_a_file_elsewhere_are_restored_into_the_home(runs: Runs, tmp_p
     with pytest.raises(BadSetting, match="CLOSECAST_DATABASE_URL"):
         restore(tmp_path / "b.tar", Home(tmp_path / "again", f"sqlite:///{moved}"))
     restore(tmp_path / "b.tar", Home(tmp_path / "again"))
-    assert verify_home(Home(tmp_path / "again")).wrong == []
+    assert verify_home(Home(tmp_path / "again")).findings == []
 
 
 def test_a_backup_waits_for_a_compaction(runs: Runs, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_killed_restore_is_completed_by_the_next(
     with pytest.raises(HomeUnusable, match="restore` again"):
         home.prepare()
     restore(taken, home)
-    assert verify_home(home).wrong == []
+    assert verify_home(home).findings == []
     assert len(rows(home)) == DAYS
     assert not list(home.root.glob(".restor*"))
 
@@ -282,7 +282,7 @@ def test_folders_of_a_home_that_are_links_are_filled(taken: Path, tmp_path: Path
     assert next((tmp_path / "big").rglob("manifest.json"))
     names = ["_delta_log", "_sha256sums", "lost+found", f"product_id={BTC}"]
     assert sorted(path.name for path in other_disk.iterdir()) == names
-    assert verify_home(home).wrong == []
+    assert verify_home(home).findings == []
     assert not list(home.root.glob(".restor*"))
 
 
