@@ -132,7 +132,7 @@ def print_versions(versions: Sequence[ModelVersion], output: Format) -> None:
 def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -> None:
     """What `maintain` did, or would do."""
     if as_json:
-        pruned = [one.what for one in upkeep.pruned]
+        pruned = [item.description for item in upkeep.pruned]
         tables = [asdict(one) for one in upkeep.tables]
         terminal.print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
         return
@@ -144,8 +144,8 @@ def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -
         for one in upkeep.tables
     ]
     terminal.print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
-    for one in upkeep.pruned:
-        typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
+    for item in upkeep.pruned:
+        typer.echo(f"{'would delete' if dry_run else 'deleted'} {item.description}")
     if prune and not upkeep.pruned:
         typer.echo("something refers to every model, and no backtest was left unfinished: nothing to delete")
 

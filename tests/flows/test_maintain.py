@@ -24,7 +24,7 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from tasks.training.policy import ModelCandidate, decide
 from tasks.upkeep import pruning as steps
-from tasks.upkeep.pruning import MANY_FILES, compact_tables, keep_few_files, needed_versions, prune_home
+from tasks.upkeep.pruning import MAX_FILES, compact_tables, keep_few_files, needed_versions, prune_home
 from tests.calibrated import put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
@@ -93,7 +93,7 @@ def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
 
 
 def pruned(home: Home, **how: Any) -> list[str]:
-    return [one.what for one in prune_home(home, moment=NOW, **how)]
+    return [one.description for one in prune_home(home, moment=NOW, **how)]
 
 
 def whole(home: Home) -> bool:
@@ -374,22 +374,22 @@ def test_the_flow_prunes_only_when_told(grown: Home, monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_compacts_when_many_runs_added_a_file_each(home: Home) -> None:
-    for number in range(1, MANY_FILES + 1):
+    for number in range(1, MAX_FILES + 1):
         put_forecast(home, number, f"p{number}")
     other = Predictions(home).read().to_pylist()[0] | {"product_id": ETH, "prediction_id": "e"}
     Predictions(home).publish({name: value for name, value in other.items() if name != "revision"})
     before = Predictions(home).read().sort_by("prediction_id")
     assert keep_few_files(home, BTC) == []
-    put_forecast(home, MANY_FILES + 1, "last")
+    put_forecast(home, MAX_FILES + 1, "last")
     assert keep_few_files(home, ETH) == []
     found = {one.table: (one.files_before, one.files_after) for one in keep_few_files(home, BTC)}
-    assert found["predictions"] == (MANY_FILES + 2, 2)
+    assert found["predictions"] == (MAX_FILES + 2, 2)
     assert Predictions(home).read().num_rows == before.num_rows + 1
     assert keep_few_files(home, BTC) == []
 
 
 def test_a_run_does_not_wait_for_who_compacts(home: Home) -> None:
-    for number in range(1, MANY_FILES + 2):
+    for number in range(1, MAX_FILES + 2):
         put_forecast(home, number, f"p{number}")
     with FileLock(home.locks / "maintain.lock"):
         assert keep_few_files(home, BTC) == []

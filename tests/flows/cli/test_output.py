@@ -11,7 +11,7 @@ import pytest
 from flows.cli.output import print_reproduced, print_upkeep, print_verified, with_home
 from flows.maintain import Upkeep
 from storage.upkeep.compaction import Compaction
-from tasks.upkeep.pruning import Unneeded
+from tasks.upkeep.pruning import UnusedItem
 from tasks.upkeep.reproduce import Compared, Reproduced
 from tasks.upkeep.verify import Verification
 
@@ -50,7 +50,7 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_upkeep_says_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (Unneeded("model version 4", Path("models")),))
+    upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (UnusedItem("model version 4", Path("models")),))
     print_upkeep(upkeep, prune=True, dry_run=True, as_json=False)
     planned = capsys.readouterr().out
     print_upkeep(upkeep, prune=True, dry_run=False, as_json=False)
