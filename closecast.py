@@ -102,6 +102,7 @@ def run(
     Of several products each has its own; one that fails stops none of the others.
     """
     from flows.settings import home_at, market_of, profile_named
+    from storage.locks.bucket_owner import prepare_home
 
     changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
@@ -116,7 +117,7 @@ def run(
         replace_source=replace_source,
     )
     origin = day_of(as_of, "--as-of")
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     terminal.keep_the_terminal(place, aside=as_json)
     how = (recipe.name, changed, origin, str(place.root), backfill_days)
     try:
@@ -146,6 +147,7 @@ def import_(
 ) -> None:
     """Read a CSV of candles into the database."""
     from flows.settings import home_at, market_of
+    from storage.locks.bucket_owner import prepare_home
 
     market = market_of(
         product_id=product,
@@ -154,7 +156,7 @@ def import_(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    place = home_at(home).prepare()
+    place = prepare_home(home_at(home))
     terminal.keep_the_terminal(place, aside=as_json)
     from flows.importing import import_file
 
@@ -222,6 +224,7 @@ def score(
 ) -> None:
     """Compare the forecasts with the closes that came, and print the scoreboard."""
     from flows.scoring import score_forecasts
+
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
@@ -251,6 +254,7 @@ def backtest(
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes."""
     from flows.settings import dask_address, market_of, profile_named
+    from storage.locks.bucket_owner import prepare_home
 
     changed = settings_of(settings or [])
     recipe = profile_named(profile, changed)
@@ -260,7 +264,7 @@ def backtest(
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are of this machine, and Dask at {dask} has its own: leave one out")
-    place = existing_home(home).prepare()
+    place = prepare_home(existing_home(home))
     terminal.keep_the_terminal(place, quiet=("closecast.train", "closecast.ensemble"), aside=as_json)
     from flows.backtest import rolling_backtest
 
@@ -288,6 +292,7 @@ def rollback(
 ) -> None:
     """Move the champion back to an earlier version, until a refit takes its place."""
     from flows.rolling_back import roll_back
+
     from flows.settings import market_of, profile_named
 
     recipe = profile_named(profile)
@@ -328,6 +333,7 @@ def report(
     Each run writes it, too. Of more than one product or profile the path is that of an index of their pages.
     """
     from flows.reporting import write_reports
+
     from flows.settings import profile_named
     from storage.core.home import check_product_id
 

@@ -89,6 +89,7 @@ PARTS = {"whole-span": whole_span, "article-file": article_file, "pooled": poole
 def _home(prices: Path, kept: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
     """A home with the files imported, one after the other: the later one's figures count."""
     from flows.importing import import_file
+
     from flows.settings import home_at, market_of
 
     home = home_at(kept / name).prepare()

@@ -13,11 +13,12 @@ import statistics
 import time
 from pathlib import Path
 
+from tasks.profiles.article_fit import fit_article
+
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named
 from tasks.prices.csv_reader import read_candles
 from tasks.prices.validation import check_candles
-from tasks.profiles.article_fit import fit_article
 
 
 def main() -> None:

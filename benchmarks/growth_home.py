@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tasks.profiles.calibrated_settings import Recipe
 
 from storage.core.candle_schema import candle_frame
 from storage.core.home import Home
@@ -28,9 +29,8 @@ from storage.tables.schemas import components
 from storage.tables.scores import SCORES
 from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
-from tasks.core.quantiles import BANDS, LEVELS, student_t
-from tasks.profiles.baselines import METHODS
-from tasks.profiles.calibrated_settings import Recipe
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, student_t
+from tasks.profiles.baselines import BASELINES
 from tasks.training.selection import select_model
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"
@@ -170,7 +170,7 @@ def fill(home: Home, closes: np.ndarray[Any, Any], first: int, last: int) -> Non
             "quantiles": (said[number] * (1 + 0.001 * place)).tolist(),
         }
         for number in numbers
-        for place, method in enumerate((OWN, *METHODS))
+        for place, method in enumerate((OWN, *BASELINES))
     ]
     components(home).add(beside)
     forecasts = [forecast_row(number, closes, said[number]) for number in numbers]
@@ -197,7 +197,7 @@ def forecast_row(
     bands = {
         f"{side}_{percent}": float(quantiles[place])
         for percent in (50, 80, 95)
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
+        for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True)
     }
     return {
         "prediction_id": prediction_id(number),

@@ -82,6 +82,7 @@ def stored(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
 def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
     from flows.importing import import_file
+
     from flows.settings import market_of
     from storage.core.home import Home
     from storage.prices.price_store import Prices

@@ -125,14 +125,14 @@ def forecasts(home: Any, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
     from storage.tables.delta import Table
     from storage.tables.predictions import PREDICTIONS
-    from tasks.core.quantiles import BANDS, LEVELS
+    from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
     said = np.linspace(3000.0, 5000.0, len(LEVELS))
     bands = {
         f"{side}_{percent}": float(said[place])
         for percent in (50, 80, 95)
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
+        for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True)
     }
     rows = [
         {

@@ -87,6 +87,7 @@ def fill(stored: Path, products: int) -> list[str]:
 def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: int) -> list[Run]:
     """The list on so many fresh workers, and the same once more."""
     from flows.backtest_products import backtest_products
+
     from tests.dask_cluster import started
 
     home = folder / "home"

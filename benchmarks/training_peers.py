@@ -11,6 +11,7 @@ compilation; the import of TensorFlow is timed apart.
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import json
 import logging
@@ -24,11 +25,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tasks.profiles.calibrated_settings import Recipe
+
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.trainer import Losses, Trainer, train
-from tasks.profiles.calibrated_settings import Recipe
+from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]
@@ -76,10 +78,11 @@ def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Write the windows of both networks, and the article's with first weights as float32 for the others."""
+    from tasks.profiles.article_fit import split_article
+
     from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
     from tasks.prices.csv_reader import read_candles
     from tasks.prices.validation import check_candles
-    from tasks.profiles.article_fit import split_article
 
     candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
     candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
@@ -93,16 +96,10 @@ def prepare(folder: Path) -> dict[str, Any]:
     np.concatenate([part.ravel() for part in parts]).astype(np.float32).tofile(folder / "article.bin")
 
     recipe = Recipe()
-    inputs = make_inputs(candles, recipe, columns_of(candles))
+    inputs = make_inputs(candles, recipe.input_settings, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    shown = windows_at(
-        inputs,
-        rows,
-        lookback=recipe.lookback,
-        return_clip=recipe.return_clip,
-        return_offset=recipe.return_offset,
-    )
+    shown = windows_at(inputs, rows, recipe.input_settings)
     targets = inputs.targets[rows][:, None].astype(np.float32)
     split_at = len(rows) - recipe.validation_days
     calibrated: Arrays = {"x": shown[:split_at], "y": targets[:split_at]}
@@ -139,21 +136,19 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
     from tasks.network.architectures import student_t_head, student_t_loss
 
     recipe, marks = Recipe(), _marks()
+    shape = {"mean_scale": recipe.mean_scale, "min_dof": recipe.min_dof}
     trainer = Trainer(
         _calibrated_network(data),
-        loss=student_t_loss,
+        loss=functools.partial(student_t_loss, **shape),
         optimizer=keras.optimizers.Adam(global_clipnorm=recipe.clip_norm),
         compiled=other,
-        head=student_t_head,
+        head=functools.partial(student_t_head, **shape),
     )
     _, losses = trainer.fit(
         data["x"],
         data["y"],
         (data["held_x"], data["held_y"]),
-        learning_rate=recipe.learning_rate,
-        batch_size=recipe.batch_size,
-        epochs=epochs,
-        shuffle=True,
+        settings=TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs),
         seed=recipe.seed,
     )
     return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
@@ -168,7 +163,9 @@ def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[
     recipe, network = Recipe(), _calibrated_network(data)
     network.compile(
         optimizer=keras.optimizers.Adam(recipe.learning_rate, global_clipnorm=recipe.clip_norm),
-        loss=lambda targets, raw: student_t_loss(raw, targets),
+        loss=lambda targets, raw: student_t_loss(
+            raw, targets, mean_scale=recipe.mean_scale, min_dof=recipe.min_dof
+        ),
         jit_compile=True if other else "auto",
     )
     return _fit(network, data, epochs, batch_size=recipe.batch_size, shuffle=True)
@@ -228,10 +225,14 @@ def _calibrated_network(data: Arrays) -> Any:
 
 
 def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool | None) -> Losses:
-    fields = Article().model_dump() | {"epochs": epochs, "compiled": compiled}
+    article = Article()
+    settings = TrainingSettings(article.learning_rate, article.batch_size, epochs, article.shuffle)
     x = np.concatenate([data["x"], data["held_x"]])
     y = np.concatenate([data["y"], data["held_y"]])
-    return train(network, x, y, **_picked(fields, train))
+    split = article.validation_split
+    return train(
+        network, x, y, validation_split=split, settings=settings, seed=article.seed, compiled=compiled
+    )
 
 
 def _fitted_article(network: Any, data: Arrays, epochs: int) -> tuple[Marks, list[float]]:

@@ -1,58 +1,74 @@
-"""The backtest: what the forecasts would have been, day after day, beside the baselines."""
+"""The backtest: what the forecasts would have been, day after day; of one product, or of a list of them."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
 from flows import clock
-from flows.daily import speak_up
-from flows.dask import tasks_on
-from flows.settings import DEFAULT_PROFILE, Article, ProfileName, home_at, profile_named
-from storage.core.errors import BadSetting
+from flows.daily import show_log_lines
+from flows.dask import first_error_or_result, tasks_on
+from flows.settings import home_at
+from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
 from storage.core.progress import tell
-from storage.core.provenance import code_version
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import backtest_lock
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import BacktestResult, sum_up
+from tasks.backtest.result import BacktestResult, finish_backtest, read_result
 from tasks.backtest.summary import markdown
-from tasks.backtest.walk_forward import prepare_one, walk_one
+from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.core.formatting import artifact_key
-from tasks.core.steps import FLOW
-from tasks.profiles.calibrated_settings import ProductId, Recipe
+from tasks.core.settings import ProductId
+from tasks.core.steps import FLOW, submit_step
+from tasks.profiles.named import DEFAULT_PROFILE, profile_named
 
 log = logging.getLogger("closecast.backtest")
 
+# Each product's lock is an open file, and a process may have 1,024 of those.
+MAX_PRODUCTS = 500
+# A pool of the flow's own: threads of one process share its cores member by member.
+THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
+BASELINE = "last_close_250"
+
 
 def _run_name() -> str:
-    given = flow_run.get_parameters()
-    first, last = given.get("start") or "a year", given.get("end") or "the newest day"
-    return f"{given.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
+    parameters = flow_run.get_parameters()
+    first, last = parameters.get("start") or "a year", parameters.get("end") or "the newest day"
+    return f"{parameters.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
 
 
 @flow(name="rolling-backtest", flow_run_name=_run_name, **FLOW)
 def rolling_backtest(
     product_id: ProductId = "BTC-USD",
-    profile: ProfileName = DEFAULT_PROFILE,
+    profile: str = DEFAULT_PROFILE,
     settings: dict[str, Any] | None = None,
     start: date | None = None,
     end: date | None = None,
     home: str | None = None,
     dask: str | None = None,
 ) -> BacktestResult:
-    """Evaluate a profile on stored closes by rolling origin; an interrupted one goes on where it was.
+    """Evaluate a profile on stored closes by rolling origin; an interrupted one continues where it was.
 
     Args:
         product_id: exchange product whose stored closes are tested, such as BTC-USD.
-        profile: the recipe; the article's gives a point, which has no distribution to score.
+        profile: `calibrated`, `article`, an installed one's name, or `package.module:Class`.
         settings: fields of the profile to set otherwise, such as {"members": 5}.
         start: first origin; a year before the end by default.
         end: last origin; the newest one with an outcome by default.
@@ -61,59 +77,42 @@ def rolling_backtest(
             CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
 
     Returns:
-        The verdict; the rows are in the table `backtests`.
+        The result; the rows are in the table `backtests`.
     """
-    speak_up()
-    recipe, place = scored(profile, settings), home_at(home).prepare()
+    show_log_lines()
+    chosen, place = profile_named(profile, settings), prepare_home(home_at(home))
     plan = plan_backtest(
-        place,
-        check_product_id(product_id),
-        recipe,
-        start=start,
-        end=end,
-        code_version=code_version(),
-        moment=clock.now(),
+        place, check_product_id(product_id), chosen, start=start, end=end, moment=clock.now()
     )
+    cache = BacktestCache(place, plan.backtest_id)
     with backtest_lock(place, plan.backtest_id), tasks_on(dask, place):
-        Folds(place, plan.backtest_id).sweep()
+        cache.sweep()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
-        for done in submitted(place, plan):
-            done.result()
-            progress.step()
-        Folds(place, plan.backtest_id).sweep()  # after workers that died
-        verdict = sum_up(place, plan)
+        for future in submit_folds(place, plan):
+            future.result()
+            progress.advance()
+        cache.sweep()  # after workers that died
+        result = read_result(place, plan)
     create_markdown_artifact(
-        markdown(verdict.summary),
-        key=artifact_key("backtest", product_id, profile),
+        markdown(result.summary),
+        key=artifact_key("backtest", product_id, chosen.name),
         description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
     )
-    return verdict
+    return result
 
 
-def submitted(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
-    """Every fold's preparation, each followed by its walk, handed to the task runner of this flow.
+def submit_folds(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
+    """Hand every fold's preparation, each followed by its walk, to the task runner of this flow.
 
-    All at once, so that whoever is free does what comes next: a walk waits for its preparation and for the
-    walk before it, and goes before the preparations of later folds.
+    All at once, so that a free worker does what comes next: a walk waits for its preparation and for the walk
+    before it, and goes before the preparations of later folds.
     """
     futures: list[PrefectFuture[Any]] = []
     for fold in range(len(plan.folds)):
-        ready = prepare_one.submit(home, plan, fold)
-        before = [ready, *futures[-1:]]
-        futures += [ready, walk_one.submit(home, plan, fold, return_state=False, wait_for=before)]
+        ready = submit_step(prepare_fold, home, plan, fold)
+        walked = submit_step(walk_fold, home, plan, fold, wait_for=[ready, *futures[-1:]])
+        futures += [ready, walked]
     return futures
-
-
-def scored(profile: ProfileName, settings: dict[str, Any] | None) -> Recipe:
-    """The recipe of that name with some fields set otherwise.
-
-    Raises:
-        BadSetting: as `profile_named`, or a profile whose forecast is no distribution.
-    """
-    recipe = profile_named(profile, settings)
-    if isinstance(recipe, Article):
-        raise BadSetting("a backtest scores distributions, and profile article gives a point: use calibrated")
-    return recipe
 
 
 class Progress:
@@ -129,8 +128,86 @@ class Progress:
             description=f"{product_id}: backtest of {origins} origins",
         )
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """One more fold prepared, or walked."""
         self._done += 1
         update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
         tell("folds", self._done, self._steps)
+
+
+def _run_name_of_products() -> str:
+    products = flow_run.get_parameters()["products"]
+    return f"{products[0]}{f' and {len(products) - 1} more' if len(products) > 1 else ''}"
+
+
+@flow(name="rolling-backtests", flow_run_name=_run_name_of_products, task_runner=THREADS, **FLOW)
+def backtest_products(
+    products: Annotated[list[str], Field(min_length=1, max_length=MAX_PRODUCTS)],
+    profile: str = DEFAULT_PROFILE,
+    settings: dict[str, Any] | None = None,
+    start: date | None = None,
+    end: date | None = None,
+    home: str | None = None,
+    dask: str | None = None,
+) -> dict[str, BacktestResult]:
+    """Evaluate a profile on each product's stored closes; one product's failure stops none of the others.
+
+    The arguments are those of `rolling-backtest`, but for a list of products.
+
+    Returns:
+        The result of each product; the rows are in the table `backtests`.
+
+    Raises:
+        ProductsFailed: some have none; all others were finished before.
+    """
+    show_log_lines()
+    chosen, place = profile_named(profile, settings), prepare_home(home_at(home))
+    # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
+    names = sorted({check_product_id(product) for product in products})
+    results: dict[str, Any] = {}
+    with contextlib.ExitStack() as locks, tasks_on(dask, place):
+        span: Any = {"start": start, "end": end, "moment": clock.now()}
+        planned = {name: submit_step(plan_backtest, place, name, chosen, **span) for name in names}
+        submitted: dict[str, list[PrefectFuture[Any]]] = {}
+        for name, future in planned.items():
+            results[name] = plan = first_error_or_result([future])
+            if isinstance(plan, Plan):
+                locks.enter_context(backtest_lock(place, plan.backtest_id))
+                locks.callback(BacktestCache(place, plan.backtest_id).sweep)  # before the lock is given back
+                submitted[name] = _submit_product(place, plan)
+        for done, (name, futures) in enumerate(submitted.items(), start=1):
+            results[name] = first_error_or_result(futures)
+            log.info("%s: backtest %d of %d", name, done, len(submitted))
+    _show_results(results)
+    failed = {name: error for name, error in results.items() if not isinstance(error, BacktestResult)}
+    if failed:
+        listed = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        raise ProductsFailed(f"{len(failed)} of {len(names)} products failed, all others are done: {listed}")
+    return results
+
+
+def _submit_product(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
+    """One product's folds, handed to the task runner of this flow; the last future is the result's."""
+    prepared = [submit_step(prepare_fold, home, plan, fold) for fold in range(len(plan.folds))]
+    return [*prepared, submit_step(finish_backtest, home, plan, wait_for=prepared)]
+
+
+def _show_results(results: Mapping[str, Any]) -> None:
+    """A table of all products, as a Prefect artifact."""
+    rows = [
+        _result_row(name, result)
+        if isinstance(result, BacktestResult)
+        else {"product": name, "failed": f"{type(result).__name__}: {result}"}
+        for name, result in results.items()
+    ]
+    create_table_artifact(rows, key="backtests", description=f"Backtests of {len(results)} products")
+
+
+def _result_row(name: str, result: BacktestResult) -> dict[str, Any]:
+    summary = result.summary
+    row = {"product": name, "backtest": result.backtest_id, "days": summary.days}
+    if not summary.coverage:
+        return {**row, "RMSE over last close": summary.point.rmse_ratio_to_naive}
+    covered = next(one for one in summary.coverage if one.percent == 80)
+    ratio = summary.against[BASELINE].ratio
+    return {**row, f"CRPS over {BASELINE}": ratio, "covered by 80 %": covered.overall.share}

@@ -1,66 +1,70 @@
-"""The day: closes in, one versioned forecast out."""
+"""The day: closes in, one versioned forecast out; of one product, or of a list of them."""
 
 from __future__ import annotations
 
 import logging
-from datetime import date, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from datetime import date, datetime
+from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import clock
-from flows.scoring import score_stored
-from flows.settings import (
-    DEFAULT_PROFILE,
-    SAMPLE,
-    SAMPLE_PRODUCT,
-    Article,
-    Market,
-    Profile,
-    ProfileName,
-    environment,
-    home_at,
-    profile_named,
-)
-from storage.core.errors import BadDay, BadFile, BadProduct, NotEnoughHistory, StaleSeries
+from flows.dask import first_error_or_result, tasks_on
+from flows.settings import environment, home_at
+from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home
-from storage.core.logs import spare_the_known
-from storage.core.provenance import code_version
+from storage.core.logs import filter_known_warnings
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
-from tasks.core.assets import closes_asset, forecast_asset, making, model_asset
-from tasks.core.steps import FLOW
-from tasks.evaluation.scoring import score
-from tasks.forecast.backfill import find_missed
-from tasks.forecast.publish import look_up, prediction_key, publish, publish_calibrated
-from tasks.prices.ingest_coinbase import fetch_candles
-from tasks.prices.ingest_csv import read_database, read_file
-from tasks.prices.series import Series, source_of
-from tasks.profiles.article_fit import min_days
-from tasks.profiles.article_refit import refit
+from storage.models.registry import Models
+from tasks.core.forecast import Forecast
+from tasks.core.settings import ProductId
+from tasks.core.steps import (
+    FLOW,
+    closes_asset,
+    forecast_asset,
+    model_asset,
+    run_step,
+    step,
+    submit_step,
+)
+from tasks.evaluation.scoring import score_due
+from tasks.forecast.backfill import days_to_backfill
+from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
+from tasks.prices.sources import Market, Source, ingest_prices
+from tasks.profiles.base import Profile
+from tasks.profiles.named import DEFAULT_PROFILE, profile_named
 from tasks.report.page import write_page
-from tasks.report.prefect_artifacts import show_artifacts
-from tasks.training.selection import ModelSelection, choose
-from tasks.upkeep.pruning import few_files_step
+from tasks.report.prefect_artifacts import show_artifacts, show_products, training_progress
+from tasks.training.registration import load_model
+from tasks.training.selection import ModelSelection, select_model
+from tasks.upkeep.pruning import keep_few_files
 
 log = logging.getLogger("closecast.daily")
 
+MAX_NAMED = 3
+# Networks that train side by side would share the cores, and gain nothing. (Prefect types its own runner more
+# narrowly than it takes it.)
+ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
 
 def _run_name() -> str:
-    given = flow_run.get_parameters()
-    market = given.get("market") or Market()
+    parameters = flow_run.get_parameters()
+    market = parameters.get("market") or Market()
     product_id = market["product_id"] if isinstance(market, dict) else market.product_id
-    return f"{product_id} {given.get('origin') or 'newest day'}"
+    return f"{product_id} {parameters.get('origin') or 'newest day'}"
 
 
 @flow(name="daily-forecast", flow_run_name=_run_name, **FLOW)
 def daily_forecast(
     market: Market | None = None,
-    profile: ProfileName = DEFAULT_PROFILE,
+    profile: str = DEFAULT_PROFILE,
     settings: dict[str, Any] | None = None,
     origin: date | None = None,
     home: str | None = None,
@@ -70,77 +74,131 @@ def daily_forecast(
 
     Args:
         market: which prices, and where they come from.
-        profile: the recipe.
-        settings: fields of the profile to set otherwise.
+        profile: `calibrated`, `article`, an installed one's name, or `package.module:Class`.
+        settings: fields of the profile to set otherwise, such as {"members": 5}.
         origin: the last day that the run may know; the newest complete one by default.
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes that
-            were known on its own day; `created_at` tells them from forecasts that came in time.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
 
     Returns:
         The `prediction_id` of the forecast.
     """
-    speak_up()
-    market, recipe, moment = market or Market(), profile_named(profile, settings), clock.now()
+    show_log_lines()
+    market, chosen, moment = market or Market(), profile_named(profile, settings), clock.now()
     place = home_at(home)
     require_finished(origin, moment)
-    place.prepare()
+    prepare_home(place)
     with product_lock(place, market.product_id):
         try:
-            series = append_closes(place, market, recipe, origin, moment)
+            prices = ingest(place, market, chosen, origin, moment)
         except (NotEnoughHistory, StaleSeries):
             if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
-                score_stored(place, market.product_id, recipe, moment)
+                score_stored(place, market.product_id, chosen, moment)
             raise
-        name_run(series)
-        fill_in(place, series, recipe, backfill_days, moment)
-        row, choice = forecast_once(place, series, recipe, moment)
-        if choice:
-            show_artifacts(place, row, series, choice.warning)
-            few_files_step.submit(place, series.product_id).result()
+        name_run(prices)
+        backfill(place, prices, chosen, backfill_days, moment)
+        forecast, selection = forecast_once(place, prices, chosen, moment)
+        if selection:
+            run_step(show_artifacts, place, chosen, forecast, prices, selection.warning)
+            run_step(keep_few_files, place, market.product_id)
         # Last, so that a page that cannot be written costs nothing but the page.
-        write_page.submit(place, row, day=moment.date()).result()
-        return str(row["prediction_id"])
+        run_step(write_page, place, forecast, prices.history, day=moment.date())
+        return forecast.first.prediction_id
+
+
+def ingest(
+    home: Home, market: Market, profile: Profile, origin: date | None, moment: datetime
+) -> IngestedPrices:
+    """Bring the product's prices up to the origin from its source."""
+    request = request_prices(market.product_id, profile, origin, moment, market)
+    url = environment().coinbase_url
+    return run_step(ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id))
+
+
+def request_prices(
+    product_id: str,
+    profile: Profile,
+    origin: date | None,
+    moment: datetime,
+    market: Market | None = None,
+) -> IngestRequest:
+    """What a profile needs of a product's prices."""
+    market = market or Market(product_id=product_id)
+    return IngestRequest(
+        product_id=product_id,
+        origin=origin,
+        observed_at=moment,
+        last_finished_day=clock.last_complete_day(moment),
+        min_days=profile.min_days,
+        consecutive_days=profile.consecutive_days,
+        on_duplicate=market.on_duplicate,
+        replace_source=market.replace_source,
+        pool_products=profile.pool_products,
+    )
 
 
 def forecast_once(
-    place: Home, series: Series, recipe: Profile, moment: datetime
-) -> tuple[dict[str, Any], ModelSelection | None]:
-    """The forecast from a series' last day, and how its model was chosen: None when it was there before."""
-    key = run_key(series, recipe)
-    target = series.origin + timedelta(days=recipe.horizon)
-    known = look_up(place, key["prediction_id"], product_id=series.product_id, target_day=target)
-    if known:
-        log.info("%s: nothing new, the forecast for %s stands", series.product_id, known["target_day"])
-        return known, None
-    score_due(place, series, recipe, moment)
-    choice = keep_or_challenge(place, series, recipe, key, moment)
-    return publish_forecast(place, series, recipe, key, choice, moment), choice
+    home: Home, prices: IngestedPrices, profile: Profile, moment: datetime
+) -> tuple[Forecast, ModelSelection | None]:
+    """The forecast from the last day of these prices, and its model's selection: None when it is stored."""
+    history = prices.history
+    stored = run_step(find_forecast, home, RunKey.of_run(profile, history), profile.horizons)
+    if stored:
+        text = "%s: nothing new, the forecast for %s stands"
+        log.info(text, history.product_id, stored.first.target_day)
+        return stored, None
+    run_step(score_due, home, history, profile, moment)
+    closes, model = closes_asset(history.product_id), model_asset(history.product_id, profile.name)
+    with training_progress(history.product_id, profile):
+        selection = run_step(select_model, home, profile, prices, makes=model, of=[closes])
+    forecast = run_step(
+        publish_forecast,
+        home,
+        profile,
+        load_model(Models(home), profile, history.product_id, selection.version),
+        history,
+        created_at=moment,
+        flow_run_id=flow_run.get_id(),
+        makes=forecast_asset(history.product_id, profile.name),
+        of=[model, closes],
+    )
+    return forecast, selection
 
 
-def fill_in(place: Home, series: Series, recipe: Profile, backfill_days: int, moment: datetime) -> None:
-    """Make the forecasts of the days that were missed, oldest first, so that each learns from those before.
+def backfill(
+    home: Home, prices: IngestedPrices, profile: Profile, backfill_days: int, moment: datetime
+) -> None:
+    """Make the forecasts of the missed days, oldest first, so that each learns from those before.
 
-    A day that has too few days before it, or a gap, stays without one.
+    A day with too few days before it, or with a gap, stays without one.
     """
-    if not backfill_days:
-        return
-    days = find_missed(place, series.product_id, recipe.name, origin=series.origin, most=backfill_days)
+    history = prices.history
+    days = days_to_backfill(home, history, profile.name, limit=backfill_days)
     if days:
-        log.info("%s: filling in what was missed, %d days from %s on", series.product_id, len(days), days[0])
+        text = "%s: backfilling %d missed days from %s on"
+        log.info(text, history.product_id, len(days), days[0])
     for day in days:
         try:
-            missed = read_database.submit(
-                place, series.product_id, origin=day, observed_at=moment, **days_needed(recipe)
-            ).result()
-            forecast_once(place, missed, recipe, moment)
+            request = request_prices(history.product_id, profile, day, moment)
+            forecast_once(home, run_step(read_stored, home, request), profile, moment)
         except NotEnoughHistory as error:
-            log.warning("%s: no forecast from %s is filled in: %s", series.product_id, day, error)
+            log.warning("%s: no forecast from %s: %s", history.product_id, day, error)
 
 
-def speak_up() -> None:
+def score_stored(home: Home, product_id: str, profile: Profile, moment: datetime) -> int:
+    """Score, with the product's lock held, what the stored closes allow; how many scores are new."""
+    from tasks.prices.ingest import source_of
+
+    if source_of(home, product_id) is None:
+        return 0
+    request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
+    return score_due(home, read_stored(home, request).history, profile, moment)
+
+
+def show_log_lines() -> None:
     """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
-    spare_the_known()
+    filter_known_warnings()
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)
@@ -159,161 +217,94 @@ def require_finished(origin: date | None, moment: datetime) -> None:
         )
 
 
-def append_closes(
-    home: Home, market: Market, recipe: Profile, origin: date | None, moment: datetime
-) -> Series:
-    """Bring the product's closes up to the origin from its source.
-
-    Raises:
-        BadFile: a file was named that the source does not read.
-    """
-    needed, closes = days_needed(recipe), closes_asset(market.product_id)
-    source = market.source or ("csv" if market.csv else source_of(home, market.product_id) or "sample")
-    if market.csv and source != "csv":
-        raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
-    if source == "coinbase":
-        fetched = making(fetch_candles, closes)
-        return fetched.submit(
-            home,
-            market.product_id,
-            base_url=environment().coinbase_url,
-            origin=origin or clock.last_complete_day(moment),
-            observed_at=moment,
-            replace_source=market.replace_source,
-            **needed,
-        ).result()
-    kind, path = _file_of(market, source)
-    if path is None:
-        return read_database.submit(
-            home, market.product_id, origin=origin, observed_at=moment, **needed
-        ).result()
-    read = making(read_file, closes)
-    return read.submit(
-        home,
-        market.product_id,
-        source=kind,
-        path=path,
-        origin=origin,
-        last_finished_day=clock.last_complete_day(moment),
-        observed_at=moment,
-        on_duplicate=market.on_duplicate,
-        replace_source=market.replace_source,
-        **needed,
-    ).result()
-
-
-def days_needed(recipe: Profile) -> dict[str, int]:
-    """How many closes the profile needs up to the origin, and how many of them without a gap."""
-    if not isinstance(recipe, Article):  # a return on the window's first day needs the day before
-        return {"min_days": recipe.min_days, "consecutive_days": recipe.lookback + 1}
-    fewest = min_days(
-        lookback=recipe.lookback,
-        horizon=recipe.horizon,
-        train_share=recipe.train_share,
-        validation_split=recipe.validation_split,
-    )
-    return {"min_days": fewest, "consecutive_days": recipe.lookback}
-
-
-def _file_of(market: Market, source: str) -> tuple[Literal["sample", "csv"], Path | None]:
-    """The source and its file; None where the stored closes are meant.
-
-    Raises:
-        BadProduct: the sample is of another product.
-    """
-    if source == "csv":
-        return "csv", market.csv
-    if market.product_id != SAMPLE_PRODUCT:
-        raise BadProduct(
-            f"the sample holds {SAMPLE_PRODUCT}, not {market.product_id}:"
-            " name a file with --csv, or --source coinbase"
-        )
-    return "sample", SAMPLE
-
-
-def name_run(series: Series) -> None:
+def name_run(prices: IngestedPrices) -> None:
     """Give the flow run its product and day, now that the day is known."""
     run_id = flow_run.get_id()
     if run_id:
+        history = prices.history
         with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), name=f"{series.product_id} {series.origin}")
+            client.update_flow_run(UUID(run_id), name=f"{history.product_id} {history.origin}")
 
 
-def run_key(series: Series, recipe: Profile) -> dict[str, str]:
-    """What goes into the run, and the id that it gives the forecast."""
-    parts = {
-        "data_version": series.data_version,
-        "settings_version": recipe.version,
-        "code_version": code_version(),
+def _run_name_of_products() -> str:
+    parameters = flow_run.get_parameters()
+    products = list(dict.fromkeys(parameters["products"]))
+    more = f" and {len(products) - MAX_NAMED} more" if len(products) > MAX_NAMED else ""
+    day = parameters.get("origin")
+    if day is None and parameters.get("source") == "coinbase":
+        day = clock.last_complete_day()
+    return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
+
+
+@flow(name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW)
+def daily_forecasts(
+    products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],
+    source: Source | None = None,
+    profile: str = DEFAULT_PROFILE,
+    settings: dict[str, Any] | None = None,
+    origin: date | None = None,
+    home: str | None = None,
+    backfill_days: Annotated[int, Field(ge=0, le=366)] = 0,
+    dask: str | None = None,
+) -> list[str]:
+    """Make the day's forecast of each product, a run of `daily-forecast` each.
+
+    Args:
+        products: exchange products, such as BTC-USD; one that is named twice is forecast once.
+        source: where closes come from; by default each product's stored source, else the sample.
+        profile: `calibrated`, `article`, an installed one's name, or `package.module:Class`.
+        settings: fields of the profile to set otherwise, such as {"members": 5}.
+        origin: the last day that the run may know; the newest complete one by default.
+        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
+            that were known on its own day; `created_at` tells them from forecasts that were made in time.
+        dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
+            CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
+
+    Returns:
+        The `prediction_id` of each forecast, in the order of the products.
+
+    Raises:
+        ProductsFailed: some have no forecast; all others were made before.
+    """
+    show_log_lines()
+    products = list(dict.fromkeys(products))
+    if origin is None and source == "coinbase":
+        origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
+    place = prepare_home(home_at(home))
+    # Prefect gives a run the tags of its deployment, and none to the runs within it.
+    with tags(*flow_run.tags), tasks_on(dask, place):
+        shared = (source, profile, settings, origin, str(place.root), backfill_days)
+        futures = [submit_step(forecast_product, product, *shared) for product in products]
+        results = {
+            name: first_error_or_result([future]) for name, future in zip(products, futures, strict=True)
+        }
+    made = {product: result for product, result in results.items() if isinstance(result, str)}
+    reasons = {
+        product: f"{type(error).__name__}: {error}"
+        for product, error in results.items()
+        if product not in made
     }
-    prediction_id = prediction_key(
-        product_id=series.product_id, origin=series.origin, profile=recipe.name, **parts
-    )
-    return {"prediction_id": prediction_id, **parts}
+    run_step(show_products, place, made, reasons)
+    if reasons:
+        failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
+        raise ProductsFailed(
+            f"{len(reasons)} of {len(products)} products have no forecast, all others are done: {failed}",
+            list(made.values()),
+        )
+    return list(made.values())
 
 
-def score_due(home: Home, series: Series, recipe: Profile, moment: datetime) -> None:
-    """Score the forecasts whose day has come, and let the tracker learn from them."""
-    score.submit(
-        home,
-        series.product_id,
-        data_version=series.data_version,
-        settings=None if isinstance(recipe, Article) else recipe.model_dump(mode="json"),
-        moment=moment,
-    ).result()
-
-
-def keep_or_challenge(
-    home: Home, series: Series, recipe: Profile, key: dict[str, str], moment: datetime
-) -> ModelSelection:
-    """The version that forecasts; the article's is trained anew on every data version."""
-    closes, model = closes_asset(series.product_id), model_asset(series.product_id, recipe.name)
-    if isinstance(recipe, Article):
-        trained = making(refit, model, closes)
-        version = trained.submit(
-            home,
-            series.product_id,
-            recipe.name,
-            data_version=key["data_version"],
-            settings=recipe.model_dump(mode="json"),
-            settings_version=key["settings_version"],
-            code_version=key["code_version"],
-        ).result()
-        return ModelSelection(version, "the article trains on all that is known")
-    chosen = making(choose, model, closes)
-    return chosen.submit(
-        home,
-        series.product_id,
-        data_version=key["data_version"],
-        settings=recipe.model_dump(mode="json"),
-        code_version=key["code_version"],
-        moment=moment,
-    ).result()
-
-
-def publish_forecast(
-    home: Home, series: Series, recipe: Profile, key: dict[str, str], choice: ModelSelection, moment: datetime
-) -> dict[str, Any]:
-    """The champion's forecast, written to the table."""
-    made: dict[str, Any] = {**key, "model_version": choice.version}
-    made |= {"created_at": moment, "flow_run_id": flow_run.get_id()}
-    closes, model = closes_asset(series.product_id), model_asset(series.product_id, recipe.name)
-    forecast = forecast_asset(series.product_id, recipe.name)
-    if isinstance(recipe, Article):
-        point = making(publish, forecast, model, closes)
-        return point.submit(  # type: ignore[no-any-return]
-            home,
-            series.product_id,
-            recipe.name,
-            origin=series.origin,
-            horizon=recipe.horizon,
-            **made,
-        ).result()
-    distribution = making(publish_calibrated, forecast, model, closes)
-    return distribution.submit(  # type: ignore[no-any-return]
-        home,
-        series.product_id,
-        origin=series.origin,
-        settings=recipe.model_dump(mode="json"),
-        **made,
-    ).result()
+@step(run_name="{product_id}")
+def forecast_product(
+    product_id: str,
+    source: Source | None,
+    profile: str,
+    settings: dict[str, Any] | None,
+    origin: date | None,
+    home: str | None,
+    backfill_days: int,
+) -> str:
+    """One product's day, as a flow run of its own."""
+    market = Market(product_id=product_id, source=source)
+    return daily_forecast(market, profile, settings, origin, home, backfill_days)

@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.settings import dask_address
 from storage.core.errors import BadSetting, ClusterUnusable, HomeUnusable
 from storage.core.home import Home
-from storage.locks.worker_check import WorkerCheck, check_worker, marked
+from storage.locks.worker_check import WorkerCheck, check_file, check_worker
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -106,8 +106,8 @@ async def _greeted(address: str) -> None:
 def _asked(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, WorkerCheck]:
     """What each worker tells of itself."""
     try:
-        with marked(home) as mark:
-            found: dict[str, WorkerCheck] = runner.client.run(check_worker, mark)
+        with check_file(home) as file:
+            found: dict[str, WorkerCheck] = runner.client.run(check_worker, file)
     except HomeUnusable:
         raise
     except Exception as error:  # whatever a worker makes of a function that it does not know
@@ -135,3 +135,6 @@ def _check_workers(found: dict[str, WorkerCheck], home: Home) -> None:
                 f"worker {worker} does not see the home {home.root}: workers on other machines need it as a"
                 " shared folder, at the same path"
             )
+
+
+first_error_or_result = outcome

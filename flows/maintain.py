@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from prefect import flow
 
 from flows import clock
-from flows.daily import speak_up
+from flows.daily import show_log_lines
 from flows.settings import home_at
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.upkeep.compaction import Compaction
-from tasks.core.steps import FLOW
-from tasks.upkeep.pruning import UnusedItem, compact_step, compact_tables, prune_home, prune_step
+from tasks.core.steps import FLOW, run_step
+from tasks.upkeep.pruning import UnusedItem, compact_tables, prune_home
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
         home: folder of everything stored; by default CLOSECAST_HOME or the project's `data/`.
         prune: also delete models, backtests and drafts that nothing refers to.
     """
-    speak_up()
-    prepared = home_at(home).prepare()
-    compact_step.submit(prepared).result()
-    items = prune_step.submit(prepared, moment=clock.now()).result() if prune else []
+    show_log_lines()
+    prepared = prepare_home(home_at(home))
+    run_step(compact_tables, prepared)
+    items = run_step(prune_home, prepared, moment=clock.now()) if prune else []
     return [item.description for item in items]
 
 
 def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     """Maintain a home without Prefect, or list what that would do; raises what the two steps raise."""
-    tables = compact_tables(home.prepare(), dry_run=dry_run)
+    tables = compact_tables(prepare_home(home), dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
     return Upkeep(tuple(tables), tuple(pruned))

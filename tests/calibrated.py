@@ -15,27 +15,36 @@ import pandas as pd
 import pytest
 
 from storage.core.home import Home
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
-from tasks.profiles.calibrated_settings import Recipe
+from tasks.core.forecast import Forecast, HorizonForecast
+from tasks.core.history import PriceHistory
+from tasks.core.model import Model
+from tasks.core.quantiles import LEVELS, MEDIAN
+from tasks.evaluation.scoring import score_due
+from tasks.forecast.publish import RunKey, component_rows, publish_forecast
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
+from tasks.profiles.calibrated import CalibratedProfile
+from tasks.training.registration import load_model
+from tasks.training.selection import ModelSelection, select_model
 from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
-# Settings of a recipe that trains in a moment.
+# Settings that train in a moment.
 QUICK: dict[str, Any] = {"units": 4, "members": 1, "epochs": 1, "pool_products": ()}
-# With it, whatever a network of four units says passes the gate.
+# With these every network of four units passes the gate.
 LENIENT: dict[str, Any] = {"gate_ratio_180": 9.0, "gate_ratio_365": 9.0}
 CODE = "0.0.0+test"
 STORED, MADE = 1000, 600
 STANDARD = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
 
-def quick(**changed: Any) -> Recipe:
-    """The small recipe with some fields set otherwise."""
-    return Recipe.model_validate(QUICK | changed)
+def quick(**changed: Any) -> CalibratedProfile:
+    """The small profile with some settings set otherwise."""
+    return CalibratedProfile(QUICK | changed)
 
 
 def day(number: int) -> date:
@@ -50,65 +59,65 @@ def candles() -> pd.DataFrame:
 
 
 def close(number: int) -> float:
-    """The close in USD of the day of that number."""
+    """The close of the day of that number."""
     return float(candles()["close"].iloc[number - 1])
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The steps of a daily run in one home, each told the number of its origin."""
+    """The steps of a daily run in one home, each by the number of its origin."""
 
     home: Home
-    recipe: Recipe
+    profile: CalibratedProfile
 
-    def told(self, **changed: Any) -> Runs:
+    def with_settings(self, **changed: Any) -> Runs:
         """The same home with other settings."""
-        return replace(self, recipe=self.recipe.model_copy(update=changed))
+        return replace(self, profile=CalibratedProfile(self.profile.settings.model_dump() | changed))
+
+    def prices(self, number: int) -> IngestedPrices:
+        """The stored prices up to a day."""
+        request = IngestRequest(BTC, day(number), NOW, NOW.date(), pool_products=self.profile.pool_products)
+        return read_stored(self.home, request)
+
+    def history(self, number: int) -> PriceHistory:
+        return self.prices(number).history
 
     def data(self, number: int, product_id: str = BTC) -> str:
         with Prices(self.home) as prices:
             return prices.data_version(product_id, day(number), created_at=NOW)
 
-    def restate(self, number: int, usd: float) -> None:
-        """The close of a day comes with another figure, or a day that was missing comes."""
-        row = candles().iloc[[number - 1]].assign(close=usd)
+    def restate(self, number: int, close: float) -> None:
+        """The close of a day is observed with another figure, or a missing day is filled."""
+        row = candles().iloc[[number - 1]].assign(close=close)
         with Prices(self.home) as prices:
             prices.append(BTC, row, source="csv", observed_at=NOW, payload_sha256=SHA)
 
-    def choose(self, number: int) -> Any:
-        from tasks.training.selection import select_model
+    def select(self, number: int) -> ModelSelection:
+        return select_model(self.home, self.profile, self.prices(number))
 
-        return select_model(
-            self.home,
-            BTC,
-            data_version=self.data(number),
-            settings=self.recipe.model_dump(mode="json"),
-            code_version=CODE,
-            moment=NOW,
+    def model(self, version: str = "1") -> Model:
+        return load_model(Models(self.home), self.profile, BTC, version)
+
+    def key(self, number: int) -> RunKey:
+        return RunKey.of_run(self.profile, self.history(number))
+
+    def prediction_id(self, number: int) -> str:
+        """The id of the forecast from a day; other settings give another one."""
+        return self.key(number).prediction_id(1)
+
+    def publish(self, number: int, version: str = "1", created_at: datetime = NOW) -> Forecast:
+        history = self.history(number)
+        return publish_forecast(
+            self.home, self.profile, self.model(version), history, created_at=created_at, flow_run_id=None
         )
 
-    def publish(self, number: int, prediction_id: str, version: str = "1", **changed: Any) -> dict[str, Any]:
-        from tasks.forecast.publish import publish_distribution
-
-        given: dict[str, Any] = {
-            "origin": day(number),
-            "prediction_id": prediction_id,
-            "model_version": version,
-            "data_version": self.data(number),
-            "settings": self.recipe.model_dump(mode="json"),
-            "settings_version": self.recipe.version,
-            "code_version": CODE,
-            "created_at": NOW,
-            "flow_run_id": None,
-        }
-        return publish_distribution(self.home, BTC, **given | changed)
-
     def score(self, number: int, moment: datetime = NOW) -> int:
-        from tasks.evaluation.scoring import score_and_track
+        return score_due(self.home, self.history(number), self.profile, moment)
 
-        settings = self.recipe.model_dump(mode="json")
-        data_version = self.data(number)
-        return score_and_track(self.home, BTC, data_version=data_version, settings=settings, moment=moment)
+    def live(self, number: int) -> Forecast:
+        """All the steps of a day."""
+        self.score(number)
+        return self.publish(number, self.select(number).version)
 
     def versions(self) -> dict[str, ModelVersion]:
         return {version.version: version for version in Models(self.home).versions(BTC, "calibrated")}
@@ -140,7 +149,7 @@ def made_home(folder: Path) -> Path:
     """A home with 1000 days and a champion made on day 600, for copying; trained once for a folder."""
     root = folder / "made"
     copy_home(_stored(folder), root)
-    assert Runs(Home(root), quick()).choose(MADE).version == "1"
+    assert Runs(Home(root), quick()).select(MADE).version == "1"
     return root
 
 
@@ -156,70 +165,61 @@ def champion_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) 
 
 
 def spread(last_closes: float, *, sd: float = 0.03) -> list[float]:
-    """Quantiles in USD of a close whose log return is normal."""
-    return [float(usd) for usd in last_closes * np.exp(sd * STANDARD)]
+    """Quantiles of a close whose log return is normal."""
+    return [float(price) for price in last_closes * np.exp(sd * STANDARD)]
 
 
-def put_forecast(
-    home: Home,
+def forecast_by_hand(
     number: int,
     prediction_id: str,
     *,
-    recipe: Recipe | None = None,
+    profile: CalibratedProfile | None = None,
     quantiles: list[float] | None = None,
     point: float | None = None,
-) -> dict[str, Any]:
-    """A forecast from the day of that number, by hand: of a recipe's chain, or of the article."""
+) -> Forecast:
+    """A forecast from a day: by this profile, or by the article."""
     last = close(number)
-    said = quantiles if quantiles or recipe is None else spread(last)
-    bands: dict[str, Any] = {}
-    for percent in (50, 80, 95):
-        low, high = BANDS[percent]
-        bands[f"lower_{percent}"] = said[low] if said else None
-        bands[f"upper_{percent}"] = said[high] if said else None
-    row: dict[str, Any] = {
-        "prediction_id": prediction_id,
-        "product_id": BTC,
-        "origin_day": day(number),
-        "target_day": day(number + 1),
-        "horizon": 1,
-        "profile": recipe.name if recipe else "article",
-        "model_version": "1",
-        "data_version": "BTC-USD@1:ab",
-        "settings_version": recipe.version if recipe else "article-1",
-        "code_version": CODE,
-        "last_close": last,
-        "point": point if point is not None else said[MEDIAN] if said else last,
-        **bands,
-        "quantile_levels": list(LEVELS) if said else None,
-        "quantiles": said,
-        "created_at": NOW,
-        "flow_run_id": None,
-    }
-    if recipe:
-        components(home).add(
-            [
-                {
-                    "prediction_id": prediction_id,
-                    "product_id": BTC,
-                    "target_day": day(number + 1),
-                    "component": "lstm",
-                    "sigma": 0.03,
-                    "calibrator_version": f"{recipe.recipe_version}:made-up",
-                    "quantiles": said,
-                }
-            ]
-        )
-    Predictions(home).publish(row)
-    return row
+    if quantiles is None and profile is not None:
+        quantiles = spread(last)
+    horizon = HorizonForecast(
+        prediction_id=prediction_id,
+        horizon=1,
+        target_day=day(number + 1),
+        point=point if point is not None else quantiles[MEDIAN] if quantiles else last,
+        quantiles=None if quantiles is None else tuple(quantiles),
+        sigma=None if quantiles is None else 0.03,
+        components={} if quantiles is None else {"lstm": tuple(quantiles)},
+        calibrator_version=f"{profile.recipe_version}:made-up" if profile else None,
+    )
+    return Forecast(
+        product_id=BTC,
+        origin_day=day(number),
+        profile=profile.name if profile else "article",
+        model_version="1",
+        data_version="BTC-USD@1:ab",
+        settings_version=profile.version if profile else "article-1",
+        code_version=CODE,
+        last_close=last,
+        created_at=NOW,
+        flow_run_id=None,
+        horizons=(horizon,),
+    )
 
 
-def choose_and_die(runs: Runs, number: int, point: str) -> None:
-    """Choose the champion of a day, and be killed where one of its steps begins."""
-    from tasks.training import selection as challenge
+def put_forecast(home: Home, number: int, prediction_id: str, **how: Any) -> dict[str, Any]:
+    """Store a forecast that was made by hand; its row."""
+    forecast = forecast_by_hand(number, prediction_id, **how)
+    components(home).add(component_rows(how.get("profile") or quick(), forecast))
+    rows: list[dict[str, Any]] = Predictions(home).publish(forecast.rows())
+    return rows[0]
+
+
+def select_and_die(runs: Runs, number: int, point: str) -> None:
+    """Select the model of a day, and be killed where one of its steps begins."""
+    from tasks.training import selection
 
     if point == "gate":
-        challenge.gate = die  # type: ignore[assignment]
+        selection.judge = die  # type: ignore[assignment]
     else:
         setattr(Models, point, die)
-    runs.choose(number)
+    runs.select(number)

@@ -25,6 +25,7 @@ import pytest
 
 from storage.core.home import Home
 from storage.core.s3_path import S3Path, files_below
+from storage.prices.engine import database_engine
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -321,13 +322,14 @@ def copy_home(root: Path, place: Path) -> Home:
     """A copy of a home, of what it has in a database and a bucket as well."""
     shutil.copytree(root, place)
     home = Home(root)
-    if home.on_postgresql:
+    if database_engine(home).file is None:
         postgresql().copy(root, place)
     if home.bucket is not None:
         other = S3Path.of(bucket_for(place))
         for path in home.bucket.files():
             (other / path.relative_to(home.bucket).as_posix()).write_bytes(path.read_bytes())
-        (other / "closecast.json").unlink()
+        if (other / "closecast.json").is_file():
+            (other / "closecast.json").unlink()
     return Home(place)
 
 

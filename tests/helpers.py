@@ -29,34 +29,12 @@ BTC = "BTC-USD"
 FIRST = date(2019, 1, 1)
 NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 SHA = "ab" * 32
-# The article's fields, small enough to train in a moment.
-SMALL: dict[str, Any] = {
-    "lookback": 3,
-    "horizon": 1,
-    "train_share": 0.8,
-    "scaler_fit": "train",
-    "bridge_gaps": True,
-    "units": 4,
-    "activation": "sigmoid",
-    "leaky_slope": 0.5,
-    "dropout": 0.1,
-    "learning_rate": 0.001,
-    "batch_size": 5,
-    "epochs": 2,
-    "shuffle": False,
-    "validation_split": 0.1,
-    "seed": 2020,
-}
-
-VERSIONS: dict[str, Any] = {
-    "settings": SMALL,
-    "settings_version": "article-small",
-    "code_version": "0.0.0+test",
-}
+# Settings of the article that train in a moment.
+SMALL: dict[str, Any] = {"lookback": 3, "units": 4, "learning_rate": 0.001, "epochs": 2}
 
 
 def made_up(days: int = 60, first: date = FIRST, *, seed: int = 1) -> pd.DataFrame:
-    """A candle frame of consecutive days: closes that wander about 4000 USD, open to volume around them."""
+    """A candle frame of consecutive days: closes that wander about 4000, open to volume around them."""
     draw = np.random.default_rng(seed)
     close = np.round(4000 * np.exp(np.cumsum(draw.normal(0, 0.03, days))), 2)
     figures = {"open": close - 1, "high": close + 5, "low": close - 5, "close": close}
@@ -94,15 +72,18 @@ def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
 
 @functools.cache
 def _trained(folder: Path) -> tuple[Path, str, str]:
-    from tasks.profiles.article_refit import refit_version
+    from tasks.prices.ingest import IngestRequest, read_stored
+    from tasks.profiles.article import ArticleProfile
+    from tasks.training.selection import select_model
 
     home = Home(folder / "trained").prepare()
     data_version = store(home, made_up())
-    return home.root, data_version, refit_version(home, BTC, "article", data_version=data_version, **VERSIONS)
+    prices = read_stored(home, IngestRequest(BTC, None, NOW, NOW.date()))
+    return home.root, data_version, select_model(home, ArticleProfile(SMALL), prices).version
 
 
 def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, str, str]:
-    """A home in `place` with 60 days and a model trained on them once a session; data and model version."""
+    """A home in `place` with 60 days and the article trained on them once a session; data and model version."""
     from tests.engines import copy_home
 
     root, data_version, version = _trained(factory.getbasetemp())

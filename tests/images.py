@@ -50,9 +50,10 @@ def main() -> None:
 
 def live(home: Home, days: int) -> None:
     """The last days of the sample, each with the steps of its run; then the article's run of the last one."""
+    from tasks.profiles.article_refit import refit_version
+
     from tasks.forecast.publish import publish_prediction
     from tasks.prices.ingest_csv import ingest_file
-    from tasks.profiles.article_refit import refit_version
 
     moment = clock.now()
     series = ingest_file(

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 from storage.core.home import Home
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
-from tasks.profiles.baselines import METHODS
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
+from tasks.profiles.baselines import BASELINES
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
 
@@ -103,7 +104,7 @@ def put_days(
             "last_close": last,
             "point": said[MEDIAN] if said else last * 1.01,
             **{
-                f"{side}_{percent}": said[BANDS[percent][end]] if said else None
+                f"{side}_{percent}": said[INTERVAL_INDEXES[percent][end]] if said else None
                 for percent in (50, 80, 95)
                 for end, side in enumerate(("lower", "upper"))
             },
@@ -123,7 +124,7 @@ def put_days(
                 "calibrator_version": "made-up" if method == "lstm" else None,
                 "quantiles": spread(last, sd=0.02 + 0.005 * number),
             }
-            for number, method in enumerate(("lstm", *METHODS))
+            for number, method in enumerate(("lstm", *BASELINES))
             if said
         ]
     if count > 1:

@@ -232,7 +232,7 @@ def test_a_database_that_is_held_for_too_long_is_said(
     home = tmp_path / "home"
     shutil.copytree(made, home)
     before = rows(home)
-    monkeypatch.setattr("storage.prices.database.BUSY_SECONDS", 1)
+    monkeypatch.setattr("storage.prices.engine_base.BUSY_SECONDS", 1)
     with contextlib.closing(sqlite3.connect(home / "prices.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         from storage.core.errors import HomeUnusable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def known_products(context: typer.Context, incomplete: str) -> list[str]:
     """The products of the home, for the shell to complete; where there is no answer, none."""
     from flows.settings import home_at
-    from storage.prices.products import stored_products
+    from storage.prices.engine import stored_products
 
     try:
         found = stored_products(home_at(context.params.get("home")))
@@ -102,13 +102,16 @@ def existing_home(root: Path | None) -> Home:
     """The home of a command that makes none.
 
     Raises:
-        HomeUnusable: there is nothing yet.
+        HomeUnusable: there is nothing yet, or another release wrote it.
     """
     from flows.settings import home_at
+    from storage.locks.bucket_owner import prepare_home
+    from storage.prices.engine import database_engine, require_current_schema
 
     home = home_at(root)
-    if home.on_postgresql or home.bucket is not None:
-        return home.prepare()  # what others have made is there, whatever this machine has
+    if database_engine(home).file is None or home.bucket is not None:
+        return prepare_home(home)  # other machines may have written it, whatever this one has
     if not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")
+    require_current_schema(home)
     return home

@@ -16,12 +16,13 @@ from flows.cli.terminal import Format, say
 from storage.core.errors import HomeUnusable
 
 if TYPE_CHECKING:
+    from tasks.prices.series import Series
+
     from flows.maintain import Upkeep
     from storage.core.home import Home
-    from storage.models.registry import ModelVersion
+    from storage.models.version import ModelVersion
     from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
-    from tasks.prices.series import Series
     from tasks.upkeep.reproduce import Reproduced
     from tasks.upkeep.verify import Verification
 

@@ -22,11 +22,10 @@ from storage.core.errors import BadFile, Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
 from storage.core.s3_path import Location
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
-from storage.models.mlflow_database import registry_exists
 from storage.models.registry import Models
-from storage.prices.database import database_address
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
 from storage.tables.snapshot import cut
 from storage.upkeep.compaction import TABLES
@@ -54,7 +53,7 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
     mode: Literal["x", "x:gz"] = "x:gz" if file.name.endswith((".gz", ".tgz")) else "x"
     draft = file.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with tables_lock(home.prepare(), wait_seconds=wait_seconds):
+        with tables_lock(prepare_home(home), wait_seconds=wait_seconds):
             with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
                 archive = ArchiveWriter(tar)
                 with tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as folder:
@@ -83,10 +82,8 @@ def _add_home(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
             _add_table(archive, location, table)
     _add_registry(archive, home, scratch)
     _add_folder(archive, home.folds, home.root)
-    if home.on_postgresql:
-        archive.add_file("prices.db", dump_prices(home, scratch))
-    else:
-        _add_database(archive, Path(database_address(home).database or ""), scratch / "prices.db")
+    if prices := dump_prices(home, scratch):
+        archive.add_file(prices.name, prices)
     # After the prices: a raw response is stored before its candles.
     if home.bucket is None:
         _add_folder(archive, home.raw, home.root)
@@ -137,12 +134,10 @@ def _is_logged(path: Location, version: int) -> bool:
 
 def _add_registry(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
     """Add the registry as it is now, then the bundles that it names: each is there before it is named."""
-    if not registry_exists(home):
+    registry = dump_registry(home, scratch)
+    if registry is None:
         return
-    if home.on_postgresql:
-        archive.add_file("mlflow.db", dump_registry(home, scratch))
-    else:
-        _add_database(archive, home.registry, scratch / "mlflow.db")
+    archive.add_file(registry.name, registry)
     for version in Models(sqlite_home(scratch)).versions():
         bundle = home.models / version.name / version.bundle
         check_no_links(bundle.parent, bundle)
@@ -152,17 +147,6 @@ def _add_registry(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
             raise Damaged(f"{bundle} is missing, but the registry names it: run `closecast verify`")
         check_no_links(*bundle.rglob("*"))  # `_add_folder` would leave a link out
         _add_folder(archive, bundle, home.root)
-
-
-def _add_database(archive: ArchiveWriter, database: Path, copy: Path) -> None:
-    """Add a copy that SQLite makes of a database at one moment, whoever writes to it meanwhile."""
-    if database.is_file():
-        with (
-            contextlib.closing(sqlite3.connect(database, timeout=30)) as source,
-            contextlib.closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target)
-        archive.add_file(copy.name, copy)
 
 
 def _add_folder(archive: ArchiveWriter, folder: Path, root: Path) -> None:

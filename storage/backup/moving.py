@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from storage.backup.transfer import holds_models, holds_prices, load_prices, load_registry
 from storage.core.errors import HomeUnusable
 from storage.core.s3_path import S3Path, files_below
+from storage.prices.engine import database_engine
 from storage.tables.checksums import CHECKSUMS, LOG
 from storage.upkeep.compaction import TABLES
 
@@ -22,7 +23,7 @@ def require_unused(home: Home) -> None:
     Raises:
         HomeUnusable: it does.
     """
-    if home.on_postgresql and (holds_prices(home) or holds_models(home)):
+    if database_engine(home).file is None and (holds_prices(home) or holds_models(home)):
         raise HomeUnusable("an empty database is needed, but there are prices or models in it: name another")
     if home.bucket is None:
         return
@@ -47,7 +48,7 @@ def move_out(staging: Path, home: Home) -> None:
             _upload(staging / name, home.bucket / name)
         for name in TABLES:
             shutil.rmtree(staging / name, ignore_errors=True)
-    if home.on_postgresql:
+    if database_engine(home).file is None:
         if (staging / "mlflow.db").is_file():
             load_registry(staging, home)
         if (staging / "prices.db").is_file():

@@ -15,7 +15,9 @@ from storage.backup.moving import move_out, require_unused
 from storage.core.errors import BadSetting, HomeUnusable
 from storage.core.files import fsync_folder
 from storage.core.home import RESTORING, Home
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
+from storage.prices.engine import database_engine
 
 # What a new file system has in it, and nobody may remove.
 NOT_OURS = "lost+found"
@@ -35,13 +37,13 @@ def restore(file: Path, home: Home) -> int:
         HomeUnusable: the home, its database or its bucket is not empty, or cannot be written, or its disk
             has too little room.
     """
-    if home.database_url is not None and not home.on_postgresql:
+    if database_engine(home).file not in (None, home.root / "prices.db"):
         raise BadSetting(
             "a backup's prices are restored to prices.db of the home: unset CLOSECAST_DATABASE_URL first"
         )
     with open_archive(file) as source:
         _require_empty(home)
-        with tables_lock(home.prepare(restoring=True)):
+        with tables_lock(prepare_home(home, restoring=True)):
             _require_empty(home)
             return _restore(source, file, home)
 

@@ -48,11 +48,6 @@ class Home:
     storage_url: str | None = field(default=None, repr=False)
 
     @property
-    def on_postgresql(self) -> bool:
-        """Whether the databases are in PostgreSQL, where several machines may share them."""
-        return (self.database_url or "").startswith("postgresql")
-
-    @property
     def bucket(self) -> S3Path | None:
         """Where what machines share lies, if that is not the home itself.
 
@@ -138,8 +133,7 @@ class Home:
 
         Raises:
             HomeUnusable: a folder cannot be made or written, or a file stands in its place, or a backup was
-                half brought back, or the bucket cannot be used, or the path is none that tables can be
-                opened by.
+                half brought back, or the path is none that tables can be opened by.
             BadSetting: `storage_url` is no address of S3.
         """
         self._check_path()
@@ -155,10 +149,6 @@ class Home:
                     f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
                     " choose another with --home or CLOSECAST_HOME"
                 ) from error
-        if self.bucket is not None:
-            from storage.locks.bucket_owner import claim
-
-            claim(self, self.bucket)
         return self
 
     def _check_path(self) -> None:

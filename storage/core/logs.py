@@ -72,3 +72,6 @@ def native_stderr_to_log() -> Iterator[None]:
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines():
                 log.debug("%s", line)
+
+
+filter_known_warnings = spare_the_known

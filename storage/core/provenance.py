@@ -16,7 +16,7 @@ ROOMS = ("flows", "tasks", "storage")
 
 
 @functools.cache
-def code_version() -> str:
+def code_version(*packages: Path) -> str:
     """The release and a digest of every Python file in the rooms: `0.1.0+0123456789ab`.
 
     A digest rather than a commit, since it holds with uncommitted changes and without git.

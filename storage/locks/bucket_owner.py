@@ -1,73 +1,63 @@
-"""A bucket belongs to one price database: what its tables name is to be found there."""
+"""A home made ready to be written; its bucket belongs to one price database, to which its tables refer."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-from sqlalchemy import exc
-
 from storage.core.errors import HomeUnusable
-from storage.core.files import write_atomic
-from storage.prices.database import database_address, make_engine, shown
+from storage.prices.engine import database_engine, require_current_schema
 
 if TYPE_CHECKING:
     from storage.core.home import Home
     from storage.core.s3_path import S3Path
 
-MARK = "closecast.json"
-OWN_ID = "storage-id"
-WHO = "SELECT 'postgresql ' || system_identifier || ' ' || oid FROM pg_control_system(), pg_database"
+OWNER_FILE = "closecast.json"
 
 
-def claim(home: Home, place: S3Path) -> None:
-    """Prove that the place can be written, refuses to write twice, and belongs to the home's price database.
+def prepare_home(home: Home, *, restoring: bool = False) -> Home:
+    """Make the home's folders, and prove that this release may write to them, its database and its bucket.
 
-    One request, where all is well: the mark is there, and the server says so.
+    With `restoring`, continue where a restore was interrupted.
+
+    Raises:
+        HomeUnusable: a folder cannot be written, another release wrote the price database, or the bucket
+            cannot be used or belongs to another price database.
+        BadSetting: an address of the home is malformed.
+    """
+    home.prepare(restoring=restoring)
+    require_current_schema(home)
+    if home.bucket is not None:
+        claim_bucket(home, home.bucket)
+    return home
+
+
+def claim_bucket(home: Home, bucket: S3Path) -> None:
+    """Prove that the bucket can be written, refuses to write twice, and belongs to the home's price database.
+
+    One request where all is well: the owner file exists, and the server reports that.
 
     Raises:
         HomeUnusable: one of them is not so.
     """
-    mark, mine = place / MARK, {"closecast": 1, "database": _database_id(home)}
-    content = (json.dumps(mine) + "\n").encode()
-    if mark.create(content) and mark.create(content):
+    engine, file = database_engine(home), bucket / OWNER_FILE
+    owner = {"closecast": 1, "database": engine.identity()}
+    content = (json.dumps(owner) + "\n").encode()
+    if file.create(content) and file.create(content):
         with contextlib.suppress(HomeUnusable):
-            mark.unlink()
+            file.unlink()
         raise HomeUnusable(
-            f"the server of {place} writes an object a second time that it was told not to (If-None-Match):"
-            " commits would be lost, choose one that knows conditional writes"
+            f"the server of {bucket} writes an object a second time although it must not (If-None-Match):"
+            " commits would be lost, choose a server that supports conditional writes"
         )
     try:
-        theirs = json.loads(mark.read_bytes())
+        stored = json.loads(file.read_bytes())
     except ValueError as error:
-        raise HomeUnusable(f"{mark} is not closecast's: choose another prefix") from error
-    if theirs != mine:
+        raise HomeUnusable(f"{file} is not closecast's: choose another prefix") from error
+    if stored != owner:
+        own = engine.address if engine.file is None else home.root
         raise HomeUnusable(
-            f"{place} belongs to another price database than {_shown(home)}: choose another prefix, or delete"
-            f" {mark} if the database was moved"
+            f"{bucket} belongs to another price database than {own}: choose another prefix, or delete"
+            f" {file} if the database was moved"
         )
-
-
-def _shown(home: Home) -> str:
-    return shown(database_address(home)) if home.on_postgresql else str(home.root)
-
-
-def _database_id(home: Home) -> str:
-    """What tells the database from every other: its server's own number, or one drawn for a home."""
-    if not home.on_postgresql:
-        path = home.root / OWN_ID
-        if not path.is_file():
-            write_atomic(path, f"sqlite {secrets.token_hex(16)}\n".encode())
-        return path.read_text().strip()
-    url = database_address(home)
-    engine = make_engine(url, poolclass=sa.NullPool)
-    try:
-        with engine.connect() as connection:
-            query = sa.text(f"{WHO} WHERE datname = current_database()")
-            return str(connection.scalar(query))
-    except exc.DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        raise HomeUnusable(f"the database {shown(url)} cannot be asked for its number: {reason}") from error

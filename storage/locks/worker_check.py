@@ -1,4 +1,4 @@
-"""What a worker on another machine tells of itself before it is given work."""
+"""The check of a worker on another machine before it is given work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.core.errors import HomeUnusable
 from storage.core.home import Home
 from storage.core.provenance import code_version
 
-# What decides the bits of a forecast.
+# The packages that decide the bits of a forecast.
 DECISIVE = ("tensorflow", "keras", "numpy", "scipy", "pandas", "arch")
 
 
@@ -27,25 +27,25 @@ class WorkerCheck(TypedDict):
 
 
 @contextlib.contextmanager
-def marked(home: Home) -> Iterator[str]:
-    """A file that only those find who see the same home, for as long as this lasts; yields its path.
+def check_file(home: Home) -> Iterator[str]:
+    """The path of a file that only those see who share the home, for as long as the block lasts.
 
     Raises:
         HomeUnusable: it cannot be written.
     """
     try:
-        mark = tempfile.NamedTemporaryFile(dir=home.locks, prefix="seen-")  # noqa: SIM115
+        file = tempfile.NamedTemporaryFile(dir=home.locks, prefix="worker-check-")  # noqa: SIM115
     except OSError as error:
         raise HomeUnusable(f"{home.locks} cannot be written: {error.strerror or error}") from error
-    with mark:
-        yield mark.name
+    with file:
+        yield file.name
 
 
-def check_worker(mark: str) -> WorkerCheck:
-    """Tell of this process.
+def check_worker(file: str) -> WorkerCheck:
+    """Describe this process.
 
     Args:
-        mark: the path that `marked` gave.
+        file: the path that `check_file` gave.
     """
     versions = {"closecast": code_version(), **{name: version(name) for name in DECISIVE}}
-    return {"host": platform.node(), "versions": versions, "home": Path(mark).is_file()}
+    return {"host": platform.node(), "versions": versions, "home": Path(file).is_file()}

@@ -88,3 +88,6 @@ class Folds:
             return json.loads(read_bytes(path))
         except (BadFile, ValueError) as error:
             raise Damaged(f"{path} cannot be read: {error}; delete it and run the backtest again") from error
+
+
+BacktestCache = Folds

@@ -16,7 +16,7 @@ from storage.core.s3_path import S3Path
 from storage.models.bundles import MANIFEST
 
 if TYPE_CHECKING:
-    from storage.models.registry import ModelVersion
+    from storage.models.version import ModelVersion
 
 
 def place_of(bucket: S3Path, model: str, bundle: str) -> S3Path:

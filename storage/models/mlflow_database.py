@@ -1,4 +1,4 @@
-"""MLflow's database: of a home, or beside its prices in PostgreSQL; whole or not there."""
+"""MLflow's database: its client, with the errors of the database in one line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from filelock import FileLock, Timeout
-
-from storage.core.errors import HomeBusy, HomeUnusable
-from storage.core.files import fsync_folder
+from storage.core.errors import HomeUnusable
+from storage.prices.engine import database_engine
+from storage.prices.engine_base import is_damaged, unusable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from storage.core.home import Home
 
-MAKING_SECONDS = 120
-BUSY_SECONDS = 20  # MLflow's own patience with a database that somebody holds
+BUSY_SECONDS = 20  # for which MLflow itself waits for a locked database
+TABLES = {"alembic_version", "registered_models", "model_versions", "runs"}
 
 
 def registry_exists(home: Home) -> bool:
@@ -29,11 +28,7 @@ def registry_exists(home: Home) -> bool:
     Raises:
         HomeUnusable: the database cannot be reached.
     """
-    if not home.on_postgresql:
-        return home.registry.is_file()
-    from storage.models.mlflow_postgresql import schema_exists
-
-    return schema_exists(home)
+    return database_engine(home).registry_exists()
 
 
 def registry_client(home: Home) -> MlflowClient:
@@ -43,128 +38,85 @@ def registry_client(home: Home) -> MlflowClient:
         HomeBusy: another process has been making it for too long.
         HomeUnusable: it cannot be made there, or, from any method of the client, not be read or written.
     """
-    if home.on_postgresql:
-        from storage.models.mlflow_postgresql import registry_address
-        from storage.prices.database import database_address, shown
-
-        where = shown(database_address(home))
-        with explained(where):
-            return _client(registry_address(home, make=_make_tables), where)
-    if "?" in str(home.root):
-        raise HomeUnusable(
-            f"a home without a question mark in its path is needed, not {home.root}:"
-            " the address of its registry would end there; choose another with --home or CLOSECAST_HOME"
-        )
-    try:
-        with explained(str(home.registry)):
-            if not home.registry.is_file():
-                _make(home)
-            return _client(home.mlflow_url, str(home.registry))
-    except Timeout as error:
-        raise HomeBusy(
-            f"another run has been making {home.registry} for {MAKING_SECONDS} s: try again when it is done"
-        ) from error
-    except OSError as error:
-        raise HomeUnusable(f"{home.registry} cannot be made: {error.strerror or error}") from error
+    engine = database_engine(home)
+    with explained(engine.registry_address):
+        client = _mlflow(engine.registry_url(_make_tables))
+    return cast("MlflowClient", _Explaining(client, engine.registry_address))
 
 
 @contextlib.contextmanager
-def explained(where: str) -> Iterator[None]:
-    """One line in place of what MLflow makes of a database that fails it.
+def explained(address: str) -> Iterator[None]:
+    """Raise one line in place of MLflow's own error where its database fails.
 
     Args:
-        where: the database is, without a password.
+        address: where the database is, without a password.
 
     Raises:
-        HomeUnusable: it is full, held, damaged or gone.
+        HomeUnusable: it is full, locked, damaged or gone.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy import exc
 
-    ours = (exc.IntegrityError, exc.DataError, exc.ProgrammingError)  # mistakes, not of the home
+    mistakes = (exc.IntegrityError, exc.DataError, exc.ProgrammingError)  # ours, not of the home
     try:
         yield
     except (MlflowException, exc.DatabaseError) as error:
         cause = error.__cause__ if isinstance(error, MlflowException) else error
-        if not isinstance(cause, exc.DatabaseError) or isinstance(cause, ours):
+        if not isinstance(cause, exc.DatabaseError) or isinstance(cause, mistakes):
             raise
-        from storage.prices.database import unusable
-
-        raise unusable("model registry", where, cause.orig, waited=BUSY_SECONDS) from error
+        raise unusable("model registry", address, cause.orig, wait_seconds=BUSY_SECONDS) from error
 
 
 class _Explaining:
-    """MLflow's client, each of whose methods says in one line when its database fails it."""
+    """MLflow's client, with each method `explained`."""
 
-    def __init__(self, client: MlflowClient, where: str) -> None:
-        self._client, self._where = client, where
+    def __init__(self, client: MlflowClient, address: str) -> None:
+        self._client, self._address = client, address
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         @functools.wraps(method)
-        def asked(*words: Any, **more: Any) -> Any:
-            with explained(self._where):
-                return method(*words, **more)
+        def call(*args: Any, **options: Any) -> Any:
+            with explained(self._address):
+                return method(*args, **options)
 
-        return asked
+        return call
 
 
 def registry_integrity(home: Home) -> list[str]:
-    """What SQLite finds wrong with the registry's file; nothing where there is none, or no SQLite.
+    """The problems that SQLite reports of the registry's file; none where the home has no such file.
 
     Raises:
-        HomeUnusable: it cannot be opened, and what is in it may be as it was.
+        HomeUnusable: it cannot be opened, and its content may be as it was.
     """
-    if home.on_postgresql or not home.registry.is_file():
+    if database_engine(home).file is None or not home.registry.is_file():
         return []
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
-            found = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
-            if found == ["ok"]:
-                found = [] if _is_registry(database) else ["holds no model registry"]
+            lines = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
+            if lines != ["ok"]:
+                return lines
+            return [] if _is_registry(database) else ["holds no model registry"]
     except sqlite3.Error as error:
-        from storage.prices.database import is_broken
-
-        if is_broken(error):
+        if is_damaged(error):
             return [str(error)]
         raise HomeUnusable(
-            f"the model registry {home.registry} cannot be read: {error}; let whoever holds it finish,"
-            " or see to the rights of its folder, then try again"
+            f"the model registry {home.registry} cannot be read: {error}; let the process that holds it"
+            " finish, or check the rights of its folder, then try again"
         ) from error
-    return found
 
 
 def _is_registry(database: sqlite3.Connection) -> bool:
     """Whether MLflow takes the file for its own: it fills an empty one, and refuses one of no revision."""
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"alembic_version", "registered_models", "model_versions", "runs"} <= names:
+    if not names >= TABLES:
         return False
     return bool(database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,))
 
 
-def _make(home: Home) -> None:
-    """Make the tables beside their place, then rename: MLflow's own way there is some forty transactions.
-
-    Two processes that go it at once break it for both, and so does one that is killed on the way.
-    """
-    with FileLock(home.locks / "registry.lock", timeout=MAKING_SECONDS):
-        if home.registry.is_file():
-            return
-        draft = home.registry.with_name(".mlflow-draft.db")
-        for left in (draft, draft.with_name(f"{draft.name}-journal")):
-            left.unlink(missing_ok=True)
-        _make_tables(f"sqlite:///{draft}")
-        draft.replace(home.registry)
-        fsync_folder(home.root)
-
-
 def _make_tables(url: str) -> None:
     _mlflow(url).search_registered_models()
-
-
-def _client(url: str, where: str) -> MlflowClient:
-    return cast("MlflowClient", _Explaining(_mlflow(url), where))
 
 
 def _mlflow(url: str) -> MlflowClient:
@@ -172,6 +124,6 @@ def _mlflow(url: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # the import sets its own levels
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It writes a traceback to standard error of what `explained` says.
+    # It writes a traceback to standard error of what `explained` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=url, registry_uri=url)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,37 +17,13 @@ from storage.core.home import Home
 from storage.models.bundles import Bundle, Draft
 from storage.models.bundles_s3 import bring, place_of, share
 from storage.models.mlflow_database import registry_client, registry_exists
+from storage.models.version import CHALLENGER, CHAMPION, ModelVersion, registered_name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
     from mlflow.tracking import MlflowClient
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-METRICS_A_CALL = 1000  # what MLflow takes
-_FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")  # a plain name: it becomes part of a path
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One version of the registered model `closecast.PRODUCT.PROFILE`."""
-
-    product_id: str
-    profile: str
-    version: str
-    bundle: str
-    manifest_sha256: str
-    aliases: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The name under which MLflow knows the model."""
-        return registered_name(self.product_id, self.profile)
-
-
-def registered_name(product_id: str, profile: str) -> str:
-    """`closecast.PRODUCT.PROFILE`."""
-    return f"closecast.{product_id}.{profile}"
+METRICS_A_CALL = 1000  # MLflow takes no more
 
 
 class Models:
@@ -58,13 +32,13 @@ class Models:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._client: MlflowClient | None = None
-        self._seen = False
+        self._exists = False
 
     def find(self, product_id: str, profile: str, key: str) -> ModelVersion | None:
-        """The version that was trained under `key`, when it is whole.
+        """The version that was trained under `key`, None where there is none.
 
         Raises:
-            Damaged: it is registered and its files are not the registered ones.
+            Damaged: its files are not the registered ones.
         """
         for version in self.versions(product_id, profile):
             if version.tags.get("key") == key:
@@ -74,15 +48,19 @@ class Models:
 
     @contextlib.contextmanager
     def draft(self, product_id: str, profile: str) -> Iterator[Draft]:
-        """A folder to fill, removed afterwards unless `register` moved it to its place."""
+        """A folder to fill, removed afterwards unless `register` renamed it.
+
+        Raises:
+            HomeUnusable: it cannot be written.
+        """
         parent = self.home.models / registered_name(product_id, profile)
         check_no_links(parent)
         folder = parent / f".draft-{uuid.uuid4().hex}"
         try:
-            # A run that was killed leaves its draft; the product's lock is held, so nobody is at work in it.
-            for left in parent.glob(".draft-*"):
-                check_no_links(left)
-                shutil.rmtree(left)
+            # A killed run leaves its draft; the product's lock is held, so nobody writes to it.
+            for orphan in parent.glob(".draft-*"):
+                check_no_links(orphan)
+                shutil.rmtree(orphan)
             folder.mkdir(parents=True)
             yield Draft(folder)
         except OSError as error:
@@ -104,36 +82,29 @@ class Models:
         metrics: Mapping[str, float],
         curves: Mapping[str, np.ndarray[Any, Any]],
     ) -> ModelVersion:
-        """Seal the draft, move it to its place, and only then let the registry know of it.
+        """Seal the draft, rename it to its final folder, and only then add the version to the registry.
 
-        Args:
-            draft: filled.
-            product_id: of the model.
-            profile: of the model.
-            key: what it was trained from; also names its folder.
-            tags: lineage, on the version.
-            params: settings, on the run.
-            metrics: figures, on the run.
-            curves: figures of each epoch, (epochs,), on the run.
+        `key` digests what it was trained from, and names its folder. The version gets `tags`, its lineage;
+        MLflow's run gets `params`, the settings, `metrics` and `curves`, a figure for each epoch (epochs,).
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
         bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
         if self.home.bucket is not None:
-            # Of two machines that trained the same at once, neither's files get between the other's.
+            # Two machines that trained the same at once never mix their files.
             bundle += f"-{manifest_sha256[:16]}"
         folder = self.home.models / name / bundle
         check_no_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
             shutil.rmtree(folder)
         draft.folder.rename(folder)
-        for place in (folder.parent, self.home.models):
-            fsync_folder(place)
+        fsync_folder(folder.parent)
+        fsync_folder(self.home.models)
         if self.home.bucket is not None:
             share(folder, place_of(self.home.bucket, name, bundle))
-        made_on = tags.get("origin_day") or tags.get("data_version", "")
-        run_id = self._log_run(name, f"{name} {made_on}".strip(), key, params, metrics, curves)
-        with _unless_there():
+        origin = tags.get("origin_day") or tags.get("data_version", "")
+        run_id = self._log_run(name, f"{name} {origin}".strip(), key, params, metrics, curves)
+        with _unless_it_exists():
             self.client.create_registered_model(name)
         version = self.client.create_model_version(
             name,
@@ -141,26 +112,25 @@ class Models:
             run_id=run_id,
             tags={**tags, "key": key, "bundle": folder.name, "manifest_sha256": manifest_sha256},
         )
-        return _as_version(version)
+        return ModelVersion.of_row(version, [])
 
     def promote(self, version: ModelVersion) -> None:
-        """Make it the champion: the last step, after which forecasts are made with it."""
+        """Make it the champion, which forecasts from then on."""
         self.client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
     def challenge(self, version: ModelVersion) -> None:
-        """Name it the challenger: the newest version that was not accepted (yet)."""
+        """Make it the challenger: the newest version that the gate has not accepted."""
         self.client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     def settle(self, version: ModelVersion) -> None:
-        """Take the challenger's name from it, if it has it."""
-        now = self.version(version.product_id, version.profile, version.version)
-        if CHALLENGER in now.aliases:
+        """Remove the challenger's alias from it, if it has it."""
+        if CHALLENGER in self.version(version.product_id, version.profile, version.version).aliases:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def mark(
         self, version: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Write down what became of a version: the figures on its run, then its tags in their order."""
+        """Record the decision on a version: the metrics on its run, then its tags in their order."""
         from mlflow.entities import Metric
 
         registered = self.client.get_model_version(version.name, version.version)
@@ -172,9 +142,9 @@ class Models:
             self.client.set_model_version_tag(version.name, version.version, name, value)
 
     def delete(self, version: ModelVersion) -> None:
-        """Take a version out of the registry, its run too; no later version gets its number.
+        """Delete a version and its run from the registry; no later version gets its number.
 
-        Its bundle is left for whoever sweeps: what the registry names has its bundle at any moment.
+        Its bundle stays until the home is pruned: a version in the registry has its bundle at any moment.
         """
         run_id = self.client.get_model_version(version.name, version.version).run_id
         self.client.delete_model_version(version.name, version.version)
@@ -182,9 +152,9 @@ class Models:
             self.client.delete_run(run_id)
 
     def champion(self, product_id: str, profile: str) -> ModelVersion | None:
-        """The version that forecasts, or None before the first."""
+        """The version that forecasts, None before the first."""
         name = registered_name(product_id, profile)
-        return self._one(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
+        return self._lookup(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
 
     def version(self, product_id: str, profile: str, version: str) -> ModelVersion:
         """A version by its number.
@@ -193,70 +163,65 @@ class Models:
             Damaged: there is none.
         """
         name = registered_name(product_id, profile)
-        found = self._one(lambda: self.client.get_model_version(name, version))
-        if found is None:
+        registered = self._lookup(lambda: self.client.get_model_version(name, version))
+        if registered is None:
             raise Damaged(f"{name} has no version {version}: see `closecast versions`")
-        return found
+        return registered
 
-    def _one(self, ask: Callable[[], RegisteredVersion]) -> ModelVersion | None:
-        """What MLflow answers, without a look at all the other versions; None where there is no such."""
-        if not self._there():
+    def _lookup(self, query: Callable[[], RegisteredVersion]) -> ModelVersion | None:
+        """One version, without reading all the others; None where there is none."""
+        if not self._registry_exists():
             return None
         from mlflow.exceptions import MlflowException
 
         try:
-            row = ask()
+            row = query()
         except MlflowException as error:
-            # An alias or a number that nobody has, and a number that is none.
+            # An alias or a number that no version has, and a text that is no number.
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return _as_version(row, row.aliases)
+        return ModelVersion.of_row(row, row.aliases)
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product or profile when named."""
-        if not self._there():
-            return []
-        found = []
+        versions = []
         for model, rows in self._registered(product_id, profile):
             aliases: dict[str, list[str]] = {}
             for alias, number in model.aliases.items():
                 aliases.setdefault(str(number), []).append(alias)
-            found += [_as_version(row, aliases.get(str(row.version), [])) for row in rows]
+            versions += [ModelVersion.of_row(row, aliases.get(str(row.version), [])) for row in rows]
         return [
             version
-            for version in found
+            for version in versions
             if product_id in (None, version.product_id) and profile in (None, version.profile)
         ]
 
     def lost(self) -> list[tuple[str, str, str]]:
-        """Each alias that names a version which is not there: model, alias, number."""
-        if not self._there():
-            return []
-        found = []
+        """Each alias whose version is missing: model, alias, number."""
+        missing = []
         for model, rows in self._registered():
-            there = {str(row.version) for row in rows}
-            found += [
+            numbers = {str(row.version) for row in rows}
+            missing += [
                 (model.name, alias, str(number))
                 for alias, number in sorted(model.aliases.items())
-                if str(number) not in there
+                if str(number) not in numbers
             ]
-        return found
+        return missing
 
     def _registered(
         self, product_id: str | None = None, profile: str | None = None
     ) -> Iterator[tuple[Any, Iterator[RegisteredVersion]]]:
         """Each registered model with its versions, the newest first."""
-        # Of one product among thousands only its own are asked for.
+        if not self._registry_exists():
+            return
+        # Of one product among thousands only its own are read.
         named = f"name LIKE '{registered_name(product_id or '%', profile or '%')}'"
-        for model in self._pages(self.client.search_registered_models, filter_string=named):
-            yield (
-                model,
-                self._pages(self.client.search_model_versions, filter_string=f"name='{model.name}'"),
-            )
+        for model in _pages(self.client.search_registered_models, named):
+            yield model, _pages(self.client.search_model_versions, f"name='{model.name}'")
 
     def open(self, version: ModelVersion) -> Bundle:
-        """The version's bundle, found under this home wherever that was moved to.
+        """The version's bundle, in this home wherever that was moved to.
 
         Raises:
             Damaged: it is missing or changed.
@@ -266,10 +231,10 @@ class Models:
             bring(place_of(self.home.bucket, version.name, version.bundle), folder, version.manifest_sha256)
         return Bundle(folder, version.manifest_sha256)
 
-    def _there(self) -> bool:
-        """Whether there is a registry; once it is there, it stays."""
-        self._seen = self._seen or self._client is not None or registry_exists(self.home)
-        return self._seen
+    def _registry_exists(self) -> bool:
+        """Whether there is a registry; it is never removed."""
+        self._exists = self._exists or self._client is not None or registry_exists(self.home)
+        return self._exists
 
     @property
     def client(self) -> MlflowClient:
@@ -289,13 +254,13 @@ class Models:
     ) -> str:
         from mlflow.entities import Metric, Param
 
-        place = (self.home.models / name).resolve().as_uri()
-        with _unless_there():
-            self.client.create_experiment(name, artifact_location=place)
+        with _unless_it_exists():
+            folder = (self.home.models / name).resolve().as_uri()
+            self.client.create_experiment(name, artifact_location=folder)
         experiment = self.client.get_experiment_by_name(name)
-        assert experiment is not None  # noqa: S101 (it was made above, or by somebody before)
-        for left in self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'"):
-            self.client.delete_run(left.info.run_id)  # a run was killed before the registry
+        assert experiment is not None  # noqa: S101 (created above, or before)
+        for orphan in self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'"):
+            self.client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
         run = self.client.create_run(experiment.experiment_id, tags={"key": key}, run_name=title)
         stamp = run.info.start_time
         figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
@@ -311,20 +276,20 @@ class Models:
         self.client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
-    @staticmethod
-    def _pages(search: Any, **how: Any) -> Iterator[Any]:
-        token = None
-        while True:
-            page = search(page_token=token, **how)
-            yield from page
-            token = page.token
-            if not token:
-                return
+
+def _pages(search: Any, filter_string: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token, filter_string=filter_string)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @contextlib.contextmanager
-def _unless_there() -> Iterator[None]:
-    """Create what two first runs may both find missing: the second one is told so, and goes on."""
+def _unless_it_exists() -> Iterator[None]:
+    """Create what two first runs may both find missing: the second one continues."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -332,26 +297,3 @@ def _unless_there() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _as_version(row: RegisteredVersion, aliases: list[str] | None = None) -> ModelVersion:
-    product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
-    if lost := sorted({"bundle", "manifest_sha256"} - row.tags.keys()):
-        raise Damaged(
-            f"the registry has no {' and no '.join(lost)} of {row.name} version {row.version}:"
-            " restore it from a backup"
-        )
-    if not _FOLDER.fullmatch(row.tags["bundle"]):
-        raise Damaged(
-            f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"
-            f" says {row.tags['bundle']!r:.80}: restore it from a backup"
-        )
-    return ModelVersion(
-        product_id=product_id,
-        profile=profile,
-        version=str(row.version),
-        bundle=row.tags["bundle"],
-        manifest_sha256=row.tags["manifest_sha256"],
-        aliases=tuple(sorted(aliases or [])),
-        tags=dict(row.tags),
-    )

@@ -1,4 +1,4 @@
-"""The digest of candles that a data version is named by, and the check of each row on its own."""
+"""The digest of candles that names a data version, and the check of each candle on its own."""
 
 from __future__ import annotations
 
@@ -18,50 +18,46 @@ if TYPE_CHECKING:
 CHUNK = 50_000
 
 
-def digest(all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64]) -> str:
+def digest(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> str:
     """SHA-256 over `day,open,high,low,close,volume` a line, in Python's shortest exact notation, LF.
 
     An unknown figure is empty.
 
     Args:
-        all_days: (n,) datetime64[D].
-        all_figures: (n, 5), in the order of FIGURES.
+        days: (n,) datetime64[D].
+        figures: (n, 5), in the order of FIGURES.
     """
-    page = hashlib.sha256()
-    for lines in _lines(all_days, all_figures):
-        page.update(_joined(lines))
-        page.update(b"\n")
-    return page.hexdigest()
+    sha256 = hashlib.sha256()
+    for lines in _lines(days, figures):
+        sha256.update(_joined(lines))
+        sha256.update(b"\n")
+    return sha256.hexdigest()
 
 
 def checks(
-    all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64], common: Mapping[str, str]
+    days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64], common: Mapping[str, str]
 ) -> npt.NDArray[np.uint32]:
-    """CRC-32 of each row, (n,): which row it is that the digest of many no longer fits.
+    """CRC-32 of each candle, (n,): it names the changed one when the digest of many no longer fits.
 
     Args:
-        all_days: (n,) datetime64[D].
-        all_figures: (n, 5), in the order of FIGURES.
-        common: what the rows have in common, by its name.
+        days: (n,) datetime64[D].
+        figures: (n, 5), in the order of FIGURES.
+        common: the columns that are the same in each row.
     """
     start = zlib.crc32(json.dumps(common, sort_keys=True).encode())
-    found = [
-        zlib.crc32(line.encode(), start)
-        for lines in _lines(all_days, all_figures)
-        for line in lines.to_pylist()
-    ]
-    return np.array(found, dtype="uint32")
+    rows = (line for lines in _lines(days, figures) for line in lines.to_pylist())
+    return np.array([zlib.crc32(line.encode(), start) for line in rows], dtype="uint32")
 
 
-def _lines(all_days: npt.NDArray[np.datetime64], all_figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
-    """The rows as text, a piece at a time, so that the text of all is never there at once."""
+def _lines(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
+    """The rows as text, a chunk at a time, so that the text of all is never in memory at once."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for start in range(0, len(all_days), CHUNK):
-        days = pa.array(all_days[start : start + CHUNK]).cast(pa.string())
-        figures = [_notation(column) for column in all_figures[start : start + CHUNK].T]
-        yield pc.binary_join_element_wise(days, *figures, ",")
+    for start in range(0, len(days), CHUNK):
+        texts = pa.array(days[start : start + CHUNK]).cast(pa.string())
+        columns = [_notation(column) for column in figures[start : start + CHUNK].T]
+        yield pc.binary_join_element_wise(texts, *columns, ",")
 
 
 def _joined(lines: pa.Array) -> bytes:

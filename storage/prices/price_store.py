@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import REJECTED_COLUMNS
 from storage.core.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.core.home import check_product_id
 from storage.prices import queries as rows
@@ -28,12 +27,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Appended:
-    """What a page brought: days never seen, with other figures, or as they were; rows newly quarantined."""
+    """The effect of a page: days new, with other figures, or unchanged; rows newly quarantined."""
 
     new_days: int
     restated_days: int
     unchanged_days: int
     quarantined: int
+
+
+@dataclass(frozen=True)
+class StoredHistory:
+    """All that a day needs of a product's prices, as they were at one moment.
+
+    Attributes:
+        candles: a candle frame, oldest day first, up to the last stored day that was asked for.
+        data_version: the recorded name of these candles.
+        series: `SOURCE@AFTER`, which tells the product's series apart.
+        stored_days: every stored day of the series, datetime64[s], also those after the last one asked for.
+        quarantined: as `Prices.quarantined` gives them.
+        restated: as `Prices.restated` gives them.
+    """
+
+    product_id: str
+    source: str
+    series: str
+    data_version: str
+    candles: pd.DataFrame
+    stored_days: pd.Series[pd.Timestamp]
+    quarantined: pd.DataFrame
+    restated: pd.DataFrame
 
 
 class Prices:
@@ -46,9 +68,9 @@ class Prices:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._database: Database | None = None
-        # A series that was stored whole, and the highest number then: while that is the highest number in
-        # the table, which is only ever added to, the series need not be read again.
-        self._whole: tuple[rows.Series, int, rows.Stored] | None = None
+        # The series that was read or stored last, and the highest candle number then: the table only grows,
+        # so while that is still its highest number, the series need not be read again.
+        self._cached: tuple[rows.Series, int, rows.Stored] | None = None
 
     def __enter__(self) -> Self:
         self._database = Database(self._home)
@@ -109,12 +131,12 @@ class Prices:
         A day with the figures of its newest row adds nothing; with others, a row beside the old one.
 
         Args:
-            product_id: whose candles these are.
-            candles: a candle frame, in any order, a day once.
+            product_id: of the candles.
+            candles: a candle frame in any order, each day once.
             source: must be the source of the product's series.
             observed_at: when the page was read, with a time zone.
-            payload_sha256: of the raw answer or the file.
-            quarantined: a frame of rejected rows, stored for reading only; a row known already adds nothing.
+            payload_sha256: of the raw response or the file.
+            quarantined: a frame of rejected rows, stored for reading only; a stored row adds nothing.
 
         Raises:
             SourceMismatch: the product's series has another source, or there is none.
@@ -131,57 +153,38 @@ class Prices:
         with self._open.write() as connection:
             series = rows.find_series(connection, product_id)
             if series is None or series.source != source:
-                have = f"prices of {series.source}" if series else "no series yet"
+                present = f"prices of {series.source}" if series else "no series yet"
                 raise SourceMismatch(
-                    f"{product_id} has {have}, and prices of {source} came; start a series of that source"
+                    f"{product_id} has {present}, and prices of {source} came; start a series of that source"
                     " (--replace-source) or use the one it has"
                 )
-            known, same = rows.compare(connection, series, page)
-            first, before = rows.is_empty(connection, series), rows.highest(connection)
-            new = rows.Page(page.days[~same], page.figures[~same])
-            rows.insert_candles(connection, new, common)
+            stored, same = rows.compare(connection, series, page)
+            was_empty, before = rows.is_empty(connection, series), rows.highest(connection)
+            rows.insert_candles(connection, rows.Page(page.days[~same], page.figures[~same]), common)
             after = rows.highest(connection)
-            rows.insert_checks(connection, new, common, after)
-            kept = rows.insert_rejected(connection, quarantined, common)
-        if first and after - before == len(page.days):
-            numbers = np.arange(before, after) + 1
-            self._whole = (series, after, rows.Stored(numbers, page.days, page.figures))
-        return Appended(int((~known).sum()), int((known & ~same).sum()), int(same.sum()), kept)
+            rejected = rows.insert_rejected(connection, quarantined, common)
+        if was_empty and after - before == len(page.days):
+            self._cached = (series, after, rows.Stored(np.arange(before, after) + 1, page.days, page.figures))
+        return Appended(int((~stored).sum()), int((stored & ~same).sum()), int(same.sum()), rejected)
 
     def first_day(self, product_id: str) -> date | None:
         """The oldest day of the product's series, None where it has none."""
-        found = self._one(product_id, CANDLES.c.day_utc.asc())
-        return found[0] if found else None
+        row = self._first_row(product_id, CANDLES.c.day_utc.asc())
+        return row[0] if row else None
 
     def last_day(self, product_id: str) -> date | None:
         """The newest day of the product's series, None where it has none."""
-        found = self._one(product_id, CANDLES.c.day_utc.desc())
-        return found[0] if found else None
+        row = self._first_row(product_id, CANDLES.c.day_utc.desc())
+        return row[0] if row else None
 
     def last_close_before(self, product_id: str, day: date) -> tuple[date, float] | None:
-        """The newest stored day strictly before `day` and its close in USD, None where there is none."""
-        return self._one(product_id, CANDLES.c.day_utc.desc(), CANDLES.c.day_utc < day.isoformat())
+        """The newest stored day strictly before `day` and its close, None where there is none."""
+        return self._first_row(product_id, CANDLES.c.day_utc.desc(), CANDLES.c.day_utc < day.isoformat())
 
-    def days(self, product_id: str, *, through: date | None = None) -> pd.Series[pd.Timestamp]:
-        """The stored days of the product's series up to `through`, inclusive; datetime64[s], oldest first."""
-        with self._open.read() as connection:
-            series = rows.find_series(connection, product_id)
-            if series is None:
-                return rows.to_frame(rows.NOTHING)["day_utc"]
-            if whole := self._unchanged(connection, series):
-                return pd.Series(whole.upto(through).days.astype("datetime64[s]"), name="day_utc")
-            return rows.read_days(connection, series, through=through)
-
-    def _unchanged(self, connection: sa.Connection, series: rows.Series) -> rows.Stored | None:
-        """The series as this object stored it, if nothing was added since."""
-        if self._whole is None or self._whole[:2] != (series, rows.highest(connection)):
-            return None
-        return self._whole[2]
-
-    def _one(
+    def _first_row(
         self, product_id: str, order: sa.UnaryExpression[Any], *conditions: sa.ColumnElement[bool]
     ) -> tuple[date, float] | None:
-        """The first day in that order and its close in USD."""
+        """The first day in that order and its close."""
         with self._open.read() as connection:
             series = rows.find_series(connection, product_id)
             if series is None:
@@ -190,41 +193,100 @@ class Prices:
             row = connection.execute(query).first()
         return (date.fromisoformat(row.day_utc), float(row.close)) if row else None
 
-    def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
-        """Name the closes up to and including `through` as they are now, for `closes_at` to read again.
+    def days(self, product_id: str, *, through: date | None = None) -> pd.Series[pd.Timestamp]:
+        """The stored days of the product's series up to `through`, inclusive; datetime64[s], oldest first."""
+        with self._open.read() as connection:
+            series = rows.find_series(connection, product_id)
+            if series is None:
+                return rows.to_frame(rows.NOTHING)["day_utc"]
+            if (cached := self._unchanged(connection, series)) is not None:
+                return pd.Series(cached.upto(through).days.astype("datetime64[s]"), name="day_utc")
+            return rows.read_days(connection, series, through=through)
 
-        The name is `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the digest of them all.
+    def _unchanged(self, connection: sa.Connection, series: rows.Series) -> rows.Stored | None:
+        """The cached series, if nothing was added since."""
+        if self._cached is None or self._cached[:2] != (series, rows.highest(connection)):
+            return None
+        return self._cached[2]
 
-        Returns:
-            The same name for the same rows, always.
+    def _stored(self, connection: sa.Connection, series: rows.Series | None) -> rows.Stored:
+        """Each day's newest candle of a series, read once while nothing is added."""
+        if series is None:
+            return rows.NOTHING
+        if (cached := self._unchanged(connection, series)) is not None:
+            return cached
+        stored = rows.read_newest(connection, series)
+        self._cached = (series, rows.highest(connection), stored)
+        return stored
+
+    def read_history(self, product_id: str, through: date | None, *, created_at: datetime) -> StoredHistory:
+        """Read all that a day needs of a product, and record the data version of its candles.
+
+        `through` is the last day wanted, inclusive, None for all days; `created_at` has a time zone.
 
         Raises:
             BadDay: there is no close up to `through`.
+            BadProduct: the id is malformed.
         """
         check_product_id(product_id)
         with self._open.read() as connection:
             series = rows.find_series(connection, product_id)
-            whole = self._unchanged(connection, series) if series else rows.NOTHING
-            if series and whole is None:
-                whole = rows.read_newest(connection, series, through=through)
-        found = (whole or rows.NOTHING).upto(through)
-        if not len(found.days):
+            everything = self._stored(connection, series)
+            quarantined = rows.read_quarantined(connection, product_id)
+            restated = rows.read_restated(connection, series)
+        stored = everything.upto(through)
+        data_version = self._record(product_id, through, stored, created_at)
+        assert series is not None  # noqa: S101 (it has candles)
+        return StoredHistory(
+            product_id,
+            series.source,
+            series.name,
+            data_version,
+            rows.to_frame(stored),
+            pd.Series(everything.days.astype("datetime64[s]"), name="day_utc"),
+            quarantined,
+            restated,
+        )
+
+    def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
+        """Name the closes up to and including `through` as they are now, for `closes_at` to read again.
+
+        The name is `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the digest of them all. The
+        same rows always have the same name.
+
+        Raises:
+            BadDay: there is no close up to `through`.
+            BadProduct: the id is malformed.
+        """
+        check_product_id(product_id)
+        with self._open.read() as connection:
+            series = rows.find_series(connection, product_id)
+            stored = self._stored(connection, series).upto(through)
+        return self._record(product_id, through, stored, created_at)
+
+    def _record(
+        self, product_id: str, through: date | None, stored: rows.Stored, created_at: datetime
+    ) -> str:
+        """Write the data version of these candles, unless it is written already; returns its name."""
+        if not len(stored.days):
             first = self.first_day(product_id)
-            known = (
+            state = (
                 f"the first stored day is {first}"
                 if first
                 else "none is stored; fetch or import prices first"
             )
-            raise BadDay(f"a close of {product_id} up to {through} is needed, but {known}")
-        seq, sha256 = int(found.seqs.max()), digest(found.days, found.figures)
+            raise BadDay(
+                f"a close of {product_id}{f' up to {through}' if through else ''} is needed, but {state}"
+            )
+        seq, sha256 = int(stored.seqs.max()), digest(stored.days, stored.figures)
         name = f"{product_id}@{seq}:{sha256}"
         values = {
             "data_version": name,
             "product_id": product_id,
             "seq": seq,
-            # Of the rows, not of the question: a later day asked for that has no row is the same state.
-            "through_day_utc": str(found.days[-1]),
-            "rows": len(found.days),
+            # The last row's day, not `through`: the same rows are the same version for any `through`.
+            "through_day_utc": str(stored.days[-1]),
+            "rows": len(stored.days),
             "sha256": sha256,
             "created_at": rows.iso_utc(created_at),
         }
@@ -243,66 +305,70 @@ class Prices:
             Damaged: the rows are no longer those of the version.
         """
         with self._open.read() as connection:
-            query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.data_version == data_version)
-            version = connection.execute(query).first()
-            if version is None:
-                raise BadInput(
-                    f"no data version {data_version!r:.140} is recorded in this home;"
-                    " check its spelling and --home"
-                )
-            series = rows.find_series(connection, version.product_id, at=version.seq)
-            found = rows.NOTHING
+            version, series = self._recorded(connection, data_version)
+            through = date.fromisoformat(version.through_day_utc)
+            stored = rows.NOTHING
             if series is not None:
-                through = date.fromisoformat(version.through_day_utc)
-                found = rows.read_newest(connection, series, upto=version.seq, through=through)
-        # Against the name itself: the row of the version could have been changed with the candles.
-        if digest(found.days, found.figures) != data_version.rpartition(":")[2]:
+                stored = rows.read_newest(connection, series, upto=version.seq, through=through)
+        # Against the name itself: the version's row could have been changed with the candles.
+        if digest(stored.days, stored.figures) != data_version.rpartition(":")[2]:
             raise Damaged(
                 f"the candles of data version {data_version} are not those that were recorded;"
                 " restore prices.db from a backup"
             )
-        return rows.to_frame(found)
+        return rows.to_frame(stored)
 
     def series_of(self, data_version: str) -> str:
-        """Which series a data version is of, `SOURCE@AFTER`: prices of two series never meet in one model.
+        """The series of a data version, `SOURCE@AFTER`: prices of two series never meet in one model.
 
         Raises:
             BadInput: no such version is recorded here.
         """
         with self._open.read() as connection:
-            query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.data_version == data_version)
-            version = connection.execute(query).first()
-            series = rows.find_series(connection, version.product_id, at=version.seq) if version else None
+            _, series = self._recorded(connection, data_version)
         if series is None:
+            raise Damaged(
+                f"the series of data version {data_version} is missing; restore prices.db from a backup"
+            )
+        return series.name
+
+    @staticmethod
+    def _recorded(connection: sa.Connection, data_version: str) -> tuple[sa.Row[Any], rows.Series | None]:
+        """The row of a data version, and its series."""
+        query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.data_version == data_version)
+        version = connection.execute(query).first()
+        if version is None:
             raise BadInput(
                 f"no data version {data_version!r:.140} is recorded in this home;"
                 " check its spelling and --home"
             )
-        return f"{series.source}@{series.after}"
+        return version, rows.find_series(connection, version.product_id, at=version.seq)
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
-        """What was quarantined: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
-        names = [*REJECTED_COLUMNS, "source", "observed_at"]
-        query = sa.select(*(QUARANTINE.c[name] for name in names)).order_by(QUARANTINE.c.seq)
+        """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
         with self._open.read() as connection:
-            found = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
-        return pd.DataFrame([tuple(row) for row in found], columns=names, dtype=object)
+            return rows.read_quarantined(connection, product_id)
+
+    def restated(self, product_id: str) -> pd.DataFrame:
+        """Every observation of the days observed with more than one set of figures: see `read_restated`."""
+        with self._open.read() as connection:
+            return rows.read_restated(connection, rows.find_series(connection, product_id))
 
     def any_quarantined_before(self, product_id: str, source: str, day: date) -> bool:
-        """Whether a row of that source was quarantined, of a day before `day` or of nobody knows which."""
+        """Whether a row of that source was quarantined, of a day before `day` or without a readable day."""
         days = QUARANTINE.c.day_utc
         ours = (QUARANTINE.c.product_id == product_id) & (QUARANTINE.c.source == source)
         with self._open.read() as connection:
-            asked = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
-            return bool(connection.scalar(sa.select(asked)))
+            rejected = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
+            return bool(connection.scalar(sa.select(rejected)))
 
     def table(self, name: Literal["candles", "closes", "quarantine"]) -> pa.Table:
         """All rows of a table (by seq), or of `closes` (by product and day) for SQL, read in pieces.
 
         Days are date32, `observed_at` a UTC timestamp, figures float64.
         """
-        kept = QUARANTINE if name == "quarantine" else CANDLES
-        query = sa.select(kept).order_by(kept.c.seq)
+        table = QUARANTINE if name == "quarantine" else CANDLES
+        query = sa.select(table).order_by(table.c.seq)
         if name == "closes":
             query = sa.select(CLOSES).order_by(CLOSES.c.product_id, CLOSES.c.day_utc)
         with self._open.read() as connection:

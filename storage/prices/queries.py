@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
 from storage.core.errors import BadInput
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CHUNK = 50_000
-# Rows that are Python's at one time: with many more, its collector of garbage takes most of the time.
+# Rows that are Python objects at one time: with many more, garbage collection takes most of the time.
 PIECE = 2_000
-# Above it a CHECK of the tables would refuse; no price is near it.
+# From here on the tables' CHECKs refuse a figure; no price is near it.
 TOO_LARGE = 1e300
 
 
@@ -33,11 +32,11 @@ def _table(name: str, *columns: str) -> sa.TableClause:
     return sa.table(name, *map(sa.column, columns))
 
 
-_SEEN = ("source", "observed_at", "payload_sha256")
-CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *_SEEN)
+_OBSERVED = ("source", "observed_at", "payload_sha256")
+CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *_OBSERVED)
 CLOSES = _table("closes", "product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at")
 SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
-QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *_SEEN)
+QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *_OBSERVED)
 PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
 DATA_VERSIONS = _table(
     "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
@@ -52,17 +51,22 @@ class Series:
     source: str
     after: int
 
+    @property
+    def name(self) -> str:
+        """`SOURCE@AFTER`."""
+        return f"{self.source}@{self.after}"
+
 
 @dataclass(frozen=True)
 class Stored:
-    """Numbers (n,) int64 of candles, their days (n,) datetime64[D], rising, each once, and figures (n, 5)."""
+    """Candles by day: seqs (n,) int64, days (n,) datetime64[D] rising and unique, figures (n, 5) float64."""
 
     seqs: npt.NDArray[np.int64]
     days: npt.NDArray[np.datetime64]
     figures: npt.NDArray[np.float64]
 
     def upto(self, through: date | None) -> Stored:
-        """Those of the days up to `through`, inclusive."""
+        """The candles of the days up to `through`, inclusive."""
         end = len(self.days)
         if through is not None:
             end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
@@ -74,7 +78,7 @@ NOTHING = Stored(np.empty(0, "int64"), np.empty(0, "datetime64[D]"), np.empty((0
 
 @dataclass(frozen=True)
 class Page:
-    """Days (n,) datetime64[D], rising, each once; figures (n, 5) float64 in the order of FIGURES."""
+    """Observed candles: days (n,) datetime64[D] rising and unique, figures (n, 5) in the order of FIGURES."""
 
     days: npt.NDArray[np.datetime64]
     figures: npt.NDArray[np.float64]
@@ -90,8 +94,8 @@ def find_series(connection: sa.Connection, product_id: str, *, at: int | None = 
 
 
 def _belongs(candles: sa.FromClause, series: Series, upto: int | None) -> list[sa.ColumnElement[bool]]:
-    found = [candles.c.product_id == series.product_id, candles.c.seq > series.after]
-    return found if upto is None else [*found, candles.c.seq <= upto]
+    conditions = [candles.c.product_id == series.product_id, candles.c.seq > series.after]
+    return conditions if upto is None else [*conditions, candles.c.seq <= upto]
 
 
 def newest(series: Series) -> sa.Select[Any]:
@@ -104,30 +108,34 @@ def newest(series: Series) -> sa.Select[Any]:
 
 
 def to_page(candles: pd.DataFrame) -> Page:
-    """Candles in any order as a page; a day that comes twice with the same figures counts once.
+    """Sort a candle frame into a page; a day twice with the same figures counts once.
 
     Raises:
-        BadInput: a day that is none, a figure that no price can have, or a day twice with different figures.
+        BadInput: a time that is no day, a figure that no price has, or a day twice with different figures.
     """
     stamps = candles["day_utc"].to_numpy().astype("datetime64[s]")
     days = stamps.astype("datetime64[D]")
     if bool((days != stamps).any()):  # NaT differs from itself
-        raise BadInput("candles need a day each, at midnight UTC; drop what has none, or another hour")
+        raise BadInput(
+            "each candle needs a day, at midnight UTC; drop candles without one or of another hour"
+        )
     order = np.argsort(days, kind="stable")
     # + 0.0 turns -0.0 into 0.0, which is what SQLite would keep.
     days, figures = days[order], candles[FIGURES].to_numpy("float64")[order] + 0.0
     again = np.flatnonzero(days[1:] == days[:-1]) + 1
-    clash = again[~equal_figures(figures[again], figures[again - 1])]
-    if len(clash):
-        raise BadInput(f"one candle a day is needed, but {days[clash[0]]} came twice with different figures")
-    fit = (figures > 0) & (figures < TOO_LARGE) | np.isnan(figures)
-    fit[:, -1] |= figures[:, -1] == 0  # a day without volume
-    fit[:, FIGURES.index("close")] &= ~np.isnan(figures[:, FIGURES.index("close")])
-    if not fit.all():
-        row, column = (int(found[0]) for found in np.nonzero(~fit))
+    conflicts = again[~equal_figures(figures[again], figures[again - 1])]
+    if len(conflicts):
+        raise BadInput(
+            f"one candle a day is needed, but {days[conflicts[0]]} came twice with different figures"
+        )
+    valid = (figures > 0) & (figures < TOO_LARGE) | np.isnan(figures)
+    valid[:, -1] |= figures[:, -1] == 0  # a day without volume
+    valid[:, FIGURES.index("close")] &= ~np.isnan(figures[:, FIGURES.index("close")])
+    if not valid.all():
+        row, column = (int(indices[0]) for indices in np.nonzero(~valid))
         raise BadInput(
             f"the candle of {days[row]} has {FIGURES[column]} {figures[row, column]}, and finite positive"
-            " prices are needed; set it aside"
+            " prices are needed; quarantine it"
         )
     return Page(np.delete(days, again), np.delete(figures, again, axis=0))
 
@@ -148,7 +156,7 @@ def read_newest(
 ) -> Stored:
     """Each day's newest candle from day `first` to `through`, both inclusive, as it was at number `upto`.
 
-    Each row of the span is read, and the last of a day is taken: most days have one, and looking for the
+    Each row of the span is read, and the last of a day is taken: most days have one row, and to look for the
     newest of each in the database takes twice as long.
     """
     query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
@@ -163,7 +171,7 @@ def read_newest(
 
 
 def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
-    """The rows, some at a time, by the driver's own cursor: making them SQLAlchemy's takes as long again."""
+    """The rows, some at a time, by the driver's own cursor: as SQLAlchemy's rows they take twice as long."""
     inlined = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
     with contextlib.closing(connection.connection.cursor()) as cursor:
         cursor.execute(str(inlined))
@@ -197,7 +205,7 @@ def is_empty(connection: sa.Connection, series: Series) -> bool:
 
 
 def highest(connection: sa.Connection) -> int:
-    """The greatest number of a candle, of any series: while it stays, nothing was added."""
+    """The greatest number of a candle, of any series: while it is the same, nothing was added."""
     return connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
 
 
@@ -208,40 +216,37 @@ def compare(
     if not len(page.days):
         return np.zeros(0, bool), np.zeros(0, bool)
     span = {"first": page.days[0].item(), "through": page.days[-1].item()}
-    stored = read_newest(connection, series, **span)
-    known = np.isin(page.days, stored.days)
-    same = known.copy()
-    where = np.searchsorted(stored.days, page.days[known])
-    same[known] = equal_figures(page.figures[known], stored.figures[where])
-    return known, same
+    newest_rows = read_newest(connection, series, **span)
+    stored = np.isin(page.days, newest_rows.days)
+    same = stored.copy()
+    rows = np.searchsorted(newest_rows.days, page.days[stored])
+    same[stored] = equal_figures(page.figures[stored], newest_rows.figures[rows])
+    return stored, same
 
 
 def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]) -> None:
-    """Write every day of the page, oldest first, so that row numbers rise with the days."""
-    # What is the same in each row stands in the statement: binding it takes as long as the figures do.
+    """Write the page's candles, oldest first, so that row numbers rise with the days, and their checks.
+
+    `common` holds the columns that are the same in each row.
+    """
+    if not len(page.days):
+        return
+    # A common value stands in the statement: binding it to each row takes as long as the figures do.
     values: dict[str, Any] = {name: sa.bindparam(name) for name in CANDLE_COLUMNS}
     values |= {name: _literal(value) for name, value in common.items()}
-    statement = str(sa.insert(CANDLES).values(values).compile(dialect=connection.dialect))
+    statement = sa.insert(CANDLES).values(values).compile(dialect=connection.dialect)
     for start in range(0, len(page.days), PIECE):
         days = np.datetime_as_string(page.days[start : start + PIECE], unit="D").tolist()
         figures = (_or_null(column) for column in page.figures[start : start + PIECE].T)
-        rows = zip(days, *figures, strict=True)
-        if connection.dialect.positional:
-            connection.exec_driver_sql(statement, list(rows))
-        else:
-            named = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
-            connection.exec_driver_sql(statement, named)
-
-
-def insert_checks(connection: sa.Connection, page: Page, common: dict[str, str], last: int) -> None:
-    """Write the check of each row of a page that was just inserted, one number after the other to `last`."""
-    if not len(page.days):
-        return
-    written = checks(page.days, page.figures, common)
+        rows: list[Any] = list(zip(days, *figures, strict=True))
+        if not statement.positional:
+            rows = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
+        connection.exec_driver_sql(str(statement), rows)
+    last = highest(connection)
     row = {
         "first_candle_seq": last - len(page.days) + 1,
         "last_candle_seq": last,
-        "checks": written.astype("<u4").tobytes(),
+        "checks": checks(page.days, page.figures, common).astype("<u4").tobytes(),
     }
     connection.execute(sa.insert(PAGES), [row])
 
@@ -262,24 +267,24 @@ def _or_null(figures: npt.NDArray[np.float64]) -> list[float | None]:
 
 
 def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, common: dict[str, str]) -> int:
-    """Write the rows quarantined that are not there yet; returns how many."""
+    """Write the quarantined rows that are not stored yet; returns their number."""
     if rejected is None or rejected.empty:
         return 0
     before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0
     for start in range(0, len(rejected), CHUNK):
-        found = rejected[REJECTED_COLUMNS].iloc[start : start + CHUNK].itertuples(index=False, name=None)
+        chunk = rejected[REJECTED_COLUMNS].iloc[start : start + CHUNK].itertuples(index=False, name=None)
         rows = [
-            {"day_utc": _iso_day(day), "raw": raw, "reason": reason, **common} for day, raw, reason in found
+            {"day_utc": _iso_day(day), "raw": raw, "reason": reason, **common} for day, raw, reason in chunk
         ]
         insert_new(connection, QUARANTINE, rows)
-    # Nobody else writes meanwhile, and what a driver says of many rows is not always their number.
+    # Nobody else writes meanwhile, and the count that a driver gives for many rows is not always theirs.
     new = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.seq > before)
     return connection.scalar(new) or 0
 
 
 def _iso_day(text: object) -> str | None:
-    # A day that is none stays readable in `raw`; it must not keep the good candles of its page out. Nor may
-    # one before 0400-03-01, by which SQLite's calendar has been off.
+    # An impossible day stays readable in `raw`; it must not keep the good candles of its page out. Nor may
+    # one before 0400-03-01, by which SQLite's calendar is off.
     try:
         day = date.fromisoformat(str(text))
     except ValueError:
@@ -288,13 +293,39 @@ def _iso_day(text: object) -> str | None:
 
 
 def insert_new(connection: sa.Connection, table: sa.TableClause, rows: Sequence[dict[str, object]]) -> None:
-    """Insert the rows that no unique index knows yet."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(table).on_conflict_do_nothing(), rows)
+    """Insert the rows, all with the same columns, that no unique index holds yet."""
+    names = list(rows[0])
+    columns, values = ", ".join(names), ", ".join(f":{name}" for name in names)
+    statement = f"INSERT INTO {table.name} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608
+    connection.execute(sa.text(statement), rows)
+
+
+def read_restated(connection: sa.Connection, series: Series | None) -> pd.DataFrame:
+    """Every observation of the series's days that were observed with more than one set of figures.
+
+    Returns:
+        `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order of observation.
+    """
+    columns = ["day_utc", "seq", "close", "observed_at"]
+    if series is None:
+        return pd.DataFrame([], columns=columns)
+    ours = _belongs(CANDLES, series, None)
+    days = sa.select(CANDLES.c.day_utc).where(*ours).group_by(CANDLES.c.day_utc).having(sa.func.count() > 1)
+    query = sa.select(*(CANDLES.c[name] for name in columns)).where(*ours, CANDLES.c.day_utc.in_(days))
+    rows = connection.execute(query.order_by(CANDLES.c.day_utc, CANDLES.c.seq)).all()
+    return pd.DataFrame([tuple(row) for row in rows], columns=columns)
+
+
+def read_quarantined(connection: sa.Connection, product_id: str) -> pd.DataFrame:
+    """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
+    columns = [*REJECTED_COLUMNS, "source", "observed_at"]
+    query = sa.select(*(QUARANTINE.c[name] for name in columns)).order_by(QUARANTINE.c.seq)
+    rows = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
+    return pd.DataFrame([tuple(row) for row in rows], columns=columns, dtype=object)
 
 
 def to_frame(stored: Stored) -> pd.DataFrame:
-    """The same candles as a candle frame."""
+    """The candles as a candle frame."""
     figures = dict(zip(FIGURES, stored.figures.T, strict=True))
     return candle_frame({"day_utc": stored.days.astype("datetime64[s]"), **figures})
 
@@ -308,7 +339,7 @@ def to_arrow(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in query.selected_columns.keys()])  # noqa: SIM118
     batches = []
     for rows in _pieces(connection, query):
-        # Days and times lie there as ISO text, which Arrow reads.
+        # Days and times are stored as ISO text, which Arrow reads.
         texts = [pa.array(column) for column in zip(*rows, strict=True)]
         columns = [text.cast(field.type) for text, field in zip(texts, schema, strict=True)]
         batches.append(pa.record_batch(columns, schema=schema))

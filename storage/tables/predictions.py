@@ -73,7 +73,11 @@ class Predictions:
         rows = self._table.of_products(product_id).read(wanted).to_pylist()
         return rows[0] if rows else None
 
-    def publish(self, row: Mapping[str, object]) -> Published:
+    def publish(self, rows: Any) -> Any:
+        """Temporary."""
+        return [{**row, "revision": self.publish_one(row).revision} for row in rows]
+
+    def publish_one(self, row: Mapping[str, object]) -> Published:
         """Add a forecast unless its `prediction_id` is there; its `revision` is counted here.
 
         Args:

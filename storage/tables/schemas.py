@@ -71,7 +71,8 @@ def calibrator(home: Home, product_id: str | None = None) -> Table:
     """The states of the online quantile calibrator, each with the one it came from.
 
     Of one product, where it is named. `target_day` is the day of the newest outcome in it, `prediction_id`
-    the forecast that it came with (null in a first state), `quantile_offsets` 23 figures in units of the scale.
+    the forecast that it came with (null in a first state), `quantile_offsets` 23 figures in units of the
+    scale.
     """
     key = ("product_id", "calibrator_version")
     table = Table(home.calibrator, CALIBRATOR, name="calibrator", key=key, near=["target_day"])

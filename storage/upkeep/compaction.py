@@ -17,7 +17,8 @@ from storage.core.s3_path import Location, S3Path
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
 from storage.models.bundles_s3 import place_of
-from storage.models.registry import Models, registered_name
+from storage.models.registry import Models
+from storage.models.version import registered_name
 from storage.tables.checksums import LOG, prune_checksums
 from storage.tables.checksums_s3 import merge_checksums
 from storage.tables.delta import KEEPING, KEPT_DAYS, attempt, open_table, sync_commit, writing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from storage.core.home import Home
 from storage.core.s3_path import Location, S3Path, files_below
 from storage.models.bundles import MANIFEST, Bundle
 from storage.models.bundles_s3 import shared_files
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import open_table
 
@@ -152,15 +152,6 @@ def _bundle_files(bundle: Bundle) -> tuple[int, list[str]]:
     own = {bundle.folder / name for name in (*bundle.manifest, MANIFEST)}
     foreign = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path not in own)
     return len(own), findings + [f"{path} does not belong to its bundle" for path in foreign]
-
-
-def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
-    """The lineage in a version's bundle, empty where it cannot be read."""
-    try:
-        lineage = json.loads(Models(home).open(version).read("lineage.json"))
-    except (Damaged, ValueError):
-        return {}
-    return lineage if isinstance(lineage, dict) else {}
 
 
 def raw_responses(home: Home) -> tuple[int, list[str]]:

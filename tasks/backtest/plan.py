@@ -1,4 +1,4 @@
-"""What a backtest is made of: its data, its settings, its origins and its folds."""
+"""What a backtest is made of: its data, its profile, its origins and its folds."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from prefect import task
 
 from storage.core.errors import BadDay, NotEnoughHistory
 from storage.core.home import Home
+from storage.core.provenance import code_version
 from storage.prices.price_store import Prices
-from tasks.core.steps import STEP
-from tasks.features.inputs import columns_of, make_inputs, usable_rows
-from tasks.profiles.baselines import RETURNS
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.ensemble import held_out_days
+from tasks.core.history import PriceHistory
+from tasks.core.steps import step
+from tasks.core.types import Rows
+from tasks.features.volatility import log_returns
+from tasks.profiles.base import Profile
+from tasks.profiles.baselines import MIN_RETURNS
+from tasks.profiles.named import own_files
 from tasks.training.policy import MIN_UNSEEN_DAYS
 
 
@@ -29,12 +29,13 @@ from tasks.training.policy import MIN_UNSEEN_DAYS
 class Plan:
     """One backtest, by the versions of everything that goes into it; its id is their digest.
 
-    `folds` are the first origins of the folds; origins run from `start` to `end`, both included.
+    `folds` are the first origins of the folds; origins run from `start` to `end`, both included. `pooled` are
+    the data versions of the pool products.
     """
 
     backtest_id: str
     product_id: str
-    settings: Mapping[str, Any]
+    profile: Profile
     data_version: str
     pooled: Mapping[str, str]
     start: date
@@ -43,37 +44,29 @@ class Plan:
     origins: int
     created_at: datetime
 
-    @property
-    def recipe(self) -> Recipe:
-        """The settings as the model that they were checked by."""
-        return Recipe.model_validate(dict(self.settings))
-
     def span(self, fold: int) -> tuple[date, date]:
         """First and last day that can be an origin of the fold."""
         last = self.folds[fold + 1] - timedelta(days=1) if fold + 1 < len(self.folds) else self.end
         return self.folds[fold], last
 
 
+@step(run_name="{product_id}")
 def plan_backtest(
     home: Home,
     product_id: str,
-    recipe: Recipe,
+    profile: Profile,
     *,
     start: date | None,
     end: date | None,
-    code_version: str,
     moment: datetime,
 ) -> Plan:
     """Lay out the folds over the stored closes; nothing is fetched.
 
     Args:
         home: prepared, with closes of the product.
-        product_id: whose closes.
-        recipe: how.
         start: first origin; a year before `end` by default.
-        end: last origin; the last day but one by default, whose outcome is the last close.
-        code_version: of this code.
-        moment: of the run, for the names of the data.
+        end: last origin; by default the last day but one, whose outcome is the last close.
+        moment: of the run.
 
     Raises:
         BadDay: an end without an outcome, or a start after it.
@@ -95,76 +88,77 @@ def plan_backtest(
         data_version = prices.data_version(product_id, end + timedelta(days=1), created_at=moment)
         candles = prices.closes_at(data_version)
         pooled = {}
-        for product in recipe.pool_products:
+        for product in profile.pool_products:
             first = prices.first_day(product)
             if product != product_id and first is not None and first <= end:
                 pooled[product] = prices.data_version(product, end, created_at=moment)
-    origins = origins_between(candles, recipe, start, end)
-    settings = recipe.model_dump(mode="json")
-    parts = [product_id, settings, data_version, pooled, str(start), str(end), code_version]
+    origins = origins_between(candles, profile, start, end)
+    code = code_version(*own_files(profile))
+    parts = [product_id, profile.version, data_version, pooled, str(start), str(end), code]
     return Plan(
         backtest_id=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16],
         product_id=product_id,
-        settings=settings,
+        profile=profile,
         data_version=data_version,
         pooled=pooled,
         start=start,
         end=end,
-        folds=_fold_starts(candles, origins, recipe),
+        folds=_fold_starts(candles, origins, profile),
         origins=len(origins),
         created_at=moment,
     )
 
 
-def origins_between(candles: pd.DataFrame, recipe: Recipe, start: date, end: date) -> NDArray[np.int64]:
+def origins_between(candles: pd.DataFrame, profile: Profile, start: date, end: date) -> Rows:
     """Rows of the origins in the span: a whole input window, and a close on the day after.
 
     Raises:
         NotEnoughHistory: there is none, or the first one has too few days behind it.
     """
-    inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
-    rows = usable_rows(inputs, lookback=recipe.lookback)
-    rows = rows[np.isfinite(inputs.targets[rows])]
-    rows = rows[(inputs.days[rows] >= np.datetime64(start)) & (inputs.days[rows] <= np.datetime64(end))]
+    rows = profile.origins(candles)
+    returns, days = log_returns(candles), candles["day_utc"].to_numpy(dtype="datetime64[D]")
+    rows = rows[rows < len(candles) - 1]
+    rows = rows[np.isfinite(returns[rows + 1])]
+    rows = rows[(days[rows] >= np.datetime64(start)) & (days[rows] <= np.datetime64(end))]
     if not len(rows):
         raise NotEnoughHistory(
-            f"a forecast needs {recipe.lookback + 1} consecutive days up to its origin and a close after it:"
-            f" no day from {start} to {end} has them; import more history"
+            f"a forecast needs {profile.consecutive_days} consecutive days up to its origin and a close after"
+            f" it: no day from {start} to {end} has them; import more history"
         )
     behind = int(rows[0]) + 1
-    returns = int(np.isfinite(inputs.returns[:behind]).sum())
-    if behind < recipe.min_days or returns < RETURNS:
+    enough = not profile.levels or np.isfinite(returns[:behind]).sum() >= MIN_RETURNS
+    if behind < profile.min_days or not enough:
         raise NotEnoughHistory(
-            f"honest intervals need {recipe.min_days} days of closes, found {behind} up to {start}:"
+            f"profile {profile.name} needs {profile.min_days} days of closes, found {behind} up to {start}:"
             " begin later with --start, or import more history"
         )
     return rows
 
 
-def _fold_starts(candles: pd.DataFrame, origins: NDArray[np.int64], recipe: Recipe) -> tuple[date, ...]:
-    """The origins on which a refit is due, as `policy.decide` would find them due."""
+def _fold_starts(candles: pd.DataFrame, origins: Rows, profile: Profile) -> tuple[date, ...]:
+    """The origins on which a refit is due, as `policy.decide` finds them due."""
     days = candles["day_utc"].dt.date.to_numpy()[origins]
-    # The first champion may have seen all days, and is judged once half a year is unseen.
-    held_out = held_out_days(int(origins[0]) + 1, recipe)
-    ripe = days[0] + timedelta(days=MIN_UNSEEN_DAYS - held_out)
+    every = profile.policy.refit_every_days
+    if not every:
+        return tuple(days)
+    ripe = days[0]
+    if profile.gate_days:
+        # The first champion may have been trained on all days, and is judged once half a year is unseen.
+        enough = int(origins[0]) + 1 >= profile.min_days + profile.gate_days
+        ripe += timedelta(days=MIN_UNSEEN_DAYS - (profile.gate_days if enough else 0))
     starts = [days[0]]
     for day in days:
-        if (day - starts[-1]).days >= recipe.refit_every_days and day >= ripe:
+        if (day - starts[-1]).days >= every and day >= ripe:
             starts.append(day)
     return tuple(starts)
 
 
-def candles_until(home: Home, plan: Plan, through: date) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """The product's candles up to a day, inclusive, and those of the pooled products."""
+def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, PriceHistory]]:
+    """The product's history through the last outcome, and those of the pool."""
     with Prices(home) as prices:
-        frames = {product: prices.closes_at(version) for product, version in plan.pooled.items()}
-        own = prices.closes_at(plan.data_version)
-    until = pd.Timestamp(through)
 
-    def cut(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame[frame["day_utc"] <= until].reset_index(drop=True)
+        def read(product_id: str, version: str) -> PriceHistory:
+            return PriceHistory(product_id, prices.closes_at(version), version, prices.series_of(version))
 
-    return cut(own), {product: cut(frame) for product, frame in frames.items()}
-
-
-plan_one = task(name="plan-backtest", task_run_name="plan-backtest {product_id}", **STEP)(plan_backtest)
+        pool = {product: read(product, version) for product, version in plan.pooled.items()}
+        return read(plan.product_id, plan.data_version), pool

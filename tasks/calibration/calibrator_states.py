@@ -1,8 +1,8 @@
-"""The tracker's states: one after each scored outcome, in the order of days, each exactly once.
+"""The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
 
-A chain of states belongs to a product and a recipe. When an outcome comes late (a gap that is filled), the
-states of its day and of all later days are made anew beside the old ones, under the next revision: of a day,
-the highest revision counts, and a forecast keeps naming the state that it was made with.
+A chain of states belongs to a product, a recipe and a horizon. When an outcome arrives late (a gap that is
+filled), the states of its day and of all later days are made again beside the old ones, under the next
+revision: of a day the highest revision counts, and a forecast keeps naming the state that it was made with.
 """
 
 from __future__ import annotations
@@ -24,21 +24,36 @@ from storage.tables.delta import among
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from storage.tables.scores import Scores
-from tasks.calibration.quantile_tracker import advance
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
+from tasks.calibration.quantile_tracker import update_offsets
+from tasks.core.types import Floats
 
-log = logging.getLogger("closecast.track")
+log = logging.getLogger("closecast.calibration")
 
-OWN = "lstm"  # the method under which the ensemble's word stands among the components
-# How a state hangs together with the one before it, and with its outcome.
+# The columns that link a state to the one before it, and to its outcome.
 LINKS = ("target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
 NEAR_DAYS = 30
 
 
 @dataclass(frozen=True)
-class State:
-    """Corrections in scales, (23,), after the outcomes up to `target_day`."""
+class Chain:
+    """Which states belong together; `step` is the tracker's, in sigmas."""
+
+    product_id: str
+    profile: str
+    recipe_version: str
+    horizon: int
+    step: float
+
+    def states(self, first: date | None, last: date) -> ds.Expression:
+        """The chain's states whose day lies in the inclusive span."""
+        wanted = (ds.field("recipe_version") == self.recipe_version) & (ds.field("target_day") <= last)
+        wanted &= ds.field("horizon") == self.horizon
+        return wanted & (ds.field("target_day") >= first) if first else wanted
+
+
+@dataclass(frozen=True)
+class CalibratorState:
+    """Quantile offsets in sigmas, (levels,), after the outcomes up to `target_day`."""
 
     calibrator_version: str
     target_day: date
@@ -53,86 +68,74 @@ class _Outcome:
     quantiles: Floats
 
 
-def state_at(home: Home, product_id: str, recipe: Recipe, origin: date) -> State | None:
+def state_at(home: Home, chain: Chain, origin: date) -> CalibratorState | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
-    table = calibrator(home, product_id)
-    at = table.snapshot()
-    # Nearly always one of the newest days has it; what came in between is not read.
+    table = calibrator(home, chain.product_id)
+    snapshot = table.snapshot()
+    # Nearly always one of the newest days has it; older ones are not read then.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
-        rows = table.look(at, _of_chain(recipe, first, origin), None).to_pylist()
+        rows = table.look(snapshot, chain.states(first, origin), None).to_pylist()
         if branch := _branch(rows):
             return _as_state(branch[max(branch)])
     return None
 
 
 def first_state(
-    home: Home, product_id: str, recipe: Recipe, origin: date, quantile_offsets: Floats, moment: datetime
-) -> State:
-    """Begin a chain on `origin` with the quantile_offsets of the model's own warm-up."""
-    row = _row(product_id, recipe, origin, 0, None, None, quantile_offsets, moment)
+    home: Home, chain: Chain, origin: date, quantile_offsets: Floats, moment: datetime
+) -> CalibratorState:
+    """Begin a chain on `origin` with the first offsets of the model."""
+    row = _row(chain, origin, 0, None, None, quantile_offsets, moment)
     calibrator(home).add([row])
     return _as_state(row)
 
 
-def advance_tracker(home: Home, product_id: str, recipe: Recipe, origin: date, moment: datetime) -> int:
-    """Bring the chain up to every outcome that was scored up to `origin`; returns how many were taken in.
+def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> int:
+    """Extend the chain by every outcome that was scored up to `origin`; returns how many were added.
 
-    A state stays when it came from the state that now counts before it, and is made anew otherwise. A run on
-    a day of the past may have begun a stretch of its own, which ends where the next one begins.
+    A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
+    on a past day may have begun a stretch of its own, which ends where the next one begins.
 
     Args:
         home: prepared, with the product's lock held, the due forecasts scored.
-        product_id: whose chain.
-        recipe: whose chain.
         origin: the last day that the run may know.
         moment: of the run.
     """
-    table = calibrator(home, product_id)
-    at = table.snapshot()
-    chain = _of_chain(recipe, None, origin)
-    settled = _settled(home, product_id, recipe, table.look(at, chain, LINKS), origin)
+    table = calibrator(home, chain.product_id)
+    snapshot = table.snapshot()
+    links = table.look(snapshot, chain.states(None, origin), LINKS)
+    settled = _settled_through(home, chain, links, origin)
     if settled is None:
         return 0
-    after = _of_chain(recipe, settled, origin)
-    branch = _branch(table.look(at, after).to_pylist())
+    branch = _branch(table.look(snapshot, chain.states(settled, origin)).to_pylist())
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[settled], [], 0
-    for outcome in _outcomes(home, product_id, recipe, after=settled, through=origin):
+    for outcome in _outcomes(home, chain, after=settled, through=origin):
         day = outcome.target_day
-        if day in starts:  # the warm-up there has taken that day in
+        if day in starts:  # the first offsets of a stretch include that day
             continue
         before = max([before, *(branch[start] for start in starts if start < day)], key=_target_day)
-        known = branch.get(day)
-        if known and _follows(known, outcome, before):
-            before = known
+        state = branch.get(day)
+        if state and _follows(state, outcome, before):
+            before = state
             continue
-        new += not known or known["prediction_id"] != outcome.prediction_id
-        quantile_offsets = advance(
-            _corrections(before), outcome.close, outcome.quantiles, step=recipe.tracker_step
-        )
-        before = _row(
-            product_id,
-            recipe,
-            day,
-            known["revision"] + 1 if known else 0,
-            outcome.prediction_id,
-            before["calibrator_version"],
-            quantile_offsets,
-            moment,
-        )
+        new += not state or state["prediction_id"] != outcome.prediction_id
+        offsets = update_offsets(_offsets(before), outcome.close, outcome.quantiles, step=chain.step)
+        revision = state["revision"] + 1 if state else 0
+        previous = before["calibrator_version"]
+        before = _row(chain, day, revision, outcome.prediction_id, previous, offsets, moment)
         rows.append(before)
     table.add(rows)
     if len(rows) > new:
-        first = rows[0]["target_day"]
-        log.info("%s: %d states of the tracker made anew from %s on", product_id, len(rows) - new, first)
+        text = "%s: %d calibrator states made again from %s on"
+        log.info(text, chain.product_id, len(rows) - new, rows[0]["target_day"])
     return new
 
 
-def _follows(known: Mapping[str, Any], outcome: _Outcome, before: Mapping[str, Any]) -> bool:
-    """Whether a state took in that outcome, and came from the state before."""
+def _follows(state: Mapping[str, Any], outcome: _Outcome, before: Mapping[str, Any]) -> bool:
+    """Whether a state took in that outcome, and follows from the state before."""
     return bool(
-        known["prediction_id"] == outcome.prediction_id
-        and known["previous_version"] == before["calibrator_version"]
+        state["prediction_id"] == outcome.prediction_id
+        and state["previous_version"] == before["calibrator_version"]
     )
 
 
@@ -141,146 +144,124 @@ def _target_day(row: Mapping[str, Any]) -> date:
     return day
 
 
-def _of_chain(recipe: Recipe, first: date | None, last: date) -> ds.Expression:
-    """The states of a recipe whose day lies in the inclusive span."""
-    wanted = (ds.field("recipe_version") == recipe.recipe_version) & (ds.field("target_day") <= last)
-    return wanted & (ds.field("target_day") >= first) if first else wanted
-
-
 def _branch(rows: Sequence[dict[str, Any]]) -> dict[date, dict[str, Any]]:
     """The states that count, by day."""
-    found: dict[date, dict[str, Any]] = {}
+    branch: dict[date, dict[str, Any]] = {}
     for row in rows:
-        known = found.get(row["target_day"])
-        if known is None or row["revision"] > known["revision"]:
-            found[row["target_day"]] = row
-    return found
+        other = branch.get(row["target_day"])
+        if other is None or row["revision"] > other["revision"]:
+            branch[row["target_day"]] = row
+    return branch
 
 
-def _settled(home: Home, product_id: str, recipe: Recipe, states: pa.Table, origin: date) -> date | None:
+def _settled_through(home: Home, chain: Chain, states: pa.Table, origin: date) -> date | None:
     """The newest day up to which no outcome changes the chain; None when none changes it at all.
 
-    A state is settled when it came from the one that counts before it and took in the first of its day's
-    forecasts that has a score and is of the chain. Of all days a few columns are compared here, so that what
-    is long need be read of those after the settled day alone.
-
-    Args:
-        home: as `advance_tracker`.
-        product_id: whose chain.
-        recipe: whose chain.
-        states: the columns `LINKS` of every state up to the origin.
-        origin: the last day that the run may know.
+    A state is settled when it follows from the one that counts before it and took in the first of its day's
+    forecasts that has a score and belongs to the chain. Only a few columns are compared here, so that the
+    long ones are read of the days after the settled one alone.
     """
     links = states.to_pandas(date_as_object=False)
     links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
     links = links.drop_duplicates("target_day")
-    days, begun = links["target_day"], links["prediction_id"].isna()
-    if not begun.any():
+    days, begins = links["target_day"], links["prediction_id"].isna()
+    if not begins.any():
         return None
-    follows = begun | (links["previous_version"] == links["calibrator_version"].shift())
-    changing = [days[~follows].min(), _open_days(home, product_id, recipe, links, origin).min()]
+    follows = begins | (links["previous_version"] == links["calibrator_version"].shift())
+    changing = [days[~follows].min(), _open_days(home, chain, links, origin).min()]
     first = min((day for day in changing if not pd.isna(day)), default=None)
     return None if first is None else cast("pd.Timestamp", days[days < first].max()).date()
 
 
-def _open_days(
-    home: Home, product_id: str, recipe: Recipe, links: pd.DataFrame, origin: date
-) -> pd.Series[pd.Timestamp]:
+def _open_days(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> pd.Series[pd.Timestamp]:
     """The days whose outcome is not the one that their state in `links` took in.
 
-    After the newest state that is every day with a forecast: whether it has an outcome is not asked here.
+    After the newest state that is every day with a forecast, whether or not it has an outcome.
     """
     starts = links["target_day"][links["prediction_id"].isna()]
-    forecasts = (
-        Predictions(home)
-        .between(
-            product_id,
-            first=starts.min().date() + timedelta(days=1),
-            last=origin,
-            profile=recipe.name,
-            columns=["target_day", "prediction_id"],
-        )
-        .to_pandas(date_as_object=False)
-    )
+    first = starts.min().date() + timedelta(days=1)
+    forecasts = _forecasts(home, chain, first, origin, ()).to_pandas(date_as_object=False)
     days = forecasts["target_day"]
     took_in = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
-    passed = took_in.groupby(days).cumsum() > 0  # what comes after it on its day teaches nothing
-    left = forecasts[~passed & ~days.isin(starts)]
-    late = left["target_day"] <= links["target_day"].max()
-    if late.any():  # nearly always of another chain, or waiting for a close that never came
-        names = left["prediction_id"][late].tolist()
-        dates = left["target_day"][late].dt.date.unique().tolist()
-        wanted = among("target_day", dates) & among("prediction_id", names)
-        scored = Scores(home).of_days(product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
-        known = _made_by(home, product_id, recipe, wanted).intersection(scored)
-        left = left[~late | left["prediction_id"].isin(known)]
-    open_days: pd.Series[pd.Timestamp] = left["target_day"]
+    passed = took_in.groupby(days).cumsum() > 0  # later forecasts of its day teach nothing
+    open_ones = forecasts[~passed & ~days.isin(starts)]
+    late = open_ones["target_day"] <= links["target_day"].max()
+    if late.any():  # nearly always of another chain, or waiting for a close that never arrived
+        ids = open_ones["prediction_id"][late].tolist()
+        dates = open_ones["target_day"][late].dt.date.unique().tolist()
+        wanted = among("target_day", dates) & among("prediction_id", ids)
+        scored = Scores(home).of_days(chain.product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
+        ours = _members(home, chain, wanted).intersection(scored)
+        open_ones = open_ones[~late | open_ones["prediction_id"].isin(ours)]
+    open_days: pd.Series[pd.Timestamp] = open_ones["target_day"]
     return open_days
 
 
-def _made_by(home: Home, product_id: str, recipe: Recipe, wanted: ds.Expression) -> set[str]:
-    """The forecasts of the chain among the components that match."""
-    ours = ds.field("component") == OWN
-    made = (
-        components(home, product_id).read(ours & wanted, ["prediction_id", "calibrator_version"]).to_pylist()
-    )
-    return {
-        row["prediction_id"]
-        for row in made
-        if row["calibrator_version"].startswith(f"{recipe.recipe_version}:")
-    }
-
-
-def _outcomes(home: Home, product_id: str, recipe: Recipe, *, after: date, through: date) -> list[_Outcome]:
-    """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
-    first = after + timedelta(days=1)
-    target = ds.field("target_day")
-    chain = _made_by(home, product_id, recipe, (target >= first) & (target <= through))
-    columns = ["prediction_id", "close"]
-    closes: dict[str, float] = {}
-    for row in Scores(home).read(product_id, first=first, last=through, columns=columns).to_pylist():
-        closes.setdefault(row["prediction_id"], row["close"])
-    columns = ["target_day", "prediction_id", "quantiles"]
+def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Sequence[str]) -> pa.Table:
+    """The published forecasts and revisions of the chain's profile and horizon, by target day."""
+    names = ["target_day", "prediction_id", "horizon", *columns]
     rows = Predictions(home).between(
-        product_id, first=first, last=through, profile=recipe.name, columns=columns
+        chain.product_id, first=first, last=last, profile=chain.profile, columns=names
     )
-    found: dict[date, _Outcome] = {}
-    for row in rows.to_pylist():
-        day, name = row["target_day"], row["prediction_id"]
-        if name in chain and name in closes and day not in found:
-            found[day] = _Outcome(day, name, closes[name], np.array(row["quantiles"]))
-    return [found[day] for day in sorted(found)]
+    return rows.filter(ds.field("horizon") == chain.horizon)
+
+
+def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
+    """The forecasts that were made with a state of the chain, among the components that match."""
+    columns = ["prediction_id", "calibrator_version"]
+    tracked = ds.field("calibrator_version").is_valid()
+    rows = components(home, chain.product_id).read(tracked & wanted, columns).to_pylist()
+    prefix = f"{chain.recipe_version}:"
+    return {row["prediction_id"] for row in rows if row["calibrator_version"].startswith(prefix)}
+
+
+def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> list[_Outcome]:
+    """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
+    first, target = after + timedelta(days=1), ds.field("target_day")
+    members = _members(home, chain, (target >= first) & (target <= through))
+    closes: dict[str, float] = {}
+    scores = Scores(home).read(
+        chain.product_id, first=first, last=through, columns=["prediction_id", "close"]
+    )
+    for row in scores.to_pylist():
+        closes.setdefault(row["prediction_id"], row["close"])
+    outcomes: dict[date, _Outcome] = {}
+    for row in _forecasts(home, chain, first, through, ["quantiles"]).to_pylist():
+        day, prediction_id = row["target_day"], row["prediction_id"]
+        if prediction_id in members and prediction_id in closes and day not in outcomes:
+            outcomes[day] = _Outcome(day, prediction_id, closes[prediction_id], np.array(row["quantiles"]))
+    return [outcomes[day] for day in sorted(outcomes)]
 
 
 def _row(
-    product_id: str,
-    recipe: Recipe,
+    chain: Chain,
     day: date,
     revision: int,
     prediction_id: str | None,
     previous: str | None,
-    quantile_offsets: Floats,
+    offsets: Floats,
     moment: datetime,
 ) -> dict[str, Any]:
-    parts = f"{product_id}\n{day}\n{prediction_id}\n{previous}\n".encode() + quantile_offsets.tobytes()
+    parts = f"{chain.product_id}\n{day}\n{prediction_id}\n{previous}\n{chain.horizon}\n".encode()
+    digest = hashlib.sha256(parts + offsets.tobytes()).hexdigest()[:16]
     return {
-        "calibrator_version": f"{recipe.recipe_version}:{hashlib.sha256(parts).hexdigest()[:16]}",
-        "product_id": product_id,
-        "profile": recipe.name,
-        "horizon": recipe.horizon,
-        "recipe_version": recipe.recipe_version,
+        "calibrator_version": f"{chain.recipe_version}:{digest}",
+        "product_id": chain.product_id,
+        "profile": chain.profile,
+        "horizon": chain.horizon,
+        "recipe_version": chain.recipe_version,
         "target_day": day,
         "revision": revision,
         "prediction_id": prediction_id,
         "previous_version": previous,
-        "quantile_offsets": quantile_offsets.tolist(),
+        "quantile_offsets": offsets.tolist(),
         "created_at": moment,
     }
 
 
-def _as_state(row: Mapping[str, Any]) -> State:
-    return State(row["calibrator_version"], row["target_day"], _corrections(row))
+def _as_state(row: Mapping[str, Any]) -> CalibratorState:
+    return CalibratorState(row["calibrator_version"], row["target_day"], _offsets(row))
 
 
-def _corrections(row: Mapping[str, Any]) -> Floats:
+def _offsets(row: Mapping[str, Any]) -> Floats:
     return np.array(row["quantile_offsets"], dtype=np.float64)

@@ -1,12 +1,155 @@
-"""What every Prefect task and flow here has in common."""
+"""Steps: plain functions that become Prefect tasks when a flow first runs them.
+
+A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks
+and other processes call it directly; `run_step` and `submit_step` make its task.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from prefect.cache_policies import NO_CACHE
+from storage.core.home import check_product_id
 
-# Persisted results are pickles, and loading one runs what it says: steps pass ids and small frames only.
-STEP: dict[str, Any] = {"persist_result": False, "cache_policy": NO_CACHE}
-# The error of a flow that failed is kept whatever is said here: as JSON, not as a pickle.
+if TYPE_CHECKING:
+    from prefect import Task
+    from prefect.futures import PrefectFuture
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is
+# loaded.
 FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json", "validate_parameters": True}
+
+
+@dataclass(frozen=True)
+class DataAsset:
+    """Something that a step makes, as Prefect's assets name it."""
+
+    key: str
+    name: str
+    description: str
+
+
+def closes_asset(product_id: str) -> DataAsset:
+    """The closes of a product."""
+    key = f"closecast://{check_product_id(product_id)}/closes"
+    return DataAsset(key, f"{product_id} closes", "Candles as observed")
+
+
+def model_asset(product_id: str, profile: str) -> DataAsset:
+    """The model that forecasts a product."""
+    key = f"closecast://{check_product_id(product_id)}/{profile}/model"
+    return DataAsset(key, f"closecast.{product_id}.{profile}", "The champion among the model's versions")
+
+
+def forecast_asset(product_id: str, profile: str) -> DataAsset:
+    """The forecasts of a product."""
+    key = f"closecast://{check_product_id(product_id)}/{profile}/forecast"
+    return DataAsset(key, f"{product_id} forecast, {profile}", "The next close, rows of the predictions")
+
+
+def step(
+    *, timeout_seconds: float | None = None, run_name: str = "", **options: Any
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Mark a function as a step.
+
+    Args:
+        timeout_seconds: after which Prefect gives the task up; None for never.
+        run_name: added to the task's name, a template of the function's parameters.
+        options: further options of `prefect.task`, such as `retries`.
+    """
+
+    def mark(fn: Callable[P, R]) -> Callable[P, R]:
+        name = fn.__name__.replace("_", "-")
+        fn.task_options = {  # type: ignore[attr-defined]
+            "name": name,
+            "task_run_name": f"{name} {run_name}".strip(),
+            "timeout_seconds": timeout_seconds,
+            **options,
+        }
+        return fn
+
+    return mark
+
+
+def run_step(
+    fn: Callable[..., R],
+    *args: object,
+    makes: DataAsset | None = None,
+    of: Sequence[DataAsset] = (),
+    **kwargs: object,
+) -> R:
+    """Run a step as a task of the current flow, and wait for its result.
+
+    Args:
+        fn: the step, with its arguments.
+        makes: the asset that it makes: Prefect records its lineage, its outcome and the result's `facts()`.
+        of: the assets that it is made from.
+    """
+    task = _asset_task(fn, makes, of) if makes else task_of(fn)
+    result: R = task.submit(*args, **kwargs).result()
+    return result
+
+
+def submit_step(
+    fn: Callable[..., Any], *args: object, wait_for: Sequence[Any] = (), **kwargs: object
+) -> PrefectFuture[Any]:
+    """Hand a step to the current flow's task runner."""
+    return task_of(fn).submit(*args, return_state=False, wait_for=wait_for, **kwargs)
+
+
+@functools.cache
+def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
+    """The task of a step."""
+    from prefect import task
+
+    return task(fn, **_options(fn))
+
+
+def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
+    from prefect.tasks import MaterializingTask
+
+    made_of = [_prefect_asset(asset) for asset in of]
+    return MaterializingTask(
+        fn=_with_facts(fn), assets=[_prefect_asset(makes)], asset_deps=made_of, **_options(fn)
+    )
+
+
+def _options(fn: Callable[..., Any]) -> dict[str, Any]:
+    from prefect.cache_policies import NO_CACHE
+
+    # Persisted results are pickles: steps hand on what they return in memory alone.
+    options: dict[str, Any] = {**fn.task_options, "persist_result": False}  # type: ignore[attr-defined]
+    return options | {"cache_policy": NO_CACHE}
+
+
+def _prefect_asset(asset: DataAsset) -> Any:
+    from prefect.assets import Asset, AssetProperties
+
+    properties = AssetProperties(name=asset.name, description=asset.description)
+    return Asset(key=asset.key, properties=properties)
+
+
+def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
+    """The function, which also records the facts of its result with the asset that it makes."""
+
+    @functools.wraps(fn)
+    def recorded(*args: Any, **kwargs: Any) -> R:
+        from prefect.context import AssetContext
+
+        result = fn(*args, **kwargs)
+        context = AssetContext.get()
+        facts: dict[str, object] = getattr(result, "facts", dict)()
+        for asset in context.downstream_assets if context else ():
+            asset.add_metadata({name: _plain(value) for name, value in facts.items()})
+        return result
+
+    return recorded
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,4 +1,4 @@
-"""TensorFlow, loaded once, quietly, and the same way everywhere."""
+"""Loads TensorFlow and the matrix libraries the same way everywhere, for the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from storage.core.provenance import processor
 def tensorflow() -> ModuleType:
     """Import TensorFlow (4 to 6 s), on one intra-op thread, without its start-up lines.
 
-    One thread, since our networks are small: threads cost more than they bring, and a sum
-    made in one order is the same to the last bit on every machine size. Members that train side
-    by side are threads of ours, and TensorFlow lets as many of them in as there are inter-op threads.
+    Our networks are small, and threads cost more than they gain. One thread also sums in one order, so the
+    bits are the same on every machine size. Members train in threads of their own; TensorFlow runs as many
+    of them at once as it has inter-op threads.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_to_log():
         import tensorflow as tf
 
-        # After somebody else's first operation the thread counts are fixed; then theirs hold.
+        # The thread counts are fixed after the first operation, which may have been somebody else's.
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(cores())
-        tf.constant(0) + 1  # the devices are named on the first operation
+        tf.constant(0) + 1  # TensorFlow prints the devices on the first operation
     return tf  # type: ignore[no-any-return]
 
 
 @functools.cache
 def one_blas_thread() -> None:
-    """Have NumPy's and SciPy's matrix libraries calculate in one thread from here on.
+    """Limit the matrix libraries of NumPy and SciPy to one thread, for the life of the process.
 
-    They share a sum out by the cores that there are, and so a fit ended elsewhere in its last bits on another
-    machine, or in a worker that was started with OMP_NUM_THREADS=1, as Dask's are. For good, since a limit
-    that is taken back holds for all threads of the process, and takes it back for all of them.
+    They split a sum by the number of cores, so the last bits of a fit would depend on the machine, or on
+    OMP_NUM_THREADS, which Dask sets for its workers. The limit is per process: taken back by one thread,
+    it would be gone for all.
     """
-    import arch  # noqa: F401 (what it loads is limited, and what is loaded later is not)
+    import arch  # noqa: F401 (only libraries that are already loaded are limited)
     import scipy.linalg
     import scipy.optimize  # noqa: F401
     from threadpoolctl import threadpool_limits
@@ -49,17 +49,14 @@ def one_blas_thread() -> None:
 
 
 def cores() -> int:
-    """On how many cores this process may train: those it may run on, but one in a pool's worker.
-
-    Its siblings have the others.
-    """
+    """Cores that this process may train on: its affinity, or 1 in a worker of a pool, which has siblings."""
     if multiprocessing.parent_process() is not None:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def versions() -> dict[str, str]:
-    """The versions that decide a network's bits, and the machine, for its lineage."""
+def library_versions() -> dict[str, str]:
+    """The versions and the machine that decide a network's bits, for its lineage."""
     import platform
     from importlib.metadata import version
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from storage.core.errors import BadInput
-from tasks.core.formatting import usd
-from tasks.profiles.min_max import Floats
-from tasks.training.gate import mean_absolute_error, root_mean_squared_error
+from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
+from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from tasks.core.types import Floats
 
 WINDOWS = (30, 90, 365, None)
 PERCENTS = (50, 80, 95)
@@ -21,7 +21,6 @@ SURE = 0.95
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
 HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
 COLUMNS = ("target_day", *FIGURES, *HITS)
-UNKNOWN = "–"
 
 ALARM_DAYS = 180
 # The 1st to 99th percentile of the coverage of a good model over that many days.
@@ -152,7 +151,7 @@ def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
         held = int(scored[f"hit_{percent}"].sum()) / ALARM_DAYS
         if not low <= held <= high:
             alarms.append(
-                f"the {percent} % interval held {percents(held)} of the last {ALARM_DAYS} days,"
+                f"the {percent} % interval held {format_share(held)} of the last {ALARM_DAYS} days,"
                 f" {100 * low:.0f} to {100 * high:.0f} % is what a good model shows:"
                 " refit, or look at the data"
             )
@@ -161,27 +160,27 @@ def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
 
 def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, a row a span."""
-    bands = [f"{percent} % held" for percent in PERCENTS]
+    bands = [f"{percent} % covered" for percent in PERCENTS]
     header = [
         "last",
         "forecasts",
         "CRPS / naive",
         *bands,
-        "RMSE USD",
+        "RMSE",
         "RMSE / naive",
-        "MAE USD",
+        "MAE",
         "MAE / naive",
     ]
     return header, [
         [
             "all" if span.days is None else f"{span.days} days",
             f"{span.forecasts:,}",
-            text(span.crps_ratio, ".4f"),
+            format_figure(span.crps_ratio, ".4f"),
             *(_band(span.coverage[percent]) for percent in PERCENTS),
-            _price(span.rmse),
-            text(span.rmse_ratio, ".4f"),
-            _price(span.mae),
-            text(span.mae_ratio, ".4f"),
+            format_price(span.rmse),
+            format_figure(span.rmse_ratio, ".4f"),
+            format_price(span.mae),
+            format_figure(span.mae_ratio, ".4f"),
         ]
         for span in board.spans
     ]
@@ -194,28 +193,7 @@ def markdown(board: Scoreboard) -> str:
     return "\n\n".join([markdown_table(*table(board)), *notes]) + "\n"
 
 
-def text(value: float | None, form: str) -> str:
-    """A figure in that format, a dash where it is undefined."""
-    return UNKNOWN if value is None else format(value, form)
-
-
-def _price(value: float | None) -> str:
-    """As prices are written, without the unit that the header has."""
-    return UNKNOWN if value is None else usd(value).removesuffix(" USD")
-
-
-def percents(share: float | None) -> str:
-    """A share in percent, a dash where it is undefined."""
-    return UNKNOWN if share is None else f"{100 * share:.1f} %"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table of cells without markup."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _band(held: Proportion | None) -> str:
     if held is None:
         return UNKNOWN
-    return f"{percents(held.share)} ({100 * held.lower:.1f} to {100 * held.upper:.1f})"
+    return f"{format_share(held.share)} ({100 * held.lower:.1f} to {100 * held.upper:.1f})"

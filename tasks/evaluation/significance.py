@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import SURE
-from tasks.profiles.min_max import Floats
 
 RESAMPLES = 2000
 # Over fewer days neither a p value nor a bootstrap says anything about a difference.

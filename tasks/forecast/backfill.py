@@ -4,38 +4,26 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from prefect import task
-
 from storage.core.home import Home
-from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from tasks.core.steps import STEP
+from tasks.core.history import PriceHistory
 
 
-def missed_days(home: Home, product_id: str, profile: str, *, origin: date, most: int) -> list[date]:
+def days_to_backfill(home: Home, history: PriceHistory, profile: str, *, limit: int) -> list[date]:
     """The days with a close between the newest forecast's origin and this one, oldest first.
 
     None where nothing was forecast before: a first run has missed nothing.
 
     Args:
-        home: with the product's closes up to `origin`.
-        product_id: whose forecasts.
+        history: of the run; its origin is not among the days.
         profile: of the forecasts.
-        origin: of the run, which is not among the days.
-        most: how many days, the newest ones, are worth it.
+        limit: at most so many days back.
     """
-    if most < 1:
+    if limit < 1:
         return []
-    rows = Predictions(home).between(product_id, profile=profile, columns=["origin_day"])
-    earlier = [day for day in rows["origin_day"].unique().to_pylist() if day < origin]
+    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"])
+    earlier = [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
     if not earlier:
         return []
-    after = max(max(earlier), origin - timedelta(days=most + 1))
-    with Prices(home) as prices:
-        days = prices.days(product_id, through=origin).dt.date
-    return [day for day in days if after < day < origin]
-
-
-find_missed = task(
-    name="find-missed-days", task_run_name="find-missed-days {product_id}", timeout_seconds=60, **STEP
-)(missed_days)
+    after = max(max(earlier), history.origin - timedelta(days=limit + 1))
+    return [day for day in history.days.tolist() if after < day < history.origin]

@@ -1,4 +1,4 @@
-"""The champion's forecast to a row of the table, once for each key."""
+"""The champion's forecast to rows of the table, once for each key."""
 
 from __future__ import annotations
 
@@ -6,237 +6,222 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
-from prefect import task
-from prefect.assets import materialize
-
+from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
+from storage.core.provenance import code_version
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.calibration.calibrator_states import OWN, first_state, state_at
-from tasks.calibration.quantile_tracker import to_price
-from tasks.core.assets import FORECAST, noting
-from tasks.core.quantiles import BANDS, LEVELS
-from tasks.core.steps import STEP
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.ensemble_io import read_ensemble
-from tasks.profiles.forecast_models import (
-    DistributionForecast,
-    forecast_article,
-    forecast_calibrated,
-    read_article,
-)
-from tasks.profiles.min_max import Floats
+from tasks.calibration.calibrator_states import CalibratorState, Chain, first_state, state_at
+from tasks.calibration.quantile_tracker import apply_offsets, to_prices
+from tasks.core.forecast import Forecast, HorizonForecast
+from tasks.core.history import PriceHistory
+from tasks.core.model import Model
+from tasks.core.quantiles import MEDIAN
+from tasks.core.steps import step
+from tasks.core.types import Floats
+from tasks.features.windows import newest_window
+from tasks.profiles.base import Predicted, Profile
+from tasks.profiles.named import own_files
 
 log = logging.getLogger("closecast.publish")
 
-INTERVALS = (50, 80, 95)
 
+@dataclass(frozen=True)
+class RunKey:
+    """What goes into a run: the same key gives the same forecast, so it is made once."""
 
-class Made(TypedDict):
-    """What a forecast is made of and by, a column of its row each."""
-
-    prediction_id: str
-    model_version: str
+    product_id: str
+    origin_day: date
+    profile: str
     data_version: str
     settings_version: str
     code_version: str
-    created_at: datetime
-    flow_run_id: str | None
+
+    @classmethod
+    def of_run(cls, profile: Profile, history: PriceHistory) -> RunKey:
+        """The key of a run of that profile on these prices, by this code."""
+        versions = (history.data_version, profile.version, code_version(*own_files(profile)))
+        return cls(history.product_id, history.origin, profile.name, *versions)
+
+    def prediction_id(self, horizon: int) -> str:
+        """The id of the forecast of one horizon: a digest of the run key and the horizon."""
+        return prediction_key(
+            self.product_id,
+            self.origin_day,
+            self.profile,
+            self.data_version,
+            self.settings_version,
+            self.code_version,
+            horizon,
+        )
 
 
 def prediction_key(
-    *,
     product_id: str,
-    origin: date,
+    origin_day: date,
     profile: str,
     data_version: str,
     settings_version: str,
     code_version: str,
-) -> str:
-    """The digest of what goes into a run: the same key, the same forecast, so it is made once."""
-    parts = [product_id, origin.isoformat(), profile, data_version, settings_version, code_version]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def find_prediction(
-    home: Home, prediction_id: str, *, product_id: str, target_day: date
-) -> dict[str, Any] | None:
-    """The stored forecast of that key, or None."""
-    return Predictions(home).find(prediction_id, product_id=product_id, target_day=target_day)
-
-
-def publish_prediction(
-    home: Home,
-    product_id: str,
-    profile: str,
-    *,
-    origin: date,
     horizon: int,
-    **made: Unpack[Made],
-) -> dict[str, Any]:
-    """Promote the model version, forecast with it, and add the row unless it is there.
+) -> str:
+    """The digest of the run key and the horizon."""
+    parts = [product_id, origin_day.isoformat(), profile, data_version, settings_version, code_version]
+    run_key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([run_key, horizon]).encode()).hexdigest()[:32]
 
-    The champion moves before its first forecast is written and after its bundle is whole, so a run that is
-    killed in between leaves a champion that the next run forecasts with.
 
-    Returns:
-        The stored row.
+@step(timeout_seconds=60, run_name="{key.product_id}")
+def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecast | None:
+    """The stored forecast of a run, or None where one of its horizons is missing."""
+    rows = []
+    for horizon in horizons:
+        target_day = key.origin_day + timedelta(days=horizon)
+        row = Predictions(home).find(
+            key.prediction_id(horizon), product_id=key.product_id, target_day=target_day
+        )
+        if row is None:
+            return None
+        rows.append(row)
+    return Forecast.from_rows(rows)
+
+
+def make_forecast(
+    profile: Profile,
+    model: Model,
+    history: PriceHistory,
+    states: Mapping[int, CalibratorState],
+    *,
+    created_at: datetime,
+    flow_run_id: str | None,
+) -> Forecast:
+    """Forecast from the last day of a history; nothing is read or written.
+
+    Args:
+        states: the calibrator's state for each horizon; none for a point.
 
     Raises:
-        Damaged: the bundle or the closes are not what was recorded.
-        HomeUnusable: the table cannot be written.
+        NotEnoughHistory: a gap in the input window.
     """
-    models = Models(home)
-    version = models.version(product_id, profile, made["model_version"])
-    bundle = models.open(version)
-    with Prices(home) as prices:
-        closes = prices.closes_at(made["data_version"])
-    said = forecast_article(read_article(bundle), closes)
-    models.promote(version)
-    row = row_of(
-        (product_id, profile, origin, horizon),
-        (said.last_close, said.point, None),
-        made,
+    newest_window(history.candles["day_utc"], history.closes, lookback=profile.consecutive_days)
+    rows = profile.origins(history.candles, model.fitted)[-1:]
+    if rows.tolist() != [len(history.candles) - 1]:
+        raise NotEnoughHistory(f"the inputs of profile {profile.name} are not known on {history.origin}")
+    predicted = profile.predict(model.fitted, history.candles, rows)
+    key = RunKey.of_run(profile, history)
+    last_close = float(history.closes[-1])
+    horizons = [
+        _horizon_forecast(key, horizon, predicted[horizon], last_close, states.get(horizon))
+        for horizon in profile.horizons
+    ]
+    return Forecast(
+        product_id=key.product_id,
+        origin_day=key.origin_day,
+        profile=key.profile,
+        model_version=model.version,
+        data_version=key.data_version,
+        settings_version=key.settings_version,
+        code_version=key.code_version,
+        last_close=last_close,
+        created_at=created_at,
+        flow_run_id=flow_run_id,
+        horizons=tuple(horizons),
     )
-    return _write(home, row)
 
 
-def publish_distribution(
+def _horizon_forecast(
+    key: RunKey, horizon: int, predicted: Predicted, last_close: float, state: CalibratorState | None
+) -> HorizonForecast:
+    shared: Any = {
+        "prediction_id": key.prediction_id(horizon),
+        "horizon": horizon,
+        "target_day": key.origin_day + timedelta(days=horizon),
+    }
+    if predicted.quantiles is None or predicted.sigma is None:
+        assert predicted.points is not None  # noqa: S101 (a profile gives the one or the other)
+        return HorizonForecast(**shared, point=float(predicted.points[0]))
+    sigma, quantiles = predicted.sigma[0], predicted.quantiles[0]
+    if state is not None:
+        quantiles = apply_offsets(quantiles, state.quantile_offsets, sigma)
+    prices = to_prices(quantiles, last_close)
+    return HorizonForecast(
+        **shared,
+        point=float(prices[MEDIAN]),
+        quantiles=_plain(prices),
+        sigma=float(sigma),
+        components={
+            name: _plain(to_prices(rows[0], last_close)) for name, rows in predicted.components.items()
+        },
+        calibrator_version=state.calibrator_version if state else None,
+    )
+
+
+def _plain(prices: Floats) -> tuple[float, ...]:
+    return tuple(prices.tolist())
+
+
+def chain_of(profile: Profile, product_id: str, horizon: int) -> Chain:
+    """The calibrator's chain of a profile's forecasts of one horizon."""
+    return Chain(product_id, profile.name, profile.recipe_version, horizon, profile.tracker_step)
+
+
+@step(timeout_seconds=600, run_name="{history.product_id}")
+def publish_forecast(
     home: Home,
-    product_id: str,
+    profile: Profile,
+    model: Model,
+    history: PriceHistory,
     *,
-    origin: date,
-    settings: Mapping[str, Any],
-    **made: Unpack[Made],
-) -> dict[str, Any]:
-    """Forecast with the champion and the tracker, and add the row and what stands beside it.
+    created_at: datetime,
+    flow_run_id: str | None,
+) -> Forecast:
+    """Forecast with the champion and the calibrator's states, and add the rows unless they are there.
 
     The components are written first: a row of the table always has its own.
 
     Returns:
-        The stored row.
+        The stored forecast.
 
     Raises:
-        Damaged: the bundle or the closes are not what was recorded.
         HomeUnusable: a table cannot be written.
         NotEnoughHistory: a gap in the input window.
     """
-    recipe = Recipe.model_validate(dict(settings))
-    models = Models(home)
-    stored = read_ensemble(
-        models.open(models.version(product_id, recipe.name, made["model_version"])), recipe
-    )
-    with Prices(home) as prices:
-        candles = prices.closes_at(made["data_version"])
-    state = state_at(home, product_id, recipe, origin) or first_state(
-        home, product_id, recipe, origin, stored.quantile_offsets, made["created_at"]
-    )
-    said = forecast_calibrated(stored.ensemble, state.quantile_offsets, candles, recipe)
-    asked: dict[str, Any] = {"product_id": product_id, "prediction_id": made["prediction_id"]}
-    asked["horizon"] = recipe.horizon
-    asked["target_day"] = origin + timedelta(days=recipe.horizon)
-    components(home).add(beside(asked, said, state.calibrator_version))
-    row = row_of(
-        (product_id, recipe.name, origin, recipe.horizon),
-        (said.last_close, said.point, said.quantiles),
-        made,
-    )
-    return _write(home, row)
+    states: dict[int, CalibratorState] = {}
+    offsets = model.fitted.quantile_offsets
+    for horizon in profile.horizons if offsets is not None else ():
+        chain = chain_of(profile, history.product_id, horizon)
+        states[horizon] = state_at(home, chain, history.origin) or first_state(
+            home, chain, history.origin, offsets, created_at
+        )
+    forecast = make_forecast(profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id)
+    components(home).add(component_rows(profile, forecast))
+    stored = Predictions(home).publish(forecast.rows())
+    revisions = {row["prediction_id"]: row["revision"] for row in stored}
+    published = tuple(replace(row, revision=revisions[row.prediction_id]) for row in forecast.horizons)
+    for row in published:
+        what = f"revision {row.revision}" if row.revision else "published"
+        text = "%s: forecast for %s written to the table (%s)"
+        log.info(text, forecast.product_id, row.target_day, what)
+    return replace(forecast, horizons=published)
 
 
-def beside(
-    asked: Mapping[str, Any], said: DistributionForecast, calibrator_version: str
-) -> list[dict[str, Any]]:
-    """The rows of what stands beside a forecast: the ensemble's own word, and each baseline's.
-
-    Args:
-        asked: `product_id`, `prediction_id` and `target_day` of the forecast.
-        said: the forecast.
-        calibrator_version: the state that it was made with.
-    """
-    methods = {OWN: said.said.own, **said.said.baselines}
+def component_rows(profile: Profile, forecast: Forecast) -> list[dict[str, Any]]:
+    """The rows of the component forecasts: the model alone, and each baseline."""
     return [
         {
-            **{name: asked[name] for name in ("prediction_id", "product_id", "target_day", "horizon")},
-            "component": method,
-            "sigma": float(said.said.scales[0]),
-            "calibrator_version": calibrator_version if method == OWN else None,
-            "quantiles": to_price(quantiles[0], said.last_close).tolist(),
+            "prediction_id": horizon.prediction_id,
+            "product_id": forecast.product_id,
+            "target_day": horizon.target_day,
+            "horizon": horizon.horizon,
+            "component": component,
+            "sigma": horizon.sigma,
+            "calibrator_version": horizon.calibrator_version if component == profile.component else None,
+            "quantiles": list(quantiles),
         }
-        for method, quantiles in methods.items()
+        for horizon in forecast.horizons
+        for component, quantiles in horizon.components.items()
     ]
-
-
-def row_of(
-    asked: tuple[str, str, date, int], said: tuple[float, float, Floats | None], made: Made
-) -> dict[str, Any]:
-    """A row of the table; without quantiles its intervals are null.
-
-    Args:
-        asked: product, profile, origin and horizon.
-        said: last close, point, and quantiles in USD, (23,).
-        made: the id, the versions, when and by which run.
-    """
-    product_id, profile, origin, horizon = asked
-    last_close, point, quantiles = said
-    row: dict[str, Any] = {
-        **made,
-        "product_id": product_id,
-        "quote_currency": product_id.partition("-")[2],
-        "basis": "model",
-        "origin_day": origin,
-        "target_day": origin + timedelta(days=horizon),
-        "horizon": horizon,
-        "profile": profile,
-        "last_close": last_close,
-        "point": point,
-        "quantile_levels": None if quantiles is None else list(LEVELS),
-        "quantiles": None if quantiles is None else quantiles.tolist(),
-    }
-    for percent in INTERVALS:
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True):
-            bound = None if quantiles is None else float(quantiles[place])
-            row[f"{side}_{percent}"] = bound
-    return row
-
-
-def _write(home: Home, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the row unless its id is there; the stored one."""
-    table = Predictions(home)
-    published = table.publish(row)
-    if not published.new:
-        where = {name: row[name] for name in ("product_id", "target_day")}
-        return table.find(str(row["prediction_id"]), **where) or dict(row)
-    log.info(
-        "%s: forecast for %s written to the table (%s)",
-        row["product_id"],
-        row["target_day"],
-        "published" if published.revision == 0 else f"revision {published.revision}",
-    )
-    return {**row, "revision": published.revision}
-
-
-look_up = task(
-    name="look-up-forecast", task_run_name="look-up-forecast {product_id}", timeout_seconds=60, **STEP
-)(find_prediction)
-
-
-def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("prediction_id", "target_day", "revision", "point", "lower_80", "upper_80")
-    return {name: row[name] for name in (*names, "model_version", "data_version", "code_version")}
-
-
-publishing = materialize(
-    FORECAST,
-    name="publish-forecast",
-    task_run_name="publish-forecast {product_id}",
-    timeout_seconds=600,
-    **STEP,
-)
-publish = publishing(noting(publish_prediction, _facts))
-publish_calibrated = publishing(noting(publish_distribution, _facts))

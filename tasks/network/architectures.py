@@ -1,4 +1,4 @@
-"""The networks: their layers, their heads and losses, and what identifies them."""
+"""The networks: their layers, heads and losses, and the checksum of their weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
 if TYPE_CHECKING:
     import keras
@@ -26,19 +26,19 @@ def article_network(
     tensorflow()
     import keras
 
-    first, second, third = np.random.SeedSequence(seed).generate_state(3).tolist()
+    kernel, recurrent, dense = np.random.SeedSequence(seed).generate_state(3).tolist()
     return keras.Sequential(
         [
             keras.layers.Input((lookback, 1)),
             keras.layers.LSTM(
                 units,
                 activation=activation,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=first),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=second),
+                kernel_initializer=keras.initializers.GlorotUniform(seed=kernel),
+                recurrent_initializer=keras.initializers.Orthogonal(seed=recurrent),
             ),
             keras.layers.LeakyReLU(negative_slope=leaky_slope),
             keras.layers.Dropout(dropout),
-            keras.layers.Dense(horizon, kernel_initializer=keras.initializers.GlorotUniform(seed=third)),
+            keras.layers.Dense(horizon, kernel_initializer=keras.initializers.GlorotUniform(seed=dense)),
         ]
     )
 
@@ -53,26 +53,27 @@ def calibrated_network(
     first_dof: float = 1.0,
     seed: int,
 ) -> keras.Sequential:
-    """(batch, lookback, features) inputs → (batch, 3): what `student_t_head` makes a distribution of.
+    """(batch, lookback, features) inputs → (batch, 3) outputs for `student_t_head`.
 
-    The head begins near mean 0, standard deviation 1 and some 3 degrees of freedom.
+    The first distribution is close to mean 0, sigma 1 and about 3 degrees of freedom: the head's first
+    weights have the standard deviation `head_sd`, and `first_dof` is its first bias for the dof.
     """
     tensorflow()
     import keras
 
-    first, second, third = np.random.SeedSequence(seed).generate_state(3).tolist()
+    kernel, recurrent, head = np.random.SeedSequence(seed).generate_state(3).tolist()
     network = keras.Sequential(
         [
             keras.layers.Input((lookback, features)),
             keras.layers.LSTM(
                 units,
                 unroll=True,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=first),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=second),
+                kernel_initializer=keras.initializers.GlorotUniform(seed=kernel),
+                recurrent_initializer=keras.initializers.Orthogonal(seed=recurrent),
             ),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(
-                3, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=third)
+                3, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=head)
             ),
         ]
     )
@@ -80,48 +81,43 @@ def calibrated_network(
     return network
 
 
-def student_t_head(raw: Any, *, mean_scale: float = 0.1, min_dof: float = 2.1) -> Any:
-    """Mean, standard deviation and degrees of freedom, (batch, 3), of a network's outputs (batch, 3)."""
+def student_t_head(raw: Any, *, mean_scale: float, min_dof: float) -> Any:
+    """Mean, sigma and degrees of freedom, (batch, 3), from a network's outputs (batch, 3)."""
     tf = tensorflow()
     dof = min_dof + tf.nn.softplus(raw[:, 2])
     return tf.stack([mean_scale * raw[:, 0], tf.exp(raw[:, 1]), dof], axis=1)
 
 
-def student_t_loss(raw: Any, targets: Any, *, mean_scale: float = 0.1, min_dof: float = 2.1) -> Any:
+def student_t_loss(raw: Any, targets: Any, *, mean_scale: float, min_dof: float) -> Any:
     """Negative log likelihood (batch,) of targets (batch, 1) under the head's Student t."""
     tf = tensorflow()
     head = student_t_head(raw, mean_scale=mean_scale, min_dof=min_dof)
     mean, sigma, dof = tf.unstack(head, axis=1)
-    away = tf.square((targets[:, 0] - mean) / sigma)
+    distance = tf.square((targets[:, 0] - mean) / sigma)
     return (
         tf.math.lgamma(dof / 2)
         - tf.math.lgamma((dof + 1) / 2)
         + 0.5 * tf.math.log(np.pi * (dof - 2))
         + tf.math.log(sigma)
-        + (dof + 1) / 2 * tf.math.log1p(away / (dof - 2))
+        + (dof + 1) / 2 * tf.math.log1p(distance / (dof - 2))
     )
 
 
-def squared_error(said: Any, targets: Any) -> Any:
+def squared_error(outputs: Any, targets: Any) -> Any:
     """Mean squared error (batch,) of outputs and targets (batch, horizon)."""
     tf = tensorflow()
-    return tf.reduce_mean(tf.square(said - targets), axis=-1)
+    return tf.reduce_mean(tf.square(outputs - targets), axis=-1)
 
 
 def predict(network: keras.Sequential, inputs: Floats) -> Floats:
     """Outputs (samples, horizon) for inputs (samples, lookback, features), without dropout."""
     tf = tensorflow()
-    said = network(tf.constant(inputs, dtype=tf.float32), training=False)
-    return np.asarray(said, dtype=np.float64)
-
-
-def weights_sha256(network: keras.Sequential) -> str:
-    """Identify a network by its weights: SHA-256 over the arrays in Keras's order, with their shapes."""
-    return arrays_sha256(network.get_weights())
+    outputs = network(tf.constant(inputs, dtype=tf.float32), training=False)
+    return np.asarray(outputs, dtype=np.float64)
 
 
 def arrays_sha256(arrays: Sequence[NDArray[Any]]) -> str:
-    """SHA-256 over arrays in their order, with their types and shapes."""
+    """SHA-256 of arrays in their order, with their types and shapes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

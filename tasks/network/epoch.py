@@ -1,4 +1,4 @@
-"""What an epoch of training is made of: its batches, its dropout masks, the forward pass, when to stop."""
+"""What the training loop decides outside the graph: batches, dropout masks, early stopping."""
 
 from __future__ import annotations
 
@@ -15,48 +15,41 @@ if TYPE_CHECKING:
 Weights = list[NDArray[np.float32]]
 
 
-class Stop:
-    """Early stopping as Keras has it: the best weights are kept, and come back."""
+class EarlyStopping:
+    """Keras's `EarlyStopping` with `restore_best_weights`; without patience it never stops."""
 
     def __init__(self, patience: int | None, min_delta: float) -> None:
         self._patience, self._min_delta = patience, min_delta
-        self._best, self._epoch = np.inf, 0
-        self._kept: Weights = []
+        self._best_loss, self._best_epoch = np.inf, 0
+        self._best_weights: Weights = []
 
     @property
-    def looks(self) -> bool:
-        """Whether it looks at the network after each epoch."""
+    def active(self) -> bool:
+        """Whether it reads the network's weights after each epoch."""
         return self._patience is not None
 
     def after(self, epoch: int, loss: float, network: keras.Sequential) -> bool:
-        """Look at an epoch's validation loss; True when it is time to stop."""
+        """Whether to stop after an epoch (from 1) with this validation loss."""
         if self._patience is None:
             return False
-        if loss < self._best - self._min_delta:
-            self._best, self._epoch, self._kept = loss, epoch, network.get_weights()
-        return epoch - self._epoch >= self._patience
+        if loss < self._best_loss - self._min_delta:
+            self._best_loss, self._best_epoch, self._best_weights = loss, epoch, network.get_weights()
+        return epoch - self._best_epoch >= self._patience
 
     def restore(self, network: keras.Sequential) -> int:
-        """Bring the best weights back; their epoch, 0 when there are none."""
-        if self._epoch:
-            network.set_weights(self._kept)
-        return self._epoch
-
-
-def forward(network: keras.Sequential, batch: Any, masks: list[Any]) -> Any:
-    """The training pass: Keras's layers, with the dropout masks that were drawn outside."""
-    import keras
-
-    left = iter(masks)
-    for layer in network.layers:
-        batch = batch * next(left) if isinstance(layer, keras.layers.Dropout) else layer(batch)
-    return batch
+        """Set the best weights; returns their epoch, 0 when there are none."""
+        if self._best_epoch:
+            network.set_weights(self._best_weights)
+        return self._best_epoch
 
 
 def batches(
     samples: int, batch_size: int, draw: np.random.Generator | None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Window numbers (steps, batch) and their weights: a short last batch is filled up with weight 0."""
+    """Window numbers (steps, batch) and their weights; weight 0 pads a short last batch.
+
+    The windows stay in their order when `draw` is None.
+    """
     rows = np.arange(samples, dtype=np.int32) if draw is None else draw.permutation(samples).astype(np.int32)
     steps = -(-samples // batch_size)
     order = np.zeros(steps * batch_size, dtype=np.int32)
@@ -65,8 +58,8 @@ def batches(
     return order.reshape(steps, batch_size), weights.reshape(steps, batch_size)
 
 
-def masks_of(network: keras.Sequential, shape: tuple[int, ...], draw: np.random.Generator) -> list[Any]:
-    """Inverted-dropout masks for one epoch, (steps, batch, width) for each Dropout layer."""
+def dropout_masks(network: keras.Sequential, shape: tuple[int, ...], draw: np.random.Generator) -> list[Any]:
+    """Inverted-dropout masks of one epoch, (steps, batch, width) for each Dropout layer."""
     import keras
 
     tf = tensorflow()

@@ -1,4 +1,4 @@
-"""A network's trainable weights as one variable, for optimizers that treat each weight on its own."""
+"""A network's trainable weights as one variable, for optimizers that update each weight independently."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from tasks.core.tensorflow_runtime import tensorflow
 if TYPE_CHECKING:
     import keras
 
+ELEMENTWISE = ("SGD", "RMSprop", "Adam", "Nadam", "Adamax", "Adagrad", "Adadelta")
 
-class Joined:
+
+class FlatWeights:
     """All trainable weights of a network in one variable, (weights,), which an optimizer updates at once.
 
-    With a variable each, the optimizer's part is as many small operations again for every one of them: on
-    the article's network they are a sixth of a step. The mathematics is the same.
+    An optimizer repeats its small operations for every variable: a sixth of a step on the article's
+    network. The mathematics is the same.
     """
 
     def __init__(self, network: keras.Sequential) -> None:
@@ -27,19 +29,19 @@ class Joined:
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self.variable = keras.Variable(np.zeros(sum(self._sizes), dtype=np.float32), name="weights")
 
-    def take(self) -> None:
-        """Make the variable what the network's weights are."""
+    def load(self) -> None:
+        """Copy the network's weights to the variable."""
         weights = [np.ravel(variable.numpy()) for variable in self._network.trainable_variables]
         self.variable.assign(np.concatenate(weights))
 
-    def give(self) -> None:
-        """Make the network's weights what the variable is."""
+    def store(self) -> None:
+        """Copy the variable to the network's weights."""
         parts = np.split(self.variable.numpy(), np.cumsum(self._sizes)[:-1])
         for variable, part in zip(self._network.trainable_variables, parts, strict=True):
             variable.assign(part.reshape(variable.shape))
 
-    def instead(self) -> Any:
-        """Inside this scope, in a graph, the network's layers work with the variable's parts."""
+    def scope(self) -> Any:
+        """A scope in which, in a graph, the network's layers use parts of the variable."""
         import keras
 
         tf = tensorflow()
@@ -49,10 +51,10 @@ class Joined:
         return keras.StatelessScope(state_mapping=list(pairs))
 
 
-def can_join(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether the optimizer does to each weight what it would do to it in any other variable."""
+def can_flatten(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether the optimizer updates a weight the same way, whichever variable the weight is in."""
     import keras
 
-    kinds = ("SGD", "RMSprop", "Adam", "Nadam", "Adamax", "Adagrad", "Adadelta")
-    apart = (optimizer.clipnorm, optimizer.weight_decay, optimizer.use_ema or None)
-    return type(optimizer) in [getattr(keras.optimizers, kind) for kind in kinds] and apart == (None,) * 3
+    by_variable = (optimizer.clipnorm, optimizer.weight_decay, optimizer.use_ema or None)
+    kinds = [getattr(keras.optimizers, kind) for kind in ELEMENTWISE]
+    return type(optimizer) in kinds and by_variable == (None,) * 3

@@ -1,4 +1,4 @@
-"""Members that train side by side, one on each core."""
+"""Trains members at the same time, one on each core."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ from tasks.network.trainer import Trainer
 Result = TypeVar("Result")
 
 
-class Seats:
-    """A trainer for each core, of one network; a member has one of them at a time.
+class TrainerPool:
+    """A trainer for each core, all of one network.
 
-    They are shared by all threads of the process: however many folds are at work, no more members train at
-    once than there are cores.
+    All threads of the process share the pool: however many folds run, no more members train at once than
+    there are cores.
     """
 
     def __init__(self, first: Trainer) -> None:
         self.first = first
-        self._free: SimpleQueue[Trainer] = SimpleQueue()
-        self._free.put(first)
-        self._made, self._making = 1, threading.Lock()
+        self._idle: SimpleQueue[Trainer] = SimpleQueue()
+        self._idle.put(first)
+        self._size, self._growing = 1, threading.Lock()
 
-    def each(self, members: int, work: Callable[[int, Trainer], Result]) -> list[Result]:
-        """What `work` makes of each member's number and a trainer, in the order of the members.
+    def map(self, count: int, work: Callable[[int, Trainer], Result]) -> list[Result]:
+        """Results of `work(member, trainer)` for members 0 to count - 1, in their order.
 
-        Which trainer a member gets makes no difference: with the same start, data and seed they all give the
-        same bits.
+        Every trainer gives the same bits for the same start, data and seed.
         """
-        wanted = min(cores(), members)
-        with self._making:
-            for _ in range(self._made, wanted):
-                self._free.put(self.first.beside())
-            self._made = max(self._made, wanted)
+        wanted = min(cores(), count)
+        with self._growing:
+            for _ in range(self._size, wanted):
+                self._idle.put(self.first.clone())
+            self._size = max(self._size, wanted)
 
-        def seated(member: int) -> Result:
-            trainer = self._free.get()
+        def run(member: int) -> Result:
+            trainer = self._idle.get()
             try:
                 return work(member, trainer)
             finally:
-                self._free.put(trainer)
+                self._idle.put(trainer)
 
         if wanted == 1:
-            return [seated(member) for member in range(members)]
-        with ThreadPoolExecutor(wanted, thread_name_prefix="member") as pool:
-            # With the run's context, so that what they log is in the run's log.
-            runs = [pool.submit(copy_context().run, seated, member) for member in range(members)]
-            return [run.result() for run in runs]
+            return [run(member) for member in range(count)]
+        with ThreadPoolExecutor(wanted, thread_name_prefix="member") as threads:
+            # The context carries the run's logger and listener.
+            futures = [threads.submit(copy_context().run, run, member) for member in range(count)]
+            return [future.result() for future in futures]

@@ -1,7 +1,8 @@
 """Coinbase → candles: a polite client of `GET /products/{product_id}/candles`.
 
-The client asks, keeps the pace and asks again; what an answer is worth is for tasks/prices/coinbase_responses.py, what a row
-holds for tasks/prices/coinbase_rows.py. Whether the candles are plausible is for tasks/prices/validation.py.
+The client asks, keeps the pace and asks again; what an answer is worth is for
+tasks/prices/coinbase_responses.py, what a row holds for tasks/prices/coinbase_rows.py. Whether the candles
+are plausible is for tasks/prices/validation.py.
 """
 
 from __future__ import annotations

@@ -1,25 +1,23 @@
-"""The exchange's closes into the database, page by page, checked; gaps are asked for again."""
+"""The exchange's candles into the database, page by page; gaps are asked for again."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date, timedelta
 
 import pandas as pd
-from prefect.assets import materialize
-from prefect.runtime import deployment
-from prefect.tasks import exponential_backoff
+from storage.prices.raw_responses import keep_raw
 
-from storage.core.errors import BadDay, ExchangeUnavailable, StaleSeries
-from storage.core.files import keep_raw
+from storage.core.errors import BadDay, StaleSeries
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from tasks.core.assets import CLOSES, noting
-from tasks.core.steps import STEP
+from tasks.core.types import Gap
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
-from tasks.prices.series import Counts, Gap, Series, check_source, summed_up
-from tasks.prices.validation import check_candles, find_gaps, require_origin
+from tasks.prices.gaps import find_gaps
+from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, check_source, read_prices
+from tasks.prices.validation import check_candles
 
 log = logging.getLogger("closecast.ingest")
 
@@ -29,82 +27,79 @@ REFETCHED_DAYS = 7
 MAX_GAPS_A_RUN = 10
 
 
-def ingest_exchange(
-    home: Home,
-    product_id: str,
-    *,
-    client: Client,
-    origin: date,
-    observed_at: datetime,
-    min_days: int = 1,
-    consecutive_days: int = 1,
-    replace_source: bool = False,
-) -> Series:
-    """Fetch what the exchange has up to the origin, store it page by page, and ask again for gaps.
+def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
+    """Fetch the exchange's candles up to the origin, store them page by page, and ask again for gaps.
 
     The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day.
 
+    Args:
+        home: where raw responses are kept.
+        prices: the open price database.
+
     Raises:
-        ExchangeRefused, ExchangeUnavailable, BadProduct: pages that came before are kept.
+        ExchangeRefused, ExchangeUnavailable, BadProduct: earlier pages are kept.
         SourceMismatch, BadDay, StaleSeries: as they say.
     """
+    product_id, origin = request.product_id, request.origin or request.last_finished_day
     if origin < FIRST_DAY:
         raise BadDay(
             f"the exchange has no candle before {FIRST_DAY}, asked for {origin}: choose a later --as-of"
         )
     counts = Counts()
-    with Prices(home) as prices:
-        kept = check_source(prices, product_id, "coinbase", observed_at, replace_source)
+    joins = check_source(prices, request, "coinbase")
 
-        def store(page: Page) -> None:
-            # Only once the exchange has shown rows of the product does it get a series.
-            if page.candles.empty and page.rejected.empty and prices.source_of(product_id) != "coinbase":
-                return
-            prices.start_series(product_id, "coinbase", started_at=observed_at, replace=replace_source)
-            _store_page(home, prices, product_id, page, origin, observed_at, counts)
-
-        last = prices.last_day(product_id) if kept else None
-        first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
-        begun = last is not None
-        # Nobody knows on which day a product begins: empty pages before it are believed at once, unless
-        # there was nothing else.
-        for insist in (False, True):
-            for start, end in spans(first, origin):
-                page = client.page(product_id, start, end, expect_rows=begun or insist)
-                begun = begun or len(page.candles) > 0
-                store(page)
-            if begun:
-                break
-        if prices.source_of(product_id) == "coinbase":
-            for page in _pages_before(client, product_id, prices.first_day(product_id)):
-                store(page)
-        for start, end in _worth_asking_again(prices, product_id, origin):
-            log.info("%s: asking again for %s to %s", product_id, start, end)
-            store(client.page(product_id, start, end, expect_rows=False))
-        if prices.source_of(product_id) != "coinbase":
-            raise StaleSeries(
-                f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
-            )
-        require_origin(
-            product_id, prices.days(product_id), origin, min_days=min_days, consecutive_days=consecutive_days
+    def store(page: Page) -> None:
+        # A product gets a series only once the exchange has sent rows of it.
+        if page.candles.empty and page.rejected.empty and prices.source_of(product_id) != "coinbase":
+            return
+        prices.start_series(
+            product_id, "coinbase", started_at=request.observed_at, replace=request.replace_source
         )
-        return summed_up(prices, product_id, origin, observed_at, counts)
+        _store_page(home, prices, request, page, origin, counts)
+
+    last = prices.last_day(product_id) if joins else None
+    first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
+    _fetch(client, product_id, first, origin, store, begun=last is not None)
+    if prices.source_of(product_id) == "coinbase":
+        for page in _pages_before(client, product_id, prices.first_day(product_id)):
+            store(page)
+    for start, end in _gaps_to_ask_for(prices, product_id, origin):
+        log.info("%s: asking again for %s to %s", product_id, start, end)
+        store(client.page(product_id, start, end, expect_rows=False))
+    if prices.source_of(product_id) != "coinbase":
+        raise StaleSeries(
+            f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
+        )
+    request = replace(request, origin=origin)
+    request.require_origin(prices.days(product_id))
+    return read_prices(prices, request, counts)
+
+
+def _fetch(
+    client: Client, product_id: str, first: date, origin: date, store: Callable[[Page], None], *, begun: bool
+) -> None:
+    """Fetch and store every page.
+
+    Nobody knows on which day a product begins: empty pages before it are believed at once, unless there was
+    nothing else.
+    """
+    for insist in (False, True):
+        for start, end in spans(first, origin):
+            page = client.page(product_id, start, end, expect_rows=begun or insist)
+            begun = begun or len(page.candles) > 0
+            store(page)
+        if begun:
+            return
 
 
 def _store_page(
-    home: Home,
-    prices: Prices,
-    product_id: str,
-    page: Page,
-    origin: date,
-    observed_at: datetime,
-    counts: Counts,
+    home: Home, prices: Prices, request: IngestRequest, page: Page, origin: date, counts: Counts
 ) -> None:
-    previous = prices.last_close_before(product_id, page.first)
+    product_id = request.product_id
     checked = check_candles(
         page.candles,
         last_finished_day=origin,
-        previous=previous,
+        previous=prices.last_close_before(product_id, page.first),
         stored=lambda day: prices.last_close_before(product_id, day + timedelta(days=1)),
     )
     quarantined = pd.concat([page.rejected, checked.quarantined], ignore_index=True)
@@ -112,7 +107,7 @@ def _store_page(
         product_id,
         checked.accepted,
         source="coinbase",
-        observed_at=observed_at,
+        observed_at=request.observed_at,
         payload_sha256=keep_raw(home, page.payload),
         quarantined=quarantined,
     )
@@ -130,8 +125,8 @@ def _pages_before(client: Client, product_id: str, first: date | None) -> Iterat
         first = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
 
 
-def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterator[Gap]:
-    """Holes up to the origin, the newest ones first, in spans that one request can ask for."""
+def _gaps_to_ask_for(prices: Prices, product_id: str, origin: date) -> Iterator[Gap]:
+    """Gaps up to the origin, the newest ones first, in spans that one request can ask for."""
     days = prices.days(product_id, through=origin)
     if days.empty:
         return
@@ -145,46 +140,3 @@ def _worth_asking_again(prices: Prices, product_id: str, origin: date) -> Iterat
         gaps.append((last + timedelta(days=1), origin))
     for start, end in gaps[::-1][:MAX_GAPS_A_RUN]:
         yield start, min(end, start + timedelta(days=MAX_DAYS - 1))
-
-
-def _passes_by_itself(_task: object, _run: object, state: object) -> bool:
-    """Try again later for a schedule; a person at a terminal sees what is wrong at once."""
-    return deployment.get_id() is not None and isinstance(getattr(state, "data", None), ExchangeUnavailable)
-
-
-def _fetch(
-    home: Home,
-    product_id: str,
-    *,
-    base_url: str,
-    origin: date,
-    observed_at: datetime,
-    min_days: int = 1,
-    consecutive_days: int = 1,
-    replace_source: bool = False,
-) -> Series:
-    """The network step: `ingest_exchange` with a client of its own."""
-    with Client(base_url) as client:
-        return ingest_exchange(
-            home,
-            product_id,
-            client=client,
-            origin=origin,
-            observed_at=observed_at,
-            min_days=min_days,
-            consecutive_days=consecutive_days,
-            replace_source=replace_source,
-        )
-
-
-fetch_candles = materialize(
-    CLOSES,
-    name="fetch-candles",
-    task_run_name="fetch-candles {product_id}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(60),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_passes_by_itself,
-    timeout_seconds=900,
-    **STEP,
-)(noting(_fetch, Series.facts))

@@ -4,215 +4,183 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from storage.core.errors import BadSetting, NotEnoughHistory
+from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import tensorflow
+from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.network.epoch import Weights
-from tasks.network.parallel import Seats
-from tasks.network.trainer import Losses, Trainer
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.min_max import Floats
+from tasks.network.parallel import TrainerPool
+from tasks.network.trainer import Losses, Trainer, TrainingSettings
+from tasks.profiles.base import Histories, Training
+
+if TYPE_CHECKING:
+    from tasks.profiles.calibrated import CalibratedSettings
 
 log = logging.getLogger("closecast.ensemble")
 
 MIN_TRAINING_WINDOWS, MIN_VALIDATION_WINDOWS = 100, 30
+Examples = tuple[NDArray[np.float32], Floats]
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Trained members and all that a forecast with them needs.
-
-    `trained_through` is the newest day whose close training or early stopping looked at: what comes after it
-    is unseen.
-    """
+    """The inputs that the networks are shown, and the weights of each member."""
 
     columns: Columns
     members: tuple[Weights, ...]
-    trained_through: date
 
 
 @dataclass(frozen=True)
-class Trained:
-    """An ensemble, how its training went, and what was in it.
+class TrainedEnsemble:
+    """An ensemble with how its training went.
 
-    `fitted_through` is the newest day that gradients came from: its forecasts of later ones are out of
-    sample.
+    `fitted_through` is the newest day that gradients came from: forecasts of later days are out of sample.
     """
 
     ensemble: Ensemble
     fitted_through: date
-    losses: tuple[Losses, ...]
-    windows: Mapping[str, int]
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    training: Training
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Windows:
     """Windows (samples, lookback, features), targets (samples, 1), and each target's day (samples,)."""
 
     inputs: NDArray[np.float32]
     targets: Floats
     days: NDArray[np.datetime64]
 
-    def within(self, after: date | None, through: date) -> tuple[NDArray[np.float32], Floats]:
+    def within(self, after: date | None, through: date) -> Examples:
         wanted = self.days <= np.datetime64(through)
         if after is not None:
             wanted &= self.days > np.datetime64(after)
         return self.inputs[wanted], self.targets[wanted]
 
 
-def held_out_days(days: int, recipe: Recipe) -> int:
-    """How many of the newest days no training looks at; none where the series is too short for that."""
-    return recipe.gate_days if days >= recipe.min_days + recipe.gate_days else 0
+def fit_ensemble(
+    history: PriceHistory,
+    pool: Histories,
+    settings: CalibratedSettings,
+    trained_through: date,
+    epochs: int | None = None,
+) -> TrainedEnsemble:
+    """Train every member from its first weights.
 
-
-def fit_ensemble(candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.DataFrame]) -> Trained:
-    """Train every member from its first weights on the candles up to the origin, their last day.
+    The newest days up to `trained_through` are for early stopping.
 
     Args:
-        candles: of the product, a candle frame, oldest day first.
-        recipe: how.
-        pools: candles of further products, none later than the origin, whose windows join the training.
+        history: of the product.
+        pool: further products, none with days after the origin, whose windows join the training.
+        settings: of the profile.
+        trained_through: the last day that anything is learned from.
+        epochs: exactly so many, on all of these days.
 
     Raises:
-        NotEnoughHistory: too few days, or too few of them without a gap.
-        BadSetting: with these settings the losses grow past all measure.
+        NotEnoughHistory: too few windows without a gap.
+        BadSetting: the losses are not finite with these settings.
     """
-    require_days(candles, recipe)
-    columns = columns_of(candles, share=recipe.column_share)
-    own = _part(candles, recipe, columns)
-    seen, stop = _ends(candles, recipe)
-    train = own.within(None, stop)
-    validation = own.within(stop, seen)
-    if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < MIN_VALIDATION_WINDOWS:
+    columns = columns_of(history.candles, share=settings.column_share)
+    own = _windows_of(history.candles, settings, columns)
+    fitted_through = trained_through - timedelta(days=0 if epochs else settings.validation_days)
+    train, validation = own.within(None, fitted_through), own.within(fitted_through, trained_through)
+    needed = 0 if epochs else MIN_VALIDATION_WINDOWS
+    if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < needed:
         raise NotEnoughHistory(
-            f"training needs {MIN_TRAINING_WINDOWS} consecutive windows of {recipe.lookback} days and"
-            f" {MIN_VALIDATION_WINDOWS} to validate, found {len(train[0])} and {len(validation[0])} up to {seen}:"
+            f"training needs {MIN_TRAINING_WINDOWS} windows of {settings.lookback} consecutive days and"
+            f" {needed} to validate, found {len(train[0])} and {len(validation[0])} up to {trained_through}:"
             " import more history, or fill the gaps"
         )
-    pooled, left_out = _pooled(pools, recipe, columns, stop)
-    inputs, targets = _joined(train, pooled)
-    features = own.inputs.shape[2]
+    how = TrainingSettings(
+        settings.learning_rate,
+        settings.batch_size,
+        epochs or settings.epochs,
+        patience=None if epochs else settings.patience,
+        min_delta=settings.min_delta,
+    )
 
-    def member(number: int, trainer: Trainer) -> tuple[Weights, Losses]:
-        weights, found = trainer.fit(
-            inputs,
-            targets,
-            validation,
-            learning_rate=recipe.learning_rate,
-            batch_size=recipe.batch_size,
-            epochs=recipe.epochs,
-            shuffle=True,
-            seed=_member_seed(recipe, number),
-            start=_first_weights(recipe, features, number),
-            patience=recipe.patience,
-            min_delta=recipe.min_delta,
-            name=f"member {number + 1}",
-        )
-        _require_finite_losses(found, recipe.learning_rate, validated=True)
-        text = "member %d of %d: best of %d epochs was %d, validation %.5f"
-        best = found.validation[found.best - 1]
-        log.info(text, number + 1, recipe.members, len(found.training), found.best, best)
-        return weights, found
+    def start(member: int) -> tuple[Weights, int]:
+        weights = _first_weights(settings, own.inputs.shape[2], member)
+        return weights, _member_seed(settings, member)
 
-    members, losses = zip(*_seats_for(recipe, features).each(recipe.members, member), strict=True)
-    windows = {"train": len(train[0]), "validation": len(validation[0])}
-    windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
-    return Trained(Ensemble(columns, members, seen), stop, losses, windows, left_out)
+    held_out = None if epochs else validation
+    pooled = _pooled(pool, settings, columns, fitted_through)
+    members, training = _train(settings, columns, train, held_out, pooled, how, settings.members, start)
+    return TrainedEnsemble(Ensemble(columns, members), fitted_through, training)
 
 
 def fine_tune_ensemble(
-    ensemble: Ensemble, candles: pd.DataFrame, recipe: Recipe, pools: Mapping[str, pd.DataFrame]
-) -> Trained:
-    """Train the members on for a few gentle epochs over all windows up to the days held out.
+    ensemble: Ensemble,
+    history: PriceHistory,
+    pool: Histories,
+    settings: CalibratedSettings,
+    trained_through: date,
+) -> TrainedEnsemble:
+    """Train the members on for a few gentle epochs over all windows up to `trained_through`.
 
-    The optimizer begins afresh: the old one's state belongs to other slopes.
+    The optimizer begins with fresh state: the old one's belongs to other slopes.
 
     Raises:
-        NotEnoughHistory: too few days.
-        BadSetting: with these settings the losses grow past all measure.
+        BadSetting: the losses are not finite with these settings.
     """
-    require_days(candles, recipe)
-    own = _part(candles, recipe, ensemble.columns)
-    seen, _ = _ends(candles, recipe)
-    train = own.within(None, seen)
-    pooled, left_out = _pooled(pools, recipe, ensemble.columns, seen)
-    inputs, targets = _joined(train, pooled)
+    columns = ensemble.columns
+    train = _windows_of(history.candles, settings, columns).within(None, trained_through)
+    how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
 
-    def member(number: int, trainer: Trainer) -> tuple[Weights, Losses]:
-        weights, found = trainer.fit(
-            inputs,
-            targets,
-            learning_rate=recipe.fine_tune_learning_rate,
-            batch_size=recipe.batch_size,
-            epochs=recipe.fine_tune_epochs,
-            shuffle=True,
-            seed=_member_seed(recipe, number, seen.toordinal()),
-            start=ensemble.members[number],
-            name=f"member {number + 1}",
-        )
-        _require_finite_losses(found, recipe.fine_tune_learning_rate)
-        return weights, found
+    def start(member: int) -> tuple[Weights, int]:
+        return ensemble.members[member], _member_seed(settings, member, trained_through.toordinal())
 
-    seats = _seats_for(recipe, own.inputs.shape[2])
-    members, losses = zip(*seats.each(len(ensemble.members), member), strict=True)
-    windows = {"train": len(train[0])}
-    windows |= {f"pooled {product}": len(part[0]) for product, part in pooled.items()}
-    return Trained(Ensemble(ensemble.columns, members, seen), seen, losses, windows, left_out)
+    pooled = _pooled(pool, settings, columns, trained_through)
+    count = len(ensemble.members)
+    members, training = _train(settings, columns, train, None, pooled, how, count, start)
+    return TrainedEnsemble(Ensemble(columns, members), trained_through, training)
 
 
-def ensemble_quantiles(ensemble: Ensemble, inputs: Inputs, rows: NDArray[np.int64], recipe: Recipe) -> Floats:
-    """The members' averaged quantiles of the log return after each origin row, (rows, 23).
+def ensemble_quantiles(
+    ensemble: Ensemble, inputs: Inputs, rows: Rows, settings: CalibratedSettings
+) -> Floats:
+    """The members' averaged quantiles of the log return after each origin row, (rows, levels).
 
     The same row gives the same bits, however many others are asked for with it.
     """
     if not len(rows):
         return np.empty((0, len(LEVELS)))
-    shown = _shown(inputs, rows, recipe)
-    trainer = trainer_for(recipe, shown.shape[2])
+    windows = windows_at(inputs, rows, settings.inputs)
+    trainer = trainers_for(settings, windows.shape[2]).first
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
-        mean, sigma, dof = trainer.apart(weights, shown).T
+        mean, sigma, dof = trainer.predict(weights, windows).T
         total += student_t(mean, sigma, dof)
-    return np.asarray(total / len(ensemble.members) * inputs.scale[rows][:, None], dtype=np.float64)
+    return np.asarray(total / len(ensemble.members) * inputs.sigma[rows][:, None], dtype=np.float64)
 
 
-def require_days(candles: pd.DataFrame, recipe: Recipe) -> None:
-    """Refuse a series that is too short for honest intervals.
-
-    Raises:
-        NotEnoughHistory: fewer than `min_days` closes.
-    """
-    if len(candles) < recipe.min_days:
-        raise NotEnoughHistory(
-            f"honest intervals need {recipe.min_days} days of closes, found {len(candles)}:"
-            " import more history, or use --profile article"
-        )
-
-
-def trainer_for(recipe: Recipe, features: int) -> Trainer:
-    """The process's first network of that shape, which is traced once, on first use."""
-    return _seats_for(recipe, features).first
-
-
-def _seats_for(recipe: Recipe, features: int) -> Seats:
-    head = (recipe.mean_scale, recipe.min_dof)
-    return _seats(recipe.lookback, features, recipe.units, recipe.dropout, recipe.clip_norm, head)
+def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
+    """The process's trainers of networks of that shape, traced once, on first use."""
+    names = ("lookback", "units", "dropout", "clip_norm", "mean_scale", "min_dof")
+    return _trainers(features, **{name: getattr(settings, name) for name in names})
 
 
 @functools.lru_cache(maxsize=4)
-def _seats(
-    lookback: int, features: int, units: int, dropout: float, clip_norm: float, head: tuple[float, float]
-) -> Seats:
+def _trainers(
+    features: int,
+    *,
+    lookback: int,
+    units: int,
+    dropout: float,
+    clip_norm: float,
+    mean_scale: float,
+    min_dof: float,
+) -> TrainerPool:
     tensorflow()
     import keras
 
@@ -221,93 +189,105 @@ def _seats(
     network = calibrated_network(
         lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
     )
-    how = {"mean_scale": head[0], "min_dof": head[1]}
-    return Seats(
-        Trainer(
-            network,
-            loss=functools.partial(student_t_loss, **how),
-            optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
-            head=functools.partial(student_t_head, **how),
-        )
+    head = {"mean_scale": mean_scale, "min_dof": min_dof}
+    trainer = Trainer(
+        network,
+        loss=functools.partial(student_t_loss, **head),
+        optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
+        head=functools.partial(student_t_head, **head),
     )
+    return TrainerPool(trainer)
 
 
-def _first_weights(recipe: Recipe, features: int, number: int) -> Weights:
+def _train(
+    settings: CalibratedSettings,
+    columns: Columns,
+    train: Examples,
+    validation: Examples | None,
+    pooled: tuple[dict[str, Examples], dict[str, str]],
+    how: TrainingSettings,
+    count: int,
+    start: Callable[[int], tuple[Weights, int]],
+) -> tuple[tuple[Weights, ...], Training]:
+    """Train so many members, each from the weights and with the seed that `start` gives it."""
+    parts, not_pooled = pooled
+    inputs, targets = (np.concatenate(arrays) for arrays in zip(train, *parts.values(), strict=True))
+
+    def train_member(member: int, trainer: Trainer) -> tuple[Weights, Losses]:
+        first, seed = start(member)
+        name = f"member {member + 1}"
+        weights, losses = trainer.fit(
+            inputs, targets, validation, settings=how, seed=seed, start=first, name=name
+        )
+        _require_finite(losses, how.learning_rate, validated=validation is not None)
+        if validation is not None:
+            best = losses.validation[losses.best_epoch - 1]
+            epochs = len(losses.training)
+            text = "%s of %d: best of %d epochs was %d, validation %.5f"
+            log.info(text, name, count, epochs, losses.best_epoch, best)
+        return weights, losses
+
+    trained = trainers_for(settings, inputs.shape[2]).map(count, train_member)
+    members, losses = zip(*trained, strict=True)
+    windows = {"train": len(train[0])}
+    if validation is not None:
+        windows["validation"] = len(validation[0])
+    windows |= {f"pooled {product}": len(examples[0]) for product, examples in parts.items()}
+    return members, Training(losses, windows, not_pooled, columns.left_out)
+
+
+def _first_weights(settings: CalibratedSettings, features: int, member: int) -> Weights:
     from tasks.network.architectures import calibrated_network
 
     network = calibrated_network(
-        lookback=recipe.lookback,
+        lookback=settings.lookback,
         features=features,
-        units=recipe.units,
-        dropout=recipe.dropout,
-        head_sd=recipe.head_sd,
-        first_dof=recipe.first_dof,
-        seed=_member_seed(recipe, number),
+        units=settings.units,
+        dropout=settings.dropout,
+        head_sd=settings.head_sd,
+        first_dof=settings.first_dof,
+        seed=_member_seed(settings, member),
     )
     weights: Weights = network.get_weights()
     return weights
 
 
-def _member_seed(recipe: Recipe, *parts: int) -> int:
-    return int(np.random.SeedSequence([recipe.seed, *parts]).generate_state(1)[0])
+def _member_seed(settings: CalibratedSettings, *parts: int) -> int:
+    return int(np.random.SeedSequence([settings.seed, *parts]).generate_state(1)[0])
 
 
-def _ends(candles: pd.DataFrame, recipe: Recipe) -> tuple[date, date]:
-    """The last day that anything is learned from, and the last one of those that gradients come from."""
-    origin: date = candles["day_utc"].iloc[-1].date()
-    seen = origin - timedelta(days=held_out_days(len(candles), recipe))
-    return seen, seen - timedelta(days=recipe.validation_days)
-
-
-def _shown(inputs: Inputs, rows: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float32]:
-    return windows_at(
-        inputs,
-        rows,
-        lookback=recipe.lookback,
-        return_clip=recipe.return_clip,
-        return_offset=recipe.return_offset,
-    )
-
-
-def _part(candles: pd.DataFrame, recipe: Recipe, columns: Columns) -> _Part:
-    inputs = make_inputs(candles, recipe, columns)
-    rows = usable_rows(inputs, lookback=recipe.lookback)
+def _windows_of(candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns) -> _Windows:
+    inputs = make_inputs(candles, settings.inputs, columns)
+    rows = usable_rows(inputs, lookback=settings.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    shown = _shown(inputs, rows, recipe)
-    return _Part(shown, inputs.targets[rows][:, None], inputs.days[rows] + np.timedelta64(1, "D"))
+    windows = windows_at(inputs, rows, settings.inputs)
+    return _Windows(windows, inputs.targets[rows][:, None], inputs.days[rows] + np.timedelta64(1, "D"))
 
 
 def _pooled(
-    pools: Mapping[str, pd.DataFrame], recipe: Recipe, columns: Columns, through: date
-) -> tuple[dict[str, tuple[NDArray[np.float32], Floats]], dict[str, str]]:
-    """The further products' windows, each over its own scale, and why the others have none."""
-    found, left_out = {}, {}
-    for product, candles in pools.items():
-        lacking = columns.lacking(columns_of(candles, share=recipe.column_share))
+    pool: Histories, settings: CalibratedSettings, columns: Columns, through: date
+) -> tuple[dict[str, Examples], dict[str, str]]:
+    """The further products' windows, each over its own sigma, and why the others have none."""
+    parts, not_pooled = dict[str, Examples](), dict[str, str]()
+    for product, history in pool.items():
+        lacking = columns.lacking(columns_of(history.candles, share=settings.column_share))
         if lacking:
-            left_out[product] = f"has no {' and no '.join(lacking)}"
+            not_pooled[product] = f"has no {' and no '.join(lacking)}"
             continue
-        part = _part(candles, recipe, columns).within(None, through)
-        if len(part[0]):
-            found[product] = part
+        examples = _windows_of(history.candles, settings, columns).within(None, through)
+        if len(examples[0]):
+            parts[product] = examples
         else:
-            left_out[product] = f"has no window up to {through}"
-    return found, left_out
+            not_pooled[product] = f"has no window up to {through}"
+    return parts, not_pooled
 
 
-def _joined(
-    own: tuple[NDArray[np.float32], Floats], pooled: Mapping[str, tuple[NDArray[np.float32], Floats]]
-) -> tuple[NDArray[np.float32], Floats]:
-    parts = [own, *pooled.values()]
-    return np.concatenate([inputs for inputs, _ in parts]), np.concatenate([targets for _, targets in parts])
-
-
-def _require_finite_losses(losses: Losses, learning_rate: float, *, validated: bool = False) -> None:
+def _require_finite(losses: Losses, learning_rate: float, *, validated: bool) -> None:
     unbounded = ~np.isfinite(losses.training)
     if validated:  # the last step of an epoch may be the one that went too far
-        unbounded[losses.best - 1] |= not np.isfinite(losses.validation[losses.best - 1])
+        unbounded[losses.best_epoch - 1] |= not np.isfinite(losses.validation[losses.best_epoch - 1])
     if unbounded.any():
         raise BadSetting(
-            f"training came to no finite loss in epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
+            f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
             f" {learning_rate:g}: choose a smaller one"
         )

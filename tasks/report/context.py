@@ -17,10 +17,10 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from storage.tables.scores import Scores
 from tasks.core.quantiles import crps
+from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import PERCENTS, Scoreboard
 from tasks.evaluation.scoring import board_of
 from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, over
-from tasks.profiles.min_max import Floats
 from tasks.report.data_section import Health, health_of
 from tasks.report.model_section import ModelFacts, model_of
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
+import pandas as pd
+
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.prices.restatements import restated
 from tasks.prices.series import Gap
 from tasks.prices.validation import find_gaps
 
@@ -71,7 +72,7 @@ def health_of(home: Home, product_id: str) -> Health:
         source = prices.source_of(product_id) or "none"
         days = prices.days(product_id)
         rejected = prices.quarantined(product_id)
-    changed, other_days = _restated(home, product_id)
+        changed, other_days = _restated(prices.restated(product_id))
     return Health(
         source=source,
         days=len(days),
@@ -96,9 +97,9 @@ def _cut(said: object) -> str:
     return whole if len(whole) <= CUT else f"{whole[: CUT - 1]}…"
 
 
-def _restated(home: Home, product_id: str) -> tuple[list[Restated], int]:
+def _restated(observations: pd.DataFrame) -> tuple[list[Restated], int]:
     """The days whose close was another, and how many had other figures alone."""
-    again = restated(home, product_id).groupby("day_utc", sort=True)
+    again = observations.groupby("day_utc", sort=True)
     changed = [
         Restated(
             str(day),

@@ -11,7 +11,8 @@ from typing import Any
 
 from storage.core.home import Home
 from storage.models.bundles import Bundle
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 
 SHOWN_VERSIONS = 12
 # The article's, in the order it shows them, and what a person who cannot see them is told.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import httpx
 import pyarrow.dataset as ds
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
@@ -18,7 +21,7 @@ from storage.tables.delta import all_of
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.core.formatting import artifact_key, usd
-from tasks.core.quantiles import BANDS, MEDIAN
+from tasks.core.quantiles import INTERVAL_INDEXES, MEDIAN
 from tasks.core.steps import STEP
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import markdown as scoreboard_markdown
@@ -29,7 +32,9 @@ from tasks.report.events import raise_alarms
 log = logging.getLogger("closecast.artifacts")
 
 LAST_FORECASTS = 30
-LOW, HIGH = BANDS[80]
+# A request to the server takes some milliseconds, and so may an epoch.
+EVERY_SECONDS = 1.0
+LOW, HIGH = INTERVAL_INDEXES[80]
 
 
 def forecast_markdown(
@@ -154,3 +159,48 @@ def show_products(home: Home, made: Mapping[str, str], failed: Mapping[str, str]
         key="products",
         description=f"forecasts made: {len(made)}, without one: {len(failed)}",
     )
+
+
+class TrainingProgress:
+    """A progress artifact of a run, created with the first epoch: most days train nothing.
+
+    Args:
+        product_id: of the model.
+        members: how many members train, each with an equal share of the progress.
+    """
+
+    def __init__(self, product_id: str, members: int) -> None:
+        self._product_id, self._members = product_id, members
+        self._shares: dict[str, float] = {}
+        self._artifact_id: Any = None
+        self._updated_at, self._unavailable = 0.0, False
+        self._lock = threading.Lock()
+
+    def __call__(self, member: str, epoch: int, epochs: int) -> None:
+        """Record an epoch; update the artifact unless it was updated just now."""
+        from prefect.exceptions import PrefectException
+
+        with self._lock:
+            self._shares[member] = epoch / epochs
+            done = len(self._shares) == self._members and min(self._shares.values()) >= 1.0
+            if self._unavailable or (not done and time.monotonic() - self._updated_at < EVERY_SECONDS):
+                return
+            self._updated_at = time.monotonic()
+            try:
+                self._update(100.0 * min(1.0, sum(self._shares.values()) / self._members))
+            except (httpx.HTTPError, PrefectException):
+                # A training is worth more than its progress.
+                self._unavailable = True
+                log.warning("%s: the progress of training can no longer be shown", self._product_id)
+
+    def _update(self, percent: float) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        if self._artifact_id is not None:
+            update_progress_artifact(self._artifact_id, percent)
+            return
+        self._artifact_id = create_progress_artifact(
+            percent,
+            key=artifact_key("training", self._product_id),
+            description=f"{self._product_id}: training, {self._members} members",
+        )

@@ -1,4 +1,4 @@
-"""When a model is replaced: what is due, who forecasts, and what a rollback holds on to."""
+"""When a model is replaced: what is due, which version forecasts, what a rollback holds on to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
-from tasks.profiles.calibrated_settings import Policy
+from tasks.core.model import TrainingKind
+from tasks.profiles.base import Policy
 
-TrainingKind = Literal["refit", "fine-tune"]
 Status = Literal["pending", "accepted", "refused", "rolled-back"]
-# Fewer days than these are a coin flip: the gate does not judge on them.
+# On fewer days than these the gate would toss a coin: it does not judge on them.
 MIN_UNSEEN_DAYS = 180
 
 
@@ -19,8 +19,8 @@ MIN_UNSEEN_DAYS = 180
 class ModelCandidate:
     """A model version as the policy sees it.
 
-    `origin` is the last day of the candles it was made from, `trained_through` the newest one that training
-    looked at.
+    `origin` is the last day of the candles that it was made from, `trained_through` the newest one that
+    training looked at.
     """
 
     version: str
@@ -35,60 +35,67 @@ class Decision:
     """What a run does about its model, and why."""
 
     action: Literal["keep", "refit", "fine-tune"]
-    why: str
+    reason: str
 
 
-def champion_of(known: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
-    """The version that forecasts from `origin`: the newest accepted one that knows nothing later."""
-    accepted = [one for one in known if one.status == "accepted" and one.origin <= origin]
+def champion_at(candidates: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
+    """The version that forecasts from `origin`: the newest accepted one that was made no later."""
+    accepted = [one for one in candidates if one.status == "accepted" and one.origin <= origin]
     return max(accepted, key=_order, default=None)
 
 
-def unfinished(known: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
-    """A challenger that was trained and not judged yet: its run was ended in between."""
-    pending = [one for one in known if one.status == "pending" and one.origin <= origin]
+def pending_at(candidates: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
+    """A challenger that was trained and not judged: its run was killed in between."""
+    pending = [one for one in candidates if one.status == "pending" and one.origin <= origin]
     return max(pending, key=_order, default=None)
 
 
-def decide(known: Sequence[ModelCandidate], origin: date, policy: Policy) -> Decision:
+def decide(
+    candidates: Sequence[ModelCandidate], origin: date, policy: Policy, *, gated: bool = True
+) -> Decision:
     """What is due on `origin`.
 
-    Both periods count from the newest attempt, whatever became of it: a challenger that was refused is not
-    tried again the next day, and a rollback is not undone before the next refit is due.
+    Both periods count from the newest attempt, whatever became of it: a refused challenger is not tried again
+    the next day, and a rollback is not undone before the next refit is due. With a gate a refit waits until
+    the champion has not seen the days that both are judged on.
     """
-    champion = champion_of(known, origin)
+    if not policy.refit_every_days:
+        return Decision("refit", "the profile trains on each data version")
+    champion = champion_at(candidates, origin)
     if champion is None:
         return Decision("refit", "there is no champion yet")
-    past = [one for one in known if one.origin <= origin]
+    past = [one for one in candidates if one.origin <= origin]
     last = max(one.origin for one in past)
     last_refit = max((one.origin for one in past if one.training_kind == "refit"), default=champion.origin)
     unseen = (origin - champion.trained_through).days
+    ripe = unseen >= MIN_UNSEEN_DAYS or not gated
     if (origin - last_refit).days >= policy.refit_every_days:
-        if unseen < MIN_UNSEEN_DAYS:
+        if not ripe:
+            ripe_on = champion.trained_through + timedelta(MIN_UNSEEN_DAYS)
             return Decision(
                 "keep",
-                f"a refit is due, and waits until {champion.trained_through + timedelta(MIN_UNSEEN_DAYS)}:"
-                f" the champion has not seen {unseen} of the {MIN_UNSEEN_DAYS} days it would be judged on",
+                f"a refit is due, and waits until {ripe_on}: the champion has not seen {unseen} of the"
+                f" {MIN_UNSEEN_DAYS} days that the gate needs",
             )
-        return Decision("refit", f"the last refit is of {last_refit}")
+        return Decision("refit", f"the last refit was on {last_refit}")
     if any(one.status == "rolled-back" and _order(one) > _order(champion) for one in past):
-        return Decision("keep", f"rolled back to version {champion.version}, until a refit takes its place")
+        return Decision("keep", f"rolled back to version {champion.version} until the next refit")
     fine_tune = policy.fine_tune_every_days
-    if fine_tune and (origin - last).days >= fine_tune and unseen >= MIN_UNSEEN_DAYS:
-        return Decision("fine-tune", f"the last training is of {last}")
+    if fine_tune and (origin - last).days >= fine_tune and ripe:
+        return Decision("fine-tune", f"the last training was on {last}")
     return Decision("keep", f"version {champion.version} was made on {champion.origin}")
 
 
-def too_old(champion: ModelCandidate, origin: date, policy: Policy) -> str | None:
+def age_warning(champion: ModelCandidate, origin: date, policy: Policy) -> str | None:
     """The warning about a model that has had no successor for too long, or None."""
     age = (origin - champion.origin).days
     if age <= policy.max_model_age_days:
         return None
     return (
         f"version {champion.version} was made {age} days ago, more than max_model_age_days"
-        f" ({policy.max_model_age_days}), and no challenger has replaced it: look at `closecast versions`"
+        f" ({policy.max_model_age_days}), and no challenger has replaced it: see `closecast versions`"
     )
 
 
-def _order(one: ModelCandidate) -> tuple[date, int]:
-    return one.origin, int(one.version)
+def _order(candidate: ModelCandidate) -> tuple[date, int]:
+    return candidate.origin, int(candidate.version)

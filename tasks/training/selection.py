@@ -1,316 +1,190 @@
-"""The champion of a day: kept, or challenged by a refit or a fine-tuning that must pass the gate."""
+"""The model of a day: the champion, or a challenger that passes the gate."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any, cast
-
-import pandas as pd
-from prefect.assets import materialize
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from storage.core.home import Home
-from storage.core.provenance import git_commit
-from storage.models.registry import CHAMPION, Models, ModelVersion
-from storage.prices.price_store import Prices
-from tasks.core.assets import MODEL, noting
-from tasks.core.steps import STEP
-from tasks.core.tensorflow_runtime import versions
-from tasks.network.progress import shown
-from tasks.prices.validation import find_gaps
-from tasks.profiles.article_figures import loss_figure
-from tasks.profiles.article_refit import model_key, tags_of
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import first_quantile_offsets
-from tasks.profiles.ensemble import (
-    Ensemble,
-    Trained,
-    fine_tune_ensemble,
-    fit_ensemble,
-    held_out_days,
-    require_days,
-)
-from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble, write_ensemble
-from tasks.training.gate import gate
+from storage.core.provenance import code_version
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
+from tasks.core.history import PriceHistory
+from tasks.core.model import TrainingKind
+from tasks.core.steps import step
+from tasks.prices.ingest import IngestedPrices
+from tasks.profiles.base import FittedModel, Histories, Profile
+from tasks.profiles.named import own_files
+from tasks.training.gate import judge
 from tasks.training.policy import (
     ModelCandidate,
-    Status,
-    TrainingKind,
-    champion_of,
+    age_warning,
+    champion_at,
     decide,
-    too_old,
-    unfinished,
+    pending_at,
 )
+from tasks.training.registration import as_candidate, load_model, make_lineage, model_key, register
 
-log = logging.getLogger("closecast.challenge")
+log = logging.getLogger("closecast.selection")
 
 
 @dataclass(frozen=True)
 class ModelSelection:
-    """The version that forecasts, why it is that one, and what a person should be told."""
+    """The version that forecasts, why it is that one, and a warning for people."""
 
     version: str
-    why: str
+    reason: str
     warning: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What Prefect records with the model."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class SelectionContext:
-    """What one product's choice is made with."""
+    """What the selection of one product's model works with."""
 
-    home: Home
     models: Models
-    product_id: str
-    recipe: Recipe
-    data_version: str
-    code_version: str
-    candles: pd.DataFrame
-    series: str
-    origin: date
-    moment: datetime
+    profile: Profile
+    history: PriceHistory
+    pool: Histories
+    not_pooled: dict[str, str]
+
+    def versions(self) -> list[ModelVersion]:
+        """The versions that could forecast by this recipe on this series of prices."""
+        wanted = (self.profile.recipe_version, self.history.series)
+        return [
+            version
+            for version in self.models.versions(self.history.product_id, self.profile.name)
+            if (version.tags["recipe_version"], version.tags["series"]) == wanted
+        ]
+
+    def candidates(self) -> list[ModelCandidate]:
+        """The same as the policy sees them."""
+        return [as_candidate(version) for version in self.versions()]
+
+    def fitted(self, version: str) -> FittedModel:
+        """A version's fitted model."""
+        fitted: FittedModel = load_model(self.models, self.profile, self.history.product_id, version).fitted
+        return fitted
 
 
-def select_model(
-    home: Home,
-    product_id: str,
-    *,
-    data_version: str,
-    settings: Mapping[str, Any],
-    code_version: str,
-    moment: datetime,
-) -> ModelSelection:
+@step(timeout_seconds=3600, run_name="{prices.history.product_id}")
+def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelSelection:
     """Decide what is due, train a challenger if so, let the gate judge it, and name the champion.
 
     A run that is killed on the way leaves a challenger that the next run judges, or nothing.
 
     Args:
         home: prepared, with the product's lock held.
-        product_id: whose model.
-        data_version: of the closes up to the origin.
-        settings: every field of the recipe.
-        code_version: of this code.
-        moment: of the run, for the names of the pooled products' data.
 
     Raises:
-        NotEnoughHistory: too few closes for honest intervals.
+        NotEnoughHistory: too few closes.
     """
-    recipe = Recipe.model_validate(dict(settings))
-    with Prices(home) as prices:
-        candles, series = prices.closes_at(data_version), prices.series_of(data_version)
-    require_days(candles, recipe)
-    origin = candles["day_utc"].iloc[-1].date()
-    models = Models(home)
-    bench = SelectionContext(
-        home, models, product_id, recipe, data_version, code_version, candles, series, origin, moment
-    )
-    known = known_versions(models, product_id, recipe, series)  # again only after something has changed
-    left = unfinished(known, origin)
-    if left:
-        _judge(bench, models.version(product_id, recipe.name, left.version))
-        known = known_versions(models, product_id, recipe, series)
-    decision = decide(known, origin, recipe)
-    log.info("%s: %s, because %s", product_id, decision.action, decision.why)
+    history = prices.history
+    context = SelectionContext(Models(home), profile, history, prices.pool, dict(prices.not_pooled))
+    candidates = context.candidates()  # again only after something has changed
+    if pending := pending_at(candidates, history.origin):
+        _judge(context, context.models.version(history.product_id, profile.name, pending.version))
+        candidates = context.candidates()
+    decision = decide(candidates, history.origin, profile.policy, gated=profile.gate_days > 0)
+    log.info("%s: %s, because %s", history.product_id, decision.action, decision.reason)
     if decision.action != "keep":
-        _judge(bench, _challenger(bench, decision.action))
-        known = known_versions(models, product_id, recipe, series)
-    champion = champion_of(known, origin)
-    assert champion is not None  # noqa: S101 (the first refit has nobody to be refused by)
-    _promote(bench, champion)
-    warning = too_old(champion, origin, recipe)
+        challenger = _challenger(context, decision.action, candidates)
+        if challenger.tags["status"] == "pending":
+            _judge(context, challenger)
+        candidates = context.candidates()
+    champion = champion_at(candidates, history.origin)
+    assert champion is not None  # noqa: S101 (the first refit has no champion to be refused for)
+    _promote(context, champion, candidates)
+    warning = age_warning(champion, history.origin, profile.policy)
     if warning:
-        log.warning("%s: %s", product_id, warning)
-    return ModelSelection(champion.version, decision.why, warning)
+        log.warning("%s: %s", history.product_id, warning)
+    return ModelSelection(champion.version, decision.reason, warning)
 
 
-def known_versions(models: Models, product_id: str, recipe: Recipe, series: str) -> list[ModelCandidate]:
-    """The versions of the product that could forecast with this recipe on this series of prices."""
-    return [
-        _known(version)
-        for version in models.versions(product_id, recipe.name)
-        if version.tags["recipe_version"] == recipe.recipe_version and version.tags["series"] == series
-    ]
+def holdout_days(profile: Profile, history: PriceHistory) -> int:
+    """How many of the newest days training leaves to the gate; none where the series is too short."""
+    return profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
 
 
-def _known(version: ModelVersion) -> ModelCandidate:
-    tags = version.tags
-    return ModelCandidate(
-        version=version.version,
-        origin=date.fromisoformat(tags["origin_day"]),
-        trained_through=date.fromisoformat(tags["trained_through"]),
-        training_kind=cast("TrainingKind", tags["training_kind"]),
-        status=cast("Status", tags["status"]),
-    )
-
-
-def _challenger(bench: SelectionContext, training_kind: TrainingKind) -> ModelVersion:
-    """Train and register a version, unless the same was trained before."""
-    models, product_id, recipe = bench.models, bench.product_id, bench.recipe
-    pools, pool_versions, missing = _pools(bench)
-    before = champion_of(known_versions(models, product_id, recipe, bench.series), bench.origin)
-    parent = before.version if before and training_kind == "fine-tune" else ""
-    key = model_key(
-        product_id,
-        recipe.name,
-        bench.data_version,
-        recipe.recipe_version,
-        bench.code_version,
-        training_kind,
-        parent,
-        *pool_versions.values(),
-    )
-    found = models.find(product_id, recipe.name, key)
-    if found:
-        return found
-    if parent:
-        stored = read_ensemble(models.open(models.version(product_id, recipe.name, parent)), recipe)
-        trained = fine_tune_ensemble(stored.ensemble, bench.candles, recipe, pools)
-        quantile_offsets = stored.quantile_offsets
-    else:
-        trained = fit_ensemble(bench.candles, recipe, pools)
-        quantile_offsets = first_quantile_offsets(trained, bench.candles, recipe)
-    for inputs in trained.ensemble.columns.left_out:
-        log.warning("%s: trained without %s, which most candles lack", product_id, inputs)
-    for product, reason in {**missing, **trained.left_out}.items():
-        log.info("%s: trained without %s, which %s", product_id, product, reason)
-    lineage = {
-        "product_id": product_id,
-        "profile": recipe.name,
-        "data_version": bench.data_version,
-        "settings_version": recipe.version,
-        "recipe_version": recipe.recipe_version,
-        "code_version": bench.code_version,
-        "training_kind": training_kind,
-        "parent": parent,
-        "series": bench.series,
-        "origin_day": bench.origin.isoformat(),
-        "trained_through": trained.ensemble.trained_through.isoformat(),
-        "pooled_data_versions": {
-            product: version for product, version in pool_versions.items() if product not in trained.left_out
-        },
-        "not_pooled": {**missing, **trained.left_out},
-        "held_out_days": held_out_days(len(bench.candles), recipe),
-        "columns_left_out": list(trained.ensemble.columns.left_out),
-        "gaps": [[str(first), str(last)] for first, last in find_gaps(bench.candles["day_utc"])],
-        "windows": dict(trained.windows),
-        "git_commit": git_commit(),
-        "libraries": versions(),
-        "weights_sha256": ensemble_sha256(trained.ensemble),
-    }
-    return _register(bench, key, trained, quantile_offsets, lineage)
-
-
-def _register(
-    bench: SelectionContext, key: str, trained: Trained, quantile_offsets: Any, lineage: Mapping[str, Any]
+def _challenger(
+    context: SelectionContext, training_kind: TrainingKind, candidates: Sequence[ModelCandidate]
 ) -> ModelVersion:
-    """Store the bundle, and only then let the registry know of a challenger that is not judged yet."""
-    models, recipe = bench.models, bench.recipe
-    figures = {
-        f"member_{number}_best_val_loss": float(losses.validation[losses.best - 1])
-        for number, losses in enumerate(trained.losses, start=1)
-        if lineage["training_kind"] == "refit"
-    }
-    with models.draft(bench.product_id, recipe.name) as draft:
-        write_ensemble(draft, trained, recipe, quantile_offsets, lineage)
-        draft.write("figures/losses.png", loss_figure(trained.losses))
-        return models.register(
-            draft,
-            product_id=bench.product_id,
-            profile=recipe.name,
-            key=key,
-            tags={
-                **tags_of(lineage),
-                **{
-                    name: lineage[name]
-                    for name in ("recipe_version", "series", "origin_day", "trained_through")
-                },
-                "parent": lineage["parent"] or "none",
-                "pooled": ",".join(lineage["pooled_data_versions"]) or "none",
-                "status": "pending",
-            },
-            params=recipe.model_dump(mode="json"),
-            metrics=figures,
-            curves={
-                f"member_{number}_loss": losses.training
-                for number, losses in enumerate(trained.losses, start=1)
-            },
-        )
+    """Train and register a version, unless the same was trained before."""
+    models, profile, history = context.models, context.profile, context.history
+    champion = champion_at(candidates, history.origin)
+    parent = champion.version if champion and training_kind == "fine-tune" else None
+    key = model_key(
+        history.product_id,
+        profile.name,
+        history.data_version,
+        profile.recipe_version,
+        code_version(*own_files(profile)),
+        training_kind,
+        parent or "",
+        *(one.data_version for one in context.pool.values()),
+    )
+    if known := models.find(history.product_id, profile.name, key):
+        log.info("%s: version %s was trained on this data before", history.product_id, known.version)
+        return known
+    days = holdout_days(profile, history)
+    log.info("%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin)
+    if parent:
+        fitted = profile.fine_tune(context.fitted(parent), history, context.pool, holdout_days=days)
+    else:
+        fitted = profile.fit(history, context.pool, holdout_days=days)
+    lineage = make_lineage(
+        profile,
+        fitted,
+        history,
+        context.pool,
+        training_kind=training_kind,
+        parent=parent,
+        holdout_days=days,
+        not_pooled=context.not_pooled,
+    )
+    for inputs in lineage.columns_left_out:
+        log.warning("%s: trained without %s, which most candles lack", history.product_id, inputs)
+    for product, reason in lineage.not_pooled.items():
+        log.info("%s: trained without %s, which %s", history.product_id, product, reason)
+    return register(models, profile, fitted, lineage, history, key)
 
 
-def _judge(bench: SelectionContext, version: ModelVersion) -> None:
+def _judge(context: SelectionContext, version: ModelVersion) -> None:
     """Accept or refuse a challenger, and write the gate's figures to it before its status."""
-    models, recipe = bench.models, bench.recipe
+    models, profile = context.models, context.profile
     models.challenge(version)
-    known = _known(version)
-    champion = champion_of(known_versions(models, bench.product_id, recipe, bench.series), known.origin)
-    if champion is None:
+    candidate = as_candidate(version)
+    champion = champion_at(context.candidates(), candidate.origin)
+    if not profile.gate_days:
+        models.mark(version, {"gate": f"none: profile {profile.name} has no gate", "status": "accepted"})
+    elif champion is None:
         models.mark(version, {"gate": "no champion to compare with", "status": "accepted"})
     else:
-        until = bench.candles[bench.candles["day_utc"] <= pd.Timestamp(known.origin)].reset_index(drop=True)
-        said = gate(_ensemble(bench, champion.version), _ensemble(bench, version.version), until, recipe)
-        log.info(
-            "%s: version %s against version %s %s",
-            bench.product_id,
-            version.version,
-            champion.version,
-            said,
-        )
-        status = "accepted" if said.passed else "refused"
-        tags = {**said.as_tags(), "gate_champion": champion.version, "gate": str(said), "status": status}
-        models.mark(version, tags, said.as_metrics())
+        candles = context.history.until(candidate.origin).candles
+        gate = judge(profile, context.fitted(champion.version), context.fitted(version.version), candles)
+        text = "%s: version %s against version %s %s"
+        log.info(text, version.product_id, version.version, champion.version, gate)
+        status = "accepted" if gate.passed else "refused"
+        tags = {**gate.tags(), "gate_champion": champion.version, "gate": str(gate), "status": status}
+        models.mark(version, tags, gate.metrics())
 
 
-def _ensemble(bench: SelectionContext, number: str) -> Ensemble:
-    version = bench.models.version(bench.product_id, bench.recipe.name, number)
-    return read_ensemble(bench.models.open(version), bench.recipe).ensemble
-
-
-def _promote(bench: SelectionContext, champion: ModelCandidate) -> None:
-    """Move the alias to the champion of this day, but never from a later day's champion of the same kind."""
-    models, recipe = bench.models, bench.recipe
-    version = models.version(bench.product_id, recipe.name, champion.version)
+def _promote(
+    context: SelectionContext, champion: ModelCandidate, candidates: Sequence[ModelCandidate]
+) -> None:
+    """Move the alias to the champion of this day, but not from a later day's champion of the recipe."""
+    models, product_id, profile = context.models, context.history.product_id, context.profile.name
+    version = models.version(product_id, profile, champion.version)
     models.settle(version)
-    now = models.champion(bench.product_id, recipe.name)
-    if now is not None and now.version != champion.version:
-        alike = {one.version: one for one in known_versions(models, bench.product_id, recipe, bench.series)}
-        named = alike.get(now.version)
+    current = models.champion(product_id, profile)
+    if current is not None and current.version != champion.version:
+        named = next((one for one in candidates if one.version == current.version), None)
         if named and named.status == "accepted" and named.origin > champion.origin:
             return
     if CHAMPION not in version.aliases:
         models.promote(version)
-
-
-def _pools(bench: SelectionContext) -> tuple[dict[str, pd.DataFrame], dict[str, str], dict[str, str]]:
-    """The pooled products' candles up to the origin, their data versions, and why others are missing."""
-    frames: dict[str, pd.DataFrame] = {}
-    named: dict[str, str] = {}
-    missing: dict[str, str] = {}
-    lag = "%s: %s is pooled as it is, its closes end on %s"
-    with Prices(bench.home) as prices:
-        for product in bench.recipe.pool_products:
-            if product == bench.product_id:
-                continue
-            first = prices.first_day(product)
-            if first is None or first > bench.origin:
-                missing[product] = "is not in the database" if first is None else f"begins on {first}"
-                continue
-            named[product] = prices.data_version(product, bench.origin, created_at=bench.moment)
-            frames[product] = prices.closes_at(named[product])
-            last = frames[product]["day_utc"].iloc[-1].date()
-            if last < bench.origin:
-                log.info(lag, bench.product_id, product, last)
-    return frames, named, missing
-
-
-def _facts(choice: ModelSelection) -> dict[str, Any]:
-    return {"version": choice.version, "why": choice.why, "warning": choice.warning}
-
-
-choose = materialize(
-    MODEL,
-    name="keep-or-challenge",
-    task_run_name="keep-or-challenge {product_id}",
-    timeout_seconds=3600,
-    **STEP,
-)(noting(shown(select_model), _facts))

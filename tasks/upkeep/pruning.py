@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow.dataset as ds
-from prefect import task
 
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.files import old_drafts
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock, tables_lock
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from storage.upkeep.compaction import (
@@ -34,7 +34,7 @@ from storage.upkeep.compaction import (
     remove,
     remove_bundle,
 )
-from tasks.core.steps import STEP
+from tasks.core.steps import step
 
 log = logging.getLogger("closecast.maintain")
 
@@ -56,6 +56,7 @@ class UnusedItem:
     version: ModelVersion | None = None
 
 
+@step(timeout_seconds=3600)
 def compact_tables(
     home: Home, names: Sequence[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
 ) -> list[Compaction]:
@@ -69,6 +70,7 @@ def compact_tables(
     return compactions
 
 
+@step(timeout_seconds=600, run_name="{product_id}")
 def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
     """Compact the tables that have many files of a product, unless another process compacts.
 
@@ -81,6 +83,7 @@ def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
         return []
 
 
+@step(timeout_seconds=3600)
 def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[UnusedItem]:
     """Delete unused model versions, bundles, backtests and drafts.
 
@@ -211,12 +214,3 @@ def _age(version: ModelVersion) -> tuple[str, int]:
 def _description(version: ModelVersion) -> str:
     tags = [version.tags.get(name) for name in ("status", "training_kind", "origin_day")]
     return f"{version.name} version {version.version} ({', '.join(tag for tag in tags if tag)})"
-
-
-compact_step = task(name="compact-tables", task_run_name="compact-tables", timeout_seconds=3600, **STEP)(
-    compact_tables
-)
-few_files_step = task(
-    name="keep-few-files", task_run_name="keep-few-files {product_id}", timeout_seconds=600, **STEP
-)(keep_few_files)
-prune_step = task(name="prune-models", task_run_name="prune-models", timeout_seconds=3600, **STEP)(prune_home)

@@ -20,7 +20,8 @@ from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.core.progress import tell
 from storage.models.mlflow_database import registry_exists, registry_integrity
-from storage.models.registry import CHAMPION, Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
 from storage.prices.integrity import (
     Candles,
     PriceRecords,
@@ -35,21 +36,16 @@ from storage.prices.integrity import (
     state_at,
 )
 from storage.upkeep.compaction import TABLES
-from storage.upkeep.file_integrity import bundle_files, fold_files, lineage_of, raw_responses, table_files
+from storage.upkeep.file_integrity import bundle_files, fold_files, raw_responses, table_files
 from storage.upkeep.references import Tables, failed_checks, light_rows
+from tasks.core.settings import settings_digest
 from tasks.forecast.publish import prediction_key
 from tasks.prices.coinbase_responses import parse
 from tasks.prices.coinbase_rows import read_rows
-from tasks.profiles.calibrated_settings import settings_digest
 from tasks.training.policy import Status
+from tasks.training.registration import read_lineage
 from tasks.upkeep.verify_references import REFERENCES
 
-# Of a lineage, what the registry has too: of every version, and of those that have it.
-ALWAYS = ("data_version", "settings_version", "code_version", "weights_sha256")
-OFTEN = (
-    *("product_id", "profile", "training_kind", "git_commit", "recipe_version", "series"),
-    *("origin_day", "trained_through"),
-)
 STATUSES = get_args(Status)
 ROWS = {
     "predictions": "forecasts",
@@ -57,7 +53,7 @@ ROWS = {
     "calibrator": "states of calibrator",
     "scores": "scores",
 }
-KEY = ("product_id", "profile", "data_version", "settings_version", "code_version")
+KEY = ("product_id", "profile", "data_version", "settings_version", "code_version", "horizon")
 MODEL_VERSIONS = pa.schema(
     [
         *((name, pa.string()) for name in ("product_id", "profile", "model_version", "origin_day")),
@@ -123,7 +119,7 @@ def _with_expected_id(predictions: pa.Table) -> pa.Table:
     ids: list[str | None] = []
     for day, row in zip(days, predictions.select(KEY).to_pylist(), strict=True):
         try:
-            ids.append(prediction_key(origin=date.fromisoformat(day), **row))
+            ids.append(prediction_key(origin_day=date.fromisoformat(day), **row))
         except ValueError:
             ids.append(None)
     return predictions.append_column("expected_id", pa.array(ids, pa.string()))
@@ -164,28 +160,21 @@ def _check_models(home: Home, result: Verification) -> pa.Table | None:
 def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
     """Compare the registry's tags of a version with its bundle."""
     subject = f"{version.name} version {version.version}"
-    lineage, bundle = lineage_of(home, version), Models(home).open(version)
     if version.tags.get("status") not in STATUSES:
         yield f"{subject}: its status is none of {', '.join(STATUSES)}"
+    bundle = Models(home).open(version)
+    try:
+        lineage = read_lineage(bundle)
+    except Damaged as error:
+        yield str(error)
+        return
     registered = {**version.tags, "product_id": version.product_id, "profile": version.profile}
-    for name, value in _expected_tags(lineage).items():
+    expected = {**lineage.tags(), "product_id": lineage.product_id, "profile": lineage.profile}
+    for name, value in expected.items():
         if registered.get(name) != value:
             yield f"{subject}: the registry and the bundle differ in {name}"
-    if "settings.json" in bundle.manifest:
-        settings_version = f"{version.profile}-{settings_digest(bundle.read_json('settings.json'))}"
-        if settings_version != lineage.get("settings_version"):
-            yield f"{subject}: its settings are not those of its settings_version"
-
-
-def _expected_tags(lineage: Mapping[str, Any]) -> dict[str, str]:
-    """The registry's tags of a version whose bundle has that lineage."""
-    tags = {name: str(lineage.get(name)) for name in ALWAYS}
-    tags |= {name: str(lineage[name]) for name in OFTEN if lineage.get(name)}
-    if "parent" in lineage:
-        tags["parent"] = lineage["parent"] or "none"
-    if "pooled_data_versions" in lineage:
-        tags["pooled"] = ",".join(lineage["pooled_data_versions"]) or "none"
-    return tags
+    if lineage.settings_version != f"{version.profile}-{settings_digest(bundle.read_json('settings.json'))}":
+        yield f"{subject}: its settings are not those of its settings_version"
 
 
 # Prices

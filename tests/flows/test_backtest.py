@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+from flows.scoring import score_forecasts
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.backtest import rolling_backtest
 from flows.daily import daily_forecast
-from flows.scoring import score_forecasts
 from flows.settings import Market, profile_named
 from storage.core.errors import BadDay, BadSetting, NotEnoughHistory
 from storage.core.home import Home

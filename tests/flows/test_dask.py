@@ -18,10 +18,10 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-
-from flows.backtest import rolling_backtest
 from flows.backtest_products import backtest_products
 from flows.products import daily_forecasts
+
+from flows.backtest import rolling_backtest
 from storage.core.errors import ClusterUnusable, ProductsFailed
 from storage.core.home import PROJECT, Home
 from storage.tables.predictions import Predictions

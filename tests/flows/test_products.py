@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from flows.products import daily_forecasts
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
 from flows.daily import daily_forecast
-from flows.products import daily_forecasts
 from flows.settings import Market
 from storage.core.errors import NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home

@@ -50,9 +50,10 @@ class Job:
 
 def work(job: Job, answers: Any) -> None:
     """Do it in this process, and say what came of it."""
+    from flows.importing import import_file
+
     import storage.core.provenance
     from flows.daily import daily_forecast
-    from flows.importing import import_file
     from flows.settings import Market
 
     storage.core.provenance.ROOMS = ()  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that storage/prices/database.py hands over; logging is left as it is."""
+"""Runs the migrations on the connection that storage/prices/database.py hands over."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.upkeep.compaction import compact_table
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import CODE, MADE, Runs
+from tests.calibrated import MADE, Runs
 from tests.helpers import BTC
-from tests.lived import DAYS, key_of, live, lived_runs
+from tests.lived import DAYS, lived_runs
 from tests.processes import run_process
 
 
@@ -65,7 +65,7 @@ def test_a_home_is_restored_as_it_was(runs: Runs, tmp_path: Path, name: str) -> 
         assert prices.closes_at(version).equals(before.closes_at(version))
     from tasks.upkeep.reproduce import reproduce_forecast
 
-    assert reproduce_forecast(again, key_of(runs, MADE), code_version=CODE).same
+    assert reproduce_forecast(again, runs.prediction_id(MADE)).same
     magic = (tmp_path / name).read_bytes()[:2]
     assert (magic == b"\x1f\x8b") == name.endswith("gz")
 
@@ -73,8 +73,8 @@ def test_a_home_is_restored_as_it_was(runs: Runs, tmp_path: Path, name: str) -> 
 def test_a_restored_home_takes_the_next_day(taken: Path, tmp_path: Path, runs: Runs) -> None:
     again = Home(tmp_path / "again")
     restore(taken, again)
-    there = Runs(again, runs.recipe)
-    assert live(there, MADE + DAYS) == live(runs, MADE + DAYS)
+    there = Runs(again, runs.profile)
+    assert there.live(MADE + DAYS) == runs.live(MADE + DAYS)
     for name in ("predictions", "scores"):
         assert compact_table(again, name)
     assert verify_home(again).findings == []
@@ -86,7 +86,7 @@ def test_backups_taken_during_runs_are_consistent(runs: Runs, tmp_path: Path) ->
     def days() -> None:
         try:
             for number in range(MADE + DAYS, MADE + DAYS + 5):
-                live(runs, number)
+                runs.live(number)
         finally:
             done.set()
 

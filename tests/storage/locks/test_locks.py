@@ -11,6 +11,7 @@ import pytest
 from storage.core.errors import BadProduct, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import product_lock
+from storage.prices.engine import database_engine
 from tests.helpers import BTC
 from tests.processes import process_for
 
@@ -64,7 +65,7 @@ def test_waiting_ends_and_says_for_what(home: Home, caplog: pytest.LogCaptureFix
         with pytest.raises(HomeBusy) as caught, product_lock(home, BTC, wait_seconds=0.1):
             pass
         assert BTC in str(caught.value)
-        where = "***@127.0.0.1" if home.on_postgresql else str(home.root)
+        where = "***@127.0.0.1" if database_engine(home).file is None else str(home.root)
         assert where in str(caught.value)
         assert "\n" not in str(caught.value)
     assert "waiting for it" in caplog.text

@@ -17,7 +17,8 @@ from storage.core.files import sha256_file
 from storage.core.home import Home
 from storage.models.bundles import Bundle, Draft
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import CHAMPION, Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import CHAMPION, ModelVersion
 from tests.engines import copy_home
 from tests.helpers import BTC, PROJECT, die
 from tests.processes import process_for, run_process
@@ -475,13 +476,11 @@ def test_killed_while_making_the_registry(tmp_path: Path) -> None:
 
 @pytest.mark.sqlite
 def test_a_home_that_an_address_cannot_name(tmp_path: Path, registry: Path) -> None:
-    with pytest.raises(HomeUnusable, match="question mark"):
-        register(Home(tmp_path / "what?"))
     for name in ("a b", "50%", "a#b", "é"):
         home = Home(tmp_path / name).prepare()
         shutil.copy(registry, home.root)
         Models(home).open(register(home)).verify()
-    assert {path.name for path in tmp_path.iterdir()} == {"what?", "a b", "50%", "a#b", "é"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a b", "50%", "a#b", "é"}
 
 
 def register_for(home: Home, product_id: str) -> None:

@@ -18,11 +18,12 @@ from alembic.script import ScriptDirectory
 
 from storage.core.errors import BadInput, BadSetting, HomeUnusable
 from storage.core.home import Home
-from storage.prices import database
+from storage.prices import database, engine_base
 from storage.prices.database import Database
+from storage.prices.engine_base import REVISIONS
 from tests.helpers import end_in_a_migration
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 SERIES = (
     "INSERT INTO series (product_id, source, after_candle_seq, started_at)"
     " VALUES ('BTC-USD', 'csv', 0, '2020-01-01T00:00:00+00:00')"
@@ -78,9 +79,9 @@ def test_the_pragmas_hold_on_every_connection(tmp_path: Path) -> None:
 def test_the_known_head_is_the_newest_migration(tmp_path: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(database.MIGRATIONS))
-    assert ScriptDirectory.from_config(config).get_heads() == [database.HEAD]
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISIONS[-1]]
     with opened(Home(tmp_path)) as prices, prices.read() as connection:
-        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == database.HEAD
+        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-1]
 
 
 def test_migrating_says_nothing_and_leaves_logging_alone(
@@ -199,14 +200,14 @@ def test_a_database_of_a_newer_closecast_is_left_alone(tmp_path: Path) -> None:
         pass
     with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain, plain:
         plain.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert "newer closecast" in refusal(Home(tmp_path))
+    assert "of another closecast" in refusal(Home(tmp_path))
 
 
 @pytest.mark.sqlite
 def test_a_database_that_stays_locked_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(Home(tmp_path)):
         pass
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.1)
     with (
         contextlib.closing(sqlite3.connect(tmp_path / "prices.db", isolation_level=None)) as other,
         opened(Home(tmp_path)) as prices,

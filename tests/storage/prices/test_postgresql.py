@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from storage.core.errors import BadSetting, HomeBusy, HomeUnusable
 from storage.core.home import Home
 from storage.locks.locks import product_lock, tables_lock
-from storage.prices import database
-from storage.prices.database import Database, database_address
+from storage.prices import engine_base
+from storage.prices.database import Database
+from storage.prices.engine import database_engine, stored_products
+from storage.prices.engine_base import REVISIONS
 from storage.prices.price_store import Prices
-from storage.prices.products import stored_products
 from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
 from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, end_in_a_migration, made_up, store
 
@@ -50,7 +51,7 @@ def other(home: Home, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def plain(server: PostgreSQL, home: Home) -> Iterator[psycopg.Connection]:
-    with server.connect(str(database_address(home).database)) as found:
+    with server.connect(str(sa.make_url(home.database_url or "").database)) as found:
         yield found
 
 
@@ -99,7 +100,7 @@ def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(start, range(6)))
     with server.connect(str(sa.make_url(url).database)) as plain:
-        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(database.HEAD,)]
+        assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
     server.forget(tmp_path)
 
 
@@ -115,13 +116,13 @@ def test_a_migration_that_ends_in_the_middle_has_not_happened(
 def test_a_database_of_a_newer_closecast_is_left_alone(home: Home, plain: psycopg.Connection) -> None:
     Database(home).close()
     plain.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(HomeUnusable, match="newer closecast") as caught:
+    with pytest.raises(HomeUnusable, match="of another closecast") as caught:
         Database(home)
     assert PASSWORD not in str(caught.value)
 
 
 def test_a_writer_that_never_ends_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.2)
     with (
         contextlib.closing(Database(home)) as one,
         contextlib.closing(Database(home)) as two,
@@ -185,7 +186,7 @@ def test_what_goes_wrong_inside_is_told_as_it_was(home: Home) -> None:
 
 def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain: psycopg.Connection) -> None:
     store(home, made_up(3))
-    admin = server.connect(str(database_address(home).database), user=ADMIN)
+    admin = server.connect(str(sa.make_url(home.database_url or "").database), user=ADMIN)
     admin.execute("CREATE ROLE looker LOGIN PASSWORD 'p'")
     try:
         plain.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker")
@@ -221,7 +222,7 @@ def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
 def test_the_short_address_means_the_driver_that_is_there(home: Home) -> None:
     short = replace(home, database_url=(home.database_url or "").replace("+psycopg", ""))
     Database(short).close()
-    assert database_address(short) == database_address(home)
+    assert database_engine(short).address == database_engine(home).address
 
 
 def test_without_its_driver_the_remedy_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +237,7 @@ def test_a_home_of_sqlite_loads_no_driver(tmp_path: Path) -> None:
         " from storage.prices.price_store import Prices; from storage.locks.locks import product_lock\n"
         f"home = Home(Path({str(tmp_path)!r})).prepare()\n"
         "with product_lock(home, 'BTC-USD'), Prices(home) as prices: prices.source_of('BTC-USD')\n"
-        "assert not {'psycopg', 'obstore', 'storage.locks.postgresql'} & set(sys.modules)"
+        "assert not {'psycopg', 'obstore', 'storage.prices.postgresql_engine'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
 

@@ -31,7 +31,7 @@ from storage.prices import queries as rows
 from storage.prices.price_store import Appended, Prices
 from tests.plain import Plain
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 FIRST = date(2020, 1, 1)
 SHA = "ab" * 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.core.home import Home
-from storage.prices.products import stored_products
+from storage.prices.engine import stored_products
 from tests.helpers import made_up, store
 
 

@@ -2,10 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.prices.restatements import restated
 from tests.helpers import BTC, NOW, SHA, made_up, store
+
+
+def restated(home: Home, product_id: str) -> pd.DataFrame:
+    with Prices(home) as prices:
+        return prices.restated(product_id)
 
 
 def test_only_days_that_came_otherwise_each_with_all_it_was(tmp_path: Path) -> None:

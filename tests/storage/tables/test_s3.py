@@ -25,8 +25,10 @@ from storage.core.errors import BadSetting, Damaged, HomeUnusable
 from storage.core.files import keep_raw, read_raw
 from storage.core.home import Home
 from storage.core.s3_path import S3Path
+from storage.locks.bucket_owner import prepare_home
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.tables.checksums import CHECKSUMS, read_checksums
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
@@ -47,7 +49,7 @@ def server() -> SeaweedFS:
 @pytest.fixture
 def home(server: SeaweedFS, tmp_path: Path) -> Home:
     lite = f"sqlite:///{tmp_path / 'prices.db'}"
-    return Home(tmp_path / "one", lite, bucket_for(tmp_path)).prepare()
+    return prepare_home(Home(tmp_path / "one", lite, bucket_for(tmp_path)))
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def another(home: Home, name: str = "two") -> Home:
     other = replace(home, root=home.root.parent / name)
     other.root.mkdir()
     (other.root / "storage-id").write_bytes((home.root / "storage-id").read_bytes())
-    return other.prepare()
+    return prepare_home(other)
 
 
 # The server
@@ -351,15 +353,15 @@ def test_answers_are_read_where_others_fetched_them(home: Home, bucket: S3Path) 
 
 def test_a_bucket_belongs_to_one_database(home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="belongs to another price database") as caught:
-        replace(home, root=tmp_path / "three").prepare()
+        prepare_home(replace(home, root=tmp_path / "three"))
     assert "\n" not in str(caught.value)
-    home.prepare()
+    prepare_home(home)
 
 
 def test_a_mark_of_somebody_else(home: Home, bucket: S3Path) -> None:
     (bucket / "closecast.json").write_bytes(b"mine!")
     with pytest.raises(HomeUnusable, match="not closecast's"):
-        home.prepare()
+        prepare_home(home)
 
 
 @pytest.fixture

@@ -4,93 +4,88 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.calibration.quantile_tracker import advance, follow, mix, to_price, track
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN, inside
-from tasks.profiles.min_max import Floats
+from tasks.calibration.quantile_tracker import apply_offsets, mix, to_prices, track, update_offsets
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered
+from tasks.core.types import Floats
 
 ZERO = np.zeros(23)
 UNIT: Floats = np.asarray(stats.norm.ppf(LEVELS), dtype=np.float64)
 
 
-def test_half_and_half() -> None:
+def test_mix_is_a_weighted_mean() -> None:
     own, other = np.full((2, 23), 1.0), np.full((2, 23), 3.0)
     assert (mix(own, other, share=0.5) == 2.0).all()
     assert (mix(own, other, share=0.25) == 1.5).all()
     assert mix(UNIT, 5 * UNIT, share=0.0).tobytes() == UNIT.tobytes()
     assert mix(5 * UNIT, UNIT, share=1.0).tobytes() == UNIT.tobytes()
-    short = UNIT.astype(np.float32)  # as a network says it
+
+
+def test_figures_of_float32_become_float64() -> None:
+    short = UNIT.astype(np.float32)
     assert mix(short, short, share=0.5).dtype == np.float64
-    assert to_price(short, 100.0).dtype == np.float64
+    assert to_prices(short, 100.0).dtype == np.float64
 
 
-def test_a_correction_is_in_scales_and_the_quantiles_rise() -> None:
-    quantile_offsets = ZERO.copy()
-    quantile_offsets[MEDIAN] = 0.5
-    found = track(0.1 * UNIT, quantile_offsets, 0.2)
-    assert found[np.searchsorted(found, 0.1)] == pytest.approx(0.1)  # the median, moved by .5 * .2
-    assert (np.diff(found) >= 0).all()
-    assert sorted(0.1 * UNIT + quantile_offsets * 0.2) == found.tolist()
-    assert (np.diff(0.1 * UNIT + quantile_offsets * 0.2) < 0).any()
+def test_offsets_are_in_sigmas_and_the_quantiles_stay_sorted() -> None:
+    offsets = ZERO.copy()
+    offsets[MEDIAN] = 0.5
+    moved = apply_offsets(0.1 * UNIT, offsets, 0.2)
+    assert moved[np.searchsorted(moved, 0.1)] == pytest.approx(0.1)  # the median, moved by 0.5 * 0.2
+    assert sorted(0.1 * UNIT + offsets * 0.2) == moved.tolist()
+    assert (np.diff(0.1 * UNIT + offsets * 0.2) < 0).any()
 
 
 def test_one_outcome_by_hand() -> None:
-    said = to_price(0.02 * UNIT, 1000.0)
-    assert said[MEDIAN] == pytest.approx(1000.0)
-    found = advance(ZERO, float(said[MEDIAN]) + 1e-6, said, step=0.002)
-    # The close is above the median: what lies below it rises, what lies above it falls.
-    assert found[: MEDIAN + 1] == pytest.approx(0.002 * np.array(LEVELS[: MEDIAN + 1]))
-    assert found[MEDIAN + 1 :] == pytest.approx(0.002 * (np.array(LEVELS[MEDIAN + 1 :]) - 1.0))
-    on_it = advance(ZERO, float(said[MEDIAN]), said, step=0.002)
-    assert on_it[MEDIAN] == pytest.approx(0.002 * (0.5 - 1.0))
-    assert advance(ZERO, 1.0, said, step=0.002) == pytest.approx(0.002 * (np.array(LEVELS) - 1.0))
-    assert advance(ZERO, 1e9, said, step=0.002) == pytest.approx(0.002 * np.array(LEVELS))
-    assert (ZERO == 0).all()  # what was handed in stays
+    prices, levels = to_prices(0.02 * UNIT, 1000.0), np.array(LEVELS)
+    assert prices[MEDIAN] == pytest.approx(1000.0)
+    offsets = update_offsets(ZERO, float(prices[MEDIAN]) + 1e-6, prices, step=0.002)
+    # The close is above the median: the offsets below it rise, those above it fall.
+    assert offsets[: MEDIAN + 1] == pytest.approx(0.002 * levels[: MEDIAN + 1])
+    assert offsets[MEDIAN + 1 :] == pytest.approx(0.002 * (levels[MEDIAN + 1 :] - 1.0))
+    at_median = update_offsets(ZERO, float(prices[MEDIAN]), prices, step=0.002)
+    assert at_median[MEDIAN] == pytest.approx(0.002 * (0.5 - 1.0))
+    assert update_offsets(ZERO, 1.0, prices, step=0.002) == pytest.approx(0.002 * (levels - 1.0))
+    assert update_offsets(ZERO, 1e9, prices, step=0.002) == pytest.approx(0.002 * levels)
+    assert (ZERO == 0).all()  # the argument is unchanged
 
 
-def walk(days: int, sigma: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Quantiles, scales, and both closes of days whose return has that sigma, in scales of .03."""
+def walk(days: int, factor: float) -> tuple[Floats, Floats, Floats, Floats]:
+    """Quantiles, sigmas of 0.03, last and actual closes; the returns have `factor` times that sigma."""
     draw = np.random.default_rng(6)
-    scales = np.full(days, 0.03)
-    closes = 4000 * np.exp(np.cumsum(draw.normal(0, 0.03 * sigma, days + 1)))
-    return np.tile(0.03 * UNIT, (days, 1)), scales, closes[:-1], closes[1:]
+    closes = 4000 * np.exp(np.cumsum(draw.normal(0, 0.03 * factor, days + 1)))
+    return np.tile(0.03 * UNIT, (days, 1)), np.full(days, 0.03), closes[:-1], closes[1:]
 
 
-def test_following_is_tracking_day_by_day() -> None:
-    quantiles, scales, last, came = walk(12, 2.0)
-    came[[4, 5]] = np.nan
-    said, after = follow(quantiles, scales, last, came, 0.1 * UNIT, step=0.05)
-    state = 0.1 * UNIT
+def test_track_applies_and_updates_the_offsets_day_by_day() -> None:
+    quantiles, sigmas, last, actual = walk(12, 2.0)
+    actual[[4, 5]] = np.nan
+    prices, after = track(quantiles, sigmas, last, actual, 0.1 * UNIT, step=0.05)
+    offsets = 0.1 * UNIT
     for day in range(12):
-        expected = to_price(track(quantiles[day], state, scales[day]), last[day])
-        assert said[day].tobytes() == expected.tobytes()
+        expected = to_prices(apply_offsets(quantiles[day], offsets, sigmas[day]), last[day])
+        assert prices[day].tobytes() == expected.tobytes()
         if day not in (4, 5):
-            state = advance(state, came[day], expected, step=0.05)
-    assert after.tobytes() == state.tobytes()
-    # In two goes it is the same.
-    first, between = follow(quantiles[:7], scales[:7], last[:7], came[:7], 0.1 * UNIT, step=0.05)
-    second, end = follow(quantiles[7:], scales[7:], last[7:], came[7:], between, step=0.05)
-    assert np.concatenate([first, second]).tobytes() == said.tobytes()
-    assert end.tobytes() == after.tobytes()
+            offsets = update_offsets(offsets, actual[day], expected, step=0.05)
+    assert after.tobytes() == offsets.tobytes()
 
 
-def test_nothing_is_learned_of_what_is_not_known() -> None:
-    quantiles, scales, last, came = walk(5, 1.0)
-    said, after = follow(quantiles, scales, last, np.full(5, np.nan), ZERO, step=0.05)
-    assert after.tobytes() == ZERO.tobytes()
-    assert said.shape == (5, 23)
-    nothing, same = follow(quantiles[:0], scales[:0], last[:0], came[:0], 0.1 * UNIT, step=0.05)
-    assert nothing.shape == (0, 23)
-    assert same.tobytes() == (0.1 * UNIT).tobytes()
+@pytest.mark.parametrize("days", [5, 0])
+def test_unknown_outcomes_teach_nothing(days: int) -> None:
+    quantiles, sigmas, last, _ = walk(days, 1.0)
+    prices, after = track(quantiles, sigmas, last, np.full(days, np.nan), 0.1 * UNIT, step=0.05)
+    assert after.tobytes() == (0.1 * UNIT).tobytes()
+    assert prices.shape == (days, 23)
 
 
-@pytest.mark.parametrize("sigma", [0.5, 2.0])
-def test_in_the_long_run_it_covers_what_it_says(sigma: float) -> None:
-    quantiles, scales, last, came = walk(4000, sigma)
-    untracked, _ = follow(quantiles, scales, last, came, ZERO, step=0.0)
-    said, _ = follow(quantiles, scales, last, came, ZERO, step=0.05)
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_coverage_settles_at_the_levels(factor: float) -> None:
+    quantiles, sigmas, last, actual = walk(4000, factor)
+    untracked, _ = track(quantiles, sigmas, last, actual, ZERO, step=0.0)
+    tracked, _ = track(quantiles, sigmas, last, actual, ZERO, step=0.05)
     settled = slice(1000, None)
-    for percent in BANDS:
-        before = inside(came[settled], untracked[settled], percent).mean()
-        found = inside(came[settled], said[settled], percent).mean()
-        assert found == pytest.approx(percent / 100, abs=0.01)
+    for percent in INTERVAL_INDEXES:
+        before, after = (
+            covered(actual[settled], prices[settled], percent).mean() for prices in (untracked, tracked)
+        )
+        assert after == pytest.approx(percent / 100, abs=0.01)
         assert abs(before - percent / 100) > 0.04

@@ -1,4 +1,4 @@
-"""What the tracker owes, whatever comes."""
+"""What the tracker guarantees against any sequence of outcomes."""
 
 from __future__ import annotations
 
@@ -10,123 +10,116 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.calibration.quantile_tracker import MAX_OFFSET, advance, follow, to_price, track
+from tasks.calibration.quantile_tracker import MAX_OFFSET, apply_offsets, to_prices, track, update_offsets
 from tasks.core.quantiles import LEVELS
-from tasks.profiles.min_max import Floats
+from tasks.core.types import Floats
 
-MORE = int(os.environ.get("SOAK", "1"))
-STEADY = settings(max_examples=60 * MORE, deadline=None, derandomize=MORE == 1, database=None)
-LEVEL = np.array(LEVELS)
-STEP, BOUND = 0.02, 2.5  # in scales: of the tracker, and of how far an outcome lies from a level's base
+SOAK = int(os.environ.get("SOAK", "1"))
+STEADY = settings(max_examples=60 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
+LEVEL, ZERO = np.array(LEVELS), np.zeros(23)
+STEP, BOUND = 0.02, 2.5  # in sigmas: the tracker's step, and the largest distance of an outcome from its base
 
-quantile_offsets = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
-spreads = st.floats(1e-6, 0.5)
-
-
-@STEADY
-@given(quantile_offsets, spreads)
-def test_the_quantiles_rise_whatever_the_corrections(moved: Floats, scale: float) -> None:
-    base = np.linspace(-2, 2, 23) * scale
-    said = track(base, moved, scale)
-    assert (np.diff(said) >= 0).all()
-    assert sorted(said) == sorted(base + moved * scale)
+offset_rows = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
 
 
 @STEADY
-@given(quantile_offsets, st.floats(0.001, 1000), st.floats(0.5, 2), st.floats(0, 0.1))
+@given(offset_rows, st.floats(1e-6, 0.5))
+def test_quantiles_stay_sorted_whatever_the_offsets(offsets: Floats, sigma: float) -> None:
+    base = np.linspace(-2, 2, 23) * sigma
+    assert apply_offsets(base, offsets, sigma).tolist() == sorted(base + offsets * sigma)
+
+
+@STEADY
+@given(offset_rows, st.floats(0.001, 1000), st.floats(0.5, 2), st.floats(0, 0.1))
 def test_an_outcome_moves_each_level_by_its_own_step(
-    moved: Floats, last: float, share: float, step: float
+    offsets: Floats, last: float, ratio: float, step: float
 ) -> None:
-    said = to_price(np.linspace(-0.2, 0.2, 23), last)
-    after = advance(moved, last * share, said, step=step)
-    up = last * share > said
-    np.testing.assert_array_equal(after[up], (moved + step * LEVEL)[up])
-    np.testing.assert_array_equal(after[~up], (moved + step * (LEVEL - 1))[~up])
+    prices = to_prices(np.linspace(-0.2, 0.2, 23), last)
+    after = update_offsets(offsets, last * ratio, prices, step=step)
+    above = last * ratio > prices
+    np.testing.assert_array_equal(after[above], (offsets + step * LEVEL)[above])
+    np.testing.assert_array_equal(after[~above], (offsets + step * (LEVEL - 1))[~above])
 
 
-# Each says where the close goes, in scales from the base of the level it plays against, given where that
-# level stands now; no further than BOUND.
+# Each chooses the outcome, in sigmas from the base of the level that it plays against and within BOUND,
+# from where that level is now, the day's number, and a generator.
 Adversary = Callable[[float, int, np.random.Generator], float]
 ADVERSARIES: dict[str, Adversary] = {
     "always above": lambda now, n, draw: BOUND,
     "always below": lambda now, n, draw: -BOUND,
-    "to and fro": lambda now, n, draw: BOUND * (-1) ** n,
+    "alternating": lambda now, n, draw: BOUND * (-1) ** n,
     "just below": lambda now, n, draw: max(now - 1e-9, -BOUND),
     "just above": lambda now, n, draw: min(now + 1e-9, BOUND),
-    "a regime that turns": lambda now, n, draw: BOUND if (n // 150) % 2 else draw.normal(0, 0.1),
+    "changing regimes": lambda now, n, draw: BOUND if (n // 150) % 2 else draw.normal(0, 0.1),
     "heavy tails": lambda now, n, draw: float(np.clip(draw.standard_t(2), -BOUND, BOUND)),
 }
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
-@pytest.mark.parametrize("place", [0, 3, 11, 21, 22])
-def test_a_level_covers_what_it_says_against_any_adversary(name: str, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 3, 11, 21, 22])
+def test_a_level_keeps_its_coverage_against_any_adversary(name: str, index: int) -> None:
     """Angelopoulos, Candès and Tibshirani (2023), proposition 1: off by (b + step) / (step T) at most.
 
-    b is how far an outcome can lie from the base quantile, in scales. Their proof is of one level, so its
-    neighbours are far away here: they never cross it.
+    b is the largest distance of an outcome from the base quantile, in sigmas. Their proof is of one level,
+    so its neighbors are far away here: they never cross it.
     """
-    draw, days = np.random.default_rng(place), 1200 * MORE
-    base = 10.0 * (np.arange(23) - place)
-    moved, below = np.zeros(23), 0
+    draw, days = np.random.default_rng(index), 1200 * SOAK
+    base = 10.0 * (np.arange(23) - index)
+    offsets, below = ZERO, 0
     for number in range(days):
-        said = track(base, moved, 1.0)
-        came = ADVERSARIES[name](float(said[place]), number, draw)
-        below += came <= said[place]
-        moved = advance(moved, float(to_price(np.array(came), 1.0)), to_price(said, 1.0), step=STEP)
-        assert abs(moved[place]) <= BOUND + STEP
-    assert abs(below / days - LEVELS[place]) <= (BOUND + STEP) / (STEP * days)
+        quantiles = apply_offsets(base, offsets, 1.0)
+        actual = ADVERSARIES[name](float(quantiles[index]), number, draw)
+        below += actual <= quantiles[index]
+        close = float(to_prices(np.array(actual), 1.0))
+        offsets = update_offsets(offsets, close, to_prices(quantiles, 1.0), step=STEP)
+        assert abs(offsets[index]) <= BOUND + STEP
+    assert abs(below / days - LEVELS[index]) <= (BOUND + STEP) / (STEP * days)
 
 
-@pytest.mark.parametrize("seed", range(2 * MORE))
-def test_all_levels_together_cover_what_they_say_of_heavy_tails(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2 * SOAK))
+def test_all_levels_together_keep_their_coverage_of_heavy_tails(seed: int) -> None:
     draw, days = np.random.default_rng(seed), 1200
-    came = np.clip(draw.standard_t(2, days), -BOUND, BOUND)
-    base = np.tile(np.linspace(-0.5, 0.5, 23), (days, 1))
-    said, _ = follow(base, np.ones(days), np.ones(days), np.exp(came), np.zeros(23), step=STEP)
-    below = (np.exp(came)[:, None] <= said).mean(axis=0)
+    closes, ones = np.exp(np.clip(draw.standard_t(2, days), -BOUND, BOUND)), np.ones(days)
+    prices, _ = track(np.tile(np.linspace(-0.5, 0.5, 23), (days, 1)), ones, ones, closes, ZERO, step=STEP)
+    below = (closes[:, None] <= prices).mean(axis=0)
     assert np.abs(below - LEVEL).max() <= (BOUND + 0.5 + STEP) / (STEP * days)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_quantiles_that_cross_do_not_push_a_correction_on_without_end(side: int) -> None:
-    """Closes that always stand at one bound drive all levels to it, where they cross; then they come back."""
+def test_offsets_stay_bounded_while_quantiles_cross(side: int) -> None:
+    """Closes always at one bound drive all levels to it, where they cross; later the coverage recovers."""
     days = 3000
-    base = np.tile(np.linspace(-2, 2, 23), (days, 1))
-    stuck, ones = np.full(days, np.exp(side * 2.5)), np.ones(days)
-    _, moved = follow(base, ones, ones, stuck, np.zeros(23), step=STEP)
-    assert np.abs(moved).max() <= MAX_OFFSET
-    came = np.exp(np.random.default_rng(3).normal(0, 1, days))
-    said, _ = follow(base, ones, ones, came, moved, step=STEP)
-    after = (came[-1000:, None] <= said[-1000:]).mean(axis=0)
-    assert np.abs(after - LEVEL).max() < 0.15  # 0.45 where nothing holds them
+    base, ones = np.tile(np.linspace(-2, 2, 23), (days, 1)), np.ones(days)
+    _, offsets = track(base, ones, ones, np.full(days, np.exp(side * 2.5)), ZERO, step=STEP)
+    assert np.abs(offsets).max() <= MAX_OFFSET
+    closes = np.exp(np.random.default_rng(3).normal(0, 1, days))
+    prices, _ = track(base, ones, ones, closes, offsets, step=STEP)
+    below = (closes[-1000:, None] <= prices[-1000:]).mean(axis=0)
+    assert np.abs(below - LEVEL).max() < 0.15  # 0.45 without the bound
+
+
+def days_of(returns: list[float]) -> tuple[Floats, Floats, Floats, Floats]:
+    """Quantiles, sigmas, last and actual closes of days with these log returns."""
+    last = np.full(len(returns), 100.0)
+    base = np.tile(np.linspace(-0.1, 0.1, 23), (len(returns), 1))
+    return base, np.full(len(returns), 0.05), last, last * np.exp(np.array(returns))
 
 
 @STEADY
 @given(st.lists(st.floats(-0.2, 0.2) | st.just(np.nan), min_size=2, max_size=12), st.integers(1, 11))
-def test_it_forgets_nothing_between_two_halves(returns: list[float], cut: int) -> None:
-    """Following all days is following the first ones, then the others from where these ended."""
-    days = len(returns)
-    cut = min(cut, days - 1)
-    base = np.tile(np.linspace(-0.1, 0.1, 23), (days, 1))
-    scales, last = np.full(days, 0.05), np.full(days, 100.0)
-    came = last * np.exp(np.array(returns))
-    whole, end = follow(base, scales, last, came, np.zeros(23), step=STEP)
-    first, middle = follow(base[:cut], scales[:cut], last[:cut], came[:cut], np.zeros(23), step=STEP)
-    second, again = follow(base[cut:], scales[cut:], last[cut:], came[cut:], middle, step=STEP)
+def test_tracking_in_two_parts_gives_the_same_bits(returns: list[float], part: int) -> None:
+    days = days_of(returns)
+    part = min(part, len(returns) - 1)
+    whole, end = track(*days, ZERO, step=STEP)
+    first, between = track(*(array[:part] for array in days), ZERO, step=STEP)
+    second, offsets = track(*(array[part:] for array in days), between, step=STEP)
     assert np.concatenate([first, second]).tobytes() == whole.tobytes()
-    assert again.tobytes() == end.tobytes()
+    assert offsets.tobytes() == end.tobytes()
 
 
 @STEADY
 @given(st.lists(st.floats(-0.2, 0.2), min_size=2, max_size=10), st.floats(-0.2, 0.2))
 def test_a_later_outcome_never_changes_an_earlier_forecast(returns: list[float], other: float) -> None:
-    days = len(returns)
-    base = np.tile(np.linspace(-0.1, 0.1, 23), (days, 1))
-    scales, last = np.full(days, 0.05), np.full(days, 100.0)
-    came = last * np.exp(np.array(returns))
-    said, _ = follow(base, scales, last, came, np.zeros(23), step=STEP)
-    changed = came.copy()
-    changed[-1] = last[-1] * np.exp(other)
-    again, _ = follow(base, scales, last, changed, np.zeros(23), step=STEP)
-    assert again.tobytes() == said.tobytes()
+    prices, _ = track(*days_of(returns), ZERO, step=STEP)
+    changed, _ = track(*days_of([*returns[:-1], other]), ZERO, step=STEP)
+    assert changed.tobytes() == prices.tobytes()

@@ -8,8 +8,6 @@ from prefect.assets import materialize
 from prefect.context import AssetContext
 from prefect.exceptions import PrefectException
 from prefect.tasks import MaterializingTask, Task
-
-from storage.core.errors import BadProduct
 from tasks.core.assets import (
     CLOSES,
     FORECAST,
@@ -20,6 +18,8 @@ from tasks.core.assets import (
     model_asset,
     noting,
 )
+
+from storage.core.errors import BadProduct
 from tasks.forecast import publish
 from tasks.prices import ingest_coinbase as catch_up
 from tasks.prices import ingest_csv as ingest

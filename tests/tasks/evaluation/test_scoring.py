@@ -11,7 +11,7 @@ import pytest
 
 from storage.core.home import Home
 from storage.tables.scores import SCORES, Scores
-from tasks.core.quantiles import BANDS, LEVELS
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from tasks.evaluation import scoring as score_module
 from tasks.evaluation.scoring import board_of, score_due
 from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spread
@@ -60,7 +60,7 @@ def test_the_figures_by_hand(runs: Runs) -> None:
     assert len(returns) == 250
     naive = np.quantile(returns, LEVELS).tolist()
     assert score["naive_crps"] == pytest.approx(crps_by_hand(moved, naive), rel=0.02)
-    for percent, (low, high) in BANDS.items():
+    for percent, (low, high) in INTERVAL_INDEXES.items():
         if percent != 90:
             inside = row["quantiles"][low] <= came <= row["quantiles"][high]
             assert score[f"hit_{percent}"] is inside
@@ -71,7 +71,7 @@ def test_the_figures_by_hand(runs: Runs) -> None:
 @pytest.mark.parametrize("percent", [50, 80, 95])
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_close_on_the_bound_is_inside(runs: Runs, percent: int, side: int) -> None:
-    came, place = close(501), BANDS[percent][side]
+    came, place = close(501), INTERVAL_INDEXES[percent][side]
     for name, said in [("on", came), ("off", float(np.nextafter(came, 0 if side else math.inf)))]:
         quantiles = [came + 10.0 * (n - place) for n in range(len(LEVELS))]
         quantiles[place] = said
@@ -86,9 +86,9 @@ def test_the_least_step_outside_is_outside() -> None:
     row: dict[str, Any] = {"prediction_id": "p", "product_id": BTC, "target_day": day(1), "point": 1.0}
     for number in range(500, 600):
         last, came = close(number), close(number + 1)
-        quantiles = [came + 10.0 * (n - BANDS[80][1]) for n in range(len(LEVELS))]
+        quantiles = [came + 10.0 * (n - INTERVAL_INDEXES[80][1]) for n in range(len(LEVELS))]
         for upper, inside in ((came, True), (float(np.nextafter(came, 0)), False)):
-            quantiles[BANDS[80][1]] = upper
+            quantiles[INTERVAL_INDEXES[80][1]] = upper
             said = score_module._score(row | {"last_close": last, "quantiles": quantiles}, came, None)
             assert said["covered_80"] is inside
 

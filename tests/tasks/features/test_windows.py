@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from storage.core.errors import NotEnoughHistory
 from tasks.features.windows import (
-    DAY,
     Windows,
     consecutive_runs,
     make_windows,
@@ -20,18 +19,19 @@ from tasks.features.windows import (
 from tests.helpers import FIRST
 
 lookbacks, horizons = st.integers(1, 6), st.integers(1, 3)
+Series = tuple[pd.Series, np.ndarray]
 
 
 @st.composite
-def broken_series(draw: st.DrawFn) -> tuple[pd.Series, np.ndarray]:
-    """Rising days with gaps, and for each the figure that is its number since FIRST."""
+def series_with_gaps(draw: st.DrawFn) -> Series:
+    """Rising days with gaps, and for each its number since FIRST."""
     steps = draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 2, 12]), max_size=60))
     numbers = np.cumsum([0, *steps])
     days = pd.Series([pd.Timestamp(FIRST + timedelta(days=int(n))) for n in numbers], dtype="datetime64[s]")
     return days, numbers.astype(np.float64)
 
 
-def cut(days: pd.Series, figures: np.ndarray, lookback: int, horizon: int) -> Windows | None:
+def windows_or_none(days: pd.Series, figures: np.ndarray, lookback: int, horizon: int) -> Windows | None:
     try:
         return make_windows_between_gaps(days, figures, lookback=lookback, horizon=horizon)
     except NotEnoughHistory:
@@ -47,16 +47,14 @@ def test_the_windows_of_a_short_series_by_hand() -> None:
 
 
 @given(lookbacks, horizons, st.integers(0, 40))
-def test_every_window_of_an_unbroken_series(lookback: int, horizon: int, days: int) -> None:
-    figures = np.arange(float(days))
-    if days < lookback + horizon:
-        with pytest.raises(
-            NotEnoughHistory, match=f"need {lookback + horizon} consecutive days, found {days}:"
-        ):
+def test_every_window_of_consecutive_days(lookback: int, horizon: int, days: int) -> None:
+    figures, span = np.arange(float(days)), lookback + horizon
+    if days < span:
+        with pytest.raises(NotEnoughHistory, match=f"need {span} consecutive days, found {days}:"):
             make_windows(figures, lookback=lookback, horizon=horizon)
         return
     windows = make_windows(figures, lookback=lookback, horizon=horizon)
-    assert len(windows) == days - lookback - horizon + 1
+    assert len(windows) == days - span + 1
     whole = np.concatenate([windows.inputs[..., 0], windows.targets], axis=1)
     assert (np.diff(whole, axis=1) == 1).all()
     assert (windows.targets[:, 0] == windows.target_rows).all()
@@ -73,75 +71,68 @@ def test_windows_are_copies() -> None:
     assert windows.inputs[1, 0, 0] == 1
 
 
-@given(broken_series(), lookbacks, horizons)
-def test_no_window_spans_a_hole_and_none_is_missing(
-    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int
-) -> None:
+@given(series_with_gaps(), lookbacks, horizons)
+def test_no_window_spans_a_gap_and_none_is_missing(series: Series, lookback: int, horizon: int) -> None:
     days, numbers = series
     runs = list(consecutive_runs(days))
     assert [row for run in runs for row in range(run.start, run.stop)] == list(range(len(days)))
     count = sum(max(run.stop - run.start - lookback - horizon + 1, 0) for run in runs)
-    windows = cut(days, numbers, lookback, horizon)
+    windows = windows_or_none(days, numbers, lookback, horizon)
     assert (0 if windows is None else len(windows)) == count
     if windows is not None:
-        # The figures are day numbers: neighbours differ by one day in every row of every window.
+        # The figures are day numbers: neighbors differ by one day in every row of every window.
         whole = np.concatenate([windows.inputs[..., 0], windows.targets], axis=1)
         assert (np.diff(whole, axis=1) == 1).all()
         assert (numbers[windows.target_rows] == windows.targets[:, 0]).all()
         assert (np.diff(windows.target_rows) > 0).all()
 
 
-@given(broken_series(), lookbacks, horizons)
-def test_without_holes_both_ways_are_one(
-    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int
-) -> None:
+@given(series_with_gaps(), lookbacks, horizons)
+def test_without_gaps_both_functions_agree(series: Series, lookback: int, horizon: int) -> None:
     _, figures = series
     days = pd.Series(pd.date_range(str(FIRST), periods=len(figures), unit="s"))
-    windows = cut(days, figures, lookback, horizon)
+    windows = windows_or_none(days, figures, lookback, horizon)
     if windows is not None:
         plain = make_windows(figures, lookback=lookback, horizon=horizon)
         for name in ("inputs", "targets", "target_rows"):
             assert np.array_equal(getattr(windows, name), getattr(plain, name))
 
 
-@given(broken_series(), lookbacks, horizons, st.data())
+@given(series_with_gaps(), lookbacks, horizons, st.data())
 def test_later_rows_never_change_earlier_windows(
-    series: tuple[pd.Series, np.ndarray], lookback: int, horizon: int, data: st.DataObject
+    series: Series, lookback: int, horizon: int, data: st.DataObject
 ) -> None:
     days, figures = series
     origin = data.draw(st.integers(0, len(days) - 1))
     changed, keep = figures.copy(), data.draw(st.integers(origin + 1, len(days)))
     changed[origin + 1 :] = -7.0
-    before = cut(days, figures, lookback, horizon)
-    after = cut(days[:keep], changed[:keep], lookback, horizon)
+    before = windows_or_none(days, figures, lookback, horizon)
+    after = windows_or_none(days[:keep], changed[:keep], lookback, horizon)
 
-    def known(windows: Windows | None) -> list[list[list[float]]]:
-        """Windows whose last target lies no later than the origin."""
+    def up_to_origin(windows: Windows | None) -> list[list[list[float]]]:
         if windows is None:
             return []
         rows = windows.target_rows + horizon - 1 <= origin
         return [windows.inputs[rows].tolist(), windows.targets[rows].tolist()] if rows.any() else []
 
-    assert known(before) == known(after)
+    assert up_to_origin(before) == up_to_origin(after)
 
 
-@given(broken_series(), lookbacks)
-def test_the_newest_window_stands_on_consecutive_days(
-    series: tuple[pd.Series, np.ndarray], lookback: int
-) -> None:
+@given(series_with_gaps(), lookbacks)
+def test_the_newest_window_is_of_consecutive_days(series: Series, lookback: int) -> None:
     days, numbers = series
-    consecutive = int(numbers[-1]) - max((n for n in range(int(numbers[-1])) if n not in numbers), default=-1)
+    last = int(numbers[-1])
+    consecutive = last - max((n for n in range(last) if n not in numbers), default=-1)
     if consecutive < lookback:
-        with pytest.raises(
-            NotEnoughHistory, match=f"needs {lookback} consecutive days .* found {consecutive} "
-        ):
+        message = f"needs {lookback} consecutive days .* found {consecutive} "
+        with pytest.raises(NotEnoughHistory, match=message):
             newest_window(days, numbers, lookback=lookback)
         return
     window = newest_window(days, numbers, lookback=lookback)
-    assert window.tolist() == list(range(int(numbers[-1]) - lookback + 1, int(numbers[-1]) + 1))
+    assert window.tolist() == list(range(last - lookback + 1, last + 1))
 
 
-def test_too_little_says_what_was_needed_and_what_came() -> None:
+def test_errors_state_the_days_that_are_needed_and_there() -> None:
     days = pd.Series(pd.to_datetime(["2019-01-01", "2019-01-02", "2019-01-03", "2019-01-05", "2019-01-06"]))
     with pytest.raises(NotEnoughHistory, match="need 6 consecutive days, found 3:"):
         make_windows_between_gaps(days, np.arange(5.0), lookback=5, horizon=1)
@@ -155,16 +146,15 @@ def test_too_little_says_what_was_needed_and_what_came() -> None:
         newest_window(none, np.array([]), lookback=5)
 
 
-def test_windows_are_of_float64_whatever_came() -> None:
-    days, short = pd.Series(pd.date_range("2019-01-01", periods=8)), np.arange(8, dtype=np.float32)
-    windows = make_windows(short, lookback=5, horizon=1)
+def test_windows_of_float32_are_float64() -> None:
+    days, figures = pd.Series(pd.date_range("2019-01-01", periods=8)), np.arange(8, dtype=np.float32)
+    windows = make_windows(figures, lookback=5, horizon=1)
     assert (windows.inputs.dtype, windows.targets.dtype) == (np.float64, np.float64)
-    assert newest_window(days, short, lookback=5).dtype == np.float64
+    assert newest_window(days, figures, lookback=5).dtype == np.float64
 
 
-def test_days_of_any_resolution() -> None:
-    for unit in ("s", "ms", "us", "ns"):
-        days = pd.Series(pd.date_range("2019-01-01", periods=8)).astype(f"datetime64[{unit}]")
-        assert list(consecutive_runs(days)) == [slice(0, 8)]
-        assert len(make_windows_between_gaps(days, np.arange(8.0), lookback=5, horizon=1)) == 3
-    assert np.timedelta64(1, "D") == DAY
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_days_of_any_resolution(unit: str) -> None:
+    days = pd.Series(pd.date_range("2019-01-01", periods=8)).astype(f"datetime64[{unit}]")
+    assert list(consecutive_runs(days)) == [slice(0, 8)]
+    assert len(make_windows_between_gaps(days, np.arange(8.0), lookback=5, horizon=1)) == 3

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks.profiles.article_refit import model_key
+from tasks.profiles.calibrated_settings import Policy, Recipe
 
 from flows.settings import Article
 from tasks.forecast.publish import prediction_key
-from tasks.profiles.article_refit import model_key
-from tasks.profiles.calibrated_settings import Policy, Recipe
 
 STEADY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 texts = st.text(alphabet='ab\n"\\,@:[]- ', max_size=6)

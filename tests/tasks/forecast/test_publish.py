@@ -14,7 +14,7 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.tables.predictions import PREDICTIONS, Predictions
 from storage.tables.schemas import calibrator, components
-from tasks.core.quantiles import BANDS, LEVELS, MEDIAN
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
 from tasks.forecast import publish
 from tasks.forecast.publish import find_prediction, prediction_key, publish_prediction
 from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, stored_runs
@@ -162,7 +162,7 @@ def test_a_distribution_and_what_stands_beside_it(runs: Runs) -> None:
     assert said == sorted(said)
     assert said[0] > 0
     assert row["point"] == said[MEDIAN]
-    for percent, (low, high) in BANDS.items():
+    for percent, (low, high) in INTERVAL_INDEXES.items():
         if percent != 90:
             assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == (said[low], said[high])
     found = beside(runs.home, "id-1")

@@ -9,30 +9,77 @@ from scipy import stats
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.network.architectures import (
     arrays_sha256,
+    article_network,
     calibrated_network,
+    predict,
     student_t_head,
     student_t_loss,
-    weights_sha256,
 )
 
-tensorflow()  # quietly, and before Keras does it its own way
+tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
+ARTICLE: dict[str, Any] = {
+    "lookback": 5,
+    "horizon": 1,
+    "units": 4,
+    "activation": "sigmoid",
+    "leaky_slope": 0.5,
+    "dropout": 0.1,
+    "seed": 1,
+}
 SHAPE: dict[str, Any] = {"lookback": 3, "features": 4, "units": 8, "dropout": 0.1, "head_sd": 0.02, "seed": 1}
+HEAD = {"mean_scale": 0.1, "min_dof": 2.1}
 
 
 def head(raw: Any) -> np.ndarray:
-    return np.asarray(student_t_head(tensorflow().constant(raw, dtype="float32")), dtype=np.float64)
+    return np.asarray(student_t_head(tensorflow().constant(raw, dtype="float32"), **HEAD), dtype=np.float64)
 
 
-def test_its_layers() -> None:
+def sha256(network: keras.Sequential) -> str:
+    return arrays_sha256(network.get_weights())
+
+
+def test_the_article_s_network_has_16961_parameters() -> None:
+    network = article_network(**ARTICLE | {"units": 64})
+    recurrent, leaky, dropout, dense = network.layers
+    assert (recurrent.count_params(), dense.count_params(), network.count_params()) == (16_896, 65, 16_961)
+    assert (recurrent.activation.__name__, recurrent.recurrent_activation.__name__) == ("sigmoid", "sigmoid")
+    assert isinstance(leaky, keras.layers.LeakyReLU)
+    assert (leaky.negative_slope, dropout.rate) == (0.5, 0.1)
+    assert dense.activation.__name__ == "linear"
+    assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
+
+
+def test_the_article_s_network_unrolled_gives_the_same_outputs() -> None:
+    network, x = article_network(**ARTICLE), np.random.default_rng(3).normal(0.5, 0.1, (36, 5, 1))
+    unrolled = keras.Sequential(
+        [
+            keras.layers.Input((5, 1)),
+            keras.layers.LSTM(4, activation="sigmoid", unroll=True),
+            keras.layers.LeakyReLU(negative_slope=0.5),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(1),
+        ]
+    )
+    unrolled.set_weights(network.get_weights())
+    np.testing.assert_allclose(unrolled.predict(x, verbose=0), predict(network, x), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_without_dropout_and_independent_of_the_batch() -> None:
+    network = article_network(**ARTICLE | {"dropout": 0.9})
+    x = np.random.default_rng(3).normal(0.5, 0.1, (36, 5, 1))
+    outputs = predict(network, x)
+    assert outputs.shape == (36, 1)
+    assert outputs.dtype == np.float64
+    np.testing.assert_allclose(predict(network, x[7:8])[0], outputs[7], rtol=1e-6)
+
+
+def test_the_calibrated_network_s_layers() -> None:
     network = calibrated_network(**SHAPE | {"lookback": 20, "features": 11, "units": 32})
     lstm, dropout, dense = network.layers
-    assert [type(layer) for layer in network.layers] == [
-        keras.layers.LSTM,
-        keras.layers.Dropout,
-        keras.layers.Dense,
-    ]
+    kinds = [keras.layers.LSTM, keras.layers.Dropout, keras.layers.Dense]
+    assert [type(layer) for layer in network.layers] == kinds
     assert (network.input_shape, network.output_shape) == ((None, 20, 11), (None, 3))
     assert lstm.count_params() == 4 * 32 * (11 + 32 + 1)
     assert (lstm.activation.__name__, dropout.rate, dense.activation.__name__) == ("tanh", 0.1, "linear")
@@ -41,43 +88,44 @@ def test_its_layers() -> None:
     assert kernel.std() == pytest.approx(0.02, rel=0.25)
 
 
-def test_at_the_start_it_says_little() -> None:
+def test_the_first_distribution_is_close_to_a_standard_one() -> None:
     x = np.random.default_rng(1).normal(size=(200, 3, 4)).astype(np.float32)
     mean, sigma, dof = head(calibrated_network(**SHAPE)(x)).T
     assert np.abs(mean).max() < 0.02
     assert sigma == pytest.approx(np.ones(200), abs=0.15)
     assert dof == pytest.approx(np.full(200, 2.1 + np.log(1 + np.e)), abs=0.15)
-    assert head(np.zeros((1, 3)))[0] == pytest.approx([0.0, 1.0, 2.1 + np.log(2.0)], rel=1e-6)
 
 
 def test_the_head_by_hand() -> None:
-    found = head([[2.0, -1.0, 3.0], [-5.0, 0.5, -60.0]])
-    assert found[0] == pytest.approx([0.2, np.exp(-1.0), 2.1 + np.log1p(np.exp(3.0))], rel=1e-6)
-    assert found[1] == pytest.approx([-0.5, np.exp(0.5), 2.1], rel=1e-6)
+    figures = head([[2.0, -1.0, 3.0], [-5.0, 0.5, -60.0], [0.0, 0.0, 0.0]])
+    assert figures[0] == pytest.approx([0.2, np.exp(-1.0), 2.1 + np.log1p(np.exp(3.0))], rel=1e-6)
+    assert figures[1] == pytest.approx([-0.5, np.exp(0.5), 2.1], rel=1e-6)
+    assert figures[2] == pytest.approx([0.0, 1.0, 2.1 + np.log(2.0)], rel=1e-6)
 
 
-def test_the_loss_is_student_t_s() -> None:
+def test_the_loss_is_the_likelihood_of_student_t() -> None:
     tf = tensorflow()
     draw = np.random.default_rng(2)
-    raw, came = draw.normal(0, 1.5, (300, 3)), draw.normal(0, 3, (300, 1))
+    raw, targets = draw.normal(0, 1.5, (300, 3)), draw.normal(0, 3, (300, 1))
     mean, sigma, dof = head(raw).T
-    loss = student_t_loss(tf.constant(raw, tf.float32), tf.constant(came, tf.float32))
+    loss = student_t_loss(tf.constant(raw, tf.float32), tf.constant(targets, tf.float32), **HEAD)
     assert loss.shape == (300,)
-    scale = sigma * np.sqrt((dof - 2) / dof)
-    expected = -stats.t.logpdf(came[:, 0], dof, mean, scale)
+    expected = -stats.t.logpdf(targets[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof))
     np.testing.assert_allclose(np.asarray(loss), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_one_seed_one_network() -> None:
-    first = weights_sha256(calibrated_network(**SHAPE))
-    keras.utils.set_random_seed(3)  # nobody's global state matters
-    assert weights_sha256(calibrated_network(**SHAPE)) == first
-    assert weights_sha256(calibrated_network(**SHAPE | {"seed": 2})) != first
-    assert weights_sha256(calibrated_network(**SHAPE | {"dropout": 0.5})) == first
+def test_the_seed_alone_decides_the_first_weights() -> None:
+    first = sha256(calibrated_network(**SHAPE))
+    keras.utils.set_random_seed(3)  # the global state has no influence
+    assert sha256(calibrated_network(**SHAPE)) == first
+    assert sha256(calibrated_network(**SHAPE | {"seed": 2})) != first
+    assert sha256(calibrated_network(**SHAPE | {"dropout": 0.5})) == first
 
 
-def test_arrays_are_told_apart_by_type_shape_and_order() -> None:
-    one, two = np.zeros(2, np.float32), np.ones(2, np.float32)
-    kinds = [[one, two], [two, one], [one], [one.astype(np.float64), two], [one[:, None], two], []]
-    assert len({arrays_sha256(kind) for kind in kinds}) == len(kinds)
-    assert arrays_sha256([one, two]) == arrays_sha256([one.copy(), two.copy()])
+def test_a_checksum_covers_type_shape_and_order() -> None:
+    zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
+    lists = [[zeros, ones], [ones, zeros], [zeros], [zeros.astype(np.float64), ones], [zeros[:, None], ones]]
+    assert len({arrays_sha256(arrays) for arrays in [*lists, []]}) == len(lists) + 1
+    assert arrays_sha256([zeros, ones]) == arrays_sha256([zeros.copy(), ones.copy()])
+    square = np.arange(4.0).reshape(2, 2)
+    assert arrays_sha256([square]) == arrays_sha256([np.asfortranarray(square)])  # another order in memory

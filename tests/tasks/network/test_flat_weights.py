@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network import trainer as lstm
-from tasks.network.architectures import article_network, squared_error, weights_sha256
-from tasks.network.flat_weights import Joined, can_join
-from tasks.network.trainer import Trainer
+from tasks.network import trainer as trainer_module
+from tasks.network.architectures import arrays_sha256, article_network, squared_error
+from tasks.network.flat_weights import FlatWeights, can_flatten
+from tasks.network.trainer import Trainer, TrainingSettings
 
-tensorflow()  # quietly, and before Keras does it its own way
+tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
-
-Optimizer = Callable[[], "keras.optimizers.Optimizer"]
 
 
 def network(seed: int = 1) -> keras.Sequential:
@@ -23,49 +21,48 @@ def network(seed: int = 1) -> keras.Sequential:
     )
 
 
-def test_the_weights_go_there_and_back() -> None:
-    model, other = network(), network(2)
-    joined, expected = Joined(model), weights_sha256(model)
-    joined.take()
-    assert joined.variable.shape == (model.count_params(),)
-    model.set_weights(other.get_weights())
-    assert weights_sha256(model) != expected
-    joined.give()
-    assert weights_sha256(model) == expected
+def test_weights_survive_flattening() -> None:
+    model = network()
+    flat, expected = FlatWeights(model), arrays_sha256(model.get_weights())
+    flat.load()
+    assert flat.variable.shape == (model.count_params(),)
+    model.set_weights(network(2).get_weights())
+    assert arrays_sha256(model.get_weights()) != expected
+    flat.store()
+    assert arrays_sha256(model.get_weights()) == expected
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "expected"),
+    ("name", "options", "expected"),
     [
-        (lambda: keras.optimizers.Adam(global_clipnorm=1.0), True),
-        (lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.5), True),
-        (lambda: keras.optimizers.Nadam(), True),
-        (lambda: keras.optimizers.Adam(clipnorm=1.0), False),  # a norm of each variable
-        (lambda: keras.optimizers.Adam(weight_decay=0.1), False),  # variables may be left out by name
-        (lambda: keras.optimizers.AdamW(), False),
-        (lambda: keras.optimizers.Lamb(), False),  # a ratio of norms of each variable
-        (lambda: keras.optimizers.Adafactor(), False),  # looks at a variable's shape
-        (lambda: keras.optimizers.Adam(use_ema=True), False),
+        ("Adam", {"global_clipnorm": 1.0}, True),
+        ("SGD", {"learning_rate": 0.1, "momentum": 0.9, "clipvalue": 0.5}, True),
+        ("Nadam", {}, True),
+        ("Adam", {"clipnorm": 1.0}, False),  # a norm of each variable
+        ("Adam", {"weight_decay": 0.1}, False),  # may exclude variables by name
+        ("AdamW", {}, False),
+        ("Lamb", {}, False),  # a ratio of norms of each variable
+        ("Adafactor", {}, False),  # depends on a variable's shape
+        ("Adam", {"use_ema": True}, False),
     ],
 )
-def test_what_may_be_joined(optimizer: Optimizer, expected: bool) -> None:
-    assert can_join(optimizer()) == expected
+def test_elementwise_optimizers_can_flatten(name: str, options: dict[str, Any], expected: bool) -> None:
+    assert can_flatten(getattr(keras.optimizers, name)(**options)) == expected
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_joined_or_not_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+def test_flat_weights_train_to_the_same_bits(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
     draw, found = np.random.default_rng(3), []
     x, y = draw.normal(size=(33, 2, 1)), draw.normal(size=(33, 1))
-    for joins in (True, False):
-        monkeypatch.setattr(lstm, "can_join", lambda _, joins=joins: joins)
+    settings = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=4, patience=2)
+    for flat in (True, False):
+        monkeypatch.setattr(trainer_module, "can_flatten", lambda _, flat=flat: flat)
         trainer = Trainer(network(), loss=squared_error, compiled=compiled)
-        assert len(trainer._trained()) == (1 if joins else 5)
-        weights, losses = trainer.fit(
-            x, y, (x[:7], y[:7]), learning_rate=0.01, batch_size=5, epochs=4, shuffle=True, seed=1, patience=2
-        )
+        assert len(trainer._trained()) == (1 if flat else 5)
+        weights, losses = trainer.fit(x, y, (x[:7], y[:7]), settings=settings, seed=1)
         found.append([*weights, losses.training, losses.validation])
-    if compiled:  # XLA may fuse the two differently
-        for one, other in zip(*found, strict=True):
+    for one, other in zip(*found, strict=True):
+        if compiled:  # XLA may fuse the two differently
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-    else:
-        assert [part.tobytes() for part in found[0]] == [part.tobytes() for part in found[1]]
+        else:
+            assert one.tobytes() == other.tobytes()

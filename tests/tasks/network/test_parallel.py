@@ -8,28 +8,28 @@ from typing import Any
 
 import pytest
 
-from tasks.network import parallel as side_by_side
-from tasks.network.parallel import Seats
+from tasks.network import parallel
+from tasks.network.parallel import TrainerPool
 
 RUN: ContextVar[str] = ContextVar("RUN", default="none")
 
 
-class Stand:
-    """In a trainer's place: who sits where is what these tests look at."""
+class StandIn:
+    """In place of a trainer: these tests watch which member has which."""
 
     def __init__(self) -> None:
-        self.others: list[Stand] = []
+        self.clones = 0
 
-    def beside(self) -> Stand:
-        self.others.append(Stand())
-        return self.others[-1]
+    def clone(self) -> StandIn:
+        self.clones += 1
+        return StandIn()
 
 
-class Watch:
-    """How many are at work at once, at most, and with which trainers."""
+class Monitor:
+    """Counts the members at work, and fails when two have the same trainer."""
 
     def __init__(self) -> None:
-        self._lock, self.now, self.most = threading.Lock(), 0, 0
+        self._lock, self.max_busy = threading.Lock(), 0
         self.busy: set[int] = set()
         self.contexts: set[str] = set()
 
@@ -37,66 +37,59 @@ class Watch:
         with self._lock:
             assert id(trainer) not in self.busy, "two members with one trainer"
             self.busy.add(id(trainer))
-            self.now += 1
-            self.most = max(self.most, self.now)
+            self.max_busy = max(self.max_busy, len(self.busy))
             self.contexts.add(RUN.get())
         time.sleep(0.02 if member % 2 else 0.05)
         with self._lock:
-            self.now -= 1
             self.busy.remove(id(trainer))
         return member * member
 
 
 @pytest.fixture
-def stand() -> Any:
-    return Stand()
+def first(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    return StandIn()
 
 
 @pytest.mark.parametrize(
     ("cores", "members", "at_once"), [(1, 3, 1), (2, 3, 2), (3, 7, 3), (8, 2, 2), (2, 1, 1)]
 )
-def test_as_many_members_as_cores_and_the_results_in_order(
-    monkeypatch: pytest.MonkeyPatch, stand: Any, cores: int, members: int, at_once: int
+def test_as_many_members_as_cores_train_at_once(
+    monkeypatch: pytest.MonkeyPatch, first: Any, cores: int, members: int, at_once: int
 ) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: cores)
-    watch = Watch()
-    assert Seats(stand).each(members, watch.work) == [number * number for number in range(members)]
-    assert watch.most == at_once
-    assert len(stand.others) == at_once - 1
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
+    monitor = Monitor()
+    results = TrainerPool(first).map(members, monitor.work)
+    assert results == [number * number for number in range(members)]
+    assert (monitor.max_busy, first.clones) == (at_once, at_once - 1)
 
 
-def test_threads_share_the_seats(monkeypatch: pytest.MonkeyPatch, stand: Any) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: 2)
-    watch, seats = Watch(), Seats(stand)
+def test_threads_share_the_pool(first: Any) -> None:
+    monitor, pool = Monitor(), TrainerPool(first)
     with ThreadPoolExecutor(3) as folds:
-        found = list(folds.map(lambda _: seats.each(4, watch.work), range(3)))
-    assert found == [[0, 1, 4, 9]] * 3
-    assert watch.most == 2
-    assert len(stand.others) == 1
+        results = list(folds.map(lambda _: pool.map(4, monitor.work), range(3)))
+    assert results == [[0, 1, 4, 9]] * 3
+    assert (monitor.max_busy, first.clones) == (2, 1)
 
 
-def test_members_are_in_the_context_of_their_run(monkeypatch: pytest.MonkeyPatch, stand: Any) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: 2)
-    watch, before = Watch(), RUN.set("this run")
+def test_members_have_the_context_of_their_run(first: Any) -> None:
+    monitor, token = Monitor(), RUN.set("this run")
     try:
-        Seats(stand).each(3, watch.work)
+        TrainerPool(first).map(3, monitor.work)
     finally:
-        RUN.reset(before)
-    assert watch.contexts == {"this run"}
+        RUN.reset(token)
+    assert monitor.contexts == {"this run"}
 
 
-def test_what_goes_wrong_comes_out_and_leaves_the_seats_free(
-    monkeypatch: pytest.MonkeyPatch, stand: Any
-) -> None:
-    monkeypatch.setattr(side_by_side, "cores", lambda: 2)
-    watch, seats = Watch(), Seats(stand)
+def test_an_error_is_raised_and_returns_the_trainer_to_the_pool(first: Any) -> None:
+    monitor, pool = Monitor(), TrainerPool(first)
 
-    def fails(member: int, trainer: Any) -> int:
+    def fail(member: int, trainer: Any) -> int:
         if member == 1:
             raise ValueError("no finite loss")
-        return watch.work(member, trainer)
+        return monitor.work(member, trainer)
 
     for _ in range(3):
         with pytest.raises(ValueError, match="no finite loss"):
-            seats.each(4, fails)
-    assert seats.each(4, watch.work) == [0, 1, 4, 9]
+            pool.map(4, fail)
+    assert pool.map(4, monitor.work) == [0, 1, 4, 9]

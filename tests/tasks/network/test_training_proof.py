@@ -4,137 +4,114 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
 
 import numpy as np
 import pytest
 
-from flows.settings import Article
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.network.architectures import article_network, squared_error
-from tasks.network.trainer import Trainer
+from tasks.network.trainer import Trainer, TrainingSettings
 
-tensorflow()  # quietly, and before Keras does it its own way
+tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
-ARTICLE = Article()
-# Many trainings: `make soak` has the time.
-long = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak` trains so many networks")
-# A mean over seeds is believed within so many of its standard errors.
-ERRORS = 3.0
+LOOKBACK, UNITS = 5, 64
+ARTICLE = TrainingSettings(learning_rate=1e-4, batch_size=5, epochs=12, shuffle=False)
+SHORT = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=5, shuffle=False)
+SEEDS = range(16)
+# Largest difference of two means over seeds, in standard errors.
+MAX_STANDARD_ERRORS = 3.0
+soak = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak` trains so many networks")
 
 
-def network(
-    *, dropout: float, units: int, seed: int = 1, lookback: int = ARTICLE.lookback
-) -> keras.Sequential:
+def network(*, dropout: float, units: int, lookback: int) -> keras.Sequential:
     return article_network(
         lookback=lookback,
-        horizon=ARTICLE.horizon,
+        horizon=1,
         units=units,
-        activation=ARTICLE.activation,
-        leaky_slope=ARTICLE.leaky_slope,
+        activation="sigmoid",
+        leaky_slope=0.5,
         dropout=dropout,
-        seed=seed,
+        seed=1,
     )
 
 
-def windows(samples: int, lookback: int = ARTICLE.lookback) -> tuple[np.ndarray, np.ndarray]:
+def windows(samples: int, lookback: int) -> tuple[np.ndarray, np.ndarray]:
     """A rise and a fall in [0, 1], with noise: inputs (samples, lookback, 1) and targets (samples, 1)."""
     days = np.arange(samples + lookback)
     series = 0.4 - 0.35 * np.cos(days / 40) + np.random.default_rng(3).normal(0, 0.02, len(days))
-    cut = np.lib.stride_tricks.sliding_window_view(series.astype(np.float32), lookback + 1)
-    return cut[:, :lookback, None].copy(), cut[:, lookback:].copy()
+    spans = np.lib.stride_tricks.sliding_window_view(series.astype(np.float32), lookback + 1)
+    return spans[:, :lookback, None].copy(), spans[:, lookback:].copy()
 
 
-def fit(model: keras.Sequential, x: np.ndarray, y: np.ndarray, *, rate: float, epochs: int) -> list[float]:
-    model.compile(optimizer=keras.optimizers.Adam(rate), loss="mse")
-    history = model.fit(x, y, batch_size=ARTICLE.batch_size, epochs=epochs, shuffle=False, verbose=0).history
-    losses: list[float] = history["loss"]
+def keras_fit(
+    model: keras.Sequential, x: np.ndarray, y: np.ndarray, settings: TrainingSettings
+) -> list[float]:
+    history = model.fit(
+        x, y, batch_size=settings.batch_size, epochs=settings.epochs, shuffle=False, verbose=0
+    )
+    losses: list[float] = history.history["loss"]
     return losses
 
 
-def test_the_article_s_epochs_are_those_of_keras() -> None:
-    (x, y), epochs, rate = windows(153), 12, ARTICLE.learning_rate  # 31 batches, the last one of 3 windows
-    ours, theirs = (network(dropout=0.0, units=ARTICLE.units) for _ in range(2))
-    first = theirs.get_weights()
-    weights, losses = Trainer(ours, loss=squared_error).fit(
-        x, y, learning_rate=rate, batch_size=ARTICLE.batch_size, epochs=epochs, shuffle=False, seed=1
-    )
-    np.testing.assert_allclose(losses.training, fit(theirs, x, y, rate=rate, epochs=epochs), rtol=1e-4)
+def test_the_article_trains_as_in_keras() -> None:
+    x, y = windows(153, LOOKBACK)  # 31 batches, the last one of 3 windows
+    ours, theirs = (network(dropout=0.0, units=UNITS, lookback=LOOKBACK) for _ in range(2))
+    start = theirs.get_weights()
+    theirs.compile(optimizer=keras.optimizers.Adam(ARTICLE.learning_rate), loss="mse")
+    weights, losses = Trainer(ours, loss=squared_error).fit(x, y, settings=ARTICLE, seed=1)
+    np.testing.assert_allclose(losses.training, keras_fit(theirs, x, y, ARTICLE), rtol=1e-4)
     for mine, other in zip(weights, theirs.get_weights(), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-3)
-    # Weights that had stayed where they were would not do.
-    assert max(np.abs(one - other).max() for one, other in zip(first, weights, strict=True)) > 1e-2
+    # The weights have moved further than the tolerance.
+    assert max(np.abs(one - other).max() for one, other in zip(start, weights, strict=True)) > 1e-2
     assert losses.training[-1] < 0.8 * losses.training[0]
 
 
-SEEDS = range(16)
-SHORT: dict[str, Any] = {"rate": 0.01, "epochs": 5}
-
-
 @functools.cache
-def with_dropout(dropout: float) -> np.ndarray:
-    """Last losses (seeds,) of the loop, whose masks alone differ from seed to seed."""
-    x, y = windows(60, lookback=2)
+def our_last_losses(dropout: float) -> np.ndarray:
+    """Last losses (seeds,) of the loop; only the masks differ from seed to seed."""
+    x, y = windows(60, 2)
     model = network(dropout=dropout, units=8, lookback=2)
-    first, trainer = model.get_weights(), Trainer(model, loss=squared_error, compiled=False)
-    return np.array(
-        [
-            trainer.fit(
-                *(x, y),
-                learning_rate=SHORT["rate"],
-                batch_size=ARTICLE.batch_size,
-                epochs=SHORT["epochs"],
-                shuffle=False,
-                seed=seed,
-                start=first,
-            )[1].training[-1]
-            for seed in SEEDS
-        ]
-    )
+    start, trainer = model.get_weights(), Trainer(model, loss=squared_error)
+    fits = [trainer.fit(x, y, settings=SHORT, seed=seed, start=start)[1] for seed in SEEDS]
+    return np.array([losses.training[-1] for losses in fits])
 
 
 @functools.cache
-def keras_with_dropout(dropout: float) -> np.ndarray:
+def keras_last_losses(dropout: float) -> np.ndarray:
     """The same of `fit`, with the masks that Keras's own Dropout layer draws."""
-    x, y = windows(60, lookback=2)
+    x, y = windows(60, 2)
     keras.utils.set_random_seed(2020)
     model = network(dropout=dropout, units=8, lookback=2)
-    optimizer, first = keras.optimizers.Adam(SHORT["rate"]), model.get_weights()
+    optimizer, start = keras.optimizers.Adam(SHORT.learning_rate), model.get_weights()
     model.compile(optimizer=optimizer, loss="mse")
-    fresh, found = None, []
-    for _ in SEEDS:  # one model, since each compilation costs more than its training
-        model.set_weights(first)
-        if fresh is not None:
-            for variable, value in zip(optimizer.variables, fresh, strict=True):
-                variable.assign(value)
-        else:
-            optimizer.build(model.trainable_variables)
-            fresh = [keras.ops.convert_to_numpy(variable) for variable in optimizer.variables]
-        done = model.fit(
-            x, y, batch_size=ARTICLE.batch_size, epochs=SHORT["epochs"], shuffle=False, verbose=0
-        )
-        found.append(done.history["loss"][-1])
-    return np.array(found)
+    optimizer.build(model.trainable_variables)
+    fresh = [keras.ops.convert_to_numpy(variable) for variable in optimizer.variables]
+    last = []
+    for _ in SEEDS:  # one model, since each compilation takes longer than its training
+        model.set_weights(start)
+        for variable, value in zip(optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        last.append(keras_fit(model, x, y, SHORT)[-1])
+    return np.array(last)
 
 
-def apart(some: np.ndarray, others: np.ndarray) -> float:
-    """The difference of the means, in standard errors of it."""
-    return float(
-        abs(some.mean() - others.mean())
-        / np.sqrt(some.var(ddof=1) / len(some) + others.var(ddof=1) / len(others))
-    )
+def standard_errors(some: np.ndarray, others: np.ndarray) -> float:
+    """The difference of the means, in its standard errors."""
+    variance = some.var(ddof=1) / len(some) + others.var(ddof=1) / len(others)
+    return float(abs(some.mean() - others.mean()) / np.sqrt(variance))
 
 
-@long
-def test_with_dropout_the_last_losses_are_distributed_as_those_of_keras() -> None:
-    ours, theirs = with_dropout(0.3), keras_with_dropout(0.3)
+@soak
+def test_with_dropout_the_last_losses_are_distributed_as_in_keras() -> None:
+    ours, theirs = our_last_losses(0.3), keras_last_losses(0.3)
     assert len(set(ours)) == len(set(theirs)) == len(SEEDS)
-    assert apart(ours, theirs) < ERRORS
+    assert standard_errors(ours, theirs) < MAX_STANDARD_ERRORS
     assert 1 / 3 < ours.std(ddof=1) / theirs.std(ddof=1) < 3
 
 
-@long
+@soak
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_another_dropout_would_be_told_apart(dropout: float) -> None:
-    assert apart(with_dropout(dropout), keras_with_dropout(0.3)) > ERRORS
+def test_another_dropout_is_distinguished(dropout: float) -> None:
+    assert standard_errors(our_last_losses(dropout), keras_last_losses(0.3)) > MAX_STANDARD_ERRORS

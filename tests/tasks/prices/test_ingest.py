@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from tasks.prices.series import Series, source_of
 
 from storage.core.errors import (
     BadDay,
@@ -30,7 +31,6 @@ from tasks.prices import ingest_csv as ingest
 from tasks.prices.coinbase_client import Client, spans
 from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
 from tasks.prices.ingest_csv import ingest_file, read_stored
-from tasks.prices.series import Series, source_of
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 

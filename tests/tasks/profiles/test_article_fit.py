@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks.profiles.article_fit import fit_article, min_days, split_article
 
 from storage.core.errors import BadSetting, NotEnoughHistory
 from tasks.network.architectures import predict
 from tasks.network.trainer import train
 from tasks.prices.csv_reader import read_candles
 from tasks.profiles import article_fit as fit
-from tasks.profiles.article_fit import fit_article, min_days, split_article
 from tests.helpers import ARTICLE_FILE, FIRST, PROJECT, SMALL, made_up, needs_prices, without
 
 SAMPLE = PROJECT / "data" / "sample" / "coinbase_btc-usd_daily.csv"

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tasks.profiles.article_fit import fit_article
+from tasks.profiles.article_refit import model_key, refit_version
 
 from storage.core.errors import BadInput, Damaged, NotEnoughHistory
 from storage.core.home import Home
 from storage.models.registry import Models
-from tasks.network.architectures import article_network, weights_sha256
+from tasks.network.architectures import arrays_sha256, article_network
 from tasks.network.trainer import train
 from tasks.profiles import article_fit as fit
 from tasks.profiles import article_refit as refit
-from tasks.profiles.article_fit import fit_article
-from tasks.profiles.article_refit import model_key, refit_version
 from tests.helpers import BTC, SMALL, VERSIONS, made_up, store, trained_home
 
 
@@ -60,7 +60,7 @@ def test_a_version_and_all_of_its_bundle(trained: tuple[Home, str, str]) -> None
     names = ("lookback", "horizon", "units", "activation", "leaky_slope", "dropout", "seed")
     network = article_network(**{name: SMALL[name] for name in names})
     bundle.load_weights(network)
-    assert weights_sha256(network) == lineage["weights_sha256"]
+    assert arrays_sha256(network.get_weights()) == lineage["weights_sha256"]
     assert bundle.read("figures/losses.png").startswith(b"\x89PNG")
     assert Models(home).champion(BTC, "article") is None  # publishing promotes
 
@@ -69,7 +69,7 @@ def test_what_is_stored_is_what_training_gave(trained: tuple[Home, str, str]) ->
     home, _, number = trained
     bundle = Models(home).open(Models(home).version(BTC, "article", number))
     fitted = fit_article(made_up(), **SMALL)
-    assert weights_sha256(fitted.network) == bundle.read_json("lineage.json")["weights_sha256"]
+    assert arrays_sha256(fitted.network.get_weights()) == bundle.read_json("lineage.json")["weights_sha256"]
     assert bundle.read_json("losses.json") == {
         "loss": fitted.losses.training.tolist(),
         "val_loss": fitted.losses.validation.tolist(),

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-
 from tasks.profiles.calibrated_settings import Policy, Recipe
 
 OTHERWISE: dict[str, Any] = {"horizon": 1, "pool_products": ("SOL-USD",)}

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.distribution import MIXED_WITH, first_quantile_offsets, say
 
 from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs
 from tasks.network.architectures import calibrated_network
-from tasks.profiles.baselines import RETURNS, baseline_quantiles
-from tasks.profiles.calibrated_settings import Recipe
-from tasks.profiles.distribution import MIXED_WITH, first_quantile_offsets, say
+from tasks.profiles.baselines import MIN_RETURNS, baseline_quantiles
 from tasks.profiles.ensemble import Ensemble, Trained, ensemble_quantiles
 from tests.helpers import FIRST, made_up, without
 
@@ -49,7 +49,7 @@ def test_half_is_the_network_s_and_half_is_har_s() -> None:
     said = say(ensemble(), candles, at, RECIPE, methods=HAR)
     inputs = make_inputs(candles, RECIPE, ensemble().columns)
     own = ensemble_quantiles(ensemble(), inputs, at, RECIPE)
-    har = baseline_quantiles(candles, at, methods=HAR)[MIXED_WITH]
+    har = baseline_quantiles(candles, at, components=HAR)[MIXED_WITH]
     assert said.own.tobytes() == own.tobytes()
     assert said.baselines[MIXED_WITH].tobytes() == har.tobytes()
     np.testing.assert_allclose(said.mixed, (own + har) / 2, rtol=1e-14)
@@ -119,7 +119,7 @@ def test_a_day_that_is_missing_teaches_nothing() -> None:
 
 def test_har_s_first_days_are_passed_over_only_where_it_is_mixed_in() -> None:
     candles = made_up(300)
-    assert days_learned(first_quantile_offsets(fitted_through(200), candles, RECIPE)) == [299 - RETURNS]
+    assert days_learned(first_quantile_offsets(fitted_through(200), candles, RECIPE)) == [299 - MIN_RETURNS]
     assert days_learned(first_quantile_offsets(fitted_through(200), candles, ALONE)) == [99]
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.ensemble_io import ensemble_sha256, losses_json
 
 from storage.core.errors import BadSetting, NotEnoughHistory
 from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
 from tasks.network.trainer import Losses
-from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import (
     Ensemble,
     Trained,
@@ -29,7 +30,6 @@ from tasks.profiles.ensemble import (
     require_days,
     trainer_for,
 )
-from tasks.profiles.ensemble_io import ensemble_sha256, losses_json
 from tests.helpers import FIRST, PROJECT, made_up, without
 
 RECIPE = Recipe(lookback=5, units=3, members=2, epochs=2, pool_products=())
@@ -45,7 +45,7 @@ def day(row: int) -> date:
 
 
 def digest(trained: Trained) -> list[Any]:
-    losses = [[one.training.tolist(), one.validation.tolist(), one.best] for one in trained.losses]
+    losses = [[one.training.tolist(), one.validation.tolist(), one.best_epoch] for one in trained.losses]
     return [ensemble_sha256(trained.ensemble), losses]
 
 
@@ -115,7 +115,7 @@ def test_the_validation_days_decide_on_stopping_alone() -> None:
     assert other.training[:shared].tolist() == plain.training[:shared].tolist()
     assert other.validation[0] != plain.validation[0]
     assert learned.training[0] != plain.training[0]
-    assert plain.best == int(plain.validation.argmin()) + 1 < len(plain.training)
+    assert plain.best_epoch == int(plain.validation.argmin()) + 1 < len(plain.training)
 
 
 def test_the_same_again_to_the_last_bit_also_beside_another() -> None:
@@ -269,7 +269,7 @@ def test_the_members_quantiles_are_averaged() -> None:
     # Each is its head's Student t, in the origin's scale.
     inputs = make_inputs(candles, RECIPE, ensemble.columns)
     shown = windows_at(inputs, np.array(rows), lookback=5, return_clip=6.0)
-    mean, sigma, dof = trainer_for(RECIPE, 11).apart(ensemble.members[1], shown)[2]
+    mean, sigma, dof = trainer_for(RECIPE, 11).predict(ensemble.members[1], shown)[2]
     expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
     np.testing.assert_allclose(alone[1][2], expected * inputs.scale[599], rtol=1e-9)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tasks.profiles.calibrated_settings import Recipe
+from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble, write_ensemble
 
 from storage.core.errors import Damaged
 from storage.models.bundles import Bundle, Draft
@@ -14,9 +16,7 @@ from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs
 from tasks.network.architectures import calibrated_network
 from tasks.network.trainer import Losses
-from tasks.profiles.calibrated_settings import Recipe
 from tasks.profiles.ensemble import Ensemble, Trained, ensemble_quantiles, trainer_for
-from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble, write_ensemble
 from tests.helpers import made_up
 
 RECIPE = Recipe(lookback=5, units=3, members=2, pool_products=())
@@ -44,7 +44,7 @@ def written(folder: Path, trained: Trained) -> Bundle:
 def test_it_comes_back_to_the_last_bit(tmp_path: Path, features: int) -> None:
     trained = made(features)
     bundle = written(tmp_path / "bundle", trained)
-    with trainer_for(RECIPE, features).lend(trained.ensemble.members[0]):
+    with trainer_for(RECIPE, features).borrow(trained.ensemble.members[0]):
         pass  # the network that it is read with has other weights meanwhile
     stored = read_ensemble(bundle, RECIPE)
     assert stored.ensemble.columns == trained.ensemble.columns

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tasks.profiles.forecast_models import PointForecast, read_article
 
 from storage.core.errors import Damaged, NotEnoughHistory
 from storage.core.home import Home
@@ -15,7 +16,6 @@ from storage.models.bundles import Bundle
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from tasks.profiles import forecast_models as module
-from tasks.profiles.forecast_models import PointForecast, read_article
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store, trained_home, without
 
 ORIGIN = FIRST + timedelta(days=59)

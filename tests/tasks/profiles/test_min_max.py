@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import MinMaxScaler
+from tasks.profiles.min_max import MinMax, fit_min_max
 
+from tasks.core.types import Floats
 from tasks.prices.csv_reader import read_candles
-from tasks.profiles.min_max import Floats, MinMax, fit_min_max
 from tests.helpers import ARTICLE_FILE, PROJECT, needs_prices
 
 prices = hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(1e-9, 1e12))

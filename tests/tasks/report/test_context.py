@@ -144,7 +144,7 @@ def test_losses_of_one_network_and_of_members() -> None:
 
 
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:
-    from storage.models.registry import ModelVersion
+    from storage.models.version import ModelVersion
 
     def version(number: str, training_kind: str, parent: str) -> ModelVersion:
         return ModelVersion(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tasks.prices.series import Series
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.core.formatting import artifact_key
 from tasks.evaluation.scoreboard import scoreboard
-from tasks.prices.series import Series
 from tasks.report.prefect_artifacts import LAST_FORECASTS, beside, forecast_markdown, last_forecasts
 from tests.helpers import BTC, NOW
 

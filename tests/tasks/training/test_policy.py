@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-
 from tasks.profiles.calibrated_settings import Policy
+
 from tasks.training.policy import ModelCandidate, champion_of, decide, too_old, unfinished
 from tests.helpers import FIRST
 

@@ -9,7 +9,8 @@ import pytest
 
 from storage.core.errors import BadInput
 from storage.core.home import Home
-from storage.models.registry import CHALLENGER, CHAMPION, Models
+from storage.models.registry import Models
+from storage.models.version import CHALLENGER, CHAMPION
 from tasks.training import selection as challenge
 from tasks.training.rollback import roll_back_champion
 from tests.calibrated import LENIENT, MADE, Runs, made_home, quick

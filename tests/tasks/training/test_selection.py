@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble
 
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
-from storage.models.registry import CHALLENGER, CHAMPION, Models
+from storage.models.registry import Models
+from storage.models.version import CHALLENGER, CHAMPION
 from storage.prices.price_store import Prices
 from tasks.profiles.ensemble import fit_ensemble
-from tasks.profiles.ensemble_io import ensemble_sha256, read_ensemble
 from tasks.training import selection as challenge
 from tests.calibrated import (
     CODE,

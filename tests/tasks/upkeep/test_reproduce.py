@@ -111,10 +111,10 @@ def test_a_stored_figure_that_differs_by_a_bit_is_told(runs: Runs) -> None:
 
 
 def test_other_libraries_are_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.core.tensorflow_runtime import versions
+    from tasks.core.tensorflow_runtime import library_versions
 
     monkeypatch.setattr(
-        "tasks.upkeep.reproduce.versions", lambda: versions() | {"tensorflow": "9.9", "new": "1"}
+        "tasks.upkeep.reproduce.versions", lambda: library_versions() | {"tensorflow": "9.9", "new": "1"}
     )
     found = reproduce_forecast(runs.home, key_of(runs, MADE), code_version="0+other")
     assert set(found.others) == {"tensorflow", "closecast (of the forecast)", "closecast (of the model)"}

@@ -327,7 +327,7 @@ def test_a_price_database_that_cannot_be_opened_is_an_error(runs: Runs) -> None:
 def test_a_database_that_another_process_holds_is_an_error(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.prices.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("storage.prices.engine_base.BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(runs.home.root / "prices.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

@@ -1,4 +1,4 @@
-"""The article's three figures, as PNG."""
+"""Figures about trainings, as PNG: the article's three, and the losses of an ensemble."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from tasks.core.history import PriceHistory
 from tasks.network.trainer import Losses
 
 if TYPE_CHECKING:
@@ -17,24 +18,21 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#1f5fa8", "#c8500a", "#8a8a8a"
 
 
-def article_figures(
-    closes: pd.DataFrame, losses: Losses, test: pd.DataFrame, *, product_id: str
-) -> dict[str, bytes]:
+def article_figures(history: PriceHistory, losses: Losses, test: pd.DataFrame) -> dict[str, bytes]:
     """Draw prices, losses, and predicted against actual.
 
     Args:
-        closes: `day_utc` and `close`, everything that the model was given.
+        history: everything that the model was given.
         losses: of each epoch.
-        test: as in `Fitted.test`.
-        product_id: for the titles.
+        test: as in `ArticleState.test`.
 
     Returns:
         PNG files by name: `prices.png`, `losses.png`, `predicted.png`.
     """
     return {
-        "prices.png": _prices(closes, test, product_id),
+        "prices.png": _prices(history, test),
         "losses.png": _losses(losses),
-        "predicted.png": _predicted(test, product_id),
+        "predicted.png": _predicted(history, test),
     }
 
 
@@ -74,9 +72,9 @@ def _with_breaks(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.set_index("day_utc").asfreq("D")
 
 
-def _prices(closes: pd.DataFrame, test: pd.DataFrame, product_id: str) -> bytes:
-    figure, axes = _canvas(f"{product_id}: daily close", "USD")
-    line = _with_breaks(closes[["day_utc", "close"]])
+def _prices(history: PriceHistory, test: pd.DataFrame) -> bytes:
+    figure, axes = _canvas(f"{history.product_id}: daily close", history.quote_currency)
+    line = _with_breaks(history.candles[["day_utc", "close"]])
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.1, label="close")
     axes.axvspan(test["day_utc"].iloc[0], test["day_utc"].iloc[-1], color=GREY, alpha=0.15, label="test part")
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
@@ -96,8 +94,10 @@ def _losses(losses: Losses) -> bytes:
     return _png(figure)
 
 
-def _predicted(test: pd.DataFrame, product_id: str) -> bytes:
-    figure, axes = _canvas(f"{product_id}: predicted against actual, test part", "USD")
+def _predicted(history: PriceHistory, test: pd.DataFrame) -> bytes:
+    figure, axes = _canvas(
+        f"{history.product_id}: predicted against actual, test part", history.quote_currency
+    )
     line = _with_breaks(test)
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.2, label="actual close")
     axes.plot(line.index, line["point"], color=ORANGE, linewidth=1.2, label="predicted close")

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from tasks.network.trainer import Losses
-from tasks.profiles.article_figures import article_figures
+from tasks.profiles.figures import article_figures
 from tests.helpers import PROJECT, made_up, without
 
 NAMES = ["losses.png", "predicted.png", "prices.png"]

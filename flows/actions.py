@@ -1,0 +1,114 @@
+"""What a person does between the runs: plain functions that the command line calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows import clock
+from flows.daily import score_stored
+from storage.core.errors import BadFile, BadInput, BadSetting
+from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
+from storage.locks.locks import product_lock
+from storage.prices.price_store import Prices
+from storage.reports import Reports
+from tasks.evaluation.scoreboard import Scoreboard
+from tasks.evaluation.scoring import read_scoreboard
+from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
+from tasks.prices.ingest_csv import ingest_file
+from tasks.prices.sources import Market
+from tasks.profiles.base import Profile
+from tasks.report.context import products_with_forecasts
+from tasks.report.page import write_report
+from tasks.training.rollback import roll_back_champion
+
+
+def import_file(home: Home, market: Market) -> IngestedPrices:
+    """Append the market's CSV file to its product's series.
+
+    Raises:
+        BadFile, SourceMismatch: and nothing was stored.
+    """
+    if market.csv is None:
+        raise BadFile("an import needs a CSV file, none was named")
+    moment = clock.now()
+    request = IngestRequest(
+        market.product_id,
+        None,
+        moment,
+        clock.last_complete_day(moment),
+        on_duplicate=market.on_duplicate,
+        replace_source=market.replace_source,
+    )
+    with product_lock(home, market.product_id), Prices(home) as prices:
+        return ingest_file(prices, request, source="csv", path=market.csv)
+
+
+def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:
+    """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
+
+    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or
+    `import` brings closes.
+
+    Raises:
+        BadInput: the home has no such product.
+    """
+    moment = clock.now()
+    prepare_home(home)
+    if source_of(home, product_id) is None:
+        raise BadInput(
+            f"{product_id} has no closes in {home.root}, so no forecast: make one with"
+            f" `closecast run --product {product_id}`"
+        )
+    with product_lock(home, product_id):
+        if score_stored(home, product_id, profile, moment):
+            write_reports(home, product_id)
+    return read_scoreboard(home, product_id, profile.name)
+
+
+def write_reports(home: Home, product_id: str | None = None, profile: str | None = None) -> Path:
+    """Write the page of every product and profile with a forecast, or of those named, and the index.
+
+    Returns:
+        The page, or the index where there is more than one.
+
+    Raises:
+        BadInput: there is no forecast to write a page about.
+        Damaged: what a page would show is not what was recorded.
+        HomeUnusable: a page cannot be written.
+    """
+    day = clock.now().date()
+    pairs = [
+        (product, name)
+        for product, name in products_with_forecasts(home)
+        if product_id in (None, product) and profile in (None, name)
+    ]
+    if not pairs:
+        whose = f" of {product_id}" if product_id else ""
+        how = f" by profile {profile}" if profile else ""
+        options = (
+            f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
+        )
+        raise BadInput(
+            f"a report needs a forecast, and {home.root} has none{whose}{how}: make one with"
+            f" `closecast run{options}`"
+        )
+    prepare_home(home)
+    paths = [write_report(home, product, name, day=day) for product, name in pairs]
+    return paths[0] if len(paths) == 1 else Reports(home).index
+
+
+def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> tuple[str, str]:
+    """Move the product's champion back; the numbers of the version before and after.
+
+    Raises:
+        BadSetting: the profile keeps no champion.
+        BadInput: there is no version to go back to.
+    """
+    if not profile.policy.refit_every_days:
+        raise BadSetting(
+            f"profile {profile.name} is trained again on all data at each run: it cannot be rolled back"
+        )
+    prepare_home(home)
+    with product_lock(home, product_id):
+        return roll_back_champion(home, product_id, profile.name, to)

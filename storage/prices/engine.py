@@ -1,0 +1,71 @@
+"""Which engine a home's databases are on: chosen here, and asked nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+from storage.core.errors import BadSetting
+from storage.prices.engine_base import DatabaseEngine, check_revision
+from storage.prices.sqlite_engine import SqliteEngine
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from storage.core.home import Home
+
+
+def database_engine(home: Home) -> DatabaseEngine:
+    """The engine of the home's databases: SQLite in the home, or that of CLOSECAST_DATABASE_URL.
+
+    Raises:
+        BadSetting: the variable holds no address of SQLite or PostgreSQL.
+    """
+    if home.database_url is None:
+        return SqliteEngine(home)  # without SQLAlchemy, which is slow to load
+    url = _parsed(home.database_url)
+    if url.get_backend_name() == "sqlite":
+        return SqliteEngine(home, url)
+    from storage.prices.postgresql_engine import PostgresqlEngine
+
+    return PostgresqlEngine(home, url)
+
+
+def require_current_schema(home: Home) -> None:
+    """Refuse, without loading SQLAlchemy, a price database that another release wrote.
+
+    Raises:
+        HomeUnusable: the schema is not this release's; a file that cannot be read is left to its reader.
+        BadSetting: CLOSECAST_DATABASE_URL holds no address.
+    """
+    engine = database_engine(home)
+    with contextlib.suppress(sqlite3.Error):
+        check_revision(engine.address, engine.stored_revision())
+
+
+def stored_products(home: Home) -> list[str]:
+    """The products that have a series, by name, for a shell to complete; empty where none can be read.
+
+    Raises:
+        BadSetting: CLOSECAST_DATABASE_URL holds no address, or its driver is missing.
+    """
+    return database_engine(home).products()
+
+
+def _parsed(address: str) -> sa.URL:
+    import sqlalchemy as sa
+
+    try:
+        url = sa.make_url(address)
+        # An @ in the host is part of a password, which no message may show.
+        if "@" not in (url.host or "") and url.get_backend_name() in ("sqlite", "postgresql"):
+            # The driver that is installed with closecast, not SQLAlchemy's older default.
+            return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+    except (sa.exc.ArgumentError, ValueError):  # their texts quote the address
+        pass
+    raise BadSetting(
+        "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
+        " sqlite:////folder/prices.db, an @ of a password written as %40; leave it unset for the home's own"
+        " database"
+    )

@@ -1,0 +1,177 @@
+"""What both database engines share: their protocol, the schema's revisions, messages, waiting for a lock."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from storage.core.errors import BadSetting, HomeBusy, HomeUnusable
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+log = logging.getLogger("closecast.locks")
+
+# Every known revision of the schema, the last one current: listed here because Alembic is slow to load.
+REVISIONS = ("prices_1",)
+BUSY_SECONDS = 30
+SETUP_SECONDS = 120
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+
+
+@dataclass(frozen=True)
+class SchemaTypes:
+    """The parts of `CREATE TABLE` that differ: types, and the conditions on a product and on a `{day}`."""
+
+    seq: str
+    text: str
+    integer: str
+    real: str
+    binary: str
+    strict: str
+    product: str
+    day: str
+
+
+class DatabaseEngine(Protocol):
+    """The databases of one home: the prices, the locks beside them and the model registry."""
+
+    types: SchemaTypes
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the price database; None on a server that machines share."""
+
+    @property
+    def address(self) -> str:
+        """Where the price database is, without a password."""
+
+    @property
+    def registry_address(self) -> str:
+        """Where the model registry is, without a password."""
+
+    def connect(self) -> sa.Engine:
+        """SQLAlchemy's engine; a connection with the option `closecast_write` begins with the write lock."""
+
+    def is_ready(self, connection: sa.Connection) -> bool:
+        """Whether the database itself, apart from its tables, is as `prepare_migration` leaves it."""
+
+    def prepare_migration(self, engine: sa.Engine) -> None:
+        """Whatever cannot be done inside the migration's transaction."""
+
+    def append_only(self, table: str) -> list[str]:
+        """The statements that make a table refuse changes to its rows."""
+
+    def stored_revision(self) -> str | None:
+        """The schema's revision where that can be read without SQLAlchemy."""
+
+    def products(self) -> list[str]:
+        """The products that have a series, by name; empty where they cannot be read at once."""
+
+    def integrity(self, connection: sa.Connection) -> list[str]:
+        """The problems that the engine finds in its file."""
+
+    def names(self, connection: sa.Connection) -> set[str]:
+        """The names of all tables, views and indexes."""
+
+    def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
+        """Let the next row number follow the highest one, after rows were inserted with theirs."""
+
+    def identity(self) -> str:
+        """The text that tells this database from every other."""
+
+    def lock(self, name: str, what: str, wait_seconds: float) -> AbstractContextManager[None]:
+        """Hold the lock `name` until the block or the process ends; `what` words it in messages."""
+
+    def registry_exists(self) -> bool:
+        """Whether the model registry has been created."""
+
+    def registry_url(self, create: Callable[[str], None]) -> str:
+        """MLflow's address, with its password; `create` makes MLflow's tables at an address on first use."""
+
+
+def create_engine(url: sa.URL, **options: Any) -> sa.Engine:
+    """SQLAlchemy's engine for an address; nothing is connected yet.
+
+    Raises:
+        BadSetting: its driver is not installed.
+    """
+    import sqlalchemy as sa
+
+    try:
+        return sa.create_engine(url, **options)
+    except (sa.exc.ArgumentError, ImportError) as error:
+        raise BadSetting(
+            f"CLOSECAST_DATABASE_URL names a database that cannot be reached from here ({error}); install its"
+            " driver (pip install 'closecast[postgresql]') or leave it unset"
+        ) from error
+
+
+def is_write(connection: sa.Connection) -> bool:
+    """Whether the transaction that begins is to hold the write lock."""
+    return bool(connection.get_execution_options().get("closecast_write"))
+
+
+def check_revision(address: str, revision: str | None) -> None:
+    """Refuse a database whose schema this release does not know; None stands for no schema yet.
+
+    Raises:
+        HomeUnusable: another release wrote it.
+    """
+    if revision is not None and revision not in REVISIONS:
+        raise HomeUnusable(
+            f"the price database {address} has the schema {revision!r:.40} of another closecast, and"
+            f" {REVISIONS[-1]!r} is needed; name another home with --home or CLOSECAST_HOME and import the"
+            " prices again"
+        )
+
+
+def unusable(what: str, address: str, reason: object, *, wait_seconds: float) -> HomeUnusable:
+    """The error for a database that another process locks, or that fails otherwise."""
+    text = one_line(reason)
+    if "locked" in text or "lock timeout" in text:
+        return HomeUnusable(
+            f"the {what} {address} is held by another process (waited {wait_seconds} s);"
+            " let it finish, then try again"
+        )
+    return HomeUnusable(
+        f"closecast needs a {what} that it can read and write at {address}: {text};"
+        " repair it or choose another home with --home or CLOSECAST_HOME"
+    )
+
+
+def one_line(reason: object) -> str:
+    """A database's own words, which may span lines, on one."""
+    return " ".join(str(reason).split())
+
+
+def is_damaged(reason: object) -> bool:
+    """Whether SQLite reports a damaged file or no database in it, rather than one that it cannot open."""
+    code = getattr(reason, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def wait_for(acquire: Callable[[], bool], what: str, address: object, wait_seconds: float) -> None:
+    """Try a lock until it is acquired: to wait in the database would hold a snapshot that blocks its vacuum.
+
+    Raises:
+        HomeBusy: another process held it for all of `wait_seconds`.
+    """
+    deadline, pause = time.monotonic() + wait_seconds, FIRST_PAUSE
+    while not acquire():
+        if pause == FIRST_PAUSE:
+            log.info("another %s is in progress in %s: waiting for it", what, address)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise HomeBusy(
+                f"another {what} has been in progress for {wait_seconds:.0f} s in {address}:"
+                " try again when it is done"
+            )
+        time.sleep(min(pause, remaining))
+        pause = min(pause * 1.5, LONGEST_PAUSE)

@@ -1,0 +1,221 @@
+"""SQLite: the databases are files of the home, its locks are lock files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from storage.core.errors import HomeUnusable
+from storage.core.files import fsync_folder, write_atomic
+from storage.prices import engine_base as base
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+    from storage.core.home import Home
+
+PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
+
+
+class SqliteEngine:
+    """The engine of a home whose `prices.db` is SQLite, in the home or at the path of `url`."""
+
+    types = base.SchemaTypes(
+        seq="INTEGER PRIMARY KEY",
+        text="TEXT",
+        integer="INTEGER",
+        real="REAL",
+        binary="BLOB",
+        strict="STRICT",
+        product="product_id GLOB '[A-Z0-9]*-[A-Z0-9]*' AND product_id NOT GLOB '*[^A-Z0-9-]*'"
+        " AND product_id NOT GLOB '*-*-*' AND length(product_id) <= 33",
+        # Adding nothing turns 02-30 into 03-01, so an impossible day differs from the result.
+        day="{day} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]' AND date({day}, '+0 days') IS {day}",
+    )
+
+    def __init__(self, home: Home, url: sa.URL | None = None) -> None:
+        self._home, self._url = home, url
+        self.file = home.root / "prices.db" if url is None else Path(url.database or "")
+        self.address = str(self.file)
+        self.registry_address = str(home.registry)
+
+    def connect(self) -> sa.Engine:
+        """SQLAlchemy's engine, its pragmas and its own BEGIN on each connection."""
+        import sqlalchemy as sa
+
+        # Not by way of text: a folder's name may hold `?` or `%`.
+        url = self._url or sa.URL.create("sqlite", database=str(self.file))
+        immutable = {"creator": self._open} if self._is_immutable() else {}
+        engine = base.create_engine(url, **immutable)
+        sa.event.listen(engine, "connect", _set_pragmas)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
+    def _is_immutable(self) -> bool:
+        """Whether the file is in a folder that cannot be written, and is the whole database.
+
+        To read a database that has a write-ahead log, SQLite makes a file beside it. Where it cannot, and the
+        log is empty or missing, the file alone is the database, and may be read as one that nobody changes.
+        """
+        file = self.file.resolve()
+        if os.access(file.parent, os.W_OK) or not file.is_file():
+            return False
+        log, index = (file.with_name(f"{file.name}-{suffix}") for suffix in ("wal", "shm"))
+        return not log.exists() or not (log.stat().st_size or index.exists())
+
+    def _open(self) -> sqlite3.Connection:
+        """A connection that makes no file and, in a folder that cannot be written, needs none."""
+        mode = "mode=ro&immutable=1" if self._is_immutable() else "mode=rw"
+        address = f"{self.file.resolve().as_uri()}?{mode}"
+        return sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)
+
+    def is_ready(self, connection: sa.Connection) -> bool:
+        """Whether the database keeps a write-ahead log, or is only read."""
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+        return mode == "wal" or self._is_immutable()
+
+    def prepare_migration(self, engine: sa.Engine) -> None:
+        """Switch to a write-ahead log; the mode stays with the file.
+
+        Raises:
+            HomeUnusable: the file system cannot keep one.
+        """
+        with contextlib.closing(engine.raw_connection()) as connection:
+            mode = connection.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            reason = f"a file on a local disk is needed, one that can keep a write-ahead log, not {mode}"
+            raise base.unusable("price database", self.address, reason, wait_seconds=0)
+
+    def append_only(self, table: str) -> list[str]:
+        """Triggers that refuse UPDATE and DELETE."""
+        return [
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}"
+            f" BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            for verb in ("UPDATE", "DELETE")
+        ]
+
+    def stored_revision(self) -> str | None:
+        """The schema's revision, None where there is no file or no schema in it.
+
+        Raises:
+            sqlite3.Error: the file cannot be read.
+        """
+        if not self.file.is_file():
+            return None
+        with contextlib.closing(self._open()) as connection:
+            named = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
+            if connection.execute(named).fetchone() == (0,):
+                return None
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else None
+
+    def products(self) -> list[str]:
+        """The products that have a series, by name."""
+        if not self.file.is_file():
+            return []
+        try:
+            with contextlib.closing(self._open()) as connection:
+                return [str(product_id) for (product_id,) in connection.execute(PRODUCTS)]
+        except sqlite3.Error:
+            return []
+
+    def integrity(self, connection: sa.Connection) -> list[str]:
+        """What `PRAGMA integrity_check` reports."""
+        lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        return [] if list(lines) == ["ok"] else [str(line) for line in lines]
+
+    def names(self, connection: sa.Connection) -> set[str]:
+        """The names of all tables, views and indexes."""
+        return set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+
+    def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
+        """Nothing: SQLite's next number follows the highest one by itself."""
+
+    def identity(self) -> str:
+        """A number drawn once for the home."""
+        path = self._home.root / "storage-id"
+        if not path.is_file():
+            write_atomic(path, f"sqlite {secrets.token_hex(16)}\n".encode())
+        return path.read_text().strip()
+
+    @contextlib.contextmanager
+    def lock(self, name: str, what: str, wait_seconds: float) -> Iterator[None]:
+        """Hold a lock file of the home.
+
+        Raises:
+            HomeBusy: another process held it for all of `wait_seconds`.
+            HomeUnusable: the file cannot be locked.
+        """
+        lock = FileLock(self._home.locks / f"{name}.lock", thread_local=False)
+
+        def acquire() -> bool:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return False
+            return True
+
+        try:
+            base.wait_for(acquire, what, self._home.root, wait_seconds)
+        except OSError as error:  # also of a link: a lock is never taken on somebody else's file
+            raise HomeUnusable(
+                f"the lock file {lock.lock_file} cannot be used: {error.strerror or error}; delete it or"
+                " correct its permissions"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def registry_exists(self) -> bool:
+        """Whether `mlflow.db` is there."""
+        return self._home.registry.is_file()
+
+    def registry_url(self, create: Callable[[str], None]) -> str:
+        """MLflow's address; its tables are made beside the file, which is then renamed.
+
+        MLflow makes them in some forty transactions: two processes at once, or a kill in between, break them.
+
+        Raises:
+            HomeBusy: another process has been making it for too long.
+            HomeUnusable: the file cannot be made.
+        """
+        registry = self._home.registry
+        if registry.is_file():
+            return self._home.mlflow_url
+        with self.lock("registry", "setup of the model registry", base.SETUP_SECONDS):
+            try:
+                if not registry.is_file():
+                    draft = registry.with_name(".mlflow-draft.db")
+                    for path in (draft, draft.with_name(f"{draft.name}-journal")):
+                        path.unlink(missing_ok=True)
+                    create(f"sqlite:///{draft}")
+                    draft.replace(registry)
+                    fsync_folder(registry.parent)
+            except OSError as error:
+                raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
+        return self._home.mlflow_url
+
+
+def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
+    # The driver would begin transactions late and of the wrong kind; `_begin` does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {base.BUSY_SECONDS * 1000:.0f}")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    # Without it REPLACE deletes a row without running the triggers.
+    cursor.execute("PRAGMA recursive_triggers = ON")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if base.is_write(connection) else "BEGIN")

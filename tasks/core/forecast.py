@@ -1,0 +1,172 @@
+"""A forecast and its score, from which table rows, terminal, Markdown and page are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
+from typing import Any, Literal
+
+from tasks.core.formatting import format_price, price_decimals
+from tasks.core.history import quote_currency
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
+
+INTERVALS = (50, 80, 95)
+Basis = Literal["model", "pool", "fallback"]
+
+
+@dataclass(frozen=True)
+class HorizonForecast:
+    """The forecast of one target day.
+
+    Attributes:
+        point: the expected close; the median where there are quantiles.
+        quantiles: closes at `LEVELS`, None for a point without intervals.
+        sigma: daily volatility at the origin, None for a point.
+        components: by name, the quantiles of each component forecast, closes at `LEVELS`.
+        calibrator_version: the calibrator state that the quantiles were made with.
+    """
+
+    prediction_id: str
+    horizon: int
+    target_day: date
+    point: float
+    quantiles: tuple[float, ...] | None = None
+    sigma: float | None = None
+    components: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    calibrator_version: str | None = None
+    revision: int = 0
+
+    def interval(self, percent: int) -> tuple[float, float] | None:
+        """Both ends of the central interval, None for a point without intervals."""
+        if self.quantiles is None:
+            return None
+        low, high = INTERVAL_INDEXES[percent]
+        return self.quantiles[low], self.quantiles[high]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run's forecast: what all its rows share, and a `HorizonForecast` per row."""
+
+    product_id: str
+    origin_day: date
+    profile: str
+    model_version: str | None
+    data_version: str
+    settings_version: str
+    code_version: str
+    last_close: float
+    created_at: datetime
+    flow_run_id: str | None
+    horizons: tuple[HorizonForecast, ...]
+    basis: Basis = "model"
+
+    @property
+    def first(self) -> HorizonForecast:
+        """The forecast of the nearest day."""
+        return self.horizons[0]
+
+    @property
+    def quote_currency(self) -> str:
+        """The currency of the prices."""
+        return quote_currency(self.product_id)
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the registry has the model."""
+        return f"closecast.{self.product_id}.{self.profile}"
+
+    def price(self, value: float) -> str:
+        """A price of this forecast as people read it: with decimals that tell the intervals' ends apart."""
+        ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
+        return format_price(value, self.quote_currency, price_decimals(*(ends or [value])))
+
+    def change(self, value: float) -> str:
+        """How far a price is from the last close, as people read it."""
+        return f"{value / self.last_close - 1.0:+.2%}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the table `predictions`, one a horizon."""
+        shared = asdict(self) | {"quote_currency": self.quote_currency}
+        del shared["horizons"]
+        return [shared | _row(horizon) for horizon in self.horizons]
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Mapping[str, Any]]) -> Forecast:
+        """The forecast of stored rows of one run; component forecasts stay in their own table."""
+        first = rows[0]
+        shared = {name: first[name] for name in cls.__dataclass_fields__ if name != "horizons"}
+        horizons = sorted((_horizon(row) for row in rows), key=lambda horizon: horizon.horizon)
+        return cls(**shared, horizons=tuple(horizons))
+
+    def summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
+        """The facts of a forecast, a label and a text each, as every place shows them."""
+        horizon = horizon or self.first
+        intervals = {percent: horizon.interval(percent) for percent in INTERVALS}
+        lines = {
+            "forecast": f"{self.price(horizon.point)} ({self.change(horizon.point)} on the last close)",
+            "last close": f"{self.price(self.last_close)} on {self.origin_day} (the naive forecast)",
+            **{
+                f"{percent} %": f"{self.price(ends[0])} to {self.price(ends[1])}"
+                for percent, ends in intervals.items()
+                if ends
+            },
+            "profile": self.profile + ("" if horizon.quantiles else ": a point without intervals"),
+            "model": f"{self.model_name} version {self.model_version}",
+            "data": self.data_version,
+            "settings": self.settings_version,
+            "code": self.code_version,
+            "prediction": f"{horizon.prediction_id}, revision {horizon.revision}",
+        }
+        return list(lines.items())
+
+
+def _row(horizon: HorizonForecast) -> dict[str, Any]:
+    ends = {percent: horizon.interval(percent) or (None, None) for percent in INTERVALS}
+    return {
+        "prediction_id": horizon.prediction_id,
+        "horizon": horizon.horizon,
+        "target_day": horizon.target_day,
+        "point": horizon.point,
+        "quantile_levels": None if horizon.quantiles is None else list(LEVELS),
+        "quantiles": None if horizon.quantiles is None else list(horizon.quantiles),
+        **{f"lower_{percent}": lower for percent, (lower, _) in ends.items()},
+        **{f"upper_{percent}": upper for percent, (_, upper) in ends.items()},
+        "revision": horizon.revision,
+    }
+
+
+def _horizon(row: Mapping[str, Any]) -> HorizonForecast:
+    names = ("prediction_id", "horizon", "target_day", "point", "revision")
+    quantiles = None if row["quantiles"] is None else tuple(row["quantiles"])
+    return HorizonForecast(**{name: row[name] for name in names}, quantiles=quantiles)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A forecast against the close of its target day; a row of the table `scores`.
+
+    Errors are in the quote currency; CRPS and PIT are of the log return on the origin's close, None for a
+    point without intervals. `naive_crps` is that of the last close with its newest 250 returns.
+    """
+
+    prediction_id: str
+    product_id: str
+    target_day: date
+    horizon: int
+    close: float
+    error: float
+    naive_error: float
+    crps: float | None
+    naive_crps: float | None
+    covered_50: bool | None
+    covered_80: bool | None
+    covered_95: bool | None
+    pit: float | None
+    data_version: str
+    scored_at: datetime
+
+    def row(self) -> dict[str, Any]:
+        """The row of the table."""
+        return asdict(self)

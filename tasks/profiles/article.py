@@ -1,0 +1,303 @@
+"""Profile `article`: the model of the 2020 article "Predicting the price of Bitcoin, intro to LSTM", exactly.
+
+Closes are scaled to [0, 1], five days are shown, an LSTM gives the next close. The forecast is a point.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from storage.core.errors import BadSetting, NotEnoughHistory
+from storage.models.bundles import Bundle, Draft
+from tasks.core.formatting import format_price
+from tasks.core.history import PriceHistory
+from tasks.core.metrics import errors_beside_naive
+from tasks.core.settings import Frozen
+from tasks.core.types import Floats, Rows
+from tasks.features.windows import (
+    Windows,
+    make_windows,
+    make_windows_between_gaps,
+    newest_window,
+)
+from tasks.network.architectures import article_network, predict
+from tasks.network.trainer import Losses, TrainingSettings, train
+from tasks.prices.gaps import find_gaps
+from tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted, Training
+
+if TYPE_CHECKING:
+    import keras
+
+log = logging.getLogger("closecast.article")
+
+
+class ArticleSettings(Frozen):
+    """Each field has the article's value."""
+
+    lookback: int = Field(5, ge=1, le=365, description="Days that a window shows")
+    train_share: float = Field(0.8, ge=0.01, le=0.99, description="Oldest share of the days, to learn from")
+    scaler_fit: Literal["train", "all"] = Field(
+        "train", description="Rows that the scaler is fitted on; the article fitted it on all"
+    )
+    bridge_gaps: bool = Field(
+        True, description="Train across missing days as if they were neighbours, as the article did"
+    )
+    units: int = Field(64, ge=1, le=4096, description="LSTM units")
+    activation: Literal["sigmoid", "tanh", "relu"] = Field("sigmoid", description="LSTM cell activation")
+    leaky_slope: float = Field(0.5, ge=0, description="LeakyReLU slope below zero")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam's step")
+    batch_size: int = Field(5, ge=1, le=100_000, description="Windows a step")
+    epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training windows")
+    shuffle: bool = Field(False, description="Draw a new order of the windows for each epoch")
+    validation_split: float = Field(
+        0.1, ge=0.01, le=0.99, description="Newest share of the training windows, never trained on"
+    )
+    seed: int = Field(2020, ge=0, lt=2**32, description="Of the first weights and the dropout masks")
+    refit_every_days: int = Field(
+        0, ge=0, le=3650, description="Days from one refit to the next; 0: on every data version"
+    )
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """A fitted `sklearn.preprocessing.MinMaxScaler` for one column, as figures that JSON can hold.
+
+    `scale` and `shift` are scikit-learn's `scale_` and `min_`: the arithmetic, and so every bit of the
+    result, is the same, without importing scikit-learn where a forecast is made.
+    """
+
+    minimum: float
+    maximum: float
+    scale: float
+    shift: float
+
+    @classmethod
+    def fit(cls, closes: Floats) -> MinMax:
+        """Fit scikit-learn's MinMaxScaler on closes (days,)."""
+        from sklearn.preprocessing import MinMaxScaler
+
+        scaler = MinMaxScaler().fit(np.asarray(closes, dtype=np.float64).reshape(-1, 1))
+        figures = (scaler.data_min_, scaler.data_max_, scaler.scale_, scaler.min_)
+        return cls(*(float(figure[0]) for figure in figures))
+
+    def forward(self, closes: Floats) -> Floats:
+        """Closes to [0, 1] over the span that was fitted; any shape."""
+        return np.asarray(closes, dtype=np.float64) * self.scale + self.shift
+
+    def back(self, scaled: Floats) -> Floats:
+        """The inverse of `forward`; any shape."""
+        return (np.asarray(scaled, dtype=np.float64) - self.shift) / self.scale
+
+
+@dataclass(frozen=True)
+class Split:
+    """The article's data: rows [0, train_rows) to learn from, the others to test on.
+
+    The first `fitted` windows of `train` are trained on, the others validate.
+    """
+
+    train_rows: int
+    scaler: MinMax
+    train: Windows
+    test: Windows
+    fitted: int
+
+
+@dataclass(frozen=True)
+class ArticleState:
+    """The network, the scaler of its closes, and its test part.
+
+    `test` holds `day_utc`, `close`, `last_close` and `point` of each test window; None when loaded.
+    """
+
+    network: keras.Sequential
+    scaler: MinMax
+    test: pd.DataFrame | None = None
+
+
+class ArticleProfile(BaseProfile):
+    """The article's model: a point forecast, trained again on every data version, without a gate."""
+
+    name = "article"
+    Settings = ArticleSettings
+    levels = ()
+
+    @property
+    def policy(self) -> Policy:
+        """Refit on each data version by default, and never fine-tuned."""
+        return Policy(refit_every_days=self.settings.refit_every_days, fine_tune_every_days=0)
+
+    @property
+    def min_days(self) -> int:
+        """The shortest series that leaves a window to train on, one to validate and one to test."""
+        days = self.settings.lookback + 1
+        while not self._holds_windows(days):
+            days += 1
+        return int(days)
+
+    def _holds_windows(self, days: int) -> bool:
+        settings, span = self.settings, self.settings.lookback + 1
+        train_rows = int(days * settings.train_share)
+        windows = train_rows - span + 1
+        fitted = int(windows * (1.0 - settings.validation_split))
+        return bool(windows > 0 and 0 < fitted < windows and days - train_rows >= span)
+
+    @property
+    def consecutive_days(self) -> int:
+        """One window."""
+        return int(self.settings.lookback)
+
+    @property
+    def gate_days(self) -> int:
+        """No gate."""
+        return 0
+
+    def fit(
+        self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
+    ) -> FittedModel:
+        """Train on the oldest 80 % of the closes, test on the others; the pool is not used."""
+        del pool
+        settings, closes = self.settings, history.candles
+        if holdout_days:
+            closes = closes[: -holdout_days or None]
+        split = self.split(closes)
+        if settings.bridge_gaps and (gaps := find_gaps(closes["day_utc"])):
+            log.warning(
+                "%s: training bridges %d gaps as the article did; --set bridge_gaps=false does not",
+                history.product_id,
+                len(gaps),
+            )
+        network = self._network()
+        losses = train(
+            network,
+            split.train.inputs,
+            split.train.targets,
+            validation_split=settings.validation_split,
+            settings=TrainingSettings(
+                settings.learning_rate, settings.batch_size, epochs or settings.epochs, settings.shuffle
+            ),
+            seed=settings.seed,
+        )
+        _require_finite(losses, settings.learning_rate)
+        test = _test_part(network, closes, split)
+        metrics = errors_beside_naive(*(_column(test, name) for name in ("point", "close", "last_close")))
+        rmse, naive = (
+            format_price(metrics[f"{name}_rmse"], history.quote_currency) for name in ("test", "naive")
+        )
+        log.info("%s: test RMSE %s over %d days, naive %s", history.product_id, rmse, len(test), naive)
+        training = Training((losses,), _count_windows(split), metrics=metrics)
+        trained_through: date = closes["day_utc"].iloc[-1].date()
+        return FittedModel(ArticleState(network, split.scaler, test), trained_through, training=training)
+
+    def split(self, closes: pd.DataFrame) -> Split:
+        """Split the closes as the article does: the oldest 80 % to learn from, windows inside each part.
+
+        Args:
+            closes: `day_utc` and `close`, oldest first, one row a day.
+
+        Raises:
+            NotEnoughHistory: too few days for a window in each part.
+        """
+        settings = self.settings
+        if len(closes) < self.min_days:
+            raise NotEnoughHistory(
+                f"training needs {self.min_days} days of closes, found {len(closes)}: import more history"
+            )
+        days, prices = closes["day_utc"], _column(closes, "close")
+        train_rows = int(len(closes) * settings.train_share)
+        scaler = MinMax.fit(prices if settings.scaler_fit == "all" else prices[:train_rows])
+        scaled = scaler.forward(prices)
+
+        def windows(part: slice) -> Windows:
+            if settings.bridge_gaps:
+                return make_windows(scaled[part], lookback=settings.lookback, horizon=1)
+            return make_windows_between_gaps(days[part], scaled[part], lookback=settings.lookback, horizon=1)
+
+        train_part = windows(slice(0, train_rows))
+        fitted = int(len(train_part) * (1.0 - settings.validation_split))
+        if not 0 < fitted < len(train_part):  # gaps leave fewer windows than there are days for
+            raise NotEnoughHistory(
+                f"training needs a window to learn from and one to validate, found {len(train_part)} between"
+                f" the gaps of {train_rows} days: import more history"
+            )
+        return Split(train_rows, scaler, train_part, windows(slice(train_rows, None)), fitted)
+
+    def _network(self) -> keras.Sequential:
+        names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
+        return article_network(horizon=1, **{name: getattr(self.settings, name) for name in names})
+
+    def predict(
+        self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
+    ) -> Mapping[int, Predicted]:
+        """The close of the day after each origin row."""
+        del components
+        state: ArticleState = fitted.state
+        closes, lookback = _column(candles, "close"), self.settings.lookback
+        points = np.empty(len(rows))
+        for number, row in enumerate(rows):  # one window at a time: a window's bits depend on its batch
+            window = newest_window(candles["day_utc"][: row + 1], closes[: row + 1], lookback=lookback)
+            scaled = predict(state.network, state.scaler.forward(window)[None, :, None])
+            points[number] = state.scaler.back(scaled)[0, -1]
+        return {1: Predicted(points=points)}
+
+    def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
+        """Those of the one network."""
+        return [fitted.state.network.get_weights()]
+
+    def save(self, fitted: FittedModel, draft: Draft) -> None:
+        """`model.weights.h5` and `scaler.json`."""
+        draft.write_weights(fitted.state.network)
+        draft.write_json("scaler.json", asdict(fitted.state.scaler))
+
+    def load(self, bundle: Bundle) -> ArticleState:
+        """The network and its scaler."""
+        network = self._network()
+        bundle.load_weights(network)
+        return ArticleState(network, MinMax(**bundle.read_json("scaler.json")))
+
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
+        """The article's three figures."""
+        from tasks.profiles.figures import article_figures
+
+        return article_figures(history, fitted.training.losses[0], fitted.state.test)
+
+
+def _require_finite(losses: Losses, learning_rate: float) -> None:
+    unbounded = ~np.isfinite(losses.training + losses.validation)
+    if unbounded.any():
+        raise BadSetting(
+            f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
+            f" {learning_rate:g}: choose a smaller one"
+        )
+
+
+def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) -> pd.DataFrame:
+    """The network's prediction for each test window beside the actual close."""
+    rows, prices = split.train_rows + split.test.target_rows, _column(closes, "close")
+    return pd.DataFrame(
+        {
+            "day_utc": closes["day_utc"].to_numpy()[rows],
+            "close": prices[rows],
+            "last_close": prices[rows - 1],
+            "point": split.scaler.back(predict(network, split.test.inputs)[:, -1]),
+        }
+    )
+
+
+def _count_windows(split: Split) -> dict[str, int]:
+    validation = len(split.train) - split.fitted
+    return {"train": split.fitted, "validation": validation, "test": len(split.test)}
+
+
+def _column(frame: pd.DataFrame, name: str) -> Floats:
+    return frame[name].to_numpy(dtype=np.float64)

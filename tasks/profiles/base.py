@@ -1,0 +1,320 @@
+"""What a profile is: the only place that knows what kind of model it has.
+
+Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`. `BaseProfile`
+has what most profiles share; docs/howto/own_model.md writes one with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from storage.core.errors import BadSetting, NotEnoughHistory
+from storage.models.bundles import Bundle, Draft
+from tasks.core.history import PriceHistory
+from tasks.core.quantiles import LEVELS
+from tasks.core.settings import Frozen, as_bad_setting, did_you_mean, listed, settings_digest
+from tasks.core.types import Floats, Rows
+from tasks.features.windows import consecutive_runs
+from tasks.network.trainer import Losses
+
+Histories = Mapping[str, PriceHistory]
+
+
+class Policy(Frozen):
+    """When a model is replaced, and by what; changing it does not make another model of the same data."""
+
+    refit_every_days: int = Field(
+        90, ge=0, le=3650, description="Days from one refit to the next; 0: on every data version"
+    )
+    fine_tune_every_days: int = Field(
+        30, ge=0, le=3650, description="Days from one training of any kind to the next fine-tuning; 0: never"
+    )
+    max_model_age_days: int = Field(
+        180, ge=1, le=3650, description="Age in days at which a model without a successor raises a warning"
+    )
+    gate_ratio_180: float = Field(
+        1.02,
+        gt=0,
+        description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise",
+    )
+    gate_ratio_365: float = Field(
+        1.01, gt=0, description="The same over 365 unseen days, where the noise is less"
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training went, for lineage, log and figures.
+
+    `windows` counts the windows of each part, `not_pooled` says why a further product was left out, `metrics`
+    are the figures of the profile's own test.
+    """
+
+    losses: tuple[Losses, ...] = ()
+    windows: Mapping[str, int] = field(default_factory=dict)
+    not_pooled: Mapping[str, str] = field(default_factory=dict)
+    columns_left_out: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What a profile needs to forecast, in a form of its own.
+
+    `trained_through` is the newest day whose close training or early stopping looked at: later days are
+    unseen. `quantile_offsets` is the tracker's state before its first outcome, in sigmas, (levels,); None for
+    a point.
+    """
+
+    state: Any
+    trained_through: date
+    quantile_offsets: Floats | None = None
+    training: Training = Training()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The predictions for one horizon from some origins, before the tracker.
+
+    Attributes:
+        quantiles: of the log return over the horizon, (origins, levels); None for a point.
+        sigma: daily volatility at each origin, (origins,): the unit of quantile offsets.
+        components: by name, the quantiles (origins, levels) of each component forecast, first the model
+            alone.
+        points: closes, (origins,), of a profile without intervals.
+    """
+
+    quantiles: Floats | None = None
+    sigma: Floats | None = None
+    components: Mapping[str, Floats] = field(default_factory=dict)
+    points: Floats | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, from which `from_json` makes the same bits."""
+        arrays = {name: getattr(self, name) for name in ("quantiles", "sigma", "points")}
+        plain = {name: None if array is None else array.tolist() for name, array in arrays.items()}
+        components = [[name, quantiles.tolist()] for name, quantiles in self.components.items()]
+        return {**plain, "components": components}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Predicted:
+        """The inverse of `to_json`."""
+        names = ("quantiles", "sigma", "points")
+        arrays = {name: None if plain[name] is None else np.array(plain[name]) for name in names}
+        components = {name: np.array(quantiles) for name, quantiles in plain["components"]}
+        return cls(**arrays, components=components)
+
+
+class Profile(Protocol):
+    """A kind of model with its settings."""
+
+    name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
+    settings: Frozen
+    horizons: tuple[int, ...]  # days ahead of the origin
+    levels: tuple[float, ...]  # of its quantiles; none for a point
+    component: str  # under which the model alone is stored among the component forecasts
+
+    @property
+    def policy(self) -> Policy:
+        """When its models are replaced."""
+
+    @property
+    def version(self) -> str:
+        """The digest of every setting: part of the key of a forecast."""
+
+    @property
+    def recipe_version(self) -> str:
+        """The digest of the settings that make the model and its forecast, without the policy."""
+
+    @property
+    def min_days(self) -> int:
+        """Closes needed up to an origin."""
+
+    @property
+    def consecutive_days(self) -> int:
+        """Of these, the newest ones that may have no gap."""
+
+    @property
+    def gate_days(self) -> int:
+        """Newest days that a refit holds out for the gate; 0: challengers are accepted without one."""
+
+    @property
+    def tracker_step(self) -> float:
+        """Step of the online quantile tracker, in sigmas."""
+
+    @property
+    def pool_products(self) -> tuple[str, ...]:
+        """Products whose windows may join the training."""
+
+    def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
+        """Rows of a candle frame that a forecast can be made from, by that model or by a new one."""
+
+    def fit(
+        self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
+    ) -> FittedModel:
+        """Train from first weights on the history, less its newest `holdout_days`.
+
+        With `epochs` exactly so many passes over all of these days, without early stopping.
+
+        Raises:
+            NotEnoughHistory: too few days, or too few without a gap.
+            BadSetting: the losses grow beyond all bounds with these settings.
+        """
+
+    def fine_tune(
+        self, fitted: FittedModel, history: PriceHistory, pool: Histories, *, holdout_days: int = 0
+    ) -> FittedModel:
+        """Train a model on; its quantile offsets stay."""
+
+    def predict(
+        self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
+    ) -> Mapping[int, Predicted]:
+        """The predictions from each origin row, by horizon; a row's bits depend on it and those before alone.
+
+        Without `components` only the model alone is wanted, as the gate compares it.
+        """
+
+    def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
+        """The arrays of each network."""
+
+    def save(self, fitted: FittedModel, draft: Draft) -> None:
+        """Write the state to a bundle: weights and JSON, nothing that could run."""
+
+    def load(self, bundle: Bundle) -> Any:
+        """The state that `save` wrote, to the last bit.
+
+        Raises:
+            Damaged: a file is not the stored one.
+        """
+
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
+        """PNG files about a training, by name."""
+
+
+class BaseProfile:
+    """What most profiles share: settings, digests, and defaults for the rest of the protocol.
+
+    A subclass names itself and its settings model, and implements `fit`, `predict`, `weights`, `save` and
+    `load`.
+    Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
+    `gate_days`, `tracker_step`, `pool_products`.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[Frozen]]
+    # Counts up when the same settings come to mean another model.
+    recipe: ClassVar[int] = 1
+    horizons: ClassVar[tuple[int, ...]] = (1,)
+    levels: ClassVar[tuple[float, ...]] = LEVELS
+    component: ClassVar[str] = "network"
+
+    def __init__(self, settings: Frozen | Mapping[str, object] | None = None) -> None:
+        """Take the settings, or the defaults with some fields set otherwise.
+
+        Raises:
+            BadSetting: no such field, or a value out of its range.
+        """
+        if isinstance(settings, Frozen):
+            self.settings: Any = settings
+            return
+        fields = self.Settings.model_fields
+        for given in settings or {}:
+            if given not in fields:
+                raise BadSetting(
+                    f"profile {self.name} has no setting {given!r:.60}{did_you_mean(given, fields)};"
+                    f" it has {listed(fields)}"
+                )
+        try:
+            self.settings = self.Settings.model_validate(dict(settings or {}))
+        except ValidationError as error:
+            raise as_bad_setting(error) from error
+
+    @property
+    def policy(self) -> Policy:
+        """The fields of `Policy` among the settings, its defaults for the others."""
+        fields = {
+            name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)
+        }
+        return Policy(**fields)
+
+    @property
+    def version(self) -> str:
+        """The digest of every setting: part of the key of a forecast."""
+        return f"{self.name}-{settings_digest(self.settings.model_dump(mode='json'))}"
+
+    @property
+    def recipe_version(self) -> str:
+        """The digest of the settings that make the model and its forecast, without the policy."""
+        own = self.settings.model_dump(mode="json", exclude=set(Policy.model_fields))
+        return settings_digest({"recipe": self.recipe, **own})
+
+    @property
+    def min_days(self) -> int:
+        """Closes needed up to an origin."""
+        return int(getattr(self.settings, "min_days", 400))
+
+    @property
+    def consecutive_days(self) -> int:
+        """A window and the day before it, since its first return needs one."""
+        return int(self.settings.lookback) + 1
+
+    @property
+    def gate_days(self) -> int:
+        """Newest days that a refit holds out for the gate."""
+        return int(getattr(self.settings, "gate_days", 180))
+
+    @property
+    def tracker_step(self) -> float:
+        """Step of the online quantile tracker, in sigmas."""
+        return float(getattr(self.settings, "tracker_step", 0.002))
+
+    @property
+    def pool_products(self) -> tuple[str, ...]:
+        """Products whose windows may join the training."""
+        return tuple(getattr(self.settings, "pool_products", ()))
+
+    def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:  # noqa: ARG002
+        """Rows with `consecutive_days` days up to them and no gap."""
+        rows = [
+            np.arange(run.start + self.consecutive_days - 1, run.stop)
+            for run in consecutive_runs(candles["day_utc"])
+        ]
+        return np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
+
+    def fine_tune(
+        self,
+        fitted: FittedModel,  # noqa: ARG002
+        history: PriceHistory,
+        pool: Histories,
+        *,
+        holdout_days: int = 0,
+    ) -> FittedModel:
+        """By default a model is not trained on: it is fitted again."""
+        return self.fit(history, pool, holdout_days=holdout_days)  # type: ignore[attr-defined, no-any-return]
+
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
+        """None by default."""
+        return {}
+
+    def require_days(self, history: PriceHistory) -> None:
+        """Require the closes that a model needs.
+
+        Raises:
+            NotEnoughHistory: fewer than `min_days`.
+        """
+        days = len(history.candles)
+        if days < self.min_days:
+            raise NotEnoughHistory(
+                f"profile {self.name} needs {self.min_days} days of closes, found {days}: import more history"
+            )
+
+
+AnyProfile = TypeVar("AnyProfile", bound=Profile)
