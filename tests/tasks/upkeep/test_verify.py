@@ -487,11 +487,10 @@ def test_a_foreign_file_in_a_bundle_is_found(runs: Runs) -> None:
 def test_a_forecast_that_contradicts_itself_is_named(runs: Runs) -> None:
     table = Predictions(runs.home)
     row = table.read().to_pylist()[0]
-    table.publish(
-        {**row, "prediction_id": "f" * 32, "last_close": row["last_close"] + 1, "model_version": "8"}
-    )
+    changed = {"prediction_id": "f" * 32, "last_close": row["last_close"] + 1, "model_version": "8"}
+    table.publish([row | changed])
     ends = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
-    table.publish({**row, **ends, "prediction_id": "c" * 32, "quantiles": None, "quantile_levels": None})
+    table.publish([row | ends | {"prediction_id": "c" * 32, "quantiles": None, "quantile_levels": None}])
     components(runs.home).add([components(runs.home).read().to_pylist()[0] | {"prediction_id": "c" * 32}])
     lines = findings(runs)
     subject = f"of {BTC} for {row['target_day']}: "
