@@ -131,7 +131,7 @@ def run(
 
                 made = [daily_forecast(market, *how)]
     except ProductsFailed as error:
-        printing.print_forecasts(place, error.made, several=True, as_json=as_json)
+        printing.print_forecasts(place, error.forecasts, several=True, as_json=as_json)
         raise
     printing.print_forecasts(place, made, several=bool(others), as_json=as_json)
 

@@ -85,7 +85,7 @@ def day(home: Home, number: int) -> dict[str, float]:
     timed("closes and champion", champion)
     beside = {"prediction_id": name, "product_id": BTC, "target_day": target, "quantiles": quantiles}
     timed("components", lambda: components(home).add([{**beside, "component": one} for one in METHODS]))
-    timed("forecast", lambda: Predictions(home).publish(forecast(name, number, data_version, quantiles)))
+    timed("forecast", lambda: Predictions(home).publish([forecast(name, number, data_version, quantiles)]))
     lock.__exit__(None, None, None)
     return {"all of it": time.perf_counter() - began, **spent}
 

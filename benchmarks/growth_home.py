@@ -24,9 +24,7 @@ from storage.prices.database import Database
 from storage.prices.price_store import Prices
 from storage.prices.queries import DATA_VERSIONS, insert_new
 from storage.tables.delta import Table
-from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import components
-from storage.tables.scores import SCORES
+from storage.tables.schemas import PREDICTIONS, SCORES, components
 from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, student_t
@@ -174,13 +172,9 @@ def fill(home: Home, closes: np.ndarray[Any, Any], first: int, last: int) -> Non
     ]
     components(home).add(beside)
     forecasts = [forecast_row(number, closes, said[number]) for number in numbers]
-    Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id")).add(
-        forecasts
-    )
+    Table(home.predictions, PREDICTIONS).add(forecasts)
     scored = range(max(first - 1, 1), last)
-    Table(home.scores, SCORES, name="scores", key=("product_id", "prediction_id", "data_version")).add(
-        [score_row(number, closes) for number in scored]
-    )
+    Table(home.scores, SCORES).add([score_row(number, closes) for number in scored])
     advance_tracker(home, PRODUCT, RECIPE, day(BEFORE + last - 1), moment(BEFORE + last - 1))
 
 
@@ -234,7 +228,7 @@ def score_row(number: int, closes: np.ndarray[Any, Any]) -> dict[str, Any]:
         "naive_error": error,
         "crps": 0.016 + 1e-6 * number,
         "naive_crps": 0.017,
-        **{f"hit_{percent}": number % 100 < percent for percent in (50, 80, 95)},
+        **{f"covered_{percent}": number % 100 < percent for percent in (50, 80, 95)},
         "pit": number % 100 / 100,
         "data_version": data_name(origin + 1),
         "scored_at": moment(origin + 1),

@@ -176,9 +176,9 @@ def forecasts(folder: Path) -> None:
     from deltalake import write_deltalake
 
     from storage.tables.delta import Table
-    from storage.tables.predictions import PREDICTIONS
+    from storage.tables.schemas import PREDICTIONS
 
-    Table(folder, PREDICTIONS, name="predictions", key=("product_id", "prediction_id")).begin()
+    Table(folder, PREDICTIONS).begin()
     draw = np.random.default_rng(1)
     targets = np.datetime64(LAST) - np.arange(FORECASTS)[::-1]
     for number in range(PRODUCTS):
@@ -198,10 +198,11 @@ def forecasts(folder: Path) -> None:
         quantiles = close[:, None] * np.linspace(0.9, 1.1, 23)
         columns["quantiles"] = list(quantiles)
         columns["quantile_levels"] = [np.linspace(0.01, 0.99, 23)] * FORECASTS
-        for field in PREDICTIONS:
+        schema = PREDICTIONS.arrow
+        for field in schema:
             if field.type == pa.float64():
                 columns[field.name] = close * draw.uniform(0.9, 1.1)
-        table = pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in PREDICTIONS}, PREDICTIONS)
+        table = pa.table({f.name: pa.array(columns[f.name]).cast(f.type) for f in schema}, schema)
         for start in range(0, FORECASTS, FORECASTS // COMMITS):
             write_deltalake(str(folder), table.slice(start, FORECASTS // COMMITS), mode="append")
 

@@ -124,15 +124,15 @@ def fill(home: Any, names: list[str]) -> Figures:
 def forecasts(home: Any, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
     from storage.tables.delta import Table
-    from storage.tables.predictions import PREDICTIONS
-    from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
+    from storage.tables.schemas import PREDICTIONS
+    from tasks.core.quantiles import BANDS, LEVELS
 
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
     said = np.linspace(3000.0, 5000.0, len(LEVELS))
     bands = {
         f"{side}_{percent}": float(said[place])
         for percent in (50, 80, 95)
-        for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True)
+        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
     }
     rows = [
         {
@@ -145,8 +145,7 @@ def forecasts(home: Any, names: list[str], number: int) -> None:
         }
         for name in names
     ]  # fmt: skip
-    key = ("product_id", "prediction_id")
-    Table(home.predictions, PREDICTIONS, name="predictions", key=key).add(rows)
+    Table(home.predictions, PREDICTIONS).add(rows)
 
 
 def newest(prices: Any, product: str, last: date) -> str:

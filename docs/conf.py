@@ -13,7 +13,9 @@ from pydantic.fields import FieldInfo
 
 PROJECT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("operations", "engines", "scaling", "report")
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "docs")]
+
+import pictures  # noqa: E402 (it lies beside this file)
 
 project = "closecast"
 copyright = "the closecast authors, Apache-2.0"  # noqa: A001 (Sphinx's name)
@@ -52,10 +54,11 @@ def rows(model: type[BaseModel]) -> Iterator[str]:
 
 def settings() -> str:
     """Every setting of the profiles and of a market, from the code that reads them."""
-    from flows.settings import PROFILES, Market
+    from tasks.prices.sources import Market
+    from tasks.profiles.named import OURS
 
     models: Iterable[tuple[str, type[BaseModel]]] = (
-        *((f"Profile `{name}`", model) for name, model in reversed(PROFILES.items())),
+        *((f"Profile `{name}`", profile.Settings) for name, profile in reversed(OURS.items())),
         ("Market, a parameter of the flow `daily-forecast`", Market),
     )
     parts = ["# Settings", "`closecast run --set NAME=VALUE`; in a deployment `settings` and `market`."]
@@ -67,6 +70,7 @@ def settings() -> str:
 
 def generate(_app: Any) -> None:
     """Write the pages that come from the code."""
+    pictures.draw()
     folder = PROJECT / "docs" / "reference" / "_generated"
     folder.mkdir(exist_ok=True)
     for name, text in {"commands.md": commands(), "settings.md": settings()}.items():

@@ -26,7 +26,7 @@ from flows.dask import first_error_or_result, tasks_on
 from flows.settings import home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import BacktestCache
@@ -86,12 +86,12 @@ def rolling_backtest(
     )
     cache = BacktestCache(place, plan.backtest_id)
     with backtest_lock(place, plan.backtest_id), tasks_on(dask, place):
-        cache.sweep()
+        cache.remove_drafts()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
         for future in submit_folds(place, plan):
             future.result()
             progress.advance()
-        cache.sweep()  # after workers that died
+        cache.remove_drafts()  # after workers that died
         result = read_result(place, plan)
     create_markdown_artifact(
         markdown(result.summary),
@@ -121,7 +121,7 @@ class Progress:
     def __init__(self, product_id: str, origins: int, steps: int) -> None:
         self._steps, self._done = steps, 0
         log.info("%s: %d origins in %d folds", product_id, origins, steps // 2)
-        tell("folds", 0, steps)
+        report_progress("folds", 0, steps)
         self._artifact = create_progress_artifact(
             0.0,
             key=artifact_key("backtest-progress", product_id),
@@ -132,7 +132,7 @@ class Progress:
         """One more fold prepared, or walked."""
         self._done += 1
         update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
-        tell("folds", self._done, self._steps)
+        report_progress("folds", self._done, self._steps)
 
 
 def _run_name_of_products() -> str:
@@ -173,7 +173,9 @@ def backtest_products(
             results[name] = plan = first_error_or_result([future])
             if isinstance(plan, Plan):
                 locks.enter_context(backtest_lock(place, plan.backtest_id))
-                locks.callback(BacktestCache(place, plan.backtest_id).sweep)  # before the lock is given back
+                locks.callback(
+                    BacktestCache(place, plan.backtest_id).remove_drafts
+                )  # before the lock is given back
                 submitted[name] = _submit_product(place, plan)
         for done, (name, futures) in enumerate(submitted.items(), start=1):
             results[name] = first_error_or_result(futures)

@@ -18,7 +18,7 @@ from flows.dask import first_error_or_result, tasks_on
 from flows.settings import environment, home_at
 from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home
-from storage.core.logs import filter_known_warnings
+from storage.core.logs import hide_timeout_warnings
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
@@ -198,7 +198,7 @@ def score_stored(home: Home, product_id: str, profile: Profile, moment: datetime
 
 def show_log_lines() -> None:
     """Let closecast's own lines into the run's log: Prefect gives an extra logger a handler, but no level."""
-    filter_known_warnings()
+    hide_timeout_warnings()
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.core.errors import BadSetting
-from storage.core.home import Home, check_product_id, default_root
-from storage.core.s3_path import S3Path
+from storage.core.home import Home, check_product_id, choose_location, default_root
 from tasks.core.settings import as_bad_setting, did_you_mean, listed
 from tasks.prices.sources import Market
 
@@ -46,8 +45,7 @@ def environment() -> Environment:
                 " unset it"
             )
     variables = Environment()
-    if variables.storage_url:
-        S3Path.of(variables.storage_url)
+    choose_location(default_root(), variables.storage_url)  # refuses what is no address
     return variables
 
 

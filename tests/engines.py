@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from storage.core.home import Home
-from storage.core.s3_path import S3Path, files_below
+from storage.core.s3_path import S3Path
 from storage.prices.engine import database_engine
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
@@ -307,15 +307,13 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
         yield
 
 
-def place_for(root: Path) -> Any:
-    """Where the tables of that home lie: the folder itself, or its prefix."""
-    return Home(root).bucket or root
-
-
 def parquet_of(folder: Any, product_id: str) -> list[Any]:
     """The data files of a table's product."""
-    found = (path for path in files_below(folder) if path.suffix == ".parquet")
-    return [path for path in found if f"/product_id={product_id}/" in str(path)]
+    return [
+        path
+        for path in folder.files()
+        if path.suffix == ".parquet" and f"/product_id={product_id}/" in str(path)
+    ]
 
 
 def copy_home(root: Path, place: Path) -> Home:
@@ -324,12 +322,11 @@ def copy_home(root: Path, place: Path) -> Home:
     home = Home(root)
     if database_engine(home).file is None:
         postgresql().copy(root, place)
-    if home.bucket is not None:
+    if home.is_shared:
         other = S3Path.of(bucket_for(place))
-        for path in home.bucket.files():
-            (other / path.relative_to(home.bucket).as_posix()).write_bytes(path.read_bytes())
-        if (other / "closecast.json").is_file():
-            (other / "closecast.json").unlink()
+        for path in home.shared.files():
+            (other / path.relative_to(home.shared).as_posix()).put(path.read_bytes())
+        (other / "closecast.json").unlink()
     return Home(place)
 
 

@@ -1,9 +1,9 @@
-"""The local exchange: a real HTTP server on loopback that keeps the candles contract, or breaks it when told.
+"""The local exchange: a real HTTP server on loopback that keeps the candles contract, or breaks it.
 
 In a test: `with Exchange({"BTC-USD": frame}, clock=datetime(2019, 10, 18, 0, 20, tzinfo=UTC)) as ex: ex.url`.
 By hand: `python tests/exchange.py --csv FILE --product BTC-USD --port 8765 --shift-to-now --fault 502:3`.
 
-The frames are daily, so the other granularities are understood and hold no rows.
+The frames are daily, so the other granularities are valid but have no rows.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ Clock = datetime | timedelta | Callable[[], datetime] | None
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A whole HTTP answer; in the queue of faults it is sent in place of the honest one."""
+class Response:
+    """A whole HTTP response; in the queue of faults it replaces the honest one."""
 
     status: int
     body: bytes
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """What came and what was answered; `at` is time.monotonic() on arrival, status 0 is no answer at all."""
+    """A request and its response; `at` is time.monotonic() on arrival, status 0 is no response."""
 
     at: float
     path: str
@@ -67,38 +67,35 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Given:
-    """An array of rows that was sent whole: what the exchange truly said.
+class SentRows:
+    """An array of rows that was sent whole; `sent_at` is the exchange's own time, as in the Date header."""
 
-    `made` is the exchange's own moment of it, which the Date header tells; `rows` are as they were sent.
-    """
-
-    made: datetime
+    sent_at: datetime
     product_id: str
     query: dict[str, str]
     rows: list[Any]
     fault: str | None
 
 
-def error(status: int, message: str) -> Answer:
-    """An error as the exchange words it."""
-    return Answer(status, json.dumps({"message": message}).encode())
+def error(status: int, message: str) -> Response:
+    """An error of the exchange."""
+    return Response(status, json.dumps({"message": message}).encode())
 
 
-def page_of(rows: list[Row]) -> Answer:
+def page_of(rows: list[Row]) -> Response:
     """Rows as the JSON array that the exchange sends."""
-    return Answer(200, json.dumps(rows, separators=(",", ":")).encode())
+    return Response(200, json.dumps(rows, separators=(",", ":")).encode())
 
 
-def _html(status: int) -> Answer:
+def _html(status: int) -> Response:
     page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1>cloudflare</body></html>"
-    return Answer(status, page.encode(), "text/html; charset=UTF-8")
+    return Response(status, page.encode(), "text/html; charset=UTF-8")
 
 
-# The empty blocks of a compressed stream that never ends and never holds anything.
+# The empty blocks of a compressed stream without content or end.
 NOTHING = b"\x00\x00\x00\xff\xff" * 100
-# Whole answers, sent in place of the honest one.
-ANSWERS: dict[str, Answer] = {
+# Whole responses that replace the honest one.
+RESPONSES: dict[str, Response] = {
     "403": _html(403),
     "404": error(404, "NotFound"),
     "408": error(408, "Request timeout"),
@@ -110,30 +107,30 @@ ANSWERS: dict[str, Answer] = {
     "html": _html(200),
     "object": error(200, "Service temporarily unavailable"),
     "empty": page_of([]),
-    "redirect": Answer(302, b"", headers=(("Location", "https://elsewhere.example/"),)),
-    # Not UTF-8, which is what clients read it as.
-    "lost": Answer(301, b"moved", "text/plain", headers=(("Location", "https://\xff\xfe/"),)),
-    "bulky": Answer(200, b"[" + b" " * 2**22 + b"]"),
-    # 8 MiB of white space in a few kilobytes: a limit on the compressed size alone does not see it.
-    "huge": Answer(
+    "redirect": Response(302, b"", headers=(("Location", "https://elsewhere.example/"),)),
+    # Not UTF-8, as clients read it.
+    "lost": Response(301, b"moved", "text/plain", headers=(("Location", "https://\xff\xfe/"),)),
+    "bulky": Response(200, b"[" + b" " * 2**22 + b"]"),
+    # 8 MiB of white space in a few kilobytes: a limit on the compressed size alone does not notice it.
+    "huge": Response(
         200, gzip.compress(b"[" + b" " * 2**23 + b"]", 1), headers=(("Content-Encoding", "gzip"),)
     ),
 }
-# Done to the connection. No answer: closed with a reset; open and silent; a line that is no HTTP; a head of
-# a byte at a time; "100 Continue" again and again. Half an answer: half the body and then nothing; a byte
+# Faults of the connection. No response: closed with a reset; open and silent; a line that is not HTTP; a head
+# of a byte at a time; "100 Continue" again and again. Half a response: half the body and then nothing; a byte
 # at a time; half the body under a whole Content-Length; half the JSON under its own; chunks that break off;
-# compressed and cut; compressed and mangled; compressed, and nothing in it, without end. And two that change
-# nothing for a good client: compressed, and in chunks.
-NO_ANSWER = ("reset", "silent", "nonsense", "slow-head", "continue")
+# gzip cut off; gzip damaged; gzip without content or end. Two more that change nothing for a good client:
+# gzip, and chunks.
+NO_RESPONSE = ("reset", "silent", "nonsense", "slow-head", "continue")
 HALF = ("stall", "trickle", "short", "truncated", "chunks-cut", "gzip-cut", "gzip-mangled", "gzip-nothing")
 WHOLE = ("gzip", "chunks")
-WIRE = (*NO_ANSWER, *HALF, *WHOLE)
-# Done to the rows of an honest page.
+WIRE = (*NO_RESPONSE, *HALF, *WHOLE)
+# Faults of the rows of an honest page.
 PAGES = ("outside", "unordered", "repeat", "duplicates", "restated", "week", "gap", "garbage")
-# Done to the span: the running day's candle as well; a page that was kept since before the last day was over,
-# as its Date says.
+# Faults of the span: the unfinished candle of the running day as well; a page from a cache, sent before the
+# last day was over, as its Date says.
 SPANS = ("open", "frozen")
-# Done to one row of an honest page, whichever the seed chooses.
+# Faults of one row of an honest page, which the seed chooses.
 ROW: dict[str, Callable[[Row], Any]] = {
     "negative": lambda row: [row[0], -abs(row[1]), *row[2:4], -abs(row[4]), row[5]],
     "zero": lambda row: [*row[:4], 0, row[5]],
@@ -148,15 +145,15 @@ ROW: dict[str, Callable[[Row], Any]] = {
     "nested": lambda row: [*row[:4], [[[[row[4]]]]], row[5]],
 }
 ROWS = (*PAGES, *SPANS, *ROW)
-FAULTS = (*ANSWERS, *WIRE, *ROWS)
-# Drawn at random unless told otherwise: what a good client survives without noticing.
+FAULTS = (*RESPONSES, *WIRE, *ROWS)
+# The default of random faults: a good client recovers from all of them.
 PASSING = (
     "408", "429", "500", "502", "503", "504", "html", "object", "empty", "reset", "nonsense", "truncated",
     "short", "chunks", "chunks-cut", "gzip", "gzip-cut", "gzip-mangled", "outside", "unordered", "repeat",
     "open", "frozen",
 )  # fmt: skip
 
-# What can stand in a row that is no candle; each is done to another row of the page.
+# Rows that are not candles; each replaces another row of the page.
 GARBAGE: tuple[Callable[[Row], Any], ...] = (
     lambda row: [*row[:4], None, row[5]],
     lambda row: [*row[:4], str(row[4]), row[5]],
@@ -176,11 +173,11 @@ class Exchange:
         candles: a frame with the columns of `storage.core.candle_schema.candle_frame` for each product id.
         clock: the exchange's now: an instant (stands still), an offset from the system's clock, a function,
             or None for the system's clock. Can be assigned later.
-        faults: what to do to the next requests, in order, each a name in FAULTS, "ok" or an Answer; add to it
-            with `ex.faults.extend(...)`.
+        faults: for the next requests, in order: a name in FAULTS, "ok" or a Response; add more with
+            `ex.faults.extend(...)`.
         fault_rate: the share of the other requests that get one of `random_faults`, drawn from `seed`.
         rate: tokens a second of each address's bucket; burst: how many the bucket holds.
-        stall_seconds: how long a stalled, silent or trickling answer is held.
+        stall_seconds: how long a stalled, silent or trickling response is held.
     """
 
     def __init__(
@@ -188,7 +185,7 @@ class Exchange:
         candles: Mapping[str, pd.DataFrame],
         *,
         clock: Clock = None,
-        faults: Iterable[str | Answer] = (),
+        faults: Iterable[str | Response] = (),
         fault_rate: float = 0.0,
         random_faults: Iterable[str] = PASSING,
         seed: int = 0,
@@ -198,17 +195,17 @@ class Exchange:
         port: int = 0,
     ) -> None:
         self.clock = clock
-        self.faults: deque[str | Answer] = deque(faults)
+        self.faults: deque[str | Response] = deque(faults)
         self.fault_rate, self.random_faults = fault_rate, tuple(random_faults)
         self.rate, self.burst, self.stall_seconds = rate, burst, stall_seconds
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
         self._candles = {product: _rows(frame) for product, frame in candles.items()}
-        self._cached: dict[tuple[str, int], tuple[float, Answer]] = {}
+        self._cached: dict[tuple[str, int], tuple[float, Response]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._requests: list[Request] = []
-        self._given: list[Given] = []
+        self._sent: list[SentRows] = []
         self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
@@ -230,15 +227,15 @@ class Exchange:
 
     @property
     def requests(self) -> list[Request]:
-        """Every request so far, in order of arrival."""
+        """All requests so far, in order of arrival."""
         with self._lock:
             return list(self._requests)
 
     @property
-    def given(self) -> list[Given]:
-        """Every array of rows that was sent whole so far, in order."""
+    def sent(self) -> list[SentRows]:
+        """All arrays of rows that were sent whole so far, in order."""
         with self._lock:
-            return list(self._given)
+            return list(self._sent)
 
     @property
     def now(self) -> datetime:
@@ -255,7 +252,7 @@ class Exchange:
         return max((sum(start <= other < start + 1 for other in at) for start in at), default=0)
 
     def restate(self, product_id: str, day: date, **figures: float) -> None:
-        """Change what is said of a day from now on, e.g. `close=8000.0`; a new day needs all five."""
+        """Change the figures of a day from now on, e.g. `close=8000.0`; a new day needs all five."""
         with self._lock:
             rows, at = self._candles[product_id], _midnight(day)
             names = ("low", "high", "open", "close", "volume")
@@ -263,19 +260,19 @@ class Exchange:
             rows[at] = [at, *(_number((old | figures)[name]) for name in names)]
 
     def withdraw(self, product_id: str, first: date, last: date) -> None:
-        """Have no rows of these days from now on, both included."""
+        """Remove the rows of these days, both included."""
         with self._lock:
             for at in range(_midnight(first), _midnight(last) + DAY, DAY):
                 self._candles[product_id].pop(at, None)
 
     def delist(self, product_id: str) -> None:
-        """Know the product no more."""
+        """Remove the product."""
         with self._lock:
             del self._candles[product_id]
 
-    # What the exchange says
+    # Honest responses
 
-    def answer(
+    def respond(
         self,
         path: str,
         query: dict[str, str],
@@ -284,16 +281,16 @@ class Exchange:
         now: datetime | None = None,
         before: int = 0,
         after: int = 0,
-    ) -> Answer:
-        """The honest answer, as of `now`; with days `before` and `after` the span, as the contract warns."""
+    ) -> Response:
+        """The honest response as of `now`, with days `before` and `after` the span (the contract warns)."""
         if not headers.get("User-Agent"):
             return error(400, "User-Agent header is required.")
-        found = re.fullmatch(r"/products/([^/]+)/candles", path)
-        if found is None or found[1] not in self._candles:
+        match = re.fullmatch(r"/products/([^/]+)/candles", path)
+        if match is None or match[1] not in self._candles:
             return error(404, "NotFound")
         if not query.get("granularity", "").isdecimal():
             return error(400, "granularity is required, in seconds")
-        product, granularity = found[1], int(query["granularity"])
+        product, granularity = match[1], int(query["granularity"])
         if granularity not in GRANULARITIES:
             return error(400, "Unsupported granularity")
         if "start" not in query or "end" not in query:
@@ -308,16 +305,16 @@ class Exchange:
         start, end = start - before * DAY, end + after * DAY
         return page_of(self._span(product, granularity, start, end, now or self.now))
 
-    def _newest(self, product: str, granularity: int) -> Answer:
+    def _newest(self, product: str, granularity: int) -> Response:
         """The newest 350 rows, up to 300 seconds old."""
         now = self.now.timestamp()
         with self._lock:
-            made, answer = self._cached.get((product, granularity), (-math.inf, None))
-        if answer is None or not 0 <= now - made < 300:
-            answer = page_of(self._span(product, granularity, -math.inf, math.inf, self.now)[:350])
+            cached_at, response = self._cached.get((product, granularity), (-math.inf, None))
+        if response is None or not 0 <= now - cached_at < 300:
+            response = page_of(self._span(product, granularity, -math.inf, math.inf, self.now)[:350])
             with self._lock:
-                self._cached[product, granularity] = (now, answer)
-        return answer
+                self._cached[product, granularity] = (now, response)
+        return response
 
     def _span(self, product: str, granularity: int, start: float, end: float, moment: datetime) -> list[Row]:
         """Rows of the buckets that begin in [start, end], newest first; the running one as it stands then."""
@@ -325,10 +322,10 @@ class Exchange:
             return []
         now = moment.timestamp()
         with self._lock:
-            known = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
-        return [_so_far(row, now) for row in sorted(known, key=lambda row: row[0], reverse=True)]
+            rows = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
+        return [_so_far(row, now) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
 
-    # What is done to it
+    # Faults
 
     def take_token(self, address: str) -> bool:
         """Whether this address may ask now; real time, since a clock that stands still would never refill."""
@@ -340,8 +337,8 @@ class Exchange:
             self._buckets[address] = (tokens - allowed, now)
             return allowed
 
-    def next_fault(self) -> str | Answer | None:
-        """What to do to this request: the queue first, then chance."""
+    def next_fault(self) -> str | Response | None:
+        """The fault of this request: from the queue first, then at random."""
         with self._lock:
             if self.faults:
                 fault = self.faults.popleft()
@@ -351,7 +348,7 @@ class Exchange:
             return None
 
     def spoil(self, rows: list[Row], fault: str) -> list[Any]:
-        """The rows of a page (newest first) after one of ROWS was done to them."""
+        """The rows of a page (newest first) with one of the faults in ROWS."""
         if fault == "unordered":
             with self._lock:
                 self._random.shuffle(rows)
@@ -378,14 +375,14 @@ class Exchange:
         with self._lock:
             return self._random.randrange(max(below, 1))
 
-    def note(self, request: Request, given: Given | None = None) -> None:
-        """Write a request down, and what it will be given."""
+    def note(self, request: Request, sent: SentRows | None = None) -> None:
+        """Record a request, and the rows of its response."""
         with self._lock:
             self._requests.append(request)
-            if given:
-                self._given.append(given)
-        done = f"fault {request.fault}" if request.fault else "as asked"
-        log.info("%s %s -> %s, %s", request.path, request.query, request.status, done)
+            if sent:
+                self._sent.append(sent)
+        fault = f"fault {request.fault}" if request.fault else "honest"
+        log.info("%s %s -> %s, %s", request.path, request.query, request.status, fault)
 
 
 class _Server(ThreadingTCPServer):
@@ -416,7 +413,7 @@ class _Server(ThreadingTCPServer):
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gave up is part of the play; anything else is a mistake in here.
+        # A client that gave up is expected; anything else is a bug in here.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -425,50 +422,52 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server_version, sys_version = "exchange", ""
-    made: datetime  # when the answer was made, by the exchange's clock
+    sent_at: datetime  # by the exchange's clock
 
     def setup(self) -> None:
         super().setup()
-        self.made = cast(_Server, self.server).exchange.now
+        self.sent_at = cast(_Server, self.server).exchange.now
 
     def do_GET(self) -> None:
         at, exchange = time.monotonic(), cast(_Server, self.server).exchange
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        fault: str | Answer | None = None
-        self.made = exchange.now
+        fault: str | Response | None = None
+        self.sent_at = exchange.now
         if not exchange.take_token(self.client_address[0]):
-            answer = ANSWERS["429"]
+            response = RESPONSES["429"]
         else:
             fault = exchange.next_fault()
-            answer = self._judge(exchange, parts.path, query, fault)
-        name = "answer" if isinstance(fault, Answer) else fault
-        status = 0 if name in NO_ANSWER else answer.status
+            response = self._respond(exchange, parts.path, query, fault)
+        name = "response" if isinstance(fault, Response) else fault
+        status = 0 if name in NO_RESPONSE else response.status
         agent = self.headers.get("User-Agent", "")
-        given = None if name in (*NO_ANSWER, *HALF) else self._given(parts.path, query, answer, name)
-        exchange.note(Request(at, parts.path, query, status, name, agent), given)
+        sent = None if name in (*NO_RESPONSE, *HALF) else self._rows(parts.path, query, response, name)
+        exchange.note(Request(at, parts.path, query, status, name, agent), sent)
         if name in WIRE:
-            self._mangle(exchange, answer, name)
+            self._mangle(exchange, response, name)
         else:
-            self._send(answer, answer.body, len(answer.body))
+            self._send(response, response.body, len(response.body))
 
-    def _given(self, path: str, query: dict[str, str], answer: Answer, fault: str | None) -> Given | None:
+    def _rows(
+        self, path: str, query: dict[str, str], response: Response, fault: str | None
+    ) -> SentRows | None:
         try:
-            rows = json.loads(answer.body)
+            rows = json.loads(response.body)
         except (ValueError, RecursionError):
             return None
         product = re.fullmatch(r"/products/([^/]+)/candles", path)
-        if answer.status != 200 or not isinstance(rows, list) or product is None:
+        if response.status != 200 or not isinstance(rows, list) or product is None:
             return None
-        return Given(self.made, product[1], query, rows, fault)
+        return SentRows(self.sent_at, product[1], query, rows, fault)
 
-    def _judge(
-        self, exchange: Exchange, path: str, query: dict[str, str], fault: str | Answer | None
-    ) -> Answer:
-        if isinstance(fault, Answer):
+    def _respond(
+        self, exchange: Exchange, path: str, query: dict[str, str], fault: str | Response | None
+    ) -> Response:
+        if isinstance(fault, Response):
             return fault
-        if fault in ANSWERS:
-            return ANSWERS[fault]
+        if fault in RESPONSES:
+            return RESPONSES[fault]
         headers = {"User-Agent": self.headers.get("User-Agent", "")}
         end = _instant(query.get("end", ""))
         around: dict[str, Any] = {}
@@ -478,30 +477,30 @@ class _Handler(BaseHTTPRequestHandler):
             around = {"after": int(max(exchange.now.timestamp() - end, 0) // DAY)}
         elif fault == "frozen" and end is not None:
             # Ten minutes before the last day is over, or now if that is earlier.
-            self.made = min(self.made, datetime.fromtimestamp(end + DAY - 600, UTC))
-            around = {"now": self.made}
-        answer = exchange.answer(path, query, headers, **around)
-        if fault in ROWS and answer.status == 200:
-            return page_of(exchange.spoil(json.loads(answer.body), fault))
-        return answer
+            self.sent_at = min(self.sent_at, datetime.fromtimestamp(end + DAY - 600, UTC))
+            around = {"now": self.sent_at}
+        response = exchange.respond(path, query, headers, **around)
+        if fault in ROWS and response.status == 200:
+            return page_of(exchange.spoil(json.loads(response.body), fault))
+        return response
 
-    def _send(self, answer: Answer, body: bytes, length: int) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
+    def _send(self, response: Response, body: bytes, length: int) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(length))
-        for name, value in answer.headers:
+        for name, value in response.headers:
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
-    def _mangle(self, exchange: Exchange, answer: Answer, fault: str) -> None:
-        half, whole = answer.body[: len(answer.body) // 2], len(answer.body)
-        # A body that keeps its word leaves the connection usable; closing it would race the next request.
+    def _mangle(self, exchange: Exchange, response: Response, fault: str) -> None:
+        half, whole = response.body[: len(response.body) // 2], len(response.body)
+        # A body of the promised length leaves the connection usable; closing it would race the next request.
         self.close_connection = fault not in ("truncated", "gzip", "gzip-cut", "gzip-mangled", "chunks")
         if fault == "truncated":
-            self._send(answer, half, len(half))
+            self._send(response, half, len(half))
         elif fault == "short":
-            self._send(answer, half, whole)
+            self._send(response, half, whole)
         elif fault == "reset":
             # Lingering for zero seconds makes close() send RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -509,11 +508,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "silent":
             exchange.closing.wait(exchange.stall_seconds)
         elif fault == "stall":
-            self._send(answer, half, whole)
+            self._send(response, half, whole)
             exchange.closing.wait(exchange.stall_seconds)
         elif fault == "trickle":
-            self._send(answer, b"", whole)
-            self._drip(exchange, (bytes([byte]) for byte in answer.body))
+            self._send(response, b"", whole)
+            self._drip(exchange, (bytes([byte]) for byte in response.body))
         elif fault == "nonsense":
             self.wfile.write(b"220 this is not the service that you are looking for\r\n\r\n")
         elif fault == "slow-head":
@@ -522,14 +521,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "continue":
             self._drip(exchange, itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"))
         elif fault.startswith("gzip"):
-            self._compress(exchange, answer, fault)
+            self._compress(exchange, response, fault)
         else:
-            self._send_chunks(answer, half if fault == "chunks-cut" else answer.body, fault == "chunks")
+            self._send_chunks(response, half if fault == "chunks-cut" else response.body, fault == "chunks")
 
-    def _compress(self, exchange: Exchange, answer: Answer, fault: str) -> None:
-        """The body by gzip, whole or not; honestly, as far as the Content-Length goes."""
-        body = gzip.compress(answer.body, mtime=0)
-        packed = replace(answer, headers=(*answer.headers, ("Content-Encoding", "gzip")))
+    def _compress(self, exchange: Exchange, response: Response, fault: str) -> None:
+        """The gzipped body, whole or not; the Content-Length is right."""
+        body = gzip.compress(response.body, mtime=0)
+        packed = replace(response, headers=(*response.headers, ("Content-Encoding", "gzip")))
         if fault == "gzip-nothing":
             self.close_connection = True
             self._send(packed, body[:10], 2**30)
@@ -544,9 +543,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
         self._send(packed, body, len(body))
 
-    def _send_chunks(self, answer: Answer, body: bytes, ends: bool) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
+    def _send_chunks(self, response: Response, body: bytes, ends: bool) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for start in range(0, len(body), 1000):
@@ -556,7 +555,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _drip(self, exchange: Exchange, drops: Iterable[bytes]) -> None:
-        """A drop at a time, until there are none or `stall_seconds` are over."""
+        """One drop at a time, until there are no more or `stall_seconds` are over."""
         until = time.monotonic() + exchange.stall_seconds
         for drop in drops:
             self.wfile.write(drop)
@@ -564,7 +563,7 @@ class _Handler(BaseHTTPRequestHandler):
                 break
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        return format_datetime(self.made, usegmt=True)
+        return format_datetime(self.sent_at, usegmt=True)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
         log.debug(format, *args)

@@ -18,7 +18,7 @@ from storage.core.home import Home
 from storage.prices.database import Database
 from storage.prices.price_store import Prices
 from storage.tables.delta import Table
-from storage.tables.predictions import PREDICTIONS
+from storage.tables.schemas import PREDICTIONS
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -66,7 +66,7 @@ def store(
 
 def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
     """Publish forecasts of different days in one commit, where one each would take a tenth of a second."""
-    table = Table(home.predictions, PREDICTIONS, name="predictions", key=("product_id", "prediction_id"))
+    table = Table(home.predictions, PREDICTIONS)
     assert table.add([{"revision": 0, **row} for row in rows]) == len(rows)
 
 

@@ -130,7 +130,7 @@ def put_days(
     if count > 1:
         publish_all(home, rows)
     else:  # perhaps a revision
-        Predictions(home).publish(rows[0])
+        Predictions(home).publish([rows[0]])
     if beside:
         components(home).add(beside)
     return rows

@@ -21,8 +21,9 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.delta import open_table
 from storage.tables.predictions import Predictions
+from storage.tables.schemas import DAILY_TABLES, TABLES
 from storage.tables.sql import query
-from storage.upkeep.compaction import TABLES, compact_table
+from storage.upkeep.compaction import compact_table
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
@@ -78,7 +79,7 @@ def test_a_home_moves_to_the_servers_and_back(
     assert live(Runs(shared, runs.recipe), MADE + DAYS) == made
     assert [path for path in shared.root.rglob("*") if path.is_file()] == files
     assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
-    for name in TABLES[:4]:
+    for name in DAILY_TABLES:
         assert compact_table(shared, name)
     assert prune_home(shared, moment=NOW, dry_run=True) == prune_home(two, moment=NOW)
     assert verify_home(two).findings == verify_home(shared).findings == []
@@ -139,7 +140,7 @@ def closecast(home: Home, *args: str, code: int = 0) -> str:
 
 def training_kind(home: Home) -> tuple[list[int], list[str]]:
     """The commits of each table, and the model versions."""
-    tables = (open_table(getattr(home, name)) for name in TABLES)
+    tables = (open_table(home.table(name)) for name in TABLES)
     commits = [-1 if table is None else table.version() for table in tables]
     return commits, [version.version for version in Models(home).versions()]
 

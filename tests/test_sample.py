@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks.prices.csv_reader import CsvCandles, read_candles
-from tasks.prices.validation import check_candles, find_gaps
+from tasks.prices.gaps import find_gaps
+from tasks.prices.validation import check_candles
 
 FOLDER = Path(__file__).parents[1] / "data" / "sample"
 SAMPLE = FOLDER / "coinbase_btc-usd_daily.csv"

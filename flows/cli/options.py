@@ -109,7 +109,7 @@ def existing_home(root: Path | None) -> Home:
     from storage.prices.engine import database_engine, require_current_schema
 
     home = home_at(root)
-    if database_engine(home).file is None or home.bucket is not None:
+    if database_engine(home).file is None or home.is_shared:
         return prepare_home(home)  # other machines may have written it, whatever this one has
     if not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -113,11 +114,14 @@ def watch_the_server() -> None:
     """
     from prefect.server.api.server import SubprocessASGIServer
 
+    from storage.core.logs import stderr_redirected
+
     class Watched(SubprocessASGIServer):
         _watcher: subprocess.Popen[Any] | None = None
 
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            with _nothing_said():
+            # Without a standard error: a Ctrl-C reaches the server, too, which would report it.
+            with Path(os.devnull).open("wb") as nowhere, stderr_redirected(nowhere.fileno()):
                 server = super()._run_uvicorn_command()
             self._watcher = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
                 [sys.executable, "-S", "-E", "-c", WATCH, str(server.pid)],
@@ -136,16 +140,3 @@ def watch_the_server() -> None:
                 self._watcher = None
 
     Watched()  # Prefect keeps one of them, and takes the one that is there
-
-
-@contextlib.contextmanager
-def _nothing_said() -> Iterator[None]:
-    """What is started in here has no standard error: a Ctrl-C is told to the server, too, which says so."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

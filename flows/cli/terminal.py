@@ -21,7 +21,7 @@ from rich.text import Text
 
 from flows.cli.signals import watch_the_server
 from storage.core.errors import BadQuery
-from storage.core.progress import told_to
+from storage.core.progress import progress_listener
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -226,5 +226,5 @@ def bars(*, aside: bool = False) -> Iterator[None]:
                 drawn[what] = progress.add_task(what, total=steps)
             progress.update(drawn[what], completed=done, total=steps)
 
-        with told_to(draw):
+        with progress_listener(draw):
             yield

@@ -1,5 +1,5 @@
-"""A whole home as one archive, and an archive back into a home, whichever engines either is on.
+"""A whole home as one archive, and an archive back into a home, on whichever engines either is.
 
-Not here: the moving of rows and files while closecast runs, and checks of what is stored (`upkeep`).
-Read `archive.py` first: it holds the format.
+Not here: checks of what is stored (`upkeep`), or the engines that rows and files are read from and written to.
+Read `archive.py` first: it holds the format. `transfer.py` and `moving.py` are for servers and buckets.
 """

@@ -21,10 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from storage.core.errors import BadFile, HomeUnusable
-from storage.core.files import open_regular
-from storage.core.progress import tell
-from storage.core.s3_path import Location, S3Path
-from storage.upkeep.compaction import TABLES
+from storage.core.location import Location
+from storage.core.progress import report_progress
+from storage.tables.schemas import TABLES
 
 DATABASES = ("mlflow.db", "prices.db")
 FOLDERS = (*TABLES, "models", "folds", "raw", "reports")
@@ -52,10 +51,10 @@ class ArchiveWriter:
         Raises:
             HomeUnusable: it is a link, or no file.
         """
-        if isinstance(path, S3Path):
-            return self.add_bytes(name, path.read_bytes())
-        with open_regular(path) as file:
-            return self._add(name, file, os.fstat(file.fileno()).st_size)
+        with path.open_regular() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return self._add(name, file, size)
 
     def add_bytes(self, name: str, content: bytes) -> str:
         """Add these bytes under a name; returns their SHA-256."""
@@ -73,7 +72,7 @@ class ArchiveWriter:
             hashed = _Hashed(content)
             self.tar.addfile(entry, hashed)
             self.checksums[name] = hashed.sha256.hexdigest()
-            tell("files", len(self.checksums))
+            report_progress("files", len(self.checksums))
         return self.checksums[name]
 
 
@@ -140,7 +139,7 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
             with (staging / entry.name).open("rb") as unpacked:
                 os.fsync(unpacked.fileno())
                 checksums[entry.name] = hashlib.file_digest(unpacked, "sha256").hexdigest()
-            tell("files", len(checksums))
+            report_progress("files", len(checksums))
         recorded = _read_list(staging / LIST)
         del checksums[LIST]
         for name in sorted(checksums.keys() | recorded.keys()):

@@ -14,21 +14,21 @@ import sqlite3
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from storage.backup.archive import ArchiveWriter
 from storage.backup.transfer import dump_prices, dump_registry, sqlite_home
 from storage.core.errors import BadFile, Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.core.s3_path import Location
+from storage.core.location import LocalPath, Location
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST
 from storage.models.registry import Models
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
-from storage.tables.snapshot import cut
-from storage.upkeep.compaction import TABLES
+from storage.tables.schemas import TABLES
+from storage.tables.snapshot import snapshot
 from storage.upkeep.file_integrity import data_files
 
 if TYPE_CHECKING:
@@ -76,50 +76,43 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
 
 
 def _add_home(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
-    locations = [getattr(home, name) for name in TABLES]
-    for location, table in zip(locations, cut(locations), strict=True):
+    locations = [home.table(name) for name in TABLES]
+    for location, table in zip(locations, snapshot(locations), strict=True):
         if table is not None:
             _add_table(archive, location, table)
     _add_registry(archive, home, scratch)
     _add_folder(archive, home.folds, home.root)
     if prices := dump_prices(home, scratch):
-        archive.add_file(prices.name, prices)
+        archive.add_file(prices.name, LocalPath(prices))
     # After the prices: a raw response is stored before its candles.
-    if home.bucket is None:
-        _add_folder(archive, home.raw, home.root)
+    if home.is_shared:
+        for path in home.raw.files():
+            archive.add_file(path.relative_to(home.shared).as_posix(), path)
     else:
-        for path in (home.bucket / "raw").files():
-            archive.add_file(path.relative_to(home.bucket).as_posix(), path)
+        _add_folder(archive, home.root / "raw", home.root)
     _add_folder(archive, home.reports, home.root)
 
 
-def _add_table(archive: ArchiveWriter, folder: Any, table: DeltaTable) -> None:
+def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) -> None:
     """Add a table as it was when it was opened: its log up to then, and the data files it had then."""
-    name = folder.name
-    if isinstance(folder, Path):
-        folder = folder.resolve()  # as Delta names its files
-        check_no_links(folder / LOG, folder / CHECKSUMS)
+    folder = location.resolve()  # as Delta names its files
+    folder.check_no_links(deep=True)
     recorded, lines = read_checksums(folder), list[str]()
-    log = [path for path in sorted((folder / LOG).iterdir()) if _is_logged(path, table.version())]
+    log = [path for path in (folder / LOG).files() if _is_logged(path, table.version())]
     for path in (*data_files(folder, table), *log):
-        short = _relative(path, folder)
         try:
-            sha256 = archive.add_file(f"{name}/{short}", path)
+            short = path.relative_to(folder).as_posix()
+            sha256 = archive.add_file(f"{location.name}/{short}", path)
+        except ValueError as error:
+            raise Damaged(
+                f"the table {folder} names {path}, which is not in it: restore it from a backup"
+            ) from error
         except FileNotFoundError as error:
             raise Damaged(f"{path} is missing, but its table names it: run `closecast verify`") from error
         if path.name != "_last_checkpoint":
             # As recorded: a file that was changed is detected in the copy as in the original.
             lines.append(f"{recorded.get(short, sha256)}  {short}\n")
-    archive.add_bytes(f"{name}/{CHECKSUMS}", "".join(lines).encode())
-
-
-def _relative(path: Any, folder: Any) -> str:
-    """The path of a table's file in its folder, when no link lies on the way."""
-    if isinstance(folder, Path):
-        if not path.is_relative_to(folder):
-            raise Damaged(f"the table {folder} names {path}, which is not in it: restore it from a backup")
-        check_no_links(*(parent for parent in path.parents if parent.is_relative_to(folder)))
-    return str(path.relative_to(folder).as_posix())
+    archive.add_bytes(f"{location.name}/{CHECKSUMS}", "".join(lines).encode())
 
 
 def _is_logged(path: Location, version: int) -> bool:
@@ -127,7 +120,7 @@ def _is_logged(path: Location, version: int) -> bool:
     if not path.is_file():
         return False
     if path.name == "_last_checkpoint":
-        return int(json.loads(path.read_text(encoding="utf-8"))["version"]) <= version
+        return int(json.loads(path.read_bytes())["version"]) <= version
     number = path.name.partition(".")[0]
     return number.isdecimal() and int(number) <= version and path.suffix in (".json", ".parquet")
 
@@ -137,11 +130,11 @@ def _add_registry(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
     registry = dump_registry(home, scratch)
     if registry is None:
         return
-    archive.add_file(registry.name, registry)
+    archive.add_file(registry.name, LocalPath(registry))
     for version in Models(sqlite_home(scratch)).versions():
         bundle = home.models / version.name / version.bundle
         check_no_links(bundle.parent, bundle)
-        if home.bucket is not None:
+        if home.is_shared:
             Models(home).open(version)  # downloads it
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, but the registry names it: run `closecast verify`")
@@ -155,4 +148,4 @@ def _add_folder(archive: ArchiveWriter, folder: Path, root: Path) -> None:
         short = path.relative_to(root)
         if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in short.parts):
             with contextlib.suppress(FileNotFoundError):
-                archive.add_file(short.as_posix(), path)
+                archive.add_file(short.as_posix(), LocalPath(path))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from storage.backup.transfer import holds_models, holds_prices, load_prices, load_registry
 from storage.core.errors import HomeUnusable
-from storage.core.s3_path import S3Path, files_below
+from storage.core.location import LocalPath, Location
 from storage.prices.engine import database_engine
 from storage.tables.checksums import CHECKSUMS, LOG
-from storage.upkeep.compaction import TABLES
+from storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     from storage.core.home import Home
@@ -25,12 +25,12 @@ def require_unused(home: Home) -> None:
     """
     if database_engine(home).file is None and (holds_prices(home) or holds_models(home)):
         raise HomeUnusable("an empty database is needed, but there are prices or models in it: name another")
-    if home.bucket is None:
+    if not home.is_shared:
         return
     for name in (*TABLES, "models", "raw"):
-        if (home.bucket / name).is_dir():
+        if (home.shared / name).is_dir():
             raise HomeUnusable(
-                f"an empty prefix is needed, but there is {home.bucket / name}: name another in"
+                f"an empty prefix is needed, but there is {home.shared / name}: name another in"
                 " CLOSECAST_STORAGE_URL"
             )
 
@@ -43,9 +43,9 @@ def move_out(staging: Path, home: Home) -> None:
     Raises:
         HomeUnusable: the database or the bucket cannot be written.
     """
-    if home.bucket is not None:
+    if home.is_shared:
         for name in (*TABLES, "models", "raw"):
-            _upload(staging / name, home.bucket / name)
+            _upload(staging / name, home.shared / name)
         for name in TABLES:
             shutil.rmtree(staging / name, ignore_errors=True)
     if database_engine(home).file is None:
@@ -58,12 +58,13 @@ def move_out(staging: Path, home: Home) -> None:
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
 
-def _upload(folder: Path, place: S3Path) -> None:
+def _upload(folder: Path, place: Location) -> None:
     """Put every file of a folder there, the log of a table after its data, entry by entry."""
-    files = sorted(files_below(folder), key=lambda path: (LOG in path.relative_to(folder).parts, path))
+    files = sorted(LocalPath(folder).files(), key=lambda path: (LOG in path.relative_to(folder).parts, path))
     entries = [path.stem for path in files if path.parent == folder / LOG and path.stem.isdecimal()]
     for path in files:
         name = path.relative_to(folder).as_posix()
-        # A table in a folder has one list of sums; in a bucket it stands for all commits up to its number.
-        target = f"{CHECKSUMS}/{max(entries, default='0')}" if name == CHECKSUMS else name
-        (place / target).write_bytes(path.read_bytes())
+        if name == CHECKSUMS:
+            (place / name).add_lines(int(max(entries, default="0")), path.read_text().splitlines())
+        else:
+            (place / name).put(path.read_bytes())

@@ -1,28 +1,28 @@
-"""Every error that closecast raises on purpose.
+"""Every error that closecast raises on purpose, as one tree.
 
-Drawn as one tree::
+::
 
     ClosecastError
-    ├── BadInput                what was given cannot be used
-    │   ├── BadProduct          a product id of the wrong form, or one that the exchange does not know
+    ├── BadInput                the input cannot be used
+    │   ├── BadProduct          a product id of the wrong form, or unknown to the exchange
     │   ├── BadDay              a day in the future, before the listing, or malformed
     │   ├── BadFile             a file that is missing, empty, foreign or contradicts itself
     │   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
-    │   ├── BadQuery            SQL that cannot be answered, or that is more than one SELECT
+    │   ├── BadQuery            SQL that fails, or that is more than one SELECT
     │   └── SourceMismatch      prices of a second source for a product that has one
     ├── NotEnoughHistory        fewer consecutive days than the model needs
     ├── StaleSeries             the origin's day is missing from the closes
-    ├── NotReproduced           a forecast that was made again came out otherwise
+    ├── NotReproduced           a forecast computed again has other figures
     ├── ProductsFailed          some of several products have no forecast
-    ├── PrefectUnavailable      no Prefect server is named, or it does not answer
-    ├── ClusterUnusable         no Dask scheduler answers, or its workers cannot do the work
-    ├── ExchangeError           the exchange
-    │   ├── ExchangeRefused     said no, and would say it again (4xx)
-    │   └── ExchangeUnavailable did not give an answer that can be used, however often asked
-    └── StorageError            the home
-        ├── HomeUnusable        cannot be written, or holds a file where a folder should be
-        ├── HomeBusy            is held by another run for longer than is worth waiting
-        └── Damaged             holds something whose hash is not the recorded one
+    ├── PrefectUnavailable      no Prefect server is named, or it does not respond
+    ├── ClusterUnusable         no Dask scheduler responds, or its workers cannot do the work
+    ├── ExchangeError           the exchange gave no prices
+    │   ├── ExchangeRefused     it refused the request, and would again (4xx)
+    │   └── ExchangeUnavailable it sent no usable response, however often it was asked
+    └── StorageError            the home cannot be used
+        ├── HomeUnusable        it cannot be written, or holds a file where a folder should be
+        ├── HomeBusy            another run holds it for too long
+        └── Damaged             stored data does not have its recorded hash
 
 Each message is one line: what was needed, what came, what to do.
 """
@@ -33,15 +33,15 @@ from collections.abc import Sequence
 
 
 class ClosecastError(Exception):
-    """The base of everything raised on purpose; its text is fit for a terminal."""
+    """The base of the tree; its text is fit for a terminal."""
 
 
 class BadInput(ClosecastError):
-    """What was given cannot be used."""
+    """The input cannot be used."""
 
 
 class BadProduct(BadInput):
-    """A product id of the wrong form, or one that the exchange does not know."""
+    """A product id of the wrong form, or unknown to the exchange."""
 
 
 class BadDay(BadInput):
@@ -57,7 +57,7 @@ class BadSetting(BadInput):
 
 
 class BadQuery(BadInput):
-    """SQL that cannot be answered, or that is more than one SELECT."""
+    """SQL that fails, or that is more than one SELECT."""
 
 
 class SourceMismatch(BadInput):
@@ -73,27 +73,27 @@ class StaleSeries(ClosecastError):
 
 
 class NotReproduced(ClosecastError):
-    """A forecast that was made again came out otherwise."""
+    """A forecast computed again has other figures."""
 
 
 class ProductsFailed(ClosecastError):
     """Some of several products have no forecast; the text names each with its reason.
 
     Attributes:
-        made: the forecasts of the others.
+        forecasts: the ids of the other products' forecasts.
     """
 
-    def __init__(self, message: str, made: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, forecasts: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.made = tuple(made)
+        self.forecasts = tuple(forecasts)
 
 
 class PrefectUnavailable(ClosecastError):
-    """No Prefect server is named, or it does not answer."""
+    """No Prefect server is named, or it does not respond."""
 
 
 class ClusterUnusable(ClosecastError):
-    """No Dask scheduler answers, or its workers cannot do the work."""
+    """No Dask scheduler responds, or its workers cannot do the work."""
 
 
 class ExchangeError(ClosecastError):
@@ -101,11 +101,11 @@ class ExchangeError(ClosecastError):
 
 
 class ExchangeRefused(ExchangeError):
-    """The exchange said no, and would say it again."""
+    """The exchange refused the request, and would again."""
 
 
 class ExchangeUnavailable(ExchangeError):
-    """The exchange gave no answer that can be used, however often it was asked."""
+    """The exchange sent no usable response, however often it was asked."""
 
 
 class StorageError(ClosecastError):
@@ -117,8 +117,8 @@ class HomeUnusable(StorageError):
 
 
 class HomeBusy(StorageError):
-    """Another run holds the product for longer than is worth waiting."""
+    """Another run holds the product or the tables for too long."""
 
 
 class Damaged(StorageError):
-    """Something stored does not have the hash that was recorded for it."""
+    """Stored data does not have its recorded hash."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.core.errors import BadProduct, HomeUnusable
-from storage.core.s3_path import Location, S3Path
+from storage.core.files import check_writable
+from storage.core.location import LocalPath, Location
+from storage.core.s3_path import S3Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Lies in a home while a backup is moved into its place.
 RESTORING = ".restoring"
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,16}-[A-Z0-9]{1,16}")
 # What would end the address of the registry, and what no message could show in one line.
-_NO_ROOT = re.compile(r"[\x00-\x1f\x7f?]")
+_NOT_IN_ROOT = re.compile(r"[\x00-\x1f\x7f?]")
 # What Delta, which opens a table by its path as an address, reads as something else or stops at.
-_NO_TABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff?\\\[\]^|]|%[0-9A-Fa-f]{2}")
+_NOT_IN_TABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff?\\\[\]^|]|%[0-9A-Fa-f]{2}")
 
 
 def check_product_id(product_id: str) -> str:
-    """Return the id as it came, or refuse it before it reaches a path, a URL or SQL.
+    """Return the id unchanged, or refuse it before it reaches a path, a URL or SQL.
 
     Raises:
         BadProduct: not of the form `BTC-USD`.
@@ -35,12 +36,21 @@ def check_product_id(product_id: str) -> str:
     return product_id
 
 
+def choose_location(root: Path, storage_url: str | None) -> Location:
+    """The engine of what machines may share: a bucket where there is an address of one, or the home's folder.
+
+    Raises:
+        BadSetting: the address is not one of S3.
+    """
+    return LocalPath(root) if storage_url is None else S3Path.of(storage_url)
+
+
 @dataclass(frozen=True)
 class Home:
-    """Where things lie: names only, nothing is opened here but `prepare`'s folders.
+    """The names of a home's parts; only `prepare` touches the disk.
 
     `database_url` moves the prices elsewhere; by default they are `prices.db` in the home. `storage_url`
-    moves the tables, the bundles of models and the raw answers to a bucket.
+    moves the tables, the bundles of models and the raw responses to a bucket.
     """
 
     root: Path
@@ -48,17 +58,22 @@ class Home:
     storage_url: str | None = field(default=None, repr=False)
 
     @property
-    def bucket(self) -> S3Path | None:
-        """Where what machines share lies, if that is not the home itself.
+    def shared(self) -> Location:
+        """Where the things lie that machines share: the home itself, or the bucket of `storage_url`.
 
         Raises:
             BadSetting: `storage_url` is no address of S3.
         """
-        return None if self.storage_url is None else S3Path.of(self.storage_url)
+        return choose_location(self.root, self.storage_url)
 
     @property
-    def _shared(self) -> Location:
-        return self.bucket or self.root
+    def is_shared(self) -> bool:
+        """Whether `shared` lies outside of the home, where other machines may use it."""
+        return self.storage_url is not None
+
+    def table(self, name: str) -> Location:
+        """Location of a Delta table, by its name in `storage.tables.schemas`."""
+        return self.shared / name
 
     @property
     def mlflow_url(self) -> str:
@@ -78,27 +93,27 @@ class Home:
     @property
     def predictions(self) -> Location:
         """Location of the Delta table of forecasts."""
-        return self._shared / "predictions"
+        return self.table("predictions")
 
     @property
     def scores(self) -> Location:
         """Location of the Delta table of scores."""
-        return self._shared / "scores"
+        return self.table("scores")
 
     @property
     def components(self) -> Location:
-        """Location of the Delta table of what stands beside each forecast."""
-        return self._shared / "components"
+        """Location of the Delta table of each forecast's components."""
+        return self.table("components")
 
     @property
     def calibrator(self) -> Location:
-        """Location of the Delta table of the calibrator' states."""
-        return self._shared / "calibrator"
+        """Location of the Delta table of the calibrator's states."""
+        return self.table("calibrator")
 
     @property
     def backtests(self) -> Location:
         """Location of the Delta table of backtests."""
-        return self._shared / "backtests"
+        return self.table("backtests")
 
     @property
     def folds(self) -> Path:
@@ -106,13 +121,13 @@ class Home:
         return self.root / "folds"
 
     @property
-    def raw(self) -> Path:
-        """Folder of the exchange's answers, compressed, by content hash."""
-        return self.root / "raw"
+    def raw(self) -> Location:
+        """Location of the exchange's responses, compressed, by content hash."""
+        return self.shared / "raw"
 
     @property
     def reports(self) -> Path:
-        """Folder of the pages that people look at."""
+        """Folder of the report pages."""
         return self.root / "reports"
 
     @property
@@ -129,21 +144,23 @@ class Home:
         """Make the folders that every run needs, and prove that they can be written.
 
         Args:
-            restoring: go on where a backup was half brought back.
+            restoring: accept a home to which a backup was restored in part.
 
         Raises:
-            HomeUnusable: a folder cannot be made or written, or a file stands in its place, or a backup was
-                half brought back, or the path is none that tables can be opened by.
+            HomeUnusable: a folder cannot be made or written, a file stands in its place, a backup was
+                restored in part, or tables cannot be opened by the path.
             BadSetting: `storage_url` is no address of S3.
         """
-        self._check_path()
+        _check_characters(_NOT_IN_ROOT, os.path.abspath(self.root))  # noqa: PTH100
+        for path in (self.root, *(path for path in self.root.glob("*") if path.is_symlink())):
+            _check_characters(_NOT_IN_TABLE, os.path.realpath(path))  # as Delta follows links
         if not restoring and (self.root / RESTORING).exists():
             raise HomeUnusable(
-                f"a backup was brought back to {self.root} only in part: run `closecast restore` again"
+                f"a backup was restored to {self.root} only in part: run `closecast restore` again"
             )
-        for folder in (self.root, self.models, self.raw, self.locks, self.logs):
+        for folder in (self.root, self.models, self.locks, self.logs):
             try:
-                _prove_writable(folder)
+                check_writable(folder)
             except OSError as error:
                 raise HomeUnusable(
                     f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
@@ -151,37 +168,24 @@ class Home:
                 ) from error
         return self
 
-    def _check_path(self) -> None:
-        _refuse(_NO_ROOT, os.path.abspath(self.root))  # noqa: PTH100
-        for folder in (self.predictions, self.scores, self.components, self.calibrator, self.backtests):
-            if isinstance(folder, Path):
-                _refuse(_NO_TABLE, os.path.realpath(folder))  # as Delta follows links
 
-
-def _refuse(pattern: re.Pattern[str], path: str) -> None:
-    if found := pattern.search(path):
+def _check_characters(forbidden: re.Pattern[str], path: str) -> None:
+    if match := forbidden.search(path):
         raise HomeUnusable(
-            f"a home without {found[0]!r} in its path is needed, not {path!r:.300}: its files are opened by"
+            f"a home without {match[0]!r} in its path is needed, not {path!r:.300}: its files are opened by"
             " their paths as addresses, in which that means something else; choose another with --home or"
             " CLOSECAST_HOME"
         )
 
 
 def prefect_home(home: Home) -> Path:
-    """Where Prefect keeps its own things: `~/.prefect`, or the home where that cannot be written."""
+    """The folder for Prefect's own files: `~/.prefect`, or one in the home where that cannot be written."""
     usual = Path("~/.prefect").expanduser()
     try:
-        _prove_writable(usual)
+        check_writable(usual)
     except OSError:  # a service account without a home folder, a read-only one
         return home.root / "prefect"
     return usual
-
-
-def _prove_writable(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    # os.access says yes to root and to read-only mounts: only writing is proof.
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 def default_root() -> Path:

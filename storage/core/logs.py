@@ -1,4 +1,4 @@
-"""The log file of a home: what the terminal is spared."""
+"""The log file of a home, and standard error below Python's own."""
 
 from __future__ import annotations
 
@@ -18,26 +18,20 @@ log = logging.getLogger("closecast.native")
 _stderr = threading.Lock()
 
 
-class _Known(logging.Filter):
-    """Passes over what Prefect says of every step with a limit that runs in a thread."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Timeout of %s seconds configured for this task, but")
+def _no_timeout_warning(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Timeout of %s seconds configured for this task, but")
 
 
-_known = _Known()
+def hide_timeout_warnings() -> None:
+    """Keep Prefect's warning about each step with a time-out in a thread out of the run's log."""
+    logging.getLogger("prefect.task_runs").addFilter(_no_timeout_warning)
 
 
-def spare_the_known() -> None:
-    """Keep the same warning about each step out of the run's log, where a person looks for what is new."""
-    logging.getLogger("prefect.task_runs").addFilter(_known)
-
-
-class _Spared(RotatingFileHandler):
-    """A log file that is done without where it cannot be written; the next record tries again."""
+class _LogFile(RotatingFileHandler):
+    """A log file that is skipped while it cannot be written; the next record tries again."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Pass over a full disk, or one that can only be read: logging would fill standard error."""
+        """Ignore a full or read-only disk: logging would fill standard error."""
         if not isinstance(sys.exception(), OSError):
             super().handleError(record)
             return
@@ -50,7 +44,7 @@ class _Spared(RotatingFileHandler):
 def log_to_file(home: Home) -> Path:
     """Add `logs/closecast.log` (five files of 1 MB at most) to the loggers of closecast and Prefect."""
     path = home.logs / "closecast.log"
-    handler = _Spared(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
+    handler = _LogFile(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     for name in ("closecast", "prefect"):
         logging.getLogger(name).addHandler(handler)
@@ -58,20 +52,26 @@ def log_to_file(home: Home) -> Path:
 
 
 @contextlib.contextmanager
+def stderr_redirected(target: int) -> Iterator[None]:
+    """Point file descriptor 2, to which native code and child processes write, at another descriptor."""
+    kept = os.dup(2)
+    os.dup2(target, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def native_stderr_to_log() -> Iterator[None]:
     """Send what code of C++ or Rust writes to file descriptor 2 to the debug log instead of the terminal."""
     with _stderr, tempfile.TemporaryFile() as caught:
         sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(caught.fileno(), 2)
         try:
-            yield
+            with stderr_redirected(caught.fileno()):
+                yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines():
                 log.debug("%s", line)
-
-
-filter_known_warnings = spare_the_known

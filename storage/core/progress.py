@@ -1,4 +1,4 @@
-"""How far a long piece of work is, told to whoever listens: a terminal draws a bar of it."""
+"""Progress of long work: steps report it, and a terminal that listens draws a bar."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Listener = Callable[[str, int, int | None], None]
 _listeners: list[Listener] = []
 
 
-def tell(what: str, done: int, steps: int | None = None) -> None:
-    """Say that `done` steps of a piece of work are behind it, of `steps` where their number is known."""
+def report_progress(work: str, done: int, total: int | None = None) -> None:
+    """Report that `done` steps of a piece of work are finished, of `total` where the number is known."""
     for listener in tuple(_listeners):
-        listener(what, done, steps)
+        listener(work, done, total)
 
 
 @contextlib.contextmanager
-def told_to(listener: Listener) -> Iterator[None]:
-    """Let a listener hear what this process does meanwhile; members that train side by side all call it."""
+def progress_listener(listener: Listener) -> Iterator[None]:
+    """Call the listener for all progress of this process, from any of its threads."""
     _listeners.append(listener)
     try:
         yield

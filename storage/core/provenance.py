@@ -12,38 +12,54 @@ from pathlib import Path
 
 from storage.core.home import PROJECT
 
-ROOMS = ("flows", "tasks", "storage")
+# The code that decides figures: no other change makes a revision or trains a model again.
+DECIDING = (
+    "tasks/features",
+    "tasks/network",
+    "tasks/profiles",
+    "tasks/calibration",
+    "tasks/forecast",
+    "tasks/core/quantiles.py",
+)
 
 
 @functools.cache
 def code_version(*packages: Path) -> str:
-    """The release and a digest of every Python file in the rooms: `0.1.0+0123456789ab`.
+    """The release and a digest of the code that decides figures: `0.1.0+0123456789ab`.
 
     A digest rather than a commit, since it holds with uncommitted changes and without git.
+
+    Args:
+        packages: folders or files of a user's own profile, which count as well.
     """
     digest = hashlib.sha256()
-    for room in ROOMS:
-        for path in sorted((PROJECT / room).rglob("*.py")):
-            digest.update(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for root in (*(PROJECT / name for name in DECIDING), *packages):
+        base = PROJECT if root.is_relative_to(PROJECT) else root.parent
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(base).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{_release()}+{digest.hexdigest()[:12]}"
 
 
 def git_commit() -> str | None:
-    """The commit that the source tree stands on, None away from git; for lineage, not for keys."""
-    command = ["git", "-C", str(PROJECT), "rev-parse", "--verify", "-q", "HEAD"]
+    """The commit of closecast's own repository, for lineage; None where its source lies in no such one."""
+    command = ["git", "-C", str(PROJECT), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    if done.returncode:  # no repository, or none with a commit
+        return None
+    # In a virtual environment the repository around it is somebody else's.
+    folder, commit = done.stdout.splitlines()
+    return commit if Path(folder).resolve() == PROJECT.resolve() else None
 
 
 def processor() -> str:
-    """The processor's own name where Linux tells it: another one may take other instructions."""
+    """The processor's model name where Linux reports it, for others may round otherwise."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        named = (line.partition(":") for line in lines)
-        return next((value.strip() for name, _, value in named if name.strip() == "model name"), "")
+        fields = (line.partition(":") for line in lines)
+        return next((value.strip() for name, _, value in fields if name.strip() == "model name"), "")
     return platform.processor()
 
 

@@ -1,22 +1,26 @@
-"""Where tables and bundles lie: in a folder, or under a prefix of a bucket of S3."""
+# ruff: noqa: D102 (the methods of an engine are documented in the protocol)
+"""The engine S3: a prefix of a bucket or an object in it, as a `Location`."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
-from storage.core.errors import BadSetting, HomeUnusable
+from storage.core.errors import BadFile, BadSetting, HomeUnusable
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
+
+    from storage.core.location import Location
 
 # Bucket names as S3 wants them; a prefix of plain words, none of which is `.` or `..`.
 _ADDRESS = re.compile(
@@ -25,7 +29,7 @@ _ADDRESS = re.compile(
 READERS = 16
 RETRIES = 5
 RETRY_SECONDS = 60
-# Delta's own words for the same. Its commits rest on the server's refusal to write what is there.
+# Delta's names for the same. Its commits rest on the server's refusal to write what is there.
 DELTA_OPTIONS = {
     "aws_conditional_put": "etag",
     "max_retries": str(RETRIES),
@@ -35,13 +39,11 @@ DELTA_OPTIONS = {
 
 @dataclass(frozen=True, order=True)
 class S3Path:
-    """An object or a prefix in a bucket: what closecast needs of `pathlib.Path`, under the same names.
+    """An object or a prefix in a bucket: a `Location`.
 
-    Who may read it is said by AWS's own variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-    AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and their like, as Delta reads them too.
-
-    Raises (all that ask the server):
-        HomeUnusable: it cannot be reached, or refuses.
+    Credentials come from AWS's own variables, which Delta reads too: AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and their like. Whatever was put is
+    durable when the server answers.
     """
 
     bucket: str
@@ -49,19 +51,19 @@ class S3Path:
 
     @classmethod
     def of(cls, url: str) -> S3Path:
-        """What CLOSECAST_STORAGE_URL says.
+        """The prefix that CLOSECAST_STORAGE_URL names.
 
         Raises:
             BadSetting: it is not `s3://BUCKET` or `s3://BUCKET/PREFIX`.
         """
-        found = _ADDRESS.fullmatch(url)
-        if not found or ".." in found[1]:
-            # Not shown: somebody may have put a password into it.
+        match = _ADDRESS.fullmatch(url)
+        if not match or ".." in match[1]:
+            # The URL is not shown: somebody may have put a password into it.
             raise BadSetting(
                 "CLOSECAST_STORAGE_URL must be s3://BUCKET or s3://BUCKET/PREFIX in letters, digits, dots"
                 ", dashes and underscores; credentials go into AWS_ACCESS_KEY_ID and its like"
             )
-        return cls(found[1], found[2].strip("/"))
+        return cls(match[1], match[2].strip("/"))
 
     def __truediv__(self, name: str) -> S3Path:
         return S3Path(self.bucket, f"{self.key}/{name}" if self.key else name)
@@ -71,51 +73,61 @@ class S3Path:
 
     @property
     def name(self) -> str:
-        """What stands after the last slash."""
         return self.key.rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
-        """The end of the name from its last dot on."""
         return PurePosixPath(self.key).suffix
 
     @property
     def parent(self) -> S3Path:
-        """The prefix that it lies in."""
         return S3Path(self.bucket, self.key.rpartition("/")[0])
 
     def relative_to(self, other: S3Path) -> PurePosixPath:
-        """Its key from `other` on."""
         return PurePosixPath(self.key).relative_to(other.key)
 
-    def read_bytes(self) -> bytes:
-        """The object's content.
+    def is_file(self) -> bool:
+        with contextlib.suppress(FileNotFoundError), self._server("read") as store:
+            store.head(self.key)
+            return True
+        return False
 
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        with self._asking("read") as store:
+    def is_dir(self) -> bool:
+        return next(self._listed(), None) is not None
+
+    def exists(self) -> bool:
+        """Whether `is_file` or `is_dir`."""
+        return self.is_file() or self.is_dir()
+
+    def folder_names(self) -> list[str]:
+        with self._server("listed") as store:
+            prefixes = store.list_with_delimiter(self._prefix)["common_prefixes"]
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes]
+
+    def files(self, *, after: str | None = None) -> list[S3Path]:
+        return sorted(self._listed(after))
+
+    def read_bytes(self) -> bytes:
+        with self._server("read") as store:
             return bytes(store.get(self.key).bytes())
 
-    def open(self, mode: str = "rb") -> io.BytesIO:
-        """The object's content as a stream."""
-        assert mode == "rb"  # noqa: S101 (nothing is written so)
+    def open_regular(self) -> io.BytesIO:
         return io.BytesIO(self.read_bytes())
 
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """The object's content as text."""
-        return self.read_bytes().decode(encoding)
+    def sha256(self) -> str:
+        try:
+            return hashlib.sha256(self.read_bytes()).hexdigest()
+        except FileNotFoundError as error:
+            raise BadFile(f"the file {self} cannot be read: it is missing; check its name") from error
 
-    def write_bytes(self, content: bytes) -> None:
-        """Put the content there, whole or not at all, in place of what was there."""
-        with self._asking("written") as store:
+    def put(self, content: bytes) -> None:
+        with self._server("written") as store:
             store.put(self.key, content)
 
     def create(self, content: bytes) -> bool:
-        """Put the content there unless there is something; whether it was put."""
         from obstore.exceptions import AlreadyExistsError
 
-        with self._asking("written") as store:
+        with self._server("written") as store:
             try:
                 store.put(self.key, content, mode="create")
             except AlreadyExistsError:
@@ -123,48 +135,57 @@ class S3Path:
         return True
 
     def unlink(self) -> None:
-        """Delete the object, if there is one."""
-        with self._asking("deleted") as store:
+        with self._server("deleted") as store:
             store.delete(self.key)
 
-    def is_file(self) -> bool:
-        """Whether there is an object of that very key."""
-        with contextlib.suppress(FileNotFoundError), self._asking("read") as store:
-            store.head(self.key)
-            return True
-        return False
+    def check_no_links(self, *, deep: bool = False) -> None: ...
 
-    def is_dir(self) -> bool:
-        """Whether something lies below it."""
-        return next(self._listed(), None) is not None
+    def check_reachable(self) -> None:
+        self.is_dir()
 
-    def exists(self) -> bool:
-        """Whether it is an object, or something lies below it."""
-        return self.is_file() or self.is_dir()
+    def resolve(self) -> S3Path:
+        return self
 
-    def iterdir(self) -> Iterator[S3Path]:
-        """What lies directly below it, prefixes too."""
-        with self._asking("listed") as store:
-            found = store.list_with_delimiter(self._prefix)
-        names = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
-        return (S3Path(self.bucket, name.rstrip("/")) for name in names)
+    def located(self, uri: str) -> S3Path:
+        return S3Path(self.bucket, uri.removeprefix(f"s3://{self.bucket}/"))
 
-    def files(self, *, after: str | None = None) -> list[S3Path]:
-        """Every object below it, sorted; with `after` only those whose name there comes later."""
-        return sorted(self._listed(after))
+    @property
+    def storage_options(self) -> dict[str, str]:
+        return dict(DELTA_OPTIONS)
+
+    def arrow_filesystem(self) -> None: ...
+
+    def sync(self, paths: Iterable[Location]) -> None: ...
+
+    def read_lines(self, *, after: int = -1) -> list[str]:
+        return _lines_of(self.files(after=f"{after:020d}" if after >= 0 else None))
+
+    def add_lines(self, number: int, lines: list[str]) -> None:
+        """Nothing can be added to an object, so each number has its own, or after a rewrite all up to it."""
+        path = self / f"{number:020d}"
+        path.put((_text_of(path) + "".join(f"{line}\n" for line in lines)).encode())
+
+    def rewrite_lines(self, change: Callable[[list[str]], list[str]]) -> None:
+        """Lines that are added meanwhile stay beside them."""
+        objects = self.files()
+        if objects:
+            lines = change(_lines_of(objects))
+            objects[-1].put("".join(f"{line}\n" for line in lines).encode())
+        for path in objects[:-1]:
+            path.unlink()
 
     def _listed(self, after: str | None = None) -> Iterator[S3Path]:
         offset = None if after is None else (self / after).key
-        with self._asking("listed") as store:
+        with self._server("listed") as store:
             for page in store.list(self._prefix, offset=offset):
-                yield from (S3Path(self.bucket, one["path"]) for one in page)
+                yield from (S3Path(self.bucket, item["path"]) for item in page)
 
     @property
     def _prefix(self) -> str | None:
         return f"{self.key}/" if self.key else None
 
     @contextlib.contextmanager
-    def _asking(self, done: str) -> Iterator[S3Store]:
+    def _server(self, done: str) -> Iterator[S3Store]:
         from obstore.exceptions import BaseError
 
         try:
@@ -175,21 +196,9 @@ class S3Path:
             ) from error
 
 
-Location = Path | S3Path
-
-
-def files_below(folder: Location) -> list[Any]:
-    """Every file below a folder or prefix, sorted, of the same kind as it."""
-    if isinstance(folder, S3Path):
-        return folder.files()
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def lines_in_bucket(prefix: S3Path) -> list[str]:
-    """The lines of every object below a prefix, in the order of their names."""
+def _lines_of(objects: list[S3Path]) -> list[str]:
     with ThreadPoolExecutor(READERS) as pool:  # each is small, and the way to the server long
-        texts = list(pool.map(_text_of, prefix.files()))
-    return "".join(texts).split("\n")
+        return "".join(pool.map(_text_of, objects)).split("\n")
 
 
 def _text_of(path: S3Path) -> str:
@@ -200,7 +209,7 @@ def _text_of(path: S3Path) -> str:
 
 
 def s3_reason(error: Exception) -> str:
-    """What an S3 client says, in a few words of the many lines it goes on over."""
+    """The reason in an S3 client's error of many lines, in a few words."""
     text = str(error).partition("Debug source:")[0]
     code = re.search(r"<Code>(\w+)</Code>", text)
     short = " ".join(text.partition("<")[0].split()).rpartition(" - ")[2].rstrip(": ")

@@ -11,7 +11,7 @@ from storage.prices.engine import database_engine, require_current_schema
 
 if TYPE_CHECKING:
     from storage.core.home import Home
-    from storage.core.s3_path import S3Path
+    from storage.core.location import Location
 
 OWNER_FILE = "closecast.json"
 
@@ -28,12 +28,12 @@ def prepare_home(home: Home, *, restoring: bool = False) -> Home:
     """
     home.prepare(restoring=restoring)
     require_current_schema(home)
-    if home.bucket is not None:
-        claim_bucket(home, home.bucket)
+    if home.is_shared:
+        claim_bucket(home, home.shared)
     return home
 
 
-def claim_bucket(home: Home, bucket: S3Path) -> None:
+def claim_bucket(home: Home, bucket: Location) -> None:
     """Prove that the bucket can be written, refuses to write twice, and belongs to the home's price database.
 
     One request where all is well: the owner file exists, and the server reports that.

@@ -10,24 +10,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from storage.core.errors import BadFile, Damaged, HomeUnusable
-from storage.core.files import fsync_folder, read_bytes, sha256_file, write_atomic
+from storage.core.files import fsync_folder, read_bytes, sha256_file
 from storage.core.home import Home
-from storage.models.bundles import MANIFEST, Bundle, Draft
+from storage.core.location import LocalPath
+from storage.models.bundles import MANIFEST, Bundle, Draft, as_json
 
 
-class Folds:
-    """The folder of one backtest: whatever lies in it under its name is whole."""
+class BacktestCache:
+    """The folder of one backtest: each name in it is a whole model or state."""
 
     def __init__(self, home: Home, backtest_id: str) -> None:
-        self.folder = home.folds / backtest_id
+        self.folder = LocalPath(home.folds / backtest_id)
 
-    def sweep(self) -> None:
-        """Take away the models that a killed run left half-made; nobody else may be at work on it."""
-        for left in self.folder.glob(".draft-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    def remove_drafts(self) -> None:
+        """Delete the models that a killed run left unfinished; no other run may work on the backtest."""
+        for draft in self.folder.glob(".draft-*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def has(self, name: str) -> bool:
-        """Whether a model of that name is there."""
+        """Whether there is a model of that name."""
         return (self.folder / name / MANIFEST).is_file()
 
     @contextlib.contextmanager
@@ -37,20 +38,20 @@ class Folds:
         Raises:
             HomeUnusable: it cannot be stored.
         """
-        place, making = self.folder / name, self.folder / f".draft-{uuid.uuid4().hex}"
+        final, unfinished = self.folder / name, self.folder / f".draft-{uuid.uuid4().hex}"
         try:
-            making.mkdir(parents=True)
-            draft = Draft(making)
+            unfinished.mkdir(parents=True)
+            draft = Draft(unfinished)
             yield draft
             draft.seal()
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(place)
-            making.rename(place)
+                shutil.rmtree(final)
+            unfinished.rename(final)
             fsync_folder(self.folder)
         except OSError as error:
-            raise HomeUnusable(f"{place} cannot be stored: {error.strerror or error}; make room") from error
+            raise HomeUnusable(f"{final} cannot be stored: {error.strerror or error}; make room") from error
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def open(self, name: str) -> Bundle:
         """A model by its name.
@@ -68,18 +69,13 @@ class Folds:
 
     def write(self, name: str, content: object) -> None:
         """Store plain figures, whole or not at all."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HomeUnusable(f"{self.folder} cannot be made: {error.strerror or error}") from error
-        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
-        write_atomic(self.folder / f"{name}.json", (text + "\n").encode())
+        (self.folder / f"{name}.json").put(as_json(content))
 
     def read(self, name: str) -> Any | None:
-        """What was stored under that name, None where nothing was.
+        """The figures of that name, None where there are none.
 
         Raises:
-            Damaged: it cannot be read.
+            Damaged: they cannot be read.
         """
         path = self.folder / f"{name}.json"
         if not path.is_file():
@@ -88,6 +84,3 @@ class Folds:
             return json.loads(read_bytes(path))
         except (BadFile, ValueError) as error:
             raise Damaged(f"{path} cannot be read: {error}; delete it and run the backtest again") from error
-
-
-BacktestCache = Folds

@@ -14,8 +14,7 @@ import numpy as np
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft
-from storage.models.bundles_s3 import bring, place_of, share
+from storage.models.bundles import Bundle, Draft, open_bundle, share_bundle
 from storage.models.mlflow_database import registry_client, registry_exists
 from storage.models.version import CHALLENGER, CHAMPION, ModelVersion, registered_name
 
@@ -90,7 +89,7 @@ class Models:
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
         bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
-        if self.home.bucket is not None:
+        if self.home.is_shared:
             # Two machines that trained the same at once never mix their files.
             bundle += f"-{manifest_sha256[:16]}"
         folder = self.home.models / name / bundle
@@ -100,11 +99,10 @@ class Models:
         draft.folder.rename(folder)
         fsync_folder(folder.parent)
         fsync_folder(self.home.models)
-        if self.home.bucket is not None:
-            share(folder, place_of(self.home.bucket, name, bundle))
+        share_bundle(self.home, name, bundle)
         origin = tags.get("origin_day") or tags.get("data_version", "")
         run_id = self._log_run(name, f"{name} {origin}".strip(), key, params, metrics, curves)
-        with _unless_it_exists():
+        if not self.client.search_registered_models(filter_string=f"name='{name}'"):
             self.client.create_registered_model(name)
         version = self.client.create_model_version(
             name,
@@ -226,10 +224,7 @@ class Models:
         Raises:
             Damaged: it is missing or changed.
         """
-        folder = self.home.models / version.name / version.bundle
-        if self.home.bucket is not None:
-            bring(place_of(self.home.bucket, version.name, version.bundle), folder, version.manifest_sha256)
-        return Bundle(folder, version.manifest_sha256)
+        return open_bundle(self.home, version.name, version.bundle, version.manifest_sha256)
 
     def _registry_exists(self) -> bool:
         """Whether there is a registry; it is never removed."""
@@ -254,14 +249,16 @@ class Models:
     ) -> str:
         from mlflow.entities import Metric, Param
 
-        with _unless_it_exists():
-            folder = (self.home.models / name).resolve().as_uri()
-            self.client.create_experiment(name, artifact_location=folder)
         experiment = self.client.get_experiment_by_name(name)
-        assert experiment is not None  # noqa: S101 (created above, or before)
-        for orphan in self.client.search_runs([experiment.experiment_id], f"tags.key = '{key}'"):
+        folder = (self.home.models / name).resolve().as_uri()
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else self.client.create_experiment(name, artifact_location=folder)
+        )
+        for orphan in self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
             self.client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
-        run = self.client.create_run(experiment.experiment_id, tags={"key": key}, run_name=title)
+        run = self.client.create_run(experiment_id, tags={"key": key}, run_name=title)
         stamp = run.info.start_time
         figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
         figures += [
@@ -285,15 +282,3 @@ def _pages(search: Any, filter_string: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-@contextlib.contextmanager
-def _unless_it_exists() -> Iterator[None]:
-    """Create what two first runs may both find missing: the second one continues."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

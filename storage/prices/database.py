@@ -99,28 +99,16 @@ class Database:
                 self._migrate()
 
     def _is_current(self) -> bool:
-        if self.engine.file is not None and not self.engine.file.is_file():
-            return False  # connecting would make the file
-        with self.read() as connection:
-            return self._revision(connection) == base.REVISIONS[-1] and self.engine.is_ready(connection)
-
-    def _revision(self, connection: sa.Connection) -> str | None:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        base.check_revision(self.engine.address, revision)
-        return revision
+        with self._explained():
+            return base.is_current(self.engine)
 
     def _migrate(self) -> None:
         from alembic import command
         from alembic.config import Config
 
-        with self._explained():
-            self.engine.prepare_migration(self._reader)
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         # One write transaction for all of it: killed in the middle, nothing has happened.
         with self.write() as connection:
-            self._revision(connection)
             config.attributes |= {"connection": connection, "engine": self.engine}
             command.upgrade(config, "head")

@@ -8,12 +8,13 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
-    import pyarrow as pa
 
 CHUNK = 50_000
 
@@ -29,7 +30,8 @@ def digest(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -
     """
     sha256 = hashlib.sha256()
     for lines in _lines(days, figures):
-        sha256.update(_joined(lines))
+        text = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0]
+        sha256.update(text.as_buffer())
         sha256.update(b"\n")
     return sha256.hexdigest()
 
@@ -51,28 +53,14 @@ def checks(
 
 def _lines(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
     """The rows as text, a chunk at a time, so that the text of all is never in memory at once."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     for start in range(0, len(days), CHUNK):
         texts = pa.array(days[start : start + CHUNK]).cast(pa.string())
         columns = [_notation(column) for column in figures[start : start + CHUNK].T]
         yield pc.binary_join_element_wise(texts, *columns, ",")
 
 
-def _joined(lines: pa.Array) -> bytes:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    text: bytes = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0].as_buffer()
-    return text
-
-
 def _notation(figures: npt.NDArray[np.float64]) -> pa.Array:
     """Each figure as Python's `repr` writes it, empty where it is unknown."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     text = pa.array(figures, from_pandas=True).cast(pa.string())
     # Arrow's digits are Python's, but for the point of a whole number and for where exponents begin.
     whole = np.where(figures == np.floor(figures), ".0", "")

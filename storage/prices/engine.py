@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from storage.core.errors import BadSetting
-from storage.prices.engine_base import DatabaseEngine, check_revision
+from storage.prices.engine_base import DatabaseEngine, is_current
 from storage.prices.sqlite_engine import SqliteEngine
 
 if TYPE_CHECKING:
@@ -33,15 +33,14 @@ def database_engine(home: Home) -> DatabaseEngine:
 
 
 def require_current_schema(home: Home) -> None:
-    """Refuse, without loading SQLAlchemy, a price database that another release wrote.
+    """Refuse a price database that another release wrote, without SQLAlchemy where it is a file of the home.
 
     Raises:
-        HomeUnusable: the schema is not this release's; a file that cannot be read is left to its reader.
+        HomeUnusable: another release wrote it, or the server cannot be reached.
         BadSetting: CLOSECAST_DATABASE_URL holds no address.
     """
-    engine = database_engine(home)
-    with contextlib.suppress(sqlite3.Error):
-        check_revision(engine.address, engine.stored_revision())
+    with contextlib.suppress(sqlite3.Error):  # a file that cannot be read is left to its reader
+        is_current(database_engine(home))
 
 
 def stored_products(home: Home) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,45 +40,34 @@ class SchemaTypes:
 
 
 class DatabaseEngine(Protocol):
-    """The databases of one home: the prices, the locks beside them and the model registry."""
+    """The databases of one home: the prices, the locks beside them and the model registry.
+
+    Attributes:
+        types: see `SchemaTypes`.
+        file: the file of the price database; None on a server that machines share.
+        address: where the price database is, without a password.
+        registry_address: where the model registry is, without a password.
+    """
 
     types: SchemaTypes
-
-    @property
-    def file(self) -> Path | None:
-        """The file of the price database; None on a server that machines share."""
-
-    @property
-    def address(self) -> str:
-        """Where the price database is, without a password."""
-
-    @property
-    def registry_address(self) -> str:
-        """Where the model registry is, without a password."""
+    file: Path | None
+    address: str
+    registry_address: str
 
     def connect(self) -> sa.Engine:
         """SQLAlchemy's engine; a connection with the option `closecast_write` begins with the write lock."""
-
-    def is_ready(self, connection: sa.Connection) -> bool:
-        """Whether the database itself, apart from its tables, is as `prepare_migration` leaves it."""
-
-    def prepare_migration(self, engine: sa.Engine) -> None:
-        """Whatever cannot be done inside the migration's transaction."""
 
     def append_only(self, table: str) -> list[str]:
         """The statements that make a table refuse changes to its rows."""
 
     def stored_revision(self) -> str | None:
-        """The schema's revision where that can be read without SQLAlchemy."""
+        """The schema's revision, None where there is no schema; nothing is made."""
 
     def products(self) -> list[str]:
         """The products that have a series, by name; empty where they cannot be read at once."""
 
-    def integrity(self, connection: sa.Connection) -> list[str]:
-        """The problems that the engine finds in its file."""
-
-    def names(self, connection: sa.Connection) -> set[str]:
-        """The names of all tables, views and indexes."""
+    def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]:
+        """The problems of the database's file, among them those of its `parts` that are missing."""
 
     def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
         """Let the next row number follow the highest one, after rows were inserted with theirs."""
@@ -118,18 +107,20 @@ def is_write(connection: sa.Connection) -> bool:
     return bool(connection.get_execution_options().get("closecast_write"))
 
 
-def check_revision(address: str, revision: str | None) -> None:
-    """Refuse a database whose schema this release does not know; None stands for no schema yet.
+def is_current(engine: DatabaseEngine) -> bool:
+    """Whether the price database has the current schema.
 
     Raises:
         HomeUnusable: another release wrote it.
     """
+    revision = engine.stored_revision()
     if revision is not None and revision not in REVISIONS:
         raise HomeUnusable(
-            f"the price database {address} has the schema {revision!r:.40} of another closecast, and"
+            f"the price database {engine.address} has the schema {revision!r:.40} of another closecast, and"
             f" {REVISIONS[-1]!r} is needed; name another home with --home or CLOSECAST_HOME and import the"
             " prices again"
         )
+    return revision == REVISIONS[-1]
 
 
 def unusable(what: str, address: str, reason: object, *, wait_seconds: float) -> HomeUnusable:

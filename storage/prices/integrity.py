@@ -19,7 +19,16 @@ from storage.prices.database import Database
 from storage.prices.digest import checks, digest
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import is_damaged
-from storage.prices.queries import CANDLES, CLOSES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES, Stored
+from storage.prices.queries import (
+    CANDLES,
+    CLOSES,
+    DATA_VERSIONS,
+    PAGES,
+    QUARANTINE,
+    SERIES,
+    Stored,
+    newest_of_days,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -97,11 +106,9 @@ class PriceRecords(Database):
     """The price database of a home, read for checking: `with PriceRecords(home) as records: ...`."""
 
     def integrity(self) -> list[str]:
-        """The problems that the engine reports of its file, and the tables and indexes that are missing."""
+        """The problems that the engine reports of its file, and the tables and indexes missing in it."""
         with self.read() as connection:
-            names = self.engine.names(connection)
-            missing = [f"{name} is missing" for name in PARTS if name not in names]
-            return missing + self.engine.integrity(connection)
+            return self.engine.integrity(connection, PARTS)
 
     def products(self) -> list[str]:
         """Every product that has candles, by name."""
@@ -196,10 +203,7 @@ def state_at(candles: Candles, series: list[tuple[str, int]], version: Version) 
     after = max((first for _, first in series if first < version.seq), default=0)
     rows = candles.rows
     wanted = (rows.seqs > after) & (rows.seqs <= version.seq) & (rows.days <= np.datetime64(version.through))
-    order = np.lexsort((rows.seqs[wanted], rows.days[wanted]))
-    seqs, days, figures = (column[wanted][order] for column in (rows.seqs, rows.days, rows.figures))
-    last = np.append(days[1:] != days[:-1], True)[: len(days)]
-    return Stored(seqs[last], days[last], figures[last])
+    return newest_of_days(rows.seqs[wanted], rows.days[wanted], rows.figures[wanted])
 
 
 def is_whole(version: Version, state: Stored) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from storage.core.candle_schema import FIGURES, REJECTED_COLUMNS
 from storage.core.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.core.home import check_product_id
 from storage.prices import queries as rows
@@ -37,7 +37,7 @@ class Appended:
 
 @dataclass(frozen=True)
 class StoredHistory:
-    """All that a day needs of a product's prices, as they were at one moment.
+    """All that a day needs of a product's prices.
 
     Attributes:
         candles: a candle frame, oldest day first, up to the last stored day that was asked for.
@@ -68,8 +68,8 @@ class Prices:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._database: Database | None = None
-        # The series that was read or stored last, and the highest candle number then: the table only grows,
-        # so while that is still its highest number, the series need not be read again.
+        # The series that was used last, and the highest candle number then, of any series: the table only
+        # grows, so while that is still the highest, the series is not read again.
         self._cached: tuple[rows.Series, int, rows.Stored] | None = None
 
     def __enter__(self) -> Self:
@@ -107,13 +107,12 @@ class Prices:
             if old and old.source == source:
                 return
             if old and not replace:
-                count = connection.scalar(sa.select(sa.func.count()).select_from(rows.newest(old).subquery()))
+                count = len(self._stored(connection, old).days)
                 raise SourceMismatch(
                     f"{product_id} has {count} days from {old.source}, and prices of {source} do not mix with"
                     " them; give --replace-source to start over from the new source"
                 )
-            after = connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
-            row = {"product_id": product_id, "source": source, "after_candle_seq": after}
+            row = {"product_id": product_id, "source": source, "after_candle_seq": rows.highest(connection)}
             connection.execute(sa.insert(SERIES), [row | {"started_at": rows.iso_utc(started_at)}])
 
     def append(
@@ -143,7 +142,7 @@ class Prices:
             BadInput: a figure no price can have, or a day twice with different figures.
         """
         check_product_id(product_id)
-        page = rows.to_page(candles)
+        days, figures = rows.to_arrays(candles)
         common: dict[str, str] = {
             "product_id": product_id,
             "source": source,
@@ -158,66 +157,49 @@ class Prices:
                     f"{product_id} has {present}, and prices of {source} came; start a series of that source"
                     " (--replace-source) or use the one it has"
                 )
-            stored, same = rows.compare(connection, series, page)
-            was_empty, before = rows.is_empty(connection, series), rows.highest(connection)
-            rows.insert_candles(connection, rows.Page(page.days[~same], page.figures[~same]), common)
-            after = rows.highest(connection)
+            stored = self._stored(connection, series)
+            is_stored, same = rows.compare(stored, days, figures)
+            new = rows.insert_candles(connection, days[~same], figures[~same], common)
             rejected = rows.insert_rejected(connection, quarantined, common)
-        if was_empty and after - before == len(page.days):
-            self._cached = (series, after, rows.Stored(np.arange(before, after) + 1, page.days, page.figures))
-        return Appended(int((~stored).sum()), int((stored & ~same).sum()), int(same.sum()), rejected)
+            last = rows.highest(connection)
+        self._cached = (series, last, stored.updated(new))
+        return Appended(int((~is_stored).sum()), int((is_stored & ~same).sum()), int(same.sum()), rejected)
 
     def first_day(self, product_id: str) -> date | None:
         """The oldest day of the product's series, None where it has none."""
-        row = self._first_row(product_id, CANDLES.c.day_utc.asc())
-        return row[0] if row else None
+        days = self.newest(product_id).days
+        return days[0].item() if len(days) else None
 
     def last_day(self, product_id: str) -> date | None:
         """The newest day of the product's series, None where it has none."""
-        row = self._first_row(product_id, CANDLES.c.day_utc.desc())
-        return row[0] if row else None
+        days = self.newest(product_id).days
+        return days[-1].item() if len(days) else None
 
     def last_close_before(self, product_id: str, day: date) -> tuple[date, float] | None:
         """The newest stored day strictly before `day` and its close, None where there is none."""
-        return self._first_row(product_id, CANDLES.c.day_utc.desc(), CANDLES.c.day_utc < day.isoformat())
-
-    def _first_row(
-        self, product_id: str, order: sa.UnaryExpression[Any], *conditions: sa.ColumnElement[bool]
-    ) -> tuple[date, float] | None:
-        """The first day in that order and its close."""
-        with self._open.read() as connection:
-            series = rows.find_series(connection, product_id)
-            if series is None:
-                return None
-            query = rows.newest(series).where(*conditions).order_by(order).limit(1)
-            row = connection.execute(query).first()
-        return (date.fromisoformat(row.day_utc), float(row.close)) if row else None
+        earlier = self.newest(product_id).upto(day - timedelta(days=1))
+        if not len(earlier.days):
+            return None
+        return earlier.days[-1].item(), float(earlier.figures[-1, FIGURES.index("close")])
 
     def days(self, product_id: str, *, through: date | None = None) -> pd.Series[pd.Timestamp]:
         """The stored days of the product's series up to `through`, inclusive; datetime64[s], oldest first."""
-        with self._open.read() as connection:
-            series = rows.find_series(connection, product_id)
-            if series is None:
-                return rows.to_frame(rows.NOTHING)["day_utc"]
-            if (cached := self._unchanged(connection, series)) is not None:
-                return pd.Series(cached.upto(through).days.astype("datetime64[s]"), name="day_utc")
-            return rows.read_days(connection, series, through=through)
+        days = self.newest(product_id).upto(through).days
+        return pd.Series(days.astype("datetime64[s]"), name="day_utc")
 
-    def _unchanged(self, connection: sa.Connection, series: rows.Series) -> rows.Stored | None:
-        """The cached series, if nothing was added since."""
-        if self._cached is None or self._cached[:2] != (series, rows.highest(connection)):
-            return None
-        return self._cached[2]
+    def newest(self, product_id: str) -> rows.Stored:
+        """Each day's newest candle of the product's series."""
+        with self._open.read() as connection:
+            return self._stored(connection, rows.find_series(connection, product_id))
 
     def _stored(self, connection: sa.Connection, series: rows.Series | None) -> rows.Stored:
         """Each day's newest candle of a series, read once while nothing is added."""
         if series is None:
             return rows.NOTHING
-        if (cached := self._unchanged(connection, series)) is not None:
-            return cached
-        stored = rows.read_newest(connection, series)
-        self._cached = (series, rows.highest(connection), stored)
-        return stored
+        last = rows.highest(connection)
+        if self._cached is None or self._cached[:2] != (series, last):
+            self._cached = (series, last, rows.read_newest(connection, series))
+        return self._cached[2]
 
     def read_history(self, product_id: str, through: date | None, *, created_at: datetime) -> StoredHistory:
         """Read all that a day needs of a product, and record the data version of its candles.
@@ -232,20 +214,18 @@ class Prices:
         with self._open.read() as connection:
             series = rows.find_series(connection, product_id)
             everything = self._stored(connection, series)
-            quarantined = rows.read_quarantined(connection, product_id)
-            restated = rows.read_restated(connection, series)
         stored = everything.upto(through)
         data_version = self._record(product_id, through, stored, created_at)
         assert series is not None  # noqa: S101 (it has candles)
         return StoredHistory(
-            product_id,
-            series.source,
-            series.name,
-            data_version,
-            rows.to_frame(stored),
-            pd.Series(everything.days.astype("datetime64[s]"), name="day_utc"),
-            quarantined,
-            restated,
+            product_id=product_id,
+            source=series.source,
+            series=series.name,
+            data_version=data_version,
+            candles=rows.to_frame(stored),
+            stored_days=pd.Series(everything.days.astype("datetime64[s]"), name="day_utc"),
+            quarantined=self.quarantined(product_id),
+            restated=self.restated(product_id),
         )
 
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
@@ -346,13 +326,26 @@ class Prices:
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
         """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
+        names = [*REJECTED_COLUMNS, "source", "observed_at"]
+        query = sa.select(*(QUARANTINE.c[name] for name in names)).order_by(QUARANTINE.c.seq)
         with self._open.read() as connection:
-            return rows.read_quarantined(connection, product_id)
+            rejected = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
+        return pd.DataFrame([tuple(row) for row in rejected], columns=names, dtype=object)
 
     def restated(self, product_id: str) -> pd.DataFrame:
-        """Every observation of the days observed with more than one set of figures: see `read_restated`."""
+        """Every observation of the series's days that were observed with more than one set of figures.
+
+        Returns:
+            `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order of observation.
+        """
+        names, day = ["day_utc", "seq", "close", "observed_at"], CANDLES.c.day_utc
         with self._open.read() as connection:
-            return rows.read_restated(connection, rows.find_series(connection, product_id))
+            series = rows.find_series(connection, product_id)
+            ours = rows.belongs(series) if series else [sa.false()]
+            days = sa.select(day).where(*ours).group_by(day).having(sa.func.count() > 1)
+            query = sa.select(*(CANDLES.c[name] for name in names)).where(*ours, day.in_(days))
+            observations = connection.execute(query.order_by(day, CANDLES.c.seq)).all()
+        return pd.DataFrame([tuple(row) for row in observations], columns=names)
 
     def any_quarantined_before(self, product_id: str, source: str, day: date) -> bool:
         """Whether a row of that source was quarantined, of a day before `day` or without a readable day."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
-    import pyarrow as pa
+
+    Days = npt.NDArray[np.datetime64]
+    Figures = npt.NDArray[np.float64]
+    Flags = npt.NDArray[np.bool_]
 
 CHUNK = 50_000
 # Rows that are Python objects at one time: with many more, garbage collection takes most of the time.
@@ -62,8 +66,8 @@ class Stored:
     """Candles by day: seqs (n,) int64, days (n,) datetime64[D] rising and unique, figures (n, 5) float64."""
 
     seqs: npt.NDArray[np.int64]
-    days: npt.NDArray[np.datetime64]
-    figures: npt.NDArray[np.float64]
+    days: Days
+    figures: Figures
 
     def upto(self, through: date | None) -> Stored:
         """The candles of the days up to `through`, inclusive."""
@@ -72,16 +76,16 @@ class Stored:
             end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
         return Stored(self.seqs[:end], self.days[:end], self.figures[:end])
 
+    def updated(self, new: Stored) -> Stored:
+        """These candles with the newer ones in place of those of the same days."""
+        return newest_of_days(
+            np.concatenate([self.seqs, new.seqs]),
+            np.concatenate([self.days, new.days]),
+            np.concatenate([self.figures, new.figures]),
+        )
+
 
 NOTHING = Stored(np.empty(0, "int64"), np.empty(0, "datetime64[D]"), np.empty((0, len(FIGURES))))
-
-
-@dataclass(frozen=True)
-class Page:
-    """Observed candles: days (n,) datetime64[D] rising and unique, figures (n, 5) in the order of FIGURES."""
-
-    days: npt.NDArray[np.datetime64]
-    figures: npt.NDArray[np.float64]
 
 
 def find_series(connection: sa.Connection, product_id: str, *, at: int | None = None) -> Series | None:
@@ -93,22 +97,17 @@ def find_series(connection: sa.Connection, product_id: str, *, at: int | None = 
     return Series(row.product_id, row.source, row.after_candle_seq) if row else None
 
 
-def _belongs(candles: sa.FromClause, series: Series, upto: int | None) -> list[sa.ColumnElement[bool]]:
-    conditions = [candles.c.product_id == series.product_id, candles.c.seq > series.after]
-    return conditions if upto is None else [*conditions, candles.c.seq <= upto]
+def belongs(series: Series, upto: int | None = None) -> list[sa.ColumnElement[bool]]:
+    """The conditions on a candle of the series, as it was at candle number `upto`."""
+    conditions = [CANDLES.c.product_id == series.product_id, CANDLES.c.seq > series.after]
+    return conditions if upto is None else [*conditions, CANDLES.c.seq <= upto]
 
 
-def newest(series: Series) -> sa.Select[Any]:
-    """Each day's newest candle (seq, day and figures) of a series; for a few days, see `read_newest`."""
-    later = CANDLES.alias("later")
-    same_day = later.c.day_utc == CANDLES.c.day_utc
-    last = sa.select(sa.func.max(later.c.seq)).where(*_belongs(later, series, None), same_day)
-    query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
-    return query.where(*_belongs(CANDLES, series, None), CANDLES.c.seq == last.scalar_subquery())
+def to_arrays(candles: pd.DataFrame) -> tuple[Days, Figures]:
+    """Sort a candle frame by day; a day twice with the same figures counts once.
 
-
-def to_page(candles: pd.DataFrame) -> Page:
-    """Sort a candle frame into a page; a day twice with the same figures counts once.
+    Returns:
+        Days (n,) datetime64[D], rising and unique, and figures (n, 5) in the order of FIGURES.
 
     Raises:
         BadInput: a time that is no day, a figure that no price has, or a day twice with different figures.
@@ -137,35 +136,37 @@ def to_page(candles: pd.DataFrame) -> Page:
             f"the candle of {days[row]} has {FIGURES[column]} {figures[row, column]}, and finite positive"
             " prices are needed; quarantine it"
         )
-    return Page(np.delete(days, again), np.delete(figures, again, axis=0))
+    return np.delete(days, again), np.delete(figures, again, axis=0)
 
 
-def equal_figures(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def equal_figures(left: Figures, right: Figures) -> Flags:
     """Which rows (n,) have the same figures; an unknown figure equals an unknown one."""
-    same: npt.NDArray[np.bool_] = ((left == right) | (np.isnan(left) & np.isnan(right))).all(axis=1)
+    same: Flags = ((left == right) | (np.isnan(left) & np.isnan(right))).all(axis=1)
     return same
 
 
 def read_newest(
-    connection: sa.Connection,
-    series: Series,
-    *,
-    upto: int | None = None,
-    first: date | None = None,
-    through: date | None = None,
+    connection: sa.Connection, series: Series, *, upto: int | None = None, through: date | None = None
 ) -> Stored:
-    """Each day's newest candle from day `first` to `through`, both inclusive, as it was at number `upto`.
-
-    Each row of the span is read, and the last of a day is taken: most days have one row, and to look for the
-    newest of each in the database takes twice as long.
-    """
+    """Each day's newest candle up to day `through`, inclusive, as it was at candle number `upto`."""
     query = sa.select(*(CANDLES.c[name] for name in ("seq", *CANDLE_COLUMNS)))
-    query = query.where(*_belongs(CANDLES, series, upto)).order_by(CANDLES.c.day_utc, CANDLES.c.seq)
-    query = query if first is None else query.where(CANDLES.c.day_utc >= first.isoformat())
+    query = query.where(*belongs(series, upto))
     query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
     pieces = [(NOTHING.seqs, NOTHING.days, NOTHING.figures)]
-    pieces.extend(_stored(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
-    seqs, days, figures = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    pieces.extend(_arrays(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
+    return newest_of_days(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+
+
+def newest_of_days(seqs: Any, days: Any, figures: Any) -> Stored:
+    """The candle of the greatest number of each day.
+
+    Args:
+        seqs: (n,) int64.
+        days: (n,) datetime64[D].
+        figures: (n, 5).
+    """
+    order = np.lexsort((seqs, days))
+    seqs, days, figures = seqs[order], days[order], figures[order]
     last = np.append(days[1:] != days[:-1], True)[: len(days)]
     return Stored(seqs[last], days[last], figures[last])
 
@@ -179,7 +180,7 @@ def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequen
             yield rows
 
 
-def _stored(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
+def _arrays(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
     # NumPy reads ISO days by the million and knows no other form; NULL becomes NaN.
     seqs, days, *figures = columns
     return (
@@ -189,66 +190,44 @@ def _stored(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
     )
 
 
-def read_days(connection: sa.Connection, series: Series, *, through: date | None) -> pd.Series[pd.Timestamp]:
-    """The series's days up to `through`, inclusive; datetime64[s], oldest first, from the index alone."""
-    query = sa.select(CANDLES.c.day_utc).distinct().where(*_belongs(CANDLES, series, None))
-    query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
-    query = query.order_by(CANDLES.c.day_utc)
-    pieces = [np.array(rows, dtype="datetime64[s]")[:, 0] for rows in _pieces(connection, query)]
-    return pd.Series(np.concatenate([np.array([], dtype="datetime64[s]"), *pieces]), name="day_utc")
-
-
-def is_empty(connection: sa.Connection, series: Series) -> bool:
-    """Whether no candle of the series is stored."""
-    query = sa.select(CANDLES.c.seq).where(*_belongs(CANDLES, series, None)).limit(1)
-    return connection.scalar(query) is None
-
-
 def highest(connection: sa.Connection) -> int:
     """The greatest number of a candle, of any series: while it is the same, nothing was added."""
     return connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
 
 
-def compare(
-    connection: sa.Connection, series: Series, page: Page
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which days of the page (n,) are stored, and which of them with the same figures: one query."""
-    if not len(page.days):
-        return np.zeros(0, bool), np.zeros(0, bool)
-    span = {"first": page.days[0].item(), "through": page.days[-1].item()}
-    newest_rows = read_newest(connection, series, **span)
-    stored = np.isin(page.days, newest_rows.days)
-    same = stored.copy()
-    rows = np.searchsorted(newest_rows.days, page.days[stored])
-    same[stored] = equal_figures(page.figures[stored], newest_rows.figures[rows])
-    return stored, same
+def compare(stored: Stored, days: Days, figures: Figures) -> tuple[Flags, Flags]:
+    """Which of the days (n,) are stored, and which of them with the same figures (n, 5)."""
+    is_stored = np.isin(days, stored.days)
+    same = is_stored.copy()
+    rows = np.searchsorted(stored.days, days[is_stored])
+    same[is_stored] = equal_figures(figures[is_stored], stored.figures[rows])
+    return is_stored, same
 
 
-def insert_candles(connection: sa.Connection, page: Page, common: dict[str, str]) -> None:
-    """Write the page's candles, oldest first, so that row numbers rise with the days, and their checks.
+def insert_candles(connection: sa.Connection, days: Days, figures: Figures, common: dict[str, str]) -> Stored:
+    """Write the candles of a page, oldest first, so that row numbers rise with the days, and their checks.
 
     `common` holds the columns that are the same in each row.
     """
-    if not len(page.days):
-        return
+    if not len(days):
+        return NOTHING
     # A common value stands in the statement: binding it to each row takes as long as the figures do.
     values: dict[str, Any] = {name: sa.bindparam(name) for name in CANDLE_COLUMNS}
     values |= {name: _literal(value) for name, value in common.items()}
     statement = sa.insert(CANDLES).values(values).compile(dialect=connection.dialect)
-    for start in range(0, len(page.days), PIECE):
-        days = np.datetime_as_string(page.days[start : start + PIECE], unit="D").tolist()
-        figures = (_or_null(column) for column in page.figures[start : start + PIECE].T)
-        rows: list[Any] = list(zip(days, *figures, strict=True))
+    for start in range(0, len(days), PIECE):
+        texts = np.datetime_as_string(days[start : start + PIECE], unit="D").tolist()
+        columns = (_or_null(column) for column in figures[start : start + PIECE].T)
+        rows: list[Any] = list(zip(texts, *columns, strict=True))
         if not statement.positional:
             rows = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
         connection.exec_driver_sql(str(statement), rows)
     last = highest(connection)
-    row = {
-        "first_candle_seq": last - len(page.days) + 1,
-        "last_candle_seq": last,
-        "checks": checks(page.days, page.figures, common).astype("<u4").tobytes(),
-    }
+    seqs = np.arange(last - len(days), last, dtype="int64") + 1
+    content = checks(days, figures, common).astype("<u4").tobytes()
+    row = {"first_candle_seq": int(seqs[0]), "last_candle_seq": last, "checks": content}
     connection.execute(sa.insert(PAGES), [row])
+    return Stored(seqs, days, figures)
 
 
 def _literal(text: str) -> sa.ColumnClause[str]:
@@ -256,7 +235,7 @@ def _literal(text: str) -> sa.ColumnClause[str]:
     return sa.literal_column("'" + text.replace("'", "''") + "'")
 
 
-def _or_null(figures: npt.NDArray[np.float64]) -> list[float | None]:
+def _or_null(figures: Figures) -> list[float | None]:
     # An unknown figure is NULL, not a number.
     unknown = np.isnan(figures)
     if unknown.any():
@@ -300,30 +279,6 @@ def insert_new(connection: sa.Connection, table: sa.TableClause, rows: Sequence[
     connection.execute(sa.text(statement), rows)
 
 
-def read_restated(connection: sa.Connection, series: Series | None) -> pd.DataFrame:
-    """Every observation of the series's days that were observed with more than one set of figures.
-
-    Returns:
-        `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order of observation.
-    """
-    columns = ["day_utc", "seq", "close", "observed_at"]
-    if series is None:
-        return pd.DataFrame([], columns=columns)
-    ours = _belongs(CANDLES, series, None)
-    days = sa.select(CANDLES.c.day_utc).where(*ours).group_by(CANDLES.c.day_utc).having(sa.func.count() > 1)
-    query = sa.select(*(CANDLES.c[name] for name in columns)).where(*ours, CANDLES.c.day_utc.in_(days))
-    rows = connection.execute(query.order_by(CANDLES.c.day_utc, CANDLES.c.seq)).all()
-    return pd.DataFrame([tuple(row) for row in rows], columns=columns)
-
-
-def read_quarantined(connection: sa.Connection, product_id: str) -> pd.DataFrame:
-    """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
-    columns = [*REJECTED_COLUMNS, "source", "observed_at"]
-    query = sa.select(*(QUARANTINE.c[name] for name in columns)).order_by(QUARANTINE.c.seq)
-    rows = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
-    return pd.DataFrame([tuple(row) for row in rows], columns=columns, dtype=object)
-
-
 def to_frame(stored: Stored) -> pd.DataFrame:
     """The candles as a candle frame."""
     figures = dict(zip(FIGURES, stored.figures.T, strict=True))
@@ -332,8 +287,6 @@ def to_frame(stored: Stored) -> pd.DataFrame:
 
 def to_arrow(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     """All rows of a query as a typed table, a piece at a time: days date32, `observed_at` UTC."""
-    import pyarrow as pa
-
     kinds = {"seq": pa.int64(), "day_utc": pa.date32(), "observed_at": pa.timestamp("us", tz="UTC")}
     kinds |= dict.fromkeys(FIGURES, pa.float64())
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in query.selected_columns.keys()])  # noqa: SIM118

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,9 @@ class SqliteEngine:
 
     def __init__(self, home: Home, url: sa.URL | None = None) -> None:
         self._home, self._url = home, url
-        self.file = home.root / "prices.db" if url is None else Path(url.database or "")
-        self.address = str(self.file)
+        self._file = home.root / "prices.db" if url is None else Path(url.database or "")
+        self.file: Path | None = self._file
+        self.address = str(self._file)
         self.registry_address = str(home.registry)
 
     def connect(self) -> sa.Engine:
@@ -52,12 +53,28 @@ class SqliteEngine:
         import sqlalchemy as sa
 
         # Not by way of text: a folder's name may hold `?` or `%`.
-        url = self._url or sa.URL.create("sqlite", database=str(self.file))
+        url = self._url or sa.URL.create("sqlite", database=str(self._file))
         immutable = {"creator": self._open} if self._is_immutable() else {}
         engine = base.create_engine(url, **immutable)
-        sa.event.listen(engine, "connect", _set_pragmas)
+        sa.event.listen(engine, "connect", self._set_pragmas)
         sa.event.listen(engine, "begin", _begin)
         return engine
+
+    def _set_pragmas(self, connection: DBAPIConnection, _record: object) -> None:
+        # The driver would begin transactions late and of the wrong kind; `_begin` does it instead.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {base.BUSY_SECONDS * 1000:.0f}")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        # Without it REPLACE deletes a row without running the triggers.
+        cursor.execute("PRAGMA recursive_triggers = ON")
+        # The mode stays with the file: only the first connection, under the migration's lock, changes it.
+        mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        cursor.close()
+        if mode != "wal" and not self._is_immutable():
+            reason = f"a file on a local disk is needed, one that can keep a write-ahead log, not {mode}"
+            raise base.unusable("price database", self.address, reason, wait_seconds=0)
 
     def _is_immutable(self) -> bool:
         """Whether the file is in a folder that cannot be written, and is the whole database.
@@ -65,34 +82,17 @@ class SqliteEngine:
         To read a database that has a write-ahead log, SQLite makes a file beside it. Where it cannot, and the
         log is empty or missing, the file alone is the database, and may be read as one that nobody changes.
         """
-        file = self.file.resolve()
+        file = self._file.resolve()
         if os.access(file.parent, os.W_OK) or not file.is_file():
             return False
         log, index = (file.with_name(f"{file.name}-{suffix}") for suffix in ("wal", "shm"))
         return not log.exists() or not (log.stat().st_size or index.exists())
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, timeout: float = 1) -> sqlite3.Connection:
         """A connection that makes no file and, in a folder that cannot be written, needs none."""
         mode = "mode=ro&immutable=1" if self._is_immutable() else "mode=rw"
-        address = f"{self.file.resolve().as_uri()}?{mode}"
-        return sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)
-
-    def is_ready(self, connection: sa.Connection) -> bool:
-        """Whether the database keeps a write-ahead log, or is only read."""
-        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-        return mode == "wal" or self._is_immutable()
-
-    def prepare_migration(self, engine: sa.Engine) -> None:
-        """Switch to a write-ahead log; the mode stays with the file.
-
-        Raises:
-            HomeUnusable: the file system cannot keep one.
-        """
-        with contextlib.closing(engine.raw_connection()) as connection:
-            mode = connection.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            reason = f"a file on a local disk is needed, one that can keep a write-ahead log, not {mode}"
-            raise base.unusable("price database", self.address, reason, wait_seconds=0)
+        address = f"{self._file.resolve().as_uri()}?{mode}"
+        return sqlite3.connect(address, uri=True, timeout=timeout, check_same_thread=False)
 
     def append_only(self, table: str) -> list[str]:
         """Triggers that refuse UPDATE and DELETE."""
@@ -108,9 +108,9 @@ class SqliteEngine:
         Raises:
             sqlite3.Error: the file cannot be read.
         """
-        if not self.file.is_file():
+        if not self._file.is_file():
             return None
-        with contextlib.closing(self._open()) as connection:
+        with contextlib.closing(self._open(base.BUSY_SECONDS)) as connection:
             named = "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
             if connection.execute(named).fetchone() == (0,):
                 return None
@@ -119,7 +119,7 @@ class SqliteEngine:
 
     def products(self) -> list[str]:
         """The products that have a series, by name."""
-        if not self.file.is_file():
+        if not self._file.is_file():
             return []
         try:
             with contextlib.closing(self._open()) as connection:
@@ -127,14 +127,12 @@ class SqliteEngine:
         except sqlite3.Error:
             return []
 
-    def integrity(self, connection: sa.Connection) -> list[str]:
-        """What `PRAGMA integrity_check` reports."""
+    def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]:
+        """What `PRAGMA integrity_check` reports, and the tables and indexes that are missing."""
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-        return [] if list(lines) == ["ok"] else [str(line) for line in lines]
-
-    def names(self, connection: sa.Connection) -> set[str]:
-        """The names of all tables, views and indexes."""
-        return set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+        missing = [f"{part} is missing" for part in parts if part not in names]
+        return missing + [str(line) for line in lines if line != "ok"]
 
     def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
         """Nothing: SQLite's next number follows the highest one by itself."""
@@ -203,18 +201,6 @@ class SqliteEngine:
             except OSError as error:
                 raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
         return self._home.mlflow_url
-
-
-def _set_pragmas(connection: DBAPIConnection, _record: object) -> None:
-    # The driver would begin transactions late and of the wrong kind; `_begin` does it instead.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {base.BUSY_SECONDS * 1000:.0f}")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    # Without it REPLACE deletes a row without running the triggers.
-    cursor.execute("PRAGMA recursive_triggers = ON")
-    cursor.close()
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -1,105 +1,98 @@
 """The SHA-256 of each file of a table, in a list beside them that `sha256sum -c` reads as well.
 
-Delta knows its files by their names and sizes alone. The list is added to after each commit; what a run
-that was killed in between has not added, the next commit adds.
+Delta knows its files by their names and sizes alone. The list grows after each commit; what a run that was
+killed in between has not recorded, the next commit records.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 from storage.core.errors import BadFile, HomeUnusable
-from storage.core.files import fsync_folder, sha256_file, write_atomic
-from storage.core.s3_path import Location, S3Path, lines_in_bucket
+from storage.core.location import Location
 
-# A name that begins so is nobody's data to Delta, PyArrow and pandas.
+# Delta, PyArrow and pandas ignore a name that begins so.
 CHECKSUMS = "_sha256sums"
 LOG = "_delta_log"
-AnyPlace = TypeVar("AnyPlace", Path, S3Path)
+# Of so many commits before the newest the records are completed.
+LOOK_BACK = 20
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_COMMIT_FILE = re.compile(r"(\d{20})\.(json|checkpoint\.parquet)")
 
 
 def read_checksums(folder: Location) -> dict[str, str]:
     """The recorded SHA-256 of each file, by its path in the folder; of two records the later one counts."""
-    found = [match.groups() for line in _lines(folder) if (match := _LINE.fullmatch(line))]
-    return {name: sha256 for sha256, name in found}
+    return _parsed((folder / CHECKSUMS).read_lines())
 
 
 def unreadable_checksums(folder: Location) -> list[str]:
-    """The lines of the list that are none: cut short by a crash, or changed."""
-    return [line for line in _lines(folder) if line and not _LINE.fullmatch(line)]
+    """The lines of the list that are malformed: cut short by a crash, or changed."""
+    return _malformed((folder / CHECKSUMS).read_lines())
 
 
-def _lines(folder: Location) -> list[str]:
-    if isinstance(folder, S3Path):
-        return lines_in_bucket(folder / CHECKSUMS)
-    try:
-        return (folder / CHECKSUMS).read_bytes().decode(errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-
-
-def record_checksums(folder: Path) -> None:
-    """Record every commit that is not recorded yet, with the data files and the checkpoint it brought.
+def record_checksums(folder: Location, newest: int) -> None:
+    """Record the files of the commit of that number, and of those just before it that are not recorded yet.
 
     Raises:
         HomeUnusable: the list cannot be written.
     """
-    if unreadable_checksums(folder):
+    start = newest - LOOK_BACK
+    lines = (folder / CHECKSUMS).read_lines(after=start)
+    if _malformed(lines):
         prune_checksums(folder)
-    known = read_checksums(folder)
-    log = folder / LOG
-    new = [*log.glob("*.json"), *log.glob("*.checkpoint.parquet")]
-    new = [path for path in new if path.relative_to(folder).as_posix() not in known]
-    for entry in [path for path in new if path.suffix == ".json"]:
-        new += [
-            path for path in added_files(folder, entry) if path.relative_to(folder).as_posix() not in known
-        ]
-    if not known:  # a table from before there were sums
-        new += folder.glob("*/**/*.parquet")
-    # A commit's entry comes after its files: where a crash cuts the lines short, it is the one that lacks.
-    found = sorted({path for path in new if path.is_file()}, key=lambda path: (path.parent == log, path))
-    _append(folder, found)
+    recorded = _parsed(lines)
+    log_files = (folder / LOG).files(after=f"{start:020d}" if start > 0 else None)
+    late = {
+        int(match[1])
+        for path in log_files
+        if (match := _COMMIT_FILE.fullmatch(path.name)) and f"{LOG}/{path.name}" not in recorded
+    }
+    for number in sorted(number for number in late if start < number <= newest):
+        try:
+            files = [path for path in commit_files(folder, number) if path.name != "_last_checkpoint"]
+            lines = [f"{path.sha256()}  {path.relative_to(folder).as_posix()}" for path in files]
+        except (OSError, BadFile) as error:
+            raise HomeUnusable(f"{folder / CHECKSUMS} cannot be written: {error}") from error
+        (folder / CHECKSUMS).add_lines(number, lines)
 
 
-def prune_checksums(folder: Path) -> None:
-    """Forget the files that are gone, and lines that are none.
+def prune_checksums(folder: Location) -> None:
+    """Make one list of all, without the files that are gone and malformed lines.
 
-    What another process adds meanwhile may be lost: the next commit records it again.
+    A record that another process adds meanwhile may be lost: the next commit adds it again.
     """
-    lines = [
-        f"{sha}  {name}\n" for name, sha in sorted(read_checksums(folder).items()) if (folder / name).exists()
-    ]
-    write_atomic(folder / CHECKSUMS, "".join(lines).encode())
+
+    def pruned(lines: list[str]) -> list[str]:
+        existing = {path.relative_to(folder).as_posix() for path in folder.files()}
+        return [f"{sha256}  {name}" for name, sha256 in sorted(_parsed(lines).items()) if name in existing]
+
+    (folder / CHECKSUMS).rewrite_lines(pruned)
 
 
-def added_files(folder: AnyPlace, entry: AnyPlace) -> list[AnyPlace]:
+def commit_files(folder: Location, number: int) -> Iterator[Location]:
+    """The data files that a commit adds, its log entry, and its checkpoint with the pointer to the newest."""
+    entry, checkpoint = (
+        folder / LOG / f"{number:020d}{suffix}" for suffix in (".json", ".checkpoint.parquet")
+    )
+    yield from added_files(folder, entry)
+    yield entry
+    if checkpoint.is_file():
+        yield checkpoint
+        yield folder / LOG / "_last_checkpoint"
+
+
+def added_files(folder: Location, entry: Location) -> list[Location]:
     """The data files that a commit's log entry adds."""
-    actions = [json.loads(line) for line in entry.read_text(encoding="utf-8").splitlines()]
+    actions = [json.loads(line) for line in entry.read_bytes().splitlines()]
     return [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
 
 
-def _append(folder: Path, paths: Iterable[Path]) -> None:
-    try:
-        lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
-        # Unbuffered and at the file's end, so that two processes at once do not mix their lines.
-        with (folder / CHECKSUMS).open("ab+", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-            cut = end and file.read(1) != b"\n"  # by a crash in the middle of a line
-            file.write((("\n" if cut else "") + "".join(lines)).encode())
-            os.fsync(file.fileno())
-        if not end:
-            fsync_folder(folder)
-    except (OSError, BadFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise HomeUnusable(
-            f"{folder / CHECKSUMS} cannot be written: {reason}; make room, or choose another --home"
-        ) from error
+def _parsed(lines: list[str]) -> dict[str, str]:
+    return {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
+
+
+def _malformed(lines: list[str]) -> list[str]:
+    return [line for line in lines if line and not _LINE.fullmatch(line)]

@@ -1,86 +1,168 @@
-"""The Delta tables beside the forecasts: what they were made of, calibrator and backtests; append-only."""
+"""The one list of the Delta tables: columns, keys and partitions, as the design fixes them."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
 from storage.core.home import Home
-from storage.tables.delta import Table
+from storage.core.intervals import COVERED, LOWER_UPPER
+from storage.tables.delta import Table, TableSchema
 
-COMPONENTS = pa.schema(
-    [
-        pa.field("prediction_id", pa.string(), nullable=False),
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("target_day", pa.date32(), nullable=False),
-        pa.field("horizon", pa.int32(), nullable=False),
-        pa.field("component", pa.string(), nullable=False),
-        pa.field("sigma", pa.float64()),
-        pa.field("calibrator_version", pa.string()),
-        pa.field("quantiles", pa.list_(pa.float64()), nullable=False),
-    ]
+TEXT, FLOAT, WHOLE, BOOLEAN, DAY = pa.string(), pa.float64(), pa.int32(), pa.bool_(), pa.date32()
+FLOATS, MOMENT = pa.list_(pa.float64()), pa.timestamp("us", tz="UTC")
+
+
+def column(name: str, kind: pa.DataType, comment: str, *, null: bool = False) -> pa.Field:
+    """A column; Delta stores the comment with it."""
+    return pa.field(name, kind, nullable=null, metadata={"comment": comment})
+
+
+PREDICTION_ID = column("prediction_id", TEXT, "digest of the run's key and the horizon: names the forecast")
+PRODUCT_ID = column("product_id", TEXT, "base and quote currency, such as BTC-USD")
+PROFILE = column("profile", TEXT, "name of the kind of model")
+ORIGIN_DAY = column("origin_day", DAY, "last UTC day that the forecast may know")
+TARGET_DAY = column("target_day", DAY, "UTC day whose close is forecast")
+HORIZON = column("horizon", WHOLE, "days from the origin to the target day")
+DATA_VERSION = column("data_version", TEXT, "PRODUCT@SEQ:SHA256 of the prices that were used")
+LAST_CLOSE = column("last_close", FLOAT, "close of the origin day in the quote currency: the naive forecast")
+POINT = column("point", FLOAT, "forecast of the close in the quote currency")
+LEVELS = column("quantile_levels", FLOATS, "levels of the quantiles; null for a point only", null=True)
+
+PREDICTIONS = TableSchema(
+    "predictions",
+    pa.schema(
+        [
+            PREDICTION_ID,
+            PRODUCT_ID,
+            column("quote_currency", TEXT, "currency of all prices in the row"),
+            ORIGIN_DAY,
+            TARGET_DAY,
+            HORIZON,
+            PROFILE,
+            column("basis", TEXT, "model, pool (the others' network) or fallback (baselines alone)"),
+            column("model_version", TEXT, "version in the model registry; null for a fallback", null=True),
+            DATA_VERSION,
+            column("settings_version", TEXT, "digest of the profile's settings"),
+            column("code_version", TEXT, "release and digest of the code that decides figures"),
+            LAST_CLOSE,
+            POINT,
+            *(
+                column(name, FLOAT, f"{side} end of the {name[-2:]} % interval, quote currency", null=True)
+                for ends in LOWER_UPPER
+                for side, name in zip(("lower", "upper"), ends, strict=True)
+            ),
+            LEVELS,
+            column("quantiles", FLOATS, "quantiles of the close in the quote currency", null=True),
+            column("created_at", MOMENT, "when the forecast was computed"),
+            column("flow_run_id", TEXT, "Prefect's id of the run, null outside of one", null=True),
+            column("revision", WHOLE, "0 is the published forecast, later ones are beside it"),
+        ]
+    ),
+    key=("product_id", "prediction_id"),
 )
-CALIBRATOR = pa.schema(
-    [
-        pa.field("calibrator_version", pa.string(), nullable=False),
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("profile", pa.string(), nullable=False),
-        pa.field("horizon", pa.int32(), nullable=False),
-        pa.field("recipe_version", pa.string(), nullable=False),
-        pa.field("target_day", pa.date32(), nullable=False),
-        pa.field("revision", pa.int32(), nullable=False),
-        pa.field("prediction_id", pa.string()),
-        pa.field("previous_version", pa.string()),
-        pa.field("quantile_offsets", pa.list_(pa.float64()), nullable=False),
-        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
+SCORES = TableSchema(
+    "scores",
+    pa.schema(
+        [
+            PREDICTION_ID,
+            PRODUCT_ID,
+            TARGET_DAY,
+            HORIZON,
+            column("close", FLOAT, "actual close in the quote currency", null=True),
+            column("error", FLOAT, "point less close, quote currency", null=True),
+            column("naive_error", FLOAT, "last close less close, quote currency", null=True),
+            column("crps", FLOAT, "CRPS of the log return; null for a point only", null=True),
+            column("naive_crps", FLOAT, "CRPS of the naive forecast's log return", null=True),
+            *(
+                column(name, BOOLEAN, f"whether the close lies in the {name[-2:]} % interval", null=True)
+                for name in COVERED
+            ),
+            column("pit", FLOAT, "probability integral transform of the close, 0 to 1", null=True),
+            DATA_VERSION,
+            column("scored_at", MOMENT, "when the score was computed"),
+        ]
+    ),
+    key=("product_id", "prediction_id", "data_version"),
 )
-BACKTESTS = pa.schema(
-    [
-        pa.field("backtest_id", pa.string(), nullable=False),
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("profile", pa.string(), nullable=False),
-        pa.field("component", pa.string(), nullable=False),
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("origin_day", pa.date32(), nullable=False),
-        pa.field("target_day", pa.date32(), nullable=False),
-        pa.field("horizon", pa.int32(), nullable=False),
-        pa.field("last_close", pa.float64(), nullable=False),
-        pa.field("close", pa.float64(), nullable=False),
-        pa.field("sigma", pa.float64()),
-        pa.field("quantile_levels", pa.list_(pa.float64())),
-        pa.field("quantiles", pa.list_(pa.float64())),
-        pa.field("point", pa.float64(), nullable=False),
-        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
-    ]
+COMPONENTS = TableSchema(
+    "components",
+    pa.schema(
+        [
+            PREDICTION_ID,
+            PRODUCT_ID,
+            TARGET_DAY,
+            HORIZON,
+            column("component", TEXT, "name of the component forecast: the ensemble or a baseline"),
+            column(
+                "sigma", FLOAT, "standard deviation of the log return that scales the quantiles", null=True
+            ),
+            column("calibrator_version", TEXT, "calibrator state applied to the ensemble", null=True),
+            column("quantiles", FLOATS, "quantiles of the close before calibration, quote currency"),
+        ]
+    ),
+    key=("product_id", "prediction_id", "component"),
 )
+CALIBRATOR = TableSchema(
+    "calibrator",
+    pa.schema(
+        [
+            column("calibrator_version", TEXT, "digest that names the state"),
+            PRODUCT_ID,
+            PROFILE,
+            HORIZON,
+            column("recipe_version", TEXT, "digest of the calibration's settings"),
+            column("target_day", DAY, "UTC day of the newest outcome in the state"),
+            column("revision", WHOLE, "0 for the first state of that outcome, more after restated closes"),
+            column("prediction_id", TEXT, "forecast of the newest outcome; null in a first state", null=True),
+            column("previous_version", TEXT, "state before it; null in a first state", null=True),
+            column("quantile_offsets", FLOATS, "offset of each quantile in units of sigma"),
+            column("created_at", MOMENT, "when the state was computed"),
+        ]
+    ),
+    key=("product_id", "calibrator_version"),
+)
+BACKTESTS = TableSchema(
+    "backtests",
+    pa.schema(
+        [
+            column("backtest_id", TEXT, "digest of the backtest's plan"),
+            PRODUCT_ID,
+            PROFILE,
+            column("component", TEXT, "name of the component forecast"),
+            column("fold", WHOLE, "number of the fold, from 0"),
+            column("model", TEXT, "model of the fold that forecast"),
+            ORIGIN_DAY,
+            TARGET_DAY,
+            HORIZON,
+            LAST_CLOSE,
+            column("close", FLOAT, "actual close in the quote currency"),
+            column("sigma", FLOAT, "standard deviation of the log return; null for a point only", null=True),
+            LEVELS,
+            column("quantiles", FLOATS, "quantiles of the close in the quote currency", null=True),
+            POINT,
+            column("created_at", MOMENT, "when the row was computed"),
+        ]
+    ),
+    key=("product_id", "backtest_id", "component", "origin_day"),
+    partition_by=("product_id", "backtest_id"),
+    order_by=(),
+)
+
+TABLES = {table.name: table for table in (PREDICTIONS, SCORES, COMPONENTS, CALIBRATOR, BACKTESTS)}
+# The tables that every run adds to.
+DAILY_TABLES = tuple(name for name, table in TABLES.items() if table.order_by)
 
 
 def components(home: Home, product_id: str | None = None) -> Table:
-    """What stands beside each forecast: the ensemble's quantiles before calibration, every baseline's.
-
-    Of one product, where it is named. `sigma` is the scale: a standard deviation of the day's log
-    return. `quantiles` are at the 23 levels.
-    """
-    key = ("product_id", "prediction_id", "component")
-    table = Table(home.components, COMPONENTS, name="components", key=key, near=["target_day"])
-    return table.of_products(product_id)
+    """The component forecasts of every forecast, or of a product's."""
+    return Table(home.components, COMPONENTS).of_products(product_id)
 
 
 def calibrator(home: Home, product_id: str | None = None) -> Table:
-    """The states of the online quantile calibrator, each with the one it came from.
-
-    Of one product, where it is named. `target_day` is the day of the newest outcome in it, `prediction_id`
-    the forecast that it came with (null in a first state), `quantile_offsets` 23 figures in units of the
-    scale.
-    """
-    key = ("product_id", "calibrator_version")
-    table = Table(home.calibrator, CALIBRATOR, name="calibrator", key=key, near=["target_day"])
-    return table.of_products(product_id)
+    """The states of the online quantile calibrator, of all products or of one."""
+    return Table(home.calibrator, CALIBRATOR).of_products(product_id)
 
 
 def backtests(home: Home, product_id: str | None = None) -> Table:
-    """Every origin of every backtest, or of a product's: each method's quantiles and the close that came."""
-    key = ("product_id", "backtest_id", "component", "origin_day")
-    table = Table(home.backtests, BACKTESTS, name="backtests", key=key, partition_by=key[:2])
-    return table.of_products(product_id)
+    """Every component forecast of every backtest, or of a product's, with the actual close."""
+    return Table(home.backtests, BACKTESTS).of_products(product_id)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.core.errors import HomeBusy
-from storage.core.s3_path import Location
+from storage.core.location import Location
 from storage.tables.delta import open_table
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 TRIES = 200
 
 
-def cut(folders: Sequence[Location]) -> list[DeltaTable | None]:
-    """Each table, None where there is none, so that there was a moment at which all of them were so.
+def snapshot(folders: Sequence[Location]) -> list[DeltaTable | None]:
+    """Each table, None where there is none, all as they were at one moment.
 
-    A table only ever grows: when none has a later version after the last was opened than it had before, all
-    of them stood still in between.
+    Versions of a table only rise: when none has a later one after the last table was opened than before, all
+    of them were unchanged in between.
 
     Raises:
         HomeBusy: runs write to them all the time.
@@ -29,10 +29,10 @@ def cut(folders: Sequence[Location]) -> list[DeltaTable | None]:
     before = [_version(table) for table in map(open_table, folders)]
     for _ in range(TRIES):
         tables = [open_table(folder) for folder in folders]
-        now = [_version(table) for table in tables]
-        if now == before:
+        versions = [_version(table) for table in tables]
+        if versions == before:
             return tables
-        before = now
+        before = versions
         time.sleep(0.02)
     raise HomeBusy(f"runs write to {folders[0].parent} all the time: try again when they are done")
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
 
 from storage.core.errors import BadFile, ClosecastError, Damaged
-from storage.core.files import read_raw, sha256_file
+from storage.core.files import sha256_file
 from storage.core.home import Home
-from storage.core.s3_path import Location, S3Path, files_below
-from storage.models.bundles import MANIFEST, Bundle
-from storage.models.bundles_s3 import shared_files
+from storage.core.location import Location
+from storage.models.bundles import MANIFEST, Bundle, shared_files
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
+from storage.prices.raw_responses import raw_sha256s, read_raw
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import open_table
 
@@ -26,22 +24,21 @@ _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
-def table_files(folder: Any) -> tuple[int, list[str]]:
+def table_files(folder: Location) -> tuple[int, list[str]]:
     """Check a table's files; returns their number and the findings.
 
     Commits after the newest recorded one are those of a run that was killed, or goes on: the next one records
     them.
     """
-    if isinstance(folder, Path):
-        folder = folder.resolve()  # as Delta names its files
+    folder = folder.resolve()  # as Delta names its files
     log = folder / LOG
     if not log.is_dir():
         return 0, _lost_log(folder)
     recorded = read_checksums(folder)
-    names = [path.name for path in log.iterdir()]
+    names = [path.name for path in log.files()]
     entries, checkpoints = _numbered(log, names, _ENTRY), _numbered(log, names, _CHECKPOINT)
     findings = list(_list_findings(folder, recorded, entries, checkpoints))
-    data: list[Any] = []
+    data: list[Location] = []
     try:
         table = open_table(folder)
         data = data_files(folder, table) if table else []
@@ -53,35 +50,26 @@ def table_files(folder: Any) -> tuple[int, list[str]]:
     new |= {path for entry in tuple(new) for path in added_files(folder, entry)}
     new |= {path for number, path in checkpoints.items() if number >= newest}
     checksums = {folder / name: sha256 for name, sha256 in recorded.items()}
-    paths = sorted({*entries.values(), *checkpoints.values(), *data} - (new - checksums.keys()))
+    paths = sorted({*entries.values(), *checkpoints.values(), *data} - (new - checksums.keys()), key=str)
     for path in paths:
         findings += _file_findings(path, checksums.get(path))
     return len(paths), findings
 
 
-def data_files(folder: Location, table: DeltaTable) -> list[Any]:
-    """The paths of the data files of a table's state, below its resolved folder."""
-    uris = table.file_uris()
-    if isinstance(folder, S3Path):
-        return [S3Path(folder.bucket, uri.removeprefix(f"s3://{folder.bucket}/")) for uri in uris]
-    return [_path_of(uri) for uri in uris]
+def data_files(folder: Location, table: DeltaTable) -> list[Location]:
+    """The data files of a table's state, below its resolved folder."""
+    return [folder.located(uri) for uri in table.file_uris()]
 
 
-def _path_of(uri: str) -> Path:
-    """A file's path; one that leads out of its folder stays as Delta quotes it, and names no file."""
-    path = urlsplit(uri).path if "://" in uri else uri
-    return Path(path if ".." in Path(unquote(path)).parts else unquote(path))
-
-
-def _numbered(log: Any, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Any]:
+def _numbered(log: Location, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Location]:
     return {int(match[1]): log / name for name in names if (match := pattern.fullmatch(name))}
 
 
-def _lost_log(folder: Any) -> list[str]:
+def _lost_log(folder: Location) -> list[str]:
     """The finding that a table has data and no log, which is written before the first data."""
     files = [
         path
-        for path in (files_below(folder) if folder.is_dir() else [])
+        for path in folder.files()
         if CHECKSUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
     ]
     if not files:
@@ -90,7 +78,7 @@ def _lost_log(folder: Any) -> list[str]:
 
 
 def _list_findings(
-    folder: Any, recorded: dict[str, str], entries: dict[int, Any], checkpoints: dict[int, Any]
+    folder: Location, recorded: dict[str, str], entries: dict[int, Location], checkpoints: dict[int, Location]
 ) -> Iterator[str]:
     """Check the list of checksums: its lines, and that the log entries that it names are there."""
     if not recorded and max(entries, default=0) > 0:  # a new table's first commit is recorded after it
@@ -112,7 +100,7 @@ def _file_findings(path: Location, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:
-        sha256 = sha256_file(path)
+        sha256 = path.sha256()
     except BadFile:
         return [f"{path} is missing"]
     return [] if sha256 == recorded else [f"{path} is not the file that was stored"]
@@ -120,10 +108,9 @@ def _file_findings(path: Location, recorded: str | None) -> list[str]:
 
 def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
     """Check the files of a version's bundle; returns their number and the findings."""
-    if home.bucket is not None:
-        count, findings = shared_files(home.bucket, version)
-        if findings:
-            return count, findings
+    count, findings = shared_files(home, version.name, version.bundle, version.manifest_sha256)
+    if findings:
+        return count, findings
     try:
         return _bundle_files(Models(home).open(version))
     except Damaged as error:
@@ -156,12 +143,10 @@ def _bundle_files(bundle: Bundle) -> tuple[int, list[str]]:
 
 def raw_responses(home: Home) -> tuple[int, list[str]]:
     """Check the exchange's raw responses, which are named by their digests; their number and the findings."""
-    findings = list[str]()
-    shared = None if home.bucket is None else home.bucket / "raw"
-    paths = sorted(home.raw.glob("*/*.json.gz")) if shared is None else shared.files()
-    for path in paths:
+    digests, findings = raw_sha256s(home), list[str]()
+    for sha256 in digests:
         try:
-            read_raw(home, path.name.removesuffix(".json.gz"))
+            read_raw(home, sha256)
         except ClosecastError as error:
             findings.append(str(error))
-    return len(paths), findings
+    return len(digests), findings

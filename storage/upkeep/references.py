@@ -11,23 +11,15 @@ import pyarrow as pa
 
 from storage.core.errors import Damaged
 from storage.core.home import Home
-from storage.core.s3_path import Location, files_below
+from storage.core.location import Location
 from storage.tables.delta import as_dataset, reading
-from storage.tables.predictions import PREDICTIONS
-from storage.tables.schemas import CALIBRATOR, COMPONENTS
-from storage.tables.scores import SCORES
-from storage.tables.snapshot import cut
+from storage.tables.schemas import DAILY_TABLES, TABLES
+from storage.tables.snapshot import snapshot
 from storage.tables.sql import CONFIG
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-SCHEMAS = {
-    "predictions": PREDICTIONS,
-    "scores": SCORES,
-    "components": COMPONENTS,
-    "calibrator": CALIBRATOR,
-}
 Tables = dict[str, pa.Table | None]
 
 
@@ -49,18 +41,19 @@ def light_rows(home: Home) -> tuple[Tables, list[str]]:
 
     A table that cannot be read, or that lost its log, is None; `table_files` reports it as well.
     """
-    rows, findings = Tables.fromkeys(SCHEMAS), list[str]()
-    folders = [getattr(home, name) for name in SCHEMAS]
+    rows, findings = Tables.fromkeys(DAILY_TABLES), list[str]()
+    folders = [home.table(name) for name in DAILY_TABLES]
     try:
-        tables = cut(folders)
+        tables = snapshot(folders)
     except Damaged:
         return rows, []
-    for (name, schema), folder, table in zip(SCHEMAS.items(), folders, tables, strict=True):
+    for name, folder, table in zip(DAILY_TABLES, folders, tables, strict=True):
+        schema = TABLES[name].arrow
         light = [field.name for field in schema if not pa.types.is_list(field.type)]
         try:
             if table:
                 rows[name] = _read(table, folder, schema.names).select(light)
-            elif not files_below(folder):
+            elif not folder.files():
                 rows[name] = schema.empty_table().select(light)
         except Damaged as error:
             findings.append(str(error))

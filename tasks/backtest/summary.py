@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, crps, pit
+from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import Proportion, proportion
-from tasks.evaluation.significance import Comparison, compare, over
+from tasks.evaluation.significance import Comparison, compare, ratio
 
 BINS = 20
-THIRDS = ("low", "middle", "high")
+TERCILES = ("low", "middle", "high")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How often a central interval held: on all days, and by tercile of the scale."""
+    """Coverage of a central interval: over all days, and by tercile of sigma."""
 
     percent: int
     overall: Proportion
@@ -74,7 +74,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Direction:
-    """Days on which median and close both moved, hits of the sign, and the p value against always up."""
+    """Days on which point and close both moved, hits of the sign, and the p value against always up."""
 
     days: int
     hits: int
@@ -127,10 +127,10 @@ def summarise(
 
     Raises:
         NotEnoughHistory: no day at all.
-        BadInput: shapes that do not agree, days out of order, unknown figures.
+        BadInput: days out of order, or without a figure.
     """
     one_blas_thread()
-    _check(evaluation, model)
+    _check(evaluation)
     returns = np.log(evaluation.close / evaluation.last_close)
     quantiles = evaluation.quantiles.get(model)
     scores = {name: crps(returns, rows) for name, rows in evaluation.quantiles.items()}
@@ -151,87 +151,63 @@ def summarise(
     )
 
 
-def _check(evaluation: Evaluation, model: str) -> None:
+def _check(evaluation: Evaluation) -> None:
     days = pd.DatetimeIndex(list(evaluation.target_days))
-    if evaluation.quantiles and model not in evaluation.quantiles:
-        raise BadInput(f"a summary of {model!r} needs its quantiles, found {sorted(evaluation.quantiles)}")
     if days.empty:
-        raise NotEnoughHistory("a summary needs a day whose close is known, found none: take an earlier span")
+        raise NotEnoughHistory("a summary needs a day whose close is stored, got none: take an earlier span")
     if not (days.is_monotonic_increasing and days.is_unique):
         raise BadInput("a summary needs each target day once, oldest first: sort them and drop revisions")
-    prices = {name: getattr(evaluation, name) for name in ("last_close", "close", "point")}
-    series = {**prices, "sigma": evaluation.sigma} if evaluation.quantiles else prices
-    for name, figures in {**series, **evaluation.quantiles}.items():
-        shape = (len(days),) if name in series else (len(days), len(LEVELS))
-        if figures.shape != shape:
-            raise BadInput(f"a summary needs {name} of shape {shape}, found {figures.shape}")
-        valid = np.isfinite(figures) & (figures > 0 if name in prices else True)
+    figures = {name: getattr(evaluation, name) for name in ("last_close", "close", "point")}
+    for name, values in {**figures, **evaluation.quantiles}.items():
+        valid = np.isfinite(values) & (values > 0 if name in figures else True)
         if not valid.all():
             first = days[int(np.argmin(valid.reshape(len(days), -1).all(axis=1)))].date()
-            raise BadInput(
-                f"a summary needs a known {name} on every day, found none on {first}: leave the day out"
-            )
+            raise BadInput(f"a summary needs {name} on every day, got none on {first}: leave the day out")
 
 
-def _coverage(came: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage, ...]:
-    from utilsforecast import losses
-
-    edges = {
-        f"model-{side}-{percent}": quantiles[:, at]
-        for percent, ends in INTERVAL_INDEXES.items()
-        for side, at in zip(("lo", "hi"), ends, strict=True)
-    }
-    frame = pd.DataFrame({"unique_id": "all", "y": came, **edges})
-    frame = pd.concat([frame, frame.assign(unique_id=_thirds(sigma)).dropna(subset="unique_id")])
-    found = []
-    for percent in INTERVAL_INDEXES:
-        shares = losses.coverage(frame, ["model"], percent).set_index("unique_id")["model"].to_dict()
-        overall = proportion(round(shares["all"] * len(came)), len(came))
-        found.append(Coverage(percent, overall, *(shares.get(name) for name in THIRDS)))
-    return tuple(found)
-
-
-def _thirds(sigma: Floats) -> NDArray[np.object_]:
-    """The tercile of each day; None of a scale that hardly moved, which has none."""
+def _coverage(returns: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage, ...]:
     lower, upper = np.quantile(sigma, (1 / 3, 2 / 3))
-    if lower == upper:
-        return np.full(len(sigma), None, dtype=object)
-    which = (sigma > lower).astype(int) + (sigma > upper)
-    return np.array([THIRDS[third] for third in which], dtype=object)
+    tercile = (sigma > lower).astype(int) + (sigma > upper)
+    coverage = []
+    for percent in INTERVAL_INDEXES:
+        hits = covered(returns, quantiles, percent)
+        # A sigma that hardly moved has no terciles.
+        shares = [float(hits[tercile == n].mean()) if lower < upper else None for n in range(len(TERCILES))]
+        coverage.append(Coverage(percent, proportion(int(hits.sum()), len(hits)), *shares))
+    return tuple(coverage)
 
 
-def _uniformity(came: Floats, quantiles: Floats) -> Uniformity:
-    counts = np.histogram(pit(came, quantiles), bins=BINS, range=(0.0, 1.0))[0]
-    below = (came[:, None] <= quantiles).mean(axis=0)
+def _uniformity(returns: Floats, quantiles: Floats) -> Uniformity:
+    counts = np.histogram(pit(returns, quantiles), bins=BINS, range=(0.0, 1.0))[0]
+    below = (returns[:, None] <= quantiles).mean(axis=0)
     return Uniformity(
         counts=tuple(counts.tolist()),
-        largest_bin_deviation=float(np.abs(counts / len(came) - 1 / BINS).max()),
+        largest_bin_deviation=float(np.abs(counts / len(returns) - 1 / BINS).max()),
         kolmogorov_at_levels=float(np.abs(below - np.array(LEVELS)).max()),
     )
 
 
 def _point(evaluation: Evaluation, past_closes: Floats) -> Point:
-    from utilsforecast import losses
-
-    columns = {"y": evaluation.close, "point": evaluation.point, "naive": evaluation.last_close}
-    frame = pd.DataFrame({"unique_id": "all", **columns})
-    rmse = losses.rmse(frame, ["point", "naive"]).iloc[0]
-    mae = losses.mae(frame, ["point", "naive"]).iloc[0]
+    close, point, naive = evaluation.close, evaluation.point, evaluation.last_close
+    rmse, mae = root_mean_squared_error(point, close), mean_absolute_error(point, close)
     changes = np.abs(np.diff(past_closes))
-    mase = None
-    if np.any(changes > 0):  # NaN is not; a past that never moved is no scale
-        past = pd.DataFrame({"unique_id": "all", "y": past_closes})
-        mase = float(losses.mase(frame, ["point"], 1, past)["point"].iloc[0])
-    rmse_ratio, mae_ratio = (over(float(error["point"]), float(error["naive"])) for error in (rmse, mae))
-    return Point(float(rmse["point"]), rmse_ratio, float(mae["point"]), mae_ratio, mase)
+    # NaN is not above zero; a past that never moved is no scale.
+    mase = mae / float(np.nanmean(changes)) if np.any(changes > 0) else None
+    return Point(
+        rmse=rmse,
+        rmse_ratio_to_naive=ratio(rmse, root_mean_squared_error(naive, close)),
+        mae=mae,
+        mae_ratio_to_naive=ratio(mae, mean_absolute_error(naive, close)),
+        mase=mase,
+    )
 
 
-def _direction(median: Floats, came: Floats) -> Direction:
+def _direction(predicted: Floats, returns: Floats) -> Direction:
     from scipy.stats import binomtest
 
-    moved = (median != 0) & (came != 0)
-    days, ups = int(moved.sum()), int((came[moved] > 0).sum())
-    hits = int((np.sign(median) == np.sign(came))[moved].sum())
+    moved = (predicted != 0) & (returns != 0)
+    days, ups = int(moved.sum()), int((returns[moved] > 0).sum())
+    hits = int((np.sign(predicted) == np.sign(returns))[moved].sum())
     if not days:
         return Direction(0, 0, None, None, None)
     p_value = float(binomtest(hits, days, ups / days).pvalue)
@@ -251,34 +227,34 @@ def tables(summary: Summary) -> dict[str, tuple[list[str], list[list[str]]]]:
 
 
 def markdown(summary: Summary) -> str:
-    """The summary as markdown: what it covers, then one table after another."""
+    """The summary as Markdown: its span, then one table after another."""
     span = f"{summary.days:,} days, {summary.first_target_day} to {summary.last_target_day}"
     parts = [f"## {title}\n\n{markdown_table(*table)}" for title, table in tables(summary).items()]
     return "\n\n".join([f"# {summary.model}: {span}", *parts]) + "\n"
 
 
-def _p_text(p_value: float | None) -> str:
+def _format_p_value(p_value: float | None) -> str:
     return "< 1e-15" if p_value is not None and p_value < 1e-15 else format_figure(p_value, ".2g")
 
 
 def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = ["component", "CRPS", f"{summary.model} / method", "95 % interval", "DM p"]
+    header = ["component", "CRPS", f"{summary.model} / component", "95 % interval", "DM p"]
     rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
-    for name, found in summary.against.items():
-        interval = UNKNOWN if found.lower is None else f"{found.lower:.4f} to {found.upper:.4f}"
-        ratio, p_value = format_figure(found.ratio, ".4f"), _p_text(found.p_value)
-        rows.append([name, f"{summary.crps[name]:.6f}", ratio, interval, p_value])
+    for name, against in summary.against.items():
+        interval = UNKNOWN if against.lower is None else f"{against.lower:.4f} to {against.upper:.4f}"
+        figures = [f"{summary.crps[name]:.6f}", format_figure(against.ratio, ".4f"), interval]
+        rows.append([name, *figures, _format_p_value(against.p_value)])
     return header, rows
 
 
 def _coverage_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    header = ["interval", "covered", "95 % interval", *(f"{name} volatility" for name in THIRDS)]
+    header = ["interval", "covered", "95 % interval", *(f"{name} volatility" for name in TERCILES)]
     rows = []
-    for band in summary.coverage:
-        held = band.overall
-        thirds = [format_share(third) for third in (band.low, band.middle, band.high)]
-        interval = f"{format_share(held.lower)} to {format_share(held.upper)}"
-        rows.append([f"{band.percent} %", format_share(held.share), interval, *thirds])
+    for coverage in summary.coverage:
+        overall = coverage.overall
+        terciles = [format_share(share) for share in (coverage.low, coverage.middle, coverage.high)]
+        interval = f"{format_share(overall.lower)} to {format_share(overall.upper)}"
+        rows.append([f"{coverage.percent} %", format_share(overall.share), interval, *terciles])
     return header, rows
 
 
@@ -292,7 +268,7 @@ def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         ["MASE", format_figure(point.mase, ".4f")],
         ["direction hit", f"{format_share(direction.hit_rate)} of {direction.days:,} days"],
         ["always up hit", format_share(direction.always_up_rate)],
-        ["p against always up", _p_text(direction.p_value)],
+        ["p against always up", _format_p_value(direction.p_value)],
     ]
 
 

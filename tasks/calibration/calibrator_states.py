@@ -70,11 +70,10 @@ class _Outcome:
 
 def state_at(home: Home, chain: Chain, origin: date) -> CalibratorState | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
-    table = calibrator(home, chain.product_id)
-    snapshot = table.snapshot()
+    snapshot = calibrator(home, chain.product_id).snapshot()
     # Nearly always one of the newest days has it; older ones are not read then.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
-        rows = table.look(snapshot, chain.states(first, origin), None).to_pylist()
+        rows = snapshot.read(chain.states(first, origin)).to_pylist()
         if branch := _branch(rows):
             return _as_state(branch[max(branch)])
     return None
@@ -102,11 +101,11 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     """
     table = calibrator(home, chain.product_id)
     snapshot = table.snapshot()
-    links = table.look(snapshot, chain.states(None, origin), LINKS)
+    links = snapshot.read(chain.states(None, origin), LINKS)
     settled = _settled_through(home, chain, links, origin)
     if settled is None:
         return 0
-    branch = _branch(table.look(snapshot, chain.states(settled, origin)).to_pylist())
+    branch = _branch(snapshot.read(chain.states(settled, origin)).to_pylist())
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[settled], [], 0
     for outcome in _outcomes(home, chain, after=settled, through=origin):

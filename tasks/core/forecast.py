@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal
 
+from storage.core.intervals import INTERVALS
 from tasks.core.formatting import format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
-INTERVALS = (50, 80, 95)
 Basis = Literal["model", "pool", "fallback"]
 
 
@@ -77,10 +77,15 @@ class Forecast:
         """The name under which the registry has the model."""
         return f"closecast.{self.product_id}.{self.profile}"
 
-    def price(self, value: float) -> str:
-        """A price of this forecast as people read it: with decimals that tell the intervals' ends apart."""
+    @property
+    def decimals(self) -> int:
+        """Decimals of its prices: enough to tell the intervals' ends apart."""
         ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
-        return format_price(value, self.quote_currency, price_decimals(*(ends or [value])))
+        return price_decimals(*(ends or [self.first.point]))
+
+    def price(self, value: float) -> str:
+        """A price of this product as people read it, with at least the decimals of this forecast."""
+        return format_price(value, self.quote_currency, max(self.decimals, price_decimals(value)))
 
     def change(self, value: float) -> str:
         """How far a price is from the last close, as people read it."""
@@ -101,25 +106,34 @@ class Forecast:
         return cls(**shared, horizons=tuple(horizons))
 
     def summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
-        """The facts of a forecast, a label and a text each, as every place shows them."""
+        """The facts of a forecast, a label and a text each, as every reader is shown them."""
+        return [*self.price_summary(horizon), *self.version_summary(horizon)]
+
+    def price_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
+        """The part of the summary that is about prices; the nearest day's by default."""
         horizon = horizon or self.first
         intervals = {percent: horizon.interval(percent) for percent in INTERVALS}
-        lines = {
-            "forecast": f"{self.price(horizon.point)} ({self.change(horizon.point)} on the last close)",
-            "last close": f"{self.price(self.last_close)} on {self.origin_day} (the naive forecast)",
-            **{
-                f"{percent} %": f"{self.price(ends[0])} to {self.price(ends[1])}"
+        return [
+            ("forecast", f"{self.price(horizon.point)} ({self.change(horizon.point)} on the last close)"),
+            ("last close", f"{self.price(self.last_close)} on {self.origin_day} (the naive forecast)"),
+            *(
+                (f"{percent} %", f"{self.price(ends[0])} to {self.price(ends[1])}")
                 for percent, ends in intervals.items()
                 if ends
-            },
-            "profile": self.profile + ("" if horizon.quantiles else ": a point without intervals"),
-            "model": f"{self.model_name} version {self.model_version}",
-            "data": self.data_version,
-            "settings": self.settings_version,
-            "code": self.code_version,
-            "prediction": f"{horizon.prediction_id}, revision {horizon.revision}",
-        }
-        return list(lines.items())
+            ),
+        ]
+
+    def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
+        """The part of the summary that is about what the forecast was made from and by."""
+        horizon = horizon or self.first
+        return [
+            ("profile", self.profile + ("" if horizon.quantiles else ": a point without intervals")),
+            ("model", f"{self.model_name} version {self.model_version}"),
+            ("data", self.data_version),
+            ("settings", self.settings_version),
+            ("code", self.code_version),
+            ("prediction", f"{horizon.prediction_id}, revision {horizon.revision}"),
+        ]
 
 
 def _row(horizon: HorizonForecast) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pyarrow.dataset as ds
 
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
+from storage.core.intervals import INTERVALS
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import advance_states
-from tasks.core.forecast import INTERVALS, Score
+from tasks.core.forecast import Score
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import covered, crps, pit
 from tasks.core.steps import step

@@ -1,4 +1,4 @@
-"""Whether one method's losses are truly lower than another's: ratio, interval, test."""
+"""Whether the losses of one model are really lower than those of another: ratio, interval, test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.core.types import Floats
-from tasks.evaluation.scoreboard import SURE
+from tasks.evaluation.scoreboard import CONFIDENCE
 
 RESAMPLES = 2000
 # Over fewer days neither a p value nor a bootstrap says anything about a difference.
@@ -25,6 +25,14 @@ class Comparison:
     p_value: float | None
 
 
+def compare(first: Floats, second: Floats, *, seed: int) -> Comparison:
+    """The losses of the model against those of a baseline, both (days,), oldest first."""
+    enough = len(first) >= MIN_DAYS
+    lower, upper = (ratio_interval(first, second, seed=seed) if enough else None) or (None, None)
+    p_value = diebold_mariano(first, second) if enough else None
+    return Comparison(ratio(float(first.mean()), float(second.mean())), lower, upper, p_value)
+
+
 def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -> float | None:
     """Two-sided p value of equal mean loss; None when the losses differ by the same on every day.
 
@@ -33,15 +41,15 @@ def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -
     (1997), "Testing the equality of prediction mean squared errors".
 
     Args:
-        first: losses, shape (days,), oldest first.
-        second: those of the other method on the same days.
+        first: losses, (days,), oldest first.
+        second: those of the other model on the same days.
         lags: of the variance; by default 4 (days / 100)^(2/9), the rule of Newey and West (1994).
     """
     from arch.covariance.kernel import Bartlett
     from scipy.special import stdtr
 
     difference, days = first - second, len(first)
-    if days < 2 or _steady(difference, first, second):
+    if days < 2 or _is_constant(difference, first, second):
         return None
     lags = min(math.floor(4 * (days / 100) ** (2 / 9)) if lags is None else lags, days - 1)
     variance = np.asarray(Bartlett(difference, bandwidth=lags).cov.long_run).item()
@@ -50,9 +58,9 @@ def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -
 
 
 def ratio_interval(first: Floats, second: Floats, *, seed: int) -> tuple[float, float] | None:
-    """95 % interval of mean(first) / mean(second), both of shape (days,), from resampled runs of days.
+    """95 % interval of mean(first) / mean(second), both (days,), from resampled runs of days.
 
-    The stationary bootstrap of Politis and Romano (1994), both methods' losses drawn on the same days, the
+    The stationary bootstrap of Politis and Romano (1994), both models' losses drawn on the same days, the
     mean run by Politis and White (2004). None when a resample has no loss to divide by.
     """
     from arch.bootstrap import StationaryBootstrap, optimal_block_length
@@ -60,34 +68,28 @@ def ratio_interval(first: Floats, second: Floats, *, seed: int) -> tuple[float, 
     if not second.any():
         return None
 
-    def ratio(one: Floats, other: Floats) -> Floats:
-        return np.array([one.sum() / other.sum() if other.any() else np.nan])
+    def resampled_ratio(ours: Floats, theirs: Floats) -> Floats:
+        return np.array([ours.sum() / theirs.sum() if theirs.any() else np.nan])
 
-    # The ratio moves as the mean of this does, so this says how long the runs must be.
-    moved, run = first - ratio(first, second) * second, 1.0
-    if not _steady(moved, first, second):
+    # The ratio moves as the mean of this does, so this decides how long the runs must be.
+    moves, run = first - resampled_ratio(first, second) * second, 1.0
+    if not _is_constant(moves, first, second):
         # Of a series that is flat but for one of its ends the rule divides nothing by nothing.
         with np.errstate(divide="ignore", invalid="ignore"):
-            run = float(optimal_block_length(moved)["stationary"].iloc[0])
+            run = float(optimal_block_length(moves)["stationary"].iloc[0])
         run = run if math.isfinite(run) else len(first) ** (1 / 3)
     bootstrap = StationaryBootstrap(max(1, math.ceil(run)), first, second, seed=seed)
-    lower, upper = bootstrap.conf_int(ratio, reps=RESAMPLES, method="percentile", size=SURE).ravel()
+    lower, upper = bootstrap.conf_int(
+        resampled_ratio, reps=RESAMPLES, method="percentile", size=CONFIDENCE
+    ).ravel()
     return (float(lower), float(upper)) if np.isfinite(lower + upper) else None
 
 
-def compare(first: Floats, second: Floats, *, seed: int) -> Comparison:
-    """The losses of the model against those of a baseline, both of shape (days,), oldest first."""
-    enough = len(first) >= MIN_DAYS
-    lower, upper = (ratio_interval(first, second, seed=seed) if enough else None) or (None, None)
-    p_value = diebold_mariano(first, second) if enough else None
-    return Comparison(over(float(first.mean()), float(second.mean())), lower, upper, p_value)
+def ratio(ours: float, theirs: float) -> float | None:
+    """Their ratio, None when there is nothing to divide by."""
+    return ours / theirs if theirs > 0 else None
 
 
-def _steady(difference: Floats, first: Floats, second: Floats) -> bool:
+def _is_constant(difference: Floats, first: Floats, second: Floats) -> bool:
     """Whether it moves by no more than rounding does."""
     return bool(np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()))
-
-
-def over(one: float, other: float) -> float | None:
-    """Their ratio, None when there is nothing to divide by."""
-    return one / other if other > 0 else None

@@ -35,7 +35,7 @@ class Garch:
 
 
 def fit_garch(returns: Floats) -> Garch | None:
-    """Fit on consecutive log returns (days,); None where the optimizer does not converge."""
+    """Fit on log returns (days,), all of them known; None where the optimizer does not converge."""
     from arch import arch_model
 
     sample = 100.0 * returns

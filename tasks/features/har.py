@@ -1,4 +1,7 @@
-"""The sigma of HAR, Corsi (2009): log variance regressed on its means of a day, a week and a month."""
+"""The sigma of HAR, Corsi (2009): log variance regressed on its means of a day, a week and a month.
+
+The target's weekday is an input as well: Saturday, Sunday and Monday have a level of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +12,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tasks.core.types import Floats, Rows
-from tasks.features.volatility import MIN_SIGMA, daily_variance, garman_klass, log_returns
+from tasks.features.volatility import MIN_SIGMA, daily_variance, garman_klass, log_returns, weekend_flags
+from tasks.features.windows import DAY
 
 MEAN_DAYS = (5, 22)
 # The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
 FLOOR, FLOOR_DAYS = 0.02, 250
 MIN_DAYS, MIN_RANGED_DAYS = 30, 250
-# Weekdays of the target with a level of their own; the other four share one.
-SATURDAY, SUNDAY, MONDAY = 5, 6, 0
 
 
 @dataclass(frozen=True)
 class Har:
-    """The regression's table of all days; a fit uses the rows before its own cut.
+    """The regression's table, arrays (days, ...)."""
 
-    Attributes:
-        inputs: (days, 7), known at each close; NaN before the first move.
-        log_variance: (days,), of the day itself.
-        returns: (days,), log returns.
-        follows: (days,), whether the day follows the row before without a gap.
-        ranged: (days,), whether the range of the day is known.
-    """
-
-    inputs: Floats
+    inputs: Floats  # (days, 7), known at each close; NaN before the first move
     log_variance: Floats
-    returns: Floats
-    follows: NDArray[np.bool_]
-    ranged: NDArray[np.bool_]
+    returns: Floats  # log returns
+    follows: NDArray[np.bool_]  # the day follows the row before without a gap
+    ranged: NDArray[np.bool_]  # the day's range is known
 
     def fit(self, cut: int) -> tuple[Floats, Floats] | None:
-        """Weights (7,) from the rows before `cut`, and the standardized returns of the days behind them.
+        """Weights (7,) fitted on the rows before `cut`, and those days' returns in expected sigmas.
 
         None where the price has moved too seldom for a regression.
         """
@@ -67,18 +61,13 @@ def har(candles: pd.DataFrame) -> Har:
     floor = np.maximum(FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
     logs = pd.Series(np.log(np.maximum(variance, floor)))
     means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in MEAN_DAYS)]
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    target_weekday = (days + 1 + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-    inputs = [
-        np.ones(len(logs)),
-        *(mean.ffill().to_numpy(dtype=np.float64) for mean in means),
-        *((target_weekday == weekday).astype(np.float64) for weekday in (SATURDAY, SUNDAY, MONDAY)),
-    ]
+    known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
+    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
     return Har(
-        inputs=np.column_stack(inputs),
+        inputs=np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)]),
         log_variance=np.asarray(logs, dtype=np.float64),
         returns=log_returns(candles),
-        follows=np.diff(days, prepend=days[0]) == 1,
+        follows=np.diff(days, prepend=days[0]) == DAY,
         ranged=~np.isnan(garman_klass(candles)),
     )
 

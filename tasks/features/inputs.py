@@ -10,7 +10,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tasks.core.types import Floats, Rows
-from tasks.features.volatility import daily_sigma, daily_variance, ewma, garman_klass, log_returns, parkinson
+from tasks.features.volatility import (
+    daily_sigma,
+    daily_variance,
+    ewma,
+    garman_klass,
+    log_returns,
+    parkinson,
+    weekend_flags,
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def make_inputs(candles: pd.DataFrame, settings: InputSettings, columns: Columns
         spreads=np.stack(
             [_log_sigma(variance, settings.min_spread * sigma) for variance in variances], axis=1
         ),
-        plain=np.stack([*plain, *_weekday_flags(days)], axis=1),
+        plain=np.stack([*plain, *weekend_flags(candles)], axis=1),
         sigma=sigma,
         targets=targets,
     )
@@ -158,12 +166,6 @@ def _volume(candles: pd.DataFrame, settings: InputSettings) -> Floats:
     logs = np.log(np.where(volume > 0, volume, np.nan))
     distance = logs - _trailing_mean(logs, settings.volume_days)
     return np.nan_to_num(np.clip(distance, -settings.volume_clip, settings.volume_clip))
-
-
-def _weekday_flags(days: NDArray[np.datetime64]) -> list[Floats]:
-    """Whether the next day is a Saturday, a Sunday, a Monday: weekends are quiet."""
-    weekday = (days.astype(np.int64) + 4) % 7  # of the next day; 1970-01-01 was a Thursday, Monday is 0
-    return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
 
 
 def _log_sigma(variance: Floats, minimum: Floats) -> Floats:

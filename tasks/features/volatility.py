@@ -93,5 +93,12 @@ def daily_sigma(
     return np.maximum(sigma, MIN_SIGMA)
 
 
+def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
+    """Whether the next day is a Saturday, a Sunday, a Monday, shape (days,) each: weekends are quiet."""
+    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
+    weekday = (days + 4) % 7  # of the next day; 1970-01-01 was a Thursday, Monday is 0
+    return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
+
+
 def _logs(candles: pd.DataFrame) -> list[Floats]:
     return [np.log(candles[name].to_numpy(dtype=np.float64)) for name in ("open", "high", "low", "close")]

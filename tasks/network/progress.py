@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 
 # Called with the member's name, the epoch and the number of epochs.
 Listener = Callable[[str, int, int], None]
@@ -16,7 +16,7 @@ _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 def report_epoch(member: str, epoch: int, epochs: int) -> None:
     """Report to the terminal and to the listener that a member finished an epoch, of at most `epochs`."""
-    tell(f"epochs of {member}" if member else "epochs", epoch, epochs)
+    report_progress(f"epochs of {member}" if member else "epochs", epoch, epochs)
     listener = _listener.get()
     if listener is not None:
         listener(member, epoch, epochs)

@@ -56,23 +56,14 @@ class Losses:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a network trains.
-
-    Attributes:
-        learning_rate: of the optimizer.
-        batch_size: windows per step; the last batch of an epoch may be smaller.
-        epochs: passes over the training windows, at most.
-        shuffle: draw a new order for every epoch.
-        patience: stop after that many epochs without a better validation loss, with the best weights.
-        min_delta: the least decrease of the validation loss that counts as better.
-    """
+    """How a network trains; with `patience` it stops early, with the weights of the best epoch."""
 
     learning_rate: float
-    batch_size: int
-    epochs: int
-    shuffle: bool = True
-    patience: int | None = None
-    min_delta: float = 0.0
+    batch_size: int  # windows per step; the last batch of an epoch may be smaller
+    epochs: int  # passes over the training windows, at most
+    shuffle: bool = True  # a new order for every epoch
+    patience: int | None = None  # epochs without a better validation loss
+    min_delta: float = 0.0  # least decrease of the validation loss that counts as better
 
 
 class Trainer:
@@ -152,9 +143,6 @@ class Trainer:
             seed: of the dropout masks and the order.
             start: the first weights, by default those that the network has.
             name: for the log and the progress.
-
-        Returns:
-            The weights, which the network has as well, and the losses.
         """
         with self._lock:
             if start is not None:

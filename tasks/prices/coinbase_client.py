@@ -1,24 +1,24 @@
 """Coinbase → candles: a polite client of `GET /products/{product_id}/candles`.
 
-The client asks, keeps the pace and asks again; what an answer is worth is for
-tasks/prices/coinbase_responses.py, what a row holds for tasks/prices/coinbase_rows.py. Whether the candles
-are plausible is for tasks/prices/validation.py.
+The client requests, keeps the pace and retries. tasks/prices/coinbase_responses.py reads the responses;
+tasks/prices/validation.py decides whether the candles are plausible.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import urlsplit
+from datetime import date, timedelta
+from typing import Any
 
+import httpx
 import pandas as pd
-import requests
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -28,13 +28,19 @@ from tenacity import (
     wait_exponential,
     wait_random,
 )
-from urllib3.exceptions import HTTPError, LocationValueError
 
 from storage.core.errors import BadDay, BadSetting, ExchangeUnavailable
 from storage.core.home import check_product_id
-from tasks.prices.coinbase_responses import judge, made_at, one_line, read_body, why
-from tasks.prices.coinbase_rows import DAY, read_rows
-from tasks.prices.session import Passing, Session, within
+from storage.core.provenance import code_version
+from tasks.prices.coinbase_responses import (
+    DAY,
+    Response,
+    TransientError,
+    printable,
+    read_response,
+    read_rows,
+    rows_of,
+)
 
 COINBASE = "https://api.exchange.coinbase.com"
 MAX_DAYS = 300  # of a page, both ends included: the exchange refuses more
@@ -44,11 +50,13 @@ log = logging.getLogger("closecast.fetch")
 
 @dataclass(frozen=True)
 class Page:
-    """One answer of the exchange.
+    """One response of the exchange.
 
-    `first` and `last` are the inclusive span that was asked for; `payload` is the body, decompressed.
-    `candles` (a candle_frame) holds only days of the span, oldest first, not yet checked for plausibility;
-    `rejected` (a rejected_frame) holds the rows that cannot be read as a candle.
+    Attributes:
+        first, last: the inclusive span of the request.
+        payload: the body, decompressed.
+        candles: a candle_frame, oldest first, with days of the span only; not yet validated.
+        rejected: a rejected_frame of the rows that are not readable as a candle.
     """
 
     first: date
@@ -59,22 +67,22 @@ class Page:
 
 
 class Client:
-    """The exchange's daily candles, asked for politely: a context manager that closes its connections.
+    """A client for daily candles: a context manager that closes its connections.
 
     Args:
         base_url: http or https address of the exchange, without a query.
         connect_timeout, read_timeout: seconds to wait for the connection, and for each next byte.
-        total_timeout: seconds after which an answer that is not at its end is given up.
-        min_interval: seconds between the starts of two requests, at least 0.1, whatever happens.
-        attempts: how often a page is asked for while the trouble may pass.
-        empty_attempts: how often an empty page is asked for before it is believed.
-        longest_wait: seconds, the bound of the exponential waits between attempts, without their jitter.
-        patience: seconds after the first request, of any page, when no other is begun: whatever the exchange
-            does, the last of them ends `longest_wait` + `connect_timeout` + `total_timeout` + 1 s after it.
+        total_timeout: seconds for a whole response, however it trickles.
+        min_interval: seconds between the starts of two requests, at least 0.1, over all threads and retries.
+        attempts: requests for a page while errors are transient.
+        empty_attempts: requests for a page before an empty one is accepted.
+        max_wait: seconds, the limit of the exponential waits between attempts, without their jitter.
+        patience: seconds after the first request in which others may start. The last one ends at most
+            `max_wait` + `total_timeout` + 1 s later.
         sleep: waits that many seconds; for tests.
 
     Raises:
-        BadSetting: an address or a number that cannot be used.
+        BadSetting: an address or a number out of range.
     """
 
     def __init__(
@@ -87,7 +95,7 @@ class Client:
         min_interval: float = 0.11,
         attempts: int = 6,
         empty_attempts: int = 3,
-        longest_wait: float = 20.0,
+        max_wait: float = 20.0,
         patience: float = 780.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -97,18 +105,24 @@ class Client:
         limits = (connect_timeout, read_timeout, total_timeout, patience)
         if not all(limit > 0 for limit in limits) or min(attempts, empty_attempts) < 1:
             raise BadSetting("the client's time-outs need to be above 0 and its attempts at least 1")
-        self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
-        self._attempts, self._empty_attempts = attempts, empty_attempts
-        self._longest_wait, self._min_interval, self._sleep = longest_wait, min_interval, sleep
+        self._attempts, self._empty_attempts, self._max_wait = attempts, empty_attempts, max_wait
+        self._min_interval, self._sleep = min_interval, sleep
         self._pace, self._next_start = threading.Lock(), -math.inf
         self._patience, self._last_start = patience, math.inf
-        self._session = Session()
-        # The candles are public: no name and password of a netrc file or of the address goes with a request.
-        self._session.auth = _nobody
-        self._session.headers["User-Agent"] = f"closecast/{_version()}"
-        self._session.headers["Accept"] = "application/json"
-        # A proxy of the environment cannot reach this machine's own loopback.
-        self._session.trust_env = self._host not in ("localhost", "::1") and not self._host.startswith("127.")
+        # Requests run on an event loop of their own: only a cancelled one ends in the middle of a read.
+        self._total_timeout = total_timeout
+        self._http = httpx.AsyncClient(
+            headers={
+                "User-Agent": f"closecast/{code_version().partition('+')[0]}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            },
+            timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
+            trust_env=not _is_loopback(self._host),
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="closecast-http", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Client:
         return self
@@ -118,93 +132,82 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
-
-    def pages(self, product_id: str, first: date, last: date) -> Iterator[Page]:
-        """The days from `first` to `last`, both included, in pages of at most 300, the oldest first.
-
-        Nothing is asked for a page before it is taken. No day after `last` is ever asked for or returned, so
-        `last` must be a finished day. No pages where `first` is after `last`.
-
-        Raises:
-            BadProduct, ExchangeRefused, ExchangeUnavailable: as `page`.
-        """
-        check_product_id(product_id)
-        return (self.page(product_id, start, end) for start, end in spans(first, last))
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def page(self, product_id: str, first: date, last: date, *, expect_rows: bool = True) -> Page:
-        """One span of at most 300 days, both ends included.
+        """One span of at most 300 days, both ends included; `last` must be a finished day.
 
-        Where rows are expected an empty page is asked for again, then accepted: days without trades exist.
+        With `expect_rows` an empty page is requested again, then accepted: days without trades exist.
 
         Raises:
-            BadProduct: malformed, or not known to the exchange.
+            BadProduct: malformed, or not on the exchange.
             BadDay: a span that is backwards or too long.
-            ExchangeRefused: the exchange said no (4xx, a redirect, a body past all measure).
-            ExchangeUnavailable: no answer that can be used after every attempt, or out of patience.
+            ExchangeRefused: a 4xx, a redirect, or a body beyond the limit.
+            ExchangeUnavailable: no usable response after every attempt, or out of patience.
         """
         check_product_id(product_id)
         if not 1 <= (last - first).days + 1 <= MAX_DAYS:
             raise BadDay(f"a page needs 1 to {MAX_DAYS} days, oldest first, not {first} to {last}")
-        what = f"{product_id} {first} to {last}"
-        believe = Retrying(
+        label = f"{product_id} {first} to {last}"
+        retry_empty = Retrying(
             sleep=self._sleep,
             stop=stop_after_attempt(self._empty_attempts if expect_rows else 1),
             wait=wait_random(0.2, 0.6),
-            retry=retry_if_result(_is_empty),
-            before_sleep=lambda state: _warn(what, "no candles", state, self._empty_attempts),
+            retry=retry_if_result(lambda page: page.candles.empty and page.rejected.empty),
+            before_sleep=lambda state: _warn(label, state, self._empty_attempts),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
-        page: Page = believe(self._insist, what, product_id, first, last)
-        log.info("%s: %d candles", what, len(page.candles))
+        page: Page = retry_empty(self._request_until_usable, label, product_id, first, last)
+        log.info("%s: %d candles", label, len(page.candles))
         return page
 
-    def _insist(self, what: str, product_id: str, first: date, last: date) -> Page:
-        """Ask until an answer can be used or the attempts are used up."""
-        insist = Retrying(
+    def _request_until_usable(self, label: str, product_id: str, first: date, last: date) -> Page:
+        """Retry transient errors until the attempts are used up."""
+        retry = Retrying(
             sleep=self._sleep,
             stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=0.5, max=self._longest_wait) + wait_random(0, 0.5),
-            retry=retry_if_exception_type(Passing),
-            before_sleep=lambda state: _warn(what, _failure(state), state, self._attempts),
+            wait=wait_exponential(multiplier=0.5, max=self._max_wait) + wait_random(0, 0.5),
+            retry=retry_if_exception_type(TransientError),
+            before_sleep=lambda state: _warn(label, state, self._attempts),
             reraise=True,
         )
         try:
-            return insist(self._ask, product_id, first, last)
-        except Passing as error:
+            return retry(self._request, product_id, first, last)
+        except TransientError as error:
             raise ExchangeUnavailable(
-                f"the exchange at {self._host} gave no usable answer for {what}:"
-                f" asked {self._attempts} times, last came {error};"
+                f"the exchange at {self._host} gave no usable response for {label}"
+                f" in {self._attempts} attempts, the last one: {error};"
                 " check the network and run again later (--source sample works offline)"
             ) from error
 
-    def _ask(self, product_id: str, first: date, last: date) -> Page:
+    def _request(self, product_id: str, first: date, last: date) -> Page:
         """One request."""
         self._wait_for_turn()
-        query = {
-            "granularity": str(DAY),
-            "start": f"{first.isoformat()}T00:00:00Z",
-            "end": f"{last.isoformat()}T00:00:00Z",
-        }
+        query = {"granularity": DAY, "start": f"{first}T00:00:00Z", "end": f"{last}T00:00:00Z"}
+        coroutine = self._get(f"{self.base_url}/products/{product_id}/candles", query)
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            with (
-                within(self._total_timeout),
-                self._session.get(
-                    f"{self.base_url}/products/{product_id}/candles",
-                    params=query,
-                    timeout=self._timeouts,
-                    stream=True,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                payload = read_body(response)
-        except (requests.exceptions.InvalidURL, LocationValueError) as error:
-            raise BadSetting(f"the exchange's address {self._host} cannot be used: {why(error)}") from error
-        except (OSError, HTTPError) as error:  # requests' own are OSErrors
-            raise Passing(why(error)) from error
-        candles, rejected = read_rows(judge(response, payload, product_id), first, last)
-        _refuse_unfinished(candles, made_at(response))
-        return Page(first, last, payload, candles, rejected)
+            response = future.result()
+        except TimeoutError as error:
+            raise TransientError(f"no complete response within {self._total_timeout:g} s") from error
+        except httpx.RequestError as error:
+            raise TransientError(_reason_of(error)) from error
+        finally:
+            future.cancel()  # an interrupted wait leaves no request behind
+        candles, rejected = read_rows(rows_of(response, product_id), first, last)
+        _require_finished(candles, response)
+        return Page(first, last, response.body, candles, rejected)
+
+    async def _get(self, url: str, query: dict[str, Any]) -> Response:
+        async with (
+            asyncio.timeout(self._total_timeout),
+            self._http.stream("GET", url, params=query, follow_redirects=False) as response,
+        ):
+            return await read_response(response)
 
     def _wait_for_turn(self) -> None:
         """Keep the starts of requests apart, also those of other threads and of retries."""
@@ -216,84 +219,81 @@ class Client:
             self._last_start = min(self._last_start, now + self._patience)
             if now > self._last_start:
                 raise ExchangeUnavailable(
-                    f"all pages of the exchange at {self._host} were needed within {self._patience:g} s, and"
-                    " it was slower; those that came are kept: run again later to go on from there"
+                    f"all pages of the exchange at {self._host} were needed within {self._patience:g} s, but"
+                    " it was slower; the pages so far are kept: run again later to continue from there"
                 )
             self._next_start = now + self._min_interval
 
 
-def spans(first: date, last: date, *, days: int = MAX_DAYS) -> list[tuple[date, date]]:
-    """Cut the days from `first` to `last`, both included, into spans of at most `days`, the oldest first.
-
-    Raises:
-        BadSetting: `days` is not 1 to 300.
-    """
-    if not 1 <= days <= MAX_DAYS:
-        raise BadSetting(f"a span needs 1 to {MAX_DAYS} days, not {days}")
+def spans(first: date, last: date) -> list[tuple[date, date]]:
+    """The days from `first` to `last`, both included, in spans of at most MAX_DAYS, the oldest first."""
     length = (last - first).days + 1
     return [
-        (first + timedelta(days=n), first + timedelta(days=min(n + days, length) - 1))
-        for n in range(0, length, days)
+        (first + timedelta(days=n), first + timedelta(days=min(n + MAX_DAYS, length) - 1))
+        for n in range(0, length, MAX_DAYS)
     ]
 
 
 def _check_url(base_url: str) -> tuple[str, str]:
     """The address without a trailing slash, and its host."""
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname or ""
-        usable = parts.scheme in ("http", "https") and host and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
-        usable = False
-    if "@" in base_url:  # its text is shown nowhere: there may be a password in it
+    if "@" in base_url:  # not shown in the message: it may hold a password
         raise BadSetting(
             "the exchange's address needs the form https://host, without a name or a password;"
             " correct CLOSECAST_COINBASE_URL"
         )
-    if not usable or parts.query or parts.fragment:
+    try:
+        url = httpx.URL(base_url)
+        url.host.encode("idna")
+        usable = url.scheme in ("http", "https") and url.host and url.port in (None, *range(1, 65536))
+    except (httpx.InvalidURL, UnicodeError):
+        usable = False
+    if not usable or url.query or url.fragment:
         raise BadSetting(
-            f"the exchange's address needs the form https://host, not {one_line(base_url)!r};"
+            f"the exchange's address needs the form https://host, not {printable(base_url)!r};"
             " correct CLOSECAST_COINBASE_URL"
         )
-    return base_url.rstrip("/"), host
+    return base_url.rstrip("/"), url.host
 
 
-def _refuse_unfinished(candles: pd.DataFrame, made: datetime | None) -> None:
-    """Do not take a candle from before its day was over by the exchange's own clock.
+def _is_loopback(host: str) -> bool:
+    """Whether the host is this machine, which a proxy of the environment cannot reach."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
-    It came out of a cache, or this machine's clock is wrong: the open candle looks like any other.
+
+def _require_finished(candles: pd.DataFrame, response: Response) -> None:
+    """Do not take a candle of a day that was not over by the exchange's own clock.
+
+    Such a response is from a cache, or this machine's clock is wrong: an open candle looks like any other.
     """
-    if made is None or candles.empty:
+    sent_at = response.sent_at
+    if sent_at is None or candles.empty:
         return
     last = candles["day_utc"].iloc[-1].date()
-    if made.date() <= last:
-        raise Passing(
-            f"a candle of {last} made at {made:%Y-%m-%d %H:%M} UTC by the exchange's clock, when that day was"
-            " not over; compare this machine's clock"
+    if sent_at.date() <= last:
+        raise TransientError(
+            f"a candle of {last} sent at {sent_at:%Y-%m-%d %H:%M} UTC by the exchange's clock, before that"
+            " day was over; compare this machine's clock"
         )
 
 
-def _nobody(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
+def _reason_of(error: BaseException) -> str:
+    """A short reason for a failed request: the operating system's own where there is one."""
+    cause: BaseException | None = error
+    text = ""
+    while cause is not None:
+        if isinstance(cause, httpx.TimeoutException):
+            return "no response in time"
+        if isinstance(cause, OSError) and cause.errno:
+            return (os.strerror(cause.errno) if cause.errno > 0 else printable(str(cause.strerror))).lower()
+        text = printable(str(cause)) or text
+        cause = cause.__cause__ or cause.__context__
+    return text or type(error).__name__
 
 
-def _is_empty(page: Page) -> bool:
-    return page.candles.empty and page.rejected.empty
-
-
-def _failure(state: RetryCallState) -> str:
-    return str(state.outcome.exception()) if state.outcome else ""
-
-
-def _warn(what: str, came: str, state: RetryCallState, attempts: int) -> None:
+def _warn(label: str, state: RetryCallState, attempts: int) -> None:
+    error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
+    problem = error or "no candles"
     log.warning(
-        "%s: %s; asked %d of %d times, again in %.1f s", what, came, state.attempt_number, attempts, wait
+        "%s: %s; attempt %d of %d, again in %.1f s", label, problem, state.attempt_number, attempts, wait
     )
-
-
-def _version() -> str:
-    try:
-        return version("closecast")
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "0"

@@ -1,126 +1,193 @@
-"""What an answer of the exchange is worth: final, worth asking again, or a refusal."""
+"""A response of the exchange → its rows, or the error that it stands for; the rows → candles."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import math
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import requests
-from urllib3.exceptions import IncompleteRead
+import httpx
+import pandas as pd
 
+from storage.core.candle_schema import candle_frame, rejected_frame
 from storage.core.errors import BadProduct, ExchangeRefused
-from tasks.prices.session import Passing
 
-# A time-out, too early, too many: these may be gone the next time, as may all from 500 on.
-MAY_PASS = (408, 425, 429)
-MAX_ROWS = 3000  # of an answer that is still read as a page of at most 300
+DAY = 86400  # seconds
+EPOCH = date(1970, 1, 1)
+# The figures of a row after its time, in the exchange's order.
+FIGURES = ("low", "high", "open", "close", "volume")
+# A time-out, too early, too many requests: like all from 500 on they may be gone on the next attempt.
+TRANSIENT_STATUSES = (408, 425, 429)
+MAX_ROWS = 3000  # of a response; a page asks for at most 300
 MAX_BYTES = 4 * 2**20  # of a body, decompressed
 
 
-def read_body(response: requests.Response) -> bytes:
-    """The body of a streamed answer, decompressed.
+class TransientError(Exception):
+    """A failure that may be gone on the next attempt; its text is one line."""
 
-    Args:
-        response: made with `stream=True`, nothing read of it.
+
+@dataclass(frozen=True)
+class Response:
+    """A complete response: status, headers, and the body decompressed."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """The response's moment by the server's clock; None where its Date is missing or unreadable."""
+        try:
+            moment = parsedate_to_datetime(self.headers["Date"])
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (LookupError, ValueError, TypeError, OverflowError):
+            return None
+
+
+async def read_response(response: httpx.Response) -> Response:
+    """Read a streamed response to its end.
 
     Raises:
+        TransientError: the body is not the gzip that its header names.
         ExchangeRefused: more than MAX_BYTES.
     """
+    gzip = response.headers.get("Content-Encoding", "").lower() == "gzip"
+    # Not httpx's own decompression, which has no limit: a few kilobytes can hold gigabytes.
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     body = bytearray()
-    # read1 returns what one read brings: read() would wait on a trickle until its buffer is full.
-    while piece := response.raw.read1(65536, decode_content=True):
-        body += piece
-        if len(body) > MAX_BYTES:
+    async for chunk in response.aiter_raw():
+        try:
+            body += decoder.decompress(chunk, MAX_BYTES + 1) if gzip else chunk
+        except zlib.error as error:
+            raise TransientError("a damaged gzip body") from error
+        if max(len(body), response.num_bytes_downloaded) > MAX_BYTES:
             raise ExchangeRefused(
-                f"an answer of the exchange needs at most {MAX_BYTES} bytes, more came;"
+                f"a response of the exchange needs at most {MAX_BYTES} bytes, this one has more;"
                 " check CLOSECAST_COINBASE_URL"
             )
-    return bytes(body)
+    return Response(response.status_code, response.headers, bytes(body))
 
 
-def judge(response: requests.Response, payload: bytes, product_id: str) -> list[Any]:
-    """The rows of a good answer.
+def rows_of(response: Response, product_id: str) -> list[Any]:
+    """The rows of a good response.
 
     Raises:
-        Passing: 408, 425, 429, 5xx, or a success without an array: asking again can help.
-        BadProduct: 404 in the exchange's own words.
+        TransientError: 408, 425, 429, 5xx, or a success without an array.
+        BadProduct: 404 with a message of the exchange.
         ExchangeRefused: any other, a redirect included.
     """
-    status, content = response.status_code, parse(payload)
+    status, content = response.status, parse(response.body)
     message = content.get("message") if isinstance(content, dict) else None
-    said = one_line(message) if isinstance(message, str) else _looks(payload, content)
+    detail = printable(message) if isinstance(message, str) else _describe(response.body, content)
     if 200 <= status < 300:
         if isinstance(content, list) and len(content) <= MAX_ROWS:
             return content
-        raise Passing(f"{status} without an array of candles ({said})")
-    if status in MAY_PASS or status >= 500:
-        raise Passing(f"{status} ({said})")
+        raise TransientError(f"{status} without an array of candles ({detail})")
+    if status in TRANSIENT_STATUSES or status >= 500:
+        raise TransientError(f"{status} ({detail})")
     if status == 404 and isinstance(message, str):
         raise BadProduct(
-            f"the exchange knows no product {product_id}; check its spelling, for example BTC-USD ({said})"
+            f"the exchange has no product {product_id}; check its spelling, for example BTC-USD ({detail})"
         )
     if 300 <= status < 400:
-        to = one_line(response.headers.get("Location", "nowhere"))
+        target = printable(response.headers.get("Location", "nowhere"))
         raise ExchangeRefused(
-            f"the exchange answered {status}, a redirect to {to}, which is not followed;"
+            f"the exchange responded {status}, a redirect to {target}, which is not followed;"
             " check CLOSECAST_COINBASE_URL"
         )
     raise ExchangeRefused(
-        f"the exchange refused {product_id} with {status}: {said}; check the days and CLOSECAST_COINBASE_URL"
+        f"the exchange refused {product_id} with {status}: {detail};"
+        " check the days and CLOSECAST_COINBASE_URL"
     )
 
 
-def made_at(response: requests.Response) -> datetime | None:
-    """When the answer was made, by the clock of whoever made it; None where the Date says nothing."""
-    try:
-        moment = parsedate_to_datetime(response.headers["Date"])
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (LookupError, ValueError, TypeError, OverflowError):
-        return None
-
-
-def parse(payload: bytes) -> Any:
+def parse(body: bytes) -> Any:
     """The JSON of a body, None where it is not JSON."""
     try:
-        return json.loads(payload, parse_int=_whole)
+        # int() refuses thousands of digits, and one such number would cost the whole page.
+        return json.loads(body, parse_int=lambda digits: (int if len(digits) <= 1000 else float)(digits))
     except (ValueError, RecursionError):
         return None
 
 
-def _whole(digits: str) -> int | float:
-    # int() refuses thousands of digits, which would lose the page for the sake of one row.
-    return int(digits) if len(digits) <= 1000 else float(digits)
+def read_rows(rows: list[Any], first: date, last: date) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows `[time, low, high, open, close, volume]` as a candle_frame, oldest first, and a rejected_frame.
+
+    Rows of days outside the inclusive span are dropped. A row that cannot be read is rejected, and so is
+    every row of a day with different figures. A repeated row counts once. `raw` is the first 500 characters
+    of the row's JSON.
+    """
+    lowest, highest = (first - EPOCH).days, (last - EPOCH).days
+    versions: dict[int, dict[tuple[float, ...], Any]] = {}
+    rejected: list[dict[str, object]] = []
+    for row in rows:
+        day = _day_number(row)
+        if day is None:
+            rejected.append(_rejected(None, row, "its time is not midnight UTC in whole seconds"))
+        elif lowest <= day <= highest:
+            figures, reason = _figures(row)
+            if reason:
+                rejected.append(_rejected(day, row, reason))
+            else:
+                versions.setdefault(day, {}).setdefault(figures, row)
+    candles: list[dict[str, object]] = []
+    for day, by_figures in sorted(versions.items()):
+        if len(by_figures) == 1:
+            (figures,) = by_figures
+            moment = pd.Timestamp(day * DAY, unit="s")
+            candles.append({"day_utc": moment} | dict(zip(FIGURES, figures, strict=True)))
+        else:
+            reason = f"the day has {len(by_figures)} rows with different figures"
+            rejected += [_rejected(day, row, reason) for row in by_figures.values()]
+    return candle_frame(candles), rejected_frame(rejected)
 
 
-def _looks(payload: bytes, content: Any) -> str:
-    """What a body without a message looks like."""
-    if isinstance(content, list):
-        return f"an array of {len(content)}"
-    if content is not None:
-        return "JSON that is no array"
-    if not payload:
-        return "an empty body"
-    return "an HTML page" if payload.lstrip().startswith(b"<") else "JSON cut short or none"
-
-
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """Foreign text fit for a message: one line of at most 200 printable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
 
 
-def why(error: BaseException) -> str:
-    """What went wrong underneath, in a few words: the system's own where there are any."""
-    link: BaseException | None = error
-    said = ""
-    while link is not None:
-        if isinstance(link, requests.Timeout | TimeoutError):
-            return "nothing in time"
-        if isinstance(link, IncompleteRead):
-            return "a body cut short"
-        if isinstance(link, OSError) and link.strerror:
-            return one_line(link.strerror).lower()
-        said = one_line(str(link)) or said
-        link = link.__cause__ or link.__context__
-    return said or type(error).__name__
+def _describe(body: bytes, content: Any) -> str:
+    """What a body without a message is."""
+    if isinstance(content, list):
+        return f"an array of {len(content)}"
+    if content is not None:
+        return "JSON but no array"
+    if not body:
+        return "an empty body"
+    return "an HTML page" if body.lstrip().startswith(b"<") else "incomplete JSON or none"
+
+
+def _day_number(row: Any) -> int | None:
+    """Days since 1970 of a row, None where it does not begin with the time of a midnight."""
+    time: Any = row[0] if isinstance(row, list) and row else ""
+    return int(time // DAY) if _number(time) is not None and time % DAY == 0 else None
+
+
+def _figures(row: list[Any]) -> tuple[tuple[float, ...], str]:
+    """The five figures after the time, or the reason why they cannot be read."""
+    if len(row) != 6:
+        return (), f"a candle has six values, this row {len(row)}"
+    numbers = [_number(value) for value in row[1:]]
+    bad = [name for name, number in zip(FIGURES, numbers, strict=True) if number is None]
+    return tuple(n for n in numbers if n is not None), f"no finite number: {', '.join(bad)}" if bad else ""
+
+
+def _number(value: Any) -> float | None:
+    """A JSON number as a finite float64, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _rejected(day: int | None, row: Any, reason: str) -> dict[str, object]:
+    iso = None if day is None else (EPOCH + timedelta(days=day)).isoformat()
+    return {"day_utc": iso, "raw": json.dumps(row)[:500], "reason": reason}

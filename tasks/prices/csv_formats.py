@@ -1,15 +1,15 @@
 """The bytes of a CSV file → its columns in use, as text, each row with its line number.
 
-Here is decided where the header is, what its names mean and which rows have as many fields as it has; what
-the texts mean as days and figures is for tasks/prices/csv_reader.py.
+This module decides where the header is, which column has which role and which rows fit the header. What the
+texts mean as days and figures is decided in tasks/prices/csv_reader.py.
 """
 
 from __future__ import annotations
 
-import codecs
+import csv
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,6 @@ from storage.core.errors import BadFile
 
 MAX_LINE_BYTES = 64 * 1024
 MAX_COLUMNS = 100
-MIB = 2**20
 NUMBER = r"^-?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?$"
 API_ORDER = ["time", "low", "high", "open", "close", "volume"]
 NAMES = {
@@ -30,123 +29,102 @@ NAMES = {
     "open": {"open", "open_price", "price_open"},
     "high": {"high", "high_price", "price_high"},
     "low": {"low", "low_price", "price_low"},
-    "close": {"close", "close_price", "price_close", "closing_price", "price", "price_usd"},
+    "close": {"close", "close_usd", "close_price", "price_close", "closing_price", "price", "price_usd"},
 }
 
 
-class _Lines(NamedTuple):
-    text: bytes  # LF only, no byte order mark, no quotes, ends with LF
-    starts: np.ndarray  # (lines + 1,) offsets, the last is the end
-
-    def line(self, index: int) -> str:
-        return self.text[self.starts[index] : self.starts[index + 1] - 1].decode("utf-8", "replace")
-
-
-class _Layout(NamedTuple):
-    header: list[str]  # as written
-    delimiter: str
-    columns: dict[str, int]  # role → position
-    first_row: int  # index of the first line below the header
-
-
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a file that have as many fields as its header, and why the others have not been taken.
+class CsvRows:
+    """The rows of a file that have as many fields as its header, and the reasons for all that are rejected.
 
-    `texts` holds a column of text (pyarrow, trimmed) for each role: `day`, `stamp`, `symbol`, the prices by
-    their names in a candle_frame, and the volumes as `volume:0`, `volume:1` … by position. `numbers` are the
-    rows' line numbers; the first line is 1. `reasons` says by line number why a row is not taken.
+    Attributes:
+        texts: a trimmed pyarrow column for each role: `day`, `stamp`, `symbol`, the prices by their names in
+            a candle_frame, and the volumes as `volume:0`, `volume:1` … by position.
+        numbers: (rows,) line number of each row; the first line is 1.
+        reasons: by line number, why the row is rejected.
     """
 
     name: str
+    header: list[str]
+    delimiter: str
+    lines: list[bytes]
     texts: dict[str, Any]
     numbers: np.ndarray
     reasons: dict[int, str]
-    _lines: _Lines
-    _layout: _Layout
 
     def text(self, role: str, row: int) -> str:
-        """What stands in that column of the row (its index, not its line)."""
+        """The text in that column of the row (its index, not its line)."""
         return str(self.texts[role][row].as_py())
 
-    def heading(self, role: str) -> str:
-        """The column's name in the header: lower case, words joined by `_`."""
-        return _plain(self._layout.header[self._layout.columns[role]])
-
     def reject(self, row: int, reason: str) -> None:
-        """Do not take a row; the first reason stands."""
+        """Reject a row; the first reason stands."""
         self.reasons.setdefault(int(self.numbers[row]), reason)
 
-    def written(self, number: int) -> dict[str, str] | list[str]:
-        """A line's fields by the header's names, or in their order where they do not fit the header."""
-        fields = _fields(self._lines.line(number - 1), self._layout.delimiter)
-        header = self._layout.header
-        return dict(zip(header, fields, strict=True)) if len(fields) == len(header) else fields
+    def fields(self, number: int) -> dict[str, str] | list[str]:
+        """The fields of a line by the header's names, or in their order where they do not fit the header."""
+        fields = _split(self.lines[number - 1], self.delimiter)
+        return dict(zip(self.header, fields, strict=True)) if len(fields) == len(self.header) else fields
 
 
-def cut_rows(data: bytes, name: str) -> Rows:
-    """Cut a CSV file into rows and columns; a banner line above the header is passed over.
+def split_rows(data: bytes, name: str) -> CsvRows:
+    """Split a CSV file into rows and columns; a banner line above the header is skipped.
 
     Raises:
-        BadFile: empty, not UTF-8 text, a line or a number of columns past all measure, no known header, two
-            columns for one role, or no row below the header with as many fields.
+        BadFile: empty, not UTF-8 text, a line or a number of columns beyond the limit, no known header, two
+            columns for one role, a quoted field over two lines, or no row below the header that fits it.
     """
     lines = _split_lines(data, name)
-    layout = _find_layout(lines, name)
-    fields = _count_fields(lines, layout, name)
-    fits = fields == len(layout.header)
-    above = layout.first_row + 1
-    reasons = {
-        row + above: f"{fields[row]} fields where the header has {len(layout.header)}"
-        for row in np.flatnonzero(~fits).tolist()
-        if lines.line(layout.first_row + row).strip()
-    }
-    if not fits.any():
+    header, delimiter, first_row = _find_header(lines, name)
+    below = lines[first_row:]
+    reasons: dict[int, str] = {}
+    if b'"' in data:
+        for row in [row for row, line in enumerate(below) if line.count(b'"') % 2]:
+            reasons[row + first_row + 1] = "a quote is not closed"
+            below[row] = b""
+    numbers = np.flatnonzero(np.fromiter(map(len, below), np.int64)) + first_row + 1
+    if not len(numbers):
         raise no_rows(reasons, name)
-    bounds = lines.starts[layout.first_row :]
-    body = np.frombuffer(lines.text, np.uint8)[bounds[0] :]
-    if not fits.all():
-        body = body[np.repeat(fits, np.diff(bounds))]
-    return Rows(name, _columns(body, layout), np.flatnonzero(fits) + above, reasons, lines, layout)
+    body = b"\n".join(filter(None, below))
+    texts, widths = _parse(body, header, delimiter, name, len(numbers))
+    for row, width in widths.items():
+        number = int(numbers[row])
+        if width > MAX_COLUMNS:
+            raise _too_wide(name, number, width)
+        if lines[number - 1].strip():
+            reasons[number] = f"{width} fields where the header has {len(header)}"
+    fitting = np.delete(numbers, list(widths))
+    if not len(fitting):
+        raise no_rows(reasons, name)
+    return CsvRows(name, header, delimiter, lines, texts, fitting, reasons)
 
 
 def no_rows(reasons: dict[int, str], name: str) -> BadFile:
     """The error for a file without a row that can be read."""
-    came = f"line {min(reasons)}: {reasons[min(reasons)]}" if reasons else "nothing below the header"
-    return BadFile(f"{name}: rows of daily candles are needed, but none can be read ({came})")
+    first = f"line {min(reasons)}: {reasons[min(reasons)]}" if reasons else "nothing below the header"
+    return BadFile(f"{name}: rows of daily candles are needed, but none can be read ({first})")
 
 
-def _split_lines(data: bytes, name: str) -> _Lines:
-    """Refuse what is no text, or has endless lines; bring the rest to one form."""
-    _require_text(data, name)
-    endless = f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line "
-    head = data[: MAX_LINE_BYTES + 2]
-    if len(head) > MAX_LINE_BYTES and b"\n" not in head and b"\r" not in head:
-        raise BadFile(f"{endless}1 is longer; is it a CSV file of candles?")
-    text = data.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    # Without quotes a comma is always a delimiter: "7,993.54" gives a row too long, never a wrong figure.
-    text = text.replace(b'"', b"")
-    text = text if text.endswith(b"\n") else text + b"\n"
-    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
-    starts = np.concatenate([[0], ends])
-    longest = int(np.argmax(np.diff(starts)))
-    if starts[longest + 1] - starts[longest] > MAX_LINE_BYTES:
-        raise BadFile(f"{endless}{longest + 1} is longer; is it a CSV file of candles?")
-    return _Lines(text, starts)
+def _split_lines(data: bytes, name: str) -> list[bytes]:
+    """The lines of a text without their ends; refuses what is not text or has endless lines."""
+    _check_text(data, name)
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    lines = text.split(b"\n")
+    longest = max(lines, key=len)
+    if len(longest) > MAX_LINE_BYTES:
+        raise BadFile(
+            f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line {lines.index(longest) + 1} is"
+            " longer; is it a CSV file of candles?"
+        )
+    return lines
 
 
-def _require_text(data: bytes, name: str) -> None:
-    """Refuse what is not UTF-8 throughout; in pieces, as one text can take four times its size."""
-    decode = codecs.getincrementaldecoder("utf-8")().decode
+def _check_text(data: bytes, name: str) -> None:
+    """Refuse what is not UTF-8 throughout."""
     bad = data.find(b"\0")
     try:
-        for start in range(0, len(data) if bad < 0 else bad, MIB):
-            decode(data[start : start + MIB], final=start + MIB >= len(data))
+        data.decode()
     except UnicodeDecodeError as error:
-        # What was decoded begins with what the piece before had left over.
-        bad = min(start + MIB, len(data)) - len(error.object) + error.start
+        bad = error.start
     if bad >= 0:
         line = max(data.count(b"\n", 0, bad), data.count(b"\r", 0, bad)) + 1
         raise BadFile(
@@ -155,87 +133,92 @@ def _require_text(data: bytes, name: str) -> None:
         )
 
 
-def _find_layout(lines: _Lines, name: str) -> _Layout:
-    """The header, below a banner line or not, or the API's order where there is none."""
-    filled = [i for i in range(min(len(lines.starts) - 1, 50)) if lines.line(i).strip()][:2]
+def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
+    """The header, its delimiter and the index of the first line below it.
+
+    It may stand below a banner line. Without a header the API's order is assumed.
+    """
+    filled = [index for index, line in enumerate(lines[:50]) if line.strip()][:2]
     if not filled:
         raise BadFile(f"{name}: a CSV file of daily candles is needed, but it is empty or begins so")
-    half: _Layout | None = None  # a header with a date or a close alone, for the message
+    missing, written = ["date", "close"], lines[filled[0]]
     for index in filled:
         for delimiter in ",;\t":
-            header = _fields(lines.line(index), delimiter)
-            columns = _roles(header, name) if len(header) <= MAX_COLUMNS else {}
-            layout = _Layout(header, delimiter, columns, index + 1)
-            dated = "day" in columns or "stamp" in columns
-            if dated and "close" in columns:
-                return layout
-            if half is None and (dated or "close" in columns):
-                half = layout
-    first = _fields(lines.line(filled[0]), ",")
+            header = _split(lines[index], delimiter)
+            roles = _positions(header, name).keys() if len(header) <= MAX_COLUMNS else set()
+            dated = "day" in roles or "stamp" in roles
+            if dated and "close" in roles:
+                return header, delimiter, index + 1
+            if len(missing) == 2 and (dated or "close" in roles):
+                missing, written = ["close" if dated else "date"], lines[index]
+    first = _split(lines[filled[0]], ",")
     if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
-        return _Layout(API_ORDER, ",", _roles(API_ORDER, name), filled[0])
+        return API_ORDER, ",", filled[0]
     if len(first) > MAX_COLUMNS:
         raise _too_wide(name, filled[0] + 1, len(first))
-    came = lines.line(half.first_row - 1 if half else filled[0])
-    missing = "date and close" if half is None else "date" if "close" in half.columns else "close"
     raise BadFile(
         f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
-        f" {missing} not found in {came[:60]!r}"
+        f" {' and '.join(missing)} not found in {written.decode()[:60]!r}"
     )
 
 
-def _fields(line: str, delimiter: str) -> list[str]:
-    return [field.strip() for field in line.split(delimiter)]
+def _split(line: bytes, delimiter: str) -> list[str]:
+    return [field.strip() for field in next(csv.reader([line.decode()], delimiter=delimiter), [""])]
 
 
-def _plain(written: str) -> str:
-    return re.sub(r"[\W_]+", "_", written.lower()).strip("_")
+def plain(heading: str) -> str:
+    """A column's name in lower case, its words joined by `_`."""
+    return re.sub(r"[\W_]+", "_", heading.lower()).strip("_")
 
 
-def _roles(header: list[str], name: str) -> dict[str, int]:
+def _positions(header: list[str], name: str) -> dict[str, int]:
     """Role → position; volumes as `volume:0`, `volume:1` … by position."""
-    roles: dict[str, int] = {}
-    for position, written in enumerate(header):
-        plain = _plain(written)
-        role = next((role for role, names in NAMES.items() if plain in names), None)
-        if plain.startswith("vol") or plain.endswith("volume"):
+    positions: dict[str, int] = {}
+    for position, heading in enumerate(header):
+        column = plain(heading)
+        role = next((role for role, names in NAMES.items() if column in names), None)
+        if column.startswith("vol") or column.endswith("volume"):
             role = f"volume:{position}"
-        if role in roles:
-            twice = f"{header[roles[role]]!r:.25} and {written!r:.25}"
-            raise BadFile(f"{name}: one column is needed for the {role}, two came: {twice}")
+        if role in positions:
+            both = f"{header[positions[role]]!r:.25} and {heading!r:.25}"
+            raise BadFile(f"{name}: one column is needed for the {role}, the header has two: {both}")
         if role:
-            roles[role] = position
-    return roles
+            positions[role] = position
+    return positions
 
 
-def _too_wide(name: str, line: int, came: int) -> BadFile:
-    return BadFile(f"{name}: at most {MAX_COLUMNS} columns are expected, line {line} has {came}")
+def _too_wide(name: str, line: int, width: int) -> BadFile:
+    return BadFile(f"{name}: at most {MAX_COLUMNS} columns are expected, line {line} has {width}")
 
 
-def _count_fields(lines: _Lines, layout: _Layout, name: str) -> np.ndarray:
-    """Fields of each line below the header."""
-    bounds = lines.starts[layout.first_row :]
-    if len(bounds) == 1:
-        raise no_rows({}, name)
-    body = np.frombuffer(lines.text, np.uint8)[bounds[0] :]
-    delimiters = np.flatnonzero(body == ord(layout.delimiter)) + bounds[0]
-    fields = np.diff(np.searchsorted(delimiters, bounds)) + 1
-    if fields.max() > MAX_COLUMNS:
-        raise _too_wide(name, int(np.argmax(fields)) + layout.first_row + 1, fields.max())
-    return fields
+def _parse(
+    body: bytes, header: list[str], delimiter: str, name: str, lines: int
+) -> tuple[dict[str, Any], dict[int, int]]:
+    """The columns in use as trimmed text; by index, the width of each line that does not fit the header."""
+    names = [str(position) for position in range(len(header))]
+    roles = {role: names[position] for role, position in _positions(header, name).items()}
+    widths: dict[int, int] = {}
 
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        widths[row.number - 1] = row.actual_columns
+        return "skip"
 
-def _columns(body: np.ndarray, layout: _Layout) -> dict[str, Any]:
-    """The columns in use as trimmed text, from rows that all have the header's number of fields."""
-    names = [str(position) for position in range(len(layout.header))]
-    used = {names[position]: pa.string() for position in layout.columns.values()}
-    table = arrow_csv.read_csv(
-        pa.BufferReader(body),
-        arrow_csv.ReadOptions(column_names=names),
-        arrow_csv.ParseOptions(delimiter=layout.delimiter, quote_char=False),
-        arrow_csv.ConvertOptions(column_types=used, include_columns=list(used), strings_can_be_null=False),
-    )
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(body),
+            arrow_csv.ReadOptions(column_names=names, use_threads=False),  # threads would lose row numbers
+            arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(roles.values(), pa.string()),
+                include_columns=list(roles.values()),
+                strings_can_be_null=False,
+            ),
+        )
+        consistent = table.num_rows + len(widths) == lines
+    except pa.ArrowInvalid:
+        consistent = False
+    if not consistent:
+        raise BadFile(f"{name}: each candle is needed on one line, but a quoted field goes over a line's end")
     return {
-        role: pc.utf8_trim_whitespace(table[names[position]].combine_chunks())
-        for role, position in layout.columns.items()
-    }
+        role: pc.utf8_trim_whitespace(table[column].combine_chunks()) for role, column in roles.items()
+    }, widths

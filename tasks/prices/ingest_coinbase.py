@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 import pandas as pd
-from storage.prices.raw_responses import keep_raw
 
 from storage.core.errors import BadDay, StaleSeries
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import keep_raw
 from tasks.core.types import Gap
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
 from tasks.prices.gaps import find_gaps

@@ -12,7 +12,7 @@ import pandas as pd
 
 from storage.core.errors import BadFile
 from storage.core.files import read_bytes
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.prices.price_store import Prices
 from tasks.prices.csv_reader import CsvCandles, read_candles
 from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, check_source, read_prices
@@ -36,12 +36,12 @@ def ingest_file(
         BadFile, SourceMismatch, BadDay, StaleSeries, NotEnoughHistory: and nothing was stored.
     """
     data, product_id = read_bytes(path), request.product_id
-    tell(path.name, 1, STAGES)
+    report_progress(path.name, 1, STAGES)
     parsed = read_candles(data, product_id, name=path.name, on_duplicate=request.on_duplicate)
-    tell(path.name, 2, STAGES)
+    report_progress(path.name, 2, STAGES)
     joins = check_source(prices, request, source)
     accepted, quarantined = _checked(prices, request, parsed, path.name, joins=joins)
-    tell(path.name, 3, STAGES)
+    report_progress(path.name, 3, STAGES)
     stored = prices.days(product_id) if joins else pd.Series([], dtype="datetime64[s]")
     request.require_origin(pd.Series(np.union1d(stored, accepted["day_utc"])))
     prices.start_series(product_id, source, started_at=request.observed_at, replace=request.replace_source)
@@ -53,13 +53,13 @@ def ingest_file(
         payload_sha256=hashlib.sha256(data).hexdigest(),
         quarantined=quarantined,
     )
-    tell(path.name, 4, STAGES)
+    report_progress(path.name, 4, STAGES)
     rows = len(parsed.candles)
     log.info("%s: %d rows of %s, %d new days", product_id, rows, path.name, appended.new_days)
     counts = Counts()
     counts.add(appended, quarantined)
     ingested = read_prices(prices, request, counts)
-    tell(path.name, STAGES, STAGES)
+    report_progress(path.name, STAGES, STAGES)
     return ingested
 
 

@@ -1,4 +1,4 @@
-"""What may enter the database; what is quarantined, and why; where days are missing."""
+"""Which candles may enter the database, and why the others are quarantined."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ import numpy as np
 import pandas as pd
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
-from storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
 from storage.prices.queries import TOO_LARGE
 
 EPOCH = date(1970, 1, 1).toordinal()
-# Before 0400-03-01 SQLite's calendar, by which the database checks a day, has been off by one.
+# Before 0400-03-01 SQLite's calendar, with which the database checks a day, is off by one.
 EARLIEST = np.datetime64("0401-01-01", "D")
-ONE_DAY = np.timedelta64(1, "D")
-FIRST_ROWS = 5
+MEDIAN_ROWS = 5  # whose median close is the reference for the first candle of a new series
 
-# Of a day the newest stored close up to it, with its day.
-Stored = Callable[[date], tuple[date, float] | None]
+# The newest stored close up to a day, with its day.
+StoredClose = Callable[[date], tuple[date, float] | None]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Every candle given, in order: accepted (a `candle_frame`) or quarantined (a `rejected_frame`)."""
+    """All candles of a check, in order: accepted (a `candle_frame`) or quarantined (a `rejected_frame`)."""
 
     accepted: pd.DataFrame
     quarantined: pd.DataFrame
@@ -37,11 +35,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Reference:
-    """The close that the next one is held against."""
+    """A close to which the next one is compared."""
 
     day: int  # days since 1970
     close: float
-    title: str
+    label: str
 
 
 def check_candles(
@@ -49,32 +47,33 @@ def check_candles(
     *,
     last_finished_day: date,
     previous: tuple[date, float] | None = None,
-    stored: Stored | None = None,
+    stored: StoredClose | None = None,
     jump_factor: float = 3.0,
 ) -> Checked:
-    """Part what may enter from what may not; `candles` itself is not changed.
+    """Separate the candles that may enter the database from those that may not; `candles` does not change.
 
     A candle may enter when its day is finished and not before the year 401, its prices are finite and
     positive with low <= open, close <= high, and its volume is finite and not negative. Open, high, low
-    and volume may be unknown (NaN), the close may not. The close must also lie within a factor of the
-    last accepted close, up or down: the factor is `jump_factor` to the power of the days between the two
-    (at least one). So a spike costs only itself, and after a true shift of level the days are quarantined
-    only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared. A close
-    that only a grown allowance lets in, and that the next one does not follow but returns from, is a spike.
+    and volume may be unknown (NaN), the close may not.
+
+    The close must also lie within a factor of the last accepted close, up or down: `jump_factor` to the power
+    of the days between the two (at least one). So a spike costs only itself, and a true shift of level costs
+    days only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared. A
+    close that only a grown allowance accepts is a spike if the next close returns from it.
 
     Args:
         candles: a `candle_frame`, oldest first.
         last_finished_day: the last UTC day that is over.
-        previous: day and close (USD) of the newest accepted candle before the first of these. Without it
-            the first is held against the median close of the first five that pass the other rules, as if
-            that were the close of the day before, so that an absurd first candle falls and not all others.
-        stored: where days come again, what is stored of them: the allowance does not grow over days whose
-            close is known, so that an answer full of absurd prices is not believed after a few of its rows.
+        previous: day and close of the newest accepted candle before the first of these. Without it the
+            reference is the median of the first five closes that pass the other rules, so that an absurd
+            first candle is quarantined and not all others.
+        stored: the stored closes where days are fetched again. The allowance does not grow over days with a
+            stored close, so that a response full of absurd prices is not accepted after a few of its rows.
         jump_factor: more than 1.
 
     Returns:
-        accepted, with the index made anew; quarantined, with day and figures as they came in `raw` (an
-        unknown figure is null, an infinite one the text "inf" or "-inf").
+        accepted, with a new index; quarantined, with day and figures in `raw` (an unknown figure is null, an
+        infinite one the text "inf" or "-inf").
     """
     reasons = _broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
@@ -82,110 +81,46 @@ def check_candles(
     closes = candles["close"].to_numpy()[valid].tolist()
     for row, reason in _find_jumps(days, closes, previous, stored, jump_factor).items():
         reasons[valid[row]] = reason
-    aside = reasons != ""
+    bad = reasons != ""
     rows = [
-        {"day_utc": None if pd.isna(day) else str(day)[:10], "raw": _raw(day, figures), "reason": reason}
+        {"day_utc": _iso(day), "raw": _raw(day, figures), "reason": reason}
         for day, figures, reason in zip(
-            candles.loc[aside, "day_utc"],
-            candles.loc[aside, FIGURES].to_numpy().tolist(),
-            reasons[aside],
+            candles.loc[bad, "day_utc"],
+            candles.loc[bad, FIGURES].to_numpy().tolist(),
+            reasons[bad],
             strict=True,
         )
     ]
-    kept: dict[str, object] = {name: candles[name].to_numpy()[~aside] for name in CANDLE_COLUMNS}
-    return Checked(candle_frame(kept), rejected_frame(rows))
-
-
-def find_gaps(days: pd.Series[pd.Timestamp]) -> list[tuple[date, date]]:
-    """The spans of missing days between the first and the last: first and last missing day of each.
-
-    Args:
-        days: datetime64 in any order, days twice are once; NaT is passed over.
-    """
-    present = np.unique(days.dropna().to_numpy().astype("datetime64[D]"))
-    gaps = np.flatnonzero(np.diff(present) > ONE_DAY)
-    return [((present[gap] + ONE_DAY).item(), (present[gap + 1] - ONE_DAY).item()) for gap in gaps]
-
-
-def require_origin(
-    product_id: str,
-    days: pd.Series[pd.Timestamp],
-    origin: date | None,
-    *,
-    min_days: int = 1,
-    consecutive_days: int = 1,
-) -> date:
-    """Refuse a run whose origin has no close, or too few before it.
-
-    Args:
-        product_id: for the message.
-        days: datetime64, rising.
-        origin: the last day that the run may know; the last of `days` when None.
-        min_days: closes needed up to the origin.
-        consecutive_days: of these, the newest ones that no gap may break.
-
-    Returns:
-        The origin.
-
-    Raises:
-        BadDay: the origin lies before the first day.
-        StaleSeries: the origin's day is missing.
-        NotEnoughHistory: fewer than `min_days` closes up to the origin, or a gap in the newest ones.
-    """
-    if days.empty:
-        raise StaleSeries(f"{product_id} has no closes at all: choose another source or a later --as-of")
-    first, last = days.iloc[0].date(), days.iloc[-1].date()
-    origin = origin or last
-    if origin < first:
-        raise BadDay(f"{product_id} begins on {first}, asked for {origin}: choose a later --as-of")
-    until = days[days <= pd.Timestamp(origin)]
-    newest = until.iloc[-1].date()
-    if newest != origin:
-        raise StaleSeries(
-            f"{product_id} has no close of {origin}, the newest before it is of {newest}:"
-            f" no forecast is made from old prices; get that day, or choose --as-of {newest}"
-        )
-    if len(until) < min_days:
-        raise NotEnoughHistory(
-            f"the profile needs {min_days} days of closes up to {origin}, found {len(until)}:"
-            " import more history"
-        )
-    gaps = find_gaps(until)
-    consecutive = (origin - gaps[-1][1]).days if gaps else len(until)
-    if consecutive < consecutive_days:
-        raise NotEnoughHistory(
-            f"the forecast's input needs {consecutive_days} consecutive days up to {origin}, found {consecutive}"
-            f" since the gap that ends on {gaps[-1][1]}: choose a later --as-of"
-        )
-    return origin
+    accepted: dict[str, object] = {name: candles[name].to_numpy()[~bad] for name in CANDLE_COLUMNS}
+    return Checked(candle_frame(accepted), rejected_frame(rows))
 
 
 def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
-    """For each row the rules that it breaks by itself, in words; an empty text if none."""
+    """(rows,) the rules that each row breaks by itself, as text; empty if none."""
     reasons = np.full(len(candles), "", dtype=object)
     days = candles["day_utc"].to_numpy().astype("datetime64[D]")
     value = {name: candles[name].to_numpy() for name in FIGURES}
 
-    def note(broken: np.ndarray, text: str, *names: str) -> None:
+    def add(broken: np.ndarray, text: str, *names: str) -> None:
         for row in np.flatnonzero(broken):
             figures = [float(value[name][row]) for name in names]
             reason = text.format(*figures, day=days[row])
             reasons[row] = f"{reasons[row]}; {reason}" if reasons[row] else reason
 
-    note(np.isnat(days), "its day is unknown")
-    note(days < EARLIEST, f"day {{day}} is before {EARLIEST}, the first that can be kept")
+    add(np.isnat(days), "its day is unknown")
+    add(days < EARLIEST, f"day {{day}} is before {EARLIEST}, the first that can be kept")
     last = np.datetime64(last_finished_day, "D")
-    note(days > last, f"day {{day}} is not finished, the last finished day is {last}")
-    note(np.isnan(value["close"]), "the close is unknown")
+    add(days > last, f"day {{day}} is not finished, the last finished day is {last}")
+    add(np.isnan(value["close"]), "the close is unknown")
     for name in ("open", "high", "low", "close"):
-        # Comparisons with NaN are false: what is unknown breaks no rule.
-        note((value[name] <= 0) | np.isinf(value[name]), f"{name} {{}} is not a finite positive price", name)
+        # Comparisons with NaN are false: an unknown figure breaks no rule.
+        add((value[name] <= 0) | np.isinf(value[name]), f"{name} {{}} is not a finite positive price", name)
     for name in value:
-        note(np.isfinite(value[name]) & (value[name] >= TOO_LARGE), f"{name} {{}} is past all measure", name)
-    # The close is known, or noted above: low above high shows in one of these.
+        add(np.isfinite(value[name]) & (value[name] >= TOO_LARGE), f"{name} {{}} is too large", name)
+    # The close is known, or has its reason above: low above high fails one of these.
     for lower, upper in (("low", "open"), ("open", "high"), ("low", "close"), ("close", "high")):
-        note(value[lower] > value[upper], f"{lower} {{}} above {upper} {{}}", lower, upper)
-    note((value["volume"] < 0) | np.isinf(value["volume"]), "volume {} is negative or not finite", "volume")
+        add(value[lower] > value[upper], f"{lower} {{}} above {upper} {{}}", lower, upper)
+    add((value["volume"] < 0) | np.isinf(value["volume"]), "volume {} is negative or not finite", "volume")
     return reasons
 
 
@@ -193,43 +128,43 @@ def _find_jumps(
     days: list[int],
     closes: list[float],
     previous: tuple[date, float] | None,
-    stored: Stored | None,
+    stored: StoredClose | None,
     factor: float,
 ) -> dict[int, str]:
     """The rows whose close is too far from the last accepted one, with the reason."""
     if not closes:
         return {}
     if previous:
-        start = _Reference(_number(previous[0]), previous[1], f"the close of {previous[0]}")
+        reference = _Reference(_day_number(previous[0]), previous[1], f"the close of {previous[0]}")
     else:
-        median = statistics.median_low(closes[:FIRST_ROWS])
-        start = _Reference(days[0] - 1, median, f"the median of the first {len(closes[:FIRST_ROWS])} closes")
-    # Between neighbours that agree nothing can be quarantined: only the breaks are walked through.
-    doubtful = np.abs(np.diff(np.log(closes))) > math.log(factor) * (1 - 1e-9)
-    breaks = (np.flatnonzero(doubtful) + 1).tolist()
+        first = closes[:MEDIAN_ROWS]
+        label = f"the median of the first {len(first)} closes"
+        reference = _Reference(days[0] - 1, statistics.median_low(first), label)
+    # A row within the factor of its neighbour needs no look: the loop visits only the breaks.
+    far = np.abs(np.diff(np.log(closes))) > math.log(factor) * (1 - 1e-9)
+    breaks = (np.flatnonzero(far) + 1).tolist()
     jumps: dict[int, str] = {}
-    row, reference = 0, start
+    row = 0
     while row < len(closes):
         pair = slice(row, row + 2)
         reason = _jump(reference, days[row], closes[row], factor)
         if reason := reason or _spike(reference, days[pair], closes[pair], factor):
             jumps[row] = reason
-            known = stored(date.fromordinal(days[row] + EPOCH)) if stored else None
-            if known and _number(known[0]) > reference.day:
-                reference = _Reference(_number(known[0]), known[1], f"the stored close of {known[0]}")
+            newest = stored(_date(days[row])) if stored else None
+            if newest and _day_number(newest[0]) > reference.day:
+                reference = _Reference(_day_number(newest[0]), newest[1], f"the stored close of {newest[0]}")
             row += 1
             continue
         following = bisect_right(breaks, row)
         if following == len(breaks):
             break
         row = breaks[following]
-        before = date.fromordinal(days[row - 1] + EPOCH)
-        reference = _Reference(days[row - 1], closes[row - 1], f"the close of {before}")
+        reference = _close_of(days[row - 1], closes[row - 1])
     return jumps
 
 
 def _jump(reference: _Reference, day: int, close: float, factor: float) -> str:
-    """Why the close is too far from the reference, or an empty text."""
+    """The reason why the close is too far from the reference, empty if it is not."""
     span = max(day - reference.day, 1)
     # A power beyond every float allows everything.
     allowed = factor**span if span * math.log(factor) < 700 else math.inf
@@ -240,26 +175,37 @@ def _jump(reference: _Reference, day: int, close: float, factor: float) -> str:
     else:
         return ""
     over = f" over {span} days" if span > 1 else ""
-    return f"close {close} is {ratio} {reference.title} ({reference.close}), more than {factor:g} a day{over}"
+    return f"close {close} is {ratio} {reference.label} ({reference.close}), more than {factor:g} a day{over}"
 
 
 def _spike(reference: _Reference, days: list[int], closes: list[float], factor: float) -> str:
-    """Why the first of two closes, which the reference allows, is a spike that the second returns from."""
+    """The reason why the first of two closes is a spike from which the second returns, empty if it is not."""
     if len(closes) < 2 or not _jump(reference, reference.day + 1, closes[0], factor):
         return ""
-    here = _Reference(days[0], closes[0], f"the close of {date.fromordinal(days[0] + EPOCH)}")
-    back = _jump(here, days[1], closes[1], factor)
+    back = _jump(_close_of(days[0], closes[0]), days[1], closes[1], factor)
     if not back or _jump(reference, days[1], closes[1], factor):
         return ""
-    return f"close {closes[0]} is far from {reference.title} ({reference.close}), and the next: {back}"
+    return f"close {closes[0]} is far from {reference.label} ({reference.close}), and the next: {back}"
 
 
-def _number(day: date) -> int:
+def _close_of(day: int, close: float) -> _Reference:
+    return _Reference(day, close, f"the close of {_date(day)}")
+
+
+def _day_number(day: date) -> int:
     return day.toordinal() - EPOCH
 
 
+def _date(number: int) -> date:
+    return date.fromordinal(number + EPOCH)
+
+
+def _iso(day: pd.Timestamp) -> str | None:
+    return None if pd.isna(day) else str(day)[:10]
+
+
 def _raw(day: pd.Timestamp, figures: list[float]) -> str:
-    row: dict[str, object] = {"day_utc": None if pd.isna(day) else str(day)[:10]}
+    row: dict[str, object] = {"day_utc": _iso(day)}
     for name, figure in zip(FIGURES, figures, strict=True):
         row[name] = None if math.isnan(figure) else figure if math.isfinite(figure) else str(figure)
     return json.dumps(row)

@@ -1,39 +1,39 @@
-"""The figures of a report's charts, as plain lists that a page's JSON holds; the page draws them."""
+"""The figures of a report's charts, as plain lists in the page's JSON; the page draws them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from storage.core.intervals import INTERVALS
 from tasks.core.quantiles import LEVELS
-from tasks.evaluation.scoreboard import PERCENTS
-from tasks.report.context import HITS, WINDOW, ReportContext
-from tasks.report.model_section import Curve
+from storage.core.intervals import COVERED
+from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
 MAX_EPOCHS = 500
-BOUNDS = tuple(f"{side}_{percent}" for percent in (95, 80, 50) for side in ("lower", "upper"))
+BOUNDS = tuple(f"{side}_{percent}" for percent in INTERVALS for side in ("lower", "upper"))
 
 
-def charts(facts: ReportContext) -> dict[str, Any]:
-    """Every chart's figures by its name; a chart that there is nothing for is not among them."""
+def charts(context: ReportContext) -> dict[str, Any]:
+    """Every chart's figures by its name; a chart that has none is not among them."""
     drawn = {
-        "fan": _fan(facts),
-        "past": _past(facts),
-        "pit": _pit(facts),
-        "coverage": _coverage(facts),
-        "losses": _losses(facts.model.curves),
+        "fan": _fan(context),
+        "past": _past(context),
+        "pit": _pit(context),
+        "coverage": _coverage(context),
+        "losses": _losses(context),
     }
     return {name: figures for name, figures in drawn.items() if figures}
 
 
-def short(value: object) -> float | None:
-    """A figure to ten digits that count, None where it is none: a chart says what the text says."""
-    if value is None or value is pd.NA or not np.isfinite(float(value)):  # type: ignore[arg-type]
-        return None
-    return float(f"{float(value):.10g}")  # type: ignore[arg-type]
+def short(values: Iterable[object]) -> list[float | None]:
+    """Figures to ten significant digits, None where one is unknown or not finite."""
+    figures = (float("nan") if value is None else float(value) for value in values)  # type: ignore[arg-type]
+    return [float(f"{figure:.10g}") if np.isfinite(figure) else None for figure in figures]
 
 
 def days(column: pd.Series[pd.Timestamp]) -> list[str]:
@@ -41,71 +41,60 @@ def days(column: pd.Series[pd.Timestamp]) -> list[str]:
     return [f"{day:%Y-%m-%d}" for day in column]
 
 
-def _fan(facts: ReportContext) -> dict[str, Any]:
-    row = facts.row
-    said = row["quantiles"]
+def _fan(context: ReportContext) -> dict[str, Any]:
+    forecast = context.forecast
+    last, point = short([forecast.last_close, forecast.first.point])
     return {
-        "days": days(facts.closes["day_utc"]),
-        "closes": [short(close) for close in facts.closes["close"]],
-        "target": str(row["target_day"]),
-        "last": short(row["last_close"]),
-        "point": short(row["point"]),
-        "levels": list(LEVELS) if said else [],
-        "quantiles": [short(usd) for usd in said] if said else [],
+        "days": days(context.closes["day_utc"]),
+        "closes": short(context.closes["close"]),
+        "target": str(forecast.first.target_day),
+        "last": last,
+        "point": point,
+        "decimals": forecast.decimals,
+        "levels": list(LEVELS) if context.has_intervals else [],
+        "quantiles": short(forecast.first.quantiles or ()),
     }
 
 
-def _past(facts: ReportContext) -> dict[str, Any] | None:
-    """The forecasts whose day has come; the newest one is the fan's."""
-    past = facts.scored
+def _past(context: ReportContext) -> dict[str, Any] | None:
+    """The forecasts with an outcome; the newest one is the fan's."""
+    past = context.scored
     if past.empty:
         return None
-    figures: dict[str, Any] = {
-        "days": days(past["target_day"]),
-        "point": [short(usd) for usd in past["point"]],
-        "last": [short(usd) for usd in past["last_close"]],
-        "close": [short(usd) for usd in past["close"]],
-    }
-    if facts.row["quantiles"] is not None:
-        figures |= {name: [short(usd) for usd in past[f"{name}"]] for name in BOUNDS}
-        figures |= {name: [None if pd.isna(hit) else bool(hit) for hit in past[name]] for name in HITS}
-    return figures
+    columns = ["point", "last_close", "close", *(BOUNDS if context.has_intervals else ())]
+    figures: dict[str, Any] = {name: short(past[name]) for name in columns}
+    if context.has_intervals:
+        figures |= {name: [None if pd.isna(hit) else bool(hit) for hit in past[name]] for name in COVERED}
+    return {"days": days(past["target_day"]), **figures}
 
 
-def _pit(facts: ReportContext) -> dict[str, Any] | None:
-    uniform = facts.uniform
-    if uniform is None:
+def _pit(context: ReportContext) -> dict[str, Any] | None:
+    pit = context.pit
+    if pit is None:
         return None
-    return {
-        "counts": list(uniform.counts),
-        "expected": short(uniform.expected),
-        "lower": uniform.lower,
-        "upper": uniform.upper,
-    }
+    return {"counts": list(pit.counts), "expected": pit.expected, "lower": pit.lower, "upper": pit.upper}
 
 
-def _coverage(facts: ReportContext) -> dict[str, Any] | None:
-    running = facts.running
-    if running.empty:
+def _coverage(context: ReportContext) -> dict[str, Any] | None:
+    coverage = context.coverage
+    if coverage.empty:
         return None
-    names = [f"{kind}_{percent}" for kind in ("running", "lower", "upper") for percent in PERCENTS]
-    return {
-        "days": days(running["target_day"]),
-        "window": WINDOW,
-        **{name: [short(share) for share in running[name]] for name in names},
-    }
+    names = [f"{kind}_{percent}" for kind in ("running", "lower", "upper") for percent in INTERVALS]
+    shares = {name: short(coverage[name]) for name in names}
+    return {"days": days(coverage["target_day"]), "window": COVERAGE_DAYS, **shares}
 
 
-def _losses(curves: list[Curve]) -> dict[str, Any] | None:
+def _losses(context: ReportContext) -> dict[str, Any] | None:
+    curves = context.model.curves
     if not any(curve.training for curve in curves):
         return None
     return {
-        "members": [
+        "networks": [
             {
                 "name": curve.name,
-                "training": [short(loss) for loss in curve.training[:MAX_EPOCHS]],
-                "validation": [short(loss) for loss in curve.validation[:MAX_EPOCHS]],
-                "best": curve.best,
+                "training": short(curve.training[:MAX_EPOCHS]),
+                "validation": short(curve.validation[:MAX_EPOCHS]),
+                "best": curve.best_epoch,
             }
             for curve in curves
         ]

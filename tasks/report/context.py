@@ -1,4 +1,4 @@
-"""What a report is made of, read from the tables of a home: forecasts, what came, and how they did."""
+"""Everything on a report's page, read from a home: forecasts, outcomes, scores, model, data."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ import pyarrow.dataset as ds
 
 from storage.core.errors import BadInput
 from storage.core.home import Home
+from storage.core.intervals import COVERED, INTERVALS
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from storage.tables.scores import Scores
+from tasks.core.forecast import Forecast
+from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.core.types import Floats
-from tasks.evaluation.scoreboard import PERCENTS, Scoreboard
-from tasks.evaluation.scoring import board_of
-from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, over
-from tasks.report.data_section import Health, health_of
-from tasks.report.model_section import ModelFacts, model_of
+from tasks.evaluation.scoreboard import FIGURES, Scoreboard
+from tasks.evaluation.scoring import read_scoreboard
+from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, ratio
+from tasks.report.data_section import DataSection, data_section
+from tasks.report.model_section import ModelSection, read_model_section
 
-# Forecasts that a page shows, and closes beside the newest.
-DAYS, CLOSES = 365, 90
-# Days of the running coverage, and the fewest that it is drawn from.
-WINDOW, MIN_DAYS_DRAWN = 90, 20
-# Of the histogram of the PIT; and what a bin should hold for the χ² test (Cochran 1954).
+# Forecasts that a page shows, and closes before the newest one.
+MAX_FORECASTS, MAX_CLOSES = 365, 90
+# Days of the running coverage, and how many it needs.
+COVERAGE_DAYS, MIN_COVERAGE_DAYS = 90, 20
+# Bins of the histogram of the PIT, and closes that each needs for the χ² test (Cochran 1954).
 BINS, MIN_EXPECTED = 10, 5
-NOISE = (0.025, 0.975)
-SCORED = ("prediction_id", "close", "error", "naive_error", "crps", "naive_crps", "pit")
-HITS = tuple(f"hit_{percent}" for percent in PERCENTS)
+# What chance leads to on 95 of 100 days lies between these levels.
+CHANCE = {"lower": 0.025, "upper": 0.975}
+SCORE_COLUMNS = ("close", *FIGURES, "pit")
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Another method on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value."""
+class BaselineComparison:
+    """A component forecast on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value."""
 
-    method: str
+    component: str
     days: int
     crps: float
     ratio: float | None
@@ -47,11 +50,11 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """Counts of the PIT in equal bins, (bins,), of `days`, and where chance alone leads each of them.
+class PitHistogram:
+    """Counts of the PIT in equal bins, (bins,), of `days`, and the bounds that chance leads to in each.
 
-    `p_value` is of Pearson's χ² test that all bins are equally likely, None with fewer than five expected in
-    each, where that test does not hold.
+    `p_value` is that of Pearson's χ² test of equally likely bins, None with fewer than five expected
+    in each, where that test does not hold.
     """
 
     counts: tuple[int, ...]
@@ -64,171 +67,191 @@ class Uniform:
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Everything on a page.
+    """Everything on a page that was written on `day`.
 
-    `forecasts` is how many there are, `row` the published one of the newest day, `revisions` what was said of
-    that day since; `closes` has `day_utc` and `close` up to its origin, one row a calendar day, NaN where
-    one is missing; `past` the published forecasts by target day, joined with their scores; `running` the
-    share of hits of each interval over the last days, `running_50` and so on, with the bounds that chance
-    alone leads to; `day` is when the page was made.
+    `forecast` is the published forecast of the newest day, `revisions` the later ones of the same day;
+    `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a
+    calendar day, NaN where one is missing; `past` the published forecasts by target day, joined with their
+    scores; `coverage` is as `running_coverage` gives it.
     """
 
-    product_id: str
-    profile: str
     day: date
-    forecasts: int
-    row: dict[str, Any]
-    revisions: list[dict[str, Any]]
+    forecast: Forecast
+    history: PriceHistory
+    revisions: tuple[Forecast, ...]
+    forecast_count: int
     closes: pd.DataFrame
     past: pd.DataFrame
     board: Scoreboard
-    rivals: list[Rival]
-    uniform: Uniform | None
-    running: pd.DataFrame
-    model: ModelFacts
-    health: Health
+    baselines: list[BaselineComparison]
+    pit: PitHistogram | None
+    coverage: pd.DataFrame
+    model: ModelSection
+    data: DataSection
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the forecast is more than a point."""
+        return self.forecast.first.quantiles is not None
 
     @property
     def scored(self) -> pd.DataFrame:
-        """The forecasts of `past` whose close has come."""
+        """The past forecasts with an outcome."""
         return self.past[self.past["close"].notna()]
 
 
-def products_of(home: Home) -> list[tuple[str, str]]:
+def products_with_forecasts(home: Home) -> list[tuple[str, str]]:
     """Each product and profile that there is a forecast of, by name."""
     names = ["product_id", "profile"]
-    found = Predictions(home).read(None, names).group_by(names).aggregate([])
-    return sorted((row["product_id"], row["profile"]) for row in found.to_pylist())
+    pairs = Predictions(home).read(None, names).group_by(names).aggregate([])
+    return sorted((row["product_id"], row["profile"]) for row in pairs.to_pylist())
 
 
-def forecasts_of(home: Home, product_id: str, profile: str) -> int:
+def count_forecasts(home: Home, product_id: str, profile: str) -> int:
     """How many forecasts there are of a product by a profile, revisions among them."""
-    found = Predictions(home).read(ds.field("profile") == profile, ["prediction_id"], product_id)
-    return int(found.num_rows)
+    rows = Predictions(home).read(ds.field("profile") == profile, ["prediction_id"], product_id)
+    return int(rows.num_rows)
 
 
-def gather(home: Home, product_id: str, profile: str, day: date) -> ReportContext:
-    """The facts of one product and profile, as the home has them now.
+def read_context(
+    home: Home,
+    product_id: str,
+    profile: str,
+    day: date,
+    history: PriceHistory | None = None,
+    board: Scoreboard | None = None,
+) -> ReportContext:
+    """Everything on the page of one product and profile, as the home has it now.
 
     Args:
-        home: with at least one forecast of them.
-        product_id: of the page.
-        profile: of the page.
-        day: on which the page is made.
+        day: on which the page is written.
+        history: the product's prices, where a run hands them on; read here where there are none, or where the
+            newest forecast was made from others.
+        board: the profile's scoreboard, where a run hands it on.
 
     Raises:
         BadInput: there is no forecast yet.
-        Damaged: the closes or the model of the newest forecast are not what was recorded.
+        Damaged: the closes or the model of the newest forecast are not the recorded ones.
     """
-    forecasts = forecasts_of(home, product_id, profile)  # before they are read: none is counted that is not
-    rows = Predictions(home).newest(product_id, profile, DAYS).to_pylist()
+    count = count_forecasts(home, product_id, profile)  # first, so that none is counted that is not read
+    rows = Predictions(home).newest(product_id, profile, MAX_FORECASTS).to_pylist()
     if not rows:
         raise BadInput(
             f"a report needs a forecast, and there is none of {product_id} by profile {profile}:"
             f" make one with `closecast run --product {product_id} --profile {profile}`"
         )
     newest = [row for row in rows if row["target_day"] == rows[-1]["target_day"]]
-    row, revisions = newest[0], newest[1:]
-    past = past_of(home, rows)
-    with Prices(home) as prices:
-        candles = prices.closes_at(row["data_version"])
+    forecast, *revisions = (Forecast.from_rows([row]) for row in newest)
+    if history is None or history.data_version != forecast.data_version:
+        history = _read_history(home, forecast)
+    past = past_forecasts(home, rows)
     return ReportContext(
-        product_id=product_id,
-        profile=profile,
         day=day,
-        forecasts=forecasts,
-        row=row,
-        revisions=revisions,
-        closes=last_closes(candles, row["origin_day"]),
+        forecast=forecast,
+        history=history,
+        revisions=tuple(revisions),
+        forecast_count=count,
+        closes=newest_closes(history),
         past=past,
-        board=board_of(home, product_id, profile),
-        rivals=rivals_of(home, product_id, past),
-        uniform=uniform_of(past["pit"].dropna().to_numpy(np.float64)),
-        running=running_coverage(past),
-        model=model_of(home, row),
-        health=health_of(home, product_id),
+        board=board or read_scoreboard(home, product_id, profile),
+        baselines=compare_components(home, product_id, past),
+        pit=pit_histogram(past["pit"].dropna().to_numpy(np.float64)),
+        coverage=running_coverage(past),
+        model=read_model_section(home, forecast),
+        data=data_section(history),
     )
 
 
-def last_closes(candles: pd.DataFrame, origin: date) -> pd.DataFrame:
-    """The newest closes up to the origin, one row a calendar day, NaN where a day is missing."""
-    days = pd.date_range(end=pd.Timestamp(origin), periods=CLOSES, unit="s", name="day_utc")
-    closes = candles.set_index("day_utc")["close"].reindex(days)
+def _read_history(home: Home, forecast: Forecast) -> PriceHistory:
+    """The prices that a forecast was made from, and the state of the product's series now."""
+    product_id = forecast.product_id
+    with Prices(home) as prices:
+        return PriceHistory(
+            product_id=product_id,
+            candles=prices.closes_at(forecast.data_version),
+            data_version=forecast.data_version,
+            series=prices.series_of(forecast.data_version),
+            stored_days=prices.days(product_id),
+            quarantined=prices.quarantined(product_id),
+            restated=prices.restated(product_id),
+        )
+
+
+def newest_closes(history: PriceHistory) -> pd.DataFrame:
+    """The newest closes up to the origin, a row a calendar day, NaN where a day is missing."""
+    days = pd.date_range(end=pd.Timestamp(history.origin), periods=MAX_CLOSES, unit="s", name="day_utc")
+    closes = history.candles.set_index("day_utc")["close"].reindex(days)
     return closes[closes.first_valid_index() :].reset_index()
 
 
-def past_of(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
+def past_forecasts(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The published ones of the rows, by target day, each with its newest score or none."""
     published = pd.DataFrame([row for row in rows if row["revision"] == 0])
-    scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=[*SCORED, *HITS])
+    columns = ["prediction_id", *SCORE_COLUMNS, *COVERED]
+    scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=columns)
     joined = published.merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
-    figures = dict.fromkeys([*SCORED[1:]], "float64") | dict.fromkeys(HITS, "boolean")
-    return joined.astype(figures).sort_values("target_day", ignore_index=True)
+    types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")
+    return joined.astype(types).sort_values("target_day", ignore_index=True)
 
 
-def rivals_of(home: Home, product_id: str, past: pd.DataFrame) -> list[Rival]:
-    """The naive forecast and every method that was kept beside our forecasts, on the days that both have."""
+def compare_components(home: Home, product_id: str, past: pd.DataFrame) -> list[BaselineComparison]:
+    """Our forecasts against each component forecast, by its name, on the days that both have."""
     scored = past.dropna(subset=["crps", "close"]).set_index("prediction_id")
     if scored.empty:
         return []
-    first = scored["target_day"].min().date()
     names = ["prediction_id", "component", "quantiles"]
-    kept = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
-    kept = kept[kept["prediction_id"].isin(scored.index)]
-    found = []
-    for method, said in kept.groupby("component", sort=True):
-        ours = scored.loc[said["prediction_id"]].sort_values("target_day")
-        quantiles = np.stack(said.set_index("prediction_id").loc[ours.index, "quantiles"].tolist())
-        last = ours["last_close"].to_numpy(np.float64)
-        came = np.log(ours["close"].to_numpy(np.float64) / last)
-        found.append(
-            _rival(
-                str(method), ours["crps"].to_numpy(np.float64), crps(came, np.log(quantiles / last[:, None]))
-            )
-        )
-    return found
+    first = scored["target_day"].min().date()
+    stored = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
+    stored = stored[stored["prediction_id"].isin(scored.index)]
+    comparisons = []
+    for component, rows in stored.groupby("component", sort=True):
+        ours = scored.loc[rows["prediction_id"]].sort_values("target_day")
+        prices = np.stack(rows.set_index("prediction_id").loc[ours.index, "quantiles"].tolist())
+        last_close = ours["last_close"].to_numpy(np.float64)
+        returns = np.log(ours["close"].to_numpy(np.float64) / last_close)
+        theirs = crps(returns, np.log(prices / last_close[:, None]))
+        comparisons.append(_compare(str(component), ours["crps"].to_numpy(np.float64), theirs))
+    return comparisons
 
 
-def _rival(method: str, own: Floats, theirs: Floats) -> Rival:
-    p_value = diebold_mariano(own, theirs) if len(own) >= MIN_DAYS else None
+def _compare(component: str, ours: Floats, theirs: Floats) -> BaselineComparison:
+    p_value = diebold_mariano(ours, theirs) if len(ours) >= MIN_DAYS else None
     mean = float(theirs.mean())
-    return Rival(method, len(own), mean, over(float(own.mean()), mean), p_value)
+    return BaselineComparison(component, len(ours), mean, ratio(float(ours.mean()), mean), p_value)
 
 
-def uniform_of(levels: Floats) -> Uniform | None:
-    """The histogram of the levels at which the outcomes lay, shape (days,); None without any."""
+def pit_histogram(levels: Floats) -> PitHistogram | None:
+    """The histogram of the PIT of some outcomes, (days,); None without any."""
     if not len(levels):
         return None
     from scipy.stats import binom, chisquare
 
     counts, _ = np.histogram(levels, bins=BINS, range=(0.0, 1.0))
-    lower, upper = binom.ppf(NOISE, len(levels), 1 / BINS)
+    lower, upper = binom.ppf(list(CHANCE.values()), len(levels), 1 / BINS)
     expected = len(levels) / BINS
     p_value = float(chisquare(counts).pvalue) if expected >= MIN_EXPECTED else None
-    return Uniform(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
+    return PitHistogram(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
 
 
 def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
-    """How often each interval held over the last `WINDOW` scored forecasts, day by day.
+    """The coverage of each interval over the last `COVERAGE_DAYS` scored forecasts, day by day.
 
     Returns:
-        `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and from
-        where to where it lies on 95 of 100 days when the interval is exactly as good as it says.
+        `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and the
+        bounds that it stays within on 95 of 100 days when the interval is exactly as good as it claims.
     """
-    scored = past.dropna(subset=list(HITS))
-    counted = scored[list(HITS)].astype("float64").rolling(WINDOW, min_periods=MIN_DAYS_DRAWN)
-    frame = pd.DataFrame({"target_day": scored["target_day"], "days": counted.count()["covered_80"]})
-    shares = counted.mean()
-    for percent in PERCENTS:
-        frame[f"running_{percent}"] = shares[f"hit_{percent}"]
-    frame = frame.dropna().reset_index(drop=True)
-    if frame.empty:
-        return frame
     from scipy.stats import binom
 
+    scored = past.dropna(subset=list(COVERED))
+    windows = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
+    frame = pd.DataFrame({"target_day": scored["target_day"], "days": windows.count()[COVERED[0]]})
+    shares = windows.mean()
+    for percent in INTERVALS:
+        frame[f"running_{percent}"] = shares[f"covered_{percent}"]
+    frame = frame.dropna().reset_index(drop=True)
     days = frame["days"].to_numpy(np.float64)
-    for percent in PERCENTS:
-        for side, level in zip(("lower", "upper"), NOISE, strict=True):
-            frame[f"{side}_{percent}"] = binom.ppf(level, days, percent / 100) / days
+    for percent in INTERVALS:
+        for bound, level in CHANCE.items():
+            frame[f"{bound}_{percent}"] = binom.ppf(level, days, percent / 100) / days
     return frame

@@ -1,4 +1,4 @@
-"""The state of a product's closes, for people: gaps, rows quarantined, figures that came otherwise later."""
+"""The state of a product's closes, for people: gaps, quarantined rows, restated days."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from datetime import date
 
 import pandas as pd
 
-from storage.core.home import Home
-from storage.prices.price_store import Prices
-from tasks.prices.series import Gap
-from tasks.prices.validation import find_gaps
+from tasks.core.history import PriceHistory
+from tasks.core.types import Gap
+from tasks.prices.gaps import find_gaps
 
 # Of each kind, the newest; the tables hold all of them.
-SHOWN = 20
-CUT = 160
+MAX_ROWS = 20
+MAX_TEXT = 160
 
 
 @dataclass(frozen=True)
 class QuarantinedRow:
-    """A row that was not used: its day if it has one, what it said, and why it was quarantined."""
+    """A row that did not become a candle: its day if it has one, its text, and why it was quarantined."""
 
     day_utc: str
     raw: str
@@ -28,8 +27,8 @@ class QuarantinedRow:
 
 
 @dataclass(frozen=True)
-class Restated:
-    """A day whose close came again with another figure."""
+class RestatedDay:
+    """A day whose close was observed again with another figure; prices in the quote currency."""
 
     day_utc: str
     first_close: float
@@ -43,10 +42,11 @@ class Restated:
 
 
 @dataclass(frozen=True)
-class Health:
-    """How many closes there are of which source, and what is wrong with them.
+class DataSection:
+    """How many closes there are from which source, and what is wrong with them.
 
-    `other_days` came again with the same close, and another open, high, low or volume.
+    `quarantined` and `restated` hold the newest ones. `other_days` were observed again with the same close,
+    and another open, high, low or volume.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Health:
     quarantined_rows: int
     quarantined: list[QuarantinedRow]
     restated_days: int
-    restated: list[Restated]
+    restated: list[RestatedDay]
     other_days: int
 
     @property
@@ -66,48 +66,45 @@ class Health:
         return sum((last - first).days + 1 for first, last in self.gaps)
 
 
-def health_of(home: Home, product_id: str) -> Health:
-    """The state of the product's series as it is stored now."""
-    with Prices(home) as prices:
-        source = prices.source_of(product_id) or "none"
-        days = prices.days(product_id)
-        rejected = prices.quarantined(product_id)
-        changed, other_days = _restated(prices.restated(product_id))
-    return Health(
-        source=source,
+def data_section(history: PriceHistory) -> DataSection:
+    """The state of the product's whole series, also after the origin."""
+    days = history.stored_days
+    restated, other_days = _restated(history.restated)
+    return DataSection(
+        source=history.source,
         days=len(days),
         first_day=days.iloc[0].date() if len(days) else None,
         last_day=days.iloc[-1].date() if len(days) else None,
         gaps=tuple(find_gaps(days)),
-        quarantined_rows=len(rejected),
+        quarantined_rows=len(history.quarantined),
         quarantined=[
             QuarantinedRow(
-                str(row.day_utc or "unknown"), _cut(row.raw), _cut(row.reason), str(row.observed_at)
+                str(row.day_utc or "unknown"), _short(row.raw), _short(row.reason), str(row.observed_at)
             )
-            for row in rejected.tail(SHOWN).iloc[::-1].itertuples(index=False)
+            for row in history.quarantined.tail(MAX_ROWS).iloc[::-1].itertuples(index=False)
         ],
-        restated_days=len(changed),
-        restated=changed[-SHOWN:][::-1],
+        restated_days=len(restated),
+        restated=restated[-MAX_ROWS:][::-1],
         other_days=other_days,
     )
 
 
-def _cut(said: object) -> str:
-    whole = str(said)
-    return whole if len(whole) <= CUT else f"{whole[: CUT - 1]}…"
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
 
 
-def _restated(observations: pd.DataFrame) -> tuple[list[Restated], int]:
-    """The days whose close was another, and how many had other figures alone."""
-    again = observations.groupby("day_utc", sort=True)
+def _restated(observations: pd.DataFrame) -> tuple[list[RestatedDay], int]:
+    """The days whose close changed, and how many only had other figures."""
+    by_day = observations.groupby("day_utc", sort=True)
     changed = [
-        Restated(
+        RestatedDay(
             str(day),
             float(rows["close"].iloc[0]),
             float(rows["close"].iloc[-1]),
             str(rows["observed_at"].iloc[-1]),
         )
-        for day, rows in again
+        for day, rows in by_day
         if rows["close"].nunique() > 1
     ]
-    return changed, again.ngroups - len(changed)
+    return changed, by_day.ngroups - len(changed)

@@ -1,12 +1,13 @@
-"""What somebody should be told of although the run went well: events that Prefect's automations send on."""
+"""Events about runs that went well and still need somebody: Prefect's automations send them on."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from prefect.events import emit_event
+
+from tasks.core.forecast import Forecast
 
 log = logging.getLogger("closecast.alarms")
 
@@ -15,29 +16,31 @@ COVERAGE_ALARM = "closecast.coverage-alarm"
 STALE_MODEL = "closecast.stale-model"
 
 
-def raise_alarms(row: Mapping[str, Any], coverage: Sequence[str], stale: str | None) -> None:
-    """Log each alarm, and emit it as an event about the model that made the forecast.
+def raise_alarms(forecast: Forecast, alarms: Sequence[str], age_warning: str | None) -> None:
+    """Emit each alarm as an event about the model that made the forecast.
 
     Args:
-        row: of the forecast.
-        coverage: the sentences of the scoreboard about intervals that no longer hold.
-        stale: the warning about a model that is too old, logged where it was found.
+        alarms: of the scoreboard, logged here.
+        age_warning: about a model that is too old, logged where it was noticed.
     """
-    for text in coverage:
-        log.warning("%s: %s", row["product_id"], text)
-        _emit(COVERAGE_ALARM, row, text)
-    if stale:
-        _emit(STALE_MODEL, row, stale)
+    for alarm in alarms:
+        log.warning("%s: %s", forecast.product_id, alarm)
+        _emit(COVERAGE_ALARM, forecast, alarm)
+    if age_warning:
+        _emit(STALE_MODEL, forecast, age_warning)
 
 
-def _emit(event: str, row: Mapping[str, Any], text: str) -> None:
-    name = f"closecast.{row['product_id']}.{row['profile']}"
+def _emit(event: str, forecast: Forecast, message: str) -> None:
+    name = forecast.model_name
     emit_event(
         event=event,
         resource={"prefect.resource.id": name, "prefect.resource.name": name},
         payload={
-            "message": f"{row['product_id']}: {text}",
-            "target_day": str(row["target_day"]),
-            **{key: row[key] for key in ("product_id", "profile", "model_version", "prediction_id")},
+            "message": f"{forecast.product_id}: {message}",
+            "target_day": str(forecast.first.target_day),
+            "product_id": forecast.product_id,
+            "profile": forecast.profile,
+            "model_version": forecast.model_version,
+            "prediction_id": forecast.first.prediction_id,
         },
     )

@@ -1,11 +1,10 @@
-"""The model of a forecast, for people: what made it, how old it is, how it was trained, who it replaced."""
+"""The model of a forecast, for people: how it was trained, how old it is, which versions there are."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,11 +12,14 @@ from storage.core.home import Home
 from storage.models.bundles import Bundle
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
+from tasks.core.forecast import Forecast
+from tasks.core.model import Lineage
+from tasks.training.registration import read_lineage
 
-SHOWN_VERSIONS = 12
-# The article's, in the order it shows them, and what a person who cannot see them is told.
+MAX_VERSIONS = 12
+# The article's, in the order it shows them, with a description for people who cannot see them.
 FIGURES = {
-    "prices": "All closes that the model was given, with the part that it was tested on.",
+    "prices": "All closes that the model was given; the part that it was tested on is marked.",
     "losses": "Training and validation loss of each epoch.",
     "predicted": "The test part: predicted close, actual close, and the close of the day before.",
 }
@@ -25,127 +27,119 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of one network, an epoch each; None where one is not finite. `best` counts from 1."""
+    """The losses of one network by epoch, None where one is not finite. `best_epoch` counts from 1."""
 
     name: str
     training: list[float | None]
     validation: list[float | None]
-    best: int | None
+    best_epoch: int | None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the bundle as a `data:` address, with its words."""
+    """A PNG figure of the bundle as a `data:` address, with its description."""
 
-    name: str
     text: str
     address: str
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """The version that forecast, the newest versions of its kind, its losses, its pictures and its figures.
+class ModelSection:
+    """The version that made the forecast, and the newest versions beside it.
 
-    `refit` is the version whose training `curves` are of: itself, or the one that it was fine-tuned from.
-
-    `age_days` counts from the last day of the closes that it was made from to the forecast's origin, None
-    where that is not known; `max_days` is the age at which a warning begins. `left_out` are the inputs
-    that the product's rows lacked, in words, `pooled` the other products whose days it was trained on, too;
-    `bridges_gaps` whether it was trained on windows that go across missing days.
+    `refit` is the version that `curves` belong to: the same one, or the one that it was fine-tuned from.
+    `age_days` counts from the origin of its training to that of the forecast; a warning begins after
+    `max_age_days`, never for None. `pooled` are the other products that it was trained on.
     """
 
     version: ModelVersion
+    lineage: Lineage
     refit: ModelVersion
-    age_days: int | None
-    max_days: int | None
+    age_days: int
+    max_age_days: int | None
     versions: list[ModelVersion]
     curves: list[Curve]
     pictures: list[Picture]
-    metrics: Mapping[str, float]
-    gaps: list[tuple[str, str]]
-    left_out: tuple[str, ...]
     pooled: tuple[str, ...]
     bridges_gaps: bool
 
     @property
     def too_old(self) -> bool:
         """Whether a successor is overdue."""
-        return None not in (self.age_days, self.max_days) and (self.age_days or 0) > (self.max_days or 0)
+        return self.max_age_days is not None and self.age_days > self.max_age_days
 
 
-def model_of(home: Home, row: Mapping[str, Any]) -> ModelFacts:
-    """The facts of the model version that made a forecast; TensorFlow is not needed for it.
+def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
+    """The model version that made a forecast; TensorFlow is not needed for it.
 
     Raises:
-        Damaged: the version is not there, or its files are not the recorded ones.
+        Damaged: the version is missing, or its files are not the recorded ones.
     """
     models = Models(home)
-    every = models.versions(row["product_id"], row["profile"])
-    version = next((one for one in every if one.version == row["model_version"]), None) or models.version(
-        row["product_id"], row["profile"], row["model_version"]
+    product_id, profile, number = forecast.product_id, forecast.profile, str(forecast.model_version)
+    versions = models.versions(product_id, profile)
+    version = next((one for one in versions if one.version == number), None) or models.version(
+        product_id, profile, number
     )
-    bundle = models.open(version)
-    refit = refit_of(version, every)
-    settings, lineage = bundle.read_json("settings.json"), bundle.read_json("lineage.json")
-    return ModelFacts(
+    refit = refit_of(version, versions)
+    bundle, refit_bundle = models.open(version), models.open(refit)
+    settings, lineage = bundle.read_json("settings.json"), read_lineage(bundle)
+    pooled = {*lineage.pooled_data_versions, *read_lineage(refit_bundle).pooled_data_versions}
+    return ModelSection(
         version=version,
+        lineage=lineage,
         refit=refit,
-        age_days=_age(version, row),
-        max_days=settings.get("max_model_age_days"),
-        versions=sorted(every, key=lambda one: -int(one.version))[:SHOWN_VERSIONS],
-        curves=curves_of(models.open(refit).read_json("losses.json")),
-        pictures=_pictures(bundle) if row["quantiles"] is None else [],
-        metrics=lineage.get("metrics", {}),
-        gaps=[(str(first), str(last)) for first, last in lineage.get("gaps", [])],
-        left_out=tuple(map(str, lineage.get("columns_left_out", ()))),
-        pooled=_pooled(version, refit),
+        age_days=(forecast.origin_day - lineage.origin_day).days,
+        max_age_days=settings.get("max_model_age_days"),
+        versions=sorted(versions, key=lambda one: -int(one.version))[:MAX_VERSIONS],
+        curves=curves_of(refit_bundle.read_json("losses.json")),
+        pictures=_pictures(bundle),
+        pooled=tuple(sorted(pooled)),
         bridges_gaps=bool(settings.get("bridge_gaps", False)),
     )
 
 
-def refit_of(version: ModelVersion, every: Sequence[ModelVersion]) -> ModelVersion:
-    """The refit that a fine-tuned version goes back to, or the version itself, as far as they are there."""
-    known = {one.version: one for one in every}
-    for _ in every:
-        parent = known.get(version.tags.get("parent", "none"))
+def refit_of(version: ModelVersion, versions: Sequence[ModelVersion]) -> ModelVersion:
+    """The refit that a fine-tuned version goes back to, as far as its parents are still there."""
+    by_number = {one.version: one for one in versions}
+    for _ in versions:
+        parent = by_number.get(version.tags.get("parent", "none"))
         if version.tags.get("training_kind") != "fine-tune" or parent is None:
             break
         version = parent
     return version
 
 
-def _pooled(*versions: ModelVersion) -> tuple[str, ...]:
-    """The products that any of these versions was trained together with."""
-    named = {name for one in versions for name in one.tags.get("pooled", "none").split(",")}
-    return tuple(sorted(named - {"none", ""}))
-
-
-def _age(version: ModelVersion, row: Mapping[str, Any]) -> int | None:
-    made = version.tags.get("origin_day")
-    if made:
-        return int((row["origin_day"] - date.fromisoformat(made)).days)
-    # The article's model is trained for its forecast, on the same closes.
-    return 0 if version.tags.get("data_version") == row["data_version"] else None
-
-
 def curves_of(losses: Mapping[str, Any]) -> list[Curve]:
-    """The losses of a bundle, of one network or of an ensemble's members."""
-    if "members" not in losses:
-        return [Curve("network", losses["loss"], losses["val_loss"], None)]
+    """The losses of a bundle, a curve a network."""
+    networks = losses["networks"]
     return [
-        Curve(f"member {number}", member["loss"], member["val_loss"], member.get("best_epoch"))
-        for number, member in enumerate(losses["members"], start=1)
+        Curve(
+            f"network {number}" if len(networks) > 1 else "network",
+            network["loss"],
+            network["val_loss"],
+            network["best_epoch"],
+        )
+        for number, network in enumerate(networks, start=1)
     ]
 
 
+def figure_files(bundle: Bundle) -> dict[str, str]:
+    """The figures of a bundle: their files by name, ours in the article's order first."""
+    files = {PurePosixPath(file).stem: file for file in bundle.manifest if file.startswith("figures/")}
+    return {name: files[name] for name in [*FIGURES, *sorted(files.keys() - FIGURES)] if name in files}
+
+
+def as_data_address(png: bytes) -> str:
+    """A PNG as a `data:` address: the picture itself, so that it is seen wherever the text is opened."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
 def _pictures(bundle: Bundle) -> list[Picture]:
-    names = {PurePosixPath(name).stem: name for name in bundle.manifest if name.startswith("figures/")}
+    files = figure_files(bundle)
+    if list(files) == ["losses"]:  # shows the same as the page's own chart
+        return []
     return [
-        Picture(
-            name,
-            text,
-            "data:image/png;base64," + base64.b64encode(bundle.read(names[name])).decode("ascii"),
-        )
-        for name, text in FIGURES.items()
-        if name in names
+        Picture(FIGURES.get(name, name.replace("_", " ")), as_data_address(bundle.read(file)))
+        for name, file in files.items()
     ]

@@ -1,4 +1,4 @@
-"""The page that people look at: one file of HTML for each product and profile, and an index of them."""
+"""The page that people look at: one HTML file for each product and profile, and an index of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-
 from storage.core.errors import ClosecastError
 from storage.core.home import Home
 from storage.reports import INDEX, Reports
-from tasks.core.formatting import usd
-from tasks.core.steps import STEP
-from tasks.evaluation.scoreboard import UNKNOWN, percents, text
+from tasks.core.forecast import Forecast
+from tasks.core.formatting import format_figure
+from tasks.core.history import PriceHistory
+from tasks.core.steps import step
+from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import table as scoreboard_table
-from tasks.report import text as words
+from tasks.report import text
 from tasks.report.charts import charts
-from tasks.report.context import ReportContext, forecasts_of, gather
+from tasks.report.context import ReportContext, count_forecasts, read_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -30,112 +30,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("closecast.report")
 
 PACKAGE, FOLDER = "tasks.report", "templates"
-# Rows of the table beside the chart of past forecasts; the chart holds all.
+# Rows of the table below the chart of past forecasts; the chart holds all.
 TABLE_ROWS = 60
-GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
 
 
-def render(facts: ReportContext) -> str:
-    """A page of HTML that needs nothing else: styles, program and figures are in it.
+@step(timeout_seconds=300, run_name="{forecast.product_id}")
+def write_page(
+    home: Home, forecast: Forecast, history: PriceHistory, board: Scoreboard | None = None, *, day: date
+) -> None:
+    """Write the page at the end of a run, unless there is one of all forecasts.
 
-    The same facts give the same bytes. Every text that was stored is escaped, and the page's own policy lets
-    no other program run and nothing be fetched.
-    """
-    environment = _environment()
-    program = [_asset("echarts.min.js"), _asset("report.js")]
-    return environment.get_template("report.html").render(
-        facts=facts,
-        words=words,
-        charts=charts(facts),
-        programs=program,
-        style=_asset("report.css"),
-        policy=_policy(program),
-        board=scoreboard_table(facts.board),
-        past_rows=facts.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
-        lineage=lineage(facts),
-        metrics=metric_figures(facts.model.metrics),
-        gate=gate_figures(facts.model.version.tags),
-        index=INDEX,
-    )
-
-
-def render_index(briefs: Sequence[Mapping[str, Any]], day: date) -> str:
-    """The page over all pages, a row each.
+    A run that made a forecast may have been killed before its page: so the page on disk decides.
 
     Args:
-        briefs: as `storage.reports.Reports.briefs` gives them.
-        day: on which it is made.
-    """
-    rows = [_index_row(brief, day) for brief in briefs]
-    return (
-        _environment()
-        .get_template("index.html")
-        .render(rows=rows, day=day, style=_asset("report.css"), policy=_policy([]), words=words)
-    )
-
-
-def brief(facts: ReportContext) -> dict[str, Any]:
-    """What the index says of a page, as texts and figures."""
-    row, every = facts.row, facts.board.spans[-1] if facts.board.spans else None
-    return {
-        "product_id": facts.product_id,
-        "profile": facts.profile,
-        "target_day": str(row["target_day"]),
-        "point": row["point"],
-        "last_close": row["last_close"],
-        "lower_80": row["lower_80"],
-        "upper_80": row["upper_80"],
-        "forecasts": facts.forecasts,
-        "scored": every.forecasts if every else 0,
-        "crps_ratio": every.crps_ratio if every else None,
-        "held_80": words.held(facts, 80),
-        "notes": words.notes(facts),
-    }
-
-
-def write_report(home: Home, product_id: str, profile: str, *, day: date) -> Path:
-    """Write the page of a product and profile, and the index anew; the page's path.
-
-    Args:
-        home: with at least one forecast of them.
-        product_id: of the page.
-        profile: of the page.
-        day: on which the page is made: with the home it decides every byte.
+        forecast: of the run, as it is stored.
+        history: the prices that it was made from.
+        board: the profile's scoreboard, read here where the run has none.
+        day: on which the page is written.
 
     Raises:
-        BadInput: there is no forecast yet.
-        Damaged: what the page would show is not what was recorded.
-        HomeUnusable: the page cannot be written.
+        ClosecastError: as `write_report`, with a message that the forecast is stored.
     """
-    facts = gather(home, product_id, profile, day)
-    return Reports(home).write(
-        product_id,
-        profile,
-        page=render(facts),
-        brief=brief(facts),
-        index_of=lambda briefs: render_index(briefs, day),
-    )
-
-
-def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
-    """The last step of a run: its page, unless there is one of all forecasts.
-
-    Whoever wrote that one: a run that made a forecast may have been ended before its page.
-
-    Args:
-        home: of the run.
-        row: the forecast of the run, as it is stored.
-        day: on which the page is made.
-
-    Raises:
-        ClosecastError: as `write_report`, of the same kind, and says that the forecast is kept.
-    """
-    product_id, profile = row["product_id"], row["profile"]
-    known = Reports(home).brief(product_id, profile).get("forecasts")
-    if known == forecasts_of(home, product_id, profile):
+    product_id, profile = forecast.product_id, forecast.profile
+    written = Reports(home).brief(product_id, profile).get("forecasts")
+    if written == count_forecasts(home, product_id, profile):
         return
     try:
-        path = write_report(home, product_id, profile, day=day)
+        path = _write(home, read_context(home, product_id, profile, day, history, board))
     except ClosecastError as error:
         raise type(error)(
             f"the forecast of {product_id} is stored, its report is not: {error};"
@@ -144,118 +65,135 @@ def report_of_run(home: Home, row: Mapping[str, Any], *, day: date) -> None:
     log.info("%s: report written to %s", product_id, path)
 
 
-def lineage(facts: ReportContext) -> list[tuple[str, str]]:
-    """What the newest forecast was made of and by, a name and a text each."""
-    row, model = facts.row, facts.model
-    tags = model.version.tags
-    made = {
-        "prediction": f"{row['prediction_id']}, revision {row['revision']}",
-        "made": f"{row['created_at']:%Y-%m-%d %H:%M:%S} UTC",
-        "origin": f"{row['origin_day']}, the last close that it knew",
-        "data version": row["data_version"],
-        "model": f"closecast.{facts.product_id}.{facts.profile} version {row['model_version']}",
-        "model made by": tags.get("training_kind", UNKNOWN),
-        "model made on": tags.get("origin_day", "the closes of this forecast" if model.age_days == 0 else ""),
-        "age of the model": _age(facts),
-        "training saw closes up to": tags.get("trained_through", ""),
-        "model's data version": tags.get("data_version", ""),
-        "trained together with": tags.get("pooled", "").replace(",", ", "),
-        "gate": tags.get("gate", ""),
-        "settings version": row["settings_version"],
-        "recipe version": tags.get("recipe_version", ""),
-        "code version": row["code_version"],
-        "code that trained": tags.get("code_version", ""),
-        "commit that trained": tags.get("git_commit", ""),
-        "SHA-256 of the weights": tags.get("weights_sha256", ""),
-        "SHA-256 of the bundle's list": model.version.manifest_sha256,
+def write_report(home: Home, product_id: str, profile: str, *, day: date) -> Path:
+    """Write the page of a product and profile, and the index anew; the page's path.
+
+    The home and `day`, on which the page is written, decide every byte.
+
+    Raises:
+        BadInput: there is no forecast yet.
+        Damaged: what the page would show is not what was recorded.
+        HomeUnusable: the page cannot be written.
+    """
+    return _write(home, read_context(home, product_id, profile, day))
+
+
+def _write(home: Home, context: ReportContext) -> Path:
+    return Reports(home).write(
+        context.forecast.product_id,
+        context.forecast.profile,
+        page=render(context),
+        brief=summary(context),
+        index_of=lambda summaries: render_index(summaries, context.day),
+    )
+
+
+def render(context: ReportContext) -> str:
+    """A page of HTML that needs nothing else: styles, scripts and figures are in it.
+
+    The same context gives the same bytes. Every stored text is escaped, and the page's own policy lets no
+    other script run and nothing be fetched.
+    """
+    forecast = context.forecast
+    scripts = [_asset("echarts.min.js"), _asset("report.js")]
+    header, board = scoreboard_table(context.board)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=context,
+            forecast=forecast,
+            charts=charts(context),
+            scripts=scripts,
+            style=_asset("report.css"),
+            policy=_policy(scripts),
+            board=board,
+            board_head=[(name, number > 0) for number, name in enumerate(header)],
+            past_rows=context.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
+            # In tables the currency stands in the head of the column.
+            amount=lambda value: forecast.price(value).removesuffix(f" {forecast.quote_currency}"),
+            index=INDEX,
+        )
+    )
+
+
+def render_index(summaries: Sequence[Mapping[str, Any]], day: date) -> str:
+    """The page over all pages, a row each.
+
+    Args:
+        summaries: as `storage.reports.Reports.briefs` gives them.
+        day: on which it is written.
+    """
+    rows = [_index_row(page, day) for page in summaries]
+    template = _environment().get_template("index.html")
+    return template.render(rows=rows, day=day, style=_asset("report.css"), policy=_policy([]))
+
+
+def summary(context: ReportContext) -> dict[str, Any]:
+    """A page in short, for the index: texts and figures."""
+    span = context.board.all_days
+    return {
+        "product_id": context.forecast.product_id,
+        "profile": context.forecast.profile,
+        "target_day": str(context.forecast.first.target_day),
+        "prices": dict(context.forecast.price_summary()),
+        "forecasts": context.forecast_count,
+        "scored": span.forecasts,
+        "crps_ratio": span.crps_ratio,
+        "covered_80": text.covered(context, 80),
+        "notes": text.notes(context),
     }
-    return [(name, str(said)) for name, said in made.items() if said and said != "none"]
 
 
-def _age(facts: ReportContext) -> str:
-    days, most = facts.model.age_days, facts.model.max_days
-    if days is None:
-        return "unknown"
-    said = f"{days:,} day{'' if days == 1 else 's'} on the origin"
-    return f"{said}; a warning begins after {most}" if most else said
-
-
-def gate_figures(tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What the gate measured of the model as a challenger, a name and a text each; none of a first one."""
-    if "gate_ratio" not in tags:
-        return []
-    return [(name.replace("_", " "), _plain(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]
-
-
-def metric_figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """What a model's own test measured, a name and a text each: prices as prices are written."""
-    found = []
-    for name, value in sorted(metrics.items()):
-        said = name.replace("_", " ").replace("rmse", "RMSE").replace("mae", "MAE")
-        found.append((said, usd(value) if name.endswith(("rmse", "mae")) else text(value, ",.4f")))
-    return found
-
-
-def _plain(figure: str) -> str:
+def _index_row(page: Mapping[str, Any], day: date) -> dict[str, Any]:
+    """A row of the index; a summary with a value of the wrong kind becomes a row without figures."""
     try:
-        return figure if figure.isdecimal() else f"{float(figure):.5g}"
-    except ValueError:
-        return figure
-
-
-def _index_row(brief: Mapping[str, Any], day: date) -> dict[str, Any]:
-    """A row of the index; whatever a file says that is not of the right kind is shown as unknown."""
-    try:
-        target = date.fromisoformat(str(brief["target_day"]))
-        point, last = float(brief["point"]), float(brief["last_close"])
-        bounds = [brief["lower_80"], brief["upper_80"]]
+        target = date.fromisoformat(str(page["target_day"]))
         return {
-            "page": str(brief["page"]),
-            "product_id": str(brief["product_id"]),
-            "profile": str(brief["profile"]),
+            "page": str(page["page"]),
+            "product_id": str(page["product_id"]),
+            "profile": str(page["profile"]),
             "target": target,
-            "behind": (day - target).days,
-            "point": usd(point),
-            "change": f"{point / last - 1:+.2%}",
-            "interval": "none" if None in bounds else " to ".join(usd(float(bound)) for bound in bounds),
-            "scored": int(brief["scored"]),
-            "held": str(brief["held_80"]),
-            "ratio": text(brief["crps_ratio"], ".3f"),
-            "notes": [str(note) for note in brief["notes"]],
+            "days_over": (day - target).days,
+            "forecast": str(page["prices"]["forecast"]),
+            "interval": str(page["prices"].get("80 %", "none")),
+            "covered": str(page["covered_80"]),
+            "ratio": format_figure(page["crps_ratio"], ".3f"),
+            "notes": [str(note) for note in page["notes"]],
         }
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
-        return {"page": str(brief.get("page", "")), "product_id": None}
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return {"page": str(page.get("page", "")), "product_id": None}
 
 
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader(PACKAGE, FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"usd": usd, "percents": percents, "long_day": words.long_day}
-    made.filters |= {"short_day": words.short_day, "figure": text, "coded": _coded}
-    made.globals["methods"] = words.METHODS
-    return made
+    environment.filters |= {"long_day": text.long_day, "short_day": text.short_day}
+    environment.filters |= {"figure": format_figure, "with_code": with_code}
+    environment.globals["text"] = text
+    return environment
 
 
-def _coded(said: str) -> Any:
-    """A text with what stands between backticks as code."""
+def with_code(sentence: str) -> Any:
+    """A text as HTML, escaped, with the parts between backticks as code."""
     from markupsafe import Markup, escape
 
-    parts = [str(escape(part)) for part in said.split("`")]
+    parts = [str(escape(part)) for part in sentence.split("`")]
     marked = (f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
     return Markup("".join(marked))  # noqa: S704 (each part is escaped)
 
 
 @functools.cache
 def _asset(name: str) -> Any:
-    """A file of ours as it is, not escaped: a style or a program, neither with a closing tag of its kind."""
+    """A file of ours as it is, not escaped: a style or a script, neither with a closing tag of its kind."""
     from markupsafe import Markup
 
     environment = _environment()
@@ -264,18 +202,11 @@ def _asset(name: str) -> Any:
     return Markup(source)  # noqa: S704 (ours)
 
 
-def _policy(programs: Sequence[str]) -> str:
-    """The content security policy: the page's own programs by their hash, and nothing from anywhere."""
-    hashes = [
-        f"'sha256-{b64encode(hashlib.sha256(str(one).encode()).digest()).decode('ascii')}'"
-        for one in programs
-    ]
+def _policy(scripts: Sequence[str]) -> str:
+    """The content security policy: the page's own scripts by their hash, and nothing from anywhere."""
+    digests = [hashlib.sha256(str(script).encode()).digest() for script in scripts]
+    allowed = " ".join(f"'sha256-{b64encode(digest).decode('ascii')}'" for digest in digests) or "'none'"
     return (
-        f"default-src 'none'; script-src {' '.join(hashes) or chr(39) + 'none' + chr(39)};"
+        f"default-src 'none'; script-src {allowed};"
         " style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
-
-
-write_page = task(
-    name="write-report", task_run_name="write-report {row[product_id]}", timeout_seconds=300, **STEP
-)(report_of_run)

@@ -1,164 +1,158 @@
-"""What a person sees of a run in Prefect: the forecast, the last ones, the figures."""
+"""What a person sees of a run in Prefect: the forecast, the newest ones, figures, progress of training."""
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
-import pyarrow.dataset as ds
-from prefect import task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
 
 from storage.core.home import Home
 from storage.models.registry import Models
-from storage.tables.delta import all_of
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from tasks.core.formatting import artifact_key, usd
+from tasks.core.forecast import Forecast
+from tasks.core.formatting import artifact_key, markdown_table
 from tasks.core.quantiles import INTERVAL_INDEXES, MEDIAN
-from tasks.core.steps import STEP
+from tasks.core.steps import step
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import markdown as scoreboard_markdown
-from tasks.evaluation.scoring import board_of
-from tasks.prices.series import Series
+from tasks.evaluation.scoring import read_scoreboard
+from tasks.network.progress import listening
+from tasks.prices.gaps import find_gaps
+from tasks.prices.ingest import IngestedPrices
+from tasks.profiles.base import Profile
 from tasks.report.events import raise_alarms
+from tasks.report.model_section import as_data_address, figure_files
 
 log = logging.getLogger("closecast.artifacts")
 
-LAST_FORECASTS = 30
+MAX_FORECASTS = 30
 # A request to the server takes some milliseconds, and so may an epoch.
 EVERY_SECONDS = 1.0
-LOW, HIGH = INTERVAL_INDEXES[80]
+
+
+@step(timeout_seconds=120, run_name="{forecast.product_id}")
+def show_artifacts(
+    home: Home, forecast: Forecast, prices: IngestedPrices, warning: str | None = None
+) -> Scoreboard:
+    """Publish the run's Markdown, table and image artifacts, and emit the alarms.
+
+    Args:
+        warning: about a model that is too old.
+
+    Returns:
+        The scoreboard of the forecast's product and profile.
+    """
+    product_id, profile = forecast.product_id, forecast.profile
+    board = read_scoreboard(home, product_id, profile)
+    raise_alarms(forecast, board.alarms, warning)
+    create_markdown_artifact(
+        forecast_markdown(forecast, prices, board, warning),
+        key=artifact_key("forecast", product_id, profile),
+        description=f"{product_id}: forecast of the close of {forecast.first.target_day}",
+    )
+    create_table_artifact(
+        newest_forecasts(home, product_id, profile),
+        key=artifact_key("forecasts", product_id, profile),
+        description=f"{product_id}: the newest {MAX_FORECASTS} forecasts",
+    )
+    models = Models(home)
+    bundle = models.open(models.version(product_id, profile, str(forecast.model_version)))
+    for name, file in figure_files(bundle).items():
+        create_image_artifact(
+            as_data_address(bundle.read(file)),
+            key=artifact_key(name, product_id, profile),
+            description=f"{product_id}: {name}",
+        )
+    return board
 
 
 def forecast_markdown(
-    row: Mapping[str, Any],
-    series: Series,
-    board: Scoreboard | None = None,
-    warning: str | None = None,
-    baselines: Mapping[str, Sequence[float]] | None = None,
+    forecast: Forecast, prices: IngestedPrices, board: Scoreboard, warning: str | None = None
 ) -> str:
-    """The forecast, what it was made from, the state of the data, and how forecasts did so far."""
-    change = row["point"] / row["last_close"] - 1.0
-    lines = [
-        f"# {row['product_id']}: close of {row['target_day']}",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| forecast | **{usd(row['point'])}** ({change:+.2%} on the last close) |",
-        f"| last close ({row['origin_day']}), the naive forecast | {usd(row['last_close'])} |",
+    """The forecast, what it was made from, its components, and how forecasts did so far."""
+    history = prices.history
+    parts = [
+        f"# {forecast.product_id}: close of {forecast.first.target_day}",
+        markdown_table(["", ""], forecast.summary()),
+        f"Closes from {history.source}: {len(history.candles)} days, {history.first_day} to {history.origin};"
+        f" {prices.new_days} new, {prices.restated_days} restated, {prices.quarantined} quarantined.",
         *(
-            f"| {level} % | {usd(row[f'lower_{level}'])} to {usd(row[f'upper_{level}'])} |"
-            for level in (50, 80, 95)
-            if row["quantiles"] is not None
+            f"Gap: {first} to {last}, days missing: {(last - first).days + 1}."
+            for first, last in find_gaps(history.candles["day_utc"])
         ),
-        f"| profile | {row['profile']}{'' if row['quantiles'] else ': a point without intervals'} |",
-        f"| revision | {row['revision']} |",
-        f"| model | closecast.{row['product_id']}.{row['profile']} version {row['model_version']} |",
-        f"| data | `{row['data_version']}` |",
-        f"| settings | `{row['settings_version']}` |",
-        f"| code | `{row['code_version']}` |",
-        f"| prediction | `{row['prediction_id']}` |",
-        "",
-        f"Closes from {series.source}: {series.days} days, {series.first_day} to {series.origin};"
-        f" {series.new_days} new, {series.restated_days} restated, {series.quarantined} quarantined.",
     ]
-    for first, last in series.gaps:
-        lines.append(f"\nHole: {first} to {last}, {(last - first).days + 1} days.")
-    if baselines:
-        lines += ["", "## Beside it", "", "| from the same past | median | 80 % |", "|---|---|---|"]
-        lines += [
-            f"| {name} | {usd(quantiles[MEDIAN])} | {usd(quantiles[LOW])} to {usd(quantiles[HIGH])} |"
-            for name, quantiles in baselines.items()
-        ]
-    lines += [f"\n**Warning:** {text}" for text in (warning,) if text]
-    if board is not None and board.last is not None:
-        lines += ["", "## Scoreboard", "", scoreboard_markdown(board)]
-    return "\n".join(lines)
+    if forecast.first.components:
+        low, high = INTERVAL_INDEXES[80]
+        rows = []
+        for name, closes in forecast.first.components.items():
+            median, lower, upper = (forecast.price(closes[index]) for index in (MEDIAN, low, high))
+            rows.append([name, median, f"{lower} to {upper}"])
+        parts += ["## Component forecasts", markdown_table(["component", "median", "80 %"], rows)]
+    if warning:
+        parts.append(f"**Warning:** {warning}")
+    if board.last is not None:
+        parts += ["## Scoreboard", scoreboard_markdown(board)]
+    return "\n\n".join(parts)
 
 
-def beside(home: Home, row: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The quantiles in USD of every method that was kept with a forecast, (23,) each, by its name."""
-    wanted = all_of(*(ds.field(name) == row[name] for name in ("prediction_id", "target_day")))
-    table = components(home, row["product_id"])
-    found = table.read(wanted, ["component", "quantiles"]).to_pylist()
-    return {one["component"]: one["quantiles"] for one in found}
-
-
-def last_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
+def newest_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str, Any]]:
     """The newest forecasts, the newest first, as plain rows for a table."""
     names = ("target_day", "point", "last_close", "revision", "model_version", "prediction_id")
-    rows = Predictions(home).newest(product_id, profile, LAST_FORECASTS, names).to_pylist()
+    rows = Predictions(home).newest(product_id, profile, MAX_FORECASTS, names).to_pylist()
     return [
         {name: row[name] if isinstance(row[name], float | int) else str(row[name]) for name in names}
         for row in reversed(rows)
     ]
 
 
-@task(name="show-artifacts", task_run_name="show-artifacts {series.product_id}", timeout_seconds=120, **STEP)
-def show_artifacts(home: Home, row: dict[str, Any], series: Series, warning: str | None = None) -> None:
-    """Publish the run's markdown, table and image artifacts, and warn of what the scoreboard alarms about."""
-    product_id, profile = row["product_id"], row["profile"]
-    board = board_of(home, product_id, profile)
-    raise_alarms(row, board.alarms, warning)
-    create_markdown_artifact(
-        forecast_markdown(row, series, board, warning, beside(home, row)),
-        key=artifact_key("forecast", product_id, profile),
-        description=f"{product_id}: forecast of the close of {row['target_day']}",
-    )
-    create_table_artifact(
-        last_forecasts(home, product_id, profile),
-        key=artifact_key("forecasts", product_id, profile),
-        description=f"{product_id}: the last {LAST_FORECASTS} forecasts",
-    )
-    models = Models(home)
-    bundle = models.open(models.version(product_id, profile, row["model_version"]))
-    for name in (name for name in bundle.manifest if name.startswith("figures/")):
-        figure, png = PurePosixPath(name).stem, bundle.read(name)
-        create_image_artifact(
-            # The picture itself, so that it is seen wherever the UI is opened.
-            "data:image/png;base64," + base64.b64encode(png).decode(),
-            key=artifact_key(figure, product_id, profile),
-            description=f"{product_id}: {figure}",
-        )
-
-
-def products_markdown(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
-    """What became of each product of a day: its forecast, or why it has none."""
-    lines = ["| product | day | forecast | 80 % | last close |", "|---|---|---|---|---|"]
-    for row in rows:
-        low, high = row["lower_80"], row["upper_80"]
-        band = f"{usd(low)} to {usd(high)}" if low is not None else "a point without intervals"
-        lines.append(
-            f"| {row['product_id']} | {row['target_day']} | **{usd(row['point'])}** | {band} |"
-            f" {usd(row['last_close'])} |"
-        )
-    reasons = [f"- **{product}** has no forecast: {reason}" for product, reason in failed.items()]
-    return "\n".join([*(lines if rows else []), "", *reasons]).strip()
-
-
-@task(name="show-products", task_run_name="show-products", timeout_seconds=120, **STEP)
-def show_products(home: Home, made: Mapping[str, str], failed: Mapping[str, str]) -> None:
-    """Publish what became of each product.
+@step(timeout_seconds=120)
+def show_products(home: Home, forecasts: Mapping[str, str], reasons: Mapping[str, str]) -> None:
+    """Publish the outcome of each product of a day.
 
     Args:
-        home: of the forecasts.
-        made: the prediction id of each product that has its forecast.
-        failed: the reason of each that has none.
+        forecasts: the prediction id of each product that has its forecast.
+        reasons: of each product without one.
     """
     table = Predictions(home)
-    found = [table.find(prediction_id, product_id=product) for product, prediction_id in made.items()]
+    rows = [table.find(prediction_id, product_id=product) for product, prediction_id in forecasts.items()]
     create_markdown_artifact(
-        products_markdown([row for row in found if row is not None], failed),
+        products_markdown([Forecast.from_rows([row]) for row in rows if row is not None], reasons),
         key="products",
-        description=f"forecasts made: {len(made)}, without one: {len(failed)}",
+        description=f"products with a forecast: {len(forecasts)}, without one: {len(reasons)}",
     )
+
+
+def products_markdown(forecasts: Sequence[Forecast], reasons: Mapping[str, str]) -> str:
+    """The forecast of each product of a day, or the reason why it has none."""
+    rows = []
+    for forecast in forecasts:
+        prices = dict(forecast.price_summary())
+        interval = prices.get("80 %", "a point without intervals")
+        day = str(forecast.first.target_day)
+        rows.append([forecast.product_id, day, prices["forecast"], interval, prices["last close"]])
+    table = markdown_table(["product", "day", "forecast", "80 %", "last close"], rows)
+    failed = [f"- **{product}** has no forecast: {reason}" for product, reason in reasons.items()]
+    return "\n".join([*([table, ""] if rows else []), *failed]).strip()
+
+
+@contextmanager
+def training_progress(product_id: str, profile: Profile) -> Iterator[None]:
+    """Show the epochs of a training in here as a progress artifact of the run."""
+    with listening(TrainingProgress(product_id, int(getattr(profile.settings, "members", 1)))):
+        yield
 
 
 class TrainingProgress:
@@ -178,8 +172,6 @@ class TrainingProgress:
 
     def __call__(self, member: str, epoch: int, epochs: int) -> None:
         """Record an epoch; update the artifact unless it was updated just now."""
-        from prefect.exceptions import PrefectException
-
         with self._lock:
             self._shares[member] = epoch / epochs
             done = len(self._shares) == self._members and min(self._shares.values()) >= 1.0
@@ -194,8 +186,6 @@ class TrainingProgress:
                 log.warning("%s: the progress of training can no longer be shown", self._product_id)
 
     def _update(self, percent: float) -> None:
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
-
         if self._artifact_id is not None:
             update_progress_artifact(self._artifact_id, percent)
             return

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from storage.models.version import ModelVersion
 
 from storage.core.errors import Damaged
 from storage.core.provenance import code_version, git_commit
 from storage.models.bundles import Bundle, Draft
 from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import Lineage, Model, TrainingKind
 from tasks.core.quantiles import LEVELS

@@ -22,9 +22,8 @@ from storage.locks.locks import backtest_lock, product_lock, tables_lock
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import backtests
+from storage.tables.schemas import DAILY_TABLES, TABLES, backtests
 from storage.upkeep.compaction import (
-    TABLES,
     Compaction,
     compact_table,
     files_of,
@@ -43,8 +42,6 @@ MAX_BACKTEST_AGE = timedelta(days=30)
 MAX_DRAFT_AGE = timedelta(days=1)
 # With more data files of a product a run compacts; a weekly schedule leaves seven.
 MAX_FILES = 16
-# The tables that every run adds to.
-DAILY = ("predictions", "scores", "components", "calibrator")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class UnusedItem:
 
 @step(timeout_seconds=3600)
 def compact_tables(
-    home: Home, names: Sequence[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
+    home: Home, names: Iterable[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
 ) -> list[Compaction]:
     """Compact tables of the home, by default all; see `storage.upkeep.compaction.compact_table`."""
     outcomes = (compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
@@ -76,7 +73,7 @@ def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
 
     So each day takes as long as the last, also where nobody runs `closecast maintain`.
     """
-    names = [name for name in DAILY if files_of(home, name, product_id) > MAX_FILES]
+    names = [name for name in DAILY_TABLES if files_of(home, name, product_id) > MAX_FILES]
     try:
         return compact_tables(home, names, wait_seconds=0)
     except HomeBusy:  # the next run tries again

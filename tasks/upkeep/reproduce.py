@@ -12,13 +12,14 @@ import pyarrow.dataset as ds
 
 from storage.core.errors import BadInput, Damaged
 from storage.core.home import Home
+from storage.core.intervals import INTERVALS
 from storage.core.provenance import code_version
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from tasks.calibration.calibrator_states import CalibratorState
-from tasks.core.forecast import INTERVALS, Forecast
+from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.model import Lineage, Model
 from tasks.core.tensorflow_runtime import library_versions

@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from storage.core.candle_schema import FIGURES
 from storage.core.errors import ClosecastError, Damaged
-from storage.core.files import read_raw
 from storage.core.home import Home
-from storage.core.progress import tell
+from storage.core.progress import report_progress
 from storage.models.mlflow_database import registry_exists, registry_integrity
 from storage.models.registry import Models
 from storage.models.version import CHAMPION, ModelVersion
@@ -35,13 +34,13 @@ from storage.prices.integrity import (
     require_open_prices,
     state_at,
 )
-from storage.upkeep.compaction import TABLES
+from storage.prices.raw_responses import read_raw
+from storage.tables.schemas import TABLES
 from storage.upkeep.file_integrity import bundle_files, fold_files, raw_responses, table_files
 from storage.upkeep.references import Tables, failed_checks, light_rows
 from tasks.core.settings import settings_digest
 from tasks.forecast.publish import prediction_key
-from tasks.prices.coinbase_responses import parse
-from tasks.prices.coinbase_rows import read_rows
+from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.training.policy import Status
 from tasks.training.registration import read_lineage
 from tasks.upkeep.verify_references import REFERENCES
@@ -78,7 +77,7 @@ class Verification:
     def add(self, kind: str, count: int, findings: Iterable[str] = ()) -> None:
         """Count things of a kind, and keep what was found wrong with them, once."""
         self.checked[kind] += count
-        tell(kind, self.checked[kind])
+        report_progress(kind, self.checked[kind])
         lines = [" ".join(finding.split()) for finding in findings]
         self.findings = list(dict.fromkeys([*self.findings, *lines]))
 
@@ -94,7 +93,7 @@ def verify_home(home: Home) -> Verification:
     result = Verification()
     require_open_prices(home)
     for name in TABLES:
-        result.add("files of tables", *table_files(getattr(home, name)))
+        result.add("files of tables", *table_files(home.table(name)))
     tables, unreadable = light_rows(home)
     result.add("files of tables", 0, unreadable)
     if tables["predictions"] is not None:

@@ -25,7 +25,7 @@ from flows.daily import daily_forecast
 from flows.settings import Market, profile_named
 from storage.core.errors import BadDay, BadSetting, NotEnoughHistory
 from storage.core.home import Home
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests, calibrator, components
 from storage.tables.scores import Scores
@@ -221,7 +221,7 @@ def test_a_long_chain_of_fine_tunings_has_names_that_files_may_have(tmp_path: Pa
     home = home_with(tmp_path / "home", made_up(DAYS))
     verdict = backtest(home, 9, refit_every_days=365, fine_tune_every_days=1, **LENIENT)
     assert len({row["model"] for row in rows_of(home, verdict.backtest_id, "lstm").values()}) == 9
-    folders = Folds(home, verdict.backtest_id).folder
+    folders = BacktestCache(home, verdict.backtest_id).folder
     assert max(len(path.name) for path in folders.rglob("*")) < 120
 
 

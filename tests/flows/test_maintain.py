@@ -16,7 +16,7 @@ from flows.maintain import maintain, maintain_home
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
 from storage.models.version import CHAMPION, ModelVersion
 from storage.tables.delta import open_table
@@ -276,9 +276,9 @@ def test_nothing_is_deleted_where_the_registry_lacks_versions_of_forecasts(
 
 
 def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -> Path:
-    with Folds(home, name).draft("refit-2020-01-01") as draft:
+    with BacktestCache(home, name).draft("refit-2020-01-01") as draft:
         draft.write("weights.h5", b"weights")
-    Folds(home, name).write("fold-0", {"known": []})
+    BacktestCache(home, name).write("fold-0", {"known": []})
     folder = home.folds / name
     stamp = (NOW - timedelta(days=days_ago)).timestamp()
     for path in (folder, *folder.rglob("*")):

@@ -26,8 +26,10 @@ sys.path[0:0] = [str(PROJECT)] if str(PROJECT) not in sys.path else []
 import pandas as pd  # noqa: E402
 
 from storage.core.errors import ClosecastError  # noqa: E402
-from tasks.prices.coinbase_responses import parse  # noqa: E402
-from tasks.prices.coinbase_rows import read_rows  # noqa: E402
+from tasks.prices.coinbase_responses import (
+    parse,  # noqa: E402
+    read_rows,  # noqa: E402
+)
 from tasks.prices.csv_reader import read_candles  # noqa: E402
 from tasks.prices.validation import check_candles  # noqa: E402
 
@@ -97,7 +99,8 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 def numbers_in(data: bytes) -> set[float]:
     """Every number that stands in the bytes, however it is cut out; quotes are no part of one."""
     found = set()
-    for text in re.findall(rb"[-+.\deE]+", data.replace(b'"', b"")):
+    grouped = [text.replace(b",", b"") for text in re.findall(rb"\d{1,3}(?:,\d{3})+\.\d+", data)]
+    for text in re.findall(rb"[-+.\deE]+", data.replace(b'"', b"")) + grouped:
         for start in range(len(text)) if len(text) < 60 else (0,):
             try:
                 found.add(abs(float(text[start:])))

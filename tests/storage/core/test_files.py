@@ -1,9 +1,7 @@
-"""Files: one clear line for what cannot be read, whole files only, and answers by their hash."""
+"""Files are read with one clear error, and written whole or not at all."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import os
 import stat
 import subprocess
@@ -13,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from storage.core import files
-from storage.core.errors import BadFile, BadInput, Damaged, HomeUnusable
-from storage.core.home import Home
-
-PROJECT = Path(__file__).parents[2]
+from storage.core.errors import BadFile, HomeUnusable
+from tests.helpers import PROJECT
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -49,7 +45,7 @@ def test_reads_the_whole_file(tmp_path: Path) -> None:
         ("nul\0", "cannot be read"),
     ],
 )
-def test_refuses_what_is_no_file_to_read(tmp_path: Path, name: str, words: str) -> None:
+def test_anything_but_a_file_of_that_size_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.csv").touch()
     (tmp_path / "large.csv").write_bytes(b"x" * 11)
@@ -60,7 +56,7 @@ def test_refuses_what_is_no_file_to_read(tmp_path: Path, name: str, words: str) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_refuses_what_may_not_be_read(tmp_path: Path) -> None:
+def test_a_file_without_rights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"x")
     path.chmod(0)
@@ -73,7 +69,7 @@ def test_a_device_without_end_is_refused() -> None:
         files.read_bytes(Path("/dev/zero"), limit=10)
 
 
-def test_writes_anew_and_over_with_ordinary_rights(tmp_path: Path) -> None:
+def test_a_file_is_written_and_replaced_with_ordinary_rights(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     files.write_atomic(path, b"one")
     files.write_atomic(path, b"two")
@@ -84,7 +80,7 @@ def test_writes_anew_and_over_with_ordinary_rights(tmp_path: Path) -> None:
     assert names(tmp_path) == ["report.html"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+def test_a_failed_write_keeps_the_old_file_and_no_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
@@ -101,9 +97,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert names(tmp_path) == ["report.html"]
 
 
-def test_a_limit_on_file_size_is_an_unusable_home(tmp_path: Path) -> None:
+def test_a_limit_on_file_size_raises_home_unusable(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from storage import files, errors\n"
+        "import resource, signal, sys; from pathlib import Path; from storage.core import files, errors\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: files.write_atomic(Path(sys.argv[1]) / 'f', b'x' * 5000)\n"
@@ -115,7 +111,7 @@ def test_a_limit_on_file_size_is_an_unusable_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["none/f", "file/f", "folder"])
-def test_writing_where_no_file_can_be_is_an_unusable_home(tmp_path: Path, where: str) -> None:
+def test_writing_where_no_file_can_be_raises_home_unusable(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder" / "inner").mkdir(parents=True)
     with pytest.raises(HomeUnusable) as error:
@@ -124,50 +120,6 @@ def test_writing_where_no_file_can_be_is_an_unusable_home(tmp_path: Path, where:
     assert names(tmp_path) == ["file", "folder"]
 
 
-def test_an_answer_is_kept_once_under_its_hash(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    payload = b"[[1571270400, 1, 2, 1.5, 1.5, 10]]"
-    sha256 = files.keep_raw(home, payload)
-    assert sha256 == hashlib.sha256(payload).hexdigest()
-    path = home.raw / sha256[:2] / f"{sha256}.json.gz"
-    before = path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()
-    assert files.keep_raw(home, payload) == sha256
-    assert (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes()) == before
-    assert files.read_raw(home, sha256) == payload
-    assert files.sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    # The same answer makes the same file in any home.
-    other = Home(tmp_path / "other")
-    files.keep_raw(other, payload)
-    assert (other.raw / sha256[:2] / path.name).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize("harm", ["other", "cut", "plain", "gone"])
-def test_a_changed_answer_is_damaged(tmp_path: Path, harm: str) -> None:
-    home = Home(tmp_path)
-    sha256 = files.keep_raw(home, b"[]" * 1000)
-    path = home.raw / sha256[:2] / f"{sha256}.json.gz"
-    if harm == "gone":
-        path.unlink()
-    else:
-        spoilt = {"other": gzip.compress(b"[1]"), "cut": path.read_bytes()[:-12], "plain": b"[]"}
-        path.write_bytes(spoilt[harm])
-    with pytest.raises(Damaged) as error:
-        files.read_raw(home, sha256)
-    assert sha256 in one_line(error)
-
-
-@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a" * 63, "A" * 64, "a" * 64 + "\n"])
-def test_a_hash_is_checked_before_it_is_a_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadInput, match="64 hexadecimal digits"):
-        files.read_raw(Home(tmp_path), name)
-
-
-def test_a_file_where_the_raw_folder_should_be_is_an_unusable_home(tmp_path: Path) -> None:
-    (tmp_path / "raw").touch()
-    with pytest.raises(HomeUnusable, match="cannot be written"):
-        files.keep_raw(Home(tmp_path), b"[]")
-
-
-def test_the_hash_of_no_file_is_refused(tmp_path: Path) -> None:
+def test_the_hash_of_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be read"):
         files.sha256_file(tmp_path / "none")

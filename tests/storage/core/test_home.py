@@ -13,11 +13,11 @@ from storage.core.errors import BadProduct, HomeUnusable
 from storage.core.home import PROJECT, Home, check_product_id, default_root
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
-from storage.tables.delta import Table
+from storage.tables.delta import Table, TableSchema
 
 
 @pytest.mark.parametrize("good", ["BTC-USD", "1INCH-USD", "A-B", "A" * 16 + "-" + "9" * 16])
-def test_product_ids_come_back_as_they_came(good: str) -> None:
+def test_product_ids_of_the_right_form_pass(good: str) -> None:
     assert check_product_id(good) == good
 
 
@@ -43,7 +43,7 @@ def test_product_ids_come_back_as_they_came(good: str) -> None:
         "x" * 10_000,
     ],
 )
-def test_other_ids_are_refused_in_one_short_line(bad: str) -> None:
+def test_other_product_ids_are_refused_in_one_short_line(bad: str) -> None:
     with pytest.raises(BadProduct) as caught:
         check_product_id(bad)
     assert len(str(caught.value)) < 200
@@ -78,7 +78,7 @@ def test_prepare_makes_the_folders_and_may_be_repeated(tmp_path: Path) -> None:
     home = Home(tmp_path / "a" / "b")
     assert home.prepare() is home
     home.prepare()
-    assert sorted(path.name for path in home.root.iterdir()) == ["locks", "logs", "models", "raw"]
+    assert sorted(path.name for path in home.root.iterdir()) == ["locks", "logs", "models"]
     assert not [path for path in home.root.rglob("*") if path.is_file()]
 
 
@@ -94,7 +94,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, taken: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_place_that_nobody_can_write_is_refused() -> None:
+def test_a_folder_that_nobody_can_write_is_refused() -> None:
     with pytest.raises(HomeUnusable):
         Home(Path("/proc/closecast")).prepare()
 
@@ -121,7 +121,7 @@ def test_without_its_source_tree_the_users_data_folder(
     assert default_root() == tmp_path / ".local" / "share" / "closecast"
 
 
-NO_NAMES = [
+UNUSABLE_NAMES = [
     "a?b",
     "a%41b",
     "a%20b",
@@ -137,7 +137,7 @@ NO_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NO_NAMES)
+@pytest.mark.parametrize("name", UNUSABLE_NAMES)
 def test_a_path_that_tables_cannot_be_opened_by_is_refused_before_anything_is_made(
     tmp_path: Path, name: str
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_home_of_any_other_name_works(tmp_path: Path, name: str) -> None:
     home = Home(tmp_path / name).prepare()
     table = pa.table({"product_id": ["BTC-USD"], "day": [1]})
     schema = pa.schema([pa.field(field.name, field.type, nullable=False) for field in table.schema])
-    days = Table(Path(home.root) / "scores", schema, name="days", key=("product_id", "day"))
+    days = Table(home.scores, TableSchema("scores", schema, key=("product_id", "day"), order_by=()))
     assert days.add(table) == 1
     assert days.add(table) == 0
     with Prices(home) as prices:
@@ -162,7 +162,7 @@ def test_a_home_of_any_other_name_works(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_folder_that_a_link_leads_to_is_held_to_the_same(tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "a%41").mkdir()
     home = Home(tmp_path / "home").prepare()
     (home.root / "scores").symlink_to(tmp_path / "a%41")

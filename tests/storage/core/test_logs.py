@@ -1,32 +1,34 @@
-"""A log file that cannot be written is done without, and standard error stays as it is."""
+"""A log file that cannot be written is skipped, and nothing reaches standard error."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from storage.core.home import Home
-from storage.core.logs import log_to_file
+from storage.core.logs import log_to_file, native_stderr_to_log, stderr_redirected
 
 LOGGERS = ("closecast", "prefect")
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Take what a test added from the loggers again."""
+    """Remove the handlers that a test added."""
     before = {name: list(logging.getLogger(name).handlers) for name in LOGGERS}
     yield
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        for handler in [one for one in logger.handlers if one not in before[name]]:
+        for handler in [handler for handler in logger.handlers if handler not in before[name]]:
             logger.removeHandler(handler)
             handler.close()
 
 
-def test_a_log_file_that_cannot_be_made_is_done_without(
+def test_a_log_file_that_cannot_be_created_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = log_to_file(Home(tmp_path))  # its folder is not there
@@ -38,7 +40,7 @@ def test_a_log_file_that_cannot_be_made_is_done_without(
     assert path.read_text(encoding="utf-8").endswith("closecast.test: two\n")
 
 
-def test_a_full_disk_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path).prepare()
     (home.logs / "closecast.log").symlink_to("/dev/full")
     log_to_file(home)
@@ -47,10 +49,25 @@ def test_a_full_disk_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-def test_a_mistake_of_ours_is_still_told(
+def test_a_bug_in_a_log_call_is_still_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("closecast"), "propagate", False)  # pytest's own would raise
     log_to_file(Home(tmp_path).prepare())
     logging.getLogger("closecast.test").warning("%d lines", "three")
     assert "Logging error" in capsys.readouterr().err
+
+
+def test_native_standard_error_goes_to_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "closecast.native")
+    with contextlib.suppress(ValueError), native_stderr_to_log():
+        os.write(2, b"from C++\n")
+        raise ValueError
+    os.write(2, b"after\n")
+    with (tmp_path / "other").open("wb") as other, stderr_redirected(other.fileno()):
+        os.write(2, b"elsewhere\n")
+    assert capfd.readouterr().err == "after\n"
+    assert caplog.messages == ["from C++"]
+    assert (tmp_path / "other").read_text() == "elsewhere\n"

@@ -9,83 +9,128 @@ from pathlib import Path
 
 import pytest
 
-from storage.core import provenance as code
+from storage.core import provenance
+from storage.core.home import PROJECT
 
 
 @pytest.fixture(autouse=True)
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small source tree in the place of the project's own."""
-    for room in code.ROOMS:
-        (tmp_path / room).mkdir()
-        (tmp_path / room / "__init__.py").write_text(f'"""{room}."""\n')
-    monkeypatch.setattr(code, "PROJECT", tmp_path)
-    code.code_version.cache_clear()
-    yield tmp_path
-    code.code_version.cache_clear()
+    """A small source tree instead of the project's own."""
+    root = tmp_path / "tree"
+    for name in ("features", "network", "profiles", "calibration", "forecast", "report", "core"):
+        (root / "tasks" / name).mkdir(parents=True)
+        (root / "tasks" / name / "__init__.py").write_text(f'"""{name}."""\n')
+    (root / "tasks" / "core" / "quantiles.py").write_text("LEVELS = ()\n")
+    monkeypatch.setattr(provenance, "PROJECT", root)
+    provenance.code_version.cache_clear()
+    yield root
+    provenance.code_version.cache_clear()
 
 
-def now() -> str:
-    code.code_version.cache_clear()
-    return code.code_version()
+def version(*packages: Path) -> str:
+    provenance.code_version.cache_clear()
+    return provenance.code_version(*packages)
 
 
-def test_the_version_has_its_form_and_stays(tree: Path) -> None:
-    first = now()
-    assert re.fullmatch(r"[0-9.]+\+[0-9a-f]{12}", first)
-    assert now() == first
+def test_what_decides_figures_is_there_in_the_project_itself() -> None:
+    assert all((PROJECT / name).exists() for name in provenance.DECIDING)
 
 
-def test_every_change_to_a_python_file_shows(tree: Path) -> None:
-    seen = {now()}
-    (tree / "tasks" / "fit.py").write_text("x = 1\n")
-    seen.add(now())
-    (tree / "tasks" / "fit.py").write_text("x = 2\n")
-    seen.add(now())
-    (tree / "tasks" / "fit.py").rename(tree / "tasks" / "fitted.py")
-    seen.add(now())
-    (tree / "flows" / "deep").mkdir()
-    (tree / "flows" / "deep" / "more.py").write_text("")
-    seen.add(now())
-    (tree / "storage" / "__init__.py").unlink()
-    seen.add(now())
-    assert len(seen) == 6
+def test_the_version_has_its_form_and_stays() -> None:
+    assert re.fullmatch(r"[0-9.]+\+[0-9a-f]{12}", version())
+    assert version() == version()
 
 
-def test_what_is_no_code_does_not_show(tree: Path) -> None:
-    first = now()
-    (tree / "tasks" / "__pycache__").mkdir()
-    (tree / "tasks" / "__pycache__" / "fit.cpython-311.pyc").write_bytes(b"\0")
-    (tree / "tests").mkdir()
-    (tree / "tests" / "test_it.py").write_text("")
-    (tree / "README.md").write_text("")
-    assert now() == first
+def test_each_change_of_code_that_decides_figures_is_another_version(tree: Path) -> None:
+    tasks, versions = tree / "tasks", {version()}
+    for name in ("features", "network", "profiles", "calibration", "forecast"):
+        (tasks / name / "__init__.py").write_text("x = 1\n")
+        versions.add(version())
+    (tasks / "core" / "quantiles.py").write_text("LEVELS = (0.5,)\n")
+    versions.add(version())
+    (tasks / "features" / "deep").mkdir()
+    (tasks / "features" / "deep" / "more.py").write_text("")
+    versions.add(version())
+    (tasks / "features" / "deep" / "more.py").rename(tasks / "features" / "moved.py")
+    versions.add(version())
+    (tasks / "network" / "__init__.py").unlink()
+    versions.add(version())
+    assert len(versions) == 10
+
+
+def test_other_files_are_no_part_of_the_version(tree: Path) -> None:
+    first = version()
+    for path in (
+        "tasks/report/page.py",
+        "tasks/core/formatting.py",
+        "flows/daily.py",
+        "storage/core/home.py",
+        "tests/test_it.py",
+        "README.md",
+        "tasks/features/notes.md",
+        "tasks/features/__pycache__/inputs.cpython-311.pyc",
+    ):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text("another word\n")
+        assert version() == first
+
+
+def test_a_users_own_profile_is_part_of_the_version(tree: Path, tmp_path: Path) -> None:
+    package, module = tmp_path / "mine", tmp_path / "gru.py"
+    package.mkdir()
+    (package / "gru.py").write_text("units = 4\n")
+    module.write_text("units = 4\n")
+    versions = {version(), version(package), version(module), version(package, module)}
+    (package / "gru.py").write_text("units = 8\n")
+    versions |= {version(package)}
+    module.write_text("units = 8\n")
+    versions |= {version(module)}
+    assert len(versions) == 6
 
 
 def test_the_same_code_elsewhere_has_the_same_version(
-    tree: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = now()
-    other = tmp_path_factory.mktemp("other") / "clone"
-    shutil.copytree(tree, other)
-    monkeypatch.setattr(code, "PROJECT", other)
-    assert now() == first
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "gru.py").write_text("units = 4\n")
+    first = version(tmp_path / "mine")
+    shutil.copytree(tree, tmp_path / "other" / "clone")
+    shutil.copytree(tmp_path / "mine", tmp_path / "other" / "mine")
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path / "other" / "clone")
+    assert version(tmp_path / "other" / "mine") == first
 
 
 def test_a_tree_that_is_not_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> str:
         raise PackageNotFoundError
 
-    monkeypatch.setattr(code, "version", absent)
-    assert now().startswith("0.0.0+")
+    monkeypatch.setattr(provenance, "version", absent)
+    assert version().startswith("0.0.0+")
 
 
-def test_the_commit_where_there_is_one(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tree.parent))
-    assert code.git_commit() is None
-    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+def commit(folder: Path) -> str:
+    git = ["git", "-C", str(folder)]
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert code.git_commit() is None  # no commit yet
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
-    assert re.fullmatch(r"[0-9a-f]{40}", code.git_commit() or "")
+    subprocess.run([*git, *identity, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_of_the_own_repository(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tree.parent))
+    assert provenance.git_commit() is None
+    subprocess.run(["git", "init", "-q", str(tree)], check=True)
+    assert provenance.git_commit() is None  # no commit yet
+    expected = commit(tree)
+    assert provenance.git_commit() == expected
     monkeypatch.setenv("PATH", "")
-    assert code.git_commit() is None  # no git
+    assert provenance.git_commit() is None  # no git
+
+
+def test_a_repository_around_the_source_is_not_named(tree: Path, tmp_path: Path) -> None:
+    """As in a virtual environment inside another project."""
+    commit(tmp_path)
+    assert provenance.git_commit() is None
+    expected = commit(tree)
+    assert provenance.git_commit() == expected

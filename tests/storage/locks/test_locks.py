@@ -31,7 +31,7 @@ def hold(home: Home, seconds: float) -> None:
 def until(path: Path) -> None:
     deadline = time.monotonic() + 30
     while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
+        assert time.monotonic() < deadline, f"{path} is missing"
         time.sleep(0.01)
 
 
@@ -59,7 +59,7 @@ def test_a_lock_is_freed_when_its_process_is_killed(home: Home) -> None:
         assert not (home.root / "done").exists()
 
 
-def test_waiting_ends_and_says_for_what(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wait_that_is_too_long_names_the_lock(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "closecast")
     with product_lock(home, BTC):
         with pytest.raises(HomeBusy) as caught, product_lock(home, BTC, wait_seconds=0.1):
@@ -102,14 +102,14 @@ def test_products_and_homes_do_not_wait_for_each_other(home: Home, tmp_path: Pat
         pass
 
 
-def test_it_is_freed_when_the_work_fails(home: Home) -> None:
+def test_a_lock_is_freed_when_the_work_fails(home: Home) -> None:
     with pytest.raises(ZeroDivisionError), product_lock(home, BTC):
         raise ZeroDivisionError
     with product_lock(home, BTC, wait_seconds=0.1):
         pass
 
 
-def test_a_malformed_product_makes_no_file(home: Home) -> None:
+def test_a_malformed_product_makes_no_lock_file(home: Home) -> None:
     with pytest.raises(BadProduct), product_lock(home, "../BTC-USD"):
         pass
     assert not list(home.locks.iterdir())

@@ -6,14 +6,14 @@ import pytest
 
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.home import Home
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from tests.helpers import die
 from tests.processes import run_process
 
 
 @pytest.fixture
 def folds(tmp_path: Path) -> Folds:
-    return Folds(Home(tmp_path), "abc")
+    return BacktestCache(Home(tmp_path), "abc")
 
 
 def put(folds: Folds, name: str, figure: int) -> None:
@@ -33,7 +33,7 @@ def broken(folds: Folds) -> None:
 
 
 def killed(root: Path) -> None:
-    with Folds(Home(root), "abc").draft("model-1") as draft:
+    with BacktestCache(Home(root), "abc").draft("model-1") as draft:
         draft.write_json("figures.json", {"figure": 1})
         draft.seal()
         die()
@@ -45,10 +45,10 @@ def test_a_model_is_read_as_it_was_written(folds: Folds, tmp_path: Path) -> None
     assert folds.has("model-1")
     assert not folds.has("model-2")
     assert names(folds) == ["model-1"]
-    bundle = Folds(Home(tmp_path), "abc").open("model-1")
+    bundle = BacktestCache(Home(tmp_path), "abc").open("model-1")
     assert bundle.read_json("figures.json") == {"figure": 7}
     assert bundle.read("deep/er.bin") == b"bytes"
-    assert not Folds(Home(tmp_path), "other").has("model-1")
+    assert not BacktestCache(Home(tmp_path), "other").has("model-1")
 
 
 def test_a_model_is_replaced_whole(folds: Folds) -> None:
@@ -127,7 +127,7 @@ def test_spoilt_figures_say_what_to_do(folds: Folds, content: bytes) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "folds").write_bytes(b"a file")
-    folds = Folds(Home(tmp_path), "abc")
+    folds = BacktestCache(Home(tmp_path), "abc")
     with pytest.raises(HomeUnusable, match="folds"):
         folds.write("state", 1)
     with pytest.raises(HomeUnusable, match="folds"), folds.draft("model-1"):
@@ -140,7 +140,7 @@ def test_what_a_killed_run_left_is_swept_away_and_nothing_else(folds: Folds) -> 
     left = folds.folder / ".draft-0123"
     left.mkdir()
     (left / "weights.bin").write_bytes(b"half")
-    folds.sweep()
+    folds.remove_drafts()
     assert not left.exists()
     assert folds.has("model-1")
 

@@ -57,8 +57,9 @@ def home(tmp_path: Path, registry: Path) -> Home:
     return copy_home(registry.parent, tmp_path / "home").prepare()
 
 
-def register(home: Home, key: str = "one", product_id: str = BTC, **more: Any) -> ModelVersion:
+def register(home: Home, key: str = "one", product_id: str = BTC, **changes: Any) -> ModelVersion:
     models = Models(home)
+    recorded = {"metrics": {"test_rmse": 1.5}, "curves": {"loss": np.array([0.5, 0.25])}, **changes}
     with models.draft(product_id, "article") as draft:
         draft.write_weights(Arrays(key.encode()))
         draft.write_json("settings.json", {"epochs": 2, "rate": 0.1 + 0.2})
@@ -70,9 +71,7 @@ def register(home: Home, key: str = "one", product_id: str = BTC, **more: Any) -
             key=key,
             tags=LINEAGE,
             params={"epochs": 2},
-            metrics={"test_rmse": 1.5},
-            curves={"loss": np.array([0.5, 0.25])},
-            **more,
+            **recorded,
         )
 
 
@@ -80,7 +79,7 @@ def drafts(home: Home) -> list[Path]:
     return list(home.models.rglob(".draft-*"))
 
 
-def test_a_version_with_its_bundle_and_its_lineage(home: Home) -> None:
+def test_a_registered_version_has_its_bundle_and_lineage(home: Home) -> None:
     made = register(home)
     assert (made.name, made.version, made.aliases) == ("closecast.BTC-USD.article", "1", ())
     (listed,) = Models(home).versions()
@@ -98,7 +97,7 @@ def test_a_version_with_its_bundle_and_its_lineage(home: Home) -> None:
     assert set(bundle.manifest) == files - {"manifest.json"}
 
 
-def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
+def test_the_run_records_settings_metrics_and_every_epoch(home: Home) -> None:
     made = register(home)
     client = Models(home).client
     run_id = client.get_model_version(made.name, made.version).run_id
@@ -113,9 +112,7 @@ def test_the_run_keeps_settings_figures_and_every_epoch(home: Home) -> None:
 
 
 @pytest.mark.sqlite
-def test_a_registry_that_is_damaged_is_said_to_be_in_one_line(
-    home: Home, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_registry_is_one_line(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
     register(home)
     content = home.registry.read_bytes()
     home.registry.write_bytes(content[:4096] + bytes(len(content) - 4096))
@@ -125,26 +122,11 @@ def test_a_registry_that_is_damaged_is_said_to_be_in_one_line(
 
 
 def test_more_epochs_than_one_call_takes(home: Home) -> None:
-    models = Models(home)
-    with models.draft(BTC, "article") as draft:
-        draft.write_weights(Arrays())
-        many = np.arange(1500.0)
-        version = models.register(
-            draft,
-            product_id=BTC,
-            profile="article",
-            key="k",
-            tags={},
-            params={},
-            metrics={},
-            curves={"loss": many},
-        )
-    run_id = models.client.get_model_version(version.name, version.version).run_id
-    assert run_id
-    assert len(models.client.get_metric_history(run_id, "loss")) == 1500
+    version = register(home, curves={"loss": np.arange(1500.0)})
+    assert metrics_of(home, version)["loss"] == np.arange(1500.0).tolist()
 
 
-def test_the_same_key_is_found_again(home: Home) -> None:
+def test_find_returns_the_version_of_a_key(home: Home) -> None:
     assert Models(home).find(BTC, "article", "one") is None
     made = register(home)
     assert Models(home).find(BTC, "article", "one") == made
@@ -153,7 +135,7 @@ def test_the_same_key_is_found_again(home: Home) -> None:
     assert Models(home).find(BTC, "calibrated", "one") is None
 
 
-def test_versions_the_newest_first_and_by_product(home: Home) -> None:
+def test_versions_are_listed_newest_first_and_by_product(home: Home) -> None:
     for key in ("one", "two", "three"):
         register(home, key)
     register(home, "one", "ETH-USD")
@@ -164,47 +146,33 @@ def test_versions_the_newest_first_and_by_product(home: Home) -> None:
     assert len(models.versions()) == 4
     assert models.versions(BTC, "calibrated") == []
     assert models.version(BTC, "article", "2").tags["key"] == "two"
-    with pytest.raises(Damaged, match="has no version 9"):
-        models.version(BTC, "article", "9")
 
 
-def test_the_champion_moves_and_nothing_else(home: Home) -> None:
+def test_promote_moves_the_champion_only(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     models = Models(home)
     assert models.champion(BTC, "article") is None
-    first, second = register(home, "one"), register(home, "two")
-    assert models.champion(BTC, "article") is None  # registering promotes nobody
-    models.promote(first)
-    models.promote(second)
-    champion = models.champion(BTC, "article")
-    assert champion
-    assert (champion.version, champion.aliases) == ("2", (CHAMPION,))
-    assert [version.aliases for version in models.versions(BTC)] == [(CHAMPION,), ()]
-    models.promote(first)
-    champion = models.champion(BTC, "article")
-    assert champion
-    assert champion.version == "1"
-    assert models.champion("ETH-USD", "article") is None
-
-
-def test_one_version_without_a_look_at_all(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [register(home, key) for key in ("one", "two", "three")]
+    versions = [register(home, key) for key in ("one", "two", "three")]
     register(home, "one", "ETH-USD")
-    models = Models(home)
-    assert models.champion(BTC, "article") is models.champion("LTC-USD", "article") is None
-    models.promote(made[1])
-    models.challenge(made[2])
+    assert models.champion(BTC, "article") is None  # registering promotes nobody
+    models.promote(versions[0])
+    models.promote(versions[1])
+    models.challenge(versions[2])
     listed = {version.version: version for version in models.versions(BTC, "article")}
-    monkeypatch.setattr(Models, "versions", None)
+    assert {number: version.aliases for number, version in listed.items()} == {
+        "1": (), "2": (CHAMPION,), "3": ("challenger",),
+    }  # fmt: skip
+    monkeypatch.setattr(Models, "versions", None)  # one version is read without listing all
+    assert models.champion(BTC, "article") == listed["2"]
+    assert models.champion("ETH-USD", "article") is None
     for number, version in listed.items():
         assert models.version(BTC, "article", number) == version
-    assert models.champion(BTC, "article") == listed["2"]
     for number in ("4", "none"):
         with pytest.raises(Damaged, match=f"closecast.BTC-USD.article has no version {number}: see"):
             models.version(BTC, "article", number)
 
 
 @pytest.mark.folder
-def test_a_home_that_moved_still_loads(home: Home, tmp_path: Path) -> None:
+def test_a_moved_home_still_loads_its_models(home: Home, tmp_path: Path) -> None:
     Models(home).promote(register(home))
     moved = Home(tmp_path / "elsewhere")
     home.root.rename(moved.root)
@@ -267,7 +235,7 @@ def test_changed_weights_are_not_loaded(home: Home) -> None:
 
 
 @pytest.mark.folder
-def test_a_manifest_that_was_changed_with_its_file(home: Home) -> None:
+def test_a_manifest_changed_with_its_file_is_detected(home: Home) -> None:
     made = register(home)
     folder = home.models / made.name / made.bundle
     (folder / "settings.json").write_text('{"epochs": 3}\n')
@@ -278,7 +246,7 @@ def test_a_manifest_that_was_changed_with_its_file(home: Home) -> None:
         Models(home).open(made)
 
 
-def test_a_file_that_the_manifest_does_not_list(home: Home) -> None:
+def test_a_file_outside_the_manifest_is_not_read(home: Home) -> None:
     made = register(home)
     bundle = Models(home).open(made)
     (bundle.folder / "more.json").write_text("{}")
@@ -289,27 +257,14 @@ def test_a_file_that_the_manifest_does_not_list(home: Home) -> None:
     assert isinstance(bundle, Bundle)
 
 
-def half_a_draft(models: Models) -> None:
-    with models.draft(BTC, "article") as draft:
-        draft.write("a", b"a")
-        raise ZeroDivisionError
-
-
-def test_a_draft_that_fails_leaves_nothing(home: Home) -> None:
-    models = Models(home)
-    with pytest.raises(ZeroDivisionError):
-        half_a_draft(models)
-    assert not drafts(home)
-    assert models.versions() == []
-
-
-def test_figures_that_are_none_are_not_stored(home: Home) -> None:
+def test_nan_is_not_stored_and_the_draft_is_removed(home: Home) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"), Models(home).draft(BTC, "article") as draft:
         draft.write_json("losses.json", [1.0, math.nan])
     assert not drafts(home)
+    assert Models(home).versions() == []
 
 
-def test_a_place_that_cannot_be_written(home: Home) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(home: Home) -> None:
     (home.models / "closecast.BTC-USD.article").write_text("a file")
     with pytest.raises(HomeUnusable) as caught:
         register(home)
@@ -317,8 +272,8 @@ def test_a_place_that_cannot_be_written(home: Home) -> None:
     assert "\n" not in str(caught.value)
 
 
-def figures(home: Home, version: ModelVersion) -> dict[str, list[float]]:
-    """Every value that each metric of the version's run was given."""
+def metrics_of(home: Home, version: ModelVersion) -> dict[str, list[float]]:
+    """Every value of each metric of the version's run."""
     client = Models(home).client
     run_id = client.get_model_version(version.name, version.version).run_id
     assert run_id
@@ -330,24 +285,24 @@ def aliases(home: Home) -> dict[str, str]:
     return {alias: one.version for one in Models(home).versions() for alias in one.aliases}
 
 
-def test_what_became_of_a_version_is_written_down_once(home: Home) -> None:
+def test_mark_records_tags_and_metrics_once(home: Home) -> None:
     models, first, second = Models(home), register(home, "one"), register(home, "two")
     models.mark(first, {"gate": "refused: 1.5", "status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
     tags = models.version(BTC, "article", first.version).tags
     assert (tags["gate"], tags["status"]) == ("refused: 1.5", "refused")
     assert LINEAGE.items() <= tags.items()
     trained = {"test_rmse": [1.5], "loss": [0.5, 0.25]}
-    assert figures(home, first) == trained | {"gate_ratio": [1.5], "gate_days": [180.0]}
+    assert metrics_of(home, first) == trained | {"gate_ratio": [1.5], "gate_days": [180.0]}
     # A run that was killed in between marks again.
     models.mark(first, {"status": "refused"}, {"gate_ratio": 1.5, "gate_days": 180.0})
-    assert figures(home, first)["gate_ratio"] == [1.5]
+    assert metrics_of(home, first)["gate_ratio"] == [1.5]
     models.mark(first, {"status": "accepted"})
     assert models.version(BTC, "article", first.version).tags["status"] == "accepted"
     assert "status" not in models.version(BTC, "article", second.version).tags
-    assert figures(home, second) == trained
+    assert metrics_of(home, second) == trained
 
 
-def test_figures_are_written_before_the_status(home: Home) -> None:
+def test_mark_writes_metrics_before_the_status(home: Home) -> None:
     from mlflow.tracking import MlflowClient
 
     version, order = register(home), list[str]()
@@ -364,7 +319,7 @@ def test_figures_are_written_before_the_status(home: Home) -> None:
     assert order == ["figures", "gate", "status"]
 
 
-def test_the_challengers_name(home: Home) -> None:
+def test_challenge_and_settle_move_the_alias(home: Home) -> None:
     models, first, second = Models(home), register(home, "one"), register(home, "two")
     models.promote(first)
     models.challenge(first)
@@ -378,7 +333,7 @@ def test_the_challengers_name(home: Home) -> None:
     assert aliases(home) == {"champion": "1"}
 
 
-def test_a_home_without_a_registry_has_no_versions_and_gets_none(tmp_path: Path) -> None:
+def test_reading_makes_no_registry(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from storage.core.home import Home;"
         " from storage.models.registry import Models;"
@@ -443,7 +398,7 @@ def test_killed_while_registering(home: Home, point: str) -> None:
     assert len(list((home.models / made.name).iterdir())) == 2
 
 
-def test_killed_again_while_clearing_up(home: Home) -> None:
+def test_killed_again_while_removing_orphans(home: Home) -> None:
     assert run_process(kill_at, home, "rename+") == -9
     assert run_process(kill_at, home, "rmtree+") == -9
     Models(home).open(register(home)).verify()
@@ -465,7 +420,7 @@ def make_registry(home: Home) -> None:
     registry_client(home)
 
 
-def test_killed_while_making_the_registry(tmp_path: Path) -> None:
+def test_killed_while_the_registry_is_set_up(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     assert run_process(make_registry, home) == -9
     assert Models(home).versions() == []
@@ -475,7 +430,7 @@ def test_killed_while_making_the_registry(tmp_path: Path) -> None:
 
 
 @pytest.mark.sqlite
-def test_a_home_that_an_address_cannot_name(tmp_path: Path, registry: Path) -> None:
+def test_special_characters_in_the_path_of_a_registry(tmp_path: Path, registry: Path) -> None:
     for name in ("a b", "50%", "a#b", "é"):
         home = Home(tmp_path / name).prepare()
         shutil.copy(registry, home.root)
@@ -487,7 +442,7 @@ def register_for(home: Home, product_id: str) -> None:
     register(home, "one", product_id)
 
 
-def test_two_products_make_the_registry_at_once(tmp_path: Path) -> None:
+def test_two_products_set_up_the_registry_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()  # without the registry made before
     workers = [process_for(register_for, home, name) for name in (BTC, "ETH-USD")]
     for worker in workers:

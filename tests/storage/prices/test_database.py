@@ -1,4 +1,4 @@
-"""The connection: pragmas, migrations once however many start, and one line when it cannot be used."""
+"""The connection: pragmas, migrations, foreign schemas, and one line where it cannot be used."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from typer.testing import CliRunner
 
+import closecast
 from storage.core.errors import BadInput, BadSetting, HomeUnusable
 from storage.core.home import Home
-from storage.prices import database, engine_base
-from storage.prices.database import Database
+from storage.locks.bucket_owner import prepare_home
+from storage.prices import engine_base
+from storage.prices.database import MIGRATIONS, Database
+from storage.prices.engine import stored_products
 from storage.prices.engine_base import REVISIONS
-from tests.helpers import end_in_a_migration
+from tests.helpers import PROJECT, end_in_a_migration, made_up, store
 
-PROJECT = Path(__file__).parents[3]
 SERIES = (
     "INSERT INTO series (product_id, source, after_candle_seq, started_at)"
     " VALUES ('BTC-USD', 'csv', 0, '2020-01-01T00:00:00+00:00')"
@@ -31,34 +34,30 @@ SERIES = (
 
 
 @contextlib.contextmanager
-def opened(home: Home) -> Iterator[Database]:
-    found = Database(home)
-    try:
-        yield found
-    finally:
-        found.close()
-
-
-@contextlib.contextmanager
-def read_only(home: Home, place: Path) -> Iterator[Home]:
-    """The same home at another place, where it cannot be written."""
-    place.mkdir()
-    for words in (["--bind", str(home.root), str(place)], ["-o", "remount,ro,bind", str(place)]):
-        done = subprocess.run(["mount", *words], capture_output=True)
+def read_only(home: Home, mount: Path) -> Iterator[Home]:
+    """The same home, mounted read-only at another path."""
+    mount.mkdir()
+    for options in (["--bind", str(home.root), str(mount)], ["-o", "remount,ro,bind", str(mount)]):
+        done = subprocess.run(["mount", *options], capture_output=True)
         if done.returncode:
-            subprocess.run(["umount", "-l", str(place)], capture_output=True)
+            subprocess.run(["umount", "-l", str(mount)], capture_output=True)
             pytest.skip(f"nothing can be mounted here: {done.stderr.decode().strip()}")
     try:
-        yield Home(place)
+        yield Home(mount)
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 def refusal(home: Home) -> str:
-    with pytest.raises(HomeUnusable) as error, opened(home):
+    with pytest.raises(HomeUnusable) as error, Database(home):
         pass
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def count_series(home: Home) -> int:
+    with Database(home) as database, database.read() as connection:
+        return connection.exec_driver_sql("SELECT count(*) FROM series").scalar_one()
 
 
 @pytest.mark.sqlite
@@ -70,76 +69,72 @@ def test_the_pragmas_hold_on_every_connection(tmp_path: Path) -> None:
         "foreign_keys": 1,
         "recursive_triggers": 1,
     }
-    with opened(Home(tmp_path)) as first, first.read() as one, first.read() as two, first.write() as three:
-        for connection in (one, two, three):
-            found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
-            assert found == wanted
+    with (
+        Database(Home(tmp_path)) as database,
+        database.read() as first,
+        database.read() as second,
+        database.write() as third,
+    ):
+        for connection in (first, second, third):
+            pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
+            assert pragmas == wanted
 
 
-def test_the_known_head_is_the_newest_migration(tmp_path: Path) -> None:
+def test_the_last_listed_revision_is_the_newest_migration(tmp_path: Path) -> None:
     config = Config()
-    config.set_main_option("script_location", str(database.MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_heads() == [REVISIONS[-1]]
-    with opened(Home(tmp_path)) as prices, prices.read() as connection:
+    with Database(Home(tmp_path)) as database, database.read() as connection:
         assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == REVISIONS[-1]
 
 
-def test_migrating_says_nothing_and_leaves_logging_alone(
+def test_a_migration_prints_nothing_and_leaves_logging_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), logging.getLogger("alembic").level
-    with opened(Home(tmp_path)):
-        pass
+    Database(Home(tmp_path)).close()
     assert (root.level, list(root.handlers), logging.getLogger("alembic").level) == before
     assert not logging.getLogger("alembic").disabled
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.sqlite
-def test_a_later_start_does_without_alembic(tmp_path: Path) -> None:
+def test_a_later_start_does_not_load_alembic(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from storage.prices.database import Database; from storage.core.home import Home\n"
         "Database(Home(Path(sys.argv[1]))).close(); print('alembic' in sys.modules)"
     )
-    outcomes = [
-        subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
-            cwd=PROJECT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    assert [(done.stdout, done.stderr) for done in outcomes] == [("True\n", ""), ("False\n", "")]
+    command = [sys.executable, "-W", "error", "-c", code, str(tmp_path)]
+    for loaded in ("True\n", "False\n"):
+        done = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (loaded, "")
 
 
 @pytest.mark.sqlite
 def test_a_database_that_lost_its_journal_mode_gets_it_back(tmp_path: Path) -> None:
-    with opened(Home(tmp_path)):
-        pass
+    Database(Home(tmp_path)).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain:
         assert plain.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
-    with opened(Home(tmp_path)) as prices, prices.read() as connection:
+    with Database(Home(tmp_path)) as database, database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 @pytest.mark.sqlite
-def test_strange_folder_names_are_folder_names(tmp_path: Path) -> None:
+def test_special_characters_in_a_folder_name_are_part_of_the_name(tmp_path: Path) -> None:
     home = Home(tmp_path / "a:b=c %d#e ü")
-    with opened(home):
-        pass
+    Database(home).close()
     assert (home.root / "prices.db").is_file()
 
 
-def test_the_address_may_point_elsewhere(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home", f"sqlite:///{tmp_path / 'else.db'}")
-    with opened(home):
-        pass
-    assert (tmp_path / "else.db").is_file()
+def test_an_address_moves_the_database_out_of_the_home(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", f"sqlite:///{tmp_path / 'else where.db'}")
+    assert stored_products(home) == []
+    store(home, made_up(3), product_id="ETH-USD")
+    assert (tmp_path / "else where.db").is_file()
     assert not (home.root / "prices.db").exists()
+    assert stored_products(home) == ["ETH-USD"]
 
 
 @pytest.mark.parametrize(
@@ -153,26 +148,27 @@ def test_the_address_may_point_elsewhere(tmp_path: Path) -> None:
         "postgresql://joe:s3cret@127.0.0.1:1x/db",
     ],
 )
-def test_a_malformed_address_is_a_bad_setting(tmp_path: Path, url: str) -> None:
+def test_a_malformed_address_is_a_bad_setting_and_shows_no_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(BadSetting, match="CLOSECAST_DATABASE_URL") as error:
         Database(Home(tmp_path, url))
     assert "s3cret" not in str(error.value)
     assert error.value.__cause__ is None
 
 
-def test_a_write_that_fails_keeps_nothing(tmp_path: Path) -> None:
-    with opened(Home(tmp_path)) as prices:
-        with pytest.raises(BadInput, match="refuses a row"), prices.write() as connection:  # noqa: PT012
+def test_a_failed_write_stores_nothing(tmp_path: Path) -> None:
+    with Database(Home(tmp_path)) as database:
+        with pytest.raises(BadInput, match="refuses a row"), database.write() as connection:  # noqa: PT012
             connection.execute(sa.text(SERIES))
             connection.execute(sa.text(SERIES.replace("BTC-USD", "btc-usd")))
-        with prices.read() as connection:
+        with database.read() as connection:
             assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
 
 
 @pytest.mark.sqlite
-def test_what_is_no_database_is_an_unusable_home(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_makes_the_home_unusable(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("product,close\n" * 100)
     assert "file is not a database" in refusal(Home(tmp_path))
+    assert stored_products(Home(tmp_path)) == []
     (tmp_path / "prices.db").unlink()
     (tmp_path / "prices.db").mkdir()
     assert "unable to open database file" in refusal(Home(tmp_path))
@@ -181,44 +177,109 @@ def test_what_is_no_database_is_an_unusable_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.sqlite
-def test_a_database_that_cannot_be_written_is_an_unusable_home(tmp_path: Path) -> None:
-    with opened(Home(tmp_path)):
-        pass
+def test_a_database_that_cannot_be_written_makes_the_home_unusable(tmp_path: Path) -> None:
+    Database(Home(tmp_path)).close()
     # Root may write anywhere, so the refusal comes from the way it is opened.
     readonly = Home(tmp_path, f"sqlite:///file:{tmp_path / 'prices.db'}?mode=ro&uri=true")
     with (
         pytest.raises(HomeUnusable, match="readonly database"),
-        opened(readonly) as prices,
-        prices.write() as connection,
+        Database(readonly) as database,
+        database.write() as connection,
     ):
         connection.execute(sa.text(SERIES))
 
 
-@pytest.mark.sqlite
-def test_a_database_of_a_newer_closecast_is_left_alone(tmp_path: Path) -> None:
-    with opened(Home(tmp_path)):
-        pass
-    with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain, plain:
-        plain.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert "of another closecast" in refusal(Home(tmp_path))
+# Another release's schema
+
+COMMANDS = (
+    ["run", "--source", "sample"],
+    ["predictions"],
+    ["sql", "SELECT 1"],
+    ["score"],
+    ["backtest"],
+    ["versions"],
+    ["rollback", "--product", "BTC-USD"],
+    ["verify"],
+    ["report"],
+    ["maintain"],
+    ["backup", "new.tar"],
+)
+
+
+def make_old_database(folder: Path, revision: str) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "prices.db")) as plain, plain:
+        plain.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        plain.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        plain.execute(
+            "CREATE TABLE candles (seq INTEGER PRIMARY KEY, product_id TEXT, close_usd REAL) STRICT"
+        )
 
 
 @pytest.mark.sqlite
-def test_a_database_that_stays_locked_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with opened(Home(tmp_path)):
-        pass
+@pytest.mark.parametrize("revision", ["0001", "0002", "9999"])
+def test_a_database_of_another_release_is_refused_and_left_alone(tmp_path: Path, revision: str) -> None:
+    make_old_database(tmp_path, revision)
+    before = (tmp_path / "prices.db").read_bytes()
+    message = refusal(Home(tmp_path))
+    assert f"has the schema '{revision}'" in message
+    assert "'prices_1' is needed; name another home with --home or CLOSECAST_HOME and import" in message
+    with pytest.raises(HomeUnusable, match="of another closecast"):
+        prepare_home(Home(tmp_path))
+    assert (tmp_path / "prices.db").read_bytes() == before
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_refuses_the_home_of_another_release(tmp_path: Path, command: list[str]) -> None:
+    make_old_database(tmp_path, "0002")
+    result = CliRunner().invoke(closecast.app, [*command, "--home", str(tmp_path)])
+    assert isinstance(result.exception, HomeUnusable), result.output
+    assert "has the schema '0002' of another closecast" in str(result.exception)
+
+
+@pytest.mark.sqlite
+def test_a_schema_is_checked_and_products_are_listed_without_sqlalchemy(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    for product in ("ETH-USD", "ADA-USD"):
+        store(home, made_up(3), product_id=product)
+    before = (home.root / "prices.db").read_bytes()
+    code = (
+        "import sys; from pathlib import Path; from storage.core.home import Home\n"
+        "from storage.prices.engine import require_current_schema, stored_products\n"
+        "home = Home(Path(sys.argv[1])); require_current_schema(home); print(stored_products(home))\n"
+        "assert 'sqlalchemy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(home.root)], cwd=PROJECT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "['ADA-USD', 'ETH-USD']\n"
+    assert (home.root / "prices.db").read_bytes() == before
+
+
+def test_products_of_a_missing_home_or_server_are_none(tmp_path: Path) -> None:
+    assert stored_products(Home(tmp_path / "nowhere", f"sqlite:///{tmp_path / 'nowhere' / 'p.db'}")) == []
+    assert not (tmp_path / "nowhere").exists()
+    assert stored_products(Home(tmp_path, "postgresql+psycopg://nobody@127.0.0.1:9/none")) == []
+
+
+# Locked, killed, read-only
+
+
+@pytest.mark.sqlite
+def test_a_locked_database_is_reported_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database(Home(tmp_path)).close()
     monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.1)
     with (
         contextlib.closing(sqlite3.connect(tmp_path / "prices.db", isolation_level=None)) as other,
-        opened(Home(tmp_path)) as prices,
+        Database(Home(tmp_path)) as database,
     ):
         other.execute("BEGIN IMMEDIATE")
-        with prices.read() as connection:  # reading goes on beside a writer
+        with database.read() as connection:  # reading goes on beside a writer
             assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
-        with pytest.raises(HomeUnusable, match="held by another process"), prices.write():
+        with pytest.raises(HomeUnusable, match="held by another process"), database.write():
             pass
         other.execute("ROLLBACK")
-        with prices.write() as connection:
+        with database.write() as connection:
             connection.execute(sa.text(SERIES))
 
 
@@ -229,45 +290,39 @@ def test_a_migration_killed_in_the_middle_has_not_happened(
     end_in_a_migration(Home(tmp_path), monkeypatch)
     with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain:
         assert plain.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
-    with opened(Home(tmp_path)) as prices, prices.read() as connection:
-        assert connection.scalar(sa.text("SELECT count(*) FROM closes")) == 0
-
-
-def count_series(home: Home) -> int:
-    with opened(home) as found, found.read() as connection:
-        return connection.exec_driver_sql("SELECT count(*) FROM series").scalar_one()
+    assert count_series(Home(tmp_path)) == 0
 
 
 @pytest.mark.sqlite
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_home_that_can_only_be_read_is_read(tmp_path: Path) -> None:
+def test_a_read_only_home_is_read(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
-    with opened(home) as found, found.write() as connection:
+    with Database(home) as database, database.write() as connection:
         connection.exec_driver_sql(SERIES)
-    with read_only(home, tmp_path / "seen # 5% ü") as seen:
-        assert count_series(seen) == 1
+    with read_only(home, tmp_path / "mounted # 5% ü") as mounted:
+        assert count_series(mounted) == 1
         with (
-            opened(seen) as found,
+            Database(mounted) as database,
             pytest.raises(HomeUnusable, match="readonly"),
-            found.write() as connection,
+            database.write() as connection,
         ):
             connection.exec_driver_sql(SERIES)
         assert {path.name for path in home.root.glob("prices*")} == {"prices.db"}
-        (home.root / "prices.db-wal").touch()  # left empty by somebody
-        assert count_series(seen) == 1
+        (home.root / "prices.db-wal").touch()  # an empty log, as a crash may leave it
+        assert count_series(mounted) == 1
 
 
 @pytest.mark.sqlite
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_what_still_stands_in_the_log_is_never_passed_over(tmp_path: Path) -> None:
-    """Read with the log's index while a writer is there, refused when that is gone."""
+def test_a_read_only_home_never_ignores_the_write_ahead_log(tmp_path: Path) -> None:
+    """It is read with the log's index while a writer runs, and refused when the index is gone."""
     home = Home(tmp_path / "home").prepare()
     log = home.root / "prices.db-wal"
-    with read_only(home, tmp_path / "seen") as seen:
-        with opened(home) as found:
-            with found.write() as connection:
+    with read_only(home, tmp_path / "mounted") as mounted:
+        with Database(home) as database:
+            with database.write() as connection:
                 connection.exec_driver_sql(SERIES)
-            kept = log.read_bytes()
-            assert count_series(seen) == 1
-        log.write_bytes(kept)
-        assert "unable to open" in refusal(seen)
+            content = log.read_bytes()
+            assert count_series(mounted) == 1
+        log.write_bytes(content)
+        assert "unable to open" in refusal(mounted)

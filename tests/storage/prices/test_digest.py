@@ -15,8 +15,7 @@ FIGURE = st.floats(min_value=0, max_value=1e300) | st.just(np.nan) | st.integers
 ROWS = st.lists(st.tuples(st.dates(date(401, 1, 1)), *[FIGURE] * 5), min_size=1, max_size=12)
 
 
-def plainly(rows: list[tuple[date, float, float, float, float, float]]) -> str:
-    """As the design words it."""
+def expected(rows: list[tuple[date, float, float, float, float, float]]) -> str:
     texts = (
         ",".join([day.isoformat(), *("" if figure != figure else repr(figure) for figure in figures)])
         for day, *figures in rows
@@ -33,24 +32,24 @@ def arrays(rows: list[tuple[date, float, float, float, float, float]]) -> tuple[
 def test_figures_are_written_as_python_writes_them(
     rows: list[tuple[date, float, float, float, float, float]],
 ) -> None:
-    assert digest(*arrays(rows)) == plainly(rows)
+    assert digest(*arrays(rows)) == expected(rows)
 
 
 @pytest.mark.parametrize(
     "figure", [0.0, 5e-324, 9.9999e-05, 1e-4, 0.1 + 0.2, 7000.0, 9999999999.99, 1e10, 1e15, 1e16, 1e22, 1e299]
 )
-def test_where_notations_change(figure: float) -> None:
+def test_notation_at_its_boundaries(figure: float) -> None:
     near = [figure, np.nextafter(figure, 1e300), figure, np.nextafter(figure, 0.0), np.nan]
     rows = [(date(2020, 1, 1), *map(float, near))]
-    assert digest(*arrays(rows)) == plainly(rows)
+    assert digest(*arrays(rows)) == expected(rows)
 
 
-def test_it_does_not_depend_on_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(date(2020, 1, n + 1), float(n), 1.5, np.nan, 2.25, 0.0) for n in range(20)]
     for chunk in (1, 7, 19, 20, 21):
         monkeypatch.setattr(module, "CHUNK", chunk)
-        assert digest(*arrays(rows)) == plainly(rows)
+        assert digest(*arrays(rows)) == expected(rows)
 
 
-def test_of_nothing() -> None:
+def test_the_digest_of_no_rows() -> None:
     assert digest(np.empty(0, "datetime64[D]"), np.empty((0, 5))) == hashlib.sha256(b"").hexdigest()

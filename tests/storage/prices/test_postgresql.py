@@ -1,4 +1,4 @@
-"""What is PostgreSQL's alone: two machines on one database, locks that end with their connection, rights."""
+"""PostgreSQL: two machines on one database, locks that end with their connection, rights."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path
             assert ours.table(name) == theirs.table(name)  # type: ignore[arg-type]
 
 
-def test_what_was_written_cannot_be_changed(home: Home, plain: psycopg.Connection) -> None:
+def test_tables_are_append_only(home: Home, plain: psycopg.Connection) -> None:
     store(home, made_up(3))
     for table in ("candles", "series", "data_versions", "pages", "quarantine"):
         for change in (f"TRUNCATE {table}", f"DELETE FROM {table}"):  # noqa: S608
@@ -75,14 +75,14 @@ def test_what_was_written_cannot_be_changed(home: Home, plain: psycopg.Connectio
                 plain.execute(change)
 
 
-def test_a_shell_is_offered_the_products_of_the_server(home: Home) -> None:
+def test_a_shell_completes_the_products_of_the_server(home: Home) -> None:
     assert stored_products(home) == []  # before the first migration
     store(home, made_up(3))
     store(home, made_up(3), product_id="ADA-USD")
     assert stored_products(home) == ["ADA-USD", BTC]
 
 
-def test_texts_with_percent_signs_are_texts(home: Home) -> None:
+def test_percent_signs_in_a_text_are_stored(home: Home) -> None:
     frame = made_up(3)
     with Prices(home) as prices:
         prices.start_series(BTC, "100 % of %s", started_at=NOW)
@@ -104,7 +104,7 @@ def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: 
     server.forget(tmp_path)
 
 
-def test_a_migration_that_ends_in_the_middle_has_not_happened(
+def test_an_interrupted_migration_has_not_happened(
     home: Home, plain: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     end_in_a_migration(home, monkeypatch)
@@ -113,7 +113,7 @@ def test_a_migration_that_ends_in_the_middle_has_not_happened(
     Database(home).close()
 
 
-def test_a_database_of_a_newer_closecast_is_left_alone(home: Home, plain: psycopg.Connection) -> None:
+def test_a_database_of_another_release_is_refused(home: Home, plain: psycopg.Connection) -> None:
     Database(home).close()
     plain.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(HomeUnusable, match="of another closecast") as caught:
@@ -121,7 +121,7 @@ def test_a_database_of_a_newer_closecast_is_left_alone(home: Home, plain: psycop
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_writer_that_never_ends_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_reported_as_held(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.2)
     with (
         contextlib.closing(Database(home)) as one,
@@ -176,7 +176,7 @@ def test_a_holder_keeps_no_transaction_open(home: Home, plain: psycopg.Connectio
         assert plain.execute(asked, (pid,)).fetchall() == [("idle", None)]
 
 
-def test_what_goes_wrong_inside_is_told_as_it_was(home: Home) -> None:
+def test_an_error_under_the_lock_is_raised_unchanged(home: Home) -> None:
     wrong = sa.exc.OperationalError("SELECT 1", {}, Exception("of something else"))
     with pytest.raises(sa.exc.OperationalError), product_lock(home, BTC):
         raise wrong
@@ -184,7 +184,9 @@ def test_what_goes_wrong_inside_is_told_as_it_was(home: Home) -> None:
         pass
 
 
-def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain: psycopg.Connection) -> None:
+def test_a_role_without_rights_is_refused_in_one_line(
+    server: PostgreSQL, home: Home, plain: psycopg.Connection
+) -> None:
     store(home, made_up(3))
     admin = server.connect(str(sa.make_url(home.database_url or "").database), user=ADMIN)
     admin.execute("CREATE ROLE looker LOGIN PASSWORD 'p'")
@@ -202,7 +204,7 @@ def test_a_role_without_rights_is_told_so(server: PostgreSQL, home: Home, plain:
         admin.close()
 
 
-def test_nobody_there_and_a_wrong_password_are_one_line(home: Home) -> None:
+def test_a_missing_server_and_a_wrong_password_are_one_line(home: Home) -> None:
     url: Any = sa.make_url(home.database_url or "")
     for wrong in (url.set(port=9), url.set(password="wrong-" + PASSWORD), url.set(database="none")):
         place = replace(home, database_url=wrong.render_as_string(hide_password=False))
@@ -219,19 +221,19 @@ def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
         Database(Home(tmp_path, url))
 
 
-def test_the_short_address_means_the_driver_that_is_there(home: Home) -> None:
+def test_a_short_address_means_the_installed_driver(home: Home) -> None:
     short = replace(home, database_url=(home.database_url or "").replace("+psycopg", ""))
     Database(short).close()
     assert database_engine(short).address == database_engine(home).address
 
 
-def test_without_its_driver_the_remedy_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_named_with_its_remedy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(BadSetting, match=r"closecast\[postgresql\]"):
         Database(home)
 
 
-def test_a_home_of_sqlite_loads_no_driver(tmp_path: Path) -> None:
+def test_a_sqlite_home_loads_no_driver(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from storage.core.home import Home;"
         " from storage.prices.price_store import Prices; from storage.locks.locks import product_lock\n"
@@ -242,7 +244,7 @@ def test_a_home_of_sqlite_loads_no_driver(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
 
 
-def test_gaps_in_the_numbers_are_no_fault(home: Home) -> None:
+def test_gaps_in_the_row_numbers_do_no_harm(home: Home) -> None:
     """A page that was refused leaves a gap in PostgreSQL's numbers."""
     store(home, made_up(5))
     with (

@@ -8,34 +8,29 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pandas.testing import assert_frame_equal
 
 from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
 from storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
 from storage.core.home import Home
-from storage.prices import queries as rows
+from storage.prices import price_store, queries
 from storage.prices.price_store import Appended, Prices
+from tests.helpers import BTC, PROJECT, SHA
 from tests.plain import Plain
 
-PROJECT = Path(__file__).parents[3]
 NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 FIRST = date(2020, 1, 1)
-SHA = "ab" * 32
-BTC = "BTC-USD"
 
 
 def candles(closes: dict[int, float], **figures: float | None) -> pd.DataFrame:
@@ -79,12 +74,12 @@ def plain(prices: Prices, home: Home) -> Iterator[Plain]:
         yield found
 
 
-def test_it_is_used_in_a_with_statement(home: Home) -> None:
+def test_prices_need_a_with_statement(home: Home) -> None:
     with pytest.raises(RuntimeError, match="with statement"):
         Prices(home).source_of(BTC)
 
 
-def test_a_fresh_home_holds_nothing(home: Home) -> None:
+def test_a_new_home_has_no_prices(home: Home) -> None:
     with Prices(home) as prices:
         assert prices.source_of(BTC) is None
         assert prices.first_day(BTC) is None
@@ -110,7 +105,7 @@ def test_a_page_is_stored_in_the_order_of_its_days(prices: Prices) -> None:
     assert [row["close"] for row in prices.table("candles").to_pylist()] == [1.0, 3.0, 5.0]
 
 
-def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Prices) -> None:
+def test_equal_figures_add_no_row_and_other_figures_add_one(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     assert put(prices, candles({0: 1.0, 1: 2.0})) == Appended(0, 0, 2, 0)
     assert put(prices, candles({0: 1.0, 1: 2.5, 2: 3.0})) == Appended(1, 1, 1, 0)
@@ -123,14 +118,14 @@ def test_the_same_figures_add_nothing_and_others_stay_beside_the_old(prices: Pri
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_any_figure_makes_a_restatement_and_unknown_equals_unknown(prices: Prices, figure: str) -> None:
+def test_a_change_of_any_figure_is_a_restatement(prices: Prices, figure: str) -> None:
     put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"})))
     assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"}))).unchanged_days == 1
     others = dict.fromkeys(set(FIGURES) - {"close", figure})
     assert put(prices, candles({0: 7.0 if figure == "close" else 1.0}, **others)).restated_days == 1
 
 
-def test_figures_come_back_to_the_last_bit(prices: Prices) -> None:
+def test_figures_are_read_to_the_last_bit(prices: Prices) -> None:
     figures = [0.1 + 0.2, 5e-324, 1.7976931348623157e299, 1 / 3, 0.0]
     frame = candle_frame([{"day_utc": pd.Timestamp(FIRST), **dict(zip(FIGURES, figures, strict=True))}])
     put(prices, frame)
@@ -138,7 +133,7 @@ def test_figures_come_back_to_the_last_bit(prices: Prices) -> None:
     assert prices.closes_at(version)[FIGURES].to_numpy().tolist() == [figures]
 
 
-def test_a_volume_of_minus_nothing_is_nothing(prices: Prices) -> None:
+def test_a_volume_of_minus_zero_is_stored_as_zero(prices: Prices) -> None:
     put(prices, candles({0: 1.0}, volume=-0.0))
     version = prices.data_version(BTC, FIRST, created_at=NOW)
     assert str(prices.closes_at(version)["volume"][0]) == "0.0"
@@ -146,7 +141,7 @@ def test_a_volume_of_minus_nothing_is_nothing(prices: Prices) -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
-def test_figures_that_no_price_has_are_refused_whole(prices: Prices, figure: str, value: float) -> None:
+def test_an_impossible_figure_refuses_the_whole_page(prices: Prices, figure: str, value: float) -> None:
     frame = candles({0: 1.0, 1: 2.0})
     frame.loc[1, figure] = value
     fine = (figure == "volume" and value == 0) or (figure != "close" and value != value)
@@ -158,13 +153,13 @@ def test_figures_that_no_price_has_are_refused_whole(prices: Prices, figure: str
     assert closes(prices) == {}
 
 
-def test_a_day_twice_counts_once_or_is_refused(prices: Prices) -> None:
+def test_a_repeated_day_counts_once_or_is_refused(prices: Prices) -> None:
     assert put(prices, pd.concat([candles({0: 1.0, 1: 2.0}), candles({0: 1.0})])).new_days == 2
     with pytest.raises(BadInput, match="2020-01-03 came twice"):
         put(prices, pd.concat([candles({2: 1.0}), candles({2: 2.0})]))
 
 
-def test_days_are_whole_days(prices: Prices) -> None:
+def test_a_time_that_is_not_midnight_is_refused(prices: Prices) -> None:
     frame = candles({0: 1.0})
     for stamp in ("2020-01-01T07:00", "NaT"):
         frame["day_utc"] = pd.Series([stamp]).astype("datetime64[s]")
@@ -172,18 +167,18 @@ def test_days_are_whole_days(prices: Prices) -> None:
             put(prices, frame)
 
 
-def test_an_empty_page_is_a_page(prices: Prices) -> None:
+def test_an_empty_page_adds_nothing(prices: Prices) -> None:
     assert put(prices, candle_frame()) == Appended(0, 0, 0, 0)
 
 
-def test_times_need_a_zone(prices: Prices) -> None:
+def test_a_time_without_a_zone_is_refused(prices: Prices) -> None:
     naive = NOW.replace(tzinfo=None)
     with pytest.raises(BadInput, match="zone"):
         prices.append(BTC, candles({0: 1.0}), source="coinbase", observed_at=naive, payload_sha256=SHA)
 
 
 @pytest.mark.parametrize("product", ["btc-usd", "BTCUSD", "../X-Y", "BTC-USD\n"])
-def test_malformed_products_do_not_enter(prices: Prices, product: str) -> None:
+def test_a_malformed_product_is_refused(prices: Prices, product: str) -> None:
     with pytest.raises(BadProduct):
         prices.start_series(product, "csv", started_at=NOW)
     with pytest.raises(BadProduct):
@@ -192,7 +187,7 @@ def test_malformed_products_do_not_enter(prices: Prices, product: str) -> None:
         prices.data_version(product, FIRST, created_at=NOW)
 
 
-def test_products_do_not_meet(prices: Prices) -> None:
+def test_products_are_separate(prices: Prices) -> None:
     put(prices, candles({0: 1.0}))
     prices.start_series("ETH-USD", "csv", started_at=NOW)
     other = candles({0: 9.0, 1: 9.0})
@@ -205,7 +200,7 @@ def test_products_do_not_meet(prices: Prices) -> None:
 # Sources
 
 
-def test_a_second_source_is_refused_with_all_that_is_needed_to_decide(prices: Prices) -> None:
+def test_a_second_source_is_refused_with_the_facts_to_decide(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     put(prices, candles({1: 2.5}))
     prices.start_series(BTC, "coinbase", started_at=NOW)
@@ -220,12 +215,12 @@ def test_a_second_source_is_refused_with_all_that_is_needed_to_decide(prices: Pr
     assert closes(prices) == {0: 1.0, 1: 2.5}
 
 
-def test_a_product_without_a_series_takes_no_candles(home: Home) -> None:
+def test_candles_need_a_series(home: Home) -> None:
     with Prices(home) as prices, pytest.raises(SourceMismatch, match="no series yet"):
         put(prices, candles({0: 1.0}))
 
 
-def test_a_replaced_source_starts_over_and_the_old_rows_stay(prices: Prices) -> None:
+def test_a_replaced_source_starts_a_new_series_and_keeps_the_old_rows(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     prices.start_series(BTC, "csv", started_at=NOW, replace=True)
     assert prices.source_of(BTC) == "csv"
@@ -243,7 +238,7 @@ def test_a_replaced_source_starts_over_and_the_old_rows_stay(prices: Prices) -> 
 # Data versions
 
 
-def test_a_version_is_read_again_whatever_came_since(prices: Prices) -> None:
+def test_a_data_version_is_read_again_after_any_later_change(prices: Prices) -> None:
     put(prices, candles({1: 1.0, 2: 2.0, 4: 4.0}, open=None))
     name = prices.data_version(BTC, day(4), created_at=NOW)
     assert name.startswith("BTC-USD@3:")
@@ -260,7 +255,7 @@ def test_a_version_is_read_again_whatever_came_since(prices: Prices) -> None:
     assert prices.closes_at(replaced)["close"].tolist() == [9.0, 9.0, 9.0]
 
 
-def test_a_version_is_of_the_series_it_was_named_in(prices: Prices) -> None:
+def test_a_data_version_belongs_to_the_series_it_was_named_in(prices: Prices) -> None:
     put(prices, candles({0: 10.0, 1: 11.0}))
     old = prices.data_version(BTC, day(1), created_at=NOW)
     assert prices.series_of(old) == "coinbase@0"
@@ -282,16 +277,17 @@ def test_a_version_is_of_the_series_it_was_named_in(prices: Prices) -> None:
     assert prices.series_of(other) == "csv@4"
 
 
-@pytest.mark.parametrize("name", ["", "BTC-USD@1:ab", "BTC-USD", "x" * 500])
-def test_an_unknown_version_has_no_series(prices: Prices, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "BTC-USD", "x" * 500, "' OR 1=1 --"])
+def test_an_unknown_data_version_is_refused(prices: Prices, name: str) -> None:
     put(prices, candles({0: 10.0}))
     prices.data_version(BTC, day(0), created_at=NOW)
-    with pytest.raises(BadInput, match="no data version") as error:
-        prices.series_of(name)
-    assert len(str(error.value)) < 300
+    for read in (prices.series_of, prices.closes_at):
+        with pytest.raises(BadInput, match="no data version") as error:
+            read(name)
+        assert len(str(error.value)) < 300
 
 
-def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: Plain) -> None:
+def test_the_same_rows_are_one_data_version(prices: Prices, plain: Plain) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)
     assert prices.data_version(BTC, day(1), created_at=NOW + timedelta(1)) == name
@@ -303,23 +299,17 @@ def test_the_same_rows_have_the_same_name_once(prices: Prices, plain: Plain) -> 
     assert row == [(name, BTC, 2, "2020-01-02", 2, sha256, "2020-01-31T00:15:00+00:00")]
 
 
-def test_the_digest_is_over_the_canonical_rows(prices: Prices) -> None:
+def test_a_data_version_digests_the_canonical_rows(prices: Prices) -> None:
     put(prices, candles({0: 0.1, 1: 7000.0}, open=None, volume=0.0))
     rows = b"2020-01-01,,0.1,0.1,0.1,0.0\n2020-01-02,,7000.0,7000.0,7000.0,0.0\n"
     name = prices.data_version(BTC, day(1), created_at=NOW)
     assert name == f"BTC-USD@2:{hashlib.sha256(rows).hexdigest()}"
 
 
-def test_versions_need_a_close(prices: Prices) -> None:
+def test_a_data_version_needs_a_close(prices: Prices) -> None:
     put(prices, candles({5: 1.0}))
     with pytest.raises(BadDay, match="the first stored day is 2020-01-06"):
         prices.data_version(BTC, day(4), created_at=NOW)
-
-
-@pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "' OR 1=1 --"])
-def test_an_unknown_version_is_bad_input(prices: Prices, name: str) -> None:
-    with pytest.raises(BadInput, match="no data version"):
-        prices.closes_at(name)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +324,7 @@ def test_an_unknown_version_is_bad_input(prices: Prices, name: str) -> None:
         "DELETE FROM series",
     ],
 )
-def test_tampering_is_found(prices: Prices, plain: Plain, tampering: str) -> None:
+def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)
     plain.drop_triggers()
@@ -346,10 +336,71 @@ def test_tampering_is_found(prices: Prices, plain: Plain, tampering: str) -> Non
     assert "\n" not in str(error.value)
 
 
-# What was quarantined
+# A day's history
 
 
-def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
+def test_a_history_holds_all_that_a_day_needs(prices: Prices) -> None:
+    rejected = rejected_frame([{"day_utc": "2020-01-03", "raw": "[1]", "reason": "a jump"}])
+    put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}), quarantined=rejected)
+    put(prices, candles({1: 2.5}))
+    for through, days in ((None, [0, 1, 3]), (day(9), [0, 1, 3]), (day(2), [0, 1])):
+        history = prices.read_history(BTC, through, created_at=NOW)
+        assert history.data_version == prices.data_version(BTC, day(days[-1]), created_at=NOW)
+        assert_frame_equal(history.candles, prices.closes_at(history.data_version))
+        assert history.candles["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
+        assert history.series == prices.series_of(history.data_version) == "coinbase@0"
+        assert (history.product_id, history.source) == (BTC, "coinbase")
+        assert_frame_equal(history.quarantined, prices.quarantined(BTC))
+        assert history.restated["close"].tolist() == [2.0, 2.5]
+    with pytest.raises(BadDay, match="a close of ETH-USD is needed, but none is stored"):
+        prices.read_history("ETH-USD", None, created_at=NOW)
+    with pytest.raises(BadDay, match="the first stored day is 2020-01-01"):
+        prices.read_history(BTC, FIRST - timedelta(days=1), created_at=NOW)
+
+
+def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: (calls.append(call.__name__), call(*args, **options))[1]
+
+    monkeypatch.setattr(queries, "read_newest", counted(queries.read_newest))
+    monkeypatch.setattr(price_store, "digest", counted(price_store.digest))
+    with Prices(home) as prices:
+        prices.start_series(BTC, "coinbase", started_at=NOW)
+        put(prices, candles({n: n + 1.0 for n in range(5)}))
+    calls.clear()
+    with Prices(home) as prices:
+        assert prices.last_close_before(BTC, day(4)) == (day(3), 4.0)
+        put(prices, candles({4: 5.5, 5: 6.0}))
+        assert len(prices.days(BTC)) == 6
+        history = prices.read_history(BTC, None, created_at=NOW)
+    assert calls == ["read_newest", "digest"]
+    assert history.candles["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
+    with Prices(home) as prices:
+        assert_frame_equal(prices.closes_at(history.data_version), history.candles)
+
+
+def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> None:
+    assert prices.restated(BTC).empty
+    put(prices, candles({n: n + 1.0 for n in range(20)}))
+    assert prices.restated(BTC).empty
+    for close in (5000.0, 5001.0):
+        put(prices, candles({3: close}))
+    restated = prices.restated(BTC)
+    assert restated["day_utc"].tolist() == ["2020-01-04"] * 3
+    assert restated["close"].tolist() == [4.0, 5000.0, 5001.0]
+    assert restated["seq"].is_monotonic_increasing
+    assert prices.restated("ETH-USD").empty
+    prices.start_series(BTC, "csv", started_at=NOW, replace=True)
+    put(prices, candles({3: 9.0}), source="csv")
+    assert prices.restated(BTC).empty  # the earlier series is another one
+
+
+# Quarantined rows
+
+
+def test_a_quarantined_row_is_stored_once(prices: Prices) -> None:
     rows: list[dict[str, object]] = [
         {"day_utc": "2020-01-02", "raw": "[1]", "reason": "a jump of more than 3"},
         {"day_utc": None, "raw": "[?]", "reason": "no day"},
@@ -368,7 +419,7 @@ def test_what_is_set_aside_is_kept_once(prices: Prices) -> None:
     assert closes(prices) == {0: 1.0}
 
 
-def test_a_page_is_all_or_nothing(prices: Prices) -> None:
+def test_a_page_is_stored_whole_or_not_at_all(prices: Prices) -> None:
     bad = rejected_frame([{"day_utc": "2020-01-02", "raw": "[1]", "reason": None}])
     with pytest.raises(BadInput, match="refuses a row"):
         put(prices, candles({0: 1.0}), quarantined=bad)
@@ -379,7 +430,7 @@ def test_a_page_is_all_or_nothing(prices: Prices) -> None:
 
 
 @pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions"])
-def test_tables_are_strict_and_only_added_to(prices: Prices, plain: Plain, table: str) -> None:
+def test_tables_are_strict_and_append_only(prices: Prices, plain: Plain, table: str) -> None:
     aside = rejected_frame([{"day_utc": None, "raw": "[?]", "reason": "no day"}])
     put(prices, candles({0: 1.0}), quarantined=aside)
     prices.data_version(BTC, day(0), created_at=NOW)
@@ -412,7 +463,7 @@ GOOD = ("BTC-USD", "2020-01-01", 1.0, 1.0, 1.0, 1.0, 1.0, "csv", "2020-01-01T00:
         (7, None),
     ],
 )
-def test_the_table_itself_refuses(plain: Plain, column: int, value: object) -> None:
+def test_the_table_refuses_an_invalid_row(plain: Plain, column: int, value: object) -> None:
     insert = (
         "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume, source,"
         " observed_at, payload_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -425,7 +476,7 @@ def test_the_table_itself_refuses(plain: Plain, column: int, value: object) -> N
 
 
 @pytest.mark.sqlite
-def test_no_question_reads_the_whole_table(prices: Prices, plain: Plain) -> None:
+def test_no_query_scans_the_whole_table(prices: Prices, plain: Plain) -> None:
     questions = [
         "SELECT * FROM closes WHERE product_id = 'BTC-USD' AND day_utc >= '2020-01-01' ORDER BY day_utc DESC",
         "SELECT max(seq) FROM candles WHERE product_id = 'BTC-USD' AND day_utc = '2020-01-01'",
@@ -435,7 +486,7 @@ def test_no_question_reads_the_whole_table(prices: Prices, plain: Plain) -> None
         assert not [step for step in plan if step.startswith("SCAN c")], plan
 
 
-def test_tables_for_queries_are_typed(prices: Prices) -> None:
+def test_arrow_tables_have_types(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}, volume=None))
     for table in (prices.table("candles"), prices.table("closes")):
         kinds = {field.name: field.type for field in table.schema}
@@ -447,10 +498,10 @@ def test_tables_for_queries_are_typed(prices: Prices) -> None:
         assert (first["day_utc"], first["volume"], first["observed_at"]) == (day(0), None, NOW)
 
 
-def test_rows_come_and_go_in_small_pieces(
+def test_rows_are_written_and_read_in_small_pieces(
     home: Home, prices: Prices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "PIECE", 7)
+    monkeypatch.setattr(queries, "PIECE", 7)
     given = candles({n: n + 1.0 for n in range(51)})
     sizes: list[int] = []
 
@@ -473,7 +524,7 @@ def test_rows_come_and_go_in_small_pieces(
         assert put(again, given) == Appended(0, 0, 51, 0)
 
 
-def test_what_was_stored_whole_is_not_trusted_after_others_wrote(home: Home, prices: Prices) -> None:
+def test_a_cached_series_is_read_again_after_another_process_wrote(home: Home, prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0, 2: 3.0}))
     first = prices.data_version(BTC, day(1), created_at=NOW)
     assert prices.days(BTC, through=day(1)).tolist() == [pd.Timestamp(day(n)) for n in range(2)]
@@ -493,7 +544,7 @@ def test_what_was_stored_whole_is_not_trusted_after_others_wrote(home: Home, pri
     assert prices.days(BTC).tolist() == [pd.Timestamp(day(7))]
 
 
-def test_set_aside_days_that_the_calendar_does_not_have(prices: Prices) -> None:
+def test_a_quarantined_day_outside_the_calendar_is_stored_without_a_day(prices: Prices) -> None:
     rejected = rejected_frame(
         [{"day_utc": text, "raw": "{}", "reason": str(text)} for text in ("0200-01-01", "0000-01-01", None)]
     )
@@ -554,7 +605,7 @@ def child(code: str, home: Home) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_that_start_at_once_on_a_fresh_home_lose_and_double_nothing(home: Home) -> None:
+def test_ten_processes_on_a_new_home_lose_and_duplicate_nothing(home: Home) -> None:
     crowd = [child(MANY, home) for _ in range(10)]
     for one in crowd:
         assert one.stdout is not None
@@ -572,7 +623,7 @@ def test_processes_that_start_at_once_on_a_fresh_home_lose_and_double_nothing(ho
     assert [row["close"] for row in table] == [float(n + 1) for n in range(105)]
 
 
-def test_threads_may_share_it(prices: Prices) -> None:
+def test_threads_may_share_prices(prices: Prices) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(
             pool.map(lambda start: put(prices, candles({start + n: 1.0 for n in range(5)})), range(20))
@@ -598,76 +649,3 @@ def test_a_killed_writer_leaves_whole_pages(home: Home, seed: int) -> None:
         put(prices, candles({len(offsets): 1.0}))
     with contextlib.closing(Plain(home)) as plain:
         assert not plain.is_sqlite or plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-# Against a dictionary
-
-OFFSETS = st.integers(0, 6)
-PRICES = st.sampled_from([1.0, 1.5, 2.0])
-OPENS = st.sampled_from([None, 1.0, 2.0])
-
-
-class PricesAgainstADictionary(RuleBasedStateMachine):
-    """Whatever is appended, restated, replaced: closes are the newest, versions are what they were."""
-
-    @initialize()
-    def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.prices = Prices(Home(Path(self.folder.name))).__enter__()
-        self.source = "coinbase"
-        self.prices.start_series(BTC, self.source, started_at=NOW)
-        self.model: dict[int, tuple[float, float | None]] = {}
-        self.rows = 0
-        self.versions: dict[str, dict[int, tuple[float, float | None]]] = {}
-
-    @rule(page=st.dictionaries(OFFSETS, st.tuples(PRICES, OPENS), max_size=5))
-    def append(self, page: dict[int, tuple[float, float | None]]) -> None:
-        frames = [candles({offset: close}, open=opening) for offset, (close, opening) in page.items()]
-        done = put(self.prices, pd.concat(frames) if frames else candle_frame(), self.source)
-        new = sum(offset not in self.model for offset in page)
-        same = sum(self.model.get(offset) == figures for offset, figures in page.items())
-        assert done == Appended(new, len(page) - new - same, same, 0)
-        self.rows += len(page) - same
-        self.model |= page
-
-    @rule()
-    def replace_source(self) -> None:
-        self.source = "csv" if self.source == "coinbase" else "coinbase"
-        self.prices.start_series(BTC, self.source, started_at=NOW, replace=True)
-        self.model = {}
-
-    @rule(offset=OFFSETS)
-    def name_a_version(self, offset: int) -> None:
-        held = {known: figures for known, figures in self.model.items() if known <= offset}
-        if held:
-            name = self.prices.data_version(BTC, day(offset), created_at=NOW)
-            assert self.versions.setdefault(name, held) == held
-        else:
-            with pytest.raises(BadDay):
-                self.prices.data_version(BTC, day(offset), created_at=NOW)
-
-    @invariant()
-    def closes_are_the_newest(self) -> None:
-        assert closes(self.prices) == {offset: close for offset, (close, _) in self.model.items()}
-        assert self.prices.table("candles").num_rows == self.rows
-        last = max(self.model, default=None)
-        assert self.prices.last_day(BTC) == (None if last is None else day(last))
-
-    @invariant()
-    def versions_are_what_they_were(self) -> None:
-        for name, held in self.versions.items():
-            frame = self.prices.closes_at(name)
-            found = {
-                (stamp.date() - FIRST).days: (close, None if opening != opening else opening)
-                for stamp, close, opening in zip(frame["day_utc"], frame["close"], frame["open"], strict=True)
-            }
-            assert found == held
-
-    def teardown(self) -> None:
-        if hasattr(self, "prices"):
-            self.prices.__exit__(None, None, None)
-            self.folder.cleanup()
-
-
-TestPricesAgainstADictionary = PricesAgainstADictionary.TestCase
-TestPricesAgainstADictionary.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)

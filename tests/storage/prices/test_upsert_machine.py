@@ -1,4 +1,4 @@
-"""The price database against a plain dictionary: whatever comes in whatever order, both hold the same."""
+"""The price database against a dictionary: after any operations in any order, both hold the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers import FIRST, NOW, SHA
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SOURCES = ("csv", "coinbase")
-MORE = int(os.environ.get("SOAK", "1"))
+SOAK = int(os.environ.get("SOAK", "1"))
 PRICES = st.sampled_from([1.0, 2.5, 3.0, 1e-6, 7999.99])
 DAYS = st.dictionaries(st.integers(0, 12), st.tuples(PRICES, st.sampled_from([0.0, 1.5, None])), max_size=8)
 Figures = tuple[float | None, ...]
@@ -61,9 +61,9 @@ class Upserts(RuleBasedStateMachine):
         self.source: dict[str, str] = {}
         self.closes: dict[str, dict[int, Figures]] = {}
         self.observed = 0
-        self.aside: set[tuple[str, str]] = set()
+        self.quarantined: set[tuple[str, str]] = set()
         # Every data version that was ever named, with the closes that it stood for.
-        self.named: dict[str, list[tuple[date, Figures]]] = {}
+        self.versions: dict[str, list[tuple[date, Figures]]] = {}
 
     @initialize()
     def open(self) -> None:
@@ -75,12 +75,12 @@ class Upserts(RuleBasedStateMachine):
         self.folder.cleanup()
 
     @rule()
-    def opened_again(self) -> None:
+    def reopen(self) -> None:
         self.prices.__exit__()
         self.prices = Prices(self.home).__enter__()
 
     @rule(product=st.sampled_from(PRODUCTS), source=st.sampled_from(SOURCES), replace=st.booleans())
-    def series_started(self, product: str, source: str, replace: bool) -> None:
+    def start_series(self, product: str, source: str, replace: bool) -> None:
         known = self.source.get(product)
         if known in (None, source) or replace:
             self.prices.start_series(product, source, started_at=NOW, replace=replace)
@@ -91,23 +91,23 @@ class Upserts(RuleBasedStateMachine):
             self.prices.start_series(product, source, started_at=NOW)
         except SourceMismatch:
             return
-        raise AssertionError("two sources met")
+        raise AssertionError("two sources in one series")
 
     @precondition(lambda self: self.source)
     @rule(product=st.sampled_from(PRODUCTS), days=DAYS, rejected=st.lists(st.sampled_from("abc"), max_size=2))
-    def page_came(
+    def append_page(
         self, product: str, days: dict[int, tuple[float, float | None]], rejected: list[str]
     ) -> None:
         if product not in self.source:
             return
-        aside = rejected_frame([{"day_utc": None, "raw": raw, "reason": "no"} for raw in rejected])
+        rejected_rows = rejected_frame([{"day_utc": None, "raw": raw, "reason": "no"} for raw in rejected])
         found = self.prices.append(
             product,
             page(days),
             source=self.source[product],
             observed_at=NOW,
             payload_sha256=SHA,
-            quarantined=aside,
+            quarantined=rejected_rows,
         )
         known = self.closes[product]
         came = {number: figures_of(*given) for number, given in days.items()}
@@ -117,14 +117,14 @@ class Upserts(RuleBasedStateMachine):
         assert found.unchanged_days == len(came) - len(new) - len(restated)
         self.observed += len(new) + len(restated)
         known.update(came)
-        self.aside |= {(product, raw) for raw in rejected}
+        self.quarantined |= {(product, raw) for raw in rejected}
 
     @rule(product=st.sampled_from(PRODUCTS), through=st.integers(0, 14))
-    def version_named(self, product: str, through: int) -> None:
+    def name_version(self, product: str, through: int) -> None:
         rows = self.rows(product, through)
         if rows:
             name = self.prices.data_version(product, day(through), created_at=NOW)
-            assert self.named.setdefault(name, rows) == rows
+            assert self.versions.setdefault(name, rows) == rows
 
     def rows(self, product: str, through: int) -> list[tuple[date, Figures]]:
         known = sorted(self.closes.get(product, {}).items())
@@ -143,12 +143,12 @@ class Upserts(RuleBasedStateMachine):
             assert self.prices.first_day(product) == (day(min(known)) if known else None)
             assert self.prices.last_day(product) == (day(max(known)) if known else None)
             raws = set(self.prices.quarantined(product)["raw"])
-            assert raws == {raw for name, raw in self.aside if name == product}
+            assert raws == {raw for name, raw in self.quarantined if name == product}
         assert self.prices.table("candles").num_rows == self.observed
 
     @invariant()
-    def every_version_ever_named_is_read_again(self) -> None:
-        for name, rows in self.named.items():
+    def every_version_is_read_again(self) -> None:
+        for name, rows in self.versions.items():
             frame = self.prices.closes_at(name)
             found = [
                 (stamp.date(), tuple(None if pd.isna(figure) else float(figure) for figure in figures))
@@ -163,5 +163,5 @@ def _figures(row: dict[str, Any]) -> Figures:
 
 TestUpserts = Upserts.TestCase
 TestUpserts.settings = settings(
-    max_examples=12 * MORE, stateful_step_count=25, deadline=None, derandomize=MORE == 1, database=None
+    max_examples=12 * SOAK, stateful_step_count=25, deadline=None, derandomize=SOAK == 1, database=None
 )

@@ -2,130 +2,108 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from storage.core.errors import HomeUnusable
-from storage.core.files import sha256_file
+from storage.core.location import LocalPath
 from storage.tables.checksums import (
     CHECKSUMS,
+    LOOK_BACK,
     prune_checksums,
     read_checksums,
-    record_checksums,
     unreadable_checksums,
 )
 from storage.tables.delta import Table, open_table
 from storage.upkeep.file_integrity import data_files
 from tests.processes import process_for
-
-SCHEMA = pa.schema(
-    [pa.field("product_id", pa.string(), nullable=False), pa.field("number", pa.int64(), nullable=False)]
-)
+from tests.storage.tables.rows import NUMBERS, number
 
 
 def table_in(folder: Path) -> Table:
-    return Table(folder, SCHEMA, name="numbers", key=("product_id", "number"))
+    return Table(LocalPath(folder), NUMBERS)
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
-    found = table_in(tmp_path / "numbers")
-    for number in range(3):
-        found.add([{"product_id": "A-USD", "number": number}])
-    return found
+def folder(tmp_path: Path) -> LocalPath:
+    for value in range(3):
+        table_in(tmp_path / "numbers").add([number(value)])
+    return LocalPath(tmp_path / "numbers")
 
 
-def files(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("_"))
-    return {path.relative_to(folder).as_posix() for path in found}
+def files(folder: LocalPath) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.files() if not path.name.startswith("_")}
 
 
-def test_the_files_of_a_table_in_a_folder_whose_name_delta_quotes(tmp_path: Path) -> None:
-    table = table_in(tmp_path / "sp ace ü # 50% {x}" / "numbers")
-    table.add([{"product_id": "A-USD", "number": 1}])
-    opened = open_table(table.folder)
-    assert opened is not None
-    (path,) = data_files(table.folder, opened)
-    assert path.is_file()
-    assert path.relative_to(table.folder.resolve()).as_posix() in files(table.folder)
-
-
-def test_every_file_is_in_it_and_common_tools_read_it(table: Table) -> None:
-    assert set(read_checksums(table.folder)) == files(table.folder)
-    done = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS], cwd=table.folder)
+@pytest.mark.parametrize("name", ["numbers", "sp ace ü # 50% {x}"])
+def test_every_file_is_recorded_and_common_tools_read_the_list(tmp_path: Path, name: str) -> None:
+    table, folder = table_in(tmp_path / name), LocalPath(tmp_path / name)
+    for product_id in ("A-USD", "a b/c%", "ü"):
+        table.add([number(1, product_id)])
+    assert set(read_checksums(folder)) == files(folder)
+    done = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS], cwd=folder)
     assert done.returncode == 0
+    delta = open_table(folder)
+    assert delta is not None
+    named = {path.relative_to(folder.resolve()).as_posix() for path in data_files(folder, delta)}
+    assert {name for name in named if "A-USD" in name} <= files(folder)
 
 
 @pytest.mark.parametrize("cut", [1, 12, 30, 60, 110, 140, 200])
-def test_lines_that_a_crash_cut_short_are_made_good_by_the_next_commit(table: Table, cut: int) -> None:
-    path = table.folder / CHECKSUMS
+def test_the_next_commit_completes_lines_that_a_crash_cut(folder: LocalPath, cut: int) -> None:
+    path = folder / CHECKSUMS
     path.write_bytes(path.read_bytes()[:-cut])
-    table.add([{"product_id": "A-USD", "number": 9}])
-    assert unreadable_checksums(table.folder) == []
-    found = read_checksums(table.folder)
-    assert all(found[name] == sha256_file(table.folder / name) for name in files(table.folder))
+    table_in(folder).add([number(9)])
+    assert unreadable_checksums(folder) == []
+    recorded = read_checksums(folder)
+    assert all(recorded[name] == (folder / name).sha256() for name in files(folder))
 
 
-def test_an_append_after_a_line_without_its_end_begins_a_new_one(table: Table) -> None:
-    path = table.folder / CHECKSUMS
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    table.add([{"product_id": "A-USD", "number": 9}])
-    assert set(read_checksums(table.folder)) == files(table.folder)
+def test_a_checkpoint_and_commits_of_killed_runs_are_recorded_by_the_next(folder: LocalPath) -> None:
+    assert LOOK_BACK > 5
+    (folder / CHECKSUMS).unlink()
+    delta = open_table(folder)
+    assert delta is not None
+    delta.create_checkpoint()
+    table_in(folder).add([number(9)])
+    assert set(read_checksums(folder)) == files(folder)
+    assert any(name.endswith(".checkpoint.parquet") for name in read_checksums(folder))
 
 
-def test_a_table_without_a_list_gets_one_of_all_it_has(table: Table) -> None:
-    (table.folder / CHECKSUMS).unlink()
-    for entry in sorted((table.folder / "_delta_log").glob("*.json"))[:2]:
-        entry.unlink()  # as a checkpoint would have let them go
-    record_checksums(table.folder)
-    assert set(read_checksums(table.folder)) == files(table.folder)
-
-
-def test_what_is_gone_is_forgotten(table: Table) -> None:
-    gone = next(table.folder.rglob("*.parquet"))
+def test_files_that_are_gone_are_pruned(folder: LocalPath) -> None:
+    gone = next(path for path in folder.files() if path.suffix == ".parquet")
     gone.unlink()
-    prune_checksums(table.folder)
-    assert set(read_checksums(table.folder)) == files(table.folder)
-    assert gone.name not in (table.folder / CHECKSUMS).read_text()
+    prune_checksums(folder)
+    assert set(read_checksums(folder)) == files(folder)
+    assert gone.name not in (folder / CHECKSUMS).read_text()
 
 
-def test_it_is_no_data_to_anybody(table: Table) -> None:
+def test_pandas_ignores_the_list(folder: LocalPath) -> None:
     import pandas as pd
 
-    assert len(pd.read_parquet(table.folder)) == 3
-    assert table.read().num_rows == 3
+    assert len(pd.read_parquet(Path(folder))) == 3
 
 
 def _add(folder: Path, product_id: str) -> None:
-    for number in range(10):
-        table_in(folder).add([{"product_id": product_id, "number": number}])
+    for value in range(10):
+        table_in(folder).add([number(value, product_id)])
 
 
-def test_many_at_once_lose_and_mix_no_line(table: Table) -> None:
-    started = [process_for(_add, table.folder, f"P{n}-USD") for n in range(4)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(60)
-        assert process.exitcode == 0
-    assert unreadable_checksums(table.folder) == []
-    assert set(read_checksums(table.folder)) == files(table.folder)
+def test_processes_at_once_lose_and_mix_no_line(folder: LocalPath) -> None:
+    workers = [process_for(_add, folder, f"P{n}-USD") for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert unreadable_checksums(folder) == []
+    assert set(read_checksums(folder)) == files(folder)
 
 
-def test_a_list_that_cannot_be_written_is_said(table: Table) -> None:
-    (table.folder / CHECKSUMS).unlink()
-    (table.folder / CHECKSUMS).mkdir()
+def test_a_list_that_cannot_be_written_raises_home_unusable(folder: LocalPath) -> None:
+    (folder / CHECKSUMS).unlink()
+    (folder / CHECKSUMS).mkdir()
     with pytest.raises(HomeUnusable, match=CHECKSUMS):
-        table.add([{"product_id": "A-USD", "number": 9}])
-
-
-def test_names_of_odd_partitions_are_found(tmp_path: Path) -> None:
-    table = table_in(tmp_path / "odd")
-    table.add([{"product_id": "a b/c%", "number": 1}])
-    assert set(read_checksums(table.folder)) == files(table.folder)
-    entry = table.folder / "_delta_log" / f"{1:020d}.json"
-    assert any("add" in json.loads(line) for line in entry.read_text().splitlines())
+        table_in(folder).add([number(9)])

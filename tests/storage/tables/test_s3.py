@@ -1,4 +1,4 @@
-"""Tables, bundles and answers in a bucket of a real S3 server, with writers from several machines."""
+"""Tables, bundles and responses in a bucket of a real S3 server, with writers from several machines."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from deltalake import DeltaTable
-from tests.storage.test_predictions import row
-from tests.storage.test_tables import made
-from tests.storage.test_tables import row as figures
 
-from storage.core import s3_path as places
+from storage.core import s3_path
 from storage.core.errors import BadSetting, Damaged, HomeUnusable
-from storage.core.files import keep_raw, read_raw
 from storage.core.home import Home
 from storage.core.s3_path import S3Path
-from storage.locks.bucket_owner import prepare_home
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
+from storage.prices.raw_responses import keep_raw, read_raw
 from storage.tables.checksums import CHECKSUMS, read_checksums
+from storage.tables.delta import Table
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from storage.upkeep.compaction import compact_table, models_of, orphaned_bundles, remove_bundle
 from storage.upkeep.file_integrity import bundle_files, raw_responses, table_files
-from tests.engines import BUCKET, SECRET, SeaweedFS, bucket_for, parquet_of, s3
+from tests.engines import BUCKET, SECRET, SeaweedFS, bucket_for, s3
 from tests.helpers import BTC
 from tests.processes import process_for
+from tests.storage.tables.rows import NUMBERS, ROWS, forecast, number
 
 pytestmark = pytest.mark.engines
 
@@ -49,13 +45,13 @@ def server() -> SeaweedFS:
 @pytest.fixture
 def home(server: SeaweedFS, tmp_path: Path) -> Home:
     lite = f"sqlite:///{tmp_path / 'prices.db'}"
-    return prepare_home(Home(tmp_path / "one", lite, bucket_for(tmp_path)))
+    return Home(tmp_path / "one", lite, bucket_for(tmp_path)).prepare()
 
 
 @pytest.fixture
 def bucket(home: Home) -> S3Path:
-    assert home.bucket is not None
-    return home.bucket
+    assert isinstance(home.shared, S3Path)
+    return home.shared
 
 
 def another(home: Home, name: str = "two") -> Home:
@@ -63,14 +59,14 @@ def another(home: Home, name: str = "two") -> Home:
     other = replace(home, root=home.root.parent / name)
     other.root.mkdir()
     (other.root / "storage-id").write_bytes((home.root / "storage-id").read_bytes())
-    return prepare_home(other)
+    return other.prepare()
 
 
 # The server
 
 
 def test_the_server_refuses_to_write_what_is_there(server: SeaweedFS, bucket: S3Path) -> None:
-    """What Delta's commits rest on, asked by another program."""
+    """Delta's commits rest on this; asked by another client."""
     path = f"{BUCKET}/{bucket.key}/once"
     codes = [server.request("PUT", path, body, If_None_Match="*").status_code for body in (b"1", b"2")]
     assert codes == [200, 412]
@@ -88,41 +84,32 @@ def test_of_many_at_once_one_writes(server: SeaweedFS, bucket: S3Path) -> None:
 # Paths
 
 
-def test_a_path_names_what_pathlib_names(bucket: S3Path) -> None:
-    path = bucket / "a" / "b.tar.gz"
-    assert (path.name, path.suffix, path.parent) == ("b.tar.gz", ".gz", bucket / "a")
-    assert path.relative_to(bucket).as_posix() == "a/b.tar.gz"
-    assert str(path) == f"s3://{BUCKET}/{bucket.key}/a/b.tar.gz"
-    assert str(S3Path("b") / "c") == "s3://b/c"
-
-
 @pytest.mark.parametrize("name", ["plain", "a b", "é", "it's %41", "a=b/c=d%20e", "#?&+"])
 def test_objects_of_any_name(bucket: S3Path, name: str) -> None:
     path = bucket / "names" / name
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
         path.read_bytes()
-    path.write_bytes(b"content")
+    path.put(b"content")
     assert path.is_file()
-    assert path.open().read() == b"content"
-    assert (bucket / "names").is_dir()
+    assert path.read_bytes() == b"content"
     assert (bucket / "names").files() == [path]
-    assert [one.name for one in (bucket / "names").iterdir()] == [name.split("/")[0]]
+    assert (bucket / "names").folder_names() == name.split("/")[:-1]
     path.unlink()
     path.unlink()
     assert not (bucket / "names").exists()
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "path"),
     [
         ("s3://bucket", S3Path("bucket")),
         ("s3://bucket/", S3Path("bucket")),
         ("s3://my.bucket-1/a/b_c.d", S3Path("my.bucket-1", "a/b_c.d")),
     ],
 )
-def test_addresses(url: str, place: S3Path) -> None:
-    assert S3Path.of(url) == place
+def test_addresses(url: str, path: S3Path) -> None:
+    assert S3Path.of(url) == path
 
 
 @pytest.mark.parametrize(
@@ -133,7 +120,7 @@ def test_addresses(url: str, place: S3Path) -> None:
         "s3://bucket/" + "a" * 101, "s3://a..b/c",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_refused_and_not_shown(url: str, tmp_path: Path) -> None:
+def test_other_addresses_are_refused_and_not_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="s3://BUCKET/PREFIX") as caught:
         Home(tmp_path, "sqlite://", url).prepare()
     assert SECRET not in str(caught.value)
@@ -141,91 +128,85 @@ def test_what_is_no_address_is_refused_and_not_shown(url: str, tmp_path: Path) -
 
 def test_without_its_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    places._store.cache_clear()
+    s3_path._store.cache_clear()
     with pytest.raises(BadSetting, match=r"closecast\[s3\]"):
-        places._store("bucket")
-    places._store.cache_clear()
+        s3_path._store("bucket")
+    s3_path._store.cache_clear()
 
 
 # Tables
 
 
-def test_each_commit_is_recorded_and_checked(bucket: S3Path) -> None:
-    table = made(bucket / "figures")
-    for number in range(3):
-        table.add([figures(f"a{number}", group="it's %41/é")])
+@pytest.fixture
+def table(bucket: S3Path) -> Table:
+    table = Table(bucket / "numbers", NUMBERS)
+    for value in range(3):
+        table.add([number(value, "a b%41")])
+    return table
+
+
+def test_each_commit_is_recorded_and_checked(table: Table) -> None:
     files = {path.relative_to(table.folder).as_posix() for path in table.folder.files()}
     assert set(read_checksums(table.folder)) == {name for name in files if not name.startswith(CHECKSUMS)}
     assert table_files(table.folder) == (7, [])
 
 
-def test_what_was_changed_in_the_bucket_is_named(bucket: S3Path) -> None:
-    table = made(bucket / "figures")
-    for number in range(3):
-        table.add([figures(f"a{number}", number)])
-    one, other, _ = parquet_of(table.folder, BTC)
-    one.write_bytes(one.read_bytes()[:-1] + b"x")
+def test_changed_and_missing_objects_are_named(table: Table) -> None:
+    one, other, _ = (path for path in table.folder.files() if path.suffix == ".parquet")
+    one.put(one.read_bytes()[:-1] + b"x")
     other.unlink()
-    _, wrong = table_files(table.folder)
-    assert [f"{one} is not the file that was stored", f"{other} is missing"] == sorted(
-        wrong, key=lambda line: "missing" in line
-    )
+    _, messages = table_files(table.folder)
+    assert sorted(messages) == sorted([f"{one} is not the file that was stored", f"{other} is missing"])
 
 
-def test_a_commit_that_a_killed_run_did_not_record_is_recorded_by_the_next(bucket: S3Path) -> None:
-    table = made(bucket / "figures")
-    table.add([figures("a")])
-    table.add([figures("b")])
+def test_the_next_commit_records_that_of_a_killed_run(table: Table) -> None:
     (table.folder / CHECKSUMS / f"{1:020d}").unlink()
-    table.add([figures("c")])
-    assert table_files(table.folder) == (7, [])
+    table.add([number(9)])
+    assert table_files(table.folder) == (9, [])
     assert (table.folder / CHECKSUMS / f"{1:020d}").is_file()
 
 
 def publish_some(home: Home, worker: int) -> None:
     table = Predictions(home)
     for turn in range(5):
-        assert table.publish(row(f"own-{worker}-{turn}", turn)).new
-        table.publish(row("same", 99))
+        table.publish([forecast(f"own-{worker}-{turn}", turn)])
+        table.publish([forecast("same", 99)])
 
 
 def test_writers_of_several_processes_lose_nothing(home: Home) -> None:
     workers = [process_for(publish_some, home, number) for number in range(4)]
     for worker in workers:
-        worker.start()  # the first of them make the table at once
+        worker.start()  # the first of them create the table at once
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     rows = Predictions(home).read().to_pylist()
     own = [f"own-{worker}-{turn}" for worker in range(4) for turn in range(5)]
-    assert sorted(one["prediction_id"] for one in rows) == sorted([*own, "same"])
+    assert sorted(row["prediction_id"] for row in rows) == sorted([*own, "same"])
     for turn in range(5):
-        of_day = [one["revision"] for one in rows if one["prediction_id"].endswith(f"-{turn}")]
-        assert sorted(of_day) == [0, 1, 2, 3]
+        revisions = [row["revision"] for row in rows if row["prediction_id"].endswith(f"-{turn}")]
+        assert sorted(revisions) == [0, 1, 2, 3]
     assert table_files(home.predictions)[1] == []
 
 
-def test_upkeep_makes_few_files_and_one_list(home: Home, bucket: S3Path) -> None:
-    table = components(home)
-    for number in range(6):
-        row = {"prediction_id": f"p{number}", "product_id": BTC, "target_day": np.datetime64("2020-01-01")}
-        table.add(
-            [{**row, "component": "lstm", "quantiles": [1.0]} | {"target_day": row["target_day"].item()}]
-        )  # type: ignore[attr-defined]
+def test_a_compaction_leaves_few_files_and_one_list(home: Home) -> None:
+    table, lists = components(home), home.components / CHECKSUMS
+    for value in range(6):
+        table.add([ROWS["components"] | {"prediction_id": f"p{value}"}])
     before = table.read().sort_by("prediction_id")
-    tidied = compact_table(home, "components")
-    assert tidied is not None
-    assert (tidied.files_before, tidied.files_after, tidied.deleted) == (6, 1, 0)
-    assert table.read().sort_by("prediction_id") == before
-    assert len((bucket / "components" / CHECKSUMS).files()) == 1
+    for _ in range(3):  # without commits in between, too, each keeps every checksum
+        compaction = compact_table(home, "components")
+        assert compaction is not None
+        assert compaction.files_after == 1
+        assert table.read().sort_by("prediction_id") == before
+        assert len(lists.files()) == 1
+        assert table_files(home.components)[1] == []
+    table.add([ROWS["components"] | {"prediction_id": "later"}])
     assert table_files(home.components)[1] == []
-    table.add([{**before.to_pylist()[0], "prediction_id": "later"}])
-    assert table_files(home.components)[1] == []
-    assert compact_table(home, "components", dry_run=True) is not None
 
 
 def test_a_table_is_read_by_delta_alone(home: Home) -> None:
-    Predictions(home).publish(row("a"))
+    Predictions(home).publish([forecast("a")])
     assert DeltaTable(str(home.predictions)).to_pyarrow_table()["prediction_id"].to_pylist() == ["a"]
 
 
@@ -245,9 +226,9 @@ def register(home: Home, key: str = "one", content: bytes = b"weights") -> Model
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty registry: MLflow takes seconds to make one."""
-    place = Home(tmp_path_factory.mktemp("registry"), "sqlite://").prepare()
-    registry_client(place)
-    return place.registry
+    home = Home(tmp_path_factory.mktemp("registry"), "sqlite://").prepare()
+    registry_client(home)
+    return home.registry
 
 
 @pytest.fixture
@@ -256,42 +237,40 @@ def version(home: Home, registry: Path) -> ModelVersion:
     return register(home)
 
 
-def seen_by_another(home: Home, version: ModelVersion) -> Models:
+def opened_elsewhere(home: Home, version: ModelVersion) -> Models:
     other = another(home)
     assert not list(other.models.iterdir())
     assert Models(other).open(version).read("weights/model.bin") == b"weights"
     return Models(other)
 
 
-def test_a_bundle_is_brought_where_it_is_needed_and_only_once(
-    home: Home, version: ModelVersion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = seen_by_another(home, version)
-    asked: list[S3Path] = []
+def test_a_bundle_is_fetched_once(home: Home, version: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = opened_elsewhere(home, version)
+    reads: list[S3Path] = []
     read = S3Path.read_bytes
-    monkeypatch.setattr(S3Path, "read_bytes", lambda self: asked.append(self) or read(self))
+    monkeypatch.setattr(S3Path, "read_bytes", lambda self: reads.append(self) or read(self))
     other.open(version).verify()
-    assert asked == []
+    assert reads == []
 
 
-@pytest.mark.parametrize("spoilt", ["weights/model.bin", "manifest.json"])
-def test_a_copy_that_was_changed_is_brought_again(home: Home, version: ModelVersion, spoilt: str) -> None:
-    path = home.models / version.name / version.bundle / spoilt
+@pytest.mark.parametrize("changed", ["weights/model.bin", "manifest.json"])
+def test_a_changed_copy_is_fetched_again(home: Home, version: ModelVersion, changed: str) -> None:
+    path = home.models / version.name / version.bundle / changed
     path.write_bytes(b"other")
     Models(home).open(version).verify()
     path.unlink()
     Models(home).open(version).verify()
 
 
-@pytest.mark.parametrize("spoilt", ["weights/model.bin", "manifest.json"])
-def test_what_was_changed_in_the_bucket_never_reaches_a_home(
-    home: Home, bucket: S3Path, version: ModelVersion, spoilt: str
+@pytest.mark.parametrize("changed", ["weights/model.bin", "manifest.json"])
+def test_a_changed_object_never_reaches_a_home(
+    home: Home, bucket: S3Path, version: ModelVersion, changed: str
 ) -> None:
-    path = bucket / "models" / version.name / version.bundle / spoilt
+    path = bucket / "models" / version.name / version.bundle / changed
     assert bundle_files(home, version) == (3, [])
-    path.write_bytes(b"other")
-    _, wrong = bundle_files(home, version)
-    assert wrong == [f"{path} is not the file that was stored: restore it from a backup"]
+    path.put(b"other")
+    _, messages = bundle_files(home, version)
+    assert messages == [f"{path} is not the file that was stored: restore it from a backup"]
     other = another(home)
     with pytest.raises(Damaged, match="not the file that was stored"):
         Models(other).open(version)
@@ -303,46 +282,46 @@ def test_what_was_changed_in_the_bucket_never_reaches_a_home(
 
 def test_a_manifest_that_leads_out_is_refused(home: Home, bucket: S3Path, version: ModelVersion) -> None:
     manifest = b'{"../../../evil": "' + hashlib.sha256(b"x").hexdigest().encode() + b'"}'
-    (bucket / "models" / version.name / version.bundle / "manifest.json").write_bytes(manifest)
+    (bucket / "models" / version.name / version.bundle / "manifest.json").put(manifest)
     forged = replace(version, manifest_sha256=hashlib.sha256(manifest).hexdigest())
     with pytest.raises(Damaged, match="names"):
         Models(another(home)).open(forged)
     assert not list(home.root.parent.rglob("evil"))
 
 
-def test_two_that_trained_the_same_do_not_mix(home: Home, version: ModelVersion) -> None:
+def test_two_trainings_of_one_key_do_not_mix(home: Home, version: ModelVersion) -> None:
     later = register(home, content=b"others")
     assert later.bundle != version.bundle
     assert Models(home).open(version).read("weights/model.bin") == b"weights"
     assert Models(home).open(later).read("weights/model.bin") == b"others"
 
 
-def test_what_is_shared_and_not_named_is_found_and_removed(
+def test_a_shared_orphaned_bundle_is_found_and_removed(
     home: Home, bucket: S3Path, version: ModelVersion
 ) -> None:
-    stray = bucket / "models" / version.name / "0123456789abcdef"
-    (stray / "manifest.json").write_bytes(b"{}")
+    orphan = bucket / "models" / version.name / "0123456789abcdef"
+    (orphan / "manifest.json").put(b"{}")
     assert models_of(home) == [(BTC, "article")]
     (found,) = orphaned_bundles(home, BTC, "article")
-    assert found.name == stray.name
+    assert found.name == orphan.name
     remove_bundle(home, found)
-    assert not stray.exists()
+    assert not orphan.exists()
     remove_bundle(home, home.models / version.name / version.bundle)
     assert (bucket / "models").files() == []
     assert models_of(home) == [(BTC, "article")]  # its empty folder
 
 
-# Answers
+# Responses
 
 
-def test_answers_are_read_where_others_fetched_them(home: Home, bucket: S3Path) -> None:
+def test_responses_are_read_that_others_fetched(home: Home, bucket: S3Path) -> None:
     sha256 = keep_raw(home, b"[[1]]")
     assert keep_raw(home, b"[[1]]") == sha256
     other = another(home)
     assert read_raw(other, sha256) == b"[[1]]"
     assert raw_responses(other) == (1, [])
     (path,) = (bucket / "raw").files()
-    path.write_bytes(b"other")
+    path.put(b"other")
     with pytest.raises(Damaged):
         read_raw(home, sha256)
     assert len(raw_responses(home)[1]) == 1
@@ -353,26 +332,26 @@ def test_answers_are_read_where_others_fetched_them(home: Home, bucket: S3Path) 
 
 def test_a_bucket_belongs_to_one_database(home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="belongs to another price database") as caught:
-        prepare_home(replace(home, root=tmp_path / "three"))
+        replace(home, root=tmp_path / "three").prepare()
     assert "\n" not in str(caught.value)
-    prepare_home(home)
+    home.prepare()
 
 
-def test_a_mark_of_somebody_else(home: Home, bucket: S3Path) -> None:
-    (bucket / "closecast.json").write_bytes(b"mine!")
+def test_a_foreign_mark_is_refused(home: Home, bucket: S3Path) -> None:
+    (bucket / "closecast.json").put(b"mine!")
     with pytest.raises(HomeUnusable, match="not closecast's"):
-        prepare_home(home)
+        home.prepare()
 
 
 @pytest.fixture
 def fresh_stores() -> Iterator[None]:
-    places._store.cache_clear()
+    s3_path._store.cache_clear()
     yield
-    places._store.cache_clear()
+    s3_path._store.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch"),
         ("AWS_ACCESS_KEY_ID", "nobody", "InvalidAccessKeyId"),
@@ -381,14 +360,14 @@ def fresh_stores() -> Iterator[None]:
 )
 @pytest.mark.usefixtures("fresh_stores")
 def test_a_server_that_cannot_be_used_is_one_line(
-    home: Home, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    home: Home, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
-    Predictions(home).publish(row("a"))
+    Predictions(home).publish([forecast("a")])
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr(places, "RETRIES", 1)
-    places._store.cache_clear()
-    for use in (home.prepare, Predictions(home).read, lambda: Predictions(home).publish(row("b"))):
-        with pytest.raises(HomeUnusable, match=said) as caught:
+    monkeypatch.setattr(s3_path, "RETRIES", 1)
+    s3_path._store.cache_clear()
+    for use in (home.prepare, Predictions(home).read, lambda: Predictions(home).publish([forecast("b")])):
+        with pytest.raises(HomeUnusable, match=message) as caught:
             use()
         assert "\n" not in str(caught.value)
         assert SECRET not in str(caught.value)
@@ -396,16 +375,16 @@ def test_a_server_that_cannot_be_used_is_one_line(
 
 
 class _Forgetful(BaseHTTPRequestHandler):
-    """An S3 server that writes whatever it is told to, as old ones do."""
+    """An S3 server that ignores conditions, as old ones do."""
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self._say(200, ETag='"0"')
+        self._respond(200, ETag='"0"')
 
     def do_DELETE(self) -> None:
-        self._say(204)
+        self._respond(204)
 
-    def _say(self, code: int, **headers: str) -> None:
+    def _respond(self, code: int, **headers: str) -> None:
         self.send_response(code)
         for name, value in {"Content-Length": "0", **headers}.items():
             self.send_header(name, value)
@@ -416,13 +395,13 @@ class _Forgetful(BaseHTTPRequestHandler):
 
 
 @pytest.mark.usefixtures("fresh_stores")
-def test_a_server_that_forgets_conditions_is_refused(
+def test_a_server_that_ignores_conditions_is_refused(
     server: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful) as forgetful:
         threading.Thread(target=forgetful.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{forgetful.server_port}")
         with pytest.raises(HomeUnusable, match="If-None-Match"):
-            Home(tmp_path, "sqlite://", "s3://bucket/prefix").prepare()
+            prepare_home(Home(tmp_path, "sqlite://", "s3://bucket/prefix"))
         forgetful.shutdown()
     assert os.environ["AWS_ACCESS_KEY_ID"]

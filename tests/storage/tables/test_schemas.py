@@ -1,9 +1,9 @@
+"""Each table of the design: its columns, their comments, its key; rows come back unchanged and once."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -11,180 +11,128 @@ import pytest
 from deltalake import DeltaTable
 
 from storage.core.home import Home
-from storage.tables.delta import Table
-from storage.tables.schemas import BACKTESTS, CALIBRATOR, COMPONENTS, backtests, calibrator, components
-from tests.helpers import BTC, FIRST, NOW
+from storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
+from storage.tables.schemas import TABLES, backtests
+from tests.helpers import BTC, FIRST
 from tests.processes import process_for
+from tests.storage.tables.rows import ROWS, table
 
-QUANTILES = [100.0 + n / 3 for n in range(23)]
-INGREDIENT: dict[str, Any] = {
-    "prediction_id": "p",
-    "product_id": BTC,
-    "target_day": FIRST,
-    "component": "ensemble",
-    "sigma": 0.1 + 0.2,
-    "calibrator_version": None,
-    "quantiles": QUANTILES,
+# As the design fixes them, in their order.
+COLUMNS = {
+    "predictions": "prediction_id product_id quote_currency origin_day target_day horizon profile basis"
+    " model_version data_version settings_version code_version last_close point lower_50 upper_50 lower_80"
+    " upper_80 lower_95 upper_95 quantile_levels quantiles created_at flow_run_id revision",
+    "scores": "prediction_id product_id target_day horizon close error naive_error crps naive_crps covered_50"
+    " covered_80 covered_95 pit data_version scored_at",
+    "components": "prediction_id product_id target_day horizon component sigma calibrator_version quantiles",
+    "calibrator": "calibrator_version product_id profile horizon recipe_version target_day revision"
+    " prediction_id previous_version quantile_offsets created_at",
+    "backtests": "backtest_id product_id profile component fold model origin_day target_day horizon"
+    " last_close close sigma quantile_levels quantiles point created_at",
 }
-TRACKER: dict[str, Any] = {
-    "calibrator_version": "t1",
-    "product_id": BTC,
-    "profile": "calibrated",
-    "recipe_version": "r",
-    "target_day": FIRST,
-    "revision": 0,
-    "prediction_id": None,
-    "previous_version": None,
-    "quantile_offsets": [5e-324, *QUANTILES[1:]],
-    "created_at": NOW,
+# The columns of the key beside product_id, with values that make other rows.
+NEXT_DAY = FIRST + timedelta(days=1)
+OTHERS: dict[str, dict[str, object]] = {
+    "predictions": {"prediction_id": "q"},
+    "scores": {"prediction_id": "q", "data_version": f"{BTC}@2:ab"},
+    "components": {"prediction_id": "q", "component": "garch"},
+    "calibrator": {"calibrator_version": "t2"},
+    "backtests": {"backtest_id": "c", "component": "garch", "origin_day": NEXT_DAY},
 }
-BACKTEST: dict[str, Any] = {
-    "backtest_id": "b",
-    "product_id": BTC,
-    "profile": "calibrated",
-    "component": "ensemble",
-    "fold": 3,
-    "model": "m",
-    "origin_day": FIRST,
-    "target_day": FIRST + timedelta(days=1),
-    "last_close": 99.0,
-    "close": 101.0,
-    "sigma": None,
-    "quantile_levels": None,
-    "quantiles": None,
-    "point": 100.0,
-    "created_at": NOW,
+NULLABLE = {
+    "predictions": "model_version lower_50 upper_50 lower_80 upper_80 lower_95 upper_95 quantile_levels"
+    " quantiles flow_run_id",
+    "scores": "close error naive_error crps naive_crps covered_50 covered_80 covered_95 pit",
+    "components": "sigma calibrator_version",
+    "calibrator": "prediction_id previous_version",
+    "backtests": "sigma quantile_levels quantiles",
 }
-# The table, its columns, a row, the columns of the key beside product_id, those that may be missing.
-LEDGERS = [
-    pytest.param(
-        components, COMPONENTS, INGREDIENT,
-        {"prediction_id": "q", "component": "garch"},
-        {"sigma", "calibrator_version"},
-        id="components",
-    ),
-    pytest.param(
-        calibrator, CALIBRATOR, TRACKER,
-        {"calibrator_version": "t2"},
-        {"prediction_id", "previous_version"},
-        id="calibrator",
-    ),
-    pytest.param(
-        backtests, BACKTESTS, BACKTEST,
-        {"backtest_id": "c", "component": "garch", "origin_day": FIRST + timedelta(days=1)},
-        {"sigma", "quantile_levels", "quantiles"},
-        id="backtests",
-    ),
-]  # fmt: skip
-Made = Callable[[Home], Table]
+each_table = pytest.mark.parametrize("name", TABLES)
 
 
-@pytest.mark.parametrize(("made", "schema", "row", "others", "nullable"), LEDGERS)
-def test_a_row_comes_back_to_the_last_bit_and_once(
-    tmp_path: Path,
-    made: Made,
-    schema: pa.Schema,
-    row: dict[str, Any],
-    others: dict[str, Any],
-    nullable: set[str],
-) -> None:
-    home = Home(tmp_path).prepare()
-    table = made(home)
-    assert list(row) == schema.names
-    assert {field.name for field in schema if field.nullable} == nullable
-    assert table.read() == schema.empty_table()
-    assert not table.folder.exists()
-    assert table.add([row]) == 1
-    assert table.read() == pa.Table.from_pylist([row], schema=schema)
-    assert table.read().to_pylist() == [row]
-    stored = DeltaTable(str(table.folder))
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path).prepare()
+
+
+def test_the_tables_are_those_of_the_design() -> None:
+    assert list(TABLES) == list(COLUMNS)
+    assert (INTERVALS, COVERED[0], LOWER_UPPER[2]) == ((50, 80, 95), "covered_50", ("lower_95", "upper_95"))
+
+
+@each_table
+def test_columns_stand_in_the_order_of_the_design_with_a_comment_each(home: Home, name: str) -> None:
+    schema = TABLES[name].arrow
+    assert schema.names == COLUMNS[name].split()
+    assert {field.name for field in schema if field.nullable} == set(NULLABLE[name].split())
+    table(home, name).add([ROWS[name]])
+    stored = DeltaTable(str(home.table(name)), storage_options=home.table(name).storage_options)
     assert [field.name for field in stored.schema().fields] == schema.names
-    # Whatever else differs: the same key is the same row.
-    changed = dict.fromkeys(nullable) | {"product_id": BTC}
-    assert table.add([row | changed]) == 0
-    assert DeltaTable(str(table.folder)).version() == stored.version()
-    assert table.read().to_pylist() == [row]
+    for field in stored.schema().fields:
+        comment = field.metadata["comment"]
+        assert comment == schema.field(field.name).metadata[b"comment"].decode()
+        assert len(comment) > 10
+    assert stored.metadata().partition_columns == list(TABLES[name].partition_by)
 
 
-@pytest.mark.parametrize(("made", "schema", "row", "others", "nullable"), LEDGERS)
-def test_each_column_of_the_key_makes_another_row(
-    tmp_path: Path,
-    made: Made,
-    schema: pa.Schema,
-    row: dict[str, Any],
-    others: dict[str, Any],
-    nullable: set[str],
-) -> None:
-    table = made(Home(tmp_path).prepare())
-    assert set(table.key) == {"product_id", *others}
-    rows = [row, row | {"product_id": "ETH-USD"}, *(row | {name: other} for name, other in others.items())]
-    assert table.add(rows) == len(rows)
-    assert table.add(rows[::-1]) == 0
-    assert table.read(ds.field("product_id") == "ETH-USD").to_pylist() == [rows[1]]
+@each_table
+def test_a_row_comes_back_to_the_last_bit_and_once(home: Home, name: str) -> None:
+    rows, schema, row = table(home, name), TABLES[name].arrow, ROWS[name]
+    assert rows.read() == schema.empty_table()
+    assert not rows.folder.exists()
+    assert rows.add([row]) == 1
+    assert rows.read().schema == schema
+    assert rows.read().to_pylist() == [row]
+    version = rows.begin().delta.version()
+    # The same key is the same row, whatever else differs.
+    assert rows.add([row | dict.fromkeys(NULLABLE[name].split())]) == 0
+    assert rows.begin().delta.version() == version
+    assert rows.read().to_pylist() == [row]
 
 
-@pytest.mark.parametrize(("made", "schema", "row", "others", "nullable"), LEDGERS)
-def test_what_has_to_be_there_is_asked_for(
-    tmp_path: Path,
-    made: Made,
-    schema: pa.Schema,
-    row: dict[str, Any],
-    others: dict[str, Any],
-    nullable: set[str],
-) -> None:
-    table = made(Home(tmp_path).prepare())
-    for name in set(schema.names) - nullable:
-        with pytest.raises(ValueError, match=name):
-            table.add([row | {name: None}])
-    assert not table.folder.exists()
-    assert table.add([{name: row[name] for name in schema.names if name not in nullable}]) == 1
-
-
-@pytest.mark.folder
-def test_each_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    assert [home.components, home.calibrator, home.backtests] == [
-        tmp_path / "components",
-        tmp_path / "calibrator",
-        tmp_path / "backtests",
+@each_table
+def test_each_column_of_the_key_makes_another_row(home: Home, name: str) -> None:
+    rows, row, others = table(home, name), ROWS[name], OTHERS[name]
+    assert set(TABLES[name].key) == {"product_id", *others}
+    given = [
+        row,
+        row | {"product_id": "ETH-USD"},
+        *(row | {column: other} for column, other in others.items()),
     ]
-    components(home).add([INGREDIENT])
-    calibrator(home).add([TRACKER])
-    backtests(home).add([BACKTEST])
-    files = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob("*.parquet")]
-    assert sorted(files) == [
-        Path("backtests/product_id=BTC-USD/backtest_id=b"),
-        Path("components/product_id=BTC-USD"),
-        Path("calibrator/product_id=BTC-USD"),
-    ]
+    assert rows.add(given) == len(given)
+    assert rows.add(given[::-1]) == 0
+    assert rows.read(ds.field("product_id") == "ETH-USD").to_pylist() == [given[1]]
+
+
+@each_table
+def test_columns_that_may_not_be_null_are_required(home: Home, name: str) -> None:
+    rows, row = table(home, name), ROWS[name]
+    required = [column for column in row if column not in NULLABLE[name].split()]
+    for column in required:
+        with pytest.raises(ValueError, match=column):
+            rows.add([row | {column: None}])
+    assert not rows.folder.exists()
+    assert rows.add([{column: row[column] for column in required}]) == 1
 
 
 def add_folds(home: Home, worker: int) -> None:
-    """Folds of one backtest and of two others, a day each; two of them are done by both workers."""
-    table = backtests(home)
-    for fold in (3 * worker, 3 * worker + 1, 100, 101):
+    """Folds of a backtest that both workers do, and of one a worker."""
+    for fold in (worker, 100, 101):
         days = [FIRST + timedelta(days=10 * fold + n) for n in range(3)]
-        more = {"fold": fold, "backtest_id": "same" if fold % 2 else f"own-{worker % 2}"}
-        table.add([BACKTEST | more | {"origin_day": day, "component": m} for day in days for m in ("a", "b")])
+        more = {"fold": fold, "backtest_id": "same" if fold >= 100 else f"own-{worker}"}
+        backtests(home).add(
+            [ROWS["backtests"] | more | {"origin_day": day, "component": m} for day in days for m in "ab"]
+        )
 
 
-def test_two_processes_that_work_on_one_backtest(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_two_processes_work_on_one_backtest(home: Home) -> None:
     workers = [process_for(add_folds, home, n) for n in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    rows = backtests(home).read(columns=["backtest_id", "fold"]).to_pylist()
-    found = [(row["backtest_id"], row["fold"]) for row in rows]
-    folds = [
-        ("own-0", 0),
-        ("same", 1),
-        ("own-0", 100),
-        ("own-1", 100),
-        ("same", 101),
-        ("same", 3),
-        ("own-1", 4),
-    ]
-    assert sorted(found) == sorted(folds * 6)
+    rows = backtests(home).read(columns=["backtest_id", "fold"])
+    counts = rows.group_by(["backtest_id", "fold"]).aggregate([("fold", "count")])
+    assert sorted(counts["backtest_id"].to_pylist()) == ["own-0", "own-1", "same", "same"]
+    assert counts["fold_count"] == pa.chunked_array([[6] * 4])

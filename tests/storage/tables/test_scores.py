@@ -9,45 +9,22 @@ import pytest
 from deltalake import DeltaTable
 
 from storage.core.home import Home
-from storage.tables.scores import SCORES, Scores
+from storage.tables.schemas import SCORES
+from storage.tables.scores import Scores
 from tests.helpers import BTC, FIRST, NOW
 from tests.processes import process_for
-
-COLUMNS = [
-    "prediction_id",
-    "product_id",
-    "target_day",
-    "close",
-    "error",
-    "naive_error",
-    "crps",
-    "naive_crps",
-    "covered_50",
-    "covered_80",
-    "covered_95",
-    "pit",
-    "data_version",
-    "scored_at",
-]
+from tests.storage.tables.rows import ROWS
 
 
 def score(
     prediction_id: str, close: float, seq: int, *, offset: int = 0, hours: int = 0, product_id: str = BTC
 ) -> dict[str, Any]:
     """The score of a forecast of FIRST + offset, as the close was known when row `seq` was the newest."""
-    return {
+    return ROWS["scores"] | {
         "prediction_id": prediction_id,
         "product_id": product_id,
         "target_day": FIRST + timedelta(days=offset),
         "close": close,
-        "error": 0.1 + 0.2,
-        "naive_error": -1.0,
-        "crps": None,
-        "naive_crps": None,
-        "covered_50": False,
-        "covered_80": True,
-        "covered_95": None,
-        "pit": 0.5,
         "data_version": f"{product_id}@{seq}:ab",
         "scored_at": NOW + timedelta(hours=hours),
     }
@@ -62,35 +39,29 @@ def closes(table: pa.Table) -> list[tuple[str, float]]:
     return list(zip(table["prediction_id"].to_pylist(), table["close"].to_pylist(), strict=True))
 
 
-def test_the_columns_of_the_design_in_their_order(scores: Scores) -> None:
-    assert SCORES.names == COLUMNS
-    may_not_be_missing = {field.name for field in SCORES if not field.nullable}
-    assert may_not_be_missing == {*COLUMNS[:3], "data_version", "scored_at"}
-    assert scores.read().schema == scores.newest(BTC).schema == SCORES
-    assert scores.read().num_rows == scores.newest().num_rows == 0
-    assert scores.add([score("a", 1.0, 1)]) == 1
-    assert scores.read() == pa.Table.from_pylist([score("a", 1.0, 1)], schema=SCORES)
-    assert scores.newest().schema == SCORES
-    assert DeltaTable(str(scores.folder)).metadata().partition_columns == ["product_id"]
+def version(scores: Scores) -> int:
+    return DeltaTable(str(scores.folder), storage_options=scores.folder.storage_options).version()
 
 
-def test_nothing_to_add_makes_nothing(scores: Scores) -> None:
+def test_without_rows_nothing_is_written(scores: Scores) -> None:
     assert scores.add([]) == 0
+    assert scores.read().num_rows == scores.newest().num_rows == 0
+    assert scores.read().schema == scores.newest(BTC).schema == SCORES.arrow
     assert not scores.folder.exists()
 
 
 def test_adding_again_changes_nothing(scores: Scores) -> None:
     given = [score("a", 1.0, 1), score("b", 2.0, 1, offset=1)]
     assert scores.add(given) == 2
-    version = DeltaTable(str(scores.folder)).version()
+    before = version(scores)
     assert scores.add(given) == 0
     later = [score("a", 1.0, 7, hours=24), score("b", 2.0, 7, offset=1, hours=24)]
     assert scores.add(later) == 0  # newer prices, the same closes
-    assert DeltaTable(str(scores.folder)).version() == version
+    assert version(scores) == before
     assert scores.read().to_pylist() == given
 
 
-def test_a_restatement_adds_a_row_and_the_newest_is_that_one(scores: Scores) -> None:
+def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
     scores.add([score("a", 1.0, 1), score("b", 2.0, 1, offset=1)])
     restated = [score("b", 2.0, 3, offset=1, hours=24), score("a", 1.5, 3, hours=24)]
     assert scores.add(restated) == 1
@@ -102,7 +73,7 @@ def test_a_restatement_adds_a_row_and_the_newest_is_that_one(scores: Scores) -> 
     assert scores.newest(BTC)["data_version"].to_pylist()[0] == f"{BTC}@4:ab"
 
 
-def test_of_two_of_one_moment_that_of_the_later_prices_is_the_newest(scores: Scores) -> None:
+def test_of_two_scores_of_one_moment_the_later_data_version_is_newest(scores: Scores) -> None:
     for close, seq in ((1.0, 9), (1.5, 10), (1.25, 11)):  # as texts "@10:" comes before "@9:"
         assert scores.add([score("a", close, seq)]) == 1
     assert closes(scores.read()) == [("a", 1.0), ("a", 1.5), ("a", 1.25)]
@@ -110,7 +81,7 @@ def test_of_two_of_one_moment_that_of_the_later_prices_is_the_newest(scores: Sco
     assert scores.add([score("a", 1.25, 12)]) == 0
 
 
-def test_a_score_from_older_prices_does_not_become_the_newest(scores: Scores) -> None:
+def test_a_score_from_older_prices_is_not_the_newest(scores: Scores) -> None:
     scores.add([score("a", 1.5, 5, hours=24)])
     older = score("a", 1.0, 1)
     assert scores.add([older]) == 1
@@ -118,7 +89,7 @@ def test_a_score_from_older_prices_does_not_become_the_newest(scores: Scores) ->
     assert closes(scores.newest()) == [("a", 1.5)]
 
 
-def test_several_of_one_forecast_in_one_call(scores: Scores) -> None:
+def test_several_scores_of_a_forecast_in_one_call(scores: Scores) -> None:
     given = [score("a", 1.0, 1), score("a", 1.0, 2, hours=1), score("a", 2.0, 3, hours=2)]
     assert scores.add(given) == 2
     assert closes(scores.read()) == [("a", 1.0), ("a", 2.0)]
@@ -132,10 +103,10 @@ def test_spans_are_inclusive_and_products_apart(scores: Scores) -> None:
         scores.add([score(f"btc{offset}", 1.0, offset, offset=offset)])
         scores.add([score(f"eth{offset}", 1.0, offset, offset=offset, product_id="ETH-USD")])
 
-    def ids(*wanted: Any, **more: Any) -> list[str]:
-        found: list[str] = scores.read(*wanted, **more)["prediction_id"].to_pylist()
-        assert scores.newest(*wanted, **more)["prediction_id"].to_pylist() == found
-        return found
+    def ids(*given: Any, **more: Any) -> list[str]:
+        ids: list[str] = scores.read(*given, **more)["prediction_id"].to_pylist()
+        assert scores.newest(*given, **more)["prediction_id"].to_pylist() == ids
+        return ids
 
     assert ids(BTC) == ["btc0", "btc1", "btc2", "btc3"]
     assert ids("ETH-USD", first=FIRST + timedelta(days=1), last=FIRST + timedelta(days=2)) == ["eth1", "eth2"]
@@ -144,7 +115,7 @@ def test_spans_are_inclusive_and_products_apart(scores: Scores) -> None:
     assert ids("LTC-USD") == ids(BTC, first=date(2030, 1, 1)) == []
 
 
-def test_columns_and_days_that_lie_apart(scores: Scores) -> None:
+def test_columns_and_single_days(scores: Scores) -> None:
     given = [score(f"p{offset}", 1.0, 1, offset=offset) for offset in (4, 0, 2)]
     scores.add([*given, score("p2", 2.0, 2, offset=2, hours=1), score("p2", 3.0, 10, offset=2, hours=1)])
     for columns in (["close"], ["covered_80", "prediction_id"]):
@@ -158,12 +129,12 @@ def test_columns_and_days_that_lie_apart(scores: Scores) -> None:
 
 def score_some(home: Home, worker: int) -> None:
     scores = Scores(home)
-    for turn in range(4):  # each turn restates what the one before found; either worker may be the first
+    for turn in range(4):  # each turn restates the closes of the one before; either worker may be the first
         rows = [score(f"day-{n}", float(turn), 10 * turn + worker, offset=n, hours=turn) for n in range(3)]
         scores.add([*rows, score(f"own-{worker}-{turn}", 1.0, turn)])
 
 
-def test_several_processes_at_once(tmp_path: Path) -> None:
+def test_several_processes_add_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     workers = [process_for(score_some, home, n) for n in range(2)]
     for worker in workers:
@@ -171,9 +142,9 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    found = [pair for pair in closes(Scores(home).read()) if pair[0].startswith("own")]
-    assert sorted(found) == [(f"own-{worker}-{turn}", 1.0) for worker in range(2) for turn in range(4)]
+    own = [pair for pair in closes(Scores(home).read()) if pair[0].startswith("own")]
+    assert sorted(own) == [(f"own-{worker}-{turn}", 1.0) for worker in range(2) for turn in range(4)]
     newest = dict(closes(Scores(home).newest()))
     assert [newest[f"day-{n}"] for n in range(3)] == [3.0] * 3
-    for n in range(3):  # the newest close of all, 3, was scored once, whoever came first
+    for n in range(3):  # the newest close of all, 3, was scored once, by whichever worker was first
         assert closes(Scores(home).read()).count((f"day-{n}", 3.0)) == 1

@@ -12,17 +12,17 @@ import pytest
 from storage.core.errors import BadQuery, ClosecastError
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.tables import sql as asked
+from storage.tables import sql
 from storage.tables.delta import open_dataset
-from storage.tables.predictions import PREDICTIONS, Predictions
-from storage.tables.schemas import BACKTESTS, CALIBRATOR, COMPONENTS, backtests, calibrator, components
-from storage.tables.scores import SCORES, Scores
-from storage.tables.sql import CANDLES, CLOSES, QUARANTINE_SCHEMA, VIEWS, query
-from storage.upkeep import compaction as maintenance
+from storage.tables.schemas import TABLES
+from storage.tables.sql import PRICES, VIEWS, query
+from storage.upkeep import compaction
 from storage.upkeep.compaction import compact_table
-from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, publish_all, store
+from tests.helpers import BTC, FIRST, PROJECT, made_up, publish_all, store
+from tests.storage.tables.rows import ROWS, forecast, table
 
 COUNTS = [30, 31, 0, 1, 2, 2, 2, 2]  # of the full home, in the order of VIEWS
+LOW, HIGH = [float(n) for n in range(23)], [float(n + 100) for n in range(23)]
 
 
 @pytest.fixture(scope="module")
@@ -32,69 +32,46 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Thirty days, the last of them restated, a forecast, and what stands beside it."""
+    """Thirty days, the last of them restated, a forecast, and two rows of each other table."""
     home = Home(tmp_path_factory.mktemp("full")).prepare()
     frame = made_up(30)
     store(home, frame)
-    restated = frame.tail(1).assign(close=frame["close"].iloc[-1] + 0.5)
-    store(home, restated)
-    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
-    texts = ("model_version", "data_version", "settings_version", "code_version")
-    row = {
-        **dict.fromkeys(texts, "x"),
-        **point_only,
-        "prediction_id": "a",
-        "product_id": BTC,
-        "origin_day": FIRST + timedelta(days=29),
-        "target_day": FIRST + timedelta(days=30),
-        "horizon": 1,
-        "profile": "article",
-        "last_close": 1.0,
-        "point": 2.0,
-        "quantile_levels": None,
-        "quantiles": [0.5, 1.5],
-        "created_at": NOW,
-        "flow_run_id": None,
-    }
-    Predictions(home).publish(row)
-    put_beside(home, FIRST + timedelta(days=30))
+    store(home, frame.tail(1).assign(close=frame["close"].iloc[-1] + 0.5))
+    day = FIRST + timedelta(days=30)
+    table(home, "predictions").add([{**forecast("a", 29, quantiles=[0.5, 1.5]), "revision": 0}])
+    same = {"prediction_id": "a", "product_id": BTC, "target_day": day}
+    component = ROWS["components"] | same | {"sigma": 0.03}
+    table(home, "components").add(
+        [component | {"component": name, "quantiles": q} for name, q in (("ensemble", LOW), ("garch", HIGH))]
+    )
+    state = ROWS["calibrator"] | {"target_day": day, "calibrator_version": "t0", "quantile_offsets": LOW}
+    later = {"calibrator_version": "t1", "previous_version": "t0", "quantile_offsets": HIGH}
+    table(home, "calibrator").add([state, state | later])
+    tested = ROWS["backtests"] | {"origin_day": day, "close": 10.0}
+    table(home, "backtests").add(
+        [tested | {"component": name, "quantiles": q} for name, q in (("lstm", LOW), ("ewma", None))]
+    )
+    score = ROWS["scores"] | same | {"covered_80": None}
+    table(home, "scores").add(
+        [score | {"data_version": BTC + name, "close": c} for name, c in (("@30:ab", 10.0), ("@31:ab", 10.5))]
+    )
     return home
 
 
-def put_beside(home: Home, day: date) -> None:
-    """Two components of the forecast `a`, two states of a tracker, two origins of a backtest, two scores."""
-    same: dict[str, object] = {"product_id": BTC, "target_day": day}
-    low, high = [float(n) for n in range(23)], [float(n + 100) for n in range(23)]
-    beside = {**same, "prediction_id": "a", "sigma": 0.03, "calibrator_version": "t0"}
-    pairs = (("ensemble", low), ("garch", high))
-    components(home).add([{**beside, "component": name, "quantiles": q} for name, q in pairs])
-    state = {**same, "profile": "calibrated", "recipe_version": "r", "revision": 0, "created_at": NOW}
-    first = {**state, "calibrator_version": "t0", "quantile_offsets": low}
-    calibrator(home).add(
-        [first, {**first, "calibrator_version": "t1", "previous_version": "t0", "quantile_offsets": high}]
-    )
-    tested = {**same, "backtest_id": "b", "profile": "calibrated", "fold": 0, "model": "m", "origin_day": day}
-    figures = {"last_close": 9.0, "close": 10.0, "point": 11.0, "created_at": NOW}
-    outcomes = (("lstm", low), ("ewma", None))
-    backtests(home).add([{**tested, **figures, "component": name, "quantiles": q} for name, q in outcomes])
-    score = {**same, "prediction_id": "a", "scored_at": NOW}
-    closes = (("@30:ab", 10.0), ("@31:ab", 10.5))
-    Scores(home).add([{**score, "data_version": BTC + name, "close": close} for name, close in closes])
-
-
 def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
-    table = query(home, sql)
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    result = query(home, sql)
+    return list(zip(*(column.to_pylist() for column in result.columns), strict=True))
 
 
-@pytest.mark.parametrize("which", ["empty", "full"])
-def test_all_views_are_there(which: str, request: pytest.FixtureRequest) -> None:
-    home: Home = request.getfixturevalue(which)
+@pytest.mark.parametrize("kind", ["empty", "full"])
+def test_all_views_are_there(kind: str, request: pytest.FixtureRequest) -> None:
+    home: Home = request.getfixturevalue(kind)
     assert sorted(name for (name,) in rows(home, "SHOW TABLES")) == sorted(VIEWS)
     listed = rows(home, "SELECT table_name FROM information_schema.tables ORDER BY 1")
     assert [name for (name,) in listed] == sorted(VIEWS)
-    schemas = (CLOSES, CANDLES, QUARANTINE_SCHEMA, PREDICTIONS, SCORES, COMPONENTS, CALIBRATOR, BACKTESTS)
-    for name, schema in zip(VIEWS, schemas, strict=True):
+    schemas = PRICES | {name: schema.arrow for name, schema in TABLES.items()}
+    assert tuple(schemas) == VIEWS
+    for name, schema in schemas.items():
         columns = rows(
             home,
             "FROM information_schema.columns SELECT column_name"
@@ -106,25 +83,25 @@ def test_all_views_are_there(which: str, request: pytest.FixtureRequest) -> None
         assert described == schema.names
 
 
-def test_the_counts_on_an_empty_home_and_on_a_full_one(empty: Home, full: Home) -> None:
+def test_counts_of_an_empty_and_a_full_home(empty: Home, full: Home) -> None:
     for name, count in zip(VIEWS, COUNTS, strict=True):
         assert rows(empty, f"FROM {name} SELECT count(*)") == [(0,)]
         assert rows(full, f"FROM {name} SELECT count(*)") == [(count,)]
 
 
-@pytest.mark.parametrize("which", ["empty", "full"])
+@pytest.mark.parametrize("kind", ["empty", "full"])
 def test_the_columns_have_one_type_whether_there_are_rows_or_not(
-    which: str, request: pytest.FixtureRequest
+    kind: str, request: pytest.FixtureRequest
 ) -> None:
-    home: Home = request.getfixturevalue(which)
+    home: Home = request.getfixturevalue(kind)
     sql = "SELECT product_id, target_day, point, created_at, quantiles, horizon FROM predictions"
     kinds = [str(field.type).replace("large_", "") for field in query(home, sql).schema]
     assert kinds[:3] == ["string", "date32[day]", "double"]
     assert kinds[3].startswith("timestamp[us, tz=")
     assert kinds[4:] == ["list<l: double>", "int32"]
     with Prices(home) as prices:
-        assert prices.table("candles").schema == CANDLES
-        assert prices.table("closes").schema == CLOSES
+        assert prices.table("candles").schema == PRICES["candles"]
+        assert prices.table("closes").schema == PRICES["closes"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +112,7 @@ def test_a_view_holds_its_rows_however_it_is_named(full: Home, name: str) -> Non
     assert rows(full, f"FROM {name} SELECT count(*)") == [(30,)]
 
 
-def test_real_questions(full: Home) -> None:
+def test_queries_over_prices_and_forecasts(full: Home) -> None:
     days = rows(full, "SELECT min(day_utc), max(day_utc) FROM closes WHERE product_id = 'BTC-USD'")
     assert days == [(FIRST, FIRST + timedelta(days=29))]
     restated = rows(
@@ -159,30 +136,30 @@ def test_real_questions(full: Home) -> None:
 @pytest.mark.parametrize(
     ("sql", "answer"),
     [
-        ("SELECT method FROM components WHERE quantiles[12] > 50", [("garch",)]),
-        ("SELECT method, quantiles[12] FROM components WHERE method = 'ensemble'", [("ensemble", 11.0)]),
+        ("SELECT component FROM components WHERE quantiles[12] > 50", [("garch",)]),
+        ("SELECT quantiles[12] FROM components WHERE component = 'ensemble'", [(11.0,)]),
         ("SELECT count(*) FROM components WHERE product_id = 'ETH-USD'", [(0,)]),
         ("SELECT calibrator_version FROM calibrator WHERE previous_version IS NULL", [("t0",)]),
         ("SELECT quantile_offsets[23] FROM calibrator WHERE quantile_offsets[1] = 100", [(122.0,)]),
-        ("SELECT method FROM backtests WHERE method > 'ewma' OR method = 'garch'", [("lstm",)]),
-        ("SELECT method FROM backtests WHERE backtest_id = 'b' AND quantiles IS NULL", [("ewma",)]),
-        ("SELECT method, close FROM backtests WHERE len(quantiles) = 23", [("lstm", 10.0)]),
+        ("SELECT component FROM backtests WHERE component > 'ewma' OR component = 'garch'", [("lstm",)]),
+        ("SELECT component FROM backtests WHERE backtest_id = 'b' AND quantiles IS NULL", [("ewma",)]),
+        ("SELECT component, close FROM backtests WHERE len(quantiles) = 23", [("lstm", 10.0)]),
         ("SELECT close FROM scores WHERE data_version LIKE '%@31:%' AND covered_80 IS NULL", [(10.5,)]),
         ("SELECT max(close) FROM scores JOIN predictions USING (product_id, prediction_id)", [(10.5,)]),
-        ("SELECT i.method FROM components i JOIN predictions p USING (prediction_id)"
+        ("SELECT i.component FROM components i JOIN predictions p USING (prediction_id)"
          " WHERE p.target_day = DATE '2019-01-31' AND i.sigma < .1 ORDER BY 1",
          [("ensemble",), ("garch",)]),
         ("SELECT count(*) FROM backtests WHERE origin_day BETWEEN '2019-01-31' AND '2019-02-01'", [(2,)]),
     ],
 )  # fmt: skip
-def test_questions_about_what_stands_beside(
+def test_queries_over_the_other_tables(
     full: Home, empty: Home, sql: str, answer: list[tuple[object, ...]]
 ) -> None:
     assert rows(full, sql) == answer
     assert [row for row in rows(empty, sql) if any(row)] == []
 
 
-def test_columns_of_one_name_are_told_apart(full: Home) -> None:
+def test_repeated_column_names_are_numbered(full: Home) -> None:
     table = query(
         full, "SELECT p.product_id, c.product_id, 1 AS product_id_1, 2 FROM predictions p, closes c"
     )
@@ -245,7 +222,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("sql", FOREIGN)
-def test_anything_else_is_refused_in_one_line_and_changes_nothing(
+def test_anything_but_one_select_is_refused_in_one_line(
     sql: str, full: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -255,34 +232,29 @@ def test_anything_else_is_refused_in_one_line_and_changes_nothing(
     file.write_text("a\nsecret\n")
     with pytest.raises(BadQuery) as caught:
         query(full, sql.format(file=file, home=full.root, out=out))
-    said = str(caught.value)
-    assert "\n" not in said
-    assert len(said) < 500
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
 
 
-def test_an_answer_that_is_too_large_is_refused(full: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "MAX_BYTES", 2**20)
+def test_a_result_that_is_too_large_is_refused(full: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "MAX_BYTES", 2**20)
     assert query(full, "SELECT * FROM range(100000)").num_rows == 100_000
-    with pytest.raises(BadQuery, match="at most 1 MB, this one has more: ask for fewer rows"):
+    with pytest.raises(BadQuery, match="at most 1 MB, this one is larger: select fewer rows"):
         query(full, "SELECT * FROM range(100000000000)")
 
 
-def test_the_views_are_as_before_after_all_of_that(full: Home) -> None:
+def test_the_views_are_unchanged_after_all_of_that(full: Home) -> None:
     assert [rows(full, f"FROM {name} SELECT count(*)")[0][0] for name in VIEWS] == COUNTS
 
 
 def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
-    """Forecasts of consecutive days in files of eight rows to a group, a file a product."""
-    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
-    texts = ("model_version", "data_version", "settings_version", "code_version", "flow_run_id")
-    same = {**dict.fromkeys(texts, "x"), **point_only, "horizon": 1, "profile": "article", "created_at": NOW}
-    same |= {"last_close": 1.0, "quantile_levels": None, "quantiles": None}
+    """Forecasts of consecutive days in one file a product."""
     for first in (0, days // 2):
         for product in products:
             publish_all(home, [
-                {**same, "prediction_id": f"{product} {n}", "product_id": product, "point": float(n)}
-                | {"origin_day": FIRST + timedelta(days=n), "target_day": FIRST + timedelta(days=n + 1)}
+                forecast(f"{product} {n}", n, product, point=float(n))
                 for n in range(first, first + days // 2)
             ])  # fmt: skip
     compact_table(home, "predictions")
@@ -305,7 +277,7 @@ APRIL = "target_day BETWEEN DATE '2019-04-01' AND DATE '2019-04-30'"
         f"product_id IN ('BTC-USD', 'XRP-USD') AND {APRIL}",
     ],
 )
-def test_a_question_about_one_product_reads_no_other_partition(tmp_path: Path, test: str, hurt: str) -> None:
+def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, test: str, hurt: str) -> None:
     home = Home(tmp_path).prepare()
     btc, eth = many(home, (BTC, "ETH-USD"), 120)
     assert "BTC-USD" in str(btc)
@@ -318,10 +290,8 @@ def test_a_question_about_one_product_reads_no_other_partition(tmp_path: Path, t
         query(home, COUNTED + APRIL)
 
 
-def test_a_question_about_a_month_reads_no_other_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(maintenance, "GROUP_ROWS", 8)
+def test_a_query_of_a_month_reads_no_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "GROUP_ROWS", 8)
     home = Home(tmp_path).prepare()
     (path,) = many(home, (BTC,), 120)
     metadata = pq.ParquetFile(path).metadata
@@ -339,13 +309,12 @@ def test_a_question_about_a_month_reads_no_other_rows(
         query(home, "SELECT point FROM predictions WHERE target_day < DATE '2019-02-01'")
 
 
-def test_the_scan_of_one_query_is_of_one_state(full: Home) -> None:
-    """A view scanned twice is read once: nothing that comes between shows in half of an answer."""
+def test_a_view_scanned_twice_is_read_once(full: Home) -> None:
     found = rows(full, "SELECT count(*) FROM (SELECT * FROM candles EXCEPT SELECT * FROM candles)")
     assert found == [(0,)]
 
 
-def test_odd_types_come_back_as_a_table(empty: Home) -> None:
+def test_unusual_types_come_back_as_a_table(empty: Home) -> None:
     sql = "SELECT INTERVAL 1 MONTH, 1::HUGEINT, uuid(), 'x'::BLOB, {'a': 1}, NULL, DATE '1-1-1' AS day"
     table = query(empty, sql)
     assert isinstance(table, pa.Table)
@@ -353,7 +322,7 @@ def test_odd_types_come_back_as_a_table(empty: Home) -> None:
 
 
 @pytest.mark.sqlite
-def test_a_home_that_cannot_be_used_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_used_is_no_bad_query(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("no database at all, but long enough to look like one" * 100)
     with pytest.raises(ClosecastError) as caught:
         query(Home(tmp_path), "SELECT 1")

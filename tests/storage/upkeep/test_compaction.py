@@ -20,15 +20,15 @@ from deltalake.exceptions import CommitFailedError
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.tables.delta import Table
-from storage.tables.schemas import COMPONENTS, components
-from storage.tables.sql import VIEWS
-from storage.upkeep import compaction as maintenance
-from storage.upkeep.compaction import TABLES, Compaction, compact_table, last_touched
+from storage.tables.schemas import COMPONENTS, TABLES, components
+from storage.upkeep import compaction
+from storage.upkeep.compaction import Compaction, compact_table, last_touched
 from tests.helpers import BTC, FIRST, die
 from tests.processes import forked, process_for, run_process
+from tests.storage.tables.rows import ROWS
 
 DAY = 24 * 3600
-METHODS = ("har_t", "lstm")
+COMPONENT_NAMES = ("har_t", "lstm")
 
 
 @pytest.fixture
@@ -37,18 +37,18 @@ def home(tmp_path: Path) -> Home:
 
 
 def rows(number: int, product_id: str = BTC) -> list[dict[str, Any]]:
-    """What stands beside the forecast of that number: one row a method."""
+    """The components of the forecast of that number."""
     return [
         {
+            **ROWS["components"],
             "prediction_id": f"p{number}",
             "product_id": product_id,
             "target_day": FIRST + timedelta(days=number),
-            "component": method,
-            "sigma": 0.1 + 0.2,
-            "calibrator_version": None if method == "har_t" else f"r:{number}",
+            "component": component,
+            "calibrator_version": None if component == "har_t" else f"r:{number}",
             "quantiles": [float(number), 5e-324, 1e17],
         }
-        for method in METHODS
+        for component in COMPONENT_NAMES
     ]
 
 
@@ -63,9 +63,9 @@ def delta(home: Home, version: int | None = None) -> DeltaTable:
     return DeltaTable(str(home.components), version=version)
 
 
-def numbers(found: pa.Table) -> list[int]:
-    """The numbers of the forecasts, rising, one for each of the first method's rows."""
-    names = found.filter(ds.field("component") == METHODS[0])["prediction_id"].to_pylist()
+def numbers(table: pa.Table) -> list[int]:
+    """The numbers of the forecasts, rising, one for each row of the first component."""
+    names = table.filter(ds.field("component") == COMPONENT_NAMES[0])["prediction_id"].to_pylist()
     return sorted(int(name[1:]) for name in names)
 
 
@@ -85,12 +85,10 @@ def grow_older(folder: Path, days: int) -> None:
         os.utime(path, (written, written))
 
 
-def test_every_table_is_looked_after(home: Home) -> None:
-    assert set(TABLES) == set(VIEWS) - {"closes", "candles", "quarantine"}
+def test_a_table_without_rows_is_not_created(home: Home) -> None:
     for name in TABLES:
-        assert isinstance(getattr(home, name), Path)
         assert compact_table(home, name) is None
-        assert not getattr(home, name).exists()
+        assert not home.table(name).exists()
 
 
 def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> None:
@@ -111,7 +109,7 @@ def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> Non
     assert changes == [False] * 16
 
 
-def test_what_is_compact_is_left_as_it_is(home: Home) -> None:
+def test_a_compact_table_stays_as_it_is(home: Home) -> None:
     filled(home, 3)
     compact_table(home, "components")
     version, files = delta(home).version(), data_files(home)
@@ -119,17 +117,17 @@ def test_what_is_compact_is_left_as_it_is(home: Home) -> None:
     assert (delta(home).version(), data_files(home)) == (version, files)
 
 
-def test_a_file_that_is_full_is_not_written_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_is_not_rewritten(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     components(home).add([row for number in range(3, 500) for row in rows(number)])
     (full,) = delta(home).file_uris()
-    monkeypatch.setattr(maintenance, "FULL_BYTES", Path(full).stat().st_size)
+    monkeypatch.setattr(compaction, "FULL_BYTES", Path(full).stat().st_size)
     filled(home, 3)
     assert compact_table(home, "components") == Compaction("components", 4, 2, 0)
     assert full in delta(home).file_uris()
     assert numbers(components(home).read()) == list(range(500))
 
 
-def test_texts_stay_plain_and_every_column_can_be_filtered(home: Home) -> None:
+def test_texts_stay_plain_so_that_every_column_can_be_filtered(home: Home) -> None:
     table = filled(home, 5)
     compact_table(home, "components")
     (path,) = delta(home).file_uris()
@@ -139,15 +137,15 @@ def test_texts_stay_plain_and_every_column_can_be_filtered(home: Home) -> None:
     assert table.read(ds.field("calibrator_version") == "r:2").num_rows == 1
     assert table.read(ds.field("calibrator_version").is_null()).num_rows == 5
     assert table.read((ds.field("component") >= "l") & (ds.field("target_day") > FIRST)).num_rows == 4
-    dataset = table.dataset()
+    dataset = table.snapshot().dataset
     assert dataset is not None
-    asked = "SELECT prediction_id FROM dataset WHERE method = 'lstm' AND calibrator_version > 'r:3'"
+    asked = "SELECT prediction_id FROM dataset WHERE component = 'lstm' AND calibrator_version > 'r:3'"
     assert duckdb.sql(asked).fetchall() == [("p4",)]
 
 
-def test_files_that_a_merge_wrote_can_be_filtered_again(home: Home) -> None:
+def test_files_written_by_a_merge_can_be_filtered_again(home: Home) -> None:
     table = filled(home, 1)
-    source = pa.Table.from_pylist(rows(1), schema=COMPONENTS)
+    source = pa.Table.from_pylist(rows(1), schema=COMPONENTS.arrow)
     merge = delta(home).merge(
         source, predicate="s.prediction_id = t.prediction_id", source_alias="s", target_alias="t"
     )
@@ -158,10 +156,8 @@ def test_files_that_a_merge_wrote_can_be_filtered_again(home: Home) -> None:
     assert table.read(ds.field("component") == "lstm").num_rows == 2
 
 
-def test_a_question_about_some_days_reads_a_part_of_the_file(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(maintenance, "GROUP_ROWS", 8)
+def test_a_query_of_some_days_reads_part_of_the_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "GROUP_ROWS", 8)
     filled(home, 20)
     compact_table(home, "components")
     filled(home, 4, first=20)
@@ -176,22 +172,22 @@ def test_a_question_about_some_days_reads_a_part_of_the_file(
 
 
 @pytest.mark.parametrize(("days", "kept"), [(29, 4), (31, 0)])
-def test_what_was_replaced_is_kept_for_thirty_days_however_old_its_rows_are(
+def test_replaced_files_are_kept_for_thirty_days_however_old_their_rows(
     home: Home, days: int, kept: int
 ) -> None:
     filled(home, 4)
     grow_older(home.components, 60)
     replaced = data_files(home)
-    maintenance._compact(home.components)
+    compaction._compact(home.components)
     grow_older(home.components, days)
     assert compact_table(home, "components") == Compaction("components", 1, 1, 4 - kept)
     assert len(replaced & data_files(home)) == kept
     assert numbers(components(home).read()) == [0, 1, 2, 3]
 
 
-def test_what_was_out_of_use_for_longer_is_deleted(home: Home) -> None:
+def test_files_out_of_use_for_longer_are_deleted(home: Home) -> None:
     table = filled(home, 4)
-    maintenance._compact(home.components)
+    compaction._compact(home.components)
     grow_older(home.components, 31)
     filled(home, 1, first=4)
     kept = data_files(home)
@@ -204,7 +200,7 @@ def test_what_was_out_of_use_for_longer_is_deleted(home: Home) -> None:
     assert numbers(table.read()) == [0, 1, 2, 3, 4, 5]
 
 
-def test_every_version_of_the_last_thirty_days_can_be_read_and_older_entries_go(home: Home) -> None:
+def test_versions_of_thirty_days_can_be_read_and_older_entries_are_dropped(home: Home) -> None:
     filled(home, 5)
     compact_table(home, "components")
     old = delta(home).version()
@@ -220,7 +216,7 @@ def test_every_version_of_the_last_thirty_days_can_be_read_and_older_entries_go(
         assert numbers(delta(home, version).to_pyarrow_table()) == list(range(days))
 
 
-def test_what_a_killed_run_left_goes_when_it_is_old(home: Home) -> None:
+def test_old_files_of_killed_runs_are_deleted(home: Home) -> None:
     table = filled(home, 2)
     folder = next(iter(data_files(home))).parent
     young, old = folder / "young.parquet", folder / "old.parquet"
@@ -234,54 +230,43 @@ def test_what_a_killed_run_left_goes_when_it_is_old(home: Home) -> None:
     assert numbers(table.read()) == [0, 1]
 
 
-def test_a_table_from_before_learns_how_long_to_keep(home: Home) -> None:
-    filled(home, 1)
-    name = "delta.deletedFileRetentionDuration"
-    assert delta(home).metadata().configuration[name] == "interval 30 days"
-    filled(home, 1, first=1)
-    delta(home).alter.set_table_properties({name: "interval 7 days"})
-    compact_table(home, "components")
-    assert delta(home).metadata().configuration[name] == "interval 30 days"
-    assert numbers(components(home).read()) == [0, 1]
-
-
-def test_a_look_before_anything_is_done(home: Home) -> None:
+def test_a_dry_run_changes_nothing(home: Home) -> None:
     filled(home, 3)
     before = {path: path.stat().st_mtime_ns for path in home.components.rglob("*")}
     assert compact_table(home, "components", dry_run=True) == Compaction("components", 3, 3, 0)
     assert {path: path.stat().st_mtime_ns for path in home.components.rglob("*")} == before
 
 
-def test_rows_come_in_although_the_table_was_compacted_since(home: Home) -> None:
+def test_rows_are_added_after_a_compaction_in_between(home: Home) -> None:
     table = filled(home, 3)
     state = table.begin()
     compact_table(home, "components")
-    assert table.insert(state, table.given(rows(3))) == 2
+    assert table.insert(state, table.checked(rows(3))) == 2
     assert numbers(table.read()) == [0, 1, 2, 3]
 
 
-def test_a_compaction_hides_no_row_that_came_twice(home: Home) -> None:
+def test_a_compaction_in_between_hides_no_conflict(home: Home) -> None:
     table = filled(home, 1)
     state = table.begin()
     assert table.add(rows(1)) == 2
     compact_table(home, "components")
     with pytest.raises(CommitFailedError):
-        table.insert(state, table.given(rows(1)))
+        table.insert(state, table.checked(rows(1)))
     assert table.add(rows(1)) == 0
     assert numbers(table.read()) == [0, 1]
 
 
-def test_one_compacts_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_compaction_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(home, 4)
-    compact, refused = maintenance._compact, []
+    compact, refused = compaction._compact, []
 
-    def let_another_try(folder: Path) -> None:
+    def try_another(folder: Path) -> None:
         with pytest.raises(HomeBusy, match="another upkeep") as caught:
             compact_table(home, "components", wait_seconds=0.1)
         refused.append(str(caught.value))
         compact(folder)
 
-    monkeypatch.setattr(maintenance, "_compact", let_another_try)
+    monkeypatch.setattr(compaction, "_compact", try_another)
     assert compact_table(home, "components") == Compaction("components", 4, 1, 0)
     assert len(refused) == 1
     assert numbers(components(home).read()) == [0, 1, 2, 3]
@@ -293,7 +278,7 @@ def keep_adding(root: Path, product_id: str, count: int) -> None:
         assert table.add(rows(number, product_id)) == 2
 
 
-def keep_tidying(root: Path, stop: Any) -> None:
+def keep_compacting(root: Path, stop: Any) -> None:
     while not stop.is_set():
         compact_table(Home(root), "components")
 
@@ -303,13 +288,13 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
     stop = forked().Event()
     count = 15
     writers = [process_for(keep_adding, home.root, product, count) for product in ("ETH-USD", "LTC-USD")]
-    others = [process_for(keep_tidying, home.root, stop) for _ in range(2)]
+    others = [process_for(keep_compacting, home.root, stop) for _ in range(2)]
     for process in (*others, *writers):
         process.start()
-    looks, seen = 0, {"ETH-USD": 0, "LTC-USD": 0}
+    reads, seen = 0, {"ETH-USD": 0, "LTC-USD": 0}
     try:
         while any(writer.is_alive() for writer in writers):
-            looks += 1
+            reads += 1
             for product in seen:
                 found = numbers(components(home).read(ds.field("product_id") == product))
                 assert found == list(range(len(found)))  # each once, none missing in between
@@ -320,7 +305,7 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
         for process in (*writers, *others):
             process.join(60)
     assert [process.exitcode for process in (*writers, *others)] == [0, 0, 0, 0]
-    assert looks > 3
+    assert reads > 3
     operations = {commit["operation"] for commit in delta(home).history()}
     assert "OPTIMIZE" in operations
     for product in seen:
@@ -329,21 +314,21 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
 
 
 def dies_in(root: Path, name: str, call: int) -> None:
-    usual: Callable[..., Any] = getattr(maintenance, name)
+    usual: Callable[..., Any] = getattr(compaction, name)
     calls: list[int] = []
 
     def count(*given: Any) -> Any:
         calls.append(1)
         return die() if len(calls) == call else usual(*given)
 
-    setattr(maintenance, name, count)
+    setattr(compaction, name, count)
     compact_table(Home(root), "components")
 
 
 @pytest.mark.parametrize(
-    ("name", "call"), [("_compact", 1), ("sync_commit", 1), ("_let_go", 1), ("sync_commit", 2)]
+    ("name", "call"), [("_compact", 1), ("sync_commit", 1), ("_vacuum", 1), ("sync_commit", 2)]
 )
-def test_killed_anywhere_every_row_is_there_and_the_next_time_finishes(
+def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_finishes(
     home: Home, name: str, call: int
 ) -> None:
     table = filled(home, 3)

@@ -1,4 +1,4 @@
-"""Links inside a home that lead out of it: nothing outside is written, read as ours, or taken away."""
+"""Links inside a home that lead out of it: nothing outside is written, read or deleted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pytest
 from storage.backup.backup import back_up
 from storage.backup.restore import restore
 from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import keep_raw, write_atomic
+from storage.core.files import write_atomic
 from storage.core.home import Home
 from storage.locks.locks import product_lock
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
+from storage.prices.raw_responses import keep_raw
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from storage.upkeep.compaction import compact_table, orphaned_bundles
@@ -45,14 +46,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
     return lived_runs(tmp_path_factory, tmp_path / "home")
 
 
-def whole(outside: Path) -> None:
-    found = sorted(path.relative_to(outside).as_posix() for path in outside.rglob("*"))
-    assert found == ["2019", "2019/picture.parquet", "letter.txt"]
+def check_untouched(outside: Path) -> None:
+    names = sorted(path.relative_to(outside).as_posix() for path in outside.rglob("*"))
+    assert names == ["2019", "2019/picture.parquet", "letter.txt"]
     assert {path.read_text() for path in outside.rglob("*") if path.is_file()} == {"precious"}
 
 
 def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> None:
-    """As somebody makes them who has a bigger disk."""
     for name in ("models", "predictions"):
         (runs.home.root / name).rename(tmp_path / name)
         (runs.home.root / name).symlink_to(tmp_path / name)
@@ -68,21 +68,21 @@ def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> No
     assert verify_home(Home(tmp_path / "again")) == verify_home(linked.home)
 
 
-def test_pruning_takes_nothing_away_behind_a_link(runs: Runs, outside: Path) -> None:
+def test_pruning_deletes_nothing_behind_a_link(runs: Runs, outside: Path) -> None:
     (runs.home.models / "closecast.ETH-USD.article").symlink_to(outside)
     (runs.home.models / f"closecast.{BTC}.calibrated" / "0123").symlink_to(outside)
     runs.home.folds.mkdir()
     (runs.home.folds / "abc").symlink_to(outside)
     assert orphaned_bundles(runs.home, BTC, "calibrated") == []
     assert prune_home(runs.home, moment=datetime.now(UTC)) == []
-    whole(outside)
+    check_untouched(outside)
 
 
-def test_a_vacuum_does_not_go_through_a_link(runs: Runs, outside: Path) -> None:
+def test_a_vacuum_follows_no_link(runs: Runs, outside: Path) -> None:
     (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
     with pytest.raises(HomeUnusable, match="ETH-USD is a link"):
         compact_table(runs.home, "scores")
-    whole(outside)
+    check_untouched(outside)
 
 
 def test_no_row_is_written_through_a_link(runs: Runs, outside: Path) -> None:
@@ -90,7 +90,7 @@ def test_no_row_is_written_through_a_link(runs: Runs, outside: Path) -> None:
     row = Scores(runs.home).read().to_pylist()[0]
     with pytest.raises(HomeUnusable, match="is a link"):
         Scores(runs.home).add([row | {"product_id": "ETH-USD"}])
-    whole(outside)
+    check_untouched(outside)
 
 
 def test_no_model_is_written_through_a_link(runs: Runs, outside: Path) -> None:
@@ -99,23 +99,23 @@ def test_no_model_is_written_through_a_link(runs: Runs, outside: Path) -> None:
     with pytest.raises(HomeUnusable, match="is a link"), Models(runs.home).draft("ETH-USD", "article"):
         pass
     (outside / ".draft-mine").rmdir()
-    whole(outside)
+    check_untouched(outside)
 
 
-def test_a_draft_that_is_a_link_is_not_swept(runs: Runs, outside: Path) -> None:
+def test_a_draft_that_is_a_link_is_not_deleted(runs: Runs, outside: Path) -> None:
     (runs.home.models / f"closecast.{BTC}.calibrated" / ".draft-1").symlink_to(outside)
     with pytest.raises(HomeUnusable, match="is a link"), Models(runs.home).draft(BTC, "calibrated"):
         pass
     runs.home.folds.mkdir()
-    folds = Folds(runs.home, "abc")
+    folds = BacktestCache(runs.home, "abc")
     folds.folder.mkdir()
     (folds.folder / ".draft-2").symlink_to(outside)
-    folds.sweep()
-    whole(outside)
+    folds.remove_drafts()
+    check_untouched(outside)
 
 
-def test_a_bundle_or_a_file_of_it_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Path) -> None:
-    """Its hash is right at this moment; what it leads to may be another the next."""
+def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Path) -> None:
+    """Its hash is right now; its target may change."""
     from tasks.upkeep.reproduce import reproduce_forecast
 
     name = key_of(runs, MADE)
@@ -134,10 +134,10 @@ def test_a_bundle_or_a_file_of_it_that_is_a_link_is_not_loaded(runs: Runs, tmp_p
         reproduce_forecast(runs.home, name, code_version=CODE)
 
 
-def test_an_answer_is_not_kept_through_a_link(tmp_path: Path, outside: Path) -> None:
+def test_no_response_is_kept_through_a_link(tmp_path: Path, outside: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     sha256 = keep_raw(home, b"[]")
-    path = home.raw / sha256[:2] / f"{sha256}.json.gz"
+    path = home.root / "raw" / sha256[:2] / f"{sha256}.json.gz"
     path.unlink()
     path.symlink_to(outside / "letter.txt")
     with pytest.raises(HomeUnusable, match="is a link"):
@@ -147,29 +147,29 @@ def test_an_answer_is_not_kept_through_a_link(tmp_path: Path, outside: Path) -> 
     path.parent.symlink_to(outside)
     with pytest.raises(HomeUnusable, match="is a link"):
         keep_raw(home, b"[]")
-    whole(outside)
+    check_untouched(outside)
 
 
-def test_a_file_is_put_in_the_place_of_a_link(tmp_path: Path, outside: Path) -> None:
+def test_a_file_replaces_a_link(tmp_path: Path, outside: Path) -> None:
     link = tmp_path / "state.json"
     link.symlink_to(outside / "letter.txt")
     write_atomic(link, b"ours")
     assert not link.is_symlink()
     assert link.read_bytes() == b"ours"
-    whole(outside)
+    check_untouched(outside)
 
 
-def test_a_lock_is_not_taken_on_somebody_elses_file(tmp_path: Path, outside: Path) -> None:
+def test_no_lock_is_taken_through_a_link(tmp_path: Path, outside: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     (home.locks / "BTC-USD.lock").symlink_to(outside / "letter.txt")
     with pytest.raises(HomeUnusable, match="the lock file") as error, product_lock(home, BTC):
         pass
     assert "\n" not in str(error.value)
-    whole(outside)
+    check_untouched(outside)
 
 
 def linked(path: Path, outside: Path) -> None:
-    """A link in the place of a file or folder, to the very same outside of the home."""
+    """Move a file or folder out of the home, and link to it."""
     path.rename(outside / path.name)
     path.symlink_to(outside / path.name)
 
@@ -187,7 +187,7 @@ def linked(path: Path, outside: Path) -> None:
         "models/closecast.*/[!.]*/*.h5",
     ],
 )
-def test_a_backup_holds_nothing_of_what_a_link_leads_to(runs: Runs, tmp_path: Path, where: str) -> None:
+def test_a_backup_of_a_home_with_a_link_is_refused(runs: Runs, tmp_path: Path, where: str) -> None:
     (tmp_path / "secret").mkdir()
     linked(next(runs.home.root.glob(where)), tmp_path / "secret")
     with pytest.raises(HomeUnusable, match="is a link") as error:
@@ -205,7 +205,7 @@ def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["../..", "file://{}"])
-def test_a_backup_holds_nothing_of_what_a_table_names_outside_of_it(
+def test_a_backup_holds_nothing_that_a_table_names_outside_of_it(
     runs: Runs, tmp_path: Path, way: str
 ) -> None:
     log = runs.home.root / "predictions" / "_delta_log"

@@ -104,7 +104,8 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
 )
 def test_window_shapes(rows: list[int], columns: Columns, shape: tuple[int, ...]) -> None:
     found = windows(made_up(80), rows, columns)
-    assert (found.shape, found.dtype) == (shape, np.float32)
+    assert found.shape == shape
+    assert found.dtype == np.float32
 
 
 def test_inputs_of_closes_alone_use_no_other_figure() -> None:

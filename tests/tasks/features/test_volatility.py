@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
 from typing import Any
 
@@ -46,10 +45,6 @@ def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.copy()
     frame.loc[:, [*PRICES[:3], "volume"]] = np.nan
     return frame
-
-
-def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
-    return without(frame, date(2019, 4, 10), date(2019, 4, 14))
 
 
 def test_the_estimators_by_hand() -> None:
@@ -100,24 +95,6 @@ def test_an_exponential_mean_by_hand() -> None:
     mean = ewma(np.array([np.nan, 4.0, 1.0, np.nan, 2.0]), decay=0.5)
     assert mean == pytest.approx([np.nan, 4.0, 2.0, 2.0, 2.0], nan_ok=True)
     assert ewma(np.array([1.0, 3.0]), decay=0.8)[1] == pytest.approx((0.8 * 1 + 3) / 1.8)
-
-
-@pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
-def test_later_days_change_no_bit_of_sigma(
-    change: Callable[[pd.DataFrame], pd.DataFrame], ranges: bool
-) -> None:
-    frame, settings = change(random_walk()), SIGMA | {"ranges": ranges}
-    expected = daily_sigma(frame, **settings)
-    assert np.isfinite(expected[1:]).all()
-    for row in (5, 12, 61, 62, 63, 64, 100, 150, len(frame) - 2):
-        draw = np.random.default_rng(row)
-        for garbage in (0.01, 1e6, draw.uniform(0.01, 1e6, len(frame) - row - 1), np.nan):
-            later = frame.copy()
-            for name in [*PRICES, "volume"]:
-                later.loc[row + 1 :, name] = garbage
-            assert daily_sigma(later, **settings)[: row + 1].tobytes() == expected[: row + 1].tobytes()
-        assert daily_sigma(frame.iloc[: row + 1], **settings).tobytes() == expected[: row + 1].tobytes()
 
 
 def test_one_wild_candle_is_clipped_at_16_medians() -> None:

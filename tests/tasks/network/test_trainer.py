@@ -39,7 +39,10 @@ NETWORK: dict[str, Any] = {
 ARTICLE = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=2, shuffle=False)
 SETTINGS = TrainingSettings(learning_rate=0.01, batch_size=16, epochs=3)
 HEAD = {"mean_scale": 0.1, "min_dof": 2.1}
-loss_of = functools.partial(student_t_loss, **HEAD)
+
+
+def loss_of(raw: Any, targets: Any) -> Any:
+    return student_t_loss(raw, targets, **HEAD)
 
 
 def windows(samples: int = 36, lookback: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +298,8 @@ def test_threads_take_turns_with_a_trainer() -> None:
 def test_a_window_has_the_same_bits_alone_and_among_others() -> None:
     trainer, weights, x = shared(), first_weights(3), samples(37)[0]
     together = trainer.predict(weights, x)
-    assert (together.shape, together.dtype) == ((37, 3), np.float64)
+    assert together.shape == (37, 3)
+    assert together.dtype == np.float64
     for n in (0, 1, 17, 36):
         assert trainer.predict(weights, x[n : n + 1])[0].tobytes() == together[n].tobytes()
     assert trainer.predict(weights, x[::-1])[::-1].tobytes() == together.tobytes()

@@ -1,107 +1,200 @@
-import gzip
 import json
-from collections.abc import Iterator
+import math
+from datetime import UTC, date, datetime
 from typing import Any
 
+import httpx
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from storage.core.candle_schema import CANDLE_COLUMNS, REJECTED_COLUMNS
 from storage.core.errors import BadProduct, ExchangeRefused
-from tasks.prices.coinbase_responses import MAX_BYTES, MAX_ROWS, judge, read_body
-from tasks.prices.session import Passing, Session, within
-from tests.exchange import ANSWERS, Answer, Exchange
+from tasks.prices.coinbase_client import Client
+from tasks.prices.coinbase_responses import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Response,
+    TransientError,
+    parse,
+    read_rows,
+    rows_of,
+)
+from tests.exchange import RESPONSES, Exchange
+from tests.exchange import Response as Canned
+
+SPAN = (date(2019, 10, 1), date(2019, 10, 10))
+AT = 1569888000  # 2019-10-01
+GOOD = [AT, 1.0, 3.0, 2.0, 2.5, 7.0]
 
 
-@pytest.fixture
-def ex() -> Iterator[Exchange]:
-    with Exchange({}, burst=1000, stall_seconds=5) as exchange:
-        yield exchange
+def rows(status: int, body: bytes, **headers: str) -> list[Any]:
+    return rows_of(Response(status, httpx.Headers(headers), body), "BTC-USD")
 
 
-def ask(ex: Exchange, answer: str | Answer, *, seconds: float = 5.0) -> list[Any]:
-    """What one real answer is worth."""
-    ex.faults.append(answer)
-    how: dict[str, Any] = {"stream": True, "allow_redirects": False, "timeout": 5}
-    with Session() as session, within(seconds), session.get(ex.url, **how) as response:
-        payload = read_body(response)
-    return judge(response, payload, "BTC-USD")
+def test_rows_are_returned_as_they_are() -> None:
+    assert rows(200, b"[]") == []
+    assert rows(200, b"[[1,2.5],null]") == [[1, 2.5], None]
 
 
-def test_rows_come_through_whatever_they_hold(ex: Exchange) -> None:
-    assert ask(ex, Answer(200, b"[]")) == []
-    assert ask(ex, Answer(200, b"[[1,2.5],null]")) == [[1, 2.5], None]
-    body = gzip.compress(b"[[1,2]]")
-    assert ask(ex, Answer(200, body, headers=(("Content-Encoding", "gzip"),))) == [[1, 2]]
-
-
-def test_a_number_of_thousands_of_digits_costs_a_row_not_the_page(ex: Exchange) -> None:
-    assert ask(ex, Answer(200, f"[[{'9' * 6000}],[7]]".encode())) == [[float("inf")], [7]]
+def test_a_number_of_thousands_of_digits_costs_one_row() -> None:
+    assert parse(f"[[{'9' * 6000}],[7]]".encode()) == [[float("inf")], [7]]
 
 
 @pytest.mark.parametrize(
-    ("body", "looks"),
+    ("body", "detail"),
     [
         (b"", "an empty body"),
-        (b"null", "JSON cut short or none"),
-        (b"7", "JSON that is no array"),
-        (b'{"candles":[]}', "JSON that is no array"),
-        (b"[" * 100_000, "JSON cut short or none"),
-        (b"\xff\xfe\x00", "JSON cut short or none"),
-        (b"[1,]", "JSON cut short or none"),
+        (b"null", "incomplete JSON or none"),
+        (b"7", "JSON but no array"),
+        (b'{"candles":[]}', "JSON but no array"),
+        (b"[" * 100_000, "incomplete JSON or none"),
+        (b"\xff\xfe\x00", "incomplete JSON or none"),
         (b" <html>", "an HTML page"),
         (b'{"message":"Come back\\nlater"}', "Come back later"),
         (b"[" + b"1," * MAX_ROWS + b"1]", f"an array of {MAX_ROWS + 1}"),
     ],
 )
-def test_a_200_that_is_no_array_may_pass(ex: Exchange, body: bytes, looks: str) -> None:
-    with pytest.raises(Passing) as error:
-        ask(ex, Answer(200, body))
-    assert str(error.value) == f"200 without an array of candles ({looks})"
+def test_a_200_without_an_array_is_transient(body: bytes, detail: str) -> None:
+    with pytest.raises(TransientError) as error:
+        rows(200, body)
+    assert str(error.value) == f"200 without an array of candles ({detail})"
 
 
-@pytest.mark.parametrize("status", ["429", "500", "502", "503", "504"])
-def test_these_may_pass(ex: Exchange, status: str) -> None:
-    with pytest.raises(Passing, match=f"^{status} "):
-        ask(ex, ANSWERS[status])
+@pytest.mark.parametrize("status", ["408", "429", "500", "502", "503", "504"])
+def test_transient_statuses(status: str) -> None:
+    with pytest.raises(TransientError, match=f"^{status} "):
+        rows(int(status), RESPONSES[status].body)
 
 
-def test_404_in_the_words_of_the_exchange_is_an_unknown_product(ex: Exchange) -> None:
-    with pytest.raises(BadProduct, match="knows no product BTC-USD; check its spelling"):
-        ask(ex, Answer(404, b'{"message":"NotFound"}'))
+@pytest.mark.parametrize(
+    ("status", "body", "error", "message"),
+    [
+        (404, b'{"message":"NotFound"}', BadProduct, "has no product BTC-USD; check its spelling"),
+        (404, b"<html>nginx</html>", ExchangeRefused, "404: an HTML page; .*CLOSECAST_COINBASE_URL"),
+        (403, b"<html>nginx</html>", ExchangeRefused, "403: an HTML page; .*CLOSECAST_COINBASE_URL"),
+        (400, b'{"message":"No."}', ExchangeRefused, r"refused BTC-USD with 400: No\.;"),
+        (451, b'{"message":"No."}', ExchangeRefused, r"refused BTC-USD with 451: No\.;"),
+        (304, b"", ExchangeRefused, "304, a redirect to nowhere"),
+    ],
+)
+def test_refusals(status: int, body: bytes, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        rows(status, body)
 
 
-@pytest.mark.parametrize("status", [404, 403])
-def test_404_and_403_that_are_not_the_exchange(ex: Exchange, status: int) -> None:
-    with pytest.raises(ExchangeRefused, match=f"{status}: an HTML page; .*CLOSECAST_COINBASE_URL"):
-        ask(ex, Answer(status, b"<html>nginx</html>", "text/html"))
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 418, 451])
-def test_a_refusal_is_in_the_words_of_the_exchange(ex: Exchange, status: int) -> None:
-    with pytest.raises(ExchangeRefused, match=f"refused BTC-USD with {status}: Not from here.;"):
-        ask(ex, Answer(status, b'{"message":"Not from here."}'))
-
-
-def test_the_words_of_the_exchange_are_made_harmless(ex: Exchange) -> None:
+def test_foreign_text_is_made_printable() -> None:
     foul = "\x1b[2J\r\nTraceback:\u202e\x00 " + "long " * 200
     with pytest.raises(ExchangeRefused) as error:
-        ask(ex, Answer(400, json.dumps({"message": foul}).encode()))
-    said = str(error.value)
-    assert "400: [2J Traceback: long long" in said
-    assert said.isprintable()
-    assert len(said) < 350
+        rows(400, json.dumps({"message": foul}).encode())
+    message = str(error.value)
+    assert "400: [2J Traceback: long long" in message
+    assert message.isprintable()
+    assert len(message) < 350
 
 
-def test_a_redirect_is_named(ex: Exchange) -> None:
-    with pytest.raises(
-        ExchangeRefused, match=r"302, a redirect to https://elsewhere\.example/, which is not"
-    ):
-        ask(ex, "redirect")
-    with pytest.raises(ExchangeRefused, match="304, a redirect to nowhere"):
-        ask(ex, Answer(304, b""))
-
-
-def test_a_body_past_all_measure_is_refused_also_compressed(ex: Exchange) -> None:
-    for answer in ("huge", Answer(200, b"[" + b" " * MAX_BYTES + b"]")):
+@pytest.mark.parametrize("response", ["huge", Canned(200, b"[" + b" " * MAX_BYTES + b"]")])
+def test_a_body_beyond_the_limit_is_refused(response: str | Canned) -> None:
+    fits = Canned(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")
+    with Exchange({}, burst=1000, faults=[response, fits]) as ex, Client(ex.url) as client:
         with pytest.raises(ExchangeRefused, match=f"at most {MAX_BYTES} bytes"):
-            ask(ex, answer)
-    assert ask(ex, Answer(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")) == []
+            client.page("BTC-USD", *SPAN)
+        assert client.page("BTC-USD", *SPAN, expect_rows=False).candles.empty
+
+
+@pytest.mark.parametrize(
+    ("header", "sent_at"),
+    [
+        ("Fri, 18 Oct 2019 00:20:00 GMT", datetime(2019, 10, 18, 0, 20, tzinfo=UTC)),
+        ("Fri, 18 Oct 2019 02:20:00 +0200", datetime(2019, 10, 18, 0, 20, tzinfo=UTC)),
+        ("Fri, 18 Oct 2019 00:20:00 -0000", datetime(2019, 10, 18, 0, 20, tzinfo=UTC)),
+        ("yesterday", None),
+    ],
+)
+def test_the_moment_of_a_response_is_its_date(header: str, sent_at: datetime | None) -> None:
+    assert Response(200, httpx.Headers({"Date": header}), b"").sent_at == sent_at
+
+
+# Rows
+
+
+@pytest.mark.parametrize(
+    ("row", "day", "reason"),
+    [
+        ("text", None, "its time"),
+        (None, None, "its time"),
+        ([], None, "its time"),
+        ({"time": AT}, None, "its time"),
+        ([str(AT), 1, 3, 2, 2.5, 7], None, "its time"),
+        ([True, 1, 3, 2, 2.5, 7], None, "its time"),
+        ([AT + 0.5, 1, 3, 2, 2.5, 7], None, "its time"),
+        ([math.nan, 1, 3, 2, 2.5, 7], None, "its time"),
+        ([math.inf, 1, 3, 2, 2.5, 7], None, "its time"),
+        ([AT], "2019-10-01", "six values, this row 1"),
+        ([*GOOD, 8], "2019-10-01", "six values, this row 7"),
+        ([AT, None, 3, 2, 2.5, 7], "2019-10-01", "low"),
+        ([AT, 1, "3", 2, 2.5, 7], "2019-10-01", "high"),
+        ([AT, 1, 3, True, 2.5, 7], "2019-10-01", "open"),
+        ([AT, 1, 3, 2, -math.inf, 7], "2019-10-01", "close"),
+        ([AT, 1, 3, 2, [2], 7], "2019-10-01", "close"),
+        ([AT, 1, 3, 2, 10**309, math.inf], "2019-10-01", "close, volume"),
+    ],
+)
+def test_a_row_that_is_not_a_candle_is_rejected(row: Any, day: str | None, reason: str) -> None:
+    candles, rejected = read_rows([row], *SPAN)
+    assert candles.empty
+    assert list(candles.columns) == CANDLE_COLUMNS
+    assert list(rejected.columns) == REJECTED_COLUMNS
+    assert rejected["day_utc"].tolist() == [day]
+    assert reason in rejected["reason"][0]
+    assert rejected["raw"][0] == json.dumps(row)[:500]
+
+
+def test_columns_are_not_confused() -> None:
+    candles, rejected = read_rows([GOOD], *SPAN)
+    assert rejected.empty
+    figures = {"low": 1.0, "high": 3.0, "open": 2.0, "close": 2.5, "volume": 7.0}
+    assert candles.to_dict("records") == [{"day_utc": pd.Timestamp("2019-10-01"), **figures}]
+
+
+def test_a_day_with_different_figures_is_rejected_and_a_repeated_row_is_not() -> None:
+    other = [AT + 86400, *GOOD[1:]]
+    candles, rejected = read_rows([GOOD, other, [*GOOD[:4], 2.75, 7.0], other], *SPAN)
+    assert candles["day_utc"].tolist() == [pd.Timestamp("2019-10-02")]
+    assert rejected["day_utc"].tolist() == ["2019-10-01"] * 2
+    assert set(rejected["reason"]) == {"the day has 2 rows with different figures"}
+    assert [json.loads(raw)[4] for raw in rejected["raw"]] == [2.5, 2.75]
+
+
+def test_days_outside_the_span_are_dropped_whatever_they_hold() -> None:
+    outside = [[86400 * 10**12, 1, 3, 2, 2.5, 7], [-86400 * 10**300, None], [AT - 86400, "x"]]
+    candles, rejected = read_rows([*outside, GOOD], *SPAN)
+    assert len(candles) == 1
+    assert rejected.empty
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([AT]),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=20,
+)
+candle_like = st.tuples(
+    st.sampled_from([AT, AT + 86400, AT - 86400]), *[st.floats() | st.integers() | st.none()] * 5
+).map(list)
+
+
+@given(st.lists(candle_like | json_values, max_size=8))
+def test_every_candle_stands_in_the_rows(content: list[Any]) -> None:
+    candles, rejected = read_rows(content, *SPAN)
+    assert rejected["reason"].astype(bool).all()
+    assert candles["day_utc"].is_monotonic_increasing
+    assert candles["day_utc"].is_unique
+    assert candles["day_utc"].between(pd.Timestamp(SPAN[0]), pd.Timestamp(SPAN[1])).all()
+    assert np.isfinite(candles.drop(columns="day_utc").to_numpy()).all()
+    six = [row for row in content if isinstance(row, list) and len(row) == 6]
+    for day, candle in candles.set_index("day_utc").iterrows():
+        at = int(pd.Timestamp(str(day)).timestamp())
+        figures = [candle[name] for name in ("low", "high", "open", "close", "volume")]
+        assert any(row[0] == at and row[1:] == figures for row in six)

@@ -1,4 +1,4 @@
-"""Whatever the exchange plays, what is stored is what it truly said of finished days; SOAK=20 tries more."""
+"""Whatever its faults, a stored candle is one that the exchange sent of a finished day; SOAK=20: more."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from storage.core.errors import BadProduct, ClosecastError
 from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from tasks.prices import ingest_coinbase as catch_up
+from tasks.prices import ingest_coinbase
 from tasks.prices.coinbase_client import Client
-from tasks.prices.coinbase_responses import parse
+from tasks.prices.coinbase_responses import FIGURES, parse
 from tasks.prices.ingest_coinbase import REFETCHED_DAYS, ingest_exchange
 from tests.calibrated import day
 from tests.exchange import DAY, FAULTS, Exchange
@@ -43,19 +43,19 @@ FRAME = made_up(DAYS)
 
 
 def at(number: int, minutes: float = 20) -> datetime:
-    """A moment of the day after the day of that number: it is over since so many minutes."""
+    """So many minutes after the end of the day of that number."""
     return datetime.combine(day(number + 1), datetime.min.time(), UTC) + timedelta(minutes=minutes)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def begins_with_the_frame() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catch_up, "FIRST_DAY", day(1))
+        patch.setattr(ingest_coinbase, "FIRST_DAY", day(1))
         yield
 
 
-class Play:
-    """A home, an exchange that breaks its word, and a client that is told not to wait."""
+class Scenario:
+    """A home, an exchange with faults, and a client that does not wait."""
 
     def __init__(self, root: Path, number: int, seed: int = 0) -> None:
         self.home, self.number, self.seed = Home(root).prepare(), number, seed
@@ -67,8 +67,8 @@ class Play:
     def close(self) -> None:
         self.exchange.__exit__()
 
-    def catch_up(self, minutes: float = 20) -> BaseException | None:
-        """What a run does to bring the closes; the error that it ends with."""
+    def ingest(self, minutes: float = 20) -> BaseException | None:
+        """Ingest as a daily run does; returns its error."""
         moment = at(self.number, minutes)
         self.exchange.clock = moment + self.skew
         before, self.waits = len(self.exchange.requests), []
@@ -91,69 +91,65 @@ class Play:
                     origin=last_complete_day(moment),
                     observed_at=moment,
                 )
-            except ClosecastError as said:
-                error = said
+            except ClosecastError as raised:
+                error = raised
         assert error is None or "\n" not in str(error)
         self.bounded(len(self.exchange.requests) - before)
         return error
 
     def bounded(self, requests: int) -> None:
-        """Requests and waits are bounded: a page for each 300 days and each gap, each asked so often."""
-        pages = 1 + catch_up.MAX_GAPS_A_RUN
+        """Requests and waits are bounded: a page for each 300 days and each gap, times the attempts."""
+        pages = 1 + ingest_coinbase.MAX_GAPS_A_RUN
         assert requests <= pages * ATTEMPTS * EMPTY_ATTEMPTS
         assert all(0 <= wait <= 20.5 for wait in self.waits)
 
-    def stored(self) -> list[tuple[Any, ...]]:
-        """Every row of the table of candles: seconds, low, high, open, close, volume, its answer."""
+    def stored(self) -> set[tuple[Any, ...]]:
+        """All rows of the table of candles: seconds, low, high, open, close, volume."""
         with Prices(self.home) as prices:
             rows = prices.table("candles").to_pylist()
-        names = ("low", "high", "open", "close", "volume", "payload_sha256")
-        return [(_seconds(row["day_utc"]), *(row[name] for name in names)) for row in rows]
+        return {(_seconds(row["day_utc"]), *(row[name] for name in FIGURES)) for row in rows}
 
     def check(self) -> None:
-        """Every stored close was truly given of a finished day; every other row is kept with its reason."""
-        said = {
+        """Every stored candle was sent of a finished day; every other row is quarantined with its reason."""
+        finished = {
             (row[0], *map(float, row[1:]))
-            for given in self.exchange.given
-            for row in given.rows
-            if _is_candle(row) and row[0] + DAY <= given.made.timestamp()
+            for page in self.exchange.sent
+            for row in page.rows
+            if _is_candle(row) and row[0] + DAY <= page.sent_at.timestamp()
         }
-        stored = self.stored()
-        for row in stored:
-            assert row[:-1] in said, row
+        candles = self.stored()
+        assert candles <= finished
         with Prices(self.home) as prices:
-            aside = prices.quarantined(BTC)
-        assert aside["reason"].str.len().min() > 0 or aside.empty
-        kept = {row[:-1] for row in stored}
+            quarantined = prices.quarantined(BTC)
+        assert (quarantined["reason"] != "").all()
         for path in self.home.raw.glob("*/*.gz"):
             for row in parse(read_raw(self.home, path.name.removesuffix(".json.gz"))):
-                assert self.accounted(row, kept, aside), row
+                assert self.accounted(row, candles, quarantined), row
 
-    def accounted(self, row: Any, kept: set[tuple[Any, ...]], aside: pd.DataFrame) -> bool:
-        """Whether a row of an accepted answer is stored, quarantined, or of a day that nobody asked for."""
-        if _is_candle(row) and (row[0], *map(float, row[1:])) in kept:
+    def accounted(self, row: Any, candles: set[tuple[Any, ...]], quarantined: pd.DataFrame) -> bool:
+        """Whether a row of an accepted response is stored, quarantined, or of a day outside its request."""
+        if not _is_candle(row):
+            return json.dumps(row)[:500] in set(quarantined["raw"])
+        if (row[0], *map(float, row[1:])) in candles:
             return True
-        if json.dumps(row)[:500] in set(aside["raw"]):
+        if any(json.dumps(row)[:500] == raw or _same(row, raw) for raw in quarantined["raw"]):
             return True
-        if _is_candle(row):
-            stamp = pd.Timestamp(row[0], unit="s")
-            asked = any(
-                given.query["start"][:10] <= str(stamp.date()) <= given.query["end"][:10]
-                for given in self.exchange.given
-                if row in given.rows
-            )
-            return not asked or any(_same(row, raw) for raw in aside["raw"])
-        return False
+        day = str(pd.Timestamp(row[0], unit="s").date())
+        return not any(
+            page.query["start"][:10] <= day <= page.query["end"][:10]
+            for page in self.exchange.sent
+            if row in page.rows
+        )
 
     def truth(self) -> dict[int, tuple[float, ...]]:
-        """What the exchange says now of the finished days, without a fault."""
+        """The exchange's candles of the finished days, without a fault."""
         query = {
             "granularity": str(DAY),
             "start": f"{day(1)}T00:00:00Z",
             "end": f"{day(self.number)}T00:00:00Z",
         }
-        answer = self.exchange.answer(f"/products/{BTC}/candles", query, {"User-Agent": "x"})
-        return {row[0]: tuple(map(float, row[1:])) for row in json.loads(answer.body)}
+        response = self.exchange.respond(f"/products/{BTC}/candles", query, {"User-Agent": "x"})
+        return {row[0]: tuple(map(float, row[1:])) for row in json.loads(response.body)}
 
 
 def _seconds(when: Any) -> int:
@@ -170,51 +166,50 @@ def _is_candle(row: Any) -> bool:
 
 
 def _same(row: list[Any], raw: str) -> bool:
-    """Whether a row was quarantined as a candle: by its figures under their names."""
+    """Whether `raw` holds the figures of the row under their names."""
     with suppress(ValueError, AttributeError, TypeError, LookupError):
         kept = json.loads(raw)
-        names = ("low", "high", "open", "close", "volume")
-        return all(float(kept[name]) == float(value) for name, value in zip(names, row[1:], strict=True))
+        return all(float(kept[name]) == float(value) for name, value in zip(FIGURES, row[1:], strict=True))
     return False
 
 
-def closes(play: Play) -> dict[int, float]:
-    with Prices(play.home) as prices:
+def closes(scenario: Scenario) -> dict[int, float]:
+    with Prices(scenario.home) as prices:
         rows = prices.table("closes").to_pylist()
     return {_seconds(row["day_utc"]): row["close"] for row in rows}
 
 
-def honest_at_last(play: Play, *, kept_quiet: bool = False) -> None:
-    """When the trouble is over, the next run makes the series whole.
+def check_recovery(scenario: Scenario, *, first_days_missing: bool = False) -> None:
+    """After the faults the next runs complete the series.
 
-    Days before the first one that the exchange has `kept_quiet` about look like days before the listing.
+    First days that the exchange has left out (`first_days_missing`) look like days before the listing.
     """
-    play.exchange.faults.clear()
-    play.skew = timedelta()
-    for _ in range(2):  # a gap that the first one leaves, the second one asks for
-        assert play.catch_up() is None
-    truth = play.truth()
-    since = min(closes(play)) if kept_quiet else 0
-    assert closes(play).keys() == {when for when in truth if when >= since}
-    recent = _seconds(day(play.number)) - REFETCHED_DAYS * DAY
-    assert {when: usd for when, usd in closes(play).items() if when >= recent} == {
+    scenario.exchange.faults.clear()
+    scenario.skew = timedelta()
+    for _ in range(2):  # the second one requests a gap that the first one leaves
+        assert scenario.ingest() is None
+    truth = scenario.truth()
+    since = min(closes(scenario)) if first_days_missing else 0
+    assert closes(scenario).keys() == {when for when in truth if when >= since}
+    recent = _seconds(day(scenario.number)) - REFETCHED_DAYS * DAY
+    assert {when: close for when, close in closes(scenario).items() if when >= recent} == {
         when: row[3] for when, row in truth.items() if when >= recent
     }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
-    play = Play(tmp_path, 40)
+    scenario = Scenario(tmp_path, 40)
     try:
         for times in (1, 2, ATTEMPTS, ATTEMPTS * EMPTY_ATTEMPTS):
-            play.number += 1
-            play.exchange.faults.extend([fault] * times)
-            play.catch_up()
-            play.check()
-        honest_at_last(play)
-        play.check()
+            scenario.number += 1
+            scenario.exchange.faults.extend([fault] * times)
+            scenario.ingest()
+            scenario.check()
+        check_recovery(scenario)
+        scenario.check()
     finally:
-        play.close()
+        scenario.close()
 
 
 @settings(max_examples=15 * MORE, **STEADY)  # type: ignore[arg-type]
@@ -223,21 +218,21 @@ def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
     seed=st.integers(0, 2**16),
     first=st.integers(8, 40),
 )
-@example(faults=["403", "negative"], seed=1188, first=8)  # the very first day was quarantined
-@example(faults=["midday"], seed=17, first=17)  # and nobody knew which day it was
+@example(faults=["403", "negative"], seed=1188, first=8)  # the first day of all was quarantined
+@example(faults=["midday"], seed=17, first=17)  # and its day was unknown
 def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> None:
     with TemporaryDirectory() as folder:
-        play = Play(Path(folder), first, seed)
+        scenario = Scenario(Path(folder), first, seed)
         try:
-            play.exchange.faults.extend(faults)
+            scenario.exchange.faults.extend(faults)
             for _ in range(3):
-                play.catch_up()
-                play.check()
-                play.number += 1
-            honest_at_last(play, kept_quiet="gap" in faults)
-            play.check()
+                scenario.ingest()
+                scenario.check()
+                scenario.number += 1
+            check_recovery(scenario, first_days_missing="gap" in faults)
+            scenario.check()
         finally:
-            play.close()
+            scenario.close()
 
 
 @settings(max_examples=20 * MORE, **STEADY)  # type: ignore[arg-type]
@@ -246,96 +241,94 @@ def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> Non
     skew=st.floats(-3, 3),
     fault=st.sampled_from(["ok", "open", "frozen", "outside"]),
 )
-def test_around_midnight_no_open_candle_enters_whatever_the_clocks_say(
-    minutes: float, skew: float, fault: str
-) -> None:
+def test_around_midnight_no_unfinished_candle_is_stored(minutes: float, skew: float, fault: str) -> None:
     with TemporaryDirectory() as folder:
-        play = Play(Path(folder), 30)
-        play.skew = timedelta(minutes=skew)
+        scenario = Scenario(Path(folder), 30)
+        scenario.skew = timedelta(minutes=skew)
         try:
-            play.exchange.faults.extend([fault] * 4)
-            play.catch_up(minutes)
-            play.check()
-            honest_at_last(play)
+            scenario.exchange.faults.extend([fault] * 4)
+            scenario.ingest(minutes)
+            scenario.check()
+            check_recovery(scenario)
         finally:
-            play.close()
+            scenario.close()
 
 
-def test_a_delisted_product_loses_nothing(tmp_path: Path) -> None:
-    play = Play(tmp_path, 30)
+def test_a_delisted_product_keeps_its_candles(tmp_path: Path) -> None:
+    scenario = Scenario(tmp_path, 30)
     try:
-        assert play.catch_up() is None
-        before = closes(play)
-        play.number += 5
-        play.exchange.delist(BTC)
-        error = play.catch_up()
+        assert scenario.ingest() is None
+        before = closes(scenario)
+        scenario.number += 5
+        scenario.exchange.delist(BTC)
+        error = scenario.ingest()
         assert isinstance(error, BadProduct)
-        assert "knows no product BTC-USD" in str(error)
-        assert closes(play) == before
+        assert "has no product BTC-USD" in str(error)
+        assert closes(scenario) == before
     finally:
-        play.close()
+        scenario.close()
 
 
-def test_an_exchange_that_forgets_days_takes_none_of_them_away(tmp_path: Path) -> None:
-    play = Play(tmp_path, 30)
+def test_days_that_the_exchange_removes_stay_stored(tmp_path: Path) -> None:
+    scenario = Scenario(tmp_path, 30)
     try:
-        assert play.catch_up() is None
-        before = closes(play)
-        play.exchange.withdraw(BTC, day(10), day(28))
-        play.number += 1
-        assert play.catch_up() is None
-        assert before.items() <= closes(play).items()
-        assert len(closes(play)) == len(before) + 1
+        assert scenario.ingest() is None
+        before = closes(scenario)
+        scenario.exchange.withdraw(BTC, day(10), day(28))
+        scenario.number += 1
+        assert scenario.ingest() is None
+        assert before.items() <= closes(scenario).items()
+        assert len(closes(scenario)) == len(before) + 1
     finally:
-        play.close()
+        scenario.close()
 
 
 class Storm(RuleBasedStateMachine):
-    """Days pass, the exchange restates, breaks its word and mends it; runs come when they come."""
+    """Days pass, the exchange restates and has faults, clocks drift, and runs come at any time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
-        self.play = Play(Path(self.folder.name), 10)
+        self.scenario = Scenario(Path(self.folder.name), 10)
 
     @initialize(seed=st.integers(0, 2**16))
     def begin(self, seed: int) -> None:
-        self.play.exchange._random.seed(seed)
+        self.scenario.exchange._random.seed(seed)
 
     @rule(days=st.integers(1, 4))
-    @precondition(lambda self: self.play.number < DAYS - 5)
+    @precondition(lambda self: self.scenario.number < DAYS - 5)
     def days_pass(self, days: int) -> None:
-        self.play.number += days
+        self.scenario.number += days
 
     @rule(fault=st.sampled_from(FAULTS), times=st.integers(1, 7))
-    def trouble(self, fault: str, times: int) -> None:
-        self.play.exchange.faults.extend([fault] * times)
+    def faults_come(self, fault: str, times: int) -> None:
+        self.scenario.exchange.faults.extend([fault] * times)
 
     @rule(back=st.integers(0, 6), share=st.floats(0.9, 1.1))
     def restated(self, back: int, share: float) -> None:
-        number = self.play.number - back
+        number = self.scenario.number - back
         close = float(FRAME["close"].iloc[number - 1]) * share
         figures = {"open": close, "high": close + 1, "low": close - 1, "close": close}
-        self.play.exchange.restate(BTC, day(number), **figures)
+        self.scenario.exchange.restate(BTC, day(number), **figures)
 
     @rule(skew=st.sampled_from([-3, 0, 3]))
     def clocks_drift(self, skew: int) -> None:
-        self.play.skew = timedelta(minutes=skew)
+        self.scenario.skew = timedelta(minutes=skew)
 
     @rule(minutes=st.sampled_from([1, 6, 20, 900]))
-    def run_comes(self, minutes: float) -> None:
-        self.play.catch_up(minutes)
+    def run(self, minutes: float) -> None:
+        self.scenario.ingest(minutes)
 
     @invariant()
-    def only_the_truth_is_stored(self) -> None:
-        self.play.check()
+    def only_sent_candles_are_stored(self) -> None:
+        self.scenario.check()
 
     def teardown(self) -> None:
         try:
-            honest_at_last(self.play)
-            self.play.check()
+            check_recovery(self.scenario)
+            self.scenario.check()
         finally:
-            self.play.close()
+            self.scenario.close()
             self.folder.cleanup()
 
 

@@ -22,9 +22,9 @@ from storage.core.errors import (
     SourceMismatch,
     StaleSeries,
 )
-from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import read_raw
 from storage.tables.sql import query
 from tasks.prices import ingest_coinbase as catch_up
 from tasks.prices import ingest_csv as ingest

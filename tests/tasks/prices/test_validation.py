@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import time
 from datetime import date, timedelta
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +12,9 @@ from hypothesis import strategies as st
 
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
 from tasks.prices.csv_reader import read_candles
-from tasks.prices.validation import Checked, check_candles, find_gaps
+from tasks.prices.validation import Checked, check_candles
+from tests.helpers import SHARED, needs_prices
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 FIRST = date(2019, 1, 1)
 LAST = date(2019, 12, 31)
 
@@ -52,7 +50,7 @@ def test_good_candles_enter_as_they_are() -> None:
     assert checked.quarantined.empty
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_an_empty_frame() -> None:
     checked = check(candle_frame())
     assert checked.accepted.empty
     assert checked.quarantined.empty
@@ -73,7 +71,7 @@ def test_nothing_in_nothing_out() -> None:
         ({"volume": np.inf}, "volume inf is negative or not finite"),
     ],
 )
-def test_a_broken_rule_sets_the_row_aside_with_its_figures(figures: dict[str, float], reason: str) -> None:
+def test_a_row_that_breaks_a_rule_is_quarantined(figures: dict[str, float], reason: str) -> None:
     checked = check(candles(100.0, 100.0, **figures))
     assert closes(checked) == [100.0]
     assert checked.quarantined["day_utc"].tolist() == ["2019-01-02"]
@@ -83,12 +81,12 @@ def test_a_broken_rule_sets_the_row_aside_with_its_figures(figures: dict[str, fl
 @pytest.mark.parametrize(
     "figures", [dict.fromkeys(["open", "high", "low", "volume"], np.nan), {"volume": 0.0}]
 )
-def test_what_is_unknown_or_zero_volume_may_enter(figures: dict[str, float]) -> None:
+def test_unknown_figures_and_zero_volume_are_accepted(figures: dict[str, float]) -> None:
     frame = candles(100.0, 100.0, **figures)
     pd.testing.assert_frame_equal(check(frame).accepted, frame)
 
 
-def test_unfinished_days_and_unknown_days() -> None:
+def test_unfinished_and_unknown_days_are_quarantined() -> None:
     frame = candles(100.0, 101.0, 102.0)
     checked = check(frame, last_finished_day=date(2019, 1, 2))
     assert closes(checked) == [100.0, 101.0]
@@ -101,7 +99,7 @@ def test_unfinished_days_and_unknown_days() -> None:
     assert checked.quarantined.iloc[0].tolist()[::2] == [None, "its day is unknown"]
 
 
-def test_raw_holds_what_came() -> None:
+def test_raw_holds_the_figures() -> None:
     checked = check(candles(100.0, 100.0, open=np.nan, high=np.inf, volume=-np.inf))
     assert json.loads(checked.quarantined["raw"][0]) == {
         "day_utc": "2019-01-02",
@@ -122,7 +120,7 @@ def test_a_spike_costs_only_itself(spike: float, ratio: str) -> None:
     ]
 
 
-def test_exactly_the_factor_may_enter_and_a_hair_more_may_not() -> None:
+def test_exactly_the_factor_is_accepted_and_a_bit_more_is_not() -> None:
     assert closes(check(candles(100.0, 300.0, 100.0))) == [100.0, 300.0, 100.0]
     assert closes(
         check(candles(100.0, np.nextafter(300.0, 400.0)), previous=(date(2018, 12, 31), 100.0))
@@ -148,7 +146,7 @@ def test_the_allowance_grows_with_the_days_between() -> None:
     assert len(check(far, last_finished_day=date(2100, 1, 1), previous=(FIRST, 1e-300)).accepted) == 2
 
 
-def test_previous_is_what_the_first_row_is_held_against() -> None:
+def test_previous_is_the_reference_of_the_first_row() -> None:
     frame = candles(1000.0, 1000.0, 1000.0)
     checked = check(frame, previous=(date(2018, 12, 31), 100.0))
     assert checked.quarantined["reason"].tolist() == [
@@ -160,13 +158,13 @@ def test_previous_is_what_the_first_row_is_held_against() -> None:
     assert closes(check(frame, previous=(date(2019, 6, 1), 900.0))) == [1000.0] * 3
 
 
-def test_an_absurd_first_row_falls_and_not_all_others() -> None:
+def test_an_absurd_first_row_is_quarantined_and_not_all_others() -> None:
     checked = check(candles(400_000.0, 4000.0, 4010.0, 4020.0, 4030.0, 4040.0))
     assert closes(checked) == [4000.0, 4010.0, 4020.0, 4030.0, 4040.0]
     assert "the median of the first 5 closes (4020.0)" in checked.quarantined["reason"][0]
 
 
-def test_rows_set_aside_by_a_rule_are_no_reference() -> None:
+def test_quarantined_rows_are_no_reference() -> None:
     frame = candles(100.0, 1000.0, 100.0)
     frame.loc[1, "volume"] = -1.0
     assert closes(check(frame)) == [100.0, 100.0]
@@ -181,27 +179,27 @@ figure = st.one_of(
 @settings(deadline=None, max_examples=150)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 3), figure, figure, figure, figure, figure), max_size=25),
-    compact_table=st.booleans(),
+    flat=st.booleans(),
     previous=st.none() | st.tuples(st.just(date(2018, 12, 30)), st.floats(50, 200)),
 )
-def test_every_row_is_accepted_or_set_aside_by_the_rules(
-    rows: list[tuple[float, ...]], compact_table: bool, previous: tuple[date, float] | None
+def test_every_row_is_accepted_or_quarantined_by_the_rules(
+    rows: list[tuple[float, ...]], flat: bool, previous: tuple[date, float] | None
 ) -> None:
     frame = candles(*[row[1] for row in rows], days=np.cumsum([row[0] for row in rows], dtype=int).tolist())
-    if not compact_table:
+    if not flat:
         frame[FIGURES] = np.array([row[1:] for row in rows], dtype=float).reshape(-1, 5)
     before = frame.copy(deep=True)
     last = FIRST + timedelta(days=30)
     checked = check(frame, last_finished_day=last, previous=previous)
     pd.testing.assert_frame_equal(frame, before)
 
-    aside = set(checked.quarantined["day_utc"])
-    assert len(aside) == len(checked.quarantined)
-    kept = [day.strftime("%Y-%m-%d") not in aside for day in frame["day_utc"]]
+    quarantined = set(checked.quarantined["day_utc"])
+    assert len(quarantined) == len(checked.quarantined)
+    kept = [day.strftime("%Y-%m-%d") not in quarantined for day in frame["day_utc"]]
     pd.testing.assert_frame_equal(
         checked.accepted, frame.loc[np.array(kept, dtype=bool)].reset_index(drop=True)
     )
-    assert sum(kept) + len(aside) == len(frame)
+    assert sum(kept) + len(quarantined) == len(frame)
     assert (checked.quarantined["reason"] != "").all()
 
     good = checked.accepted
@@ -215,19 +213,6 @@ def test_every_row_is_accepted_or_set_aside_by_the_rules(
         span = (good["day_utc"][two] - good["day_utc"][one]).days
         near, far = sorted([float(good["close"][one]), float(good["close"][two])])
         assert far <= near * 3.0**span
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.sets(st.integers(0, 60), max_size=40))
-def test_holes_are_exactly_the_days_that_are_missing(present: set[int]) -> None:
-    days = pd.Series([FIRST + timedelta(days=day) for day in present], dtype="datetime64[s]")
-    gaps = find_gaps(days)
-    missing = [day.date() for start, end in gaps for day in pd.date_range(start, end, freq="D")]
-    known = {FIRST + timedelta(days=day) for day in present}
-    span = pd.date_range(min(known), max(known)).date if known else []
-    assert missing == [day for day in span if day not in known]
-    for (_, end), (start, _) in pairwise(gaps):
-        assert (start - end).days > 1
 
 
 @pytest.mark.parametrize("spikes", [0, 1000])
@@ -250,12 +235,11 @@ def test_a_million_rows_in_seconds(spikes: int) -> None:
     assert len(checked.accepted) == count - spikes
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real prices are not beside the project")
+@needs_prices
 def test_real_prices() -> None:
     article = read_candles((SHARED / "article_bitcoin.csv").read_bytes(), "BTC-USD").candles
     checked = check(article, last_finished_day=date(2020, 6, 4))
     pd.testing.assert_frame_equal(checked.accepted, article)
-    assert find_gaps(article["day_utc"]) == [(date(2019, 3, 20), date(2019, 3, 31))]
     messy = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
     checked = check(
         read_candles(messy, "ETH-USD", on_duplicate="last").candles, last_finished_day=date(2021, 1, 1)

@@ -47,13 +47,13 @@ def days_learned(quantile_offsets: np.ndarray) -> list[int]:
 def test_half_is_the_network_s_and_half_is_har_s() -> None:
     candles, at = made_up(420), rows(300, 301, 419)
     said = say(ensemble(), candles, at, RECIPE, methods=HAR)
-    inputs = make_inputs(candles, RECIPE, ensemble().columns)
+    inputs = make_inputs(candles, RECIPE.input_settings, ensemble().columns)
     own = ensemble_quantiles(ensemble(), inputs, at, RECIPE)
     har = baseline_quantiles(candles, at, components=HAR)[MIXED_WITH]
     assert said.own.tobytes() == own.tobytes()
     assert said.baselines[MIXED_WITH].tobytes() == har.tobytes()
     np.testing.assert_allclose(said.mixed, (own + har) / 2, rtol=1e-14)
-    assert said.scales.tolist() == inputs.scale[at].tolist()
+    assert said.scales.tolist() == inputs.sigma[at].tolist()
     quarter = RECIPE.model_copy(update={"har_share": 0.25})
     mixed = say(ensemble(), candles, at, quarter, methods=HAR).mixed
     np.testing.assert_allclose(mixed, 0.75 * own + 0.25 * har, rtol=1e-14)

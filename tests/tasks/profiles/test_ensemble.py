@@ -50,7 +50,7 @@ def digest(trained: Trained) -> list[Any]:
 
 
 def said(ensemble: Ensemble, candles: pd.DataFrame, rows: list[int]) -> np.ndarray:
-    inputs = make_inputs(candles, RECIPE, ensemble.columns)
+    inputs = make_inputs(candles, RECIPE.input_settings, ensemble.columns)
     return ensemble_quantiles(ensemble, inputs, np.array(rows, dtype=np.int64), RECIPE)
 
 
@@ -144,12 +144,12 @@ def test_the_same_in_a_fresh_process() -> None:
 
 def test_a_forecast_alone_traces_no_training() -> None:
     ensemble, recipe = trained().ensemble, RECIPE.model_copy(update={"dropout": 0.3})
-    inputs = make_inputs(made_up(600), recipe, ensemble.columns)
+    inputs = make_inputs(made_up(600), recipe.input_settings, ensemble.columns)
     found = ensemble_quantiles(ensemble, inputs, np.array([599], dtype=np.int64), recipe)
     assert found.tobytes() == said(ensemble, made_up(600), [599]).tobytes()
     forecasts, trains = trainer_for(recipe, 11), trainer_for(RECIPE, 11)
     for trainer, expected in ((forecasts, (0, 0, 1)), (trains, (1, 1, 1))):
-        loops = (trainer._epoch, trainer._mean_loss, trainer._apart)
+        loops = (trainer._epoch, trainer._mean_loss, trainer._predict)
         assert tuple(min(loop.experimental_get_tracing_count(), 1) for loop in loops) == expected
 
 
@@ -267,16 +267,18 @@ def test_the_members_quantiles_are_averaged() -> None:
     assert found.shape == (3, 23)
     assert (np.diff(found, axis=1) > 0).all()
     # Each is its head's Student t, in the origin's scale.
-    inputs = make_inputs(candles, RECIPE, ensemble.columns)
-    shown = windows_at(inputs, np.array(rows), lookback=5, return_clip=6.0)
+    inputs = make_inputs(candles, RECIPE.input_settings, ensemble.columns)
+    shown = windows_at(inputs, np.array(rows), RECIPE.input_settings)
     mean, sigma, dof = trainer_for(RECIPE, 11).predict(ensemble.members[1], shown)[2]
     expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
-    np.testing.assert_allclose(alone[1][2], expected * inputs.scale[599], rtol=1e-9)
+    np.testing.assert_allclose(alone[1][2], expected * inputs.sigma[599], rtol=1e-9)
 
 
 def test_a_forecast_is_the_same_alone_among_others_and_before_garbage() -> None:
     candles, ensemble = made_up(600), trained().ensemble
-    rows = usable_rows(make_inputs(candles, RECIPE, ensemble.columns), lookback=5)[::7].tolist()
+    rows = usable_rows(make_inputs(candles, RECIPE.input_settings, ensemble.columns), lookback=5)[
+        ::7
+    ].tolist()
     together = said(ensemble, candles, rows)
     for n in (0, 3, len(rows) // 2, len(rows) - 1):
         row = rows[n]

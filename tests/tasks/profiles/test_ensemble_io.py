@@ -51,7 +51,7 @@ def test_it_comes_back_to_the_last_bit(tmp_path: Path, features: int) -> None:
     assert stored.ensemble.trained_through == date(2020, 1, 2)
     assert ensemble_sha256(stored.ensemble) == ensemble_sha256(trained.ensemble)
     assert stored.quantile_offsets.tobytes() == CORRECTIONS.tobytes()
-    inputs = make_inputs(made_up(100), RECIPE, trained.ensemble.columns)
+    inputs = make_inputs(made_up(100), RECIPE.input_settings, trained.ensemble.columns)
     rows = np.array([60, 99])
     before, after = (
         ensemble_quantiles(one, inputs, rows, RECIPE) for one in (trained.ensemble, stored.ensemble)

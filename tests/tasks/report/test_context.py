@@ -25,7 +25,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def hits(*names: str, days: int = 100) -> pd.DataFrame:
     frame = pd.DataFrame({"target_day": pd.date_range("2020-01-01", periods=days, unit="s")})
     for percent in (50, 80, 95):
-        frame[f"hit_{percent}"] = pd.array([True] * days, "boolean")
+        frame[f"covered_{percent}"] = pd.array([True] * days, "boolean")
     for name in names:
         frame[name] = pd.array([n % 2 == 0 for n in range(days)], "boolean")
     return frame

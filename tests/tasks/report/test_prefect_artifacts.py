@@ -98,10 +98,10 @@ def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
     assert last_forecasts(home, BTC, "article") == []
     table = Predictions(home)
     for offset in (2, 0, 1):
-        table.publish(row(offset))
-    table.publish(row(1, prediction_id="revised"))
-    table.publish(row(9, product_id="ETH-USD"))
-    table.publish(row(8, profile="calibrated"))
+        table.publish([row(offset)])
+    table.publish([row(1, prediction_id="revised")])
+    table.publish([row(9, product_id="ETH-USD")])
+    table.publish([row(8, profile="calibrated")])
     found = last_forecasts(home, BTC, "article")
     assert [entry["prediction_id"] for entry in found] == ["id-2", "revised", "id-1", "id-0"]
     assert found[1] == {

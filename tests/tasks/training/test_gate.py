@@ -32,8 +32,8 @@ LAST: date = prices()["day_utc"].iloc[-1].date()
 
 @functools.cache
 def network(columns: Columns, seed: int) -> tuple[Any, ...]:
-    inputs = make_inputs(prices(), RECIPE, columns)
-    shown = windows_at(inputs, np.array([500]), lookback=RECIPE.lookback, return_clip=RECIPE.return_clip)
+    inputs = make_inputs(prices(), RECIPE.input_settings, columns)
+    shown = windows_at(inputs, np.array([500]), RECIPE.input_settings)
     made = calibrated_network(
         lookback=RECIPE.lookback,
         features=shown.shape[2],
@@ -54,7 +54,7 @@ def model(unseen: int = 180, *, wider: float = 0.0, columns: Columns = ALL, seed
 
 def by_hand(one: Ensemble, candles: pd.DataFrame, first: date, rows: Any = None) -> tuple[float, int]:
     """The mean CRPS of the model's forecasts for the days from `first` on."""
-    inputs = make_inputs(candles, RECIPE, one.columns)
+    inputs = make_inputs(candles, RECIPE.input_settings, one.columns)
     if rows is None:
         rows = usable_rows(inputs, lookback=RECIPE.lookback)
     came = np.append(log_returns(candles)[1:], np.nan)
@@ -149,7 +149,7 @@ def test_what_was_seen_does_not_count() -> None:
 def test_a_day_without_both_forecasts_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means over different days would be compared otherwise."""
     champion, challenger = model(), model(columns=Columns(ranges=False, volume=False), wider=0.1)
-    inputs = make_inputs(prices(), RECIPE, champion.columns)
+    inputs = make_inputs(prices(), RECIPE.input_settings, champion.columns)
     rows = usable_rows(inputs, lookback=RECIPE.lookback)
     dropped = iter([rows[rows % 7 != 0], rows[rows % 5 != 0]])
     monkeypatch.setattr(evaluate, "usable_rows", lambda *_, **__: next(dropped))

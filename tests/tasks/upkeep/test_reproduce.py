@@ -104,7 +104,7 @@ def test_a_stored_figure_that_differs_by_a_bit_is_told(runs: Runs) -> None:
     row["point"] = float(np.nextafter(row["point"], np.inf))
     beside = components(runs.home).read(ds.field("prediction_id") == row["prediction_id"]).to_pylist()
     components(runs.home).add([one | {"prediction_id": "f" * 32} for one in beside])
-    Predictions(runs.home).publish({**row, "prediction_id": "f" * 32})
+    Predictions(runs.home).publish([{**row, "prediction_id": "f" * 32}])
     found = reproduce_forecast(runs.home, "f" * 32, code_version=CODE)
     assert [one.name for one in found.figures if not one.same] == ["point"]
     assert 0 < max(one.apart for one in found.figures) < 1e-15

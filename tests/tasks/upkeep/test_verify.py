@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 
 from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import keep_raw
 from storage.core.home import Home
-from storage.models.backtest_cache import Folds
+from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
 from storage.prices.integrity import PriceRecords
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import keep_raw
 from storage.tables.checksums import CHECKSUMS
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
@@ -216,7 +216,7 @@ def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
 
 def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    folds = Folds(home, "b" * 32)
+    folds = BacktestCache(home, "b" * 32)
     with folds.draft("m1") as draft:
         draft.write_json("calibration.json", {"levels": [0.5]})
     (folds.folder / ".draft-half").mkdir()
