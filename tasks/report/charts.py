@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.core.intervals import INTERVALS
+from storage.core.intervals import COVERED, INTERVALS
 from tasks.core.quantiles import LEVELS
-from storage.core.intervals import COVERED
 from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
