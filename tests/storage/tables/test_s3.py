@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,7 +124,7 @@ def test_addresses(url: str, path: S3Path) -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused_and_not_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="s3://BUCKET/PREFIX") as caught:
-        Home(tmp_path, "sqlite://", url).prepare()
+        prepare_home(Home(tmp_path, "sqlite://", url))
     assert SECRET not in str(caught.value)
 
 
@@ -368,7 +368,8 @@ def test_a_server_that_cannot_be_used_is_one_line(
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_path, "RETRIES", 1)
     s3_path._store.cache_clear()
-    for use in (home.prepare, Predictions(home).read, lambda: Predictions(home).publish([forecast("b")])):
+    uses: list[Callable[[], object]] = [lambda: prepare_home(home), Predictions(home).read]
+    for use in (*uses, lambda: Predictions(home).publish([forecast("b")])):
         with pytest.raises(HomeUnusable, match=message) as caught:
             use()
         assert "\n" not in str(caught.value)
