@@ -152,7 +152,7 @@ def ensemble_quantiles(
     """
     if not len(rows):
         return np.empty((0, len(LEVELS)))
-    windows = windows_at(inputs, rows, settings.inputs)
+    windows = windows_at(inputs, rows, settings)
     trainer = trainers_for(settings, windows.shape[2]).first
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
@@ -254,10 +254,10 @@ def _member_seed(settings: CalibratedSettings, *parts: int) -> int:
 
 
 def _windows_of(candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns) -> _Windows:
-    inputs = make_inputs(candles, settings.inputs, columns)
+    inputs = make_inputs(candles, settings, columns)
     rows = usable_rows(inputs, lookback=settings.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    windows = windows_at(inputs, rows, settings.inputs)
+    windows = windows_at(inputs, rows, settings)
     return _Windows(windows, inputs.targets[rows][:, None], inputs.days[rows] + np.timedelta64(1, "D"))
 
 
