@@ -28,10 +28,10 @@ from storage.upkeep.compaction import compact_table
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import CODE, MADE, Runs
+from tests.calibrated import MADE, Runs
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
 from tests.helpers import BTC, NOW, PROJECT
-from tests.lived import DAYS, key_of, live, lived_runs
+from tests.lived import DAYS, lived_runs
 
 pytestmark = pytest.mark.engines
 
@@ -73,11 +73,11 @@ def test_a_home_moves_to_the_servers_and_back(
 
     # Another machine, which has nothing of its own yet: it makes the next day, the first one sees it.
     two = prepare_home(replace(shared, root=tmp_path / "two"))
-    assert reproduce_forecast(two, key_of(runs, MADE), code_version=CODE).same
-    made = live(Runs(two, runs.recipe), MADE + DAYS)
-    assert made == live(runs, MADE + DAYS)
+    assert reproduce_forecast(two, runs.prediction_id(MADE)).same
+    made = Runs(two, runs.profile).live(MADE + DAYS)
+    assert made == runs.live(MADE + DAYS)
     files = [path for path in shared.root.rglob("*") if path.is_file()]
-    assert live(Runs(shared, runs.recipe), MADE + DAYS) == made
+    assert Runs(shared, runs.profile).live(MADE + DAYS) == made
     assert [path for path in shared.root.rglob("*") if path.is_file()] == files
     assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
     for name in DAILY_TABLES:
