@@ -116,7 +116,9 @@ def put_forecasts(
             point=changed.get("point", quantiles[MEDIAN] if quantiles else last_close * 1.01),
             quantiles=quantiles,
             sigma=0.03 if quantiles else None,
-            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items()} if quantiles else {},
+            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items()}
+            if quantiles
+            else {},
         )
         forecast = Forecast(
             product_id=product_id,
