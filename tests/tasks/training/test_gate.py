@@ -1,3 +1,5 @@
+"""The gate: which days count, and what a challenger's CRPS may be over the champion's."""
+
 from __future__ import annotations
 
 import functools
@@ -9,178 +11,186 @@ import pandas as pd
 import pytest
 
 from tasks.core.quantiles import crps
-from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
+from tasks.features.inputs import Columns
 from tasks.features.volatility import log_returns
 from tasks.network.architectures import calibrated_network
-from tasks.profiles.ensemble import Ensemble, ensemble_quantiles
-from tasks.training import gate as evaluate
-from tasks.training.gate import Gate, gate
+from tasks.profiles.base import FittedModel
+from tasks.profiles.calibrated import CalibratedProfile
+from tasks.profiles.ensemble import Ensemble
+from tasks.training import gate
+from tasks.training.gate import Gate
 from tests.calibrated import quick
 from tests.helpers import made_up, without
 
 DAYS = 1000
-RECIPE = quick()
+PROFILE = quick()
 ALL = Columns(ranges=True, volume=True)
-
-
-def prices() -> pd.DataFrame:
-    return made_up(DAYS)
-
-
-LAST: date = prices()["day_utc"].iloc[-1].date()
+CLOSES = Columns(ranges=False, volume=False)
+LAST: date = made_up(DAYS)["day_utc"].iloc[-1].date()
 
 
 @functools.cache
 def network(columns: Columns, seed: int) -> tuple[Any, ...]:
-    inputs = make_inputs(prices(), RECIPE.input_settings, columns)
-    shown = windows_at(inputs, np.array([500]), RECIPE.input_settings)
-    made = calibrated_network(
-        lookback=RECIPE.lookback,
-        features=shown.shape[2],
-        units=RECIPE.units,
+    settings = PROFILE.settings
+    features = 11 if columns == ALL else 7
+    built = calibrated_network(
+        lookback=settings.lookback,
+        features=features,
+        units=settings.units,
         dropout=0.0,
-        head_sd=RECIPE.head_sd,
+        head_sd=settings.head_sd,
         seed=seed,
     )
-    return tuple(made.get_weights())
+    return tuple(built.get_weights())
 
 
-def model(unseen: int = 180, *, wider: float = 0.0, columns: Columns = ALL, seed: int = 1) -> Ensemble:
-    """An ensemble that says about the truth, or `exp(wider)` times as much, and has not seen those days."""
+def model(unseen: int = 180, *, wider: float = 0.0, columns: Columns = ALL, seed: int = 1) -> FittedModel:
+    """A model with intervals of about the right width, or `exp(wider)` times that; those days are unseen."""
     weights = [array.copy() for array in network(columns, seed)]
     weights[-1][1] += wider
-    return Ensemble(columns, (weights,), LAST - timedelta(days=unseen))
+    return FittedModel(Ensemble(columns, (weights,)), LAST - timedelta(days=unseen))
 
 
-def by_hand(one: Ensemble, candles: pd.DataFrame, first: date, rows: Any = None) -> tuple[float, int]:
-    """The mean CRPS of the model's forecasts for the days from `first` on."""
-    inputs = make_inputs(candles, RECIPE.input_settings, one.columns)
-    if rows is None:
-        rows = usable_rows(inputs, lookback=RECIPE.lookback)
-    came = np.append(log_returns(candles)[1:], np.nan)
+def judge(
+    champion: FittedModel,
+    challenger: FittedModel,
+    candles: pd.DataFrame | None = None,
+    profile: CalibratedProfile = PROFILE,
+) -> Gate:
+    return gate.judge(profile, champion, challenger, made_up(DAYS) if candles is None else candles)
+
+
+def crps_by_hand(one: FittedModel, first: date, rows: Any = None) -> tuple[float, int]:
+    """The mean CRPS of a model's forecasts for the days from `first` on, and their number."""
+    candles = made_up(DAYS)
+    rows = PROFILE.origins(candles, one) if rows is None else rows
+    actual = np.append(log_returns(candles)[1:], np.nan)
     days = candles["day_utc"].dt.date.to_numpy() + timedelta(days=1)
-    rows = rows[np.isfinite(came[rows]) & (days[rows] >= first)]
-    scores = crps(came[rows], ensemble_quantiles(one, inputs, rows, RECIPE))
-    return float(scores.mean()), len(scores)
+    rows = rows[np.isfinite(actual[rows]) & (days[rows] >= first)]
+    quantiles = PROFILE.predict(one, candles, rows, components=False)[1].quantiles
+    assert quantiles is not None
+    return float(crps(actual[rows], quantiles).mean()), len(rows)
 
 
 def test_equal_models_pass() -> None:
-    said = gate(model(), model(), prices(), RECIPE)
-    assert said == Gate(
+    result = judge(model(), model())
+    assert result == Gate(
         first_day=LAST - timedelta(days=179),
         last_day=LAST,
         days=180,
-        champion_crps=said.champion_crps,
-        challenger_crps=said.champion_crps,
+        champion_crps=result.champion_crps,
+        challenger_crps=result.champion_crps,
         ratio=1.0,
         limit=1.02,
         passed=True,
     )
-    assert 0.01 < said.champion_crps < 0.03  # returns have a sigma of .03
-    assert str(said).startswith("passed: CRPS ratio 1.0000 over 180 days unseen by both, ")
+    assert 0.01 < result.champion_crps < 0.03  # returns have a sigma of .03
+    assert str(result).startswith("passed: CRPS ratio 1.0000 over 180 days unseen by both, ")
 
 
-def test_the_figures_are_those_of_the_unseen_days() -> None:
+def test_crps_is_of_the_unseen_days() -> None:
     champion, challenger = model(unseen=500), model(unseen=200, wider=0.1, seed=2)
-    said = gate(champion, challenger, prices(), RECIPE)
-    for one, figure in ((champion, said.champion_crps), (challenger, said.challenger_crps)):
-        assert by_hand(one, prices(), said.first_day) == (pytest.approx(figure, rel=1e-12), said.days)
-    assert said.ratio == said.challenger_crps / said.champion_crps
+    result = judge(champion, challenger)
+    for one, figure in ((champion, result.champion_crps), (challenger, result.challenger_crps)):
+        assert crps_by_hand(one, result.first_day) == (pytest.approx(figure, rel=1e-12), result.days)
+    assert result.ratio == result.challenger_crps / result.champion_crps
 
 
-def test_a_ruined_challenger_is_refused() -> None:
-    said = gate(model(), model(wider=3.0), prices(), RECIPE)
-    assert not said.passed
-    assert said.ratio > 3
-    assert gate(model(wider=3.0), model(), prices(), RECIPE).passed
-    assert str(said).startswith("refused: CRPS ratio")
-    tags = said.as_tags()
+def test_a_much_wider_challenger_is_refused() -> None:
+    result = judge(model(), model(wider=3.0))
+    assert not result.passed
+    assert result.ratio > 3
+    assert judge(model(wider=3.0), model()).passed
+    assert str(result).startswith("refused: CRPS ratio")
+    tags = result.tags()
     assert (tags["gate_passed"], tags["gate_days"], tags["gate_last_day"]) == ("False", "180", str(LAST))
-    assert float(tags["gate_ratio"]) == said.ratio
-    assert said.as_metrics() == {
+    assert result.metrics() == {
         "gate_days": 180.0,
-        "gate_champion_crps": said.champion_crps,
-        "gate_challenger_crps": said.challenger_crps,
-        "gate_ratio": said.ratio,
+        "gate_champion_crps": result.champion_crps,
+        "gate_challenger_crps": result.challenger_crps,
+        "gate_ratio": float(tags["gate_ratio"]),
     }
 
 
 @pytest.mark.parametrize(("unseen", "days", "limit"), [(180, 180, 1.02), (364, 180, 1.02), (365, 365, 1.01)])
-def test_over_a_year_the_limit_is_closer(unseen: int, days: int, limit: float) -> None:
-    for seen in [(unseen, unseen), (unseen, unseen + 100), (unseen + 100, unseen)]:
-        said = gate(model(seen[0]), model(seen[1]), prices(), RECIPE)
-        assert (said.days, said.limit, said.passed) == (days, limit, True)
-        assert said.first_day == LAST - timedelta(days=days - 1)
+def test_the_limit_is_tighter_over_a_year(unseen: int, days: int, limit: float) -> None:
+    for champion, challenger in [(unseen, unseen), (unseen, unseen + 100), (unseen + 100, unseen)]:
+        result = judge(model(champion), model(challenger))
+        assert (result.days, result.limit, result.passed) == (days, limit, True)
+        assert result.first_day == LAST - timedelta(days=days - 1)
 
 
 @pytest.mark.parametrize("unseen", [180, 365])
-def test_the_limit_is_kept_to_the_bit(unseen: int) -> None:
+def test_a_ratio_at_the_limit_passes_and_the_next_float_does_not(unseen: int) -> None:
     field = f"gate_ratio_{unseen}"
     pair = model(unseen), model(unseen, wider=0.6)
-    ratio = gate(*pair, prices(), RECIPE).ratio
+    ratio = judge(*pair).ratio
     assert ratio > 1
-    assert gate(*pair, prices(), quick(**{field: ratio})).passed
-    assert not gate(*pair, prices(), quick(**{field: float(np.nextafter(ratio, 0))})).passed
+    assert judge(*pair, profile=quick(**{field: ratio})).passed
+    assert not judge(*pair, profile=quick(**{field: float(np.nextafter(ratio, 0))})).passed
     other = "gate_ratio_365" if unseen == 180 else "gate_ratio_180"
-    assert not gate(*pair, prices(), quick(**{field: 1.0, other: 9.0})).passed
+    assert not judge(*pair, profile=quick(**{field: 1.0, other: 9.0})).passed
 
 
-@pytest.mark.parametrize("seen", [(179, 400), (400, 179), (0, 0), (30, 30)])
-def test_fewer_than_180_unseen_days_refuse(seen: tuple[int, int]) -> None:
-    said = gate(model(seen[0]), model(seen[1], wider=-0.01), prices(), RECIPE)
-    assert not said.passed
-    assert said.days == min(seen)
+@pytest.mark.parametrize("unseen", [(179, 400), (400, 179), (0, 0), (30, 30)])
+def test_fewer_than_180_unseen_days_refuse(unseen: tuple[int, int]) -> None:
+    result = judge(model(unseen[0]), model(unseen[1], wider=-0.01))
+    assert not result.passed
+    assert result.days == min(unseen)
 
 
-def test_what_was_seen_does_not_count() -> None:
+def test_only_the_unseen_days_count() -> None:
     pair = model(), model(wider=0.2)
-    said = gate(*pair, prices(), RECIPE)
+    result = judge(*pair)
     figures = ["open", "high", "low", "close"]
-    garbage = prices()
-    # Far enough back that no window, mean or scale of the gate's days reaches it.
+    garbage = made_up(DAYS)
+    # Far enough back that no window, mean or sigma of the gate's days reaches it.
     garbage.loc[:99, figures] *= np.random.default_rng(5).uniform(0.5, 2.0, (100, 1))
-    assert gate(*pair, garbage, RECIPE) == said
+    assert judge(*pair, garbage) == result
     for row in (DAYS - 1, DAYS - 180, DAYS - 190):  # the last day, the first one, and one in its window
-        moved = prices()
+        moved = made_up(DAYS)
         moved.loc[row, figures] *= 1.2
-        assert gate(*pair, moved, RECIPE).champion_crps != said.champion_crps
+        assert judge(*pair, moved).champion_crps != result.champion_crps
 
 
-def test_a_day_without_both_forecasts_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means over different days would be compared otherwise."""
-    champion, challenger = model(), model(columns=Columns(ranges=False, volume=False), wider=0.1)
-    inputs = make_inputs(prices(), RECIPE.input_settings, champion.columns)
-    rows = usable_rows(inputs, lookback=RECIPE.lookback)
-    dropped = iter([rows[rows % 7 != 0], rows[rows % 5 != 0]])
-    monkeypatch.setattr(evaluate, "usable_rows", lambda *_, **__: next(dropped))
-    said = gate(champion, challenger, prices(), RECIPE)
+def test_only_days_that_both_models_forecast_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise means over different days would be compared."""
+    champion, challenger = model(), model(columns=CLOSES, wider=0.1)
+    rows = PROFILE.origins(made_up(DAYS), champion)
+    parts = iter([rows[rows % 7 != 0], rows[rows % 5 != 0]])
+    with monkeypatch.context() as patch:
+        patch.setattr(CalibratedProfile, "origins", lambda *_: next(parts))
+        result = judge(champion, challenger)
     both = rows[(rows % 7 != 0) & (rows % 5 != 0)]
-    for one, figure in ((champion, said.champion_crps), (challenger, said.challenger_crps)):
-        assert by_hand(one, prices(), said.first_day, both) == (pytest.approx(figure, rel=1e-12), said.days)
+    for one, figure in ((champion, result.champion_crps), (challenger, result.challenger_crps)):
+        assert crps_by_hand(one, result.first_day, both) == (pytest.approx(figure, rel=1e-12), result.days)
 
 
-def test_holes_leave_too_little_to_judge_on() -> None:
-    some = without(prices(), LAST - timedelta(days=60), LAST - timedelta(days=40))
-    said = gate(model(), model(), some, RECIPE)
-    assert said.passed
-    assert said.days == 180 - 21 - RECIPE.lookback - 1  # the return after a gap is unknown as well
-    most = without(prices(), LAST - timedelta(days=150), LAST - timedelta(days=40))
-    said = gate(model(), model(), most, RECIPE)
-    assert (said.passed, said.ratio) == (False, 1.0)
-    none = without(prices(), LAST - timedelta(days=200), LAST - timedelta(days=1))
-    said = gate(model(), model(), none, RECIPE)
-    assert (said.passed, said.ratio, said.days) == (False, 1.0, 0)
-    assert said.champion_crps == said.challenger_crps == 0.0
+@pytest.mark.parametrize(
+    ("first", "last", "days", "passed"),
+    [
+        (60, 40, 180 - 21 - PROFILE.settings.lookback - 1, True),  # no return is known after a gap
+        (150, 40, None, False),
+        (200, 1, 0, False),
+    ],
+)
+def test_gaps_leave_fewer_days_or_too_few(first: int, last: int, days: int | None, passed: bool) -> None:
+    gapped = without(made_up(DAYS), LAST - timedelta(days=first), LAST - timedelta(days=last))
+    result = judge(model(), model(), gapped)
+    assert (result.ratio, result.passed) == (1.0, passed)
+    assert days is None or result.days == days
+    if not result.days:
+        assert result.champion_crps == result.challenger_crps == 0.0
 
 
 @pytest.mark.parametrize(("days", "passed"), [(89, False), (90, True), (180, True)])
-def test_half_of_the_days_is_enough(days: int, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "_mean_crps", lambda *_: (1.0, 1.0, days))
-    assert gate(model(), model(), prices(), RECIPE).passed is passed
+def test_half_of_the_days_are_enough(days: int, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "_mean_crps", lambda *_: (1.0, 1.0, days))
+    assert judge(model(), model()).passed is passed
 
 
-def test_a_series_that_never_moves() -> None:
-    still = prices()
+def test_models_of_a_constant_series_pass() -> None:
+    still = made_up(DAYS)
     still[["open", "high", "low", "close"]] = 7.0
-    said = gate(model(), model(), still, RECIPE)
-    assert (said.ratio, said.passed) == (1.0, True)
+    result = judge(model(), model(), still)
+    assert (result.ratio, result.passed) == (1.0, True)

@@ -1,12 +1,14 @@
+"""When a model is replaced, by every kind of history that it may have."""
+
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tasks.profiles.calibrated_settings import Policy
 
-from tasks.training.policy import ModelCandidate, champion_of, decide, too_old, unfinished
+from tasks.profiles.base import Policy
+from tasks.training.policy import ModelCandidate, age_warning, champion_at, decide, pending_at
 from tests.helpers import FIRST
 
 POLICY = Policy()
@@ -16,22 +18,26 @@ def on(days: int) -> Any:
     return FIRST + timedelta(days=days)
 
 
-def known(
-    version: int, origin: int, seen: int | None = None, training_kind: Any = "refit", status: Any = "accepted"
+def candidate(
+    version: int,
+    origin: int,
+    trained: int | None = None,
+    training_kind: Any = "refit",
+    status: Any = "accepted",
 ) -> ModelCandidate:
-    """A version made on that day, which has seen all but the newest 180 days unless told."""
+    """A version of that day; by default training looked at all but its newest 180 days."""
     return ModelCandidate(
-        str(version), on(origin), on(origin - 180 if seen is None else seen), training_kind, status
+        str(version), on(origin), on(origin - 180 if trained is None else trained), training_kind, status
     )
 
 
-FIRST_ONE = known(1, 0)
-SHORT = known(1, 0, seen=0)  # a first champion of a short series, trained on all of it
-REFUSED = known(2, 90, status="refused")
-PENDING = known(2, 90, status="pending")
-TUNED = known(2, 30, training_kind="fine-tune")
-BACK = known(2, 90, status="rolled-back")
-TUNED_BACK = known(2, 30, training_kind="fine-tune", status="rolled-back")
+REFIT = candidate(1, 0)
+SHORT = candidate(1, 0, trained=0)  # a first champion of a short series, trained on all of it
+REFUSED = candidate(2, 90, status="refused")
+PENDING = candidate(2, 90, status="pending")
+TUNED = candidate(2, 30, training_kind="fine-tune")
+BACK = candidate(2, 90, status="rolled-back")
+TUNED_BACK = candidate(2, 30, training_kind="fine-tune", status="rolled-back")
 
 
 @pytest.mark.parametrize(
@@ -39,46 +45,50 @@ TUNED_BACK = known(2, 30, training_kind="fine-tune", status="rolled-back")
     [
         pytest.param([], 0, "refit", id="no champion"),
         pytest.param([REFUSED], 95, "refit", id="only a refused one"),
-        pytest.param([FIRST_ONE], 0, "keep", id="the same day again"),
-        pytest.param([FIRST_ONE], 29, "keep", id="a day before the fine-tuning"),
-        pytest.param([FIRST_ONE], 30, "fine-tune", id="fine-tuning due"),
-        pytest.param([FIRST_ONE], 89, "fine-tune", id="a day before the refit"),
-        pytest.param([FIRST_ONE], 90, "refit", id="refit due"),
-        pytest.param([FIRST_ONE], 1000, "refit", id="refit long due"),
-        pytest.param([FIRST_ONE, TUNED], 59, "keep", id="fine-tuned a month ago less a day"),
-        pytest.param([FIRST_ONE, TUNED], 60, "fine-tune", id="fine-tuned a month ago"),
-        pytest.param([FIRST_ONE, TUNED], 90, "refit", id="a fine-tuning is no refit"),
-        pytest.param([FIRST_ONE, REFUSED], 91, "keep", id="refused yesterday"),
-        pytest.param([FIRST_ONE, REFUSED], 120, "fine-tune", id="refused a month ago"),
-        pytest.param([FIRST_ONE, REFUSED], 179, "fine-tune", id="refused 89 days ago"),
-        pytest.param([FIRST_ONE, REFUSED], 180, "refit", id="refused 90 days ago"),
-        pytest.param([FIRST_ONE, PENDING], 119, "keep", id="tried and not judged"),
-        pytest.param([FIRST_ONE, PENDING], 180, "refit", id="tried and not judged 90 days ago"),
+        pytest.param([REFIT], 0, "keep", id="the same day again"),
+        pytest.param([REFIT], 29, "keep", id="a day before the fine-tuning"),
+        pytest.param([REFIT], 30, "fine-tune", id="fine-tuning due"),
+        pytest.param([REFIT], 89, "fine-tune", id="a day before the refit"),
+        pytest.param([REFIT], 90, "refit", id="refit due"),
+        pytest.param([REFIT], 1000, "refit", id="refit long due"),
+        pytest.param([REFIT, TUNED], 59, "keep", id="fine-tuned a month ago less a day"),
+        pytest.param([REFIT, TUNED], 60, "fine-tune", id="fine-tuned a month ago"),
+        pytest.param([REFIT, TUNED], 90, "refit", id="a fine-tuning is no refit"),
+        pytest.param([REFIT, REFUSED], 91, "keep", id="refused yesterday"),
+        pytest.param([REFIT, REFUSED], 120, "fine-tune", id="refused a month ago"),
+        pytest.param([REFIT, REFUSED], 179, "fine-tune", id="refused 89 days ago"),
+        pytest.param([REFIT, REFUSED], 180, "refit", id="refused 90 days ago"),
+        pytest.param([REFIT, PENDING], 119, "keep", id="tried and not judged"),
+        pytest.param([REFIT, PENDING], 180, "refit", id="tried and not judged 90 days ago"),
         pytest.param([SHORT], 30, "keep", id="nothing unseen to judge a fine-tuning on"),
         pytest.param([SHORT], 90, "keep", id="nothing unseen to judge a refit on"),
         pytest.param([SHORT], 179, "keep", id="179 days unseen"),
         pytest.param([SHORT], 180, "refit", id="180 days unseen"),
-        pytest.param([FIRST_ONE, BACK], 120, "keep", id="rolled back: no fine-tuning"),
-        pytest.param([FIRST_ONE, BACK], 179, "keep", id="rolled back: not a day early"),
-        pytest.param([FIRST_ONE, BACK], 180, "refit", id="rolled back: the next refit"),
-        pytest.param([FIRST_ONE, TUNED_BACK], 89, "keep", id="a fine-tuning rolled back"),
-        pytest.param([FIRST_ONE, TUNED_BACK], 90, "refit", id="a fine-tuning rolled back: the next refit"),
+        pytest.param([REFIT, BACK], 120, "keep", id="rolled back: no fine-tuning"),
+        pytest.param([REFIT, BACK], 179, "keep", id="rolled back: not a day early"),
+        pytest.param([REFIT, BACK], 180, "refit", id="rolled back: the next refit"),
+        pytest.param([REFIT, TUNED_BACK], 89, "keep", id="a fine-tuning rolled back"),
+        pytest.param([REFIT, TUNED_BACK], 90, "refit", id="a fine-tuning rolled back: the next refit"),
         pytest.param(
-            [FIRST_ONE, BACK, known(3, 180, status="refused")],
+            [REFIT, BACK, candidate(3, 180, status="refused")],
             220,
             "keep",
             id="rolled back, and the next refit refused",
         ),
         pytest.param(
-            [FIRST_ONE, BACK, known(3, 180)], 210, "fine-tune", id="rolled back, and the next refit accepted"
+            [REFIT, BACK, candidate(3, 180)], 210, "fine-tune", id="rolled back, and the next refit accepted"
         ),
-        pytest.param([known(1, 0, status="rolled-back"), known(2, 90)], 120, "fine-tune", id="forward"),
-        pytest.param([FIRST_ONE, known(2, 300)], 29, "keep", id="a later version is invisible"),
-        pytest.param([FIRST_ONE, known(2, 91)], 90, "refit", id="tomorrow's version is invisible"),
-        pytest.param([known(2, 300)], 100, "refit", id="before the first version"),
-        pytest.param([FIRST_ONE, known(2, 91, status="rolled-back")], 40, "fine-tune", id="back later"),
-        pytest.param([known(1, 0, seen=-149)], 30, "keep", id="179 days unseen by a fine-tuning's champion"),
-        pytest.param([known(1, 0, seen=-150)], 30, "fine-tune", id="180 days unseen by it"),
+        pytest.param(
+            [candidate(1, 0, status="rolled-back"), candidate(2, 90)], 120, "fine-tune", id="forward"
+        ),
+        pytest.param([REFIT, candidate(2, 300)], 29, "keep", id="a later version is invisible"),
+        pytest.param([REFIT, candidate(2, 91)], 90, "refit", id="tomorrow's version is invisible"),
+        pytest.param([candidate(2, 300)], 100, "refit", id="before the first version"),
+        pytest.param([REFIT, candidate(2, 91, status="rolled-back")], 40, "fine-tune", id="back later"),
+        pytest.param(
+            [candidate(1, 0, trained=-149)], 30, "keep", id="179 days unseen by a fine-tuning's champion"
+        ),
+        pytest.param([candidate(1, 0, trained=-150)], 30, "fine-tune", id="180 days unseen by it"),
         # The refit that it came from was pruned.
         pytest.param([TUNED], 119, "fine-tune", id="no refit is left: a day before the next"),
         pytest.param([TUNED], 120, "refit", id="no refit is left: counted from the champion"),
@@ -86,51 +96,64 @@ TUNED_BACK = known(2, 30, training_kind="fine-tune", status="rolled-back")
 )
 def test_what_is_due(versions: list[ModelCandidate], day: int, action: str) -> None:
     assert decide(versions, on(day), POLICY).action == action
-    assert decide(versions[::-1], on(day), POLICY).action == action  # the order tells nothing
+    assert decide(versions[::-1], on(day), POLICY).action == action  # the order does not count
 
 
-def test_the_periods_are_settings() -> None:
-    assert decide([FIRST_ONE], on(89), Policy(fine_tune_every_days=0)).action == "keep"
-    assert decide([FIRST_ONE], on(90), Policy(fine_tune_every_days=0)).action == "refit"
-    assert decide([FIRST_ONE], on(7), Policy(fine_tune_every_days=7)).action == "fine-tune"
-    assert decide([FIRST_ONE], on(90), Policy(refit_every_days=91)).action == "fine-tune"
+@pytest.mark.parametrize(
+    ("policy", "day", "action"),
+    [
+        ({"fine_tune_every_days": 0}, 89, "keep"),
+        ({"fine_tune_every_days": 0}, 90, "refit"),
+        ({"fine_tune_every_days": 7}, 7, "fine-tune"),
+        ({"refit_every_days": 91}, 90, "fine-tune"),
+        ({"refit_every_days": 0}, 0, "refit"),
+    ],
+)
+def test_the_periods_are_settings(policy: dict[str, int], day: int, action: str) -> None:
+    assert decide([REFIT], on(day), Policy(**policy)).action == action
 
 
-def test_why() -> None:
-    assert decide([], on(0), POLICY).why == "there is no champion yet"
-    assert decide([FIRST_ONE, REFUSED], on(180), POLICY).why == f"the last refit is of {on(90)}"
-    assert decide([FIRST_ONE, REFUSED], on(120), POLICY).why == f"the last training is of {on(90)}"
-    assert decide([FIRST_ONE], on(5), POLICY).why == f"version 1 was made on {on(0)}"
-    waits = decide([SHORT], on(100), POLICY).why
+def test_without_a_gate_nothing_waits_for_unseen_days() -> None:
+    assert decide([SHORT], on(90), POLICY, gated=False).action == "refit"
+    assert decide([SHORT], on(30), POLICY, gated=False).action == "fine-tune"
+
+
+def test_the_reason_names_versions_and_days() -> None:
+    assert decide([], on(0), POLICY).reason == "there is no champion yet"
+    assert decide([REFIT, REFUSED], on(180), POLICY).reason == f"the last refit was on {on(90)}"
+    assert decide([REFIT, REFUSED], on(120), POLICY).reason == f"the last training was on {on(90)}"
+    assert decide([REFIT], on(5), POLICY).reason == f"version 1 was made on {on(0)}"
+    waits = decide([SHORT], on(100), POLICY).reason
     assert f"waits until {on(180)}" in waits
     assert "not seen 100 of the 180 days" in waits
-    assert "rolled back to version 1" in decide([FIRST_ONE, BACK], on(120), POLICY).why
+    assert "rolled back to version 1" in decide([REFIT, BACK], on(120), POLICY).reason
 
 
-def test_who_forecasts() -> None:
-    versions = [known(3, 30), FIRST_ONE, known(10, 60), known(9, 60), known(11, 90, status="refused")]
-    found = [champion_of(versions, on(day)) for day in (-1, 0, 29, 30, 59, 60, 500)]
-    assert [one and one.version for one in found] == [None, "1", "1", "3", "3", "10", "10"]
+def test_the_champion_is_the_newest_accepted_version_up_to_the_origin() -> None:
+    versions = [candidate(3, 30), REFIT, candidate(10, 60), candidate(9, 60)]
+    versions.append(candidate(11, 90, status="refused"))
+    champions = [champion_at(versions, on(day)) for day in (-1, 0, 29, 30, 59, 60, 500)]
+    assert [one and one.version for one in champions] == [None, "1", "1", "3", "3", "10", "10"]
     for status in ("pending", "refused", "rolled-back"):
-        assert champion_of([known(1, 0, status=status)], on(10)) is None
+        assert champion_at([candidate(1, 0, status=status)], on(10)) is None
 
 
-def test_what_a_killed_run_left() -> None:
-    versions = [FIRST_ONE, PENDING, known(3, 91, status="refused")]
-    assert unfinished(versions, on(89)) is None
-    assert unfinished(versions, on(90)) == PENDING
-    assert unfinished([FIRST_ONE, REFUSED, BACK], on(500)) is None
-    later = [known(10, 95, status="pending"), known(9, 95, status="pending")]
+def test_the_newest_pending_challenger_up_to_the_origin_is_judged() -> None:
+    versions = [REFIT, PENDING, candidate(3, 91, status="refused")]
+    assert pending_at(versions, on(89)) is None
+    assert pending_at(versions, on(90)) == PENDING
+    assert pending_at([REFIT, REFUSED, BACK], on(500)) is None
+    later = [candidate(10, 95, status="pending"), candidate(9, 95, status="pending")]
     for order in ([PENDING, *later], [*later, PENDING], [later[1], PENDING, later[0]]):
-        found = unfinished(order, on(100))
-        assert found
-        assert found.version == "10"
+        newest = pending_at(order, on(100))
+        assert newest
+        assert newest.version == "10"
 
 
-def test_too_old() -> None:
-    assert too_old(FIRST_ONE, on(180), POLICY) is None
-    warning = too_old(FIRST_ONE, on(181), POLICY)
+def test_a_model_older_than_180_days_raises_a_warning() -> None:
+    assert age_warning(REFIT, on(180), POLICY) is None
+    warning = age_warning(REFIT, on(181), POLICY)
     assert warning
     assert "version 1 was made 181 days ago" in warning
     assert "\n" not in warning
-    assert too_old(FIRST_ONE, on(31), Policy(max_model_age_days=30))
+    assert age_warning(REFIT, on(31), Policy(max_model_age_days=30))
