@@ -24,7 +24,7 @@ from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.core.forecast import Forecast
 from tasks.report import text as report_text
-from tasks.report.context import ReportContext, products_with_forecasts, read_context
+from tasks.report.context import products_with_forecasts, read_context
 from tasks.report.page import render, render_index, with_code, write_page, write_report
 from tests.helpers import BTC, NOW, PROJECT, SHA, made_up, store
 from tests.pages import DAY, empty_home, full_home, lineage, put_forecasts, put_model, put_product, spoil
@@ -77,19 +77,6 @@ class Page(HTMLParser):
 
 def page_of(home: Home, profile: str = "calibrated", product_id: str = BTC, day: date = DAY) -> Page:
     return Page(write_report(home, product_id, profile, day=day).read_text(encoding="utf-8"))
-
-
-def context_of(
-    home: Home,
-    profile: str = "calibrated",
-    day: date = DAY,
-    settings: dict[str, Any] | None = None,
-    **changed: Any,
-) -> ReportContext:
-    """The context of a home, with another lineage or other settings of the model."""
-    context = read_context(home, BTC, profile, day)
-    model = replace(context.model, lineage=replace(context.model.lineage, **changed), **settings or {})
-    return replace(context, model=model)
 
 
 def put_newer(home: Home, days: int = 421, **changed: Any) -> Forecast:
@@ -392,7 +379,8 @@ def test_the_published_forecast_is_shown_and_a_revision_noted(copied: Home) -> N
 
 
 def test_an_old_model_is_noted(home: Home) -> None:
-    context = context_of(home, settings={"age_days": 360})
+    context = read_context(home, BTC, "calibrated", DAY)
+    context = replace(context, model=replace(context.model, age_days=360))
     assert any("The model is 360 days old; after 180 days" in note for note in report_text.notes(context))
 
 
@@ -416,7 +404,7 @@ def test_three_products_and_their_index(copied: Home) -> None:
     # The notes below the table explain only what is in it.
     assert "a point alone" in index.text
     assert "An interval tells how far" in index.text
-    summaries = Reports(copied).briefs()
+    summaries = Reports(copied).summaries()
     article = Page(render_index([one for one in summaries if one["profile"] == "article"], DAY)).text
     assert "EUR (+1.00% on the last close)" in article
     assert "a point alone" in article
