@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT)]
@@ -111,7 +112,7 @@ def photograph(page: Path, day: date, out: Path) -> None:
                 bottom = browser_page.evaluate(
                     "id => document.getElementById(id).getBoundingClientRect().bottom + scrollY", until
                 )
-                clip = {"x": 0, "y": 0, "width": width, "height": bottom + 24}
+                clip: Any = {"x": 0, "y": 0, "width": width, "height": bottom + 24}
                 save(out / f"report-{width}-{scheme}.png", browser_page.screenshot(full_page=True, clip=clip))
                 context.close()
         chromium.close()

@@ -31,9 +31,9 @@ class DataSection:
     last_day: date | None
     gaps: tuple[Gap, ...]
     quarantined_rows: int
-    quarantined: list[dict[str, Any]]
+    quarantined: list[dict[Any, Any]]
     restated_days: int
-    restated: list[dict[str, Any]]
+    restated: list[dict[Any, Any]]
     other_days: int
 
     @property
@@ -69,6 +69,6 @@ def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def _newest(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
+def _newest(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    records: list[dict[Any, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
     return records

@@ -298,7 +298,7 @@ def test_a_page_about_a_day_that_is_over_tells_so(home: Home) -> None:
 def test_every_stored_text_is_escaped(copied: Home) -> None:
     spoil(copied, EVIL)
     mark(copied, **dict.fromkeys(("gate", "training_kind", "status", "gate_ratio", "gate_days"), EVIL))
-    put_newer(copied, **dict.fromkeys(("prediction_id", "settings_version", "code_version"), EVIL))
+    put_newer(copied, prediction_id=EVIL, settings_version=EVIL, code_version=EVIL)
     page = page_of(copied)
     assert page.text.count(" ".join(EVIL.split())) >= 8
     names = [tag for tag, _ in page.tags]
