@@ -176,7 +176,9 @@ def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
     both: pd.DataFrame = pd.concat([point_only(200).iloc[:100], scores(200, **GOOD).iloc[100:]])
     shared = {"product_id": "BTC-USD", "horizon": 1, "close": 1.0, "data_version": "BTC-USD@1"}
     shared["scored_at"] = datetime(2021, 7, 1, tzinfo=UTC)
-    rows = [row | shared | {"prediction_id": str(row["target_day"])} for row in both.to_dict("records")]
+    rows: list[Any] = [
+        row | shared | {"prediction_id": str(row["target_day"])} for row in both.to_dict("records")
+    ]
     table = Scores(Home(tmp_path).prepare())
     assert scoreboard(table.newest().to_pandas()) == scoreboard(scores(0))
     table.add(rows)

@@ -16,7 +16,7 @@ from tasks.report import text
 from tasks.report.charts import charts, short
 from tasks.report.context import MAX_CLOSES, newest_closes, pit_histogram, read_context, running_coverage
 from tasks.report.data_section import data_section
-from tasks.report.model_section import curves_of, refit_of
+from tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, without
 from tests.pages import DAY, GAP, full_home
 
@@ -134,6 +134,8 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert drawn["past"]["days"][-1] == "2020-02-24"
     assert drawn["fan"]["target"] == "2020-02-25"
     assert None in drawn["fan"]["closes"]
+    assert [network["name"] for network in drawn["losses"]["networks"]] == ["network 1", "network 2"]
+    assert drawn["losses"]["networks"][0]["validation"] == [1.45, None, 1.41]
     assert drawn["coverage"]["running_80"][-1] == pytest.approx(inside.tail(90).mean())
 
 
@@ -161,14 +163,6 @@ def test_restated_days_are_those_with_another_close() -> None:
     assert (data.restated_days, data.other_days) == (1, 1)
     (row,) = data.restated
     assert (row["first_close"], row["newest_close"], row["observed_at"]) == (10.0, 10.0, "t3")
-
-
-def test_losses_are_a_curve_a_network() -> None:
-    losses = {"loss": [2.0, 1.0], "val_loss": [3.0, None], "best_epoch": 1}
-    (curve,) = curves_of({"networks": [losses]})
-    assert (curve.name, curve.training, curve.validation) == ("network", [2.0, 1.0], [3.0, None])
-    assert curve.best_epoch == 1
-    assert [curve.name for curve in curves_of({"networks": [losses] * 2})] == ["network 1", "network 2"]
 
 
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:
