@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -31,9 +32,9 @@ class DataSection:
     last_day: date | None
     gaps: tuple[Gap, ...]
     quarantined_rows: int
-    quarantined: list[dict[Any, Any]]
+    quarantined: list[dict[Hashable, Any]]
     restated_days: int
-    restated: list[dict[Any, Any]]
+    restated: list[dict[Hashable, Any]]
     other_days: int
 
     @property
@@ -69,6 +70,5 @@ def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def _newest(rows: pd.DataFrame) -> list[dict[Any, Any]]:
-    records: list[dict[Any, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
-    return records
+def _newest(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")

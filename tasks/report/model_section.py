@@ -30,9 +30,9 @@ class ModelSection:
     """The version that made the forecast, and the newest versions beside it.
 
     `networks` are the losses of each network of `refit`: the same version, or the one that it was fine-tuned
-    from. `figures` are PNG files by their description, as `data:` addresses. `age_days` counts from the origin of
-    its training to that of the forecast; a warning begins after `max_age_days`, never for None. `pooled` are the
-    other products that it was trained on.
+    from. `figures` are PNG files by their description, as `data:` addresses. `age_days` counts from the
+    training's origin to the forecast's; a warning begins after `max_age_days`, never for None. `pooled` are
+    the other products that it was trained on.
     """
 
     version: ModelVersion
