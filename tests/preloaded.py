@@ -1,7 +1,7 @@
 """A process that has loaded the big libraries, and forks a `closecast` for each order on its standard input.
 
-Loading them, TensorFlow and Prefect above all, costs each command seven seconds of processor time. What closecast
-decides at its start, Prefect's settings included, is left to the command.
+Loading them, TensorFlow and Prefect above all, costs each command seven seconds of processor time. The
+command itself makes the choices of its start, Prefect's settings included.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import runpy
 import sys
 from typing import Any
 
-# None of them has started a thread that a fork would lose. Prefect alone reads the environment when it is loaded:
-# `as_just_loaded` lets it read again.
+# None of them has started a thread that a fork would lose. Prefect alone has read the environment when it was
+# loaded: `as_just_loaded` lets it read again.
 LIBRARIES = [
     "alembic.command",
     "arch",

@@ -1,7 +1,7 @@
 """The whole platform on this machine: a Prefect server, a worker, the deployment, and a local exchange.
 
-By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved to end yesterday,
-with some days to come. Everything is deleted at the end.
+By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved to end
+yesterday, with some days to come. Everything is deleted at the end.
 
 In a test: `with Platform(folder, exchange.url) as platform: platform.deploy(); platform.start_worker()`.
 """

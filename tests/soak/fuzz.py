@@ -27,8 +27,8 @@ import pandas as pd  # noqa: E402
 
 from storage.core.errors import ClosecastError  # noqa: E402
 from tasks.prices.coinbase_responses import (
-    parse,
-    read_rows,
+    parse,  # noqa: E402
+    read_rows,  # noqa: E402
 )
 from tasks.prices.csv_reader import read_candles  # noqa: E402
 from tasks.prices.validation import check_candles  # noqa: E402

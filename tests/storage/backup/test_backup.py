@@ -122,8 +122,8 @@ def test_what_only_passes_by_is_left_out(runs: Runs, tmp_path: Path) -> None:
     (runs.home.models / "closecast.BTC-USD.calibrated" / ".draft-1" / "half").write_bytes(b"half")
     (runs.home.models / "closecast.BTC-USD.calibrated" / "stray").mkdir()
     (runs.home.models / "closecast.BTC-USD.calibrated" / "stray" / "manifest.json").write_bytes(b"{}")
-    (runs.home.raw / "aa").mkdir()
-    (runs.home.raw / "aa" / "link.json.gz").symlink_to("/etc/passwd")
+    (runs.home.root / "raw" / "aa").mkdir(parents=True)
+    (runs.home.root / "raw" / "aa" / "link.json.gz").symlink_to("/etc/passwd")
     back_up(runs.home, tmp_path / "b.tar")
     with tarfile.open(tmp_path / "b.tar") as tar:
         names = tar.getnames()

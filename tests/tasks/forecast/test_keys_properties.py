@@ -1,84 +1,43 @@
-"""Keys: the same parts the same key, other parts another, however they are written."""
+"""Keys: equal parts have equal keys, any other part another key."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from datetime import date, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks.profiles.article_refit import model_key
-from tasks.profiles.calibrated_settings import Policy, Recipe
 
-from flows.settings import Article
-from tasks.forecast.publish import prediction_key
+from tasks.forecast.publish import RunKey
+from tasks.training.registration import model_key
 
 STEADY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 texts = st.text(alphabet='ab\n"\\,@:[]- ', max_size=6)
-parts = st.fixed_dictionaries(
-    {
-        "product_id": texts,
-        "origin": st.dates(date(2015, 1, 1), date(2015, 1, 4)),
-        "profile": texts,
-        "data_version": texts,
-        "settings_version": texts,
-        "code_version": texts,
-    }
-)
+days = st.dates(date(2015, 1, 1), date(2015, 1, 4))
+keys = st.builds(RunKey, texts, days, texts, texts, texts, texts)
 
 
 @STEADY
-@given(parts, parts)
-def test_forecasts_have_one_key_where_all_parts_are_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert (prediction_key(**one) == prediction_key(**other)) == (one == other)
-    assert prediction_key(**dict(reversed(one.items()))) == prediction_key(**one)
+@given(keys, keys, st.integers(1, 3), st.integers(1, 3))
+def test_prediction_ids_are_equal_where_all_parts_are(
+    one: RunKey, other: RunKey, horizon: int, other_horizon: int
+) -> None:
+    ids = one.prediction_id(horizon), other.prediction_id(other_horizon)
+    assert (ids[0] == ids[1]) == ((one, horizon) == (other, other_horizon))
+    assert len(ids[0]) == 32
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(RunKey)])
 @STEADY
-@given(parts, st.sampled_from(["product_id", "profile", "data_version", "settings_version", "code_version"]))
-def test_any_part_that_differs_makes_another_forecast(one: dict[str, Any], name: str) -> None:
-    assert prediction_key(**one | {name: one[name] + "x"}) != prediction_key(**one)
-    assert prediction_key(**one | {"origin": one["origin"] + timedelta(days=1)}) != prediction_key(**one)
+@given(key=keys)
+def test_each_part_changes_the_prediction_id(name: str, key: RunKey) -> None:
+    value = getattr(key, name)
+    other = value + timedelta(days=1) if isinstance(value, date) else value + "x"
+    assert replace(key, **{name: other}).prediction_id(1) != key.prediction_id(1)
 
 
 @STEADY
 @given(st.lists(texts, max_size=4), st.lists(texts, max_size=4))
-def test_no_two_lists_of_parts_run_into_one_model(one: list[str], other: list[str]) -> None:
+def test_model_keys_are_equal_where_all_parts_are(one: list[str], other: list[str]) -> None:
     assert (model_key(*one) == model_key(*other)) == (one == other)
-
-
-@pytest.mark.parametrize("name", sorted(Recipe.model_fields))
-def test_each_field_of_the_recipe_counts_where_it_should(name: str) -> None:
-    plain = Recipe()
-    value = getattr(plain, name)
-    other: Any = ("ETH-USD",) if isinstance(value, tuple) else value + (1 if isinstance(value, int) else 1e-3)
-    try:
-        changed = Recipe.model_validate({name: other})
-    except ValueError:
-        changed = Recipe.model_validate({name: value - 1e-3}) if isinstance(value, float) else None
-    if changed is None:  # horizon has one value
-        return
-    assert changed.version != plain.version
-    assert (changed.recipe_version == plain.recipe_version) == (name in Policy.model_fields)
-
-
-@pytest.mark.parametrize("name", sorted(Article.model_fields))
-def test_each_field_of_the_article_counts(name: str) -> None:
-    value = getattr(Article(), name)
-    others: list[Any] = [not value] if isinstance(value, bool) else ["tanh", "all"]
-    if not isinstance(value, bool | str):
-        others = [value + 1, value * 0.9]
-    for other in others:
-        try:
-            changed = Article.model_validate({name: other})
-        except ValueError:
-            continue
-        assert changed.version != Article().version
-
-
-@STEADY
-@given(st.permutations(sorted(Recipe.model_fields)))
-def test_the_order_of_settings_does_not_count(names: list[str]) -> None:
-    whole = Recipe().model_dump()
-    assert Recipe.model_validate({name: whole[name] for name in names}).version == Recipe().version
