@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -99,7 +100,7 @@ class Shell:
             candles, closes = (prices.table(name).num_rows for name in ("candles", "closes"))
         return (candles, closes, Predictions(home).read().num_rows, len(Models(home).versions()))
 
-    def query(self, sql: str) -> list[dict[str, object]]:
+    def query(self, sql: str) -> list[dict[str, Any]]:
         done = self.here("sql", sql, "--format", "json")
         assert done.code == 0, done.err
         return json.loads(done.out)

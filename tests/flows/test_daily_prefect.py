@@ -252,7 +252,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch, error: Exception, *, deployed: boo
 
     monkeypatch.setattr("prefect.runtime.deployment.get_id", lambda: "an id" if deployed else None)
     condition = INGEST.retry_condition_fn
-    task = Task(fail, retries=INGEST.retries, retry_condition_fn=condition, persist_result=False)
+    task: Any = Task(fail, retries=INGEST.retries, retry_condition_fn=condition, persist_result=False)
     with pytest.raises(type(error)):
         task()
     return len(calls)

@@ -219,7 +219,7 @@ def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -
                 rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), cluster.address)
         finally:
             cluster.end(name)
-        assert not home.backtests.exists()
+        assert not home.backtests.is_dir()
 
     (tmp_path / "nothing" / "storage").mkdir(parents=True)
     (tmp_path / "nothing" / "storage" / "__init__.py").touch()
