@@ -161,7 +161,7 @@ def print_versions(versions: Sequence[ModelVersion], output: Format) -> None:
 
 def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -> None:
     """What `maintain` did, or would do."""
-    pruned = [item.what for item in upkeep.pruned]
+    pruned = [item.description for item in upkeep.pruned]
     if as_json:
         tables = [asdict(table) for table in upkeep.tables]
         print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})

@@ -1,5 +1,5 @@
-"""Compaction and vacuum of tables, removal of orphaned folders, integrity of stored files.
+"""Upkeep of stored things: compaction, vacuum, removal, and checks of files and of references between rows.
 
-Not here: the decision what to delete (`tasks/upkeep`) and backups (`storage/backup`).
-Read first: `compaction.py`.
+Not here: what is needed and for how long, or what a finding means (`tasks/upkeep`); the tables themselves.
+Read `compaction.py` first, then `file_integrity.py` and `references.py`.
 """

@@ -20,8 +20,9 @@ MAX_ROWS = 20
 class DataSection:
     """How many closes there are from which source, and what is wrong with them.
 
-    `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose close
-    was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`, `observed_at`).
+    `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose
+    close was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`,
+    `observed_at`).
     `other_days` were observed again with the same close, and another open, high, low or volume.
     """
 
@@ -69,5 +70,4 @@ def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
 
 
 def _newest(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
-    return records
+    return [*rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")]

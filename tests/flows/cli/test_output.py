@@ -13,6 +13,7 @@ import pytest
 from flows.cli.output import print_reproduction, print_upkeep, print_verification, with_home
 from flows.maintain import Upkeep
 from storage.upkeep.compaction import Compaction
+from tasks.upkeep.pruning import UnusedItem
 from tasks.upkeep.reproduce import Comparison, Reproduction
 from tasks.upkeep.verify import Verification
 
@@ -48,7 +49,7 @@ def test_a_reproduction_shows_each_difference_and_the_changed_versions(
 
 
 def test_upkeep_shows_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    item: Any = SimpleNamespace(what="model version 4", folder=Path("models"))
+    item = UnusedItem("model version 4", Path("models"))
     upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (item,))
     print_upkeep(upkeep, prune=True, dry_run=True, as_json=False)
     planned = capsys.readouterr().out
