@@ -179,8 +179,8 @@ def test_only_the_error_of_a_flow_is_persisted_and_as_json(
     with pytest.raises(BadFile):
         run(tmp_path, tmp_path / "none.csv")
     added = {path for path in storage.rglob("*") if path.is_file()} - before
-    for path in {*before, *added}:
-        assert json.loads(path.read_text(encoding="utf-8"))["__exc_type__"].startswith("storage.core.errors.")
+    types = {path: json.loads(path.read_text(encoding="utf-8"))["__exc_type__"] for path in {*before, *added}}
+    assert all(types[path] == "storage.core.errors.BadFile" for path in added)
     assert len(added) <= 1
 
 
