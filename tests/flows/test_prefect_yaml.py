@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 import sys
 import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -105,11 +104,7 @@ def faults(found: dict[str, Any]) -> list[str]:
         used = found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
         step_id = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
         assert used == "{{ %s.stdout }}" % step_id  # noqa: UP031 - braces
-        assert [deployment["name"] for deployment in found["deployments"]] == [
-            "daily",
-            "backtest",
-            "maintain",
-        ]
+        assert [each["name"] for each in found["deployments"]] == ["daily", "backtest", "maintain"]
         for deployment in found["deployments"]:
             check_deployment(deployment)
     except Exception as error:
@@ -190,47 +185,25 @@ def test_a_wrong_value_is_a_fault(path: tuple[Any, ...], value: object) -> None:
     assert faults(changed)
 
 
-def test_an_additional_key_is_a_fault() -> None:
-    for path in [
-        (*DAILY, "tags"),
-        (*DAILY, "work_pool", "name"),
-        (*DAILY, "schedules", 0, "cron"),
-        ("name",),
-    ]:
-        changed = document()
-        mapping = holder(changed, path)
-        mapping["retires"] = copy.deepcopy(mapping[path[-1]])
-        assert any("retires" in fault for fault in faults(changed))
-
-
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {found["version"] for found in document()["deployments"]} == {project["version"]}
 
 
-@pytest.mark.parametrize("start", [datetime(2026, 11, 23, 12, tzinfo=UTC), datetime(2027, 3, 27, tzinfo=UTC)])
-def test_daily_runs_at_00_15_utc(start: datetime) -> None:
-    (schedule,) = document()["deployments"][0]["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=5, start=start))
-    first = (start + timedelta(days=start.hour > 0)).replace(hour=0, minute=15)
-    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=n) for n in range(5)]
-
-
-def test_maintain_runs_on_sundays_at_03_00_utc_without_pruning() -> None:
-    deployment = document()["deployments"][2]
-    (schedule,) = deployment["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
-    first = datetime(2026, 11, 29, 3, tzinfo=UTC)
-    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=7 * n) for n in range(3)]
-    assert {run.weekday() for run in runs} == {6}
-    assert deployment["parameters"] == {"prune": False}
-
-
-def test_the_backtest_runs_on_the_first_of_a_month_at_04_00_utc() -> None:
-    (schedule,) = document()["deployments"][1]["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
-    firsts = [(2026, 12), (2027, 1), (2027, 2)]
-    assert [run.astimezone(UTC) for run in runs] == [datetime(*month, 1, 4, tzinfo=UTC) for month in firsts]
+@pytest.mark.parametrize(
+    ("number", "start", "expected"),
+    [
+        (0, "2026-11-23T12:00", ["2026-11-24T00:15", "2026-11-25T00:15", "2026-11-26T00:15"]),
+        (0, "2027-03-27T00:00", ["2027-03-27T00:15", "2027-03-28T00:15", "2027-03-29T00:15"]),  # clock change
+        (1, "2026-11-23T00:00", ["2026-12-01T04:00", "2027-01-01T04:00", "2027-02-01T04:00"]),
+        (2, "2026-11-23T00:00", ["2026-11-29T03:00", "2026-12-06T03:00", "2026-12-13T03:00"]),  # Sundays
+    ],
+)
+def test_runs_are_scheduled_in_utc(number: int, start: str, expected: list[str]) -> None:
+    (schedule,) = document()["deployments"][number]["schedules"]
+    first = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=first))
+    assert [f"{run.astimezone(UTC):%Y-%m-%dT%H:%M}" for run in runs] == expected
 
 
 def test_a_second_backtest_waits_and_other_second_runs_are_cancelled() -> None:
@@ -238,6 +211,7 @@ def test_a_second_backtest_waits_and_other_second_runs_are_cancelled() -> None:
         found["name"]: found["concurrency_limit"]["collision_strategy"] for found in document()["deployments"]
     }
     assert strategies == {"daily": "CANCEL_NEW", "backtest": "ENQUEUE", "maintain": "CANCEL_NEW"}
+    assert document()["deployments"][2]["parameters"] == {"prune": False}
 
 
 PRODUCT = "^[A-Z0-9]{1,16}-[A-Z0-9]{1,16}$"
@@ -258,7 +232,7 @@ def test_every_form_field_has_title_description_position_and_type(name: str) -> 
     for title, field in fields.items():
         assert field["title"] == title
         assert len(field["description"]) > 20, title
-        assert "type" in field or all("type" in one for one in field["anyOf"]), title
+        assert "type" in field or all("type" in kind for kind in field["anyOf"]), title
     assert [field["position"] for field in fields.values()] == list(range(len(fields)))
 
 
