@@ -33,7 +33,7 @@ pygments_dark_style = "monokai"
 
 def commands() -> str:
     """Typer's own page of every command and option."""
-    typer = [sys.executable, "-m", "typer", "closecast.py", "utils", "docs", "--name", "closecast"]
+    typer = [sys.executable, "-m", "typer", "flows.cli.commands", "utils", "docs", "--name", "closecast"]
     return subprocess.run(typer, cwd=PROJECT, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 

@@ -1,4 +1,4 @@
-"""The only "now". Everything else is handed a day or a moment."""
+"""The only "now": everything else is handed a day or a moment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MARGIN = timedelta(minutes=5)
 
 
 def now() -> datetime:
-    """The moment, in UTC."""
+    """The current moment in UTC."""
     return datetime.now(UTC)
 
 
 def last_complete_day(moment: datetime | None = None) -> date:
-    """The newest UTC day that is over by `MARGIN`: yesterday, but for the first minutes after midnight."""
+    """The newest UTC day that ended `MARGIN` ago: yesterday, except in the first minutes after midnight."""
     return ((moment or now()).astimezone(UTC) - MARGIN).date() - timedelta(days=1)

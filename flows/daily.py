@@ -99,11 +99,12 @@ def daily_forecast(
         name_run(prices)
         backfill(place, prices, chosen, backfill_days, moment)
         forecast, selection = forecast_once(place, prices, chosen, moment)
+        board = None
         if selection:
-            run_step(show_artifacts, place, chosen, forecast, prices, selection.warning)
+            board = run_step(show_artifacts, place, forecast, prices, selection.warning)
             run_step(keep_few_files, place, market.product_id)
         # Last, so that a page that cannot be written costs nothing but the page.
-        run_step(write_page, place, forecast, prices.history, day=moment.date())
+        run_step(write_page, place, forecast, prices.history, board, day=moment.date())
         return forecast.first.prediction_id
 
 

@@ -1,10 +1,11 @@
-"""What the environment tells a run: where its home and its engines are."""
+"""The environment of a run: where its home and its engines are."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,7 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from storage.core.errors import BadSetting
 from storage.core.home import Home, check_product_id, choose_location, default_root
 from tasks.core.settings import as_bad_setting, did_you_mean, listed
-from tasks.prices.sources import Market
+
+if TYPE_CHECKING:
+    from tasks.prices.sources import Market
 
 PREFIX = "CLOSECAST_"
 DASK_ADDRESS = re.compile(r"((tcp|tls|ws|wss)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
@@ -35,7 +38,7 @@ def environment() -> Environment:
     """Read the CLOSECAST_ variables.
 
     Raises:
-        BadSetting: one of them is misspelt, or is no address.
+        BadSetting: one of them is misspelt, or holds no address.
     """
     names = [PREFIX + field.upper() for field in Environment.model_fields]
     for name in os.environ:
@@ -50,12 +53,14 @@ def environment() -> Environment:
 
 
 def market_of(**fields: object) -> Market:
-    """A market from what was given on the command line.
+    """A market of these fields, as the command line gives them.
 
     Raises:
         BadProduct: a malformed product id.
-        BadSetting: anything else that does not fit.
+        BadSetting: another field is unknown or out of range.
     """
+    from tasks.prices.sources import Market  # loads pandas, which a shell's completion does without
+
     check_product_id(str(fields.get("product_id", "BTC-USD")))
     try:
         return Market.model_validate(fields)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import shutil
-from datetime import date, timedelta
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,24 +19,28 @@ from storage.models.version import ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
+from tasks.core.forecast import Forecast, HorizonForecast
+from tasks.core.model import Lineage
+from tasks.core.quantiles import MEDIAN
+from tasks.evaluation.scoring import score_due
+from tasks.forecast.publish import component_rows
+from tasks.prices.ingest import IngestRequest, read_stored
 from tasks.profiles.baselines import BASELINES
+from tasks.profiles.named import profile_named
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
 
 DAYS = 420
-HOLE = (pd.Timestamp("2020-01-20").date(), pd.Timestamp("2020-01-22").date())
+GAP = (date(2020, 1, 20), date(2020, 1, 22))
 # The day that the newest forecast is for.
 DAY = date(2020, 2, 25)
 CODE = "0.0.0+test"
 LOSSES = {
-    "calibrated": {
-        "members": [
-            {"loss": [1.5, 1.4, 1.35], "val_loss": [1.45, None, 1.41], "best_epoch": 3},
-            {"loss": [1.6, 1.3], "val_loss": [1.5, 1.42], "best_epoch": 2},
-        ]
-    },
-    "article": {"loss": [0.1, 0.02, 0.01], "val_loss": [0.2, 0.05, 0.04]},
+    "calibrated": [
+        {"loss": [1.5, 1.4, 1.35], "val_loss": [1.45, None, 1.41], "best_epoch": 3},
+        {"loss": [1.6, 1.3], "val_loss": [1.5, 1.42], "best_epoch": 2},
+    ],
+    "article": [{"loss": [0.1, 0.02, 0.01], "val_loss": [0.2, 0.05, 0.04], "best_epoch": 3}],
 }
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c6350485800"
@@ -43,38 +48,51 @@ PIXEL = bytes.fromhex(
 )
 
 
+def lineage(data_version: str, origin: date, product_id: str = BTC, profile: str = "calibrated") -> Lineage:
+    """The lineage of a refit on an origin."""
+    return Lineage(
+        product_id=product_id,
+        profile=profile,
+        data_version=data_version,
+        settings_version=f"{profile}-1",
+        recipe_version="recipe-1",
+        code_version=CODE,
+        training_kind="refit",
+        parent=None,
+        series="csv@0",
+        origin_day=origin,
+        trained_through=origin,
+        weights_sha256="cd" * 32,
+        gaps=(GAP,),
+        metrics={"test_rmse": 1088.25, "naive_rmse": 392.5} if profile == "article" else {},
+    )
+
+
 def put_model(
-    home: Home,
-    product_id: str = BTC,
-    profile: str = "calibrated",
-    key: str = "one",
-    lineage: dict[str, Any] | None = None,
-    **tags: str,
+    home: Home, made_from: Lineage, settings: Mapping[str, Any] | None = None, key: str = "one"
 ) -> ModelVersion:
     """A model version without weights: what a page reads of it."""
-    models = Models(home)
-    lineage = {"gaps": [[str(HOLE[0]), str(HOLE[1])]], **(lineage or {})}
-    if profile == "article":
-        lineage["metrics"] = {"test_rmse": 1088.25, "naive_rmse": 392.5}
-    with models.draft(product_id, profile) as draft:
-        draft.write_json("settings.json", {"max_model_age_days": 180} if profile == "calibrated" else {})
-        draft.write_json("lineage.json", lineage)
-        draft.write_json("losses.json", LOSSES[profile])
+    models, profile = Models(home), made_from.profile
+    age = {"max_model_age_days": 180} if profile == "calibrated" else {}
+    with models.draft(made_from.product_id, profile) as draft:
+        draft.write_json("settings.json", age | dict(settings or {}))
+        draft.write_json("lineage.json", made_from.to_json())
+        draft.write_json("losses.json", {"networks": LOSSES[profile]})
         for name in ("prices", "losses", "predicted") if profile == "article" else ("losses",):
             draft.write(f"figures/{name}.png", PIXEL)
         return models.register(
             draft,
-            product_id=product_id,
+            product_id=made_from.product_id,
             profile=profile,
             key=key,
-            tags={"training_kind": "refit", "code_version": CODE, **tags},
+            tags=made_from.tags(),
             params={},
             metrics={},
             curves={},
         )
 
 
-def put_days(
+def put_forecasts(
     home: Home,
     candles: pd.DataFrame,
     data_version: str,
@@ -82,65 +100,48 @@ def put_days(
     *,
     product_id: str = BTC,
     profile: str = "calibrated",
-    **changed: object,
-) -> list[dict[str, Any]]:
-    """Forecasts from the last `count` days, the last one of them not scored yet, oldest first."""
-    rows, beside = [], []
-    for place in range(len(candles) - count, len(candles)):
-        origin = candles["day_utc"].iloc[place].date()
-        last = float(candles["close"].iloc[place])
-        said = spread(last) if profile == "calibrated" else None
-        row: dict[str, Any] = {
-            "prediction_id": f"{product_id}-{profile}-{origin}",
-            "product_id": product_id,
-            "origin_day": origin,
-            "target_day": origin + timedelta(days=1),
-            "horizon": 1,
-            "profile": profile,
-            "model_version": "1",
-            "data_version": data_version,
-            "settings_version": f"{profile}-1",
-            "code_version": CODE,
-            "last_close": last,
-            "point": said[MEDIAN] if said else last * 1.01,
-            **{
-                f"{side}_{percent}": said[INTERVAL_INDEXES[percent][end]] if said else None
-                for percent in (50, 80, 95)
-                for end, side in enumerate(("lower", "upper"))
-            },
-            "quantile_levels": list(LEVELS) if said else None,
-            "quantiles": said,
-            "created_at": pd.Timestamp(origin, tz="UTC") + pd.Timedelta(hours=24.25),
-            "flow_run_id": None,
-            **changed,
-        }
-        rows.append(row)
-        names = ("prediction_id", "product_id", "target_day")
-        beside += [
-            {
-                **{name: row[name] for name in names},
-                "component": method,
-                "sigma": 0.03,
-                "calibrator_version": "made-up" if method == "lstm" else None,
-                "quantiles": spread(last, sd=0.02 + 0.005 * number),
-            }
-            for number, method in enumerate(("lstm", *BASELINES))
-            if said
-        ]
+    created_at: datetime | None = None,
+    **changed: Any,
+) -> list[Forecast]:
+    """Forecasts from the last `count` days, the last one of them without an outcome, oldest first."""
+    forecasts = []
+    for day, last_close in candles[["day_utc", "close"]].tail(count).itertuples(index=False):
+        origin = day.date()
+        quantiles = tuple(spread(last_close)) if profile == "calibrated" else None
+        sds = {name: 0.02 + 0.005 * number for number, name in enumerate(("lstm", *BASELINES))}
+        horizon = HorizonForecast(
+            prediction_id=changed.get("prediction_id", f"{product_id}-{profile}-{origin}"),
+            horizon=1,
+            target_day=origin + timedelta(days=1),
+            point=changed.get("point", quantiles[MEDIAN] if quantiles else last_close * 1.01),
+            quantiles=quantiles,
+            sigma=0.03 if quantiles else None,
+            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items()}
+            if quantiles
+            else {},
+        )
+        forecast = Forecast(
+            product_id=product_id,
+            origin_day=origin,
+            profile=profile,
+            model_version="1",
+            data_version=data_version,
+            settings_version=changed.get("settings_version", f"{profile}-1"),
+            code_version=changed.get("code_version", CODE),
+            last_close=float(last_close),
+            created_at=created_at or (day.tz_localize("UTC") + pd.Timedelta(hours=24.25)).to_pydatetime(),
+            flow_run_id=None,
+            horizons=(horizon,),
+        )
+        forecasts.append(forecast)
     if count > 1:
-        publish_all(home, rows)
+        publish_all(home, [row for forecast in forecasts for row in forecast.rows()])
     else:  # perhaps a revision
-        Predictions(home).publish([rows[0]])
-    if beside:
-        components(home).add(beside)
-    return rows
-
-
-def score_all(home: Home, data_version: str, product_id: str = BTC) -> None:
-    """Score every forecast whose close is known."""
-    from tasks.evaluation.scoring import score_and_track
-
-    score_and_track(home, product_id, data_version=data_version, settings=None, moment=NOW)
+        Predictions(home).publish(forecasts[0].rows())
+    rows = [row for forecast in forecasts for row in component_rows(profile_named(profile), forecast)]
+    if rows:
+        components(home).add(rows)
+    return forecasts
 
 
 def put_product(
@@ -152,15 +153,16 @@ def put_product(
     seed: int = 1,
     price: float = 1.0,
 ) -> pd.DataFrame:
-    """Closes with a gap, times `price`, a model, forecasts and their scores; returns the closes."""
-    candles = without(made_up(DAYS, seed=seed), *HOLE)
+    """Closes with a gap, times `price`, a model, forecasts and their scores; returns the candles."""
+    candles = without(made_up(DAYS, seed=seed), *GAP)
     candles[["open", "high", "low", "close"]] *= price
     data_version = store(home, candles, product_id=product_id)
-    origin = candles["day_utc"].iloc[-40].date()
-    tags = {"origin_day": str(origin), "trained_through": str(origin)} if profile == "calibrated" else {}
-    put_model(home, product_id, profile, data_version=data_version, **tags)
-    put_days(home, candles, data_version, count, product_id=product_id, profile=profile)
-    score_all(home, data_version, product_id)
+    # The article is trained for each forecast, the calibrated profile now and then.
+    origin = candles["day_utc"].iloc[-40 if profile == "calibrated" else -1].date()
+    put_model(home, lineage(data_version, origin, product_id, profile))
+    put_forecasts(home, candles, data_version, count, product_id=product_id, profile=profile)
+    history = read_stored(home, IngestRequest(product_id, None, NOW, DAY)).history
+    score_due(home, history, profile_named(profile), NOW)
     return candles
 
 
@@ -173,44 +175,32 @@ def _empty(folder: Path) -> Path:
 
 @functools.cache
 def _full(folder: Path) -> Path:
-    home = empty_home_in(folder, folder / "pages")
-    put_product(home)
-    return home.root
+    shutil.copytree(_empty(folder), folder / "pages")
+    put_product(Home(folder / "pages"))
+    return folder / "pages"
 
 
-def empty_home_in(folder: Path, place: Path) -> Home:
-    """As `empty_home`, of that folder of the session."""
-    shutil.copytree(_empty(folder), place)
-    return Home(place)
+def empty_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
+    """A home in `folder` with a registry and nothing else."""
+    shutil.copytree(_empty(factory.getbasetemp()), folder)
+    return Home(folder)
 
 
-def empty_home(factory: pytest.TempPathFactory, place: Path) -> Home:
-    """A home in `place` with a registry and nothing else."""
-    return empty_home_in(factory.getbasetemp(), place)
+def full_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
+    """A home in `folder` with 120 forecasts of BTC-USD, 118 scored; made once a session."""
+    shutil.copytree(_full(factory.getbasetemp()), folder)
+    return Home(folder)
 
 
-def full_home(factory: pytest.TempPathFactory, place: Path) -> Home:
-    """A home in `place` with 120 forecasts of BTC-USD, 119 scored; made once a session."""
-    shutil.copytree(_full(factory.getbasetemp()), place)
-    return Home(place)
+def with_version(version: ModelVersion, **tags: str) -> ModelVersion:
+    """The version with more tags."""
+    return replace(version, tags={**version.tags, **tags})
 
 
 def spoil(home: Home, raw: str, product_id: str = BTC) -> None:
-    """Set a row aside that says `raw`, and restate a close."""
-    reason = {"day_utc": "2019-05-01", "raw": raw, "reason": raw}
-    row = made_up(DAYS).iloc[[100]].assign(close=1234.5)
+    """Quarantine a row with that text, and restate a close."""
+    rejected = pd.DataFrame([{"day_utc": "2019-05-01", "raw": raw, "reason": raw}])
+    restated = made_up(DAYS).iloc[[100]].assign(close=1234.5)
+    page = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
     with Prices(home) as prices:
-        prices.append(
-            product_id,
-            row,
-            source="csv",
-            observed_at=NOW,
-            payload_sha256=SHA,
-            quarantined=pd.DataFrame([reason]),
-        )
-
-
-def closes_of(home: Home, data_version: str) -> np.ndarray:
-    """The closes in USD of a data version."""
-    with Prices(home) as prices:
-        return prices.closes_at(data_version)["close"].to_numpy()
+        prices.append(product_id, restated, quarantined=rejected, **page)

@@ -294,9 +294,9 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
         more.write(f"2021-07-01,{frame['close'].iloc[-1] * 1.01}\n")
     assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
     page = Reports(Home(shell.home))
-    assert page.brief("SOL-USD", "calibrated")["scored"] == 2
+    assert page.summary("SOL-USD", "calibrated")["scored"] == 2
     assert "forecasts up to 2021-07-01" in shell.here("score", "--product", "SOL-USD").out
-    assert page.brief("SOL-USD", "calibrated")["scored"] == 3
+    assert page.summary("SOL-USD", "calibrated")["scored"] == 3
 
 
 def loaded_by(shell: Shell, *words: str) -> set[str]:

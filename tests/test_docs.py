@@ -19,7 +19,7 @@ import pytest
 import typer
 import yaml
 
-import closecast
+from flows.cli.commands import app
 from flows.cli.examples import EXAMPLES
 from tests.documents import (
     LANGUAGES,
@@ -202,7 +202,7 @@ def test_shape_leaves_out_figures_and_keeps_words() -> None:
 
 
 def command_group() -> Any:
-    return typer.main.get_command(closecast.app)
+    return typer.main.get_command(app)
 
 
 def typed() -> Iterator[list[str]]:
@@ -234,7 +234,7 @@ def test_every_option_is_in_the_reference_with_its_help() -> None:
 
 def command_reference() -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "typer", "closecast.py", "utils", "docs", "--name", "closecast"],
+        [sys.executable, "-m", "typer", "flows.cli.commands", "utils", "docs", "--name", "closecast"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

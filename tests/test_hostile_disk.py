@@ -82,7 +82,7 @@ def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
     after = rows(home)
     assert after[: len(before)] == before
     assert len(after) == len(before) + 1
-    assert verify_home(Home(home)).wrong == []
+    assert verify_home(Home(home)).findings == []
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def test_the_upkeep_of_a_full_disk(made: Path, csv: Path, tmp_path: Path) -> Non
         assert "make room" in said
         (disk / "ballast").unlink()
         assert rows(disk / "home") == before
-        assert verify_home(Home(disk / "home")).wrong == []
+        assert verify_home(Home(disk / "home")).findings == []
 
 
 @root_only
@@ -188,7 +188,7 @@ def test_a_file_where_a_folder_should_be(made: Path, csv: Path, tmp_path: Path, 
         (tmp_path / "away").rename(place)
     if LONG:
         succeeds(home, csv, rows(home))
-    assert verify_home(Home(home)).wrong == []
+    assert verify_home(Home(home)).findings == []
 
 
 @pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
@@ -202,7 +202,7 @@ def test_a_folder_where_a_database_should_be(made: Path, csv: Path, tmp_path: Pa
     (tmp_path / "away").rename(home / name)
     if LONG:
         succeeds(home, csv, rows(home))
-    assert verify_home(Home(home)).wrong == []
+    assert verify_home(Home(home)).findings == []
 
 
 @pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
@@ -257,7 +257,7 @@ def test_a_clock_that_is_set_back(made: Path, csv: Path, tmp_path: Path) -> None
     assert done.stderr.count("\n") == done.returncode
     after = rows(home)
     assert after[: len(before)] == before
-    assert verify_home(Home(home)).wrong == []
+    assert verify_home(Home(home)).findings == []
     done = run(home, csv)
     assert done.returncode == 0, done.stderr
     days = [row["origin_day"] for row in rows(home) if row["revision"] == 0]

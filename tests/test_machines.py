@@ -62,8 +62,8 @@ def test_a_home_moves_to_the_servers_and_back(
         restore(tmp_path / "there.tar", replace(shared, root=tmp_path / "late"))
     assert [path.name for path in shared.root.glob("*.db")] == []
     before, now = verify_home(runs.home), verify_home(shared)
-    assert now.wrong == []
-    assert {**now.looked, "files of tables": 0} == {**before.looked, "files of tables": 0}
+    assert now.findings == []
+    assert {**now.checked, "files of tables": 0} == {**before.checked, "files of tables": 0}
     assert rows(shared) == rows(runs.home)
     version = runs.data(MADE)
     with Prices(shared) as prices, Prices(runs.home) as others:
@@ -82,12 +82,12 @@ def test_a_home_moves_to_the_servers_and_back(
     for name in DAILY_TABLES:
         assert compact_table(shared, name)
     assert prune_home(shared, moment=NOW, dry_run=True) == prune_home(two, moment=NOW)
-    assert verify_home(two).wrong == verify_home(shared).wrong == []
+    assert verify_home(two).findings == verify_home(shared).findings == []
 
     back_up(two, tmp_path / "back.tgz")
     again = Home(tmp_path / "again")
     restore(tmp_path / "back.tgz", again)
-    assert verify_home(again).wrong == []
+    assert verify_home(again).findings == []
     assert rows(again) == rows(shared)
     champions = [Models(home).champion(BTC, "calibrated") for home in (again, shared, two)]
     assert champions[0]
@@ -111,7 +111,7 @@ def test_a_restore_that_was_cut_short_is_done_again(
         with pytest.raises(HomeUnusable, match="only in part"):
             shared.prepare()
     restore(tmp_path / "b.tar", shared)
-    assert verify_home(shared).wrong == []
+    assert verify_home(shared).findings == []
     assert rows(shared) == rows(runs.home)
     with Prices(shared) as prices:
         prices.start_series("ETH-USD", "csv", started_at=NOW)

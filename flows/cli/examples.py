@@ -1,4 +1,4 @@
-"""What can be typed: the examples below each command's help, and in the reference."""
+"""The examples below each command's help, and in the reference."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "backtest": (
         "backtest --start 2019-07-01",
         "backtest --set members=5 --workers 2 --json",
+        "backtest --profile article --set refit_every_days=30",
         "backtest --dask tcp://127.0.0.1:8786",
     ),
     "rollback": ("rollback --product BTC-USD", "rollback --product BTC-USD --to 1"),

@@ -1,4 +1,4 @@
-"""What the commands' options have in common: their help, what a shell completes, how their text is read."""
+"""What the commands' options share: their help, their completion, and how their text is read."""
 
 from __future__ import annotations
 
@@ -11,59 +11,85 @@ import typer
 
 from flows.cli.terminal import Format
 from storage.core.errors import BadDay, BadSetting, ClosecastError, HomeUnusable
+from storage.core.home import check_product_id
 
 if TYPE_CHECKING:
     from storage.core.home import Home
 
 
-def known_products(context: typer.Context, incomplete: str) -> list[str]:
-    """The products of the home, for the shell to complete; where there is no answer, none."""
+def complete_product(context: typer.Context, incomplete: str) -> list[str]:
+    """The home's products for the shell to complete; none where they cannot be read."""
     from flows.settings import home_at
     from storage.prices.engine import stored_products
 
     try:
-        found = stored_products(home_at(context.params.get("home")))
+        products = stored_products(home_at(context.params.get("home")))
     except ClosecastError:
         return []
-    return [product for product in found if product.startswith(incomplete)]
+    return [product for product in products if product.startswith(incomplete)]
 
 
-def _known_settings(context: typer.Context, incomplete: str) -> list[str]:
-    """The settings of the profile, as far as they are typed."""
-    from flows.settings import PROFILES
+def _complete_profile(incomplete: str) -> list[str]:
+    from tasks.profiles.named import profile_names
 
-    profile = PROFILES.get(str(context.params.get("profile")), PROFILES["calibrated"])
-    return [f"{name}=" for name in profile.model_fields if name.startswith(incomplete)]
+    return [name for name in profile_names() if name.startswith(incomplete)]
 
 
-def _known_profiles(incomplete: str) -> list[str]:
-    from flows.settings import PROFILES
+def _complete_setting(context: typer.Context, incomplete: str) -> list[str]:
+    from tasks.profiles.named import DEFAULT_PROFILE, profile_class
 
-    return [name for name in PROFILES if name.startswith(incomplete)]
+    try:
+        profile = profile_class(context.params.get("profile") or DEFAULT_PROFILE)
+    except ClosecastError:
+        return []
+    return [f"{name}=" for name in profile.Settings.model_fields if name.startswith(incomplete)]
+
+
+def parse_day(text: str) -> date:
+    """A day in the form `2019-10-17`."""
+    try:
+        if not text.isascii():  # strptime reads the digits of every script
+            raise ValueError
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 (a UTC day)
+    except ValueError as error:
+        raise BadDay(f"a day such as 2019-10-17 is needed, not {text!r:.60}") from error
 
 
 Source = Literal["sample", "coinbase", "csv"]
 OnDuplicate = Literal["refuse", "first", "last"]
 HomeOption = Annotated[
-    Path | None, typer.Option(help="Folder of everything made; CLOSECAST_HOME or the project's data/.")
+    Path | None, typer.Option(help="Folder of all files; CLOSECAST_HOME or the project's data/ by default.")
 ]
-ProductOption = Annotated[
-    str, typer.Option(help="Exchange product, such as BTC-USD.", autocompletion=known_products)
+PRODUCT: dict[str, Any] = {
+    "parser": check_product_id,
+    "metavar": "PRODUCT",
+    "autocompletion": complete_product,
+}
+ProductOption = Annotated[str, typer.Option(help="Exchange product, such as BTC-USD.", **PRODUCT)]
+AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.", **PRODUCT)]
+ProductsOption = Annotated[
+    list[str] | None,
+    typer.Option("--product", help="Exchange product, BTC-USD by default; repeatable.", **PRODUCT),
 ]
-AnyProductOption = Annotated[
-    str | None, typer.Option("--product", help="Only this product.", autocompletion=known_products)
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else there.")]
 ProfileOption = Annotated[
-    str, typer.Option(help="Recipe: calibrated or article.", autocompletion=_known_profiles)
+    str,
+    typer.Option(
+        help="Kind of model: calibrated, article, an installed profile, or package.module:Class.",
+        autocompletion=_complete_profile,
+    ),
+]
+AnyProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="Only this profile.", autocompletion=_complete_profile)
 ]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_known_settings
+        "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_complete_setting
     ),
 ]
+DAY: dict[str, Any] = {"parser": parse_day, "metavar": "YYYY-MM-DD"}
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts when a file holds a day twice with different figures.")
 ]
@@ -72,37 +98,25 @@ ReplaceOption = Annotated[
 ]
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """`epochs=3` to `{"epochs": 3}`: values are read as JSON where they are JSON, as text elsewhere."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """`epochs=3` to `{"epochs": 3}`: a value that is JSON is read as JSON, any other as text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs or ():
         name, sign, value = pair.partition("=")
         if not sign:
             raise BadSetting(f"--set needs NAME=VALUE, such as epochs=50, not {pair!r:.60}")
         try:
-            found[name.strip()] = json.loads(value)
+            settings[name.strip()] = json.loads(value)
         except ValueError:
-            found[name.strip()] = value
-    return found
-
-
-def day_of(text: str | None, option: str) -> date | None:
-    """A day as it is typed, `2019-10-17`; None when the option was left out."""
-    try:
-        if text is None:
-            return None
-        if not text.isascii():  # strptime reads the digits of every script
-            raise ValueError
-        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 (a UTC day)
-    except ValueError as error:
-        raise BadDay(f"{option} needs a day such as 2019-10-17, not {text!r:.60}") from error
+            settings[name.strip()] = value
+    return settings
 
 
 def existing_home(root: Path | None) -> Home:
     """The home of a command that makes none.
 
     Raises:
-        HomeUnusable: there is nothing yet, or another release wrote it.
+        HomeUnusable: there is none, or an earlier release wrote it.
     """
     from flows.settings import home_at
     from storage.locks.bucket_owner import prepare_home
@@ -110,8 +124,8 @@ def existing_home(root: Path | None) -> Home:
 
     home = home_at(root)
     if database_engine(home).file is None or home.is_shared:
-        return prepare_home(home)  # other machines may have written it, whatever this one has
-    if not home.root.is_dir():
+        prepare_home(home)  # other machines may have written it, whatever this one has
+    elif not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")
     require_current_schema(home)
     return home

@@ -1,4 +1,4 @@
-"""What the commands print: for people as tables and lines, for programs as JSON."""
+"""What the commands print: tables and lines for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,43 +11,66 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.cli import terminal
-from flows.cli.terminal import Format, say
+from flows.cli.terminal import (
+    Format,
+    command_name,
+    print_facts,
+    print_json,
+    print_line,
+    print_rows,
+    print_table,
+    relative_path,
+)
 from storage.core.errors import HomeUnusable
 
 if TYPE_CHECKING:
-    from tasks.prices.series import Series
+    import pyarrow as pa
 
     from flows.maintain import Upkeep
     from storage.core.home import Home
     from storage.models.version import ModelVersion
     from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
-    from tasks.upkeep.reproduce import Reproduced
-    from tasks.upkeep.verify import Verified
+    from tasks.prices.ingest import IngestedPrices
+    from tasks.upkeep.reproduce import Reproduction
+    from tasks.upkeep.verify import Verification
 
 EXAMPLE = '"select target_day, point, last_close from predictions"'
-LINEAGE = (
-    *("status", "training_kind", "origin_day", "gate", "data_version", "settings_version", "code_version"),
-    *("git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
+SHORT_PREDICTIONS = (
+    *("target_day", "product_id", "profile", "point", "lower_80", "upper_80", "last_close", "revision"),
+    *("model_version", "prediction_id"),
 )
-# What `versions` leaves to its other formats.
-LONG = ("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled")
+SHORT_VERSIONS = (
+    *("product_id", "profile", "version", "aliases", "status", "training_kind", "origin_day", "gate"),
+    *("data_version", "code_version"),
+)
+VERSIONS = (
+    *SHORT_VERSIONS,
+    "settings_version",
+    "git_commit",
+    "weights_sha256",
+    "recipe_version",
+    "parent",
+    "pooled",
+)
 
 
-def print_series(series: Series, *, as_json: bool) -> None:
-    """What an import made of a product's closes."""
+def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
+    """The counts of an import."""
+    from tasks.prices.gaps import find_gaps
+
+    facts = prices.facts()
     if as_json:
-        terminal.print_json(asdict(series))
+        print_json(facts | {"gaps": find_gaps(prices.history.candles["day_utc"])})
         return
     typer.echo(
-        f"{series.product_id}: {series.new_days} days new, {series.restated_days} restated,"
-        f" {series.quarantined} quarantined; {series.days} days, {series.first_day} to {series.origin}"
+        "{product_id}: {new_days} days new, {restated_days} restated, {quarantined} quarantined;"
+        " {days} days, {first_day} to {origin}".format(**facts)
     )
 
 
-def print_forecasts(home: Home, made: Sequence[str], *, several: bool, as_json: bool) -> None:
-    """The stored rows of the forecasts that a run made, and how to ask for them.
+def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool, as_json: bool) -> None:
+    """The stored forecasts of a run, and an example of a query.
 
     As JSON a list where several products were asked for, however many of them have a forecast.
 
@@ -56,23 +79,30 @@ def print_forecasts(home: Home, made: Sequence[str], *, several: bool, as_json: 
     """
     from flows.settings import home_at
     from storage.tables.predictions import Predictions
+    from tasks.core.forecast import Forecast
 
     rows = []
-    for prediction_id in made:
+    for prediction_id in prediction_ids:
         row = Predictions(home).find(prediction_id)
         if row is None:
             raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
         rows.append(row)
     if as_json:
-        terminal.print_json(rows if several else rows[0])
-        return
-    if not rows:
+        print_json(rows if several else rows[0])
         return
     for row in rows:
-        terminal.print_forecast(row)
-    typer.echo(f"Stored in {terminal.from_here(home.predictions)} (Delta). Ask it, for example:")
-    where = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
-    typer.echo(f"  {terminal.called()} sql {EXAMPLE}{where}")
+        forecast = Forecast.from_rows([row])
+        title = f"{forecast.product_id}: close of {forecast.first.target_day}"
+        print_facts(title, forecast.summary())
+    if rows:
+        typer.echo(f"Stored in {relative_path(home.predictions)} (Delta). Query it, for example:")
+        option = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
+        typer.echo(f"  {command_name()} sql {EXAMPLE}{option}")
+
+
+def print_predictions(rows: pa.Table, output: Format) -> None:
+    """Stored forecasts; as a table the most important columns."""
+    print_rows(rows.select(SHORT_PREDICTIONS) if output == "table" else rows, output)
 
 
 def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: bool) -> None:
@@ -80,32 +110,33 @@ def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: 
     from tasks.evaluation.scoreboard import table
 
     if as_json:
-        terminal.print_json({"product_id": product, "profile": profile, **asdict(board)})
+        print_json({"product_id": product, "profile": profile, **asdict(board)})
         return
     if board.last is None:
         typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
         return
-    terminal.print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
-    for line in board.alarms or (board.no_alarm or "no coverage alarm",):
-        say(f"{'ALARM: ' if board.alarms else ''}{line}", "bold red" if board.alarms else "")
+    print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
+    for alarm in board.alarms:
+        print_line(f"ALARM: {alarm}", "bold red")
+    if not board.alarms:
+        print_line(board.no_alarm or "no coverage alarm")
 
 
-def print_verdict(home: Home, product: str, verdict: BacktestResult, *, as_json: bool) -> None:
-    """What a backtest came to, and where its origins are."""
+def print_backtest(home: Home, product: str, result: BacktestResult, *, as_json: bool) -> None:
+    """The summary of a backtest, and where its origins are stored."""
     from tasks.backtest.summary import tables
 
-    summary = verdict.summary
+    summary = result.summary
     if as_json:
-        figures = {"backtest_id": verdict.backtest_id, **summary.as_json(), "gates": list(verdict.gates)}
-        terminal.print_json(figures)
+        print_json({"backtest_id": result.backtest_id, **summary.to_json(), "gates": list(result.gates)})
         return
     typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
     for title, (header, rows) in tables(summary).items():
-        terminal.print_table(title, header, rows)
-    refused = sum("refused" in said for said in verdict.gates)
-    typer.echo(f"Challengers after the first model: {len(verdict.gates)}, refused by the gate: {refused}")
+        print_table(title, header, rows)
+    refused = sum("refused" in gate for gate in result.gates)
+    typer.echo(f"Challengers after the first model: {len(result.gates)}, refused by the gate: {refused}")
     typer.echo(
-        f"Every origin is in {terminal.from_here(home.backtests)} (Delta) as backtest {verdict.backtest_id},"
+        f"Every origin is in {relative_path(home.backtests)} (Delta) as backtest {result.backtest_id},"
         " in `sql` the view backtests"
     )
 
@@ -116,85 +147,92 @@ def print_versions(versions: Sequence[ModelVersion], output: Format) -> None:
 
     rows = [
         {
+            **{name: version.tags.get(name) for name in VERSIONS},
             "product_id": version.product_id,
             "profile": version.profile,
             "version": version.version,
             "aliases": ", ".join(version.aliases),
-            **{name: version.tags.get(name) for name in LINEAGE},
         }
         for version in versions
     ]
-    names = ["product_id", "profile", "version", "aliases", *LINEAGE]
-    table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
-    short = [name for name in names if name not in LONG] if output == "table" else names
-    terminal.print_rows(table.select(short), output)
+    table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in VERSIONS]))
+    print_rows(table.select(SHORT_VERSIONS) if output == "table" else table, output)
 
 
 def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -> None:
     """What `maintain` did, or would do."""
+    pruned = [item.description for item in upkeep.pruned]
     if as_json:
-        pruned = [one.what for one in upkeep.pruned]
-        tables = [asdict(one) for one in upkeep.tables]
-        terminal.print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
+        tables = [asdict(table) for table in upkeep.tables]
+        print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
         return
-    header = (
-        ["table", "data files"] if dry_run else ["table", "data files before", "after", "old ones deleted"]
-    )
+    header = ["table", "data files"] if dry_run else ["table", "data files before", "after", "deleted"]
     rows = [
-        [one.table, str(one.files_before), str(one.files_after), str(one.deleted)][: len(header)]
-        for one in upkeep.tables
+        [table.table, *map(str, (table.files_before, table.files_after, table.deleted))][: len(header)]
+        for table in upkeep.tables
     ]
-    terminal.print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
-    for one in upkeep.pruned:
-        typer.echo(f"{'would delete' if dry_run else 'deleted'} {one.what}")
-    if prune and not upkeep.pruned:
-        typer.echo("something refers to every model, and no backtest was left unfinished: nothing to delete")
+    print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
+    for item in pruned:
+        typer.echo(f"{'would delete' if dry_run else 'deleted'} {item}")
+    if prune and not pruned:
+        typer.echo("nothing to delete: every model is in use, and no backtest is unfinished")
 
 
-def print_reproduced(found: Reproduced, prediction_id: str, *, as_json: bool) -> None:
-    """What was compared of a forecast that was made again, and which versions differ."""
-    compared = (*found.figures, *found.weights)
+def print_reproduction(result: Reproduction, prediction_id: str, *, as_json: bool) -> None:
+    """The comparisons of a reproduced forecast, and the versions that differ."""
+    comparisons = (*result.figures, *result.weights)
     if as_json:
-        terminal.print_json(
+        print_json(
             {
                 "prediction_id": prediction_id,
-                "same": found.same,
+                "same": result.same,
                 "compared": [
-                    {"name": one.name, "figures": len(one.stored), "same": one.same, "apart": one.apart}
-                    for one in compared
+                    {
+                        "name": each.name,
+                        "figures": len(each.stored),
+                        "same": each.same,
+                        "distance": each.distance,
+                    }
+                    for each in comparisons
                 ],
-                "others": {name: {"then": then, "now": now} for name, (then, now) in found.others.items()},
+                "changed_versions": {
+                    name: {"then": then, "now": now} for name, (then, now) in result.changed_versions.items()
+                },
             }
         )
         return
     rows = [
-        [one.name, str(len(one.stored)), "the same bits" if one.same else f"apart by {one.apart:.3g}"]
-        for one in compared
+        [
+            each.name,
+            str(len(each.stored)),
+            "the same bits" if each.same else f"differs by {each.distance:.3g}",
+        ]
+        for each in comparisons
     ]
-    close = f"{found.row['product_id']}, close of {found.row['target_day']}"
-    title = f"{close}: forecast {prediction_id} made again"
-    terminal.print_table(title, ["what", "figures", "stored and made again"], rows)
-    for name, (then, now) in found.others.items():
+    forecast = result.forecast
+    title = (
+        f"{forecast.product_id}, close of {forecast.first.target_day}: forecast {prediction_id} made again"
+    )
+    print_table(title, ["", "figures", "stored and made again"], rows)
+    for name, (then, now) in result.changed_versions.items():
         typer.echo(f"{name}: {then} then, {now} now")
 
 
-def print_verified(found: Verified, *, as_json: bool) -> None:
-    """What `verify` looked at, and everything that is wrong."""
+def print_verification(result: Verification, *, as_json: bool) -> None:
+    """What `verify` checked, and all findings."""
     if as_json:
-        terminal.print_json({"looked": found.looked, "wrong": found.wrong})
+        print_json({"checked": result.checked, "findings": result.findings})
         return
-    rows = [[kind, f"{count:,}"] for kind, count in found.looked.items()]
-    terminal.print_table("Looked at", ["what", "how many"], rows)
-    for line in found.wrong:
-        say(f"WRONG: {line}", "bold red")
+    print_table("Checked", ["", "number"], [[kind, f"{count:,}"] for kind, count in result.checked.items()])
+    for finding in result.findings:
+        print_line(f"WRONG: {finding}", "bold red")
 
 
-def with_home(said: str, words: Sequence[str]) -> str:
-    """What a message tells to do, told for the home that the command's words name."""
+def with_home(message: str, words: Sequence[str]) -> str:
+    """The message, with the command line's --home added to the commands that it advises."""
     homes = [after for word, after in itertools.pairwise(words) if word == "--home"]
     homes += [word.removeprefix("--home=") for word in words if word.startswith("--home=")]
     if not homes:
-        return said
-    return re.sub(
-        r"`(closecast \w+[^`]*)`", lambda found: f"`{found[1]} --home {shlex.quote(homes[-1])}`", said
-    )
+        return message
+    option = f" --home {shlex.quote(homes[-1])}"
+    return re.sub(r"`(closecast \w+[^`]*)`", lambda command: f"`{command[1]}{option}`", message)

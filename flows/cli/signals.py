@@ -1,7 +1,8 @@
-"""How a command ends when it is told to: soon, with one line, and with no server of Prefect's left behind."""
+"""How a command ends on a signal, and how Prefect's temporary server ends with the command."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -10,133 +11,122 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-HEEDED = (signal.SIGINT, signal.SIGTERM)
-# So long may a run tell Prefect that it was interrupted; what it has stored is whole at any moment.
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+# So long a run may take to tell Prefect that it was interrupted; what it has stored is whole at any moment.
 GRACE_SECONDS = 5.0
-LINE = "interrupted; the next run finishes what this one began"
+MESSAGE = "interrupted; the next run finishes what this one began"
 SHOW_CURSOR = "\x1b[?25h"
-# Waits until closecast ends, however it ends, and then ends the server.
-WATCH = """
-import os, signal, sys, time
-sys.stdin.read()
-for number in (signal.SIGTERM, signal.SIGKILL):
-    try:
-        os.kill(int(sys.argv[1]), number)
-    except OSError:
-        break
+# Prefect's server on an open socket. It ends when its standard input does: when the command has closed that,
+# or is gone, however it ended.
+SERVER = """
+import os, signal, socket, sys, threading, time
+import uvicorn
+from prefect.server.api.server import create_app
+
+def end_with_the_command():
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(5)
+    os._exit(1)
+
+threading.Thread(target=end_with_the_command, daemon=True).start()
+app = create_app(ephemeral=True, final=True)
+server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 """
 
 
-class Told:
-    """Which signal came, if any did."""
+class Interruption:
+    """The first signal that arrived, if any did."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     @property
-    def code(self) -> int:
+    def exit_code(self) -> int:
         """The exit code by which a shell knows that signal."""
         return 128 + (self.number or signal.SIGINT)
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[Told]:
-    """Let SIGINT and SIGTERM interrupt what is in here; what does not end by itself is ended.
+def interruptible() -> Iterator[Interruption]:
+    """Let SIGINT and SIGTERM interrupt the block; a block that does not end by itself is ended.
 
-    A training goes on in threads that nobody can interrupt, Prefect puts a handler of its own in the place of
-    ours, and a signal to the whole group takes its server away first. So a thread is told by the interpreter
-    itself: `GRACE_SECONDS` later, or at a second signal, the line is written and the process is over.
+    A training goes on in threads that nothing can interrupt, and Prefect replaces our handler by its own. So
+    a thread of ours learns of the signal from the interpreter itself: `GRACE_SECONDS` later, or at a second
+    signal, it prints the message and ends the process.
     """
-    told = Told()
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield interruption
         return
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        told.number = told.number or number
+        interruption.number = interruption.number or number
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in HEEDED}
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_listen, args=(ours, told), daemon=True).start()
+    handlers = {number: signal.signal(number, interrupt) for number in HANDLED}
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, interruption), daemon=True).start()
     try:
-        yield told
+        yield interruption
     finally:
-        signal.set_wakeup_fd(woken)
-        theirs.close()
-        for number, handler in before.items():
+        signal.set_wakeup_fd(previous_fd)
+        writer.close()
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _listen(numbers: socket.socket, told: Told) -> None:
-    heard = 0
-    with numbers:
-        while number := numbers.recv(1):
-            if number[0] not in HEEDED:
+def _watch(reader: socket.socket, interruption: Interruption) -> None:
+    timer: threading.Timer | None = None
+    with reader:
+        while number := reader.recv(1):
+            if number[0] not in HANDLED:
                 continue
-            told.number = told.number or number[0]
-            heard += 1
-            if heard > 1:
-                leave(told.code)
-            watch = threading.Timer(GRACE_SECONDS, leave, (told.code,))
-            watch.daemon = True
-            watch.start()
+            interruption.number = interruption.number or number[0]
+            if timer:
+                exit_at_once(interruption.exit_code)
+            timer = threading.Timer(GRACE_SECONDS, exit_at_once, (interruption.exit_code,))
+            timer.daemon = True
+            timer.start()
 
 
-def leave(code: int) -> NoReturn:
-    """Write the one line and end at once, without a wait for threads; the server is ended, too."""
+def exit_at_once(code: int) -> NoReturn:
+    """Print the message and end the process without waiting for its threads."""
     stream = sys.__stderr__
     with contextlib.suppress(OSError, ValueError):
         if stream is not None:
-            stream.write(f"{SHOW_CURSOR if stream.isatty() else ''}closecast: {LINE}\n")
+            stream.write(f"{SHOW_CURSOR if stream.isatty() else ''}closecast: {MESSAGE}\n")
             stream.flush()
         sys.stdout.flush()
-    module = sys.modules.get("prefect.server.api.server")
-    servers = module.SubprocessASGIServer._instances.values() if module else ()
-    for server in list(servers):
-        if server.server_process is not None:
-            server.server_process.terminate()
     os._exit(code)
 
 
-def watch_the_server() -> None:
-    """See to it that Prefect's temporary server ends with this process, also when that one is killed.
+def start_prefect_server() -> None:
+    """Start a Prefect server that ends with this process, and set PREFECT_API_URL.
 
-    Prefect stops it at the end of the interpreter, which a killed process does not come to: each would leave
-    one of 200 MB.
+    Prefect stops its own temporary server at the interpreter's exit, which a killed process never reaches:
+    each kill would leave a server of 200 MB. And Ctrl-C in a terminal would end that one before the run could
+    report its state; ours is in a session of its own. Its socket listens at once: the first request waits.
     """
-    from prefect.server.api.server import SubprocessASGIServer
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
+            [sys.executable, "-c", SERVER, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    atexit.register(_stop, server)
 
-    from storage.core.logs import stderr_redirected
 
-    class Watched(SubprocessASGIServer):
-        _watcher: subprocess.Popen[Any] | None = None
-
-        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            # Without a standard error: a Ctrl-C reaches the server, too, which would report it.
-            with Path(os.devnull).open("wb") as nowhere, stderr_redirected(nowhere.fileno()):
-                server = super()._run_uvicorn_command()
-            self._watcher = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
-                [sys.executable, "-S", "-E", "-c", WATCH, str(server.pid)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            return server
-
-        def stop(self) -> None:
-            super().stop()
-            if self._watcher is not None:
-                self._watcher.kill()
-                self._watcher.communicate()
-                self._watcher = None
-
-    Watched()  # Prefect keeps one of them, and takes the one that is there
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.communicate(timeout=6)  # closes its standard input

@@ -1,151 +1,128 @@
-"""What a backup's archive holds, read with care.
+"""The archive of a backup: a tar file of a home's files, and last a list of their SHA-256 checksums.
 
-Whoever made it, it gets no more memory, time and room than a backup of its size needs.
+An archive is read without trust: whoever wrote it, reading takes no more memory, time and disk space than a
+backup of its size needs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
+import io
 import json
 import os
 import shutil
-import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from storage.backup.backup import DATABASES, FORM, LIST, TOPS
 from storage.core.errors import BadFile, HomeUnusable
-from storage.core.files import sha256_file
+from storage.core.location import Location
 from storage.core.progress import report_progress
+from storage.tables.schemas import TABLES
 
-LIST_BYTES = 256_000_000
-# Of the list: two spaces, two quoted texts, a colon and a space, a comma and the end of the line.
-LINE_BYTES = 75
-# What one file takes up at least, and in steps of what it takes up more.
+DATABASES = ("mlflow.db", "prices.db")
+FOLDERS = (*TABLES, "models", "folds", "raw", "reports")
+LIST = "closecast-backup.json"
+FORMAT = 1
+MAX_LIST_BYTES = 256_000_000
+# A line of the list has at least 75 bytes: a SHA-256, a name, quotes, a colon, spaces, a comma, an end.
+MAX_FILES = MAX_LIST_BYTES // 75
+MAX_HEADER_BYTES = 2**16
+MAX_PATH_BYTES, MAX_NAME_BYTES = 1024, 255
+# A file takes up whole blocks of the disk.
 BLOCK_BYTES = 4096
-HEADER_BYTES = 2**16
-PATH_BYTES, NAME_BYTES = 1024, 255
-GZIP = b"\x1f\x8b"
+
+
+@dataclass
+class ArchiveWriter:
+    """A tar file in the making, and the SHA-256 of each file in it."""
+
+    tar: tarfile.TarFile
+    checksums: dict[str, str] = field(default_factory=dict)
+
+    def add_file(self, name: str, path: Location) -> str:
+        """Add a file's bytes as they are now under a name; returns their SHA-256.
+
+        Raises:
+            HomeUnusable: it is a link, or no file.
+        """
+        with path.open_regular() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return self._add(name, file, size)
+
+    def add_bytes(self, name: str, content: bytes) -> str:
+        """Add these bytes under a name; returns their SHA-256."""
+        return self._add(name, io.BytesIO(content), len(content))
+
+    def add_list(self) -> None:
+        """Add the list of all files so far; it comes last."""
+        content = {"format": FORMAT, "sha256": self.checksums}
+        self.add_bytes(LIST, json.dumps(content, indent=1, sort_keys=True).encode())
+
+    def _add(self, name: str, content: IO[bytes], size: int) -> str:
+        if name not in self.checksums:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = size, 0o644
+            hashed = _Hashed(content)
+            self.tar.addfile(entry, hashed)
+            self.checksums[name] = hashed.sha256.hexdigest()
+            report_progress("files", len(self.checksums))
+        return self.checksums[name]
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that takes the digest of the bytes that are read: a file may change between two readings."""
+
+    def __init__(self, content: IO[bytes]) -> None:
+        self._content = content
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._content.read(size)
+        self.sha256.update(piece)
+        return piece
 
 
 def open_archive(file: Path) -> BinaryIO:
-    """The archive to read; a pipe or a device, which may never end, is none.
+    """Open an archive to read; a pipe or a device, which may never end, is none.
 
     Raises:
         BadFile: it is no file, or cannot be read.
     """
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
+        if file.is_file():
+            return file.open("rb")
+        kind = "a folder" if file.is_dir() else "a pipe or a device" if file.exists() else "no file"
+    except OSError as error:
         raise BadFile(
-            f"a backup was needed, but there is no file at {file!s:.300}; check its name"
+            f"the backup {file!s:.300} cannot be read: {error.strerror}; check its name and rights"
         ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(
-            f"the backup {file!s:.300} cannot be read: {reason}; check its name and rights"
-        ) from error
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise BadFile(f"a file that `closecast backup` wrote was needed, but {file} is {kind}; name the file")
-    return os.fdopen(handle, "rb")
+    raise BadFile(
+        f"a file that `closecast backup` wrote was needed, but {file!s:.300} is {kind}; name the file"
+    )
 
 
-class _Archive:
-    """The bytes of an archive, unpacked; no more are read than whoever reads was allowed."""
-
-    def __init__(self, source: BinaryIO, file: Path) -> None:
-        source.seek(0)
-        packed = source.read(len(GZIP)) == GZIP
-        source.seek(0)
-        self._content = cast("BinaryIO", gzip.GzipFile(fileobj=source)) if packed else source
-        self._file = file
-        self.allowed = HEADER_BYTES
-
-    def read(self, size: int) -> bytes:
-        # tarfile takes the length of a header, and of a sparse file's map, from the archive.
-        if size > self.allowed:
-            raise BadFile(f"{self._file} is no backup of closecast: a header in it is too large")
-        self.allowed -= size
-        with _told(self._file):
-            return self._content.read(size)
-
-    def seek(self, place: int) -> int:
-        with _told(self._file):
-            return self._content.seek(place)
-
-    def tell(self) -> int:
-        return self._content.tell()
-
-
-@contextlib.contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Say of what cannot be read that it is the archive, not the home."""
-    try:
-        yield
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(":")
-        raise BadFile(f"{file} is no whole backup of closecast ({reason}): take another one") from error
-
-
-def _entries(source: BinaryIO, file: Path, free: int) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each file of a backup, the list as the last of them, within `free` bytes.
-
-    Raises:
-        BadFile: it holds what no backup holds.
-        HomeUnusable: it is larger than `free`.
-    """
-    archive, names, taken = _Archive(source, file), set[str](), 0
-    with _told(file):
-        tar = tarfile.open(fileobj=cast("IO[bytes]", archive), mode="r:")  # noqa: SIM115 (nothing to close)
-    while (entry := _next(tar, archive, file)) is not None:
-        if LIST in names or entry.name in names or not _is_ours(entry):
-            raise BadFile(f"{file} is no backup of closecast: it holds {entry.name!r:.80}")
-        if len(names) > LIST_BYTES // LINE_BYTES:
-            raise BadFile(f"{file} is no backup of closecast: it holds more files than its list can name")
-        names.add(entry.name)
-        taken += -(-max(entry.size, 1) // BLOCK_BYTES) * BLOCK_BYTES
-        if taken > free:
-            raise HomeUnusable(
-                f"{file} unpacks to more than the {free:,} bytes that are free for it: make room, or choose"
-                " another --home"
-            )
-        archive.allowed = entry.size + HEADER_BYTES
-        content = tar.extractfile(entry)
-        assert content is not None  # noqa: S101 (a regular file)
-        yield entry.name, content
-
-
-def _next(tar: tarfile.TarFile, archive: _Archive, file: Path) -> tarfile.TarInfo | None:
-    archive.allowed = HEADER_BYTES
-    cast("Any", tar).members.clear()  # it would keep them all
-    with _told(file):
-        return tar.next()
-
-
-def _is_ours(entry: tarfile.TarInfo) -> bool:
-    """Whether a backup may hold that: a plain file, in one of the home's own places, or the list."""
-    name = entry.name
-    if not entry.isreg() or entry.issparse() or entry.size < 0:
-        return False
-    if name == LIST:
-        return entry.size <= LIST_BYTES
-    parts = name.split("/")
-    if {"", ".", ".."}.intersection(parts) or "\0" in name or len(os.fsencode(name)) > PATH_BYTES:
-        return False
-    if max(len(os.fsencode(part)) for part in parts) > NAME_BYTES:
-        return False
-    return name in DATABASES if len(parts) == 1 else parts[0] in TOPS and parts[0] not in DATABASES
+def disk_bytes(size: int) -> int:
+    """What a file of `size` bytes takes up on a disk."""
+    return -(-max(size, 1) // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
-    """Unpack into a folder of its own, and compare with the list; returns the number of files.
+    """Unpack an archive into an empty folder and check each file against the list.
+
+    Args:
+        source: the open archive; it is read twice.
+        file: its path, for messages.
+        staging: the folder.
+
+    Returns:
+        The number of files, without the list.
 
     Raises:
         BadFile: it is no backup, or it was changed.
@@ -153,54 +130,102 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
         OSError: the folder cannot be written.
     """
     free = shutil.disk_usage(staging).free
-    for _ in _entries(source, file, free):
-        pass  # nothing is written of what would not fit
-    sums = dict[str, str]()
-    recorded: dict[str, str] | None = None
-    for name, content in _entries(source, file, free):
-        if name == LIST:
-            recorded = _recorded(content, file)
-        else:
-            sums[name] = _put(staging / name, content, file)
-            report_progress("files", len(sums))
-    if recorded is None:
-        raise _no_list(file)
-    wrong = sorted(name for name, _ in sums.items() ^ recorded.items())
-    if wrong:
-        raise BadFile(
-            f"{file} was changed or cut short: {wrong[0]!r:.200} is not what was backed up; take another one"
-        )
-    return len(sums)
+    checksums = dict[str, str]()
+    with _faults_of(file):
+        for _ in _entries(source, file, free):
+            pass  # nothing is written before all of it is known to fit
+        for tar, entry in _entries(source, file, free):
+            tar.extract(entry, staging, set_attrs=False, filter="data")
+            with (staging / entry.name).open("rb") as unpacked:
+                os.fsync(unpacked.fileno())
+                checksums[entry.name] = hashlib.file_digest(unpacked, "sha256").hexdigest()
+            report_progress("files", len(checksums))
+        recorded = _read_list(staging / LIST)
+        del checksums[LIST]
+        for name in sorted(checksums.keys() | recorded.keys()):
+            if checksums.get(name) != recorded.get(name):
+                raise ValueError(f"{name!r:.200} is not the file that was backed up")
+    return len(checksums)
 
 
-def _recorded(content: IO[bytes], file: Path) -> dict[str, str]:
-    """The list of what is in the backup: the SHA-256 of each file by its name."""
-    with _told(file):
-        found: Any = json.loads(content.read())
-    sums = found.get("sha256") if isinstance(found, dict) and found.get("form") == FORM else None
-    if not isinstance(sums, dict) or not all(isinstance(sha256, str) for sha256 in sums.values()):
-        raise _no_list(file)
-    return sums
+def _read_list(path: Path) -> dict[str, str]:
+    """The recorded SHA-256 of each file by its name."""
+    content: Any = json.loads(path.read_bytes()) if path.is_file() else None
+    checksums = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(checksums, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"it has no list of format {FORMAT}")
+    return checksums
 
 
-def _no_list(file: Path) -> BadFile:
-    return BadFile(f"{file} is no backup of this closecast: it has no list of form {FORM}")
-
-
-def _put(path: Path, content: IO[bytes], file: Path) -> str:
-    """One file of a backup in its place; its SHA-256."""
+@contextlib.contextmanager
+def _faults_of(file: Path) -> Iterator[None]:
+    """Report errors in an archive's content as the archive's; any other `OSError` is the home's."""
+    faults = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.open("xb")
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise BadFile(
-            f"{file} is no backup of closecast: two files in it have one place, {path.name!r:.80}"
-        ) from error
-    with written:
-        try:
-            shutil.copyfileobj(content, written, 2**20)
-        except tarfile.TarError as error:
-            raise BadFile(f"{file} is no whole backup of closecast ({error}): take another one") from error
-        written.flush()
-        os.fsync(written.fileno())
-    return sha256_file(path)
+        yield
+    except faults as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise BadFile(f"{file} is no whole backup of this closecast ({reason}); use another one") from error
+
+
+class _Reader:
+    """The unpacked bytes of an archive, of which at most `budget` are read.
+
+    tarfile takes the length of a header, and of a sparse file's map, from the archive.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        source.seek(0)
+        packed = source.read(2) == b"\x1f\x8b"
+        source.seek(0)
+        self._content = cast("BinaryIO", gzip.GzipFile(fileobj=source)) if packed else source
+        self.seek, self.tell = self._content.seek, self._content.tell
+        self.budget = MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.budget -= size
+        if self.budget < 0:
+            raise tarfile.ReadError("a header is too large")
+        return self._content.read(size)
+
+
+def _entries(source: BinaryIO, file: Path, free: int) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Each entry of an archive, checked, and the open tar file to extract it from.
+
+    Raises:
+        tarfile.TarError: it holds what no backup holds.
+        HomeUnusable: it unpacks to more than `free` bytes.
+    """
+    reader, names, folders, size = _Reader(source), set[str](), set[str](), 0
+    with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:") as tar:
+        while (entry := tar.next()) is not None:
+            cast("Any", tar).members = []  # tarfile would keep every entry
+            parents = {str(parent) for parent in PurePosixPath(entry.name).parents}
+            overlaps = entry.name in names | folders or not names.isdisjoint(parents)
+            if overlaps or not _belongs(entry) or len(names) > MAX_FILES:
+                raise tarfile.ReadError(f"it holds {entry.name!r:.80}")
+            names.add(entry.name)
+            folders |= parents
+            size += disk_bytes(entry.size)
+            if size > free:
+                raise HomeUnusable(
+                    f"{file} unpacks to more than the {free:,} bytes that are free for it: make room, or"
+                    " choose another --home"
+                )
+            reader.budget = entry.size + MAX_HEADER_BYTES
+            yield tar, entry
+            reader.budget = MAX_HEADER_BYTES
+
+
+def _belongs(entry: tarfile.TarInfo) -> bool:
+    """Whether a backup may hold the entry: the list, or a plain file where a home has one."""
+    if not entry.isreg() or entry.issparse() or entry.size < 0:
+        return False
+    if entry.name == LIST:
+        return entry.size <= MAX_LIST_BYTES
+    path = PurePosixPath(entry.name)
+    if str(path) != entry.name or ".." in path.parts or len(os.fsencode(path)) > MAX_PATH_BYTES:
+        return False
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+        return False
+    return entry.name in DATABASES if len(path.parts) < 2 else path.parts[0] in FOLDERS

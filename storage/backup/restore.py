@@ -1,17 +1,16 @@
-"""A home brought back from the file that `storage.backup.backup` wrote."""
+"""A home restored from the file that `storage.backup.backup` wrote."""
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import secrets
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.backup.archive import BLOCK_BYTES, open_archive, unpack
-from storage.backup.backup import TOPS
+from storage.backup.archive import DATABASES, FOLDERS, disk_bytes, open_archive, unpack
 from storage.backup.moving import move_out, require_unused
 from storage.core.errors import BadSetting, HomeUnusable
 from storage.core.files import fsync_folder
@@ -20,49 +19,51 @@ from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.prices.engine import database_engine
 
-# What a new file system has in it, and nobody may take away.
+# What a new file system has in it, and nobody may remove.
 NOT_OURS = "lost+found"
 
 
 def restore(file: Path, home: Home) -> int:
-    """Bring a backup back into a home that holds nothing yet; returns how many files came.
+    """Restore a backup into an empty home; returns the number of its files.
 
-    Every file is checked against the backup's list before anything is moved into its place. Killed on the
-    way, nothing can run in the home until the same is done again. Where the home's databases are in
-    PostgreSQL, the rows come there, where it has a bucket, the tables, bundles and answers: this is how a
-    home moves to them, and back.
+    Every file is checked against the backup's list before anything is put into the home. After a kill on
+    the way nothing can run in the home until the restore is run again. Where the home's databases are in
+    PostgreSQL the rows go there, where it has a bucket the tables, bundles and raw responses go there: this
+    is how a home moves to them, and back.
 
     Raises:
         BadFile: it is no backup, or it was changed.
         BadSetting: CLOSECAST_DATABASE_URL names a SQLite file elsewhere.
-        HomeUnusable: the home, its database or its bucket holds something, or cannot be written, or its disk
+        HomeUnusable: the home, its database or its bucket is not empty, or cannot be written, or its disk
             has too little room.
     """
     if database_engine(home).file not in (None, home.root / "prices.db"):
         raise BadSetting(
-            "a backup's prices come back as prices.db of the home: unset CLOSECAST_DATABASE_URL first"
+            "a backup's prices are restored to prices.db of the home: unset CLOSECAST_DATABASE_URL first"
         )
     with open_archive(file) as source:
         _require_empty(home)
         with tables_lock(prepare_home(home, restoring=True)):
             _require_empty(home)
-            return _restored(source, file, home)
+            return _restore(source, file, home)
 
 
-def _restored(source: BinaryIO, file: Path, home: Home) -> int:
+def _restore(source: BinaryIO, file: Path, home: Home) -> int:
     staging = home.root / f".restore-{secrets.token_hex(8)}"
+    marker = home.root / RESTORING
     try:
-        for left in home.root.glob(".restore-*"):
-            shutil.rmtree(left)
+        for unfinished in home.root.glob(".restore-*"):
+            shutil.rmtree(unfinished)
         staging.mkdir()
         count = unpack(source, file, staging)
         _require_room(staging, home)
-        marker = home.root / RESTORING
         marker.touch()
         fsync_folder(home.root)
         move_out(staging, home)
-        for name in TOPS:
-            _replace(home.root / name, staging / name)
+        for name in DATABASES:
+            _replace_file(home.root / name, staging / name)
+        for name in FOLDERS:
+            _replace_folder(home.root / name, staging / name)
         fsync_folder(home.root)
         marker.unlink()
         fsync_folder(home.root)
@@ -77,29 +78,26 @@ def _restored(source: BinaryIO, file: Path, home: Home) -> int:
 
 
 def _require_empty(home: Home) -> None:
-    for name in TOPS:
-        path = home.root / name
+    """Check that the home is empty, and that its folders are different ones: each is emptied.
+
+    Raises:
+        HomeUnusable: one of them is not so.
+    """
+    paths = [home.root / name for name in (*DATABASES, *FOLDERS)]
+    for path in paths:
         if path.is_symlink() and not path.exists():
-            raise HomeUnusable(
-                f"{path} is a link that leads to nothing: make what it leads to, or take it away"
-            )
-    _require_distinct([home.root / name for name in TOPS])
+            raise HomeUnusable(f"{path} is a link to nothing: make what it leads to, or remove it")
+    for path, other in itertools.permutations(paths, 2):
+        if path.resolve().is_relative_to(other.resolve()):
+            raise HomeUnusable(f"{path} and {other} lead to the same folder: give each its own")
     if (home.root / RESTORING).exists():
         return
     require_unused(home)
-    for name in TOPS:
-        path = home.root / name
+    for path in paths:
         if path.is_file() or (path.is_dir() and _children(path)):
             raise HomeUnusable(
                 f"an empty home is needed, but there is {path}: move it away, or name another with --home"
             )
-
-
-def _require_distinct(places: list[Path]) -> None:
-    """Refuse two folders that are one, or one in the other, by way of a link: each is emptied."""
-    for path, other in itertools.permutations(places, 2):
-        if path.resolve().is_relative_to(other.resolve()):
-            raise HomeUnusable(f"{path} and {other} lead to one place: give each a folder of its own")
 
 
 def _children(folder: Path) -> list[Path]:
@@ -107,79 +105,61 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _require_room(staging: Path, home: Home) -> None:
-    """Refuse a disk behind a folder that has too little room for what comes to it, before anything moves."""
-    lacking, where, ours = dict[int, int](), dict[int, Path](), staging.stat().st_dev
-    for name in TOPS:
-        place, came = home.root / name, staging / name
-        if came.is_dir() and place.is_dir() and (device := place.stat().st_dev) != ours:
-            room = lacking.get(device, -shutil.disk_usage(place).free)
-            lacking[device] = room + _taken(came) - _taken(place)  # what is there goes
-            where[device] = place
-    for device, missing in lacking.items():
-        if missing > 0:
+    """Check the room on other disks that folders of the home lie on, before anything moves.
+
+    Raises:
+        HomeUnusable: one has too little.
+    """
+    needed, folders = Counter[int](), dict[int, Path]()
+    for name in FOLDERS:
+        target, source = home.root / name, staging / name
+        if source.is_dir() and target.is_dir():
+            device = target.stat().st_dev
+            needed[device] += _folder_bytes(source) - _folder_bytes(target)  # the target is emptied first
+            folders[device] = target
+    del needed[staging.stat().st_dev]
+    for device, size in needed.items():
+        if (lacking := size - shutil.disk_usage(folders[device]).free) > 0:
             raise HomeUnusable(
-                f"{missing:,} more bytes are needed on the disk that {where[device]} is on: make room there"
+                f"{lacking:,} more bytes are needed on the disk of {folders[device]}: make room there"
             )
 
 
-def _taken(folder: Path) -> int:
-    sizes = [path.lstat().st_size for path in folder.rglob("*")]
-    return sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes)
+def _folder_bytes(folder: Path) -> int:
+    return sum(disk_bytes(path.lstat().st_size) for path in folder.rglob("*"))
 
 
-def _replace(place: Path, came: Path) -> None:
-    """Put a part of the backup into its place, where nothing is but what a restore cut short has left."""
-    if place.is_dir():
-        _empty(place)
-        if place.is_symlink() or not _removed(place):
-            if came.is_dir():
-                for path in came.iterdir():
-                    _move(path, place / path.name)
-                fsync_folder(place)
-            return
-    for left in (place, place.with_name(f"{place.name}-wal"), place.with_name(f"{place.name}-shm")):
-        left.unlink(missing_ok=True)
-    if came.exists():
-        came.rename(place)
+def _replace_file(target: Path, source: Path) -> None:
+    """Put a database in the place of one that an unfinished restore put there."""
+    for path in (target, target.with_name(f"{target.name}-wal"), target.with_name(f"{target.name}-shm")):
+        path.unlink(missing_ok=True)
+    if source.exists():
+        source.rename(target)
 
 
-def _empty(folder: Path) -> None:
-    for path in _children(folder):
+def _replace_folder(target: Path, source: Path) -> None:
+    """Put what is in a folder in the place of what an unfinished restore put there.
+
+    The folder itself stays: it may be a link to another disk, or mounted.
+    """
+    for path in _children(target) if target.is_dir() else []:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+    if not source.exists():
+        return
+    target.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        # Renamed, or copied to another disk.
+        shutil.move(path, target / path.name, copy_function=_copy_durably)
+        moved = target / path.name
+        for folder in (moved, *moved.rglob("*/")) if moved.is_dir() else ():
+            fsync_folder(folder)
+    fsync_folder(target)
 
 
-def _removed(folder: Path) -> bool:
-    """Take an empty folder away; one that a file system is mounted on stays."""
-    if folder.is_mount():
-        return False
-    try:
-        folder.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):  # mounted from the same file system
-            raise
-        return False
-    return True
-
-
-def _move(path: Path, target: Path) -> None:
-    """Rename, or copy durably to another file system; what came stays, and goes with its folder."""
-    try:
-        path.rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        if path.is_dir():
-            shutil.copytree(path, target, copy_function=_copy)
-            for folder in (target, *(one for one in target.rglob("*") if one.is_dir())):
-                fsync_folder(folder)
-        else:
-            _copy(str(path), str(target))
-
-
-def _copy(path: str, target: str) -> None:
-    shutil.copyfile(path, target)
-    with open(target, "rb") as written:  # noqa: PTH123 (as shutil hands it)
-        os.fsync(written.fileno())
+def _copy_durably(source: str, target: str) -> None:
+    shutil.copyfile(source, target)
+    with Path(target).open("rb") as file:
+        os.fsync(file.fileno())

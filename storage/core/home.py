@@ -46,6 +46,26 @@ def choose_location(root: Path, storage_url: str | None) -> Location:
 
 
 @dataclass(frozen=True)
+class _Below:
+    """A file or folder of the home's own, by its name."""
+
+    name: str
+
+    def __get__(self, home: Home, _: type[Home]) -> Path:
+        return home.root / self.name
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A table or folder that machines may share, by its name."""
+
+    name: str
+
+    def __get__(self, home: Home, _: type[Home]) -> Location:
+        return home.shared / self.name
+
+
+@dataclass(frozen=True)
 class Home:
     """The names of a home's parts; only `prepare` touches the disk.
 
@@ -75,70 +95,18 @@ class Home:
         """Location of a Delta table, by its name in `storage.tables.schemas`."""
         return self.shared / name
 
+    predictions, scores, components = _Shared("predictions"), _Shared("scores"), _Shared("components")
+    calibrator, backtests = _Shared("calibrator"), _Shared("backtests")
+    raw = _Shared("raw")  # the exchange's responses, compressed, by content hash
+    registry = _Below("mlflow.db")
+    models = _Below("models")  # bundles
+    folds = _Below("folds")  # models of backtests, so that an interrupted one continues
+    reports, locks, logs = _Below("reports"), _Below("locks"), _Below("logs")
+
     @property
     def mlflow_url(self) -> str:
         """SQLAlchemy address of the model registry."""
         return f"sqlite:///{self.registry}"
-
-    @property
-    def registry(self) -> Path:
-        """The model registry's database."""
-        return self.root / "mlflow.db"
-
-    @property
-    def models(self) -> Path:
-        """Folder of the model bundles."""
-        return self.root / "models"
-
-    @property
-    def predictions(self) -> Location:
-        """Location of the Delta table of forecasts."""
-        return self.table("predictions")
-
-    @property
-    def scores(self) -> Location:
-        """Location of the Delta table of scores."""
-        return self.table("scores")
-
-    @property
-    def components(self) -> Location:
-        """Location of the Delta table of each forecast's components."""
-        return self.table("components")
-
-    @property
-    def calibrator(self) -> Location:
-        """Location of the Delta table of the calibrator's states."""
-        return self.table("calibrator")
-
-    @property
-    def backtests(self) -> Location:
-        """Location of the Delta table of backtests."""
-        return self.table("backtests")
-
-    @property
-    def folds(self) -> Path:
-        """Folder of the backtests' models, so that an interrupted one goes on where it was."""
-        return self.root / "folds"
-
-    @property
-    def raw(self) -> Location:
-        """Location of the exchange's responses, compressed, by content hash."""
-        return self.shared / "raw"
-
-    @property
-    def reports(self) -> Path:
-        """Folder of the report pages."""
-        return self.root / "reports"
-
-    @property
-    def locks(self) -> Path:
-        """Folder of the lock files."""
-        return self.root / "locks"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the log files."""
-        return self.root / "logs"
 
     def prepare(self, *, restoring: bool = False) -> Home:
         """Make the folders that every run needs, and prove that they can be written.

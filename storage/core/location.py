@@ -1,4 +1,4 @@
-# ruff: noqa: D102 (the methods of an engine are documented in the protocol)
+# ruff: noqa: D102 (the protocol documents the methods)
 """Where tables, bundles and responses lie: a folder or a prefix of a bucket, behind one protocol.
 
 `Home.shared` chooses between `LocalPath` and `S3Path`; no other module asks which one it has.
@@ -29,95 +29,40 @@ if TYPE_CHECKING:
 class Location(Protocol):
     """What closecast needs of `pathlib.Path`, under the same names, and what differs between the engines.
 
-    Raises (whatever asks a server):
-        HomeUnusable: it cannot be reached, or refuses.
+    Whatever asks a server raises `HomeUnusable` where that cannot be reached, or refuses.
     """
 
     @property
-    def name(self) -> str:
-        """The part after the last slash."""
-
+    def name(self) -> str: ...
     @property
-    def suffix(self) -> str:
-        """The end of the name from its last dot on."""
-
+    def suffix(self) -> str: ...
     @property
-    def parent(self) -> Self:
-        """The folder or prefix above."""
-
+    def parent(self) -> Self: ...
     def __truediv__(self, name: str, /) -> Self: ...
-
-    def relative_to(self, other: Self, /) -> PurePosixPath:
-        """The path from `other` on."""
-
-    def is_file(self) -> bool:
-        """Whether there is a file or object of this very name."""
-
-    def is_dir(self) -> bool:
-        """Whether it is a folder, or a prefix that something lies below."""
-
-    def folder_names(self) -> list[str]:
-        """The names of the folders directly below; links are not followed."""
-
-    def files(self, *, after: str | None = None) -> list[Self]:
-        """Every file below, sorted; with `after` only those whose path from here sorts later."""
-
-    def read_bytes(self) -> bytes:
-        """The content; `FileNotFoundError` where there is none."""
-
-    def open_regular(self) -> BinaryIO:
-        """The content as a stream; `HomeUnusable` for a link or a pipe, `FileNotFoundError` for nothing."""
-
-    def sha256(self) -> str:
-        """The SHA-256 of the content, in hex.
-
-        Raises:
-            BadFile: missing or not readable.
-        """
-
-    def put(self, content: bytes) -> None:
-        """Write the content durably, whole or not at all, in place of an older one."""
-
-    def create(self, content: bytes) -> bool:
-        """Write the content unless there is something; whether it was written."""
-
-    def unlink(self) -> None:
-        """Delete the file or object."""
-
-    def check_no_links(self, *, deep: bool = False) -> None:
-        """Refuse links directly below, or anywhere below.
-
-        Raises:
-            HomeUnusable: there is one.
-        """
-
-    def check_reachable(self) -> None:
-        """Ask the server for a sign of life; a folder is always reachable."""
-
-    def resolve(self) -> Self:
-        """The same location as Delta names it: links followed."""
-
-    def located(self, uri: str) -> Self:
-        """The location of a data file that Delta names by its address."""
-
+    def relative_to(self, other: Self, /) -> PurePosixPath: ...
+    def resolve(self) -> Self: ...  # as Delta names it: links followed
+    def is_file(self) -> bool: ...
+    def is_dir(self) -> bool: ...  # a folder, or a prefix that something lies below
+    def unlink(self) -> None: ...
+    def read_bytes(self) -> bytes: ...  # FileNotFoundError where there is nothing
+    def open_regular(self) -> BinaryIO: ...  # the same as a stream; HomeUnusable for a link or a pipe
+    def sha256(self) -> str: ...  # of the content, in hex; BadFile where it cannot be read
+    def put(self, content: bytes) -> None: ...  # durably, whole or not at all, in place of an older one
+    def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
+    def folder_names(self) -> list[str]: ...  # directly below, without links
+    def files(self, *, after: str | None = None) -> list[Self]: ...  # all below, sorted, or from a name on
+    def located(self, uri: str) -> Self: ...  # the data file of an address by Delta
+    def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
+    def check_reachable(self) -> None: ...
+    def sync(self, paths: Iterable[Location]) -> None: ...  # make them and their names durable, in order
     @property
-    def storage_options(self) -> dict[str, str] | None:
-        """Delta's options for this engine."""
+    def storage_options(self) -> dict[str, str] | None: ...  # of Delta
+    def arrow_filesystem(self) -> fs.FileSystem | None: ...  # below this; None for the one of Delta
 
-    def arrow_filesystem(self) -> fs.FileSystem | None:
-        """The file system by which PyArrow reads below, None for the one that Delta brings."""
-
-    def sync(self, paths: Iterable[Location]) -> None:
-        """Make these files, their names and this location durable, in that order."""
-
-    def read_lines(self, *, after: int = -1) -> list[str]:
-        """The lines of a list that grows, all of them or at least those of additions above `after`."""
-
-    def add_lines(self, number: int, lines: list[str]) -> None:
-        """Add lines to a list that grows, durably; the same number again replaces or repeats them."""
-
-    def rewrite_lines(self, change: Callable[[list[str]], list[str]]) -> None:
-        """Replace the lines of a list that grows by what `change` makes of them."""
+    # A list of lines that grows, by numbered additions; the same number again may repeat its lines.
+    def add_lines(self, number: int, lines: list[str]) -> None: ...
+    def read_lines(self, *, after: int = -1) -> list[str]: ...  # at least those of additions above `after`
+    def rewrite_lines(self, change: Callable[[list[str]], list[str]]) -> None: ...
 
 
 class LocalPath(PosixPath):

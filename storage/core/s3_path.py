@@ -1,4 +1,4 @@
-# ruff: noqa: D102 (the methods of an engine are documented in the protocol)
+# ruff: noqa: D102 (the protocol documents the methods)
 """The engine S3: a prefix of a bucket or an object in it, as a `Location`."""
 
 from __future__ import annotations
@@ -94,10 +94,6 @@ class S3Path:
 
     def is_dir(self) -> bool:
         return next(self._listed(), None) is not None
-
-    def exists(self) -> bool:
-        """Whether `is_file` or `is_dir`."""
-        return self.is_file() or self.is_dir()
 
     def folder_names(self) -> list[str]:
         with self._server("listed") as store:

@@ -1,11 +1,10 @@
-"""Whether files are what was recorded of them: of the tables, the bundles, the folds and the raw answers."""
+"""Files against their recorded checksums: of tables, bundles, backtests' models and raw responses."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from storage.core.errors import BadFile, ClosecastError, Damaged
 from storage.core.files import sha256_file
@@ -26,152 +25,128 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 def table_files(folder: Location) -> tuple[int, list[str]]:
-    """How many files of a table were looked at, and what is wrong with them, a line each.
+    """Check a table's files; returns their number and the findings.
 
-    Commits newer than every recorded one are those of a run that was killed, or is going on: the next one
-    records them.
+    Commits after the newest recorded one are those of a run that was killed, or goes on: the next one records
+    them.
     """
-    return _table_files(folder.resolve())  # as Delta names its files
+    folder = folder.resolve()  # as Delta names its files
+    log = folder / LOG
+    if not log.is_dir():
+        return 0, _lost_log(folder)
+    recorded = read_checksums(folder)
+    names = [path.name for path in log.files()]
+    entries, checkpoints = _numbered(log, names, _ENTRY), _numbered(log, names, _CHECKPOINT)
+    findings = list(_list_findings(folder, recorded, entries, checkpoints))
+    data: list[Location] = []
+    try:
+        table = open_table(folder)
+        data = data_files(folder, table) if table else []
+        findings += [] if table or recorded else _lost_log(folder)
+    except Damaged as error:
+        findings.append(str(error))
+    newest = max((int(match[1]) for name in recorded if (match := _ENTRY.search(name))), default=-1)
+    new = {path for number, path in entries.items() if number > newest}
+    new |= {path for entry in tuple(new) for path in added_files(folder, entry)}
+    new |= {path for number, path in checkpoints.items() if number >= newest}
+    checksums = {folder / name: sha256 for name, sha256 in recorded.items()}
+    paths = sorted({*entries.values(), *checkpoints.values(), *data} - (new - checksums.keys()), key=str)
+    for path in paths:
+        findings += _file_findings(path, checksums.get(path))
+    return len(paths), findings
 
 
-def data_files(folder: Location, table: DeltaTable) -> list[Any]:
-    """The data files that a table's state is made of, as places below its resolved folder."""
+def data_files(folder: Location, table: DeltaTable) -> list[Location]:
+    """The data files of a table's state, below its resolved folder."""
     return [folder.located(uri) for uri in table.file_uris()]
 
 
-def _table_files(folder: Any) -> tuple[int, list[str]]:
-    log = folder / LOG
-    if not log.is_dir():
-        return 0, _without_log(folder)
-    recorded = read_checksums(folder)
-    entries = {int(found[1]): path for path in log.files() if (found := _ENTRY.fullmatch(path.name))}
-    marks = {int(found[1]): path for path in log.files() if (found := _CHECKPOINT.fullmatch(path.name))}
-    newest = max((int(found[1]) for name in recorded if (found := _ENTRY.search(name))), default=-1)
-    # Of a table that was just made the first commit is the first to be recorded.
-    wrong = [] if recorded or max(entries, default=0) == 0 else [f"{folder / CHECKSUMS} is missing"]
-    wrong += [
-        f"{folder / CHECKSUMS} has a line that is none: {line!r:.200}"
-        for line in unreadable_checksums(folder)
-    ]
-    wrong += [
-        f"{folder / CHECKSUMS} names {name!r:.200}, which is no file of a table"
-        for name in recorded
-        if not _of_a_table(name)
-    ]
-    wrong += [f"{path} is missing" for path in _lost(folder, recorded, entries, marks)]
-    try:
-        table = open_table(folder)
-        used = data_files(folder, table) if table else []
-        wrong += [] if table or recorded else _without_log(folder)
-    except Damaged as error:
-        used, wrong = [], [*wrong, str(error)]
-    late = {path for number, path in entries.items() if number > newest}
-    late |= {path for entry in tuple(late) for path in added_files(folder, entry)}
-    late |= {path for number, path in marks.items() if number >= newest}
-    late = {path for path in late if path.relative_to(folder).as_posix() not in recorded}
-    looked = sorted({*entries.values(), *marks.values(), *used} - late)
-    for path in looked:
-        wrong += _wrong(path, recorded.get(path.relative_to(folder).as_posix()))
-    return len(looked), wrong
+def _numbered(log: Location, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Location]:
+    return {int(match[1]): log / name for name in names if (match := pattern.fullmatch(name))}
 
 
-def _of_a_table(name: str) -> bool:
-    """Whether a file of a table may have that name: an entry or a checkpoint of its log, or data."""
-    first, _, rest = name.partition("/")
-    if first == LOG:
-        return bool(_ENTRY.fullmatch(rest) or _CHECKPOINT.fullmatch(rest))
-    return name.endswith(".parquet")
-
-
-def _without_log(folder: Any) -> list[str]:
-    """A table's log is written before its first data: what has data and no log has lost it."""
-    if not folder.is_dir():
-        return []
-    left = [
+def _lost_log(folder: Location) -> list[str]:
+    """The finding that a table has data and no log, which is written before the first data."""
+    files = [
         path
         for path in folder.files()
         if CHECKSUMS in (path.name, path.parent.name) or path.suffix == ".parquet"
     ]
-    return (
-        [f"the table {folder} holds files ({len(left)}) and no log of them: {LOG} is missing"] if left else []
-    )
+    if not files:
+        return []
+    return [f"the table {folder} holds files ({len(files)}) and no log of them: {LOG} is missing"]
 
 
-def _lost(
-    folder: Any, recorded: dict[str, str], entries: dict[int, Any], marks: dict[int, Any]
-) -> Iterator[Location]:
-    """Recorded commits that are gone, but for those that a checkpoint has made superfluous."""
-    superfluous = max(marks, default=-1)
+def _list_findings(
+    folder: Location, recorded: dict[str, str], entries: dict[int, Location], checkpoints: dict[int, Location]
+) -> Iterator[str]:
+    """Check the list of checksums: its lines, and that the log entries that it names are there."""
+    if not recorded and max(entries, default=0) > 0:  # a new table's first commit is recorded after it
+        yield f"{folder / CHECKSUMS} is missing"
+    for line in unreadable_checksums(folder):
+        yield f"{folder / CHECKSUMS} has a line that is no checksum: {line!r:.200}"
     for name in recorded:
-        found = _ENTRY.search(name)
-        if found and int(found[1]) > superfluous and int(found[1]) not in entries:
-            yield folder / name
+        first, _, rest = name.partition("/")
+        entry = _ENTRY.fullmatch(rest) if first == LOG else None
+        checkpoint = _CHECKPOINT.fullmatch(rest)
+        if not (entry or checkpoint if first == LOG else name.endswith(".parquet")):
+            yield f"{folder / CHECKSUMS} names {name!r:.200}, which is no file of a table"
+        # A checkpoint makes the entries before it superfluous.
+        if entry and int(entry[1]) > max(checkpoints, default=-1) and int(entry[1]) not in entries:
+            yield f"{folder / name} is missing"
 
 
-def _wrong(path: Location, recorded: str | None) -> list[str]:
+def _file_findings(path: Location, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:
-        now = path.sha256()
+        sha256 = path.sha256()
     except BadFile:
         return [f"{path} is missing"]
-    return [] if now == recorded else [f"{path} is not the file that was stored"]
+    return [] if sha256 == recorded else [f"{path} is not the file that was stored"]
 
 
 def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
-    """How many files of a version's bundle were looked at, and what is wrong with them."""
-    looked, wrong = shared_files(home, version.name, version.bundle, version.manifest_sha256)
-    if wrong:
-        return looked, wrong
+    """Check the files of a version's bundle; returns their number and the findings."""
+    count, findings = shared_files(home, version.name, version.bundle, version.manifest_sha256)
+    if findings:
+        return count, findings
     try:
-        bundle = Models(home).open(version)
+        return _bundle_files(Models(home).open(version))
     except Damaged as error:
         return 1, [str(error)]
-    return _files_of(bundle)
 
 
 def fold_files(home: Home) -> tuple[int, list[str]]:
-    """The same for every model that a backtest keeps."""
-    looked, wrong = 0, list[str]()
-    for manifest in sorted(home.folds.glob(f"*/*/{MANIFEST}")):
-        if manifest.parent.name.startswith("."):
-            continue
+    """Check the files of all models that backtests keep; returns their number and the findings."""
+    count, findings = 0, list[str]()
+    for manifest in sorted(home.folds.glob(f"*/[!.]*/{MANIFEST}")):
         try:
-            files, found = _files_of(Bundle(manifest.parent, sha256_file(manifest)))
+            files, lines = _bundle_files(Bundle(manifest.parent, sha256_file(manifest)))
         except (BadFile, Damaged, ValueError) as error:
-            files, found = 1, [f"{manifest} cannot be read: {error}"]
-        looked, wrong = looked + files, wrong + found
-    return looked, wrong
+            files, lines = 1, [f"{manifest} cannot be read: {error}"]
+        count, findings = count + files, findings + lines
+    return count, findings
 
 
-def _files_of(bundle: Bundle) -> tuple[int, list[str]]:
-    wrong = []
+def _bundle_files(bundle: Bundle) -> tuple[int, list[str]]:
+    findings = []
     for name in bundle.manifest:
         try:
             bundle.path(name)
         except Damaged as error:
-            wrong.append(str(error))
-    known = {bundle.folder / name for name in (*bundle.manifest, MANIFEST)}
-    foreign = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path not in known)
-    return len(known), wrong + [f"{path} does not belong to its bundle" for path in foreign]
-
-
-def lineage_of(home: Home, version: ModelVersion) -> dict[str, str]:
-    """The lineage that a version's bundle holds, empty where it cannot be read."""
-    try:
-        found = json.loads(Models(home).open(version).read("lineage.json"))
-    except (Damaged, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+            findings.append(str(error))
+    own = {bundle.folder / name for name in (*bundle.manifest, MANIFEST)}
+    foreign = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path not in own)
+    return len(own), findings + [f"{path} does not belong to its bundle" for path in foreign]
 
 
 def raw_responses(home: Home) -> tuple[int, list[str]]:
-    """How many kept answers of the exchange were looked at, and which are not what their name says."""
-    looked, wrong = 0, list[str]()
-    for sha256 in raw_sha256s(home):
-        looked += 1
+    """Check the exchange's raw responses, which are named by their digests; their number and the findings."""
+    digests, findings = raw_sha256s(home), list[str]()
+    for sha256 in digests:
         try:
             read_raw(home, sha256)
         except ClosecastError as error:
-            wrong.append(str(error))
-    return looked, wrong
+            findings.append(str(error))
+    return len(digests), findings

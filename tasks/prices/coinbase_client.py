@@ -6,19 +6,21 @@ tasks/prices/validation.py decides whether the candles are plausible.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date, timedelta
+from http.client import IncompleteRead
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pandas as pd
+import requests
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -66,6 +68,11 @@ class Page:
     rejected: pd.DataFrame
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read the whole body of a redirect that it is not to follow."""
+
+
 class Client:
     """A client for daily candles: a context manager that closes its connections.
 
@@ -109,20 +116,12 @@ class Client:
         self._min_interval, self._sleep = min_interval, sleep
         self._pace, self._next_start = threading.Lock(), -math.inf
         self._patience, self._last_start = patience, math.inf
-        # Requests run on an event loop of their own: only a cancelled one ends in the middle of a read.
-        self._total_timeout = total_timeout
-        self._http = httpx.AsyncClient(
-            headers={
-                "User-Agent": f"closecast/{code_version().partition('+')[0]}",
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-            },
-            timeout=httpx.Timeout(read_timeout, connect=connect_timeout),
-            trust_env=not _is_loopback(self._host),
-        )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="closecast-http", daemon=True)
-        self._thread.start()
+        self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
+        self._session = _Session()
+        self._session.auth = lambda request: request  # the candles are public: no password of a netrc file
+        self._session.headers["User-Agent"] = f"closecast/{code_version().partition('+')[0]}"
+        self._session.headers["Accept"] = "application/json"
+        self._session.trust_env = not _is_loopback(self._host)
 
     def __enter__(self) -> Client:
         return self
@@ -132,11 +131,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._http.aclose(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        self._session.close()
 
     def page(self, product_id: str, first: date, last: date, *, expect_rows: bool = True) -> Page:
         """One span of at most 300 days, both ends included; `last` must be a finished day.
@@ -188,26 +183,41 @@ class Client:
         """One request."""
         self._wait_for_turn()
         query = {"granularity": DAY, "start": f"{first}T00:00:00Z", "end": f"{last}T00:00:00Z"}
-        coroutine = self._get(f"{self.base_url}/products/{product_id}/candles", query)
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            response = future.result()
-        except TimeoutError as error:
-            raise TransientError(f"no complete response within {self._total_timeout:g} s") from error
-        except httpx.RequestError as error:
+            response = self._get(f"{self.base_url}/products/{product_id}/candles", query)
+        except requests.exceptions.InvalidURL as error:
+            raise BadSetting(
+                f"the exchange's address {self._host} cannot be used: {_reason_of(error)}"
+            ) from error
+        except requests.RequestException as error:
             raise TransientError(_reason_of(error)) from error
-        finally:
-            future.cancel()  # an interrupted wait leaves no request behind
         candles, rejected = read_rows(rows_of(response, product_id), first, last)
         _require_finished(candles, response)
         return Page(first, last, response.body, candles, rejected)
 
-    async def _get(self, url: str, query: dict[str, Any]) -> Response:
-        async with (
-            asyncio.timeout(self._total_timeout),
-            self._http.stream("GET", url, params=query, follow_redirects=False) as response,
-        ):
-            return await read_response(response)
+    def _get(self, url: str, query: dict[str, Any]) -> Response:
+        """A complete response within the total time-out.
+
+        The time-outs of requests start again with each byte, so a response that trickles would never end. It
+        is awaited in a thread of its own, which is abandoned when time is up; it ends with the process at the
+        latest.
+        """
+        future: Future[Response] = Future()
+
+        def fetch() -> None:
+            try:
+                with self._session.get(
+                    url, params=query, timeout=self._timeouts, stream=True, allow_redirects=False
+                ) as response:
+                    future.set_result(read_response(response))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=fetch, name="closecast-http", daemon=True).start()
+        try:
+            return future.result(self._total_timeout)
+        except TimeoutError as error:
+            raise TransientError(f"no complete response within {self._total_timeout:g} s") from error
 
     def _wait_for_turn(self) -> None:
         """Keep the starts of requests apart, also those of other threads and of retries."""
@@ -242,17 +252,17 @@ def _check_url(base_url: str) -> tuple[str, str]:
             " correct CLOSECAST_COINBASE_URL"
         )
     try:
-        url = httpx.URL(base_url)
-        url.host.encode("idna")
-        usable = url.scheme in ("http", "https") and url.host and url.port in (None, *range(1, 65536))
-    except (httpx.InvalidURL, UnicodeError):
+        url = urlsplit(base_url)
+        host = url.hostname or ""
+        usable = url.scheme in ("http", "https") and bool(host.encode("idna")) and url.port != 0
+    except (ValueError, UnicodeError):  # a port or an IPv6 address that is none
         usable = False
     if not usable or url.query or url.fragment:
         raise BadSetting(
             f"the exchange's address needs the form https://host, not {printable(base_url)!r};"
             " correct CLOSECAST_COINBASE_URL"
         )
-    return base_url.rstrip("/"), url.host
+    return base_url.rstrip("/"), host
 
 
 def _is_loopback(host: str) -> bool:
@@ -281,8 +291,12 @@ def _reason_of(error: BaseException) -> str:
     cause: BaseException | None = error
     text = ""
     while cause is not None:
-        if isinstance(cause, httpx.TimeoutException):
+        if isinstance(cause, requests.Timeout | TimeoutError):
             return "no response in time"
+        if isinstance(cause, requests.exceptions.ContentDecodingError):
+            return "a damaged gzip body"
+        if isinstance(cause, IncompleteRead):
+            return "a body cut short"
         if isinstance(cause, OSError) and cause.errno:
             return (os.strerror(cause.errno) if cause.errno > 0 else printable(str(cause.strerror))).lower()
         text = printable(str(cause)) or text

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
 import pandas as pd
+import requests
 
 from storage.core.candle_schema import candle_frame, rejected_frame
 from storage.core.errors import BadProduct, ExchangeRefused
@@ -24,6 +24,8 @@ FIGURES = ("low", "high", "open", "close", "volume")
 TRANSIENT_STATUSES = (408, 425, 429)
 MAX_ROWS = 3000  # of a response; a page asks for at most 300
 MAX_BYTES = 4 * 2**20  # of a body, decompressed
+# Compressed bytes that are read at a time: so few that no chunk unpacks to more than some megabytes.
+CHUNK_BYTES = 2**14
 
 
 class TransientError(Exception):
@@ -35,7 +37,7 @@ class Response:
     """A complete response: status, headers, and the body decompressed."""
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]  # whatever the case of their names
     body: bytes
 
     @property
@@ -48,23 +50,17 @@ class Response:
             return None
 
 
-async def read_response(response: httpx.Response) -> Response:
-    """Read a streamed response to its end.
+def read_response(response: requests.Response) -> Response:
+    """Read a streamed response to its end, decompressed.
 
     Raises:
-        TransientError: the body is not the gzip that its header names.
         ExchangeRefused: more than MAX_BYTES.
+        requests.RequestException: the body breaks off, or is not what its headers say.
     """
-    gzip = response.headers.get("Content-Encoding", "").lower() == "gzip"
-    # Not httpx's own decompression, which has no limit: a few kilobytes can hold gigabytes.
-    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     body = bytearray()
-    async for chunk in response.aiter_raw():
-        try:
-            body += decoder.decompress(chunk, MAX_BYTES + 1) if gzip else chunk
-        except zlib.error as error:
-            raise TransientError("a damaged gzip body") from error
-        if max(len(body), response.num_bytes_downloaded) > MAX_BYTES:
+    for chunk in response.iter_content(CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_BYTES:
             raise ExchangeRefused(
                 f"a response of the exchange needs at most {MAX_BYTES} bytes, this one has more;"
                 " check CLOSECAST_COINBASE_URL"

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,9 +22,7 @@ from tasks.network.epoch import Weights
 from tasks.network.parallel import TrainerPool
 from tasks.network.trainer import Losses, Trainer, TrainingSettings
 from tasks.profiles.base import Histories, Training
-
-if TYPE_CHECKING:
-    from tasks.profiles.calibrated import CalibratedSettings
+from tasks.profiles.calibrated_settings import CalibratedSettings
 
 log = logging.getLogger("closecast.ensemble")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from storage.core.intervals import COVERED, INTERVALS
+from storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
 from tasks.core.quantiles import LEVELS
 from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
 MAX_EPOCHS = 500
-BOUNDS = tuple(f"{side}_{percent}" for percent in INTERVALS for side in ("lower", "upper"))
+BOUNDS = tuple(itertools.chain(*LOWER_UPPER))
 
 
 def charts(context: ReportContext) -> dict[str, Any]:

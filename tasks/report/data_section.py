@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import pandas as pd
 
@@ -13,40 +14,15 @@ from tasks.prices.gaps import find_gaps
 
 # Of each kind, the newest; the tables hold all of them.
 MAX_ROWS = 20
-MAX_TEXT = 160
-
-
-@dataclass(frozen=True)
-class QuarantinedRow:
-    """A row that did not become a candle: its day if it has one, its text, and why it was quarantined."""
-
-    day_utc: str
-    raw: str
-    reason: str
-    observed_at: str
-
-
-@dataclass(frozen=True)
-class RestatedDay:
-    """A day whose close was observed again with another figure; prices in the quote currency."""
-
-    day_utc: str
-    first_close: float
-    newest_close: float
-    observed_at: str
-
-    @property
-    def change(self) -> float:
-        """The newest close over the first one, less one."""
-        return self.newest_close / self.first_close - 1.0
 
 
 @dataclass(frozen=True)
 class DataSection:
     """How many closes there are from which source, and what is wrong with them.
 
-    `quarantined` and `restated` hold the newest ones. `other_days` were observed again with the same close,
-    and another open, high, low or volume.
+    `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose close
+    was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`, `observed_at`).
+    `other_days` were observed again with the same close, and another open, high, low or volume.
     """
 
     source: str
@@ -55,9 +31,9 @@ class DataSection:
     last_day: date | None
     gaps: tuple[Gap, ...]
     quarantined_rows: int
-    quarantined: list[QuarantinedRow]
+    quarantined: list[dict[str, Any]]
     restated_days: int
-    restated: list[RestatedDay]
+    restated: list[dict[str, Any]]
     other_days: int
 
     @property
@@ -68,8 +44,8 @@ class DataSection:
 
 def data_section(history: PriceHistory) -> DataSection:
     """The state of the product's whole series, also after the origin."""
-    days = history.stored_days
-    restated, other_days = _restated(history.restated)
+    days, again = history.stored_days, _observed_again(history.restated)
+    restated = again[again["first_close"] != again["newest_close"]]
     return DataSection(
         source=history.source,
         days=len(days),
@@ -77,34 +53,21 @@ def data_section(history: PriceHistory) -> DataSection:
         last_day=days.iloc[-1].date() if len(days) else None,
         gaps=tuple(find_gaps(days)),
         quarantined_rows=len(history.quarantined),
-        quarantined=[
-            QuarantinedRow(
-                str(row.day_utc or "unknown"), _short(row.raw), _short(row.reason), str(row.observed_at)
-            )
-            for row in history.quarantined.tail(MAX_ROWS).iloc[::-1].itertuples(index=False)
-        ],
+        quarantined=_newest(history.quarantined),
         restated_days=len(restated),
-        restated=restated[-MAX_ROWS:][::-1],
-        other_days=other_days,
+        restated=_newest(restated),
+        other_days=len(again) - len(restated),
     )
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
-
-
-def _restated(observations: pd.DataFrame) -> tuple[list[RestatedDay], int]:
-    """The days whose close changed, and how many only had other figures."""
+def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
+    """A row a day that was observed with more than one set of figures, by day."""
     by_day = observations.groupby("day_utc", sort=True)
-    changed = [
-        RestatedDay(
-            str(day),
-            float(rows["close"].iloc[0]),
-            float(rows["close"].iloc[-1]),
-            str(rows["observed_at"].iloc[-1]),
-        )
-        for day, rows in by_day
-        if rows["close"].nunique() > 1
-    ]
-    return changed, by_day.ngroups - len(changed)
+    first, newest = by_day["close"].first(), by_day["close"].last()
+    frame = pd.DataFrame({"first_close": first, "newest_close": newest, "change": newest / first - 1.0})
+    return frame.assign(observed_at=by_day["observed_at"].last()).reset_index()
+
+
+def _newest(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
+    return records

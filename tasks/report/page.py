@@ -52,7 +52,7 @@ def write_page(
         ClosecastError: as `write_report`, with a message that the forecast is stored.
     """
     product_id, profile = forecast.product_id, forecast.profile
-    written = Reports(home).brief(product_id, profile).get("forecasts")
+    written = Reports(home).summary(product_id, profile).get("forecasts")
     if written == count_forecasts(home, product_id, profile):
         return
     try:
@@ -83,8 +83,8 @@ def _write(home: Home, context: ReportContext) -> Path:
         context.forecast.product_id,
         context.forecast.profile,
         page=render(context),
-        brief=summary(context),
-        index_of=lambda summaries: render_index(summaries, context.day),
+        summary=summary(context),
+        render_index=lambda summaries: render_index(summaries, context.day),
     )
 
 
@@ -121,7 +121,7 @@ def render_index(summaries: Sequence[Mapping[str, Any]], day: date) -> str:
     """The page over all pages, a row each.
 
     Args:
-        summaries: as `storage.reports.Reports.briefs` gives them.
+        summaries: as `storage.reports.Reports.summaries` gives them.
         day: on which it is written.
     """
     rows = [_index_row(page, day) for page in summaries]

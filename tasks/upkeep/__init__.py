@@ -1,5 +1,5 @@
-"""Upkeep: checks that everything stored is what was recorded, forecasts made again, and what may be deleted.
+"""Care for a home over the years: verify all of it, reproduce a forecast, compact tables, prune unused items.
 
-Not here: how files are compacted or copied (storage), the flow that runs it each week (flows/maintain.py).
-Read reproduce.py first: it walks through everything that a forecast was made from.
+Not here: how files and rows are read, checked and removed (`storage/upkeep`), or when upkeep runs (`flows`).
+Read `verify.py` first; the references between rows are in `verify_references.py`, one SQL statement each.
 """

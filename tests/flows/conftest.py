@@ -1,4 +1,4 @@
-"""What the tests on a whole platform share: an exchange that has a day to come."""
+"""Fixtures of the tests on a whole platform: an exchange that has one more day than is complete."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DAY = timedelta(days=1)
 
 @pytest.fixture(scope="module")
 def newest() -> date:
-    """The newest complete day, which stands still although midnight may pass during the test."""
+    """The newest complete day, the same although midnight may pass during the test."""
     return last_complete_day()
 
 
 @pytest.fixture(scope="module")
 def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
-    """With a day to come, so that a run after midnight finds what it asks for."""
+    """With one day more, so that a run after midnight gets the day that it asks for."""
     return walk(newest + DAY, days=461)
 
 

@@ -1,4 +1,4 @@
-"""The upkeep: what is compacted, what is pruned, and above all what is not."""
+"""Upkeep: what is compacted, what is pruned, and above all what is not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -24,9 +23,9 @@ from storage.tables.delta import open_table
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from tasks.training.policy import ModelCandidate, decide
-from tasks.upkeep import pruning as steps
-from tasks.upkeep.pruning import MANY_FILES, compact_tables, keep_few_files, needed_versions, prune_home
-from tests.calibrated import put_forecast, quick
+from tasks.upkeep import pruning
+from tasks.upkeep.pruning import MAX_FILES, compact_tables, keep_few_files, needed_versions, prune_home
+from tests.calibrated import forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
 
@@ -43,12 +42,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, registry: Path) -> Home:
-    made = Home(tmp_path / "home").prepare()
-    shutil.copy(registry, made.root)
-    return made
+    home = Home(tmp_path / "home").prepare()
+    shutil.copy(registry, home.root)
+    return home
 
 
-def made(
+def register(
     home: Home,
     origin: int,
     status: str = "accepted",
@@ -84,8 +83,8 @@ def made(
 
 
 def forecast(home: Home, number: int, version: str) -> None:
-    """A stored forecast that was made with a version."""
-    row = put_forecast(Home(home.root / "drawn"), number, f"p{number}", recipe=quick())
+    """A stored forecast by a version."""
+    (row,) = forecast_by_hand(number, f"p{number}", profile=quick()).rows()
     Predictions(home).publish([{**row, "model_version": version}])
 
 
@@ -93,27 +92,24 @@ def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
     return {one.version: one for one in Models(home).versions(product_id)}
 
 
-def pruned(home: Home, **how: Any) -> list[str]:
-    return [one.what for one in prune_home(home, moment=NOW, **how)]
+def pruned(home: Home, *, dry_run: bool = False) -> list[str]:
+    items = prune_home(home, moment=NOW, dry_run=dry_run)
+    return [item.description.split(" (")[0] for item in items]
 
 
-def whole(home: Home) -> bool:
-    """Whether everything registered has its bundle, as it was stored."""
+def bundles(home: Home) -> set[str]:
+    """The folders of models, after a check that everything registered has its bundle as it was stored."""
     models = Models(home)
     for version in models.versions():
         models.open(version).verify()
-    return True
-
-
-def folders(home: Home) -> set[str]:
     return {path.name for path in home.models.glob("*/*")}
 
 
 @pytest.fixture
 def grown(home: Home) -> Home:
-    """Six versions: 1 forecast, 2 and 3 did not, 4 was refused, 5 is the champion, 6 waits for the gate."""
+    """Six versions: 1 has a forecast, 2 and 3 have none, 4 was refused, 5 is the champion, 6 is pending."""
     for origin, status in enumerate(["accepted", "accepted", "refused", "refused", "accepted", "pending"]):
-        made(home, 90 * origin, status)
+        register(home, 90 * origin, status)
     forecast(home, 700, "1")
     models = Models(home)
     models.promote(versions(home)["5"])
@@ -121,68 +117,55 @@ def grown(home: Home) -> Home:
     return home
 
 
-def test_what_nothing_refers_to_is_deleted(grown: Home) -> None:
-    gone = [f"closecast.BTC-USD.calibrated version {number}" for number in "234"]
+def test_unused_versions_are_deleted(grown: Home) -> None:
+    unused = [f"closecast.BTC-USD.calibrated version {number}" for number in "234"]
     before = versions(grown)
-    assert [one.split(" (")[0] for one in pruned(grown, dry_run=True)] == gone
+    assert pruned(grown, dry_run=True) == unused
     assert versions(grown) == before
-    assert [one.split(" (")[0] for one in pruned(grown)] == gone
+    assert pruned(grown) == unused
     assert set(versions(grown)) == {"1", "5", "6"}
-    assert folders(grown) == {before[number].bundle for number in "156"}
-    assert whole(grown)
+    assert bundles(grown) == {before[number].bundle for number in "156"}
     assert pruned(grown) == []
 
 
-def test_a_number_is_never_given_again(home: Home) -> None:
-    made(home, 0)
-    made(home, 90, "refused")
-    made(home, 180)
-    assert made(home, 270, "refused", recipe="r2") == "4"
-    last = made(home, 260, "refused", recipe="r2")
-    assert last == "5"
+def test_a_version_number_is_never_reused(home: Home) -> None:
+    register(home, 0)
+    register(home, 90, "refused")
+    register(home, 180)
+    assert register(home, 270, "refused", recipe="r2") == "4"
+    assert register(home, 260, "refused", recipe="r2") == "5"
     assert len(pruned(home)) == 3
     assert set(versions(home)) == {"3", "4"}
-    assert made(home, 280) == "6"
-    assert made(home, 90, "refused") == "7"  # the same once more, after it was deleted
-    assert whole(home)
+    assert register(home, 280) == "6"
+    assert register(home, 90, "refused") == "7"  # the same again, after it was deleted
+    assert len(bundles(home)) == 4
 
 
-def test_a_version_that_another_product_or_profile_used_does_not_count(home: Home) -> None:
+def test_a_forecast_keeps_only_versions_of_its_own_product_and_profile(home: Home) -> None:
     for product_id in (BTC, ETH):
         for origin in (0, 90):
-            made(home, origin, product_id=product_id)
-    made(home, 0, profile="article")
+            register(home, origin, product_id=product_id)
+    register(home, 0, profile="article")
     forecast(home, 700, "1")
-    assert [one.split(" (")[0] for one in pruned(home)] == ["closecast.ETH-USD.calibrated version 1"]
+    assert pruned(home) == ["closecast.ETH-USD.calibrated version 1"]
 
 
 def registered(
     number: int, origin: int, status: str, training_kind: str = "refit", **tags: str
 ) -> ModelVersion:
-    day = date(2020, 1, 1) + timedelta(days=origin)
-    known = {
-        "status": status,
-        "training_kind": training_kind,
-        "origin_day": str(day),
-        "recipe_version": "r",
-        "series": "s",
-    }
-    return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags={**known, **tags})
+    day = str(date(2020, 1, 1) + timedelta(days=origin))
+    own = {"status": status, "training_kind": training_kind, "origin_day": day}
+    own |= {"recipe_version": "r", "series": "s", **tags}
+    return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags=own)
 
 
-def known(found: Iterable[ModelVersion]) -> list[ModelCandidate]:
-    days = {one.version: date.fromisoformat(one.tags["origin_day"]) for one in found}
-    return [
-        ModelCandidate(
-            one.version,
-            days[one.version],
-            days[one.version] - timedelta(200),
-            tags["training_kind"],
-            tags["status"],
-        )  # type: ignore[arg-type]
-        for one in found
-        for tags in [one.tags]
-    ]
+def candidates(versions: Iterable[ModelVersion]) -> list[ModelCandidate]:
+    found = []
+    for version in versions:
+        day, tags = date.fromisoformat(version.tags["origin_day"]), version.tags
+        kind, status = tags["training_kind"], tags["status"]
+        found.append(ModelCandidate(version.version, day, day - timedelta(200), kind, status))  # type: ignore[arg-type]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -198,32 +181,33 @@ def known(found: Iterable[ModelVersion]) -> list[ModelCandidate]:
 )
 @pytest.mark.parametrize("fine_tuned", [(), (1,), (2, 3), (3,), (1, 2, 3, 4)])
 def test_no_decision_depends_on_what_is_pruned(statuses: list[str], fine_tuned: tuple[int, ...]) -> None:
-    found = [
+    versions = [
         registered(n + 1, 30 * n, status, "fine-tune" if n in fine_tuned else "refit")
         for n, status in enumerate(statuses)
     ]
-    needed = needed_versions(found, set())
-    kept = [one for one in found if one.version in needed]
-    for days in range(30 * len(found), 30 * len(found) + 100, 7):
-        origin, recipe = date(2020, 1, 1) + timedelta(days=days), quick()
-        assert decide(known(kept), origin, recipe) == decide(known(found), origin, recipe)
+    needed = needed_versions(versions, set())
+    kept = [version for version in versions if version.version in needed]
+    policy = quick().policy
+    for days in range(30 * len(versions), 30 * len(versions) + 100, 7):
+        origin = date(2020, 1, 1) + timedelta(days=days)
+        assert decide(candidates(kept), origin, policy) == decide(candidates(versions), origin, policy)
 
 
-def test_the_parents_of_what_is_kept_are_kept() -> None:
-    found = [
+def test_parents_of_kept_versions_are_kept() -> None:
+    versions = [
         registered(1, 0, "accepted"),
         registered(2, 30, "accepted", "fine-tune", parent="1"),
         registered(3, 60, "accepted", "fine-tune", parent="2"),
         registered(4, 61, "accepted"),
         registered(5, 62, "accepted"),
     ]
-    assert needed_versions(found, set()) == {"5"}
-    assert needed_versions(found, {"3"}) == {"1", "2", "3", "5"}
-    assert needed_versions(found[:3], set()) == {"1", "2", "3"}
+    assert needed_versions(versions, set()) == {"5"}
+    assert needed_versions(versions, {"3"}) == {"1", "2", "3", "5"}
+    assert needed_versions(versions[:3], set()) == {"1", "2", "3"}
 
 
 def test_each_recipe_and_series_keeps_its_own_newest() -> None:
-    found = [
+    versions = [
         registered(1, 0, "accepted"),
         registered(2, 1, "accepted", recipe_version="other"),
         registered(3, 2, "accepted", series="csv@900"),
@@ -232,9 +216,9 @@ def test_each_recipe_and_series_keeps_its_own_newest() -> None:
         ModelVersion(BTC, "article", "6", "b6", "ab"),
         ModelVersion(BTC, "article", "7", "b7", "ab", aliases=(CHAMPION,)),
     ]
-    assert needed_versions(found[:4], set()) == {"2", "3", "4"}
-    assert needed_versions(found[4:6], {"5"}) == {"5", "6"}
-    assert needed_versions(found[4:], set()) == {"7"}
+    assert needed_versions(versions[:4], set()) == {"2", "3", "4"}
+    assert needed_versions(versions[4:6], {"5"}) == {"5", "6"}
+    assert needed_versions(versions[4:], set()) == {"7"}
 
 
 def prune_and_die(root: Path, name: str) -> None:
@@ -243,26 +227,22 @@ def prune_and_die(root: Path, name: str) -> None:
 
         MlflowClient.delete_run = die  # type: ignore[method-assign]
     else:
-        setattr(steps, name, die)
+        setattr(pruning, name, die)
     prune_home(Home(root), moment=NOW)
 
 
 @pytest.mark.parametrize("name", ["remove_bundle", "delete_run"])
-def test_killed_on_the_way_what_is_registered_is_whole_and_the_next_time_sweeps(
-    grown: Home, name: str
-) -> None:
+def test_a_killed_pruning_leaves_whole_versions_and_the_next_completes_it(grown: Home, name: str) -> None:
     assert run_process(prune_and_die, grown.root, name) == -9
-    assert whole(grown)
     assert set(versions(grown)) == {"1", "3", "4", "5", "6"}
-    assert len(folders(grown)) == 6
+    assert len(bundles(grown)) == 6
     assert len(pruned(grown)) == 3
     assert set(versions(grown)) == {"1", "5", "6"}
-    assert len(folders(grown)) == 3
-    assert whole(grown)
+    assert len(bundles(grown)) == 3
 
 
-def test_what_a_killed_run_left_beside_the_bundles_goes(home: Home) -> None:
-    made(home, 0)
+def test_drafts_and_orphaned_bundles_are_deleted(home: Home) -> None:
+    register(home, 0)
     bundle = next(home.models.glob("*/*"))
     (bundle.parent / ".draft-ab").mkdir()
     (bundle.parent / "0123").mkdir()
@@ -271,30 +251,28 @@ def test_what_a_killed_run_left_beside_the_bundles_goes(home: Home) -> None:
     foreign = home.models / "closecast.mine.own" / "x"
     foreign.mkdir(parents=True)
     assert len(pruned(home)) == 3
-    assert bundle.is_dir()
-    assert foreign.is_dir()
     assert not orphan.exists()
-    assert folders(home) == {bundle.name, "x"}
+    assert bundles(home) == {bundle.name, "x"}
 
 
-def test_nothing_is_deleted_while_a_run_of_the_product_is_at_work(
-    grown: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steps, "product_lock", lambda *given: product_lock(*given, wait_seconds=0.1))
+def test_nothing_is_deleted_during_a_run_of_the_product(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "product_lock", lambda *given: product_lock(*given, wait_seconds=0.1))
     with product_lock(grown, BTC), pytest.raises(HomeBusy):
         prune_home(grown, moment=NOW)
-    assert len(versions(grown)) == len(folders(grown)) == 6
+    assert len(versions(grown)) == len(bundles(grown)) == 6
 
 
-def test_a_registry_that_lost_what_forecasts_name_is_not_believed(grown: Home, registry: Path) -> None:
-    before = folders(grown)
+def test_nothing_is_deleted_where_the_registry_lacks_versions_of_forecasts(
+    grown: Home, registry: Path
+) -> None:
+    before = bundles(grown)
     shutil.copy(registry, grown.root)
     with pytest.raises(Damaged, match="restore"):
         prune_home(grown, moment=NOW)
     grown.registry.unlink()
     with pytest.raises(Damaged, match="version 1"):
         prune_home(grown, moment=NOW, dry_run=True)
-    assert folders(grown) == before
+    assert bundles(grown) == before
 
 
 def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -> Path:
@@ -307,20 +285,14 @@ def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -
         os.utime(path, (stamp, stamp))
     if row:
         day = date(2020, 1, 1)
-        told = {
-            "backtest_id": name,
-            "product_id": BTC,
-            "profile": "calibrated",
-            "component": "lstm",
-            "fold": 0,
-        }
+        names = {"backtest_id": name, "product_id": BTC, "profile": "calibrated", "component": "lstm"}
+        days = {"origin_day": day, "target_day": day, "horizon": 1, "fold": 0, "model": "m"}
         figures = {"last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
-        days = {"origin_day": day, "target_day": day}
-        assert backtests(home).add([{**told, **figures, **days, "model": "m"}]) == 1
+        assert backtests(home).add([{**names, **days, **figures}]) == 1
     return folder
 
 
-def test_backtests_that_nobody_will_finish_go(home: Home) -> None:
+def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
     kept = [
         put_backtest(home, "with-rows", days_ago=400, row=True),
         put_backtest(home, "young", days_ago=29),
@@ -338,23 +310,23 @@ def test_backtests_that_nobody_will_finish_go(home: Home) -> None:
     assert kept[2].is_dir()
 
 
-def test_by_hand(grown: Home) -> None:
+def test_maintain_home_compacts_and_prunes_what_it_is_told_to(grown: Home) -> None:
     forecast(grown, 701, "1")
-    looked = maintain_home(grown, prune=True, dry_run=True)
-    assert [one.table for one in looked.tables] == ["predictions"]
-    assert len(looked.pruned) == 3
+    planned = maintain_home(grown, prune=True, dry_run=True)
+    assert [table.table for table in planned.tables] == ["predictions"]
+    assert len(planned.pruned) == 3
     assert len(versions(grown)) == 6
-    found = maintain_home(grown, prune=False, dry_run=False)
-    assert [(one.files_before, one.files_after) for one in found.tables] == [(2, 1)]
-    assert found.pruned == ()
+    done = maintain_home(grown, prune=False, dry_run=False)
+    assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1)]
+    assert done.pruned == ()
     assert len(versions(grown)) == 6
     assert len(maintain_home(grown, prune=True, dry_run=False).pruned) == 3
     assert len(versions(grown)) == 3
 
 
-def test_every_table_is_tidied_and_the_others_are_not_made(grown: Home) -> None:
+def test_every_table_is_compacted_and_none_is_created(grown: Home) -> None:
     put_backtest(grown, "b", days_ago=1, row=True)
-    assert [one.table for one in compact_tables(grown)] == ["predictions", "backtests"]
+    assert [table.table for table in compact_tables(grown)] == ["predictions", "backtests"]
     assert not grown.scores.exists()
     table = open_table(grown.predictions)
     assert table is not None
@@ -362,9 +334,8 @@ def test_every_table_is_tidied_and_the_others_are_not_made(grown: Home) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_flow_prunes_only_when_told(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = datetime(2026, 1, 1, tzinfo=NOW.tzinfo)
-    monkeypatch.setattr(clock, "now", lambda: later)
+def test_the_flow_prunes_only_when_told_to(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 1, tzinfo=NOW.tzinfo))
     old = put_backtest(grown, "old", days_ago=0)
     assert maintain(str(grown.root)) == []
     assert len(versions(grown)) == 6
@@ -374,24 +345,17 @@ def test_the_flow_prunes_only_when_told(grown: Home, monkeypatch: pytest.MonkeyP
     assert not old.exists()
 
 
-def test_a_run_compacts_when_many_runs_added_a_file_each(home: Home) -> None:
-    for number in range(1, MANY_FILES + 1):
+def test_a_run_compacts_a_product_with_many_files(home: Home) -> None:
+    for number in range(1, MAX_FILES + 1):
         put_forecast(home, number, f"p{number}")
-    other = Predictions(home).read().to_pylist()[0] | {"product_id": ETH, "prediction_id": "e"}
-    Predictions(home).publish([{name: value for name, value in other.items() if name != "revision"}])
-    before = Predictions(home).read().sort_by("prediction_id")
+    (other,) = forecast_by_hand(1, "e").rows()
+    Predictions(home).publish([other | {"product_id": ETH}])
     assert keep_few_files(home, BTC) == []
-    put_forecast(home, MANY_FILES + 1, "last")
+    put_forecast(home, MAX_FILES + 1, "last")
     assert keep_few_files(home, ETH) == []
-    found = {one.table: (one.files_before, one.files_after) for one in keep_few_files(home, BTC)}
-    assert found["predictions"] == (MANY_FILES + 2, 2)
-    assert Predictions(home).read().num_rows == before.num_rows + 1
-    assert keep_few_files(home, BTC) == []
-
-
-def test_a_run_does_not_wait_for_who_compacts(home: Home) -> None:
-    for number in range(1, MANY_FILES + 2):
-        put_forecast(home, number, f"p{number}")
-    with FileLock(home.locks / "maintain.lock"):
+    with FileLock(home.locks / "maintain.lock"):  # another process compacts
         assert keep_few_files(home, BTC) == []
-    assert keep_few_files(home, BTC) != []
+    files = {table.table: (table.files_before, table.files_after) for table in keep_few_files(home, BTC)}
+    assert files["predictions"] == (MAX_FILES + 2, 2)
+    assert Predictions(home).read().num_rows == MAX_FILES + 2
+    assert keep_few_files(home, BTC) == []

@@ -171,7 +171,7 @@ def whole(home: Home) -> None:
     """Nothing is there twice, is missing, or contradicts itself."""
     from tasks.upkeep.verify import verify_home
 
-    found = verify_home(home).wrong
+    found = verify_home(home).findings
     assert not found, found
     rows = pd.DataFrame(Predictions(home).read().to_pylist())
     assert not rows.duplicated("prediction_id").any()

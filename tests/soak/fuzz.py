@@ -26,10 +26,7 @@ sys.path[0:0] = [str(PROJECT)] if str(PROJECT) not in sys.path else []
 import pandas as pd  # noqa: E402
 
 from storage.core.errors import ClosecastError  # noqa: E402
-from tasks.prices.coinbase_responses import (
-    parse,  # noqa: E402
-    read_rows,  # noqa: E402
-)
+from tasks.prices.coinbase_responses import parse, read_rows  # noqa: E402
 from tasks.prices.csv_reader import read_candles  # noqa: E402
 from tasks.prices.validation import check_candles  # noqa: E402
 

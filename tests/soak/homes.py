@@ -110,7 +110,7 @@ def damage(home: Home) -> list[str]:
         found.append(f"cannot be read: {error}")
     for name, tags in versions(home).items():
         found += _not_whole(home, name, tags)
-    return [*found, *verify_home(home).wrong]
+    return [*found, *verify_home(home).findings]
 
 
 def _integrity(path: Path) -> str:

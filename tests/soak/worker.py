@@ -183,7 +183,7 @@ def make_run(order: Order) -> str:
     from tests.helpers import BTC
 
     os.environ["CLOSECAST_COINBASE_URL"] = order.url
-    tasks.upkeep.pruning.MANY_FILES = FEW_FILES
+    tasks.upkeep.pruning.MAX_FILES = FEW_FILES
     tasks.prices.ingest_coinbase.FIRST_DAY = order.first_day
     flows.clock.now = lambda: order.moment
     market = Market(product_id=BTC, source="coinbase")

@@ -17,29 +17,29 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def listed(briefs: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(list(briefs))
+def listed(summaries: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(summaries))
 
 
 def write(home: Home, product_id: str = "BTC-USD", profile: str = "calibrated", page: str = "<p>") -> Path:
-    brief = {"product_id": product_id, "point": 1.5}
-    return Reports(home).write(product_id, profile, page=page, brief=brief, index_of=listed)
+    summary = {"product_id": product_id, "point": 1.5}
+    return Reports(home).write(product_id, profile, page=page, summary=summary, render_index=listed)
 
 
-def test_a_page_its_brief_and_the_index_of_all(home: Home) -> None:
-    assert Reports(home).brief("BTC-USD", "calibrated") == {}
+def test_a_page_its_summary_and_the_index_of_all(home: Home) -> None:
+    assert Reports(home).summary("BTC-USD", "calibrated") == {}
     path = write(home)
     assert path == home.root / "reports" / "BTC-USD.calibrated.html"
     assert path.read_text() == "<p>"
     write(home, "ETH-USD", "article")
-    assert Reports(home).brief("ETH-USD", "article")["point"] == 1.5
+    assert Reports(home).summary("ETH-USD", "article")["point"] == 1.5
     assert json.loads(Reports(home).index.read_text()) == [
         {"product_id": "BTC-USD", "point": 1.5, "page": "BTC-USD.calibrated.html"},
         {"product_id": "ETH-USD", "point": 1.5, "page": "ETH-USD.article.html"},
     ]
 
 
-def test_again_is_in_its_place_and_leaves_nothing_beside_it(home: Home) -> None:
+def test_a_second_report_replaces_the_first(home: Home) -> None:
     write(home)
     write(home, page="<p>new")
     names = sorted(path.name for path in home.reports.iterdir())
@@ -48,7 +48,7 @@ def test_again_is_in_its_place_and_leaves_nothing_beside_it(home: Home) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\xff", "9" * 100_000])
-def test_a_brief_that_cannot_be_read_costs_the_others_nothing(home: Home, text: str) -> None:
+def test_an_unreadable_summary_does_no_harm_to_others(home: Home, text: str) -> None:
     write(home)
     (home.reports / "BTC-USD.calibrated.json").write_text(text, encoding="latin-1")
     write(home, "ETH-USD")
@@ -57,10 +57,10 @@ def test_a_brief_that_cannot_be_read_costs_the_others_nothing(home: Home, text: 
     assert second["product_id"] == "ETH-USD"
 
 
-def test_an_index_that_is_gone_is_missed(home: Home) -> None:
+def test_without_an_index_there_is_no_summary(home: Home) -> None:
     write(home)
     Reports(home).index.unlink()
-    assert Reports(home).brief("BTC-USD", "calibrated") == {}
+    assert Reports(home).summary("BTC-USD", "calibrated") == {}
 
 
 @pytest.mark.parametrize("product_id", ["../x-USD", "btc-usd", "", "index"])
@@ -87,7 +87,7 @@ def test_no_link_is_followed(home: Home, tmp_path: Path) -> None:
     assert other.read_text() == "mine"
 
 
-def test_a_file_in_the_folders_place(home: Home) -> None:
+def test_a_file_instead_of_the_folder_raises_home_unusable(home: Home) -> None:
     home.reports.write_text("a file")
-    with pytest.raises(HomeUnusable, match="reports cannot be made"):
+    with pytest.raises(HomeUnusable, match="reports cannot be written"):
         write(home)

@@ -13,22 +13,24 @@
   const dayFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
   const tickFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
   const monthFormat = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
-  const usd = (value) => {
+  // As many decimals as the page's text: those of the forecast, and below 1 five significant digits.
+  const price = (value) => {
     if (value === null || value === undefined) return "–";
-    const size = Math.abs(value);
-    if (size >= 1 || size === 0) return value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-    return value.toFixed(Math.max(6, 4 - Math.floor(Math.log10(size))));
+    const size = Math.abs(value), own = size >= 1 || size === 0 ? 2 : Math.max(6, 4 - Math.floor(Math.log10(size)));
+    const digits = Math.min(12, Math.max(own, figures.fan.decimals));
+    return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   };
-  const brief = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
+  const range = (low, high) => price(low) + " to " + price(high);
+  const shortNumber = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
 
-  // A page that no run replaces any more cannot know it: the reader's clock does.
+  // A page that no run replaces any more cannot know its age: the reader's clock does.
   const old = document.getElementById("old");
   const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
   const count = passed(old.dataset.written);
   if (count > 0 && passed(figures.fan.target) > 0) {
     old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the day of its forecast is over. `
-      + (count === 1 ? "The next run writes a newer one." : "If it should be written daily, the runs have stopped or fail; or this is a copy.");
+      + (count === 1 ? "The next run writes a newer one." : "If a run should write it daily, the runs have stopped or fail; or this is a copy.");
     old.hidden = false;
   }
 
@@ -40,18 +42,18 @@
   const font = getComputedStyle(document.body).fontFamily;
   const narrow = (element) => element.clientWidth < 560;
 
-  // The room that the longest of some texts takes in a chart's letters, and never less than `least`.
+  // The width in pixels of the longest of some texts in a chart's font, and never less than `least`.
   const pen = document.createElement("canvas").getContext("2d");
-  const room = (texts, least, weight = 400) => {
+  const textWidth = (texts, least, weight = 400) => {
     pen.font = `${weight} 12px ${font}`;
     return Math.max(least, ...texts.map((text) => Math.ceil(pen.measureText(text).width)));
   };
-  // What an axis of these prices may say at most: a digit more than steps of a fifth of their span need.
-  const axisRoom = (prices, least) => {
-    const known = prices.filter((price) => price !== null), most = Math.max(...known);
-    const step = (most - Math.min(...known)) / 5 || most;
+  // The width of an axis of these prices: a digit more than steps of a fifth of their span need.
+  const axisWidth = (prices, least) => {
+    const all = prices.filter((one) => one !== null), most = Math.max(...all);
+    const step = (most - Math.min(...all)) / 5 || most;
     const digits = Math.min(20, Math.max(0, 1 - Math.floor(Math.log10(step))));
-    return room([most.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })], least - 14) + 14;
+    return textWidth([most.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })], least - 14) + 14;
   };
 
   // A tooltip's lines: pairs of a name and a value, all made here of figures and fixed words.
@@ -70,7 +72,7 @@
     },
   });
   const valueAxis = (c, more) => ({
-    type: "value", scale: true, axisLabel: { color: c.muted, fontSize: 12, formatter: brief },
+    type: "value", scale: true, axisLabel: { color: c.muted, fontSize: 12, formatter: shortNumber },
     splitLine: { lineStyle: { color: c.grid }, showMinLine: false, showMaxLine: false }, axisLine: { show: false }, axisTick: { show: false }, ...more,
   });
   const timeAxis = (c, element, more) => ({
@@ -95,12 +97,12 @@
 
   const options = {};
 
-  // Both of the fan's panels have one scale: that of what the zoom shows of the closes, and of the forecast.
+  // Both of the fan's panels have one scale: that of the closes in the zoom and of the forecast.
   const fanScale = (f, from) => {
-    const seen = f.closes.filter((close, n) => close !== null && at(f.days[n]) >= from);
-    const all = [...seen, ...(f.levels.length ? [f.quantiles[0], f.quantiles[f.levels.length - 1]] : [f.point]), f.last];
-    const least = Math.min(...all), most = Math.max(...all), room = (most - least) * 0.04 || Math.abs(most) * 0.01;
-    return { min: least - room, max: most + room };
+    const zoomed = f.closes.filter((close, n) => close !== null && at(f.days[n]) >= from);
+    const all = [...zoomed, ...(f.levels.length ? [f.quantiles[0], f.quantiles[f.levels.length - 1]] : [f.point]), f.last];
+    const least = Math.min(...all), most = Math.max(...all), margin = (most - least) * 0.04 || Math.abs(most) * 0.01;
+    return { min: least - margin, max: most + margin };
   };
 
   options.fan = (f, c, element) => {
@@ -112,30 +114,27 @@
       ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
           f.quantiles[f.levels.indexOf(level)], words])
       : [[f.point, ""]];
-    const label = ([value, words]) => (words && !small ? words + "  " : "") + usd(value);
-    const left = axisRoom([...f.closes, ...f.quantiles, f.point], small ? 50 : 64);
-    const right = room(marks.map(label), small ? 62 : 98, 600) + 12, share = small ? 0.3 : 0.24;
+    const label = ([value, words]) => (words && !small ? words + "  " : "") + price(value);
+    const left = axisWidth([...f.closes, ...f.quantiles, f.point], small ? 50 : 64);
+    const right = textWidth(marks.map(label), small ? 62 : 98, 600) + 12, share = small ? 0.3 : 0.24;
     const width = element.clientWidth - 12 - right - left;
     const split = right + width * share;
     const scale = fanScale(f, 0);
     const opacity = 1.15 / Math.max(pairs.length, 1) * 0.75;
-    const band = (low, high, words) => ({ value: [1, f.quantiles[high], f.quantiles[low]], words });
-    const named = { 0.025: "95 %", 0.1: "80 %", 0.25: "50 %" };
-    const shapes = pairs.map(([low, high]) => band(low, high, named[f.levels[low]]));
     return {
       ...base(c),
       tooltip: {
         ...base(c).tooltip,
         formatter: (points) => {
           const point = points.find((one) => one.seriesName === "close");
-          if (point) return lines(dayFormat.format(point.value[0]), [["close", usd(point.value[1])]]);
-          const pairs = [["forecast", usd(f.point)]];
+          if (point) return lines(dayFormat.format(point.value[0]), [["close", price(point.value[1])]]);
+          const rows = [["forecast", price(f.point)]];
           for (const [level, words] of [[0.25, "50 %"], [0.1, "80 %"], [0.025, "95 %"]]) {
             const n = f.levels.indexOf(level);
-            if (n >= 0) pairs.push([words, usd(f.quantiles[n]) + " to " + usd(f.quantiles[count - 1 - n])]);
+            if (n >= 0) rows.push([words, range(f.quantiles[n], f.quantiles[count - 1 - n])]);
           }
-          pairs.push(["last close", usd(f.last)]);
-          return lines(dayFormat.format(at(f.target)) + ", forecast", pairs);
+          rows.push(["last close", price(f.last)]);
+          return lines(dayFormat.format(at(f.target)) + ", forecast", rows);
         },
       },
       grid: [
@@ -148,13 +147,13 @@
           axisTick: { show: false }, splitLine: { show: false }, triggerEvent: false,
           axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => (value === 1 ? tickFormat.format(at(f.target)) : "") } },
       ],
-      yAxis: [valueAxis(c, { gridIndex: 0, ...scale, axisLabel: { color: c.muted, fontSize: 12, showMinLabel: false, showMaxLabel: false, formatter: brief } }),
+      yAxis: [valueAxis(c, { gridIndex: 0, ...scale, axisLabel: { color: c.muted, fontSize: 12, showMinLabel: false, showMaxLabel: false, formatter: shortNumber } }),
         valueAxis(c, { gridIndex: 1, ...scale, axisLabel: { show: false } })],
       dataZoom: [inside([0])],
       series: [
         { name: "close", type: "line", xAxisIndex: 0, yAxisIndex: 0, data: f.days.map((day, n) => [at(day), f.closes[n]]),
           showSymbol: false, symbolSize: 7, connectNulls: false, lineStyle: { color: c.ink, width: 1.6 }, itemStyle: { color: c.ink } },
-        { name: "fan", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, data: shapes.map((shape) => shape.value),
+        { name: "fan", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, data: pairs.map(([low, high]) => [1, f.quantiles[high], f.quantiles[low]]),
           renderItem: (_, api) => ({
             type: "polygon",
             shape: { points: [api.coord([0, f.last]), api.coord([1, api.value(1)]), api.coord([1, api.value(2)])] },
@@ -188,7 +187,7 @@
     const small = narrow(element), days = f.days.map(at), intervals = Boolean(f.lower_80);
     const outcome = (n) => intervals
       ? (f.covered_80[n] ? "hit" : f.covered_95[n] ? "miss" : "far")
-      : (Math.abs(f.point[n] - f.close[n]) < Math.abs(f.last[n] - f.close[n]) ? "hit" : "miss");
+      : (Math.abs(f.point[n] - f.close[n]) < Math.abs(f.last_close[n] - f.close[n]) ? "hit" : "miss");
     const points = (kind, column) => days.map((day, n) => [day, f[column][n], n]).filter(([, , n]) => outcome(n) === kind);
     const scatter = (name, kind, column, symbol, size, colour) => ({
       name, type: "scatter", data: points(kind, column), symbol, symbolSize: size, itemStyle: { color: colour, opacity: 1 }, z: 5,
@@ -207,28 +206,29 @@
           return { type: "group", children: [box(1, 4, Math.min(half, 0.75)), box(2, 3, half)] };
         } },
       scatter("close", "hit", "close", "circle", small ? 4 : 5, c.ink),
-      scatter("outside of 80 %", "miss", "close", "diamond", small ? 8 : 10, c.orange),
-      scatter("outside of 95 %", "far", "close", "triangle", small ? 9 : 11, c.orange),
+      scatter("outside 80 %", "miss", "close", "diamond", small ? 8 : 10, c.orange),
+      scatter("outside 95 %", "far", "close", "triangle", small ? 9 : 11, c.orange),
     ] : [
       { name: "close", type: "line", data: days.map((day, n) => [day, f.close[n]]), showSymbol: false, lineStyle: { color: c.blue, width: 1.6 }, itemStyle: { color: c.blue } },
       scatter("nearer", "hit", "point", "circle", 6, c.ink),
       scatter("further off", "miss", "point", "diamond", 9, c.orange),
     ];
-    // Never seen: so that the pointer finds a day wherever it is.
+    // Invisible, so that the pointer meets a day wherever it is.
     series.unshift({ name: "finder", type: "line", data: days.map((day, n) => [day, f.close[n], n]), lineStyle: { opacity: 0 }, symbol: "none", silent: true });
-    const words = { hit: intervals ? "inside of 80 %" : "nearer than the last close", miss: intervals ? "outside of 80 %" : "further off than the last close", far: "outside of 95 %" };
+    const words = intervals ? { hit: "inside 80 %", miss: "outside 80 %", far: "outside 95 %" }
+      : { hit: "nearer than the last close", miss: "further off than the last close" };
     return {
       ...base(c),
       tooltip: {
         ...base(c).tooltip,
-        formatter: (found) => {
-          const n = f.days.indexOf(new Date(found[0].value[0]).toISOString().slice(0, 10));
-          const pairs = [["close", usd(f.close[n])], ["forecast", usd(f.point[n])], ["last close", usd(f.last[n])]];
-          if (intervals) for (const level of [50, 80, 95]) pairs.push([`${level} %`, usd(f["lower_" + level][n]) + " to " + usd(f["upper_" + level][n])]);
-          return lines(dayFormat.format(days[n]), [...pairs, ["it came", words[outcome(n)]]]);
+        formatter: ([point]) => {
+          const n = f.days.indexOf(new Date(point.value[0]).toISOString().slice(0, 10));
+          const pairs = [["actual close", price(f.close[n])], ["forecast", price(f.point[n])], ["last close", price(f.last_close[n])]];
+          if (intervals) for (const level of [50, 80, 95]) pairs.push([`${level} %`, range(f["lower_" + level][n], f["upper_" + level][n])]);
+          return lines(dayFormat.format(days[n]), [...pairs, ["outcome", words[outcome(n)]]]);
         },
       },
-      grid: { left: axisRoom(intervals ? [...f.lower_95, ...f.upper_95, ...f.close] : [...f.point, ...f.close], small ? 50 : 64), right: 14, top: 14, bottom: coarse ? 76 : 68 },
+      grid: { left: axisWidth(intervals ? [...f.lower_95, ...f.upper_95, ...f.close] : [...f.point, ...f.close], small ? 50 : 64), right: 14, top: 14, bottom: coarse ? 76 : 68 },
       xAxis: timeAxis(c, element, { boundaryGap: false, min: days[0] - DAY, max: days[days.length - 1] + DAY }),
       yAxis: valueAxis(c),
       dataZoom: [inside([0]), slider(c, [0], 8)],
@@ -276,9 +276,8 @@
       ...base(c),
       tooltip: {
         ...base(c).tooltip,
-        formatter: (found) => {
-          const n = found[0].dataIndex;
-          const pairs = [50, 80, 95].map((level) => [`${level} %`, `held ${percent(f["running_" + level][n])} (band ${percent(f["lower_" + level][n])} to ${percent(f["upper_" + level][n])})`]);
+        formatter: ([{ dataIndex: n }]) => {
+          const pairs = [50, 80, 95].map((level) => [`${level} %`, `covered ${percent(f["running_" + level][n])} (band ${percent(f["lower_" + level][n])} to ${percent(f["upper_" + level][n])})`]);
           return lines(dayFormat.format(days[n]), pairs);
         },
       },
@@ -292,50 +291,54 @@
 
   options.losses = (f, c, element) => {
     const paint = [c.blue, c.orange, c.green, c.ink, c.muted];
-    const single = f.members.length === 1;
-    const series = f.members.flatMap((member, n) => {
+    const single = f.networks.length === 1;
+    const series = f.networks.flatMap((network, n) => {
       const colour = paint[n % paint.length];
-      const best = member.best && member.validation[member.best - 1] !== null ? member.best : null;
+      const best = network.best && network.validation[network.best - 1] !== null ? network.best : null;
       const line = (name, losses, type, paintIt) => ({
         name, type: "line", data: losses.map((loss, epoch) => [epoch + 1, loss]), showSymbol: losses.length < 2, symbolSize: 6,
         lineStyle: { color: paintIt, width: type === "solid" ? 1.8 : 1.2, type }, itemStyle: { color: paintIt },
       });
-      const kept = { name: member.name + ", best", type: "scatter", silent: true, symbol: "circle", symbolSize: 9,
-        itemStyle: { color: c.paper, borderColor: colour, borderWidth: 2 }, data: best ? [[best, member.validation[best - 1]]] : [], z: 6 };
-      return [line((single ? "" : member.name + ", ") + "training", member.training, "dotted", colour),
-        line((single ? "" : member.name + ", ") + "validation", member.validation, "solid", single ? c.orange : colour), kept];
+      const marked = { name: network.name + ", best", type: "scatter", silent: true, symbol: "circle", symbolSize: 9,
+        itemStyle: { color: c.paper, borderColor: colour, borderWidth: 2 }, data: best ? [[best, network.validation[best - 1]]] : [], z: 6 };
+      return [line((single ? "" : network.name + ", ") + "training", network.training, "dotted", colour),
+        line((single ? "" : network.name + ", ") + "validation", network.validation, "solid", single ? c.orange : colour), marked];
     });
-    const losses = f.members.flatMap((member) => [...member.training, ...member.validation]).filter((loss) => loss !== null);
-    // The axis takes a fifth of the span as its step, or a figure near to it: as many decimals as that has.
+    const losses = f.networks.flatMap((network) => [...network.training, ...network.validation]).filter((loss) => loss !== null);
+    // The axis takes about a fifth of the span as its step: as many decimals as that has.
     const step = (Math.max(...losses) - Math.min(...losses)) / 5 || 1;
     const decimals = Math.min(12, Math.max(0, 1 - Math.floor(Math.log10(step))));
-    const loss = (value) => (spread ? String(Number(value.toPrecision(6))) : String(Number(value.toFixed(decimals))));
-    const spread = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 5;
+    const loss = (value) => String(Number(wide ? value.toPrecision(6) : value.toFixed(decimals)));
+    const wide = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 5;
     return {
       ...base(c),
-      tooltip: { ...base(c).tooltip, formatter: (found) => lines("epoch " + found[0].value[0], found.filter((one) => one.value[1] !== null && one.value[1] !== undefined && !one.seriesName.endsWith("best"))
+      tooltip: { ...base(c).tooltip, formatter: (points) => lines("epoch " + points[0].value[0], points.filter((one) => one.value[1] !== null && one.value[1] !== undefined && !one.seriesName.endsWith("best"))
         .map((one) => [one.seriesName, Number(one.value[1].toPrecision(5))])) },
       grid: { left: 58, right: 14, top: 14, bottom: 46 },
-      xAxis: { type: "value", min: 1, max: Math.max(2, ...f.members.map((member) => member.training.length)), minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 28,
+      xAxis: { type: "value", min: 1, max: Math.max(2, ...f.networks.map((network) => network.training.length)), minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 28,
         nameTextStyle: { color: c.muted, fontSize: 12 }, axisLabel: { color: c.muted, fontSize: 12, hideOverlap: true }, axisLine: { lineStyle: { color: c.line } }, axisTick: { show: false }, splitLine: { show: false } },
-      yAxis: valueAxis(c, { type: spread ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: loss } }),
+      yAxis: valueAxis(c, { type: wide ? "log" : "value", axisLabel: { color: c.muted, fontSize: 12, formatter: loss } }),
       dataZoom: [{ ...inside([0]), minValueSpan: 4 }],
       series,
     };
   };
 
-  // The time that a chart's first axis covers, whatever zoom it has.
+  // The first and the last time of a chart, whatever its zoom.
   const reach = (name) => {
     const days = figures[name].days.map(at);
     return [days[0], days[days.length - 1]];
   };
+  // Where a zoom to the newest days begins, in percent of the whole; 0 days are all.
+  const startOf = (name, days) => {
+    const [first, last] = reach(name);
+    return days && last - first > days * DAY ? 100 * (1 - (days * DAY) / (last - first)) : 0;
+  };
   const press = (name) => {
     const zoom = (drawn[name].getOption().dataZoom || [])[0];
     for (const button of document.querySelectorAll(`button[data-chart="${name}"]`)) {
-      const [first, last] = reach(name), wanted = Number(button.dataset.days);
-      const start = wanted && last - first > wanted * DAY ? 100 * (1 - (wanted * DAY) / (last - first)) : 0;
+      const days = Number(button.dataset.days), start = startOf(name, days);
       button.setAttribute("aria-pressed", String(Math.abs(zoom.start - start) < 0.5 && zoom.end > 99.5));
-      button.hidden = wanted !== 0 && last - first <= wanted * DAY;
+      button.hidden = days !== 0 && start === 0;
     }
   };
   const zoomed = (name) => {
@@ -346,11 +349,7 @@
     }
     press(name);
   };
-  const zoomTo = (name, count) => {
-    const [first, last] = reach(name);
-    const start = count && last - first > count * DAY ? 100 * (1 - (count * DAY) / (last - first)) : 0;
-    drawn[name].dispatchAction({ type: "dataZoom", start, end: 100 });
-  };
+  const zoomTo = (name, days) => drawn[name].dispatchAction({ type: "dataZoom", start: startOf(name, days), end: 100 });
 
   const draw = (name) => {
     const element = document.getElementById("chart-" + name);
@@ -358,34 +357,33 @@
     const option = options[name](figures[name], colours(), element);
     if (drawn[name]) (option.dataZoom || []).forEach((zoom) => Object.assign(zoom, { start: before[0].start, end: before[0].end }));
     else {
-      const held = document.createElement("div");
-      held.style.height = "100%";
-      held.setAttribute("aria-hidden", "true");
-      element.append(held);
-      drawn[name] = echarts.init(held, null, { renderer: "svg" });
+      const inner = document.createElement("div");
+      inner.style.height = "100%";
+      inner.setAttribute("aria-hidden", "true");
+      element.append(inner);
+      drawn[name] = echarts.init(inner, null, { renderer: "svg" });
       drawn[name].on("datazoom", () => zoomed(name));
     }
     drawn[name].setOption(option, true);
     zoomed(name);
   };
 
-  // Arrow keys walk through a chart's points; what its tooltip says is said to a screen reader, too.
+  // Arrow keys walk through a chart's points; the text of its tooltip is announced by a screen reader, too.
   const steps = (name) => ({ fan: figures.fan && figures.fan.days.length + 1, pit: figures.pit && figures.pit.counts.length,
-    losses: figures.losses && Math.max(...figures.losses.members.map((member) => member.training.length)) })[name] || figures[name].days.length;
-  const place = {};
+    losses: figures.losses && Math.max(...figures.losses.networks.map((network) => network.training.length)) })[name] || figures[name].days.length;
+  const current = {};
   const show = (name, index) => {
     const chart = drawn[name], count = steps(name);
-    place[name] = Math.max(0, Math.min(count - 1, index));
-    const beyond = name === "fan" && place[name] === count - 1;
+    current[name] = Math.max(0, Math.min(count - 1, index));
+    const beyond = name === "fan" && current[name] === count - 1;
     const series = beyond ? chart.getOption().series.findIndex((one) => one.name === "edges") : 0;
-    chart.dispatchAction({ type: "showTip", seriesIndex: series, dataIndex: beyond ? 1 : place[name] });
+    chart.dispatchAction({ type: "showTip", seriesIndex: series, dataIndex: beyond ? 1 : current[name] });
     const tip = document.querySelector(`#chart-${name} .tip`);
-    const said = tip ? tip.innerHTML.replace(/<br>/g, "; ").replace(/<[^>]*>/g, "") : "";
-    document.getElementById("said-" + name).textContent = said;
+    document.getElementById("live-" + name).textContent = tip ? tip.innerHTML.replace(/<br>/g, "; ").replace(/<[^>]*>/g, "") : "";
   };
   const keys = (event) => {
     const name = event.currentTarget.dataset.chart, count = steps(name);
-    const now = place[name] === undefined ? count : place[name];
+    const now = current[name] === undefined ? count : current[name];
     const to = { ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: count - 1 }[event.key];
     if (event.key === "Escape") drawn[name].dispatchAction({ type: "hideTip" });
     if (to === undefined) return;
@@ -398,7 +396,7 @@
     if (!element) continue;
     draw(name);
     element.addEventListener("keydown", keys);
-    // ECharts would swallow every turn of the wheel, also those that it does nothing with.
+    // ECharts would swallow every turn of the wheel, also those that it ignores.
     for (const kind of ["wheel", "mousewheel"]) {
       element.addEventListener(kind, (event) => { if (!event.ctrlKey) event.stopPropagation(); }, { capture: true, passive: true });
     }

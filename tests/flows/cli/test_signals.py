@@ -1,4 +1,4 @@
-"""A command that is told to end: soon, with one line, and no server of Prefect's is left behind."""
+"""An interrupted command ends within seconds, with one line, and leaves no Prefect server behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.signals import LINE
+from flows.cli.signals import MESSAGE
 from tests.helpers import PROJECT
 
 # A training that takes minutes.
@@ -27,8 +27,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home for all: Prefect takes seconds to make its database."""
-    return tmp_path_factory.mktemp("ending")
+    """One home for all tests: Prefect takes seconds to make its database."""
+    return tmp_path_factory.mktemp("signals")
 
 
 @contextmanager
@@ -58,13 +58,13 @@ def training(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def server_of(parent: int) -> int:
-    (found,) = (
+    (server,) = (
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/stat")
         if path.read_text().rpartition(")")[2].split()[1] == str(parent)
         and b"create_app" in (path.parent / "cmdline").read_bytes()
     )
-    return found
+    return server
 
 
 def gone(number: int, seconds: float = 15) -> bool:
@@ -74,24 +74,24 @@ def gone(number: int, seconds: float = 15) -> bool:
             state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return True
-        if state == "Z":  # nobody reaps it where there is no init
+        if state == "Z":  # without an init nothing reaps it
             return True
         time.sleep(0.1)
     return False
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_group_ends_a_training_with_one_line(
+def test_a_signal_to_the_process_group_ends_a_training_with_one_line(
     number: signal.Signals, code: int, folder: Path
 ) -> None:
     with training(folder) as (process, server):
         os.killpg(process.pid, number)
         assert process.wait(20) == code
-        assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {LINE}\n"
+        assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
         assert gone(server)
 
 
-def test_a_run_that_is_killed_takes_its_server_along(folder: Path) -> None:
+def test_the_server_of_a_killed_run_ends(folder: Path) -> None:
     with training(folder) as (process, server):
         process.kill()
         process.wait()

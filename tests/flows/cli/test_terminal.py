@@ -1,4 +1,4 @@
-"""What a terminal is shown: JSON alone where it was asked for, colours and bars only where they belong."""
+"""JSON alone where it was asked for, colours and bars on terminals only, completion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.processes import closecast_process
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a shell with a home of 60 days and one model, which `verify` finds to have made-up settings."""
+    """Variables of a shell with a home of 60 days and one model."""
     home, _, _ = trained_home(tmp_path_factory, tmp_path_factory.mktemp("shown") / "home")
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     return {**plain, "CLOSECAST_HOME": str(home.root), "TERM": "xterm-256color", "COLUMNS": "60"}
@@ -48,50 +48,48 @@ def on_a_terminal(environment: dict[str, str], *words: str, **more: str) -> str:
     """What the command writes where both of its streams are a terminal."""
     ours, theirs = pty.openpty()
     with ThreadPoolExecutor(1) as pool:
-        said = pool.submit(lambda: b"".join(_pieces(ours)))
+        output = pool.submit(lambda: b"".join(_pieces(ours)))
         closecast_process(*words, variables={**environment, **more}, terminal=os.ttyname(theirs))
         os.close(theirs)
-        shown = said.result()
+        printed = output.result()
     os.close(ours)
-    return shown.decode()
+    return printed.decode()
 
 
 def _pieces(end: int) -> Iterator[bytes]:
     while select.select([end], [], [], 120)[0]:
         try:
             piece = os.read(end, 2**16)
-        except OSError:  # Linux' word for the other end's being closed
+        except OSError:  # Linux raises it when the other end is closed
             return
         if not piece:
             return
         yield piece
 
 
-def test_json_is_all_there_is_on_standard_output(
+def test_json_is_alone_on_standard_output(
     environment: dict[str, str], sound: dict[str, str], tmp_path: Path
 ) -> None:
     whole = piped(sound, "verify", "--json")
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert json.loads(whole.stdout)["wrong"] == []
-    assert json.loads(whole.stdout)["looked"]["data versions"] == 1
+    assert json.loads(whole.stdout)["findings"] == []
+    assert json.loads(whole.stdout)["checked"]["data versions"] == 1
 
     kept = piped(sound, "backup", str(tmp_path / "kept.tar"), "--json")
-    said = json.loads(kept.stdout)
-    assert said["bytes"] == (tmp_path / "kept.tar").stat().st_size
-    back = piped(sound, "restore", said["file"], "--home", str(tmp_path / "back"), "--json")
-    assert json.loads(back.stdout) == {"home": str(tmp_path / "back"), "files": said["files"]}
+    archive = json.loads(kept.stdout)
+    assert archive["bytes"] == (tmp_path / "kept.tar").stat().st_size
+    back = piped(sound, "restore", archive["file"], "--home", str(tmp_path / "back"), "--json")
+    assert json.loads(back.stdout) == {"home": str(tmp_path / "back"), "files": archive["files"]}
 
     board = json.loads(piped(environment, "score", "--json").stdout)
     assert (board["product_id"], board["last"], board["alarms"]) == ("BTC-USD", None, [])
-    kept_few = json.loads(piped(environment, "maintain", "--dry-run", "--json").stdout)
-    assert kept_few == {"dry_run": True, "tables": [], "pruned": []}
+    upkeep = json.loads(piped(environment, "maintain", "--dry-run", "--json").stdout)
+    assert upkeep == {"dry_run": True, "tables": [], "pruned": []}
     (version,) = json.loads(piped(environment, "versions", "--json").stdout)
     assert version["product_id"] == "BTC-USD"
 
 
-def test_json_of_an_import_leaves_its_lines_to_standard_error(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_with_json_an_import_logs_to_standard_error(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "closes.csv").write_text("date,close\n2024-01-01,2352.33\n2024-01-02,2355.34\n")
     words = ("import", str(tmp_path / "closes.csv"), "--product", "ETH-USD", "--home", str(tmp_path / "home"))
     done = piped(environment, *words, "--json")
@@ -102,15 +100,15 @@ def test_json_of_an_import_leaves_its_lines_to_standard_error(
     assert "2 rows of closes.csv" in piped(environment, *words).stdout
 
 
-def test_json_of_what_is_wrong_comes_with_the_code_and_the_line(environment: dict[str, str]) -> None:
+def test_json_of_findings_comes_with_an_exit_code_and_one_line(environment: dict[str, str]) -> None:
     done = piped(environment, "verify", "--json")
     assert done.returncode == 1
-    assert len(json.loads(done.stdout)["wrong"]) == 1
+    assert len(json.loads(done.stdout)["findings"]) == 1
     assert done.stderr.startswith("closecast: changed, missing or contradictory: 1")
     assert done.stderr.count("\n") == 1
 
 
-def test_colours_are_for_terminals_and_for_who_asks(environment: dict[str, str]) -> None:
+def test_colours_are_for_terminals_and_force_color(environment: dict[str, str]) -> None:
     red = "\x1b[1;31m"
     plain = piped(environment, "verify")
     assert "\x1b" not in plain.stdout + plain.stderr
@@ -126,15 +124,16 @@ def test_colours_are_for_terminals_and_for_who_asks(environment: dict[str, str])
     assert "\x1b[31m" not in none
 
 
-def test_a_bar_is_drawn_on_a_terminal_alone(environment: dict[str, str]) -> None:
-    assert "files of models" in (shown := on_a_terminal(environment, "verify"))
-    assert "\x1b[?25l" in shown  # the cursor is hidden while a bar is drawn
+def test_bars_are_drawn_on_a_terminal_only(environment: dict[str, str]) -> None:
+    printed = on_a_terminal(environment, "verify")
+    assert "files of models" in printed
+    assert "\x1b[?25l" in printed  # the cursor is hidden while a bar is drawn
     assert "\x1b" not in piped(environment, "verify").stdout
 
 
-def test_json_has_days_as_text_and_null_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.print_json({"day": date(2019, 10, 17), "apart": float("inf"), 80: [float("nan"), 1.5]})
-    assert json.loads(capsys.readouterr().out) == {"day": "2019-10-17", "apart": None, "80": [None, 1.5]}
+def test_json_has_days_as_text_and_null_for_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_json({"day": date(2019, 10, 17), "ratio": float("inf"), 80: [float("nan"), 1.5]})
+    assert json.loads(capsys.readouterr().out) == {"day": "2019-10-17", "ratio": None, "80": [None, 1.5]}
 
 
 def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,13 +142,13 @@ def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("output", ["table", "csv", "json"])
-def test_days_that_only_the_database_has_are_refused_in_words(output: terminal.Format) -> None:
+def test_days_outside_the_years_1_to_9999_are_refused(output: terminal.Format) -> None:
     days = pa.table({"day": pa.array([2**31 - 1], pa.int32()).view(pa.date32())})
-    with pytest.raises(BadQuery, match="none of the years 1 to 9999: select it as text"):
+    with pytest.raises(BadQuery, match="outside the years 1 to 9999: select it as text"):
         terminal.print_rows(days, output)
 
 
-def test_without_standard_streams_a_command_does_its_work(environment: dict[str, str]) -> None:
+def test_a_command_works_without_standard_streams(environment: dict[str, str]) -> None:
     command = f'{sys.executable} -m closecast "$@" <&- >&- 2>&-'
     for words, code in ((("versions",), 0), (("sql", "delete from closes"), 1)):
         done = subprocess.run(
@@ -159,7 +158,7 @@ def test_without_standard_streams_a_command_does_its_work(environment: dict[str,
 
 
 def completed(environment: dict[str, str], typed: str) -> list[str]:
-    """What bash is offered for the last word of what was typed."""
+    """The completions that bash gets for the last word."""
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split(" ")) - 1)}
     return piped(environment, **words, _CLOSECAST_COMPLETE="complete_bash").stdout.split()
 
@@ -176,7 +175,7 @@ def test_completion_offers_commands_products_profiles_and_settings(environment: 
     assert completed({**environment, "CLOSECAST_HOME": "/nowhere"}, "closecast run --product ") == []
 
 
-def test_bash_completes_what_was_installed(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "closecast").write_text(f'#!/bin/bash\nexec {sys.executable} -m closecast "$@"\n')
@@ -196,5 +195,5 @@ def test_bash_completes_what_was_installed(environment: dict[str, str], tmp_path
         "closecast --install-completion && source ~/.bash_completions/closecast.sh\n"
         'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
     )
-    found = subprocess.run(["bash", "-c", script], **shell)
-    assert found.stdout.splitlines()[-1].split() == ["backtest", "backup"], found
+    done = subprocess.run(["bash", "-c", script], **shell)
+    assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done

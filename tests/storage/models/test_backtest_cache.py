@@ -12,21 +12,21 @@ from tests.processes import run_process
 
 
 @pytest.fixture
-def folds(tmp_path: Path) -> Folds:
+def folds(tmp_path: Path) -> BacktestCache:
     return BacktestCache(Home(tmp_path), "abc")
 
 
-def put(folds: Folds, name: str, figure: int) -> None:
+def put(folds: BacktestCache, name: str, figure: int) -> None:
     with folds.draft(name) as draft:
         draft.write_json("figures.json", {"figure": figure})
         draft.write("deep/er.bin", b"bytes")
 
 
-def names(folds: Folds) -> list[str]:
+def names(folds: BacktestCache) -> list[str]:
     return sorted(path.name for path in folds.folder.iterdir())
 
 
-def broken(folds: Folds) -> None:
+def broken(folds: BacktestCache) -> None:
     with folds.draft("model-1") as draft:
         draft.write("weights.bin", b"half")
         raise RuntimeError("stop")
@@ -39,7 +39,7 @@ def killed(root: Path) -> None:
         die()
 
 
-def test_a_model_is_read_as_it_was_written(folds: Folds, tmp_path: Path) -> None:
+def test_a_model_is_read_as_it_was_written(folds: BacktestCache, tmp_path: Path) -> None:
     assert not folds.has("model-1")
     put(folds, "model-1", 7)
     assert folds.has("model-1")
@@ -51,7 +51,7 @@ def test_a_model_is_read_as_it_was_written(folds: Folds, tmp_path: Path) -> None
     assert not BacktestCache(Home(tmp_path), "other").has("model-1")
 
 
-def test_a_model_is_replaced_whole(folds: Folds) -> None:
+def test_a_model_is_replaced_whole(folds: BacktestCache) -> None:
     with folds.draft("model-1") as draft:
         draft.write("old.bin", b"old")
     put(folds, "model-1", 8)
@@ -59,7 +59,7 @@ def test_a_model_is_replaced_whole(folds: Folds) -> None:
     assert not (folds.folder / "model-1" / "old.bin").exists()
 
 
-def test_a_draft_that_fails_leaves_nothing(folds: Folds) -> None:
+def test_a_draft_that_fails_leaves_nothing(folds: BacktestCache) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         broken(folds)
     assert not folds.has("model-1")
@@ -70,7 +70,7 @@ def test_a_draft_that_fails_leaves_nothing(folds: Folds) -> None:
     assert folds.open("model-1").read_json("figures.json") == {"figure": 9}
 
 
-def test_a_model_is_not_there_before_it_is_whole(folds: Folds) -> None:
+def test_a_model_is_not_there_before_it_is_whole(folds: BacktestCache) -> None:
     with folds.draft("model-1") as draft:
         draft.write("weights.bin", b"all")
         assert not folds.has("model-1")
@@ -79,7 +79,7 @@ def test_a_model_is_not_there_before_it_is_whole(folds: Folds) -> None:
     assert folds.has("model-1")
 
 
-def test_a_killed_draft_is_not_seen(folds: Folds, tmp_path: Path) -> None:
+def test_a_killed_draft_is_not_seen(folds: BacktestCache, tmp_path: Path) -> None:
     assert run_process(killed, tmp_path) == -9
     assert not folds.has("model-1")
     assert all(name.startswith(".draft-") for name in names(folds))
@@ -87,7 +87,7 @@ def test_a_killed_draft_is_not_seen(folds: Folds, tmp_path: Path) -> None:
     assert folds.open("model-1").read_json("figures.json") == {"figure": 2}
 
 
-def test_a_changed_file_is_not_taken(folds: Folds) -> None:
+def test_a_changed_file_is_not_taken(folds: BacktestCache) -> None:
     put(folds, "model-1", 1)
     path = folds.folder / "model-1" / "figures.json"
     path.write_bytes(path.read_bytes().replace(b"1", b"2"))
@@ -98,12 +98,12 @@ def test_a_changed_file_is_not_taken(folds: Folds) -> None:
         folds.open("model-1").read_json("figures.json")
 
 
-def test_a_missing_model_says_what_to_do(folds: Folds) -> None:
+def test_a_missing_model_says_what_to_do(folds: BacktestCache) -> None:
     with pytest.raises(Damaged, match="run the backtest again"):
         folds.open("model-1")
 
 
-def test_figures_come_back_to_the_last_bit(folds: Folds) -> None:
+def test_figures_come_back_to_the_last_bit(folds: BacktestCache) -> None:
     assert folds.read("state") is None
     content = {"quantile_offsets": [0.1 + 0.2, 1e-300, -0.0], "day": "2019-01-01"}
     folds.write("state", content)
@@ -117,7 +117,7 @@ def test_figures_come_back_to_the_last_bit(folds: Folds) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
-def test_spoilt_figures_say_what_to_do(folds: Folds, content: bytes) -> None:
+def test_spoilt_figures_say_what_to_do(folds: BacktestCache, content: bytes) -> None:
     folds.write("state", 1)
     (folds.folder / "state.json").write_bytes(content)
     with pytest.raises(Damaged, match="delete it and run the backtest again") as error:
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_run_left_is_swept_away_and_nothing_else(folds: Folds) -> None:
+def test_what_a_killed_run_left_is_swept_away_and_nothing_else(folds: BacktestCache) -> None:
     with folds.draft("model-1") as draft:
         draft.write("weights.bin", b"whole")
     left = folds.folder / ".draft-0123"
@@ -145,7 +145,7 @@ def test_what_a_killed_run_left_is_swept_away_and_nothing_else(folds: Folds) -> 
     assert folds.has("model-1")
 
 
-def test_a_manifest_that_is_none_is_damage(folds: Folds) -> None:
+def test_a_manifest_that_is_none_is_damage(folds: BacktestCache) -> None:
     with folds.draft("model-1") as draft:
         draft.write("weights.bin", b"whole")
     (folds.folder / "model-1" / "manifest.json").write_bytes(b"{")

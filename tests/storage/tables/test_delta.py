@@ -66,7 +66,7 @@ def test_before_its_first_row_a_table_is_empty_and_writes_nothing(table: Table) 
     assert table.read() == SCHEMA.arrow.empty_table()
     assert table.read(ds.field("name") == "a", ["day", "name"]).schema.names == ["day", "name"]
     assert table.add([]) == 0
-    assert not table.folder.exists()
+    assert not table.folder.is_dir()
 
 
 def test_rows_keep_the_order_and_types_of_the_schema(table: Table) -> None:
@@ -205,7 +205,7 @@ def test_rows_of_another_form_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message) as caught:
         table.add(rows)
     assert "\n" not in str(caught.value)
-    assert not table.folder.exists()
+    assert not table.folder.is_dir()
 
 
 def test_after_a_conflict_the_table_is_read_again(

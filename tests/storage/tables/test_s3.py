@@ -87,7 +87,7 @@ def test_of_many_at_once_one_writes(server: SeaweedFS, bucket: S3Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "a b", "é", "it's %41", "a=b/c=d%20e", "#?&+"])
 def test_objects_of_any_name(bucket: S3Path, name: str) -> None:
     path = bucket / "names" / name
-    assert not path.exists()
+    assert not path.is_dir()
     with pytest.raises(FileNotFoundError):
         path.read_bytes()
     path.put(b"content")
@@ -97,7 +97,7 @@ def test_objects_of_any_name(bucket: S3Path, name: str) -> None:
     assert (bucket / "names").folder_names() == name.split("/")[:-1]
     path.unlink()
     path.unlink()
-    assert not (bucket / "names").exists()
+    assert not (bucket / "names").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_shared_orphaned_bundle_is_found_and_removed(
     (found,) = orphaned_bundles(home, BTC, "article")
     assert found.name == orphan.name
     remove_bundle(home, found)
-    assert not orphan.exists()
+    assert not orphan.is_dir()
     remove_bundle(home, home.models / version.name / version.bundle)
     assert (bucket / "models").files() == []
     assert models_of(home) == [(BTC, "article")]  # its empty folder

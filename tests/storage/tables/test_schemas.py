@@ -79,7 +79,7 @@ def test_columns_stand_in_the_order_of_the_design_with_a_comment_each(home: Home
 def test_a_row_comes_back_to_the_last_bit_and_once(home: Home, name: str) -> None:
     rows, schema, row = table(home, name), TABLES[name].arrow, ROWS[name]
     assert rows.read() == schema.empty_table()
-    assert not rows.folder.exists()
+    assert not rows.folder.is_dir()
     assert rows.add([row]) == 1
     assert rows.read().schema == schema
     assert rows.read().to_pylist() == [row]
@@ -111,7 +111,7 @@ def test_columns_that_may_not_be_null_are_required(home: Home, name: str) -> Non
     for column in required:
         with pytest.raises(ValueError, match=column):
             rows.add([row | {column: None}])
-    assert not rows.folder.exists()
+    assert not rows.folder.is_dir()
     assert rows.add([{column: row[column] for column in required}]) == 1
 
 

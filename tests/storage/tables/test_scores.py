@@ -47,7 +47,7 @@ def test_without_rows_nothing_is_written(scores: Scores) -> None:
     assert scores.add([]) == 0
     assert scores.read().num_rows == scores.newest().num_rows == 0
     assert scores.read().schema == scores.newest(BTC).schema == SCORES.arrow
-    assert not scores.folder.exists()
+    assert not scores.folder.is_dir()
 
 
 def test_adding_again_changes_nothing(scores: Scores) -> None:

@@ -62,7 +62,7 @@ def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> No
     row = linked.publish(MADE + 4, key_of(linked, MADE + 4), linked.choose(MADE + 4).version)
     assert row["point"] > 0
     assert compact_table(linked.home, "predictions")
-    assert verify_home(linked.home).wrong == []
+    assert verify_home(linked.home).findings == []
     back_up(linked.home, tmp_path / "backup.tar")
     restore(tmp_path / "backup.tar", Home(tmp_path / "again"))
     assert verify_home(Home(tmp_path / "again")) == verify_home(linked.home)
@@ -124,7 +124,7 @@ def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Pat
     weights.symlink_to(tmp_path / "weights")
     with pytest.raises(Damaged, match=r"member-1\.weights\.h5 is a link"):
         reproduce_forecast(runs.home, name, code_version=CODE)
-    assert any("is a link" in line for line in verify_home(runs.home).wrong)
+    assert any("is a link" in line for line in verify_home(runs.home).findings)
     weights.unlink()
     (tmp_path / "weights").rename(weights)
     bundle = weights.parent

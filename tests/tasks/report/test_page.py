@@ -422,7 +422,7 @@ def test_three_products_and_their_index(copied: Home) -> None:
     # What a row has not is not explained, what it has is.
     assert "a point alone" in index.text
     assert "An interval says how far" in index.text
-    briefs = Reports(copied).briefs()
+    briefs = Reports(copied).summaries()
     article = Page(render_index([one for one in briefs if one["profile"] == "article"], DAY)).text
     assert "a point alone" in article
     assert "An interval says how far" not in article

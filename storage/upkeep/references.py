@@ -1,0 +1,91 @@
+"""The rows of the tables against each other and against what they refer to: checks in SQL, by DuckDB."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from storage.core.errors import Damaged
+from storage.core.home import Home
+from storage.core.location import Location
+from storage.tables.delta import as_dataset, reading
+from storage.tables.schemas import DAILY_TABLES, TABLES
+from storage.tables.snapshot import snapshot
+from storage.tables.sql import CONFIG
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+Tables = dict[str, pa.Table | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A query for rows that contradict others, and the sentence about each.
+
+    Attributes:
+        finding: the sentence, with the query's columns in braces.
+        sql: one SELECT over the tables.
+    """
+
+    finding: str
+    sql: str
+
+
+def light_rows(home: Home) -> tuple[Tables, list[str]]:
+    """The rows of the tables without their lists, all at one moment, and why some cannot be read.
+
+    A table that cannot be read, or that lost its log, is None; `table_files` reports it as well.
+    """
+    rows, findings = Tables.fromkeys(DAILY_TABLES), list[str]()
+    folders = [home.table(name) for name in DAILY_TABLES]
+    try:
+        tables = snapshot(folders)
+    except Damaged:
+        return rows, []
+    for name, folder, table in zip(DAILY_TABLES, folders, tables, strict=True):
+        schema = TABLES[name].arrow
+        light = [field.name for field in schema if not pa.types.is_list(field.type)]
+        try:
+            if table:
+                rows[name] = _read(table, folder, schema.names).select(light)
+            elif not folder.files():
+                rows[name] = schema.empty_table().select(light)
+        except Damaged as error:
+            findings.append(str(error))
+    return rows, findings
+
+
+def _read(table: DeltaTable, folder: Location, names: Sequence[str]) -> pa.Table:
+    with reading(folder):
+        rows = as_dataset(table, folder).to_table()
+    if lacking := [name for name in names if name not in rows.column_names]:
+        raise Damaged(
+            f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
+            " restore it from a backup"
+        )
+    return rows
+
+
+def failed_checks(tables: Tables, checks: Sequence[Check]) -> list[str]:
+    """The findings of the checks, sorted within each; a check of a table that is None is skipped."""
+    import duckdb
+
+    findings = list[str]()
+    with duckdb.connect(":memory:", config=CONFIG) as connection:
+        for name, table in tables.items():
+            if table is not None:
+                connection.register(name, table)
+        for check in checks:
+            words = set(re.findall(r"\w+", check.sql))
+            if any(tables[name] is None for name in tables.keys() & words):
+                continue
+            # As text: DuckDB has one for a day out of Python's range, too.
+            rows = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM ({check.sql})")  # noqa: S608
+            texts = [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
+            findings += sorted(check.finding.format(**text) for text in texts)
+    return findings

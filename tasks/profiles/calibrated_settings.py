@@ -1,0 +1,100 @@
+"""The settings of profile `calibrated`: every figure that it depends on, with its unit and its reason."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tasks.core.settings import ProductId, Share
+from tasks.features.inputs import InputSettings
+from tasks.profiles.base import Policy
+
+
+class CalibratedSettings(Policy):
+    """What the model and its forecast depend on, beside the fields of `Policy`."""
+
+    lookback: int = Field(20, ge=5, le=365, description="Days that a window shows: four trading weeks")
+    # The sigma of a day: the standard deviation of its log return.
+    sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
+    sigma_low: float = Field(
+        0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
+    )
+    sigma_high: float = Field(16.0, gt=1, description="Highest daily variance, in medians: one wild candle")
+    sigma_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
+    target_clip: float = Field(
+        8.0, gt=0, description="Largest target, in sigmas: a crash must not own the loss"
+    )
+    # The inputs, beside sigma.
+    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in sigmas")
+    return_offset: float = Field(
+        0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
+    )
+    min_spread: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
+    )
+    column_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of the days that must have ranges, or volume, to show them",
+    )
+    slow_decay: Share = Field(0.94, description="Weight of yesterday in the slow variance (RiskMetrics)")
+    volume_days: int = Field(
+        30, ge=2, le=365, description="Days of the mean that log volume is shown against"
+    )
+    volume_clip: float = Field(3.0, gt=0, description="Largest log volume shown")
+    level_days: int = Field(
+        250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
+    )
+    # The network.
+    units: int = Field(32, ge=1, le=4096, description="LSTM units; more of them gained nothing")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
+    head_sd: float = Field(
+        0.02, gt=0, description="Standard deviation of the head's first weights: it begins near N(0, 1)"
+    )
+    mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in sigmas: it can hardly be known")
+    min_dof: float = Field(2.1, gt=2, description="Fewest degrees of freedom: the variance stays finite")
+    first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
+    # Its training.
+    learning_rate: float = Field(2e-3, gt=0, description="Adam's step")
+    clip_norm: float = Field(
+        1.0, gt=0, description="The gradient's norm is held to it: tails make steep slopes"
+    )
+    batch_size: int = Field(128, ge=1, le=100_000, description="Windows a step")
+    epochs: int = Field(60, ge=1, le=10_000, description="Passes over the windows, at most")
+    validation_days: int = Field(
+        180, ge=30, le=3650, description="Newest days of training, for early stopping"
+    )
+    patience: int = Field(
+        8, ge=1, le=10_000, description="Epochs without a better validation loss before it stops"
+    )
+    min_delta: float = Field(1e-5, ge=0, description="What counts as better, in the loss")
+    members: int = Field(3, ge=1, le=25, description="Networks averaged: one alone is 9 % off in its widths")
+    seed: int = Field(2020, ge=0, lt=2**32, description="Of the members' weights, masks and orders")
+    gate_days: int = Field(
+        180,
+        ge=180,
+        le=3650,
+        description="Newest days that no model is trained on: the gate judges on them",
+    )
+    fine_tune_epochs: int = Field(
+        2, ge=1, le=1000, description="Passes of a fine-tuning; five ruin the model"
+    )
+    fine_tune_learning_rate: float = Field(5e-4, gt=0, description="Adam's step in fine-tuning")
+    # The forecast.
+    tracker_step: float = Field(0.002, ge=0, lt=1, description="Step of the online tracker, in sigmas")
+    har_share: float = Field(0.5, ge=0, le=1, description="Weight of the HAR baseline in the forecast")
+    pool_products: tuple[ProductId, ...] = Field(
+        ("BTC-USD", "ETH-USD", "LTC-USD"),
+        description="Products whose windows join the training where the database holds them",
+    )
+    min_days: int = Field(
+        400, ge=100, description="Days of closes below which no honest interval can be made"
+    )
+
+    @property
+    def inputs(self) -> InputSettings:
+        """The fields that the inputs depend on."""
+        return InputSettings(**{name: getattr(self, name) for name in InputSettings.__dataclass_fields__})
