@@ -1,4 +1,4 @@
-"""Folds prepared in any order and walked in theirs: the same bits, no matter what, and none from later days."""
+"""Folds prepared in any order and walked in theirs: the same bits, whatever happens on the way."""
 
 from __future__ import annotations
 
