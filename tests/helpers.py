@@ -83,7 +83,7 @@ def _trained(folder: Path) -> tuple[Path, str, str]:
 
 
 def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, str, str]:
-    """A home in `place` with 60 days and the article trained on them once a session; data and model version."""
+    """A home with 60 days and the article trained on them once a session; data and model version."""
     from tests.engines import copy_home
 
     root, data_version, version = _trained(factory.getbasetemp())

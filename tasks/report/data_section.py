@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -20,8 +21,9 @@ MAX_ROWS = 20
 class DataSection:
     """How many closes there are from which source, and what is wrong with them.
 
-    `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose close
-    was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`, `observed_at`).
+    `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose
+    close was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`,
+    `observed_at`).
     `other_days` were observed again with the same close, and another open, high, low or volume.
     """
 
@@ -31,9 +33,9 @@ class DataSection:
     last_day: date | None
     gaps: tuple[Gap, ...]
     quarantined_rows: int
-    quarantined: list[dict[str, Any]]
+    quarantined: list[dict[Hashable, Any]]
     restated_days: int
-    restated: list[dict[str, Any]]
+    restated: list[dict[Hashable, Any]]
     other_days: int
 
     @property
@@ -68,6 +70,5 @@ def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(observed_at=by_day["observed_at"].last()).reset_index()
 
 
-def _newest(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")
-    return records
+def _newest(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return rows.tail(MAX_ROWS).iloc[::-1].to_dict("records")

@@ -498,7 +498,8 @@ def test_a_report_that_fails_says_that_the_forecast_is_kept(
 
 def test_neither_tensorflow_nor_matplotlib_nor_prefects_server_is_loaded(home: Home) -> None:
     program = (
-        "import sys; from datetime import date; from pathlib import Path; from storage.core.home import Home\n"
+        "import sys; from datetime import date; from pathlib import Path\n"
+        "from storage.core.home import Home\n"
         "from tasks.report.page import write_report\n"
         f"write_report(Home(Path({str(home.root)!r})), 'BTC-USD', 'calibrated', day=date(2020, 2, 25))\n"
         "assert not {'tensorflow', 'keras', 'matplotlib.pyplot', 'torch'} & sys.modules.keys()\n"
