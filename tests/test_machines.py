@@ -44,7 +44,7 @@ def shared(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def lite(tmp_path: Path) -> str:
-    """The address of a plain home's database, said aloud."""
+    """The address of the database that a plain home has by default."""
     return f"sqlite:///{tmp_path / 'home' / 'prices.db'}"
 
 

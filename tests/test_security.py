@@ -392,8 +392,8 @@ def test_a_number_of_millions_of_digits_is_quarantined() -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status: int, to: str) -> None:
     with Exchange({}, burst=1000) as other, Exchange({BTC: made_up(5)}, burst=1000) as ex:
-        place = to.format(port=other.url.rpartition(":")[2])
-        ex.faults.append(Response(status, b"", headers=(("Location", place),)))
+        location = to.format(port=other.url.rpartition(":")[2])
+        ex.faults.append(Response(status, b"", headers=(("Location", location),)))
         with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError, match="not followed"):
             client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
         assert (len(ex.requests), len(other.requests)) == (1, 0)
@@ -417,12 +417,12 @@ def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.Mon
 def _watching(seen: list[dict[str, str]]) -> object:
     from http.server import BaseHTTPRequestHandler
 
-    whole = BaseHTTPRequestHandler.parse_request
+    honest = BaseHTTPRequestHandler.parse_request
 
     def parse_request(self: BaseHTTPRequestHandler) -> bool:
-        fine = whole(self)
+        parsed = honest(self)
         seen.append(dict(self.headers))
-        return fine
+        return parsed
 
     return parse_request
 
@@ -459,12 +459,12 @@ def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path, prefect_serv
     from prefect.settings import PREFECT_API_URL
 
     home = tmp_path / "home"
-    told = {
+    variables = {
         "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
         "PREFECT_API_URL": str(PREFECT_API_URL.value()),
     }
     words = ("run", "--source", "sample", "--home", str(home))
-    done = closecast_process(*words, variables={**os.environ, **told})
+    done = closecast_process(*words, variables={**os.environ, **variables})
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
