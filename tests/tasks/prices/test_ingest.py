@@ -372,7 +372,7 @@ def test_an_origin_before_the_listing_changes_nothing(
     assert ex.requests == []
     assert "later --as-of" in refused(StaleSeries, fetch, home, ex, LISTED - timedelta(days=1))
     assert untouched(home)
-    assert not list(home.raw.iterdir())
+    assert not list(home.raw.rglob("*"))
     fetch(home, ex)
     before = closes(home)
     assert str(LISTED) in refused(BadDay, fetch, home, ex, LISTED - timedelta(days=1))
