@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from storage.core.errors import ClosecastError
 from storage.core.home import Home
+from storage.core.location import LocalPath
 from storage.models.version import CHAMPION
 from storage.tables.delta import open_table
 from storage.tables.sql import query
@@ -139,14 +140,15 @@ def _leftovers(home: Home) -> Iterator[tuple[str, Path]]:
             yield "draft of a model", folder
         elif str(folder.relative_to(home.models)) not in registered:
             yield "bundle without a version", folder
+    root = home.root
     for kind, paths in (
-        ("draft of a file", home.raw.rglob("*.tmp")),
-        ("draft of a registry", home.root.glob(".mlflow-draft*")),
-        ("journal", home.root.glob("*-journal")),
+        ("draft of a file", (root / "raw").rglob("*.tmp")),
+        ("draft of a registry", root.glob(".mlflow-draft*")),
+        ("journal", root.glob("*-journal")),
     ):
         yield from ((kind, path) for path in paths)
     for name in TABLES:
-        folder = getattr(home, name)
+        folder = LocalPath(home.root / name)
         named = named_files(folder)
         data = (path for path in folder.rglob("*.parquet") if path.parent.name != "_delta_log")
         yield from ((ORPHANED, path) for path in data if str(path.relative_to(folder)) not in named)
@@ -159,7 +161,7 @@ def _of_the_log(name: str) -> bool:
     return name == "_last_checkpoint" or (number.isdecimal() and rest in ("json", "checkpoint.parquet"))
 
 
-def named_files(folder: Path) -> set[str]:
+def named_files(folder: LocalPath) -> set[str]:
     """The data files that a table's log names, in any commit or its newest state."""
     names: set[str] = set()
     for entry in (folder / "_delta_log").glob("*.json"):

@@ -214,7 +214,7 @@ def test_gaps_are_asked_for_again_newest_first_and_filled(
     assert asked(ex)[3:] == [("2016-05-01", "2016-05-01"), (str(first), str(last))]  # the newest first
     whole = frame.set_index(frame["day_utc"].dt.date)
     for day in (first, date(2016, 5, 1)):
-        figures = whole.loc[day].drop("day_utc").to_dict()
+        figures = {str(name): value for name, value in whole.loc[day].drop("day_utc").items()}
         ex.restate(BTC, day, **figures)
     count = len(ex.requests)
     series = fetch(home, ex)
@@ -372,7 +372,7 @@ def test_an_origin_before_the_listing_changes_nothing(
     assert ex.requests == []
     assert "later --as-of" in refused(StaleSeries, fetch, home, ex, LISTED - timedelta(days=1))
     assert untouched(home)
-    assert not list(home.raw.rglob("*"))
+    assert not list(Path(str(home.raw)).rglob("*"))
     fetch(home, ex)
     before = closes(home)
     assert str(LISTED) in refused(BadDay, fetch, home, ex, LISTED - timedelta(days=1))
