@@ -16,6 +16,7 @@ from storage.backup.backup import back_up
 from storage.backup.restore import restore
 from storage.core.errors import HomeUnusable
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
@@ -71,7 +72,7 @@ def test_a_home_moves_to_the_servers_and_back(
         assert prices.table("closes") == others.table("closes")
 
     # Another machine, which has nothing of its own yet, makes the next day's forecast; the first one sees it.
-    two = replace(shared, root=tmp_path / "two").prepare()
+    two = prepare_home(replace(shared, root=tmp_path / "two"))
     assert reproduce_forecast(two, runs.prediction_id(MADE)).same
     forecast = replace(runs, home=two).live(MADE + DAYS)
     assert forecast == runs.live(MADE + DAYS)
