@@ -214,7 +214,7 @@ def test_gaps_are_asked_for_again_newest_first_and_filled(
     assert asked(ex)[3:] == [("2016-05-01", "2016-05-01"), (str(first), str(last))]  # the newest first
     whole = frame.set_index(frame["day_utc"].dt.date)
     for day in (first, date(2016, 5, 1)):
-        figures = {str(name): value for name, value in whole.loc[day].drop("day_utc").items()}
+        figures: Any = {str(name): value for name, value in whole.loc[day].drop("day_utc").items()}
         ex.restate(BTC, day, **figures)
     count = len(ex.requests)
     series = fetch(home, ex)
