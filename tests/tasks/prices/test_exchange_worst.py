@@ -19,12 +19,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flows.clock import last_complete_day
 from storage.core.errors import BadProduct, ClosecastError
-from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import read_raw
 from tasks.prices import ingest_coinbase
 from tasks.prices.coinbase_client import Client
 from tasks.prices.coinbase_responses import FIGURES, parse
+from tasks.prices.ingest import IngestRequest
 from tasks.prices.ingest_coinbase import REFETCHED_DAYS, ingest_exchange
 from tests.calibrated import day
 from tests.exchange import DAY, FAULTS, Exchange
@@ -81,16 +82,12 @@ class Scenario:
             empty_attempts=EMPTY_ATTEMPTS,
             sleep=self.waits.append,
         )
+        last = last_complete_day(moment)
+        request = IngestRequest(BTC, last, moment, last)
         error: BaseException | None = None
-        with client:
+        with client, Prices(self.home) as prices:
             try:
-                ingest_exchange(
-                    self.home,
-                    BTC,
-                    client=client,
-                    origin=last_complete_day(moment),
-                    observed_at=moment,
-                )
+                ingest_exchange(self.home, prices, request, client=client)
             except ClosecastError as raised:
                 error = raised
         assert error is None or "\n" not in str(error)
@@ -122,7 +119,7 @@ class Scenario:
         with Prices(self.home) as prices:
             quarantined = prices.quarantined(BTC)
         assert (quarantined["reason"] != "").all()
-        for path in self.home.raw.glob("*/*.gz"):
+        for path in Path(str(self.home.raw)).glob("*/*.gz"):
             for row in parse(read_raw(self.home, path.name.removesuffix(".json.gz"))):
                 assert self.accounted(row, candles, quarantined), row
 
