@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from tasks.core.types import Gap
 
@@ -56,7 +57,7 @@ class Lineage:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same lineage."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=date.isoformat))
+        plain: dict[str, Any] = TypeAdapter(Lineage).dump_python(self, mode="json")
         return plain
 
     @classmethod
@@ -64,14 +65,9 @@ class Lineage:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: a field is missing or is of another kind.
+            KeyError, ValueError: a field is missing or is of another kind.
         """
-        values = {one.name: plain[one.name] for one in fields(cls)}
-        for name in ("origin_day", "trained_through"):
-            values[name] = date.fromisoformat(values[name])
-        values["columns_left_out"] = tuple(values["columns_left_out"])
-        values["gaps"] = tuple(tuple(date.fromisoformat(day) for day in gap) for gap in values["gaps"])
-        return cls(**values)
+        return TypeAdapter(Lineage).validate_python({one.name: plain[one.name] for one in fields(cls)})
 
     def tags(self) -> dict[str, str]:
         """The part of the lineage that stands on the registered version, as text."""

@@ -18,14 +18,8 @@ from tasks.prices.ingest import IngestedPrices
 from tasks.profiles.base import FittedModel, Histories, Profile
 from tasks.profiles.named import own_files
 from tasks.training.gate import judge
-from tasks.training.policy import (
-    ModelCandidate,
-    age_warning,
-    champion_at,
-    decide,
-    pending_at,
-)
-from tasks.training.registration import as_candidate, load_model, make_lineage, model_key, register
+from tasks.training.policy import ModelCandidate, age_warning, champion_at, decide, pending_at
+from tasks.training.registration import as_candidate, load_model, model_key, register, train_model
 
 log = logging.getLogger("closecast.selection")
 
@@ -106,11 +100,6 @@ def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelS
     return ModelSelection(champion.version, decision.reason, warning)
 
 
-def holdout_days(profile: Profile, history: PriceHistory) -> int:
-    """How many of the newest days training leaves to the gate; none where the series is too short."""
-    return profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
-
-
 def _challenger(
     context: SelectionContext, training_kind: TrainingKind, candidates: Sequence[ModelCandidate]
 ) -> ModelVersion:
@@ -131,20 +120,12 @@ def _challenger(
     if known := models.find(history.product_id, profile.name, key):
         log.info("%s: version %s was trained on this data before", history.product_id, known.version)
         return known
-    days = holdout_days(profile, history)
     log.info("%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin)
-    if parent:
-        fitted = profile.fine_tune(context.fitted(parent), history, context.pool, holdout_days=days)
-    else:
-        fitted = profile.fit(history, context.pool, holdout_days=days)
-    lineage = make_lineage(
+    fitted, lineage = train_model(
         profile,
-        fitted,
         history,
         context.pool,
-        training_kind=training_kind,
-        parent=parent,
-        holdout_days=days,
+        parent=(parent, context.fitted(parent)) if parent else None,
         not_pooled=context.not_pooled,
     )
     for inputs in lineage.columns_left_out:

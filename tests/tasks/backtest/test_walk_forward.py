@@ -173,7 +173,7 @@ def test_a_point_profile_walks_without_gates_and_intervals(tmp_path: Path) -> No
 
 def test_the_state_of_a_walk_survives_json() -> None:
     candidate = ModelCandidate("1", day(610), day(430), "refit", "accepted")
-    state = WalkState((candidate,), {"1": "refit-2020"}, np.linspace(-0.1, 0.1, 23) / 3, ("a gate",))
+    state = WalkState((candidate,), {"1": "refit-2020"}, tuple(np.linspace(-0.1, 0.1, 23) / 3), ("a gate",))
     again = WalkState.from_json(state.to_json())
     assert again.offsets is not None
     assert state.offsets is not None
