@@ -180,7 +180,3 @@ class Score:
     pit: float | None
     data_version: str
     scored_at: datetime
-
-    def row(self) -> dict[str, Any]:
-        """The row of the table."""
-        return asdict(self)

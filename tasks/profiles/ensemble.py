@@ -73,16 +73,10 @@ def fit_ensemble(
     trained_through: date,
     epochs: int | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights.
+    """Train every member from its first weights; the windows of the pool join the training.
 
-    The newest days up to `trained_through` are for early stopping.
-
-    Args:
-        history: of the product.
-        pool: further products, none with days after the origin, whose windows join the training.
-        settings: of the profile.
-        trained_through: the last day that anything is learned from.
-        epochs: exactly so many, on all of these days.
+    The newest days up to `trained_through` are for early stopping; with `epochs` exactly so many are trained,
+    on all days.
 
     Raises:
         NotEnoughHistory: too few windows without a gap.
