@@ -92,7 +92,7 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     """Extend the chain by every outcome that was scored up to `origin`; returns how many were added.
 
     A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
-    on a past day may have begun a stretch of its own, which ends where the next one begins. The product's lock
+    on a past day may have begun a stretch of its own, which ends where the next begins. The product's lock
     is held, and the due forecasts are scored.
     """
     table = calibrator(home, chain.product_id)

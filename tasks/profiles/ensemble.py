@@ -43,13 +43,10 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble with how its training went.
-
-    `fitted_through` is the newest day that gradients came from: forecasts of later days are out of sample.
-    """
+    """An ensemble with how its training went."""
 
     ensemble: Ensemble
-    fitted_through: date
+    fitted_through: date  # the newest day that gradients came from: later forecasts are out of sample
     training: Training
 
 

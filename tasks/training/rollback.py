@@ -11,14 +11,8 @@ from storage.models.version import ModelVersion
 def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None) -> tuple[str, str]:
     """Make an earlier accepted version the champion, and mark the later ones so that no run takes them.
 
-    Args:
-        home: prepared, with the product's lock held.
-        product_id: of the model.
-        profile: of the model.
-        to: the version's number; the accepted one before the champion when None.
-
-    Returns:
-        The numbers of the champion before and after.
+    The product's lock is held. Without `to` it is the accepted version before the champion. Returns the
+    champion's numbers before and after.
 
     Raises:
         BadInput: there is no champion, no earlier version, or that version may not forecast.

@@ -47,18 +47,14 @@ class SelectionContext:
     pool: Histories
     not_pooled: dict[str, str]
 
-    def versions(self) -> list[ModelVersion]:
+    def candidates(self) -> list[ModelCandidate]:
         """The versions that could forecast by this recipe on this series of prices."""
         wanted = (self.profile.recipe_version, self.history.series)
         return [
-            version
+            as_candidate(version)
             for version in self.models.versions(self.history.product_id, self.profile.name)
             if (version.tags["recipe_version"], version.tags["series"]) == wanted
         ]
-
-    def candidates(self) -> list[ModelCandidate]:
-        """The same as the policy sees them."""
-        return [as_candidate(version) for version in self.versions()]
 
     def fitted(self, version: str) -> FittedModel:
         """A version's fitted model."""
@@ -70,10 +66,8 @@ class SelectionContext:
 def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelSelection:
     """Decide what is due, train a challenger if so, let the gate judge it, and name the champion.
 
-    A run that is killed on the way leaves a challenger that the next run judges, or nothing.
-
-    Args:
-        home: prepared, with the product's lock held.
+    The product's lock is held. A run that is killed on the way leaves a challenger that the next run judges,
+    or nothing.
 
     Raises:
         NotEnoughHistory: too few closes.
@@ -163,9 +157,8 @@ def _promote(
     version = models.version(product_id, profile, champion.version)
     models.settle(version)
     current = models.champion(product_id, profile)
-    if current is not None and current.version != champion.version:
-        named = next((one for one in candidates if one.version == current.version), None)
-        if named and named.status == "accepted" and named.origin > champion.origin:
-            return
+    later = [one.version for one in candidates if one.status == "accepted" and one.origin > champion.origin]
+    if current is not None and current.version in later:
+        return
     if CHAMPION not in version.aliases:
         models.promote(version)
