@@ -1,7 +1,7 @@
-"""A process that has loaded the big libraries, and forks another for each `closecast` that it is told to run.
+"""A process that loads the large libraries once and forks a child for each `closecast` command.
 
-What a command would load itself, TensorFlow and Prefect above all, costs seven seconds of processor time a
-process. What closecast decides at its start, Prefect's settings included, is left to the command.
+Loading them, above all TensorFlow and Prefect, takes seven seconds of processor time in each process. What a
+command decides at its start, such as Prefect's settings, is still up to the child.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import runpy
 import sys
 from typing import Any
 
-# None of them has begun a thread that a fork would lose, or reads the environment later on, but for Prefect,
-# which `as_just_loaded` sees to.
+# None of these starts a thread, which a fork would lose. Only Prefect reads the environment later:
+# `as_just_loaded` handles that.
 LIBRARIES = [
     "alembic.command",
     "arch",
     "deltalake",
-    "flows.products",
-    "flows.reporting",
+    "flows.actions",
+    "flows.daily",
     "h5py",
     "httpx",
     "jinja2",
@@ -44,31 +44,31 @@ LIBRARIES = [
 
 
 def serve() -> None:
-    """Fork for each line of standard input, one after the other, and say how the child ended."""
+    """Fork a child for each line of standard input, one at a time, and print its exit code."""
     for library in LIBRARIES:
         importlib.import_module(library)
-    # Else a child copies all of this when its collector looks at it: two seconds, at its end.
+    # Otherwise each child's garbage collector touches, and so copies, all of this: two seconds.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
         child = os.fork()
         if not child:
             become(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (the answer)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (read by the parent)
 
 
 def become(order: dict[str, Any]) -> None:
-    """Be `closecast` from here on, to this process' end: its words, variables, folder and files.
+    """Turn this process into the `closecast` command of the order: arguments, variables, folder, output.
 
-    A script that is to be run `first` is: it may set a clock.
+    The script `first` runs before the command; it may set a clock.
     """
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["variables"])
     for number, path in enumerate((os.devnull, order["out"], order["err"])):
-        given = os.open(path, os.O_RDWR)
-        os.dup2(given, number)
-        os.close(given)
+        descriptor = os.open(path, os.O_RDWR)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
     )
@@ -81,9 +81,9 @@ def become(order: dict[str, Any]) -> None:
 
 
 def as_just_loaded() -> None:
-    """Let Prefect read its variables and set up logging when its settings are first asked for.
+    """Make Prefect read its variables and set up logging at the first access to its settings.
 
-    It does so when it is loaded, and a command sets variables of its own before it loads it.
+    Prefect does this at import; a command sets variables of its own before that.
     """
     import prefect.settings
     from prefect.context import refresh_global_settings_context
