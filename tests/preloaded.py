@@ -1,7 +1,7 @@
-"""A process that loads the large libraries once and forks a child for each `closecast` command.
+"""A process that has loaded the big libraries, and forks a `closecast` for each order on its standard input.
 
-Loading them, above all TensorFlow and Prefect, takes seven seconds of processor time in each process. What a
-command decides at its start, such as Prefect's settings, is still up to the child.
+Loading them, TensorFlow and Prefect above all, costs each command seven seconds of processor time. The
+command itself makes the choices of its start, Prefect's settings included.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import runpy
 import sys
 from typing import Any
 
-# None of these starts a thread, which a fork would lose. Only Prefect reads the environment later:
-# `as_just_loaded` handles that.
+# None of them has started a thread that a fork would lose. Prefect alone has read the environment when it was
+# loaded: `as_just_loaded` lets it read again.
 LIBRARIES = [
     "alembic.command",
     "arch",
     "deltalake",
     "flows.actions",
-    "flows.daily",
+    "flows.backtest",
     "h5py",
     "httpx",
     "jinja2",
@@ -44,31 +44,31 @@ LIBRARIES = [
 
 
 def serve() -> None:
-    """Fork a child for each line of standard input, one at a time, and print its exit code."""
+    """Fork for each line of standard input, one after the other, and print the child's exit code."""
     for library in LIBRARIES:
         importlib.import_module(library)
-    # Otherwise each child's garbage collector touches, and so copies, all of this: two seconds.
+    # Otherwise a child's collector touches, and so copies, all of this: two seconds.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
         child = os.fork()
         if not child:
             become(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (read by the parent)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (the result)
 
 
 def become(order: dict[str, Any]) -> None:
-    """Turn this process into the `closecast` command of the order: arguments, variables, folder, output.
+    """Run `closecast` in this process to its end, with the order's words, variables, folder and files.
 
-    The script `first` runs before the command; it may set a clock.
+    A script `first` runs before it: it may set a clock.
     """
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["variables"])
     for number, path in enumerate((os.devnull, order["out"], order["err"])):
-        descriptor = os.open(path, os.O_RDWR)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
+        opened = os.open(path, os.O_RDWR)
+        os.dup2(opened, number)
+        os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
     )
@@ -81,9 +81,9 @@ def become(order: dict[str, Any]) -> None:
 
 
 def as_just_loaded() -> None:
-    """Make Prefect read its variables and set up logging at the first access to its settings.
+    """Let Prefect read its variables and set up logging at the first use of its settings.
 
-    Prefect does this at import; a command sets variables of its own before that.
+    It does so when it is loaded, and a command sets variables before it loads it.
     """
     import prefect.settings
     from prefect.context import refresh_global_settings_context

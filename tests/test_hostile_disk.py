@@ -1,4 +1,4 @@
-"""Disks and clocks that are against a run: it says so in one line or waits, and nothing is lost."""
+"""Full, read-only and damaged homes, held databases, a clock set back: one line, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.processes import closecast_process
 
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
 DAYS = 60
-# `make soak` sets it: every place and every size, and after each the run that succeeds.
+# `make soak` sets it: every folder and every size, and after each the run that succeeds.
 LONG = "SOAK" in os.environ
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
@@ -62,7 +62,7 @@ def predictions(home: Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a run ended with."""
+    """The one line of error that a run ended with."""
     assert done.returncode == 1, done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("closecast: ")
@@ -71,12 +71,12 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def rows(home: Path) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = Predictions(Home(home)).between().to_pylist()
-    return found
+    stored: list[dict[str, object]] = Predictions(Home(home)).between().to_pylist()
+    return stored
 
 
 def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
-    """When the trouble is over, the next run does what this one could not; what was there is there."""
+    """With the fault gone, the next run makes the forecast, and the rows before it are unchanged."""
     done = run(home, csv)
     assert done.returncode == 0, done.stderr
     after = rows(home)
@@ -86,26 +86,26 @@ def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path, kilobytes: int) -> Iterator[None]:
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
     """A disk of its own at that folder."""
-    place.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True
     )
     if done.returncode:
         pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @root_only
 @pytest.mark.parametrize("spare", range(0, 340, 20) if LONG else [0])
-def test_a_full_disk(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
-    """It is full at once, or so many kilobytes later: at the prices, the model, the registry, or the page.
+def test_a_full_disk_loses_nothing(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
+    """Full at once, or so many kilobytes later: at the prices, the model, the registry, or the page.
 
-    With some of them left the run may come to its end.
+    With some space the run may succeed.
     """
     disk = tmp_path / "disk"
     with small_disk(disk, 16_000):
@@ -115,84 +115,86 @@ def test_a_full_disk(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
         (disk / "ballast").write_bytes(bytes(free - spare * 1024))
         done = run(disk / "home", csv)
         if done.returncode or spare < 100:
-            said = refused(done)
-            assert re.search("space|full|disk I/O", said), said
+            message = refused(done)
+            assert re.search("space|full|disk I/O", message), message
             after = rows(disk / "home")
             assert after[: len(before)] == before
-            # Full at the last step, the page, the forecast is there, and is said to be.
-            stored = said.startswith(f"closecast: the forecast of {BTC} is stored")
-            assert len(after) - len(before) == stored, said
+            # Full at the last step, the page: the forecast is stored, and the message tells it.
+            stored = message.startswith(f"closecast: the forecast of {BTC} is stored")
+            assert len(after) - len(before) == stored, message
         (disk / "ballast").unlink()
         succeeds(disk / "home", csv, before)
 
 
 @root_only
-def test_the_upkeep_of_a_full_disk(made: Path, csv: Path, tmp_path: Path) -> None:
+def test_maintenance_on_a_full_disk_asks_for_room(made: Path, csv: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 16_000):
         shutil.copytree(made, disk / "home")
         succeeds(disk / "home", csv, rows(disk / "home"))
         before = rows(disk / "home")
         (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
-        said = refused(closecast_process("maintain", "--home", str(disk / "home"), variables={**os.environ}))
-        assert "No space left" in said
-        assert "make room" in said
+        message = refused(
+            closecast_process("maintain", "--home", str(disk / "home"), variables={**os.environ})
+        )
+        assert "No space left" in message
+        assert "make room" in message
         (disk / "ballast").unlink()
         assert rows(disk / "home") == before
         assert verify_home(Home(disk / "home")).findings == []
 
 
 @root_only
-def test_a_disk_that_can_only_be_read(made: Path, csv: Path, tmp_path: Path) -> None:
+def test_a_read_only_disk_can_be_queried(made: Path, csv: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, 16_000):
         shutil.copytree(made, disk / "home")
         before = rows(disk / "home")
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        said = refused(run(disk / "home", csv))
-        assert "--home or CLOSECAST_HOME" in said
-        assert str(disk / "home") in said
-        # To look is allowed.
-        asked = predictions(disk / "home")
-        assert asked.returncode == 0, asked.stderr
+        message = refused(run(disk / "home", csv))
+        assert "--home or CLOSECAST_HOME" in message
+        assert str(disk / "home") in message
+        # Queries work.
+        done = predictions(disk / "home")
+        assert done.returncode == 0, done.stderr
         name = str(before[0]["prediction_id"])
-        assert name in asked.stdout
-        for words in (
+        assert name in done.stdout
+        for command in (
             ("verify",),
             ("sql", "SELECT count(*) FROM closes"),
             ("reproduce", name),
             ("versions",),
         ):
-            done = closecast_process(*words, "--home", str(disk / "home"), variables=os.environ)
+            done = closecast_process(*command, "--home", str(disk / "home"), variables=os.environ)
             assert done.returncode == 0, done.stderr
             assert "Logging error" not in done.stderr
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         succeeds(disk / "home", csv, before)
 
 
-PLACES = ["models", "raw", "logs", "predictions/_delta_log"]
+FOLDERS = ["models", "raw", "logs", "predictions/_delta_log"]
 
 
-@pytest.mark.parametrize("name", [*PLACES, "locks", "predictions", "scores"] if LONG else PLACES)
-def test_a_file_where_a_folder_should_be(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*FOLDERS, "locks", "predictions", "scores"] if LONG else FOLDERS)
+def test_a_file_in_place_of_a_folder_is_named(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
     shutil.copytree(made, home)
-    place = home / name
-    if place.exists():
-        place.rename(tmp_path / "away")
-    place.write_text("in the way")
-    said = refused(run(home, csv))
-    assert name.partition("/")[0] in said
-    place.unlink()
+    folder = home / name
+    if folder.exists():
+        folder.rename(tmp_path / "away")
+    folder.write_text("in the way")
+    message = refused(run(home, csv))
+    assert name.partition("/")[0] in message
+    folder.unlink()
     if (tmp_path / "away").exists():
-        (tmp_path / "away").rename(place)
+        (tmp_path / "away").rename(folder)
     if LONG:
         succeeds(home, csv, rows(home))
     assert verify_home(Home(home)).findings == []
 
 
 @pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
-def test_a_folder_where_a_database_should_be(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
+def test_a_folder_in_place_of_a_database_is_named(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
     shutil.copytree(made, home)
     (home / name).rename(tmp_path / "away")
@@ -206,9 +208,7 @@ def test_a_folder_where_a_database_should_be(made: Path, csv: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
-def test_a_database_that_another_process_holds_for_twenty_seconds(
-    made: Path, csv: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_run_waits_20_seconds_for_a_held_database(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
     home = tmp_path / "home"
     shutil.copytree(made, home)
     before = rows(home)
@@ -226,7 +226,7 @@ def test_a_database_that_another_process_holds_for_twenty_seconds(
         assert time.monotonic() - began > 10
 
 
-def test_a_database_that_is_held_for_too_long_is_said(
+def test_a_database_held_for_too_long_is_an_error(
     made: Path, csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -242,8 +242,8 @@ def test_a_database_that_is_held_for_too_long_is_said(
     succeeds(home, csv, before)
 
 
-def test_a_clock_that_is_set_back(made: Path, csv: Path, tmp_path: Path) -> None:
-    """A day back: what is stored is newer than the clock. Nothing of it goes, and no day comes twice."""
+def test_a_clock_set_back_repeats_no_day(made: Path, csv: Path, tmp_path: Path) -> None:
+    """By a day: stored closes are newer than the clock. None is lost, and no day is forecast twice."""
     home = tmp_path / "home"
     shutil.copytree(made, home)
     before, last = rows(home), made_up(DAYS)["day_utc"].iloc[-1]

@@ -87,7 +87,7 @@ class Worker:
             if isinstance(said, Done):
                 return Outcome(visits, said.prediction_id)
             if isinstance(said, Failed):
-                raise RuntimeError(said.said)
+                raise RuntimeError(said.error)
             visits.append(said)
             if kill and timed and said.place == kill.place:
                 time.sleep(kill.after_seconds or 0)

@@ -25,6 +25,7 @@ from storage.prices.price_store import Prices
 from tasks.prices import ingest_coinbase
 from tasks.prices.coinbase_client import Client
 from tasks.prices.coinbase_responses import FIGURES, parse
+from tasks.prices.ingest import IngestRequest
 from tasks.prices.ingest_coinbase import REFETCHED_DAYS, ingest_exchange
 from tests.calibrated import day
 from tests.exchange import DAY, FAULTS, Exchange
@@ -81,16 +82,12 @@ class Scenario:
             empty_attempts=EMPTY_ATTEMPTS,
             sleep=self.waits.append,
         )
+        last = last_complete_day(moment)
+        request = IngestRequest(BTC, last, moment, last)
         error: BaseException | None = None
-        with client:
+        with client, Prices(self.home) as prices:
             try:
-                ingest_exchange(
-                    self.home,
-                    BTC,
-                    client=client,
-                    origin=last_complete_day(moment),
-                    observed_at=moment,
-                )
+                ingest_exchange(self.home, prices, request, client=client)
             except ClosecastError as raised:
                 error = raised
         assert error is None or "\n" not in str(error)

@@ -1,15 +1,17 @@
+"""Prices into the database, from the exchange and from files: what is stored, refused, quarantined."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from tasks.prices.series import Series, source_of
 
 from storage.core.errors import (
     BadDay,
@@ -26,11 +28,14 @@ from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.prices.raw_responses import read_raw
 from storage.tables.sql import query
-from tasks.prices import ingest_coinbase as catch_up
-from tasks.prices import ingest_csv as ingest
+from tasks.core.steps import task_of
+from tasks.prices import sources
 from tasks.prices.coinbase_client import Client, spans
+from tasks.prices.gaps import find_gaps
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
 from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
-from tasks.prices.ingest_csv import ingest_file, read_stored
+from tasks.prices.ingest_csv import ingest_file
+from tasks.prices.sources import Market, ingest_prices
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 
@@ -65,9 +70,18 @@ def serve() -> Iterator[Callable[..., Exchange]]:
         exchange.__exit__()
 
 
-def fetch(home: Home, ex: Exchange, origin: date = LAST, product_id: str = BTC, **more: Any) -> Series:
-    with Client(ex.url, sleep=lambda _: None, attempts=2) as client:
-        return ingest_exchange(home, product_id, client=client, origin=origin, observed_at=NOW, **more)
+def facts(ingested: IngestedPrices) -> SimpleNamespace:
+    """What a run brought and what the database has, the gaps as spans."""
+    gaps = tuple(find_gaps(ingested.history.candles["day_utc"]))
+    return SimpleNamespace(**ingested.facts() | {"gaps": gaps})
+
+
+def fetch(
+    home: Home, ex: Exchange, origin: date = LAST, product_id: str = BTC, *, replace_source: bool = False
+) -> SimpleNamespace:
+    request = IngestRequest(product_id, origin, NOW, NOW.date(), replace_source=replace_source)
+    with Client(ex.url, sleep=lambda _: None, attempts=2) as client, Prices(home) as prices:
+        return facts(ingest_exchange(home, prices, request, client=client))
 
 
 def asked(ex: Exchange, after: int = 0) -> list[tuple[str, str]]:
@@ -111,7 +125,7 @@ def refused(kind: type[ClosecastError], call: Callable[..., Any], *args: Any, **
 # The exchange
 
 
-def test_the_first_run_takes_the_whole_history(
+def test_the_first_run_fetches_the_whole_history(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame)
@@ -128,19 +142,19 @@ def test_the_first_run_takes_the_whole_history(
         pd.testing.assert_frame_equal(prices.closes_at(series.data_version), frame)
 
 
-def test_every_row_names_the_raw_answer_it_came_from(
+def test_every_row_names_its_raw_response(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     fetch(home, serve(frame))
     rows = candles(home)
     assert rows["payload_sha256"].nunique() == 3
     for sha256, part in rows.groupby("payload_sha256"):
-        said = {row[0]: row[4] for row in json.loads(read_raw(home, str(sha256)))}
+        by_stamp = {row[0]: row[4] for row in json.loads(read_raw(home, str(sha256)))}
         stamps = pd.to_datetime(part["day_utc"]).astype("datetime64[s]").astype("int64")
-        assert [said[stamp] for stamp in stamps] == part["close"].tolist()
+        assert [by_stamp[stamp] for stamp in stamps] == part["close"].tolist()
 
 
-def test_later_runs_begin_a_week_back_and_append_only_what_is_new(
+def test_later_runs_fetch_from_7_days_back_and_append_new_days(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame)
@@ -154,11 +168,11 @@ def test_later_runs_begin_a_week_back_and_append_only_what_is_new(
     count = len(ex.requests)
     again = fetch(home, ex)
     assert asked(ex, count) == [(str(LAST - timedelta(days=7)), str(LAST))]
-    assert again == Series(**{**vars(series), "new_days": 0})
+    assert again == SimpleNamespace(**vars(series) | {"new_days": 0})
     assert len(candles(home)) == 400
 
 
-def test_a_day_of_the_past_knows_nothing_later(
+def test_a_past_origin_sees_no_later_day(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame)
@@ -189,7 +203,7 @@ def test_restated_days_keep_both_observations(
         pd.testing.assert_frame_equal(prices.closes_at(first.data_version), frame)
 
 
-def test_holes_are_reported_asked_for_again_and_healed(
+def test_gaps_are_asked_for_again_newest_first_and_filled(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     first, last = date(2016, 3, 20), date(2016, 3, 31)
@@ -211,17 +225,17 @@ def test_holes_are_reported_asked_for_again_and_healed(
 
 
 @pytest.mark.parametrize("page", [0, 1, 2])
-def test_a_page_that_came_empty_for_no_reason(
+def test_a_page_that_is_empty_by_mistake_is_asked_for_again(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, page: int
 ) -> None:
-    """A page is believed to be empty after three times; the days are asked for once more as a gap."""
+    """A page counts as empty after three responses; its days are asked for once more as a gap."""
     ex = serve(frame, faults=["ok"] * page + ["empty"] * 3)
     series = fetch(home, ex)
     assert closes(home) == of(frame)
     assert (series.days, series.new_days, series.gaps) == (400, 400, ())
 
 
-def test_a_history_that_was_cut_at_a_page_heals_later(
+def test_a_history_that_begins_at_a_page_asks_for_the_page_before(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame, faults=["empty", "ok", "ok", *["empty"] * 3])  # asked for once more, and empty again
@@ -231,7 +245,7 @@ def test_a_history_that_was_cut_at_a_page_heals_later(
     assert closes(home) == of(frame)
 
 
-def test_rows_that_are_set_aside_are_counted_once_and_never_used(
+def test_quarantined_rows_are_counted_once_and_never_used(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     spike = date(2016, 2, 10)
@@ -244,12 +258,12 @@ def test_rows_that_are_set_aside_are_counted_once_and_never_used(
     kept = quarantined(home)
     assert kept["day_utc"].tolist() == [str(spike)]
     assert "more than 3 a day" in kept["reason"][0]
-    assert "1 rows quarantined, kept in the table quarantine" in caplog.text
+    assert "1 rows quarantined, see the view quarantine" in caplog.text
     again = fetch(home, ex)
     assert (again.quarantined, len(quarantined(home))) == (1, 1)
 
 
-def test_a_first_day_that_was_set_aside_is_asked_for_again(
+def test_a_quarantined_first_day_is_asked_for_again(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     bad = frame.copy()
@@ -265,7 +279,7 @@ def test_a_first_day_that_was_set_aside_is_asked_for_again(
     assert len(honest.requests) == before + 1
 
 
-def test_rows_that_are_no_candles_are_counted_and_the_days_come_back(
+def test_rows_that_are_no_candles_are_quarantined_and_their_days_fetched_again(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     series = fetch(home, serve(frame, faults=["ok", "garbage"]))
@@ -274,12 +288,12 @@ def test_rows_that_are_no_candles_are_counted_and_the_days_come_back(
     assert series.gaps == ()
 
 
-def test_a_failure_in_the_middle_keeps_whole_pages_and_the_next_run_completes(
+def test_a_failed_run_keeps_whole_pages_and_the_next_completes_them(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame, faults=["ok", "500", "reset", "ok"])
-    said = refused(ExchangeUnavailable, fetch, home, ex)
-    assert "2015-09-27 to 2016-07-22" in said
+    message = refused(ExchangeUnavailable, fetch, home, ex)
+    assert "2015-09-27 to 2016-07-22" in message
     first_page = {day: close for day, close in of(frame).items() if day < SECOND_PAGE}
     assert closes(home) == first_page
     series = fetch(home, ex)
@@ -288,17 +302,7 @@ def test_a_failure_in_the_middle_keeps_whole_pages_and_the_next_run_completes(
     assert len(candles(home)) == 400
 
 
-@pytest.mark.parametrize(
-    "fault", ["429", "500", "502", "html", "object", "truncated", "short", "reset", "unordered"]
-)
-def test_what_passes_leaves_no_trace(
-    home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, fault: str
-) -> None:
-    fetch(home, serve(frame, faults=["ok", fault]))
-    assert closes(home) == of(frame)
-
-
-def test_ten_years_in_fourteen_requests_ten_a_second_and_a_transaction_a_page(home: Home) -> None:
+def test_ten_years_take_13_requests_at_most_10_a_second_and_a_transaction_a_page(home: Home) -> None:
     listed, last = date(2015, 7, 20), date(2025, 7, 19)
     frame = made_up((last - listed).days + 1, listed)
     wrote: list[bool] = []
@@ -313,8 +317,9 @@ def test_ten_years_in_fourteen_requests_ten_a_second_and_a_transaction_a_page(ho
     sa.event.listen(sa.engine.Engine, "commit", kept)
     try:
         clock = datetime(2025, 7, 20, 0, 20, tzinfo=UTC)
-        with Exchange({BTC: frame}, clock=clock) as ex, Client(ex.url) as client:
-            series = ingest_exchange(home, BTC, client=client, origin=last, observed_at=NOW)
+        request = IngestRequest(BTC, last, NOW, last)
+        with Exchange({BTC: frame}, clock=clock) as ex, Client(ex.url) as client, Prices(home) as prices:
+            series = facts(ingest_exchange(home, prices, request, client=client))
             starts = sorted(request.at for request in ex.requests)
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
@@ -326,7 +331,7 @@ def test_ten_years_in_fourteen_requests_ten_a_second_and_a_transaction_a_page(ho
     assert sum(wrote) == with_rows == 13
 
 
-def test_another_source_is_refused_before_anything_is_asked(
+def test_another_source_is_refused_before_any_request(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame, tmp_path: Path
 ) -> None:
     take(home, tmp_path, frame.head(100))
@@ -359,7 +364,7 @@ def test_an_unknown_product_leaves_no_series(
     assert candles(home).empty
 
 
-def test_days_before_the_listing_change_nothing(
+def test_an_origin_before_the_listing_changes_nothing(
     home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
 ) -> None:
     ex = serve(frame)
@@ -374,10 +379,12 @@ def test_days_before_the_listing_change_nothing(
     assert closes(home) == before
 
 
-def test_the_origins_day_is_missing(home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame) -> None:
+def test_a_missing_origin_names_the_last_day(
+    home: Home, serve: Callable[..., Exchange], frame: pd.DataFrame
+) -> None:
     ex = serve(frame)
-    said = refused(StaleSeries, fetch, home, ex, LAST + timedelta(days=1))
-    assert f"--as-of {LAST}" in said
+    message = refused(StaleSeries, fetch, home, ex, LAST + timedelta(days=1))
+    assert f"--as-of {LAST}" in message
     assert asked(ex)[-1] == (str(LAST + timedelta(days=1)),) * 2  # once more, before it is given up
     assert closes(home) == of(frame)  # what came is kept
 
@@ -386,12 +393,20 @@ def test_the_origins_day_is_missing(home: Home, serve: Callable[..., Exchange], 
 
 
 def take(
-    home: Home, folder: Path, frame: pd.DataFrame | bytes, origin: date | None = None, **more: Any
-) -> Series:
+    home: Home,
+    folder: Path,
+    frame: pd.DataFrame | bytes,
+    origin: date | None = None,
+    *,
+    source: Any = "csv",
+    last_finished_day: date = date(2020, 1, 1),
+    **more: Any,
+) -> SimpleNamespace:
     path = folder / "prices.csv"
     path.write_bytes(frame if isinstance(frame, bytes) else to_csv(frame))
-    given = {"source": "csv", "last_finished_day": date(2020, 1, 1), "observed_at": NOW}
-    return ingest_file(home, BTC, path=path, origin=origin, **given | more)
+    request = IngestRequest(BTC, origin, NOW, last_finished_day, **more)
+    with Prices(home) as prices:
+        return facts(ingest_file(prices, request, source=source, path=path))
 
 
 def repeated(frame: pd.DataFrame, days: int) -> pd.DataFrame:
@@ -402,19 +417,21 @@ def repeated(frame: pd.DataFrame, days: int) -> pd.DataFrame:
     )
 
 
-def test_a_file_into_the_database_once(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_a_file_is_stored_once(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
     series = take(home, tmp_path, frame)
     assert (series.source, series.origin, series.days, series.new_days) == ("csv", LAST, 400, 400)
     assert closes(home) == of(frame)
     again = take(home, tmp_path, frame)
-    assert again == Series(**{**vars(series), "new_days": 0})
+    assert again == SimpleNamespace(**vars(series) | {"new_days": 0})
     assert len(candles(home)) == 400
     longer = pd.concat([frame.tail(2), repeated(frame, 3)])
     more = take(home, tmp_path, longer)
     assert (more.new_days, more.days, more.origin) == (3, 403, LAST + timedelta(days=3))
 
 
-def test_an_origin_within_the_file(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_an_origin_within_a_file_limits_the_history_only(
+    home: Home, tmp_path: Path, frame: pd.DataFrame
+) -> None:
     origin = date(2016, 1, 31)
     series = take(home, tmp_path, frame, origin)
     assert (series.origin, series.days) == (origin, (origin - LISTED).days + 1)
@@ -423,15 +440,13 @@ def test_an_origin_within_the_file(home: Home, tmp_path: Path, frame: pd.DataFra
     assert len(closes(home)) == 400
 
 
-def test_holes_of_a_file_are_reported(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_gaps_of_a_file_count_up_to_the_origin(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
     gap = (date(2016, 3, 20), date(2016, 3, 31))
     assert take(home, tmp_path, without(frame, *gap)).gaps == (gap,)
     assert take(home, tmp_path, without(frame, *gap), date(2016, 3, 1)).gaps == ()
 
 
-def test_days_that_no_calendar_of_ours_has_are_set_aside(
-    home: Home, tmp_path: Path, frame: pd.DataFrame
-) -> None:
+def test_days_outside_the_calendar_are_quarantined(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
     odd = b"".join(
         b"%s,1,1,1,1,1\n" % day for day in (b"0000-02-29", b"0020-05-01", b"0400-12-31", b"-90000000000")
     )
@@ -443,12 +458,14 @@ def test_days_that_no_calendar_of_ours_has_are_set_aside(
     assert reasons.count("is not a UTC day") == 2
     again = take(home, tmp_path, to_csv(frame) + odd)
     assert (again.quarantined, len(quarantined(home))) == (4, 4)
-    told = query(home, "SELECT product_id, source, reason FROM quarantine ORDER BY seq").to_pylist()
-    assert [row["reason"] for row in told] == quarantined(home)["reason"].tolist()
-    assert {(row["product_id"], row["source"]) for row in told} == {(BTC, "csv")}
+    rows = query(home, "SELECT product_id, source, reason FROM quarantine ORDER BY seq").to_pylist()
+    assert [row["reason"] for row in rows] == quarantined(home)["reason"].tolist()
+    assert {(row["product_id"], row["source"]) for row in rows} == {(BTC, "csv")}
 
 
-def test_rows_of_a_file_that_are_set_aside(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_spikes_unreadable_rows_and_unfinished_days_are_quarantined(
+    home: Home, tmp_path: Path, frame: pd.DataFrame
+) -> None:
     frame.loc[100, ["close", "high"]] *= 9
     data = to_csv(frame) + b"2016-08-23,1,1,1,x,1\n"
     series = take(home, tmp_path, data, last_finished_day=LAST - timedelta(days=1))
@@ -457,7 +474,7 @@ def test_rows_of_a_file_that_are_set_aside(home: Home, tmp_path: Path, frame: pd
     assert sorted(quarantined(home)["day_utc"]) == ["2015-10-28", str(LAST), "2016-08-23"]
 
 
-def test_the_first_close_is_held_against_the_stored_one(
+def test_a_files_first_close_is_compared_with_the_stored_one(
     home: Home, tmp_path: Path, frame: pd.DataFrame
 ) -> None:
     take(home, tmp_path, frame)
@@ -478,7 +495,7 @@ def test_the_first_close_is_held_against_the_stored_one(
         (BadFile, {"last_finished_day": LISTED - timedelta(days=1)}),
     ],
 )
-def test_a_file_that_cannot_serve_the_run_stores_nothing(
+def test_a_file_that_no_forecast_can_be_made_from_stores_nothing(
     home: Home, tmp_path: Path, frame: pd.DataFrame, kind: type[ClosecastError], wanted: dict[str, Any]
 ) -> None:
     refused(kind, take, home, tmp_path, without(frame, date(2016, 3, 5), date(2016, 3, 6)), **wanted)
@@ -490,19 +507,10 @@ def test_a_file_that_cannot_serve_the_run_stores_nothing(
 )
 def test_foreign_files_store_nothing(home: Home, tmp_path: Path, data: bytes) -> None:
     refused(BadFile, take, home, tmp_path, data)
-    refused(BadFile, ingest_file, home, BTC, **FILE, path=tmp_path / "none.csv")
     assert untouched(home)
 
 
-FILE: dict[str, Any] = {
-    "source": "csv",
-    "origin": None,
-    "last_finished_day": date(2020, 1, 1),
-    "observed_at": NOW,
-}
-
-
-def test_a_day_twice_is_refused_or_chosen(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+def test_a_day_twice_is_refused_or_resolved_as_asked(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
     data = to_csv(frame) + to_csv(frame.tail(1).assign(close=frame["close"].iloc[-1] + 1)).split(b"\n", 1)[1]
     refused(BadFile, take, home, tmp_path, data)
     assert untouched(home)
@@ -523,32 +531,55 @@ def test_the_sample_and_a_file_do_not_mix(home: Home, tmp_path: Path, frame: pd.
     assert closes(home) == of(other)
 
 
-# What is stored already
+# Stored closes, and where prices come from
 
 
-def test_the_stored_closes_alone(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
-    assert "--csv" in refused(BadInput, read_stored, home, BTC, origin=None, observed_at=NOW)
+def test_stored_closes_need_no_source(home: Home, tmp_path: Path, frame: pd.DataFrame) -> None:
+    def stored(origin: date | None = None) -> SimpleNamespace:
+        return facts(read_stored(home, IngestRequest(BTC, origin, NOW, NOW.date())))
+
+    assert "--csv" in refused(BadInput, stored)
     series = take(home, tmp_path, frame)
-    stored = read_stored(home, BTC, origin=None, observed_at=NOW)
-    assert stored == Series(**{**vars(series), "new_days": 0})
-    earlier = read_stored(home, BTC, origin=date(2016, 1, 1), observed_at=NOW)
-    assert earlier.origin == date(2016, 1, 1)
-    refused(BadDay, read_stored, home, BTC, origin=LISTED - timedelta(days=1), observed_at=NOW)
-    refused(StaleSeries, read_stored, home, BTC, origin=LAST + timedelta(days=1), observed_at=NOW)
+    assert stored() == SimpleNamespace(**vars(series) | {"new_days": 0})
+    assert stored(date(2016, 1, 1)).origin == date(2016, 1, 1)
+    refused(BadDay, stored, LISTED - timedelta(days=1))
+    refused(StaleSeries, stored, LAST + timedelta(days=1))
 
 
-def test_a_schedule_tries_again_what_may_pass_and_a_person_is_told_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_source_is_the_stored_one_or_the_sample(
+    home: Home, tmp_path: Path, frame: pd.DataFrame, serve: Callable[..., Exchange]
 ) -> None:
+    ex, path = serve(frame), tmp_path / "prices.csv"
+    path.write_bytes(to_csv(frame))
+
+    def ingest(origin: date | None = None, product_id: str = BTC, **market: Any) -> str:
+        request = IngestRequest(product_id, origin, NOW, NOW.date(), replace_source="source" in market)
+        which = Market(product_id=product_id, **market)
+        return ingest_prices(home, which, request, base_url=ex.url).history.source
+
+    assert "the sample holds BTC-USD, not ETH-USD" in refused(BadProduct, ingest, product_id="ETH-USD")
+    assert ingest() == "sample"
+    assert "--csv goes with the source csv" in refused(BadFile, ingest, source="coinbase", csv=path)
+    assert ingest(csv=path, source="csv") == "csv"
+    assert ingest() == "csv"
+    assert ex.requests == []
+    assert ingest(LAST, source="coinbase") == ingest(LAST) == "coinbase"
+    assert ex.requests
+
+
+def test_only_a_schedule_retries_and_only_an_unavailable_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.runtime import deployment
     from prefect.states import Failed
 
-    def again(error: Exception) -> bool:
-        return catch_up._passes_by_itself(None, None, Failed(data=error))
+    def retried(error: Exception) -> bool:
+        return sources._retry_later(None, None, Failed(data=error))
 
-    assert not again(ExchangeUnavailable("x"))
-    monkeypatch.setattr(catch_up.deployment, "get_id", lambda: "some deployment")
-    assert again(ExchangeUnavailable("x"))
-    assert not again(BadProduct("x"))
-    assert not again(ZeroDivisionError())
-    assert catch_up.fetch_candles.retries == 3
-    assert ingest.read_file.retries == ingest.read_database.retries == 0
+    assert not retried(ExchangeUnavailable("x"))
+    monkeypatch.setattr(deployment, "get_id", lambda: "some deployment")
+    assert [retried(error) for error in (ExchangeUnavailable("x"), BadProduct("x"), ZeroDivisionError())] == [
+        True,
+        False,
+        False,
+    ]
+    assert task_of(ingest_prices).retries == 3
+    assert task_of(read_stored).retries == 0
