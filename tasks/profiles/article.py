@@ -130,7 +130,7 @@ class ArticleProfile(BaseProfile):
 
     name = "article"
     Settings = ArticleSettings
-    levels = ()
+    levels: tuple[float, ...] = ()
 
     @property
     def policy(self) -> Policy:

@@ -208,13 +208,13 @@ class BaseProfile:
     `gate_days`, `tracker_step`, `pool_products`.
     """
 
-    name: ClassVar[str]
+    name: str
     Settings: ClassVar[type[Frozen]]
     # Counts up when the same settings come to mean another model.
     recipe: ClassVar[int] = 1
-    horizons: ClassVar[tuple[int, ...]] = (1,)
-    levels: ClassVar[tuple[float, ...]] = LEVELS
-    component: ClassVar[str] = "network"
+    horizons: tuple[int, ...] = (1,)
+    levels: tuple[float, ...] = LEVELS
+    component: str = "network"
 
     def __init__(self, settings: Frozen | Mapping[str, object] | None = None) -> None:
         """Take the settings, or the defaults with some fields set otherwise.
