@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -260,6 +261,13 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["rooms.svg", "data-way.svg"])
+def test_pictures_show_the_present_rooms(name: str, tmp_path: Path) -> None:
+    script = runpy.run_path(str(PROJECT / "docs" / "pictures.py"))
+    script["draw"](tmp_path)
+    assert (PROJECT / "docs" / "images" / name).read_text() == (tmp_path / name).read_text()
 
 
 def test_make_targets_in_pages_exist() -> None:
