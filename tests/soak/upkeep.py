@@ -1,4 +1,4 @@
-"""A month passes over a home, and somebody calls `closecast maintain --prune`."""
+"""A month passes over a home, and `closecast maintain --prune` is run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MONTH = timedelta(days=31)
 
 
 def age(home: Home) -> None:
-    """Give what killed runs have left the age at which it may go."""
+    """Give leftovers of killed runs the age at which they are deleted."""
     then = (datetime.now(UTC) - MONTH).timestamp()
     for path in leftover_files(home):
         os.utime(path, (then, then))
 
 
 def maintained(home: Home) -> None:
-    """What the command does."""
+    """Do what the command does."""
     compact_tables(home)
     prune_home(home, moment=datetime.now(UTC))
