@@ -3,7 +3,8 @@
 # make test   the suite, some ten minutes
 # make test-engines  with real servers: PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
 # make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
-# make check  what must be green: lint, docs, test
+# make recorded  the forecasts of the sample against recorded figures, some four minutes
+# make check  what must be green: lint, docs, test, recorded
 # make lint   ruff, mypy, import-linter
 # make docs   the pages, into docs/_build/html; every command and block of them is run
 # make audit  the locked packages against the known vulnerabilities
@@ -27,7 +28,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: help run test test-engines soak check lint docs audit bench serve-demo images images-prefect charts lock clean
+.PHONY: help run test test-engines recorded soak check lint docs audit bench serve-demo images images-prefect charts lock clean
 
 help:
 	@sed -n 's/^# \(make [a-z]\)/\1/p' Makefile
@@ -35,9 +36,9 @@ help:
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
 
-# What the pages show is run by `make docs`.
+# What the pages show is run by `make docs`, what was recorded by `make recorded`.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m "not documents" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents and not recorded" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
 KILLS ?= 200
@@ -69,7 +70,10 @@ test-engines: $(VENV)/.test
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
 		tests/flows/cli/test_signals.py tests/browser
 
-check: lint docs test
+recorded: $(VENV)/.test
+	@$(BIN)/python -m pytest -m recorded --timeout 1800 $(PYTEST_ARGS) tests/test_recorded_forecasts.py
+
+check: lint docs test recorded
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
