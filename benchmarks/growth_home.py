@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tasks.profiles.calibrated_settings import Recipe
 
 from storage.core.candle_schema import candle_frame
 from storage.core.home import Home
@@ -29,6 +28,7 @@ from storage.upkeep.compaction import compact_table
 from tasks.calibration.calibrator_states import OWN, advance_tracker, first_state
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, student_t
 from tasks.profiles.baselines import BASELINES
+from tasks.profiles.calibrated_settings import Recipe
 from tasks.training.selection import select_model
 
 PRODUCT, CODE = "BTC-USD", "0.0.0+bench"

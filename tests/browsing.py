@@ -23,20 +23,20 @@ Scheme = Literal["light", "dark"]
 
 
 @dataclass
-class WorkerCheck:
-    """A page as a browser has it, and what it complained of and asked for meanwhile."""
+class BrowserPage:
+    """An open page, with the errors and the requests of its time."""
 
     page: Any
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def ask(self, program: str, given: object = None) -> Any:
-        """What JavaScript answers in the page."""
-        return self.page.evaluate(program, given)
+    def evaluate(self, expression: str, given: object = None) -> Any:
+        """The value of a JavaScript expression in the page."""
+        return self.page.evaluate(expression, given)
 
-    def until(self, program: str, given: object = None) -> None:
-        """Wait until JavaScript answers true; Playwright's own way needs `eval`, which the page forbids."""
+    def until(self, expression: str, given: object = None) -> None:
+        """Wait until an expression is true; Playwright's own way needs `eval`, which the page forbids."""
         end = time.monotonic() + WAIT_SECONDS
-        while not self.ask(program, given):
-            assert time.monotonic() < end, f"never came true: {program}"
+        while not self.evaluate(expression, given):
+            assert time.monotonic() < end, f"never became true: {expression}"
             self.page.wait_for_timeout(50)

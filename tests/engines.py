@@ -326,7 +326,8 @@ def copy_home(root: Path, place: Path) -> Home:
         other = S3Path.of(bucket_for(place))
         for path in home.shared.files():
             (other / path.relative_to(home.shared).as_posix()).put(path.read_bytes())
-        (other / "closecast.json").unlink()
+        if (other / "closecast.json").is_file():
+            (other / "closecast.json").unlink()
     return Home(place)
 
 

@@ -2,8 +2,8 @@
 
     python tests/images.py [--days 91] [--out docs/images]
 
-Takes the steps of the daily run, day after day, with the calibrated profile as it is, then the article's, and
-photographs the pages in headless Chromium: two widths, two themes. Takes some five minutes.
+Runs the steps of a day, day after day, and photographs the page in headless Chromium: two widths, two themes.
+Takes some five minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,19 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT)]
 
 from flows import clock  # noqa: E402
-from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named  # noqa: E402
 from storage.core.home import Home  # noqa: E402
-from storage.core.provenance import code_version  # noqa: E402
+from storage.models.registry import Models  # noqa: E402
 from storage.prices.price_store import Prices  # noqa: E402
+from tasks.evaluation.scoring import score_due  # noqa: E402
+from tasks.forecast.publish import publish_forecast  # noqa: E402
+from tasks.prices.ingest import IngestRequest, read_stored  # noqa: E402
+from tasks.prices.ingest_csv import ingest_file  # noqa: E402
+from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT  # noqa: E402
+from tasks.profiles.named import profile_named  # noqa: E402
+from tasks.report.context import products_with_forecasts  # noqa: E402
+from tasks.report.page import write_report  # noqa: E402
+from tasks.training.registration import load_model  # noqa: E402
+from tasks.training.selection import select_model  # noqa: E402
 from tests.browsing import DESKTOP, FLAGS, NAMES, PHONE  # noqa: E402
 
 log = logging.getLogger("closecast.images")
@@ -37,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=int, default=91)
     parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "images")
-    parser.add_argument("--home", type=Path, help="a home that has the forecasts already")
+    parser.add_argument("--home", type=Path, help="a home with the forecasts")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     given.out.mkdir(parents=True, exist_ok=True)
@@ -45,86 +55,45 @@ def main() -> None:
         home = Home(given.home or Path(name)).prepare()
         if not given.home:
             live(home, given.days)
-        photograph(*written(home), given.out)
+        photograph(*write_pages(home), given.out)
 
 
 def live(home: Home, days: int) -> None:
-    """The last days of the sample, each with the steps of its run; then the article's run of the last one."""
-    from tasks.profiles.article_refit import refit_version
-
-    from tasks.forecast.publish import publish_prediction
-    from tasks.prices.ingest_csv import ingest_file
-
+    """The last days of the sample with the calibrated profile, then the article on the last one."""
     moment = clock.now()
-    series = ingest_file(
-        home,
-        SAMPLE_PRODUCT,
-        source="sample",
-        path=SAMPLE,
-        origin=None,
-        last_finished_day=clock.last_complete_day(moment),
-        observed_at=moment,
-        on_duplicate="refuse",
-        replace_source=False,
-    )
-    for back in range(days - 1, -1, -1):
-        one_day(home, series.origin - timedelta(days=back), moment)
-    recipe = profile_named("article")
-    made = made_of(home, series.origin, recipe.version, "article", moment)
-    known = {name: made[name] for name in ("data_version", "settings_version", "code_version")}
-    settings = recipe.model_dump(mode="json")
-    version = refit_version(home, SAMPLE_PRODUCT, "article", settings=settings, **known)
-    where = {"origin": series.origin, "horizon": recipe.horizon}
-    publish_prediction(home, SAMPLE_PRODUCT, "article", model_version=version, **where, **made)
-
-
-def one_day(home: Home, origin: Any, moment: datetime) -> None:
-    """Score, choose, forecast."""
-    from tasks.evaluation.scoring import score_and_track
-    from tasks.forecast.publish import publish_distribution
-    from tasks.training.selection import select_model
-
-    recipe = profile_named("calibrated")
-    settings = recipe.model_dump(mode="json")
-    made = made_of(home, origin, recipe.version, "calibrated", moment)
-    data = made["data_version"]
-    score_and_track(home, SAMPLE_PRODUCT, data_version=data, settings=settings, moment=moment)
-    code = made["code_version"]
-    told = {"data_version": data, "settings": settings, "code_version": code, "moment": moment}
-    version = select_model(home, SAMPLE_PRODUCT, **told).version
-    publish_distribution(
-        home, SAMPLE_PRODUCT, origin=origin, settings=settings, model_version=version, **made
-    )
-    log.info("forecast from %s by version %s", origin, version)
-
-
-def made_of(home: Home, origin: Any, settings_version: str, profile: str, moment: datetime) -> dict[str, Any]:
-    """What the row of a forecast says that it was made of."""
-    from tasks.forecast.publish import prediction_key
-
+    request = IngestRequest(SAMPLE_PRODUCT, None, moment, clock.last_complete_day(moment))
     with Prices(home) as prices:
-        data = prices.data_version(SAMPLE_PRODUCT, origin, created_at=moment)
-    parts = {"data_version": data, "settings_version": settings_version, "code_version": code_version()}
-    key = prediction_key(product_id=SAMPLE_PRODUCT, origin=origin, profile=profile, **parts)
-    return {**parts, "prediction_id": key, "created_at": moment, "flow_run_id": None}
+        last = ingest_file(prices, request, source="sample", path=SAMPLE).history.origin
+    for back in range(days - 1, -1, -1):
+        one_day(home, "calibrated", replace(request, origin=last - timedelta(days=back)))
+    one_day(home, "article", request)
 
 
-def written(home: Home) -> tuple[Path, date]:
-    """The pages, as of the day that the newest forecast is for; the calibrated one's path, and that day."""
-    from tasks.report.context import products_of
-    from tasks.report.page import write_report
+def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
+    """The steps of a run: score, select the model, forecast."""
+    profile, prices = profile_named(profile_name), read_stored(home, request)
+    score_due(home, prices.history, profile, request.observed_at)
+    version = select_model(home, profile, prices).version
+    model = load_model(Models(home), profile, SAMPLE_PRODUCT, version)
+    publish_forecast(home, profile, model, prices.history, created_at=request.observed_at, flow_run_id=None)
+    log.info("forecast from %s by %s version %s", prices.history.origin, profile_name, version)
 
+
+def write_pages(home: Home) -> tuple[Path, date]:
+    """The path of the calibrated page, written on the day that its forecast is for, and that day."""
     with Prices(home) as prices:
         last = prices.last_day(SAMPLE_PRODUCT)
     assert last is not None
     day = last + timedelta(days=1)
-    for product, profile in products_of(home):
-        write_report(home, product, profile, day=day)
-    return home.reports / f"{SAMPLE_PRODUCT}.calibrated.html", day
+    pages = {
+        profile: write_report(home, product, profile, day=day)
+        for product, profile in products_with_forecasts(home)
+    }
+    return pages["calibrated"], day
 
 
 def photograph(page: Path, day: date, out: Path) -> None:
-    """Two widths and two themes of one page as it is seen on that day, down to the end of a part of it."""
+    """Two widths and two themes of a page as it looks on that day, down to the end of one section."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, NAMES)), None)
@@ -137,20 +106,20 @@ def photograph(page: Path, day: date, out: Path) -> None:
                 context = chromium.new_context(
                     viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale
                 )
-                shown = context.new_page()
-                shown.clock.set_fixed_time(datetime.combine(day, time(12), UTC))
-                shown.goto(page.as_uri())
-                bottom = shown.evaluate(
+                browser_page = context.new_page()
+                browser_page.clock.set_fixed_time(datetime.combine(day, time(12), UTC))
+                browser_page.goto(page.as_uri())
+                bottom = browser_page.evaluate(
                     "id => document.getElementById(id).getBoundingClientRect().bottom + scrollY", until
                 )
-                clip = {"x": 0, "y": 0, "width": width, "height": bottom + 24}
-                put(out / f"report-{width}-{scheme}.png", shown.screenshot(full_page=True, clip=clip))
+                clip: Any = {"x": 0, "y": 0, "width": width, "height": bottom + 24}
+                save(out / f"report-{width}-{scheme}.png", browser_page.screenshot(full_page=True, clip=clip))
                 context.close()
         chromium.close()
 
 
-def put(path: Path, png: bytes) -> None:
-    """Keep a picture with few colours: a page has no more, and it is a fifth of the size."""
+def save(path: Path, png: bytes) -> None:
+    """Save a picture with few colours: a page has no more, and the file is a fifth of the size."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as picture:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -192,15 +191,10 @@ def full_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
     return Home(folder)
 
 
-def with_version(version: ModelVersion, **tags: str) -> ModelVersion:
-    """The version with more tags."""
-    return replace(version, tags={**version.tags, **tags})
-
-
 def spoil(home: Home, raw: str, product_id: str = BTC) -> None:
     """Quarantine a row with that text, and restate a close."""
     rejected = pd.DataFrame([{"day_utc": "2019-05-01", "raw": raw, "reason": raw}])
     restated = made_up(DAYS).iloc[[100]].assign(close=1234.5)
-    page = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
+    page: dict[str, Any] = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
     with Prices(home) as prices:
         prices.append(product_id, restated, quarantined=rejected, **page)

@@ -1,7 +1,6 @@
-"""A picture of a run in Prefect's page: `make images-prefect`.
+"""Pictures of a run in Prefect's page: `make images-prefect`.
 
-The platform of `make serve-demo` makes a run; Chromium from the distribution's packages opens it as a person
-would, and what the window shows is saved.
+The platform of `make serve-demo` makes a run; Chromium opens it as a person would, and the window is saved.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def take(folder: Path, chromium: str, port: int | None) -> list[Path]:
 
 
 def shoot(page: Page, platform: Platform, run_id: UUID, folder: Path) -> list[Path]:
-    """A product's run with its steps and log, and the forecast as the run shows it."""
+    """A product's run with its steps and log, and the forecast in its artifact."""
     own = own_run(platform, run_id)
     page.goto(f"{platform.url}/runs/flow-run/{own}", wait_until="networkidle")
     page.get_by_text("candles").first.wait_for()
@@ -70,7 +69,7 @@ def own_run(platform: Platform, run_id: UUID) -> UUID:
 
 
 def forecast_of(platform: Platform, run_id: UUID) -> UUID:
-    """The markdown artifact of a product's run."""
+    """The Markdown artifact of a product's run."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterType
 
     run, kind = ArtifactFilterFlowRunId(any_=[run_id]), ArtifactFilterType(any_=["markdown"])
@@ -79,19 +78,19 @@ def forecast_of(platform: Platform, run_id: UUID) -> UUID:
 
 
 def save(page: Page, path: Path) -> Path:
-    """The window as a PNG of few colours' size.
+    """Save the window as a PNG.
 
     Raises:
-        RuntimeError: it came out larger than a page of documentation should load.
+        RuntimeError: the file is larger than a page of documentation should load.
     """
     page.screenshot(path=path)
     if path.stat().st_size > MAX_BYTES:
-        raise RuntimeError(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} were wanted")
+        raise RuntimeError(f"{path} has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
     return path
 
 
 def main() -> None:
-    """Take the pictures, and say where they are."""
+    """Take the pictures, and print their paths."""
     parser = argparse.ArgumentParser(description="Pictures of a run in Prefect's page.")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM") or shutil.which("chromium"))
@@ -99,10 +98,8 @@ def main() -> None:
     given = parser.parse_args()
     if not given.chromium:
         sys.exit("a Chromium is needed: apt-get install chromium, or name one with --chromium")
-    from tests.serve_demo import say
-
     for path in take(given.folder, given.chromium, given.port):
-        say(f"{path} ({path.stat().st_size:,} bytes)")
+        sys.stdout.write(f"{path} ({path.stat().st_size:,} bytes)\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A process that has loaded the big libraries, and forks another for each `closecast` that it is told to run.
+"""A process that has loaded the big libraries, and forks a `closecast` for each order on its standard input.
 
-What a command would load itself, TensorFlow and Prefect above all, costs seven seconds of processor time a
-process. What closecast decides at its start, Prefect's settings included, is left to the command.
+Loading them, TensorFlow and Prefect above all, costs each command seven seconds of processor time. The
+command itself makes the choices of its start, Prefect's settings included.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import runpy
 import sys
 from typing import Any
 
-# None of them has begun a thread that a fork would lose, or reads the environment later on, but for Prefect,
-# which `as_just_loaded` sees to.
+# None of them has started a thread that a fork would lose. Prefect alone has read the environment when it was
+# loaded: `as_just_loaded` lets it read again.
 LIBRARIES = [
     "alembic.command",
     "arch",
     "deltalake",
-    "flows.products",
-    "flows.reporting",
+    "flows.actions",
+    "flows.backtest",
     "h5py",
     "httpx",
     "jinja2",
@@ -44,31 +44,31 @@ LIBRARIES = [
 
 
 def serve() -> None:
-    """Fork for each line of standard input, one after the other, and say how the child ended."""
+    """Fork for each line of standard input, one after the other, and print the child's exit code."""
     for library in LIBRARIES:
         importlib.import_module(library)
-    # Else a child copies all of this when its collector looks at it: two seconds, at its end.
+    # Otherwise a child's collector touches, and so copies, all of this: two seconds.
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
         child = os.fork()
         if not child:
             become(json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (the answer)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201 (the result)
 
 
 def become(order: dict[str, Any]) -> None:
-    """Be `closecast` from here on, to this process' end: its words, variables, folder and files.
+    """Run `closecast` in this process to its end, with the order's words, variables, folder and files.
 
-    A script that is to be run `first` is: it may set a clock.
+    A script `first` runs before it: it may set a clock.
     """
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["variables"])
     for number, path in enumerate((os.devnull, order["out"], order["err"])):
-        given = os.open(path, os.O_RDWR)
-        os.dup2(given, number)
-        os.close(given)
+        opened = os.open(path, os.O_RDWR)
+        os.dup2(opened, number)
+        os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
     )
@@ -81,9 +81,9 @@ def become(order: dict[str, Any]) -> None:
 
 
 def as_just_loaded() -> None:
-    """Let Prefect read its variables and set up logging when its settings are first asked for.
+    """Let Prefect read its variables and set up logging at the first use of its settings.
 
-    It does so when it is loaded, and a command sets variables of its own before it loads it.
+    It does so when it is loaded, and a command sets variables before it loads it.
     """
     import prefect.settings
     from prefect.context import refresh_global_settings_context

@@ -1,4 +1,4 @@
-"""Processes that start in a moment, forked from ones that have loaded what takes seconds to load."""
+"""Processes that start in a moment: forked from processes that have loaded the big libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 @functools.cache
 def forked() -> ForkServerContext:
-    """Starts processes that run functions, from one that has loaded what they need."""
+    """Starts processes that run functions, from one that has loaded the libraries."""
     os.environ.update(QUIET)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LIBRARIES, "tests.processes"])
@@ -34,14 +34,14 @@ def forked() -> ForkServerContext:
 
 
 def process_for(target: Callable[..., None], *args: object) -> BaseProcess:
-    """A process for that call, which sees the variables of this one and ends with it at the latest."""
+    """A process for that call, with the variables of this one; it ends with this one at the latest."""
     return forked().Process(target=_as_here, args=(dict(os.environ), target, args), daemon=True)
 
 
 def _as_here(variables: dict[str, str], target: Callable[..., None], args: tuple[object, ...]) -> None:
-    # Else the collector looks at, and so copies, all that is shared with what this was forked from.
+    # Otherwise the collector touches, and so copies, all memory that is shared with the parent.
     gc.freeze()
-    # That has the variables of the moment at which the first process was started.
+    # The parent has the variables of the moment at which the first process was started.
     from prefect.context import refresh_global_settings_context
 
     os.environ.clear()
@@ -51,7 +51,7 @@ def _as_here(variables: dict[str, str], target: Callable[..., None], args: tuple
 
 
 def run_process(target: Callable[..., None], *args: object) -> int | None:
-    """Run it to its end in a process of its own; returns the exit code, -9 when it was killed."""
+    """Run the call in a process of its own; the exit code, -9 when it was killed."""
     started = process_for(target, *args)
     started.start()
     started.join(60)
@@ -62,7 +62,7 @@ def run_process(target: Callable[..., None], *args: object) -> int | None:
 
 @functools.cache
 def _preloaded() -> subprocess.Popen[str]:
-    """Ends when this process does, and its standard input with it."""
+    """A process that forks commands; it ends with this one, which holds its standard input."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.preloaded"],
         cwd=PROJECT,
@@ -83,15 +83,15 @@ def closecast_process(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with these variables and no others, after the script `first`.
 
-    What it says goes to the `terminal`, such as /dev/pts/3, where one is named.
+    Its output goes to the `terminal`, such as /dev/pts/3, where one is named.
 
     Raises:
-        subprocess.TimeoutExpired: it did not end, and is killed.
+        subprocess.TimeoutExpired: it did not end, and was killed.
     """
     server = _preloaded()
     assert server.stdin
     assert server.stdout
-    with tempfile.TemporaryDirectory(prefix="closecast-said-") as folder:
+    with tempfile.TemporaryDirectory(prefix="closecast-output-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         out.touch()
         err.touch()

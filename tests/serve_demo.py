@@ -1,7 +1,7 @@
 """The whole platform on this machine: a Prefect server, a worker, the deployment, and a local exchange.
 
-By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved so that they
-reach yesterday; some more days come as time passes. All it makes is gone when it ends.
+By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved to end
+yesterday, with some days to come. Everything is deleted at the end.
 
 In a test: `with Platform(folder, exchange.url) as platform: platform.deploy(); platform.start_worker()`.
 """
@@ -38,13 +38,13 @@ USUAL_PORT = 4200
 
 
 class Platform:
-    """A server and what runs on it, each in a process group of its own; leaving it ends them all.
+    """A server and a worker, each in a process group of its own; leaving the block ends them all.
 
     Args:
-        folder: for Prefect's own home, the closecast home and the logs.
-        exchange_url: where runs ask for prices.
+        folder: of Prefect's home, the closecast home and the logs.
+        exchange_url: address that runs fetch prices from.
         port: of the server; a free one by default.
-        settings: more variables for the server, the worker and the commands.
+        settings: further variables of the server, the worker and the commands.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Platform:
         self.logs = folder / "logs"
         self.url = f"http://127.0.0.1:{port or free_port()}"
         self.api = f"{self.url}/api"
-        # The caller's own Prefect and home must not be touched, nor decide anything here.
-        kept = {
+        # The caller's own Prefect and home have no part in this.
+        inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("PREFECT_", "CLOSECAST_", "PROJECT_DIR"))
         }
         self.environment = {
-            **kept,
+            **inherited,
             "CLOSECAST_COINBASE_URL": exchange_url,
             "CLOSECAST_HOME": str(self.home),
             "DO_NOT_TRACK": "1",
@@ -74,9 +74,9 @@ class Platform:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
-            # Also tells the page where its API is: `--port` would leave it asking 4200.
+            # The page takes the address of its API from here, not from `--port`.
             "PREFECT_SERVER_API_PORT": self.url.rpartition(":")[2],
-            # In memory, the slot of a run would stay taken after a power cut.
+            # In memory, the slot of a run would stay taken after a power failure.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             **(settings or {}),
         }
@@ -93,32 +93,32 @@ class Platform:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The worker before the server, which it tells about its runs.
+        # The worker before the server, to which it reports its runs.
         while self._children:
             stop_group(self._children.pop())
-        # A worker that had to be killed leaves its runs behind, which have sessions of their own.
+        # The runs of a killed worker have sessions of their own.
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> dict[int, str]:
         """The commands of this platform's processes, by their environment: server, worker, runs."""
-        # Not the API's address: the caller's own shell may name the same port.
+        # Not the API's address: the caller's own shell may have the same one.
         mark = f"PREFECT_HOME={self.environment['PREFECT_HOME']}".encode()
-        found = {}
+        commands = {}
         for folder in Path("/proc").glob("[0-9]*"):
-            # A process may end, or be another user's, while we look.
+            # A process may end meanwhile, or belong to another user.
             with contextlib.suppress(OSError):
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_text()
-        return found
+                    commands[int(folder.name)] = (folder / "cmdline").read_text()
+        return commands
 
     def prefect(self, *arguments: str) -> str:
-        """What a Prefect command prints; a failing one raises with that text."""
+        """The output of a Prefect command; a failing one raises with it."""
         return self._command("prefect", "--no-prompt", *arguments)
 
     def closecast(self, *arguments: str) -> str:
-        """What a command of closecast prints; a failing one raises with that text."""
+        """The output of a closecast command; a failing one raises with it."""
         return self._command("closecast", *arguments)
 
     def _command(self, *arguments: str) -> str:
@@ -138,26 +138,26 @@ class Platform:
         return done.stdout
 
     def deploy(self, prefect_file: Path = PROJECT / "prefect.yaml") -> None:
-        """Deploy all that the file describes."""
-        said = self.prefect("deploy", "--all", "--prefect-file", str(prefect_file))
-        # The command ends well when it skips a file that it does not understand.
-        if "successfully created" not in said:
-            raise RuntimeError(f"prefect deploy made no deployment:\n{said}")
+        """Deploy everything in the file."""
+        output = self.prefect("deploy", "--all", "--prefect-file", str(prefect_file))
+        # The command exits with 0 also when it skips a file that it cannot read.
+        if "successfully created" not in output:
+            raise RuntimeError(f"prefect deploy created no deployment:\n{output}")
 
     def start_worker(self) -> None:
-        """Start a worker of the pool, away from the project, as on a machine of its own."""
+        """Start a worker of the pool in a folder outside the project."""
         elsewhere = self.logs.parent / "worker"
         elsewhere.mkdir(exist_ok=True)
         self._spawn("worker", ["worker", "start", "--pool", POOL, "--type", "process"], cwd=elsewhere)
 
     def run(self, **parameters: Any) -> UUID:
-        """Trigger one run with `prefect deployment run`; its id."""
-        said = self.prefect("deployment", "run", DEPLOYMENT, "--params", json.dumps(parameters))
-        (line,) = (line for line in said.splitlines() if "UUID:" in line)
+        """Start one run with `prefect deployment run`; its id."""
+        output = self.prefect("deployment", "run", DEPLOYMENT, "--params", json.dumps(parameters))
+        (line,) = (line for line in output.splitlines() if "UUID:" in line)
         return UUID(line.partition("UUID:")[2].strip())
 
     def client(self) -> SyncPrefectClient:
-        """A client of this server's API, whatever server the process itself uses."""
+        """A client of this server's API."""
         from prefect.client.orchestration import SyncPrefectClient
 
         return SyncPrefectClient(self.api)
@@ -208,33 +208,31 @@ class Platform:
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def stop_group(child: subprocess.Popen[bytes], *, patience: float = 15.0) -> None:
-    """End a child and all that it started: asked first, then killed."""
+    """End a child and its process group: SIGTERM first, then SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(patience)
-    # The group outlives its leader while any process of it is left.
+    # The group outlives its leader.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-# By hand
 
 
 @contextlib.contextmanager
 def demo(port: int) -> Iterator[Platform]:
     """The platform with the sample's prices, moved to now, ready for runs."""
     from flows.clock import last_complete_day
-    from flows.settings import SAMPLE, SAMPLE_PRODUCT, home_at
+    from flows.settings import home_at
     from tasks.prices.csv_reader import read_candles
+    from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
     from tests.exchange import Exchange, shift
 
     place = home_at().root / "demo"
@@ -245,37 +243,37 @@ def demo(port: int) -> Iterator[Platform]:
         tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder,
         Exchange({SAMPLE_PRODUCT: moved}) as exchange,
     ):
-        say(f"local exchange at {exchange.url}; starting the Prefect server")
+        print_line(f"local exchange at {exchange.url}; starting the Prefect server")
         with Platform(Path(folder), exchange.url, port=port) as platform:
             platform.deploy()
             platform.start_worker()
-            say(f"server, worker and schedule are up: {platform.url}")
+            print_line(f"server, worker and schedule are up: {platform.url}")
             yield platform
 
 
 def forecast_once(platform: Platform) -> None:
-    """One run of the deployment, and what came of it."""
+    """Run the deployment once, and print its forecast."""
     from flows.settings import home_at
     from storage.tables.predictions import Predictions
+    from tasks.core.forecast import Forecast
 
-    say(f"prefect deployment run {DEPLOYMENT}")
+    print_line(f"prefect deployment run {DEPLOYMENT}")
     run = platform.wait(platform.run(), seconds=1800)
     if run.state is None or not run.state.is_completed():
         sys.exit(f"the run {run.name} did not complete: {run.state}\n{platform.tail('worker')}")
     row = Predictions(home_at(platform.home)).between().to_pylist()[-1]
-    say(
-        f"{run.name}: forecast for {row['target_day']} {row['point']:,.2f} USD"
-        f" (last close {row['last_close']:,.2f} USD), prediction {row['prediction_id']}"
-    )
+    print_line(f"{run.name}: close of {row['target_day']}")
+    for label, text in Forecast.from_rows([row]).summary():
+        print_line(f"  {label:<12}{text}")
 
 
-def say(line: str) -> None:
-    """A line for the person at the terminal."""
+def print_line(line: str) -> None:
+    """Print a line with the time."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)  # noqa: T201
 
 
 def _interrupted(*_: object) -> None:
-    # Once is enough: a second one would cut short the stopping of the children.
+    # A second signal would interrupt the stopping of the children.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -293,9 +291,7 @@ def _usual_port_or_free() -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Serve until Ctrl-C, or with --once until the run is done."""
-    parser = argparse.ArgumentParser(
-        description="A Prefect server, a worker and the daily deployment, to try."
-    )
+    parser = argparse.ArgumentParser(description="A Prefect server, a worker and the daily deployment.")
     parser.add_argument("--once", action="store_true", help="end after the run")
     parser.add_argument("--port", type=int, help=f"of the server; {USUAL_PORT} where it is free")
     given = parser.parse_args(argv)
@@ -305,16 +301,16 @@ def main(argv: list[str] | None = None) -> None:
         with demo(given.port or _usual_port_or_free()) as platform:
             forecast_once(platform)
             if not given.once:
-                say(f"the schedule is on, the page is {platform.url}; stop with Ctrl-C")
-                say(f"forecasts: closecast predictions --home {platform.home}")
+                print_line(f"the schedule is on, the page is {platform.url}; stop with Ctrl-C")
+                print_line(f"forecasts: closecast predictions --home {platform.home}")
                 signal.pause()
     except KeyboardInterrupt:
-        say("stopped")
+        print_line("stopped")
     except RuntimeError as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    # Run as a file, Python looks for modules in tests/, where `tasks` would be the tests of the tasks.
+    # For a script Python looks in its folder first, where `tasks` are the tests of the tasks.
     sys.path[0] = str(PROJECT)
     main()

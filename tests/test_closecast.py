@@ -1,4 +1,4 @@
-"""The commands, as a user types them: real processes, real files, one line when something is wrong."""
+"""The commands as users type them: real processes, real files, one line about an error."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -41,15 +42,7 @@ class Result:
 
 
 class Shell:
-    """Runs `closecast` in a process of its own, on one home."""
-
-    def started(self, *words: str) -> Result:
-        """By an interpreter of its own, as a shell does it; the others come of `tests.processes`."""
-        command = [sys.executable, "-m", "closecast", *words]
-        done = subprocess.run(
-            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=240
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+    """Runs `closecast` on one home, in a process of its own."""
 
     def __init__(self, home: Path, api_url: str) -> None:
         self.home = home
@@ -60,10 +53,18 @@ class Shell:
         done = closecast_process(*words, variables={**self.environment, **variables})
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def started(self, *words: str) -> Result:
+        """The same with an interpreter of its own, as a shell starts it."""
+        command = [sys.executable, "-m", "closecast", *words]
+        done = subprocess.run(
+            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=240
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
     def here(self, *words: str) -> Result:
-        """The same without a process of its own."""
+        """The same in this process."""
         out, err = io.StringIO(), io.StringIO()
-        kept = {log: log.handlers.copy() for log in map(logging.getLogger, ("closecast", "prefect"))}
+        before = {log: log.handlers.copy() for log in map(logging.getLogger, ("closecast", "prefect"))}
         with (
             patch.dict(os.environ, CLOSECAST_HOME=str(self.home)),
             patch("sys.argv", ["closecast", *words]),
@@ -72,14 +73,14 @@ class Shell:
             pytest.raises(SystemExit) as end,
         ):
             closecast.main()
-        for log, handlers in kept.items():
-            for handler in [one for one in log.handlers if one not in handlers]:
+        for log, handlers in before.items():
+            for handler in [handler for handler in log.handlers if handler not in handlers]:
                 log.removeHandler(handler)
                 handler.close()
         return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     def refuses(self, *words: str, here: bool = False, **variables: str) -> str:
-        """The one line that a refused command prints; nothing else may have come of it."""
+        """The one line that a refused command prints; it must have stored nothing."""
         before = self.stored()
         done = self.here(*words) if here else self(*words, **variables)
         lines = done.err.splitlines()
@@ -99,7 +100,7 @@ class Shell:
             candles, closes = (prices.table(name).num_rows for name in ("candles", "closes"))
         return (candles, closes, Predictions(home).read().num_rows, len(Models(home).versions()))
 
-    def ask(self, sql: str) -> list[dict[str, object]]:
+    def query(self, sql: str) -> list[dict[str, Any]]:
         done = self.here("sql", sql, "--format", "json")
         assert done.code == 0, done.err
         return json.loads(done.out)
@@ -121,8 +122,7 @@ def shell(tmp_path: Path, api_url: str) -> Shell:
 def candle_file(tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., pd.DataFrame]) -> Path:
     path = tmp_path_factory.mktemp("csv") / "ada-usd.csv"
     frame = walk(LAST, days=60)
-    names = {"day_utc": "date", **{f"{name}": name for name in ("open", "high", "low", "close")}}
-    frame.rename(columns=names).to_csv(path, index=False, date_format="%Y-%m-%d")
+    frame.rename(columns={"day_utc": "date"}).to_csv(path, index=False, date_format="%Y-%m-%d")
     return path
 
 
@@ -133,7 +133,7 @@ def exchange(walk: Callable[..., pd.DataFrame]) -> Iterator[Exchange]:
         yield server
 
 
-def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell) -> None:
+def test_a_run_prints_the_forecast_and_the_next_makes_nothing_new(shell: Shell) -> None:
     first = shell("run", "--source", "sample", *QUICK)
     assert first.code == 0, first.err
     assert first.err == ""
@@ -149,7 +149,7 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
     assert f"report written to {page}" in first.out
     written = page.stat().st_mtime_ns
 
-    # The default source of a product is the one that it has.
+    # By default a product keeps its source.
     again = shell("run", *QUICK)
     assert "nothing new, the forecast for 2019-10-18 stands" in again.out
     assert shell.stored() == stored
@@ -157,7 +157,7 @@ def test_sample_run_prints_the_forecast_and_again_makes_nothing_new(shell: Shell
     page.unlink()
     assert shell.here("report", "--product", "BTC-USD").out == f"{page}\n"
     assert page.is_file()
-    (row,) = shell.ask("select * from predictions")
+    (row,) = shell.query("select * from predictions")
     assert row["last_close"] == 8034.32
     assert row["lower_95"] is None
     assert row["revision"] == 0
@@ -176,7 +176,7 @@ def test_a_report_needs_a_forecast(shell: Shell) -> None:
     assert not (shell.home / "reports").exists()
 
 
-def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
+def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path) -> None:
     done = shell("import", str(candle_file), "--product", "ADA-USD")
     assert done.code == 0, done.err
     assert "60 days new, 0 restated, 0 quarantined" in done.out
@@ -196,13 +196,13 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     assert [(row["version"], row["aliases"]) for row in versions] == [("2", "champion"), ("1", "")]
     assert all(re.fullmatch(r"ADA-USD@\d+:[0-9a-f]{64}", row["data_version"]) for row in versions)
     joined = "select p.point > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
-    assert shell.ask(joined) == [{"up": True}]
+    assert shell.query(joined) == [{"up": True}]
 
     before = shell.stored()
-    looked = shell.here("maintain", "--prune", "--dry-run")
-    assert looked.code == 0, looked.err
-    assert re.search(r"predictions +2 *\n", looked.out)
-    assert "nothing to delete" in looked.out
+    planned = shell.here("maintain", "--prune", "--dry-run")
+    assert planned.code == 0, planned.err
+    assert re.search(r"predictions +2 *\n", planned.out)
+    assert "nothing to delete" in planned.out
     done = shell.here("maintain", "--prune")
     assert re.search(r"predictions +2 +1 +0 *\n", done.out), done.out
     assert (shell.stored(), done.err) == (before, "")
@@ -211,14 +211,14 @@ def test_import_run_again_and_ask(shell: Shell, candle_file: Path) -> None:
     assert again.code == 0, again.err
     assert again.err == ""
     assert re.search(r"point +1 +the same bits", again.out)
-    assert re.search(r"weights of member 1 +\d+ +the same bits", again.out)
-    assert "Made again to the last bit." in again.out
+    assert re.search(r"weights of network 1 +\d+ +the same bits", again.out)
+    assert "Reproduced to the last bit." in again.out
     assert "no forecast 'abc'" in shell.refuses("reproduce", "abc")
-    kept_and_brought_back(shell)
+    back_up_restore_and_verify(shell)
 
 
-def kept_and_brought_back(shell: Shell) -> None:
-    """Back the home up, bring it back elsewhere, and find out what is changed there."""
+def back_up_restore_and_verify(shell: Shell) -> None:
+    """Back the home up, restore it elsewhere, and verify it before and after a change."""
     file, there = shell.home.with_name("closecast.tar.gz"), shell.home.with_name("there")
     done = shell.here("backup", str(file))
     assert done.code == 0, done.err
@@ -238,7 +238,7 @@ def kept_and_brought_back(shell: Shell) -> None:
     assert changed.err.count("\n") == 1
 
 
-def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
+def test_calibrated_runs_scoreboard_rollback_and_backtest(
     shell: Shell, walk: Callable[..., pd.DataFrame], tmp_path: Path
 ) -> None:
     path = tmp_path / "sol-usd.csv"
@@ -253,7 +253,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert shell(*words, "--as-of", "2021-06-29").code == 0
     last = shell(*words)
     assert "forecasts scored: 1" in last.out
-    (row,) = shell.ask("select * from predictions where target_day = '2021-07-01'")
+    (row,) = shell.query("select * from predictions where target_day = '2021-07-01'")
     for percent in (50, 80, 95):
         low, high = row[f"lower_{percent}"], row[f"upper_{percent}"]
         assert f"{low:,.2f} USD to {high:,.2f} USD" in last.out
@@ -266,7 +266,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
     assert board.code == 0, board.err
     assert "forecasts up to 2021-06-30" in board.out
     assert "no alarm is possible yet, 2 of 180 days" in board.out
-    assert shell.ask("select count(*) as n from scores") == [{"n": 2}]
+    assert shell.query("select count(*) as n from scores") == [{"n": 2}]
     assert (
         "no forecast of profile article"
         in shell.here("score", "--product", "SOL-USD", "--profile", "article").out
@@ -275,7 +275,7 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
 
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
     done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
-    assert "version 1 is the champion in place of version" in done.out, done.err
+    assert "version 1 replaces version" in done.out, done.err
     again = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
     assert "version 1 is the champion already, until" in again.out, again.err
     versions = json.loads(shell.here("versions", "--format", "json").out)
@@ -284,19 +284,19 @@ def test_the_calibrated_day_its_scoreboard_its_rollback_and_its_backtest(
 
     tested = shell("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json")
     assert tested.code == 0, tested.err
-    found = json.loads(tested.out[tested.out.index("{") :])
-    assert found["days"] == 10
-    assert set(found["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
-    asked = "select component, count(*) as n from backtests group by method order by method"
-    assert [row["n"] for row in shell.ask(asked)] == [10] * 6
+    summary = json.loads(tested.out)
+    assert summary["days"] == 10
+    assert set(summary["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
+    counts = "select component, count(*) as n from backtests group by component"
+    assert [row["n"] for row in shell.query(counts)] == [10] * 6
 
     with path.open("a") as more:
         more.write(f"2021-07-01,{frame['close'].iloc[-1] * 1.01}\n")
     assert shell.here("import", str(path), "--product", "SOL-USD").code == 0
-    page = Reports(Home(shell.home))
-    assert page.summary("SOL-USD", "calibrated")["scored"] == 2
+    reports = Reports(Home(shell.home))
+    assert reports.summary("SOL-USD", "calibrated")["scored"] == 2
     assert "forecasts up to 2021-07-01" in shell.here("score", "--product", "SOL-USD").out
-    assert page.summary("SOL-USD", "calibrated")["scored"] == 3
+    assert reports.summary("SOL-USD", "calibrated")["scored"] == 3
 
 
 def loaded_by(shell: Shell, *words: str) -> set[str]:
@@ -316,32 +316,32 @@ def loaded_by(shell: Shell, *words: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-def test_the_exchange_gives_only_what_is_new_and_its_prices_stay_apart(
+def test_a_run_fetches_only_new_days_and_keeps_sources_apart(
     shell: Shell, exchange: Exchange, candle_file: Path
 ) -> None:
     words = ("run", "--source", "coinbase", "--product", "ADA-USD", *QUICK)
     first = shell(*words, CLOSECAST_COINBASE_URL=exchange.url)
     assert first.code == 0, first.err
     assert shell.stored() == (60, 60, 1, 1)
-    asked = len(exchange.requests)
+    requests = len(exchange.requests)
     again = shell(*words, CLOSECAST_COINBASE_URL=exchange.url)
     assert "nothing new" in again.out
     assert shell.stored() == (60, 60, 1, 1)
-    assert len(exchange.requests) == asked + 1
+    assert len(exchange.requests) == requests + 1
     assert exchange.most_in_a_second() <= 11  # ten, and one that a busy machine held up
 
     other = ("import", str(candle_file), "--product", "ADA-USD")
-    said = shell.refuses(*other)
-    assert "60 days from coinbase" in said
-    assert "--replace-source" in said
+    message = shell.refuses(*other)
+    assert "60 days from coinbase" in message
+    assert "--replace-source" in message
     assert shell(*other, "--replace-source").code == 0
     assert shell.stored() == (120, 60, 1, 1)
-    asked = len(exchange.requests)
+    requests = len(exchange.requests)
     assert "60 days from csv" in shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
-    assert len(exchange.requests) == asked
+    assert len(exchange.requests) == requests
 
 
-def test_of_several_products_the_one_that_fails_is_named_and_the_other_is_done(
+def test_a_failed_product_is_named_and_the_other_is_forecast(
     shell: Shell, exchange: Exchange, candle_file: Path
 ) -> None:
     two = ("run", "--product", "NONE-USD", "--product", "ADA-USD", *QUICK)
@@ -351,22 +351,22 @@ def test_of_several_products_the_one_that_fails_is_named_and_the_other_is_done(
     assert done.err.startswith("closecast: 1 of 2 products have no forecast, all others are done: NONE-USD: ")
     assert done.err.count("\n") == 1
     assert "ADA-USD: close of" in done.out
-    (row,) = shell.ask("select product_id, prediction_id from predictions")
+    (row,) = shell.query("select product_id, prediction_id from predictions")
     assert row["product_id"] == "ADA-USD"
 
     listed = shell(*two, "--source", "coinbase", "--json", CLOSECAST_COINBASE_URL=exchange.url)
     assert listed.code == 1
-    assert [one["prediction_id"] for one in json.loads(listed.out)] == [row["prediction_id"]]
+    assert [forecast["prediction_id"] for forecast in json.loads(listed.out)] == [row["prediction_id"]]
     assert listed.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")
 
 
-def test_the_version_and_a_short_word_for_help(shell: Shell) -> None:
+def test_version_and_short_help(shell: Shell) -> None:
     assert re.fullmatch(r"closecast \d+\.\d+\.\d+\n", shell.here("--version").out)
     assert "Usage: closecast run" in shell.here("run", "-h").out
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("run", "--product", "btc-usd"), "BTC-USD"),
         (("run", "--product", "../../etc"), "'../../etc'"),
@@ -375,10 +375,9 @@ def test_the_version_and_a_short_word_for_help(shell: Shell) -> None:
         (("run", "--set", "epoch=3"), "did you mean epochs"),
         (("run", "--profile", "article", "--set", "epoch=3"), "did you mean epochs"),
         (("run", "--set", "members=0"), "members"),
-        (("backtest", "--profile", "article"), "gives a point"),
         (("backtest", "--start", "soon"), "2019-10-17"),
         (("rollback", "--product", "BTC-USD"), "no champion yet"),
-        (("rollback", "--product", "BTC-USD", "--profile", "article"), "only calibrated"),
+        (("rollback", "--product", "BTC-USD", "--profile", "article"), "cannot be rolled back"),
         (("score", "--profile", "artikel"), "did you mean article"),
         (("run", "--set", "epochs=0"), "epochs"),
         (("run", "--set", "epochs"), "NAME=VALUE"),
@@ -394,13 +393,13 @@ def test_the_version_and_a_short_word_for_help(shell: Shell) -> None:
         (("versions", "--product", "x"), "product ids"),
     ],
 )
-def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...], said: str) -> None:
+def test_bad_options_are_refused_in_one_line(shell: Shell, words: tuple[str, ...], message: str) -> None:
     shell.home.mkdir()
-    assert said in shell.refuses(*words, here=True)
+    assert message in shell.refuses(*words, here=True)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("run", "--as-of", "2999-01-01"), "is not over"),
         (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
@@ -414,22 +413,20 @@ def test_bad_words_are_refused_in_one_line(shell: Shell, words: tuple[str, ...],
         (("run", "--source", "coinbase", "--csv", "some.csv"), "not coinbase"),
     ],
 )
-def test_bad_days_are_refused_before_anything_is_stored(
-    shell: Shell, words: tuple[str, ...], said: str
+def test_impossible_days_and_sources_are_refused_before_anything_is_stored(
+    shell: Shell, words: tuple[str, ...], message: str
 ) -> None:
-    assert said in shell.refuses(*words, here=True)
+    assert message in shell.refuses(*words, here=True)
 
 
-def test_an_unknown_product_and_a_silent_exchange(shell: Shell, exchange: Exchange) -> None:
+def test_an_unknown_product_and_an_unreachable_exchange_are_refused(shell: Shell, exchange: Exchange) -> None:
     words = ("run", "--source", "coinbase", "--product", "DOGE-USD")
-    said = shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
-    assert "DOGE-USD" in said
+    assert "DOGE-USD" in shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
     assert len(exchange.requests) == 1
-    said = shell.refuses(*words, CLOSECAST_COINBASE_URL="http://127.0.0.1:9")
-    assert "connection refused" in said
+    assert "connection refused" in shell.refuses(*words, CLOSECAST_COINBASE_URL="http://127.0.0.1:9")
 
 
-def test_misuse_is_one_line_in_a_real_process(shell: Shell) -> None:
+def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
     assert "--sauce" in shell.refuses("run", "--sauce", "sample")
     assert "is not over" in shell.refuses("run", "--as-of", "2999-01-01")
     shell.home.mkdir(exist_ok=True)
@@ -437,7 +434,7 @@ def test_misuse_is_one_line_in_a_real_process(shell: Shell) -> None:
     assert (done.code, json.loads(done.out), done.err) == (0, [{"n": 0}], "")
 
 
-def test_a_misspelt_variable_and_a_home_that_cannot_be(shell: Shell, tmp_path: Path) -> None:
+def test_a_misspelt_variable_and_impossible_homes_are_refused(shell: Shell, tmp_path: Path) -> None:
     assert "did you mean CLOSECAST_HOME" in shell.refuses("run", CLOSECAST_HOEM="x")
     (tmp_path / "file").write_text("not a folder")
     assert "--home" in shell.refuses("run", "--home", str(tmp_path / "file"))

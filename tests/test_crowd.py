@@ -21,11 +21,11 @@ def server(monkeypatch: pytest.MonkeyPatch, prefect_server: None) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    """Ten start the first day of a home that is not there yet; then three days, and imports during a run."""
+    """Ten begin the first day of a new home at once; then three days at once, and imports during a run."""
     csvs, home = crowd.files(tmp_path, [BTC, "NEW-USD"]), Home(tmp_path / "home")
     crowd.same_day(home, csvs[BTC], 10)
     crowd.whole(home)
     crowd.different_days(home, csvs[BTC], 3)
     crowd.import_during_a_run(home, csvs[BTC], csvs["NEW-USD"], "NEW-USD")
-    assert crowd.questions_during_compaction(home, 3) > 0
+    assert crowd.queries_during_compaction(home, 3) > 0
     crowd.whole(home)

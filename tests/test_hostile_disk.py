@@ -1,4 +1,4 @@
-"""Faulty disks and clocks: a run waits or ends with one line, and nothing is lost."""
+"""Full, read-only and damaged homes, held databases, a clock set back: one line, and nothing is lost."""
 
 from __future__ import annotations
 

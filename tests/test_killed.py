@@ -1,4 +1,4 @@
-"""Runs that are killed anywhere are made whole by the next one; `tests/soak/killing.py` is the long form."""
+"""Runs killed anywhere are completed by the next one; `tests/soak/killing.py` is the long form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KILLS = 20
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
-def test_twenty_runs_are_killed_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_20_killed_runs_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL
 
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
@@ -28,6 +28,6 @@ def test_twenty_runs_are_killed_and_nothing_is_lost(tmp_path: Path, monkeypatch:
     assert len(tally.hit) == KILLS
     kinds = {kill.kind for kill, _ in tally.hit}
     assert kinds == {"at a place", "at a moment"}
-    # Each kill at another place: nearly every step of the flow was died in.
+    # The kills are spread over the steps of the flow.
     assert len({last.partition(": ")[0] for _, last in tally.hit}) >= 5
     assert tally.recovered >= 3

@@ -1,4 +1,4 @@
-"""Two machines on one PostgreSQL and one bucket: what one has made the other sees, and does not do again."""
+"""Two machines on one PostgreSQL and one bucket: each sees what the other did, and does not repeat it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from storage.backup.backup import back_up
 from storage.backup.restore import restore
 from storage.core.errors import HomeUnusable
 from storage.core.home import Home
+from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
@@ -27,10 +28,10 @@ from storage.upkeep.compaction import compact_table
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import CODE, MADE, Runs
+from tests.calibrated import MADE
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
 from tests.helpers import BTC, NOW, PROJECT
-from tests.lived import DAYS, key_of, live, lived_runs
+from tests.lived import DAYS, lived_runs
 
 pytestmark = pytest.mark.engines
 
@@ -44,7 +45,7 @@ def shared(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def lite(tmp_path: Path) -> str:
-    """The address of a plain home's database, said aloud."""
+    """The address of the database that a plain home has by default."""
     return f"sqlite:///{tmp_path / 'home' / 'prices.db'}"
 
 
@@ -70,13 +71,13 @@ def test_a_home_moves_to_the_servers_and_back(
         assert prices.closes_at(version).equals(others.closes_at(version))
         assert prices.table("closes") == others.table("closes")
 
-    # Another machine, which has nothing of its own yet: it makes the next day, the first one sees it.
-    two = replace(shared, root=tmp_path / "two").prepare()
-    assert reproduce_forecast(two, key_of(runs, MADE), code_version=CODE).same
-    made = live(Runs(two, runs.recipe), MADE + DAYS)
-    assert made == live(runs, MADE + DAYS)
+    # Another machine, which has nothing of its own yet, makes the next day's forecast; the first one sees it.
+    two = prepare_home(replace(shared, root=tmp_path / "two"))
+    assert reproduce_forecast(two, runs.prediction_id(MADE)).same
+    forecast = replace(runs, home=two).live(MADE + DAYS)
+    assert forecast == runs.live(MADE + DAYS)
     files = [path for path in shared.root.rglob("*") if path.is_file()]
-    assert live(Runs(shared, runs.recipe), MADE + DAYS) == made
+    assert replace(runs, home=shared).live(MADE + DAYS) == forecast
     assert [path for path in shared.root.rglob("*") if path.is_file()] == files
     assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
     for name in DAILY_TABLES:
@@ -118,7 +119,7 @@ def test_a_restore_that_was_cut_short_is_done_again(
 
 
 def closecast(home: Home, *args: str, code: int = 0) -> str:
-    """The command on a machine with that home; what it says."""
+    """The output of the command on a machine with that home."""
     shared = {
         "CLOSECAST_DATABASE_URL": home.database_url or "",
         "CLOSECAST_STORAGE_URL": home.storage_url or "",
@@ -138,7 +139,7 @@ def closecast(home: Home, *args: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def training_kind(home: Home) -> tuple[list[int], list[str]]:
+def commits_and_models(home: Home) -> tuple[list[int], list[str]]:
     """The commits of each table, and the model versions."""
     tables = (open_table(home.table(name)) for name in TABLES)
     commits = [-1 if table is None else table.version() for table in tables]
@@ -148,22 +149,22 @@ def training_kind(home: Home) -> tuple[list[int], list[str]]:
 SMALL = ("--set", "units=4", "--set", "members=1", "--set", "epochs=1")
 
 
-def test_the_second_machine_sees_what_the_first_has_made_and_does_nothing(
-    shared: Home, tmp_path: Path
-) -> None:
+def test_a_second_machine_repeats_nothing_that_the_first_did(shared: Home, tmp_path: Path) -> None:
     two = replace(shared, root=tmp_path / "two")
-    said = closecast(shared, "run", "--source", "sample", *SMALL)
-    assert f"Stored in {shared.storage_url}/predictions" in said
+    output = closecast(shared, "run", "--source", "sample", *SMALL)
+    assert f"Stored in {shared.storage_url}/predictions" in output
     (row,) = rows(shared)
     assert Models(shared).champion(BTC, "calibrated")
-    before = training_kind(shared)
+    before = commits_and_models(shared)
     began = time.monotonic()
-    said = closecast(two, "run", "--source", "sample", *SMALL)
-    assert "nothing new, the forecast for 2019-10-18 stands" in said
-    assert "epoch" not in said
-    assert row["prediction_id"] in said
+    output = closecast(two, "run", "--source", "sample", *SMALL)
+    assert "nothing new, the forecast for 2019-10-18 stands" in output
+    assert "epoch" not in output
+    assert row["prediction_id"] in output
     assert rows(two) == [row]
-    assert training_kind(two) == before  # it has read, and written no more than its own page of the report
+    assert (
+        commits_and_models(two) == before
+    )  # it has read, and written no more than its own page of the report
     assert time.monotonic() - began < 120
     assert row["prediction_id"] in closecast(two, "predictions", "--format", "json")
     assert "champion" in closecast(two, "versions")

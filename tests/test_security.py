@@ -1,4 +1,4 @@
-"""What comes from outside is hostile: names, files, addresses, settings; nothing that is read is run."""
+"""Hostile input: product ids, arguments, files, responses, secrets; nothing that is read is run."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def typed(*words: str) -> tuple[int, str, str]:
     return int(end.value.code or 0), out.getvalue(), err.getvalue()
 
 
-# Nothing is run that was read
+# No input is run
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pty"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
-FORBIDDEN_CALLS = {"popen", "spawnl", "spawnv", "execv", "read_pickle", "to_pickle"}
-FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "os.system", "keras.models.load_model"}
+FORBIDDEN_CALLS = {"popen", "spawnl", "spawnv", "execv", "read_pickle", "to_pickle", "os.system"}
+FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "models.load_model", "keras.models.load_model"}
 FORBIDDEN_OPTIONS = (("shell", True), ("allow_pickle", True), ("safe_mode", False))
 
 

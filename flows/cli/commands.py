@@ -110,13 +110,11 @@ def run(
         replace_source=replace_source,
     )
     place = prepare_home(home_at(home))
-    terminal.set_up_logging(place, stderr=as_json)
-    terminal.require_prefect_server()
-    from flows.daily import daily_forecast, daily_forecasts
-
     shared = (profile, changed, as_of, str(place.root), backfill_days)
     try:
-        with terminal.progress_bars(stderr=as_json):
+        with terminal.session(place, stderr=as_json, prefect=True):
+            from flows.daily import daily_forecast, daily_forecasts
+
             if others:
                 forecasts = daily_forecasts([first, *others], source, *shared)
             else:
@@ -148,10 +146,9 @@ def import_(
         replace_source=replace_source,
     )
     place = prepare_home(home_at(home))
-    terminal.set_up_logging(place, stderr=as_json)
-    from flows.actions import import_file
+    with terminal.session(place, stderr=as_json):
+        from flows.actions import import_file
 
-    with terminal.progress_bars(stderr=as_json):
         prices = import_file(place, market)
     output.print_import(prices, as_json=as_json)
 
@@ -244,18 +241,17 @@ def backtest(
     if dask and workers > 1:
         raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
     place = prepare_home(existing_home(home))
-    terminal.set_up_logging(place, quiet=("closecast.train", "closecast.ensemble"), stderr=as_json)
-    terminal.require_prefect_server()
-    from flows.backtest import rolling_backtest
-
-    flow = rolling_backtest
-    if workers > 1:
+    quiet = ("closecast.train", "closecast.ensemble")
+    with terminal.session(place, stderr=as_json, quiet=quiet, prefect=True):
         from prefect.task_runners import ProcessPoolTaskRunner
 
-        # Prefect types its own pool more narrowly than it takes it.
-        pool: Any = ProcessPoolTaskRunner(max_workers=workers)
-        flow = rolling_backtest.with_options(task_runner=pool)
-    with terminal.progress_bars(stderr=as_json):
+        from flows.backtest import rolling_backtest
+
+        flow = rolling_backtest
+        if workers > 1:
+            # Prefect types its own pool more narrowly than it takes it.
+            pool: Any = ProcessPoolTaskRunner(max_workers=workers)
+            flow = rolling_backtest.with_options(task_runner=pool)
         result = flow(product, profile, changed, start, end, str(place.root), dask)
     output.print_backtest(place, product, result, as_json=as_json)
 
@@ -362,10 +358,9 @@ def reproduce(
     The exit code is 1 when anything differs.
     """
     place = existing_home(home)
-    terminal.set_up_logging(place, stderr=as_json)
-    from tasks.upkeep.reproduce import reproduce_forecast
+    with terminal.session(place, stderr=as_json):
+        from tasks.upkeep.reproduce import reproduce_forecast
 
-    with terminal.progress_bars(stderr=as_json):
         result = reproduce_forecast(place, prediction_id, profile_name=profile, retrain=retrain)
     output.print_reproduction(result, prediction_id, as_json=as_json)
     if not result.same:

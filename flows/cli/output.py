@@ -180,34 +180,18 @@ def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -
 
 def print_reproduction(result: Reproduction, prediction_id: str, *, as_json: bool) -> None:
     """The comparisons of a reproduced forecast, and the versions that differ."""
-    comparisons = (*result.figures, *result.weights)
+    compared = [
+        {"name": each.name, "figures": len(each.stored), "same": each.same, "distance": each.distance}
+        for each in (*result.figures, *result.weights)
+    ]
+    versions = {name: {"then": then, "now": now} for name, (then, now) in result.changed_versions.items()}
     if as_json:
-        print_json(
-            {
-                "prediction_id": prediction_id,
-                "same": result.same,
-                "compared": [
-                    {
-                        "name": each.name,
-                        "figures": len(each.stored),
-                        "same": each.same,
-                        "distance": each.distance,
-                    }
-                    for each in comparisons
-                ],
-                "changed_versions": {
-                    name: {"then": then, "now": now} for name, (then, now) in result.changed_versions.items()
-                },
-            }
-        )
+        facts = {"prediction_id": prediction_id, "same": result.same}
+        print_json({**facts, "compared": compared, "changed_versions": versions})
         return
     rows = [
-        [
-            each.name,
-            str(len(each.stored)),
-            "the same bits" if each.same else f"differs by {each.distance:.3g}",
-        ]
-        for each in comparisons
+        [str(name), str(figures), "the same bits" if same else f"differs by {distance:.3g}"]
+        for name, figures, same, distance in (each.values() for each in compared)
     ]
     forecast = result.forecast
     title = (

@@ -167,11 +167,19 @@ class _TerminalHandler(logging.Handler):
             self.handleError(record)
 
 
-def set_up_logging(home: Home, quiet: Sequence[str] = (), *, stderr: bool = False) -> None:
-    """Show closecast's own log lines, except those of the loggers `quiet`; Prefect's go to the log file.
+@contextlib.contextmanager
+def session(
+    home: Home, *, stderr: bool = False, quiet: Sequence[str] = (), prefect: bool = False
+) -> Iterator[None]:
+    """Show closecast's own log lines and progress while a run works; Prefect's lines go to the log file.
 
     Standard error is kept for the one line that names a failure, so log lines go to standard output; to
     standard error with `stderr`, where standard output is kept for JSON.
+
+    Args:
+        home: prepared; it has the log file.
+        quiet: loggers whose lines are not shown.
+        prefect: start a Prefect server that ends with this process, where no other is configured.
     """
     from storage.core.home import prefect_home
     from storage.core.logs import log_to_file
@@ -187,24 +195,20 @@ def set_up_logging(home: Home, quiet: Sequence[str] = (), *, stderr: bool = Fals
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    get_current_settings()  # sets up Prefect's logging, to which the next lines add
+    # The first look at the settings sets up Prefect's logging, to which the next lines add.
+    if get_current_settings().api.url is None and prefect:
+        start_prefect_server()
+        refresh_global_settings_context()
     log_to_file(home)
     handler = _TerminalHandler(stderr=stderr)
     handler.addFilter(lambda record: record.name not in quiet)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
-
-
-def require_prefect_server() -> None:
-    """Start a Prefect server that ends with this process where no other is configured."""
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
-
-    if not get_current_settings().api.url:
-        start_prefect_server()
-        refresh_global_settings_context()
+    with progress_bars(stderr=stderr):
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What of a restored backup goes to PostgreSQL and to a bucket, instead of into the home."""
+"""The parts of a restored backup that go to a server or a bucket instead of into the home."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage.backup.archive import DATABASES
 from storage.backup.transfer import holds_models, holds_prices, load_prices, load_registry
 from storage.core.errors import HomeUnusable
 from storage.core.location import LocalPath, Location
@@ -16,18 +17,18 @@ from storage.tables.schemas import TABLES
 if TYPE_CHECKING:
     from storage.core.home import Home
 
+SHARED = (*TABLES, "models", "raw")
+
 
 def require_unused(home: Home) -> None:
-    """Refuse a database or a bucket that holds something.
+    """Check that the home's server and its bucket are empty.
 
     Raises:
-        HomeUnusable: it does.
+        HomeUnusable: one of them is not.
     """
     if database_engine(home).file is None and (holds_prices(home) or holds_models(home)):
         raise HomeUnusable("an empty database is needed, but there are prices or models in it: name another")
-    if not home.is_shared:
-        return
-    for name in (*TABLES, "models", "raw"):
+    for name in SHARED if home.is_shared else ():
         if (home.shared / name).is_dir():
             raise HomeUnusable(
                 f"an empty prefix is needed, but there is {home.shared / name}: name another in"
@@ -36,15 +37,15 @@ def require_unused(home: Home) -> None:
 
 
 def move_out(staging: Path, home: Home) -> None:
-    """Move what machines share out of an unpacked backup; the same again does no harm.
+    """Move the parts that machines share out of an unpacked backup; a second call does no harm.
 
-    The prices come last, since with them the rest is referred to.
+    The prices come last: nothing refers to the rest before they are there.
 
     Raises:
         HomeUnusable: the database or the bucket cannot be written.
     """
     if home.is_shared:
-        for name in (*TABLES, "models", "raw"):
+        for name in SHARED:
             _upload(staging / name, home.shared / name)
         for name in TABLES:
             shutil.rmtree(staging / name, ignore_errors=True)
@@ -53,18 +54,17 @@ def move_out(staging: Path, home: Home) -> None:
             load_registry(staging, home)
         if (staging / "prices.db").is_file():
             load_prices(staging, home)
-        for name in ("mlflow.db", "prices.db", "locks", "logs"):
-            path = staging / name
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        for name in DATABASES:
+            (staging / name).unlink(missing_ok=True)
 
 
-def _upload(folder: Path, place: Location) -> None:
-    """Put every file of a folder there, the log of a table after its data, entry by entry."""
+def _upload(folder: Path, target: Location) -> None:
+    """Upload every file of a folder, the log of a table after its data, entry by entry."""
     files = sorted(LocalPath(folder).files(), key=lambda path: (LOG in path.relative_to(folder).parts, path))
     entries = [path.stem for path in files if path.parent == folder / LOG and path.stem.isdecimal()]
     for path in files:
         name = path.relative_to(folder).as_posix()
         if name == CHECKSUMS:
-            (place / name).add_lines(int(max(entries, default="0")), path.read_text().splitlines())
+            (target / name).add_lines(int(max(entries, default="0")), path.read_text().splitlines())
         else:
-            (place / name).put(path.read_bytes())
+            (target / name).put(path.read_bytes())

@@ -26,10 +26,11 @@ def prepare_home(home: Home, *, restoring: bool = False) -> Home:
             cannot be used or belongs to another price database.
         BadSetting: an address of the home is malformed.
     """
+    bucket = home.shared if home.is_shared else None  # first: a malformed address makes no folder
     home.prepare(restoring=restoring)
     require_current_schema(home)
-    if home.is_shared:
-        claim_bucket(home, home.shared)
+    if bucket is not None:
+        claim_bucket(home, bucket)
     return home
 
 

@@ -35,5 +35,5 @@ def reports_lock(home: Home, *, wait_seconds: float = 60.0) -> Lock:
     return _lock(home, "reports", "writing of the reports", wait_seconds)
 
 
-def _lock(home: Home, name: str, what: str, wait_seconds: float) -> Lock:
-    return database_engine(home).lock(name, what, wait_seconds)
+def _lock(home: Home, name: str, activity: str, wait_seconds: float) -> Lock:
+    return database_engine(home).lock(name, activity, wait_seconds)

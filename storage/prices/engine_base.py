@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("closecast.locks")
 
-# Every known revision of the schema, the last one current: listed here because Alembic is slow to load.
+# Every revision that this release opens, the last one current: listed here because Alembic is slow to load.
 REVISIONS = ("prices_1",)
 BUSY_SECONDS = 30
 SETUP_SECONDS = 120
@@ -75,8 +75,8 @@ class DatabaseEngine(Protocol):
     def identity(self) -> str:
         """The text that tells this database from every other."""
 
-    def lock(self, name: str, what: str, wait_seconds: float) -> AbstractContextManager[None]:
-        """Hold the lock `name` until the block or the process ends; `what` words it in messages."""
+    def lock(self, name: str, activity: str, wait_seconds: float) -> AbstractContextManager[None]:
+        """Hold the lock `name` until the block or the process ends; messages name the `activity`."""
 
     def registry_exists(self) -> bool:
         """Whether the model registry has been created."""
@@ -123,22 +123,22 @@ def is_current(engine: DatabaseEngine) -> bool:
     return revision == REVISIONS[-1]
 
 
-def unusable(what: str, address: str, reason: object, *, wait_seconds: float) -> HomeUnusable:
+def unusable(database: str, address: str, reason: object, *, wait_seconds: float) -> HomeUnusable:
     """The error for a database that another process locks, or that fails otherwise."""
     text = one_line(reason)
     if "locked" in text or "lock timeout" in text:
         return HomeUnusable(
-            f"the {what} {address} is held by another process (waited {wait_seconds} s);"
+            f"the {database} {address} is held by another process (waited {wait_seconds} s);"
             " let it finish, then try again"
         )
     return HomeUnusable(
-        f"closecast needs a {what} that it can read and write at {address}: {text};"
+        f"closecast needs a {database} that it can read and write at {address}: {text};"
         " repair it or choose another home with --home or CLOSECAST_HOME"
     )
 
 
 def one_line(reason: object) -> str:
-    """A database's own words, which may span lines, on one."""
+    """A driver's message, which may have several lines, in one."""
     return " ".join(str(reason).split())
 
 
@@ -148,7 +148,7 @@ def is_damaged(reason: object) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def wait_for(acquire: Callable[[], bool], what: str, address: object, wait_seconds: float) -> None:
+def wait_for(acquire: Callable[[], bool], activity: str, address: object, wait_seconds: float) -> None:
     """Try a lock until it is acquired: to wait in the database would hold a snapshot that blocks its vacuum.
 
     Raises:
@@ -157,11 +157,11 @@ def wait_for(acquire: Callable[[], bool], what: str, address: object, wait_secon
     deadline, pause = time.monotonic() + wait_seconds, FIRST_PAUSE
     while not acquire():
         if pause == FIRST_PAUSE:
-            log.info("another %s is in progress in %s: waiting for it", what, address)
+            log.info("another %s is in progress in %s: waiting for it", activity, address)
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise HomeBusy(
-                f"another {what} has been in progress for {wait_seconds:.0f} s in {address}:"
+                f"another {activity} has been in progress for {wait_seconds:.0f} s in {address}:"
                 " try again when it is done"
             )
         time.sleep(min(pause, remaining))

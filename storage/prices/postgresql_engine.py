@@ -117,7 +117,7 @@ class PostgresqlEngine:
             return str(connection.scalar(sa.text(IDENTITY)))
 
     @contextlib.contextmanager
-    def lock(self, name: str, what: str, wait_seconds: float) -> Iterator[None]:
+    def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
         """Hold an advisory lock, which all machines see and which ends with its connection.
 
         Raises:
@@ -125,7 +125,7 @@ class PostgresqlEngine:
             HomeUnusable: the database cannot be reached.
         """
         with contextlib.ExitStack() as stack:
-            with self._explained(f"the lock for this {what}"):
+            with self._explained(f"the lock for this {activity}"):
                 # No transaction: a lock held for an hour must not hold anything else.
                 engine = _create(self._url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
                 connection = stack.enter_context(engine.connect())
@@ -135,13 +135,13 @@ class PostgresqlEngine:
                 def acquire() -> bool:
                     return bool(connection.scalar(TRY_LOCK, {"name": name}))
 
-                base.wait_for(acquire, what, self.address, wait_seconds)
+                base.wait_for(acquire, activity, self.address, wait_seconds)
             yield
             try:
                 connection.scalar(UNLOCK, {"name": name})
             except exc.DBAPIError as error:  # its rows hold without a lock: their keys are unique
                 log.warning(
-                    "the lock of this %s was lost before its end: %s", what, base.one_line(error.orig)
+                    "the lock of this %s was lost before its end: %s", activity, base.one_line(error.orig)
                 )
 
     def registry_exists(self) -> bool:

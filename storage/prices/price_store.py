@@ -154,7 +154,7 @@ class Prices:
             if series is None or series.source != source:
                 present = f"prices of {series.source}" if series else "no series yet"
                 raise SourceMismatch(
-                    f"{product_id} has {present}, and prices of {source} came; start a series of that source"
+                    f"{product_id} has {present}, and the page is of {source}; start a series of that source"
                     " (--replace-source) or use the one it has"
                 )
             stored = self._stored(connection, series)

@@ -125,7 +125,7 @@ def to_arrays(candles: pd.DataFrame) -> tuple[Days, Figures]:
     conflicts = again[~equal_figures(figures[again], figures[again - 1])]
     if len(conflicts):
         raise BadInput(
-            f"one candle a day is needed, but {days[conflicts[0]]} came twice with different figures"
+            f"one candle a day is needed, but {days[conflicts[0]]} comes twice with different figures"
         )
     valid = (figures > 0) & (figures < TOO_LARGE) | np.isnan(figures)
     valid[:, -1] |= figures[:, -1] == 0  # a day without volume

@@ -145,7 +145,7 @@ class SqliteEngine:
         return path.read_text().strip()
 
     @contextlib.contextmanager
-    def lock(self, name: str, what: str, wait_seconds: float) -> Iterator[None]:
+    def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
         """Hold a lock file of the home.
 
         Raises:
@@ -162,8 +162,8 @@ class SqliteEngine:
             return True
 
         try:
-            base.wait_for(acquire, what, self._home.root, wait_seconds)
-        except OSError as error:  # also of a link: a lock is never taken on somebody else's file
+            base.wait_for(acquire, activity, self._home.root, wait_seconds)
+        except OSError as error:  # also for a link: a lock is never taken on a file elsewhere
             raise HomeUnusable(
                 f"the lock file {lock.lock_file} cannot be used: {error.strerror or error}; delete it or"
                 " correct its permissions"

@@ -171,8 +171,9 @@ def _coverage(returns: Floats, quantiles: Floats, sigma: Floats) -> tuple[Covera
     coverage = []
     for percent in INTERVAL_INDEXES:
         hits = covered(returns, quantiles, percent)
+        parts = [hits[tercile == n] for n in range(len(TERCILES))]
         # A sigma that hardly moved has no terciles.
-        shares = [float(hits[tercile == n].mean()) if lower < upper else None for n in range(len(TERCILES))]
+        shares = [float(part.mean()) if lower < upper and part.size else None for part in parts]
         coverage.append(Coverage(percent, proportion(int(hits.sum()), len(hits)), *shares))
     return tuple(coverage)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def charts(context: ReportContext) -> dict[str, Any]:
     drawn = {
         "fan": _fan(context),
         "past": _past(context),
-        "pit": _pit(context),
+        "pit": asdict(context.pit) if context.pit else None,
         "coverage": _coverage(context),
         "losses": _losses(context),
     }
@@ -68,13 +69,6 @@ def _past(context: ReportContext) -> dict[str, Any] | None:
     return {"days": days(past["target_day"]), **figures}
 
 
-def _pit(context: ReportContext) -> dict[str, Any] | None:
-    pit = context.pit
-    if pit is None:
-        return None
-    return {"counts": list(pit.counts), "expected": pit.expected, "lower": pit.lower, "upper": pit.upper}
-
-
 def _coverage(context: ReportContext) -> dict[str, Any] | None:
     coverage = context.coverage
     if coverage.empty:
@@ -85,17 +79,17 @@ def _coverage(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _losses(context: ReportContext) -> dict[str, Any] | None:
-    curves = context.model.curves
-    if not any(curve.training for curve in curves):
+    networks = context.model.networks
+    if not any(network["loss"] for network in networks):
         return None
     return {
         "networks": [
             {
-                "name": curve.name,
-                "training": short(curve.training[:MAX_EPOCHS]),
-                "validation": short(curve.validation[:MAX_EPOCHS]),
-                "best": curve.best_epoch,
+                "name": f"network {number}" if len(networks) > 1 else "network",
+                "training": short(network["loss"][:MAX_EPOCHS]),
+                "validation": short(network["val_loss"][:MAX_EPOCHS]),
+                "best": network["best_epoch"],
             }
-            for curve in curves
+            for number, network in enumerate(networks, start=1)
         ]
     }

@@ -22,9 +22,8 @@ class DataSection:
     """How many closes there are from which source, and what is wrong with them.
 
     `quarantined` and `restated` hold the newest rows: those that did not become candles, and the days whose
-    close was observed again with another figure (`day_utc`, `first_close`, `newest_close`, `change`,
-    `observed_at`).
-    `other_days` were observed again with the same close, and another open, high, low or volume.
+    close was restated (`day_utc`, `first_close`, `newest_close`, `change`, `observed_at`).
+    `other_days` were observed with the same close, and another open, high, low or volume.
     """
 
     source: str
@@ -47,7 +46,7 @@ class DataSection:
 def data_section(history: PriceHistory) -> DataSection:
     """The state of the product's whole series, also after the origin."""
     days, again = history.stored_days, _observed_again(history.restated)
-    restated = again[again["first_close"] != again["newest_close"]]
+    restated = again[again["figures"] > 1]
     return DataSection(
         source=history.source,
         days=len(days),
@@ -66,8 +65,9 @@ def _observed_again(observations: pd.DataFrame) -> pd.DataFrame:
     """A row a day that was observed with more than one set of figures, by day."""
     by_day = observations.groupby("day_utc", sort=True)
     first, newest = by_day["close"].first(), by_day["close"].last()
-    frame = pd.DataFrame({"first_close": first, "newest_close": newest, "change": newest / first - 1.0})
-    return frame.assign(observed_at=by_day["observed_at"].last()).reset_index()
+    columns = {"first_close": first, "newest_close": newest, "change": newest / first - 1.0}
+    columns |= {"figures": by_day["close"].nunique(), "observed_at": by_day["observed_at"].last()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def _newest(rows: pd.DataFrame) -> list[dict[Hashable, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,30 +26,13 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The losses of one network by epoch, None where one is not finite. `best_epoch` counts from 1."""
-
-    name: str
-    training: list[float | None]
-    validation: list[float | None]
-    best_epoch: int | None
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG figure of the bundle as a `data:` address, with its description."""
-
-    text: str
-    address: str
-
-
-@dataclass(frozen=True)
 class ModelSection:
     """The version that made the forecast, and the newest versions beside it.
 
-    `refit` is the version that `curves` belong to: the same one, or the one that it was fine-tuned from.
-    `age_days` counts from the origin of its training to that of the forecast; a warning begins after
-    `max_age_days`, never for None. `pooled` are the other products that it was trained on.
+    `networks` are the losses of each network of `refit`: the same version, or the one that it was fine-tuned
+    from. `figures` are PNG files by their description, as `data:` addresses. `age_days` counts from the
+    training's origin to the forecast's; a warning begins after `max_age_days`, never for None. `pooled` are
+    the other products that it was trained on.
     """
 
     version: ModelVersion
@@ -58,8 +41,8 @@ class ModelSection:
     age_days: int
     max_age_days: int | None
     versions: list[ModelVersion]
-    curves: list[Curve]
-    pictures: list[Picture]
+    networks: list[dict[str, Any]]
+    figures: dict[str, str]
     pooled: tuple[str, ...]
     bridges_gaps: bool
 
@@ -92,8 +75,8 @@ def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
         age_days=(forecast.origin_day - lineage.origin_day).days,
         max_age_days=settings.get("max_model_age_days"),
         versions=sorted(versions, key=lambda one: -int(one.version))[:MAX_VERSIONS],
-        curves=curves_of(refit_bundle.read_json("losses.json")),
-        pictures=_pictures(bundle),
+        networks=refit_bundle.read_json("losses.json")["networks"],
+        figures=_figures(bundle),
         pooled=tuple(sorted(pooled)),
         bridges_gaps=bool(settings.get("bridge_gaps", False)),
     )
@@ -110,20 +93,6 @@ def refit_of(version: ModelVersion, versions: Sequence[ModelVersion]) -> ModelVe
     return version
 
 
-def curves_of(losses: Mapping[str, Any]) -> list[Curve]:
-    """The losses of a bundle, a curve a network."""
-    networks = losses["networks"]
-    return [
-        Curve(
-            f"network {number}" if len(networks) > 1 else "network",
-            network["loss"],
-            network["val_loss"],
-            network["best_epoch"],
-        )
-        for number, network in enumerate(networks, start=1)
-    ]
-
-
 def figure_files(bundle: Bundle) -> dict[str, str]:
     """The figures of a bundle: their files by name, ours in the article's order first."""
     files = {PurePosixPath(file).stem: file for file in bundle.manifest if file.startswith("figures/")}
@@ -135,11 +104,9 @@ def as_data_address(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def _pictures(bundle: Bundle) -> list[Picture]:
+def _figures(bundle: Bundle) -> dict[str, str]:
     files = figure_files(bundle)
     if list(files) == ["losses"]:  # shows the same as the page's own chart
-        return []
-    return [
-        Picture(FIGURES.get(name, name.replace("_", " ")), as_data_address(bundle.read(file)))
-        for name, file in files.items()
-    ]
+        return {}
+    texts = {name: FIGURES.get(name, name.replace("_", " ")) for name in files}
+    return {texts[name]: as_data_address(bundle.read(file)) for name, file in files.items()}

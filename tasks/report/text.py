@@ -256,21 +256,19 @@ def coverage(context: ReportContext) -> str:
     return f"Over the last {int(newest['days'])} scored days: {'; '.join(parts)}."
 
 
-def model_age(context: ReportContext) -> str:
-    """The age of the model on the origin, and when a warning begins."""
-    text, max_age_days = f"{count(context.model.age_days, 'day')} on the origin", context.model.max_age_days
-    return text if max_age_days is None else f"{text}; a warning begins after {max_age_days}"
-
-
 def lineage(context: ReportContext) -> list[tuple[str, str]]:
     """What the forecast and its model were made from, a label and a text each."""
     forecast, model = context.forecast, context.model
-    tags = {name.replace("_", " "): text for name, text in model.lineage.tags().items()}
+    tags = {
+        name.replace("_", " ").replace("sha256", "SHA-256"): text
+        for name, text in model.lineage.tags().items()
+    }
+    warning = "" if model.max_age_days is None else f"; a warning begins after {model.max_age_days}"
     rows = [
         *forecast.version_summary(),
         ("created", f"{forecast.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("origin", f"{forecast.origin_day}, the last close that it knew"),
-        ("age of the model", model_age(context)),
+        ("age of the model", f"{count(model.age_days, 'day')} on the origin{warning}"),
         *((f"model's {name}", text.replace(",", ", ")) for name, text in tags.items()),
         ("model's gate", model.version.tags.get("gate", "")),
         ("model's manifest SHA-256", model.version.manifest_sha256),

@@ -1,4 +1,4 @@
-"""A real Chromium, where there is one: Debian's, or whatever goes by one of its names."""
+"""A real Chromium, where one is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from storage.core.home import Home
 from tasks.report.page import write_report
-from tests.browsing import DESKTOP, FLAGS, NAMES, Scheme, WorkerCheck
+from tests.browsing import DESKTOP, FLAGS, NAMES, BrowserPage, Scheme
 from tests.helpers import BTC
 from tests.pages import DAY, empty_home, put_product
 
@@ -35,11 +35,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def look(browser: Any) -> Iterator[Callable[..., WorkerCheck]]:
-    """Opens a file in the browser, at a width and in a theme."""
+def visit(browser: Any) -> Iterator[Callable[..., BrowserPage]]:
+    """Open a file in the browser, at a width and in a theme."""
     contexts = []
 
-    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> WorkerCheck:
+    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> BrowserPage:
         context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
@@ -48,12 +48,12 @@ def look(browser: Any) -> Iterator[Callable[..., WorkerCheck]]:
             **more,
         )
         contexts.append(context)
-        seen = WorkerCheck(context.new_page())
-        seen.page.on("console", lambda line: seen.complaints.append(f"{line.type}: {line.text}"))
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on("request", lambda request: seen.requests.append(request.url))
-        seen.page.goto(path.as_uri())
-        return seen
+        browser_page = BrowserPage(context.new_page())
+        browser_page.page.on("console", lambda line: browser_page.errors.append(f"{line.type}: {line.text}"))
+        browser_page.page.on("pageerror", lambda error: browser_page.errors.append(str(error)))
+        browser_page.page.on("request", lambda request: browser_page.requests.append(request.url))
+        browser_page.page.goto(path.as_uri())
+        return browser_page
 
     yield open_page
     for context in contexts:
@@ -65,9 +65,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with a page of each profile and one of a cheap coin, and the index of all."""
     home = empty_home(tmp_path_factory, tmp_path_factory.mktemp("browser") / "home")
     put_product(home)
-    put_product(home, "ETH-USD", "article", count=60, seed=2)
+    put_product(home, "ETH-EUR", "article", count=60, seed=2)
     put_product(home, "SHIB-USD", count=60, seed=3, price=1e-9)
     write_report(home, BTC, "calibrated", day=DAY)
     write_report(home, "SHIB-USD", "calibrated", day=DAY)
-    write_report(home, "ETH-USD", "article", day=DAY)
+    write_report(home, "ETH-EUR", "article", day=DAY)
     return home

@@ -120,7 +120,7 @@ def unscheduled(folder: Path) -> Path:
 def start(platform: Platform, *, hours_ago: float = 0.0, **parameters: Any) -> UUID:
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
-        when = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours_ago))
+        when: Any = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours_ago))
         return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=when).id
 
 

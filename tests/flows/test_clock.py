@@ -20,7 +20,7 @@ from tests.helpers import PROJECT
         (datetime(2019, 10, 18, 23, 59, 59, tzinfo=UTC), date(2019, 10, 17)),
         (datetime(2020, 3, 1, 12, tzinfo=UTC), date(2020, 2, 29)),
         (datetime(2020, 1, 1, 0, 10, tzinfo=UTC), date(2019, 12, 31)),
-        # Elsewhere it is another day already, or still.
+        # Other time zones have another date.
         (datetime(2019, 10, 18, 9, 0, tzinfo=timezone(timedelta(hours=10))), date(2019, 10, 16)),
         (datetime(2019, 10, 17, 20, 30, tzinfo=timezone(timedelta(hours=-4))), date(2019, 10, 17)),
     ],
@@ -30,7 +30,7 @@ def test_the_last_complete_day_by_utc(moment: datetime, day: date) -> None:
 
 
 @given(st.integers(1_420_000_000, 4_000_000_000), st.integers(-14, 14))
-def test_the_day_is_over_by_the_margin_and_the_next_is_not(seconds: int, hours: int) -> None:
+def test_the_day_ended_by_the_margin_and_the_next_did_not(seconds: int, hours: int) -> None:
     zoned = datetime.fromtimestamp(seconds, timezone(timedelta(hours=hours)))
     day = last_complete_day(zoned)
     end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
@@ -45,9 +45,9 @@ def test_now_is_utc_and_moves() -> None:
     assert last_complete_day() in {last_complete_day(first), last_complete_day(now())}
 
 
-def test_nobody_else_reads_the_clock() -> None:
+def test_only_flows_clock_reads_the_clock() -> None:
     reads = re.compile(r"\b(now|utcnow|today)\(|time\.time\(")
-    found = [
+    readers = [
         f"{path.relative_to(PROJECT)}: {line.strip()}"
         for path in [
             *PROJECT.glob("*.py"),
@@ -56,4 +56,4 @@ def test_nobody_else_reads_the_clock() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if reads.search(line) and path != PROJECT / "flows" / "clock.py" and "clock.now()" not in line
     ]
-    assert found == []
+    assert readers == []

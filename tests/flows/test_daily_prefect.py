@@ -1,4 +1,4 @@
-"""The flow under a real Prefect server of the session: what it does, once, and what it leaves alone."""
+"""The daily flow on the session's Prefect server: what it does, once, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
 )
-from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.daily import daily_forecast
-from flows.settings import Market
 from storage.core.errors import (
     BadFile,
     BadProduct,
@@ -36,11 +33,15 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from tasks.forecast import publish
-from tasks.prices import ingest_coinbase as catch_up
-from tasks.prices import ingest_csv as ingest
-from tasks.profiles import article_refit as refit
-from tasks.report import prefect_artifacts as artifacts
+from tasks.core.steps import task_of
+from tasks.evaluation.scoring import score_due
+from tasks.forecast.publish import find_forecast, publish_forecast
+from tasks.prices.ingest import read_stored
+from tasks.prices.sources import Market, ingest_prices
+from tasks.report.page import write_page
+from tasks.report.prefect_artifacts import show_artifacts
+from tasks.training.selection import select_model
+from tasks.upkeep.pruning import keep_few_files
 from tests.exchange import Exchange
 
 LAST = date(2019, 10, 17)
@@ -69,25 +70,24 @@ def run(
     home: Path, csv: Path, *, flow: Any = daily_forecast, product_id: str = "BTC-USD", **more: Any
 ) -> str:
     market = Market(product_id=product_id, source="csv", csv=csv)
-    said: str = flow(market, "article", ONCE, home=str(home), **more)
-    return said
+    prediction_id: str = flow(market, "article", ONCE, home=str(home), **more)
+    return prediction_id
 
 
 def rows(home: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = Predictions(Home(home)).between().to_pylist()
-    return found
+    stored: list[dict[str, Any]] = Predictions(Home(home)).between().to_pylist()
+    return stored
 
 
 def versions(home: Path) -> list[str]:
     return [version.tags["weights_sha256"] for version in Models(Home(home)).versions()]
 
 
-def stored(folder: Path) -> dict[str, int]:
-    """Every file that holds something made, with the time of its last change."""
-    kept = (folder / name for name in ("models", "predictions", "raw"))
-    return {
-        str(path): path.stat().st_mtime_ns for place in kept for path in place.rglob("*") if path.is_file()
-    }
+def files(home: Path) -> dict[str, int]:
+    """Every stored file with the time of its last change."""
+    folders = (home / name for name in ("models", "predictions", "raw"))
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in paths}
 
 
 def observations(home: Path) -> int:
@@ -96,14 +96,14 @@ def observations(home: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def done(csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def run_once(csv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A home with one forecast, made with the default task runner."""
-    home = tmp_path_factory.mktemp("done")
+    home = tmp_path_factory.mktemp("once")
     return home, run(home, csv)
 
 
-def test_a_run_writes_one_row(done: tuple[Path, str]) -> None:
-    home, prediction_id = done
+def test_a_run_writes_one_row(run_once: tuple[Path, str]) -> None:
+    home, prediction_id = run_once
     (row,) = rows(home)
     assert row["prediction_id"] == prediction_id
     assert (row["origin_day"], row["target_day"], row["revision"]) == (LAST, LAST + DAY, 0)
@@ -112,19 +112,19 @@ def test_a_run_writes_one_row(done: tuple[Path, str]) -> None:
         assert client.read_flow_run(row["flow_run_id"]).name == f"BTC-USD {LAST}"
 
 
-def test_the_same_again_returns_the_same_and_makes_nothing(
-    done: tuple[Path, str], csv: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_run_again_makes_nothing(
+    run_once: tuple[Path, str], csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, prediction_id = done
-    before, seen = stored(home), observations(home)
+    home, prediction_id = run_once
+    before, candles = files(home), observations(home)
 
-    def trained(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("flows.daily.keep_or_challenge", trained)
+    monkeypatch.setattr("flows.daily.select_model", fail)
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 1
-    assert (stored(home), observations(home)) == (before, seen)
+    assert (files(home), observations(home)) == (before, candles)
 
 
 @pytest.mark.parametrize(
@@ -136,76 +136,74 @@ def test_the_same_again_returns_the_same_and_makes_nothing(
     ids=["thread", "process"],
 )
 def test_other_task_runners_give_the_same_bits(
-    runner: Any, done: tuple[Path, str], csv: Path, tmp_path: Path
+    runner: Any, run_once: tuple[Path, str], csv: Path, tmp_path: Path
 ) -> None:
-    home, prediction_id = done
+    home, prediction_id = run_once
     assert run(tmp_path, csv, flow=daily_forecast.with_options(task_runner=runner)) == prediction_id
     (row,), (other,) = rows(home), rows(tmp_path)
-    made = {"created_at", "flow_run_id"}
-    assert {k: v for k, v in other.items() if k not in made} == {
-        k: v for k, v in row.items() if k not in made
-    }
+    for name in ("created_at", "flow_run_id"):
+        del row[name], other[name]
+    assert other == row
     assert versions(tmp_path) == versions(home)
 
 
-def test_what_people_see_in_prefect(done: tuple[Path, str]) -> None:
-    home, prediction_id = done
+def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None:
+    home, prediction_id = run_once
     (row,) = rows(home)
     with get_client(sync_client=True) as client:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[row["flow_run_id"]]))
-        found = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
         wanted_runs = FlowRunFilter(id=FlowRunFilterId(any_=[row["flow_run_id"]]))
         steps = client.read_task_runs(flow_run_filter=wanted_runs)
     keys = {"forecast", "forecasts", "prices", "losses", "predicted"}
-    assert set(found) == {*(f"{key}-btc-usd-article" for key in keys), "training-btc-usd"}
-    assert float(str(found["training-btc-usd"].data)) == 100.0
-    markdown, table = found["forecast-btc-usd-article"], found["forecasts-btc-usd-article"]
+    assert set(artifacts) == {*(f"{key}-btc-usd-article" for key in keys), "training-btc-usd"}
+    assert float(str(artifacts["training-btc-usd"].data)) == 100.0
+    markdown, table = artifacts["forecast-btc-usd-article"], artifacts["forecasts-btc-usd-article"]
     assert (markdown.type, table.type) == ("markdown", "table")
     assert prediction_id in str(markdown.data)
     assert f"{row['point']:,.2f} USD" in str(markdown.data)
     assert prediction_id in str(table.data)
     for key in ("prices", "losses", "predicted"):
-        picture = found[f"{key}-btc-usd-article"]
+        picture = artifacts[f"{key}-btc-usd-article"]
         assert picture.type == "image"
         assert str(picture.data).startswith("data:image/png;base64,iVBOR")
-    assert {"read-csv BTC-USD", "refit BTC-USD article", "publish-forecast BTC-USD"} <= {
-        s.name for s in steps
-    }
+    names = {"ingest-prices BTC-USD", "select-model BTC-USD", "publish-forecast BTC-USD"}
+    assert names <= {step.name for step in steps}
 
 
-def test_nothing_is_persisted_but_the_error_of_a_flow_and_that_as_json(
-    done: tuple[Path, str], tmp_path: Path
+def test_only_the_error_of_a_flow_is_persisted_and_as_json(
+    run_once: tuple[Path, str], tmp_path: Path
 ) -> None:
     storage = Path(os.environ["PREFECT_HOME"]) / "storage"
     before = {path for path in storage.rglob("*") if path.is_file()}  # of other tests' flows
     with pytest.raises(BadFile):
         run(tmp_path, tmp_path / "none.csv")
     added = {path for path in storage.rglob("*") if path.is_file()} - before
-    for path in {*before, *added}:
-        assert json.loads(path.read_text(encoding="utf-8"))["__exc_type__"].startswith("storage.core.errors.")
+    types = {path: json.loads(path.read_text(encoding="utf-8"))["__exc_type__"] for path in {*before, *added}}
+    assert all(types[path] == "storage.core.errors.BadFile" for path in added)
     assert len(added) <= 1
 
 
-def test_two_products_of_one_home_do_not_touch_each_other(
-    done: tuple[Path, str], csv: Path, walk: Walk, tmp_path: Path
+def test_two_products_of_one_home_are_independent(
+    run_once: tuple[Path, str], csv: Path, walk: Walk, tmp_path: Path
 ) -> None:
-    home, prediction_id = done
+    home, prediction_id = run_once
     other = write(walk(LAST, seed=8), tmp_path / "eth.csv")
-    before = {name: stamp for name, stamp in stored(home).items() if "BTC-USD" in name}
+    before = {name: time for name, time in files(home).items() if "BTC-USD" in name}
     assert before
     other_id = run(home, other, product_id="ETH-USD")
     assert {row["product_id"]: row["prediction_id"] for row in rows(home)} == {
         "BTC-USD": prediction_id,
         "ETH-USD": other_id,
     }
-    assert {name: stamp for name, stamp in stored(home).items() if "BTC-USD" in name} == before
+    assert {name: time for name, time in files(home).items() if "BTC-USD" in name} == before
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 2
 
 
 @pytest.fixture
 def exchange(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
-    """An exchange that stands at 00:20 after LAST and knows the two days to come."""
+    """An exchange with two days more than its clock, which is at 00:20 after LAST."""
     frame = walk(LAST + 2 * DAY, days=62)
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
     with Exchange({"BTC-USD": frame, "ETH-USD": frame}, clock=clock, rate=1000, burst=1000) as served:
@@ -231,7 +229,7 @@ def test_the_next_day_appends_only_what_is_new(exchange: Exchange, tmp_path: Pat
 
 
 def test_a_stale_series_fails_and_forecasts_nothing(exchange: Exchange, tmp_path: Path) -> None:
-    # The exchange's clock is ours in this test, but its candles end two days before.
+    # The run uses the exchange's clock, and its candles end two days before.
     exchange.clock = exchange.now + 4 * DAY
     with pytest.raises(StaleSeries, match="2019-10-21"):
         daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
@@ -241,9 +239,11 @@ def test_a_stale_series_fails_and_forecasts_nothing(exchange: Exchange, tmp_path
 
 # Retries
 
+INGEST = task_of(ingest_prices)
 
-def fetched(monkeypatch: pytest.MonkeyPatch, error: Exception, *, deployed: bool) -> int:
-    """How often a copy of the network step, which waits for nothing, is run when it meets the error."""
+
+def attempts(monkeypatch: pytest.MonkeyPatch, error: Exception, *, deployed: bool) -> int:
+    """How often Prefect runs a task with the retries of `ingest_prices`, without their delays."""
     calls = []
 
     def fail() -> None:
@@ -251,50 +251,31 @@ def fetched(monkeypatch: pytest.MonkeyPatch, error: Exception, *, deployed: bool
         raise error
 
     monkeypatch.setattr("prefect.runtime.deployment.get_id", lambda: "an id" if deployed else None)
-    step = Task(
-        fail,
-        retries=catch_up.fetch_candles.retries,
-        retry_condition_fn=catch_up.fetch_candles.retry_condition_fn,
-        persist_result=False,
-    )
+    condition = INGEST.retry_condition_fn
+    task: Any = Task(fail, retries=INGEST.retries, retry_condition_fn=condition, persist_result=False)
     with pytest.raises(type(error)):
-        step()
+        task()
     return len(calls)
 
 
-def test_the_network_step_is_tried_again_under_a_deployment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    passing = ExchangeUnavailable("the exchange did not answer")
-    assert fetched(monkeypatch, passing, deployed=True) == 4
-    assert fetched(monkeypatch, passing, deployed=False) == 1
+def test_only_an_unavailable_exchange_is_retried_and_only_under_a_deployment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unavailable = ExchangeUnavailable("the exchange did not answer")
+    assert attempts(monkeypatch, unavailable, deployed=True) == 4
+    assert attempts(monkeypatch, unavailable, deployed=False) == 1
     for final in (ExchangeRefused("400"), BadProduct("404"), StaleSeries("no day"), ValueError("a bug")):
-        assert fetched(monkeypatch, final, deployed=True) == 1
+        assert attempts(monkeypatch, final, deployed=True) == 1
 
 
-@pytest.mark.parametrize(
-    ("state", "again"),
-    [
-        (Failed(data=ExchangeUnavailable("no answer")), True),
-        (Failed(data=ExchangeRefused("no")), False),
-        (Failed(message="no exception in it"), False),
-        (Completed(), False),
-    ],
-    ids=["unavailable", "refused", "no exception", "completed"],
-)
-def test_the_condition_of_a_retry(state: State[Any], again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect.runtime.deployment.get_id", lambda: "an id")
-    assert catch_up._passes_by_itself(None, None, state) is again
-
-
-def test_no_other_step_is_retried_and_each_has_a_limit() -> None:
-    steps = {
-        value.name: value
-        for module in (catch_up, ingest, refit, publish, artifacts)
-        for value in vars(module).values()
-        if isinstance(value, Task)
-    }
-    assert {"fetch-candles", "read-csv", "read-closes", "refit", "publish-forecast"} <= set(steps)
-    assert [name for name, step in steps.items() if step.retries] == ["fetch-candles"]
-    assert all(step.timeout_seconds and step.persist_result is False for step in steps.values())
+def test_every_other_step_has_a_timeout_and_no_retries() -> None:
+    steps = (read_stored, find_forecast, score_due, select_model, publish_forecast)
+    for step in (*steps, show_artifacts, keep_few_files, write_page):
+        task = task_of(step)
+        assert task.retries == 0, task.name
+        assert task.timeout_seconds, task.name
+        assert task.persist_result is False
+    assert INGEST.timeout_seconds
     assert daily_forecast.retries == 0
     assert daily_forecast.persist_result is False
 
@@ -314,17 +295,15 @@ def long_csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def calibrated(home: Path, csv: Path, **more: Any) -> str:
     market = Market(product_id="BTC-USD", source="csv", csv=csv)
-    said: str = daily_forecast(market, "calibrated", CALIBRATED, home=str(home), **more)
-    return said
+    prediction_id: str = daily_forecast(market, "calibrated", CALIBRATED, home=str(home), **more)
+    return prediction_id
 
 
 def without_time(home: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("created_at", "flow_run_id")} for row in rows(home)]
 
 
-def test_missed_days_are_filled_in_as_if_they_had_not_been_missed(
-    long_csv: Path, walk: Walk, tmp_path: Path
-) -> None:
+def test_backfilled_forecasts_are_those_of_daily_runs(long_csv: Path, walk: Walk, tmp_path: Path) -> None:
     whole = write(walk(LAST, days=330), tmp_path / "whole.csv")
     for number in range(3, -1, -1):
         calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
@@ -334,13 +313,13 @@ def test_missed_days_are_filled_in_as_if_they_had_not_been_missed(
     assert rows(tmp_path / "late")[-1]["prediction_id"] == newest
     late = rows(tmp_path / "late")
     assert all(row["created_at"].date() > row["target_day"] for row in late)
-    # And once: the same again finds nothing that was missed.
+    # Once: the same run again backfills nothing.
     assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
     assert rows(tmp_path / "late") == late
 
 
 @pytest.mark.engines
-def test_only_so_many_days_are_filled_in_and_none_from_a_hole(long_csv: Path, tmp_path: Path) -> None:
+def test_backfill_is_limited_and_leaves_out_days_after_a_gap(long_csv: Path, tmp_path: Path) -> None:
     first = LAST - 40 * DAY
     calibrated(tmp_path, long_csv, origin=first, backfill_days=30)
     assert [row["origin_day"] for row in rows(tmp_path)] == [first]
@@ -348,6 +327,6 @@ def test_only_so_many_days_are_filled_in_and_none_from_a_hole(long_csv: Path, tm
     before = [row["origin_day"] for row in rows(tmp_path)]
     assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
     calibrated(tmp_path, long_csv, origin=LAST, backfill_days=30)
-    # Six days without a gap are needed up to each.
+    # Each needs six days without a gap.
     filled = [LAST - number * DAY for number in (9, 2, 1, 0)]
     assert [row["origin_day"] for row in rows(tmp_path)] == [*before, *filled]

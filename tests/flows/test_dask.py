@@ -1,4 +1,4 @@
-"""Backtests on a Dask cluster of separate processes: the same bits, with a worker killed at work as well."""
+"""Backtests on a Dask cluster of separate processes: the same bits, also when a worker is killed at work."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from flows.backtest_products import backtest_products
-from flows.products import daily_forecasts
 
-from flows.backtest import rolling_backtest
+from flows.backtest import backtest_products, rolling_backtest
+from flows.daily import daily_forecasts
 from storage.core.errors import ClusterUnusable, ProductsFailed
 from storage.core.home import PROJECT, Home
 from storage.tables.predictions import Predictions
@@ -48,7 +47,7 @@ def home_of(root: Path) -> Home:
 
 
 def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, date], tuple[Any, ...]]:
-    """Every figure of every method, as it is stored."""
+    """Every stored figure of every component."""
     rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
     figures = ("sigma", "last_close", "close", "point", "quantiles", "model", "fold")
     return {(row["component"], row["origin_day"]): tuple(row[name] for name in figures) for row in rows}
@@ -69,15 +68,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[st
     return home, {product: flow(product, *settings) for product in PRODUCTS}
 
 
-def test_a_worker_killed_at_work_costs_time_and_not_one_bit(
+def test_a_worker_killed_at_work_changes_no_bit(
     cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
 ) -> None:
-    calm, verdicts = undisturbed
+    original, results = undisturbed
     home = home_of(tmp_path / "home")
     lost: list[str] = []
 
     def kill_one() -> None:
-        # The first refit is stored: its fold goes on with forecasts, the other worker trains another.
+        # The first refit is stored: its fold goes on with forecasts, the other worker trains the next.
         wait_until(lambda: list(home.folds.glob(f"*/refit-{START}/manifest.json")))
         pid = cluster.pid("first")
         lost.extend(cluster.at_work("first"))
@@ -87,19 +86,19 @@ def test_a_worker_killed_at_work_costs_time_and_not_one_bit(
     killer.start()
     again = rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), cluster.address)
     killer.join()
-    assert any("prepare_fold" in key for key in lost), "it was over before it could be killed"
+    assert any("prepare_fold" in key for key in lost), "the backtest ended before the kill"
     assert list(cluster.workers()) == ["second"]
-    assert again == verdicts["BTC-USD"]
+    assert again == results["BTC-USD"]
     assert len(again.gates) == 3
-    assert rows_of(home, again.backtest_id) == rows_of(calm, again.backtest_id)
+    assert rows_of(home, again.backtest_id) == rows_of(original, again.backtest_id)
     assert len(rows_of(home, again.backtest_id)) == 16 * 6
     assert not list(home.folds.glob("*/.draft-*"))
 
 
-def test_a_list_of_products_by_folds(
+def test_backtests_of_several_products_survive_a_kill(
     cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
 ) -> None:
-    calm, verdicts = undisturbed
+    original, results = undisturbed
     home = home_of(tmp_path / "home")
     cluster.add_worker("nursed")
     pid = cluster.pid("nursed")
@@ -111,7 +110,7 @@ def test_a_list_of_products_by_folds(
     killer = threading.Thread(target=kill_again)
     killer.start()
     try:
-        found = backtest_products(
+        again = backtest_products(
             list(PRODUCTS), "calibrated", SMALL, START, END, str(home.root), cluster.address
         )
         killer.join()
@@ -119,22 +118,22 @@ def test_a_list_of_products_by_folds(
         assert cluster.pid("nursed") != pid
     finally:
         cluster.end("nursed")
-    assert found == verdicts
-    for product, verdict in verdicts.items():
-        assert rows_of(home, verdict.backtest_id) == rows_of(calm, verdict.backtest_id), product
+    assert again == results
+    for product, result in results.items():
+        assert rows_of(home, result.backtest_id) == rows_of(original, result.backtest_id), product
 
 
-def test_one_product_stops_none_of_the_others(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_failed_backtest_stops_none_of_the_others(cluster: Cluster, tmp_path: Path) -> None:
     home = home_of(tmp_path / "home")
     store(home, made_up(350), product_id="NEW-USD")
     short = {**SMALL, "refit_every_days": 90}
     names = ["NEW-USD", "ETH-USD", "ADA-USD", "ETH-USD"]
     with pytest.raises(
         ProductsFailed, match=r"2 of 3 products failed, all others are done: ADA-USD: "
-    ) as said:
+    ) as error:
         backtest_products(names, "calibrated", short, START, None, str(home.root), cluster.address)
-    assert "ADA-USD: NotEnoughHistory: ADA-USD has no closes" in str(said.value)
-    assert "NEW-USD: " in str(said.value)
+    assert "ADA-USD: NotEnoughHistory: ADA-USD has no closes" in str(error.value)
+    assert "NEW-USD: " in str(error.value)
     stored = backtests(home).read().to_pylist()
     assert {row["product_id"] for row in stored} == {"ETH-USD"}
     # From the first origin to the last that has an outcome.
@@ -144,11 +143,11 @@ def test_one_product_stops_none_of_the_others(cluster: Cluster, tmp_path: Path) 
 def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     homes = [home_of(tmp_path / name) for name in ("cluster", "alone")]
     addresses = (cluster.address, None)
-    made = [
+    forecasts = [
         daily_forecasts(list(PRODUCTS), None, "calibrated", SMALL, START, str(home.root), dask=address)
         for home, address in zip(homes, addresses, strict=True)
     ]
-    assert made[0] == made[1]
+    assert forecasts[0] == forecasts[1]
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
         assert one[0]["quantiles"] == other[0]["quantiles"]
@@ -159,27 +158,27 @@ def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
         daily_forecasts(names, None, "calibrated", SMALL, START, str(homes[0].root), dask=cluster.address)
 
 
-def test_the_command_and_its_variable(
+def test_the_command_uses_the_address_of_the_environment(
     cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], tmp_path: Path
 ) -> None:
-    calm, verdicts = undisturbed
+    original, results = undisturbed
     home = home_of(tmp_path / "home")
     done = closecast(home, tmp_path, "--format", "json", CLOSECAST_DASK_ADDRESS=cluster.address)
     assert done.returncode == 0, done.stderr
-    known = verdicts["BTC-USD"].backtest_id
-    assert known in done.stdout
-    assert rows_of(home, known) == rows_of(calm, known)
+    backtest_id = results["BTC-USD"].backtest_id
+    assert backtest_id in done.stdout
+    assert rows_of(home, backtest_id) == rows_of(original, backtest_id)
     assert "prepare-fold" not in done.stdout + done.stderr
 
 
-def test_what_cannot_be_reached_is_said_in_a_line(tmp_path: Path) -> None:
+def test_an_unreachable_scheduler_is_one_line(tmp_path: Path) -> None:
     home = home_of(tmp_path / "home")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    begun = time.monotonic()
+    started_at = time.monotonic()
     done = closecast(home, tmp_path, "--dask", address)
-    assert time.monotonic() - begun < 60  # the command's own start on a busy machine, and ten seconds
+    assert time.monotonic() - started_at < 60  # the command's start on a busy machine, and ten seconds
     assert done.returncode == 1
     assert done.stderr.startswith(f"closecast: no Dask scheduler answers at {address} within 10 s: start one")
     assert done.stderr.count("\n") == 1
@@ -190,7 +189,7 @@ def test_what_cannot_be_reached_is_said_in_a_line(tmp_path: Path) -> None:
             address,
             "--workers",
             "2",
-        ): f"--workers are of this machine, and Dask at {address} has its",
+        ): f"--workers are for this machine, and Dask at {address} has its",
     }.items():
         refused = closecast(home, tmp_path, *words)
         assert refused.returncode == 1
@@ -198,16 +197,16 @@ def test_what_cannot_be_reached_is_said_in_a_line(tmp_path: Path) -> None:
         assert refused.stderr.count("\n") == 1
 
 
-def test_somebody_else_who_listens_is_no_scheduler(tmp_path: Path) -> None:
+def test_a_silent_listener_is_no_scheduler(tmp_path: Path) -> None:
     home = home_of(tmp_path / "home")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        begun = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(ClusterUnusable, match=f"no Dask scheduler answers at {address} within 10 s"):
             rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), address)
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - started_at < 60
 
 
 def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -> None:
@@ -220,16 +219,17 @@ def test_workers_with_other_code_get_no_work(cluster: Cluster, tmp_path: Path) -
                 rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), cluster.address)
         finally:
             cluster.end(name)
-        assert not home.backtests.exists()
+        assert not home.backtests.is_dir()
 
     (tmp_path / "nothing" / "storage").mkdir(parents=True)
     (tmp_path / "nothing" / "storage" / "__init__.py").touch()
-    # An empty package alone would not do: an editable install finds the missing module all the same.
-    (tmp_path / "nothing" / "storage" / "seen.py").write_text("raise ImportError('not installed here')")
+    # An empty package is not enough: an editable install still finds the missing module.
+    (tmp_path / "nothing" / "storage" / "locks").mkdir()
+    (tmp_path / "nothing" / "storage" / "locks" / "__init__.py").write_text("raise ImportError('not here')")
     refused("without", tmp_path / "nothing", "the workers of .* cannot run closecast")
     for room in ("flows", "tasks", "storage"):
         copytree(PROJECT / room, tmp_path / "other" / room)
-    with (tmp_path / "other" / "tasks" / "scale.py").open("a") as source:
+    with (tmp_path / "other" / "tasks" / "features" / "windows.py").open("a") as source:
         source.write("# changed\n")
     here = r"0\.1\.0\+[0-9a-f]{12}"
     refused(

@@ -1,4 +1,4 @@
-"""End to end: a real server, a real worker, and a schedule that makes a run by itself."""
+"""End to end: a real server, a real worker, and a schedule that starts runs."""
 
 from __future__ import annotations
 
@@ -45,40 +45,39 @@ def platform(
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
     with Platform(folder, exchange.url, settings=QUICK) as platform:
-        # Else the first run asks for years without a candle.
         store(Home(platform.home).prepare(), candles[:450], source="coinbase")
         platform.start_worker()
-        platform.deploy(often(folder))
+        platform.deploy(with_short_schedule(folder))
         yield platform
         assert platform.processes()
-    # A killed process is still to be seen for as long as the kernel takes to clear it away.
+    # The kernel takes a moment to remove a killed process.
     patience = time.monotonic() + 10
     while platform.processes() and time.monotonic() < patience:
         time.sleep(0.1)
     assert platform.processes() == {}
 
 
-def often(folder: Path) -> Path:
-    """A copy of prefect.yaml that trains one small network once, with a schedule of every few seconds."""
-    found: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
-    deployment, *others = found["deployments"]
+def with_short_schedule(folder: Path) -> Path:
+    """A copy of prefect.yaml with a small network and a schedule of every few seconds."""
+    document: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
+    deployment, *others = document["deployments"]
     for other in others:
         other["schedules"] = []
     deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
     deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
     copy = folder / "prefect.yaml"
-    copy.write_text(yaml.safe_dump(found), encoding="utf-8")
+    copy.write_text(yaml.safe_dump(document), encoding="utf-8")
     return copy
 
 
 @pytest.fixture(scope="module")
 def scheduled(platform: Platform) -> FlowRun:
-    """The first run that nobody asked for, when it is over; no more are made after it."""
+    """The first run of the schedule, when it is over; the schedule is paused after it."""
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         give_up = time.monotonic() + 60
         while not (runs := client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)):
-            assert time.monotonic() < give_up, f"the schedule made no run:\n{platform.tail('server')}"
+            assert time.monotonic() < give_up, f"the schedule started no run:\n{platform.tail('server')}"
             time.sleep(0.3)
         platform.wait(runs[0].id, until="Running")
         client.pause_deployment(deployment.id)
@@ -92,7 +91,7 @@ def completed(run: FlowRun, platform: Platform) -> FlowRun:
 
 
 def own_runs(platform: Platform, run_id: UUID) -> list[FlowRun]:
-    """The runs of its products, one each."""
+    """The runs of the products within it."""
     wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
     with platform.client() as client:
         return client.read_flow_runs(flow_run_filter=wanted)
@@ -104,19 +103,19 @@ def row_of(platform: Platform, run_id: UUID) -> dict[str, Any]:
     return row
 
 
-def at_once(platform: Platform, **parameters: Any) -> UUID:
-    """Trigger a run without waiting for the start of a command."""
+def start(platform: Platform, **parameters: Any) -> UUID:
+    """Start a run without a command."""
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
 
 def rows(platform: Platform) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = Predictions(Home(platform.home)).between().to_pylist()
-    return found
+    stored: list[dict[str, Any]] = Predictions(Home(platform.home)).between().to_pylist()
+    return stored
 
 
-def test_the_schedule_makes_a_run_and_the_run_its_row(
+def test_the_schedule_starts_a_run_that_stores_its_forecast(
     platform: Platform, scheduled: FlowRun, newest: date
 ) -> None:
     completed(scheduled, platform)
@@ -132,7 +131,7 @@ def test_the_schedule_makes_a_run_and_the_run_its_row(
     assert scheduled.name == own.name == f"BTC-USD {row['origin_day']}"
 
 
-def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
+def test_a_run_has_artifacts_and_log_lines(platform: Platform, scheduled: FlowRun) -> None:
     row = row_of(platform, scheduled.id)
     (own,) = own_runs(platform, scheduled.id)
     with platform.client() as client:
@@ -142,7 +141,7 @@ def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[own.id])))
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[scheduled.id]))
         (summary,) = client.read_artifacts(artifact_filter=wanted)
-    ours = [log.message for log in logs if log.name.startswith("closecast.")]
+    lines = [log.message for log in logs if log.name.startswith("closecast.")]
     assert not [log.message for log in logs if "worker thread" in log.message]
     assert summary.key == "products"
     assert f"| BTC-USD | {row['target_day']} | **{row['point']:,.2f} USD** |" in str(summary.data)
@@ -155,18 +154,18 @@ def test_what_the_run_shows(platform: Platform, scheduled: FlowRun) -> None:
     assert float(str(artifacts["training-btc-usd"].data)) == 100.0
     assert row["prediction_id"] in str(artifacts["forecast-btc-usd-calibrated"].data)
     assert row["prediction_id"] in str(artifacts["forecasts-btc-usd-calibrated"].data)
-    assert any("refit, because there is no champion yet" in line for line in ours), ours
-    assert any(f"forecast for {row['target_day']} written" in line for line in ours), ours
+    assert any("refit, because there is no champion yet" in line for line in lines), lines
+    assert any(f"forecast for {row['target_day']} written" in line for line in lines), lines
 
 
-def test_a_run_by_hand_makes_another_and_one_beside_it_is_cancelled(
+def test_a_second_run_beside_a_running_one_is_cancelled(
     platform: Platform, scheduled: FlowRun, newest: date
 ) -> None:
     before = {row["prediction_id"] for row in rows(platform)}
     origin = newest - DAY
     run_id = platform.run(origin=str(origin))
     platform.wait(run_id, until="Running")
-    second = platform.wait(at_once(platform, origin=str(origin - DAY)))
+    second = platform.wait(start(platform, origin=str(origin - DAY)))
     assert second.state is not None
     assert second.state.is_cancelled(), f"{second.state}\n{platform.tail('worker')}"
 
@@ -175,14 +174,14 @@ def test_a_run_by_hand_makes_another_and_one_beside_it_is_cancelled(
     assert run.name == f"BTC-USD {origin}"
     row = row_of(platform, run_id)
     assert (row["origin_day"], row["target_day"]) == (origin, newest)
-    assert {made["prediction_id"] for made in rows(platform)} == before | {row["prediction_id"]}
+    assert {stored["prediction_id"] for stored in rows(platform)} == before | {row["prediction_id"]}
 
 
-def test_after_an_outage_one_run_makes_the_newest_forecast_and_those_that_were_missed(
+def test_after_an_outage_one_run_makes_the_newest_and_the_missed_forecasts(
     platform: Platform, scheduled: FlowRun, candles: pd.DataFrame, newest: date, tmp_path: Path
 ) -> None:
     store(Home(tmp_path).prepare(), candles[:450], source="coinbase")
-    before = platform.wait(at_once(platform, home=str(tmp_path), origin=str(newest - 3 * DAY)))
+    before = platform.wait(start(platform, home=str(tmp_path), origin=str(newest - 3 * DAY)))
     completed(before, platform)
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
@@ -197,16 +196,16 @@ def test_after_an_outage_one_run_makes_the_newest_forecast_and_those_that_were_m
     runs = [platform.wait(run_id) for run_id in late]
     states = [run.state for run in runs if run.state is not None]
     assert all(state.is_completed() or state.is_cancelled() for state in states), platform.tail("worker")
-    made = Predictions(Home(tmp_path)).between().to_pylist()
-    origins = [row["origin_day"] for row in made]
+    stored = Predictions(Home(tmp_path)).between().to_pylist()
+    origins = [row["origin_day"] for row in stored]
     assert origins[-1] in (newest, newest + DAY)
-    assert origins == [newest - 3 * DAY + n * DAY for n in range(len(made))]
-    # One run has made all that was lacking.
-    assert len({row["flow_run_id"] for row in made[1:]}) == 1
-    assert {row["revision"] for row in made} == {0}
+    assert origins == [newest - 3 * DAY + n * DAY for n in range(len(stored))]
+    # One run has made all that were missing.
+    assert len({row["flow_run_id"] for row in stored[1:]}) == 1
+    assert {row["revision"] for row in stored} == {0}
 
 
-def test_the_deployment_is_what_the_file_says(platform: Platform, scheduled: FlowRun) -> None:
+def test_the_deployment_has_the_settings_of_the_file(platform: Platform, scheduled: FlowRun) -> None:
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
     assert deployment.global_concurrency_limit is not None
@@ -219,7 +218,7 @@ def test_the_deployment_is_what_the_file_says(platform: Platform, scheduled: Flo
     ]
     assert (deployment.work_pool_name, deployment.entrypoint) == (
         "closecast",
-        "flows/products.py:daily_forecasts",
+        "flows/daily.py:daily_forecasts",
     )
     assert deployment.job_variables["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "closecast"
 
@@ -228,13 +227,13 @@ def test_the_server_tells_its_page_where_its_api_is(platform: Platform) -> None:
     assert requests.get(f"{platform.url}/ui-settings", timeout=10).json()["api_url"] == platform.api
 
 
-def test_an_exchange_that_is_down_is_asked_again_later(
+def test_a_run_waits_for_an_exchange_that_is_down(
     platform: Platform, scheduled: FlowRun, exchange: Exchange
 ) -> None:
     before = rows(platform)
     exchange.faults.extend(["503"] * 100)
     try:
-        run_id = at_once(platform)
+        run_id = start(platform)
         step, give_up = None, time.monotonic() + 60
         with platform.client() as client:
             while step is None and time.monotonic() < give_up:
@@ -246,6 +245,6 @@ def test_an_exchange_that_is_down_is_asked_again_later(
     finally:
         exchange.faults.clear()
     assert step is not None, platform.tail("worker")
-    assert step.name == "fetch-candles BTC-USD"
+    assert step.name == "ingest-prices BTC-USD"
     assert rows(platform) == before
-    # The run is left waiting: the end of the platform must end it too.
+    # The run still waits: the end of the platform must end it, too.

@@ -327,7 +327,7 @@ def test_maintain_home_compacts_and_prunes_what_it_is_told_to(grown: Home) -> No
 def test_every_table_is_compacted_and_none_is_created(grown: Home) -> None:
     put_backtest(grown, "b", days_ago=1, row=True)
     assert [table.table for table in compact_tables(grown)] == ["predictions", "backtests"]
-    assert not grown.scores.exists()
+    assert not (grown.root / "scores").exists()
     table = open_table(grown.predictions)
     assert table is not None
     assert len(table.file_uris()) == 1

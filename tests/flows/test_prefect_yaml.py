@@ -1,14 +1,13 @@
-"""`prefect.yaml`, read more strictly than Prefect does: it passes over a key that it does not know."""
+"""`prefect.yaml`, checked more strictly than Prefect does, which ignores unknown keys."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 import sys
 import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -26,6 +25,8 @@ from prefect.utilities.schema_tools import validate
 from prefect.workers.process import ProcessVariables
 from pydantic import BaseModel
 
+from tasks.profiles.named import DEFAULT_PROFILE, profile_named
+
 PROJECT = Path(__file__).parents[2]
 OTHER_VARIABLES = {"DO_NOT_TRACK", "TF_CPP_MIN_LOG_LEVEL"}
 
@@ -35,18 +36,15 @@ def document() -> dict[str, Any]:
     return loaded
 
 
-# What is wrong with a document: one check for each thing that Prefect itself lets pass
-
-
 def model_in(kind: Any) -> type[BaseModel] | None:
-    """The first pydantic model that a type names."""
+    """The first pydantic model in a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind
     return next((model for part in get_args(kind) if (model := model_in(part))), None)
 
 
 def unknown_keys(data: Any, kind: Any, at: str = "") -> Iterator[str]:
-    """Keys that the models of Prefect's own command do not have, at any depth."""
+    """Keys that the models of Prefect's command do not have, at any depth."""
     if isinstance(data, list):
         for item in data:
             yield from unknown_keys(item, kind, at)
@@ -62,15 +60,15 @@ def unknown_keys(data: Any, kind: Any, at: str = "") -> Iterator[str]:
             yield from unknown_keys(value, fields[key], f"{at}{key}.")
 
 
-def bad_step(step: dict[str, Any]) -> None:
-    """Raises where the step's function is not there or does not take its arguments."""
+def check_step(step: dict[str, Any]) -> None:
+    """Raise when the step's function is missing or does not take its arguments."""
     ((name, arguments),) = step.items()
     given = {key: value for key, value in arguments.items() if key not in RESERVED_KEYWORDS}
     inspect.signature(import_object(name)).bind(**given)
 
 
-def bad_deployment(deployment: dict[str, Any]) -> None:
-    """Raises at the first thing that would not do what it says."""
+def check_deployment(deployment: dict[str, Any]) -> None:
+    """Raise at the first setting that has no effect or no meaning."""
     limit = deployment["concurrency_limit"]
     assert limit["limit"] == 1
     ConcurrencyOptions(collision_strategy=limit["collision_strategy"])
@@ -86,6 +84,7 @@ def bad_deployment(deployment: dict[str, Any]) -> None:
     flow.validate_parameters(deployment["parameters"])
     errors = validate(deployment["parameters"], flow.parameters.model_dump(mode="json"))
     assert not errors, errors
+    profile_named(deployment["parameters"].get("profile", DEFAULT_PROFILE))
     assert deployment["enforce_parameter_schema"] is True
     assert deployment["work_pool"]["name"] == "closecast"
     for key in ("name", "description", "version", "tags"):
@@ -93,28 +92,24 @@ def bad_deployment(deployment: dict[str, Any]) -> None:
     assert deployment["tags"][0] == "closecast"  # what the automations look for
 
 
-def complaints(found: dict[str, Any]) -> list[str]:
-    """All that is wrong with a document."""
-    said: list[str] = []
+def faults(found: dict[str, Any]) -> list[str]:
+    """The faults of a document."""
+    messages: list[str] = []
     try:
         PrefectYamlModel.model_validate(found)
-        said += unknown_keys(found, PrefectYamlModel)
+        messages += unknown_keys(found, PrefectYamlModel)
         assert found["name"] == "closecast"
         for step in [*found["build"], *found["pull"]]:
-            bad_step(step)
+            check_step(step)
         used = found["pull"][0]["prefect.deployments.steps.set_working_directory"]["directory"]
-        made = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
-        assert used == "{{ %s.stdout }}" % made  # noqa: UP031 - braces
-        assert [deployment["name"] for deployment in found["deployments"]] == [
-            "daily",
-            "backtest",
-            "maintain",
-        ]
+        step_id = found["build"][0]["prefect.deployments.steps.run_shell_script"]["id"]
+        assert used == "{{ %s.stdout }}" % step_id  # noqa: UP031 - braces
+        assert [each["name"] for each in found["deployments"]] == ["daily", "backtest", "maintain"]
         for deployment in found["deployments"]:
-            bad_deployment(deployment)
+            check_deployment(deployment)
     except Exception as error:
-        said.append(repr(error))
-    return said
+        messages.append(repr(error))
+    return messages
 
 
 @pytest.fixture(autouse=True)
@@ -124,131 +119,65 @@ def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", sys.path.copy())
 
 
-def test_the_file_says_only_what_prefect_understands() -> None:
-    found = document()
-    assert complaints(found) == []
-    # Prefect would compare it with nothing and keep it for ever.
-    assert "prefect-version" not in found
-
-
-def keys_of(node: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every key of every mapping."""
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        if isinstance(node, dict):
-            yield (*at, key)
-        yield from keys_of(value, (*at, key))
-
-
-def holder(found: Any, path: tuple[Any, ...]) -> Any:
-    for key in path[:-1]:
-        found = found[key]
-    return found
-
-
-@pytest.mark.parametrize("path", list(keys_of(document())), ids=lambda path: ".".join(map(str, path)))
-def test_any_misspelt_key_is_found(path: tuple[Any, ...]) -> None:
-    changed = document()
-    mapping = holder(changed, path)
-    mapping[f"{path[-1][:-1]}_{path[-1][-1]}"] = mapping.pop(path[-1])
-    assert complaints(changed)
-
-
-DAILY = ("deployments", 0)
-BACKTEST = ("deployments", 1)
-MAINTAIN = ("deployments", 2)
+def test_the_file_has_no_faults() -> None:
+    assert faults(document()) == []
+    assert "prefect-version" not in document()  # Prefect compares it with nothing
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("deployment", "path", "value"),
     [
-        ((*DAILY, "entrypoint"), "flows/products.py:dayly_forecasts"),
-        ((*DAILY, "entrypoint"), "flow/products.py:daily_forecasts"),
-        ((*DAILY, "parameters", "source"), "coinbsae"),
-        ((*DAILY, "parameters", "products"), ["btcusd"]),
-        ((*DAILY, "parameters", "products"), []),
-        ((*DAILY, "parameters", "products"), "BTC-USD"),
-        ((*DAILY, "parameters", "backfill_days"), -1),
-        ((*DAILY, "parameters", "profile"), "articel"),
-        ((*DAILY, "schedules", 0, "cron"), "15 24 * * *"),
-        ((*DAILY, "schedules", 0, "cron"), "15 0 * *"),
-        ((*DAILY, "schedules", 0, "timezone"), "UTX"),
-        ((*DAILY, "concurrency_limit", "collision_strategy"), "CANCEL"),
-        ((*DAILY, "concurrency_limit", "limit"), None),
-        ((*DAILY, "work_pool", "job_variables", "env", "DO_NOT_TRACK"), True),
-        ((*DAILY, "work_pool", "name"), "closecat"),
-        ((*BACKTEST, "parameters", "product_id"), "BTC"),
-        ((*BACKTEST, "parameters", "profile"), "articel"),
-        ((*BACKTEST, "schedules", 0, "cron"), "0 4 32 * *"),
-        ((*BACKTEST, "concurrency_limit", "collision_strategy"), "QUEUE"),
-        ((*MAINTAIN, "entrypoint"), "flows/maintain.py:maintian"),
-        ((*MAINTAIN, "parameters", "prune"), "soemtimes"),
-        ((*MAINTAIN, "schedules", 0, "cron"), "0 3 * * 8"),
+        (0, ("entrypoint",), "flows/daily.py:dayly_forecasts"),
+        (0, ("parameters", "products"), ["btcusd"]),
+        (0, ("schedules", 0, "timezone"), "UTX"),
+        (1, ("concurrency_limit", "collision_strategy"), "QUEUE"),
+        (1, ("parameters", "profile"), "articel"),
+        (2, ("work_pool", "job_variables", "envs"), {}),
     ],
 )
-def test_a_wrong_value_is_found(path: tuple[Any, ...], value: object) -> None:
+def test_a_misspelt_key_or_value_is_a_fault(deployment: int, path: tuple[Any, ...], value: object) -> None:
     changed = document()
-    holder(changed, path)[path[-1]] = value
-    assert complaints(changed)
+    holder = changed["deployments"][deployment]
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    assert faults(changed)
 
 
-def test_an_unknown_key_beside_the_right_ones_is_found() -> None:
-    for path in [
-        (*DAILY, "tags"),
-        (*DAILY, "work_pool", "name"),
-        (*DAILY, "schedules", 0, "cron"),
-        ("name",),
-    ]:
-        changed = document()
-        mapping = holder(changed, path)
-        mapping["retires"] = copy.deepcopy(mapping[path[-1]])
-        assert any("retires" in said for said in complaints(changed))
-
-
-def test_the_version_is_the_project_s() -> None:
+def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {found["version"] for found in document()["deployments"]} == {project["version"]}
 
 
-@pytest.mark.parametrize("start", [datetime(2026, 11, 23, 12, tzinfo=UTC), datetime(2027, 3, 27, tzinfo=UTC)])
-def test_the_next_runs_are_a_quarter_past_midnight_in_utc(start: datetime) -> None:
-    (schedule,) = document()["deployments"][0]["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=5, start=start))
-    first = (start + timedelta(days=start.hour > 0)).replace(hour=0, minute=15)
-    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=n) for n in range(5)]
+@pytest.mark.parametrize(
+    ("number", "start", "expected"),
+    [
+        (0, "2026-11-23T12:00", ["2026-11-24T00:15", "2026-11-25T00:15", "2026-11-26T00:15"]),
+        (0, "2027-03-27T00:00", ["2027-03-27T00:15", "2027-03-28T00:15", "2027-03-29T00:15"]),  # clock change
+        (1, "2026-11-23T00:00", ["2026-12-01T04:00", "2027-01-01T04:00", "2027-02-01T04:00"]),
+        (2, "2026-11-23T00:00", ["2026-11-29T03:00", "2026-12-06T03:00", "2026-12-13T03:00"]),  # Sundays
+    ],
+)
+def test_runs_are_scheduled_in_utc(number: int, start: str, expected: list[str]) -> None:
+    (schedule,) = document()["deployments"][number]["schedules"]
+    first = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=first))
+    assert [f"{run.astimezone(UTC):%Y-%m-%dT%H:%M}" for run in runs] == expected
 
 
-def test_the_upkeep_runs_on_sundays_when_the_day_is_done_and_prunes_only_when_told() -> None:
-    deployment = document()["deployments"][2]
-    (schedule,) = deployment["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
-    first = datetime(2026, 11, 29, 3, tzinfo=UTC)
-    assert [run.astimezone(UTC) for run in runs] == [first + timedelta(days=7 * n) for n in range(3)]
-    assert {run.weekday() for run in runs} == {6}
-    assert deployment["parameters"] == {"prune": False}
-
-
-def test_the_backtest_runs_on_the_first_of_a_month_when_the_day_is_done() -> None:
-    (schedule,) = document()["deployments"][1]["schedules"]
-    runs = asyncio.run(CronSchedule(**schedule).get_dates(n=3, start=datetime(2026, 11, 23, tzinfo=UTC)))
-    firsts = [(2026, 12), (2027, 1), (2027, 2)]
-    assert [run.astimezone(UTC) for run in runs] == [datetime(*month, 1, 4, tzinfo=UTC) for month in firsts]
-
-
-def test_a_second_run_is_refused_where_the_first_does_its_work_and_waits_where_it_does_other_work() -> None:
+def test_a_second_backtest_waits_and_other_second_runs_are_cancelled() -> None:
     strategies = {
         found["name"]: found["concurrency_limit"]["collision_strategy"] for found in document()["deployments"]
     }
     assert strategies == {"daily": "CANCEL_NEW", "backtest": "ENQUEUE", "maintain": "CANCEL_NEW"}
+    assert document()["deployments"][2]["parameters"] == {"prune": False}
 
-
-# What the form of the page shows
 
 PRODUCT = "^[A-Z0-9]{1,16}-[A-Z0-9]{1,16}$"
 
 
 def form(name: str) -> dict[str, Any]:
-    """The fields of a deployment's form, as `prefect deploy` stores them."""
+    """The fields of a deployment's form in Prefect's page."""
     (deployment,) = (found for found in document()["deployments"] if found["name"] == name)
     flow: Flow[Any, Any] = load_flow_from_entrypoint(deployment["entrypoint"])
     fields: dict[str, Any] = flow.parameters.model_dump(mode="json")["properties"]
@@ -256,24 +185,24 @@ def form(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["daily", "backtest", "maintain"])
-def test_every_field_of_the_form_has_a_title_a_description_a_place_and_a_type(name: str) -> None:
+def test_every_form_field_has_title_description_position_and_type(name: str) -> None:
     fields = form(name)
     assert fields
     for title, field in fields.items():
         assert field["title"] == title
         assert len(field["description"]) > 20, title
-        assert "type" in field or all("type" in one for one in field["anyOf"]), title
+        assert "type" in field or all("type" in kind for kind in field["anyOf"]), title
     assert [field["position"] for field in fields.values()] == list(range(len(fields)))
 
 
-def test_the_form_knows_what_may_be_chosen_and_what_is_usual() -> None:
+def test_form_fields_have_choices_limits_and_defaults() -> None:
     daily, backtest, maintain = (form(name) for name in ("daily", "backtest", "maintain"))
     assert daily["products"]["items"] == {"type": "string", "pattern": PRODUCT}
     assert daily["products"]["minItems"] == 1
     assert daily["source"]["anyOf"][0]["enum"] == ["sample", "coinbase", "csv"]
     assert (daily["source"]["default"], daily["source"]["anyOf"][1]) == (None, {"type": "null"})
     for profile in (daily["profile"], backtest["profile"]):
-        assert (profile["enum"], profile["default"]) == (["article", "calibrated"], "calibrated")
+        assert (profile["type"], profile["default"]) == ("string", "calibrated")
     assert daily["origin"]["anyOf"][0] == {"type": "string", "format": "date"}
     assert (daily["backfill_days"]["minimum"], daily["backfill_days"]["maximum"]) == (0, 366)
     assert (backtest["product_id"]["pattern"], backtest["product_id"]["default"]) == (PRODUCT, "BTC-USD")

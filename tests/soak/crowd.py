@@ -48,52 +48,50 @@ class Job:
     imports: bool = False
 
 
-def work(job: Job, answers: Any) -> None:
-    """Do it in this process, and say what came of it."""
-    from flows.importing import import_file
-
+def work(job: Job, results: Any) -> None:
+    """Do the job in this process, and report its result or its error."""
     import storage.core.provenance
+    from flows.actions import import_file
     from flows.daily import daily_forecast
-    from flows.settings import Market
+    from tasks.prices.sources import Market
 
-    storage.core.provenance.ROOMS = ()  # type: ignore[assignment]
+    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     try:
         market = Market(product_id=job.product_id, source="csv", csv=job.csv)
         if job.imports:
-            series = import_file(Home(job.home).prepare(), market)
-            answers.put(("done", series.data_version))
+            ingested = import_file(Home(job.home).prepare(), market)
+            results.put(("done", ingested.history.data_version))
             return
-        said = daily_forecast(market, "calibrated", SETTINGS, job.origin, str(job.home))
-        answers.put(("done", said))
+        prediction_id = daily_forecast(market, "calibrated", SETTINGS, job.origin, str(job.home))
+        results.put(("done", prediction_id))
     except BaseException as error:
-        answers.put(("failed", f"{job.origin} {job.product_id}: {type(error).__name__}: {error}"))
+        results.put(("failed", f"{job.origin} {job.product_id}: {type(error).__name__}: {error}"))
 
 
 def at_once(jobs: Sequence[Job]) -> list[str]:
-    """Start them all, and wait; what each answered.
+    """Start all jobs, and wait for the result of each.
 
     Raises:
         AssertionError: one of them failed, or does not end.
     """
-    answers = forked().Queue()
-    running = [process_for(work, job, answers) for job in jobs]
+    results = forked().Queue()
+    running = [process_for(work, job, results) for job in jobs]
     for started in running:
         started.start()
-    said = [answers.get(timeout=PATIENCE) for _ in jobs]
-    for ended in running:
-        ended.join(PATIENCE)
-    failed = [text for kind, text in said if kind == "failed"]
+    ended = [results.get(timeout=PATIENCE) for _ in jobs]
+    for process in running:
+        process.join(PATIENCE)
+    failed = [text for kind, text in ended if kind == "failed"]
     assert not failed, failed
-    return [text for _, text in said]
+    return [text for _, text in ended]
 
 
 def files(folder: Path, products: Sequence[str]) -> dict[str, Path]:
     """A file of candles for each product."""
-    found = {}
-    for number, product in enumerate(products):
-        found[product] = folder / f"{product}.csv"
-        found[product].write_bytes(to_csv(made_up(DAYS, seed=number)))
-    return found
+    paths = {product: folder / f"{product}.csv" for product in products}
+    for number, path in enumerate(paths.values()):
+        path.write_bytes(to_csv(made_up(DAYS, seed=number)))
+    return paths
 
 
 def origins(home: Home, product_id: str) -> list[date]:
@@ -103,8 +101,8 @@ def origins(home: Home, product_id: str) -> list[date]:
 
 def same_day(home: Home, csv: Path, processes: int) -> None:
     """All of them start the newest day: one forecast, and each of them returns it."""
-    said = at_once([Job(home.root, csv)] * processes)
-    assert len(set(said)) == 1, said
+    ids = at_once([Job(home.root, csv)] * processes)
+    assert len(set(ids)) == 1, ids
     assert origins(home, BTC) == [day(DAYS)]
 
 
@@ -112,8 +110,8 @@ def different_days(home: Home, csv: Path, processes: int) -> None:
     """Each of them starts another day: each its own row."""
     wanted = [day(DAYS - number) for number in range(1, processes + 1)]
     before = origins(home, BTC)
-    said = at_once([Job(home.root, csv, origin=origin) for origin in wanted])
-    assert len(set(said)) == processes, said
+    ids = at_once([Job(home.root, csv, origin=origin) for origin in wanted])
+    assert len(set(ids)) == processes, ids
     assert sorted(origins(home, BTC)) == sorted([*before, *wanted])
 
 
@@ -142,37 +140,37 @@ def import_during_a_run(home: Home, csv: Path, other: Path, product_id: str) -> 
     assert not closes.duplicated(["product_id", "day_utc"]).any()
 
 
-def _tidy(root: Path, times: int) -> None:
+def _compact(root: Path, times: int) -> None:
     from tasks.upkeep.pruning import compact_tables
 
     for _ in range(times):
         compact_tables(Home(root))
 
 
-def questions_during_compaction(home: Home, times: int) -> int:
-    """Rows are asked for all the while: each is there, once; returns how often."""
+def queries_during_compaction(home: Home, times: int) -> int:
+    """Each row is there once in every query; returns the number of queries."""
     from storage.tables.sql import query
 
-    asked = "select count(*) as rows, count(distinct prediction_id) as ids from predictions"
-    before = query(home, asked).to_pylist()
+    sql = "select count(*) as rows, count(distinct prediction_id) as ids from predictions"
+    before = query(home, sql).to_pylist()
     assert before[0]["rows"] == before[0]["ids"] > 0
-    tidying = process_for(_tidy, home.root, times)
-    tidying.start()
+    compacting = process_for(_compact, home.root, times)
+    compacting.start()
     count = 0
-    while tidying.is_alive():
-        assert query(home, asked).to_pylist() == before
+    while compacting.is_alive():
+        assert query(home, sql).to_pylist() == before
         count += 1
-    tidying.join()
-    assert tidying.exitcode == 0
+    compacting.join()
+    assert compacting.exitcode == 0
     return count
 
 
 def whole(home: Home) -> None:
-    """Nothing is there twice, is missing, or contradicts itself."""
+    """Nothing is duplicated, missing or contradictory."""
     from tasks.upkeep.verify import verify_home
 
-    found = verify_home(home).findings
-    assert not found, found
+    findings = verify_home(home).findings
+    assert not findings, findings
     rows = pd.DataFrame(Predictions(home).read().to_pylist())
     assert not rows.duplicated("prediction_id").any()
 
@@ -188,7 +186,7 @@ def play(folder: Path, *, processes: int, say: Callable[[str], None]) -> None:
         f"{processes} processes, different days": lambda: different_days(home, csvs[BTC], processes),
         f"{len(others)} products": lambda: different_products(home, others),
         "two imports during a run": lambda: import_during_a_run(home, csvs[BTC], new, "NEW-USD"),
-        "questions during 20 compactions": lambda: questions_during_compaction(home, 20),
+        "queries during 20 compactions": lambda: queries_during_compaction(home, 20),
     }
     for name, act in acts.items():
         began = time.monotonic()
@@ -217,7 +215,7 @@ def main() -> int:
                 folder.mkdir()
                 say(f"round {number + 1} of {given.rounds}")
                 play(folder, processes=given.processes, say=say)
-    say("all held")
+    say("no problems")
     return 0
 
 

@@ -77,7 +77,7 @@ def show(tally: Tally, seconds: float) -> None:
     say(f"{tally.recovered} days were finished by the next run; {seconds:.0f} s")
     for problem in tally.problems:
         say(f"PROBLEM {problem}")
-    say("PROBLEMS" if tally.problems else "all held")
+    say("PROBLEMS" if tally.problems else "no problems")
 
 
 def say(line: str) -> None:

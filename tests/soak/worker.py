@@ -1,7 +1,7 @@
-"""The process that is killed: it makes the daily runs it is told to, and tells where it is.
+"""The process that is killed: it makes the daily runs that are ordered, and reports where it is.
 
-Every place where something is about to be made durable, or has just been, is a place to die at: before and
-after each step of the flow, each commit to SQLite, each write of Delta's, each fsync, rename and removal.
+It can die wherever something is about to be made durable, or has just been: before and after each step of the
+flow, each commit to SQLite, each write of Delta's, each fsync, rename and removal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Done:
 class Failed:
     """The run ended with an error."""
 
-    said: str
+    error: str
 
 
 class Places:
@@ -90,11 +90,11 @@ class Places:
             outer, self._step = self._step, name
             try:
                 self.come("begin")
-                answer = function(*args, **kwargs)
+                result = function(*args, **kwargs)
                 self.come("end")
             finally:
                 self._step = outer
-            return answer
+            return result
 
         return called
 
@@ -104,19 +104,19 @@ class Places:
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
             self.come(f"before {name}")
-            answer = function(*args, **kwargs)
+            result = function(*args, **kwargs)
             self.come(f"after {name}")
-            return answer
+            return result
 
         return called
 
     def wrap(self, owner: Any, attribute: str, name: str) -> None:
         """Put places around a function of a module or a class."""
-        found = inspect.getattr_static(owner, attribute)
-        if isinstance(found, classmethod | staticmethod):
-            setattr(owner, attribute, type(found)(self.around(name, found.__func__)))
+        function = inspect.getattr_static(owner, attribute)
+        if isinstance(function, classmethod | staticmethod):
+            setattr(owner, attribute, type(function)(self.around(name, function.__func__)))
         else:
-            setattr(owner, attribute, self.around(name, found))
+            setattr(owner, attribute, self.around(name, function))
 
 
 def install(places: Places) -> None:
@@ -125,17 +125,19 @@ def install(places: Places) -> None:
 
     import deltalake
     import deltalake.table
-    from prefect.tasks import Task
     from sqlalchemy.engine.default import DefaultDialect
 
     import flows.daily
     from storage.models.registry import Models
     from storage.tables.delta import Table
 
-    for step in {
-        id(found): found for found in vars(flows.daily).values() if isinstance(found, Task)
-    }.values():
-        step.fn = places.step(step.name, step.fn)
+    run_step = vars(flows.daily)["run_step"]
+
+    @functools.cache
+    def placed(step: Any) -> Callable[..., Any]:
+        return places.step(step.task_options["name"], step)
+
+    setattr(flows.daily, "run_step", lambda step, *args, **more: run_step(placed(step), *args, **more))  # noqa: B010
     for name in ("fsync", "rename", "replace", "unlink"):
         places.wrap(os, name, name)
     places.wrap(shutil, "rmtree", "rmtree")
@@ -150,11 +152,11 @@ def install(places: Places) -> None:
 
 
 def serve(parent: Connection) -> None:
-    """Make the runs that come, one after the other, until the parent hangs up."""
-    # What belongs to the code is pinned: a version of it that others are editing would make another forecast.
+    """Make the ordered runs, one after the other, until the parent hangs up."""
+    # The code version is pinned: code that is edited meanwhile would make another forecast.
     import storage.core.provenance
 
-    storage.core.provenance.ROOMS = ()  # type: ignore[assignment]
+    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     storage.core.provenance.code_version.cache_clear()
     places = Places(parent)
     install(places)
@@ -179,7 +181,7 @@ def make_run(order: Order) -> str:
     import tasks.prices.ingest_coinbase
     import tasks.upkeep.pruning
     from flows.daily import daily_forecast
-    from flows.settings import Market
+    from tasks.prices.sources import Market
     from tests.helpers import BTC
 
     os.environ["CLOSECAST_COINBASE_URL"] = order.url

@@ -26,8 +26,10 @@ from tests.processes import closecast_process
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Variables of a shell with a home of 60 days and one model."""
-    home, _, _ = trained_home(tmp_path_factory, tmp_path_factory.mktemp("shown") / "home")
+    """Variables of a shell with a home of 60 days and one model, whose weights were changed."""
+    home, _, _ = trained_home(tmp_path_factory, tmp_path_factory.mktemp("terminal") / "home")
+    (weights,) = home.models.rglob("*.weights.h5")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xee")
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     return {**plain, "CLOSECAST_HOME": str(home.root), "TERM": "xterm-256color", "COLUMNS": "60"}
 

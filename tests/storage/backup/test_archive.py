@@ -35,7 +35,8 @@ def pack(path: Path, *entries: Entry) -> Path:
         for name, content, *fields in entries:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
-            for field, value in dict(*fields).items():
+            header: dict[str, Any] = dict(*fields)
+            for field, value in header.items():
                 setattr(entry, field, value)
             tar.addfile(entry, io.BytesIO(content))
     return path

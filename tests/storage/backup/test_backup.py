@@ -92,7 +92,7 @@ def test_backups_taken_during_runs_are_consistent(runs: Runs, tmp_path: Path) ->
 
     thread = threading.Thread(target=days)
     thread.start()
-    taken = []
+    taken = list[Path]()
     while not done.is_set():
         taken.append(tmp_path / f"{len(taken)}.tar")
         back_up(runs.home, taken[-1])
@@ -108,7 +108,7 @@ def test_backups_taken_during_runs_are_consistent(runs: Runs, tmp_path: Path) ->
 
 
 def test_a_changed_file_is_detected_in_the_copy_too(runs: Runs, tmp_path: Path) -> None:
-    part = next(runs.home.scores.rglob("*.parquet"))
+    part = next((runs.home.root / "scores").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-4] + b"XXXX")
     back_up(runs.home, tmp_path / "b.tar")
     restore(tmp_path / "b.tar", Home(tmp_path / "again"))

@@ -17,7 +17,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from typer.testing import CliRunner
 
-import closecast
+from flows.cli.commands import app
 from storage.core.errors import BadInput, BadSetting, HomeUnusable
 from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
@@ -232,7 +232,7 @@ def test_a_database_of_another_release_is_refused_and_left_alone(tmp_path: Path,
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_every_command_refuses_the_home_of_another_release(tmp_path: Path, command: list[str]) -> None:
     make_old_database(tmp_path, "0002")
-    result = CliRunner().invoke(closecast.app, [*command, "--home", str(tmp_path)])
+    result = CliRunner().invoke(app, [*command, "--home", str(tmp_path)])
     assert isinstance(result.exception, HomeUnusable), result.output
     assert "has the schema '0002' of another closecast" in str(result.exception)
 

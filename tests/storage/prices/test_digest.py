@@ -39,8 +39,8 @@ def test_figures_are_written_as_python_writes_them(
     "figure", [0.0, 5e-324, 9.9999e-05, 1e-4, 0.1 + 0.2, 7000.0, 9999999999.99, 1e10, 1e15, 1e16, 1e22, 1e299]
 )
 def test_notation_at_its_boundaries(figure: float) -> None:
-    near = [figure, np.nextafter(figure, 1e300), figure, np.nextafter(figure, 0.0), np.nan]
-    rows = [(date(2020, 1, 1), *map(float, near))]
+    above, below = float(np.nextafter(figure, 1e300)), float(np.nextafter(figure, 0.0))
+    rows = [(date(2020, 1, 1), figure, above, figure, below, np.nan)]
     assert digest(*arrays(rows)) == expected(rows)
 
 

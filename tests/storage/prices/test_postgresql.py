@@ -64,7 +64,7 @@ def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path
     assert store(home, frame) == store(lite, frame)
     with Prices(home) as ours, Prices(lite) as theirs:
         for name in ("candles", "closes"):
-            assert ours.table(name) == theirs.table(name)  # type: ignore[arg-type]
+            assert ours.table(name) == theirs.table(name)
 
 
 def test_tables_are_append_only(home: Home, plain: psycopg.Connection) -> None:
@@ -207,10 +207,10 @@ def test_a_role_without_rights_is_refused_in_one_line(
 def test_a_missing_server_and_a_wrong_password_are_one_line(home: Home) -> None:
     url: Any = sa.make_url(home.database_url or "")
     for wrong in (url.set(port=9), url.set(password="wrong-" + PASSWORD), url.set(database="none")):
-        place = replace(home, database_url=wrong.render_as_string(hide_password=False))
-        for use in (lambda place=place: Database(place), lambda place=place: tables_lock(place).__enter__()):
-            with pytest.raises(HomeUnusable) as caught:
-                use()
+        elsewhere = replace(home, database_url=wrong.render_as_string(hide_password=False))
+        for use in (Database, tables_lock):
+            with pytest.raises(HomeUnusable) as caught, use(elsewhere):
+                pass
             assert "\n" not in str(caught.value)
             assert PASSWORD not in str(caught.value)
 

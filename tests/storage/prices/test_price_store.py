@@ -24,6 +24,7 @@ from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
 from storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
 from storage.core.home import Home
 from storage.prices import price_store, queries
+from storage.prices.digest import digest
 from storage.prices.price_store import Appended, Prices
 from tests.helpers import BTC, PROJECT, SHA
 from tests.plain import Plain
@@ -105,7 +106,7 @@ def test_a_page_in_any_order_is_stored_by_day(prices: Prices) -> None:
 
 
 def test_an_ambiguous_page_is_refused(prices: Prices) -> None:
-    with pytest.raises(BadInput, match="2020-01-03 came twice"):
+    with pytest.raises(BadInput, match="2020-01-03 comes twice"):
         put(prices, pd.concat([candles({2: 1.0}), candles({2: 2.0})]))
     for stamp in ("2020-01-01T07:00", "NaT"):
         frame = candles({0: 1.0}).assign(day_utc=pd.Series([stamp]).astype("datetime64[s]"))
@@ -306,7 +307,7 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
         return counting
 
     monkeypatch.setattr(queries, "read_newest", counted(queries.read_newest))
-    monkeypatch.setattr(price_store, "digest", counted(price_store.digest))
+    monkeypatch.setattr(price_store, "digest", counted(digest))
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW)
         put(prices, candles({n: n + 1.0 for n in range(5)}))

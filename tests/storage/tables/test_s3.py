@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +22,8 @@ from storage.core.home import Home
 from storage.core.s3_path import S3Path
 from storage.locks.bucket_owner import prepare_home
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
+from storage.models.version import ModelVersion
 from storage.prices.raw_responses import keep_raw, read_raw
 from storage.tables.checksums import CHECKSUMS, read_checksums
 from storage.tables.delta import Table
@@ -46,7 +47,7 @@ def server() -> SeaweedFS:
 @pytest.fixture
 def home(server: SeaweedFS, tmp_path: Path) -> Home:
     lite = f"sqlite:///{tmp_path / 'prices.db'}"
-    return Home(tmp_path / "one", lite, bucket_for(tmp_path)).prepare()
+    return prepare_home(Home(tmp_path / "one", lite, bucket_for(tmp_path)))
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def another(home: Home, name: str = "two") -> Home:
     other = replace(home, root=home.root.parent / name)
     other.root.mkdir()
     (other.root / "storage-id").write_bytes((home.root / "storage-id").read_bytes())
-    return other.prepare()
+    return prepare_home(other)
 
 
 # The server
@@ -123,7 +124,7 @@ def test_addresses(url: str, path: S3Path) -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused_and_not_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="s3://BUCKET/PREFIX") as caught:
-        Home(tmp_path, "sqlite://", url).prepare()
+        prepare_home(Home(tmp_path, "sqlite://", url))
     assert SECRET not in str(caught.value)
 
 
@@ -333,15 +334,15 @@ def test_responses_are_read_that_others_fetched(home: Home, bucket: S3Path) -> N
 
 def test_a_bucket_belongs_to_one_database(home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="belongs to another price database") as caught:
-        replace(home, root=tmp_path / "three").prepare()
+        prepare_home(replace(home, root=tmp_path / "three"))
     assert "\n" not in str(caught.value)
-    home.prepare()
+    prepare_home(home)
 
 
 def test_a_foreign_mark_is_refused(home: Home, bucket: S3Path) -> None:
     (bucket / "closecast.json").put(b"mine!")
     with pytest.raises(HomeUnusable, match="not closecast's"):
-        home.prepare()
+        prepare_home(home)
 
 
 @pytest.fixture
@@ -367,7 +368,8 @@ def test_a_server_that_cannot_be_used_is_one_line(
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_path, "RETRIES", 1)
     s3_path._store.cache_clear()
-    for use in (home.prepare, Predictions(home).read, lambda: Predictions(home).publish([forecast("b")])):
+    uses: list[Callable[[], object]] = [lambda: prepare_home(home), Predictions(home).read]
+    for use in (*uses, lambda: Predictions(home).publish([forecast("b")])):
         with pytest.raises(HomeUnusable, match=message) as caught:
             use()
         assert "\n" not in str(caught.value)

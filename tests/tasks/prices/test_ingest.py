@@ -26,11 +26,14 @@ from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.prices.raw_responses import read_raw
 from storage.tables.sql import query
+from tasks.core.steps import task_of
+from tasks.prices import sources
 from tasks.prices.coinbase_client import Client, spans
 from tasks.prices.gaps import find_gaps
 from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
 from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
 from tasks.prices.ingest_csv import ingest_file
+from tasks.prices.sources import Market, ingest_prices
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 
@@ -432,16 +435,34 @@ def test_the_stored_closes_are_read_without_a_source(ingest: Ingest) -> None:
             read_stored(ingest.home, replace(request, origin=origin))
 
 
+def test_the_source_is_the_stored_one_or_the_sample(ingest: Ingest) -> None:
+    path = ingest.home.root.parent / "prices.csv"
+    path.write_bytes(to_csv(FRAME))
+
+    def source(origin: date | None = None, product_id: str = BTC, **market: Any) -> str:
+        request = IngestRequest(product_id, origin, NOW, NOW.date(), replace_source="source" in market)
+        market = {"product_id": product_id, **market}
+        return ingest_prices(ingest.home, Market(**market), request, base_url=ingest.ex.url).history.source
+
+    with pytest.raises(BadProduct, match="the sample holds BTC-USD, not ETH-USD"):
+        source(product_id="ETH-USD")
+    assert source() == "sample"
+    with pytest.raises(BadFile, match="--csv goes with the source csv"):
+        source(source="coinbase", csv=path)
+    assert (source(csv=path, source="csv"), source()) == ("csv", "csv")
+    assert ingest.ex.requests == []
+    assert (source(LAST, source="coinbase"), source(LAST)) == ("coinbase", "coinbase")
+    assert ingest.ex.requests
+
+
 def test_a_schedule_retries_an_unavailable_exchange_and_a_person_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from prefect.runtime import deployment
     from prefect.states import Failed
 
-    from tasks.prices.sources import _retry_later
-
     def retried(error: Exception) -> bool:
-        return _retry_later(None, None, Failed(data=error))
+        return sources._retry_later(None, None, Failed(data=error))
 
     assert not retried(ExchangeUnavailable("x"))
     monkeypatch.setattr(deployment, "get_id", lambda: "some deployment")
@@ -450,3 +471,4 @@ def test_a_schedule_retries_an_unavailable_exchange_and_a_person_does_not(
         False,
         False,
     ]
+    assert (task_of(ingest_prices).retries, task_of(read_stored).retries) == (3, 0)

@@ -1,153 +1,186 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pandas as pd
 import pytest
-from tasks.prices.series import Series
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from tasks.core.formatting import artifact_key
-from tasks.evaluation.scoreboard import scoreboard
-from tasks.report.prefect_artifacts import LAST_FORECASTS, beside, forecast_markdown, last_forecasts
-from tests.helpers import BTC, NOW
-
-FIRST = date(2020, 1, 1)
-SIDES = (("lower", -1), ("upper", 1))
-
-
-def row(offset: int = 0, **more: object) -> dict[str, Any]:
-    texts = ("model_version", "data_version", "settings_version", "code_version")
-    point_only = {f"{side}_{level}": None for side in ("lower", "upper") for level in (50, 80, 95)}
-    return {
-        "prediction_id": f"id-{offset}",
-        "product_id": BTC,
-        "origin_day": FIRST + timedelta(days=offset),
-        "target_day": FIRST + timedelta(days=offset + 1),
-        "horizon": 1,
-        "profile": "article",
-        **{name: f"{name}-{offset}" for name in texts},
-        "last_close": 8000.0,
-        "point": 8100.5,
-        **point_only,
-        "quantile_levels": None,
-        "quantiles": None,
-        "created_at": NOW,
-        "flow_run_id": None,
-        **more,
-    }
-
-
-def series(**more: Any) -> Series:
-    given: dict[str, Any] = {
-        "product_id": BTC,
-        "source": "coinbase",
-        "origin": FIRST,
-        "data_version": "x",
-        "first_day": date(2015, 7, 20),
-        "days": 1626,
-        "new_days": 3,
-        "restated_days": 2,
-        "quarantined": 1,
-        "gaps": (),
-    }
-    return Series(**given | more)
-
-
-@pytest.mark.parametrize(
-    ("parts", "key"),
-    [
-        (("forecast", "BTC-USD", "article"), "forecast-btc-usd-article"),
-        (("Prices", "1INCH-USD"), "prices-1inch-usd"),
-        (("a_b", " c.d "), "a-b-c-d"),
-    ],
+from tasks.core.history import PriceHistory
+from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
+from tasks.network.progress import listening, report_epoch
+from tasks.prices.ingest import IngestedPrices
+from tasks.report import prefect_artifacts
+from tasks.report.prefect_artifacts import (
+    MAX_FORECASTS,
+    TrainingProgress,
+    forecast_markdown,
+    newest_forecasts,
+    products_markdown,
 )
-def test_keys_as_prefect_takes_them(parts: tuple[str, ...], key: str) -> None:
-    assert artifact_key(*parts) == key
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key)
+from tests.calibrated import close, forecast_by_hand, quick
+from tests.helpers import BTC, made_up, without
+
+NOTHING_SCORED = scoreboard(pd.DataFrame(columns=COLUMNS))
+GAPS = [(date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1))]
 
 
-def test_the_markdown_says_what_and_from_what() -> None:
-    text = forecast_markdown(row() | {"revision": 0}, series())
-    assert text.startswith("# BTC-USD: close of 2020-01-02\n")
-    assert "**8,100.50 USD** (+1.26% on the last close)" in text
-    assert "| last close (2020-01-01), the naive forecast | 8,000.00 USD |" in text
-    for name in ("model_version", "data_version", "settings_version", "code_version", "id-0"):
-        assert name in text
-    assert "1626 days, 2015-07-20 to 2020-01-01; 3 new, 2 restated, 1 quarantined." in text
-    assert "Gap" not in text
+def prices(*gaps: tuple[date, date]) -> IngestedPrices:
+    candles = made_up(400)
+    for gap in gaps:
+        candles = without(candles, *gap)
+    history = PriceHistory(BTC, candles, "v", "coinbase@0")
+    return IngestedPrices(history, new_days=3, restated_days=2, quarantined=1)
+
+
+def missed_board() -> Scoreboard:
+    days = [date(2020, 1, 1) + timedelta(days=n) for n in range(180)]
+    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02}
+    covered = {"covered_50": False, "covered_80": False, "covered_95": False}
+    return scoreboard(pd.DataFrame([{"target_day": day, **figures, **covered} for day in days]))
+
+
+def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
+    forecast = forecast_by_hand(400, "id-0", point=8100.5)
+    text = forecast_markdown(forecast, prices(), NOTHING_SCORED)
+    assert text.startswith(f"# BTC-USD: close of {forecast.first.target_day}\n")
+    for label, value in forecast.summary():
+        assert f"| {label} | {value} |" in text
+    assert "8,100.50 USD (" in text
+    assert f"{close(400):,.2f} USD on 2020-02-04 (the naive forecast)" in text
+    assert "article: a point without intervals" in text
+    assert (
+        "Closes from coinbase: 400 days, 2019-01-01 to 2020-02-04; 3 new, 2 restated, 1 quarantined." in text
+    )
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") == 3 for line in table)
+    for word in ("Gap", "Warning", "Alarm", "Scoreboard", "Component"):
+        assert word not in text
 
 
-def test_the_markdown_names_every_hole() -> None:
-    gaps = ((date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1)))
-    text = forecast_markdown(row() | {"revision": 2}, series(gaps=gaps))
-    assert "\nHole: 2019-03-20 to 2019-03-31, 12 days." in text
-    assert "\nHole: 2019-05-01 to 2019-05-01, 1 days." in text
-    assert "| revision | 2 |" in text
+def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
+    forecast = forecast_by_hand(400, "id-0", profile=quick(), quantiles=[7900.0 + 10 * n for n in range(23)])
+    text = forecast_markdown(forecast, prices(), missed_board(), "an old model")
+    assert "| 80 % | 7,930.00 USD to 8,090.00 USD |" in text
+    assert "a point without intervals" not in text
+    assert "| lstm | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in text
+    assert "**Warning:** an old model" in text
+    for percent in (80, 95):
+        assert text.count(f"**Alarm:** the {percent} % interval covered 0.0 %") == 1
+    assert "## Scoreboard" in text
 
 
-def test_the_last_forecasts_newest_first(tmp_path: Path) -> None:
+def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
+    forecast = replace(forecast_by_hand(400, "id-0", point=0.25), product_id="DOGE-EUR", last_close=0.2)
+    text = forecast_markdown(forecast, prices(*GAPS), NOTHING_SCORED)
+    assert "\nGap: 2019-03-20 to 2019-03-31, days missing: 12." in text
+    assert "\nGap: 2019-05-01 to 2019-05-01, days missing: 1." in text
+    assert "0.250000 EUR (+25.00% on the last close)" in text
+    assert "USD" not in text.replace("BTC-USD", "")
+
+
+def test_newest_forecasts_come_first(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    assert last_forecasts(home, BTC, "article") == []
-    table = Predictions(home)
-    for offset in (2, 0, 1):
-        table.publish([row(offset)])
-    table.publish([row(1, prediction_id="revised")])
-    table.publish([row(9, product_id="ETH-USD")])
-    table.publish([row(8, profile="calibrated")])
-    found = last_forecasts(home, BTC, "article")
-    assert [entry["prediction_id"] for entry in found] == ["id-2", "revised", "id-1", "id-0"]
-    assert found[1] == {
-        "target_day": "2020-01-03",
+    assert newest_forecasts(home, BTC, "article") == []
+    others = [
+        replace(forecast_by_hand(9, "eth"), product_id="ETH-USD"),
+        forecast_by_hand(8, "c", profile=quick()),
+    ]
+    for forecast in [*(forecast_by_hand(n, f"id-{n}", point=8100.5) for n in (3, 1, 2)), *others]:
+        Predictions(home).publish(forecast.rows())
+    Predictions(home).publish(forecast_by_hand(2, "revised", point=8100.5).rows())
+    rows = newest_forecasts(home, BTC, "article")
+    assert [row["prediction_id"] for row in rows] == ["id-3", "revised", "id-2", "id-1"]
+    assert rows[1] == {
+        "target_day": "2019-01-03",
         "point": 8100.5,
-        "last_close": 8000.0,
+        "last_close": close(2),
         "revision": 1,
-        "model_version": "model_version-1",
+        "model_version": "1",
         "prediction_id": "revised",
     }
-    assert LAST_FORECASTS == 30
+    assert MAX_FORECASTS == 30
 
 
-def test_intervals_baselines_warnings_and_alarms_are_shown() -> None:
-    bands = {f"{side}_{level}": 8000.0 + sign * level for side, sign in SIDES for level in (50, 80, 95)}
-    quantiles = [7900.0 + 10 * n for n in range(23)]
-    said = row(profile="calibrated", revision=0, quantiles=quantiles, **bands)
-    calm = forecast_markdown(said, series())
-    assert "| 80 % | 7,920.00 USD to 8,080.00 USD |" in calm
-    assert "a point without intervals" not in calm
-    for word in ("Warning", "Alarm", "Scoreboard", "Beside it"):
-        assert word not in calm
-    missed = {"crps": 0.02, "naive_crps": 0.02, "covered_50": False, "covered_80": False, "covered_95": False}
-    scores = pd.DataFrame(
-        [
-            {"target_day": FIRST + timedelta(days=n), "error": 1.0, "naive_error": 1.0, "pit": 0.99} | missed
-            for n in range(180)
-        ]
-    )
-    loud = forecast_markdown(said, series(), scoreboard(scores), "an old model", {"garch_t": quantiles})
-    assert "**Warning:** an old model" in loud
-    for level in (80, 95):
-        assert loud.count(f"**Alarm:** the {level} % interval held 0.0 %") == 1
-    assert "## Scoreboard" in loud
-    assert "| garch_t | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in loud
+def test_products_have_a_forecast_or_a_reason() -> None:
+    point = forecast_by_hand(400, "id-0", point=8100.5)
+    euro = replace(forecast_by_hand(400, "id-1", profile=quick()), product_id="ETH-EUR")
+    text = products_markdown([point, euro], {"LTC-USD": "NotEnoughHistory: too few days"})
+    assert "| BTC-USD | 2020-02-05 | 8,100.50 USD (" in text
+    assert "| a point without intervals |" in text
+    assert re.search(r"\| ETH-EUR \| 2020-02-05 \| [\d,.]+ EUR \(.*\) \| [\d,.]+ EUR to [\d,.]+ EUR \|", text)
+    assert "- **LTC-USD** has no forecast: NotEnoughHistory: too few days" in text
+    assert products_markdown([], {"LTC-USD": "x"}) == "- **LTC-USD** has no forecast: x"
 
 
-def test_what_stands_beside_a_forecast_is_its_own(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
-    assert beside(home, row()) == {}
-    kept = {"product_id": BTC, "component": "har_t"}
-    components(home).add(
-        [
-            {**kept, "target_day": row(n)["target_day"], "prediction_id": f"id-{n}"}
-            | {"quantiles": [float(n)] * 23}
-            for n in range(2)
-        ]
-    )
-    assert beside(home, row(1)) == {"har_t": [1.0] * 23}
+# The progress of a training
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Prefect receives: the key and the description, then each percentage."""
+    calls: list[Any] = []
+    artifact_id = uuid4()
+
+    def create(percent: float, *, key: str, description: str) -> Any:
+        calls.extend([key, description, percent])
+        return artifact_id
+
+    def update(updated: Any, percent: float) -> None:
+        assert updated == artifact_id
+        calls.append(percent)
+
+    monkeypatch.setattr(prefect_artifacts, "create_progress_artifact", create)
+    monkeypatch.setattr(prefect_artifacts, "update_progress_artifact", update)
+    monkeypatch.setattr(prefect_artifacts, "EVERY_SECONDS", 0.0)
+    return calls
+
+
+def test_a_day_without_training_makes_no_progress_artifact(received: list[Any]) -> None:
+    with listening(TrainingProgress(BTC, 1)):
+        pass
+    report_epoch("member 1", 1, 10)
+    assert received == []
+
+
+def test_members_have_equal_shares_and_early_stopping_completes_one(received: list[Any]) -> None:
+    with listening(TrainingProgress(BTC, 2)):
+        for member, epoch in (("a", 1), ("b", 5), ("a", 10), ("b", 6), ("b", 10)):
+            report_epoch(member, epoch, 10)
+    assert received[:2] == ["training-btc-usd", "BTC-USD: training, 2 members"]
+    assert received[2:] == pytest.approx([5.0, 30.0, 75.0, 80.0, 100.0])
+
+
+def test_the_first_and_the_last_epoch_are_sent_at_once(
+    received: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_artifacts, "EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr("time.monotonic", lambda: 7200.0)
+    with listening(TrainingProgress(BTC, 1)):
+        for epoch in range(1, 1001):
+            report_epoch("", epoch, 1000)
+    assert received[2:] == pytest.approx([0.1, 100.0])
+
+
+def test_an_unreachable_server_does_not_end_the_training(
+    received: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = []
+
+    def refuse(*_: object) -> None:
+        requests.append(1)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(prefect_artifacts, "update_progress_artifact", refuse)
+    with listening(TrainingProgress(BTC, 1)):
+        for epoch in range(1, 6):
+            report_epoch("", epoch, 5)
+    assert requests == [1]
+    assert caplog.messages == ["BTC-USD: the progress of training can no longer be shown"]

@@ -131,39 +131,31 @@ def test_compacted_tables_are_checked_too(runs: Runs) -> None:
     for name in ("predictions", "scores", "calibrator", "components"):
         assert compact_table(runs.home, name)
     assert findings(runs) == []
-    part = next((runs.home.predictions).rglob("*.zstd.parquet"))
+    part = next((runs.home.root / "predictions").rglob("*.zstd.parquet"))
     part.write_bytes(part.read_bytes()[:-1] + b"X")
     assert any(part.name in line for line in findings(runs))
 
 
 def test_a_missing_list_of_checksums_is_found_and_the_next_commit_writes_it(runs: Runs) -> None:
-    (runs.home.scores / CHECKSUMS).unlink()
-    assert f"{runs.home.scores / CHECKSUMS} is missing" in findings(runs)
+    (runs.home.root / "scores" / CHECKSUMS).unlink()
+    assert f"{runs.home.root / 'scores' / CHECKSUMS} is missing" in findings(runs)
     score_again(runs, 605)
     assert not any(CHECKSUMS in line or "recorded" in line for line in findings(runs))
 
 
-@pytest.mark.parametrize("rest", ["all", "data", "data and an empty log"])
+@pytest.mark.parametrize("rest", ["all", "data", "data and an empty log", "checksums"])
 def test_a_table_without_its_log_is_found(runs: Runs, rest: str) -> None:
-    folder = runs.home.scores
-    assert isinstance(folder, Path)
+    folder = runs.home.root / "scores"
     shutil.rmtree(folder / "_delta_log")
-    if rest != "all":
+    if rest.startswith("data"):
         (folder / CHECKSUMS).unlink()
+    if rest == "checksums":
+        shutil.rmtree(folder / f"product_id={BTC}")
     if rest == "data and an empty log":
         (folder / "_delta_log").mkdir()
     (line,) = findings(runs)
     assert line.startswith(f"the table {folder.resolve()} holds files")
     assert "_delta_log is missing" in line
-
-
-def test_a_list_of_checksums_without_a_table_is_found(runs: Runs) -> None:
-    folder = runs.home.scores
-    assert isinstance(folder, Path)
-    for path in folder.iterdir():
-        if path.name != CHECKSUMS:
-            shutil.rmtree(path)
-    assert any(f"the table {folder.resolve()} holds files (1)" in line for line in findings(runs))
 
 
 def test_empty_folders_of_tables_are_no_finding(tmp_path: Path) -> None:
@@ -194,13 +186,13 @@ def test_a_commit_of_a_killed_run_is_no_finding_and_is_recorded_next(
             score_again(runs, 605)
     assert not any("recorded" in line for line in findings(runs))
     score_again(runs, 606)
-    recorded = (runs.home.scores / CHECKSUMS).read_text()
-    assert all(path.name in recorded for path in runs.home.scores.rglob("*.parquet"))
+    recorded = (runs.home.root / "scores" / CHECKSUMS).read_text()
+    assert all(path.name in recorded for path in (runs.home.root / "scores").rglob("*.parquet"))
 
 
 def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     """A commit that is not recorded is of a killed run; its recorded files are checked all the same."""
-    folder = runs.home.predictions
+    folder = runs.home.root / "predictions"
     lines = (folder / CHECKSUMS).read_text().splitlines(keepends=True)
     assert lines[-1].endswith(".json\n")
     (folder / CHECKSUMS).write_text("".join(lines).replace(lines[-1], f"{lines[-1][:-2]}o\n"))
@@ -281,14 +273,11 @@ def test_a_candle_stored_during_the_check_is_no_finding(
     assert findings(runs) == []
 
 
-def test_candles_of_another_source_than_their_series_are_one_finding(runs: Runs) -> None:
+def test_candles_in_another_series_or_none_are_one_finding(runs: Runs) -> None:
     sql(runs.home, "prices.db", "UPDATE series SET source = 'stooq'")
     (line,) = findings(runs)
     assert line.startswith(f"1000 of the candles of {BTC}, numbers 1 to 1000, came from")
     assert line.endswith("stand in a series of stooq")
-
-
-def test_candles_without_a_series_are_found(runs: Runs) -> None:
     sql(runs.home, "prices.db", "DELETE FROM series")
     assert any(line.endswith("stand in no series") for line in findings(runs))
 
@@ -305,26 +294,17 @@ def test_a_replaced_source_is_no_finding(runs: Runs, walk: Callable[..., pd.Data
     assert findings(runs) == []
 
 
-def test_a_missing_price_database_is_one_finding_and_is_not_created(runs: Runs) -> None:
-    (runs.home.root / "prices.db").unlink()
-    assert findings(runs) == [f"the price database {runs.home.root / 'prices.db'} is missing"]
-    assert not (runs.home.root / "prices.db").exists()
-
-
-def test_prices_that_are_no_database_are_one_finding(runs: Runs) -> None:
-    (runs.home.root / "prices.db").write_bytes(b"no database" * 1000)
+def test_prices_that_are_missing_or_no_database_are_one_finding(runs: Runs) -> None:
+    file = runs.home.root / "prices.db"
+    file.write_bytes(b"no database" * 1000)
     (line,) = findings(runs)
     assert "file is not a database" in line
+    file.unlink()
+    assert findings(runs) == [f"the price database {file} is missing"]
+    assert not file.exists()
 
 
-def test_a_price_database_that_cannot_be_opened_is_an_error(runs: Runs) -> None:
-    (runs.home.root / "prices.db").unlink()
-    (runs.home.root / "prices.db").mkdir()
-    with pytest.raises(HomeUnusable, match="unable to open"):
-        verify_home(runs.home)
-
-
-def test_a_database_that_another_process_holds_is_an_error(
+def test_a_price_database_that_cannot_be_opened_is_an_error(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.prices.engine_base.BUSY_SECONDS", 0.1)
@@ -333,6 +313,10 @@ def test_a_database_that_another_process_holds_is_an_error(
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(HomeUnusable, match="held by another process"):
             verify_home(runs.home)
+    (runs.home.root / "prices.db").unlink()
+    (runs.home.root / "prices.db").mkdir()
+    with pytest.raises(HomeUnusable, match="unable to open"):
+        verify_home(runs.home)
 
 
 def test_broken_databases_are_named_in_one_line_each(runs: Runs) -> None:
@@ -369,10 +353,9 @@ def fetched(tmp_path: Path, walk: Callable[..., pd.DataFrame]) -> Home:
     """Three candles of the exchange, with the response that they came with."""
     home = Home(tmp_path / "fetched").prepare()
     candles = walk(day(3), days=3)
-    rows: list[Any] = [
-        [int(row.day_utc.timestamp()), row.low, row.high, row.open, row.close, row.volume]
-        for row in candles.itertuples()
-    ]
+    moments = candles["day_utc"].astype("int64").tolist()
+    figures = candles[["low", "high", "open", "close", "volume"]].to_numpy().tolist()
+    rows = [[moment, *row] for moment, row in zip(moments, figures, strict=True)]
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW)
         sha256 = keep_raw(home, str(rows[::-1]).encode())
@@ -390,7 +373,7 @@ def test_candles_of_the_exchange_are_compared_with_its_response(fetched: Home) -
 
 
 def test_a_changed_or_missing_response_is_named(fetched: Home) -> None:
-    path = next(fetched.raw.glob("*/*"))
+    path = next((fetched.root / "raw").glob("*/*"))
     path.write_bytes(path.read_bytes()[:-9] + b"123456789")
     assert any(path.name in line for line in verify_home(fetched).findings)
     path.unlink()
@@ -468,10 +451,7 @@ def test_a_bundle_that_is_no_plain_folder_is_refused(runs: Runs, bundle: str) ->
         models.champion(BTC, "calibrated")
     (line,) = findings(runs)
     assert "needs the name of a folder" in line
-
-
-def test_a_version_without_a_bundle_is_named(runs: Runs) -> None:
-    Models(runs.home).client.delete_model_version_tag(MODEL, "1", "bundle")
+    models.client.delete_model_version_tag(MODEL, "1", "bundle")
     assert any("the registry has no bundle of" in line for line in findings(runs))
 
 
@@ -531,55 +511,37 @@ def test_scores_that_contradict_their_forecast_or_close_are_named(runs: Runs) ->
 
 
 def test_missing_scores_are_named(runs: Runs) -> None:
-    shutil.rmtree(runs.home.scores)
+    shutil.rmtree(runs.home.root / "scores")
     lines = findings(runs)
     assert len(lines) == DAYS - 1
     assert all(line.endswith("was scored, and has no score") for line in lines)
 
 
-def replaced(table: pa.Table, name: str, value: object) -> pa.Table:
+def replaced(table: pa.Table, column: str, value: object) -> pa.Table:
     """The table with one value in all rows of a column."""
-    values = pa.array([value] * table.num_rows, table.schema.field(name).type)
-    return table.set_column(table.schema.get_field_index(name), name, values)
+    values = pa.array([value] * table.num_rows, table.schema.field(column).type)
+    return table.set_column(table.schema.get_field_index(column), column, values)
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "value", "finding"),
+    ("name", "change", "finding"),
     [
-        ("predictions", "origin_day", 2**31 - 1, "its id is not the digest of what it was made from"),
-        ("predictions", "origin_day", 0, "its model was trained on later days"),
-        ("predictions", "prediction_id", "a", f"forecast a is in the table {DAYS} times"),
-        ("predictions", "revision", 1, "have the revisions 1"),
-        ("scores", "target_day", 2**31 - 1, "there is no such forecast"),
-        ("scores", "prediction_id", "a", "there is no such forecast"),
+        ("predictions", ("origin_day", 2**31 - 1), "its id is not the digest of what it was made from"),
+        ("predictions", ("origin_day", 0), "its model was trained on later days"),
+        ("predictions", ("prediction_id", "a"), f"forecast a is in the table {DAYS} times"),
+        ("predictions", ("revision", 1), "have the revisions 1"),
+        ("scores", ("target_day", 2**31 - 1), "there is no such forecast"),
+        ("scores", None, "was scored 2 times by one data version"),
     ],
 )
 def test_rows_that_no_commit_could_write_are_named(
-    shared_runs: Runs,
-    monkeypatch: pytest.MonkeyPatch,
-    table: str,
-    column: str,
-    value: object,
-    finding: str,
+    shared_runs: Runs, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, finding: str
 ) -> None:
     def changed(home: Home) -> Any:
         tables, unreadable = light_rows(home)
-        tables[table] = replaced(tables[table], column, value)
+        rows = tables[name]
+        tables[name] = replaced(rows, *change) if change else pa.concat_tables([rows, rows])
         return tables, unreadable
 
     monkeypatch.setattr(verify, "light_rows", changed)
     assert any(finding in line for line in findings(shared_runs))
-
-
-def test_a_forecast_that_was_scored_twice_is_named(
-    shared_runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def doubled(home: Home) -> Any:
-        tables, unreadable = light_rows(home)
-        tables["scores"] = pa.concat_tables([tables["scores"]] * 2)
-        return tables, unreadable
-
-    monkeypatch.setattr(verify, "light_rows", doubled)
-    lines = findings(shared_runs)
-    assert len(lines) == DAYS - 1
-    assert all(line.endswith("was scored 2 times by one data version") for line in lines)
