@@ -137,9 +137,7 @@ def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
     for index in filled:
         for delimiter in ",;\t":
             header = _split(lines[index], delimiter)
-            if len(header) > MAX_COLUMNS:
-                raise _too_wide(name, index + 1, len(header))
-            roles = _positions(header, name).keys()
+            roles = _positions(header, name).keys() if len(header) <= MAX_COLUMNS else set()
             present = {"date": not roles.isdisjoint(("day", "stamp")), "close": "close" in roles}
             if all(present.values()):
                 return header, delimiter, index + 1
@@ -148,6 +146,8 @@ def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
     first = _split(lines[filled[0]], ",")
     if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
         return API_ORDER, ",", filled[0]
+    if len(first) > MAX_COLUMNS:
+        raise _too_wide(name, filled[0] + 1, len(first))
     raise BadFile(
         f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
         f" {' and '.join(missing)} not found in {written.decode()[:60]!r}"
