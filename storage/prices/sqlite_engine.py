@@ -187,8 +187,9 @@ class SqliteEngine:
             HomeUnusable: the file cannot be made.
         """
         registry = self._home.registry
+        url = f"sqlite:///{registry}"
         if registry.is_file():
-            return self._home.mlflow_url
+            return url
         with self.lock("registry", "setup of the model registry", base.SETUP_SECONDS):
             try:
                 if not registry.is_file():
@@ -200,7 +201,7 @@ class SqliteEngine:
                     fsync_folder(registry.parent)
             except OSError as error:
                 raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
-        return self._home.mlflow_url
+        return url
 
 
 def _begin(connection: sa.Connection) -> None:
