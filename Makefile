@@ -1,19 +1,20 @@
 # make help   this list
-# make run    a forecast from the embedded sample
-# make test   the suite, some ten minutes
-# make test-engines  with real servers: PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
-# make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
-# make check  what must be green: lint, docs, test
-# make lint   ruff, mypy, import-linter
-# make docs   the pages, into docs/_build/html; every command and block of them is run
-# make audit  the locked packages against the known vulnerabilities
-# make serve-demo  a server, a worker and the schedule, against a local exchange
-# make images  the pictures of the documents, photographed in Chromium; some five minutes
-# make images-prefect  the pictures of Prefect's page in docs/images; needs Chromium
-# make charts  the charts' library of the report, built anew with npm
-# make lock   resolve the dependencies anew
-# make bench  times of a run, written into docs/performance.md
-# make clean  away with what was made
+# make run    make a forecast from the embedded sample
+# make test   run the tests that need no servers of their own
+# make test-engines  run the tests with PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
+# make soak   run the long tests: kills, many processes, faulty exchange, fuzzing; an hour or two
+# make recorded  make the recorded forecasts of the sample again and compare them; four minutes
+# make check  run lint, docs, recorded and test: green before a change lands
+# make lint   run ruff, mypy and import-linter
+# make docs   build the pages into docs/_build/html, and run every command and block in them
+# make audit  check the locked packages for known vulnerabilities
+# make serve-demo  start a server, a worker and the schedule, with a local exchange
+# make images  take the screenshots of the report for the docs in Chromium; five minutes
+# make images-prefect  take the screenshots of Prefect's page for the docs in Chromium
+# make charts  build the report's chart library with npm
+# make lock   resolve the dependencies into the lock files
+# make bench  measure, and write the figures into docs/performance.md and docs/scaling.md
+# make clean  delete environments and built pages
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,7 +28,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: help run test test-engines soak check lint docs audit bench serve-demo images images-prefect charts lock clean
+.PHONY: help run test test-engines recorded soak check lint docs audit bench serve-demo images images-prefect charts lock clean
 
 help:
 	@sed -n 's/^# \(make [a-z]\)/\1/p' Makefile
@@ -35,11 +36,11 @@ help:
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
 
-# What the pages show is run by `make docs`.
+# `make docs` runs the blocks of the pages, `make recorded` the recorded forecasts.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m "not documents" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents and not recorded" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
+# SOAK multiplies the examples of the property tests; the other tests grow with it, too.
 KILLS ?= 200
 ROUNDS ?= 3
 SOAK ?= 20
@@ -69,7 +70,10 @@ test-engines: $(VENV)/.test
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
 		tests/flows/cli/test_signals.py tests/browser
 
-check: lint docs test
+recorded: $(VENV)/.test
+	@$(BIN)/python -m pytest -m recorded --timeout 1800 $(PYTEST_ARGS) tests/test_recorded_forecasts.py
+
+check: lint docs test recorded
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -77,7 +81,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A warning is an error; a fresh environment, so that none is left out.
+# A warning is an error; a fresh environment reports all of them.
 docs: $(VENV)/.test
 	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
 	@$(BIN)/python -m pytest -m documents --quiet tests/test_docs.py

@@ -69,12 +69,12 @@ def day(home: Home, number: int) -> dict[str, float]:
             return prices.data_version(BTC, frame["day_utc"].iloc[-1].date(), created_at=NOW)
 
     data_version = timed("prices", bring)
-    timed("look up", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
+    timed("find the stored forecast", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
     score = {"prediction_id": name, "product_id": BTC, "target_day": target, "close": 1.0}
     timed("score", lambda: Scores(home).add([{**empty(Scores), **score, "data_version": data_version}]))
     state = {"calibrator_version": name, "product_id": BTC, "profile": "calibrated", "recipe_version": "r"}
     state |= {"target_day": target, "revision": 0, "quantile_offsets": [0.0] * 23, "created_at": NOW}
-    timed("tracker", lambda: calibrator(home).add([state]))
+    timed("calibrator state", lambda: calibrator(home).add([state]))
 
     def champion() -> bytes:
         with Prices(home) as prices:

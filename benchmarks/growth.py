@@ -26,17 +26,17 @@ from training import told
 HERE = Path(__file__).parent
 FEW, MANY = 9, 3650
 DAYS = {f"{FEW + 1}th": FEW, f"{MANY + 1:,}st": MANY}
-# Made from the past's closes with no table opened: it is shown, and is no part of the storage's sum.
+# Computed without opening a table: shown, but not part of the storage's sum.
 NOT_STORAGE = "forecast"
 WHAT = {
     "ingest": "the exchange's week, checked and stored; the data version",
-    "look up": "whether the forecast is there",
+    "find": "whether the forecast is there",
     "score and track": "scores of what is due; the tracker's next state",
-    "choose": "the champion, of the versions there are",
-    "publish": "bundle, closes and state read; what stands beside it and the forecast written",
-    "show": "scoreboard, last forecasts, figures of the model",
-    "keep few": "whether the tables have many files; they are compacted from 17 a product on",
-    "forecast": "the network's word and four baselines, fitted to all the past",
+    "select": "the champion among all versions",
+    "publish": "bundle, closes and state read; components and forecast written",
+    "artifacts": "scoreboard, last forecasts, figures of the model",
+    "compact": "whether the tables have many files; they are compacted from 17 a product on",
+    "forecast": "the network and four baselines, fitted to the whole history",
 }
 Run = dict[str, Any]
 
@@ -80,17 +80,17 @@ def report(runs: dict[str, list[Run]], counts: dict[str, Run], given: argparse.N
         f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/growth.py --rounds {given.rounds}`:"
         f" {processor()}, one core for each process; Python {platform.python_version()}, {names}.",
         f"{given.rounds} rounds, each home once a round, every other round in the other order, each time in a"
-        " fresh copy of it and after another day in the same process. Medians, with the least and the"
-        " greatest in brackets; ratios are within a round. Load average of the machine's"
+        " fresh copy of it and after another day in the same process. Medians, with minimum and"
+        " maximum in brackets; ratios are within a round. Load average of the machine's"
         f" {os.cpu_count()} cores: {load}.",
         f"### The {MANY + 1:,}st day's run against the {FEW + 1}th, storage part, no training",
         table(runs, few, many),
         "\n".join([BARS, bar(words, found, 1.5)]),
         f"The first forecast needs 400 closes, so there are"
         f" {FEW + 400} and {MANY + 400:,} of them; and 1 and {1 + (MANY - 1) // 30} model versions. The"
-        " tables were compacted each week but for the last six days. The forecast itself is no storage: its"
-        " baselines are fitted to all the past.",
-        "### What is read of the tables",
+        " tables were compacted each week but for the last six days. The forecast itself is not storage: its"
+        " baselines are fitted to the whole history.",
+        "### What is read from the tables",
         read(counts, few, many),
         "A group is 1,024 rows of some columns. All rows are read of light columns alone, names and days, to"
         " find what is due; rows with lists are those whose quantiles or quantile_offsets were read.",
@@ -109,7 +109,7 @@ def ratios(runs: list[Run], base: list[Run], seconds: Any) -> list[float]:
 
 
 def table(runs: dict[str, list[Run]], few: str, many: str) -> str:
-    """A row a step, the worst ratio first, then their sum and what is no storage."""
+    """A row a step, the worst ratio first, then their sum and what is not storage."""
     rows = {step: (WHAT[step], lambda run, step=step: float(run[step])) for step in runs[few][0]}
     apart = rows.pop(NOT_STORAGE)
     worst = sorted(rows, key=lambda step: -statistics.median(ratios(runs[many], runs[few], rows[step][1])))

@@ -45,7 +45,7 @@ from tasks.report import prefect_artifacts as artifacts
 from tasks.training.selection import select_model
 from tasks.upkeep.pruning import keep_few_files
 
-STEPS = ("ingest", "look up", "score and track", "choose", "publish", "forecast", "show", "keep few")
+STEPS = ("ingest", "find", "score and track", "select", "publish", "forecast", "artifacts", "compact")
 
 
 def main() -> None:
@@ -115,11 +115,11 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
     key = publish.prediction_key(
         product_id=PRODUCT, origin=origin, profile=RECIPE.name, settings_version=RECIPE.version, **made
     )
-    with step("look up"):
+    with step("find"):
         publish.find_prediction(home, key, product_id=PRODUCT, target_day=day(number + 1))
     with step("score and track"):
         score_and_track(home, PRODUCT, data_version=series.data_version, settings=SETTINGS, moment=now)
-    with step("choose"):
+    with step("select"):
         choice = select_model(home, PRODUCT, settings=SETTINGS, moment=now, **made)
     forecast_calibrated = publish.forecast_calibrated
     with step("publish"), patch.object(publish, "forecast_calibrated", forecast):
@@ -129,14 +129,14 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
         )  # fmt: skip
     seconds["publish"] -= sum(forecasting)
     seconds["forecast"] = sum(forecasting)
-    with step("show"):
+    with step("artifacts"):
         board = board_of(home, PRODUCT, RECIPE.name)
         artifacts.beside(home, row)
         artifacts.last_forecasts(home, PRODUCT, RECIPE.name)
         models = Models(home)
         bundle = models.open(models.version(PRODUCT, RECIPE.name, choice.version))
         [bundle.read(name) for name in bundle.manifest if name.startswith("figures/")]
-    with step("keep few"):
+    with step("compact"):
         keep_few_files(home, PRODUCT)
     mark("")
     # One close, one score and one state more, and a forecast: it was a day, and not a repetition.

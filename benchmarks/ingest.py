@@ -93,7 +93,7 @@ def report(
         f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/ingest.py --rounds"
         f" {len(runs['import'])}`: {processor()}, one core for each process; Python"
         f" {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {names}.",
-        f"Medians, with the least and the greatest in brackets; ratios are within a round. The processes had"
+        f"Medians, with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
         f" load average of the machine's {os.cpu_count()} cores: {load}.",
         "### 1,000,000 candles from CSV",

@@ -184,7 +184,7 @@ def report(runs: list[Run], products: int, load: str) -> str:
             lines.append(f"| {what} | {workers} | {' | '.join(cells)} |")
     one, two = ([run for run in runs if run.kind == "first" and run.workers == many] for many in (1, 2))
     gains = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
-    rounds = "One round" if len(one) == 1 else "Medians, with the least and the greatest in brackets"
+    rounds = "One round" if len(one) == 1 else "Medians, with minimum and maximum in brackets"
     names = ", ".join(f"{name} {version(name)}" for name in ("prefect", "prefect-dask", "distributed"))
     return "\n\n".join(
         [

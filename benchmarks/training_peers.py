@@ -25,12 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tasks.profiles.calibrated_settings import Recipe
-
 from flows import clock
 from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
+from tasks.profiles.calibrated_settings import Recipe
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]

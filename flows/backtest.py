@@ -80,19 +80,19 @@ def rolling_backtest(
         The result; the rows are in the table `backtests`.
     """
     show_log_lines()
-    chosen, place = profile_named(profile, settings), prepare_home(home_at(home))
+    chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
     plan = plan_backtest(
-        place, check_product_id(product_id), chosen, start=start, end=end, moment=clock.now()
+        data_home, check_product_id(product_id), chosen, start=start, end=end, moment=clock.now()
     )
-    cache = BacktestCache(place, plan.backtest_id)
-    with backtest_lock(place, plan.backtest_id), tasks_on(dask, place):
+    cache = BacktestCache(data_home, plan.backtest_id)
+    with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
         cache.remove_drafts()
         progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
-        for future in submit_folds(place, plan):
+        for future in submit_folds(data_home, plan):
             future.result()
             progress.advance()
         cache.remove_drafts()  # after workers that died
-        result = read_result(place, plan)
+        result = read_result(data_home, plan)
     create_markdown_artifact(
         markdown(result.summary),
         key=artifact_key("backtest", product_id, chosen.name),
@@ -161,22 +161,22 @@ def backtest_products(
         ProductsFailed: some have none; all others were finished before.
     """
     show_log_lines()
-    chosen, place = profile_named(profile, settings), prepare_home(home_at(home))
+    chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
     # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
     names = sorted({check_product_id(product) for product in products})
     results: dict[str, Any] = {}
-    with contextlib.ExitStack() as locks, tasks_on(dask, place):
+    with contextlib.ExitStack() as locks, tasks_on(dask, data_home):
         span: Any = {"start": start, "end": end, "moment": clock.now()}
-        planned = {name: submit_step(plan_backtest, place, name, chosen, **span) for name in names}
+        planned = {name: submit_step(plan_backtest, data_home, name, chosen, **span) for name in names}
         submitted: dict[str, list[PrefectFuture[Any]]] = {}
         for name, future in planned.items():
             results[name] = plan = first_error_or_result([future])
             if isinstance(plan, Plan):
-                locks.enter_context(backtest_lock(place, plan.backtest_id))
+                locks.enter_context(backtest_lock(data_home, plan.backtest_id))
                 locks.callback(
-                    BacktestCache(place, plan.backtest_id).remove_drafts
+                    BacktestCache(data_home, plan.backtest_id).remove_drafts
                 )  # before the lock is given back
-                submitted[name] = _submit_product(place, plan)
+                submitted[name] = _submit_product(data_home, plan)
         for done, (name, futures) in enumerate(submitted.items(), start=1):
             results[name] = first_error_or_result(futures)
             log.info("%s: backtest %d of %d", name, done, len(submitted))

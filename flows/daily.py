@@ -86,25 +86,25 @@ def daily_forecast(
     """
     show_log_lines()
     market, chosen, moment = market or Market(), profile_named(profile, settings), clock.now()
-    place = home_at(home)
+    data_home = home_at(home)
     require_finished(origin, moment)
-    prepare_home(place)
-    with product_lock(place, market.product_id):
+    prepare_home(data_home)
+    with product_lock(data_home, market.product_id):
         try:
-            prices = ingest(place, market, chosen, origin, moment)
+            prices = ingest(data_home, market, chosen, origin, moment)
         except (NotEnoughHistory, StaleSeries):
             if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
-                score_stored(place, market.product_id, chosen, moment)
+                score_stored(data_home, market.product_id, chosen, moment)
             raise
         name_run(prices)
-        backfill(place, prices, chosen, backfill_days, moment)
-        forecast, selection = forecast_once(place, prices, chosen, moment)
+        backfill(data_home, prices, chosen, backfill_days, moment)
+        forecast, selection = forecast_once(data_home, prices, chosen, moment)
         board = None
         if selection:
-            board = run_step(show_artifacts, place, forecast, prices, selection.warning)
-            run_step(keep_few_files, place, market.product_id)
+            board = run_step(show_artifacts, data_home, forecast, prices, selection.warning)
+            run_step(keep_few_files, data_home, market.product_id)
         # Last, so that a page that cannot be written costs nothing but the page.
-        run_step(write_page, place, forecast, prices.history, board, day=moment.date())
+        run_step(write_page, data_home, forecast, prices.history, board, day=moment.date())
         return forecast.first.prediction_id
 
 
@@ -272,10 +272,10 @@ def daily_forecasts(
     products = list(dict.fromkeys(products))
     if origin is None and source == "coinbase":
         origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
-    place = prepare_home(home_at(home))
+    data_home = prepare_home(home_at(home))
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
-    with tags(*flow_run.tags), tasks_on(dask, place):
-        shared = (source, profile, settings, origin, str(place.root), backfill_days)
+    with tags(*flow_run.tags), tasks_on(dask, data_home):
+        shared = (source, profile, settings, origin, str(data_home.root), backfill_days)
         futures = [submit_step(forecast_product, product, *shared) for product in products]
         results = {
             name: first_error_or_result([future]) for name, future in zip(products, futures, strict=True)
@@ -286,7 +286,7 @@ def daily_forecasts(
         for product, error in results.items()
         if product not in made
     }
-    run_step(show_products, place, made, reasons)
+    run_step(show_products, data_home, made, reasons)
     if reasons:
         failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
         raise ProductsFailed(

@@ -49,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "engines: starts servers or a browser of its own, or takes long (--engines)"
     )
     config.addinivalue_line("markers", "documents: does what the pages show (make docs)")
+    config.addinivalue_line("markers", "recorded: makes the recorded forecasts again (make recorded)")
     config.addinivalue_line("markers", "sqlite: says something of SQLite alone")
     config.addinivalue_line("markers", "folder: says something of tables in a folder alone")
 

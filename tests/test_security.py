@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -116,7 +117,8 @@ def test_prefect_keeps_no_result_as_a_pickle() -> None:
     steps = [task_of(one) for one in objects.values() if hasattr(one, "task_options")]
     assert len(flows) >= 3
     assert len(steps) >= 8
-    for one in (*flows, *steps):
+    kept: list[Any] = [*flows, *steps]
+    for one in kept:
         assert one.persist_result is False, one.name
     for step in steps:
         assert step.cache_policy is NO_CACHE, step.name

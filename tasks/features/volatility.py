@@ -69,30 +69,6 @@ def ewma_sigma(returns: Floats) -> Floats:
     return np.asarray(np.sqrt(ewma(np.square(returns), decay=RISKMETRICS_DECAY)))
 
 
-def daily_sigma(
-    candles: pd.DataFrame, *, decay: float, low: float, high: float, days: int, ranges: bool
-) -> Floats:
-    """Sigma of each day's log return, shape (days,), known at its close and at least `MIN_SIGMA`.
-
-    The root of an exponentially weighted mean of the daily variance. Each variance is first clipped to
-    multiples of a trailing median, so that one wild candle does not inflate sigma for weeks.
-
-    Args:
-        candles: a candle frame, oldest day first.
-        decay: yesterday's weight in the mean.
-        low: lower clip, in medians.
-        high: upper clip, in medians.
-        days: days before the candle that the median covers.
-        ranges: whether to use highs and lows.
-    """
-    variance = pd.Series(daily_variance(candles, ranges=ranges))
-    median = variance.rolling(days, min_periods=days // 6).median().shift(1)
-    # A price that stands still on most days has a median of 0, which would clip every move to 0.
-    clipped = variance.clip(low * median, high * median).where(median > 0, variance)
-    sigma: Floats = np.sqrt(ewma(np.asarray(clipped, dtype=np.float64), decay=decay))
-    return np.maximum(sigma, MIN_SIGMA)
-
-
 def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
     """Whether the next day is a Saturday, a Sunday, a Monday, shape (days,) each: weekends are quiet."""
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)

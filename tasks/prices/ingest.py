@@ -118,18 +118,12 @@ def check_source(prices: Prices, request: IngestRequest, source: str) -> bool:
 
 
 def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = None) -> IngestedPrices:
-    """The stored prices up to the origin, read and digested once; warns about gaps and quarantined rows."""
-    counts = counts or Counts()
+    """The stored prices up to the origin, read and digested once; an ingest's counts and gaps are logged."""
     history = _history(prices, request.product_id, request.origin, request.observed_at)
     product_id, origin = request.product_id, history.origin
-    for _, raw, reason in sorted(counts.quarantined, key=str)[:SHOWN_QUARANTINED]:
-        log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
-    if counts.quarantined:
-        log.warning("%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined))
-    if counts.restated_days:
-        log.info("%s: %d days restated with other figures", product_id, counts.restated_days)
-    for start, end in find_gaps(history.candles["day_utc"]):
-        log.warning("%s: gap from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
+    if counts:
+        _log_ingest(history, counts)
+    counts = counts or Counts()
     pool, not_pooled = dict[str, PriceHistory](), dict[str, str]()
     for product in request.pool_products:
         if product == product_id:
@@ -145,6 +139,18 @@ def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = 
     return IngestedPrices(
         history, pool, not_pooled, counts.new_days, counts.restated_days, len(counts.quarantined)
     )
+
+
+def _log_ingest(history: PriceHistory, counts: Counts) -> None:
+    product_id = history.product_id
+    for _, raw, reason in sorted(counts.quarantined, key=str)[:SHOWN_QUARANTINED]:
+        log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
+    if counts.quarantined:
+        log.warning("%s: %d rows quarantined, see the view quarantine", product_id, len(counts.quarantined))
+    if counts.restated_days:
+        log.info("%s: %d days restated with other figures", product_id, counts.restated_days)
+    for start, end in find_gaps(history.candles["day_utc"]):
+        log.warning("%s: gap from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
 
 
 def _history(prices: Prices, product_id: str, through: date | None, moment: datetime) -> PriceHistory:
@@ -172,12 +178,14 @@ def read_stored(home: Home, request: IngestRequest) -> IngestedPrices:
         return read_stored_prices(home, prices, request)
 
 
-def read_stored_prices(home: Home, prices: Prices, request: IngestRequest) -> IngestedPrices:
+def read_stored_prices(
+    home: Home, prices: Prices, request: IngestRequest, counts: Counts | None = None
+) -> IngestedPrices:
     """As `read_stored`, from an open database."""
     if prices.source_of(request.product_id) is None:
         raise BadInput(f"{request.product_id} has no closes in {home.root}: name a file with --csv")
     request.require_origin(prices.days(request.product_id))
-    return read_prices(prices, request)
+    return read_prices(prices, request, counts)
 
 
 def source_of(home: Home, product_id: str) -> str | None:

@@ -13,7 +13,7 @@ from storage.prices.price_store import Prices
 from tasks.core.settings import Frozen
 from tasks.core.steps import step
 from tasks.prices.coinbase_client import Client
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored_prices
+from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_stored_prices
 from tasks.prices.ingest_coinbase import ingest_exchange
 from tasks.prices.ingest_csv import ingest_file
 
@@ -85,7 +85,7 @@ def ingest_prices(home: Home, market: Market, request: IngestRequest, *, base_ur
                 return ingest_exchange(home, prices, request, client=client)
         if source == "csv":
             if market.csv is None:
-                return read_stored_prices(home, prices, request)
+                return read_stored_prices(home, prices, request, Counts())
             return ingest_file(prices, request, source="csv", path=market.csv)
         if market.product_id != SAMPLE_PRODUCT:
             raise BadProduct(

@@ -259,7 +259,10 @@ def coverage(context: ReportContext) -> str:
 def lineage(context: ReportContext) -> list[tuple[str, str]]:
     """What the forecast and its model were made from, a label and a text each."""
     forecast, model = context.forecast, context.model
-    tags = {name.replace("_", " "): text for name, text in model.lineage.tags().items()}
+    tags = {
+        name.replace("_", " ").replace("sha256", "SHA-256"): text
+        for name, text in model.lineage.tags().items()
+    }
     warning = "" if model.max_age_days is None else f"; a warning begins after {model.max_age_days}"
     rows = [
         *forecast.version_summary(),

@@ -105,13 +105,10 @@ def test_the_pointer_shows_the_figures(visit: Visit, report: Path, name: str) ->
     assert wanted[name] in tip
     assert "undefined" not in tip
     assert "NaN" not in tip
-
-
-def test_the_fan_shows_its_intervals(visit: Visit, report: Path) -> None:
-    view = visit(report)
-    view.page.mouse.move(*middle(view, "fan", 0.8))
-    view.until(f"({TIP})('fan').includes('80 %')")
-    assert "25 Feb 2020, forecast" in view.evaluate(TIP, "fan")
+    if name == "fan":
+        view.page.mouse.move(*middle(view, "fan", 0.8))
+        view.until(f"({TIP})('fan').includes('80 %')")
+        assert "25 Feb 2020, forecast" in view.evaluate(TIP, "fan")
 
 
 def test_buttons_zoom_and_are_marked_as_pressed(visit: Visit, report: Path) -> None:
@@ -226,11 +223,6 @@ def test_a_cheap_coins_labels_lie_within_their_charts(visit: Visit, pages: Home,
     point = view.page.locator(".figure").inner_text().removesuffix(" USD")
     assert point.startswith("0.00000")
     assert point in labels(view, "fan")
-
-
-def test_the_fan_has_the_figures_of_the_page(visit: Visit, report: Path) -> None:
-    view = visit(report)
-    assert view.page.locator(".figure").inner_text().removesuffix(" USD") in labels(view, "fan")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Days one after the other in a home, with runs that are killed; the same days undisturbed beside it."""
+"""Days one after the other in a home whose runs are killed, beside the same days undisturbed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.soak.worker import Done, Failed, Order, Visit, serve
 # A refit every fourth day, a fine-tuning every other day in between, else the champion forecasts.
 SETTINGS = QUICK | LENIENT | {"refit_every_days": 4, "fine_tune_every_days": 2}
 RESTATED_EVERY = 3
-PATIENCE = 120.0  # seconds without a word
-# A kill leaves what it was at: no more than that, of any kind, and never a model's.
-LEFT_BY_A_KILL = 2
+PATIENCE = 120.0  # seconds without a message
+MAX_LEFTOVERS_PER_KILL = 2  # of any kind, and never a model's
+MONTH = timedelta(days=31)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Where to kill: at the nth time that a place is reached, or a while after a step has begun."""
+    """Where to kill: when a place is reached for the nth time, or a while after a step has begun."""
 
     place: str
     nth: int = 1
@@ -44,20 +44,20 @@ class Kill:
 
     @property
     def kind(self) -> str:
-        """Of which of the two kinds it is."""
+        """Of the two kinds, as the report names them."""
         return "at a place" if self.after_seconds is None else "at a moment"
 
 
 @dataclass
 class Outcome:
-    """What became of a run: the id of its forecast, or the place it had come to when it was killed."""
+    """The end of a run: the id of its forecast, or None when it was killed; and the places it reached."""
 
     visits: list[Visit]
     prediction_id: str | None = None
 
     @property
     def last(self) -> str:
-        """The last place that was told."""
+        """The last place that it reported."""
         return self.visits[-1].place if self.visits else "before the flow"
 
 
@@ -73,41 +73,43 @@ class Worker:
         theirs.close()
 
     def run(self, order: Order, kill: Kill | None = None) -> Outcome:
-        """Make a run, and kill it where it was said if it comes there.
+        """Make a run, and kill it at that place if it gets there.
 
         Raises:
-            RuntimeError: the run failed, or said nothing for too long.
+            RuntimeError: the run failed, or reported nothing for too long.
         """
         timed = kill is not None and kill.after_seconds is not None
         if kill and not timed:
             order = replace(order, die_at=kill.place, nth=kill.nth)
         self._parent.send(order)
         visits: list[Visit] = []
-        for said in self._said():
-            if isinstance(said, Done):
-                return Outcome(visits, said.prediction_id)
-            if isinstance(said, Failed):
-                raise RuntimeError(said.error)
-            visits.append(said)
-            if kill and timed and said.place == kill.place:
+        for message in self._messages():
+            if isinstance(message, Done):
+                return Outcome(visits, message.prediction_id)
+            if isinstance(message, Failed):
+                raise RuntimeError(message.error)
+            visits.append(message)
+            if kill and timed and message.place == kill.place:
                 time.sleep(kill.after_seconds or 0)
                 self.kill()
         return Outcome(visits)
 
-    def _said(self) -> Iterator[Any]:
-        """What the process says, until it is done or dead."""
+    def _messages(self) -> Iterator[Any]:
+        """The messages of the process, until it is done or dead."""
         try:
             while self._parent.poll(PATIENCE):
-                said = self._parent.recv()
-                yield said
-                if not isinstance(said, Visit):
+                message = self._parent.recv()
+                yield message
+                if not isinstance(message, Visit):
                     return
         except (EOFError, ConnectionResetError):
             self.process.join(PATIENCE)
             if self.process.exitcode == -signal.SIGKILL:
                 return
         self.kill()
-        raise RuntimeError(f"a run ended with {self.process.exitcode}, or said nothing for {PATIENCE:.0f} s")
+        raise RuntimeError(
+            f"a run ended with {self.process.exitcode}, or reported nothing for {PATIENCE:.0f} s"
+        )
 
     def kill(self) -> None:
         """End the process as a power cut would."""
@@ -143,7 +145,7 @@ class Chain:
         self.exchange.__enter__()
 
     def next_day(self) -> None:
-        """A day passes, and now and then the exchange says something else of the day before the last."""
+        """A day passes, and every few days the exchange restates the close of the day before the last."""
         self.number += 1
         if self.number % RESTATED_EVERY == 0:
             close = float(walk(STORED + 500)["close"].iloc[self.number - 3])
@@ -171,38 +173,38 @@ class Chain:
 
 @dataclass
 class Day:
-    """An undisturbed day: the places it came to and when, and what the home then held."""
+    """An undisturbed day: the places it reached and when, and the home's contents after it."""
 
     number: int
     visits: Sequence[Visit]
-    held: homes.Contents
+    contents: homes.Contents
 
     def steps(self) -> dict[str, tuple[str, float]]:
         """For each step the place where it begins, and how many seconds it took."""
-        found: dict[str, tuple[str, float]] = {}
+        steps: dict[str, tuple[str, float]] = {}
         begun: dict[str, Visit] = {}
         for visit in self.visits:
             step, _, what = visit.place.partition(": ")
             if what == "begin":
                 begun[step] = visit
             elif what == "end" and step in begun:
-                found[step] = (begun[step].place, visit.at - begun[step].at)
-        return found
+                steps[step] = (begun[step].place, visit.at - begun[step].at)
+        return steps
 
 
 @dataclass
 class Killer:
-    """Draws where to kill: the places that were died at the least first."""
+    """Draws where to kill: first the places with the fewest kills."""
 
     draw: random.Random
-    died: Counter[str] = field(default_factory=Counter)
+    kills: Counter[str] = field(default_factory=Counter)
 
     def at_place(self, day: Day) -> Kill:
-        """A place that the undisturbed day came to."""
+        """A place that the undisturbed day reached."""
         places = Counter(visit.place for visit in day.visits)
-        least = min(self.died[place] for place in places)
-        place = self.draw.choice(sorted(place for place in places if self.died[place] == least))
-        self.died[place] += 1
+        fewest = min(self.kills[place] for place in places)
+        place = self.draw.choice(sorted(place for place in places if self.kills[place] == fewest))
+        self.kills[place] += 1
         return Kill(place, self.draw.randint(1, min(places[place], 20)))
 
     def at_moment(self, day: Day) -> Kill:
@@ -213,7 +215,7 @@ class Killer:
 
 @dataclass
 class Tally:
-    """What was tried, and what was found."""
+    """The kills and the problems so far."""
 
     wanted: int
     hit: list[tuple[Kill, str]] = field(default_factory=list)
@@ -223,12 +225,12 @@ class Tally:
 
     @property
     def enough(self) -> bool:
-        """Whether so many runs were killed as were wanted, or something is wrong."""
+        """Whether as many runs were killed as wanted, or there is a problem."""
         return len(self.hit) >= self.wanted or bool(self.problems)
 
 
 class Soak:
-    """Kills runs until so many were killed; a home of its own for the undisturbed ones."""
+    """Kills so many runs in one home; the undisturbed runs have a home of their own."""
 
     def __init__(
         self,
@@ -252,19 +254,19 @@ class Soak:
         self.killed.close()
 
     def run(self) -> Tally:
-        """All of it: days with killed runs, now and then a new home, at last the upkeep."""
+        """Days with killed runs, every twentieth also in a new home, and maintenance at the end."""
         while not self.tally.enough:
             today = self.undisturbed_day()
             self.killed.next_day()
-            # Of the first day each place is a first creation: it gets more of them.
+            # On the first day everything is created: it gets more kills.
             self.day(self.killed, today, kills=4 if today is self.first else self.draw.choice(self._a_day))
             if today.number % 20 == 0 and not self.tally.enough:
                 self.new_home(today.number)
-        self.upkeep()
+        self.maintain()
         return self.tally
 
     def undisturbed_day(self) -> Day:
-        """The next day in the home where nobody is killed."""
+        """The next day in the undisturbed home."""
         self.undisturbed.next_day()
         outcome = self.undisturbed.run()
         today = Day(self.undisturbed.number, outcome.visits, homes.contents(self.undisturbed.home))
@@ -272,7 +274,7 @@ class Soak:
         return today
 
     def new_home(self, number: int) -> None:
-        """Once more the first day, in a home of its own that is not there yet."""
+        """The first day once more, in a new home."""
         assert self.first is not None
         chain = Chain(Home(self._folder / f"new-{number}"))
         try:
@@ -282,7 +284,7 @@ class Soak:
             chain.close()
 
     def day(self, chain: Chain, today: Day, kills: int) -> None:
-        """Kill the day's run, again and again, then let it end, and look."""
+        """Kill the day's run several times, then let it end, and compare."""
         for minute in range(min(kills, self.tally.wanted - len(self.tally.hit))):
             kill = (self.killer.at_place if self.draw.random() < 0.6 else self.killer.at_moment)(today)
             outcome = chain.run(kill, minute=minute)
@@ -291,41 +293,47 @@ class Soak:
                 break
             self.tally.hit.append((kill, outcome.last))
             with homes.copied(chain.home) as copy:
-                found = homes.damage(copy)
-            self._report(f"day {today.number}", kill, outcome, found)
-            if found:
+                findings = homes.damage(copy)
+            self._report(f"day {today.number}", kill, outcome, findings)
+            if findings:
                 return
         else:
             chain.run(minute=kills)
         self.tally.recovered += 1
-        found = homes.damage(chain.home) + homes.differences(homes.contents(chain.home), today.held)
-        found += self.too_much(chain.home)
-        self.tally.problems += [f"after day {today.number}: {said}" for said in found]
+        findings = homes.damage(chain.home) + homes.differences(homes.contents(chain.home), today.contents)
+        findings += self.too_many_leftovers(chain.home)
+        self.tally.problems += [f"after day {today.number}: {line}" for line in findings]
 
-    def too_much(self, home: Home) -> list[str]:
-        """Leftovers that a finished run ought to have swept, or that no kill explains."""
-        left = homes.leftovers(home)
-        bounds = dict.fromkeys(("draft of a file", "draft of a commit", homes.UNNAMED), LEFT_BY_A_KILL)
-        kills = len(self.tally.hit)
-        return [f"{count} × {what}" for what, count in left.items() if count > bounds.get(what, 0) * kills]
+    def too_many_leftovers(self, home: Home) -> list[str]:
+        """Leftovers that a finished run should have swept, or that no kill explains."""
+        kinds = ("draft of a file", "draft of a commit", homes.ORPHANED)
+        limits = dict.fromkeys(kinds, MAX_LEFTOVERS_PER_KILL * len(self.tally.hit))
+        return [
+            f"{count} × {kind}"
+            for kind, count in homes.leftovers(home).items()
+            if count > limits.get(kind, 0)
+        ]
 
-    def upkeep(self) -> None:
-        """A month later `maintain --prune` takes every leftover away, and nothing else."""
-        from tests.soak.upkeep import age, maintained
+    def maintain(self) -> None:
+        """A month later `maintain --prune` deletes every leftover, and nothing else."""
+        from tasks.upkeep.pruning import compact_tables, prune_home
 
-        home = self.killed.home
-        before, left = homes.contents(home), homes.leftovers(home)
-        age(home)
-        maintained(home)
-        found = homes.damage(home)
-        found += [f"{count} × {what} left by the upkeep" for what, count in homes.leftovers(home).items()]
+        home, now = self.killed.home, datetime.now(UTC)
+        before, leftovers = homes.contents(home), homes.leftovers(home)
+        for path in homes.leftover_files(home):
+            os.utime(path, ((now - MONTH).timestamp(),) * 2)
+        compact_tables(home)
+        prune_home(home, moment=now)
+        findings = homes.damage(home)
+        findings += [f"{count} × {kind} after maintenance" for kind, count in homes.leftovers(home).items()]
         after = homes.contents(home)
-        found += homes.differences({**after, "versions": {}}, {**before, "versions": {}})
-        self._say(f"before the upkeep: {dict(left) or 'nothing left over'}; after: {found or 'nothing'}")
-        self.tally.problems += found
-
-    def _report(self, when: str, kill: Kill, outcome: Outcome, found: Sequence[str]) -> None:
+        findings += homes.differences({**after, "versions": {}}, {**before, "versions": {}})
         self._say(
-            f"{len(self.tally.hit):4} {when}, {kill.kind}: {outcome.last}{'; ' if found else ''}{found or ''}"
+            f"before maintenance: {dict(leftovers) or 'no leftovers'}; after: {findings or 'no findings'}"
         )
-        self.tally.problems += [f"right after kill {len(self.tally.hit)}: {said}" for said in found]
+        self.tally.problems += findings
+
+    def _report(self, when: str, kill: Kill, outcome: Outcome, findings: Sequence[str]) -> None:
+        text = f"{len(self.tally.hit):4} {when}, {kill.kind}: {outcome.last}"
+        self._say("; ".join([text, *findings]))
+        self.tally.problems += [f"right after kill {len(self.tally.hit)}: {line}" for line in findings]

@@ -55,7 +55,7 @@ def work(job: Job, results: Any) -> None:
     from flows.daily import daily_forecast
     from tasks.prices.sources import Market
 
-    storage.core.provenance.DECIDING = ()
+    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     try:
         market = Market(product_id=job.product_id, source="csv", csv=job.csv)
         if job.imports:

@@ -1,6 +1,6 @@
-"""Bytes that nobody would send, for the reader of CSV files and for the reader of the exchange's answers.
+"""Mutated bytes for the readers of CSV files and of the responses of the exchange.
 
-`python tests/soak/fuzz.py --minutes 10 --seed 1`: files and answers that look real are mutated. Either they
+`python tests/soak/fuzz.py --minutes 10 --seed 1`: files and responses that look real are mutated. Either they
 are refused in one line, or every close that comes out stands in what went in; never another error, never a
 warning, never more than a second of the processor's. What breaks this is printed, to be kept as a test.
 """
@@ -60,7 +60,7 @@ def csv_seeds() -> list[bytes]:
     return [text.encode() for text in (plain, full, api, unix, "https://www.cryptodatadownload.com\n" + full)]
 
 
-def answer_seeds() -> list[bytes]:
+def response_seeds() -> list[bytes]:
     """Pages of the exchange."""
     stamps = [1546300800 + 86400 * n for n in range(DAYS)]
     rows = [[s, 3690, 3710.5, 3700, 3700 + n, 1.5 * n] for n, s in enumerate(stamps)]
@@ -68,21 +68,21 @@ def answer_seeds() -> list[bytes]:
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The bytes after one to six small crimes."""
+    """The bytes after one to six small mutations."""
     for _ in range(draw.choice((1, 1, 1, 2, 3, 6))):
         at = draw.randint(0, len(data))
         end = min(len(data), at + draw.choice((0, 1, 1, 2, 8, 40)))
-        crime = draw.randrange(6)
-        if crime == 0:
+        kind = draw.randrange(6)
+        if kind == 0:
             data = data[:at] + draw.choice(BITS) + data[end:]
-        elif crime == 1:
+        elif kind == 1:
             data = data[:at] + data[end:]
-        elif crime == 2 and data:
+        elif kind == 2 and data:
             at = min(at, len(data) - 1)
             data = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
-        elif crime == 3:
+        elif kind == 3:
             data = data[:at] + data[at:end] * draw.choice((2, 3, 50)) + data[end:]
-        elif crime == 4:
+        elif kind == 4:
             lines = data.split(b"\n")
             draw.shuffle(lines)
             data = b"\n".join(lines)
@@ -135,8 +135,8 @@ def try_csv(data: bytes) -> str:
     return "read"
 
 
-def try_answer(data: bytes) -> str:
-    """An answer: `refused` where it is no array, else `read`."""
+def try_response(data: bytes) -> str:
+    """A response: `refused` where it is no array, else `read`."""
     content = parse(data)
     if not isinstance(content, list):
         return "refused"
@@ -147,11 +147,13 @@ def try_answer(data: bytes) -> str:
 
 def fuzz(minutes: float, seed: int, say: Callable[[str], None]) -> tuple[Counter[str], list[bytes]]:
     """Try for so long; what happened how often, and the inputs that broke something."""
-    draw = random.Random(seed)  # noqa: S311 (crimes, not secrets)
+    draw = random.Random(seed)  # noqa: S311 (mutations, not secrets)
     warnings.simplefilter("error")
     tried: Counter[str] = Counter()
     found: dict[str, bytes] = {}
-    corpus = [(try_csv, seed_) for seed_ in csv_seeds()] + [(try_answer, seed_) for seed_ in answer_seeds()]
+    corpus = [(try_csv, seed_) for seed_ in csv_seeds()] + [
+        (try_response, seed_) for seed_ in response_seeds()
+    ]
     until = time.monotonic() + 60 * minutes
     while time.monotonic() < until:
         attempt, whole = draw.choice(corpus)

@@ -131,13 +131,13 @@ def install(places: Places) -> None:
     from storage.models.registry import Models
     from storage.tables.delta import Table
 
-    run_step = flows.daily.run_step
+    run_step = vars(flows.daily)["run_step"]
 
     @functools.cache
     def placed(step: Any) -> Callable[..., Any]:
         return places.step(step.task_options["name"], step)
 
-    flows.daily.run_step = lambda step, *args, **kwargs: run_step(placed(step), *args, **kwargs)
+    setattr(flows.daily, "run_step", lambda step, *args, **more: run_step(placed(step), *args, **more))  # noqa: B010
     for name in ("fsync", "rename", "replace", "unlink"):
         places.wrap(os, name, name)
     places.wrap(shutil, "rmtree", "rmtree")
@@ -156,7 +156,7 @@ def serve(parent: Connection) -> None:
     # The code version is pinned: code that is edited meanwhile would make another forecast.
     import storage.core.provenance
 
-    storage.core.provenance.DECIDING = ()
+    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     storage.core.provenance.code_version.cache_clear()
     places = Places(parent)
     install(places)

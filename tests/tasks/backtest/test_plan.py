@@ -118,7 +118,7 @@ def test_a_product_without_closes_or_consecutive_days_is_refused(home: Home, tmp
     given: Any = {"start": None, "end": None, "moment": NOW}
     with pytest.raises(NotEnoughHistory, match="ADA-USD has no closes"):
         plan_backtest(home, "ADA-USD", quick(), **given)
-    every_second = candles()[lambda frame: frame.index % 2 == 0].reset_index(drop=True)
+    every_second = candles().iloc[::2].reset_index(drop=True)
     store(home, every_second, product_id="ETH-USD")
     with pytest.raises(NotEnoughHistory, match="needs 21 consecutive days up to its origin"):
         plan_backtest(home, "ETH-USD", quick(), **given)

@@ -8,8 +8,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from storage.core.intervals import INTERVALS
 from storage.tables.schemas import PREDICTIONS, SCORES
-from tasks.core.forecast import INTERVALS, Forecast, Score
+from tasks.core.forecast import Forecast, Score
 from tasks.core.quantiles import LEVELS
 from tests.calibrated import day, forecast_by_hand, quick
 from tests.helpers import NOW

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from storage.core.home import Home
-from storage.tables.scores import SCORES, Scores
-from tasks.core.forecast import INTERVALS
+from storage.core.intervals import INTERVALS
+from storage.tables.schemas import SCORES
+from storage.tables.scores import Scores
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from tasks.evaluation import scoring
 from tasks.evaluation.scoring import read_scoreboard, score_due

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ def test_prediction_ids_are_equal_where_all_parts_are(
 @given(key=keys)
 def test_each_part_changes_the_prediction_id(name: str, key: RunKey) -> None:
     value = getattr(key, name)
-    other = value + timedelta(days=1) if isinstance(value, date) else value + "x"
+    other: Any = value + timedelta(days=1) if isinstance(value, date) else value + "x"
     assert replace(key, **{name: other}).prediction_id(1) != key.prediction_id(1)
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from storage.core.errors import Damaged, NotEnoughHistory
 from storage.core.home import Home
+from storage.core.intervals import INTERVALS
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import PREDICTIONS, calibrator, components
-from tasks.core.forecast import INTERVALS, Forecast
+from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
 from tasks.forecast.publish import find_forecast, publish_forecast

@@ -21,7 +21,6 @@ import keras  # noqa: E402
 
 ARTICLE: dict[str, Any] = {
     "lookback": 5,
-    "horizon": 1,
     "units": 4,
     "activation": "sigmoid",
     "leaky_slope": 0.5,

@@ -29,7 +29,6 @@ import keras  # noqa: E402
 # Two days only: XLA compiles each day of a window.
 NETWORK: dict[str, Any] = {
     "lookback": 2,
-    "horizon": 1,
     "units": 4,
     "activation": "sigmoid",
     "leaky_slope": 0.5,

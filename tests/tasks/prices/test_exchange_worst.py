@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flows.clock import last_complete_day
 from storage.core.errors import BadProduct, ClosecastError
-from storage.core.files import read_raw
 from storage.core.home import Home
 from storage.prices.price_store import Prices
+from storage.prices.raw_responses import read_raw
 from tasks.prices import ingest_coinbase
 from tasks.prices.coinbase_client import Client
 from tasks.prices.coinbase_responses import FIGURES, parse
@@ -119,7 +119,7 @@ class Scenario:
         with Prices(self.home) as prices:
             quarantined = prices.quarantined(BTC)
         assert (quarantined["reason"] != "").all()
-        for path in self.home.raw.glob("*/*.gz"):
+        for path in Path(str(self.home.raw)).glob("*/*.gz"):
             for row in parse(read_raw(self.home, path.name.removesuffix(".json.gz"))):
                 assert self.accounted(row, candles, quarantined), row
 

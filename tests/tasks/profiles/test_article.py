@@ -281,7 +281,7 @@ def test_the_forecast_depends_on_its_window_alone() -> None:
     changed = closes.copy()
     changed.loc[:56, "close"] *= 2
     assert point(model, changed) == expected
-    changed.loc[57, "close"] *= 1.1
+    changed.loc[57:57, "close"] *= 1.1
     assert point(model, changed) != expected
 
 

@@ -215,7 +215,7 @@ def test_a_short_or_gapped_series_is_refused() -> None:
         PROFILE.fit(history(made_up(399)), {})
     with pytest.raises(NotEnoughHistory, match="found 300"):
         PROFILE.fine_tune(model, history(made_up(300)), {})
-    every_second = made_up(900)[lambda frame: frame.index % 2 == 0].reset_index(drop=True)
+    every_second = made_up(900).iloc[::2].reset_index(drop=True)
     with pytest.raises(NotEnoughHistory, match=r"100 windows of 5 consecutive days .* found 0 and 0 up to"):
         fit(every_second, through=719)
     early = without(made_up(800), day(445), day(605))  # 440 to 619 are there to validate

@@ -139,12 +139,13 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert drawn["coverage"]["running_80"][-1] == pytest.approx(inside.tail(90).mean())
 
 
-def test_a_run_hands_its_history_on_and_the_database_stays_closed(
+def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_hand = read_context(home, BTC, "calibrated", DAY)
     with monkeypatch.context() as patch:
         patch.setattr(Prices, "__enter__", None)
+        patch.setattr("tasks.report.context.read_scoreboard", None)
         context = read_context(home, BTC, "calibrated", DAY, by_hand.history, by_hand.board)
     assert context.history is by_hand.history
     assert context.data == by_hand.data

@@ -13,7 +13,6 @@ import pytest
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
-from tasks.core.formatting import artifact_key
 from tasks.core.history import PriceHistory
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
 from tasks.network.progress import listening, report_epoch
@@ -48,19 +47,6 @@ def missed_board() -> Scoreboard:
     return scoreboard(pd.DataFrame([{"target_day": day, **figures, **covered} for day in days]))
 
 
-@pytest.mark.parametrize(
-    ("parts", "key"),
-    [
-        (("forecast", "BTC-USD", "article"), "forecast-btc-usd-article"),
-        (("Prices", "1INCH-USD"), "prices-1inch-usd"),
-        (("a_b", " c.d "), "a-b-c-d"),
-    ],
-)
-def test_artifact_keys_are_as_prefect_takes_them(parts: tuple[str, ...], key: str) -> None:
-    assert artifact_key(*parts) == key
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key)
-
-
 def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
     forecast = forecast_by_hand(400, "id-0", point=8100.5)
     text = forecast_markdown(forecast, prices(), NOTHING_SCORED)
@@ -79,12 +65,6 @@ def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
         assert word not in text
 
 
-def test_markdown_names_every_gap() -> None:
-    text = forecast_markdown(forecast_by_hand(400, "id-0"), prices(*GAPS), NOTHING_SCORED)
-    assert "\nGap: 2019-03-20 to 2019-03-31, days missing: 12." in text
-    assert "\nGap: 2019-05-01 to 2019-05-01, days missing: 1." in text
-
-
 def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     forecast = forecast_by_hand(400, "id-0", profile=quick(), quantiles=[7900.0 + 10 * n for n in range(23)])
     text = forecast_markdown(forecast, prices(), missed_board(), "an old model")
@@ -97,9 +77,11 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     assert "## Scoreboard" in text
 
 
-def test_prices_are_in_the_quote_currency() -> None:
+def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
     forecast = replace(forecast_by_hand(400, "id-0", point=0.25), product_id="DOGE-EUR", last_close=0.2)
-    text = forecast_markdown(forecast, prices(), NOTHING_SCORED)
+    text = forecast_markdown(forecast, prices(*GAPS), NOTHING_SCORED)
+    assert "\nGap: 2019-03-20 to 2019-03-31, days missing: 12." in text
+    assert "\nGap: 2019-05-01 to 2019-05-01, days missing: 1." in text
     assert "0.250000 EUR (+25.00% on the last close)" in text
     assert "USD" not in text.replace("BTC-USD", "")
 

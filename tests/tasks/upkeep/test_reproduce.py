@@ -15,6 +15,7 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from storage.upkeep.compaction import compact_table
 from tasks.core.history import PriceHistory
+from tasks.core.tensorflow_runtime import library_versions
 from tasks.forecast.publish import publish_forecast
 from tasks.profiles.article import ArticleProfile
 from tasks.training.registration import load_model
@@ -106,7 +107,7 @@ def test_a_figure_that_differs_by_one_bit_is_named(runs: Runs) -> None:
 
 
 def test_other_libraries_and_another_code_are_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = reproduce.library_versions() | {"tensorflow": "9.9", "new": "1"}
+    versions = library_versions() | {"tensorflow": "9.9", "new": "1"}
     prediction_id = runs.prediction_id(MADE)
     monkeypatch.setattr(reproduce, "library_versions", lambda: versions)
     monkeypatch.setattr(reproduce, "code_version", lambda *_: "0+other")
