@@ -38,6 +38,9 @@ def claim_bucket(home: Home, bucket: Location) -> None:
     """Prove that the bucket can be written, refuses to write twice, and belongs to the home's price database.
 
     One request where all is well: the owner file exists, and the server reports that.
+
+    Raises:
+        HomeUnusable: one of them is not so.
     """
     engine, file = database_engine(home), bucket / OWNER_FILE
     owner = {"closecast": 1, "database": engine.identity()}
