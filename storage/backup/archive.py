@@ -6,7 +6,6 @@ backup of its size needs.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -37,6 +36,8 @@ MAX_HEADER_BYTES = 2**16
 MAX_PATH_BYTES, MAX_NAME_BYTES = 1024, 255
 # A file takes up whole blocks of the disk.
 BLOCK_BYTES = 4096
+# Errors in an archive's content; any other `OSError` is the home's.
+FAULTS = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
 
 
 @dataclass
@@ -128,7 +129,7 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
     """
     free = shutil.disk_usage(staging).free
     checksums = dict[str, str]()
-    with _faults_of(file):
+    try:
         for _ in _entries(source, file, free):
             pass  # nothing is written before all of it is known to fit
         for tar, entry in _entries(source, file, free):
@@ -145,18 +146,10 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
         for name in sorted(checksums.keys() | recorded.keys()):
             if checksums.get(name) != recorded.get(name):
                 raise ValueError(f"{name!r:.200} is not the file that was backed up")
-    return len(checksums)
-
-
-@contextlib.contextmanager
-def _faults_of(file: Path) -> Iterator[None]:
-    """Report errors in an archive's content as the archive's; any other `OSError` is the home's."""
-    faults = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
-    try:
-        yield
-    except faults as error:
+    except FAULTS as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise BadFile(f"{file} is no whole backup of this closecast ({reason}); use another one") from error
+    return len(checksums)
 
 
 class _Reader:

@@ -157,22 +157,6 @@ def test_swapped_tables_are_named(runs: Runs) -> None:
         assert f"the table {root / name} has the columns of another" in lines
 
 
-def test_a_commit_of_a_killed_run_is_no_finding_and_is_recorded_next(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("storage.tables.delta.record_checksums", killed)
-        with pytest.raises(KeyboardInterrupt):
-            score_again(runs, 605)
-    assert not any("recorded" in line for line in findings(runs))
-    score_again(runs, 606)
-    recorded = (runs.home.root / "scores" / CHECKSUMS).read_text()
-    assert all(path.name in recorded for path in (runs.home.root / "scores").rglob("*.parquet"))
-
-
 def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     """A commit that is not recorded is of a killed run; its recorded files are checked all the same."""
     folder = runs.home.root / "predictions"
