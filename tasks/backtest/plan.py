@@ -125,7 +125,7 @@ def origins_between(candles: pd.DataFrame, profile: Profile, start: date, end: d
     enough = not profile.levels or np.isfinite(log_returns(candles)[:behind]).sum() >= MIN_RETURNS
     if behind < profile.min_days or not enough:
         raise NotEnoughHistory(
-            f"profile {profile.name} needs {profile.min_days} days of closes, there are {behind} up to {start}:"
+            f"profile {profile.name} needs {profile.min_days} days of closes, found {behind} up to {start}:"
             " begin later with --start, or import more history"
         )
     return rows
