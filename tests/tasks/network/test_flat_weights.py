@@ -16,9 +16,7 @@ import keras  # noqa: E402
 
 
 def network(seed: int = 1) -> keras.Sequential:
-    return article_network(
-        lookback=2, units=4, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=seed
-    )
+    return article_network(lookback=2, units=4, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=seed)
 
 
 def test_weights_survive_flattening() -> None:
