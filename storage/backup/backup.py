@@ -7,6 +7,7 @@ its bundles, then the prices. So a run that goes on meanwhile only adds what not
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -103,7 +104,7 @@ def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) ->
         if path.name != "_last_checkpoint":
             # As recorded: a file that was changed is detected in the copy as in the original.
             lines.append(f"{recorded.get(short, sha256)}  {short}\n")
-    archive.add_bytes(f"{location.name}/{CHECKSUMS}", "".join(lines).encode())
+    archive.add(f"{location.name}/{CHECKSUMS}", io.BytesIO("".join(lines).encode()))
 
 
 def _is_logged(path: Location, version: int) -> bool:
