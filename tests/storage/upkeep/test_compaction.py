@@ -183,23 +183,18 @@ def test_a_dry_run_changes_nothing(home: Home) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder(home).rglob("*")} == before
 
 
-def test_rows_are_added_after_a_compaction_in_between(home: Home) -> None:
+def test_a_compaction_in_between_neither_makes_nor_hides_a_conflict(home: Home) -> None:
     table = filled(home, 3)
     state = table.begin()
     compact_table(home, "components")
     assert table.insert(state, table.checked(rows(3))) == 2
-    assert numbers(table.read()) == [0, 1, 2, 3]
-
-
-def test_a_compaction_in_between_hides_no_conflict(home: Home) -> None:
-    table = filled(home, 1)
     state = table.begin()
-    assert table.add(rows(1)) == 2
+    assert table.add(rows(4)) == 2
     compact_table(home, "components")
     with pytest.raises(CommitFailedError):
-        table.insert(state, table.checked(rows(1)))
-    assert table.add(rows(1)) == 0
-    assert numbers(table.read()) == [0, 1]
+        table.insert(state, table.checked(rows(4)))
+    assert table.add(rows(4)) == 0
+    assert numbers(table.read()) == [0, 1, 2, 3, 4]
 
 
 def test_one_compaction_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
