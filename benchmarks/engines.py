@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from storage.core.home import Home
+from storage.core.intervals import INTERVALS
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
@@ -98,7 +99,7 @@ def empty(_: type) -> dict[str, Any]:
 
 def forecast(name: str, number: int, data_version: str, quantiles: list[float]) -> dict[str, Any]:
     """A row of the table of forecasts."""
-    bands = {f"{side}_{level}": 1.0 for side in ("lower", "upper") for level in (50, 80, 95)}
+    bands = {f"{side}_{level}": 1.0 for side in ("lower", "upper") for level in INTERVALS}
     return {
         "prediction_id": name, "product_id": BTC, "origin_day": FIRST + timedelta(days=number),
         "target_day": FIRST + timedelta(days=number + 1), "horizon": 1, "profile": "calibrated",

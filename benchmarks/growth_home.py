@@ -18,6 +18,7 @@ import pandas as pd
 
 from storage.core.candle_schema import candle_frame
 from storage.core.home import Home
+from storage.core.intervals import INTERVALS
 from storage.models.registry import Models
 from storage.prices.database import Database
 from storage.prices.price_store import Prices
@@ -190,7 +191,7 @@ def forecast_row(
     origin = BEFORE + number - 1
     bands = {
         f"{side}_{percent}": float(quantiles[place])
-        for percent in (50, 80, 95)
+        for percent in INTERVALS
         for side, place in zip(("lower", "upper"), INTERVAL_INDEXES[percent], strict=True)
     }
     return {
@@ -228,7 +229,7 @@ def score_row(number: int, closes: np.ndarray[Any, Any]) -> dict[str, Any]:
         "naive_error": error,
         "crps": 0.016 + 1e-6 * number,
         "naive_crps": 0.017,
-        **{f"covered_{percent}": number % 100 < percent for percent in (50, 80, 95)},
+        **{f"covered_{percent}": number % 100 < percent for percent in INTERVALS},
         "pit": number % 100 / 100,
         "data_version": data_name(origin + 1),
         "scored_at": moment(origin + 1),

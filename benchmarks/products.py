@@ -123,6 +123,7 @@ def fill(home: Any, names: list[str]) -> Figures:
 
 def forecasts(home: Any, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
+    from storage.core.intervals import INTERVALS
     from storage.tables.delta import Table
     from storage.tables.schemas import PREDICTIONS
     from tasks.core.quantiles import BANDS, LEVELS
@@ -131,7 +132,7 @@ def forecasts(home: Any, names: list[str], number: int) -> None:
     said = np.linspace(3000.0, 5000.0, len(LEVELS))
     bands = {
         f"{side}_{percent}": float(said[place])
-        for percent in (50, 80, 95)
+        for percent in INTERVALS
         for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
     }
     rows = [
