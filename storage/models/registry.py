@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft, open_bundle, share_bundle
+from storage.models.bundles import Bundle, Draft, fetch_bundle, share_bundle
 from storage.models.mlflow_database import registry_client, registry_exists
 from storage.models.version import CHALLENGER, CHAMPION, ModelVersion, registered_name
 
@@ -84,10 +83,7 @@ class Models:
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
-        bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
-        if self.home.is_shared:
-            # Two machines that trained the same at once never mix their files.
-            bundle += f"-{manifest_sha256[:16]}"
+        bundle = self.home.shared.bundle_name(key, manifest_sha256)
         folder = self.home.models / name / bundle
         check_no_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
@@ -219,7 +215,8 @@ class Models:
         Raises:
             Damaged: it is missing or changed.
         """
-        return open_bundle(self.home, version.name, version.bundle, version.manifest_sha256)
+        sha256 = version.manifest_sha256
+        return Bundle(fetch_bundle(self.home, version.name, version.bundle, sha256), sha256)
 
     def _registry_exists(self) -> bool:
         self._exists = self._exists or registry_exists(self.home)  # it is never removed

@@ -166,8 +166,9 @@ class SqliteEngine:
         MLflow makes them in some forty transactions: two processes at once, or a kill in between, break them.
         """
         registry = self._home.registry
+        url = f"sqlite:///{registry}"
         if registry.is_file():
-            return self._home.mlflow_url
+            return url
         with self.lock("registry", "setup of the model registry", base.SETUP_SECONDS):
             try:
                 if not registry.is_file():
@@ -179,7 +180,7 @@ class SqliteEngine:
                     fsync_folder(registry.parent)
             except OSError as error:
                 raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
-        return self._home.mlflow_url
+        return url
 
 
 def _begin(connection: sa.Connection) -> None:
