@@ -63,16 +63,14 @@ def pooled(prices: Path, kept: Path) -> None:
     home, end = _home(prices, kept, "pooled", files), date(2020, 11, 19)
     scores = []
     for products in (("BTC-USD", "ETH-USD", "LTC-USD"), ()):
-        text, found = _backtest(home, "BTC-USD", end, pool_products=products)
+        text, evaluation = _backtest(home, "BTC-USD", end, pool_products=products)
         print(f"### {'pooled' if products else 'alone'}\n\n{text}\n")
-        came = np.log(found.close / found.last_close)
-        scores.append(
-            {name: crps(came, quantiles) for name, quantiles in found.quantiles.items() if name in OWN}
-        )
+        outcomes = np.log(evaluation.close / evaluation.last_close)
+        scores.append({name: crps(outcomes, evaluation.quantiles[name]) for name in OWN})
     print("### pooled over alone\n\n| | CRPS ratio | 95 % interval | DM p |\n|---|---|---|---|")
     for name, text in OWN.items():
-        said = compare(scores[0][name], scores[1][name], seed=2020)
-        print(f"| {text} | {said.ratio:.4f} | {said.lower:.4f} to {said.upper:.4f} | {said.p_value:.2g} |")
+        over = compare(scores[0][name], scores[1][name], seed=2020)
+        print(f"| {text} | {over.ratio:.4f} | {over.lower:.4f} to {over.upper:.4f} | {over.p_value:.2g} |")
 
 
 OWN = {"calibrated": "forecast (half HAR, tracked)", "lstm": "networks alone"}
@@ -88,8 +86,7 @@ PARTS = {"whole-span": whole_span, "article-file": article_file, "pooled": poole
 
 def _home(prices: Path, kept: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
     """A home with the files imported, one after the other: the later one's figures count."""
-    from flows.importing import import_file
-
+    from flows.actions import import_file
     from flows.settings import home_at, market_of
 
     home = home_at(kept / name).prepare()
@@ -103,13 +100,13 @@ def _backtest(home: str, product: str, end: date, *, start: date = START, **chan
     """The summary as Markdown, and the forecasts."""
     from flows.backtest import rolling_backtest
     from flows.settings import home_at
-    from tasks.backtest.result import evaluation_of
+    from tasks.backtest.result import read_evaluation
     from tasks.backtest.summary import markdown
 
-    verdict = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
-    refused = sum("refused" in said for said in verdict.gates)
-    text = f"{markdown(verdict.summary)}\n\nChallengers: {len(verdict.gates)}, refused: {refused}."
-    return text, evaluation_of(home_at(home), product, verdict.backtest_id)
+    result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
+    refused = sum("refused" in gate for gate in result.gates)
+    text = f"{markdown(result.summary)}\n\nChallengers: {len(result.gates)}, refused: {refused}."
+    return text, read_evaluation(home_at(home), product, result.backtest_id, "calibrated")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,12 @@ def test_block_does_what_the_page_says(block: Block, place: Location) -> None:
         done = place.bash(f"closecast sql {shlex.quote(block.text)}")
         assert done.returncode == 0, done.stdout
     elif block.language != "text":
-        parsers = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads, "bash": parsed_by_bash}
+        parsers: dict[str, Any] = {
+            "toml": tomllib.loads,
+            "yaml": yaml.safe_load,
+            "json": json.loads,
+            "bash": parsed_by_bash,
+        }
         parsers[block.language](block.text)
 
 

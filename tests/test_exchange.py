@@ -48,7 +48,7 @@ def get(ex: Exchange, product: str = "BTC-USD", **query: Any) -> httpx.Response:
 def rows(ex: Exchange, start: object, end: object) -> list[list[float]]:
     response = get(ex, start=str(start), end=str(end))
     assert response.status_code == 200
-    return response.json()  # type: ignore[no-any-return]
+    return response.json()
 
 
 @pytest.fixture
