@@ -1,20 +1,20 @@
 # make help   this list
-# make run    a forecast from the embedded sample
-# make test   the suite, some ten minutes
-# make test-engines  with real servers: PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
-# make soak   the long tests: kills, crowds, storms, fuzz; an hour or two
-# make recorded  the forecasts of the sample against recorded figures, some four minutes
-# make check  what must be green: lint, docs, test, recorded
-# make lint   ruff, mypy, import-linter
-# make docs   the pages, into docs/_build/html; every command and block of them is run
-# make audit  the locked packages against the known vulnerabilities
-# make serve-demo  a server, a worker and the schedule, against a local exchange
-# make images  the pictures of the documents, photographed in Chromium; some five minutes
-# make images-prefect  the pictures of Prefect's page in docs/images; needs Chromium
-# make charts  the charts' library of the report, built anew with npm
-# make lock   resolve the dependencies anew
-# make bench  times of a run, written into docs/performance.md
-# make clean  away with what was made
+# make run    make a forecast from the embedded sample
+# make test   run the tests that need no servers of their own
+# make test-engines  run the tests with PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
+# make soak   run the long tests: kills, many processes, faulty exchange, fuzzing; an hour or two
+# make recorded  make the recorded forecasts of the sample again and compare them; four minutes
+# make check  run lint, docs, recorded and test: green before a change lands
+# make lint   run ruff, mypy and import-linter
+# make docs   build the pages into docs/_build/html, and run every command and block in them
+# make audit  check the locked packages for known vulnerabilities
+# make serve-demo  start a server, a worker and the schedule, with a local exchange
+# make images  take the screenshots of the report for the docs in Chromium; five minutes
+# make images-prefect  take the screenshots of Prefect's page for the docs in Chromium
+# make charts  build the report's chart library with npm
+# make lock   resolve the dependencies into the lock files
+# make bench  measure, and write the figures into docs/performance.md and docs/scaling.md
+# make clean  delete environments and built pages
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,11 +36,11 @@ help:
 run: $(VENV)/.run
 	@$(BIN)/closecast run --source sample
 
-# What the pages show is run by `make docs`, what was recorded by `make recorded`.
+# `make docs` runs the blocks of the pages, `make recorded` the recorded forecasts.
 test: $(VENV)/.test
 	@$(BIN)/python -m pytest -m "not documents and not recorded" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-# SOAK is how many times as much the property tests try as in `make test`; there is more of everything else, too.
+# SOAK multiplies the examples of the property tests; the other tests grow with it, too.
 KILLS ?= 200
 ROUNDS ?= 3
 SOAK ?= 20
@@ -62,7 +62,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
 		tests/storage/prices/test_database.py tests/storage/prices/test_upsert_machine.py tests/storage/locks/test_locks.py \
 		tests/storage/tables/test_sql.py tests/tasks/prices/test_ingest.py
-	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/tables/test_snapshot.py \
+	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/tables/test_snapshot.py tests/storage/core/test_location.py \
 		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
@@ -81,7 +81,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A warning is an error; a fresh environment, so that none is left out.
+# A warning is an error; a fresh environment reports all of them.
 docs: $(VENV)/.test
 	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html
 	@$(BIN)/python -m pytest -m documents --quiet tests/test_docs.py

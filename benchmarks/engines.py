@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ def day(home: Home, number: int) -> dict[str, float]:
     data_version = timed("prices", bring)
     new, old = (forecast(BTC, one, 1.0, data_version=data_version) for one in (origin, origin - timedelta(1)))
     name, target = new.first.prediction_id, new.first.target_day
-    timed("look up", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
-    scored = score(old, 1.0, number=number, data_version=data_version).row()
+    timed("find the stored forecast", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
+    scored = asdict(score(old, 1.0, number=number, data_version=data_version))
     timed("score", lambda: Scores(home).add([scored]))
     state = {"calibrator_version": digest(name), "product_id": BTC, "profile": PROFILE.name, "horizon": 1}
     state |= {"recipe_version": PROFILE.recipe_version, "target_day": origin, "revision": 0}
@@ -86,7 +87,7 @@ def day(home: Home, number: int) -> dict[str, float]:
         "prediction_id": name,
         "previous_version": None,
     }
-    timed("calibrator", lambda: calibrator(home).add([state | {"previous_version": None}]))
+    timed("calibrator state", lambda: calibrator(home).add([state | {"previous_version": None}]))
     timed("closes and champion", champion)
     timed("components", lambda: components(home).add(component_rows(PROFILE, new)))
     timed("forecast", lambda: Predictions(home).publish(new.rows()))

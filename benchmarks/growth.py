@@ -22,17 +22,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import page
 
 FEW = 9
-# Computed from the past's closes without opening a table: it is listed, but not part of the storage's sum.
+# Computed without opening a table: shown, but not part of the storage's sum.
 STORAGE, NOT_STORAGE = "**storage**", "forecast"
 STEPS = {
     "ingest": "the exchange's week, checked and stored; the history read, the data version",
-    "look up": "whether the forecast is there",
-    "score": "scores of what is due; the calibrator's next state",
-    "select": "the champion among the versions",
+    "find": "whether the forecast is there",
+    "score and track": "scores of what is due; the calibrator's next state",
+    "select": "the champion among all versions",
     "publish": "bundle and calibrator state read; components and forecast written",
-    "show": "scoreboard, newest forecasts, figures of the model",
-    "keep few": "whether the tables have many files; they are compacted from 17 a product on",
-    "forecast": "the network and four baselines, fitted to all the past",
+    "artifacts": "scoreboard, newest forecasts, figures of the model",
+    "compact": "whether the tables have many files; they are compacted from 17 a product on",
+    "forecast": "the network and four baselines, fitted to the whole history",
 }
 Run = dict[str, Any]
 
@@ -70,17 +70,17 @@ def report(few: list[Run], many: list[Run], counts: list[Run], days: int, load: 
     parts = [
         page.measured_by(f"growth.py --rounds {rounds}", page.ONE_CORE, python, packages=packages),
         f"{rounds} rounds, each home once a round, every other round in the other order, each time in a"
-        " fresh copy of it and after another day in the same process. Medians, with the least and the"
-        " greatest in brackets; ratios are within a round. Load average of the machine's"
+        " fresh copy of it and after another day in the same process. Medians, with minimum and"
+        " maximum in brackets; ratios are within a round. Load average of the machine's"
         f" {os.cpu_count()} cores: {load}.",
         f"### The {days + 1:,}st day's run against the {FEW + 1}th, storage part, no training",
         steps_table(few, many, days),
         "\n".join([page.BARS, page.bar(names, page.ratios(many, few, seconds), 1.5)]),
         f"The first forecast needs 400 closes, so there are"
         f" {FEW + 400} and {days + 400:,} of them; and 1 and {versions} model versions. The"
-        " tables were compacted each week but for the last six days. The forecast itself is no storage: its"
-        " baselines are fitted to all the past.",
-        "### What is read of the tables",
+        " tables were compacted each week but for the last six days. The forecast itself is not storage: its"
+        " baselines are fitted to the whole history.",
+        "### What is read from the tables",
         reads_table(counts[0], counts[1], days),
         "A group is 1,024 rows of some columns. All rows are read of light columns alone, names and days, to"
         " find what is due; rows with lists are those whose quantiles or quantile offsets were read.",
@@ -94,7 +94,7 @@ def seconds(run: Run, step: str = STORAGE) -> float:
 
 
 def steps_table(few: list[Run], many: list[Run], days: int) -> str:
-    """A row a step, the worst ratio first, then their sum and what is no storage."""
+    """A row a step, the worst ratio first, then their sum and what is not storage."""
 
     def ratio(step: str) -> list[float]:
         return page.ratios(many, few, lambda run: seconds(run, step))

@@ -115,9 +115,9 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
     with step("ingest"), Prices(home) as prices:
         ingested = ingest_exchange(home, prices, request(number), client=client)
     history = ingested.history
-    with step("look up"):
+    with step("find"):
         publish.find_forecast(home, publish.RunKey.of_run(PROFILE, history), PROFILE.horizons)
-    with step("score"):
+    with step("score and track"):
         score_due(home, history, PROFILE, now)
     with step("select"):
         version = select_model(home, PROFILE, ingested).version
@@ -125,14 +125,14 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
         model = load_model(models, PROFILE, PRODUCT, version)
         forecast = publish.publish_forecast(home, PROFILE, model, history, created_at=now, flow_run_id=None)
     seconds["publish"] -= seconds["forecast"]
-    with step("show"):
+    with step("artifacts"):
         board = read_scoreboard(home, PRODUCT, PROFILE.name)
         forecast_markdown(forecast, ingested, board)
         newest_forecasts(home, PRODUCT, PROFILE.name)
         bundle = models.open(models.version(PRODUCT, PROFILE.name, version))
         for file in figure_files(bundle).values():
             bundle.read(file)
-    with step("keep few"):
+    with step("compact"):
         keep_few_files(home, PRODUCT)
     mark("")
     # One close, score, state and forecast more: it was a day, and not a repetition.

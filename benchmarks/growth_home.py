@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def add_runs(home: Home, closes: Floats, first: int, last: int) -> None:
         )
         for number in range(max(first - 1, 1), last)
     ]
-    Table(home.scores, SCORES).add([score.row() for score in scores])
+    Table(home.scores, SCORES).add([asdict(score) for score in scores])
     advance_states(home, CHAIN, day(BEFORE + last - 1), moment(BEFORE + last - 1))
 
 

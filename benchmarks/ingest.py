@@ -88,7 +88,7 @@ def report(
             libraries,
             packages=("pandas", "sqlalchemy", "pyarrow", "duckdb"),
         ),
-        f"Medians, with the least and the greatest in brackets; ratios are within a round. The processes had"
+        f"Medians, with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
         f" load average of the machine's {os.cpu_count()} cores: {load}.",
         "### 1,000,000 candles from CSV",

@@ -173,7 +173,7 @@ def report(runs: list[Run], products: int, load: str) -> str:
             lines.append(f"| {what} | {workers} | {' | '.join(cells)} |")
     one, two = ([run for run in runs if run.kind == "first" and run.workers == many] for many in (1, 2))
     gains = ratios(one, two, lambda run: run.wall)
-    rounds = "One round" if len(one) == 1 else "Medians, with the least and the greatest in brackets"
+    rounds = "One round" if len(one) == 1 else "Medians, with minimum and maximum in brackets"
     command = f"scaling.py --products {products} --rounds {len(one)}"
     return "\n\n".join(
         [

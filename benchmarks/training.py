@@ -172,7 +172,7 @@ def report(
             packages=("tensorflow", "keras", "numpy"),
         ),
         f"{len(runs['ours'])} rounds, each peer once a round, every other round in the other order. Medians,"
-        " with the least and the greatest in brackets; ratios are within a round. The processes had"
+        " with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
         f" load average of the machine's {os.cpu_count()} cores: {load}.",
         "Seconds run from the first layer made to the weights at hand, tracing and compilation included. The"

@@ -92,10 +92,10 @@ def prepare(folder: Path) -> dict[str, Any]:
     np.concatenate([part.ravel() for part in parts]).astype(np.float32).tofile(folder / "article.bin")
 
     recipe = CalibratedSettings()
-    inputs = make_inputs(candles, recipe.inputs, columns_of(candles, share=recipe.column_share))
+    inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    shown = windows_at(inputs, rows, recipe.inputs)
+    shown = windows_at(inputs, rows, recipe)
     targets = inputs.targets[rows][:, None].astype(np.float32)
     split_at = len(rows) - recipe.validation_days
     calibrated: Arrays = {"x": shown[:split_at], "y": targets[:split_at]}
@@ -196,7 +196,7 @@ def _article_network(**changed: Any) -> Any:
 
     fields = ArticleProfile().settings.model_dump() | changed
     names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
-    return article_network(horizon=1, **{name: fields[name] for name in names})
+    return article_network(**{name: fields[name] for name in names})
 
 
 def _unrolled() -> Any:

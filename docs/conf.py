@@ -1,4 +1,4 @@
-"""How the pages are built: `make docs`. Nothing is fetched, neither while building nor while reading."""
+"""Sphinx's settings for `make docs`. Neither building nor reading the pages fetches anything."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 PROJECT = Path(__file__).resolve().parents[1]
-OPTIONAL = ("operations", "engines", "scaling", "report")
 sys.path[:0] = [str(PROJECT), str(PROJECT / "docs")]
 
-import pictures  # noqa: E402 (it lies beside this file)
+import pictures  # noqa: E402 (beside this file)
 
 project = "closecast"
 copyright = "the closecast authors, Apache-2.0"  # noqa: A001 (Sphinx's name)
@@ -32,20 +31,20 @@ pygments_dark_style = "monokai"
 
 
 def commands() -> str:
-    """Typer's own page of every command and option."""
+    """The page of every command and option, by Typer."""
     typer = [sys.executable, "-m", "typer", "flows.cli.commands", "utils", "docs", "--name", "closecast"]
     return subprocess.run(typer, cwd=PROJECT, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
 def limits(field: FieldInfo) -> str:
-    """What a value must keep to, as pydantic was told."""
+    """The limits of a field's value."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    named = ((sign, getattr(one, name, None)) for one in field.metadata for name, sign in signs.items())
-    return ", ".join(f"{sign} {value}" for sign, value in named if value is not None)
+    bounds = ((sign, getattr(rule, name, None)) for rule in field.metadata for name, sign in signs.items())
+    return ", ".join(f"{sign} {value}" for sign, value in bounds if value is not None)
 
 
 def rows(model: type[BaseModel]) -> Iterator[str]:
-    """A line of the table for each setting."""
+    """A table row for each setting."""
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = ", ".join(map(str, default)) if isinstance(default, tuple | list) else default
@@ -53,7 +52,7 @@ def rows(model: type[BaseModel]) -> Iterator[str]:
 
 
 def settings() -> str:
-    """Every setting of the profiles and of a market, from the code that reads them."""
+    """The page of every setting of the profiles and of a market."""
     from tasks.prices.sources import Market
     from tasks.profiles.named import OURS
 
@@ -69,7 +68,7 @@ def settings() -> str:
 
 
 def generate(_app: Any) -> None:
-    """Write the pages that come from the code."""
+    """Draw the pictures and write the pages that are generated from the code."""
     pictures.draw()
     folder = PROJECT / "docs" / "reference" / "_generated"
     folder.mkdir(exist_ok=True)
@@ -77,19 +76,6 @@ def generate(_app: Any) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def leave_out(_app: Any, page: str, source: list[str]) -> None:
-    """Leave out of the navigation what it names and what is not there."""
-    if page == "index":
-        lines = source[0].splitlines(keepends=True)
-        source[0] = "".join(line for line in lines if line.strip() not in OPTIONAL or there(line.strip()))
-
-
-def there(page: str) -> bool:
-    """Whether there is a page of that name."""
-    return (PROJECT / "docs" / f"{page}.md").is_file()
-
-
 def setup(app: Any) -> None:
     """Sphinx's hook."""
     app.connect("builder-inited", generate, priority=1)
-    app.connect("source-read", leave_out)

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.core.errors import BadSetting
 from storage.core.home import Home, check_product_id, choose_location, default_root
-from tasks.core.settings import as_bad_setting, did_you_mean, listed
+from tasks.core.settings import as_bad_setting, did_you_mean
 
 if TYPE_CHECKING:
     from tasks.prices.sources import Market
@@ -44,7 +44,7 @@ def environment() -> Environment:
     for name in os.environ:
         if name.startswith(PREFIX) and name not in names:
             raise BadSetting(
-                f"there is no variable {name:.60}{did_you_mean(name, names)}; there are {listed(names)}:"
+                f"there is no variable {name:.60}{did_you_mean(name, names)}; there are {', '.join(names)}:"
                 " unset it"
             )
     variables = Environment()

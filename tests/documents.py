@@ -1,16 +1,18 @@
-"""What stands in README.md and in docs/: blocks that can be run, in a place where running them is cheap.
+"""Read the blocks of README.md and docs/, which `tests/test_docs.py` runs.
 
-A block in a page is one of these, and nothing else is let through:
+A block of a page has one of these languages, and no other:
 
-- `console`: commands behind `$ `, or `# ` where root types them (and `> ` where one goes on), run in order by
-  bash; what is printed below a command must be what it prints, figures and names of moments aside.
-- `pycon`: a session of Python, pasted; run and compared in the same way. A page has one session, which its
-  blocks go on with. `python`: a script.
+- `console`: commands after `$ `, or `# ` where root types them; `> ` continues a line. bash runs them in
+  order; each must print the lines shown below it, apart from figures, days and digests.
+- `pycon`: a pasted Python session, run and compared in the same way. The blocks of a page share one session.
+- `python`: a script.
 - `sql`: one query for `closecast sql`.
-- `toml`, `yaml`, `json`, `bash`: read by a parser. `text`: shown only.
+- `toml`, `yaml`, `json`, `bash`: parsed only. `text`: shown only.
 
-`<!-- not run: REASON -->` before a block, or before a page's first heading for all of it, leaves it out; the
-test counts those.
+A comment before a block changes what happens to it:
+
+- `<!-- file: NAME -->` writes the block to that file of the test's folder, where later blocks use it.
+- `<!-- not run: REASON -->` leaves it out; before a page's first heading, the whole page. A test counts them.
 """
 
 from __future__ import annotations
@@ -24,19 +26,20 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 PROJECT = Path(__file__).resolve().parents[1]
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
+MARK = re.compile(r"<!-- (not run|file): (.+?) -->", re.DOTALL)
 LANGUAGES = {"console", "pycon", "python", "sql", "toml", "yaml", "json", "bash", "text"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its page, its line there, and why it is not run, if so."""
+    """A fenced block with its page and line, the file it is written to, or the reason why it is not run."""
 
     page: str
     line: int
     language: str
     text: str
     not_run: str | None = None
+    file: str | None = None
 
     @property
     def name(self) -> str:
@@ -45,38 +48,41 @@ class Block:
 
 @dataclass
 class Command:
-    """What is typed behind `$ `, and the lines that are shown below it."""
+    """A typed command and the lines that the page shows below it."""
 
     text: str
     shown: list[str] = field(default_factory=list)
 
 
 def pages() -> list[Path]:
-    """The pages in the order in which a newcomer reads them: a later one may use what an earlier one made."""
+    """All pages in reading order: a later page may use files and forecasts of an earlier one."""
     first = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "docs/index.md", "docs/tutorial.md")]
-    made = (PROJECT / "docs" / "reference" / "_generated", PROJECT / "docs" / "_build")
+    generated = (PROJECT / "docs" / "reference" / "_generated", PROJECT / "docs" / "_build")
     rest = sorted(path for path in (PROJECT / "docs").rglob("*.md") if path not in first)
-    return [*first, *(path for path in rest if not any(path.is_relative_to(folder) for folder in made))]
+    return [*first, *(path for path in rest if not any(path.is_relative_to(folder) for folder in generated))]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
-    tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
-    name, whole, mark = str(page.relative_to(PROJECT)), None, None
+    """The fenced blocks of a page, each with the comment directly before it."""
+    name = str(page.relative_to(PROJECT))
+    page_reason: str | None = None
+    marks: dict[str, str] = {}
     begun = False
-    for token in tokens:
+    for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
         if token.type == "html_block":
-            found = NOT_RUN.search(token.content)
-            mark = " ".join(found[1].split()) if found else mark
-            whole = whole or (mark if not begun else None)
+            marks |= {kind: " ".join(text.split()) for kind, text in MARK.findall(token.content)}
+            page_reason = page_reason or (marks.get("not run") if not begun else None)
         elif token.type == "fence":
             assert token.map
-            yield Block(name, token.map[0] + 1, token.info.strip(), token.content, whole or mark)
-            mark = None
+            reason = page_reason or marks.get("not run")
+            yield Block(name, token.map[0] + 1, token.info.strip(), token.content, reason, marks.get("file"))
+            marks = {}
         elif token.nesting != -1:
-            begun, mark = True, None
+            begun, marks = True, {}
 
 
 def commands_of(block: Block) -> list[Command]:
+    """The commands of a `console` block."""
     commands: list[Command] = []
     for line in block.text.splitlines():
         if line.startswith(("$ ", "# ")):
@@ -86,28 +92,29 @@ def commands_of(block: Block) -> list[Command]:
         elif commands:
             commands[-1].shown.append(line)
         else:
-            raise AssertionError(f"{block.name} begins with what no command has printed: {line}")
+            raise AssertionError(f"{block.name} begins with output that belongs to no command: {line}")
     return commands
 
 
 def session_of(block: Block) -> list[Command]:
+    """The examples of a `pycon` block."""
     examples = doctest.DocTestParser().get_examples(block.text, block.name)
-    return [Command(one.source, one.want.splitlines()) for one in examples]
+    return [Command(example.source, example.want.splitlines()) for example in examples]
 
 
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?(?!\w)|(?<=[ :])–(?= |$)")
-# Digests, of code and of settings too.
+# Digests of code and settings.
 HEX = re.compile(r"\b[0-9a-f]{12,64}\b")
 
 
 def shape(line: str) -> str:
-    """A printed line without what differs from one run to the next: figures, digests, widths of columns."""
+    """A printed line without what differs from run to run: figures, digests, column widths."""
     line = HEX.sub("#", re.sub(r"[─━┌┐└┘│├┤┬┴┼═╞╡╪┆…]+", " ", line))
     line = FIGURE.sub("#", re.sub(r"\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d", "#", line))
     return " ".join(line.split())
 
 
 def missing(shown: list[str], printed: str) -> list[str]:
-    """The shown lines that were not printed; a line of dots alone stands for any."""
-    known = {shape(line) for line in printed.splitlines()}
-    return [line for line in shown if shape(line) not in known | {""}]
+    """The shown lines that were not printed; a line with only `…` stands for any output."""
+    shapes = {shape(line) for line in printed.splitlines()}
+    return [line for line in shown if shape(line) not in shapes | {""}]

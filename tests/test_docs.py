@@ -1,15 +1,17 @@
-"""README.md and docs/ do what they say: every command and block is run, every command and link is there."""
+"""README.md and docs/ are true: their blocks run; their commands, links, files and targets exist."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +36,9 @@ from tests.documents import (
     shape,
 )
 
-# Sphinx's own, such as `{toctree}`, are built by `make docs`.
+# Sphinx builds its own blocks, such as `{toctree}`, in `make docs`.
 BLOCKS = [block for page in pages() for block in blocks_of(page) if not block.language.startswith("{")]
-# How many blocks of a page are not run, each with its reason beside it. One more wants a good one.
+# Blocks of each page that are not run; the page has the reason for each.
 NOT_RUN = {
     "README.md": 3,
     "CONTRIBUTING.md": 2,
@@ -48,36 +50,38 @@ NOT_RUN = {
     "docs/howto/notebook.md": 1,
     "docs/howto/scripts.md": 1,
 }
-# Small networks in place of the real ones: the documents show real runs, the test proves their words.
+# The pages show real runs; the test runs the same commands with small networks.
 SMALL = {
     "run": "--set members=1 --set epochs=1 --set units=4",
     "backtest": "--set members=1 --set epochs=1 --set units=4",
     "article": "--set epochs=10 --set units=4",
+    "own": "--set epochs=2",
 }
 SHIM = """#!/bin/bash
 case " $* " in
   *" --help "*) small="" ;;
+  " run "*:*Profile*|" backtest "*:*Profile*) small="{own}" ;;
   *" run "*article*) small="{article}" ;;
   " run "*) small="{run}" ;;
   " backtest "*) small="{backtest}" ;;
 esac
 exec {python} -m closecast "$@" $small
 """
-# Each command's end, told apart from what it prints.
+# Marks the end of each command's output.
 END = "\x1e"
 
 
 @dataclass
-class Location:
+class Folder:
     """A folder that looks like the project's, with an empty home in `data/` and small networks."""
 
-    folder: Path
+    path: Path
     environment: dict[str, str]
 
     def bash(self, script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/bash", "-c", f"{script}\nstatus=$?\nkill $(jobs -p) 2> /dev/null\nexit $status"],
-            cwd=self.folder,
+            cwd=self.path,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -88,16 +92,16 @@ class Location:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Location:
+def folder(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Folder:
     from prefect.settings import PREFECT_API_URL
 
-    folder = tmp_path_factory.mktemp("place")
+    path = tmp_path_factory.mktemp("docs")
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split()
-    for name in sorted({path.split("/")[0] for path in listed} - {"data"}):
-        (folder / name).symlink_to(PROJECT / name)
-    (folder / "data").mkdir()
-    (folder / "data" / "sample").symlink_to(PROJECT / "data" / "sample")
-    shims = folder / ".venv" / "bin"
+    for name in sorted({file.split("/")[0] for file in listed} - {"data"}):
+        (path / name).symlink_to(PROJECT / name)
+    (path / "data").mkdir()
+    (path / "data" / "sample").symlink_to(PROJECT / "data" / "sample")
+    shims = path / ".venv" / "bin"
     shims.mkdir(parents=True)
     for tool in Path(sys.executable).parent.iterdir():
         (shims / tool.name).symlink_to(tool)
@@ -108,49 +112,50 @@ def place(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Loc
         (shims / name).unlink(missing_ok=True)
         (shims / name).write_text(text)
         (shims / name).chmod(0o755)
-    for stamp in (".run", ".test", ".docs"):  # for make: installed
-        (folder / ".venv" / stamp).touch()
-    # Two files that a reader has, and the project has not.
+    for stamp in (".run", ".test"):  # tells make that everything is installed
+        (path / ".venv" / stamp).touch()
+    # Two files that the reader brings.
     sample = (PROJECT / "data/sample/coinbase_btc-usd_daily.csv").read_text()
-    (folder / "article_bitcoin.csv").write_text(sample)
-    (folder / "closes.csv").write_text("date,close\n2024-01-01,2352.33\n2024-01-02,2355.34\n")
+    (path / "article_bitcoin.csv").write_text(sample)
+    (path / "closes.csv").write_text("date,close\n2024-01-01,2352.33\n2024-01-02,2355.34\n")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("COV")},
         "PATH": f"{shims}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT),
-        "CLOSECAST_HOME": str(folder / "data"),
+        "CLOSECAST_HOME": str(path / "data"),
         "PREFECT_API_URL": str(PREFECT_API_URL.value()),
         "HOME": str(tmp_path_factory.mktemp("user")),
         "PYTHONWARNINGS": "ignore",
     }
-    return Location(folder, environment)
+    return Folder(path, environment)
 
 
-def test_blocks_are_of_a_known_kind_and_few_are_not_run() -> None:
+def test_every_block_has_a_language_that_is_run_or_parsed() -> None:
     assert not [block.name for block in BLOCKS if block.language not in LANGUAGES]
-    left_out: dict[str, int] = {}
-    for block in BLOCKS:
-        if block.not_run:
-            left_out[block.page] = left_out.get(block.page, 0) + 1
-    assert left_out == NOT_RUN
+
+
+def test_number_of_blocks_that_are_not_run() -> None:
+    assert Counter(block.page for block in BLOCKS if block.not_run) == NOT_RUN
 
 
 @pytest.mark.documents
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.not_run is None], ids=lambda block: block.name)
-def test_block_does_what_the_page_says(block: Block, place: Location) -> None:
-    if block.language == "console":
-        compare(block, commands_of(block), place.bash(script_of(commands_of(block))).stdout)
+def test_block_runs_and_prints_what_the_page_shows(block: Block, folder: Folder) -> None:
+    if block.file:
+        (folder.path / block.file).write_text(block.text, encoding="utf-8")
+    elif block.language == "console":
+        compare(block, commands_of(block), folder.bash(script_of(commands_of(block))).stdout)
     elif block.language == "pycon":
-        before = [one for one in BLOCKS if one.page == block.page and one.language == "pycon"]
-        commands = [one for part in before[: before.index(block) + 1] for one in session_of(part)]
-        done = place.bash(f"{sys.executable} -c {shlex.quote(DRIVER)} {packed(commands)}")
+        session = [other for other in BLOCKS if other.page == block.page and other.language == "pycon"]
+        commands = [command for part in session[: session.index(block) + 1] for command in session_of(part)]
+        done = folder.bash(f"{sys.executable} -c {shlex.quote(DRIVER)} {packed(commands)}")
         compare(block, commands, done.stdout)
     elif block.language == "python":
-        done = place.bash(f"{sys.executable} -c {shlex.quote(block.text)}")
+        done = folder.bash(f"{sys.executable} -c {shlex.quote(block.text)}")
         assert done.returncode == 0, done.stdout
     elif block.language == "sql":
-        done = place.bash(f"closecast sql {shlex.quote(block.text)}")
+        done = folder.bash(f"closecast sql {shlex.quote(block.text)}")
         assert done.returncode == 0, done.stdout
     elif block.language != "text":
         parsers: dict[str, Any] = {
@@ -167,10 +172,10 @@ def parsed_by_bash(text: str) -> None:
 
 
 def script_of(commands: list[Command]) -> str:
-    return "\n".join(f"{one.text}\nprintf '\\n{END}%s\\n' $?" for one in commands)
+    return "\n".join(f"{command.text}\nprintf '\\n{END}%s\\n' $?" for command in commands)
 
 
-# Each example as the interactive Python would take it.
+# Runs each example as interactive Python does.
 DRIVER = f"""
 import json, sys, traceback
 names = {{}}
@@ -186,21 +191,21 @@ for source in json.loads(sys.argv[1]):
 
 
 def packed(commands: list[Command]) -> str:
-    return shlex.quote(json.dumps([one.text for one in commands]))
+    return shlex.quote(json.dumps([command.text for command in commands]))
 
 
 def compare(block: Block, commands: list[Command], output: str) -> None:
-    """Every command ended well, and printed what stands below it."""
+    """Every command ended with code 0 and printed the lines shown below it."""
     parts = re.split(rf"\n{END}(\d+)\n", output)
     printed, ends = parts[:-1:2], parts[1::2]
     assert len(ends) == len(commands), output
-    for one, text, end in zip(commands, printed, ends, strict=True):
-        assert end == "0", f"{block.name}: {one.text}\n{text}"
-        lost = missing(one.shown, text)
-        assert not lost, f"{block.name}: {one.text}\nis shown with {lost}\nbut printed\n{text}"
+    for command, text, end in zip(commands, printed, ends, strict=True):
+        assert end == "0", f"{block.name}: {command.text}\n{text}"
+        lines = missing(command.shown, text)
+        assert not lines, f"{block.name}: {command.text}\nis shown with {lines}\nbut printed\n{text}"
 
 
-def test_shape_leaves_out_figures_and_keeps_words() -> None:
+def test_shape_drops_figures_and_keeps_text() -> None:
     line = "03:56:11  BTC-USD: 1,770 rows (-0.04%), code 0.1.0+9ea2caab6f9d, lower_80  –"
     assert shape(line) == "# BTC-USD: # rows (#%), code #.0+#, lower_80 #"
     assert missing(["2 rows", "…", "3 days"], "17   rows\n") == ["3 days"]
@@ -210,18 +215,18 @@ def command_group() -> Any:
     return typer.main.get_command(app)
 
 
-def typed() -> Iterator[list[str]]:
-    """The words of every `closecast` command that a block shows."""
+def typed_arguments() -> Iterator[list[str]]:
+    """The arguments of every `closecast` command in a block."""
     for block in BLOCKS:
         if block.language == "console":
-            for one in commands_of(block):
-                for found in re.finditer(r"(?:^|[ (])closecast ([^|;)&]*)", one.text):
-                    yield found[1].split()
+            for command in commands_of(block):
+                for call in re.finditer(r"(?:^|[ (])closecast ([^|;)&]*)", command.text):
+                    yield call[1].split()
 
 
 def test_every_command_is_shown_and_has_examples() -> None:
     names = set(command_group().commands)
-    assert names - {words[0] for words in typed()} == set(), "a command that no page shows"
+    assert names - {words[0] for words in typed_arguments()} == set(), "a command that no page shows"
     assert set(EXAMPLES) == names
 
 
@@ -250,22 +255,38 @@ def command_reference() -> str:
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
-def test_examples_can_be_typed(line: str) -> None:
+def test_examples_parse(line: str) -> None:
     name, *words = shlex.split(line)
     command_group().commands[name].make_context(name, words)
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_to_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_make_targets_that_pages_name_exist() -> None:
+@pytest.mark.parametrize("name", ["rooms.svg", "data-way.svg"])
+def test_pictures_show_the_present_rooms(name: str, tmp_path: Path) -> None:
+    script = runpy.run_path(str(PROJECT / "docs" / "pictures.py"))
+    script["draw"](tmp_path)
+    assert (PROJECT / "docs" / "images" / name).read_text() == (tmp_path / name).read_text()
+
+
+def test_make_targets_in_pages_exist() -> None:
     assert shutil.which("make")
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages())
     makefile = (PROJECT / "Makefile").read_text()
     for target in set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+SOURCE = re.compile(r"(?<![\w/.-])(?:flows|tasks|storage|tests|benchmarks)/[\w./-]*\w")
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(PROJECT)))
+def test_source_files_in_pages_exist(page: Path) -> None:
+    named = set(SOURCE.findall(page.read_text(encoding="utf-8")))
+    assert not sorted(name for name in named if not (PROJECT / name).exists())

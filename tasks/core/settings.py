@@ -34,11 +34,6 @@ def as_bad_setting(error: ValidationError) -> BadSetting:
     return BadSetting(f"setting {name}: {first['msg']}, not {first['input']!r:.60}")
 
 
-def listed(names: Iterable[str]) -> str:
-    """The names with commas between them."""
-    return ", ".join(names)
-
-
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint at the closest of the names, or nothing."""
     closest = difflib.get_close_matches(name, list(names), n=1)

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from pydantic import Field
 
+from tasks.core.settings import Frozen, Share
 from tasks.core.types import Floats, Rows
 from tasks.features.volatility import (
-    daily_sigma,
+    MIN_SIGMA,
     daily_variance,
     ewma,
     garman_klass,
@@ -21,23 +23,42 @@ from tasks.features.volatility import (
 )
 
 
-@dataclass(frozen=True)
-class InputSettings:
-    """How inputs are made; `sigma_*` are the arguments of `daily_sigma`, a decay is yesterday's weight."""
+class InputSettings(Frozen):
+    """How the inputs are made; part of the settings of a profile that uses them."""
 
-    lookback: int  # days in a window
-    sigma_decay: float
-    sigma_low: float
-    sigma_high: float
-    sigma_days: int
-    target_clip: float  # largest target, in sigmas
-    return_clip: float  # largest return, in sigmas
-    return_offset: float  # added to a return's size in sigmas before its logarithm: a still day has one
-    min_spread: float  # least range, in sigmas
-    slow_decay: float  # of the slow variance
-    volume_days: int  # of the mean that log volume is compared with
-    volume_clip: float  # largest distance from that mean
-    level_days: int  # of the mean that log sigma is compared with
+    lookback: int = Field(20, ge=5, le=365, description="Days that a window shows: four trading weeks")
+    # The sigma of a day: the standard deviation of its log return.
+    sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
+    sigma_low: float = Field(
+        0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
+    )
+    sigma_high: float = Field(16.0, gt=1, description="Highest daily variance, in medians: one wild candle")
+    sigma_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
+    target_clip: float = Field(
+        8.0, gt=0, description="Largest target, in sigmas: a crash must not own the loss"
+    )
+    # The inputs, beside sigma.
+    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in sigmas")
+    return_offset: float = Field(
+        0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
+    )
+    min_spread: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
+    )
+    column_share: float = Field(
+        0.9, gt=0, le=1, description="Share of the days that must have ranges, or volume, to show them"
+    )
+    slow_decay: Share = Field(0.94, description="Weight of yesterday in the slow variance (RiskMetrics)")
+    volume_days: int = Field(
+        30, ge=2, le=365, description="Days of the mean that log volume is shown against"
+    )
+    volume_clip: float = Field(3.0, gt=0, description="Largest log volume shown")
+    level_days: int = Field(
+        250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,23 +84,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a product's days; NaN where one is unknown.
+    """The inputs of a product's days; NaN where one is unknown."""
 
-    Attributes:
-        days: (days,) datetime64[D].
-        returns: (days,), log returns of the close.
-        spreads: (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma.
-        plain: (days, others), which a window shows as they are.
-        sigma: (days,), daily volatility: the standard deviation of a day's log return.
-        targets: (days,), the log return of the next day in sigmas, clipped.
-    """
-
-    days: NDArray[np.datetime64]
-    returns: Floats
-    spreads: Floats
-    plain: Floats
-    sigma: Floats
-    targets: Floats
+    days: NDArray[np.datetime64]  # (days,) datetime64[D]
+    returns: Floats  # (days,), log returns of the close
+    spreads: Floats  # (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma
+    plain: Floats  # (days, others), which a window shows as they are
+    sigma: Floats  # (days,), daily volatility: the standard deviation of a day's log return
+    targets: Floats  # (days,), the log return of the next day in sigmas, clipped
 
 
 def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
@@ -92,19 +104,9 @@ def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
 def make_inputs(candles: pd.DataFrame, settings: InputSettings, columns: Columns) -> Inputs:
     """The inputs of every day; those of a day depend only on it and the days before.
 
-    Args:
-        candles: a candle frame, oldest day first; gaps stay.
-        settings: of the profile.
-        columns: the columns to use; a figure that a day lacks is replaced by one from its close.
+    A figure of `columns` that a day lacks is replaced by one from its close.
     """
-    sigma = daily_sigma(
-        candles,
-        decay=settings.sigma_decay,
-        low=settings.sigma_low,
-        high=settings.sigma_high,
-        days=settings.sigma_days,
-        ranges=columns.ranges,
-    )
+    sigma = daily_sigma(candles, settings, ranges=columns.ranges)
     returns = log_returns(candles)
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
     variances = [ewma(np.square(returns), decay=settings.slow_decay)]
@@ -150,6 +152,23 @@ def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[n
         inputs.plain[window],
     ]
     return np.concatenate(features, axis=2).astype(np.float32)
+
+
+def daily_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool) -> Floats:
+    """Sigma of each day's log return, shape (days,), known at its close and at least `MIN_SIGMA`.
+
+    The root of an exponentially weighted mean of the daily variance, from highs and lows where `ranges`. Each
+    variance is first clipped to multiples of a trailing median, so that one wild candle does not inflate
+    sigma for weeks.
+    """
+    variance = pd.Series(daily_variance(candles, ranges=ranges))
+    days = settings.sigma_days
+    median = variance.rolling(days, min_periods=days // 6).median().shift(1)
+    # A price that stands still on most days has a median of 0, which would clip every move to 0.
+    bounds = settings.sigma_low * median, settings.sigma_high * median
+    clipped = variance.clip(*bounds).where(median > 0, variance)
+    sigma: Floats = np.sqrt(ewma(np.asarray(clipped, dtype=np.float64), decay=settings.sigma_decay))
+    return np.maximum(sigma, MIN_SIGMA)
 
 
 def _intraday_variances(candles: pd.DataFrame, settings: InputSettings) -> list[Floats]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import Floats
+from tasks.core.types import Floats, Rows
 from tasks.features.windows import DAY
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
@@ -23,6 +23,12 @@ def log_returns(candles: pd.DataFrame) -> Floats:
     steps = np.diff(candles["day_utc"].to_numpy(dtype="datetime64[D]"))
     returns[1:] = np.where(steps == DAY, np.diff(logs), np.nan)
     return returns
+
+
+def with_outcome(candles: pd.DataFrame, rows: Rows) -> Rows:
+    """Those of the rows that have a close on the day after."""
+    rows = rows[rows < len(candles) - 1]
+    return rows[np.isfinite(log_returns(candles)[rows + 1])]
 
 
 def garman_klass(candles: pd.DataFrame) -> Floats:
@@ -67,30 +73,6 @@ def ewma(values: Floats, *, decay: float) -> Floats:
 def ewma_sigma(returns: Floats) -> Floats:
     """RiskMetrics' sigma of each day from log returns (days,), shape (days,)."""
     return np.asarray(np.sqrt(ewma(np.square(returns), decay=RISKMETRICS_DECAY)))
-
-
-def daily_sigma(
-    candles: pd.DataFrame, *, decay: float, low: float, high: float, days: int, ranges: bool
-) -> Floats:
-    """Sigma of each day's log return, shape (days,), known at its close and at least `MIN_SIGMA`.
-
-    The root of an exponentially weighted mean of the daily variance. Each variance is first clipped to
-    multiples of a trailing median, so that one wild candle does not inflate sigma for weeks.
-
-    Args:
-        candles: a candle frame, oldest day first.
-        decay: yesterday's weight in the mean.
-        low: lower clip, in medians.
-        high: upper clip, in medians.
-        days: days before the candle that the median covers.
-        ranges: whether to use highs and lows.
-    """
-    variance = pd.Series(daily_variance(candles, ranges=ranges))
-    median = variance.rolling(days, min_periods=days // 6).median().shift(1)
-    # A price that stands still on most days has a median of 0, which would clip every move to 0.
-    clipped = variance.clip(low * median, high * median).where(median > 0, variance)
-    sigma: Floats = np.sqrt(ewma(np.asarray(clipped, dtype=np.float64), decay=decay))
-    return np.maximum(sigma, MIN_SIGMA)
 
 
 def weekend_flags(candles: pd.DataFrame) -> list[Floats]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.lib.stride_tricks import sliding_window_view
 
 from storage.core.errors import NotEnoughHistory
 from tasks.core.types import Floats, Rows
@@ -18,7 +17,7 @@ DAY = np.timedelta64(1, "D")
 
 @dataclass(frozen=True)
 class Windows:
-    """Inputs (samples, lookback, 1), targets (samples, horizon), rows of the first targets (samples,)."""
+    """Inputs (samples, lookback, 1), targets (samples, 1) of the day after, their rows (samples,)."""
 
     inputs: Floats
     targets: Floats
@@ -28,23 +27,6 @@ class Windows:
         return len(self.inputs)
 
 
-def make_windows(scaled: Floats, *, lookback: int, horizon: int) -> Windows:
-    """Every window of `lookback` days with the `horizon` days after it, from consecutive days (days,).
-
-    Raises:
-        NotEnoughHistory: fewer than lookback + horizon days.
-    """
-    span = lookback + horizon
-    if len(scaled) < span:
-        raise NotEnoughHistory(
-            f"a window of {lookback} days and a target {horizon} ahead need {span} consecutive days,"
-            f" found {len(scaled)}: import more history"
-        )
-    spans = sliding_window_view(np.asarray(scaled, dtype=np.float64), span)
-    rows = np.arange(len(spans), dtype=np.int64) + lookback
-    return Windows(spans[:, :lookback, None].copy(), spans[:, lookback:].copy(), rows)
-
-
 def consecutive_runs(days: pd.Series) -> Iterator[slice]:
     """Slices of consecutive days, between the gaps of the series, oldest first."""
     steps = np.diff(days.to_numpy(dtype="datetime64[D]"))
@@ -52,23 +34,24 @@ def consecutive_runs(days: pd.Series) -> Iterator[slice]:
     return (slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start)
 
 
-def make_windows_between_gaps(days: pd.Series, scaled: Floats, *, lookback: int, horizon: int) -> Windows:
-    """`make_windows` over each run of consecutive days, concatenated: no window spans a gap.
+def make_windows(scaled: Floats, *, lookback: int, days: pd.Series | None = None) -> Windows:
+    """Every window of `lookback` rows (days,) with the row after it; with `days` none spans a gap of theirs.
 
     Raises:
-        NotEnoughHistory: no run is as long as lookback + horizon days.
+        NotEnoughHistory: there is none.
     """
-    runs = list(consecutive_runs(days))
-    long_runs = [run for run in runs if run.stop - run.start >= lookback + horizon]
-    if not long_runs:  # the longest run raises the error that states the missing days
-        longest = max(runs, key=lambda run: run.stop - run.start, default=slice(0, 0))
-        return make_windows(scaled[longest], lookback=lookback, horizon=horizon)
-    parts = [make_windows(scaled[run], lookback=lookback, horizon=horizon) for run in long_runs]
-    return Windows(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate([part.target_rows + run.start for part, run in zip(parts, long_runs, strict=True)]),
-    )
+    span = lookback + 1
+    runs = [slice(0, len(scaled))] if days is None else list(consecutive_runs(days))
+    starts = [np.arange(run.start, run.stop - lookback) for run in runs if run.stop - run.start >= span]
+    if not starts:
+        longest = max((run.stop - run.start for run in runs), default=0)
+        raise NotEnoughHistory(
+            f"a window of {lookback} days and the day after it need {span} consecutive days,"
+            f" found {longest}: import more history"
+        )
+    rows = np.concatenate(starts)
+    spans = np.asarray(scaled, dtype=np.float64)[rows[:, None] + np.arange(span)]
+    return Windows(spans[:, :lookback, None].copy(), spans[:, lookback:].copy(), rows + lookback)
 
 
 def newest_window(days: pd.Series, figures: Floats, *, lookback: int) -> Floats:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.core.errors import BadSetting
 from storage.core.logs import native_stderr_to_log
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.core.types import Floats
@@ -69,14 +70,9 @@ class TrainingSettings:
 class Trainer:
     """A network with its optimizer and its graphs, which are traced once and serve every member.
 
-    One thread at a time uses it; `clone` makes another for another thread.
-
-    Args:
-        network: a Sequential of ours, trained in place.
-        loss: (batch, outputs) and (batch, targets) → (batch,).
-        optimizer: any optimizer of Keras with a plain learning rate, not built yet; by default Adam.
-        compiled: by XLA, anew for each shape of data.
-        head: (batch, outputs) → (batch, figures), applied by `predict`.
+    One thread at a time uses it; `clone` makes another for another thread. The optimizer is any of Keras's
+    with a plain learning rate, not built yet; by default Adam. The head, (batch, outputs) → (batch, figures),
+    is applied by `predict`. XLA (`compiled`) compiles anew for each shape of data.
     """
 
     def __init__(
@@ -91,7 +87,7 @@ class Trainer:
         import keras
 
         self.network = network
-        self._loss, self._head, self._compiled = loss, head, compiled
+        self._compiled = compiled
         self._optimizer = keras.optimizers.Adam() if optimizer is None else optimizer
         self._flat = FlatWeights(network) if can_flatten(self._optimizer) else None
         self._optimizer.build(self._trained())
@@ -105,21 +101,18 @@ class Trainer:
         self._handles: dict[int, Any] = {}
 
     def clone(self) -> Trainer:
-        """A trainer with the same graphs, traced once, on variables of its own."""
+        """A trainer with the same graphs, not compiled by XLA, on variables of its own."""
         import keras
 
         network = keras.models.clone_model(self.network)
         network.set_weights(self.network.get_weights())
         optimizer = type(self._optimizer).from_config(self._optimizer.get_config())
-        if self._compiled:  # XLA compiles anew for other variables
-            return Trainer(network, loss=self._loss, optimizer=optimizer, compiled=True, head=self._head)
         other = copy.copy(self)
         other.network, other._optimizer, other._lock = network, optimizer, threading.RLock()
         other._flat = FlatWeights(network) if self._flat else None
         optimizer.build(other._trained())
         pairs = zip(self._variables(), other._variables(), strict=True)
-        handles = {id(ours.value.handle): theirs.value.handle for ours, theirs in pairs}
-        other._handles = {key: handles[id(handle)] for key, handle in self._handles.items()} or handles
+        other._handles = {id(ours.value.handle): theirs.value.handle for ours, theirs in pairs}
         return other
 
     def fit(
@@ -139,10 +132,12 @@ class Trainer:
             inputs: (samples, lookback, features).
             targets: (samples, outputs).
             validation: inputs and targets of validation windows, of the same shapes.
-            settings: of the training.
             seed: of the dropout masks and the order.
             start: the first weights, by default those that the network has.
             name: for the log and the progress.
+
+        Raises:
+            BadSetting: the losses are not finite with these settings.
         """
         with self._lock:
             if start is not None:
@@ -205,6 +200,14 @@ class Trainer:
                 report_epoch(name, epochs, epochs)
                 break
         best_epoch = stopping.restore(self.network) or epoch
+        unbounded = ~np.isfinite(training)
+        if held_out:  # the last step of an epoch may be the one that went too far
+            unbounded[best_epoch - 1] |= not np.isfinite(validation[best_epoch - 1])
+        if unbounded.any():
+            raise BadSetting(
+                f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
+                f" {settings.learning_rate:g}: choose a smaller one"
+            )
         return Losses(np.array(training), np.array(validation), best_epoch)
 
     def _trained(self) -> list[keras.Variable]:
@@ -247,14 +250,7 @@ def train(
 ) -> Losses:
     """Train in place with Adam on the mean squared error; the newest windows validate, as Keras splits them.
 
-    Args:
-        network: a Sequential of ours.
-        inputs: (samples, lookback, features).
-        targets: (samples, horizon).
-        validation_split: share of the samples, as Keras counts it, from the end.
-        settings: of the training.
-        seed: of the dropout masks and the order.
-        compiled: by XLA; by default where that is faster, compilation included.
+    `compiled` by XLA, by default where that is faster, compilation included; the rest as in `Trainer.fit`.
     """
     split = int(len(inputs) * (1.0 - validation_split))
     if compiled is None:

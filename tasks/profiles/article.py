@@ -5,6 +5,7 @@ Closes are scaled to [0, 1], five days are shown, an LSTM gives the next close. 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,21 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from storage.core.errors import BadSetting, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.formatting import format_price
 from tasks.core.history import PriceHistory
 from tasks.core.metrics import errors_beside_naive
 from tasks.core.settings import Frozen
 from tasks.core.types import Floats, Rows
-from tasks.features.windows import (
-    Windows,
-    make_windows,
-    make_windows_between_gaps,
-    newest_window,
-)
+from tasks.features.windows import Windows, make_windows, newest_window
 from tasks.network.architectures import article_network, predict
-from tasks.network.trainer import Losses, TrainingSettings, train
+from tasks.network.trainer import TrainingSettings, train
 from tasks.prices.gaps import find_gaps
 from tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted, Training
 
@@ -140,10 +136,7 @@ class ArticleProfile(BaseProfile):
     @property
     def min_days(self) -> int:
         """The shortest series that leaves a window to train on, one to validate and one to test."""
-        days = self.settings.lookback + 1
-        while not self._holds_windows(days):
-            days += 1
-        return int(days)
+        return int(next(filter(self._holds_windows, itertools.count(self.settings.lookback + 1))))
 
     def _holds_windows(self, days: int) -> bool:
         settings, span = self.settings, self.settings.lookback + 1
@@ -157,19 +150,18 @@ class ArticleProfile(BaseProfile):
         """One window."""
         return int(self.settings.lookback)
 
-    @property
-    def gate_days(self) -> int:
-        """No gate."""
-        return 0
+    gate_days = 0
 
     def fit(
-        self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
+        self,
+        history: PriceHistory,
+        pool: Histories,  # noqa: ARG002
+        *,
+        holdout_days: int = 0,
+        epochs: int | None = None,
     ) -> FittedModel:
         """Train on the oldest 80 % of the closes, test on the others; the pool is not used."""
-        del pool
-        settings, closes = self.settings, history.candles
-        if holdout_days:
-            closes = closes[: -holdout_days or None]
+        settings, closes = self.settings, history.candles[: -holdout_days or None]
         split = self.split(closes)
         if settings.bridge_gaps and (gaps := find_gaps(closes["day_utc"])):
             log.warning(
@@ -188,22 +180,20 @@ class ArticleProfile(BaseProfile):
             ),
             seed=settings.seed,
         )
-        _require_finite(losses, settings.learning_rate)
         test = _test_part(network, closes, split)
         metrics = errors_beside_naive(*(_column(test, name) for name in ("point", "close", "last_close")))
         rmse, naive = (
             format_price(metrics[f"{name}_rmse"], history.quote_currency) for name in ("test", "naive")
         )
         log.info("%s: test RMSE %s over %d days, naive %s", history.product_id, rmse, len(test), naive)
-        training = Training((losses,), _count_windows(split), metrics=metrics)
+        validation = len(split.train) - split.fitted
+        windows = {"train": split.fitted, "validation": validation, "test": len(split.test)}
+        training = Training((losses,), windows, metrics=metrics)
         trained_through: date = closes["day_utc"].iloc[-1].date()
         return FittedModel(ArticleState(network, split.scaler, test), trained_through, training=training)
 
     def split(self, closes: pd.DataFrame) -> Split:
         """Split the closes as the article does: the oldest 80 % to learn from, windows inside each part.
-
-        Args:
-            closes: `day_utc` and `close`, oldest first, one row a day.
 
         Raises:
             NotEnoughHistory: too few days for a window in each part.
@@ -219,9 +209,8 @@ class ArticleProfile(BaseProfile):
         scaled = scaler.forward(prices)
 
         def windows(part: slice) -> Windows:
-            if settings.bridge_gaps:
-                return make_windows(scaled[part], lookback=settings.lookback, horizon=1)
-            return make_windows_between_gaps(days[part], scaled[part], lookback=settings.lookback, horizon=1)
+            kept = None if settings.bridge_gaps else days[part]
+            return make_windows(scaled[part], lookback=settings.lookback, days=kept)
 
         train_part = windows(slice(0, train_rows))
         fitted = int(len(train_part) * (1.0 - settings.validation_split))
@@ -234,7 +223,7 @@ class ArticleProfile(BaseProfile):
 
     def _network(self) -> keras.Sequential:
         names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
-        return article_network(horizon=1, **{name: getattr(self.settings, name) for name in names})
+        return article_network(**{name: getattr(self.settings, name) for name in names})
 
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
@@ -272,15 +261,6 @@ class ArticleProfile(BaseProfile):
         return article_figures(history, fitted.training.losses[0], fitted.state.test)
 
 
-def _require_finite(losses: Losses, learning_rate: float) -> None:
-    unbounded = ~np.isfinite(losses.training + losses.validation)
-    if unbounded.any():
-        raise BadSetting(
-            f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
-            f" {learning_rate:g}: choose a smaller one"
-        )
-
-
 def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) -> pd.DataFrame:
     """The network's prediction for each test window beside the actual close."""
     rows, prices = split.train_rows + split.test.target_rows, _column(closes, "close")
@@ -292,11 +272,6 @@ def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) ->
             "point": split.scaler.back(predict(network, split.test.inputs)[:, -1]),
         }
     )
-
-
-def _count_windows(split: Split) -> dict[str, int]:
-    validation = len(split.train) - split.fitted
-    return {"train": split.fitted, "validation": validation, "test": len(split.test)}
 
 
 def _column(frame: pd.DataFrame, name: str) -> Floats:

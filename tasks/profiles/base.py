@@ -1,7 +1,7 @@
 """What a profile is: the only place that knows what kind of model it has.
 
-Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`. `BaseProfile`
-has what most profiles share; docs/howto/own_model.md writes one with it.
+Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`.
+docs/howto/own_model.md derives one from `BaseProfile`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from storage.core.errors import BadSetting, NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
-from tasks.core.settings import Frozen, as_bad_setting, did_you_mean, listed, settings_digest
+from tasks.core.settings import Frozen, as_bad_setting, did_you_mean, settings_digest
 from tasks.core.types import Floats, Rows
 from tasks.features.windows import consecutive_runs
 from tasks.network.trainer import Losses
@@ -52,11 +52,7 @@ class Policy(Frozen):
 
 @dataclass(frozen=True)
 class Training:
-    """How a training went, for lineage, log and figures.
-
-    `windows` counts the windows of each part, `not_pooled` says why a further product was left out, `metrics`
-    are the figures of the profile's own test.
-    """
+    """How a training went, for lineage, log and figures; the fields are those of `Lineage`."""
 
     losses: tuple[Losses, ...] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -84,18 +80,13 @@ class FittedModel:
 class Predicted:
     """The predictions for one horizon from some origins, before the tracker.
 
-    Attributes:
-        quantiles: of the log return over the horizon, (origins, levels); None for a point.
-        sigma: daily volatility at each origin, (origins,): the unit of quantile offsets.
-        components: by name, the quantiles (origins, levels) of each component forecast, first the model
-            alone.
-        points: closes, (origins,), of a profile without intervals.
+    `components` are the quantiles of each component forecast, first those of the model alone.
     """
 
-    quantiles: Floats | None = None
-    sigma: Floats | None = None
+    quantiles: Floats | None = None  # of the log return over the horizon, (origins, levels)
+    sigma: Floats | None = None  # daily volatility at each origin, (origins,): the unit of quantile offsets
     components: Mapping[str, Floats] = field(default_factory=dict)
-    points: Floats | None = None
+    points: Floats | None = None  # closes, (origins,), of a profile without intervals
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, from which `from_json` makes the same bits."""
@@ -114,48 +105,68 @@ class Predicted:
 
 
 class Profile(Protocol):
-    """A kind of model with its settings."""
+    """A kind of model with its settings; what most kinds share is a default here.
+
+    Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
+    `gate_days`, `tracker_step`, `pool_products`.
+    """
 
     name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
-    settings: Frozen
-    horizons: tuple[int, ...]  # days ahead of the origin
-    levels: tuple[float, ...]  # of its quantiles; none for a point
-    component: str  # under which the model alone is stored among the component forecasts
+    settings: Any  # of the class `Settings`
+    recipe: int = 1  # counts up when the same settings come to mean another model
+    horizons: tuple[int, ...] = (1,)  # days ahead of the origin
+    levels: tuple[float, ...] = LEVELS  # of its quantiles; none for a point
+    component: str = "network"  # under which the model alone is stored among the component forecasts
 
     @property
     def policy(self) -> Policy:
-        """When its models are replaced."""
+        """When its models are replaced: the fields of `Policy` among the settings."""
+        names = [name for name in Policy.model_fields if hasattr(self.settings, name)]
+        return Policy(**{name: getattr(self.settings, name) for name in names})
 
     @property
     def version(self) -> str:
         """The digest of every setting: part of the key of a forecast."""
+        return f"{self.name}-{settings_digest(self.settings.model_dump(mode='json'))}"
 
     @property
     def recipe_version(self) -> str:
         """The digest of the settings that make the model and its forecast, without the policy."""
+        own = self.settings.model_dump(mode="json", exclude=set(Policy.model_fields))
+        return settings_digest({"recipe": self.recipe, **own})
 
     @property
     def min_days(self) -> int:
         """Closes needed up to an origin."""
+        return int(getattr(self.settings, "min_days", 400))
 
     @property
     def consecutive_days(self) -> int:
-        """Of these, the newest ones that may have no gap."""
+        """Of these, the newest ones that may have no gap: a window, and a day more for its first return."""
+        return int(self.settings.lookback) + 1
 
     @property
     def gate_days(self) -> int:
         """Newest days that a refit holds out for the gate; 0: challengers are accepted without one."""
+        return int(getattr(self.settings, "gate_days", 180))
 
     @property
     def tracker_step(self) -> float:
         """Step of the online quantile tracker, in sigmas."""
+        return float(getattr(self.settings, "tracker_step", 0.002))
 
     @property
     def pool_products(self) -> tuple[str, ...]:
         """Products whose windows may join the training."""
+        return tuple(getattr(self.settings, "pool_products", ()))
 
-    def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
+    def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:  # noqa: ARG002
         """Rows of a candle frame that a forecast can be made from, by that model or by a new one."""
+        rows = [
+            np.arange(run.start + self.consecutive_days - 1, run.stop)
+            for run in consecutive_runs(candles["day_utc"])
+        ]
+        return np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
 
     def fit(
         self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
@@ -170,9 +181,15 @@ class Profile(Protocol):
         """
 
     def fine_tune(
-        self, fitted: FittedModel, history: PriceHistory, pool: Histories, *, holdout_days: int = 0
+        self,
+        fitted: FittedModel,  # noqa: ARG002
+        history: PriceHistory,
+        pool: Histories,
+        *,
+        holdout_days: int = 0,
     ) -> FittedModel:
-        """Train a model on; its quantile offsets stay."""
+        """Train a model on; its quantile offsets stay. By default it is fitted again."""
+        return self.fit(history, pool, holdout_days=holdout_days)
 
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
@@ -195,26 +212,18 @@ class Profile(Protocol):
             Damaged: a file is not the stored one.
         """
 
-    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
-        """PNG files about a training, by name."""
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
+        """PNG files about a training, by name; none by default."""
+        return {}
 
 
-class BaseProfile:
-    """What most profiles share: settings, digests, and defaults for the rest of the protocol.
+class BaseProfile(Profile):
+    """What a profile is derived from: it names itself and its settings model.
 
-    A subclass names itself and its settings model, and implements `fit`, `predict`, `weights`, `save` and
-    `load`.
-    Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
-    `gate_days`, `tracker_step`, `pool_products`.
+    It implements `fit`, `predict`, `weights`, `save` and `load`.
     """
 
-    name: str
     Settings: ClassVar[type[Frozen]]
-    # Counts up when the same settings come to mean another model.
-    recipe: ClassVar[int] = 1
-    horizons: tuple[int, ...] = (1,)
-    levels: tuple[float, ...] = LEVELS
-    component: str = "network"
 
     def __init__(self, settings: Frozen | Mapping[str, object] | None = None) -> None:
         """Take the settings, or the defaults with some fields set otherwise.
@@ -230,91 +239,21 @@ class BaseProfile:
             if given not in fields:
                 raise BadSetting(
                     f"profile {self.name} has no setting {given!r:.60}{did_you_mean(given, fields)};"
-                    f" it has {listed(fields)}"
+                    f" it has {', '.join(fields)}"
                 )
         try:
             self.settings = self.Settings.model_validate(dict(settings or {}))
         except ValidationError as error:
             raise as_bad_setting(error) from error
 
-    @property
-    def policy(self) -> Policy:
-        """The fields of `Policy` among the settings, its defaults for the others."""
-        fields = {
-            name: getattr(self.settings, name) for name in Policy.model_fields if hasattr(self.settings, name)
-        }
-        return Policy(**fields)
-
-    @property
-    def version(self) -> str:
-        """The digest of every setting: part of the key of a forecast."""
-        return f"{self.name}-{settings_digest(self.settings.model_dump(mode='json'))}"
-
-    @property
-    def recipe_version(self) -> str:
-        """The digest of the settings that make the model and its forecast, without the policy."""
-        own = self.settings.model_dump(mode="json", exclude=set(Policy.model_fields))
-        return settings_digest({"recipe": self.recipe, **own})
-
-    @property
-    def min_days(self) -> int:
-        """Closes needed up to an origin."""
-        return int(getattr(self.settings, "min_days", 400))
-
-    @property
-    def consecutive_days(self) -> int:
-        """A window and the day before it, since its first return needs one."""
-        return int(self.settings.lookback) + 1
-
-    @property
-    def gate_days(self) -> int:
-        """Newest days that a refit holds out for the gate."""
-        return int(getattr(self.settings, "gate_days", 180))
-
-    @property
-    def tracker_step(self) -> float:
-        """Step of the online quantile tracker, in sigmas."""
-        return float(getattr(self.settings, "tracker_step", 0.002))
-
-    @property
-    def pool_products(self) -> tuple[str, ...]:
-        """Products whose windows may join the training."""
-        return tuple(getattr(self.settings, "pool_products", ()))
-
-    def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:  # noqa: ARG002
-        """Rows with `consecutive_days` days up to them and no gap."""
-        rows = [
-            np.arange(run.start + self.consecutive_days - 1, run.stop)
-            for run in consecutive_runs(candles["day_utc"])
-        ]
-        return np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
-
-    def fine_tune(
-        self,
-        fitted: FittedModel,  # noqa: ARG002
-        history: PriceHistory,
-        pool: Histories,
-        *,
-        holdout_days: int = 0,
-    ) -> FittedModel:
-        """By default a model is not trained on: it is fitted again."""
-        return self.fit(history, pool, holdout_days=holdout_days)  # type: ignore[attr-defined, no-any-return]
-
-    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
-        """None by default."""
-        return {}
-
     def require_days(self, history: PriceHistory) -> None:
-        """Require the closes that a model needs.
+        """Require the `min_days` closes that a model needs.
 
         Raises:
-            NotEnoughHistory: fewer than `min_days`.
+            NotEnoughHistory: fewer.
         """
         days = len(history.candles)
         if days < self.min_days:
             raise NotEnoughHistory(
                 f"profile {self.name} needs {self.min_days} days of closes, found {days}: import more history"
             )
-
-
-AnyProfile = TypeVar("AnyProfile", bound=Profile)

@@ -45,7 +45,7 @@ class CalibratedProfile(BaseProfile):
         """Rows whose whole window is known, with no gap in it or before it."""
         settings = self.settings
         columns = fitted.state.columns if fitted else columns_of(candles, share=settings.column_share)
-        return usable_rows(make_inputs(candles, settings.inputs, columns), lookback=settings.lookback)
+        return usable_rows(make_inputs(candles, settings, columns), lookback=settings.lookback)
 
     def fit(
         self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
@@ -80,7 +80,7 @@ class CalibratedProfile(BaseProfile):
         self, ensemble: Ensemble, candles: pd.DataFrame, rows: Rows, baselines: Sequence[str]
     ) -> Predicted:
         settings = self.settings
-        inputs = make_inputs(candles, settings.inputs, ensemble.columns)
+        inputs = make_inputs(candles, settings, ensemble.columns)
         own = ensemble_quantiles(ensemble, inputs, rows, settings)
         beside = baseline_quantiles(candles, rows, components=baselines) if len(rows) and baselines else {}
         mixed = own
@@ -91,7 +91,7 @@ class CalibratedProfile(BaseProfile):
     def _first_offsets(self, ensemble: Ensemble, history: PriceHistory, fitted_through: date) -> Floats:
         """The tracker's state after the days that no gradient came from, (levels,)."""
         settings, candles = self.settings, history.candles
-        inputs = make_inputs(candles, settings.inputs, ensemble.columns)
+        inputs = make_inputs(candles, settings, ensemble.columns)
         rows = usable_rows(inputs, lookback=settings.lookback)
         rows = rows[(inputs.days[rows] >= np.datetime64(fitted_through)) & (rows < len(candles) - 1)]
         returns = np.cumsum(np.isfinite(inputs.returns))
@@ -132,12 +132,12 @@ class CalibratedProfile(BaseProfile):
                 members.append(network.get_weights())
         return Ensemble(Columns(**shape["columns"]), tuple(members))
 
-    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
         """The members' losses."""
-        del history
         from tasks.profiles.figures import loss_figure
 
-        return {"losses.png": loss_figure(fitted.training.losses)}
+        unit = "negative log likelihood, scaled returns"
+        return {"losses.png": loss_figure(fitted.training.losses, unit)}
 
 
 def _weights_file(number: int) -> str:

@@ -4,50 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tasks.core.settings import ProductId, Share
+from tasks.core.settings import ProductId
 from tasks.features.inputs import InputSettings
 from tasks.profiles.base import Policy
 
 
-class CalibratedSettings(Policy):
-    """What the model and its forecast depend on, beside the fields of `Policy`."""
+class CalibratedSettings(InputSettings, Policy):
+    """What the model and its forecast depend on, beside the inputs and the policy."""
 
-    lookback: int = Field(20, ge=5, le=365, description="Days that a window shows: four trading weeks")
-    # The sigma of a day: the standard deviation of its log return.
-    sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
-    sigma_low: float = Field(
-        0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
-    )
-    sigma_high: float = Field(16.0, gt=1, description="Highest daily variance, in medians: one wild candle")
-    sigma_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
-    target_clip: float = Field(
-        8.0, gt=0, description="Largest target, in sigmas: a crash must not own the loss"
-    )
-    # The inputs, beside sigma.
-    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in sigmas")
-    return_offset: float = Field(
-        0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
-    )
-    min_spread: float = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
-    )
-    column_share: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="Share of the days that must have ranges, or volume, to show them",
-    )
-    slow_decay: Share = Field(0.94, description="Weight of yesterday in the slow variance (RiskMetrics)")
-    volume_days: int = Field(
-        30, ge=2, le=365, description="Days of the mean that log volume is shown against"
-    )
-    volume_clip: float = Field(3.0, gt=0, description="Largest log volume shown")
-    level_days: int = Field(
-        250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
-    )
     # The network.
     units: int = Field(32, ge=1, le=4096, description="LSTM units; more of them gained nothing")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
@@ -93,8 +57,3 @@ class CalibratedSettings(Policy):
     min_days: int = Field(
         400, ge=100, description="Days of closes below which no honest interval can be made"
     )
-
-    @property
-    def inputs(self) -> InputSettings:
-        """The fields that the inputs depend on."""
-        return InputSettings(**{name: getattr(self, name) for name in InputSettings.__dataclass_fields__})

@@ -7,17 +7,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from storage.core.errors import BadSetting, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
+from tasks.features.windows import DAY
+from tasks.network.architectures import calibrated_network, student_t_head, student_t_loss
 from tasks.network.epoch import Weights
 from tasks.network.parallel import TrainerPool
 from tasks.network.trainer import Losses, Trainer, TrainingSettings
@@ -27,7 +30,7 @@ from tasks.profiles.calibrated_settings import CalibratedSettings
 log = logging.getLogger("closecast.ensemble")
 
 MIN_TRAINING_WINDOWS, MIN_VALIDATION_WINDOWS = 100, 30
-Examples = tuple[NDArray[np.float32], Floats]
+Examples = tuple[NDArray[np.float32], Floats]  # windows (samples, lookback, features), targets (samples, 1)
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,24 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble with how its training went.
-
-    `fitted_through` is the newest day that gradients came from: forecasts of later days are out of sample.
-    """
+    """An ensemble with how its training went."""
 
     ensemble: Ensemble
-    fitted_through: date
+    fitted_through: date  # the newest day that gradients came from: later forecasts are out of sample
     training: Training
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows (samples, lookback, features), targets (samples, 1), and each target's day (samples,)."""
-
-    inputs: NDArray[np.float32]
-    targets: Floats
-    days: NDArray[np.datetime64]
-
-    def within(self, after: date | None, through: date) -> Examples:
-        wanted = self.days <= np.datetime64(through)
-        if after is not None:
-            wanted &= self.days > np.datetime64(after)
-        return self.inputs[wanted], self.targets[wanted]
+def _examples(
+    candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns, after: date | None, through: date
+) -> Examples:
+    """The windows whose target day lies in that span, the last day included."""
+    inputs = make_inputs(candles, settings, columns)
+    rows = usable_rows(inputs, lookback=settings.lookback)
+    targets = inputs.days[rows] + DAY
+    wanted = np.isfinite(inputs.targets[rows]) & (targets <= np.datetime64(through))
+    if after is not None:
+        wanted &= targets > np.datetime64(after)
+    return windows_at(inputs, rows[wanted], settings), inputs.targets[rows[wanted]][:, None]
 
 
 def fit_ensemble(
@@ -72,25 +70,19 @@ def fit_ensemble(
     trained_through: date,
     epochs: int | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights.
+    """Train every member from its first weights; the windows of the pool join the training.
 
-    The newest days up to `trained_through` are for early stopping.
-
-    Args:
-        history: of the product.
-        pool: further products, none with days after the origin, whose windows join the training.
-        settings: of the profile.
-        trained_through: the last day that anything is learned from.
-        epochs: exactly so many, on all of these days.
+    The newest days up to `trained_through` are for early stopping; with `epochs` exactly so many are trained,
+    on all days.
 
     Raises:
         NotEnoughHistory: too few windows without a gap.
         BadSetting: the losses are not finite with these settings.
     """
     columns = columns_of(history.candles, share=settings.column_share)
-    own = _windows_of(history.candles, settings, columns)
     fitted_through = trained_through - timedelta(days=0 if epochs else settings.validation_days)
-    train, validation = own.within(None, fitted_through), own.within(fitted_through, trained_through)
+    spans = (None, fitted_through), (fitted_through, trained_through)
+    train, validation = (_examples(history.candles, settings, columns, *span) for span in spans)
     needed = 0 if epochs else MIN_VALIDATION_WINDOWS
     if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < needed:
         raise NotEnoughHistory(
@@ -107,7 +99,7 @@ def fit_ensemble(
     )
 
     def start(member: int) -> tuple[Weights, int]:
-        weights = _first_weights(settings, own.inputs.shape[2], member)
+        weights = _first_weights(settings, train[0].shape[2], member)
         return weights, _member_seed(settings, member)
 
     held_out = None if epochs else validation
@@ -131,7 +123,7 @@ def fine_tune_ensemble(
         BadSetting: the losses are not finite with these settings.
     """
     columns = ensemble.columns
-    train = _windows_of(history.candles, settings, columns).within(None, trained_through)
+    train = _examples(history.candles, settings, columns, None, trained_through)
     how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
 
     def start(member: int) -> tuple[Weights, int]:
@@ -152,7 +144,7 @@ def ensemble_quantiles(
     """
     if not len(rows):
         return np.empty((0, len(LEVELS)))
-    windows = windows_at(inputs, rows, settings.inputs)
+    windows = windows_at(inputs, rows, settings)
     trainer = trainers_for(settings, windows.shape[2]).first
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
@@ -169,26 +161,14 @@ def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
 
 @functools.lru_cache(maxsize=4)
 def _trainers(
-    features: int,
-    *,
-    lookback: int,
-    units: int,
-    dropout: float,
-    clip_norm: float,
-    mean_scale: float,
-    min_dof: float,
+    features: int, *, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any
 ) -> TrainerPool:
     tensorflow()
     import keras
 
-    from tasks.network.architectures import calibrated_network, student_t_head, student_t_loss
-
-    network = calibrated_network(
-        lookback=lookback, features=features, units=units, dropout=dropout, head_sd=0.0, seed=0
-    )
     head = {"mean_scale": mean_scale, "min_dof": min_dof}
     trainer = Trainer(
-        network,
+        calibrated_network(features=features, head_sd=0.0, seed=0, **shape),
         loss=functools.partial(student_t_loss, **head),
         optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
         head=functools.partial(student_t_head, **head),
@@ -216,7 +196,6 @@ def _train(
         weights, losses = trainer.fit(
             inputs, targets, validation, settings=how, seed=seed, start=first, name=name
         )
-        _require_finite(losses, how.learning_rate, validated=validation is not None)
         if validation is not None:
             best = losses.validation[losses.best_epoch - 1]
             epochs = len(losses.training)
@@ -234,31 +213,15 @@ def _train(
 
 
 def _first_weights(settings: CalibratedSettings, features: int, member: int) -> Weights:
-    from tasks.network.architectures import calibrated_network
-
-    network = calibrated_network(
-        lookback=settings.lookback,
-        features=features,
-        units=settings.units,
-        dropout=settings.dropout,
-        head_sd=settings.head_sd,
-        first_dof=settings.first_dof,
-        seed=_member_seed(settings, member),
-    )
+    names = ("lookback", "units", "dropout", "head_sd", "first_dof")
+    shape = {name: getattr(settings, name) for name in names}
+    network = calibrated_network(features=features, seed=_member_seed(settings, member), **shape)
     weights: Weights = network.get_weights()
     return weights
 
 
 def _member_seed(settings: CalibratedSettings, *parts: int) -> int:
     return int(np.random.SeedSequence([settings.seed, *parts]).generate_state(1)[0])
-
-
-def _windows_of(candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns) -> _Windows:
-    inputs = make_inputs(candles, settings.inputs, columns)
-    rows = usable_rows(inputs, lookback=settings.lookback)
-    rows = rows[np.isfinite(inputs.targets[rows])]
-    windows = windows_at(inputs, rows, settings.inputs)
-    return _Windows(windows, inputs.targets[rows][:, None], inputs.days[rows] + np.timedelta64(1, "D"))
 
 
 def _pooled(
@@ -271,20 +234,9 @@ def _pooled(
         if lacking:
             not_pooled[product] = f"has no {' and no '.join(lacking)}"
             continue
-        examples = _windows_of(history.candles, settings, columns).within(None, through)
+        examples = _examples(history.candles, settings, columns, None, through)
         if len(examples[0]):
             parts[product] = examples
         else:
             not_pooled[product] = f"has no window up to {through}"
     return parts, not_pooled
-
-
-def _require_finite(losses: Losses, learning_rate: float, *, validated: bool) -> None:
-    unbounded = ~np.isfinite(losses.training)
-    if validated:  # the last step of an epoch may be the one that went too far
-        unbounded[losses.best_epoch - 1] |= not np.isfinite(losses.validation[losses.best_epoch - 1])
-    if unbounded.any():
-        raise BadSetting(
-            f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
-            f" {learning_rate:g}: choose a smaller one"
-        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from storage.core.errors import BadSetting
-from tasks.core.settings import did_you_mean, listed
+from tasks.core.settings import did_you_mean
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
 from tasks.profiles.calibrated import CalibratedProfile
@@ -45,7 +45,7 @@ def profile_class(name: str) -> Any:
     if not _CLASS.fullmatch(path):
         names = profile_names()
         raise BadSetting(
-            f"the profiles are {listed(names)}, not {name!r:.60}{did_you_mean(name, names)};"
+            f"the profiles are {', '.join(names)}, not {name!r:.60}{did_you_mean(name, names)};"
             " a class of your own is named as package.module:Class"
         )
     module, _, attribute = path.partition(":")

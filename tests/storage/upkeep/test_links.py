@@ -22,9 +22,9 @@ from storage.tables.scores import Scores
 from storage.upkeep.compaction import compact_table, orphaned_bundles
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import CODE, MADE, Runs
+from tests.calibrated import MADE, Runs
 from tests.helpers import BTC
-from tests.lived import key_of, lived_runs
+from tests.lived import lived_runs
 
 LONG_AGO = (datetime.now(UTC) - timedelta(days=400)).timestamp()
 
@@ -57,10 +57,10 @@ def test_the_home_and_its_folders_may_be_links(runs: Runs, tmp_path: Path) -> No
         (runs.home.root / name).rename(tmp_path / name)
         (runs.home.root / name).symlink_to(tmp_path / name)
     (tmp_path / "link").symlink_to(runs.home.root)
-    linked = Runs(Home(tmp_path / "link"), runs.recipe)
+    linked = Runs(Home(tmp_path / "link"), runs.profile)
     linked.score(MADE + 4)
-    row = linked.publish(MADE + 4, key_of(linked, MADE + 4), linked.choose(MADE + 4).version)
-    assert row["point"] > 0
+    forecast = linked.publish(MADE + 4, linked.select(MADE + 4).version)
+    assert forecast.first.point > 0
     assert compact_table(linked.home, "predictions")
     assert verify_home(linked.home).findings == []
     back_up(linked.home, tmp_path / "backup.tar")
@@ -79,14 +79,14 @@ def test_pruning_deletes_nothing_behind_a_link(runs: Runs, outside: Path) -> Non
 
 
 def test_a_vacuum_follows_no_link(runs: Runs, outside: Path) -> None:
-    (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
+    (runs.home.root / "scores" / "product_id=ETH-USD").symlink_to(outside)
     with pytest.raises(HomeUnusable, match="ETH-USD is a link"):
         compact_table(runs.home, "scores")
     check_untouched(outside)
 
 
 def test_no_row_is_written_through_a_link(runs: Runs, outside: Path) -> None:
-    (runs.home.scores / "product_id=ETH-USD").symlink_to(outside)
+    (runs.home.root / "scores" / "product_id=ETH-USD").symlink_to(outside)
     row = Scores(runs.home).read().to_pylist()[0]
     with pytest.raises(HomeUnusable, match="is a link"):
         Scores(runs.home).add([row | {"product_id": "ETH-USD"}])
@@ -118,12 +118,12 @@ def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Pat
     """Its hash is right now; its target may change."""
     from tasks.upkeep.reproduce import reproduce_forecast
 
-    name = key_of(runs, MADE)
+    name = runs.prediction_id(MADE)
     weights = next(runs.home.models.rglob("member-1.weights.h5"))
     weights.rename(tmp_path / "weights")
     weights.symlink_to(tmp_path / "weights")
     with pytest.raises(Damaged, match=r"member-1\.weights\.h5 is a link"):
-        reproduce_forecast(runs.home, name, code_version=CODE)
+        reproduce_forecast(runs.home, name)
     assert any("is a link" in line for line in verify_home(runs.home).findings)
     weights.unlink()
     (tmp_path / "weights").rename(weights)
@@ -131,7 +131,7 @@ def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Pat
     bundle.rename(tmp_path / "bundle")
     bundle.symlink_to(tmp_path / "bundle")
     with pytest.raises(Damaged, match="is a link"):
-        reproduce_forecast(runs.home, name, code_version=CODE)
+        reproduce_forecast(runs.home, name)
 
 
 def test_no_response_is_kept_through_a_link(tmp_path: Path, outside: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_backup_of_a_home_with_a_link_is_refused(runs: Runs, tmp_path: Path, w
 
 
 def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
-    part = next(runs.home.predictions.rglob("*.parquet"))
+    part = next((runs.home.root / "predictions").rglob("*.parquet"))
     part.unlink()
     os.mkfifo(part)
     with pytest.raises(HomeUnusable, match="it is none"):
@@ -209,7 +209,7 @@ def test_a_backup_holds_nothing_that_a_table_names_outside_of_it(
     runs: Runs, tmp_path: Path, way: str
 ) -> None:
     log = runs.home.root / "predictions" / "_delta_log"
-    part = next(runs.home.predictions.rglob("*.parquet"))
+    part = next((runs.home.root / "predictions").rglob("*.parquet"))
     part.rename(tmp_path / part.name)
     for entry in log.glob("*.json"):
         text = entry.read_text(encoding="utf-8")

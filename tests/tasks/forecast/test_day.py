@@ -16,6 +16,7 @@ from tasks.evaluation.scoring import score_due
 from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
 from tasks.prices.ingest import IngestRequest
 from tasks.prices.sources import Market, ingest_prices
+from tasks.report.page import write_page
 from tasks.training.registration import load_model
 from tasks.training.selection import select_model
 from tests.calibrated import LENIENT, MADE, Runs, champion_runs, day, stored_runs
@@ -23,19 +24,21 @@ from tests.helpers import BTC, NOW
 
 
 def run_day(runs: Runs, number: int) -> Forecast:
-    """The steps of `daily_forecast`, but for the page."""
+    """The steps of `daily_forecast`, in its order."""
     home, profile = runs.home, runs.profile
     request = IngestRequest(
         BTC, day(number), NOW, NOW.date(), profile.min_days, profile.consecutive_days, pool_products=()
     )
     prices = ingest_prices(home, Market(product_id=BTC), request, base_url="http://unused.invalid")
-    stored = find_forecast(home, RunKey.of_run(profile, prices.history), profile.horizons)
-    if stored:
-        return stored
-    score_due(home, prices.history, profile, NOW)
-    selection = select_model(home, profile, prices)
-    model = load_model(Models(home), profile, BTC, selection.version)
-    return publish_forecast(home, profile, model, prices.history, created_at=NOW, flow_run_id=None)
+    history = prices.history
+    forecast = find_forecast(home, RunKey.of_run(profile, history), profile.horizons)
+    if forecast is None:
+        score_due(home, history, profile, NOW)
+        selection = select_model(home, profile, prices)
+        model = load_model(Models(home), profile, BTC, selection.version)
+        forecast = publish_forecast(home, profile, model, history, created_at=NOW, flow_run_id=None)
+    write_page(home, forecast, history, day=NOW.date())
+    return forecast
 
 
 @pytest.fixture

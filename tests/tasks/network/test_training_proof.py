@@ -27,7 +27,6 @@ soak = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak
 def network(*, dropout: float, units: int, lookback: int) -> keras.Sequential:
     return article_network(
         lookback=lookback,
-        horizon=1,
         units=units,
         activation="sigmoid",
         leaky_slope=0.5,
