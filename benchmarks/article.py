@@ -31,15 +31,15 @@ def main() -> None:
     parser.add_argument("--product", default=SAMPLE_PRODUCT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    given = parser.parse_args()
-    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)}
-    candles = read_candles(given.csv.read_bytes(), given.product, name=given.csv.name).candles
+    arguments = parser.parse_args()
+    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    candles = read_candles(arguments.csv.read_bytes(), arguments.product, name=arguments.csv.name).candles
     closes = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
-    history = PriceHistory(given.product, closes, data_version="", series="csv@0")
-    print(f"{given.csv.name}: {len(closes)} closes")
+    history = PriceHistory(arguments.product, closes, data_version="", series="csv@0")
+    print(f"{arguments.csv.name}: {len(closes)} closes")
     print("seed  seconds  first loss  last loss  last val_loss  test RMSE  test MAE  / naive")
     rmse = []
-    for seed in given.seeds:
+    for seed in arguments.seeds:
         profile = profile_named("article", {**changed, "seed": seed})
         start = time.perf_counter()
         fitted = profile.fit(history, {})

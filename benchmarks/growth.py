@@ -39,9 +39,9 @@ Run = dict[str, Any]
 
 def main() -> None:
     """Fill the homes, time them in turns, count, write."""
-    given = page.options(__doc__, rounds=7, days=3650, core=page.last_core()).parse_args()
-    os.sched_setaffinity(0, {given.core})  # the processes started here inherit it
-    load, homes = os.getloadavg()[0], (FEW, given.days)
+    arguments = page.options(__doc__, rounds=7, days=3650, core=page.last_core()).parse_args()
+    os.sched_setaffinity(0, {arguments.core})  # the processes started here inherit it
+    load, homes = os.getloadavg()[0], (FEW, arguments.days)
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as folder:
 
         def job(name: str, days: int, *more: str) -> Run:
@@ -52,12 +52,14 @@ def main() -> None:
             print(f"filling a home with {days:,} days", flush=True)
             job("fill", days)
         runs: dict[int, list[Run]] = {days: [] for days in homes}
-        for turn in range(given.rounds):
+        for turn in range(arguments.rounds):
             for days in homes[:: -1 if turn % 2 else 1]:
                 runs[days].append(job("day", days))
         counts = [job("day", days, "--count") for days in homes]
     page.put(
-        given.out, "growth", report(runs[FEW], runs[given.days], counts, given.days, page.load_since(load))
+        arguments.out,
+        "growth",
+        report(runs[FEW], runs[arguments.days], counts, arguments.days, page.load_since(load)),
     )
 
 

@@ -130,16 +130,9 @@ def register_more(home: Home, days: int) -> None:
 
 def data_row(number: int) -> dict[str, object]:
     """A row of the table of data versions."""
-    name = data_version(number)
-    return {
-        "data_version": name,
-        "product_id": PRODUCT,
-        "seq": number,
-        "through_day_utc": day(number).isoformat(),
-        "rows": number,
-        "sha256": name.rpartition(":")[2],
-        "created_at": moment(number).isoformat(),
-    }
+    names = {"data_version": data_version(number), "product_id": PRODUCT, "sha256": digest(number)}
+    through, created_at = day(number).isoformat(), moment(number).isoformat()
+    return names | {"seq": number, "through_day_utc": through, "rows": number, "created_at": created_at}
 
 
 def data_version(number: int) -> str:

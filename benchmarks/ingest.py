@@ -36,13 +36,13 @@ PEERS = {
 
 def main() -> None:
     """Prepare, time, write."""
-    given = page.options(__doc__, rounds=3, core=page.last_core()).parse_args()
-    os.sched_setaffinity(0, {given.core})
+    arguments = page.options(__doc__, rounds=3, core=page.last_core()).parse_args()
+    os.sched_setaffinity(0, {arguments.core})
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
         folder = Path(name)
         files = [write_candles(folder / f"{number:03d}.csv", DAYS, number) for number in range(FILES)]
-        runs = timed(files, given.rounds)
+        runs = timed(files, arguments.rounds)
         many = [write_candles(folder / f"small-{number}.csv", 10_000, number) for number in range(100)]
         sizes = {
             f"a file of {DAYS:,} days": run("import", files[0]),
@@ -53,7 +53,7 @@ def main() -> None:
         }
         asked = run("ask", folder / "asked")
         fetched = run("fetch", folder / "fetched")
-    page.put(given.out, "ingest", report(runs, sizes, asked, fetched, page.load_since(load)))
+    page.put(arguments.out, "ingest", report(runs, sizes, asked, fetched, page.load_since(load)))
 
 
 def run(job: str, *paths: Path) -> dict[str, Any]:

@@ -104,9 +104,9 @@ def by_pandas(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
     import sqlalchemy as sa
 
     same = {"source": "csv", "observed_at": "2025-01-01T00:15:00+00:00", "payload_sha256": "ab" * 32}
-    place = folder / "prices.db"
-    engine = sa.create_engine(f"sqlite:///{place}") if peer.startswith("engine") else None
-    with contextlib.closing(sqlite3.connect(place)) as connection:
+    database = folder / "prices.db"
+    engine = sa.create_engine(f"sqlite:///{database}") if peer.startswith("engine") else None
+    with contextlib.closing(sqlite3.connect(database)) as connection:
         yield
         for number, path in enumerate(paths):
             frame = pd.read_csv(path)
@@ -230,14 +230,14 @@ def fetch(folder: Path) -> dict[str, Any]:
     frame = read_candles(path.read_bytes(), "BTC-USD").candles
     written_in: list[bool] = []
 
-    def noted(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+    def note_statement(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
         connection.info["candles"] = connection.info.get("candles") or "INTO candles" in statement
 
-    def kept(connection: sa.Connection) -> None:
+    def note_commit(connection: sa.Connection) -> None:
         written_in.append(bool(connection.info.pop("candles", False)))
 
-    sa.event.listen(sa.engine.Engine, "before_cursor_execute", noted)
-    sa.event.listen(sa.engine.Engine, "commit", kept)
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note_statement)
+    sa.event.listen(sa.engine.Engine, "commit", note_commit)
     home, request = Home(folder / "home").prepare(), IngestRequest("BTC-USD", LAST, moment, LAST)
     with Exchange({"BTC-USD": frame}, clock=moment) as exchange, Client(exchange.url) as client:
         begun = time.perf_counter()

@@ -50,13 +50,13 @@ class Run:
 
 def main() -> None:
     """Run, measure, write."""
-    given = options(__doc__, rounds=3, backtests=1).parse_args()
+    arguments = options(__doc__, rounds=3, backtests=1).parse_args()
     with tempfile.TemporaryDirectory(prefix="closecast-runs-") as name:
         folder = Path(name)
         timed(folder, "warm-up", "python", "-c", EMPTY)
-        runs = rounds_of_runs(folder, given.rounds)
-        backtests = rounds_of_backtests(folder, given.backtests)
-    put(given.out, "runs", report(runs, backtests))
+        runs = rounds_of_runs(folder, arguments.rounds)
+        backtests = rounds_of_backtests(folder, arguments.backtests)
+    put(arguments.out, "runs", report(runs, backtests))
 
 
 def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
@@ -65,12 +65,8 @@ def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
     for number in range(rounds):
         home = folder / f"home-{number}"
         run = ("closecast", "run", "--source", "sample", "--home", str(home))
-        jobs = {
-            "empty": ("python", "-c", EMPTY),
-            "import": ("python", "-c", IMPORT),
-            "first": run,
-            "second": run,
-        }
+        scripts = {"empty": ("python", "-c", EMPTY), "import": ("python", "-c", IMPORT)}
+        jobs: dict[str, tuple[str, ...]] = {**scripts, "first": run, "second": run}
         names = list(jobs) if number % 2 == 0 else ["first", "second", "import", "empty"]
         for name in names:
             # Every run's Prefect is used once already, and knows nothing of the runs before.
@@ -110,20 +106,18 @@ def timed(folder: Path, name: str, *command: str) -> Run:
     own = folder / f"prefect-{name}"
     if base.exists():
         shutil.copytree(base, own)
-    chosen = os.environ | {
-        "PREFECT_HOME": str(own if base.exists() else base),
-        "PYTHONPATH": str(HERE.parent),
-    }
+    prefect = str(own if base.exists() else base)
+    environment = os.environ | {"PREFECT_HOME": prefect, "PYTHONPATH": str(HERE.parent)}
     program = [sys.executable] if command[0] == "python" else [sys.executable, "-m", "closecast"]
-    with (folder / f"{name}.txt").open("w+") as said:
+    with (folder / f"{name}.txt").open("w+") as log:
         begun = time.perf_counter()
-        process = subprocess.Popen([*program, *command[1:]], stdout=said, stderr=said, env=chosen)  # noqa: S603
+        process = subprocess.Popen([*program, *command[1:]], stdout=log, stderr=log, env=environment)  # noqa: S603
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command[:4])} failed: {said.read()[-2000:]}")
+            log.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} failed: {log.read()[-2000:]}")
     return Run(seconds, used.ru_maxrss / 1024)
 
 

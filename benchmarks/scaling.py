@@ -6,7 +6,7 @@ Made-up closes, 800 days of each product; backtests of the last year in four fol
 (`REDUCED`), since the full one takes three times as long; two products by the full one for comparison. A
 Prefect server, a Dask scheduler and its workers are processes of their own; a worker has one thread and one
 core. Each run starts from a home without any fold; after it, the same list is run again, which finds all of
-it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a
+it done: what that costs is not the fits. CPU seconds are shares beside wall seconds, since they hold on a
 shared machine, too. With 100 products a round is some fifteen minutes of two quiet cores, with 12 three.
 """
 
@@ -50,16 +50,16 @@ class Run:
 
 def main() -> None:
     """Run, measure, write."""
-    given = options(__doc__, DOCS / "scaling.md", products=100, rounds=1).parse_args()
+    arguments = options(__doc__, DOCS / "scaling.md", products=100, rounds=1).parse_args()
     load = os.getloadavg()[0]
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="closecast-scaling-") as name, server(Path(name)) as pid:
         stored = Path(name) / "stored"
-        names = fill(stored, given.products)
-        for number in range(given.rounds):
+        names = fill(stored, arguments.products)
+        for number in range(arguments.rounds):
             for workers in (1, 2) if number % 2 == 0 else (2, 1):
                 runs += on(Path(name) / f"{number}-{workers}", stored, names, workers, pid)
-    put(given.out, "scaling", report(runs, given.products, load_since(load)))
+    put(arguments.out, "scaling", report(runs, arguments.products, load_since(load)))
 
 
 def fill(stored: Path, products: int) -> list[str]:
@@ -136,8 +136,8 @@ def server(folder: Path) -> Iterator[int]:
         "DO_NOT_TRACK": "1",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.txt").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)  # noqa: S603
+    with (folder / "server.txt").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
     try:
         patience = time.monotonic() + 180
         while True:
@@ -198,7 +198,7 @@ def estimate(runs: list[Run], products: int) -> str:
 
     tasks = products * TASKS
     serial = {name: middle("again", name) / tasks for name in ("flow", "scheduler", "server")}
-    told = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
+    shares = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
     lines = [
         "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side"
         " | one after the other | speed-up |",
@@ -216,7 +216,7 @@ def estimate(runs: list[Run], products: int) -> str:
         )
     return (
         "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
-        f" the runs that found all of it done: {told}. Either these three work side by side, each on a core"
+        f" the runs that found all of it done: {shares}. Either these three work side by side, each on a core"
         " of its own, and the slowest is the limit, or they wait for each other.\n\n"
         + "\n".join(lines)
         + "\n\n"

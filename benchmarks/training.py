@@ -49,16 +49,16 @@ def main() -> None:
     """Prepare, check, time, write."""
     parser = page.options(__doc__, rounds=3, core=page.last_core())
     parser.add_argument("--torch", type=Path, default=HERE.parent / ".venv-bench" / "bin" / "python")
-    given = parser.parse_args()
-    os.sched_setaffinity(0, {given.core})  # those that are started have it from here
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.core})  # those that are started have it from here
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
         folder = Path(name)
         sizes = page.output(*ours(folder, "prepare"))
-        peers = peers_of(folder, sizes, given.torch)
+        peers = peers_of(folder, sizes, arguments.torch)
         checks = checked(folder, peers)
-        runs = timed(peers, given.rounds)
-    page.put(given.out, "training", report(peers, runs, sizes, checks, page.load_since(load)))
+        runs = timed(peers, arguments.rounds)
+    page.put(arguments.out, "training", report(peers, runs, sizes, checks, page.load_since(load)))
 
 
 def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
@@ -68,37 +68,31 @@ def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
 
 def peers_of(folder: Path, sizes: Run, torch: Path) -> dict[str, Peer]:
     """The rows, in their order."""
-    full, short = ("--epochs", str(EPOCHS["article"])), ("--epochs", str(FEW))
-    twenty = ("--epochs", str(EPOCHS["calibrated"]))
+
+    def keras(name: str, job: str, epochs: int, *more: str) -> Peer:
+        command = ours(folder, job, "--epochs", str(epochs), *more)
+        return Peer(name, job.partition("-")[0], command)
+
+    many, twenty = EPOCHS["article"], EPOCHS["calibrated"]
     file = (str(folder / "article.bin"), *map(str, sizes["article"]))
     eager = (str(torch), str(HERE / "training_torch.py"), *file, str(FEW), str(DROPOUT))
     no_torch = "" if torch.exists() else "not installed here"
-    c_end = (*file, str(EPOCHS["article"]), str(DROPOUT), str(folder / "weights.bin"))
+    c_end = (*file, str(many), str(DROPOUT), str(folder / "weights.bin"))
     plain, fast = built(folder, "limit", *FLAGS), built(folder, "fast", *FLAGS, "-ffast-math")
     no_c = "" if plain else "no C compiler here"
     return {
-        "ours": Peer("closecast", "article", ours(folder, "article-closecast", *full)),
-        "ours-other": Peer(
-            "closecast, XLA off, LSTM unrolled",
-            "article",
-            ours(folder, "article-closecast", *full, "--other"),
-        ),
-        "fit": Peer("`fit`, the same network, the article's", "article", ours(folder, "article-fit", *short)),
-        "fit-unrolled": Peer(
-            "`fit`, LSTM unrolled", "article", ours(folder, "article-fit", *short, "--other")
-        ),
+        "ours": keras("closecast", "article-closecast", many),
+        "ours-other": keras("closecast, XLA off, LSTM unrolled", "article-closecast", many, "--other"),
+        "fit": keras("`fit`, the same network, the article's", "article-fit", FEW),
+        "fit-unrolled": keras("`fit`, LSTM unrolled", "article-fit", FEW, "--other"),
         "cell": Peer("PyTorch eager, the same cell written out", "article", (*eager, "cell"), no_torch),
         "lstm": Peer("PyTorch eager, `nn.LSTM` (tanh, not sigmoid)", "article", (*eager, "lstm"), no_torch),
         "c": Peer("C, the limit", "article", (plain, *c_end), no_c),
         "c-fast": Peer("C with `-ffast-math` (sums reordered)", "article", (fast, *c_end), no_c),
-        "calibrated": Peer("closecast", "calibrated", ours(folder, "calibrated-closecast", *twenty)),
-        "calibrated-other": Peer(
-            "closecast, XLA on", "calibrated", ours(folder, "calibrated-closecast", *twenty, "--other")
-        ),
-        "calibrated-fit": Peer("`fit`", "calibrated", ours(folder, "calibrated-fit", *twenty)),
-        "calibrated-fit-other": Peer(
-            "`fit`, XLA on", "calibrated", ours(folder, "calibrated-fit", *twenty, "--other")
-        ),
+        "calibrated": keras("closecast", "calibrated-closecast", twenty),
+        "calibrated-other": keras("closecast, XLA on", "calibrated-closecast", twenty, "--other"),
+        "calibrated-fit": keras("`fit`", "calibrated-fit", twenty),
+        "calibrated-fit-other": keras("`fit`, XLA on", "calibrated-fit", twenty, "--other"),
     }
 
 
@@ -120,8 +114,7 @@ def timed(peers: dict[str, Peer], rounds: int) -> dict[str, list[Run]]:
         for key in here if number % 2 == 0 else reversed(here):
             run = page.output(*peers[key].command)
             runs[key].append(run)
-            said = f"round {number + 1}, {peers[key].network}, {peers[key].name}"
-            print(f"{said}: {peers[key].seconds(run):.2f} s, {run['epoch']:.4f} s an epoch", flush=True)
+            print(f"round {number + 1}, {key}: {peers[key].seconds(run):.2f} s", flush=True)
     return runs
 
 

@@ -42,22 +42,24 @@ def main() -> None:
     parser.add_argument("job", choices=["prepare", "proof", *JOBS])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--other", action="store_true", help="XLA the other way than closecast chooses")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     start = time.perf_counter()
     tensorflow()
     import keras  # noqa: F401
 
     loaded = time.perf_counter() - start
-    if given.job == "prepare":
-        said = prepare(given.folder)
-    elif given.job == "proof":
-        said = proof(given.folder, given.epochs)
+    if arguments.job == "prepare":
+        result = prepare(arguments.folder)
+    elif arguments.job == "proof":
+        result = proof(arguments.folder, arguments.epochs)
     else:
-        kind = given.job.partition("-")[0]
-        with np.load(given.folder / f"{kind}.npz") as file:
+        kind = arguments.job.partition("-")[0]
+        with np.load(arguments.folder / f"{kind}.npz") as file:
             data = dict(file)
-        said = timed(lambda: JOBS[given.job](data, given.epochs, given.other)) | {"import": loaded}
-    print(json.dumps(said))
+        result = timed(lambda: JOBS[arguments.job](data, arguments.epochs, arguments.other)) | {
+            "import": loaded
+        }
+    print(json.dumps(result))
 
 
 def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:

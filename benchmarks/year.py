@@ -27,12 +27,12 @@ FORGOTTEN = 35  # the first days, on which libraries come in and every kind of r
 
 def main() -> None:
     """Run, measure, write."""
-    given = options(__doc__, days=365).parse_args()
+    arguments = options(__doc__, days=365).parse_args()
     with tempfile.TemporaryDirectory(prefix="closecast-year-") as name:
         os.environ |= {"PREFECT_HOME": f"{name}/prefect", "PREFECT_LOGGING_LEVEL": "ERROR"}
         os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-        seconds, megabytes, trained = year(Path(name) / "home", given.days)
-    put(given.out, "year", report(seconds, megabytes, trained))
+        seconds, megabytes, trained = year(Path(name) / "home", arguments.days)
+    put(arguments.out, "year", report(seconds, megabytes, trained))
 
 
 def year(home: Path, days: int) -> tuple[list[float], list[float], int]:
@@ -79,7 +79,7 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         for part in quarters
     ]
     first, final = (statistics.median(megabytes[part]) for part in (quarters[0], quarters[-1]))
-    said = (
+    text = (
         f"`python benchmarks/year.py --days {len(seconds)}`: {len(seconds)} daily runs of the flow on the"
         f" sample in one process, {trained} models trained on the way, the tables compacted each week."
         f" Memory of the last quarter over the first: {final / first:.2f}. A Prefect worker runs each day in"
@@ -89,7 +89,7 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         f"memory of {len(seconds)} daily runs in one process, last quarter over first", [final / first], 1.1
     )
     head = ["| days | median run, s | memory, MB | at most, MB |", "|---|---|---|---|"]
-    return "\n".join([said, "", *head, *rows, "", BARS, growth])
+    return "\n".join([text, "", *head, *rows, "", BARS, growth])
 
 
 if __name__ == "__main__":
