@@ -158,7 +158,12 @@ def test_block_runs_and_prints_what_the_page_shows(block: Block, folder: Folder)
         done = folder.bash(f"closecast sql {shlex.quote(block.text)}")
         assert done.returncode == 0, done.stdout
     elif block.language != "text":
-        parsers = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads, "bash": parsed_by_bash}
+        parsers: dict[str, Any] = {
+            "toml": tomllib.loads,
+            "yaml": yaml.safe_load,
+            "json": json.loads,
+            "bash": parsed_by_bash,
+        }
         parsers[block.language](block.text)
 
 
