@@ -141,18 +141,19 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
     from storage.core.home import Home
-    from storage.tables.delta import open_dataset, open_table
+    from storage.tables.delta import as_dataset, open_table
     from storage.tables.sql import query
-    from storage.upkeep.compaction import compact_table, count_files
+    from storage.upkeep.compaction import compact_table
 
     home = Home(folder).prepare()
     forecasts(home.predictions)
     compact_table(home, "predictions")
-    table, dataset = open_table(home.predictions), open_dataset(home.predictions)
-    if table is None or dataset is None:
+    table = open_table(home.predictions)
+    if table is None:
         raise SystemExit("there are no forecasts")
-    answers: dict[str, Any] = {"files": count_files(table)}
-    answers["groups"] = sum(fragment.num_row_groups for fragment in dataset.get_fragments())
+    answers: dict[str, Any] = {"files": len(table.file_uris())}
+    fragments = as_dataset(table, home.predictions).get_fragments()
+    answers["groups"] = sum(fragment.num_row_groups for fragment in fragments)
     for name, sql in ASKED.items():
         seconds = []
         for _ in range(5):

@@ -28,11 +28,7 @@ class Reports:
         self.index = home.reports / INDEX
 
     def page(self, product_id: str, profile: str) -> Path:
-        """The path of a product's and profile's page, whether it exists or not.
-
-        Raises:
-            BadProduct, BadSetting: a name that could lead elsewhere.
-        """
+        """The path of a page, whether it exists or not; BadInput for a name that could lead elsewhere."""
         if not PROFILE.fullmatch(profile):
             raise BadSetting(f"a profile is named in small letters, such as calibrated, not {profile!r:.60}")
         return self.folder / f"{check_product_id(product_id)}.{profile}.html"
@@ -56,14 +52,9 @@ class Reports:
         summary: Mapping[str, object],
         render_index: Callable[[Sequence[Mapping[str, Any]]], str],
     ) -> Path:
-        """Write a page, its summary, and the index of all pages; returns the page's path.
+        """Write a page's HTML, its summary, and the index of all pages; returns the page's path.
 
-        Args:
-            product_id: of the page.
-            profile: of the page.
-            page: HTML.
-            summary: plain figures and texts for the index.
-            render_index: the index's HTML from `summaries`.
+        `render_index` makes the index's HTML from `summaries`.
 
         Raises:
             HomeUnusable: the folder cannot be written, or a file of it is a link.

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -37,16 +37,16 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody uses now, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        for entry in sockets:
+            entry.bind(("127.0.0.1", 0))
+        return [int(entry.getsockname()[1]) for entry in sockets]
 
 
-def absent(what: str) -> None:
-    """Skip where something is not installed; in CI, where it has to be, fail."""
+def absent(program: str) -> NoReturn:
+    """Skip where a program is not installed; in CI, where it has to be, fail."""
     if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}: CI installs it (.ci/run)")
-    pytest.skip(what)
+        pytest.fail(f"{program}: CI installs it (.ci/run)")
+    pytest.skip(program)
 
 
 # PostgreSQL
@@ -54,11 +54,9 @@ def absent(what: str) -> None:
 
 def postgresql_programs() -> Path | None:
     """The folder of `initdb` and `pg_ctl`, of the newest version that the distribution has installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if found:
-        return found[-1].parent
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
-    return Path(on_path).resolve().parent if on_path else None
+    return programs[-1].parent if programs else Path(on_path).resolve().parent if on_path else None
 
 
 class PostgreSQL:
@@ -86,7 +84,7 @@ class PostgreSQL:
         )  # fmt: skip
 
         with self.connect(user=ADMIN) as connection:
-            # Not the administrator: what needs more than a role of its own is found out.
+            # Not the administrator: a need for more than a role of its own shows.
             connection.execute(f"CREATE ROLE {USER} LOGIN CREATEDB PASSWORD $p${PASSWORD}$p$")
 
     @property
@@ -118,7 +116,7 @@ class PostgreSQL:
     def database_for(self, root: Path) -> str:
         """The address of the database that belongs to that home, made when it is first asked for."""
         if root not in self._names:
-            self._names[root] = unused("h")
+            self._names[root] = f"h{secrets.token_hex(8)}"
             with self.connect() as connection:
                 connection.execute(f"CREATE DATABASE {self._names[root]}")
         return self.address(self._names[root])
@@ -126,7 +124,7 @@ class PostgreSQL:
     def copy(self, root: Path, other: Path) -> None:
         """Give the home `other` what the home `root` has in its database now."""
         if root in self._names:
-            self._names[other] = unused("h")
+            self._names[other] = f"h{secrets.token_hex(8)}"
             with self.connect() as connection:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
@@ -158,7 +156,7 @@ class SeaweedFS:
 
     def __init__(self, program: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="closecast-s3-"))
-        master, master_rpc, volume, volume_rpc, filer, filer_rpc, self.port, s3_rpc = free_ports(8)
+        master, master_rpc, volume, volume_rpc, self._filer, filer_rpc, self.port, s3_rpc = free_ports(8)
         config = self._folder / "identities.json"
         config.write_text(
             f'{{"identities": [{{"name": "tests", "credentials": [{{"accessKey": "{KEY}", "secretKey": '
@@ -170,7 +168,7 @@ class SeaweedFS:
                 program, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 f"-master.port={master}", f"-master.port.grpc={master_rpc}", "-master.telemetry=false",
                 "-master.volumeSizeLimitMB=64", f"-volume.port={volume}", f"-volume.port.grpc={volume_rpc}",
-                "-volume.max=50", "-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_rpc}",
+                "-volume.max=50", "-filer", f"-filer.port={self._filer}", f"-filer.port.grpc={filer_rpc}",
                 "-s3", f"-s3.port={self.port}", f"-s3.port.grpc={s3_rpc}", f"-s3.config={config}",
                 "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false",
             ],
@@ -179,7 +177,7 @@ class SeaweedFS:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells AWS's own variables of it."""
+        """AWS's own variables for it."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ALLOW_HTTP": "true",
@@ -190,16 +188,19 @@ class SeaweedFS:
 
     def wait(self) -> None:
         """Until the bucket is there."""
+        import requests
+
         deadline = time.monotonic() + START_SECONDS
-        while self.request("PUT", BUCKET).status_code not in (200, 409):
+        while True:
+            with contextlib.suppress(requests.RequestException):
+                requests.get(f"http://127.0.0.1:{self.port}/status", timeout=10)
+                bucket = f"http://127.0.0.1:{self._filer}/buckets/{BUCKET}/"  # a folder of the filer
+                requests.post(bucket, timeout=10).raise_for_status()
+                return
             if time.monotonic() > deadline or self._process.poll() is not None:
                 self.stop()
                 raise RuntimeError("SeaweedFS did not start")
             time.sleep(0.2)
-
-    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Any:
-        """A signed request of another program, as S3's signature version 4 wants it."""
-        return signed(f"127.0.0.1:{self.port}", method, path, body, headers)
 
     def stop(self) -> None:
         """End the server, and remove its folder."""
@@ -210,40 +211,6 @@ class SeaweedFS:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def signed(host: str, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
-    """Sign with AWS signature version 4, and send; `Response` of requests, 503 where nobody answers."""
-    import datetime
-    import hmac
-
-    import requests
-
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    digest = hashlib.sha256(body).hexdigest()
-    sent = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
-    sent |= {name.lower().replace("_", "-"): value for name, value in headers.items()}
-    names = ";".join(sorted(sent))
-    lines = "".join(f"{name}:{sent[name]}\n" for name in sorted(sent))
-    canonical = f"{method}\n/{path}\n\n{lines}\n{names}\n{digest}"
-    scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
-    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    key = functools.reduce(
-        lambda key, part: hmac.new(key, part.encode(), hashlib.sha256).digest(),
-        [stamp[:8], "us-east-1", "s3", "aws4_request"],
-        f"AWS4{SECRET}".encode(),
-    )
-    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-    sent["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={KEY}/{scope}, SignedHeaders={names}, Signature={signature}"
-    )
-    del sent["host"]
-    try:
-        return requests.request(method, f"http://{host}/{path}", data=body, headers=sent, timeout=10)
-    except requests.ConnectionError:
-        answer = requests.Response()
-        answer.status_code = 503
-        return answer
 
 
 # Started once
@@ -265,7 +232,6 @@ def postgresql(*, durable: bool = False) -> PostgreSQL:
     programs = postgresql_programs()
     if programs is None:
         absent("PostgreSQL is not installed (apt-get install postgresql)")
-    assert programs is not None
     server = PostgreSQL(programs, durable=durable)
     _servers().callback(server.stop)
     return server
@@ -322,15 +288,9 @@ def copy_home(root: Path, place: Path) -> Home:
     home = Home(root)
     if database_engine(home).file is None:
         postgresql().copy(root, place)
-    if home.is_shared:
+    if isinstance(home.shared, S3Path):
         other = S3Path.of(bucket_for(place))
         for path in home.shared.files():
             (other / path.relative_to(home.shared).as_posix()).put(path.read_bytes())
-        if (other / "closecast.json").is_file():
-            (other / "closecast.json").unlink()
+        (other / "closecast.json").unlink()
     return Home(place)
-
-
-def unused(prefix: str) -> str:
-    """A name that nobody has yet."""
-    return f"{prefix}{secrets.token_hex(8)}"

@@ -1,9 +1,9 @@
 """The local exchange: a real HTTP server on loopback that keeps the candles contract, or breaks it.
 
 In a test: `with Exchange({"BTC-USD": frame}, clock=datetime(2019, 10, 18, 0, 20, tzinfo=UTC)) as ex: ex.url`.
-By hand: `python tests/exchange.py --csv FILE --product BTC-USD --port 8765 --shift-to-now --fault 502:3`.
+By hand: `python tests/exchange.py --csv FILE --product BTC-USD --port 8765 --shift-to-now --fault 502`.
 
-The frames are daily, so the other granularities are valid but have no rows.
+Only what the client asks for is served: daily candles between a start and an end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from email.message import Message
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -36,12 +37,10 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 
 DAY = 86400
-GRANULARITIES = (60, 300, 900, 3600, 21600, DAY)
 TOO_MANY = "granularity too small for the requested time range. Count of aggregations requested exceeds 300"
 log = logging.getLogger("exchange")
 
 Row = list[Any]  # [time, low, high, open, close, volume]
-Clock = datetime | timedelta | Callable[[], datetime] | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Request:
     query: dict[str, str]
     status: int
     fault: str | None
-    user_agent: str
+    headers: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -146,13 +145,6 @@ ROW: dict[str, Callable[[Row], Any]] = {
 }
 ROWS = (*PAGES, *SPANS, *ROW)
 FAULTS = (*RESPONSES, *WIRE, *ROWS)
-# The default of random faults: a good client recovers from all of them.
-PASSING = (
-    "408", "429", "500", "502", "503", "504", "html", "object", "empty", "reset", "nonsense", "truncated",
-    "short", "chunks", "chunks-cut", "gzip", "gzip-cut", "gzip-mangled", "outside", "unordered", "repeat",
-    "open", "frozen",
-)  # fmt: skip
-
 # Rows that are not candles; each replaces another row of the page.
 GARBAGE: tuple[Callable[[Row], Any], ...] = (
     lambda row: [*row[:4], None, row[5]],
@@ -171,11 +163,10 @@ class Exchange:
 
     Args:
         candles: a frame with the columns of `storage.core.candle_schema.candle_frame` for each product id.
-        clock: the exchange's now: an instant (stands still), an offset from the system's clock, a function,
-            or None for the system's clock. Can be assigned later.
+        clock: the exchange's now, which stands still; None for the system's clock. Can be assigned later.
         faults: for the next requests, in order: a name in FAULTS, "ok" or a Response; add more with
             `ex.faults.extend(...)`.
-        fault_rate: the share of the other requests that get one of `random_faults`, drawn from `seed`.
+        seed: of the rows that a fault changes.
         rate: tokens a second of each address's bucket; burst: how many the bucket holds.
         stall_seconds: how long a stalled, silent or trickling response is held.
     """
@@ -184,10 +175,8 @@ class Exchange:
         self,
         candles: Mapping[str, pd.DataFrame],
         *,
-        clock: Clock = None,
+        clock: datetime | None = None,
         faults: Iterable[str | Response] = (),
-        fault_rate: float = 0.0,
-        random_faults: Iterable[str] = PASSING,
         seed: int = 0,
         rate: float = 10.0,
         burst: int = 15,
@@ -196,13 +185,11 @@ class Exchange:
     ) -> None:
         self.clock = clock
         self.faults: deque[str | Response] = deque(faults)
-        self.fault_rate, self.random_faults = fault_rate, tuple(random_faults)
         self.rate, self.burst, self.stall_seconds = rate, burst, stall_seconds
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
         self._candles = {product: _rows(frame) for product, frame in candles.items()}
-        self._cached: dict[tuple[str, int], tuple[float, Response]] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
         self._requests: list[Request] = []
         self._sent: list[SentRows] = []
@@ -240,11 +227,7 @@ class Exchange:
     @property
     def now(self) -> datetime:
         """The exchange's own now, in UTC."""
-        if isinstance(self.clock, datetime):
-            return self.clock.astimezone(UTC)
-        if callable(self.clock):
-            return self.clock().astimezone(UTC)
-        return datetime.now(UTC) + (self.clock or timedelta())
+        return (self.clock or datetime.now(UTC)).astimezone(UTC)
 
     def most_in_a_second(self) -> int:
         """The largest number of requests that arrived within any one second."""
@@ -276,7 +259,7 @@ class Exchange:
         self,
         path: str,
         query: dict[str, str],
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | Message,
         *,
         now: datetime | None = None,
         before: int = 0,
@@ -288,38 +271,21 @@ class Exchange:
         match = re.fullmatch(r"/products/([^/]+)/candles", path)
         if match is None or match[1] not in self._candles:
             return error(404, "NotFound")
-        if not query.get("granularity", "").isdecimal():
-            return error(400, "granularity is required, in seconds")
-        product, granularity = match[1], int(query["granularity"])
-        if granularity not in GRANULARITIES:
+        product = match[1]
+        if query.get("granularity") != str(DAY):
             return error(400, "Unsupported granularity")
-        if "start" not in query or "end" not in query:
-            return self._newest(product, granularity)
-        start, end = _instant(query["start"]), _instant(query["end"])
+        start, end = _instant(query.get("start", "")), _instant(query.get("end", ""))
         if start is None or end is None:
             return error(400, "start and end must be ISO 8601")
         if start > end:
             return error(400, "start must be before end")
-        if (end - start) / granularity > 300:
+        if (end - start) / DAY > 300:
             return error(400, TOO_MANY)
         start, end = start - before * DAY, end + after * DAY
-        return page_of(self._span(product, granularity, start, end, now or self.now))
+        return page_of(self._span(product, start, end, now or self.now))
 
-    def _newest(self, product: str, granularity: int) -> Response:
-        """The newest 350 rows, up to 300 seconds old."""
-        now = self.now.timestamp()
-        with self._lock:
-            cached_at, response = self._cached.get((product, granularity), (-math.inf, None))
-        if response is None or not 0 <= now - cached_at < 300:
-            response = page_of(self._span(product, granularity, -math.inf, math.inf, self.now)[:350])
-            with self._lock:
-                self._cached[product, granularity] = (now, response)
-        return response
-
-    def _span(self, product: str, granularity: int, start: float, end: float, moment: datetime) -> list[Row]:
-        """Rows of the buckets that begin in [start, end], newest first; the running one as it stands then."""
-        if granularity != DAY:
-            return []
+    def _span(self, product: str, start: float, end: float, moment: datetime) -> list[Row]:
+        """Rows of the days that begin in [start, end], newest first; the running one as it stands then."""
         now = moment.timestamp()
         with self._lock:
             rows = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
@@ -338,17 +304,14 @@ class Exchange:
             return allowed
 
     def next_fault(self) -> str | Response | None:
-        """The fault of this request: from the queue first, then at random."""
+        """The fault of this request, from the queue."""
         with self._lock:
-            if self.faults:
-                fault = self.faults.popleft()
-                return None if fault == "ok" else fault
-            if self.fault_rate and self._random.random() < self.fault_rate:
-                return self._random.choice(self.random_faults)
-            return None
+            fault = self.faults.popleft() if self.faults else "ok"
+            return None if fault == "ok" else fault
 
     def spoil(self, rows: list[Row], fault: str) -> list[Any]:
         """The rows of a page (newest first) with one of the faults in ROWS."""
+        where = self._draw(len(rows))
         if fault == "unordered":
             with self._lock:
                 self._random.shuffle(rows)
@@ -356,19 +319,15 @@ class Exchange:
             rows = rows[:1] + rows
         elif fault == "duplicates":
             rows = [_other_close(row) for row in rows[:1]] + rows
-        elif fault == "restated":
-            rows = [_other_close(row) for row in rows[:1]] + rows[1:]
-        elif fault == "week":
-            rows = [_other_close(row) for row in rows[:7]] + rows[7:]
+        elif fault in ("restated", "week"):
+            count = 1 if fault == "restated" else 7
+            rows = [_other_close(row) for row in rows[:count]] + rows[count:]
         elif fault == "gap":
-            where = self._draw(len(rows))
             rows = rows[:where] + rows[where + 5 :]
         elif fault in ROW and rows:
-            where = self._draw(len(rows))
             rows = [*rows[:where], ROW[fault](rows[where]), *rows[where + 1 :]]
         elif fault == "garbage":
-            spoiled = [spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)]
-            rows = spoiled + rows[len(spoiled) :]
+            rows = [spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)] + rows[len(GARBAGE) :]
         return rows
 
     def _draw(self, below: int) -> int:
@@ -441,9 +400,8 @@ class _Handler(BaseHTTPRequestHandler):
             response = self._respond(exchange, parts.path, query, fault)
         name = "response" if isinstance(fault, Response) else fault
         status = 0 if name in NO_RESPONSE else response.status
-        agent = self.headers.get("User-Agent", "")
         sent = None if name in (*NO_RESPONSE, *HALF) else self._rows(parts.path, query, response, name)
-        exchange.note(Request(at, parts.path, query, status, name, agent), sent)
+        exchange.note(Request(at, parts.path, query, status, name, dict(self.headers)), sent)
         if name in WIRE:
             self._mangle(exchange, response, name)
         else:
@@ -468,7 +426,6 @@ class _Handler(BaseHTTPRequestHandler):
             return fault
         if fault in RESPONSES:
             return RESPONSES[fault]
-        headers = {"User-Agent": self.headers.get("User-Agent", "")}
         end = _instant(query.get("end", ""))
         around: dict[str, Any] = {}
         if fault == "outside":
@@ -479,7 +436,7 @@ class _Handler(BaseHTTPRequestHandler):
             # Ten minutes before the last day is over, or now if that is earlier.
             self.sent_at = min(self.sent_at, datetime.fromtimestamp(end + DAY - 600, UTC))
             around = {"now": self.sent_at}
-        response = exchange.respond(path, query, headers, **around)
+        response = exchange.respond(path, query, self.headers, **around)
         if fault in ROWS and response.status == 200:
             return page_of(exchange.spoil(json.loads(response.body), fault))
         return response
@@ -627,74 +584,26 @@ def shift(frame: pd.DataFrame, last: date) -> pd.DataFrame:
 # By hand
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A local exchange that serves daily candles from CSV files.")
-    parser.add_argument(
-        "--csv", action="append", required=True, type=Path, help="a file of candles; repeatable"
-    )
-    parser.add_argument(
-        "--product", action="append", required=True, help="its product id; one for each --csv"
-    )
+def main() -> None:
+    """Serve until interrupted, a line on stderr for each request."""
+    from tasks.prices.csv_reader import read_candles
+
+    parser = argparse.ArgumentParser(description="A local exchange: daily candles of a CSV file.")
+    parser.add_argument("--csv", required=True, type=Path, help="a file of candles")
+    parser.add_argument("--product", required=True, help="its product id")
     parser.add_argument("--port", type=int, default=8765, help="0 takes a free one")
-    parser.add_argument(
-        "--clock", type=datetime.fromisoformat, help="where its clock starts: 2019-10-18T00:20:00Z"
-    )
     parser.add_argument(
         "--shift-to-now", action="store_true", help="move all days: the newest becomes yesterday"
     )
-    parser.add_argument(
-        "--fault", action="append", default=[], metavar="NAME[:TIMES]", help=", ".join(FAULTS)
-    )
-    parser.add_argument(
-        "--fault-rate", type=float, default=0.0, help="share of requests that meet a random fault"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
-    given = parser.parse_args(argv)
-    if len(given.csv) != len(given.product):
-        parser.error("one --product for each --csv is needed")
-    queue: list[str] = []
-    for fault in given.fault:
-        name, _, times = fault.partition(":")
-        if name not in (*FAULTS, "ok") or not (times or "1").isdecimal():
-            parser.error(f"--fault is NAME or NAME:TIMES, not {fault}; names: ok, {', '.join(FAULTS)}")
-        queue += [name] * int(times or 1)
-    given.fault = queue
-    return given
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Serve until interrupted, a line on stderr for each request."""
-    from storage.core.errors import ClosecastError
-    from tasks.prices.csv_reader import read_candles
-
-    given = _arguments(argv)
+    parser.add_argument("--fault", action="append", default=[], choices=FAULTS, help="of the next request")
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, _interrupted)
-    now, offset = datetime.now(UTC), timedelta()
-    if given.clock is not None:
-        start = given.clock if given.clock.tzinfo else given.clock.replace(tzinfo=UTC)
-        now, offset = start, start - now
-    try:
-        frames = {
-            product: read_candles(file.read_bytes(), product).candles
-            for file, product in zip(given.csv, given.product, strict=True)
-        }
-    except (OSError, ClosecastError) as error:
-        sys.exit(str(error))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    frame = read_candles(given.csv.read_bytes(), given.product).candles
     if given.shift_to_now:
-        yesterday = now.astimezone(UTC).date() - timedelta(days=1)
-        frames = {product: shift(frame, yesterday) for product, frame in frames.items()}
-    options = {"faults": given.fault, "fault_rate": given.fault_rate, "seed": given.seed, "port": given.port}
-    try:
-        exchange = Exchange(frames, clock=offset, **options)
-    except OSError as error:
-        sys.exit(f"port {given.port} cannot be used: {error}; choose another with --port")
-    with exchange:
-        log.info("serving %s at %s; stop with Ctrl-C", ", ".join(frames), exchange.url)
+        frame = shift(frame, datetime.now(UTC).date() - timedelta(days=1))
+    with Exchange({given.product: frame}, faults=given.fault, port=given.port) as exchange:
+        log.info("serving %s at %s; stop with Ctrl-C", given.product, exchange.url)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

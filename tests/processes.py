@@ -60,6 +60,16 @@ def run_process(target: Callable[..., None], *args: object) -> int | None:
     return code
 
 
+def run_at_once(target: Callable[..., None], *calls: tuple[object, ...]) -> None:
+    """Run the calls, each in a process of its own, all at once; each has to end well."""
+    workers = [process_for(target, *args) for args in calls]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
+
+
 @functools.cache
 def _preloaded() -> subprocess.Popen[str]:
     """A process that forks commands; it ends with this one, which holds its standard input."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from storage.core.errors import HomeUnusable
 from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
@@ -40,13 +41,31 @@ def csv(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
+def forecast_home(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
     """A home with a forecast, for copying."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("forecast")
     (folder / "btc.csv").write_bytes(to_csv(made_up(DAYS - 1)))
     done = run(folder / "home", folder / "btc.csv")
     assert done.returncode == 0, done.stderr
     return folder / "home"
+
+
+@pytest.fixture
+def home(forecast_home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(forecast_home, tmp_path / "home"))
+
+
+@pytest.fixture
+def disk(forecast_home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A disk of 16 MB with a home on it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16000k", "tmpfs", str(disk)]
+    if done := subprocess.run(mount, capture_output=True).stderr:
+        pytest.skip(f"no small disk can be mounted here: {done.decode().strip()}")
+    shutil.copytree(forecast_home, disk / "home")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def run(home: Path, csv: Path, *more: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -57,12 +76,8 @@ def run(home: Path, csv: Path, *more: str, first: Path | None = None) -> subproc
     return closecast_process(*words, variables={**os.environ, **server}, first=first)
 
 
-def predictions(home: Path) -> subprocess.CompletedProcess[str]:
-    return closecast_process("predictions", "--home", str(home), "--format", "csv", variables=os.environ)
-
-
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of error that a run ended with."""
+    """The one line that a run ended with."""
     assert done.returncode == 1, done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("closecast: ")
@@ -71,12 +86,11 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def rows(home: Path) -> list[dict[str, object]]:
-    stored: list[dict[str, object]] = Predictions(Home(home)).between().to_pylist()
-    return stored
+    return list(Predictions(Home(home)).between().to_pylist())
 
 
 def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
-    """With the fault gone, the next run makes the forecast, and the rows before it are unchanged."""
+    """When the fault is gone, the next run does what this one could not, and keeps all rows."""
     done = run(home, csv)
     assert done.returncode == 0, done.stderr
     after = rows(home)
@@ -85,132 +99,102 @@ def succeeds(home: Path, csv: Path, before: list[dict[str, object]]) -> None:
     assert verify_home(Home(home)).findings == []
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
-    """A disk of its own at that folder."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+def fill(disk: Path, spare: int = 0) -> Path:
+    """A file that takes all of the disk but so many bytes."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(disk).free - spare))
+    return ballast
 
 
 @root_only
 @pytest.mark.parametrize("spare", range(0, 340, 20) if LONG else [0])
-def test_a_full_disk_loses_nothing(made: Path, csv: Path, tmp_path: Path, spare: int) -> None:
-    """Full at once, or so many kilobytes later: at the prices, the model, the registry, or the page.
+def test_a_run_on_a_full_disk(disk: Path, csv: Path, spare: int) -> None:
+    """It is full at once, or so many kilobytes later: at the prices, the model, the registry, or the page.
 
-    With some space the run may succeed.
+    With some of them free the run may come to its end.
     """
-    disk = tmp_path / "disk"
-    with small_disk(disk, 16_000):
-        shutil.copytree(made, disk / "home")
-        before = rows(disk / "home")
-        free = shutil.disk_usage(disk).free
-        (disk / "ballast").write_bytes(bytes(free - spare * 1024))
-        done = run(disk / "home", csv)
-        if done.returncode or spare < 100:
-            message = refused(done)
-            assert re.search("space|full|disk I/O", message), message
-            after = rows(disk / "home")
-            assert after[: len(before)] == before
-            # Full at the last step, the page: the forecast is stored, and the message tells it.
-            stored = message.startswith(f"closecast: the forecast of {BTC} is stored")
-            assert len(after) - len(before) == stored, message
-        (disk / "ballast").unlink()
-        succeeds(disk / "home", csv, before)
+    before = rows(disk / "home")
+    ballast = fill(disk, spare * 1024)
+    done = run(disk / "home", csv)
+    if done.returncode or spare < 100:
+        message = refused(done)
+        assert re.search("space|full|disk I/O", message), message
+        after = rows(disk / "home")
+        assert after[: len(before)] == before
+        # Where the disk is full at the last step, the page, the message says that the forecast is stored.
+        stored = message.startswith(f"closecast: the forecast of {BTC} is stored")
+        assert len(after) - len(before) == stored, message
+    ballast.unlink()
+    succeeds(disk / "home", csv, before)
 
 
 @root_only
-def test_maintenance_on_a_full_disk_asks_for_room(made: Path, csv: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    with small_disk(disk, 16_000):
-        shutil.copytree(made, disk / "home")
-        succeeds(disk / "home", csv, rows(disk / "home"))
-        before = rows(disk / "home")
-        (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free))
-        message = refused(
-            closecast_process("maintain", "--home", str(disk / "home"), variables={**os.environ})
-        )
-        assert "No space left" in message
-        assert "make room" in message
-        (disk / "ballast").unlink()
-        assert rows(disk / "home") == before
-        assert verify_home(Home(disk / "home")).findings == []
+def test_maintenance_on_a_full_disk(disk: Path, csv: Path) -> None:
+    home = disk / "home"
+    succeeds(home, csv, rows(home))
+    before = rows(home)
+    ballast = fill(disk)
+    message = refused(closecast_process("maintain", "--home", str(home), variables=os.environ))
+    assert "No space left" in message
+    assert "make room" in message
+    ballast.unlink()
+    assert rows(home) == before
+    assert verify_home(Home(home)).findings == []
 
 
 @root_only
-def test_a_read_only_disk_can_be_queried(made: Path, csv: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    with small_disk(disk, 16_000):
-        shutil.copytree(made, disk / "home")
-        before = rows(disk / "home")
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        message = refused(run(disk / "home", csv))
-        assert "--home or CLOSECAST_HOME" in message
-        assert str(disk / "home") in message
-        # Queries work.
-        done = predictions(disk / "home")
+def test_a_read_only_disk(disk: Path, csv: Path) -> None:
+    home = disk / "home"
+    before = rows(home)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    message = refused(run(home, csv))
+    assert "--home or CLOSECAST_HOME" in message
+    assert str(home) in message
+    prediction_id = str(before[0]["prediction_id"])
+    for words in (
+        ("predictions", "--format", "csv"),
+        ("verify",),
+        ("sql", "SELECT count(*) FROM closes"),
+        ("reproduce", prediction_id),
+        ("versions",),
+    ):
+        done = closecast_process(*words, "--home", str(home), variables=os.environ)
         assert done.returncode == 0, done.stderr
-        name = str(before[0]["prediction_id"])
-        assert name in done.stdout
-        for command in (
-            ("verify",),
-            ("sql", "SELECT count(*) FROM closes"),
-            ("reproduce", name),
-            ("versions",),
-        ):
-            done = closecast_process(*command, "--home", str(disk / "home"), variables=os.environ)
-            assert done.returncode == 0, done.stderr
-            assert "Logging error" not in done.stderr
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        succeeds(disk / "home", csv, before)
+        assert "Logging error" not in done.stderr
+        assert words[0] != "predictions" or prediction_id in done.stdout
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    succeeds(home, csv, before)
 
 
 FOLDERS = ["models", "raw", "logs", "predictions/_delta_log"]
+MORE = ["locks", "predictions", "scores", "mlflow.db"]
 
 
-@pytest.mark.parametrize("name", [*FOLDERS, "locks", "predictions", "scores"] if LONG else FOLDERS)
-def test_a_file_in_place_of_a_folder_is_named(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(made, home)
-    folder = home / name
-    if folder.exists():
-        folder.rename(tmp_path / "away")
-    folder.write_text("in the way")
-    message = refused(run(home, csv))
-    assert name.partition("/")[0] in message
-    folder.unlink()
-    if (tmp_path / "away").exists():
-        (tmp_path / "away").rename(folder)
+@pytest.mark.parametrize("name", [*FOLDERS, "prices.db", *(MORE if LONG else [])])
+def test_a_file_for_a_folder_or_a_folder_for_a_database(
+    home: Path, csv: Path, tmp_path: Path, name: str
+) -> None:
+    path, away = home / name, tmp_path / "away"
+    if path.exists():
+        path.rename(away)
+    if path.suffix == ".db":
+        path.mkdir()
+    else:
+        path.write_text("in the way")
+    assert name.partition("/")[0] in refused(run(home, csv))
+    if path.suffix == ".db":
+        path.rmdir()
+    else:
+        path.unlink()
+    if away.exists():
+        away.rename(path)
     if LONG:
         succeeds(home, csv, rows(home))
     assert verify_home(Home(home)).findings == []
 
 
 @pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
-def test_a_folder_in_place_of_a_database_is_named(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(made, home)
-    (home / name).rename(tmp_path / "away")
-    (home / name).mkdir()
-    assert name in refused(run(home, csv))
-    (home / name).rmdir()
-    (tmp_path / "away").rename(home / name)
-    if LONG:
-        succeeds(home, csv, rows(home))
-    assert verify_home(Home(home)).findings == []
-
-
-@pytest.mark.parametrize("name", ["prices.db", "mlflow.db"] if LONG else ["prices.db"])
-def test_a_run_waits_20_seconds_for_a_held_database(made: Path, csv: Path, tmp_path: Path, name: str) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(made, home)
+def test_a_database_that_another_process_holds_for_20_seconds(home: Path, csv: Path, name: str) -> None:
     before = rows(home)
     hold = (
         "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -226,26 +210,18 @@ def test_a_run_waits_20_seconds_for_a_held_database(made: Path, csv: Path, tmp_p
         assert time.monotonic() - began > 10
 
 
-def test_a_database_held_for_too_long_is_an_error(
-    made: Path, csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(made, home)
+def test_a_database_that_is_held_for_too_long(home: Path, csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows(home)
     monkeypatch.setattr("storage.prices.engine_base.BUSY_SECONDS", 1)
     with contextlib.closing(sqlite3.connect(home / "prices.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        from storage.core.errors import HomeUnusable
-
         with pytest.raises(HomeUnusable, match="is held by another process"), Prices(Home(home)) as prices:
             prices.start_series("ETH-USD", "csv", started_at=NOW)
     succeeds(home, csv, before)
 
 
-def test_a_clock_set_back_repeats_no_day(made: Path, csv: Path, tmp_path: Path) -> None:
-    """By a day: stored closes are newer than the clock. None is lost, and no day is forecast twice."""
-    home = tmp_path / "home"
-    shutil.copytree(made, home)
+def test_a_clock_that_is_set_back(home: Path, csv: Path, tmp_path: Path) -> None:
+    """A day back: the stored days are newer than the clock. None is lost, and no day comes twice."""
     before, last = rows(home), made_up(DAYS)["day_utc"].iloc[-1]
     clock = tmp_path / "clock.py"
     clock.write_text(

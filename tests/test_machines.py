@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +28,9 @@ from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import MADE
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
-from tests.helpers import BTC, NOW, PROJECT
+from tests.helpers import BTC, NOW
 from tests.lived import DAYS, lived_runs
+from tests.processes import closecast_process
 
 pytestmark = pytest.mark.engines
 
@@ -41,12 +40,6 @@ def shared(tmp_path: Path) -> Home:
     """A home on both servers, with nothing in it."""
     s3()
     return Home(tmp_path / "one", postgresql().database_for(tmp_path / "shared"), bucket_for(tmp_path))
-
-
-@pytest.fixture
-def lite(tmp_path: Path) -> str:
-    """The address of the database that a plain home has by default."""
-    return f"sqlite:///{tmp_path / 'home' / 'prices.db'}"
 
 
 def rows(home: Home) -> list[dict[str, Any]]:
@@ -118,25 +111,20 @@ def test_a_restore_that_was_cut_short_is_done_again(
         prices.start_series("ETH-USD", "csv", started_at=NOW)
 
 
-def closecast(home: Home, *args: str, code: int = 0) -> str:
+def closecast(home: Home, *args: str) -> str:
     """The output of the command on a machine with that home."""
     shared = {
         "CLOSECAST_DATABASE_URL": home.database_url or "",
         "CLOSECAST_STORAGE_URL": home.storage_url or "",
+        "CLOSECAST_HOME": str(home.root),
     }
     quiet = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "-m", "closecast", *args],
-        cwd=PROJECT,
-        env={**os.environ, **shared, **quiet, "CLOSECAST_HOME": str(home.root)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    for secret in (PASSWORD, SECRET):
-        assert secret not in done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = closecast_process(*args, variables={**os.environ, **shared, **quiet}, timeout=280)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert PASSWORD not in output
+    assert SECRET not in output
+    return output
 
 
 def commits_and_models(home: Home) -> tuple[list[int], list[str]]:

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect import Flow
 from prefect.cache_policies import NO_CACHE
@@ -66,7 +65,7 @@ def typed(*words: str) -> tuple[int, str, str]:
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pty"}
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_CALLS = {"popen", "spawnl", "spawnv", "execv", "read_pickle", "to_pickle", "os.system"}
-FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "keras.models.load_model", "models.load_model"}
+FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "models.load_model", "keras.models.load_model"}
 FORBIDDEN_OPTIONS = (("shell", True), ("allow_pickle", True), ("safe_mode", False))
 
 
@@ -87,14 +86,13 @@ def offences(tree: ast.AST) -> Iterator[str]:
             )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PROJECT).as_posix())
-def test_no_pickle_no_eval_no_shell(path: Path) -> None:
-    assert list(offences(ast.parse(path.read_text(encoding="utf-8")))) == []
+def test_no_pickle_no_eval_no_shell() -> None:
+    for path in SOURCES:
+        assert list(offences(ast.parse(path.read_text(encoding="utf-8")))) == [], path
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_forbidden_code_would_be_found() -> None:
+    for text in (
         "import pickle",
         "from joblib import load",
         "eval('1')",
@@ -103,25 +101,22 @@ def test_no_pickle_no_eval_no_shell(path: Path) -> None:
         "np.load(p, allow_pickle=True)",
         "keras.models.load_model(p)",
         "load(p, safe_mode=False)",
-    ],
-)
-def test_the_check_sees_each_forbidden_call(text: str) -> None:
-    assert list(offences(ast.parse(text)))
+    ):
+        assert list(offences(ast.parse(text))), text
 
 
-def test_prefect_keeps_no_result_as_a_pickle() -> None:
+def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
     from flows import backtest, daily, maintain
 
-    objects = {id(one): one for module in (backtest, daily, maintain) for one in vars(module).values()}
-    flows = [one for one in objects.values() if isinstance(one, Flow)]
-    steps = [task_of(one) for one in objects.values() if hasattr(one, "task_options")]
-    assert len(flows) >= 3
-    assert len(steps) >= 8
-    kept: list[Any] = [*flows, *steps]
-    for one in kept:
-        assert one.persist_result is False, one.name
+    members = {
+        id(member): member for module in (backtest, daily, maintain) for member in vars(module).values()
+    }
+    flows = [member for member in members.values() if isinstance(member, Flow)]
+    steps = [task_of(member) for member in members.values() if hasattr(member, "task_options")]
+    assert (len(flows) >= 3, len(steps) >= 8) == (True, True)
+    assert [flow.name for flow in flows if flow.persist_result is not False] == []
     for step in steps:
-        assert step.cache_policy is NO_CACHE, step.name
+        assert (step.persist_result, step.cache_policy) == (False, NO_CACHE), step.name
 
 
 # Product ids
@@ -134,8 +129,13 @@ HOSTILE_IDS = [
 ]  # fmt: skip
 
 
+def test_hostile_ids_do_not_pass() -> None:
+    for product in HOSTILE_IDS:
+        with pytest.raises(BadProduct):
+            check_product_id(product)
+
+
 @given(st.text(max_size=40))
-@example("BTC-USD\n")
 @settings(derandomize=True, deadline=None)
 def test_only_ids_of_the_form_pass(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -148,9 +148,9 @@ def test_only_ids_of_the_form_pass(text: str) -> None:
             check_product_id(text)
 
 
-@pytest.mark.parametrize("product", HOSTILE_IDS)
+@pytest.mark.parametrize("product", HOSTILE_IDS[::6])
 @pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback", "report"])
-def test_every_command_refuses_hostile_product_ids(command: str, product: str, home: Home) -> None:
+def test_every_command_refuses_a_hostile_id(command: str, product: str, home: Home) -> None:
     before = sorted(home.root.rglob("*"))
     code, out, err = typed(command, f"--product={product}", "--home", str(home.root))
     assert code in (1, 2)
@@ -159,17 +159,13 @@ def test_every_command_refuses_hostile_product_ids(command: str, product: str, h
     assert sorted(home.root.rglob("*")) == before
 
 
-def test_hostile_arguments_change_nothing(home: Home) -> None:
-    """SQL, paths and markup in every other argument: one line of error, and the prices are unchanged."""
+def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
+    """SQL, paths and markup in every other argument: one line, and the prices are as they were."""
     store(home, made_up(10))
     words = [
-        "'; DROP TABLE candles; --",
-        "../../../etc/passwd",
-        "[bold]x[/]",
-        "$(touch /tmp/owned)",
-        "\x1b[2J",
+        "'; DROP TABLE candles; --", "../../../etc/passwd", "[bold]x[/]", "$(touch /tmp/owned)", "\x1b[2J",
         "1" * 5000,
-    ]
+    ]  # fmt: skip
     for word in words:
         for command in (
             ["predictions", f"--from={word}"],
@@ -195,21 +191,11 @@ def test_hostile_arguments_change_nothing(home: Home) -> None:
 
 # Files
 
-PATHS = [
-    "/dev/zero",
-    "/dev/null",
-    "/proc/self/mem",
-    "/proc/self/environ",
-    "/",
-    ".",
-    "/etc/shadow-not",
-    "\x00",
-    "a" * 5000,
-]
+PATHS = ["/dev/zero", "/dev/null", "/proc/self/mem", "/proc/self/environ", "/", ".", "\x00", "a" * 5000]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_paths_without_candles_are_refused_at_once(path: str, home: Home) -> None:
+def test_paths_that_are_no_files_of_candles_are_refused_at_once(path: str, home: Home) -> None:
     began = time.monotonic()
     code, _, err = typed("import", path, "--product", BTC, "--home", str(home.root))
     assert code in (1, 2)
@@ -227,7 +213,7 @@ def test_a_pipe_and_a_loop_of_links_are_refused_at_once(home: Home, tmp_path: Pa
 
 
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A command in a process of its own with an address space of 6 GB, and its peak memory in GB."""
+    """A command in a process of its own, and its peak memory in GB; more than 3 GB is not to be had."""
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))\n"
         "import closecast, atexit\n"
@@ -315,7 +301,7 @@ def test_ctrl_c_ends_a_query_that_would_not_end(home: Home) -> None:
     assert err.startswith("closecast: interrupted")
 
 
-def test_a_query_that_wants_all_the_memory_is_refused(home: Home) -> None:
+def test_a_query_for_all_the_memory_is_refused(home: Home) -> None:
     greedy = "select list(a.range) from range(10000000) a, range(1000) b"
     done, peak = peak_of("sql", greedy, "--home", str(home.root))
     assert done.returncode == 1
@@ -326,14 +312,15 @@ def test_a_query_that_wants_all_the_memory_is_refused(home: Home) -> None:
 # The exchange
 
 
-def error_of(response: str | Response) -> BaseException | None:
-    with Exchange({BTC: made_up(5)}, burst=1000, faults=[response] * 9) as ex:
-        waits: list[float] = []
-        with Client(ex.url, attempts=2, empty_attempts=1, total_timeout=2, sleep=waits.append) as client:
-            try:
-                client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
-            except ClosecastError as error:
-                return error
+def error_of(response: Response) -> BaseException | None:
+    with (
+        Exchange({BTC: made_up(5)}, burst=1000, faults=[response] * 9) as ex,
+        Client(ex.url, attempts=2, empty_attempts=1, total_timeout=2, sleep=lambda _: None) as client,
+    ):
+        try:
+            client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
+        except ClosecastError as error:
+            return error
     return None
 
 
@@ -344,36 +331,26 @@ def bomb(levels: int) -> bytes:
     return body
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        Response(200, bomb(1), headers=(("Content-Encoding", "gzip"),)),
-        Response(200, bomb(2), headers=(("Content-Encoding", "gzip, gzip"),)),
-        Response(
-            200, zlib.compress(b"[" + b" " * 2**28 + b"]", 9), headers=(("Content-Encoding", "deflate"),)
-        ),
-        Response(200, b"[" * 200_000),
-        Response(200, b"[" + b"1," * 2**21 + b"1]"),
-        Response(200, b"[]", headers=(("X-Long", "x" * 200_000),)),
-        Response(200, b"[]", headers=tuple((f"X-{n}", "x") for n in range(20_000))),
-        Response(200, b'{"message": "' + b"x\\n" * 100_000 + b'"}'),
-        Response(400, b'{"message": "\\u001b[2J\\u0007evil\\r\\nline"}'),
-    ],
-    ids=[
-        "gzip",
-        "gzip twice",
-        "deflate",
-        "nested",
-        "long",
-        "header",
-        "headers",
-        "message",
-        "control",
-    ],
+GZIP, GZIP_TWICE, DEFLATE = (
+    (("Content-Encoding", encoding),) for encoding in ("gzip", "gzip, gzip", "deflate")
 )
-def test_bombs_in_responses_are_an_error_in_bounded_memory(response: Response) -> None:
+RESPONSES = {
+    "gzip": Response(200, bomb(1), headers=GZIP),
+    "gzip twice": Response(200, bomb(2), headers=GZIP_TWICE),
+    "deflate": Response(200, zlib.compress(b"[" + b" " * 2**28 + b"]", 9), headers=DEFLATE),
+    "nested": Response(200, b"[" * 200_000),
+    "long": Response(200, b"[" + b"1," * 2**21 + b"1]"),
+    "header": Response(200, b"[]", headers=(("X-Long", "x" * 200_000),)),
+    "headers": Response(200, b"[]", headers=tuple((f"X-{n}", "x") for n in range(20_000))),
+    "message": Response(200, b'{"message": "' + b"x\\n" * 100_000 + b'"}'),
+    "control": Response(400, b'{"message": "\\u001b[2J\\u0007evil\\r\\nline"}'),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_bombs_of_the_exchange_are_an_error_in_bounded_memory(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    error = error_of(response)
+    error = error_of(RESPONSES[name])
     assert isinstance(error, ExchangeError)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # 256 MB
     assert "\n" not in str(error)
@@ -381,52 +358,43 @@ def test_bombs_in_responses_are_an_error_in_bounded_memory(response: Response) -
     assert len(str(error)) < 1000
 
 
-def test_a_number_of_millions_of_digits_is_quarantined() -> None:
+def test_a_number_of_millions_of_digits_costs_its_row() -> None:
     began = time.monotonic()
     assert error_of(Response(200, b"[[" + b"9" * 2**21 + b"]]")) is None
     assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
-    "to",
-    ["http://127.0.0.1:{port}/stolen", "file:///etc/passwd", "//evil.example/", "ftp://x/", "/elsewhere"],
+    ("status", "to"),
+    [
+        (301, "http://127.0.0.1:{port}/stolen"),
+        (302, "file:///etc/passwd"),
+        (303, "//evil.example/"),
+        (307, "http://127.0.0.1:{port}/stolen"),
+        (308, "/elsewhere"),
+    ],
 )
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status: int, to: str) -> None:
     with Exchange({}, burst=1000) as other, Exchange({BTC: made_up(5)}, burst=1000) as ex:
-        location = to.format(port=other.url.rpartition(":")[2])
-        ex.faults.append(Response(status, b"", headers=(("Location", location),)))
-        with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError, match="not followed"):
+        target = to.format(port=other.url.rpartition(":")[2])
+        ex.faults.append(Response(status, b"", headers=(("Location", target),)))
+        with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError) as error:
             client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
+        assert f"{status}, a redirect to {target}, which is not followed" in str(error.value)
         assert (len(ex.requests), len(other.requests)) == (1, 0)
 
 
 def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, str]] = []
     (tmp_path / ".netrc").write_text(f"default login me password {SECRET}\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    monkeypatch.setattr("tests.exchange._Handler.parse_request", _watching(seen))
-    # As with any host that is not this machine: netrc and the rest of the environment count.
-    monkeypatch.setattr("tasks.prices.coinbase_client._is_loopback", lambda _: False)
     with Exchange({BTC: made_up(5)}, burst=1000) as ex, Client(ex.url) as client:
+        # As with any host that is not this machine: netrc and the rest of the environment count.
+        client._session.trust_env = True
         client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
-    assert seen
-    assert all("Authorization" not in headers and "Cookie" not in headers for headers in seen)
-
-
-def _watching(seen: list[dict[str, str]]) -> object:
-    from http.server import BaseHTTPRequestHandler
-
-    honest = BaseHTTPRequestHandler.parse_request
-
-    def parse_request(self: BaseHTTPRequestHandler) -> bool:
-        parsed = honest(self)
-        seen.append(dict(self.headers))
-        return parsed
-
-    return parse_request
+    assert all({"Authorization", "Cookie"}.isdisjoint(request.headers) for request in ex.requests)
+    assert ex.requests
 
 
 # Secrets
@@ -436,7 +404,7 @@ def test_a_password_in_an_address_is_shown_nowhere(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    messages = []
+    said = []
     for url in (
         f"postgresql+psycopg://me:{SECRET}@nowhere.invalid/prices",
         f"postgresql://me:{SECRET}@nowhere.invalid/prices?password={SECRET}",
@@ -446,27 +414,27 @@ def test_a_password_in_an_address_is_shown_nowhere(
     ):
         with pytest.raises((BadSetting, HomeUnusable)) as error:
             Database(Home(home.root, url)).close()
-        messages.append(str(error.value))
+        said.append(str(error.value))
         assert SECRET not in repr(Home(home.root, url))
     for url in (f"https://me:{SECRET}@exchange.example", f"nonsense//me:{SECRET}@x"):
         with pytest.raises(BadSetting) as error:
             Client(url)
-        messages.append(str(error.value))
+        said.append(str(error.value))
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", url)
         assert environment().coinbase_url == url
-    assert SECRET not in "\n".join([*messages, caplog.text])
+    assert SECRET not in "\n".join([*said, caplog.text])
 
 
 def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path, prefect_server: None) -> None:
     from prefect.settings import PREFECT_API_URL
 
     home = tmp_path / "home"
-    variables = {
+    told = {
         "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
         "PREFECT_API_URL": str(PREFECT_API_URL.value()),
     }
     words = ("run", "--source", "sample", "--home", str(home))
-    done = closecast_process(*words, variables={**os.environ, **variables})
+    done = closecast_process(*words, variables={**os.environ, **told})
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

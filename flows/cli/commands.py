@@ -109,10 +109,10 @@ def run(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    place = prepare_home(home_at(home))
-    shared = (profile, changed, as_of, str(place.root), backfill_days)
+    data_home = prepare_home(home_at(home))
+    shared = (profile, changed, as_of, str(data_home.root), backfill_days)
     try:
-        with terminal.session(place, stderr=as_json, prefect=True):
+        with terminal.session(data_home, stderr=as_json, prefect=True):
             from flows.daily import daily_forecast, daily_forecasts
 
             if others:
@@ -120,9 +120,9 @@ def run(
             else:
                 forecasts = [daily_forecast(market, *shared)]
     except ProductsFailed as error:
-        output.print_forecasts(place, error.forecasts, several=True, as_json=as_json)
+        output.print_forecasts(data_home, error.forecasts, several=True, as_json=as_json)
         raise
-    output.print_forecasts(place, forecasts, several=bool(others), as_json=as_json)
+    output.print_forecasts(data_home, forecasts, several=bool(others), as_json=as_json)
 
 
 @app.command("import")
@@ -145,11 +145,11 @@ def import_(
         on_duplicate=on_duplicate,
         replace_source=replace_source,
     )
-    place = prepare_home(home_at(home))
-    with terminal.session(place, stderr=as_json):
+    data_home = prepare_home(home_at(home))
+    with terminal.session(data_home, stderr=as_json):
         from flows.actions import import_file
 
-        prices = import_file(place, market)
+        prices = import_file(data_home, market)
     output.print_import(prices, as_json=as_json)
 
 
@@ -240,9 +240,9 @@ def backtest(
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
-    place = prepare_home(existing_home(home))
+    data_home = prepare_home(existing_home(home))
     quiet = ("closecast.train", "closecast.ensemble")
-    with terminal.session(place, stderr=as_json, quiet=quiet, prefect=True):
+    with terminal.session(data_home, stderr=as_json, quiet=quiet, prefect=True):
         from prefect.task_runners import ProcessPoolTaskRunner
 
         from flows.backtest import rolling_backtest
@@ -252,8 +252,8 @@ def backtest(
             # Prefect types its own pool more narrowly than it takes it.
             pool: Any = ProcessPoolTaskRunner(max_workers=workers)
             flow = rolling_backtest.with_options(task_runner=pool)
-        result = flow(product, profile, changed, start, end, str(place.root), dask)
-    output.print_backtest(place, product, result, as_json=as_json)
+        result = flow(product, profile, changed, start, end, str(data_home.root), dask)
+    output.print_backtest(data_home, product, result, as_json=as_json)
 
 
 @app.command()
@@ -357,11 +357,11 @@ def reproduce(
 
     The exit code is 1 when anything differs.
     """
-    place = existing_home(home)
-    with terminal.session(place, stderr=as_json):
+    data_home = existing_home(home)
+    with terminal.session(data_home, stderr=as_json):
         from tasks.upkeep.reproduce import reproduce_forecast
 
-        result = reproduce_forecast(place, prediction_id, profile_name=profile, retrain=retrain)
+        result = reproduce_forecast(data_home, prediction_id, profile_name=profile, retrain=retrain)
     output.print_reproduction(result, prediction_id, as_json=as_json)
     if not result.same:
         distance = max(comparison.distance for comparison in (*result.figures, *result.weights))
@@ -419,11 +419,11 @@ def restore(
     from flows.settings import home_at
     from storage.backup.restore import restore as restore_home
 
-    place = home_at(home)
+    data_home = home_at(home)
     with terminal.progress_bars(stderr=as_json):
-        count = restore_home(file, place)
-    text = f"{count:,} files are back in {place.root}: `closecast verify` checks them"
-    terminal.print_result(text, {"home": place.root, "files": count}, as_json=as_json)
+        count = restore_home(file, data_home)
+    text = f"{count:,} files are back in {data_home.root}: `closecast verify` checks them"
+    terminal.print_result(text, {"home": data_home.root, "files": count}, as_json=as_json)
 
 
 for _command in app.registered_commands:

@@ -123,7 +123,7 @@ def existing_home(root: Path | None) -> Home:
     from storage.prices.engine import database_engine, require_current_schema
 
     home = home_at(root)
-    if database_engine(home).file is None or home.is_shared:
+    if database_engine(home).file is None or home.storage_url:
         prepare_home(home)  # other machines may have written it, whatever this one has
     elif not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")

@@ -6,12 +6,12 @@ backup of its size needs.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import tarfile
 import zlib
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from storage.core.errors import BadFile, HomeUnusable
+from storage.core.errors import BadFile, BadSetting, HomeUnusable
 from storage.core.location import Location
 from storage.core.progress import report_progress
 from storage.tables.schemas import TABLES
@@ -36,6 +36,8 @@ MAX_HEADER_BYTES = 2**16
 MAX_PATH_BYTES, MAX_NAME_BYTES = 1024, 255
 # A file takes up whole blocks of the disk.
 BLOCK_BYTES = 4096
+# Errors in an archive's content; any other `OSError` is the home's.
+FAULTS = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
 
 
 @dataclass
@@ -52,23 +54,19 @@ class ArchiveWriter:
             HomeUnusable: it is a link, or no file.
         """
         with path.open_regular() as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            return self._add(name, file, size)
-
-    def add_bytes(self, name: str, content: bytes) -> str:
-        """Add these bytes under a name; returns their SHA-256."""
-        return self._add(name, io.BytesIO(content), len(content))
+            return self.add(name, file)
 
     def add_list(self) -> None:
         """Add the list of all files so far; it comes last."""
         content = {"format": FORMAT, "sha256": self.checksums}
-        self.add_bytes(LIST, json.dumps(content, indent=1, sort_keys=True).encode())
+        self.add(LIST, io.BytesIO(json.dumps(content, indent=1, sort_keys=True).encode()))
 
-    def _add(self, name: str, content: IO[bytes], size: int) -> str:
+    def add(self, name: str, content: IO[bytes]) -> str:
+        """Add these bytes under a name; returns their SHA-256."""
         if name not in self.checksums:
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = size, 0o644
+            entry.size, entry.mode = content.seek(0, os.SEEK_END), 0o644
+            content.seek(0)
             hashed = _Hashed(content)
             self.tar.addfile(entry, hashed)
             self.checksums[name] = hashed.sha256.hexdigest()
@@ -94,7 +92,13 @@ def open_archive(file: Path) -> BinaryIO:
 
     Raises:
         BadFile: it is no file, or cannot be read.
+        BadSetting: this Python cannot unpack it safely.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise BadSetting(
+            f"a restore needs Python 3.11.4 or later, whose tarfile has the data filter, not"
+            f" {platform.python_version()}: upgrade Python, then try again"
+        )
     try:
         if file.is_file():
             return file.open("rb")
@@ -114,15 +118,9 @@ def disk_bytes(size: int) -> int:
 
 
 def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
-    """Unpack an archive into an empty folder and check each file against the list.
+    """Unpack an archive into an empty folder, and check each file against the list; returns their number.
 
-    Args:
-        source: the open archive; it is read twice.
-        file: its path, for messages.
-        staging: the folder.
-
-    Returns:
-        The number of files, without the list.
+    `source` is the open archive, which is read twice, `file` its path for messages.
 
     Raises:
         BadFile: it is no backup, or it was changed.
@@ -131,7 +129,7 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
     """
     free = shutil.disk_usage(staging).free
     checksums = dict[str, str]()
-    with _faults_of(file):
+    try:
         for _ in _entries(source, file, free):
             pass  # nothing is written before all of it is known to fit
         for tar, entry in _entries(source, file, free):
@@ -140,32 +138,18 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
                 os.fsync(unpacked.fileno())
                 checksums[entry.name] = hashlib.file_digest(unpacked, "sha256").hexdigest()
             report_progress("files", len(checksums))
-        recorded = _read_list(staging / LIST)
+        content: Any = json.loads((staging / LIST).read_bytes()) if LIST in checksums else None
+        recorded = content.get("sha256") if isinstance(content, dict) else None
+        if not isinstance(recorded, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"it has no list of format {FORMAT}")
         del checksums[LIST]
         for name in sorted(checksums.keys() | recorded.keys()):
             if checksums.get(name) != recorded.get(name):
                 raise ValueError(f"{name!r:.200} is not the file that was backed up")
-    return len(checksums)
-
-
-def _read_list(path: Path) -> dict[str, str]:
-    """The recorded SHA-256 of each file by its name."""
-    content: Any = json.loads(path.read_bytes()) if path.is_file() else None
-    checksums = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(checksums, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"it has no list of format {FORMAT}")
-    return checksums
-
-
-@contextlib.contextmanager
-def _faults_of(file: Path) -> Iterator[None]:
-    """Report errors in an archive's content as the archive's; any other `OSError` is the home's."""
-    faults = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
-    try:
-        yield
-    except faults as error:
+    except FAULTS as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise BadFile(f"{file} is no whole backup of this closecast ({reason}); use another one") from error
+    return len(checksums)
 
 
 class _Reader:

@@ -7,6 +7,7 @@ its bundles, then the prices. So a run that goes on meanwhile only adds what not
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ import sqlite3
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from storage.backup.archive import ArchiveWriter
 from storage.backup.transfer import dump_prices, dump_registry, sqlite_home
@@ -24,11 +25,11 @@ from storage.core.home import Home
 from storage.core.location import LocalPath, Location
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
-from storage.models.bundles import MANIFEST
+from storage.models.bundles import MANIFEST, fetch_bundle
 from storage.models.registry import Models
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
+from storage.tables.delta import snapshot
 from storage.tables.schemas import TABLES
-from storage.tables.snapshot import snapshot
 from storage.upkeep.file_integrity import data_files
 
 if TYPE_CHECKING:
@@ -81,16 +82,12 @@ def _add_home(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
         if table is not None:
             _add_table(archive, location, table)
     _add_registry(archive, home, scratch)
-    _add_folder(archive, home.folds, home.root)
+    _add_folder(archive, LocalPath(home.folds), home.root)
     if prices := dump_prices(home, scratch):
         archive.add_file(prices.name, LocalPath(prices))
     # After the prices: a raw response is stored before its candles.
-    if home.is_shared:
-        for path in home.raw.files():
-            archive.add_file(path.relative_to(home.shared).as_posix(), path)
-    else:
-        _add_folder(archive, home.root / "raw", home.root)
-    _add_folder(archive, home.reports, home.root)
+    _add_folder(archive, home.raw, home.shared)
+    _add_folder(archive, LocalPath(home.reports), home.root)
 
 
 def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) -> None:
@@ -112,7 +109,7 @@ def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) ->
         if path.name != "_last_checkpoint":
             # As recorded: a file that was changed is detected in the copy as in the original.
             lines.append(f"{recorded.get(short, sha256)}  {short}\n")
-    archive.add_bytes(f"{location.name}/{CHECKSUMS}", "".join(lines).encode())
+    archive.add(f"{location.name}/{CHECKSUMS}", io.BytesIO("".join(lines).encode()))
 
 
 def _is_logged(path: Location, version: int) -> bool:
@@ -134,18 +131,17 @@ def _add_registry(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
     for version in Models(sqlite_home(scratch)).versions():
         bundle = home.models / version.name / version.bundle
         check_no_links(bundle.parent, bundle)
-        if home.is_shared:
-            Models(home).open(version)  # downloads it
+        fetch_bundle(home, version.name, version.bundle, version.manifest_sha256)
         if not (bundle / MANIFEST).is_file():
             raise Damaged(f"{bundle} is missing, but the registry names it: run `closecast verify`")
         check_no_links(*bundle.rglob("*"))  # `_add_folder` would leave a link out
-        _add_folder(archive, bundle, home.root)
+        _add_folder(archive, LocalPath(bundle), home.root)
 
 
-def _add_folder(archive: ArchiveWriter, folder: Path, root: Path) -> None:
+def _add_folder(archive: ArchiveWriter, folder: Location, root: Any) -> None:
     """Add every file below a folder but drafts, links and what is deleted meanwhile."""
-    for path in sorted(folder.rglob("*")):
+    for path in folder.files():
         short = path.relative_to(root)
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in short.parts):
+        if not any(part.startswith(".") for part in short.parts):
             with contextlib.suppress(FileNotFoundError):
-                archive.add_file(short.as_posix(), LocalPath(path))
+                archive.add_file(short.as_posix(), path)

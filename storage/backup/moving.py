@@ -28,7 +28,7 @@ def require_unused(home: Home) -> None:
     """
     if database_engine(home).file is None and (holds_prices(home) or holds_models(home)):
         raise HomeUnusable("an empty database is needed, but there are prices or models in it: name another")
-    for name in SHARED if home.is_shared else ():
+    for name in SHARED if _moves(home) else ():
         if (home.shared / name).is_dir():
             raise HomeUnusable(
                 f"an empty prefix is needed, but there is {home.shared / name}: name another in"
@@ -44,7 +44,7 @@ def move_out(staging: Path, home: Home) -> None:
     Raises:
         HomeUnusable: the database or the bucket cannot be written.
     """
-    if home.is_shared:
+    if _moves(home):
         for name in SHARED:
             _upload(staging / name, home.shared / name)
         for name in TABLES:
@@ -56,6 +56,10 @@ def move_out(staging: Path, home: Home) -> None:
             load_prices(staging, home)
         for name in DATABASES:
             (staging / name).unlink(missing_ok=True)
+
+
+def _moves(home: Home) -> bool:
+    return home.shared != LocalPath(home.root)
 
 
 def _upload(folder: Path, target: Location) -> None:

@@ -78,11 +78,7 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
 
 
 def _require_empty(home: Home) -> None:
-    """Check that the home is empty, and that its folders are different ones: each is emptied.
-
-    Raises:
-        HomeUnusable: one of them is not so.
-    """
+    """Check that the home is empty, and that its folders are different ones: each is emptied."""
     paths = [home.root / name for name in (*DATABASES, *FOLDERS)]
     for path in paths:
         if path.is_symlink() and not path.exists():
@@ -105,17 +101,17 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _require_room(staging: Path, home: Home) -> None:
-    """Check the room on other disks that folders of the home lie on, before anything moves.
+    """Check the room on other disks that folders of the home lie on, before anything moves."""
 
-    Raises:
-        HomeUnusable: one has too little.
-    """
+    def size_of(folder: Path) -> int:
+        return sum(disk_bytes(path.lstat().st_size) for path in folder.rglob("*"))
+
     needed, folders = Counter[int](), dict[int, Path]()
     for name in FOLDERS:
         target, source = home.root / name, staging / name
         if source.is_dir() and target.is_dir():
             device = target.stat().st_dev
-            needed[device] += _folder_bytes(source) - _folder_bytes(target)  # the target is emptied first
+            needed[device] += size_of(source) - size_of(target)  # the target is emptied first
             folders[device] = target
     del needed[staging.stat().st_dev]
     for device, size in needed.items():
@@ -123,10 +119,6 @@ def _require_room(staging: Path, home: Home) -> None:
             raise HomeUnusable(
                 f"{lacking:,} more bytes are needed on the disk of {folders[device]}: make room there"
             )
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(disk_bytes(path.lstat().st_size) for path in folder.rglob("*"))
 
 
 def _replace_file(target: Path, source: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,6 @@ from storage.prices.queries import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SE
 PIECE = 2_000
 PRICES = (SERIES, CANDLES, PAGES, QUARANTINE, DATA_VERSIONS)
 NUMBERED = (SERIES, CANDLES, QUARANTINE)
-# Importing these registers MLflow's tables with its metadata.
-MODULES = ("mlflow.store.tracking.dbmodels.models", "mlflow.store.model_registry.dbmodels.models")
 
 
 def sqlite_home(folder: Path) -> Home:
@@ -147,8 +144,8 @@ def _copy_registry(rows: sa.Connection, to: sa.Connection) -> None:
 
 def _mlflow() -> dict[str, sa.Table]:
     """MLflow's tables by name, each after those that it refers to."""
-    for module in MODULES:
-        importlib.import_module(module)
+    import mlflow.store.model_registry.dbmodels.models
+    import mlflow.store.tracking.dbmodels.models  # noqa: F401 (both register tables with the metadata)
     from mlflow.store.db.base_sql_model import Base
 
     return {table.name: table for table in Base.metadata.sorted_tables}
@@ -167,12 +164,9 @@ def _count(connection: sa.Connection, table: sa.TableClause) -> int:
 @contextlib.contextmanager
 def _registry(home: Home) -> Iterator[sa.Connection]:
     """A transaction on the registry, which exists, that sees one state of it."""
-
-    def create(_: str) -> None:
-        raise AssertionError("the registry exists")
-
     engine = database_engine(home)
-    connections = sa.create_engine(engine.registry_url(create), isolation_level="SERIALIZABLE")
+    url = engine.registry_url(lambda _: None)
+    connections = sa.create_engine(url, isolation_level="SERIALIZABLE")
     try:
         with connections.begin() as connection:
             yield connection

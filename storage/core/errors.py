@@ -1,29 +1,5 @@
 """Every error that closecast raises on purpose, as one tree.
 
-::
-
-    ClosecastError
-    ├── BadInput                the input cannot be used
-    │   ├── BadProduct          a product id of the wrong form, or unknown to the exchange
-    │   ├── BadDay              a day in the future, before the listing, or malformed
-    │   ├── BadFile             a file that is missing, empty, foreign or contradicts itself
-    │   ├── BadSetting          an unknown profile, a misspelt setting, a value out of range
-    │   ├── BadQuery            SQL that fails, or that is more than one SELECT
-    │   └── SourceMismatch      prices of a second source for a product that has one
-    ├── NotEnoughHistory        fewer consecutive days than the model needs
-    ├── StaleSeries             the origin's day is missing from the closes
-    ├── NotReproduced           a forecast computed again has other figures
-    ├── ProductsFailed          some of several products have no forecast
-    ├── PrefectUnavailable      no Prefect server is named, or it does not respond
-    ├── ClusterUnusable         no Dask scheduler responds, or its workers cannot do the work
-    ├── ExchangeError           the exchange gave no prices
-    │   ├── ExchangeRefused     it refused the request, and would again (4xx)
-    │   └── ExchangeUnavailable it sent no usable response, however often it was asked
-    └── StorageError            the home cannot be used
-        ├── HomeUnusable        it cannot be written, or holds a file where a folder should be
-        ├── HomeBusy            another run holds it for too long
-        └── Damaged             stored data does not have its recorded hash
-
 Each message is one line: what was needed, what came, what to do.
 """
 

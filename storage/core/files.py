@@ -32,10 +32,7 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
             raise BadFile(f"a file was needed, but {path} is a pipe or a device; save it to a file first")
         if status.st_size > limit:
             raise BadFile(f"a file of at most {limit} bytes was needed, but {path} is larger; split it")
-        with path.open("rb") as file:
-            data = file.read(min(limit, status.st_size) + 1)
-            if len(data) <= limit:
-                data += file.read(limit + 1 - len(data))  # it may have grown since
+        data = path.read_bytes()
     except FileNotFoundError as error:
         raise BadFile(f"a file was needed, but there is none at {path}; check its name") from error
     except (OSError, ValueError) as error:
@@ -45,8 +42,6 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
         ) from error
     if not data:
         raise BadFile(f"a file with content was needed, but {path} is empty; fetch it again")
-    if len(data) > limit:
-        raise BadFile(f"a file of at most {limit} bytes was needed, but {path} is larger; split it")
     return data
 
 
@@ -67,40 +62,27 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     fsync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        HomeUnusable: it cannot be made.
-    """
+    """Make a folder and those above it, or raise `HomeUnusable`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and write a file into it; `os.access` is true for root and on read-only mounts.
-
-    Raises:
-        OSError: it cannot be made or written.
-    """
+    """Make a folder and write a file into it, or raise OSError; `os.access` is true on read-only mounts."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def old_drafts(folder: Path, before: float) -> list[Path]:
-    """The drafts of killed processes below a folder.
-
-    Args:
-        folder: searched with all its folders.
-        before: seconds since 1970; a younger draft may belong to a process at work.
-    """
+    """The drafts below a folder that were last written before that time, in seconds since 1970."""
     drafts = (path for path in folder.rglob(".*.tmp") if DRAFT.fullmatch(path.name) and path.is_file())
     return sorted(path for path in drafts if path.lstat().st_mtime < before)
 
@@ -143,11 +125,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def fsync_folder(path: Path) -> None:
-    """Make the names in a folder durable.
-
-    Raises:
-        HomeUnusable: the folder cannot be opened or synced.
-    """
+    """Make the names in a folder durable, or raise `HomeUnusable`."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -155,15 +133,11 @@ def fsync_folder(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex, read in pieces.
-
-    Raises:
-        BadFile: missing or not readable.
-    """
+    """The SHA-256 of a file's content, in hex; `BadFile` where it is missing or not readable."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -171,7 +145,8 @@ def sha256_file(path: Path) -> str:
         raise BadFile(f"the file {path} cannot be read: {error.strerror or error}; check its name") from error
 
 
-def _unwritable(path: Path, error: OSError) -> HomeUnusable:
+def unwritable(path: Path, error: OSError) -> HomeUnusable:
+    """The error for a file or folder that cannot be written."""
     return HomeUnusable(
         f"{path} cannot be written: {error.strerror or error};"
         " make room or rights, or choose another home with --home or CLOSECAST_HOME"

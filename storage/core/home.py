@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.core.errors import BadProduct, HomeUnusable
-from storage.core.files import check_writable
+from storage.core.files import check_writable, unwritable
 from storage.core.location import LocalPath, Location
 from storage.core.s3_path import S3Path
 
@@ -23,11 +23,7 @@ _NOT_IN_TABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff?\\\[\]^|]|%[0-9A-Fa-f]{
 
 
 def check_product_id(product_id: str) -> str:
-    """Return the id unchanged, or refuse it before it reaches a path, a URL or SQL.
-
-    Raises:
-        BadProduct: not of the form `BTC-USD`.
-    """
+    """Return the id unchanged, or raise `BadProduct` before it reaches a path, a URL or SQL."""
     if not PRODUCT_ID.fullmatch(product_id):
         raise BadProduct(
             "product ids look like BTC-USD (capital letters and digits around one dash),"
@@ -37,11 +33,7 @@ def check_product_id(product_id: str) -> str:
 
 
 def choose_location(root: Path, storage_url: str | None) -> Location:
-    """The engine of what machines may share: a bucket where there is an address of one, or the home's folder.
-
-    Raises:
-        BadSetting: the address is not one of S3.
-    """
+    """The home's folder, or the bucket of an address; `BadSetting` where that is not one of S3."""
     return LocalPath(root) if storage_url is None else S3Path.of(storage_url)
 
 
@@ -69,8 +61,8 @@ class _Shared:
 class Home:
     """The names of a home's parts; only `prepare` touches the disk.
 
-    `database_url` moves the prices elsewhere; by default they are `prices.db` in the home. `storage_url`
-    moves the tables, the bundles of models and the raw responses to a bucket.
+    `database_url` moves the prices elsewhere, `storage_url` the tables, the models' bundles and the raw
+    responses.
     """
 
     root: Path
@@ -79,17 +71,8 @@ class Home:
 
     @property
     def shared(self) -> Location:
-        """Where the things lie that machines share: the home itself, or the bucket of `storage_url`.
-
-        Raises:
-            BadSetting: `storage_url` is no address of S3.
-        """
+        """Where the things lie that machines may share: the home itself, or the bucket of `storage_url`."""
         return choose_location(self.root, self.storage_url)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether `shared` lies outside of the home, where other machines may use it."""
-        return self.storage_url is not None
 
     def table(self, name: str) -> Location:
         """Location of a Delta table, by its name in `storage.tables.schemas`."""
@@ -103,21 +86,14 @@ class Home:
     folds = _Below("folds")  # models of backtests, so that an interrupted one continues
     reports, locks, logs = _Below("reports"), _Below("locks"), _Below("logs")
 
-    @property
-    def mlflow_url(self) -> str:
-        """SQLAlchemy address of the model registry."""
-        return f"sqlite:///{self.registry}"
-
     def prepare(self, *, restoring: bool = False) -> Home:
         """Make the folders that every run needs, and prove that they can be written.
 
-        Args:
-            restoring: accept a home to which a backup was restored in part.
+        With `restoring`, accept a home to which a backup was restored in part.
 
         Raises:
-            HomeUnusable: a folder cannot be made or written, a file stands in its place, a backup was
-                restored in part, or tables cannot be opened by the path.
-            BadSetting: `storage_url` is no address of S3.
+            HomeUnusable: a folder cannot be made or written, a backup was restored in part, or tables cannot
+                be opened by the path.
         """
         _check_characters(_NOT_IN_ROOT, os.path.abspath(self.root))  # noqa: PTH100
         for path in (self.root, *(path for path in self.root.glob("*") if path.is_symlink())):
@@ -130,10 +106,7 @@ class Home:
             try:
                 check_writable(folder)
             except OSError as error:
-                raise HomeUnusable(
-                    f"the home needs a folder that can be written at {folder}: {error.strerror or error};"
-                    " choose another with --home or CLOSECAST_HOME"
-                ) from error
+                raise unwritable(folder, error) from error
         return self
 
 

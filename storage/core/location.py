@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from storage.core.errors import HomeUnusable
 from storage.core.files import (
     check_no_links,
     fsync_folder,
     make_folder,
     open_regular,
     sha256_file,
+    unwritable,
     write_atomic,
 )
 
@@ -50,10 +51,12 @@ class Location(Protocol):
     def put(self, content: bytes) -> None: ...  # durably, whole or not at all, in place of an older one
     def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
     def folder_names(self) -> list[str]: ...  # directly below, without links
-    def files(self, *, after: str | None = None) -> list[Self]: ...  # all below, sorted, or from a name on
+    def files(self, *, after: str | None = None) -> list[Self]: ...  # below, sorted, no links, from a name on
     def located(self, uri: str) -> Self: ...  # the data file of an address by Delta
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
     def check_reachable(self) -> None: ...
+    def claim(self, identity: Callable[[], str], address: str) -> None: ...  # for one price database
+    def bundle_name(self, key: str, manifest_sha256: str) -> str: ...  # of a model's folder
     def sync(self, paths: Iterable[Location]) -> None: ...  # make them and their names durable, in order
     @property
     def storage_options(self) -> dict[str, str] | None: ...  # of Delta
@@ -72,7 +75,7 @@ class LocalPath(PosixPath):
         return [path.name for path in self.glob("*") if path.is_dir() and not path.is_symlink()]
 
     def files(self, *, after: str | None = None) -> list[Self]:
-        paths = sorted(path for path in self.rglob("*") if path.is_file())
+        paths = sorted(path for path in self.rglob("*") if path.is_file() and not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
 
     def open_regular(self) -> BinaryIO:
@@ -98,6 +101,11 @@ class LocalPath(PosixPath):
 
     def check_reachable(self) -> None: ...
 
+    def claim(self, identity: Callable[[], str], address: str) -> None: ...
+
+    def bundle_name(self, key: str, manifest_sha256: str) -> str:  # noqa: ARG002 (the same key, the same folder)
+        return hashlib.sha256(key.encode()).hexdigest()[:16]
+
     def located(self, uri: str) -> Self:
         """A path that climbs out of its folder stays quoted, and names no file."""
         path = urlsplit(uri).path if "://" in uri else uri
@@ -121,25 +129,19 @@ class LocalPath(PosixPath):
         fsync_folder(self)
 
     def read_lines(self, *, after: int = -1) -> list[str]:  # noqa: ARG002 (one file has them all)
-        try:
-            return self.read_bytes().decode(errors="replace").split("\n")
-        except FileNotFoundError:
-            return []
+        return self.read_bytes().decode(errors="replace").split("\n") if self.is_file() else []
 
     def add_lines(self, number: int, lines: list[str]) -> None:  # noqa: ARG002 (as above)
         try:
             # Unbuffered and at the file's end, so that two processes at once do not mix their lines.
             with self.open("ab+", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
-                if end:
-                    file.seek(end - 1)
+                file.seek(max(end - 1, 0))
                 cut = end and file.read(1) != b"\n"  # by a crash in the middle of a line
                 file.write((("\n" if cut else "") + "".join(f"{line}\n" for line in lines)).encode())
                 os.fsync(file.fileno())
         except OSError as error:
-            raise HomeUnusable(
-                f"{self} cannot be written: {error.strerror or error}; make room, or choose another --home"
-            ) from error
+            raise unwritable(self, error) from error
         if not end:
             fsync_folder(self.parent)
 

@@ -52,26 +52,17 @@ def log_to_file(home: Home) -> Path:
 
 
 @contextlib.contextmanager
-def stderr_redirected(target: int) -> Iterator[None]:
-    """Point file descriptor 2, to which native code and child processes write, at another descriptor."""
-    kept = os.dup(2)
-    os.dup2(target, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-@contextlib.contextmanager
 def native_stderr_to_log() -> Iterator[None]:
     """Send what code of C++ or Rust writes to file descriptor 2 to the debug log instead of the terminal."""
     with _stderr, tempfile.TemporaryFile() as caught:
         sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(caught.fileno(), 2)
         try:
-            with stderr_redirected(caught.fileno()):
-                yield
+            yield
         finally:
+            os.dup2(kept, 2)
+            os.close(kept)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines():
                 log.debug("%s", line)

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +27,9 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(
     r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,8})/?"
 )
-READERS = 16
+OWNER_FILE = "closecast.json"
 RETRIES = 5
 RETRY_SECONDS = 60
-# Delta's names for the same. Its commits rest on the server's refusal to write what is there.
-DELTA_OPTIONS = {
-    "aws_conditional_put": "etag",
-    "max_retries": str(RETRIES),
-    "retry_timeout": f"{RETRY_SECONDS}s",
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -51,11 +46,7 @@ class S3Path:
 
     @classmethod
     def of(cls, url: str) -> S3Path:
-        """The prefix that CLOSECAST_STORAGE_URL names.
-
-        Raises:
-            BadSetting: it is not `s3://BUCKET` or `s3://BUCKET/PREFIX`.
-        """
+        """The prefix that CLOSECAST_STORAGE_URL names; `BadSetting` where it is no `s3://BUCKET/PREFIX`."""
         match = _ADDRESS.fullmatch(url)
         if not match or ".." in match[1]:
             # The URL is not shown: somebody may have put a password into it.
@@ -139,6 +130,34 @@ class S3Path:
     def check_reachable(self) -> None:
         self.is_dir()
 
+    def claim(self, identity: Callable[[], str], address: str) -> None:
+        """Prove that the bucket can be written, refuses to write twice, and belongs to that price database.
+
+        One request where all is well: the owner file exists, and the server reports that.
+        """
+        file, owner = self / OWNER_FILE, {"closecast": 1, "database": identity()}
+        content = f"{json.dumps(owner)}\n".encode()
+        if file.create(content) and file.create(content):
+            with contextlib.suppress(HomeUnusable):
+                file.unlink()
+            raise HomeUnusable(
+                f"the server of {self} writes an object a second time although it must not (If-None-Match):"
+                " commits would be lost, choose a server that supports conditional writes"
+            )
+        try:
+            stored = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise HomeUnusable(f"{file} is not closecast's: choose another prefix") from error
+        if stored != owner:
+            raise HomeUnusable(
+                f"{self} belongs to another price database than {address}: choose another prefix, or delete"
+                f" {file} if the database was moved"
+            )
+
+    def bundle_name(self, key: str, manifest_sha256: str) -> str:
+        # Two machines that train the same at once never mix their files.
+        return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{manifest_sha256[:16]}"
+
     def resolve(self) -> S3Path:
         return self
 
@@ -147,7 +166,9 @@ class S3Path:
 
     @property
     def storage_options(self) -> dict[str, str]:
-        return dict(DELTA_OPTIONS)
+        # Delta's commits rest on the server's refusal to write what is there.
+        retries = {"max_retries": str(RETRIES), "retry_timeout": f"{RETRY_SECONDS}s"}
+        return {"aws_conditional_put": "etag", **retries}
 
     def arrow_filesystem(self) -> None: ...
 
@@ -193,7 +214,7 @@ class S3Path:
 
 
 def _lines_of(objects: list[S3Path]) -> list[str]:
-    with ThreadPoolExecutor(READERS) as pool:  # each is small, and the way to the server long
+    with ThreadPoolExecutor(16) as pool:  # each is small, and the way to the server long
         return "".join(pool.map(_text_of, objects)).split("\n")
 
 

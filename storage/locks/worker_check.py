@@ -42,10 +42,6 @@ def check_file(home: Home) -> Iterator[str]:
 
 
 def check_worker(file: str) -> WorkerCheck:
-    """Describe this process.
-
-    Args:
-        file: the path that `check_file` gave.
-    """
+    """Describe this process; `file` is the path that `check_file` gave."""
     versions = {"closecast": code_version(), **{name: version(name) for name in DECISIVE}}
     return {"host": platform.node(), "versions": versions, "home": Path(file).is_file()}

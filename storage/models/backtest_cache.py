@@ -33,11 +33,7 @@ class BacktestCache:
 
     @contextlib.contextmanager
     def draft(self, name: str) -> Iterator[Draft]:
-        """A model to fill, which gets its name when it is whole.
-
-        Raises:
-            HomeUnusable: it cannot be stored.
-        """
+        """A model to fill, which gets its name when it is whole; `HomeUnusable` where it cannot be stored."""
         final, unfinished = self.folder / name, self.folder / f".draft-{uuid.uuid4().hex}"
         try:
             unfinished.mkdir(parents=True)
@@ -54,11 +50,7 @@ class BacktestCache:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def open(self, name: str) -> Bundle:
-        """A model by its name.
-
-        Raises:
-            Damaged: it is missing or changed.
-        """
+        """A model by its name; `Damaged` where it is missing or changed."""
         try:
             return Bundle(self.folder / name, sha256_file(self.folder / name / MANIFEST))
         except (BadFile, ValueError) as error:
@@ -72,11 +64,7 @@ class BacktestCache:
         (self.folder / f"{name}.json").put(as_json(content))
 
     def read(self, name: str) -> Any | None:
-        """The figures of that name, None where there are none.
-
-        Raises:
-            Damaged: they cannot be read.
-        """
+        """The figures of that name, None where there are none; `Damaged` where they cannot be read."""
         path = self.folder / f"{name}.json"
         if not path.is_file():
             return None

@@ -24,11 +24,8 @@ WEIGHTS = "model.weights.h5"
 class Network(Protocol):
     """The part of a Keras model that is needed here; Keras itself is not imported."""
 
-    def save_weights(self, filepath: str) -> None:
-        """Write the weights to a file whose name ends in `.weights.h5`."""
-
-    def load_weights(self, filepath: str) -> None:
-        """Read them back."""
+    def save_weights(self, filepath: str) -> None: ...  # noqa: D102
+    def load_weights(self, filepath: str) -> None: ...  # noqa: D102
 
 
 class Draft:
@@ -75,11 +72,7 @@ class Bundle:
         self.manifest: dict[str, str] = json.loads((folder / MANIFEST).read_bytes())
 
     def path(self, name: str) -> Path:
-        """The path of a file whose content is the recorded one.
-
-        Raises:
-            Damaged: the file is missing, unlisted or changed.
-        """
+        """The path of a file whose content is the recorded one; `Damaged` where it is any other."""
         path = self.folder / name
         _damaged_by_links(path.parent, path)
         if name not in self.manifest or self._sha256(path) != self.manifest[name]:
@@ -112,11 +105,7 @@ class Bundle:
 
 
 def as_json(content: object) -> bytes:
-    """Plain figures as JSON, sorted by name, every bit kept.
-
-    Raises:
-        ValueError: NaN or infinite.
-    """
+    """Plain figures as JSON, sorted by name, every bit kept; ValueError for NaN and infinity."""
     return f"{json.dumps(content, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
 
@@ -126,24 +115,20 @@ def shared_bundle(home: Home, model: str, bundle: str) -> Location:
 
 
 def share_bundle(home: Home, model: str, bundle: str) -> None:
-    """Copy a sealed bundle to where machines share it, its manifest last: with a manifest it is whole.
-
-    Raises:
-        HomeUnusable: the bucket cannot be written.
-    """
+    """Copy a sealed bundle to where machines share it, its manifest last: with a manifest it is whole."""
     folder, shared = LocalPath(home.models / model / bundle), shared_bundle(home, model, bundle)
     if shared != folder:
         for path in sorted(folder.files(), key=lambda path: path == folder / MANIFEST):
             (shared / path.relative_to(folder).as_posix()).put(path.read_bytes())
 
 
-def open_bundle(home: Home, model: str, bundle: str, manifest_sha256: str) -> Bundle:
-    """The bundle in this home; files that are missing or changed come from where machines share it.
+def fetch_bundle(home: Home, model: str, bundle: str, manifest_sha256: str) -> Path:
+    """The bundle's folder in this home; missing or changed files come from where machines share it.
 
     Two processes may fetch at once: each file is written whole, and is the same.
 
     Raises:
-        Damaged: a shared file, or the home's own where nothing is shared, is not the one that was stored.
+        Damaged: a shared file is not the one that was stored.
         HomeUnusable: the bucket cannot be read, or the home not written.
     """
     folder, shared = LocalPath(home.models / model / bundle), shared_bundle(home, model, bundle)
@@ -156,14 +141,11 @@ def open_bundle(home: Home, model: str, bundle: str, manifest_sha256: str) -> Bu
                 (folder / name).put(_checked(shared / name, sha256))
         if not same:
             (folder / MANIFEST).put(content)
-    return Bundle(folder, manifest_sha256)
+    return folder
 
 
 def shared_files(home: Home, model: str, bundle: str, manifest_sha256: str) -> tuple[int, list[str]]:
-    """How many shared files of a bundle were checked, and a message for each that is damaged or foreign.
-
-    Nothing where nothing is shared: the files of a home are checked as `Bundle` reads them.
-    """
+    """How many shared files of a bundle were checked, none in a home of its own, and the findings."""
     shared = shared_bundle(home, model, bundle)
     if shared == LocalPath(home.models / model / bundle):
         return 0, []

@@ -23,11 +23,7 @@ TABLES = {"alembic_version", "registered_models", "model_versions", "runs"}
 
 
 def registry_exists(home: Home) -> bool:
-    """Whether a version was ever registered here; nothing is made.
-
-    Raises:
-        HomeUnusable: the database cannot be reached.
-    """
+    """Whether a version was ever registered here; nothing is made."""
     return database_engine(home).registry_exists()
 
 
@@ -39,21 +35,14 @@ def registry_client(home: Home) -> MlflowClient:
         HomeUnusable: it cannot be made there, or, from any method of the client, not be read or written.
     """
     engine = database_engine(home)
-    with explained(engine.registry_address):
+    with _explained(engine.registry_address):
         client = _mlflow(engine.registry_url(_make_tables))
     return cast("MlflowClient", _Explaining(client, engine.registry_address))
 
 
 @contextlib.contextmanager
-def explained(address: str) -> Iterator[None]:
-    """Raise one line in place of MLflow's own error where its database fails.
-
-    Args:
-        address: where the database is, without a password.
-
-    Raises:
-        HomeUnusable: it is full, locked, damaged or gone.
-    """
+def _explained(address: str) -> Iterator[None]:
+    """Raise one line in place of MLflow's own error where its database is full, locked, damaged or gone."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy import exc
 
@@ -64,11 +53,11 @@ def explained(address: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, MlflowException) else error
         if not isinstance(cause, exc.DatabaseError) or isinstance(cause, mistakes):
             raise
-        raise unusable("model registry", address, cause.orig, wait_seconds=BUSY_SECONDS) from error
+        raise unusable("model registry", address, cause.orig, BUSY_SECONDS) from error
 
 
 class _Explaining:
-    """MLflow's client, with each method `explained`."""
+    """MLflow's client, with each method `_explained`."""
 
     def __init__(self, client: MlflowClient, address: str) -> None:
         self._client, self._address = client, address
@@ -78,7 +67,7 @@ class _Explaining:
 
         @functools.wraps(method)
         def call(*args: Any, **options: Any) -> Any:
-            with explained(self._address):
+            with _explained(self._address):
                 return method(*args, **options)
 
         return call
@@ -95,9 +84,12 @@ def registry_integrity(home: Home) -> list[str]:
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
             lines = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
-            if lines != ["ok"]:
-                return lines
-            return [] if _is_registry(database) else ["holds no model registry"]
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            # MLflow fills an empty file, and refuses one of no revision.
+            revisions = "SELECT count(*) FROM alembic_version"
+            if lines == ["ok"] and not (names >= TABLES and database.execute(revisions).fetchone() == (1,)):
+                return ["holds no model registry"]
+            return [line for line in lines if line != "ok"]
     except sqlite3.Error as error:
         if is_damaged(error):
             return [str(error)]
@@ -105,14 +97,6 @@ def registry_integrity(home: Home) -> list[str]:
             f"the model registry {home.registry} cannot be read: {error}; let the process that holds it"
             " finish, or check the rights of its folder, then try again"
         ) from error
-
-
-def _is_registry(database: sqlite3.Connection) -> bool:
-    """Whether MLflow takes the file for its own: it fills an empty one, and refuses one of no revision."""
-    names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not names >= TABLES:
-        return False
-    return bool(database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,))
 
 
 def _make_tables(url: str) -> None:
@@ -124,6 +108,6 @@ def _mlflow(url: str) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):  # the import sets its own levels
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It writes a traceback to standard error of what `explained` reports.
+    # It writes a traceback to standard error of what `_explained` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=url, registry_uri=url)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import numpy as np
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft, open_bundle, share_bundle
+from storage.models.bundles import Bundle, Draft, fetch_bundle, share_bundle
 from storage.models.mlflow_database import registry_client, registry_exists
 from storage.models.version import CHALLENGER, CHAMPION, ModelVersion, registered_name
 
@@ -47,11 +46,7 @@ class Models:
 
     @contextlib.contextmanager
     def draft(self, product_id: str, profile: str) -> Iterator[Draft]:
-        """A folder to fill, removed afterwards unless `register` renamed it.
-
-        Raises:
-            HomeUnusable: it cannot be written.
-        """
+        """A folder to fill, removed afterwards unless `register` renamed it."""
         parent = self.home.models / registered_name(product_id, profile)
         check_no_links(parent)
         folder = parent / f".draft-{uuid.uuid4().hex}"
@@ -88,10 +83,7 @@ class Models:
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
-        bundle = hashlib.sha256(key.encode()).hexdigest()[:16]
-        if self.home.is_shared:
-            # Two machines that trained the same at once never mix their files.
-            bundle += f"-{manifest_sha256[:16]}"
+        bundle = self.home.shared.bundle_name(key, manifest_sha256)
         folder = self.home.models / name / bundle
         check_no_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
@@ -185,10 +177,11 @@ class Models:
         """All versions, newest first within each model; of one product or profile when named."""
         versions = []
         for model, rows in self._registered(product_id, profile):
-            aliases: dict[str, list[str]] = {}
-            for alias, number in model.aliases.items():
-                aliases.setdefault(str(number), []).append(alias)
-            versions += [ModelVersion.of_row(row, aliases.get(str(row.version), [])) for row in rows]
+            for row in rows:
+                aliases = [
+                    alias for alias, number in model.aliases.items() if str(number) == str(row.version)
+                ]
+                versions.append(ModelVersion.of_row(row, aliases))
         return [
             version
             for version in versions
@@ -197,15 +190,13 @@ class Models:
 
     def lost(self) -> list[tuple[str, str, str]]:
         """Each alias whose version is missing: model, alias, number."""
-        missing = []
-        for model, rows in self._registered():
-            numbers = {str(row.version) for row in rows}
-            missing += [
-                (model.name, alias, str(number))
-                for alias, number in sorted(model.aliases.items())
-                if str(number) not in numbers
-            ]
-        return missing
+        return [
+            (model.name, alias, str(number))
+            for model, rows in self._registered()
+            for numbers in [{str(row.version) for row in rows}]
+            for alias, number in sorted(model.aliases.items())
+            if str(number) not in numbers
+        ]
 
     def _registered(
         self, product_id: str | None = None, profile: str | None = None
@@ -224,11 +215,11 @@ class Models:
         Raises:
             Damaged: it is missing or changed.
         """
-        return open_bundle(self.home, version.name, version.bundle, version.manifest_sha256)
+        sha256 = version.manifest_sha256
+        return Bundle(fetch_bundle(self.home, version.name, version.bundle, sha256), sha256)
 
     def _registry_exists(self) -> bool:
-        """Whether there is a registry; it is never removed."""
-        self._exists = self._exists or self._client is not None or registry_exists(self.home)
+        self._exists = self._exists or registry_exists(self.home)  # it is never removed
         return self._exists
 
     @property
@@ -249,29 +240,24 @@ class Models:
     ) -> str:
         from mlflow.entities import Metric, Param
 
-        experiment = self.client.get_experiment_by_name(name)
-        folder = (self.home.models / name).resolve().as_uri()
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else self.client.create_experiment(name, artifact_location=folder)
-        )
-        for orphan in self.client.search_runs([experiment_id], f"tags.key = '{key}'"):
-            self.client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
-        run = self.client.create_run(experiment_id, tags={"key": key}, run_name=title)
-        stamp = run.info.start_time
+        client, folder = self.client, (self.home.models / name).resolve().as_uri()
+        experiment = client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else client.create_experiment(name, folder)
+        for orphan in client.search_runs([number], f"tags.key = '{key}'"):
+            client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
+        run = client.create_run(number, tags={"key": key}, run_name=title)
+        run_id, stamp = str(run.info.run_id), run.info.start_time
         figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
         figures += [
             Metric(curve, float(value), stamp, epoch)
             for curve, values in curves.items()
             for epoch, value in enumerate(values, start=1)
         ]
-        settings = [Param(param, str(value)) for param, value in params.items()]
-        self.client.log_batch(run.info.run_id, params=settings)
+        client.log_batch(run_id, params=[Param(param, str(value)) for param, value in params.items()])
         for first in range(0, len(figures), METRICS_A_CALL):
-            self.client.log_batch(run.info.run_id, metrics=figures[first : first + METRICS_A_CALL])
-        self.client.set_terminated(run.info.run_id)
-        return str(run.info.run_id)
+            client.log_batch(run_id, metrics=figures[first : first + METRICS_A_CALL])
+        client.set_terminated(run_id)
+        return run_id
 
 
 def _pages(search: Any, filter_string: str) -> Iterator[Any]:

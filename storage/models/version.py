@@ -35,11 +35,7 @@ class ModelVersion:
 
     @classmethod
     def of_row(cls, row: RegisteredVersion, aliases: list[str]) -> Self:
-        """MLflow's version as ours.
-
-        Raises:
-            Damaged: it names no bundle, or one that is no plain folder.
-        """
+        """MLflow's version as ours; `Damaged` where it names no bundle, or one that is no plain folder."""
         product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
         if missing := sorted({"bundle", "manifest_sha256"} - row.tags.keys()):
             raise Damaged(
@@ -52,15 +48,8 @@ class ModelVersion:
                 f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"
                 f" has {bundle!r:.80}: restore it from a backup"
             )
-        return cls(
-            product_id,
-            profile,
-            str(row.version),
-            bundle,
-            manifest_sha256,
-            tuple(sorted(aliases)),
-            dict(row.tags),
-        )
+        names = tuple(sorted(aliases))
+        return cls(product_id, profile, str(row.version), bundle, manifest_sha256, names, dict(row.tags))
 
 
 def registered_name(product_id: str, profile: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from storage.core.errors import BadInput, HomeUnusable
+from storage.core.errors import BadInput
 from storage.prices import engine_base as base
 from storage.prices.engine import database_engine
 
@@ -31,11 +31,14 @@ class Database:
     """
 
     def __init__(self, home: Home) -> None:
-        self._home, self.engine = home, database_engine(home)
+        self.engine = database_engine(home)
         self._reader = self.engine.connect()
         self._writer = self._reader.execution_options(closecast_write=True)
         try:
-            self._migrate_once()
+            if not self._is_current():
+                home.prepare()
+                with self.engine.lock("prices", "migration of the price database", base.SETUP_SECONDS):
+                    self._migrate()
         except BaseException:
             self.close()
             raise
@@ -52,11 +55,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state of the database throughout.
-
-        Raises:
-            HomeUnusable: the database cannot be used.
-        """
+        """A transaction that sees one state of the database throughout."""
         with self._explained(), self._reader.begin() as connection:
             yield connection
 
@@ -78,31 +77,20 @@ class Database:
         except exc.IntegrityError as error:
             reason = str(error.orig).partition("\n")[0]
             raise BadInput(f"the price database refuses a row: {reason}; nothing was stored") from error
-        except (exc.ProgrammingError, exc.DataError) as error:
-            if getattr(error.orig, "sqlstate", None) != NO_RIGHT:
-                raise  # a mistake of ours, not of the home
-            raise self._unusable(error.orig) from error
-        except exc.DatabaseError as error:
-            raise self._unusable(error.orig) from error
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, reason: object) -> HomeUnusable:
-        return base.unusable("price database", self.engine.address, reason, wait_seconds=base.BUSY_SECONDS)
-
-    def _migrate_once(self) -> None:
-        if self._is_current():
-            return
-        self._home.prepare()
-        with self.engine.lock("prices", "migration of the price database", base.SETUP_SECONDS):
-            if not self._is_current():
-                self._migrate()
+        except (exc.DatabaseError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, exc.DatabaseError) else error
+            mistake = isinstance(error, (exc.ProgrammingError, exc.DataError))
+            if mistake and getattr(cause, "sqlstate", None) != NO_RIGHT:
+                raise  # ours, not of the home
+            raise base.unusable("price database", self.engine.address, cause, base.BUSY_SECONDS) from error
 
     def _is_current(self) -> bool:
         with self._explained():
             return base.is_current(self.engine)
 
     def _migrate(self) -> None:
+        if self._is_current():
+            return  # another process has migrated it meanwhile
         from alembic import command
         from alembic.config import Config
 

@@ -22,11 +22,7 @@ CHUNK = 50_000
 def digest(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> str:
     """SHA-256 over `day,open,high,low,close,volume` a line, in Python's shortest exact notation, LF.
 
-    An unknown figure is empty.
-
-    Args:
-        days: (n,) datetime64[D].
-        figures: (n, 5), in the order of FIGURES.
+    An unknown figure is empty. Days are (n,) datetime64[D], figures (n, 5), in the order of FIGURES.
     """
     sha256 = hashlib.sha256()
     for lines in _lines(days, figures):
@@ -41,10 +37,7 @@ def checks(
 ) -> npt.NDArray[np.uint32]:
     """CRC-32 of each candle, (n,): it names the changed one when the digest of many no longer fits.
 
-    Args:
-        days: (n,) datetime64[D].
-        figures: (n, 5), in the order of FIGURES.
-        common: the columns that are the same in each row.
+    `common` holds the columns that are the same in each row; the rest is as in `digest`.
     """
     start = zlib.crc32(json.dumps(common, sort_keys=True).encode())
     rows = (line for lines in _lines(days, figures) for line in lines.to_pylist())
@@ -52,7 +45,7 @@ def checks(
 
 
 def _lines(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
-    """The rows as text, a chunk at a time, so that the text of all is never in memory at once."""
+    """The rows as text, a chunk at a time: the text of all would not fit in memory."""
     for start in range(0, len(days), CHUNK):
         texts = pa.array(days[start : start + CHUNK]).cast(pa.string())
         columns = [_notation(column) for column in figures[start : start + CHUNK].T]

@@ -11,8 +11,6 @@ from storage.prices.engine_base import DatabaseEngine, is_current
 from storage.prices.sqlite_engine import SqliteEngine
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from storage.core.home import Home
 
 
@@ -24,12 +22,25 @@ def database_engine(home: Home) -> DatabaseEngine:
     """
     if home.database_url is None:
         return SqliteEngine(home)  # without SQLAlchemy, which is slow to load
-    url = _parsed(home.database_url)
-    if url.get_backend_name() == "sqlite":
-        return SqliteEngine(home, url)
-    from storage.prices.postgresql_engine import PostgresqlEngine
+    import sqlalchemy as sa
 
-    return PostgresqlEngine(home, url)
+    try:
+        url = sa.make_url(home.database_url)
+        # An @ in the host is part of a password, which no message may show.
+        backend = "" if "@" in (url.host or "") else url.get_backend_name()
+    except (sa.exc.ArgumentError, ValueError):  # their texts quote the address
+        backend = ""
+    if backend == "sqlite":
+        return SqliteEngine(home, url)
+    if backend == "postgresql":
+        from storage.prices.postgresql_engine import PostgresqlEngine
+
+        return PostgresqlEngine(url)
+    raise BadSetting(
+        "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
+        " sqlite:////folder/prices.db, an @ of a password written as %40; leave it unset for the home's own"
+        " database"
+    )
 
 
 def require_current_schema(home: Home) -> None:
@@ -37,34 +48,11 @@ def require_current_schema(home: Home) -> None:
 
     Raises:
         HomeUnusable: another release wrote it, or the server cannot be reached.
-        BadSetting: CLOSECAST_DATABASE_URL holds no address.
     """
     with contextlib.suppress(sqlite3.Error):  # a file that cannot be read is left to its reader
         is_current(database_engine(home))
 
 
 def stored_products(home: Home) -> list[str]:
-    """The products that have a series, by name, for a shell to complete; empty where none can be read.
-
-    Raises:
-        BadSetting: CLOSECAST_DATABASE_URL holds no address, or its driver is missing.
-    """
+    """The products that have a series, by name, for a shell to complete; empty where none can be read."""
     return database_engine(home).products()
-
-
-def _parsed(address: str) -> sa.URL:
-    import sqlalchemy as sa
-
-    try:
-        url = sa.make_url(address)
-        # An @ in the host is part of a password, which no message may show.
-        if "@" not in (url.host or "") and url.get_backend_name() in ("sqlite", "postgresql"):
-            # The driver that is installed with closecast, not SQLAlchemy's older default.
-            return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
-    except (sa.exc.ArgumentError, ValueError):  # their texts quote the address
-        pass
-    raise BadSetting(
-        "CLOSECAST_DATABASE_URL must be an address such as postgresql+psycopg://user@host/database or"
-        " sqlite:////folder/prices.db, an @ of a password written as %40; leave it unset for the home's own"
-        " database"
-    )

@@ -22,7 +22,7 @@ log = logging.getLogger("closecast.locks")
 REVISIONS = ("prices_1",)
 BUSY_SECONDS = 30
 SETUP_SECONDS = 120
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,8 @@ class SchemaTypes:
 class DatabaseEngine(Protocol):
     """The databases of one home: the prices, the locks beside them and the model registry.
 
-    Attributes:
-        types: see `SchemaTypes`.
-        file: the file of the price database; None on a server that machines share.
-        address: where the price database is, without a password.
-        registry_address: where the model registry is, without a password.
+    `file` is that of the price database, None on a server that machines share; the addresses show no
+    password.
     """
 
     types: SchemaTypes
@@ -86,11 +83,7 @@ class DatabaseEngine(Protocol):
 
 
 def create_engine(url: sa.URL, **options: Any) -> sa.Engine:
-    """SQLAlchemy's engine for an address; nothing is connected yet.
-
-    Raises:
-        BadSetting: its driver is not installed.
-    """
+    """SQLAlchemy's engine for an address; `BadSetting` where the driver is missing."""
     import sqlalchemy as sa
 
     try:
@@ -108,11 +101,7 @@ def is_write(connection: sa.Connection) -> bool:
 
 
 def is_current(engine: DatabaseEngine) -> bool:
-    """Whether the price database has the current schema.
-
-    Raises:
-        HomeUnusable: another release wrote it.
-    """
+    """Whether the price database has the current schema; `HomeUnusable` where another release wrote it."""
     revision = engine.stored_revision()
     if revision is not None and revision not in REVISIONS:
         raise HomeUnusable(
@@ -123,7 +112,7 @@ def is_current(engine: DatabaseEngine) -> bool:
     return revision == REVISIONS[-1]
 
 
-def unusable(database: str, address: str, reason: object, *, wait_seconds: float) -> HomeUnusable:
+def unusable(database: str, address: str, reason: object, wait_seconds: float) -> HomeUnusable:
     """The error for a database that another process locks, or that fails otherwise."""
     text = one_line(reason)
     if "locked" in text or "lock timeout" in text:
@@ -138,7 +127,7 @@ def unusable(database: str, address: str, reason: object, *, wait_seconds: float
 
 
 def one_line(reason: object) -> str:
-    """A driver's message, which may have several lines, in one."""
+    """A driver's message in one line."""
     return " ".join(str(reason).split())
 
 
@@ -149,15 +138,12 @@ def is_damaged(reason: object) -> bool:
 
 
 def wait_for(acquire: Callable[[], bool], activity: str, address: object, wait_seconds: float) -> None:
-    """Try a lock until it is acquired: to wait in the database would hold a snapshot that blocks its vacuum.
-
-    Raises:
-        HomeBusy: another process held it for all of `wait_seconds`.
-    """
-    deadline, pause = time.monotonic() + wait_seconds, FIRST_PAUSE
+    """Try a lock until it is acquired: waiting in the database would hold a snapshot and block its vacuum."""
+    if acquire():
+        return
+    log.info("another %s is in progress in %s: waiting for it", activity, address)
+    deadline, pause = time.monotonic() + wait_seconds, 0.02
     while not acquire():
-        if pause == FIRST_PAUSE:
-            log.info("another %s is in progress in %s: waiting for it", activity, address)
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise HomeBusy(
@@ -165,4 +151,4 @@ def wait_for(acquire: Callable[[], bool], activity: str, address: object, wait_s
                 " try again when it is done"
             )
         time.sleep(min(pause, remaining))
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * 1.5, 1.0)

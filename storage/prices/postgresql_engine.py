@@ -6,16 +6,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from storage.core.errors import HomeUnusable
 from storage.prices import engine_base as base
-
-if TYPE_CHECKING:
-    from storage.core.home import Home
 
 log = logging.getLogger("closecast.locks")
 
@@ -34,7 +31,6 @@ IDENTITY = (
     "SELECT 'postgresql ' || system_identifier || ' ' || oid FROM pg_control_system(), pg_database"
     " WHERE datname = current_database()"
 )
-PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
 # MLflow migrates its tables with Alembic, too, whose own table has one name: it needs a schema of its own.
 REGISTRY, REGISTRY_DRAFT = "closecast_mlflow", "closecast_mlflow_draft"
 
@@ -56,9 +52,11 @@ class PostgresqlEngine:
         day="{day} ~ '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}$' AND to_char({day}::date, 'YYYY-MM-DD') = {day}",
     )
 
-    def __init__(self, home: Home, url: sa.URL) -> None:
-        self._home, self._url = home, url
-        self.address = url.set(query={}).render_as_string()
+    def __init__(self, url: sa.URL) -> None:
+        # The driver that is installed with closecast, not SQLAlchemy's older default.
+        short = url.drivername == "postgresql"
+        self._url = url.set(drivername="postgresql+psycopg") if short else url
+        self.address = self._url.set(query={}).render_as_string()
         self.registry_address = self.address
 
     def connect(self) -> sa.Engine:
@@ -77,16 +75,11 @@ class PostgresqlEngine:
         ]
 
     def stored_revision(self) -> str | None:
-        """The schema's revision, None where there is no schema.
-
-        Raises:
-            HomeUnusable: the database cannot be reached.
-        """
+        """The schema's revision, None where there is no schema."""
         with self._session("the price database") as connection:
             if not _has(connection, "to_regclass", "alembic_version"):
                 return None
-            revision: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-            return revision
+            return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
 
     def products(self) -> list[str]:
         """The products that have a series, by name."""
@@ -96,7 +89,7 @@ class PostgresqlEngine:
         }
         with contextlib.suppress(HomeUnusable), self._session("completion", **options) as connection:
             if _has(connection, "to_regclass", "series"):
-                return list(connection.scalars(sa.text(PRODUCTS)))
+                return list(connection.scalars(sa.text(base.PRODUCTS)))
         return []
 
     def integrity(self, _connection: sa.Connection, _parts: Sequence[str]) -> list[str]:
@@ -118,12 +111,7 @@ class PostgresqlEngine:
 
     @contextlib.contextmanager
     def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
-        """Hold an advisory lock, which all machines see and which ends with its connection.
-
-        Raises:
-            HomeBusy: another process held it for all of `wait_seconds`.
-            HomeUnusable: the database cannot be reached.
-        """
+        """Hold an advisory lock, which all machines see and which ends with its connection."""
         with contextlib.ExitStack() as stack:
             with self._explained(f"the lock for this {activity}"):
                 # No transaction: a lock held for an hour must not hold anything else.
@@ -145,21 +133,12 @@ class PostgresqlEngine:
                 )
 
     def registry_exists(self) -> bool:
-        """Whether the registry's schema is there.
-
-        Raises:
-            HomeUnusable: the database cannot be reached.
-        """
+        """Whether the registry's schema is there."""
         with self._session("the model registry") as connection:
             return _has(connection, "to_regnamespace", REGISTRY)
 
     def registry_url(self, create: Callable[[str], None]) -> str:
-        """MLflow's address, with its password; its tables are made in a draft schema, which is then renamed.
-
-        Raises:
-            HomeBusy: another machine has been making it for too long.
-            HomeUnusable: it cannot be made.
-        """
+        """MLflow's address, with its password; its tables are made in a draft schema, then renamed."""
         if not self.registry_exists():
             with self.lock("registry", "setup of the model registry", base.SETUP_SECONDS):
                 self._create_registry(create)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import sqlalchemy as sa
@@ -39,13 +39,9 @@ class Appended:
 class StoredHistory:
     """All that a day needs of a product's prices.
 
-    Attributes:
-        candles: a candle frame, oldest day first, up to the last stored day that was asked for.
-        data_version: the recorded name of these candles.
-        series: `SOURCE@AFTER`, which tells the product's series apart.
-        stored_days: every stored day of the series, datetime64[s], also those after the last one asked for.
-        quarantined: as `Prices.quarantined` gives them.
-        restated: as `Prices.restated` gives them.
+    `candles` are a candle frame up to the last stored day that was asked for, oldest first, and
+    `data_version` is their recorded name; `stored_days` (datetime64[s]) are all of the series, which
+    `SOURCE@AFTER` names. `quarantined` and `restated` are as the methods of `Prices` give them.
     """
 
     product_id: str
@@ -58,37 +54,18 @@ class StoredHistory:
     restated: pd.DataFrame
 
 
-class Prices:
-    """The price database of a home: `with Prices(home) as prices: ...`.
-
-    Raises (all methods):
-        HomeUnusable: the database is locked for too long, not writable, or no database.
-    """
+class Prices(Database):
+    """The price database of a home: `with Prices(home) as prices: ...`."""
 
     def __init__(self, home: Home) -> None:
-        self._home = home
-        self._database: Database | None = None
+        super().__init__(home)
         # The series that was used last, and the highest candle number then, of any series: the table only
         # grows, so while that is still the highest, the series is not read again.
         self._cached: tuple[rows.Series, int, rows.Stored] | None = None
 
-    def __enter__(self) -> Self:
-        self._database = Database(self._home)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-        self._database = None
-
-    @property
-    def _open(self) -> Database:
-        if self._database is None:
-            raise RuntimeError("use Prices in a with statement")
-        return self._database
-
     def source_of(self, product_id: str) -> str | None:
         """The source of the product's series, None where it has none."""
-        with self._open.read() as connection:
+        with self.read() as connection:
             series = rows.find_series(connection, product_id)
         return series.source if series else None
 
@@ -102,7 +79,7 @@ class Prices:
             BadProduct: the id is malformed.
         """
         check_product_id(product_id)
-        with self._open.write() as connection:
+        with self.write() as connection:
             old = rows.find_series(connection, product_id)
             if old and old.source == source:
                 return
@@ -127,15 +104,9 @@ class Prices:
     ) -> Appended:
         """Store one page of observations, all of it or nothing.
 
-        A day with the figures of its newest row adds nothing; with others, a row beside the old one.
-
-        Args:
-            product_id: of the candles.
-            candles: a candle frame in any order, each day once.
-            source: must be the source of the product's series.
-            observed_at: when the page was read, with a time zone.
-            payload_sha256: of the raw response or the file.
-            quarantined: a frame of rejected rows, stored for reading only; a stored row adds nothing.
+        A day with the figures of its newest row adds nothing; with others, a row beside the old one. A
+        quarantined row that is stored adds nothing, either. The time has a zone, the SHA-256 is that of the
+        raw response or the file.
 
         Raises:
             SourceMismatch: the product's series has another source, or there is none.
@@ -143,13 +114,9 @@ class Prices:
         """
         check_product_id(product_id)
         days, figures = rows.to_arrays(candles)
-        common: dict[str, str] = {
-            "product_id": product_id,
-            "source": source,
-            "observed_at": rows.iso_utc(observed_at),
-            "payload_sha256": payload_sha256,
-        }
-        with self._open.write() as connection:
+        observation = (source, rows.iso_utc(observed_at), payload_sha256)
+        common = {"product_id": product_id, **dict(zip(rows.OBSERVATION, observation, strict=True))}
+        with self.write() as connection:
             series = rows.find_series(connection, product_id)
             if series is None or series.source != source:
                 present = f"prices of {series.source}" if series else "no series yet"
@@ -167,29 +134,26 @@ class Prices:
 
     def first_day(self, product_id: str) -> date | None:
         """The oldest day of the product's series, None where it has none."""
-        days = self.newest(product_id).days
-        return days[0].item() if len(days) else None
+        return self._newest(product_id).first_day
 
     def last_day(self, product_id: str) -> date | None:
         """The newest day of the product's series, None where it has none."""
-        days = self.newest(product_id).days
+        days = self._newest(product_id).days
         return days[-1].item() if len(days) else None
 
     def last_close_before(self, product_id: str, day: date) -> tuple[date, float] | None:
         """The newest stored day strictly before `day` and its close, None where there is none."""
-        earlier = self.newest(product_id).upto(day - timedelta(days=1))
+        earlier = self._newest(product_id).upto(day - timedelta(days=1))
         if not len(earlier.days):
             return None
         return earlier.days[-1].item(), float(earlier.figures[-1, FIGURES.index("close")])
 
     def days(self, product_id: str, *, through: date | None = None) -> pd.Series[pd.Timestamp]:
         """The stored days of the product's series up to `through`, inclusive; datetime64[s], oldest first."""
-        days = self.newest(product_id).upto(through).days
-        return pd.Series(days.astype("datetime64[s]"), name="day_utc")
+        return self._newest(product_id).upto(through).day_series()
 
-    def newest(self, product_id: str) -> rows.Stored:
-        """Each day's newest candle of the product's series."""
-        with self._open.read() as connection:
+    def _newest(self, product_id: str) -> rows.Stored:
+        with self.read() as connection:
             return self._stored(connection, rows.find_series(connection, product_id))
 
     def _stored(self, connection: sa.Connection, series: rows.Series | None) -> rows.Stored:
@@ -210,11 +174,9 @@ class Prices:
             BadDay: there is no close up to `through`.
             BadProduct: the id is malformed.
         """
-        check_product_id(product_id)
-        with self._open.read() as connection:
+        with self.read() as connection:
             series = rows.find_series(connection, product_id)
-            everything = self._stored(connection, series)
-        stored = everything.upto(through)
+            stored = self._stored(connection, series)
         data_version = self._record(product_id, through, stored, created_at)
         assert series is not None  # noqa: S101 (it has candles)
         return StoredHistory(
@@ -222,8 +184,8 @@ class Prices:
             source=series.source,
             series=series.name,
             data_version=data_version,
-            candles=rows.to_frame(stored),
-            stored_days=pd.Series(everything.days.astype("datetime64[s]"), name="day_utc"),
+            candles=rows.to_frame(stored.upto(through)),
+            stored_days=stored.day_series(),
             quarantined=self.quarantined(product_id),
             restated=self.restated(product_id),
         )
@@ -238,26 +200,23 @@ class Prices:
             BadDay: there is no close up to `through`.
             BadProduct: the id is malformed.
         """
-        check_product_id(product_id)
-        with self._open.read() as connection:
-            series = rows.find_series(connection, product_id)
-            stored = self._stored(connection, series).upto(through)
-        return self._record(product_id, through, stored, created_at)
+        return self._record(product_id, through, self._newest(product_id), created_at)
 
     def _record(
-        self, product_id: str, through: date | None, stored: rows.Stored, created_at: datetime
+        self, product_id: str, through: date | None, everything: rows.Stored, created_at: datetime
     ) -> str:
-        """Write the data version of these candles, unless it is written already; returns its name."""
+        """Write the data version of the candles up to `through`, unless it is written; returns its name."""
+        check_product_id(product_id)
+        stored = everything.upto(through)
         if not len(stored.days):
-            first = self.first_day(product_id)
+            first = everything.first_day
             state = (
                 f"the first stored day is {first}"
                 if first
                 else "none is stored; fetch or import prices first"
             )
-            raise BadDay(
-                f"a close of {product_id}{f' up to {through}' if through else ''} is needed, but {state}"
-            )
+            wanted = f"{product_id} up to {through}" if through else product_id
+            raise BadDay(f"a close of {wanted} is needed, but {state}")
         seq, sha256 = int(stored.seqs.max()), digest(stored.days, stored.figures)
         name = f"{product_id}@{seq}:{sha256}"
         values = {
@@ -270,26 +229,21 @@ class Prices:
             "sha256": sha256,
             "created_at": rows.iso_utc(created_at),
         }
-        with self._open.write() as connection:
+        with self.write() as connection:
             rows.insert_new(connection, DATA_VERSIONS, [values])
         return name
 
     def closes_at(self, data_version: str) -> pd.DataFrame:
-        """The candles that a data version stands for, to the last bit, whatever was stored since.
-
-        Returns:
-            A candle frame, oldest day first.
+        """The candles that a data version stands for, to the last bit, as a candle frame, oldest day first.
 
         Raises:
             BadInput: no such version is recorded here.
             Damaged: the rows are no longer those of the version.
         """
-        with self._open.read() as connection:
+        with self.read() as connection:
             version, series = self._recorded(connection, data_version)
             through = date.fromisoformat(version.through_day_utc)
-            stored = rows.NOTHING
-            if series is not None:
-                stored = rows.read_newest(connection, series, upto=version.seq, through=through)
+            stored = rows.read_newest(connection, series, upto=version.seq, through=through)
         # Against the name itself: the version's row could have been changed with the candles.
         if digest(stored.days, stored.figures) != data_version.rpartition(":")[2]:
             raise Damaged(
@@ -303,17 +257,13 @@ class Prices:
 
         Raises:
             BadInput: no such version is recorded here.
+            Damaged: its series is missing.
         """
-        with self._open.read() as connection:
-            _, series = self._recorded(connection, data_version)
-        if series is None:
-            raise Damaged(
-                f"the series of data version {data_version} is missing; restore prices.db from a backup"
-            )
-        return series.name
+        with self.read() as connection:
+            return self._recorded(connection, data_version)[1].name
 
     @staticmethod
-    def _recorded(connection: sa.Connection, data_version: str) -> tuple[sa.Row[Any], rows.Series | None]:
+    def _recorded(connection: sa.Connection, data_version: str) -> tuple[sa.Row[Any], rows.Series]:
         """The row of a data version, and its series."""
         query = sa.select(DATA_VERSIONS).where(DATA_VERSIONS.c.data_version == data_version)
         version = connection.execute(query).first()
@@ -322,24 +272,28 @@ class Prices:
                 f"no data version {data_version!r:.140} is recorded in this home;"
                 " check its spelling and --home"
             )
-        return version, rows.find_series(connection, version.product_id, at=version.seq)
+        series = rows.find_series(connection, version.product_id, at=version.seq)
+        if series is None:
+            raise Damaged(
+                f"the series of data version {data_version} is missing; restore prices.db from a backup"
+            )
+        return version, series
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
         """Quarantined rows: day_utc (ISO text or None), raw, reason, source, observed_at; oldest first."""
         names = [*REJECTED_COLUMNS, "source", "observed_at"]
         query = sa.select(*(QUARANTINE.c[name] for name in names)).order_by(QUARANTINE.c.seq)
-        with self._open.read() as connection:
+        with self.read() as connection:
             rejected = connection.execute(query.where(QUARANTINE.c.product_id == product_id)).all()
         return pd.DataFrame([tuple(row) for row in rejected], columns=names, dtype=object)
 
     def restated(self, product_id: str) -> pd.DataFrame:
         """Every observation of the series's days that were observed with more than one set of figures.
 
-        Returns:
-            `day_utc` and `observed_at` as ISO text, `seq`, `close`; by day, then in the order of observation.
+        `day_utc` and `observed_at` are ISO text; by day, then in the order of observation.
         """
         names, day = ["day_utc", "seq", "close", "observed_at"], CANDLES.c.day_utc
-        with self._open.read() as connection:
+        with self.read() as connection:
             series = rows.find_series(connection, product_id)
             ours = rows.belongs(series) if series else [sa.false()]
             days = sa.select(day).where(*ours).group_by(day).having(sa.func.count() > 1)
@@ -351,7 +305,7 @@ class Prices:
         """Whether a row of that source was quarantined, of a day before `day` or without a readable day."""
         days = QUARANTINE.c.day_utc
         ours = (QUARANTINE.c.product_id == product_id) & (QUARANTINE.c.source == source)
-        with self._open.read() as connection:
+        with self.read() as connection:
             rejected = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
             return bool(connection.scalar(sa.select(rejected)))
 
@@ -364,5 +318,5 @@ class Prices:
         query = sa.select(table).order_by(table.c.seq)
         if name == "closes":
             query = sa.select(CLOSES).order_by(CLOSES.c.product_id, CLOSES.c.day_utc)
-        with self._open.read() as connection:
+        with self.read() as connection:
             return rows.to_arrow(connection, query)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     Figures = npt.NDArray[np.float64]
     Flags = npt.NDArray[np.bool_]
 
-CHUNK = 50_000
 # Rows that are Python objects at one time: with many more, garbage collection takes most of the time.
 PIECE = 2_000
 # From here on the tables' CHECKs refuse a figure; no price is near it.
@@ -36,11 +35,11 @@ def _table(name: str, *columns: str) -> sa.TableClause:
     return sa.table(name, *map(sa.column, columns))
 
 
-_OBSERVED = ("source", "observed_at", "payload_sha256")
-CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *_OBSERVED)
+OBSERVATION = ("source", "observed_at", "payload_sha256")
+CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *OBSERVATION)
 CLOSES = _table("closes", "product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at")
 SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
-QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *_OBSERVED)
+QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *OBSERVATION)
 PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
 DATA_VERSIONS = _table(
     "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
@@ -69,11 +68,20 @@ class Stored:
     days: Days
     figures: Figures
 
+    @property
+    def first_day(self) -> date | None:
+        """The oldest day, None where there is none."""
+        return self.days[0].item() if len(self.days) else None
+
+    def day_series(self) -> pd.Series[pd.Timestamp]:
+        """The days, datetime64[s]."""
+        return pd.Series(self.days.astype("datetime64[s]"), name="day_utc")
+
     def upto(self, through: date | None) -> Stored:
         """The candles of the days up to `through`, inclusive."""
-        end = len(self.days)
-        if through is not None:
-            end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
+        if through is None:
+            return self
+        end = int(np.searchsorted(self.days, np.datetime64(through, "D"), side="right"))
         return Stored(self.seqs[:end], self.days[:end], self.figures[:end])
 
     def updated(self, new: Stored) -> Stored:
@@ -104,10 +112,7 @@ def belongs(series: Series, upto: int | None = None) -> list[sa.ColumnElement[bo
 
 
 def to_arrays(candles: pd.DataFrame) -> tuple[Days, Figures]:
-    """Sort a candle frame by day; a day twice with the same figures counts once.
-
-    Returns:
-        Days (n,) datetime64[D], rising and unique, and figures (n, 5) in the order of FIGURES.
+    """Days and figures of a candle frame as in `Stored`; a day twice with the same figures counts once.
 
     Raises:
         BadInput: a time that is no day, a figure that no price has, or a day twice with different figures.
@@ -153,18 +158,16 @@ def read_newest(
     query = query.where(*belongs(series, upto))
     query = query if through is None else query.where(CANDLES.c.day_utc <= through.isoformat())
     pieces = [(NOTHING.seqs, NOTHING.days, NOTHING.figures)]
-    pieces.extend(_arrays(list(zip(*rows, strict=True))) for rows in _pieces(connection, query))
+    for rows in _pieces(connection, query):
+        # NumPy reads ISO days by the million and knows no other form; NULL becomes NaN.
+        seqs, days, *figures = zip(*rows, strict=True)
+        piece = np.array(seqs, "int64"), np.array(days, "datetime64[D]"), np.array(figures, "float64").T
+        pieces.append(piece)
     return newest_of_days(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
 
 
 def newest_of_days(seqs: Any, days: Any, figures: Any) -> Stored:
-    """The candle of the greatest number of each day.
-
-    Args:
-        seqs: (n,) int64.
-        days: (n,) datetime64[D].
-        figures: (n, 5).
-    """
+    """The candle of the greatest number of each day; shapes as in `Stored`, in any order."""
     order = np.lexsort((seqs, days))
     seqs, days, figures = seqs[order], days[order], figures[order]
     last = np.append(days[1:] != days[:-1], True)[: len(days)]
@@ -178,16 +181,6 @@ def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequen
         cursor.execute(str(inlined))
         while rows := cursor.fetchmany(PIECE):
             yield rows
-
-
-def _arrays(columns: Sequence[Sequence[Any]]) -> tuple[Any, Any, Any]:
-    # NumPy reads ISO days by the million and knows no other form; NULL becomes NaN.
-    seqs, days, *figures = columns
-    return (
-        np.array(seqs, dtype="int64"),
-        np.array(days, dtype="datetime64[D]"),
-        np.array(figures, dtype="float64").T,
-    )
 
 
 def highest(connection: sa.Connection) -> int:
@@ -205,10 +198,7 @@ def compare(stored: Stored, days: Days, figures: Figures) -> tuple[Flags, Flags]
 
 
 def insert_candles(connection: sa.Connection, days: Days, figures: Figures, common: dict[str, str]) -> Stored:
-    """Write the candles of a page, oldest first, so that row numbers rise with the days, and their checks.
-
-    `common` holds the columns that are the same in each row.
-    """
+    """Write the candles of a page, oldest first, so that row numbers rise with the days, and their checks."""
     if not len(days):
         return NOTHING
     # A common value stands in the statement: binding it to each row takes as long as the figures do.
@@ -217,7 +207,10 @@ def insert_candles(connection: sa.Connection, days: Days, figures: Figures, comm
     statement = sa.insert(CANDLES).values(values).compile(dialect=connection.dialect)
     for start in range(0, len(days), PIECE):
         texts = np.datetime_as_string(days[start : start + PIECE], unit="D").tolist()
-        columns = (_or_null(column) for column in figures[start : start + PIECE].T)
+        # An unknown figure is NULL, not a number.
+        columns = (
+            [None if f != f else f for f in column.tolist()] for column in figures[start : start + PIECE].T
+        )
         rows: list[Any] = list(zip(texts, *columns, strict=True))
         if not statement.positional:
             rows = [dict(zip(CANDLE_COLUMNS, row, strict=True)) for row in rows]
@@ -235,26 +228,14 @@ def _literal(text: str) -> sa.ColumnClause[str]:
     return sa.literal_column("'" + text.replace("'", "''") + "'")
 
 
-def _or_null(figures: Figures) -> list[float | None]:
-    # An unknown figure is NULL, not a number.
-    unknown = np.isnan(figures)
-    if unknown.any():
-        figures = figures.astype(object)
-        figures[unknown] = None
-    values: list[float | None] = figures.tolist()
-    return values
-
-
 def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, common: dict[str, str]) -> int:
     """Write the quarantined rows that are not stored yet; returns their number."""
     if rejected is None or rejected.empty:
         return 0
     before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0
-    for start in range(0, len(rejected), CHUNK):
-        chunk = rejected[REJECTED_COLUMNS].iloc[start : start + CHUNK].itertuples(index=False, name=None)
-        rows = [
-            {"day_utc": _iso_day(day), "raw": raw, "reason": reason, **common} for day, raw, reason in chunk
-        ]
+    for start in range(0, len(rejected), PIECE):
+        piece = rejected[REJECTED_COLUMNS].iloc[start : start + PIECE].itertuples(index=False, name=None)
+        rows = [{**common, "day_utc": _iso_day(day), "raw": raw, "reason": text} for day, raw, text in piece]
         insert_new(connection, QUARANTINE, rows)
     # Nobody else writes meanwhile, and the count that a driver gives for many rows is not always theirs.
     new = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.seq > before)
@@ -300,11 +281,7 @@ def to_arrow(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
 
 
 def iso_utc(moment: datetime) -> str:
-    """A time with its zone as ISO text in UTC, to the second.
-
-    Raises:
-        BadInput: a time without a zone.
-    """
+    """A time with its zone as ISO text in UTC, to the second; `BadInput` where it has none."""
     if moment.tzinfo is None:
         raise BadInput(f"a time with its zone is needed, not {moment}; give it in UTC")
     return moment.astimezone(UTC).isoformat(timespec="seconds")

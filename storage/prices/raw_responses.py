@@ -11,15 +11,11 @@ from storage.core.errors import BadInput, Damaged
 from storage.core.home import Home
 from storage.core.location import Location
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 SUFFIX = ".json.gz"
 
 
 def keep_raw(home: Home, payload: bytes) -> str:
-    """Keep a response unchanged and compressed, once, however often it comes.
-
-    Returns:
-        The SHA-256 of the payload in hex.
+    """Keep a response unchanged and compressed, once, however often it comes; returns its SHA-256 in hex.
 
     Raises:
         HomeUnusable: the home cannot be written, or a link lies in the way.
@@ -37,7 +33,7 @@ def read_raw(home: Home, sha256: str) -> bytes:
         BadInput: not a SHA-256 in hex.
         Damaged: it is missing, or its content has another hash.
     """
-    if not SHA256.fullmatch(sha256):
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise BadInput(f"a SHA-256 is 64 hexadecimal digits, not {sha256!r:.80}")
     path = _location(home, sha256)
     try:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from storage.core.home import Home
 
-PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
-
 
 class SqliteEngine:
     """The engine of a home whose `prices.db` is SQLite, in the home or at the path of `url`."""
@@ -74,7 +72,7 @@ class SqliteEngine:
         cursor.close()
         if mode != "wal" and not self._is_immutable():
             reason = f"a file on a local disk is needed, one that can keep a write-ahead log, not {mode}"
-            raise base.unusable("price database", self.address, reason, wait_seconds=0)
+            raise base.unusable("price database", self.address, reason, 0)
 
     def _is_immutable(self) -> bool:
         """Whether the file is in a folder that cannot be written, and is the whole database.
@@ -103,11 +101,7 @@ class SqliteEngine:
         ]
 
     def stored_revision(self) -> str | None:
-        """The schema's revision, None where there is no file or no schema in it.
-
-        Raises:
-            sqlite3.Error: the file cannot be read.
-        """
+        """The schema's revision, None where there is no file or no schema in it."""
         if not self._file.is_file():
             return None
         with contextlib.closing(self._open(base.BUSY_SECONDS)) as connection:
@@ -119,13 +113,9 @@ class SqliteEngine:
 
     def products(self) -> list[str]:
         """The products that have a series, by name."""
-        if not self._file.is_file():
-            return []
-        try:
-            with contextlib.closing(self._open()) as connection:
-                return [str(product_id) for (product_id,) in connection.execute(PRODUCTS)]
-        except sqlite3.Error:
-            return []
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._open()) as connection:
+            return [str(product_id) for (product_id,) in connection.execute(base.PRODUCTS)]
+        return []
 
     def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]:
         """What `PRAGMA integrity_check` reports, and the tables and indexes that are missing."""
@@ -146,20 +136,13 @@ class SqliteEngine:
 
     @contextlib.contextmanager
     def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
-        """Hold a lock file of the home.
-
-        Raises:
-            HomeBusy: another process held it for all of `wait_seconds`.
-            HomeUnusable: the file cannot be locked.
-        """
+        """Hold a lock file of the home."""
         lock = FileLock(self._home.locks / f"{name}.lock", thread_local=False)
 
         def acquire() -> bool:
-            try:
+            with contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            return True
+            return lock.is_locked
 
         try:
             base.wait_for(acquire, activity, self._home.root, wait_seconds)
@@ -181,14 +164,11 @@ class SqliteEngine:
         """MLflow's address; its tables are made beside the file, which is then renamed.
 
         MLflow makes them in some forty transactions: two processes at once, or a kill in between, break them.
-
-        Raises:
-            HomeBusy: another process has been making it for too long.
-            HomeUnusable: the file cannot be made.
         """
         registry = self._home.registry
+        url = f"sqlite:///{registry}"
         if registry.is_file():
-            return self._home.mlflow_url
+            return url
         with self.lock("registry", "setup of the model registry", base.SETUP_SECONDS):
             try:
                 if not registry.is_file():
@@ -200,7 +180,7 @@ class SqliteEngine:
                     fsync_folder(registry.parent)
             except OSError as error:
                 raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
-        return self._home.mlflow_url
+        return url
 
 
 def _begin(connection: sa.Connection) -> None:

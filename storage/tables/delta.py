@@ -6,9 +6,11 @@ import contextlib
 import copy
 import functools
 import operator
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 ATTEMPTS = 20
+TRIES = 200
 KEPT_DAYS = 30
 # Without it a checkpoint forgets after a week which files a compaction took out, and a vacuum of all that
 # the log does not name would delete them by their own, greater age.
@@ -33,13 +36,9 @@ Result = TypeVar("Result")
 class TableSchema:
     """What defines an append-only Delta table.
 
-    Attributes:
-        name: of the table and its folder.
-        arrow: its columns in order, each with a comment in its metadata.
-        key: the columns that tell rows apart, never null.
-        partition_by: texts, part of the key: adding reads the partitions concerned alone.
-        order_by: columns that rise with the rows, such as a day, never null and the same for the same key:
-            adding looks for its keys no further than there.
+    `key` tells rows apart and is never null. `partition_by`, texts, is part of it: adding reads only the
+    partitions concerned. `order_by` are columns that rise with the rows, such as a day, never null and the
+    same for the same key: adding looks for its keys no further than there.
     """
 
     name: str
@@ -87,11 +86,7 @@ class Table:
         return part
 
     def read(self, condition: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows that match, typed as in the schema; no row when there is no table yet.
-
-        Args:
-            condition: a test of each row; None for all of them.
-            columns: in the wanted order; None for all, in the schema's order.
+        """The rows that match, all by default, typed as in the schema; none when there is no table yet.
 
         Raises:
             Damaged: there is a table that cannot be read.
@@ -105,12 +100,10 @@ class Table:
     ) -> int:
         """Add the rows whose key is not there yet, in one commit, and return how many were added.
 
-        Args:
-            rows: of every column that may not be null.
-            select: chooses or changes the rows once the table is open, again after each conflict.
+        `select` chooses or changes the rows once the table is open, and again after each conflict.
 
         Raises:
-            ValueError: as `checked`.
+            ValueError: a column that the table does not have, a missing value, or a key that comes twice.
             HomeUnusable: the table cannot be written.
             HomeBusy: others write to it all the time.
             Damaged: there is a table that cannot be read.
@@ -127,11 +120,7 @@ class Table:
         return attempt(self.folder, add_once)
 
     def checked(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> pa.Table:
-        """The rows as an Arrow table of the schema.
-
-        Raises:
-            ValueError: a column that the table does not have, a missing value, or a key that comes twice.
-        """
+        """The rows as an Arrow table of the schema, or ValueError as `add`."""
         name, schema = self.schema.name, self.schema.arrow
         names = (
             rows.column_names if isinstance(rows, pa.Table) else [column for row in rows for column in row]
@@ -153,21 +142,15 @@ class Table:
         return self._open(open_table(self.folder))
 
     def begin(self) -> Snapshot:
-        """The table as it is now, created when there is none: the state that `insert` adds to.
-
-        Raises:
-            HomeUnusable: a partition is a link.
-        """
+        """The table as it is now, created when there is none: the state that `insert` adds to."""
         self.folder.check_no_links()
         return self._open(open_table(self.folder) or self._create())
 
     def _open(self, delta: DeltaTable | None) -> Snapshot:
         if delta is None:
             return Snapshot(self, None, None)
-        column, products = self.schema.partition_by[0], self.products
-        partitions = None if products is None else [(column, "in", sorted(products))]
         with reading(self.folder):
-            return Snapshot(self, delta, as_dataset(delta, self.folder, partitions))
+            return Snapshot(self, delta, as_dataset(delta, self.folder, self.products))
 
     def _create(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -213,11 +196,7 @@ class Table:
 
 
 def attempt(folder: Location, action: Callable[..., Result], *args: object) -> Result:
-    """Call `action`, again after each conflict with somebody else's commit.
-
-    Raises:
-        HomeBusy: others write to the table in `folder` all the time.
-    """
+    """Call `action`, again after each conflict with another commit; `HomeBusy` after the last attempt."""
     from deltalake.exceptions import CommitFailedError
 
     retrying = Retrying(
@@ -236,11 +215,7 @@ def attempt(folder: Location, action: Callable[..., Result], *args: object) -> R
 
 
 def open_table(folder: Location) -> DeltaTable | None:
-    """A Delta table as it is now, or None when there is none.
-
-    Raises:
-        Damaged: there is one that cannot be read.
-    """
+    """A Delta table as it is now, or None when there is none; `Damaged` where it cannot be read."""
     if not (folder / LOG).is_dir():
         return None
     from deltalake import DeltaTable
@@ -253,35 +228,38 @@ def open_table(folder: Location) -> DeltaTable | None:
             return None
 
 
-def open_dataset(folder: Location) -> ds.Dataset | None:
-    """A Delta table as a PyArrow dataset, or None when there is none.
+def snapshot(folders: Sequence[Location]) -> list[DeltaTable | None]:
+    """Each table, None where there is none, all as they were at one moment; `HomeBusy` where none is quiet.
 
-    Raises:
-        Damaged: there is one that cannot be read.
+    Versions of a table only rise: when none has a later one after the last table was opened than before, all
+    of them were unchanged in between.
     """
-    table = open_table(folder)
-    if table is None:
-        return None
-    with reading(folder):
-        return as_dataset(table, folder)
+    before = [_version(table) for table in map(open_table, folders)]
+    for _ in range(TRIES):
+        tables = [open_table(folder) for folder in folders]
+        versions = [_version(table) for table in tables]
+        if versions == before:
+            return tables
+        before = versions
+        time.sleep(0.02)
+    raise HomeBusy(f"runs write to {folders[0].parent} all the time: try again when they are done")
 
 
-def as_dataset(table: DeltaTable, folder: Location, partitions: list[Any] | None = None) -> ds.Dataset:
-    """The table's files as a PyArrow dataset.
+def _version(table: DeltaTable | None) -> int:
+    return -1 if table is None else table.version()
 
-    Args:
-        table: opened.
-        folder: its location.
-        partitions: Delta's filters on partitions, so that the files of others are not opened.
+
+def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
+    """The table's files as a PyArrow dataset; only the named products' files are opened.
 
     Raises:
         Damaged: its log names a file outside of it.
     """
-    filesystem = folder.arrow_filesystem()
-    dataset = table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
-    if outside := [file for file in dataset.files if "/../" in f"/{file}"]:
+    if outside := [file for file in map(unquote, table.file_uris()) if "/../" in file]:
         raise Damaged(f"the table {folder} names {outside[0]}, which is not in it: restore it from a backup")
-    return dataset
+    partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
+    filesystem = folder.arrow_filesystem()
+    return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
 
 
 def all_of(*conditions: ds.Expression) -> ds.Expression | None:
@@ -291,7 +269,7 @@ def all_of(*conditions: ds.Expression) -> ds.Expression | None:
 
 def among(name: str, values: Iterable[object]) -> ds.Expression:
     """Whether a column holds one of the values."""
-    return ds.field(name).isin(values if isinstance(values, pa.Array) else pa.array(list(values)))
+    return ds.field(name).isin(values if isinstance(values, pa.Array) else pa.array(values))
 
 
 def between(name: str, first: object | None, last: object | None) -> list[ds.Expression]:

@@ -39,22 +39,16 @@ class Predictions:
     def publish(self, rows: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         """Add a run's forecasts in one commit, but those whose `prediction_id` is there; the stored rows.
 
-        Args:
-            rows: of one product, one a horizon, with every column but `revision`, which is counted here.
+        The rows are of one product and have every column but `revision`, which is counted here.
 
-        Raises:
-            ValueError: a column is foreign or missing.
-            HomeUnusable: the table cannot be written.
-            HomeBusy: others write to it all the time.
-            Damaged: there is a table that cannot be read.
+        Raises as `Table.add`.
         """
         self._table.add([{**row, "revision": 0} for row in rows], _with_revisions)
         ids = [row["prediction_id"] for row in rows]
         condition = all_of(
             *(among(name, {row[name] for row in rows}) for name in ("prediction_id", "target_day"))
         )
-        products = {str(row["product_id"]) for row in rows}
-        stored = self._table.of_products(*products).read(condition).to_pylist()
+        stored = self._table.of_products(str(rows[0]["product_id"])).read(condition).to_pylist()
         return sorted(stored, key=lambda row: ids.index(row["prediction_id"]))
 
     def between(
@@ -67,12 +61,7 @@ class Predictions:
     ) -> pa.Table:
         """Forecasts whose target day lies in the inclusive span, by target day, then revision.
 
-        Args:
-            product_id: None for all products.
-            first: None for no lower end.
-            last: None for no upper end.
-            profile: None for all profiles.
-            columns: the only ones that are read; None for all.
+        Only the named columns are read, all by default; None is every product, day or profile.
         """
         profiles = [ds.field("profile") == profile] if profile else []
         condition = all_of(*profiles, *between("target_day", first, last))

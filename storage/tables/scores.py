@@ -25,20 +25,7 @@ class Scores:
         self.folder = home.scores
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> int:
-        """Add each score whose forecast has none, or whose `close` differs from its newest one's.
-
-        Args:
-            rows: every column of `SCORES`; one row a forecast and data version.
-
-        Returns:
-            How many were added.
-
-        Raises:
-            ValueError: a column is foreign or missing, or a forecast comes twice for a data version.
-            HomeUnusable: the table cannot be written.
-            HomeBusy: others write to it all the time.
-            Damaged: there is a table that cannot be read.
-        """
+        """As `Table.add`, each score whose forecast has none, or a newest one of another `close`."""
         return self._table.add(rows, _with_other_closes)
 
     def read(
@@ -98,25 +85,16 @@ def _with_other_closes(state: Snapshot, rows: pa.Table) -> pa.Table:
         *(among(name, rows[name].unique()) for name in ("product_id", "prediction_id", "target_day"))
     )
     columns = ["product_id", "prediction_id", "close", "data_version", "scored_at"]
-    newest: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in state.read(same, columns).to_pylist():
-        _keep_newer(newest, row)
+    scored = sorted(state.read(same, columns).to_pylist(), key=_age)
+    newest = {(row["product_id"], row["prediction_id"]): row for row in scored}
     differs = []
     for row in rows.select(columns).to_pylist():
-        scored = newest.get(_forecast(row))
-        differs.append(scored is None or scored["close"] != row["close"])
+        key = row["product_id"], row["prediction_id"]
+        earlier = newest.get(key)
+        differs.append(earlier is None or earlier["close"] != row["close"])
         if differs[-1]:
-            _keep_newer(newest, row)
+            newest[key] = max(earlier or row, row, key=_age)
     return rows.filter(pa.array(differs))
-
-
-def _keep_newer(newest: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any]) -> None:
-    if _age(row) > _age(newest.setdefault(_forecast(row), row)):
-        newest[_forecast(row)] = row
-
-
-def _forecast(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["product_id"], row["prediction_id"]
 
 
 def _age(row: Mapping[str, Any]) -> tuple[Any, int, str]:
@@ -126,5 +104,4 @@ def _age(row: Mapping[str, Any]) -> tuple[Any, int, str]:
 
 def _seq(data_version: str) -> int:
     """The newest row of prices in a data version."""
-    match = _SEQ.search(data_version)
-    return int(match[1]) if match else -1
+    return int(match[1]) if (match := _SEQ.search(data_version)) else -1

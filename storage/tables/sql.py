@@ -14,7 +14,7 @@ from storage.core.candle_schema import FIGURES
 from storage.core.errors import BadQuery
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.tables.delta import open_dataset
+from storage.tables.delta import Table
 from storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ VIEWS = (*PRICES, *TABLES)
 def query(home: Home, sql: str) -> pa.Table:
     """Run one SELECT over the views of `VIEWS`, in memory, without files, network or extensions.
 
-    Returns:
-        The rows; repeated column names are numbered: `day_utc`, `day_utc_1`.
+    Repeated column names are numbered: `day_utc`, `day_utc_1`.
 
     Raises:
         BadQuery: not one SELECT, DuckDB fails, or the result is larger than `MAX_BYTES`.
@@ -127,7 +126,7 @@ def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices)
     for view, schema in PRICES.items():
         connection.register(view, _Scan(schema, functools.partial(prices.table, view)))
     for name, table in TABLES.items():
-        dataset = open_dataset(home.table(name))
+        dataset = Table(home.table(name), table).snapshot().dataset
         connection.register(name, table.arrow.empty_table() if dataset is None else dataset)
 
 

@@ -47,18 +47,11 @@ def compact_table(
     Readers by Delta's log see each row once at any moment; plain readers of the folder's Parquet files see
     compacted rows twice until the old files are deleted. Rows that are added meanwhile are kept.
 
-    Args:
-        home: prepared.
-        name: one of `storage.tables.schemas.TABLES`.
-        dry_run: count the files, change nothing.
-        wait_seconds: how long to wait for another upkeep, backup or restore.
-
-    Returns:
-        None when there is no table yet.
+    With `dry_run` the files are counted alone; None when there is no table yet.
 
     Raises:
         HomeUnusable: the table cannot be written.
-        HomeBusy: another upkeep goes on for too long, or others write to the table all the time.
+        HomeBusy: another upkeep goes on for `wait_seconds`, or others write to the table all the time.
         Damaged: it cannot be read.
     """
     folder = home.table(name)
@@ -66,17 +59,12 @@ def compact_table(
     if table is None:
         return None
     if dry_run:
-        return Compaction(name, count_files(table), count_files(table), 0)
+        return Compaction(name, len(table.file_uris()), len(table.file_uris()), 0)
     with tables_lock(home, wait_seconds=wait_seconds):
-        before = count_files(_open(folder))
+        before = len(_open(folder).file_uris())
         attempt(folder, _compact, folder)
         deleted = attempt(folder, _vacuum, folder)
-        return Compaction(name, before, count_files(_open(folder)), deleted)
-
-
-def count_files(table: DeltaTable) -> int:
-    """How many data files the table's newest state consists of."""
-    return len(table.file_uris())
+        return Compaction(name, before, len(_open(folder).file_uris()), deleted)
 
 
 def files_of(home: Home, name: str, product_id: str) -> int:
@@ -120,11 +108,7 @@ def last_touched(folder: Path) -> datetime:
 
 
 def remove_bundle(home: Home, folder: Path) -> None:
-    """Remove a bundle from the home and from where machines share it; its manifest first.
-
-    Raises:
-        HomeUnusable: it cannot be removed.
-    """
+    """Remove a bundle from the home and from where machines share it; its manifest first."""
     shared = shared_bundle(home, folder.parent.name, folder.name)
     if shared != LocalPath(folder):
         for path in sorted(shared.files(), key=lambda path: path.name != MANIFEST):

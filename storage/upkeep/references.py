@@ -11,29 +11,22 @@ import pyarrow as pa
 
 from storage.core.errors import Damaged
 from storage.core.home import Home
-from storage.core.location import Location
-from storage.tables.delta import as_dataset, reading
+from storage.tables.delta import as_dataset, reading, snapshot
 from storage.tables.schemas import DAILY_TABLES, TABLES
-from storage.tables.snapshot import snapshot
 from storage.tables.sql import CONFIG
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    pass
 
 Tables = dict[str, pa.Table | None]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A query for rows that contradict others, and the sentence about each.
+    """A query for rows that contradict others, and the sentence about each."""
 
-    Attributes:
-        finding: the sentence, with the query's columns in braces.
-        sql: one SELECT over the tables.
-    """
-
-    finding: str
-    sql: str
+    finding: str  # with the query's columns in braces
+    sql: str  # one SELECT over the tables
 
 
 def light_rows(home: Home) -> tuple[Tables, list[str]]:
@@ -48,27 +41,24 @@ def light_rows(home: Home) -> tuple[Tables, list[str]]:
     except Damaged:
         return rows, []
     for name, folder, table in zip(DAILY_TABLES, folders, tables, strict=True):
-        schema = TABLES[name].arrow
-        light = [field.name for field in schema if not pa.types.is_list(field.type)]
+        light = [field.name for field in TABLES[name].arrow if not pa.types.is_list(field.type)]
+        if table is None:
+            rows[name] = None if folder.files() else TABLES[name].arrow.empty_table().select(light)
+            continue
         try:
-            if table:
-                rows[name] = _read(table, folder, schema.names).select(light)
-            elif not folder.files():
-                rows[name] = schema.empty_table().select(light)
+            with reading(folder):
+                stored = as_dataset(table, folder).to_table()
         except Damaged as error:
             findings.append(str(error))
+            continue
+        if lacking := sorted(set(TABLES[name].arrow.names).difference(stored.column_names)):
+            findings.append(
+                f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
+                " restore it from a backup"
+            )
+        else:
+            rows[name] = stored.select(light)
     return rows, findings
-
-
-def _read(table: DeltaTable, folder: Location, names: Sequence[str]) -> pa.Table:
-    with reading(folder):
-        rows = as_dataset(table, folder).to_table()
-    if lacking := [name for name in names if name not in rows.column_names]:
-        raise Damaged(
-            f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
-            " restore it from a backup"
-        )
-    return rows
 
 
 def failed_checks(tables: Tables, checks: Sequence[Check]) -> list[str]:

@@ -18,7 +18,7 @@ from storage.prices.price_store import Prices
 from tasks.core.history import PriceHistory
 from tasks.core.steps import step
 from tasks.core.types import Rows
-from tasks.features.volatility import log_returns
+from tasks.features.volatility import log_returns, with_outcome
 from tasks.profiles.base import Profile
 from tasks.profiles.baselines import MIN_RETURNS
 from tasks.profiles.named import own_files
@@ -63,10 +63,8 @@ def plan_backtest(
     """Lay out the folds over the stored closes; nothing is fetched.
 
     Args:
-        home: prepared, with closes of the product.
         start: first origin; a year before `end` by default.
         end: last origin; by default the last day but one, whose outcome is the last close.
-        moment: of the run.
 
     Raises:
         BadDay: an end without an outcome, or a start after it.
@@ -115,10 +113,8 @@ def origins_between(candles: pd.DataFrame, profile: Profile, start: date, end: d
     Raises:
         NotEnoughHistory: there is none, or the first one has too few days behind it.
     """
-    rows = profile.origins(candles)
-    returns, days = log_returns(candles), candles["day_utc"].to_numpy(dtype="datetime64[D]")
-    rows = rows[rows < len(candles) - 1]
-    rows = rows[np.isfinite(returns[rows + 1])]
+    rows = with_outcome(candles, profile.origins(candles))
+    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
     rows = rows[(days[rows] >= np.datetime64(start)) & (days[rows] <= np.datetime64(end))]
     if not len(rows):
         raise NotEnoughHistory(
@@ -126,7 +122,7 @@ def origins_between(candles: pd.DataFrame, profile: Profile, start: date, end: d
             f" it: no day from {start} to {end} has them; import more history"
         )
     behind = int(rows[0]) + 1
-    enough = not profile.levels or np.isfinite(returns[:behind]).sum() >= MIN_RETURNS
+    enough = not profile.levels or np.isfinite(log_returns(candles)[:behind]).sum() >= MIN_RETURNS
     if behind < profile.min_days or not enough:
         raise NotEnoughHistory(
             f"profile {profile.name} needs {profile.min_days} days of closes, found {behind} up to {start}:"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
@@ -104,8 +104,8 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Objects, lists, texts, numbers and nulls only: days as ISO text, nowhere a NaN."""
-        plain = json.dumps(asdict(self), default=date.isoformat, allow_nan=False)
-        return cast("dict[str, Any]", json.loads(plain))
+        plain: dict[str, Any] = TypeAdapter(Summary).dump_python(self, mode="json")
+        return plain
 
 
 def summarise(
@@ -121,8 +121,6 @@ def summarise(
     Args:
         past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,):
             their mean absolute one-day change is the scale of MASE.
-        model: the component that the others are compared with.
-        currency: of the prices.
         seed: of the bootstrap.
 
     Raises:

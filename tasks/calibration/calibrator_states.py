@@ -92,12 +92,8 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     """Extend the chain by every outcome that was scored up to `origin`; returns how many were added.
 
     A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
-    on a past day may have begun a stretch of its own, which ends where the next one begins.
-
-    Args:
-        home: prepared, with the product's lock held, the due forecasts scored.
-        origin: the last day that the run may know.
-        moment: of the run.
+    on a past day may have begun a stretch of its own, which ends where the next begins. The product's lock
+    is held, and the due forecasts are scored.
     """
     table = calibrator(home, chain.product_id)
     snapshot = table.snapshot()
@@ -112,15 +108,16 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
         day = outcome.target_day
         if day in starts:  # the first offsets of a stretch include that day
             continue
-        before = max([before, *(branch[start] for start in starts if start < day)], key=_target_day)
-        state = branch.get(day)
-        if state and _follows(state, outcome, before):
+        earlier = [before, *(branch[start] for start in starts if start < day)]
+        before = max(earlier, key=lambda row: row["target_day"])
+        state, previous = branch.get(day), before["calibrator_version"]
+        taken_in = state is not None and state["prediction_id"] == outcome.prediction_id
+        if state and taken_in and state["previous_version"] == previous:
             before = state
             continue
-        new += not state or state["prediction_id"] != outcome.prediction_id
+        new += not taken_in
         offsets = update_offsets(_offsets(before), outcome.close, outcome.quantiles, step=chain.step)
         revision = state["revision"] + 1 if state else 0
-        previous = before["calibrator_version"]
         before = _row(chain, day, revision, outcome.prediction_id, previous, offsets, moment)
         rows.append(before)
     table.add(rows)
@@ -130,27 +127,9 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     return new
 
 
-def _follows(state: Mapping[str, Any], outcome: _Outcome, before: Mapping[str, Any]) -> bool:
-    """Whether a state took in that outcome, and follows from the state before."""
-    return bool(
-        state["prediction_id"] == outcome.prediction_id
-        and state["previous_version"] == before["calibrator_version"]
-    )
-
-
-def _target_day(row: Mapping[str, Any]) -> date:
-    day: date = row["target_day"]
-    return day
-
-
 def _branch(rows: Sequence[dict[str, Any]]) -> dict[date, dict[str, Any]]:
-    """The states that count, by day."""
-    branch: dict[date, dict[str, Any]] = {}
-    for row in rows:
-        other = branch.get(row["target_day"])
-        if other is None or row["revision"] > other["revision"]:
-            branch[row["target_day"]] = row
-    return branch
+    """The states that count, by day: of each day the first of the highest revision."""
+    return {row["target_day"]: row for row in sorted(rows, key=lambda row: -row["revision"])[::-1]}
 
 
 def _settled_through(home: Home, chain: Chain, states: pa.Table, origin: date) -> date | None:

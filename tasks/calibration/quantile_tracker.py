@@ -48,18 +48,10 @@ def track(
     *,
     step: float,
 ) -> tuple[Floats, Floats]:
-    """Forecast and learn day after day.
+    """Forecast and learn day after day, from the offsets (23,) before the first day.
 
-    Args:
-        quantiles: of the log return, before the offsets, (days, 23).
-        sigmas: of the origins, (days,).
-        last_closes: of the origins, (days,).
-        actual_closes: of the target days, (days,); a NaN teaches nothing.
-        offsets: before the first day, in sigmas, (23,).
-        step: of the tracker, in sigmas.
-
-    Returns:
-        The tracked quantiles as prices, (days, 23), and the offsets after the last day.
+    Quantiles (days, 23) are of the log return, sigmas and last closes (days,) of the origins; an actual close
+    that is NaN teaches nothing. Returns the tracked prices (days, 23), and the offsets after the last day.
     """
     prices = np.empty_like(quantiles)
     for day, row in enumerate(quantiles):

@@ -17,24 +17,16 @@ Basis = Literal["model", "pool", "fallback"]
 
 @dataclass(frozen=True)
 class HorizonForecast:
-    """The forecast of one target day.
-
-    Attributes:
-        point: the expected close; the median where there are quantiles.
-        quantiles: closes at `LEVELS`, None for a point without intervals.
-        sigma: daily volatility at the origin, None for a point.
-        components: by name, the quantiles of each component forecast, closes at `LEVELS`.
-        calibrator_version: the calibrator state that the quantiles were made with.
-    """
+    """The forecast of one target day; a point without intervals has neither quantiles nor sigma."""
 
     prediction_id: str
     horizon: int
     target_day: date
-    point: float
-    quantiles: tuple[float, ...] | None = None
-    sigma: float | None = None
-    components: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    calibrator_version: str | None = None
+    point: float  # the expected close; the median where there are quantiles
+    quantiles: tuple[float, ...] | None = None  # closes at `LEVELS`
+    sigma: float | None = None  # daily volatility at the origin
+    components: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # closes by component
+    calibrator_version: str | None = None  # the state that the quantiles were made with
     revision: int = 0
 
     def interval(self, percent: int) -> tuple[float, float] | None:
@@ -180,7 +172,3 @@ class Score:
     pit: float | None
     data_version: str
     scored_at: datetime
-
-    def row(self) -> dict[str, Any]:
-        """The row of the table."""
-        return asdict(self)

@@ -21,20 +21,15 @@ def _no_days() -> pd.Series[pd.Timestamp]:
 class PriceHistory:
     """The candles of one product up to an origin, and what they are a version of.
 
-    Attributes:
-        product_id: such as BTC-USD; prices are in its quote currency.
-        candles: a candle frame, oldest day first; its last day is the origin.
-        data_version: the name under which the database gives the same candles again.
-        series: `SOURCE@AFTER`: prices of two series never meet in one model.
-        stored_days: every stored day of the series, datetime64, also those after the origin.
-        quarantined: the rows of the product that did not become candles.
-        restated: every observation of the days that were observed with more than one set of figures.
+    `quarantined` are the rows of the product that did not become candles, `restated` every observation of the
+    days that were observed with more than one set of figures.
     """
 
     product_id: str
-    candles: pd.DataFrame
-    data_version: str
-    series: str
+    candles: pd.DataFrame  # oldest day first; the last day is the origin
+    data_version: str  # under which the database gives the same candles again
+    series: str  # `SOURCE@AFTER`: prices of two series never meet in one model
+    # Every stored day of the series, also those after the origin.
     stored_days: pd.Series[pd.Timestamp] = field(default_factory=_no_days)
     quarantined: pd.DataFrame = field(default_factory=rejected_frame)
     restated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"day_utc": [], "close": []}))

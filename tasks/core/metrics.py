@@ -18,13 +18,7 @@ def mean_absolute_error(predicted: Floats, actual: Floats) -> float:
 
 
 def errors_beside_naive(predicted: Floats, actual: Floats, last: Floats) -> dict[str, float]:
-    """Errors of a point forecast beside those of the last close.
-
-    Args:
-        predicted: closes, (days,).
-        actual: the closes of the target days, (days,).
-        last: the closes of the origins, (days,).
-    """
+    """Errors of a point forecast beside those of the origins' last closes, all (days,)."""
     figures = {
         "test_rmse": root_mean_squared_error(predicted, actual),
         "test_mae": mean_absolute_error(predicted, actual),

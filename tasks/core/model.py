@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from tasks.core.types import Gap
 
@@ -16,21 +17,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that a model version was made from and by; `lineage.json` of its bundle.
-
-    Attributes:
-        parent: the version that it was fine-tuned from, None for a refit.
-        trained_through: the newest day that training or early stopping looked at.
-        pooled_data_versions: by product, of the further products that it was trained on.
-        not_pooled: by product, why the others were left out.
-        holdout_days: how many of the newest days no training looked at.
-        columns_left_out: the inputs that the product's candles lack.
-        windows: how many windows each part of the training had.
-        metrics: the figures of the profile's own test, if it has one.
-        git_commit: of closecast's own repository; not part of any key.
-        libraries: the versions that decide a network's bits, and the machine.
-        weights_sha256: of all weights in their order.
-    """
+    """Everything that a model version was made from and by; `lineage.json` of its bundle."""
 
     product_id: str
     profile: str
@@ -39,24 +26,24 @@ class Lineage:
     recipe_version: str
     code_version: str
     training_kind: TrainingKind
-    parent: str | None
+    parent: str | None  # the version that it was fine-tuned from
     series: str
     origin_day: date
-    trained_through: date
-    weights_sha256: str
-    git_commit: str | None = None
-    holdout_days: int = 0
-    pooled_data_versions: Mapping[str, str] = field(default_factory=dict)
-    not_pooled: Mapping[str, str] = field(default_factory=dict)
-    columns_left_out: tuple[str, ...] = ()
+    trained_through: date  # the newest day that training or early stopping looked at
+    weights_sha256: str  # of all weights in their order
+    git_commit: str | None = None  # of closecast's own repository; not part of any key
+    holdout_days: int = 0  # newest days that no training looked at
+    pooled_data_versions: Mapping[str, str] = field(default_factory=dict)  # of the pool's products
+    not_pooled: Mapping[str, str] = field(default_factory=dict)  # why the others were left out
+    columns_left_out: tuple[str, ...] = ()  # inputs that the candles lack
     gaps: tuple[Gap, ...] = ()
-    windows: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    libraries: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)  # in each part of the training
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the profile's own test
+    libraries: Mapping[str, str] = field(default_factory=dict)  # they and the machine decide the bits
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same lineage."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=date.isoformat))
+        plain: dict[str, Any] = TypeAdapter(Lineage).dump_python(self, mode="json")
         return plain
 
     @classmethod
@@ -64,14 +51,9 @@ class Lineage:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: a field is missing or is of another kind.
+            KeyError, ValueError: a field is missing or is of another kind.
         """
-        values = {one.name: plain[one.name] for one in fields(cls)}
-        for name in ("origin_day", "trained_through"):
-            values[name] = date.fromisoformat(values[name])
-        values["columns_left_out"] = tuple(values["columns_left_out"])
-        values["gaps"] = tuple(tuple(date.fromisoformat(day) for day in gap) for gap in values["gaps"])
-        return cls(**values)
+        return TypeAdapter(Lineage).validate_python({one.name: plain[one.name] for one in fields(cls)})
 
     def tags(self) -> dict[str, str]:
         """The part of the lineage that stands on the registered version, as text."""

@@ -19,20 +19,16 @@ INTERVAL_INDEXES: dict[int, tuple[int, int]] = {
 
 
 def level_weights() -> Floats:
-    """The part of (0, 1) that each level stands for, shape (23,); the sum is 1."""
+    """The part of (0, 1) that each level stands for, (23,)."""
     edges = [0.0, *((low + high) / 2 for low, high in itertools.pairwise(LEVELS)), 1.0]
     return np.diff(edges)
 
 
 def crps(actual: Floats, quantiles: Floats) -> Floats:
-    """Continuous ranked probability score of each forecast, shape (days,), in the unit of its arguments.
+    """Continuous ranked probability score (days,) of outcomes (days,) and quantiles (days, 23).
 
     Twice the mean pinball loss, each level weighted by its part of (0, 1): Gneiting and Ranjan (2011),
     "Comparing density forecasts using threshold- and quantile-weighted scoring rules", unweighted.
-
-    Args:
-        actual: outcomes, shape (days,).
-        quantiles: at `LEVELS`, shape (days, 23).
     """
     import scoringrules
 

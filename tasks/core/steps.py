@@ -15,6 +15,7 @@ from storage.core.home import check_product_id
 
 if TYPE_CHECKING:
     from prefect import Task
+    from prefect.assets import Asset
     from prefect.futures import PrefectFuture
 
 P = ParamSpec("P")
@@ -32,6 +33,12 @@ class DataAsset:
     key: str
     name: str
     description: str
+
+    def to_prefect(self) -> Asset:
+        """Prefect's asset of the same name."""
+        from prefect.assets import Asset, AssetProperties
+
+        return Asset(key=self.key, properties=AssetProperties(name=self.name, description=self.description))
 
 
 def closes_asset(product_id: str) -> DataAsset:
@@ -55,12 +62,9 @@ def forecast_asset(product_id: str, profile: str) -> DataAsset:
 def step(
     *, timeout_seconds: float | None = None, run_name: str = "", **options: Any
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Mark a function as a step.
+    """Mark a function as a step, with options of `prefect.task`.
 
-    Args:
-        timeout_seconds: after which Prefect gives the task up; None for never.
-        run_name: added to the task's name, a template of the function's parameters.
-        options: further options of `prefect.task`, such as `retries`.
+    `run_name` is added to the task's name: a template of the function's parameters.
     """
 
     def mark(fn: Callable[P, R]) -> Callable[P, R]:
@@ -85,12 +89,16 @@ def run_step(
 ) -> R:
     """Run a step as a task of the current flow, and wait for its result.
 
-    Args:
-        fn: the step, with its arguments.
-        makes: the asset that it makes: Prefect records its lineage, its outcome and the result's `facts()`.
-        of: the assets that it is made from.
+    Of the asset that it `makes`, Prefect records what it is made `of`, and the result's `facts()`.
     """
-    task = _asset_task(fn, makes, of) if makes else task_of(fn)
+    task: Any = task_of(fn)
+    if makes:
+        from prefect.tasks import MaterializingTask
+
+        made_of: list[Any] = [asset.to_prefect() for asset in of]
+        task = MaterializingTask(
+            fn=_with_facts(fn), assets=[makes.to_prefect()], asset_deps=made_of, **_options(fn)
+        )
     result: R = task.submit(*args, **kwargs).result()
     return result
 
@@ -110,28 +118,12 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     return task(fn, **_options(fn))
 
 
-def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
-    from prefect.tasks import MaterializingTask
-
-    made_of = [_prefect_asset(asset) for asset in of]
-    return MaterializingTask(
-        fn=_with_facts(fn), assets=[_prefect_asset(makes)], asset_deps=made_of, **_options(fn)
-    )
-
-
 def _options(fn: Callable[..., Any]) -> dict[str, Any]:
     from prefect.cache_policies import NO_CACHE
 
     # Persisted results are pickles: steps hand on what they return in memory alone.
     options: dict[str, Any] = {**fn.task_options, "persist_result": False}  # type: ignore[attr-defined]
     return options | {"cache_policy": NO_CACHE}
-
-
-def _prefect_asset(asset: DataAsset) -> Any:
-    from prefect.assets import Asset, AssetProperties
-
-    properties = AssetProperties(name=asset.name, description=asset.description)
-    return Asset(key=asset.key, properties=properties)
 
 
 def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
@@ -144,12 +136,12 @@ def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
         result = fn(*args, **kwargs)
         context = AssetContext.get()
         facts: dict[str, object] = getattr(result, "facts", dict)()
+        plain = {
+            name: value if isinstance(value, str | int | float | None) else str(value)
+            for name, value in facts.items()
+        }
         for asset in context.downstream_assets if context else ():
-            asset.add_metadata({name: _plain(value) for name, value in facts.items()})
+            asset.add_metadata(plain)
         return result
 
     return recorded
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

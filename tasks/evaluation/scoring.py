@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
 
@@ -55,7 +56,7 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     scores = [
         _score(row, close, history, moment) for row, close in _due(home, history.product_id, history.candles)
     ]
-    added = Scores(home).add([score.row() for score in scores])
+    added = Scores(home).add([asdict(score) for score in scores])
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
     for horizon in profile.horizons if profile.levels else ():

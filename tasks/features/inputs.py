@@ -84,23 +84,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a product's days; NaN where one is unknown.
+    """The inputs of a product's days; NaN where one is unknown."""
 
-    Attributes:
-        days: (days,) datetime64[D].
-        returns: (days,), log returns of the close.
-        spreads: (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma.
-        plain: (days, others), which a window shows as they are.
-        sigma: (days,), daily volatility: the standard deviation of a day's log return.
-        targets: (days,), the log return of the next day in sigmas, clipped.
-    """
-
-    days: NDArray[np.datetime64]
-    returns: Floats
-    spreads: Floats
-    plain: Floats
-    sigma: Floats
-    targets: Floats
+    days: NDArray[np.datetime64]  # (days,) datetime64[D]
+    returns: Floats  # (days,), log returns of the close
+    spreads: Floats  # (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma
+    plain: Floats  # (days, others), which a window shows as they are
+    sigma: Floats  # (days,), daily volatility: the standard deviation of a day's log return
+    targets: Floats  # (days,), the log return of the next day in sigmas, clipped
 
 
 def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:

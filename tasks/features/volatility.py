@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import Floats
+from tasks.core.types import Floats, Rows
 from tasks.features.windows import DAY
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
@@ -23,6 +23,12 @@ def log_returns(candles: pd.DataFrame) -> Floats:
     steps = np.diff(candles["day_utc"].to_numpy(dtype="datetime64[D]"))
     returns[1:] = np.where(steps == DAY, np.diff(logs), np.nan)
     return returns
+
+
+def with_outcome(candles: pd.DataFrame, rows: Rows) -> Rows:
+    """Those of the rows that have a close on the day after."""
+    rows = rows[rows < len(candles) - 1]
+    return rows[np.isfinite(log_returns(candles)[rows + 1])]
 
 
 def garman_klass(candles: pd.DataFrame) -> Floats:

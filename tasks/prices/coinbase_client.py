@@ -1,8 +1,4 @@
-"""Coinbase → candles: a polite client of `GET /products/{product_id}/candles`.
-
-The client requests, keeps the pace and retries. tasks/prices/coinbase_responses.py reads the responses;
-tasks/prices/validation.py decides whether the candles are plausible.
-"""
+"""A client of the exchange's `GET /products/{product_id}/candles`, which keeps the pace and retries."""
 
 from __future__ import annotations
 
@@ -21,15 +17,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import requests
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    retry_if_result,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
+import tenacity
 
 from storage.core.errors import BadDay, BadSetting, ExchangeUnavailable
 from storage.core.home import check_product_id
@@ -46,24 +34,22 @@ from tasks.prices.coinbase_responses import (
 
 COINBASE = "https://api.exchange.coinbase.com"
 MAX_DAYS = 300  # of a page, both ends included: the exchange refuses more
+MIN_INTERVAL = 0.11  # seconds between the starts of two requests: the exchange allows 10 a second
 
 log = logging.getLogger("closecast.fetch")
 
 
 @dataclass(frozen=True)
 class Page:
-    """One response of the exchange.
+    """The response to a request for an inclusive span of days.
 
-    Attributes:
-        first, last: the inclusive span of the request.
-        payload: the body, decompressed.
-        candles: a candle_frame, oldest first, with days of the span only; not yet validated.
-        rejected: a rejected_frame of the rows that are not readable as a candle.
+    `candles` is a candle_frame of days of the span, oldest first, not yet validated; `rejected` is a
+    rejected_frame of the rows that are not readable as a candle.
     """
 
     first: date
     last: date
-    payload: bytes
+    payload: bytes  # the body, decompressed
     candles: pd.DataFrame
     rejected: pd.DataFrame
 
@@ -80,7 +66,6 @@ class Client:
         base_url: http or https address of the exchange, without a query.
         connect_timeout, read_timeout: seconds to wait for the connection, and for each next byte.
         total_timeout: seconds for a whole response, however it trickles.
-        min_interval: seconds between the starts of two requests, at least 0.1, over all threads and retries.
         attempts: requests for a page while errors are transient.
         empty_attempts: requests for a page before an empty one is accepted.
         max_wait: seconds, the limit of the exponential waits between attempts, without their jitter.
@@ -89,7 +74,7 @@ class Client:
         sleep: waits that many seconds; for tests.
 
     Raises:
-        BadSetting: an address or a number out of range.
+        BadSetting: an address that cannot be used.
     """
 
     def __init__(
@@ -99,38 +84,30 @@ class Client:
         connect_timeout: float = 5.0,
         read_timeout: float = 15.0,
         total_timeout: float = 30.0,
-        min_interval: float = 0.11,
         attempts: int = 6,
         empty_attempts: int = 3,
         max_wait: float = 20.0,
         patience: float = 780.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.base_url, self._host = _check_url(base_url)
-        if not min_interval >= 0.1:
-            raise BadSetting(f"min_interval needs at least 0.1 s (10 requests a second), not {min_interval}")
-        limits = (connect_timeout, read_timeout, total_timeout, patience)
-        if not all(limit > 0 for limit in limits) or min(attempts, empty_attempts) < 1:
-            raise BadSetting("the client's time-outs need to be above 0 and its attempts at least 1")
+        self.base_url, self._host = base_url.rstrip("/"), _host_of(base_url)
         self._attempts, self._empty_attempts, self._max_wait = attempts, empty_attempts, max_wait
-        self._min_interval, self._sleep = min_interval, sleep
+        self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
         self._pace, self._next_start = threading.Lock(), -math.inf
         self._patience, self._last_start = patience, math.inf
-        self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
+        self._sleep = sleep
         self._session = _Session()
         self._session.auth = lambda request: request  # the candles are public: no password of a netrc file
         self._session.headers["User-Agent"] = f"closecast/{code_version().partition('+')[0]}"
         self._session.headers["Accept"] = "application/json"
-        self._session.trust_env = not _is_loopback(self._host)
+        # A proxy of the environment cannot reach this machine.
+        is_loopback = self._host in ("localhost", "::1") or self._host.startswith("127.")
+        self._session.trust_env = not is_loopback
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
         self._session.close()
 
     def page(self, product_id: str, first: date, last: date, *, expect_rows: bool = True) -> Page:
@@ -148,51 +125,54 @@ class Client:
         if not 1 <= (last - first).days + 1 <= MAX_DAYS:
             raise BadDay(f"a page needs 1 to {MAX_DAYS} days, oldest first, not {first} to {last}")
         label = f"{product_id} {first} to {last}"
-        retry_empty = Retrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self._empty_attempts if expect_rows else 1),
-            wait=wait_random(0.2, 0.6),
-            retry=retry_if_result(lambda page: page.candles.empty and page.rejected.empty),
-            before_sleep=lambda state: _warn(label, state, self._empty_attempts),
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-        )
-        page: Page = retry_empty(self._request_until_usable, label, product_id, first, last)
-        log.info("%s: %d candles", label, len(page.candles))
-        return page
 
-    def _request_until_usable(self, label: str, product_id: str, first: date, last: date) -> Page:
-        """Retry transient errors until the attempts are used up."""
-        retry = Retrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential(multiplier=0.5, max=self._max_wait) + wait_random(0, 0.5),
-            retry=retry_if_exception_type(TransientError),
-            before_sleep=lambda state: _warn(label, state, self._attempts),
+        def retrying(attempts: int, **rules: Any) -> tenacity.Retrying:
+            return tenacity.Retrying(
+                sleep=self._sleep,
+                stop=tenacity.stop_after_attempt(attempts),
+                before_sleep=lambda state: _warn(label, state, attempts),
+                **rules,
+            )
+
+        until_usable = retrying(
+            self._attempts,
+            wait=tenacity.wait_exponential(multiplier=0.5, max=self._max_wait) + tenacity.wait_random(0, 0.5),
+            retry=tenacity.retry_if_exception_type(TransientError),
             reraise=True,
         )
+        until_filled = retrying(
+            self._empty_attempts if expect_rows else 1,
+            wait=tenacity.wait_random(0.2, 0.6),
+            retry=tenacity.retry_if_result(lambda page: page.candles.empty and page.rejected.empty),
+            retry_error_callback=lambda state: state.outcome and state.outcome.result(),
+        )
         try:
-            return retry(self._request, product_id, first, last)
+            page: Page = until_filled(until_usable, self._request, product_id, first, last)
         except TransientError as error:
             raise ExchangeUnavailable(
                 f"the exchange at {self._host} gave no usable response for {label}"
                 f" in {self._attempts} attempts, the last one: {error};"
                 " check the network and run again later (--source sample works offline)"
             ) from error
+        log.info("%s: %d candles", label, len(page.candles))
+        return page
 
     def _request(self, product_id: str, first: date, last: date) -> Page:
-        """One request."""
         self._wait_for_turn()
         query = {"granularity": DAY, "start": f"{first}T00:00:00Z", "end": f"{last}T00:00:00Z"}
         try:
             response = self._get(f"{self.base_url}/products/{product_id}/candles", query)
-        except requests.exceptions.InvalidURL as error:
-            raise BadSetting(
-                f"the exchange's address {self._host} cannot be used: {_reason_of(error)}"
-            ) from error
         except requests.RequestException as error:
             raise TransientError(_reason_of(error)) from error
         candles, rejected = read_rows(rows_of(response, product_id), first, last)
-        _require_finished(candles, response)
+        sent_at = response.sent_at
+        newest = candles["day_utc"].iloc[-1].date() if len(candles) else date.min
+        if sent_at and sent_at.date() <= newest:
+            # From a cache, or this machine's clock is wrong: an open candle looks like any other.
+            raise TransientError(
+                f"a candle of {newest} sent at {sent_at:%Y-%m-%d %H:%M} UTC by the exchange's clock, before"
+                " that day was over; compare this machine's clock"
+            )
         return Page(first, last, response.body, candles, rejected)
 
     def _get(self, url: str, query: dict[str, Any]) -> Response:
@@ -232,7 +212,7 @@ class Client:
                     f"all pages of the exchange at {self._host} were needed within {self._patience:g} s, but"
                     " it was slower; the pages so far are kept: run again later to continue from there"
                 )
-            self._next_start = now + self._min_interval
+            self._next_start = now + MIN_INTERVAL
 
 
 def spans(first: date, last: date) -> list[tuple[date, date]]:
@@ -244,46 +224,21 @@ def spans(first: date, last: date) -> list[tuple[date, date]]:
     ]
 
 
-def _check_url(base_url: str) -> tuple[str, str]:
-    """The address without a trailing slash, and its host."""
-    if "@" in base_url:  # not shown in the message: it may hold a password
-        raise BadSetting(
-            "the exchange's address needs the form https://host, without a name or a password;"
-            " correct CLOSECAST_COINBASE_URL"
-        )
+def _host_of(base_url: str) -> str:
+    """The host of a usable address."""
     try:
-        url = urlsplit(base_url)
+        url = urlsplit(str(requests.Request("GET", base_url).prepare().url))
         host = url.hostname or ""
         usable = url.scheme in ("http", "https") and bool(host.encode("idna")) and url.port != 0
-    except (ValueError, UnicodeError):  # a port or an IPv6 address that is none
+    except (ValueError, UnicodeError):  # an address, a host or a port that is none
         usable = False
-    if not usable or url.query or url.fragment:
+    if not usable or "@" in base_url or url.query or url.fragment:
+        shown = "" if "@" in base_url else f", not {printable(base_url)!r}"  # it may hold a password
         raise BadSetting(
-            f"the exchange's address needs the form https://host, not {printable(base_url)!r};"
+            f"the exchange's address needs the form https://host, without a name or a password{shown};"
             " correct CLOSECAST_COINBASE_URL"
         )
-    return base_url.rstrip("/"), host
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether the host is this machine, which a proxy of the environment cannot reach."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _require_finished(candles: pd.DataFrame, response: Response) -> None:
-    """Do not take a candle of a day that was not over by the exchange's own clock.
-
-    Such a response is from a cache, or this machine's clock is wrong: an open candle looks like any other.
-    """
-    sent_at = response.sent_at
-    if sent_at is None or candles.empty:
-        return
-    last = candles["day_utc"].iloc[-1].date()
-    if sent_at.date() <= last:
-        raise TransientError(
-            f"a candle of {last} sent at {sent_at:%Y-%m-%d %H:%M} UTC by the exchange's clock, before that"
-            " day was over; compare this machine's clock"
-        )
+    return host
 
 
 def _reason_of(error: BaseException) -> str:
@@ -304,10 +259,8 @@ def _reason_of(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _warn(label: str, state: RetryCallState, attempts: int) -> None:
-    error = state.outcome.exception() if state.outcome else None
+def _warn(label: str, state: tenacity.RetryCallState, attempts: int) -> None:
+    problem = (state.outcome and state.outcome.exception()) or "no candles"
     wait = state.next_action.sleep if state.next_action else 0.0
-    problem = error or "no candles"
-    log.warning(
-        "%s: %s; attempt %d of %d, again in %.1f s", label, problem, state.attempt_number, attempts, wait
-    )
+    text = "%s: %s; attempt %d of %d, again in %.1f s"
+    log.warning(text, label, problem, state.attempt_number, attempts, wait)

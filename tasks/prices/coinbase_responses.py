@@ -18,14 +18,11 @@ from storage.core.errors import BadProduct, ExchangeRefused
 
 DAY = 86400  # seconds
 EPOCH = date(1970, 1, 1)
-# The figures of a row after its time, in the exchange's order.
-FIGURES = ("low", "high", "open", "close", "volume")
-# A time-out, too early, too many requests: like all from 500 on they may be gone on the next attempt.
-TRANSIENT_STATUSES = (408, 425, 429)
+FIGURES = ("low", "high", "open", "close", "volume")  # of a row after its time, in the exchange's order
+TRANSIENT_STATUSES = (408, 425, 429)  # a time-out, too early, too many requests
 MAX_ROWS = 3000  # of a response; a page asks for at most 300
 MAX_BYTES = 4 * 2**20  # of a body, decompressed
-# Compressed bytes that are read at a time: so few that no chunk unpacks to more than some megabytes.
-CHUNK_BYTES = 2**14
+CHUNK_BYTES = 2**14  # read at a time: so few that they unpack to some megabytes at most
 
 
 class TransientError(Exception):

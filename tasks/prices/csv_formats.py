@@ -71,7 +71,7 @@ def split_rows(data: bytes, name: str) -> CsvRows:
 
     Raises:
         BadFile: empty, not UTF-8 text, a line or a number of columns beyond the limit, no known header, two
-            columns for one role, a quoted field over two lines, or no row below the header that fits it.
+            columns for one role, a quoted field over two lines, or nothing below the header.
     """
     lines = _split_lines(data, name)
     header, delimiter, first_row = _find_header(lines, name)
@@ -92,10 +92,7 @@ def split_rows(data: bytes, name: str) -> CsvRows:
             raise _too_wide(name, number, width)
         if lines[number - 1].strip():
             reasons[number] = f"{width} fields where the header has {len(header)}"
-    fitting = np.delete(numbers, list(widths))
-    if not len(fitting):
-        raise no_rows(reasons, name)
-    return CsvRows(name, header, delimiter, lines, texts, fitting, reasons)
+    return CsvRows(name, header, delimiter, lines, texts, np.delete(numbers, list(widths)), reasons)
 
 
 def no_rows(reasons: dict[int, str], name: str) -> BadFile:
@@ -105,21 +102,7 @@ def no_rows(reasons: dict[int, str], name: str) -> BadFile:
 
 
 def _split_lines(data: bytes, name: str) -> list[bytes]:
-    """The lines of a text without their ends; refuses what is not text or has endless lines."""
-    _check_text(data, name)
-    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    lines = text.split(b"\n")
-    longest = max(lines, key=len)
-    if len(longest) > MAX_LINE_BYTES:
-        raise BadFile(
-            f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line {lines.index(longest) + 1} is"
-            " longer; is it a CSV file of candles?"
-        )
-    return lines
-
-
-def _check_text(data: bytes, name: str) -> None:
-    """Refuse what is not UTF-8 throughout."""
+    """The lines of a text without their ends."""
     bad = data.find(b"\0")
     try:
         data.decode()
@@ -131,6 +114,15 @@ def _check_text(data: bytes, name: str) -> None:
             f"{name}: a CSV file in UTF-8 text is needed, line {line} is not: {data[bad : bad + 20]!r:.60};"
             " unpack it, or save it as UTF-8"
         )
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    lines = text.split(b"\n")
+    longest = max(lines, key=len)
+    if len(longest) > MAX_LINE_BYTES:
+        raise BadFile(
+            f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line {lines.index(longest) + 1} is"
+            " longer; is it a CSV file of candles?"
+        )
+    return lines
 
 
 def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
@@ -146,11 +138,11 @@ def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
         for delimiter in ",;\t":
             header = _split(lines[index], delimiter)
             roles = _positions(header, name).keys() if len(header) <= MAX_COLUMNS else set()
-            dated = "day" in roles or "stamp" in roles
-            if dated and "close" in roles:
+            present = {"date": not roles.isdisjoint(("day", "stamp")), "close": "close" in roles}
+            if all(present.values()):
                 return header, delimiter, index + 1
-            if len(missing) == 2 and (dated or "close" in roles):
-                missing, written = ["close" if dated else "date"], lines[index]
+            if len(missing) == 2 and any(present.values()):
+                missing, written = [role for role in present if not present[role]], lines[index]
     first = _split(lines[filled[0]], ",")
     if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
         return API_ORDER, ",", filled[0]

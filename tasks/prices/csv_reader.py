@@ -40,12 +40,7 @@ OnDuplicate = Literal["refuse", "first", "last"]
 
 @dataclass(frozen=True)
 class CsvCandles:
-    """The content of a file.
-
-    Attributes:
-        candles: a candle_frame, oldest first, one row a day.
-        rejected: a rejected_frame in the file's order; each reason starts with the line number.
-    """
+    """The candles of a file, oldest first, one row a day; the rejected rows in the file's order."""
 
     candles: pd.DataFrame
     rejected: pd.DataFrame
@@ -63,12 +58,9 @@ def read_candles(
     (base × close ≈ quote) decide, then the names; NaN where neither does. A single column `volume` is in the
     base currency. Open, high, low and volume may be empty (NaN), the close may not.
 
-    Args:
-        data: the file's content, UTF-8.
-        product_id: of the candles; a file that names another product is refused.
-        name: the file's name in error messages.
-        on_duplicate: which row to keep of a day with different figures, that nearer the top of the file
-            (`first`) or nearer its end (`last`). The others are rejected. Rows with equal figures are one.
+    Of a day with different figures `on_duplicate` keeps the row nearer the top of the file (`first`) or
+    nearer its end (`last`) and rejects the others. Rows with equal figures are one. `name` is the file's in
+    error messages.
 
     Raises:
         BadProduct: a malformed product id.

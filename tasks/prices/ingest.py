@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pandas as pd
 
 from storage.core.candle_schema import REJECTED_COLUMNS
-from storage.core.errors import BadInput
+from storage.core.errors import BadDay, BadInput, NotEnoughHistory, StaleSeries
 from storage.core.home import Home
 from storage.prices.price_store import Appended, Prices
 from tasks.core.history import PriceHistory
 from tasks.core.steps import step
-from tasks.prices.gaps import find_gaps, require_origin
+from tasks.prices.gaps import find_gaps
 
 log = logging.getLogger("closecast.ingest")
 
@@ -29,7 +29,7 @@ class IngestRequest:
 
     Attributes:
         origin: the last day that the run may know; the last day present when None.
-        observed_at: the moment of the run, with its time zone.
+        observed_at: the moment of the run, with a time zone.
         last_finished_day: no later candle enters.
         min_days: closes that the profile needs up to the origin.
         consecutive_days: of these, the newest ones that may have no gap.
@@ -49,14 +49,39 @@ class IngestRequest:
     pool_products: tuple[str, ...] = ()
 
     def require_origin(self, days: pd.Series[pd.Timestamp]) -> None:
-        """Refuse days that no forecast can be made from; see `tasks.prices.gaps.require_origin`."""
-        require_origin(
-            self.product_id,
-            days,
-            self.origin,
-            min_days=self.min_days,
-            consecutive_days=self.consecutive_days,
-        )
+        """Check that `days` (datetime64, rising) hold the origin and enough closes before it.
+
+        Raises:
+            BadDay: the origin is before the first day.
+            StaleSeries: the origin's day is missing.
+            NotEnoughHistory: fewer than `min_days` closes up to the origin, or a gap in the newest ones.
+        """
+        product_id = self.product_id
+        if days.empty:
+            raise StaleSeries(f"{product_id} has no closes at all: choose another source or a later --as-of")
+        origin = self.origin or days.iloc[-1].date()
+        until = days[days <= pd.Timestamp(origin)]
+        if until.empty:
+            begins = f"{product_id} begins on {days.iloc[0].date()}, the origin is {origin}"
+            raise BadDay(f"{begins}: choose a later --as-of")
+        newest = until.iloc[-1].date()
+        if newest != origin:
+            raise StaleSeries(
+                f"{product_id} has no close of {origin}, the newest before it is of {newest}:"
+                f" no forecast is made from old prices; get that day, or choose --as-of {newest}"
+            )
+        if len(until) < self.min_days:
+            raise NotEnoughHistory(
+                f"the profile needs {self.min_days} days of closes up to {origin}, there are {len(until)}:"
+                " import more history"
+            )
+        gaps = find_gaps(until)
+        if gaps and (origin - gaps[-1][1]).days < self.consecutive_days:
+            raise NotEnoughHistory(
+                f"the forecast needs {self.consecutive_days} consecutive days up to {origin}, there are"
+                f" {(origin - gaps[-1][1]).days} since the gap that ends on {gaps[-1][1]}:"
+                " choose a later --as-of"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,14 +137,14 @@ def check_source(prices: Prices, request: IngestRequest, source: str) -> bool:
         SourceMismatch: it is of another one, which is not to be replaced.
     """
     stored = prices.source_of(request.product_id)
-    if stored not in (None, source) and not request.replace_source:
+    if stored and not request.replace_source:
         prices.start_series(request.product_id, source, started_at=request.observed_at)  # raises
     return stored == source
 
 
 def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = None) -> IngestedPrices:
     """The stored prices up to the origin, read and digested once; an ingest's counts and gaps are logged."""
-    history = _history(prices, request.product_id, request.origin, request.observed_at)
+    history = _read_history(prices, request, request.product_id, request.origin)
     product_id, origin = request.product_id, history.origin
     if counts:
         _log_ingest(history, counts)
@@ -132,7 +157,7 @@ def read_prices(prices: Prices, request: IngestRequest, counts: Counts | None = 
         if first is None or first > origin:
             not_pooled[product] = "is not in the database" if first is None else f"begins on {first}"
             continue
-        pool[product] = _history(prices, product, origin, request.observed_at)
+        pool[product] = _read_history(prices, request, product, origin)
         if pool[product].origin < origin:
             text = "%s: the closes of %s, which is pooled, end on %s"
             log.info(text, product_id, product, pool[product].origin)
@@ -153,17 +178,11 @@ def _log_ingest(history: PriceHistory, counts: Counts) -> None:
         log.warning("%s: gap from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
 
 
-def _history(prices: Prices, product_id: str, through: date | None, moment: datetime) -> PriceHistory:
-    stored = prices.read_history(product_id, through, created_at=moment)
-    return PriceHistory(
-        product_id=product_id,
-        candles=stored.candles,
-        data_version=stored.data_version,
-        series=stored.series,
-        stored_days=stored.stored_days,
-        quarantined=stored.quarantined,
-        restated=stored.restated,
-    )
+def _read_history(
+    prices: Prices, request: IngestRequest, product_id: str, through: date | None
+) -> PriceHistory:
+    stored = vars(prices.read_history(product_id, through, created_at=request.observed_at))
+    return PriceHistory(**{name: value for name, value in stored.items() if name != "source"})
 
 
 @step(timeout_seconds=300, run_name="{request.product_id}")

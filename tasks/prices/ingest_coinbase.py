@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -30,11 +30,8 @@ MAX_GAPS_A_RUN = 10
 def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
     """Fetch the exchange's candles up to the origin, store them page by page, and ask again for gaps.
 
-    The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day.
-
-    Args:
-        home: where raw responses are kept.
-        prices: the open price database.
+    The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day. `home`
+    keeps the raw responses.
 
     Raises:
         ExchangeRefused, ExchangeUnavailable, BadProduct: earlier pages are kept.
@@ -45,91 +42,73 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
         raise BadDay(
             f"the exchange has no candle before {FIRST_DAY}, asked for {origin}: choose a later --as-of"
         )
-    counts = Counts()
-    joins = check_source(prices, request, "coinbase")
-
-    def store(page: Page) -> None:
+    request, counts = replace(request, origin=origin), Counts()
+    last = prices.last_day(product_id) if check_source(prices, request, "coinbase") else None
+    for page in _pages(client, prices, request, last):
         # A product gets a series only once the exchange has sent rows of it.
-        if page.candles.empty and page.rejected.empty and prices.source_of(product_id) != "coinbase":
-            return
-        prices.start_series(
-            product_id, "coinbase", started_at=request.observed_at, replace=request.replace_source
-        )
-        _store_page(home, prices, request, page, origin, counts)
-
-    last = prices.last_day(product_id) if joins else None
-    first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
-    _fetch(client, product_id, first, origin, store, begun=last is not None)
-    if prices.source_of(product_id) == "coinbase":
-        for page in _pages_before(client, product_id, prices.first_day(product_id)):
-            store(page)
-    for start, end in _gaps_to_ask_for(prices, product_id, origin):
-        log.info("%s: asking again for %s to %s", product_id, start, end)
-        store(client.page(product_id, start, end, expect_rows=False))
+        if len(page.candles) or len(page.rejected) or prices.source_of(product_id) == "coinbase":
+            _store_page(home, prices, request, page, counts)
     if prices.source_of(product_id) != "coinbase":
         raise StaleSeries(
             f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
         )
-    request = replace(request, origin=origin)
     request.require_origin(prices.days(product_id))
     return read_prices(prices, request, counts)
 
 
-def _fetch(
-    client: Client, product_id: str, first: date, origin: date, store: Callable[[Page], None], *, begun: bool
-) -> None:
-    """Fetch and store every page.
-
-    Nobody knows on which day a product begins: empty pages before it are believed at once, unless there was
-    nothing else.
-    """
+def _pages(client: Client, prices: Prices, request: IngestRequest, last: date | None) -> Iterator[Page]:
+    """Every page of a run; each is stored before the next one is asked for."""
+    product_id, origin = request.product_id, request.origin or request.last_finished_day
+    first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
+    # Nobody knows on which day a product begins: empty pages before it are believed at once, unless there
+    # was nothing else.
+    begun = last is not None
     for insist in (False, True):
-        for start, end in spans(first, origin):
-            page = client.page(product_id, start, end, expect_rows=begun or insist)
-            begun = begun or len(page.candles) > 0
-            store(page)
-        if begun:
-            return
+        if not (insist and begun):
+            for start, end in spans(first, origin):
+                page = client.page(product_id, start, end, expect_rows=begun or insist)
+                begun = begun or len(page.candles) > 0
+                yield page
+    if prices.source_of(product_id) != "coinbase":
+        return
+    # The page before a history that begins just where a page began may have come back empty for no reason,
+    # and nobody would ever ask for it again; and so on to one that is empty.
+    begins = prices.first_day(product_id)
+    while begins and begins > FIRST_DAY and (begins - FIRST_DAY).days % MAX_DAYS == 0:
+        page = client.page(product_id, begins - timedelta(days=MAX_DAYS), begins - timedelta(days=1))
+        yield page
+        begins = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
+    for start, end in _gaps_to_ask_for(prices, product_id, origin):
+        log.info("%s: asking again for %s to %s", product_id, start, end)
+        yield client.page(product_id, start, end, expect_rows=False)
 
 
-def _store_page(
-    home: Home, prices: Prices, request: IngestRequest, page: Page, origin: date, counts: Counts
-) -> None:
-    product_id = request.product_id
-    checked = check_candles(
+def _store_page(home: Home, prices: Prices, request: IngestRequest, page: Page, counts: Counts) -> None:
+    product_id, moment = request.product_id, request.observed_at
+    prices.start_series(product_id, "coinbase", started_at=moment, replace=request.replace_source)
+    accepted, refused = check_candles(
         page.candles,
-        last_finished_day=origin,
+        last_finished_day=request.origin or request.last_finished_day,
         previous=prices.last_close_before(product_id, page.first),
         stored=lambda day: prices.last_close_before(product_id, day + timedelta(days=1)),
     )
-    quarantined = pd.concat([page.rejected, checked.quarantined], ignore_index=True)
+    quarantined = pd.concat([page.rejected, refused], ignore_index=True)
     appended = prices.append(
         product_id,
-        checked.accepted,
+        accepted,
         source="coinbase",
-        observed_at=request.observed_at,
+        observed_at=moment,
         payload_sha256=keep_raw(home, page.payload),
         quarantined=quarantined,
     )
     counts.add(appended, quarantined)
 
 
-def _pages_before(client: Client, product_id: str, first: date | None) -> Iterator[Page]:
-    """The page before a history that begins just where a page began, and so on to one that is empty.
-
-    It may have come back empty for no reason, and nobody would ever ask for it again.
-    """
-    while first and first > FIRST_DAY and (first - FIRST_DAY).days % MAX_DAYS == 0:
-        page = client.page(product_id, first - timedelta(days=MAX_DAYS), first - timedelta(days=1))
-        yield page
-        first = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
-
-
-def _gaps_to_ask_for(prices: Prices, product_id: str, origin: date) -> Iterator[Gap]:
+def _gaps_to_ask_for(prices: Prices, product_id: str, origin: date) -> list[Gap]:
     """Gaps up to the origin, the newest ones first, in spans that one request can ask for."""
     days = prices.days(product_id, through=origin)
     if days.empty:
-        return
+        return []
     first, last = days.iloc[0].date(), days.iloc[-1].date()
     gaps = find_gaps(days)
     # No run comes again to a first day that was quarantined, on the page that the series begins in.
@@ -138,5 +117,5 @@ def _gaps_to_ask_for(prices: Prices, product_id: str, origin: date) -> Iterator[
         gaps.insert(0, (page, first - timedelta(days=1)))
     if last < origin:
         gaps.append((last + timedelta(days=1), origin))
-    for start, end in gaps[::-1][:MAX_GAPS_A_RUN]:
-        yield start, min(end, start + timedelta(days=MAX_DAYS - 1))
+    longest = timedelta(days=MAX_DAYS - 1)
+    return [(start, min(end, start + longest)) for start, end in gaps[::-1][:MAX_GAPS_A_RUN]]

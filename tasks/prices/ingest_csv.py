@@ -14,7 +14,7 @@ from storage.core.errors import BadFile
 from storage.core.files import read_bytes
 from storage.core.progress import report_progress
 from storage.prices.price_store import Prices
-from tasks.prices.csv_reader import CsvCandles, read_candles
+from tasks.prices.csv_reader import read_candles
 from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, check_source, read_prices
 from tasks.prices.validation import check_candles
 
@@ -28,10 +28,6 @@ def ingest_file(
 ) -> IngestedPrices:
     """Append the candles of a CSV file, after checking that the run it is for is possible.
 
-    Args:
-        prices: the open price database.
-        source: the name under which the closes are kept.
-
     Raises:
         BadFile, SourceMismatch, BadDay, StaleSeries, NotEnoughHistory: and nothing was stored.
     """
@@ -40,10 +36,20 @@ def ingest_file(
     parsed = read_candles(data, product_id, name=path.name, on_duplicate=request.on_duplicate)
     report_progress(path.name, 2, STAGES)
     joins = check_source(prices, request, source)
-    accepted, quarantined = _checked(prices, request, parsed, path.name, joins=joins)
+    first = parsed.candles["day_utc"].iloc[0].date()
+    previous = prices.last_close_before(product_id, first) if joins else None
+    accepted, refused = check_candles(
+        parsed.candles, last_finished_day=request.last_finished_day, previous=previous
+    )
+    quarantined = pd.concat([parsed.rejected, refused], ignore_index=True)
+    if accepted.empty and not joins:
+        raise BadFile(
+            f"{path.name} holds no usable candle: {len(quarantined)} rows were quarantined, the first"
+            f" because: {quarantined['reason'].iloc[0]}"
+        )
     report_progress(path.name, 3, STAGES)
-    stored = prices.days(product_id) if joins else pd.Series([], dtype="datetime64[s]")
-    request.require_origin(pd.Series(np.union1d(stored, accepted["day_utc"])))
+    days = accepted["day_utc"].to_numpy()
+    request.require_origin(pd.Series(np.union1d(prices.days(product_id), days) if joins else days))
     prices.start_series(product_id, source, started_at=request.observed_at, replace=request.replace_source)
     appended = prices.append(
         product_id,
@@ -61,21 +67,3 @@ def ingest_file(
     ingested = read_prices(prices, request, counts)
     report_progress(path.name, STAGES, STAGES)
     return ingested
-
-
-def _checked(
-    prices: Prices, request: IngestRequest, parsed: CsvCandles, name: str, *, joins: bool
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The candles of a file that may enter, and the quarantined rows; `joins`: there is a series already."""
-    previous = None
-    if joins and len(parsed.candles):
-        first = parsed.candles["day_utc"].iloc[0].date()
-        previous = prices.last_close_before(request.product_id, first)
-    checked = check_candles(parsed.candles, last_finished_day=request.last_finished_day, previous=previous)
-    quarantined = pd.concat([parsed.rejected, checked.quarantined], ignore_index=True)
-    if checked.accepted.empty and not joins:
-        raise BadFile(
-            f"{name} holds no usable candle: {len(quarantined)} rows were quarantined, the first because:"
-            f" {quarantined['reason'].iloc[0]}"
-        )
-    return checked.accepted, quarantined

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from storage.core.errors import BadFile, BadProduct, ExchangeUnavailable
-from storage.core.home import PROJECT, Home, check_product_id
+from storage.core.home import PRODUCT_ID, PROJECT, Home
 from storage.prices.price_store import Prices
 from tasks.core.settings import Frozen
 from tasks.core.steps import step
@@ -26,7 +26,9 @@ RETRY_DELAYS = [60, 120, 240]
 class Market(Frozen):
     """Which prices, and where they come from."""
 
-    product_id: str = Field("BTC-USD", description="Exchange product, such as BTC-USD")
+    product_id: str = Field(
+        "BTC-USD", pattern=f"^{PRODUCT_ID.pattern}$", description="Exchange product, such as BTC-USD"
+    )
     source: Source | None = Field(
         None, description="Where closes come from; by default the product's stored source, else the sample"
     )
@@ -37,14 +39,6 @@ class Market(Frozen):
     replace_source: bool = Field(
         False, description="Start the product's series over when it has another source"
     )
-
-    @field_validator("product_id")
-    @classmethod
-    def _check_product_id(cls, value: str) -> str:
-        try:
-            return check_product_id(value)
-        except BadProduct as error:  # pydantic takes a ValueError
-            raise ValueError(str(error)) from error
 
 
 def _retry_later(_task: object, _run: object, state: object) -> bool:
@@ -63,12 +57,7 @@ def _retry_later(_task: object, _run: object, state: object) -> bool:
     retry_condition_fn=_retry_later,
 )
 def ingest_prices(home: Home, market: Market, request: IngestRequest, *, base_url: str) -> IngestedPrices:
-    """Bring the product's prices up to the origin from its source.
-
-    Args:
-        home: prepared, with the product's lock held.
-        market: its source; by default the one of the stored series, else the sample.
-        base_url: of the exchange.
+    """Bring the product's prices up to the origin from its source; the product's lock must be held.
 
     Raises:
         BadFile: a file was named that the source does not read.

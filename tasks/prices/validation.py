@@ -7,8 +7,8 @@ import math
 import statistics
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,28 +16,26 @@ import pandas as pd
 from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
 from storage.prices.queries import TOO_LARGE
 
-EPOCH = date(1970, 1, 1).toordinal()
 # Before 0400-03-01 SQLite's calendar, with which the database checks a day, is off by one.
 EARLIEST = np.datetime64("0401-01-01", "D")
+JUMP_FACTOR = 3.0
 MEDIAN_ROWS = 5  # whose median close is the reference for the first candle of a new series
 
 # The newest stored close up to a day, with its day.
 StoredClose = Callable[[date], tuple[date, float] | None]
 
 
-@dataclass(frozen=True)
-class Checked:
-    """All candles of a check, in order: accepted (a `candle_frame`) or quarantined (a `rejected_frame`)."""
+class Checked(NamedTuple):
+    """All candles of a check, in order: a `candle_frame` and a `rejected_frame`."""
 
     accepted: pd.DataFrame
     quarantined: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class _Reference:
+class _Reference(NamedTuple):
     """A close to which the next one is compared."""
 
-    day: int  # days since 1970
+    day: date
     close: float
     label: str
 
@@ -48,7 +46,6 @@ def check_candles(
     last_finished_day: date,
     previous: tuple[date, float] | None = None,
     stored: StoredClose | None = None,
-    jump_factor: float = 3.0,
 ) -> Checked:
     """Separate the candles that may enter the database from those that may not; `candles` does not change.
 
@@ -56,10 +53,10 @@ def check_candles(
     positive with low <= open, close <= high, and its volume is finite and not negative. Open, high, low
     and volume may be unknown (NaN), the close may not.
 
-    The close must also lie within a factor of the last accepted close, up or down: `jump_factor` to the power
+    The close must also lie within a factor of the last accepted close, up or down: JUMP_FACTOR to the power
     of the days between the two (at least one). So a spike costs only itself, and a true shift of level costs
-    days only until the allowance has grown to it: one day for a shift by up to `jump_factor` squared. A
-    close that only a grown allowance accepts is a spike if the next close returns from it.
+    days only until the allowance has grown to it: one day for a shift by up to JUMP_FACTOR squared. A close
+    that only a grown allowance accepts is a spike if the next close returns from it.
 
     Args:
         candles: a `candle_frame`, oldest first.
@@ -69,7 +66,6 @@ def check_candles(
             first candle is quarantined and not all others.
         stored: the stored closes where days are fetched again. The allowance does not grow over days with a
             stored close, so that a response full of absurd prices is not accepted after a few of its rows.
-        jump_factor: more than 1.
 
     Returns:
         accepted, with a new index; quarantined, with day and figures in `raw` (an unknown figure is null, an
@@ -77,20 +73,16 @@ def check_candles(
     """
     reasons = _broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
-    days = candles["day_utc"].to_numpy().astype("datetime64[D]").astype("int64")[valid].tolist()
+    days = candles["day_utc"].to_numpy().astype("datetime64[D]")[valid].tolist()
     closes = candles["close"].to_numpy()[valid].tolist()
-    for row, reason in _find_jumps(days, closes, previous, stored, jump_factor).items():
+    for row, reason in _find_jumps(days, closes, previous, stored).items():
         reasons[valid[row]] = reason
     bad = reasons != ""
-    rows = [
-        {"day_utc": _iso(day), "raw": _raw(day, figures), "reason": reason}
-        for day, figures, reason in zip(
-            candles.loc[bad, "day_utc"],
-            candles.loc[bad, FIGURES].to_numpy().tolist(),
-            reasons[bad],
-            strict=True,
-        )
-    ]
+    rows: list[dict[str, object]] = []
+    for candle, reason in zip(candles[bad].to_dict("records"), reasons[bad], strict=True):
+        day = None if pd.isna(candle["day_utc"]) else str(candle["day_utc"])[:10]
+        raw = {"day_utc": day} | {name: _as_json(candle[name]) for name in FIGURES}
+        rows.append({"day_utc": day, "raw": json.dumps(raw), "reason": reason})
     accepted: dict[str, object] = {name: candles[name].to_numpy()[~bad] for name in CANDLE_COLUMNS}
     return Checked(candle_frame(accepted), rejected_frame(rows))
 
@@ -101,58 +93,59 @@ def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
     days = candles["day_utc"].to_numpy().astype("datetime64[D]")
     value = {name: candles[name].to_numpy() for name in FIGURES}
 
-    def add(broken: np.ndarray, text: str, *names: str) -> None:
+    def add(broken: np.ndarray, text: str, *columns: np.ndarray) -> None:
         for row in np.flatnonzero(broken):
-            figures = [float(value[name][row]) for name in names]
-            reason = text.format(*figures, day=days[row])
+            reason = text.format(*(column[row].item() for column in columns))
             reasons[row] = f"{reasons[row]}; {reason}" if reasons[row] else reason
 
     add(np.isnat(days), "its day is unknown")
-    add(days < EARLIEST, f"day {{day}} is before {EARLIEST}, the first that can be kept")
+    add(days < EARLIEST, f"day {{}} is before {EARLIEST}, the first that can be kept", days)
     last = np.datetime64(last_finished_day, "D")
-    add(days > last, f"day {{day}} is not finished, the last finished day is {last}")
+    add(days > last, f"day {{}} is not finished, the last finished day is {last}", days)
     add(np.isnan(value["close"]), "the close is unknown")
     for name in ("open", "high", "low", "close"):
         # Comparisons with NaN are false: an unknown figure breaks no rule.
-        add((value[name] <= 0) | np.isinf(value[name]), f"{name} {{}} is not a finite positive price", name)
-    for name in value:
-        add(np.isfinite(value[name]) & (value[name] >= TOO_LARGE), f"{name} {{}} is too large", name)
+        price = value[name]
+        add((price <= 0) | np.isinf(price), f"{name} {{}} is not a finite positive price", price)
+    for name, figure in value.items():
+        add(np.isfinite(figure) & (figure >= TOO_LARGE), f"{name} {{}} is too large", figure)
     # The close is known, or has its reason above: low above high fails one of these.
     for lower, upper in (("low", "open"), ("open", "high"), ("low", "close"), ("close", "high")):
-        add(value[lower] > value[upper], f"{lower} {{}} above {upper} {{}}", lower, upper)
-    add((value["volume"] < 0) | np.isinf(value["volume"]), "volume {} is negative or not finite", "volume")
+        low, high = value[lower], value[upper]
+        add(low > high, f"{lower} {{}} above {upper} {{}}", low, high)
+    volume = value["volume"]
+    add((volume < 0) | np.isinf(volume), "volume {} is negative or not finite", volume)
     return reasons
 
 
 def _find_jumps(
-    days: list[int],
+    days: list[date],
     closes: list[float],
     previous: tuple[date, float] | None,
     stored: StoredClose | None,
-    factor: float,
 ) -> dict[int, str]:
     """The rows whose close is too far from the last accepted one, with the reason."""
     if not closes:
         return {}
     if previous:
-        reference = _Reference(_day_number(previous[0]), previous[1], f"the close of {previous[0]}")
+        reference = _Reference(*previous, f"the close of {previous[0]}")
     else:
         first = closes[:MEDIAN_ROWS]
         label = f"the median of the first {len(first)} closes"
-        reference = _Reference(days[0] - 1, statistics.median_low(first), label)
+        reference = _Reference(days[0] - timedelta(days=1), statistics.median_low(first), label)
     # A row within the factor of its neighbour needs no look: the loop visits only the breaks.
-    far = np.abs(np.diff(np.log(closes))) > math.log(factor) * (1 - 1e-9)
+    far = np.abs(np.diff(np.log(closes))) > math.log(JUMP_FACTOR) * (1 - 1e-9)
     breaks = (np.flatnonzero(far) + 1).tolist()
     jumps: dict[int, str] = {}
     row = 0
     while row < len(closes):
         pair = slice(row, row + 2)
-        reason = _jump(reference, days[row], closes[row], factor)
-        if reason := reason or _spike(reference, days[pair], closes[pair], factor):
+        reason = _jump(reference, days[row], closes[row])
+        if reason := reason or _spike(reference, days[pair], closes[pair]):
             jumps[row] = reason
-            newest = stored(_date(days[row])) if stored else None
-            if newest and _day_number(newest[0]) > reference.day:
-                reference = _Reference(_day_number(newest[0]), newest[1], f"the stored close of {newest[0]}")
+            newest = stored(days[row]) if stored else None
+            if newest and newest[0] > reference.day:
+                reference = _Reference(*newest, f"the stored close of {newest[0]}")
             row += 1
             continue
         following = bisect_right(breaks, row)
@@ -163,11 +156,11 @@ def _find_jumps(
     return jumps
 
 
-def _jump(reference: _Reference, day: int, close: float, factor: float) -> str:
+def _jump(reference: _Reference, day: date, close: float) -> str:
     """The reason why the close is too far from the reference, empty if it is not."""
-    span = max(day - reference.day, 1)
+    span = max((day - reference.day).days, 1)
     # A power beyond every float allows everything.
-    allowed = factor**span if span * math.log(factor) < 700 else math.inf
+    allowed = JUMP_FACTOR**span if span * math.log(JUMP_FACTOR) < 700 else math.inf
     if close > reference.close * allowed:
         ratio = f"{round(close / reference.close, 3)} times"
     elif reference.close > close * allowed:
@@ -175,37 +168,23 @@ def _jump(reference: _Reference, day: int, close: float, factor: float) -> str:
     else:
         return ""
     over = f" over {span} days" if span > 1 else ""
-    return f"close {close} is {ratio} {reference.label} ({reference.close}), more than {factor:g} a day{over}"
+    more = f"more than {JUMP_FACTOR:g} a day{over}"
+    return f"close {close} is {ratio} {reference.label} ({reference.close}), {more}"
 
 
-def _spike(reference: _Reference, days: list[int], closes: list[float], factor: float) -> str:
+def _spike(reference: _Reference, days: list[date], closes: list[float]) -> str:
     """The reason why the first of two closes is a spike from which the second returns, empty if it is not."""
-    if len(closes) < 2 or not _jump(reference, reference.day + 1, closes[0], factor):
+    if len(closes) < 2 or not _jump(reference, reference.day + timedelta(days=1), closes[0]):
         return ""
-    back = _jump(_close_of(days[0], closes[0]), days[1], closes[1], factor)
-    if not back or _jump(reference, days[1], closes[1], factor):
+    back = _jump(_close_of(days[0], closes[0]), days[1], closes[1])
+    if not back or _jump(reference, days[1], closes[1]):
         return ""
     return f"close {closes[0]} is far from {reference.label} ({reference.close}), and the next: {back}"
 
 
-def _close_of(day: int, close: float) -> _Reference:
-    return _Reference(day, close, f"the close of {_date(day)}")
+def _close_of(day: date, close: float) -> _Reference:
+    return _Reference(day, close, f"the close of {day}")
 
 
-def _day_number(day: date) -> int:
-    return day.toordinal() - EPOCH
-
-
-def _date(number: int) -> date:
-    return date.fromordinal(number + EPOCH)
-
-
-def _iso(day: pd.Timestamp) -> str | None:
-    return None if pd.isna(day) else str(day)[:10]
-
-
-def _raw(day: pd.Timestamp, figures: list[float]) -> str:
-    row: dict[str, object] = {"day_utc": _iso(day)}
-    for name, figure in zip(FIGURES, figures, strict=True):
-        row[name] = None if math.isnan(figure) else figure if math.isfinite(figure) else str(figure)
-    return json.dumps(row)
+def _as_json(figure: float) -> float | str | None:
+    return None if math.isnan(figure) else figure if math.isfinite(figure) else str(figure)

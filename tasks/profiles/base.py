@@ -52,11 +52,7 @@ class Policy(Frozen):
 
 @dataclass(frozen=True)
 class Training:
-    """How a training went, for lineage, log and figures.
-
-    `windows` counts the windows of each part, `not_pooled` says why a further product was left out, `metrics`
-    are the figures of the profile's own test.
-    """
+    """How a training went, for lineage, log and figures; the fields are those of `Lineage`."""
 
     losses: tuple[Losses, ...] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -84,18 +80,13 @@ class FittedModel:
 class Predicted:
     """The predictions for one horizon from some origins, before the tracker.
 
-    Attributes:
-        quantiles: of the log return over the horizon, (origins, levels); None for a point.
-        sigma: daily volatility at each origin, (origins,): the unit of quantile offsets.
-        components: by name, the quantiles (origins, levels) of each component forecast, first the model
-            alone.
-        points: closes, (origins,), of a profile without intervals.
+    `components` are the quantiles of each component forecast, first those of the model alone.
     """
 
-    quantiles: Floats | None = None
-    sigma: Floats | None = None
+    quantiles: Floats | None = None  # of the log return over the horizon, (origins, levels)
+    sigma: Floats | None = None  # daily volatility at each origin, (origins,): the unit of quantile offsets
     components: Mapping[str, Floats] = field(default_factory=dict)
-    points: Floats | None = None
+    points: Floats | None = None  # closes, (origins,), of a profile without intervals
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, from which `from_json` makes the same bits."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats, Rows
@@ -60,15 +60,10 @@ def baseline_quantiles(
         Quantiles by component, shape (origins, 23); all 0 where no price ever moved.
 
     Raises:
-        BadSetting: a component that is not in `BASELINES`.
-        BadInput: a row number outside the candles.
         NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.
     """
     one_blas_thread()
     makers = {"last_close_250": _last_close, "ewma_t": _ewma_t, "garch_t": _garch_t, "har_t": _har_t}
-    for name in components:
-        if name not in makers:
-            raise BadSetting(f"a baseline is one of {', '.join(BASELINES)}, got {name!r}: name one of these")
     origins = np.asarray(rows, dtype=np.int64)
     quantiles = {name: np.zeros((len(origins), len(LEVELS))) for name in components}
     if len(origins):
@@ -81,11 +76,6 @@ def baseline_quantiles(
 
 
 def _past(candles: pd.DataFrame, origins: Rows) -> _Past:
-    if origins.min() < 0 or origins.max() >= len(candles):
-        raise BadInput(
-            f"origins are rows 0 to {len(candles) - 1} of the candles,"
-            f" got {origins.min()} to {origins.max()}: choose rows in this range"
-        )
     candles = candles.iloc[: origins.max() + 1]
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
     returns = log_returns(candles)

@@ -132,12 +132,12 @@ class CalibratedProfile(BaseProfile):
                 members.append(network.get_weights())
         return Ensemble(Columns(**shape["columns"]), tuple(members))
 
-    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
+    def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
         """The members' losses."""
-        del history
         from tasks.profiles.figures import loss_figure
 
-        return {"losses.png": loss_figure(fitted.training.losses)}
+        unit = "negative log likelihood, scaled returns"
+        return {"losses.png": loss_figure(fitted.training.losses, unit)}
 
 
 def _weights_file(number: int) -> str:

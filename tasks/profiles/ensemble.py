@@ -43,13 +43,10 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble with how its training went.
-
-    `fitted_through` is the newest day that gradients came from: forecasts of later days are out of sample.
-    """
+    """An ensemble with how its training went."""
 
     ensemble: Ensemble
-    fitted_through: date
+    fitted_through: date  # the newest day that gradients came from: later forecasts are out of sample
     training: Training
 
 
@@ -73,16 +70,10 @@ def fit_ensemble(
     trained_through: date,
     epochs: int | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights.
+    """Train every member from its first weights; the windows of the pool join the training.
 
-    The newest days up to `trained_through` are for early stopping.
-
-    Args:
-        history: of the product.
-        pool: further products, none with days after the origin, whose windows join the training.
-        settings: of the profile.
-        trained_through: the last day that anything is learned from.
-        epochs: exactly so many, on all of these days.
+    The newest days up to `trained_through` are for early stopping; with `epochs` exactly so many are trained,
+    on all days.
 
     Raises:
         NotEnoughHistory: too few windows without a gap.

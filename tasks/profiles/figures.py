@@ -19,32 +19,25 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#c8500a", "#8a8a8a"
 
 
 def article_figures(history: PriceHistory, losses: Losses, test: pd.DataFrame) -> dict[str, bytes]:
-    """Draw prices, losses, and predicted against actual.
-
-    Args:
-        history: everything that the model was given.
-        losses: of each epoch.
-        test: as in `ArticleState.test`.
-
-    Returns:
-        PNG files by name: `prices.png`, `losses.png`, `predicted.png`.
-    """
+    """Draw prices, losses, and predicted against actual, as PNG by file name; `test` as in `ArticleState`."""
     return {
         "prices.png": _prices(history, test),
-        "losses.png": _losses(losses),
+        "losses.png": loss_figure([losses], "mean squared error, scaled prices", logarithmic=True),
         "predicted.png": _predicted(history, test),
     }
 
 
-def loss_figure(members: Sequence[Losses]) -> bytes:
-    """Draw the members' losses, a colour each: validation whole, training dotted."""
-    figure, axes = _canvas("Loss of each epoch", "negative log likelihood, scaled returns")
-    for number, losses in enumerate(members, start=1):
+def loss_figure(networks: Sequence[Losses], unit: str, *, logarithmic: bool = False) -> bytes:
+    """Draw the losses of each network, a colour each: validation whole, training (with dropout) dotted."""
+    figure, axes = _canvas("Loss of each epoch", unit)
+    for number, losses in enumerate(networks, start=1):
         epochs = range(1, len(losses.training) + 1)
-        (line,) = axes.plot(epochs, losses.validation, label=f"member {number}")
+        (line,) = axes.plot(epochs, losses.validation, label=f"network {number}")
         axes.plot(epochs, losses.training, color=line.get_color(), linestyle=":")
     axes.set_xlabel("epoch (dotted: training, with dropout)")
-    figure.legend(frameon=False, loc="outside lower center", ncols=5)
+    # A series that never moves is learned to a loss of nothing, which has no logarithm.
+    if logarithmic and max(max(losses.training.max(), losses.validation.max()) for losses in networks) > 0:
+        axes.set_yscale("log")
     return _png(figure)
 
 
@@ -62,6 +55,7 @@ def _canvas(title: str, unit: str) -> tuple[Figure, Axes]:
 
 
 def _png(figure: Figure) -> bytes:
+    figure.legend(frameon=False, loc="outside lower center", ncols=5)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -77,20 +71,6 @@ def _prices(history: PriceHistory, test: pd.DataFrame) -> bytes:
     line = _with_breaks(history.candles[["day_utc", "close"]])
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.1, label="close")
     axes.axvspan(test["day_utc"].iloc[0], test["day_utc"].iloc[-1], color=GREY, alpha=0.15, label="test part")
-    figure.legend(frameon=False, loc="outside lower center", ncols=3)
-    return _png(figure)
-
-
-def _losses(losses: Losses) -> bytes:
-    figure, axes = _canvas("Loss of each epoch", "mean squared error, scaled prices")
-    epochs = range(1, len(losses.training) + 1)
-    axes.plot(epochs, losses.training, color=BLUE, label="training (with dropout)")
-    axes.plot(epochs, losses.validation, color=ORANGE, label="validation")
-    axes.set_xlabel("epoch")
-    # A series that never moves is learned to a loss of nothing, which has no logarithm.
-    if max(losses.training.max(), losses.validation.max()) > 0:
-        axes.set_yscale("log")
-    figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)
 
 
@@ -109,5 +89,4 @@ def _predicted(history: PriceHistory, test: pd.DataFrame) -> bytes:
         linestyle=":",
         label="naive: the close of the day before",
     )
-    figure.legend(frameon=False, loc="outside lower center", ncols=3)
     return _png(figure)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tasks.core.quantiles import crps
-from tasks.features.volatility import log_returns
+from tasks.features.volatility import log_returns, with_outcome
 from tasks.profiles.base import FittedModel, Profile
 from tasks.training.policy import MIN_UNSEEN_DAYS
 
@@ -38,11 +37,8 @@ class Gate:
 
     def metrics(self) -> dict[str, float]:
         """The figures that are numbers, by name."""
-        names: dict[str, Any] = asdict(self)
-        return {
-            f"gate_{name}": float(names[name])
-            for name in ("days", "champion_crps", "challenger_crps", "ratio")
-        }
+        names = ("days", "champion_crps", "challenger_crps", "ratio")
+        return {f"gate_{name}": float(getattr(self, name)) for name in names}
 
     def __str__(self) -> str:
         outcome = "passed" if self.passed else "refused"
@@ -57,11 +53,7 @@ def judge(profile: Profile, champion: FittedModel, challenger: FittedModel, cand
 
     Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of
     one recipe is larger, `gate_ratio_180`. With fewer the challenger is refused. The first horizon is
-    compared, of the models alone, before mixing and tracking.
-
-    Args:
-        profile: of both models.
-        candles: up to the origin of the challenger.
+    compared, of the models alone, before mixing and tracking. The candles end with the challenger's origin.
     """
     last: date = candles["day_utc"].iloc[-1].date()
     seen = max(champion.trained_through, challenger.trained_through)
@@ -86,8 +78,7 @@ def _mean_crps(
     rows = np.intersect1d(profile.origins(candles, champion), profile.origins(candles, challenger))
     days, returns = candles["day_utc"].to_numpy(dtype="datetime64[D]"), log_returns(candles)
     # The target is the day after, so the first origin is the last seen day itself.
-    rows = rows[(days[rows] >= np.datetime64(after)) & (rows < len(candles) - 1)]
-    rows = rows[np.isfinite(returns[rows + 1])]
+    rows = with_outcome(candles, rows[days[rows] >= np.datetime64(after)])
     if not len(rows):
         return 0.0, 0.0, 0
     scores = []

@@ -17,15 +17,11 @@ MIN_UNSEEN_DAYS = 180
 
 @dataclass(frozen=True)
 class ModelCandidate:
-    """A model version as the policy sees it.
-
-    `origin` is the last day of the candles that it was made from, `trained_through` the newest one that
-    training looked at.
-    """
+    """A model version as the policy sees it."""
 
     version: str
-    origin: date
-    trained_through: date
+    origin: date  # the last day of the candles that it was made from
+    trained_through: date  # the newest day that training looked at
     training_kind: TrainingKind
     status: Status
 
@@ -40,14 +36,12 @@ class Decision:
 
 def champion_at(candidates: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
     """The version that forecasts from `origin`: the newest accepted one that was made no later."""
-    accepted = [one for one in candidates if one.status == "accepted" and one.origin <= origin]
-    return max(accepted, key=_order, default=None)
+    return _newest(candidates, origin, "accepted")
 
 
 def pending_at(candidates: Sequence[ModelCandidate], origin: date) -> ModelCandidate | None:
     """A challenger that was trained and not judged: its run was killed in between."""
-    pending = [one for one in candidates if one.status == "pending" and one.origin <= origin]
-    return max(pending, key=_order, default=None)
+    return _newest(candidates, origin, "pending")
 
 
 def decide(
@@ -95,6 +89,11 @@ def age_warning(champion: ModelCandidate, origin: date, policy: Policy) -> str |
         f"version {champion.version} was made {age} days ago, more than max_model_age_days"
         f" ({policy.max_model_age_days}), and no challenger has replaced it: see `closecast versions`"
     )
+
+
+def _newest(candidates: Sequence[ModelCandidate], origin: date, status: Status) -> ModelCandidate | None:
+    past = [one for one in candidates if one.status == status and one.origin <= origin]
+    return max(past, key=_order, default=None)
 
 
 def _order(candidate: ModelCandidate) -> tuple[date, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from storage.models.bundles import Bundle, Draft
 from storage.models.registry import Models
 from storage.models.version import ModelVersion
 from tasks.core.history import PriceHistory
-from tasks.core.model import Lineage, Model, TrainingKind
+from tasks.core.model import Lineage, Model
 from tasks.core.quantiles import LEVELS
 from tasks.core.tensorflow_runtime import library_versions
 from tasks.network.architectures import arrays_sha256
@@ -35,37 +36,44 @@ def weights_digest(profile: Profile, fitted: FittedModel) -> str:
     return arrays_sha256([array for network in profile.weights(fitted) for array in network])
 
 
-def make_lineage(
+def train_model(
     profile: Profile,
-    fitted: FittedModel,
     history: PriceHistory,
     pool: Histories,
     *,
-    training_kind: TrainingKind,
-    parent: str | None,
-    holdout_days: int,
-    not_pooled: Mapping[str, str],
-) -> Lineage:
-    """The lineage of a model that was just trained."""
+    parent: tuple[str, FittedModel] | None,
+    not_pooled: Mapping[str, str] | None = None,
+) -> tuple[FittedModel, Lineage]:
+    """Fit a model, or fine-tune its parent, with the lineage of the result.
+
+    Args:
+        parent: the version or name of the model that is trained on, and the model.
+        not_pooled: why further products are missing in the pool.
+    """
+    # The newest days are left to the gate, none where the series is too short.
+    days = profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
+    if parent:
+        fitted = profile.fine_tune(parent[1], history, pool, holdout_days=days)
+    else:
+        fitted = profile.fit(history, pool, holdout_days=days)
     training = fitted.training
-    left_out = {**not_pooled, **training.not_pooled}
-    pooled = {product: one.data_version for product, one in pool.items() if product not in left_out}
-    return Lineage(
+    left_out = {**(not_pooled or {}), **training.not_pooled}
+    return fitted, Lineage(
         product_id=history.product_id,
         profile=profile.name,
         data_version=history.data_version,
         settings_version=profile.version,
         recipe_version=profile.recipe_version,
         code_version=code_version(*own_files(profile)),
-        training_kind=training_kind,
-        parent=parent,
+        training_kind="fine-tune" if parent else "refit",
+        parent=parent[0] if parent else None,
         series=history.series,
         origin_day=history.origin,
         trained_through=fitted.trained_through,
         weights_sha256=weights_digest(profile, fitted),
         git_commit=git_commit(),
-        holdout_days=holdout_days,
-        pooled_data_versions=pooled,
+        holdout_days=days,
+        pooled_data_versions={name: one.data_version for name, one in pool.items() if name not in left_out},
         not_pooled=left_out,
         columns_left_out=training.columns_left_out,
         gaps=tuple(find_gaps(history.candles["day_utc"])),
@@ -134,15 +142,12 @@ def register(
     models: Models, profile: Profile, fitted: FittedModel, lineage: Lineage, history: PriceHistory, key: str
 ) -> ModelVersion:
     """Store the bundle, and only then let the registry know of a version that is not judged yet."""
-    best = {
-        f"network_{number}_best_val_loss": float(losses.validation[losses.best_epoch - 1])
-        for number, losses in enumerate(fitted.training.losses, start=1)
-        if np.isfinite(losses.validation[losses.best_epoch - 1])
-    }
-    curves = {
-        f"network_{number}_loss": losses.training
-        for number, losses in enumerate(fitted.training.losses, start=1)
-    }
+    metrics, curves = dict(lineage.metrics), {}
+    for number, losses in enumerate(fitted.training.losses, start=1):
+        curves[f"network_{number}_loss"] = losses.training
+        best = float(losses.validation[losses.best_epoch - 1])
+        if np.isfinite(best):
+            metrics[f"network_{number}_best_val_loss"] = best
     with models.draft(lineage.product_id, profile.name) as draft:
         write_bundle(draft, profile, fitted, lineage)
         for name, png in profile.figures(fitted, history).items():
@@ -154,15 +159,13 @@ def register(
             key=key,
             tags={**lineage.tags(), "status": "pending"},
             params=profile.settings.model_dump(mode="json"),
-            metrics={**lineage.metrics, **best},
+            metrics=metrics,
             curves=curves,
         )
 
 
 def as_candidate(version: ModelVersion) -> ModelCandidate:
     """A registered version as the policy sees it."""
-    from datetime import date
-
     tags: Any = version.tags
     return ModelCandidate(
         version=version.version,

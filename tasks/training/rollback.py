@@ -11,14 +11,8 @@ from storage.models.version import ModelVersion
 def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None) -> tuple[str, str]:
     """Make an earlier accepted version the champion, and mark the later ones so that no run takes them.
 
-    Args:
-        home: prepared, with the product's lock held.
-        product_id: of the model.
-        profile: of the model.
-        to: the version's number; the accepted one before the champion when None.
-
-    Returns:
-        The numbers of the champion before and after.
+    The product's lock is held. Without `to` it is the accepted version before the champion. Returns the
+    champion's numbers before and after.
 
     Raises:
         BadInput: there is no champion, no earlier version, or that version may not forecast.
@@ -27,18 +21,13 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
     champion = models.champion(product_id, profile)
     if champion is None:
         raise BadInput(f"closecast.{product_id}.{profile} has no champion yet: make a run first")
-    alike = [version for version in models.versions(product_id, profile) if _alike(version, champion)]
-    alike.sort(key=_order)
-    if to is None:
-        earlier = [one for one in alike if _order(one) < _order(champion) and _forecasts(one)]
-        if not earlier:
-            raise BadInput(
-                f"{champion.name} version {champion.version} has no earlier version to go back to:"
-                " see `closecast versions`"
-            )
-        target = earlier[-1]
-    else:
-        target = _named(alike, to, champion)
+    recipe = [champion.tags[name] for name in ("recipe_version", "series")]
+    alike = [
+        version
+        for version in sorted(models.versions(product_id, profile), key=_order)
+        if [version.tags[name] for name in ("recipe_version", "series")] == recipe
+    ]
+    target = _target(alike, champion, to)
     # The newest first: a run that comes in between sees a whole history, only a longer one.
     for one in reversed(alike):
         if _order(one) <= _order(target):
@@ -53,28 +42,29 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
     return champion.version, target.version
 
 
-def _named(alike: list[ModelVersion], to: str, champion: ModelVersion) -> ModelVersion:
-    for one in alike:
-        if one.version == to:
-            if one.tags["status"] not in ("accepted", "rolled-back"):
-                raise BadInput(
-                    f"{one.name} version {to} is {one.tags['status']} and never forecasts:"
-                    " choose one that was accepted, see `closecast versions`"
-                )
-            return one
-    known = ", ".join(one.version for one in alike)
-    raise BadInput(
-        f"{champion.name} has no version {to!r:.20} of the champion's recipe and prices, it has {known}:"
-        " see `closecast versions`"
-    )
-
-
-def _alike(version: ModelVersion, champion: ModelVersion) -> bool:
-    return all(version.tags[name] == champion.tags[name] for name in ("recipe_version", "series"))
-
-
-def _forecasts(version: ModelVersion) -> bool:
-    return version.tags["status"] == "accepted"
+def _target(alike: list[ModelVersion], champion: ModelVersion, to: str | None) -> ModelVersion:
+    if to is None:
+        earlier = [
+            one for one in alike if _order(one) < _order(champion) and one.tags["status"] == "accepted"
+        ]
+        if not earlier:
+            raise BadInput(
+                f"{champion.name} version {champion.version} has no earlier version to go back to:"
+                " see `closecast versions`"
+            )
+        return earlier[-1]
+    target = next((one for one in alike if one.version == to), None)
+    if target is None:
+        raise BadInput(
+            f"{champion.name} has no version {to!r:.20} of the champion's recipe and prices, it has"
+            f" {', '.join(one.version for one in alike)}: see `closecast versions`"
+        )
+    if target.tags["status"] not in ("accepted", "rolled-back"):
+        raise BadInput(
+            f"{target.name} version {to} is {target.tags['status']} and never forecasts:"
+            " choose one that was accepted, see `closecast versions`"
+        )
+    return target
 
 
 def _order(version: ModelVersion) -> tuple[str, int]:

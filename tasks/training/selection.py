@@ -18,14 +18,8 @@ from tasks.prices.ingest import IngestedPrices
 from tasks.profiles.base import FittedModel, Histories, Profile
 from tasks.profiles.named import own_files
 from tasks.training.gate import judge
-from tasks.training.policy import (
-    ModelCandidate,
-    age_warning,
-    champion_at,
-    decide,
-    pending_at,
-)
-from tasks.training.registration import as_candidate, load_model, make_lineage, model_key, register
+from tasks.training.policy import ModelCandidate, age_warning, champion_at, decide, pending_at
+from tasks.training.registration import as_candidate, load_model, model_key, register, train_model
 
 log = logging.getLogger("closecast.selection")
 
@@ -53,18 +47,14 @@ class SelectionContext:
     pool: Histories
     not_pooled: dict[str, str]
 
-    def versions(self) -> list[ModelVersion]:
+    def candidates(self) -> list[ModelCandidate]:
         """The versions that could forecast by this recipe on this series of prices."""
         wanted = (self.profile.recipe_version, self.history.series)
         return [
-            version
+            as_candidate(version)
             for version in self.models.versions(self.history.product_id, self.profile.name)
             if (version.tags["recipe_version"], version.tags["series"]) == wanted
         ]
-
-    def candidates(self) -> list[ModelCandidate]:
-        """The same as the policy sees them."""
-        return [as_candidate(version) for version in self.versions()]
 
     def fitted(self, version: str) -> FittedModel:
         """A version's fitted model."""
@@ -76,10 +66,8 @@ class SelectionContext:
 def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelSelection:
     """Decide what is due, train a challenger if so, let the gate judge it, and name the champion.
 
-    A run that is killed on the way leaves a challenger that the next run judges, or nothing.
-
-    Args:
-        home: prepared, with the product's lock held.
+    The product's lock is held. A run that is killed on the way leaves a challenger that the next run judges,
+    or nothing.
 
     Raises:
         NotEnoughHistory: too few closes.
@@ -106,11 +94,6 @@ def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelS
     return ModelSelection(champion.version, decision.reason, warning)
 
 
-def holdout_days(profile: Profile, history: PriceHistory) -> int:
-    """How many of the newest days training leaves to the gate; none where the series is too short."""
-    return profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
-
-
 def _challenger(
     context: SelectionContext, training_kind: TrainingKind, candidates: Sequence[ModelCandidate]
 ) -> ModelVersion:
@@ -131,20 +114,12 @@ def _challenger(
     if known := models.find(history.product_id, profile.name, key):
         log.info("%s: version %s was trained on this data before", history.product_id, known.version)
         return known
-    days = holdout_days(profile, history)
     log.info("%s: training on %d closes up to %s", history.product_id, len(history.candles), history.origin)
-    if parent:
-        fitted = profile.fine_tune(context.fitted(parent), history, context.pool, holdout_days=days)
-    else:
-        fitted = profile.fit(history, context.pool, holdout_days=days)
-    lineage = make_lineage(
+    fitted, lineage = train_model(
         profile,
-        fitted,
         history,
         context.pool,
-        training_kind=training_kind,
-        parent=parent,
-        holdout_days=days,
+        parent=(parent, context.fitted(parent)) if parent else None,
         not_pooled=context.not_pooled,
     )
     for inputs in lineage.columns_left_out:
@@ -182,9 +157,8 @@ def _promote(
     version = models.version(product_id, profile, champion.version)
     models.settle(version)
     current = models.champion(product_id, profile)
-    if current is not None and current.version != champion.version:
-        named = next((one for one in candidates if one.version == current.version), None)
-        if named and named.status == "accepted" and named.origin > champion.origin:
-            return
+    later = [one.version for one in candidates if one.status == "accepted" and one.origin > champion.origin]
+    if current is not None and current.version in later:
+        return
     if CHAMPION not in version.aliases:
         models.promote(version)

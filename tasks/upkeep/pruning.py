@@ -58,12 +58,12 @@ def compact_tables(
     home: Home, names: Iterable[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
 ) -> list[Compaction]:
     """Compact tables of the home, by default all; see `storage.upkeep.compaction.compact_table`."""
-    outcomes = (compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds) for name in names)
-    compactions = [compaction for compaction in outcomes if compaction]
-    for compaction in compactions:
-        text = "%s: %d data files, %d before; %d deleted that were unused for 30 days"
-        counts = (compaction.files_after, compaction.files_before, compaction.deleted)
-        log.info(text, compaction.table, *counts)
+    compactions = []
+    for name in names:
+        if done := compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds):
+            compactions.append(done)
+            text = "%s: %d data files, %d before; %d deleted that were unused for 30 days"
+            log.info(text, name, done.files_after, done.files_before, done.deleted)
     return compactions
 
 
@@ -82,19 +82,11 @@ def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
 
 @step(timeout_seconds=3600)
 def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[UnusedItem]:
-    """Delete unused model versions, bundles, backtests and drafts.
+    """Delete unused model versions, bundles, backtests and drafts, or list them only; returns them.
 
     A version is deleted from the registry before its bundle is: after a kill in between, what is registered
     is whole, and the next call finds the orphaned bundle. Each product's lock is held while its models are
     examined and deleted, so that no run starts to refer to one.
-
-    Args:
-        home: prepared.
-        moment: of the call.
-        dry_run: list, and delete nothing.
-
-    Returns:
-        The deleted items.
 
     Raises:
         Damaged: forecasts name versions that the registry does not have.
@@ -145,11 +137,12 @@ def unused_models(home: Home, product_id: str, profile: str) -> list[UnusedItem]
             f" {home.registry} does not have: restore it from a backup before pruning"
         )
     needed = needed_versions(versions, forecasting)
-    unused = [
-        UnusedItem(_description(version), home.models / version.name / version.bundle, version)
-        for version in versions
-        if version.version not in needed
-    ]
+    unused = []
+    for version in versions:
+        if version.version not in needed:
+            tags = [version.tags.get(name) for name in ("status", "training_kind", "origin_day")]
+            facts = f"{version.name} version {version.version} ({', '.join(tag for tag in tags if tag)})"
+            unused.append(UnusedItem(facts, home.models / version.name / version.bundle, version))
     return unused + [
         UnusedItem(f"the folder {bundle.name} of closecast.{product_id}.{profile}", bundle)
         for bundle in orphaned_bundles(home, product_id, profile)
@@ -159,13 +152,10 @@ def unused_models(home: Home, product_id: str, profile: str) -> list[UnusedItem]
 def needed_versions(versions: Iterable[ModelVersion], forecasting: set[str]) -> set[str]:
     """The numbers of one model's versions that something refers to, or that a decision depends on.
 
-    Those are: of stored forecasts, with an alias, or pending; of each recipe and series of prices the newest
-    of all, the newest accepted one, which forecasts, the newest refit, from which `policy.decide` counts its
-    periods, and the newest one rolled back, which delays fine-tuning; and the parents of all these.
-
-    Args:
-        versions: all of the model.
-        forecasting: the numbers of those that a stored forecast names.
+    Those are: of stored forecasts (`forecasting`), with an alias, or pending; of each recipe and series of
+    prices the newest of all, the newest accepted one, which forecasts, the newest refit, from which
+    `policy.decide` counts its periods, and the newest one rolled back, which delays fine-tuning; and the
+    parents of all these.
     """
     versions = sorted(versions, key=_age)
     needed, newest = set(forecasting), dict[tuple[str | None, ...], str]()
@@ -206,8 +196,3 @@ def old_draft_files(home: Home, moment: datetime) -> list[UnusedItem]:
 
 def _age(version: ModelVersion) -> tuple[str, int]:
     return version.tags.get("origin_day", ""), int(version.version)
-
-
-def _description(version: ModelVersion) -> str:
-    tags = [version.tags.get(name) for name in ("status", "training_kind", "origin_day")]
-    return f"{version.name} version {version.version} ({', '.join(tag for tag in tags if tag)})"

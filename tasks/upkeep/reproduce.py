@@ -84,11 +84,9 @@ def reproduce_forecast(
 ) -> Reproduction:
     """Make a stored forecast again: the same candles, the same model, the same calibrator state.
 
-    Args:
-        home: where it is stored; nothing is written to it.
-        profile_name: where the forecast's profile is a class that no installed package names.
-        retrain: also train its model again from data version, settings and seed, and forecast with that one.
-            A fine-tuned model is trained on from the stored weights of its parent.
+    Nothing is written to the home. `profile_name` is needed where the forecast's profile is a class that no
+    installed package names. With `retrain` its model is trained again from data version, settings and seed
+    (a fine-tuned one from the stored weights of its parent), and forecasts.
 
     Raises:
         BadInput: there is no such forecast.
@@ -109,15 +107,14 @@ def reproduce_forecast(
         weights = _compare_models(profile, model, fitted)
         model = replace(model, fitted=fitted)
     figures = _compare_forecasts(home, profile, model, row)
-    changed = _changed_versions(row, model.lineage, code_version(*own_files(profile)))
+    own = {
+        "closecast (of the forecast)": row["code_version"],
+        "closecast (of the model)": model.lineage.code_version,
+    }
+    then = {**model.lineage.libraries, **own}
+    now = {**library_versions(), **dict.fromkeys(own, code_version(*own_files(profile)))}
+    changed = {name: (was, now[name]) for name, was in then.items() if name in now and was != now[name]}
     return Reproduction(Forecast.from_rows([row]), tuple(figures), tuple(weights), changed)
-
-
-def _changed_versions(row: Mapping[str, Any], lineage: Lineage, code: str) -> dict[str, tuple[str, str]]:
-    then = {**lineage.libraries, "closecast (of the forecast)": row["code_version"]}
-    then["closecast (of the model)"] = lineage.code_version
-    now = {**library_versions(), **{name: code for name in then if name.startswith("closecast")}}
-    return {name: (was, now[name]) for name, was in then.items() if name in now and was != now[name]}
 
 
 def _history(home: Home, product_id: str, data_version: str) -> PriceHistory:
@@ -127,8 +124,8 @@ def _history(home: Home, product_id: str, data_version: str) -> PriceHistory:
 
 
 def _compare(name: str, stored: Any, again: Any) -> Comparison:
-    both = [np.ravel(np.array([] if one is None else one, dtype=np.float64)) for one in (stored, again)]
-    return Comparison(name, tuple(both[0].tolist()), tuple(both[1].tolist()))
+    first, second = (np.ravel(np.array([] if part is None else part, "float64")) for part in (stored, again))
+    return Comparison(name, tuple(first.tolist()), tuple(second.tolist()))
 
 
 def _compare_forecasts(
@@ -149,7 +146,7 @@ def _compare_forecasts(
         created_at=row["created_at"],
         flow_run_id=row["flow_run_id"],
     )
-    same_horizon = next(one for one in again.rows() if one["horizon"] == horizon)
+    same_horizon = next(other for other in again.rows() if other["horizon"] == horizon)
     comparisons = [_compare(name, row[name], same_horizon[name]) for name in FIGURES if row[name] is not None]
     for component in component_rows(profile, again):
         if component["horizon"] == horizon:
@@ -194,7 +191,7 @@ def _compare_models(profile: Profile, model: Model, again: FittedModel) -> list[
     comparisons = [
         _compare(
             f"weights of network {number}",
-            *(np.concatenate([np.ravel(one) for one in part]) for part in both),
+            *(np.concatenate([np.ravel(layer) for layer in network]) for network in both),
         )
         for number, both in enumerate(networks, start=1)
     ]

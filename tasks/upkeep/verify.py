@@ -24,15 +24,13 @@ from storage.models.version import CHAMPION, ModelVersion
 from storage.prices.integrity import (
     Candles,
     PriceRecords,
-    agrees,
     changed_candles,
-    damage_told_apart,
-    in_another_series,
-    is_whole,
-    missing_pages,
+    misplaced_candles,
+    named_digest,
     price_file,
+    recorded_candles,
+    report_damage,
     require_open_prices,
-    state_at,
 )
 from storage.prices.raw_responses import read_raw
 from storage.tables.schemas import TABLES
@@ -53,12 +51,8 @@ ROWS = {
     "scores": "scores",
 }
 KEY = ("product_id", "profile", "data_version", "settings_version", "code_version", "horizon")
-MODEL_VERSIONS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("product_id", "profile", "model_version", "origin_day")),
-        ("is_champion", pa.bool_()),
-    ]
-)
+TEXTS = ("product_id", "profile", "model_version", "origin_day")
+MODEL_VERSIONS = pa.schema([*((name, pa.string()) for name in TEXTS), ("is_champion", pa.bool_())])
 DATA_VERSIONS = pa.schema(
     [("data_version", pa.string()), ("last_day", pa.date32()), ("last_close", pa.float64())]
 )
@@ -146,12 +140,8 @@ def _check_models(home: Home, result: Verification) -> pa.Table | None:
         result.add("files of models", files, findings)
         result.add("model versions", 1, [] if findings else _version_findings(home, version))
     rows = [
-        (
-            *(getattr(version, name) for name in ("product_id", "profile", "version")),
-            version.tags.get("origin_day", ""),
-            CHAMPION in version.aliases,
-        )
-        for version in versions
+        (v.product_id, v.profile, v.version, v.tags.get("origin_day", ""), CHAMPION in v.aliases)
+        for v in versions
     ]
     return _table(MODEL_VERSIONS, rows)
 
@@ -188,7 +178,7 @@ def _check_prices(home: Home, result: Verification, tables: Tables) -> PriceTabl
         result.add("databases", 0, missing)
         return None, None
     try:
-        with damage_told_apart(), PriceRecords(home) as records:
+        with report_damage(), PriceRecords(home) as records:
             return _check_candles(home, records, result, tables)
     except (Damaged, ValueError) as error:  # text in place of a day or a figure
         result.add("candles", 0, [f"the price database cannot be read: {error}"])
@@ -202,8 +192,8 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
     for product_id in records.products():
         candles = records.candles(product_id)
         seqs.update(candles.rows.seqs.tolist())
-        without_page |= {seq: f"{product_id} ({day})" for seq, day in missing_pages(candles, checks)}
-        result.add("candles", len(candles.rows.seqs), _changed(candles, checks))
+        without_page |= {seq: f"{product_id} ({day})" for seq, day in candles.by_seq() if seq not in checks}
+        result.add("candles", len(candles.rows.seqs), changed_candles(candles, checks))
         result.add("candles", 0, _response_findings(home, candles))
         for data_version, days, figures in _whole_versions(records, candles, result):
             close = dict(zip(days, figures, strict=True))
@@ -226,34 +216,35 @@ def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
     return days
 
 
-def _changed(candles: Candles, checks: Mapping[int, int]) -> Iterator[str]:
-    for seq, day in changed_candles(candles, checks):
-        yield f"candle {seq} of {candles.product_id} ({day}) is not the one that was stored"
-
-
 def _whole_versions(
     records: PriceRecords, candles: Candles, result: Verification
 ) -> Iterator[tuple[str, list[int], list[float]]]:
     """Check a product's data versions; name, days since 1970 and closes of each whole one."""
     series = records.series(candles.product_id)
-    result.add("candles", 0, in_another_series(candles, series))
+    result.add("candles", 0, misplaced_candles(candles, series))
     for version in records.versions(candles.product_id):
-        name, state = version.data_version, state_at(candles, series, version)
-        if not is_whole(version, state):
+        name, stored = version.data_version, recorded_candles(candles, series, version)
+        if stored is None:
             lost = f"data version {name} no longer stands for the {version.rows} closes it was made of"
             result.add("data versions", 1, [lost])
             continue
-        other = [] if agrees(version, state) else [f"the row of data version {name} contradicts its name"]
-        result.add("data versions", 1, other)
-        yield name, state.days.astype("int64").tolist(), state.figures[:, FIGURES.index("close")].tolist()
+        days, closes = (
+            stored.days.astype("int64").tolist(),
+            stored.figures[:, FIGURES.index("close")].tolist(),
+        )
+        agrees = version.sha256 == named_digest(version) and version.through_day_utc == str(stored.days[-1])
+        result.add(
+            "data versions", 1, [] if agrees else [f"the row of data version {name} contradicts its name"]
+        )
+        yield name, days, closes
 
 
 def _response_findings(home: Home, candles: Candles) -> Iterator[str]:
     """Compare each of the exchange's candles with the response that it came with."""
-    for number, (source, _, payload) in enumerate(candles.seen):
+    for number, (source, _, payload) in enumerate(candles.observations):
         if source != "coinbase":
             continue
-        own = candles.source == number
+        own = candles.observation == number
         days, figures = candles.rows.days[own], candles.rows.figures[own]
         try:
             response = parse(read_raw(home, payload))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -19,12 +18,11 @@ from storage.locks.locks import backtest_lock, product_lock
 from storage.models.backtest_cache import BacktestCache
 from storage.models.registry import Models
 from storage.models.version import CHAMPION, ModelVersion
-from storage.tables.delta import open_table
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from tasks.training.policy import ModelCandidate, decide
 from tasks.upkeep import pruning
-from tasks.upkeep.pruning import MAX_FILES, compact_tables, keep_few_files, needed_versions, prune_home
+from tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_versions, prune_home
 from tests.calibrated import forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
@@ -32,19 +30,9 @@ from tests.processes import run_process
 ETH = "ETH-USD"
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty registry: MLflow takes seconds to make one."""
-    home = Home(tmp_path_factory.mktemp("registry")).prepare()
-    assert Models(home).client.search_registered_models() == []
-    return home.registry
-
-
 @pytest.fixture
-def home(tmp_path: Path, registry: Path) -> Home:
-    home = Home(tmp_path / "home").prepare()
-    shutil.copy(registry, home.root)
-    return home
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
 
 
 def register(
@@ -89,7 +77,7 @@ def forecast(home: Home, number: int, version: str) -> None:
 
 
 def versions(home: Home, product_id: str = BTC) -> dict[str, ModelVersion]:
-    return {one.version: one for one in Models(home).versions(product_id)}
+    return {version.version: version for version in Models(home).versions(product_id)}
 
 
 def pruned(home: Home, *, dry_run: bool = False) -> list[str]:
@@ -126,19 +114,9 @@ def test_unused_versions_are_deleted(grown: Home) -> None:
     assert set(versions(grown)) == {"1", "5", "6"}
     assert bundles(grown) == {before[number].bundle for number in "156"}
     assert pruned(grown) == []
-
-
-def test_a_version_number_is_never_reused(home: Home) -> None:
-    register(home, 0)
-    register(home, 90, "refused")
-    register(home, 180)
-    assert register(home, 270, "refused", recipe="r2") == "4"
-    assert register(home, 260, "refused", recipe="r2") == "5"
-    assert len(pruned(home)) == 3
-    assert set(versions(home)) == {"3", "4"}
-    assert register(home, 280) == "6"
-    assert register(home, 90, "refused") == "7"  # the same again, after it was deleted
-    assert len(bundles(home)) == 4
+    assert register(grown, 90, "refused") == "7"  # the same again, after it was deleted
+    assert len(pruned(grown)) == 1
+    assert register(grown, 91, "refused") == "8"
 
 
 def test_a_forecast_keeps_only_versions_of_its_own_product_and_profile(home: Home) -> None:
@@ -159,13 +137,10 @@ def registered(
     return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags=own)
 
 
-def candidates(versions: Iterable[ModelVersion]) -> list[ModelCandidate]:
-    found = []
-    for version in versions:
-        day, tags = date.fromisoformat(version.tags["origin_day"]), version.tags
-        kind, status = tags["training_kind"], tags["status"]
-        found.append(ModelCandidate(version.version, day, day - timedelta(200), kind, status))  # type: ignore[arg-type]
-    return found
+def candidate(version: ModelVersion) -> ModelCandidate:
+    day, tags = date.fromisoformat(version.tags["origin_day"]), version.tags
+    kinds: Any = tags["training_kind"], tags["status"]
+    return ModelCandidate(version.version, day, day - timedelta(200), *kinds)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +165,8 @@ def test_no_decision_depends_on_what_is_pruned(statuses: list[str], fine_tuned: 
     policy = quick().policy
     for days in range(30 * len(versions), 30 * len(versions) + 100, 7):
         origin = date(2020, 1, 1) + timedelta(days=days)
-        assert decide(candidates(kept), origin, policy) == decide(candidates(versions), origin, policy)
+        before, after = ([candidate(version) for version in some] for some in (versions, kept))
+        assert decide(after, origin, policy) == decide(before, origin, policy)
 
 
 def test_parents_of_kept_versions_are_kept() -> None:
@@ -262,13 +238,8 @@ def test_nothing_is_deleted_during_a_run_of_the_product(grown: Home, monkeypatch
     assert len(versions(grown)) == len(bundles(grown)) == 6
 
 
-def test_nothing_is_deleted_where_the_registry_lacks_versions_of_forecasts(
-    grown: Home, registry: Path
-) -> None:
+def test_nothing_is_deleted_where_the_registry_lacks_versions_of_forecasts(grown: Home) -> None:
     before = bundles(grown)
-    shutil.copy(registry, grown.root)
-    with pytest.raises(Damaged, match="restore"):
-        prune_home(grown, moment=NOW)
     grown.registry.unlink()
     with pytest.raises(Damaged, match="version 1"):
         prune_home(grown, moment=NOW, dry_run=True)
@@ -310,31 +281,24 @@ def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
     assert kept[2].is_dir()
 
 
-def test_maintain_home_compacts_and_prunes_what_it_is_told_to(grown: Home) -> None:
+def test_maintain_home_compacts_every_table_and_prunes_on_request(grown: Home) -> None:
     forecast(grown, 701, "1")
+    put_backtest(grown, "b", days_ago=1, row=True)
     planned = maintain_home(grown, prune=True, dry_run=True)
-    assert [table.table for table in planned.tables] == ["predictions"]
+    assert [table.table for table in planned.tables] == ["predictions", "backtests"]
     assert len(planned.pruned) == 3
     assert len(versions(grown)) == 6
     done = maintain_home(grown, prune=False, dry_run=False)
-    assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1)]
+    assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1), (1, 1)]
+    assert not (grown.root / "scores").exists()
     assert done.pruned == ()
     assert len(versions(grown)) == 6
     assert len(maintain_home(grown, prune=True, dry_run=False).pruned) == 3
     assert len(versions(grown)) == 3
 
 
-def test_every_table_is_compacted_and_none_is_created(grown: Home) -> None:
-    put_backtest(grown, "b", days_ago=1, row=True)
-    assert [table.table for table in compact_tables(grown)] == ["predictions", "backtests"]
-    assert not (grown.root / "scores").exists()
-    table = open_table(grown.predictions)
-    assert table is not None
-    assert len(table.file_uris()) == 1
-
-
 @pytest.mark.usefixtures("prefect_server")
-def test_the_flow_prunes_only_when_told_to(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flow_prunes_only_on_request(grown: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", lambda: datetime(2026, 1, 1, tzinfo=NOW.tzinfo))
     old = put_backtest(grown, "old", days_ago=0)
     assert maintain(str(grown.root)) == []

@@ -21,11 +21,11 @@ from storage.core.home import Home
 from storage.locks.locks import product_lock, tables_lock
 from storage.prices import engine_base
 from storage.prices.database import Database
-from storage.prices.engine import database_engine, stored_products
+from storage.prices.engine import stored_products
 from storage.prices.engine_base import REVISIONS
 from storage.prices.price_store import Prices
 from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
-from tests.helpers import BTC, FIRST, NOW, PROJECT, SHA, end_in_a_migration, made_up, store
+from tests.helpers import BTC, FIRST, NOW, PROJECT, made_up, store
 
 LOCKS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
@@ -51,8 +51,8 @@ def other(home: Home, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def plain(server: PostgreSQL, home: Home) -> Iterator[psycopg.Connection]:
-    with server.connect(str(sa.make_url(home.database_url or "").database)) as found:
-        yield found
+    with server.connect(str(sa.make_url(home.database_url or "").database)) as connection:
+        yield connection
 
 
 def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path: Path) -> None:
@@ -67,27 +67,14 @@ def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path
             assert ours.table(name) == theirs.table(name)
 
 
-def test_tables_are_append_only(home: Home, plain: psycopg.Connection) -> None:
-    store(home, made_up(3))
-    for table in ("candles", "series", "data_versions", "pages", "quarantine"):
-        for change in (f"TRUNCATE {table}", f"DELETE FROM {table}"):  # noqa: S608
-            with pytest.raises(psycopg.errors.IntegrityError, match="append-only"):
-                plain.execute(change)
-
-
 def test_a_shell_completes_the_products_of_the_server(home: Home) -> None:
-    assert stored_products(home) == []  # before the first migration
-    store(home, made_up(3))
-    store(home, made_up(3), product_id="ADA-USD")
+    short = replace(home, database_url=(home.database_url or "").replace("+psycopg", ""))
+    assert stored_products(short) == []  # before the first migration
+    store(short, made_up(3))
+    store(home, made_up(3), product_id="ADA-USD", source="100 % of %s")
     assert stored_products(home) == ["ADA-USD", BTC]
-
-
-def test_percent_signs_in_a_text_are_stored(home: Home) -> None:
-    frame = made_up(3)
     with Prices(home) as prices:
-        prices.start_series(BTC, "100 % of %s", started_at=NOW)
-        prices.append(BTC, frame, source="100 % of %s", observed_at=NOW, payload_sha256=SHA)
-        assert set(prices.table("candles")["source"].to_pylist()) == {"100 % of %s"}
+        assert prices.source_of("ADA-USD") == "100 % of %s"
 
 
 def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: Path) -> None:
@@ -102,15 +89,6 @@ def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: 
     with server.connect(str(sa.make_url(url).database)) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
     server.forget(tmp_path)
-
-
-def test_an_interrupted_migration_has_not_happened(
-    home: Home, plain: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    end_in_a_migration(home, monkeypatch)
-    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
-    assert plain.execute(tables).fetchall() == [(0,)]
-    Database(home).close()
 
 
 def test_a_database_of_another_release_is_refused(home: Home, plain: psycopg.Connection) -> None:
@@ -162,18 +140,13 @@ def test_the_lock_is_freed_with_its_connection(
 ) -> None:
     with product_lock(home, BTC):
         ((pid,),) = plain.execute(LOCKS).fetchall()
+        activity = "SELECT state, backend_xmin FROM pg_stat_activity WHERE pid = %s"
+        assert plain.execute(activity, (pid,)).fetchall() == [("idle", None)]  # and no transaction
         plain.execute("SELECT pg_terminate_backend(%s)", (pid,))
         with product_lock(other, BTC, wait_seconds=5):
             pass
     assert "was lost before its end" in caplog.text
     assert plain.execute(LOCKS).fetchall() == []
-
-
-def test_a_holder_keeps_no_transaction_open(home: Home, plain: psycopg.Connection) -> None:
-    with product_lock(home, BTC):
-        ((pid,),) = plain.execute(LOCKS).fetchall()
-        asked = "SELECT state, backend_xmin FROM pg_stat_activity WHERE pid = %s"
-        assert plain.execute(asked, (pid,)).fetchall() == [("idle", None)]
 
 
 def test_an_error_under_the_lock_is_raised_unchanged(home: Home) -> None:
@@ -219,12 +192,6 @@ def test_a_missing_server_and_a_wrong_password_are_one_line(home: Home) -> None:
 def test_other_databases_are_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(BadSetting, match=r"postgresql\+psycopg"):
         Database(Home(tmp_path, url))
-
-
-def test_a_short_address_means_the_installed_driver(home: Home) -> None:
-    short = replace(home, database_url=(home.database_url or "").replace("+psycopg", ""))
-    Database(short).close()
-    assert database_engine(short).address == database_engine(home).address
 
 
 def test_a_missing_driver_is_named_with_its_remedy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ class Upserts(RuleBasedStateMachine):
         # Of each product: its source, its closes by day, and every observation since the first.
         self.source: dict[str, str] = {}
         self.closes: dict[str, dict[int, Figures]] = {}
-        self.observed = 0
+        self.row_count = 0
         self.quarantined: set[tuple[str, str]] = set()
         # Every data version that was ever named, with the closes that it stood for.
         self.versions: dict[str, list[tuple[date, Figures]]] = {}
@@ -81,10 +81,10 @@ class Upserts(RuleBasedStateMachine):
 
     @rule(product=st.sampled_from(PRODUCTS), source=st.sampled_from(SOURCES), replace=st.booleans())
     def start_series(self, product: str, source: str, replace: bool) -> None:
-        known = self.source.get(product)
-        if known in (None, source) or replace:
+        stored = self.source.get(product)
+        if stored in (None, source) or replace:
             self.prices.start_series(product, source, started_at=NOW, replace=replace)
-            if known != source:
+            if stored != source:
                 self.source[product], self.closes[product] = source, {}
             return
         try:
@@ -101,7 +101,7 @@ class Upserts(RuleBasedStateMachine):
         if product not in self.source:
             return
         rejected_rows = rejected_frame([{"day_utc": None, "raw": raw, "reason": "no"} for raw in rejected])
-        found = self.prices.append(
+        appended = self.prices.append(
             product,
             page(days),
             source=self.source[product],
@@ -109,14 +109,14 @@ class Upserts(RuleBasedStateMachine):
             payload_sha256=SHA,
             quarantined=rejected_rows,
         )
-        known = self.closes[product]
-        came = {number: figures_of(*given) for number, given in days.items()}
-        new = {number for number in came if number not in known}
-        restated = {number for number in came if number in known and known[number] != came[number]}
-        assert (found.new_days, found.restated_days) == (len(new), len(restated))
-        assert found.unchanged_days == len(came) - len(new) - len(restated)
-        self.observed += len(new) + len(restated)
-        known.update(came)
+        stored = self.closes[product]
+        observed = {number: figures_of(*given) for number, given in days.items()}
+        new = {number for number in observed if number not in stored}
+        restated = {number for number in observed if number in stored and stored[number] != observed[number]}
+        assert (appended.new_days, appended.restated_days) == (len(new), len(restated))
+        assert appended.unchanged_days == len(observed) - len(new) - len(restated)
+        self.row_count += len(new) + len(restated)
+        stored.update(observed)
         self.quarantined |= {(product, raw) for raw in rejected}
 
     @rule(product=st.sampled_from(PRODUCTS), through=st.integers(0, 14))
@@ -127,8 +127,8 @@ class Upserts(RuleBasedStateMachine):
             assert self.versions.setdefault(name, rows) == rows
 
     def rows(self, product: str, through: int) -> list[tuple[date, Figures]]:
-        known = sorted(self.closes.get(product, {}).items())
-        return [(day(number), figures) for number, figures in known if number <= through]
+        stored = sorted(self.closes.get(product, {}).items())
+        return [(day(number), figures) for number, figures in stored if number <= through]
 
     @invariant()
     def both_hold_the_same(self) -> None:
@@ -139,22 +139,22 @@ class Upserts(RuleBasedStateMachine):
             ours = [row for row in table if row["product_id"] == product]
             assert [(row["day_utc"], _figures(row)) for row in ours] == self.rows(product, 99)
             assert self.prices.source_of(product) == self.source.get(product)
-            known = self.closes.get(product)
-            assert self.prices.first_day(product) == (day(min(known)) if known else None)
-            assert self.prices.last_day(product) == (day(max(known)) if known else None)
+            stored = self.closes.get(product)
+            assert self.prices.first_day(product) == (day(min(stored)) if stored else None)
+            assert self.prices.last_day(product) == (day(max(stored)) if stored else None)
             raws = set(self.prices.quarantined(product)["raw"])
             assert raws == {raw for name, raw in self.quarantined if name == product}
-        assert self.prices.table("candles").num_rows == self.observed
+        assert self.prices.table("candles").num_rows == self.row_count
 
     @invariant()
     def every_version_is_read_again(self) -> None:
         for name, rows in self.versions.items():
             frame = self.prices.closes_at(name)
-            found = [
+            candles = [
                 (stamp.date(), tuple(None if pd.isna(figure) else float(figure) for figure in figures))
                 for stamp, *figures in frame.itertuples(index=False, name=None)
             ]
-            assert found == rows, name
+            assert candles == rows, name
 
 
 def _figures(row: dict[str, Any]) -> Figures:

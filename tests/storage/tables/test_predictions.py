@@ -22,7 +22,7 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import PREDICTIONS
 from tests.engines import parquet_of
 from tests.helpers import BTC, FIRST, PROJECT
-from tests.processes import process_for
+from tests.processes import process_for, run_at_once
 from tests.storage.tables.rows import forecast
 
 
@@ -137,8 +137,6 @@ def test_pandas_and_duckdb_read_the_folder(table: Predictions) -> None:
 def publish_some(home: Home, worker: int) -> None:
     """Three forecasts of the worker's own day, one of a day that all share, and one that all publish."""
     table = Predictions(home)
-    while not (home.root / "go").exists():
-        time.sleep(0.001)
     for turn in range(3):
         table.publish([forecast(f"own-{worker}-{turn}", 10 + worker)])
     table.publish([forecast(f"day-{worker}", 1)])
@@ -147,13 +145,7 @@ def publish_some(home: Home, worker: int) -> None:
 
 def test_several_processes_publish_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    workers = [process_for(publish_some, home, n) for n in range(3)]
-    for worker in workers:
-        worker.start()
-    (home.root / "go").touch()  # the first of them create the table at once
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    run_at_once(publish_some, *((home, n) for n in range(3)))  # the first of them create the table at once
     rows = Predictions(home).read().to_pylist()
     own = [f"own-{worker}-{turn}" for worker in range(3) for turn in range(3)]
     ids = sorted(row["prediction_id"] for row in rows)

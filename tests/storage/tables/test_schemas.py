@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable
 
 from storage.core.home import Home
 from storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
-from storage.tables.schemas import TABLES, backtests
+from storage.tables.schemas import TABLES
 from tests.helpers import BTC, FIRST
-from tests.processes import process_for
 from tests.storage.tables.rows import ROWS, table
 
 # As the design fixes them, in their order.
@@ -113,26 +111,3 @@ def test_columns_that_may_not_be_null_are_required(home: Home, name: str) -> Non
             rows.add([row | {column: None}])
     assert not rows.folder.is_dir()
     assert rows.add([{column: row[column] for column in required}]) == 1
-
-
-def add_folds(home: Home, worker: int) -> None:
-    """Folds of a backtest that both workers do, and of one a worker."""
-    for fold in (worker, 100, 101):
-        days = [FIRST + timedelta(days=10 * fold + n) for n in range(3)]
-        more = {"fold": fold, "backtest_id": "same" if fold >= 100 else f"own-{worker}"}
-        backtests(home).add(
-            [ROWS["backtests"] | more | {"origin_day": day, "component": m} for day in days for m in "ab"]
-        )
-
-
-def test_two_processes_work_on_one_backtest(home: Home) -> None:
-    workers = [process_for(add_folds, home, n) for n in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    rows = backtests(home).read(columns=["backtest_id", "fold"])
-    counts = rows.group_by(["backtest_id", "fold"]).aggregate([("fold", "count")])
-    assert sorted(counts["backtest_id"].to_pylist()) == ["own-0", "own-1", "same", "same"]
-    assert counts["fold_count"] == pa.chunked_array([[6] * 4])

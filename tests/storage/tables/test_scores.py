@@ -9,10 +9,9 @@ import pytest
 from deltalake import DeltaTable
 
 from storage.core.home import Home
-from storage.tables.schemas import SCORES
 from storage.tables.scores import Scores
 from tests.helpers import BTC, FIRST, NOW
-from tests.processes import process_for
+from tests.processes import run_at_once
 from tests.storage.tables.rows import ROWS
 
 
@@ -41,13 +40,6 @@ def closes(table: pa.Table) -> list[tuple[str, float]]:
 
 def version(scores: Scores) -> int:
     return DeltaTable(str(scores.folder), storage_options=scores.folder.storage_options).version()
-
-
-def test_without_rows_nothing_is_written(scores: Scores) -> None:
-    assert scores.add([]) == 0
-    assert scores.read().num_rows == scores.newest().num_rows == 0
-    assert scores.read().schema == scores.newest(BTC).schema == SCORES.arrow
-    assert not scores.folder.is_dir()
 
 
 def test_adding_again_changes_nothing(scores: Scores) -> None:
@@ -136,12 +128,7 @@ def score_some(home: Home, worker: int) -> None:
 
 def test_several_processes_add_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    workers = [process_for(score_some, home, n) for n in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    run_at_once(score_some, (home, 0), (home, 1))
     own = [pair for pair in closes(Scores(home).read()) if pair[0].startswith("own")]
     assert sorted(own) == [(f"own-{worker}-{turn}", 1.0) for worker in range(2) for turn in range(4)]
     newest = dict(closes(Scores(home).newest()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -9,10 +10,8 @@ import pytest
 
 from storage.core.errors import HomeBusy
 from storage.core.home import Home
-from storage.core.location import Location
-from storage.tables import snapshot as module
-from storage.tables.delta import Table
-from storage.tables.snapshot import snapshot
+from storage.tables import delta
+from storage.tables.delta import Table, snapshot
 from tests.storage.tables.rows import NUMBERS, number
 
 
@@ -48,13 +47,8 @@ def test_a_snapshot_never_sees_the_second_write_without_the_first(tmp_path: Path
 
 
 def test_tables_that_always_change_raise_home_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, values, open_table = numbers_in(tmp_path, "a"), iter(range(1000)), module.open_table
-
-    def grow(folder: Location) -> object:
-        table.add([number(next(values))])
-        return open_table(folder)
-
-    monkeypatch.setattr(module, "open_table", grow)
-    monkeypatch.setattr(module, "TRIES", 3)
+    versions = itertools.count()
+    monkeypatch.setattr(delta, "_version", lambda _: next(versions))
+    monkeypatch.setattr(delta, "TRIES", 3)
     with pytest.raises(HomeBusy, match="all the time"):
-        snapshot([table.folder])
+        snapshot([Home(tmp_path).shared / "a"])

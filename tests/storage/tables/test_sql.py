@@ -13,7 +13,6 @@ from storage.core.errors import BadQuery, ClosecastError
 from storage.core.home import Home
 from storage.prices.price_store import Prices
 from storage.tables import sql
-from storage.tables.delta import open_dataset
 from storage.tables.schemas import TABLES
 from storage.tables.sql import PRICES, VIEWS, query
 from storage.upkeep import compaction
@@ -258,7 +257,7 @@ def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
                 for n in range(first, first + days // 2)
             ])  # fmt: skip
     compact_table(home, "predictions")
-    dataset = open_dataset(home.predictions)
+    dataset = table(home, "predictions").snapshot().dataset
     assert dataset is not None
     return [home.predictions / path for path in sorted(dataset.files)]
 

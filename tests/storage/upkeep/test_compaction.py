@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.tables.delta import Table
-from storage.tables.schemas import COMPONENTS, TABLES, components
+from storage.tables.schemas import TABLES, components
 from storage.upkeep import compaction
 from storage.upkeep.compaction import Compaction, compact_table, last_touched
 from tests.helpers import BTC, FIRST, die
@@ -143,34 +143,6 @@ def test_texts_stay_plain_so_that_every_column_can_be_filtered(home: Home) -> No
     assert duckdb.sql(asked).fetchall() == [("p4",)]
 
 
-def test_files_written_by_a_merge_can_be_filtered_again(home: Home) -> None:
-    table = filled(home, 1)
-    source = pa.Table.from_pylist(rows(1), schema=COMPONENTS.arrow)
-    merge = delta(home).merge(
-        source, predicate="s.prediction_id = t.prediction_id", source_alias="s", target_alias="t"
-    )
-    merge.when_not_matched_insert_all().execute()
-    kinds = {pq.read_schema(path).field("component").type for path in data_files(home)}
-    assert pa.string_view() in kinds, "Delta writes merges as plain texts: the test can go"
-    compact_table(home, "components")
-    assert table.read(ds.field("component") == "lstm").num_rows == 2
-
-
-def test_a_query_of_some_days_reads_part_of_the_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "GROUP_ROWS", 8)
-    filled(home, 20)
-    compact_table(home, "components")
-    filled(home, 4, first=20)
-    compact_table(home, "components")
-    (path,) = delta(home).file_uris()
-    place = pq.read_schema(path).names.index("target_day")
-    metadata = pq.ParquetFile(path).metadata
-    asked = FIRST + timedelta(days=22)
-    spans = [metadata.row_group(n).column(place).statistics for n in range(metadata.num_row_groups)]
-    assert len(spans) == 6
-    assert sum(span.min <= asked <= span.max for span in spans) <= 2
-
-
 @pytest.mark.parametrize(("days", "kept"), [(29, 4), (31, 0)])
 def test_replaced_files_are_kept_for_thirty_days_however_old_their_rows(
     home: Home, days: int, kept: int
@@ -183,21 +155,6 @@ def test_replaced_files_are_kept_for_thirty_days_however_old_their_rows(
     assert compact_table(home, "components") == Compaction("components", 1, 1, 4 - kept)
     assert len(replaced & data_files(home)) == kept
     assert numbers(components(home).read()) == [0, 1, 2, 3]
-
-
-def test_files_out_of_use_for_longer_are_deleted(home: Home) -> None:
-    table = filled(home, 4)
-    compaction._compact(home.components)
-    grow_older(home.components, 31)
-    filled(home, 1, first=4)
-    kept = data_files(home)
-    assert compact_table(home, "components") == Compaction("components", 2, 1, 4)
-    # The two that were compacted just now are young.
-    assert len(data_files(home)) == 3
-    assert len(kept & data_files(home)) == 2
-    assert numbers(table.read()) == [0, 1, 2, 3, 4]
-    filled(home, 1, first=5)
-    assert numbers(table.read()) == [0, 1, 2, 3, 4, 5]
 
 
 def test_versions_of_thirty_days_can_be_read_and_older_entries_are_dropped(home: Home) -> None:

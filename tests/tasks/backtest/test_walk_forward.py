@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -173,10 +174,6 @@ def test_a_point_profile_walks_without_gates_and_intervals(tmp_path: Path) -> No
 
 def test_the_state_of_a_walk_survives_json() -> None:
     candidate = ModelCandidate("1", day(610), day(430), "refit", "accepted")
-    state = WalkState((candidate,), {"1": "refit-2020"}, np.linspace(-0.1, 0.1, 23) / 3, ("a gate",))
-    again = WalkState.from_json(state.to_json())
-    assert again.offsets is not None
-    assert state.offsets is not None
-    assert again.offsets.tobytes() == state.offsets.tobytes()
-    assert (again.candidates, again.models, again.gates) == (state.candidates, state.models, state.gates)
+    state = WalkState((candidate,), {"1": "refit-2020"}, tuple(np.linspace(-0.1, 0.1, 23) / 3), ("a gate",))
+    assert WalkState.from_json(json.loads(json.dumps(state.to_json()))) == state
     assert WalkState.from_json(None) == WalkState()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -20,21 +18,6 @@ def test_mix_is_a_weighted_mean() -> None:
     assert (mix(own, other, share=0.25) == 1.5).all()
     assert mix(UNIT, 5 * UNIT, share=0.0).tobytes() == UNIT.tobytes()
     assert mix(5 * UNIT, UNIT, share=1.0).tobytes() == UNIT.tobytes()
-
-
-def test_figures_of_float32_become_float64() -> None:
-    short: Any = UNIT.astype(np.float32)
-    assert mix(short, short, share=0.5).dtype == np.float64
-    assert to_prices(short, 100.0).dtype == np.float64
-
-
-def test_offsets_are_in_sigmas_and_the_quantiles_stay_sorted() -> None:
-    offsets = ZERO.copy()
-    offsets[MEDIAN] = 0.5
-    moved = apply_offsets(0.1 * UNIT, offsets, 0.2)
-    assert moved[np.searchsorted(moved, 0.1)] == pytest.approx(0.1)  # the median, moved by 0.5 * 0.2
-    assert sorted(0.1 * UNIT + offsets * 0.2) == moved.tolist()
-    assert (np.diff(0.1 * UNIT + offsets * 0.2) < 0).any()
 
 
 def test_one_outcome_by_hand() -> None:
@@ -69,11 +52,3 @@ def test_track_applies_and_updates_the_offsets_day_by_day() -> None:
         if day not in (4, 5):
             offsets = update_offsets(offsets, actual[day], expected, step=0.05)
     assert after.tobytes() == offsets.tobytes()
-
-
-@pytest.mark.parametrize("days", [5, 0])
-def test_unknown_outcomes_teach_nothing(days: int) -> None:
-    quantiles, sigmas, last, _ = walk(days)
-    prices, after = track(quantiles, sigmas, last, np.full(days, np.nan), 0.1 * UNIT, step=0.05)
-    assert after.tobytes() == (0.1 * UNIT).tobytes()
-    assert prices.shape == (days, 23)

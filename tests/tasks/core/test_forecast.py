@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 
 import numpy as np
@@ -92,5 +92,5 @@ def test_prices_have_the_decimals_that_tell_the_ends_apart(scale: float, product
 
 def test_a_score_has_every_column_of_the_table() -> None:
     score = Score("p", "BTC-USD", day(1), 1, 2.0, 0.1, 0.2, None, None, None, None, None, None, "v", NOW)
-    assert set(score.row()) == set(SCORES.arrow.names)
-    assert (score.row()["close"], score.row()["covered_80"]) == (2.0, None)
+    assert set(asdict(score)) == set(SCORES.arrow.names)
+    assert (asdict(score)["close"], asdict(score)["covered_80"]) == (2.0, None)

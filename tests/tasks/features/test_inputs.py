@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -13,28 +12,15 @@ from tasks.features.inputs import (
     Inputs,
     InputSettings,
     columns_of,
+    daily_sigma,
     make_inputs,
     usable_rows,
     windows_at,
 )
-from tasks.features.volatility import daily_sigma, garman_klass, log_returns
+from tasks.features.volatility import garman_klass, log_returns
 from tests.helpers import FIRST, made_up, without
 
-SETTINGS = InputSettings(
-    lookback=5,
-    sigma_decay=0.8,
-    sigma_low=0.02,
-    sigma_high=16.0,
-    sigma_days=60,
-    target_clip=8.0,
-    return_clip=6.0,
-    return_offset=0.1,
-    min_spread=0.05,
-    slow_decay=0.94,
-    volume_days=30,
-    volume_clip=3.0,
-    level_days=30,
-)
+SETTINGS = InputSettings(lookback=5, level_days=30)
 ALL, CLOSES = Columns(ranges=True, volume=True), Columns(ranges=False, volume=False)
 RANGES = ["open", "high", "low"]
 # Indexes of the features in a window.
@@ -113,7 +99,7 @@ def test_inputs_of_closes_alone_use_no_other_figure() -> None:
     frame = made_up(80)
     window = windows(frame, [70], CLOSES)[0]
     assert window.tobytes() == windows(closes_only(frame), [70], CLOSES)[0].tobytes()
-    sigma = daily_sigma(frame, decay=0.8, low=0.02, high=16.0, days=60, ranges=False)[70]
+    sigma = daily_sigma(frame, SETTINGS, ranges=False)[70]
     assert window[:, 0] == pytest.approx(np.clip(log_returns(frame)[66:71] / sigma, -6, 6), rel=1e-5)
     assert window[:, -3:].tolist() == windows(frame, [70])[0][:, -3:].tolist()
 
@@ -138,13 +124,6 @@ def test_a_window_is_relative_to_the_sigma_of_its_origin() -> None:
     assert later[:-1, LEVEL:].tolist() == window[1:, LEVEL:].tolist()
 
 
-def test_windows_do_not_depend_on_the_unit_of_the_price() -> None:
-    frame = made_up(80)
-    other = frame.copy()
-    other[[*RANGES, "close", "volume"]] *= 1000.0
-    np.testing.assert_allclose(windows(other, [60, 70]), windows(frame, [60, 70]), atol=1e-4)
-
-
 def test_large_figures_are_clipped() -> None:
     frame = made_up(80)
     frame.loc[70:, [*RANGES, "close"]] *= 5.0
@@ -157,7 +136,7 @@ def test_large_figures_are_clipped() -> None:
     assert size > 20.0
     assert window[2, RETURN] == 6.0
     assert window[2, SIZE] == pytest.approx(np.log(size + 0.1), rel=1e-6)
-    narrow = windows_at(inputs, np.array([72]), replace(SETTINGS, return_clip=0.5))[0]
+    narrow = windows_at(inputs, np.array([72]), SETTINGS.model_copy(update={"return_clip": 0.5}))[0]
     assert np.abs(narrow[:, RETURN]).max() == 0.5
     assert narrow[:, SIZE].tobytes() == window[:, SIZE].tobytes()
 
@@ -228,15 +207,6 @@ def test_an_unknown_volume_counts_as_the_usual_one() -> None:
     inputs = make_inputs(frame.assign(volume=np.nan), SETTINGS, ALL)
     assert (inputs.plain[:, 1] == 0).all()
     assert 72 in usable_rows(inputs, lookback=5)
-
-
-def test_the_return_replaces_an_unknown_range() -> None:
-    frame = made_up(80)
-    frame.loc[70, "high"] = np.nan
-    inputs = make_inputs(frame, SETTINGS, ALL)
-    size = max(abs(log_returns(frame)[70]), 0.05 * inputs.sigma[70])
-    assert inputs.spreads[70, 1:3] == pytest.approx(np.log([size, size]))
-    assert 70 in usable_rows(inputs, lookback=5)
 
 
 def test_a_frozen_price_gives_finite_windows() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,9 @@ import pytest
 
 from storage.core.candle_schema import candle_frame
 from tasks.core.types import Floats
+from tasks.features.inputs import InputSettings, daily_sigma
 from tasks.features.volatility import (
     MIN_SIGMA,
-    daily_sigma,
     daily_variance,
     ewma,
     garman_klass,
@@ -20,7 +19,7 @@ from tasks.features.volatility import (
 )
 from tests.helpers import FIRST, made_up, without
 
-SIGMA: dict[str, Any] = {"decay": 0.8, "low": 0.02, "high": 16.0, "days": 60, "ranges": True}
+UNCLIPPED = InputSettings(sigma_high=1e9)
 PRICES = ["open", "high", "low", "close"]
 
 
@@ -45,6 +44,10 @@ def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.copy()
     frame.loc[:, [*PRICES[:3], "volume"]] = np.nan
     return frame
+
+
+def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, ranges: bool = True) -> Floats:
+    return daily_sigma(frame, settings or InputSettings(), ranges=ranges)
 
 
 def test_the_estimators_by_hand() -> None:
@@ -106,17 +109,17 @@ def test_one_wild_candle_is_clipped_at_16_medians() -> None:
     variance = daily_variance(wild)
     median = float(np.median(variance[row - 60 : row]))
     assert variance[row] > 100 * median
-    calm, sigma = daily_sigma(frame, **SIGMA), daily_sigma(wild, **SIGMA)
+    calm, sigma = sigma_of(frame), sigma_of(wild)
     assert sigma[:row].tobytes() == calm[:row].tobytes()
     assert sigma[row] ** 2 == pytest.approx(0.8 * calm[row - 1] ** 2 + 0.2 * 16 * median, rel=1e-6)
-    assert daily_sigma(wild, **SIGMA | {"high": 1e9})[row] > 2 * sigma[row]
+    assert sigma_of(wild, UNCLIPPED)[row] > 2 * sigma[row]
 
 
 def test_one_frozen_candle_is_clipped_at_a_fiftieth_of_the_median() -> None:
     frozen, row = random_walk(), 120
     frozen.loc[row, PRICES] = frozen["close"][row - 1]
     median = float(np.median(daily_variance(frozen)[row - 60 : row]))
-    sigma = daily_sigma(frozen, **SIGMA)
+    sigma = sigma_of(frozen)
     assert sigma[row] ** 2 == pytest.approx(0.8 * sigma[row - 1] ** 2 + 0.2 * 0.02 * median, rel=1e-6)
 
 
@@ -124,30 +127,29 @@ def test_one_frozen_candle_is_clipped_at_a_fiftieth_of_the_median() -> None:
 def test_nothing_is_clipped_before_ten_days_are_known(row: int, clipped: bool) -> None:
     wild = random_walk(40)
     wild.loc[row, "high"] = 1e6
-    bounded, free = daily_sigma(wild, **SIGMA), daily_sigma(wild, **SIGMA | {"high": 1e9})
+    bounded, free = sigma_of(wild), sigma_of(wild, UNCLIPPED)
     assert bool(bounded[row] < free[row]) is clipped
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_price_that_never_moved_has_the_least_sigma(ranges: bool) -> None:
     frame = candles(*[(5.0, 5.0, 5.0, 5.0)] * 100)
-    assert (daily_sigma(frame, **SIGMA | {"ranges": ranges})[1:] == MIN_SIGMA).all()
+    assert (sigma_of(frame, ranges=ranges)[1:] == MIN_SIGMA).all()
 
 
 def test_a_price_that_seldom_moves_keeps_the_sigma_of_its_moves() -> None:
     """The median of its variances is 0, which clips nothing."""
     close = np.where(np.arange(200) % 8 == 7, 1.001, 1.0)
     frame = closes_only(candles(*[(price,) * 4 for price in close]))
-    sigma = daily_sigma(frame, **SIGMA | {"ranges": False})
+    sigma = sigma_of(frame, ranges=False)
     # Two days of eight move by 0.001: a sigma of 0.0005.
     assert sigma[100:].min() > 0.0001
     assert sigma[100:].max() < 0.001
 
 
 def test_the_sigma_of_closes_alone_is_a_mean_of_squared_returns() -> None:
-    frame = random_walk(30)
-    settings: dict[str, Any] = SIGMA | {"days": 365, "ranges": False}
+    frame, settings = random_walk(30), InputSettings(sigma_days=365)
     expected: Floats = np.sqrt(ewma(np.square(log_returns(frame)), decay=0.8))
-    np.testing.assert_array_equal(daily_sigma(closes_only(frame), **settings), expected)
-    np.testing.assert_array_equal(daily_sigma(frame, **settings), expected)
-    assert (daily_sigma(frame, **settings | {"ranges": True})[1:] != expected[1:]).all()
+    np.testing.assert_array_equal(sigma_of(closes_only(frame), settings, ranges=False), expected)
+    np.testing.assert_array_equal(sigma_of(frame, settings, ranges=False), expected)
+    assert (sigma_of(frame, settings)[1:] != expected[1:]).all()

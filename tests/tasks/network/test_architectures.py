@@ -11,7 +11,6 @@ from tasks.network.architectures import (
     arrays_sha256,
     article_network,
     calibrated_network,
-    predict,
     student_t_head,
     student_t_loss,
 )
@@ -50,15 +49,6 @@ def test_the_article_s_network_has_16961_parameters() -> None:
     assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
 
 
-def test_predictions_are_without_dropout_and_independent_of_the_batch() -> None:
-    network = article_network(**ARTICLE | {"dropout": 0.9})
-    x = np.random.default_rng(3).normal(0.5, 0.1, (36, 5, 1))
-    outputs = predict(network, x)
-    assert outputs.shape == (36, 1)
-    assert outputs.dtype == np.float64
-    np.testing.assert_allclose(predict(network, x[7:8])[0], outputs[7], rtol=1e-6)
-
-
 def test_the_calibrated_network_s_layers() -> None:
     network = calibrated_network(**SHAPE | {"lookback": 20, "features": 11, "units": 32})
     lstm, dropout, dense = network.layers
@@ -70,14 +60,6 @@ def test_the_calibrated_network_s_layers() -> None:
     kernel, bias = dense.get_weights()
     assert bias.tolist() == [0, 0, 1]
     assert kernel.std() == pytest.approx(0.02, rel=0.25)
-
-
-def test_the_first_distribution_is_close_to_a_standard_one() -> None:
-    x = np.random.default_rng(1).normal(size=(200, 3, 4)).astype(np.float32)
-    mean, sigma, dof = head(calibrated_network(**SHAPE)(x)).T
-    assert np.abs(mean).max() < 0.02
-    assert sigma == pytest.approx(np.ones(200), abs=0.15)
-    assert dof == pytest.approx(np.full(200, 2.1 + np.log(1 + np.e)), abs=0.15)
 
 
 def test_the_head_by_hand() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from tasks.core.tensorflow_runtime import tensorflow
 from tasks.network import trainer as trainer_module
-from tasks.network.architectures import arrays_sha256, article_network, squared_error
-from tasks.network.flat_weights import FlatWeights, can_flatten
+from tasks.network.architectures import article_network, squared_error
+from tasks.network.flat_weights import can_flatten
 from tasks.network.trainer import Trainer, TrainingSettings
 
 tensorflow()  # quietly, before Keras imports it
@@ -16,20 +16,7 @@ import keras  # noqa: E402
 
 
 def network(seed: int = 1) -> keras.Sequential:
-    return article_network(
-        lookback=2, units=4, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=seed
-    )
-
-
-def test_weights_survive_flattening() -> None:
-    model = network()
-    flat, expected = FlatWeights(model), arrays_sha256(model.get_weights())
-    flat.load()
-    assert flat.variable.shape == (model.count_params(),)
-    model.set_weights(network(2).get_weights())
-    assert arrays_sha256(model.get_weights()) != expected
-    flat.store()
-    assert arrays_sha256(model.get_weights()) == expected
+    return article_network(lookback=2, units=4, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=seed)
 
 
 @pytest.mark.parametrize(

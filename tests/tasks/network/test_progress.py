@@ -36,9 +36,7 @@ def test_a_listener_hears_the_threads_of_its_own_run_alone() -> None:
 
 def test_a_training_reports_each_epoch() -> None:
     epochs: list[tuple[str, int, int]] = []
-    network = article_network(
-        lookback=3, units=2, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=1
-    )
+    network = article_network(lookback=3, units=2, activation="sigmoid", leaky_slope=0.5, dropout=0.1, seed=1)
     draw = np.random.default_rng(1)
     x, y = draw.normal(size=(20, 3, 1)), draw.normal(size=(20, 1))
     settings = TrainingSettings(learning_rate=1e-3, batch_size=8, epochs=3)

@@ -2,11 +2,12 @@ import pytest
 
 from storage.core.errors import BadFile
 from tasks.prices.csv_formats import split_rows
+from tasks.prices.csv_reader import read_candles
 
 
 def refusal(data: bytes) -> str:
     with pytest.raises(BadFile) as caught:
-        split_rows(data, "prices.csv")
+        read_candles(data, "BTC-USD", name="prices.csv")
     message = str(caught.value)
     assert message.startswith("prices.csv: ")
     assert "\n" not in message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from flows.clock import last_complete_day
 from storage.core.errors import BadProduct, ClosecastError
 from storage.core.home import Home
 from storage.prices.price_store import Prices
-from storage.prices.raw_responses import read_raw
+from storage.prices.raw_responses import raw_sha256s, read_raw
 from tasks.prices import ingest_coinbase
 from tasks.prices.coinbase_client import Client
 from tasks.prices.coinbase_responses import FIGURES, parse
@@ -63,9 +63,12 @@ class Scenario:
         self.waits: list[float] = []
         self.skew = timedelta()
         self.exchange = Exchange({BTC: FRAME}, seed=seed, rate=1e6, burst=10**6, stall_seconds=0.3)
-        self.exchange.__enter__()
 
-    def close(self) -> None:
+    def __enter__(self) -> Scenario:
+        self.exchange.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.exchange.__exit__()
 
     def ingest(self, minutes: float = 20) -> BaseException | None:
@@ -82,8 +85,7 @@ class Scenario:
             empty_attempts=EMPTY_ATTEMPTS,
             sleep=self.waits.append,
         )
-        last = last_complete_day(moment)
-        request = IngestRequest(BTC, last, moment, last)
+        request = IngestRequest(BTC, last_complete_day(moment), moment, last_complete_day(moment))
         error: BaseException | None = None
         with client, Prices(self.home) as prices:
             try:
@@ -119,8 +121,8 @@ class Scenario:
         with Prices(self.home) as prices:
             quarantined = prices.quarantined(BTC)
         assert (quarantined["reason"] != "").all()
-        for path in Path(str(self.home.raw)).glob("*/*.gz"):
-            for row in parse(read_raw(self.home, path.name.removesuffix(".json.gz"))):
+        for sha256 in raw_sha256s(self.home):
+            for row in parse(read_raw(self.home, sha256)):
                 assert self.accounted(row, candles, quarantined), row
 
     def accounted(self, row: Any, candles: set[tuple[Any, ...]], quarantined: pd.DataFrame) -> bool:
@@ -194,19 +196,21 @@ def check_recovery(scenario: Scenario, *, first_days_missing: bool = False) -> N
     }
 
 
+@pytest.fixture
+def scenario(tmp_path: Path) -> Iterator[Scenario]:
+    with Scenario(tmp_path, 40) as scenario:
+        yield scenario
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
-    scenario = Scenario(tmp_path, 40)
-    try:
-        for times in (1, 2, ATTEMPTS, ATTEMPTS * EMPTY_ATTEMPTS):
-            scenario.number += 1
-            scenario.exchange.faults.extend([fault] * times)
-            scenario.ingest()
-            scenario.check()
-        check_recovery(scenario)
+def test_each_fault_alone(fault: str, scenario: Scenario) -> None:
+    for times in (1, 2, ATTEMPTS, ATTEMPTS * EMPTY_ATTEMPTS):
+        scenario.number += 1
+        scenario.exchange.faults.extend([fault] * times)
+        scenario.ingest()
         scenario.check()
-    finally:
-        scenario.close()
+    check_recovery(scenario)
+    scenario.check()
 
 
 @settings(max_examples=15 * MORE, **STEADY)  # type: ignore[arg-type]
@@ -218,18 +222,14 @@ def test_each_fault_alone(fault: str, tmp_path: Path) -> None:
 @example(faults=["403", "negative"], seed=1188, first=8)  # the first day of all was quarantined
 @example(faults=["midday"], seed=17, first=17)  # and its day was unknown
 def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> None:
-    with TemporaryDirectory() as folder:
-        scenario = Scenario(Path(folder), first, seed)
-        try:
-            scenario.exchange.faults.extend(faults)
-            for _ in range(3):
-                scenario.ingest()
-                scenario.check()
-                scenario.number += 1
-            check_recovery(scenario, first_days_missing="gap" in faults)
+    with TemporaryDirectory() as folder, Scenario(Path(folder), first, seed) as scenario:
+        scenario.exchange.faults.extend(faults)
+        for _ in range(3):
+            scenario.ingest()
             scenario.check()
-        finally:
-            scenario.close()
+            scenario.number += 1
+        check_recovery(scenario, first_days_missing="gap" in faults)
+        scenario.check()
 
 
 @settings(max_examples=20 * MORE, **STEADY)  # type: ignore[arg-type]
@@ -239,45 +239,31 @@ def test_faults_mixed_at_random(faults: list[str], seed: int, first: int) -> Non
     fault=st.sampled_from(["ok", "open", "frozen", "outside"]),
 )
 def test_around_midnight_no_unfinished_candle_is_stored(minutes: float, skew: float, fault: str) -> None:
-    with TemporaryDirectory() as folder:
-        scenario = Scenario(Path(folder), 30)
+    with TemporaryDirectory() as folder, Scenario(Path(folder), 30) as scenario:
         scenario.skew = timedelta(minutes=skew)
-        try:
-            scenario.exchange.faults.extend([fault] * 4)
-            scenario.ingest(minutes)
-            scenario.check()
-            check_recovery(scenario)
-        finally:
-            scenario.close()
+        scenario.exchange.faults.extend([fault] * 4)
+        scenario.ingest(minutes)
+        scenario.check()
+        check_recovery(scenario)
 
 
-def test_a_delisted_product_keeps_its_candles(tmp_path: Path) -> None:
-    scenario = Scenario(tmp_path, 30)
-    try:
-        assert scenario.ingest() is None
-        before = closes(scenario)
-        scenario.number += 5
-        scenario.exchange.delist(BTC)
-        error = scenario.ingest()
-        assert isinstance(error, BadProduct)
-        assert "has no product BTC-USD" in str(error)
-        assert closes(scenario) == before
-    finally:
-        scenario.close()
+def test_a_delisted_product_keeps_its_candles(scenario: Scenario) -> None:
+    assert scenario.ingest() is None
+    before = closes(scenario)
+    scenario.number += 5
+    scenario.exchange.delist(BTC)
+    assert isinstance(scenario.ingest(), BadProduct)
+    assert closes(scenario) == before
 
 
-def test_days_that_the_exchange_removes_stay_stored(tmp_path: Path) -> None:
-    scenario = Scenario(tmp_path, 30)
-    try:
-        assert scenario.ingest() is None
-        before = closes(scenario)
-        scenario.exchange.withdraw(BTC, day(10), day(28))
-        scenario.number += 1
-        assert scenario.ingest() is None
-        assert before.items() <= closes(scenario).items()
-        assert len(closes(scenario)) == len(before) + 1
-    finally:
-        scenario.close()
+def test_days_that_the_exchange_removes_stay_stored(scenario: Scenario) -> None:
+    assert scenario.ingest() is None
+    before = closes(scenario)
+    scenario.exchange.withdraw(BTC, day(10), day(28))
+    scenario.number += 1
+    assert scenario.ingest() is None
+    assert before.items() <= closes(scenario).items()
+    assert len(closes(scenario)) == len(before) + 1
 
 
 class Storm(RuleBasedStateMachine):
@@ -285,8 +271,9 @@ class Storm(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.scenario = Scenario(Path(self.folder.name), 10)
+        self.stack = ExitStack()
+        folder = self.stack.enter_context(TemporaryDirectory())
+        self.scenario = self.stack.enter_context(Scenario(Path(folder), 10))
 
     @initialize(seed=st.integers(0, 2**16))
     def begin(self, seed: int) -> None:
@@ -321,12 +308,9 @@ class Storm(RuleBasedStateMachine):
         self.scenario.check()
 
     def teardown(self) -> None:
-        try:
+        with self.stack:
             check_recovery(self.scenario)
             self.scenario.check()
-        finally:
-            self.scenario.close()
-            self.folder.cleanup()
 
 
 TestStorm = Storm.TestCase

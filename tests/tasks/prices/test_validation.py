@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ FIRST = date(2019, 1, 1)
 LAST = date(2019, 12, 31)
 
 
-def candles(*closes: float, days: list[int] | None = None, **figures: float) -> pd.DataFrame:
+def candles(*closes: float, days: list[int] | None = None, **figures: Any) -> pd.DataFrame:
     """Flat candles on consecutive days, or on the days counted from FIRST; `figures` go to the last row."""
     frame = candle_frame(
         {
@@ -33,7 +34,7 @@ def candles(*closes: float, days: list[int] | None = None, **figures: float) -> 
     return frame
 
 
-def check(frame: pd.DataFrame, **options: object) -> Checked:
+def check(frame: pd.DataFrame, **options: Any) -> Checked:
     return check_candles(frame, **{"last_finished_day": LAST, **options})
 
 
@@ -47,12 +48,6 @@ def test_good_candles_enter_as_they_are() -> None:
     pd.testing.assert_frame_equal(checked.accepted, frame)
     assert list(checked.accepted) == CANDLE_COLUMNS
     assert list(checked.quarantined) == REJECTED_COLUMNS
-    assert checked.quarantined.empty
-
-
-def test_an_empty_frame() -> None:
-    checked = check(candle_frame())
-    assert checked.accepted.empty
     assert checked.quarantined.empty
 
 
@@ -71,7 +66,7 @@ def test_an_empty_frame() -> None:
         ({"volume": np.inf}, "volume inf is negative or not finite"),
     ],
 )
-def test_a_row_that_breaks_a_rule_is_quarantined(figures: dict[str, float], reason: str) -> None:
+def test_a_row_that_breaks_a_rule_is_quarantined(figures: dict[str, Any], reason: str) -> None:
     checked = check(candles(100.0, 100.0, **figures))
     assert closes(checked) == [100.0]
     assert checked.quarantined["day_utc"].tolist() == ["2019-01-02"]
@@ -81,7 +76,7 @@ def test_a_row_that_breaks_a_rule_is_quarantined(figures: dict[str, float], reas
 @pytest.mark.parametrize(
     "figures", [dict.fromkeys(["open", "high", "low", "volume"], np.nan), {"volume": 0.0}]
 )
-def test_unknown_figures_and_zero_volume_are_accepted(figures: dict[str, float]) -> None:
+def test_unknown_figures_and_zero_volume_are_accepted(figures: dict[str, Any]) -> None:
     frame = candles(100.0, 100.0, **figures)
     pd.testing.assert_frame_equal(check(frame).accepted, frame)
 
@@ -125,9 +120,6 @@ def test_exactly_the_factor_is_accepted_and_a_bit_more_is_not() -> None:
     assert closes(
         check(candles(100.0, np.nextafter(300.0, 400.0)), previous=(date(2018, 12, 31), 100.0))
     ) == [100.0]
-    assert closes(check(candles(100.0, 250.0), jump_factor=2.0, previous=(date(2018, 12, 31), 100.0))) == [
-        100.0
-    ]
 
 
 def test_a_true_shift_of_level_costs_one_day() -> None:
@@ -215,9 +207,9 @@ def test_every_row_is_accepted_or_quarantined_by_the_rules(
         assert far <= near * 3.0**span
 
 
-@pytest.mark.parametrize("spikes", [0, 1000])
-def test_a_million_rows_in_seconds(spikes: int) -> None:
-    count = 1_000_000
+@pytest.mark.parametrize("spikes", [0, 250])
+def test_a_quarter_of_a_million_rows_in_seconds(spikes: int) -> None:
+    count = 250_000
     rng = np.random.default_rng(3)
     close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, count)))
     where = np.arange(spikes) * 900 + 10
@@ -230,7 +222,7 @@ def test_a_million_rows_in_seconds(spikes: int) -> None:
     )
     begun = time.perf_counter()
     checked = check(frame, last_finished_day=date(9000, 1, 1))
-    assert time.perf_counter() - begun < 15  # under 1 s on one free core
+    assert time.perf_counter() - begun < 4  # under 0.3 s on one free core
     assert len(checked.quarantined) == spikes
     assert len(checked.accepted) == count - spikes
 

@@ -16,7 +16,7 @@ from arch.univariate.base import ARCHModel
 from scipy import stats
 
 from storage.core.candle_schema import candle_frame
-from storage.core.errors import BadInput, BadSetting, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered, crps, student_t
 from tasks.core.types import Floats, Rows
 from tasks.features.volatility import log_returns
@@ -160,14 +160,6 @@ def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> N
     np.testing.assert_allclose(first, second, rtol=0.2)
 
 
-def test_quantiles_scale_with_the_returns() -> None:
-    returns = log_returns(random_walk())[1:]
-    rows = refit_rows(closes(returns))
-    large, small = (baseline_quantiles(closes(returns * factor), rows) for factor in (1.0, 1e-3))
-    for name in BASELINES:
-        np.testing.assert_allclose(1e3 * width(small[name]), width(large[name]), rtol=0.02)
-
-
 def test_last_close_250_takes_the_quantiles_of_the_newest_250_returns() -> None:
     frame = with_gap(random_walk())
     returns = log_returns(frame)[:451]
@@ -198,12 +190,6 @@ def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     np.testing.assert_allclose(_fit_t(values), (sigma, dof), rtol=1e-3)
     # One extreme return is a tail, not a new size of all the others.
     np.testing.assert_allclose(_fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
-
-
-def test_degrees_of_freedom_stay_within_bounds() -> None:
-    draw = np.random.default_rng(8)
-    assert _fit_t(draw.standard_cauchy(3000))[1] == pytest.approx(2.1)
-    assert _fit_t(draw.uniform(-1, 1, 3000))[1] == pytest.approx(200.0)
 
 
 def test_garch_t_is_the_forecast_of_arch() -> None:
@@ -259,14 +245,6 @@ def test_har_t_learns_the_weekday_of_its_target(change: Change) -> None:
     assert max(typical[5:]) < 0.65 * min(typical[:5])
 
 
-def test_har_t_learns_from_ranges_alone_where_there_are_250() -> None:
-    frame = random_walk(1200)
-    rows = np.arange(900, 1199)
-    mixed = quantiles_of("har_t", closes_only(frame, 600), rows)
-    ranged = quantiles_of("har_t", frame.iloc[600:].reset_index(drop=True), rows - 600)
-    np.testing.assert_allclose(np.median(width(mixed) / width(ranged)), 1.0, atol=0.02)
-
-
 def test_an_origin_needs_250_returns_before_it() -> None:
     frame = random_walk(260)
     assert set(baseline_quantiles(frame, [250])) == set(BASELINES)
@@ -274,15 +252,6 @@ def test_an_origin_needs_250_returns_before_it() -> None:
         baseline_quantiles(frame, [255, 249])
     with pytest.raises(NotEnoughHistory, match="found 249"):
         baseline_quantiles(without(frame, date(2019, 3, 1), date(2019, 3, 1)), [250])
-
-
-def test_bad_arguments_are_named() -> None:
-    frame = random_walk(260)
-    with pytest.raises(BadSetting, match="got 'naive'"):
-        baseline_quantiles(frame, [255], components=["naive"])
-    for row in (-1, 260):
-        with pytest.raises(BadInput, match="rows 0 to 259"):
-            baseline_quantiles(frame, [255, row])
 
 
 def test_the_import_loads_no_fitting_library() -> None:

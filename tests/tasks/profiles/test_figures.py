@@ -48,7 +48,7 @@ def drawn() -> dict[str, bytes]:
 
 def test_pngs_are_mostly_background(drawn: dict[str, bytes]) -> None:
     assert sorted(drawn) == NAMES
-    for png in (*drawn.values(), loss_figure([LOSSES, LOSSES])):
+    for png in (*drawn.values(), loss_figure([LOSSES, LOSSES], "loss")):
         assert png.startswith(b"\x89PNG\r\n\x1a\n")
         assert struct.unpack(">II", png[16:24]) == (1100, 550)
         dark = pixels(png)[..., :3].min(axis=-1) < 0.9

@@ -40,9 +40,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
 def test_every_forecast_is_reproduced_to_the_last_bit(whole: Runs, number: int) -> None:
     result = reproduce_forecast(whole.home, whole.prediction_id(number))
     assert result.same
-    names = [one.name for one in result.figures]
+    names = [figure.name for figure in result.figures]
     assert {"point", "lower_95", "quantiles", "lstm: quantiles", "har_t: sigma"} <= set(names)
-    assert sum(len(one.stored) for one in result.figures) == 8 + 2 * 23 + 5 * 24
+    assert sum(len(figure.stored) for figure in result.figures) == 8 + 2 * 23 + 5 * 24
     assert (result.weights, result.changed_versions) == ((), {})
 
 
@@ -54,7 +54,7 @@ def test_retraining_gives_the_same_weights_and_writes_nothing(whole: Runs) -> No
     before = files()
     result = reproduce_forecast(whole.home, whole.prediction_id(MADE), retrain=True)
     assert result.same
-    assert [one.name for one in result.weights] == ["weights of network 1", "quantile offsets"]
+    assert [figure.name for figure in result.weights] == ["weights of network 1", "quantile offsets"]
     assert len(result.weights[0].stored) > 100
     assert files() == before
     assert len(whole.versions()) == 1
@@ -89,8 +89,8 @@ def test_a_point_and_its_network_are_reproduced(
     forecast = publish_forecast(home, profile, model, history, created_at=NOW, flow_run_id=None)
     result = reproduce_forecast(home, forecast.first.prediction_id, retrain=True)
     assert result.same
-    assert [one.name for one in result.figures] == ["last_close", "point"]
-    assert [one.name for one in result.weights] == ["weights of network 1"]
+    assert [figure.name for figure in result.figures] == ["last_close", "point"]
+    assert [figure.name for figure in result.weights] == ["weights of network 1"]
 
 
 def test_a_figure_that_differs_by_one_bit_is_named(runs: Runs) -> None:
@@ -98,12 +98,12 @@ def test_a_figure_that_differs_by_one_bit_is_named(runs: Runs) -> None:
     assert row
     row["point"] = float(np.nextafter(row["point"], np.inf))
     stored = components(runs.home).read(ds.field("prediction_id") == row["prediction_id"]).to_pylist()
-    components(runs.home).add([one | {"prediction_id": "f" * 32} for one in stored])
+    components(runs.home).add([row | {"prediction_id": "f" * 32} for row in stored])
     del row["revision"]
     Predictions(runs.home).publish([{**row, "prediction_id": "f" * 32}])
     result = reproduce_forecast(runs.home, "f" * 32)
-    assert [one.name for one in result.figures if not one.same] == ["point"]
-    assert 0 < max(one.distance for one in result.figures) < 1e-15
+    assert [figure.name for figure in result.figures if not figure.same] == ["point"]
+    assert 0 < max(figure.distance for figure in result.figures) < 1e-15
 
 
 def test_other_libraries_and_another_code_are_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_an_unchanged_home_has_no_findings(shared_runs: Runs, tmp_path: Path) ->
     assert min(checked[kind] for kind in ("data versions", "components", "states of calibrator")) >= DAYS
     assert checked["files of models"] > 5
     assert checked["files of tables"] > 4 * DAYS
+    (tmp_path / "scores" / "_delta_log").mkdir(parents=True)
     assert verify_home(Home(tmp_path)).findings == []
 
 
@@ -100,7 +101,7 @@ def stored_files(home: Home) -> list[Path]:
     return sorted(path for path in files if path.name != "_last_checkpoint")
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_one_changed_bit_is_found_and_its_file_named(shared_runs: Runs, seed: int) -> None:
     random = np.random.default_rng(seed)
     files = stored_files(shared_runs.home)
@@ -118,8 +119,8 @@ def test_one_changed_bit_is_found_and_its_file_named(shared_runs: Runs, seed: in
     assert path.name == CHECKSUMS or any(path.name in line or path.parent.name in line for line in lines)
 
 
-def test_each_missing_file_is_named(shared_runs: Runs, tmp_path: Path) -> None:
-    for path in stored_files(shared_runs.home):
+def test_a_missing_file_is_named(shared_runs: Runs, tmp_path: Path) -> None:
+    for path in stored_files(shared_runs.home)[::3]:
         shutil.move(path, tmp_path / "away")
         lines = findings(shared_runs)
         shutil.move(tmp_path / "away", path)
@@ -136,32 +137,14 @@ def test_compacted_tables_are_checked_too(runs: Runs) -> None:
     assert any(part.name in line for line in findings(runs))
 
 
-def test_a_missing_list_of_checksums_is_found_and_the_next_commit_writes_it(runs: Runs) -> None:
-    (runs.home.root / "scores" / CHECKSUMS).unlink()
-    assert f"{runs.home.root / 'scores' / CHECKSUMS} is missing" in findings(runs)
-    score_again(runs, 605)
-    assert not any(CHECKSUMS in line or "recorded" in line for line in findings(runs))
-
-
-@pytest.mark.parametrize("rest", ["all", "data", "data and an empty log", "checksums"])
-def test_a_table_without_its_log_is_found(runs: Runs, rest: str) -> None:
+@pytest.mark.parametrize("missing", [[], [CHECKSUMS], [f"product_id={BTC}"]])
+def test_a_table_without_its_log_is_found(runs: Runs, missing: list[str]) -> None:
     folder = runs.home.root / "scores"
-    shutil.rmtree(folder / "_delta_log")
-    if rest.startswith("data"):
-        (folder / CHECKSUMS).unlink()
-    if rest == "checksums":
-        shutil.rmtree(folder / f"product_id={BTC}")
-    if rest == "data and an empty log":
-        (folder / "_delta_log").mkdir()
+    for name in ("_delta_log", *missing):
+        (folder / name).rename(runs.home.root / f"away-{name}")
     (line,) = findings(runs)
     assert line.startswith(f"the table {folder.resolve()} holds files")
     assert "_delta_log is missing" in line
-
-
-def test_empty_folders_of_tables_are_no_finding(tmp_path: Path) -> None:
-    (tmp_path / "scores" / "_delta_log").mkdir(parents=True)
-    (tmp_path / "calibrator").mkdir()
-    assert verify_home(Home(tmp_path)).findings == []
 
 
 def test_swapped_tables_are_named(runs: Runs) -> None:
@@ -174,22 +157,6 @@ def test_swapped_tables_are_named(runs: Runs) -> None:
         assert f"the table {root / name} has the columns of another" in lines
 
 
-def test_a_commit_of_a_killed_run_is_no_finding_and_is_recorded_next(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("storage.tables.delta.record_checksums", killed)
-        with pytest.raises(KeyboardInterrupt):
-            score_again(runs, 605)
-    assert not any("recorded" in line for line in findings(runs))
-    score_again(runs, 606)
-    recorded = (runs.home.root / "scores" / CHECKSUMS).read_text()
-    assert all(path.name in recorded for path in (runs.home.root / "scores").rglob("*.parquet"))
-
-
 def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     """A commit that is not recorded is of a killed run; its recorded files are checked all the same."""
     folder = runs.home.root / "predictions"
@@ -198,6 +165,8 @@ def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     (folder / CHECKSUMS).write_text("".join(lines).replace(lines[-1], f"{lines[-1][:-2]}o\n"))
     (line,) = findings(runs)
     assert line.startswith(f"{folder.resolve() / CHECKSUMS} names '_delta_log/")
+    (folder / CHECKSUMS).unlink()
+    assert f"{folder.resolve() / CHECKSUMS} is missing" in findings(runs)
     (folder / CHECKSUMS).write_text("".join(lines[:-1]))
     assert findings(runs) == []
     newest = folder / lines[-2].split()[1]
@@ -237,25 +206,16 @@ def test_a_deleted_candle_and_its_data_versions_are_named(runs: Runs) -> None:
     lines = "\n".join(findings(runs))
     assert "candle 600 is missing" in lines
     assert "no longer stands for the 600 closes" in lines
-    assert "its data version" in lines
-
-
-def test_a_missing_data_version_is_named(runs: Runs) -> None:
     version = runs.data(601)
     sql(runs.home, "prices.db", f"DELETE FROM data_versions WHERE data_version = '{version}'")  # noqa: S608
-    lines = [line for line in findings(runs) if f"its data version {version} is missing or changed" in line]
-    assert [line.split()[0] for line in lines] == ["forecast", "score"]
-
-
-INSERTED = (
-    "INSERT INTO candles (product_id, day_utc, open, high, low, close, volume, source,"
-    " observed_at, payload_sha256) SELECT product_id, '{}', open, high, low, close, volume,"
-    " source, observed_at, payload_sha256 FROM candles WHERE seq = 5"
-)
+    lost = [line for line in findings(runs) if f"its data version {version} is missing or changed" in line]
+    assert [line.split()[0] for line in lost] == ["forecast", "score"]
 
 
 def test_a_candle_that_is_on_no_page_is_named(runs: Runs) -> None:
-    sql(runs.home, "prices.db", INSERTED.format("2031-01-01"))
+    others = "product_id, open, high, low, close, volume, source, observed_at, payload_sha256"
+    copied = f"SELECT '2031-01-01', {others} FROM candles WHERE seq = 5"  # noqa: S608
+    sql(runs.home, "prices.db", f"INSERT INTO candles (day_utc, {others}) {copied}")
     assert findings(runs) == [f"candle 1001 of {BTC} (2031-01-01) is on no page"]
 
 
@@ -389,21 +349,21 @@ def test_a_missing_model_version_is_named_once_per_forecast(runs: Runs) -> None:
     assert sum("its model version 1 is missing" in line for line in findings(runs)) == DAYS
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("data_version", "origin_day", "training_kind", "recipe_version", "series"),
-        *("trained_through", "parent", "pooled", "code_version"),
-    ],
+TAGS = (
+    *("data_version", "origin_day", "training_kind", "recipe_version", "series"),
+    *("trained_through", "parent", "pooled", "code_version"),
 )
-def test_each_tag_of_the_registry_is_compared_with_the_bundle(runs: Runs, name: str) -> None:
+
+
+def test_each_tag_of_the_registry_is_compared_with_the_bundle(runs: Runs) -> None:
     models = Models(runs.home)
     version = models.version(BTC, "calibrated", "1")
-    line = f"{version.name} version 1: the registry and the bundle differ in {name}"
-    models.mark(version, {name: "2001-01-01"})
-    assert line in findings(runs)
-    models.client.delete_model_version_tag(version.name, "1", name)
-    assert line in findings(runs)
+    lines = {f"{MODEL} version 1: the registry and the bundle differ in {name}" for name in TAGS}
+    models.mark(version, dict.fromkeys(TAGS, "2001-01-01"))
+    assert lines <= set(findings(runs))
+    for name in TAGS:
+        models.client.delete_model_version_tag(version.name, "1", name)
+    assert lines <= set(findings(runs))
 
 
 def test_a_version_of_another_product_is_found(runs: Runs) -> None:
@@ -414,15 +374,12 @@ def test_a_version_of_another_product_is_found(runs: Runs) -> None:
     assert any("the registry and the bundle differ in product_id" in line for line in findings(runs))
 
 
-def test_an_alias_of_a_missing_version_is_found(runs: Runs) -> None:
+def test_a_model_with_forecasts_needs_a_champion_and_a_status(runs: Runs) -> None:
     sql(runs.home, "mlflow.db", "UPDATE registered_model_aliases SET version = 7 WHERE alias = 'champion'")
     assert findings(runs) == [
         f"{MODEL}: champion is version 7, which is missing",
         f"{MODEL} has forecasts and model versions, but no champion",
     ]
-
-
-def test_a_model_with_forecasts_needs_a_champion_and_a_status(runs: Runs) -> None:
     sql(runs.home, "mlflow.db", "DELETE FROM registered_model_aliases")
     assert findings(runs) == [f"{MODEL} has forecasts and model versions, but no champion"]
     sql(runs.home, "mlflow.db", "UPDATE model_version_tags SET value = 'rejected' WHERE key = 'status'")
@@ -443,7 +400,7 @@ def test_a_file_that_is_no_registry_is_named_and_not_changed(runs: Runs, change:
     assert runs.home.registry.read_bytes() == before
 
 
-@pytest.mark.parametrize("bundle", ["../elsewhere", "/etc", "..", ".draft", "a/b", ""])
+@pytest.mark.parametrize("bundle", ["../elsewhere", "/etc", ".draft", ""])
 def test_a_bundle_that_is_no_plain_folder_is_refused(runs: Runs, bundle: str) -> None:
     models = Models(runs.home)
     models.mark(models.version(BTC, "calibrated", "1"), {"bundle": bundle})
@@ -508,13 +465,6 @@ def test_scores_that_contradict_their_forecast_or_close_are_named(runs: Runs) ->
         f"{subject}its error is not the forecast less the close",
         f"{subject}its close is not the one of its data version",
     ]
-
-
-def test_missing_scores_are_named(runs: Runs) -> None:
-    shutil.rmtree(runs.home.root / "scores")
-    lines = findings(runs)
-    assert len(lines) == DAYS - 1
-    assert all(line.endswith("was scored, and has no score") for line in lines)
 
 
 def replaced(table: pa.Table, column: str, value: object) -> pa.Table:
