@@ -120,10 +120,10 @@ def existing_home(root: Path | None) -> Home:
     """
     from flows.settings import home_at
     from storage.locks.bucket_owner import prepare_home
-    from storage.prices.engine import database_engine, require_current_schema
+    from storage.prices.engine import require_current_schema
 
     home = home_at(root)
-    if database_engine(home).file is None or home.storage_url:
+    if home.is_elsewhere:
         prepare_home(home)  # other machines may have written it, whatever this one has
     elif not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")

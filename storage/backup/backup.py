@@ -28,9 +28,8 @@ from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST, fetch_bundle
 from storage.models.registry import Models
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
-from storage.tables.delta import snapshot
+from storage.tables.delta import data_files, snapshot
 from storage.tables.schemas import TABLES
-from storage.upkeep.file_integrity import data_files
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -97,13 +96,9 @@ def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) ->
     recorded, lines = read_checksums(folder), list[str]()
     log = [path for path in (folder / LOG).files() if _is_logged(path, table.version())]
     for path in (*data_files(folder, table), *log):
+        short = path.relative_to(folder).as_posix()
         try:
-            short = path.relative_to(folder).as_posix()
             sha256 = archive.add_file(f"{location.name}/{short}", path)
-        except ValueError as error:
-            raise Damaged(
-                f"the table {folder} names {path}, which is not in it: restore it from a backup"
-            ) from error
         except FileNotFoundError as error:
             raise Damaged(f"{path} is missing, but its table names it: run `closecast verify`") from error
         if path.name != "_last_checkpoint":

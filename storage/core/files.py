@@ -48,8 +48,7 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` durably: after a crash there is the old file or the new one, never a part.
 
-    Raises:
-        HomeUnusable: the folder cannot be written or the disk is full; no draft remains.
+    Where it cannot be written, `HomeUnusable` is raised and no draft remains.
     """
     # Not tempfile: its files are readable by their owner alone, and would stay so.
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -88,12 +87,9 @@ def old_drafts(folder: Path, before: float) -> list[Path]:
 
 
 def check_no_links(*paths: Path) -> None:
-    """Refuse a link where closecast writes or deletes: it may lead out of the home.
+    """Raise `HomeUnusable` for a link where closecast writes or deletes: it may lead out of the home.
 
     The home itself and its own folders may be links, to a bigger disk for instance.
-
-    Raises:
-        HomeUnusable: one of the paths is a link.
     """
     for path in paths:
         if path.is_symlink():
@@ -104,12 +100,7 @@ def check_no_links(*paths: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read: no link, and no pipe, on which reading may wait for ever.
-
-    Raises:
-        HomeUnusable: it is a link, a pipe or a device.
-        OSError: it cannot be opened.
-    """
+    """Open a regular file to read; `HomeUnusable` for a link, and a pipe, which may wait for ever."""
     check_no_links(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

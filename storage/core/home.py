@@ -74,6 +74,11 @@ class Home:
         """Where the things lie that machines may share: the home itself, or the bucket of `storage_url`."""
         return choose_location(self.root, self.storage_url)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether an address moves a part of it to where other machines may have written."""
+        return self.database_url is not None or self.storage_url is not None
+
     def table(self, name: str) -> Location:
         """Location of a Delta table, by its name in `storage.tables.schemas`."""
         return self.shared / name

@@ -52,7 +52,7 @@ class Location(Protocol):
     def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
     def folder_names(self) -> list[str]: ...  # directly below, without links
     def files(self, *, after: str | None = None) -> list[Self]: ...  # below, sorted, no links, from a name on
-    def located(self, uri: str) -> Self: ...  # the data file of an address by Delta
+    def located(self, uri: str) -> Self: ...  # the file of Delta's address; ValueError where it leads out
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
     def check_reachable(self) -> None: ...
     def claim(self, identity: Callable[[], str], address: str) -> None: ...  # for one price database
@@ -107,9 +107,10 @@ class LocalPath(PosixPath):
         return hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def located(self, uri: str) -> Self:
-        """A path that climbs out of its folder stays quoted, and names no file."""
-        path = urlsplit(uri).path if "://" in uri else uri
-        return type(self)(path if ".." in Path(unquote(path)).parts else unquote(path))
+        path = type(self)(unquote(urlsplit(uri).path if "://" in uri else uri))
+        if ".." in path.parts:
+            raise ValueError(path)
+        return path
 
     @property
     def storage_options(self) -> None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -27,10 +28,8 @@ DECIDING = (
 def code_version(*packages: Path) -> str:
     """The release and a digest of the code that decides figures: `0.1.0+0123456789ab`.
 
-    A digest rather than a commit, since it holds with uncommitted changes and without git.
-
-    Args:
-        packages: folders or files of a user's own profile, which count as well.
+    A digest rather than a commit, since it holds with uncommitted changes and without git. The `packages`,
+    folders or files of a user's own profile, count as well.
     """
     digest = hashlib.sha256()
     for root in (*(PROJECT / name for name in DECIDING), *packages):
@@ -44,10 +43,8 @@ def git_commit() -> str | None:
     """The commit of closecast's own repository, for lineage; None where its source lies in no such one."""
     command = ["git", "-C", str(PROJECT), "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:  # no repository, or none with a commit
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or none with a commit
         return None
     # In a virtual environment the repository around it is somebody else's.
     folder, commit = done.stdout.splitlines()
@@ -57,9 +54,8 @@ def git_commit() -> str | None:
 def processor() -> str:
     """The processor's model name where Linux reports it, for others may round otherwise."""
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        fields = (line.partition(":") for line in lines)
-        return next((value.strip() for name, _, value in fields if name.strip() == "model name"), "")
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return name[1] if (name := re.search(r"^model name\s*:\s*(.*\S)", text, re.M)) else ""
     return platform.processor()
 
 

@@ -162,6 +162,8 @@ class S3Path:
         return self
 
     def located(self, uri: str) -> S3Path:
+        if not uri.startswith(f"{self}/"):  # an address of S3 has its `..` resolved
+            raise ValueError(uri)
         return S3Path(self.bucket, uri.removeprefix(f"s3://{self.bucket}/"))
 
     @property

@@ -79,7 +79,7 @@ def registry_integrity(home: Home) -> list[str]:
     Raises:
         HomeUnusable: it cannot be opened, and its content may be as it was.
     """
-    if database_engine(home).file is None or not home.registry.is_file():
+    if not home.registry.is_file():
         return []
     try:
         with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:

@@ -34,11 +34,7 @@ def unreadable_checksums(folder: Location) -> list[str]:
 
 
 def record_checksums(folder: Location, newest: int) -> None:
-    """Record the files of the commit of that number, and of those just before it that are not recorded yet.
-
-    Raises:
-        HomeUnusable: the list cannot be written.
-    """
+    """Record the files of the commit of that number, and of those just before it that are not recorded."""
     start = newest - LOOK_BACK
     lines = (folder / CHECKSUMS).read_lines(after=start)
     if _malformed(lines):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -86,11 +85,7 @@ class Table:
         return part
 
     def read(self, condition: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows that match, all by default, typed as in the schema; none when there is no table yet.
-
-        Raises:
-            Damaged: there is a table that cannot be read.
-        """
+        """The rows that match, all by default, typed as in the schema; none when there is no table yet."""
         return self.snapshot().read(condition, columns)
 
     def add(
@@ -104,9 +99,7 @@ class Table:
 
         Raises:
             ValueError: a column that the table does not have, a missing value, or a key that comes twice.
-            HomeUnusable: the table cannot be written.
-            HomeBusy: others write to it all the time.
-            Damaged: there is a table that cannot be read.
+            HomeUnusable, HomeBusy, Damaged: it cannot be written, others write all the time, or not be read.
         """
         checked = self.checked(rows)
         if not checked.num_rows:
@@ -249,14 +242,19 @@ def _version(table: DeltaTable | None) -> int:
     return -1 if table is None else table.version()
 
 
-def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
-    """The table's files as a PyArrow dataset; only the named products' files are opened.
+def data_files(folder: Location, table: DeltaTable) -> list[Location]:
+    """The data files of a table's state; `Damaged` where its log names one outside of the folder."""
+    try:
+        return [folder.located(uri) for uri in table.file_uris()]
+    except ValueError as error:
+        raise Damaged(
+            f"the table {folder} names {error}, which is not in it: restore it from a backup"
+        ) from error
 
-    Raises:
-        Damaged: its log names a file outside of it.
-    """
-    if outside := [file for file in map(unquote, table.file_uris()) if "/../" in file]:
-        raise Damaged(f"the table {folder} names {outside[0]}, which is not in it: restore it from a backup")
+
+def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
+    """The table's files as a PyArrow dataset; only the named products' files are opened."""
+    data_files(folder, table)
     partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
     filesystem = folder.arrow_filesystem()
     return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)

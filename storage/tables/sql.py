@@ -67,9 +67,8 @@ def query(home: Home, sql: str) -> pa.Table:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise BadQuery(
-                    f"sql needs exactly one SELECT, not {_kinds(statements)}: the tables are read-only"
-                )
+                kinds = " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
+                raise BadQuery(f"sql needs exactly one SELECT, not {kinds}: the tables are read-only")
             _register(connection, home, prices)
             rows = _interruptible(connection, statements[0])
         except duckdb.Error as error:
@@ -128,10 +127,6 @@ def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices)
     for name, table in TABLES.items():
         dataset = Table(home.table(name), table).snapshot().dataset
         connection.register(name, table.arrow.empty_table() if dataset is None else dataset)
-
-
-def _kinds(statements: list[duckdb.Statement]) -> str:
-    return " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from storage.core.errors import BadFile, ClosecastError, Damaged
 from storage.core.files import sha256_file
@@ -15,10 +14,7 @@ from storage.models.registry import Models
 from storage.models.version import ModelVersion
 from storage.prices.raw_responses import raw_sha256s, read_raw
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
-from storage.tables.delta import open_table
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
+from storage.tables.delta import data_files, open_table
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -54,11 +50,6 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
     for path in paths:
         findings += _file_findings(path, checksums.get(path))
     return len(paths), findings
-
-
-def data_files(folder: Location, table: DeltaTable) -> list[Location]:
-    """The data files of a table's state, below its resolved folder."""
-    return [folder.located(uri) for uri in table.file_uris()]
 
 
 def _numbered(log: Location, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Location]:

@@ -16,8 +16,7 @@ from storage.tables.checksums import (
     read_checksums,
     unreadable_checksums,
 )
-from storage.tables.delta import Table, open_table
-from storage.upkeep.file_integrity import data_files
+from storage.tables.delta import Table, data_files, open_table
 from tests.processes import run_at_once
 from tests.storage.tables.rows import NUMBERS, number
 
@@ -81,12 +80,12 @@ def test_files_that_are_gone_are_pruned(folder: LocalPath) -> None:
 
 
 def _add(folder: Path, product_id: str) -> None:
-    for value in range(10):
+    for value in range(5):
         table_in(folder).add([number(value, product_id)])
 
 
 def test_processes_at_once_lose_and_mix_no_line(folder: LocalPath) -> None:
-    run_at_once(_add, *((folder, f"P{n}-USD") for n in range(4)))
+    run_at_once(_add, *((folder, f"P{n}-USD") for n in range(3)))
     assert unreadable_checksums(folder) == []
     assert set(read_checksums(folder)) == files(folder)
 

@@ -215,7 +215,7 @@ def test_after_a_conflict_the_table_is_read_again(
     assert table.read(ds.field("name") == "b")["note"].to_pylist() == ["faster"]
 
 
-def add_and_die(root: Path, name: str, call: int) -> None:
+def add_and_die(folder: Location, name: str, call: int) -> None:
     """Die when `storage.tables.delta.name` is called for that time."""
     usual, calls = getattr(delta, name), []
 
@@ -224,7 +224,7 @@ def add_and_die(root: Path, name: str, call: int) -> None:
         return die() if len(calls) == call else usual(*args)
 
     setattr(delta, name, count)
-    table_in(root).add([row("a"), row("b")])
+    Table(folder, SCHEMA).add([row("a"), row("b")])
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,8 @@ def add_and_die(root: Path, name: str, call: int) -> None:
     [("sync_commit", 1, []), ("_partitions", 1, []), ("sync_commit", 2, ["a", "b"])],
     ids=["created, not yet synced", "before the rows", "rows there, not yet synced"],
 )
-def test_killed_in_the_first_commits(
-    table: Table, tmp_path: Path, name: str, call: int, kept: list[str]
-) -> None:
-    assert run_process(add_and_die, tmp_path, name, call) == -9
+def test_killed_in_the_first_commits(table: Table, name: str, call: int, kept: list[str]) -> None:
+    assert run_process(add_and_die, table.folder, name, call) == -9
     assert names(table) == kept
     assert table.add([row("a"), row("b"), row("c")]) == 3 - len(kept)
     assert names(table) == ["a", "b", "c"]
@@ -265,16 +263,6 @@ def test_data_is_synced_before_the_log(table: Table, monkeypatch: pytest.MonkeyP
     assert len(files) == 2
     assert all(synced.index(path) < synced.index(entry) for path in files)
     assert {str(Path(path).parent) for path in [*files, entry]} <= set(synced)
-
-
-def test_adding_after_a_checkpoint(table: Table) -> None:
-    for name in "abc":
-        table.add([row(name)])
-    state = table.snapshot()
-    assert state.delta is not None
-    state.delta.create_checkpoint()  # as Delta does every 100 commits
-    assert table.add([row("c"), row("d")]) == 1
-    assert names(table) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize(

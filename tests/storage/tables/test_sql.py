@@ -4,6 +4,7 @@ import subprocess
 import sys
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 
 from storage.core.errors import BadQuery, ClosecastError
 from storage.core.home import Home
+from storage.core.location import Location
 from storage.prices.price_store import Prices
 from storage.tables import sql
 from storage.tables.schemas import TABLES
@@ -57,7 +59,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
+def rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
     result = query(home, sql)
     return list(zip(*(column.to_pylist() for column in result.columns), strict=True))
 
@@ -65,27 +67,13 @@ def rows(home: Home, sql: str) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("kind", ["empty", "full"])
 def test_all_views_are_there(kind: str, request: pytest.FixtureRequest) -> None:
     home: Home = request.getfixturevalue(kind)
-    assert sorted(name for (name,) in rows(home, "SHOW TABLES")) == sorted(VIEWS)
-    listed = rows(home, "SELECT table_name FROM information_schema.tables ORDER BY 1")
-    assert [name for (name,) in listed] == sorted(VIEWS)
+    assert [name for (name,) in rows(home, "SHOW TABLES")] == sorted(VIEWS)
     schemas = PRICES | {name: schema.arrow for name, schema in TABLES.items()}
     assert tuple(schemas) == VIEWS
     for name, schema in schemas.items():
-        columns = rows(
-            home,
-            "FROM information_schema.columns SELECT column_name"
-            f" WHERE table_name = '{name}' ORDER BY ordinal_position",
-        )
-        assert [column for (column,) in columns] == schema.names
-        assert query(home, f"FROM {name}").column_names == schema.names
-        described = [found[0] for found in rows(home, f"DESCRIBE {name}")]
-        assert described == schema.names
-
-
-def test_counts_of_an_empty_and_a_full_home(empty: Home, full: Home) -> None:
-    for name, count in zip(VIEWS, COUNTS, strict=True):
-        assert rows(empty, f"FROM {name} SELECT count(*)") == [(0,)]
-        assert rows(full, f"FROM {name} SELECT count(*)") == [(count,)]
+        table = query(home, f"FROM {name}")
+        assert table.column_names == schema.names
+        assert table.num_rows == (COUNTS[VIEWS.index(name)] if kind == "full" else 0)
 
 
 @pytest.mark.parametrize("kind", ["empty", "full"])
@@ -114,11 +102,8 @@ def test_a_view_holds_its_rows_however_it_is_named(full: Home, name: str) -> Non
 def test_queries_over_prices_and_forecasts(full: Home) -> None:
     days = rows(full, "SELECT min(day_utc), max(day_utc) FROM closes WHERE product_id = 'BTC-USD'")
     assert days == [(FIRST, FIRST + timedelta(days=29))]
-    restated = rows(
-        full,
-        "SELECT day_utc, count(*) FROM candles GROUP BY day_utc HAVING count(*) > 1 ORDER BY day_utc",
-    )
-    assert restated == [(FIRST + timedelta(days=29), 2)]
+    restated = rows(full, "SELECT day_utc FROM candles GROUP BY day_utc HAVING count(*) > 1")
+    assert restated == [(FIRST + timedelta(days=29),)]
     joined = rows(
         full,
         "WITH p AS (SELECT * FROM predictions WHERE product_id = 'BTC-USD' AND"
@@ -129,28 +114,21 @@ def test_queries_over_prices_and_forecasts(full: Home) -> None:
     assert joined == [(FIRST + timedelta(days=30), True, 1.5)]
     assert rows(full, "SELECT count(*) FROM closes a JOIN closes b USING (day_utc)") == [(30,)]
     assert rows(full, "-- a note\nselect 1 as one;") == [(1,)]
-    assert rows(full, "FROM closes SELECT count(*)") == [(30,)]
+    same = "SELECT count(*) FROM (SELECT * FROM candles EXCEPT SELECT * FROM candles)"
+    assert rows(full, same) == [(0,)]
 
 
 @pytest.mark.parametrize(
     ("sql", "answer"),
     [
         ("SELECT component FROM components WHERE quantiles[12] > 50", [("garch",)]),
-        ("SELECT quantiles[12] FROM components WHERE component = 'ensemble'", [(11.0,)]),
-        ("SELECT count(*) FROM components WHERE product_id = 'ETH-USD'", [(0,)]),
         ("SELECT calibrator_version FROM calibrator WHERE previous_version IS NULL", [("t0",)]),
-        ("SELECT quantile_offsets[23] FROM calibrator WHERE quantile_offsets[1] = 100", [(122.0,)]),
-        ("SELECT component FROM backtests WHERE component > 'ewma' OR component = 'garch'", [("lstm",)]),
         ("SELECT component FROM backtests WHERE backtest_id = 'b' AND quantiles IS NULL", [("ewma",)]),
-        ("SELECT component, close FROM backtests WHERE len(quantiles) = 23", [("lstm", 10.0)]),
+        ("SELECT count(*) FROM backtests WHERE origin_day BETWEEN '2019-01-31' AND '2019-02-01'", [(2,)]),
         ("SELECT close FROM scores WHERE data_version LIKE '%@31:%' AND covered_80 IS NULL", [(10.5,)]),
         ("SELECT max(close) FROM scores JOIN predictions USING (product_id, prediction_id)", [(10.5,)]),
-        ("SELECT i.component FROM components i JOIN predictions p USING (prediction_id)"
-         " WHERE p.target_day = DATE '2019-01-31' AND i.sigma < .1 ORDER BY 1",
-         [("ensemble",), ("garch",)]),
-        ("SELECT count(*) FROM backtests WHERE origin_day BETWEEN '2019-01-31' AND '2019-02-01'", [(2,)]),
     ],
-)  # fmt: skip
+)
 def test_queries_over_the_other_tables(
     full: Home, empty: Home, sql: str, answer: list[tuple[object, ...]]
 ) -> None:
@@ -166,24 +144,19 @@ def test_repeated_column_names_are_numbered(full: Home) -> None:
     assert table.to_pylist()[0] == {"product_id": BTC, "product_id_1": BTC, "product_id_1_1": 1, "2": 2}
 
 
-FOREIGN = [
+NOT_ONE_SELECT = [
     "",
-    "   ;",
     "-- only a note",
     "selec 1",
     "SELECT 1; SELECT 2",
     "SELECT 1; DROP VIEW closes",
     "SELECT * FROM nowhere",
-    "SELECT nothing FROM closes",
     "SELECT ?",
-    "SELECT 1 +",
     "SELECT '" + "x" * 3000,
     "INSERT INTO closes VALUES (1)",
-    "UPDATE closes SET close = 1",
     "DELETE FROM predictions",
     "DROP VIEW predictions",
     "CREATE TABLE t (a int)",
-    "CREATE VIEW closes AS SELECT 1",
     "WITH a AS (DELETE FROM predictions RETURNING *) SELECT * FROM a",
     "ATTACH '{file}' AS other",
     "ATTACH '{home}/prices.db' (TYPE sqlite)",
@@ -192,11 +165,9 @@ FOREIGN = [
     "EXPORT DATABASE '{out}'",
     "SELECT * FROM read_csv('{file}')",
     "SELECT * FROM read_text('{file}')",
-    "SELECT * FROM read_blob('{file}')",
     "SELECT * FROM read_json('{file}')",
     "SELECT * FROM read_parquet('{home}/predictions/*/*.parquet')",
     "SELECT * FROM glob('{home}/*')",
-    "SELECT * FROM sniff_csv('{file}')",
     "SELECT * FROM '{file}'",
     "SELECT * FROM sqlite_scan('{home}/prices.db', 'candles')",
     "SELECT * FROM delta_scan('{home}/predictions')",
@@ -207,20 +178,16 @@ FOREIGN = [
     "LOAD httpfs",
     "SET enable_external_access = true",
     "SET memory_limit = '1GB'",
-    "RESET ALL",
     "PRAGMA database_list; SELECT 1",
     "PRAGMA enable_profiling",
     "CALL enable_logging()",
     "EXPLAIN SELECT 1",
     "BEGIN",
-    "CHECKPOINT",
-    "USE memory",
-    "VACUUM",
     "SELECT * FROM frame",
 ]
 
 
-@pytest.mark.parametrize("sql", FOREIGN)
+@pytest.mark.parametrize("sql", NOT_ONE_SELECT)
 def test_anything_but_one_select_is_refused_in_one_line(
     sql: str, full: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,11 +211,7 @@ def test_a_result_that_is_too_large_is_refused(full: Home, monkeypatch: pytest.M
         query(full, "SELECT * FROM range(100000000000)")
 
 
-def test_the_views_are_unchanged_after_all_of_that(full: Home) -> None:
-    assert [rows(full, f"FROM {name} SELECT count(*)")[0][0] for name in VIEWS] == COUNTS
-
-
-def many(home: Home, products: tuple[str, ...], days: int) -> list[Path]:
+def many(home: Home, products: tuple[str, ...], days: int) -> list[Location]:
     """Forecasts of consecutive days in one file a product."""
     for first in (0, days // 2):
         for product in products:
@@ -266,33 +229,31 @@ COUNTED = "SELECT count(*), min(point) FROM predictions WHERE "
 APRIL = "target_day BETWEEN DATE '2019-04-01' AND DATE '2019-04-30'"
 
 
-@pytest.mark.parametrize("hurt", ["gone", "damaged"])
-@pytest.mark.parametrize(
-    "test",
-    [
+@pytest.mark.parametrize("damage", ["gone", "not Parquet"])
+def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, damage: str) -> None:
+    home = Home(tmp_path).prepare()
+    btc, eth = many(home, (BTC, "ETH-USD"), 120)
+    assert "BTC-USD" in str(btc)
+    if damage == "gone":
+        eth.unlink()
+    else:
+        eth.put(bytes(1000))
+    for where in (
         f"product_id = 'BTC-USD' AND {APRIL}",
         "product_id = 'BTC-USD' AND date_trunc('month', target_day) = DATE '2019-04-01'",
         "product_id = 'BTC-USD' AND year(target_day) = 2019 AND month(target_day) = 4",
         f"product_id IN ('BTC-USD', 'XRP-USD') AND {APRIL}",
-    ],
-)
-def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, test: str, hurt: str) -> None:
-    home = Home(tmp_path).prepare()
-    btc, eth = many(home, (BTC, "ETH-USD"), 120)
-    assert "BTC-USD" in str(btc)
-    if hurt == "gone":
-        eth.unlink()
-    else:
-        eth.write_bytes(bytes(eth.stat().st_size))
-    assert rows(home, COUNTED + test) == [(30, 89.0)]
+    ):
+        assert rows(home, COUNTED + where) == [(30, 89.0)]
     with pytest.raises(ClosecastError):
         query(home, COUNTED + APRIL)
 
 
+@pytest.mark.folder
 def test_a_query_of_a_month_reads_no_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "GROUP_ROWS", 8)
     home = Home(tmp_path).prepare()
-    (path,) = many(home, (BTC,), 120)
+    path = Path(str(*many(home, (BTC,), 120)))
     metadata = pq.ParquetFile(path).metadata
     assert metadata.num_row_groups == 15
     place = pq.read_schema(path).names.index("target_day")
@@ -306,11 +267,6 @@ def test_a_query_of_a_month_reads_no_other_rows(tmp_path: Path, monkeypatch: pyt
     assert rows(home, COUNTED + APRIL) == [(30, 89.0)]
     with pytest.raises(ClosecastError):
         query(home, "SELECT point FROM predictions WHERE target_day < DATE '2019-02-01'")
-
-
-def test_a_view_scanned_twice_is_read_once(full: Home) -> None:
-    found = rows(full, "SELECT count(*) FROM (SELECT * FROM candles EXCEPT SELECT * FROM candles)")
-    assert found == [(0,)]
 
 
 def test_unusual_types_come_back_as_a_table(empty: Home) -> None:

@@ -9,16 +9,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
+from storage.core.location import Location
 from storage.tables.delta import Table
 from storage.tables.schemas import TABLES, components
 from storage.upkeep import compaction
@@ -59,8 +58,12 @@ def filled(home: Home, days: int, *, first: int = 0) -> Table:
     return table
 
 
+def folder(home: Home) -> Path:
+    return home.root / "components"
+
+
 def delta(home: Home, version: int | None = None) -> DeltaTable:
-    return DeltaTable(str(home.components), version=version)
+    return DeltaTable(str(folder(home)), version=version)
 
 
 def numbers(table: pa.Table) -> list[int]:
@@ -70,14 +73,14 @@ def numbers(table: pa.Table) -> list[int]:
 
 
 def data_files(home: Home) -> set[Path]:
-    return {path for path in home.components.rglob("*.parquet") if path.parent.name != "_delta_log"}
+    return {path for path in folder(home).rglob("*.parquet") if path.parent.name != "_delta_log"}
 
 
-def grow_older(folder: Path, days: int) -> None:
+def grow_older(root: Path, days: int) -> None:
     """Move everything a Delta table knows of time back: the files' own times, and what the log says."""
     shift = days * DAY
     stamps = r'"(deletionTimestamp|timestamp|modificationTime|createdTime)":(\d+)'
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
+    for path in [path for path in root.rglob("*") if path.is_file()]:
         written = path.stat().st_mtime - shift
         if path.suffix == ".json":
             text = path.read_text()
@@ -99,9 +102,11 @@ def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> Non
     before = table.read().sort_by(order)
     assert compact_table(home, "components") == Compaction("components", 14, 2, 0)
     assert table.read().sort_by(order) == before
+    assert table.read(ds.field("prediction_id").isin(["p1", "p3"])).num_rows == 6  # texts can be filtered
+    assert table.read((ds.field("component") >= "l") & (ds.field("target_day") > FIRST)).num_rows == 12
     partitions = {Path(uri).parent.name for uri in delta(home).file_uris()}
     assert partitions == {"product_id=BTC-USD", "product_id=ETH-USD"}
-    entry = home.components / "_delta_log" / f"{delta(home).version():020d}.json"
+    entry = folder(home) / "_delta_log" / f"{delta(home).version():020d}.json"
     actions = [json.loads(line) for line in entry.read_text().splitlines()]
     changes = [
         action[kind]["dataChange"] for action in actions for kind in ("add", "remove") if kind in action
@@ -127,31 +132,15 @@ def test_a_full_file_is_not_rewritten(home: Home, monkeypatch: pytest.MonkeyPatc
     assert numbers(components(home).read()) == list(range(500))
 
 
-def test_texts_stay_plain_so_that_every_column_can_be_filtered(home: Home) -> None:
-    table = filled(home, 5)
-    compact_table(home, "components")
-    (path,) = delta(home).file_uris()
-    kinds = {field.name: field.type for field in pq.read_schema(path)}
-    assert {kinds[name] for name in ("prediction_id", "component", "calibrator_version")} == {pa.string()}
-    assert table.read(ds.field("prediction_id").isin(["p1", "p3"])).num_rows == 4
-    assert table.read(ds.field("calibrator_version") == "r:2").num_rows == 1
-    assert table.read(ds.field("calibrator_version").is_null()).num_rows == 5
-    assert table.read((ds.field("component") >= "l") & (ds.field("target_day") > FIRST)).num_rows == 4
-    dataset = table.snapshot().dataset
-    assert dataset is not None
-    asked = "SELECT prediction_id FROM dataset WHERE component = 'lstm' AND calibrator_version > 'r:3'"
-    assert duckdb.sql(asked).fetchall() == [("p4",)]
-
-
 @pytest.mark.parametrize(("days", "kept"), [(29, 4), (31, 0)])
 def test_replaced_files_are_kept_for_thirty_days_however_old_their_rows(
     home: Home, days: int, kept: int
 ) -> None:
     filled(home, 4)
-    grow_older(home.components, 60)
+    grow_older(folder(home), 60)
     replaced = data_files(home)
     compaction._compact(home.components)
-    grow_older(home.components, days)
+    grow_older(folder(home), days)
     assert compact_table(home, "components") == Compaction("components", 1, 1, 4 - kept)
     assert len(replaced & data_files(home)) == kept
     assert numbers(components(home).read()) == [0, 1, 2, 3]
@@ -161,10 +150,10 @@ def test_versions_of_thirty_days_can_be_read_and_older_entries_are_dropped(home:
     filled(home, 5)
     compact_table(home, "components")
     old = delta(home).version()
-    grow_older(home.components, 40)
+    grow_older(folder(home), 40)
     filled(home, 3, first=5)
     compact_table(home, "components")
-    entries = {path.name for path in (home.components / "_delta_log").glob("*.json")}
+    entries = {path.name for path in (folder(home) / "_delta_log").glob("*.json")}
     assert f"{0:020d}.json" not in entries
     for back in range(4):
         version = delta(home).version() - back
@@ -175,8 +164,8 @@ def test_versions_of_thirty_days_can_be_read_and_older_entries_are_dropped(home:
 
 def test_old_files_of_killed_runs_are_deleted(home: Home) -> None:
     table = filled(home, 2)
-    folder = next(iter(data_files(home))).parent
-    young, old = folder / "young.parquet", folder / "old.parquet"
+    partition = next(iter(data_files(home))).parent
+    young, old = partition / "young.parquet", partition / "old.parquet"
     for path in (young, old):
         path.write_bytes(b"not committed")
     long_ago = time.time() - 31 * DAY
@@ -189,39 +178,34 @@ def test_old_files_of_killed_runs_are_deleted(home: Home) -> None:
 
 def test_a_dry_run_changes_nothing(home: Home) -> None:
     filled(home, 3)
-    before = {path: path.stat().st_mtime_ns for path in home.components.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder(home).rglob("*")}
     assert compact_table(home, "components", dry_run=True) == Compaction("components", 3, 3, 0)
-    assert {path: path.stat().st_mtime_ns for path in home.components.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder(home).rglob("*")} == before
 
 
-def test_rows_are_added_after_a_compaction_in_between(home: Home) -> None:
+def test_a_compaction_in_between_neither_makes_nor_hides_a_conflict(home: Home) -> None:
     table = filled(home, 3)
     state = table.begin()
     compact_table(home, "components")
     assert table.insert(state, table.checked(rows(3))) == 2
-    assert numbers(table.read()) == [0, 1, 2, 3]
-
-
-def test_a_compaction_in_between_hides_no_conflict(home: Home) -> None:
-    table = filled(home, 1)
     state = table.begin()
-    assert table.add(rows(1)) == 2
+    assert table.add(rows(4)) == 2
     compact_table(home, "components")
     with pytest.raises(CommitFailedError):
-        table.insert(state, table.checked(rows(1)))
-    assert table.add(rows(1)) == 0
-    assert numbers(table.read()) == [0, 1]
+        table.insert(state, table.checked(rows(4)))
+    assert table.add(rows(4)) == 0
+    assert numbers(table.read()) == [0, 1, 2, 3, 4]
 
 
 def test_one_compaction_at_a_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(home, 4)
     compact, refused = compaction._compact, []
 
-    def try_another(folder: Path) -> None:
+    def try_another(location: Location) -> None:
         with pytest.raises(HomeBusy, match="another upkeep") as caught:
             compact_table(home, "components", wait_seconds=0.1)
         refused.append(str(caught.value))
-        compact(folder)
+        compact(location)
 
     monkeypatch.setattr(compaction, "_compact", try_another)
     assert compact_table(home, "components") == Compaction("components", 4, 1, 0)
@@ -307,7 +291,7 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
     monkeypatch.setattr(os, "fsync", fsync)
     compact_table(home, "components")
     (file,) = delta(home).file_uris()
-    log = home.components / "_delta_log"
+    log = folder(home) / "_delta_log"
     version = f"{delta(home).version():020d}"
     entry, checkpoint = str(log / f"{version}.json"), str(log / f"{version}.checkpoint.parquet")
     assert synced.index(file) < synced.index(entry) < synced.index(checkpoint)
@@ -317,7 +301,7 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
 
 def test_a_damaged_table_says_so(home: Home) -> None:
     filled(home, 2)
-    log = home.components / "_delta_log" / f"{0:020d}.json"
+    log = folder(home) / "_delta_log" / f"{0:020d}.json"
     log.write_bytes(log.read_bytes()[:20])
     with pytest.raises(Damaged, match="restore"):
         compact_table(home, "components")
