@@ -30,69 +30,66 @@ def main() -> None:
     """Run the parts that are asked for, and print their tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prices", type=Path, required=True, help="folder of the price files")
-    parser.add_argument("--home", type=Path, help="where everything is kept; a folder that is removed after")
+    parser.add_argument("--home", type=Path, help="where everything is root; a folder that is removed after")
     parser.add_argument("--only", choices=PARTS, action="append", help="part to run; all by default")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     logging.getLogger("closecast").setLevel(logging.WARNING)
-    kept = given.home or Path(tempfile.mkdtemp(prefix="closecast-accuracy-"))
-    for name in given.only or PARTS:
+    root = arguments.home or Path(tempfile.mkdtemp(prefix="closecast-accuracy-"))
+    for name in arguments.only or PARTS:
         print(f"\n## {name}\n", flush=True)
-        PARTS[name](given.prices, kept)
-    if not given.home:
-        shutil.rmtree(kept)
+        PARTS[name](arguments.prices, root)
+    if not arguments.home:
+        shutil.rmtree(root)
 
 
-def whole_span(prices: Path, kept: Path) -> None:
+def whole_span(prices: Path, root: Path) -> None:
     """BTC-USD, the two files joined, about two thousand days."""
-    print(_backtest(_home(prices, kept, "btc", {"BTC-USD": (ARTICLE, BTC)}), "BTC-USD", date(2023, 6, 29))[0])
+    print(_backtest(_home(prices, root, "btc", {"BTC-USD": (ARTICLE, BTC)}), "BTC-USD", date(2023, 6, 29))[0])
 
 
-def article_file(prices: Path, kept: Path) -> None:
+def article_file(prices: Path, root: Path) -> None:
     """The article's file alone, its last 396 days."""
-    home = _home(prices, kept, "article", {"BTC-USD": (ARTICLE,)})
+    home = _home(prices, root, "article", {"BTC-USD": (ARTICLE,)})
     print(_backtest(home, "BTC-USD", date(2020, 6, 3), start=date(2019, 5, 5))[0])
 
 
-def pooled(prices: Path, kept: Path) -> None:
+def pooled(prices: Path, root: Path) -> None:
     """BTC-USD with ETH-USD and LTC-USD in its training and without, side by side."""
     from tasks.core.quantiles import crps
     from tasks.evaluation.significance import compare
 
     files = {"BTC-USD": (ARTICLE, BTC), "ETH-USD": (ETH,), "LTC-USD": (LTC,)}
-    home, end = _home(prices, kept, "pooled", files), date(2020, 11, 19)
+    home, end = _home(prices, root, "pooled", files), date(2020, 11, 19)
     scores = []
     for products in (("BTC-USD", "ETH-USD", "LTC-USD"), ()):
-        text, found = _backtest(home, "BTC-USD", end, pool_products=products)
+        text, evaluation = _backtest(home, "BTC-USD", end, pool_products=products)
         print(f"### {'pooled' if products else 'alone'}\n\n{text}\n")
-        came = np.log(found.close / found.last_close)
-        scores.append(
-            {name: crps(came, quantiles) for name, quantiles in found.quantiles.items() if name in OWN}
-        )
+        outcomes = np.log(evaluation.close / evaluation.last_close)
+        scores.append({name: crps(outcomes, evaluation.quantiles[name]) for name in OWN})
     print("### pooled over alone\n\n| | CRPS ratio | 95 % interval | DM p |\n|---|---|---|---|")
     for name, text in OWN.items():
-        said = compare(scores[0][name], scores[1][name], seed=2020)
-        print(f"| {text} | {said.ratio:.4f} | {said.lower:.4f} to {said.upper:.4f} | {said.p_value:.2g} |")
+        over = compare(scores[0][name], scores[1][name], seed=2020)
+        print(f"| {text} | {over.ratio:.4f} | {over.lower:.4f} to {over.upper:.4f} | {over.p_value:.2g} |")
 
 
 OWN = {"calibrated": "forecast (half HAR, tracked)", "lstm": "networks alone"}
 
 
-def ether(prices: Path, kept: Path) -> None:
+def ether(prices: Path, root: Path) -> None:
     """ETH-USD, untuned."""
-    print(_backtest(_home(prices, kept, "eth", {"ETH-USD": (ETH,)}), "ETH-USD", date(2020, 11, 18))[0])
+    print(_backtest(_home(prices, root, "eth", {"ETH-USD": (ETH,)}), "ETH-USD", date(2020, 11, 18))[0])
 
 
 PARTS = {"whole-span": whole_span, "article-file": article_file, "pooled": pooled, "ether": ether}
 
 
-def _home(prices: Path, kept: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
+def _home(prices: Path, root: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
     """A home with the files imported, one after the other: the later one's figures count."""
-    from flows.importing import import_file
-
+    from flows.actions import import_file
     from flows.settings import home_at, market_of
 
-    home = home_at(kept / name).prepare()
+    home = home_at(root / name).prepare()
     for product, paths in files.items():
         for path in paths:
             import_file(home, market_of(product_id=product, source="csv", csv=prices / path))
@@ -103,13 +100,13 @@ def _backtest(home: str, product: str, end: date, *, start: date = START, **chan
     """The summary as Markdown, and the forecasts."""
     from flows.backtest import rolling_backtest
     from flows.settings import home_at
-    from tasks.backtest.result import evaluation_of
+    from tasks.backtest.result import read_evaluation
     from tasks.backtest.summary import markdown
 
-    verdict = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
-    refused = sum("refused" in said for said in verdict.gates)
-    text = f"{markdown(verdict.summary)}\n\nChallengers: {len(verdict.gates)}, refused: {refused}."
-    return text, evaluation_of(home_at(home), product, verdict.backtest_id)
+    result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
+    refused = sum("refused" in gate for gate in result.gates)
+    text = f"{markdown(result.summary)}\n\nChallengers: {len(result.gates)}, refused: {refused}."
+    return text, read_evaluation(home_at(home), product, result.backtest_id, "calibrated")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
-from tasks.profiles.article_fit import fit_article
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
-from flows.settings import SAMPLE, SAMPLE_PRODUCT, profile_named
+from tasks.core.history import PriceHistory
 from tasks.prices.csv_reader import read_candles
+from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
 from tasks.prices.validation import check_candles
+from tasks.profiles.named import profile_named
 
 
 def main() -> None:
@@ -28,19 +31,20 @@ def main() -> None:
     parser.add_argument("--product", default=SAMPLE_PRODUCT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    given = parser.parse_args()
-    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)}
-    candles = read_candles(given.csv.read_bytes(), given.product, name=given.csv.name).candles
+    arguments = parser.parse_args()
+    changed = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    candles = read_candles(arguments.csv.read_bytes(), arguments.product, name=arguments.csv.name).candles
     closes = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
-    print(f"{given.csv.name}: {len(closes)} closes")
+    history = PriceHistory(arguments.product, closes, data_version="", series="csv@0")
+    print(f"{arguments.csv.name}: {len(closes)} closes")
     print("seed  seconds  first loss  last loss  last val_loss  test RMSE  test MAE  / naive")
     rmse = []
-    for seed in given.seeds:
+    for seed in arguments.seeds:
         profile = profile_named("article", {**changed, "seed": seed})
         start = time.perf_counter()
-        fitted = fit_article(closes, **profile.model_dump())
+        fitted = profile.fit(history, {})
         seconds = time.perf_counter() - start
-        losses, figures = fitted.losses, fitted.metrics
+        losses, figures = fitted.training.losses[0], fitted.training.metrics
         rmse.append(figures["test_rmse"])
         print(
             f"{seed:4d}  {seconds:7.1f}  {losses.training[0]:10.5f}  {losses.training[-1]:9.5f}"
@@ -48,9 +52,9 @@ def main() -> None:
             f"  {figures['test_mae']:8.1f}  {figures['rmse_ratio_to_naive']:7.2f}"
         )
     print(
-        f"naive: RMSE {figures['naive_rmse']:.1f}, MAE {figures['naive_mae']:.1f} USD over"
-        f" {len(fitted.test)} test days; model RMSE {min(rmse):.1f} to {max(rmse):.1f}, median"
-        f" {statistics.median(rmse):.1f}"
+        f"naive: RMSE {figures['naive_rmse']:.1f}, MAE {figures['naive_mae']:.1f} {history.quote_currency}"
+        f" over {fitted.training.windows['test']} test days; model RMSE {min(rmse):.1f} to {max(rmse):.1f}, "
+        f"median {statistics.median(rmse):.1f}"
     )
 
 

@@ -11,102 +11,88 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.rows import NO_OFFSETS, PROFILE, digest, forecast, score
 from storage.core.home import Home
-from storage.core.intervals import INTERVALS
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator, components
 from storage.tables.scores import Scores
-from tasks.core.quantiles import LEVELS
+from tasks.forecast.publish import component_rows
 from tests.engines import bucket_for, postgresql, s3, stop_servers
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store
 
 STORED = 2000
-METHODS = ("lstm", "last_close_250", "ewma_t", "garch_t", "har_t")
 
 
 def register(home: Home) -> None:
     """A model of the usual size, the champion."""
     models = Models(home)
-    with models.draft(BTC, "calibrated") as draft:
+    with models.draft(BTC, PROFILE.name) as draft:
         draft.write("model.weights.h5", bytes(300_000))
         draft.write_json("settings.json", {"units": 64})
         version = models.register(
-            draft, product_id=BTC, profile="calibrated", key="one", tags={}, params={}, metrics={}, curves={}
+            draft, product_id=BTC, profile=PROFILE.name, key="one", tags={}, params={}, metrics={}, curves={}
         )
     models.promote(version)
 
 
 def day(home: Home, number: int) -> dict[str, float]:
     """Do what a day does with its storage; seconds of each part."""
-    spent: dict[str, float] = {}
-    target = FIRST + timedelta(days=number + 1)
-    quantiles = [1000.0 + n for n in range(len(LEVELS))]
-    name = f"{number:032x}"
+    seconds: dict[str, float] = {}
+    origin = FIRST + timedelta(days=number)
 
-    def timed(what: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        answer = work()
-        spent[what] = time.perf_counter() - began
-        return answer
-
-    began = time.perf_counter()
-    home.prepare()
-    lock = product_lock(home, BTC)
-    timed("lock", lock.__enter__)
-    frame = made_up(number + 1).tail(8)
+    def timed(part: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        seconds[part] = time.perf_counter() - start
+        return result
 
     def bring() -> str:
         with Prices(home) as prices:
             prices.append(BTC, frame, source="csv", observed_at=NOW, payload_sha256=SHA)
-            return prices.data_version(BTC, frame["day_utc"].iloc[-1].date(), created_at=NOW)
+            return prices.data_version(BTC, origin, created_at=NOW)
 
-    data_version = timed("prices", bring)
-    timed("find the stored forecast", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
-    score = {"prediction_id": name, "product_id": BTC, "target_day": target, "close": 1.0}
-    timed("score", lambda: Scores(home).add([{**empty(Scores), **score, "data_version": data_version}]))
-    state = {"calibrator_version": name, "product_id": BTC, "profile": "calibrated", "recipe_version": "r"}
-    state |= {"target_day": target, "revision": 0, "quantile_offsets": [0.0] * 23, "created_at": NOW}
-    timed("calibrator state", lambda: calibrator(home).add([state]))
-
-    def champion() -> bytes:
+    def champion() -> None:
         with Prices(home) as prices:
             prices.closes_at(data_version)
-        version = Models(home).champion(BTC, "calibrated")
-        return Models(home).open(version).read("model.weights.h5") if version else b""
+        version = Models(home).champion(BTC, PROFILE.name)
+        if version:
+            Models(home).open(version).read("model.weights.h5")
 
+    start = time.perf_counter()
+    home.prepare()
+    lock = product_lock(home, BTC)
+    timed("lock", lock.__enter__)
+    frame = made_up(number + 1).tail(8)
+    data_version = timed("prices", bring)
+    new, old = (forecast(BTC, one, 1.0, data_version=data_version) for one in (origin, origin - timedelta(1)))
+    name, target = new.first.prediction_id, new.first.target_day
+    timed("find the stored forecast", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
+    scored = asdict(score(old, 1.0, number=number, data_version=data_version))
+    timed("score", lambda: Scores(home).add([scored]))
+    state = {"calibrator_version": digest(name), "product_id": BTC, "profile": PROFILE.name, "horizon": 1}
+    state |= {"recipe_version": PROFILE.recipe_version, "target_day": origin, "revision": 0}
+    state |= {
+        "quantile_offsets": NO_OFFSETS.tolist(),
+        "created_at": NOW,
+        "prediction_id": name,
+        "previous_version": None,
+    }
+    timed("calibrator state", lambda: calibrator(home).add([state | {"previous_version": None}]))
     timed("closes and champion", champion)
-    beside = {"prediction_id": name, "product_id": BTC, "target_day": target, "quantiles": quantiles}
-    timed("components", lambda: components(home).add([{**beside, "component": one} for one in METHODS]))
-    timed("forecast", lambda: Predictions(home).publish([forecast(name, number, data_version, quantiles)]))
+    timed("components", lambda: components(home).add(component_rows(PROFILE, new)))
+    timed("forecast", lambda: Predictions(home).publish(new.rows()))
     lock.__exit__(None, None, None)
-    return {"all of it": time.perf_counter() - began, **spent}
-
-
-def empty(_: type) -> dict[str, Any]:
-    """The columns of a score that say nothing here."""
-    names = ("error", "naive_error", "crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit")
-    return {**dict.fromkeys(names), "scored_at": NOW}
-
-
-def forecast(name: str, number: int, data_version: str, quantiles: list[float]) -> dict[str, Any]:
-    """A row of the table of forecasts."""
-    bands = {f"{side}_{level}": 1.0 for side in ("lower", "upper") for level in INTERVALS}
-    return {
-        "prediction_id": name, "product_id": BTC, "origin_day": FIRST + timedelta(days=number),
-        "target_day": FIRST + timedelta(days=number + 1), "horizon": 1, "profile": "calibrated",
-        "model_version": "1", "data_version": data_version, "settings_version": "s", "code_version": "c",
-        "last_close": 1.0, "point": 1.0, **bands, "quantile_levels": list(LEVELS),
-        "quantiles": quantiles, "created_at": NOW, "flow_run_id": None,
-    }  # fmt: skip
+    return {"all of it": time.perf_counter() - start, **seconds}
 
 
 def measured(home: Home, days: int) -> dict[str, float]:
@@ -114,8 +100,8 @@ def measured(home: Home, days: int) -> dict[str, float]:
     home.prepare()
     store(home, made_up(STORED))
     register(home)
-    found = [day(home, STORED + number) for number in range(days + 1)][1:]
-    return {what: 1000 * statistics.median(one[what] for one in found) for what in found[0]}
+    runs = [day(home, STORED + number) for number in range(days + 1)][1:]
+    return {part: 1000 * statistics.median(run[part] for run in runs) for part in runs[0]}
 
 
 def main() -> None:
@@ -133,8 +119,8 @@ def main() -> None:
             stop_servers()
     print(f"| ms, median of {days} days | SQLite, folder | PostgreSQL, S3 |")
     print("|---|---:|---:|")
-    for what, spent in plain.items():
-        print(f"| {what} | {spent:.1f} | {shared[what]:.1f} |")
+    for part, milliseconds in plain.items():
+        print(f"| {part} | {milliseconds:.1f} | {shared[part]:.1f} |")
 
 
 if __name__ == "__main__":

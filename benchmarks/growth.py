@@ -1,40 +1,36 @@
 """What a day costs after ten years, beside the tenth day: the storage part of a run, without training.
 
-    python benchmarks/growth.py [--rounds 7] [--core N] [--out docs/performance.md]
+    python benchmarks/growth.py [--rounds 7] [--days 3650] [--core N] [--out docs/performance.md]
 
 Fills a home with 3,650 past days and another with nine, as benchmarks/growth_home.py says, and times the
-next day's run in copies of them, in turns, each in a process of its own on one core. Writes the part of
-docs/performance.md between its markers. Takes two minutes, and half of one more a round.
+next day's run in copies of them, in turns, each in a process of its own on one core. Takes two minutes, and
+half of one more a round.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from page import BARS, bar, processor, put, spread
-from training import told
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-HERE = Path(__file__).parent
-FEW, MANY = 9, 3650
-DAYS = {f"{FEW + 1}th": FEW, f"{MANY + 1:,}st": MANY}
+from benchmarks import page
+
+FEW = 9
 # Computed without opening a table: shown, but not part of the storage's sum.
-NOT_STORAGE = "forecast"
-WHAT = {
-    "ingest": "the exchange's week, checked and stored; the data version",
+STORAGE, NOT_STORAGE = "**storage**", "forecast"
+STEPS = {
+    "ingest": "the exchange's week, checked and stored; the history read, the data version",
     "find": "whether the forecast is there",
-    "score and track": "scores of what is due; the tracker's next state",
+    "score and track": "scores of what is due; the calibrator's next state",
     "select": "the champion among all versions",
-    "publish": "bundle, closes and state read; components and forecast written",
-    "artifacts": "scoreboard, last forecasts, figures of the model",
+    "publish": "bundle and calibrator state read; components and forecast written",
+    "artifacts": "scoreboard, newest forecasts, figures of the model",
     "compact": "whether the tables have many files; they are compacted from 17 a product on",
     "forecast": "the network and four baselines, fitted to the whole history",
 }
@@ -42,99 +38,88 @@ Run = dict[str, Any]
 
 
 def main() -> None:
-    """Make the homes, time them in turns, count, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
-    given = parser.parse_args()
-    os.sched_setaffinity(0, {given.core})  # those that are started have it from here
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
-        homes: dict[str, tuple[str, ...]] = {which: (str(days),) for which, days in DAYS.items()}
-        for words, how in homes.items():
-            print(f"filling a home for the day: {words}", flush=True)
-            job(name, "make", *how)
-        runs: dict[str, list[Run]] = {words: [] for words in homes}
-        for turn in range(given.rounds):
-            for words in list(homes)[:: -1 if turn % 2 else 1]:
-                runs[words].append(job(name, "day", *homes[words]))
-        counts = {words: job(name, "day", *how, "--count") for words, how in homes.items()}
-    text = report(runs, counts, given, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    put(given.out, "growth", text)
-    print(text)
+    """Fill the homes, time them in turns, count, write."""
+    arguments = page.options(__doc__, rounds=7, days=3650, core=page.last_core()).parse_args()
+    os.sched_setaffinity(0, {arguments.core})  # the processes started here inherit it
+    load, homes = os.getloadavg()[0], (FEW, arguments.days)
+    with tempfile.TemporaryDirectory(prefix="closecast-bench-") as folder:
+
+        def job(name: str, days: int, *more: str) -> Run:
+            program = str(Path(__file__).with_name("growth_day.py"))
+            return page.output(sys.executable, program, folder, name, str(days), *more)
+
+        for days in homes:
+            print(f"filling a home with {days:,} days", flush=True)
+            job("fill", days)
+        runs: dict[int, list[Run]] = {days: [] for days in homes}
+        for turn in range(arguments.rounds):
+            for days in homes[:: -1 if turn % 2 else 1]:
+                runs[days].append(job("day", days))
+        counts = [job("day", days, "--count") for days in homes]
+    page.put(
+        arguments.out,
+        "growth",
+        report(runs[FEW], runs[arguments.days], counts, arguments.days, page.load_since(load)),
+    )
 
 
-def job(folder: str, *words: str) -> Run:
-    """What a job of benchmarks/growth_day.py says."""
-    return told((sys.executable, str(HERE / "growth_day.py"), folder, *words))
-
-
-def report(runs: dict[str, list[Run]], counts: dict[str, Run], given: argparse.Namespace, load: str) -> str:
+def report(few: list[Run], many: list[Run], counts: list[Run], days: int, load: str) -> str:
     """The part of the page, as Markdown."""
-    few, many = DAYS
-    names = ", ".join(f"{name} {version(name)}" for name in ("deltalake", "pyarrow", "mlflow-skinny"))
-    found = ratios(runs[many], runs[few], storage)
-    words = f"the {MANY + 1:,}st day's run over the {FEW + 1}th, storage part"
+    rounds, versions = len(few), 1 + (days - 1) // 30
+    packages = ("deltalake", "pyarrow", "mlflow-skinny")
+    python = f"Python {platform.python_version()}"
+    names = f"the {days + 1:,}st day's run over the {FEW + 1}th, storage part"
     parts = [
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/growth.py --rounds {given.rounds}`:"
-        f" {processor()}, one core for each process; Python {platform.python_version()}, {names}.",
-        f"{given.rounds} rounds, each home once a round, every other round in the other order, each time in a"
+        page.measured_by(f"growth.py --rounds {rounds}", page.ONE_CORE, python, packages=packages),
+        f"{rounds} rounds, each home once a round, every other round in the other order, each time in a"
         " fresh copy of it and after another day in the same process. Medians, with minimum and"
         " maximum in brackets; ratios are within a round. Load average of the machine's"
         f" {os.cpu_count()} cores: {load}.",
-        f"### The {MANY + 1:,}st day's run against the {FEW + 1}th, storage part, no training",
-        table(runs, few, many),
-        "\n".join([BARS, bar(words, found, 1.5)]),
+        f"### The {days + 1:,}st day's run against the {FEW + 1}th, storage part, no training",
+        steps_table(few, many, days),
+        "\n".join([page.BARS, page.bar(names, page.ratios(many, few, seconds), 1.5)]),
         f"The first forecast needs 400 closes, so there are"
-        f" {FEW + 400} and {MANY + 400:,} of them; and 1 and {1 + (MANY - 1) // 30} model versions. The"
+        f" {FEW + 400} and {days + 400:,} of them; and 1 and {versions} model versions. The"
         " tables were compacted each week but for the last six days. The forecast itself is not storage: its"
         " baselines are fitted to the whole history.",
         "### What is read from the tables",
-        read(counts, few, many),
+        reads_table(counts[0], counts[1], days),
         "A group is 1,024 rows of some columns. All rows are read of light columns alone, names and days, to"
-        " find what is due; rows with lists are those whose quantiles or quantile_offsets were read.",
+        " find what is due; rows with lists are those whose quantiles or quantile offsets were read.",
     ]
     return "\n\n".join(parts)
 
 
-def storage(run: Run) -> float:
-    """Seconds of the storage part."""
-    return float(sum(seconds for step, seconds in run.items() if step != NOT_STORAGE))
+def seconds(run: Run, step: str = STORAGE) -> float:
+    """Seconds of a step, or of the storage part."""
+    return float(run[step] if step != STORAGE else sum(run.values()) - run[NOT_STORAGE])
 
 
-def ratios(runs: list[Run], base: list[Run], seconds: Any) -> list[float]:
-    """One over the other, round by round."""
-    return [seconds(run) / seconds(one) for run, one in zip(runs, base, strict=True)]
-
-
-def table(runs: dict[str, list[Run]], few: str, many: str) -> str:
+def steps_table(few: list[Run], many: list[Run], days: int) -> str:
     """A row a step, the worst ratio first, then their sum and what is not storage."""
-    rows = {step: (WHAT[step], lambda run, step=step: float(run[step])) for step in runs[few][0]}
-    apart = rows.pop(NOT_STORAGE)
-    worst = sorted(rows, key=lambda step: -statistics.median(ratios(runs[many], runs[few], rows[step][1])))
-    rows = {step: rows[step] for step in worst}
-    rows |= {"**storage**": ("all of these", storage), NOT_STORAGE: apart}
-    lines = [f"| step | | {FEW + 1}th day, ms | {MANY + 1:,}st day, ms | ratio |", "|---|---|---|---|---|"]
-    for step, (what, seconds) in rows.items():
-        cells = [spread([1000 * seconds(run) for run in runs[which]]) for which in (few, many)]
-        lines.append(
-            f"| {step} | {what} | {' | '.join(cells)} | {spread(ratios(runs[many], runs[few], seconds))} |"
-        )
+
+    def ratio(step: str) -> list[float]:
+        return page.ratios(many, few, lambda run: seconds(run, step))
+
+    steps = sorted(STEPS.keys() - {NOT_STORAGE}, key=lambda step: -statistics.median(ratio(step)))
+    lines = [f"| step | | {FEW + 1}th day, ms | {days + 1:,}st day, ms | ratio |", "|---|---|---|---|---|"]
+    for step in (*steps, STORAGE, NOT_STORAGE):
+        cells = [page.spread([1000 * seconds(run, step) for run in runs]) for runs in (few, many)]
+        text = STEPS.get(step, "all of these")
+        lines.append(f"| {step} | {text} | {' | '.join(cells)} | {page.spread(ratio(step))} |")
     return "\n".join(lines)
 
 
-def read(counts: dict[str, Run], few: str, many: str) -> str:
-    """A row a step that opens tables: files, row groups, rows, rows with lists."""
-    kinds = ("files", "groups", "rows", "list rows")
+def reads_table(few: Run, many: Run, days: int) -> str:
+    """A row a step that reads tables: files, row groups, rows, rows with lists."""
     lines = [
-        f"| the {FEW + 1}th day / the {MANY + 1:,}st | files | row groups | rows | rows with lists |",
+        f"| the {FEW + 1}th day / the {days + 1:,}st | files | row groups | rows | rows with lists |",
         "|---|---|---|---|---|",
     ]
-    for step, now in counts[many].items():
-        if now["reads"]:
-            cells = [f"{counts[few][step][kind]:,} / {now[kind]:,}" for kind in kinds]
-            lines.append(f"| {step} | {' | '.join(cells)} |")
+    for step, counts in many.items():
+        kinds = ("files", "groups", "rows", "list rows")
+        cells = [f"{few[step][kind]:,} / {counts[kind]:,}" for kind in kinds]
+        lines.append(f"| {step} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -7,21 +7,19 @@ Writes the part of docs/performance.md between its markers. Takes a minute to pr
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sqlite3
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ingest_peers import ASKED, FORECASTS, PRODUCTS, YEARS, written
-from page import BARS, bar, processor, put, spread
-from training import told
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import page
+from benchmarks.ingest_peers import ASKED, FORECASTS, PRODUCTS, YEARS, write_candles
 
 HERE = Path(__file__).parent
 FILES, DAYS = 10, 100_000
@@ -38,35 +36,29 @@ PEERS = {
 
 def main() -> None:
     """Prepare, time, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
-    given = parser.parse_args()
-    os.sched_setaffinity(0, {given.core})
+    arguments = page.options(__doc__, rounds=3, core=page.last_core()).parse_args()
+    os.sched_setaffinity(0, {arguments.core})
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
         folder = Path(name)
-        files = [written(folder / f"{number:03d}.csv", DAYS, number) for number in range(FILES)]
-        runs = timed(files, given.rounds)
-        many = [written(folder / f"small-{number}.csv", 10_000, number) for number in range(100)]
+        files = [write_candles(folder / f"{number:03d}.csv", DAYS, number) for number in range(FILES)]
+        runs = timed(files, arguments.rounds)
+        many = [write_candles(folder / f"small-{number}.csv", 10_000, number) for number in range(100)]
         sizes = {
             f"a file of {DAYS:,} days": run("import", files[0]),
             f"{FILES} files of {DAYS:,} days": runs["import"][-1],
-            f"a file of {LONG:,} days": run("import", written(folder / "long.csv", LONG, 1)),
+            f"a file of {LONG:,} days": run("import", write_candles(folder / "long.csv", LONG, 1)),
             "10 files of 10,000 days": run("import", *many[:10]),
             "100 files of 10,000 days": run("import", *many),
         }
         asked = run("ask", folder / "asked")
         fetched = run("fetch", folder / "fetched")
-    text = report(runs, sizes, asked, fetched, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    put(given.out, "ingest", text)
-    print(text)
+    page.put(arguments.out, "ingest", report(runs, sizes, asked, fetched, page.load_since(load)))
 
 
 def run(job: str, *paths: Path) -> dict[str, Any]:
     """What a process of its own says of the job."""
-    return told((sys.executable, str(HERE / "ingest_peers.py"), job, *map(str, paths)))
+    return page.output(sys.executable, str(HERE / "ingest_peers.py"), job, *map(str, paths))
 
 
 def timed(files: list[Path], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -88,11 +80,14 @@ def report(
 ) -> str:
     """The part of the page, as Markdown."""
     core = [one["core"] for some in runs.values() for one in some]
-    names = ", ".join(f"{name} {version(name)}" for name in ("pandas", "sqlalchemy", "pyarrow", "duckdb"))
+    libraries = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     parts = [
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/ingest.py --rounds"
-        f" {len(runs['import'])}`: {processor()}, one core for each process; Python"
-        f" {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {names}.",
+        page.measured_by(
+            f"ingest.py --rounds {len(runs['import'])}",
+            page.ONE_CORE,
+            libraries,
+            packages=("pandas", "sqlalchemy", "pyarrow", "duckdb"),
+        ),
         f"Medians, with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
         f" load average of the machine's {os.cpu_count()} cores: {load}.",
@@ -129,29 +124,29 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> str:
     ]
     for peer, words in PEERS.items():
         some = runs[peer]
-        pace = spread([one["last"] / one["first"] for one in some])
+        pace = page.spread([one["last"] / one["first"] for one in some])
         peak = f"{max(one['peak'] for one in some):.0f}"
-        ratio = "" if peer == "import" else spread(over(runs, peer))
-        seconds = spread([one["seconds"] for one in some])
+        ratio = "" if peer == "import" else page.spread(over(runs, peer))
+        seconds = page.spread([one["seconds"] for one in some])
         lines.append(f"| {words} | {seconds} | {pace} | {peak} | {ratio} |")
     return "\n".join(lines)
 
 
 def over(runs: dict[str, list[dict[str, Any]]], peer: str) -> list[float]:
     """Closecast's seconds over a peer's, round by round."""
-    return [mine["seconds"] / one["seconds"] for mine, one in zip(runs["import"], runs[peer], strict=True)]
+    return page.ratios(runs["import"], runs[peer], lambda run: run["seconds"])
 
 
 def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> str:
     """What was asked for, and what came."""
     rows = [
-        bar(f"1,000,000 candles imported, over {PEERS[peer]}", over(runs, peer), 1.5)
+        page.bar(f"1,000,000 candles imported, over {PEERS[peer]}", over(runs, peer), 1.5)
         for peer in PEERS
         if peer not in ("import", "bare")
     ]
-    requests = bar(f"requests for {YEARS} years of one product", [float(fetched["requests"])], 14)
-    busiest = bar("requests in the busiest second", [float(fetched["busiest"])], 10)
-    return "\n".join([BARS, *rows, requests, busiest])
+    requests = page.bar(f"requests for {YEARS} years of one product", [float(fetched["requests"])], 14)
+    busiest = page.bar("requests in the busiest second", [float(fetched["busiest"])], 10)
+    return "\n".join([page.BARS, *rows, requests, busiest])
 
 
 def memory(sizes: dict[str, dict[str, Any]]) -> str:
@@ -165,7 +160,7 @@ def questions(asked: dict[str, Any]) -> str:
     lines = ["| filter | rows | ms | MB read |", "|---|---|---|---|"]
     for name in ASKED:
         one = asked[name]
-        milliseconds = spread([1000 * second for second in one["seconds"]])
+        milliseconds = page.spread([1000 * second for second in one["seconds"]])
         lines.append(f"| {name} | {one['rows']:,} | {milliseconds} | {one['bytes'] / 1e6:.1f} |")
     return "\n".join(lines)
 

@@ -12,9 +12,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the rooms, also where they are not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+if TYPE_CHECKING:
+    from storage.core.location import Location
 
 LAST = date(2024, 12, 31)
 PRODUCTS, FORECASTS = 20, 50_000
@@ -40,7 +43,7 @@ def main() -> None:
         print(json.dumps(taken(stored(job, paths, Path(name)), len(paths))))
 
 
-def written(path: Path, days: int, seed: int) -> Path:
+def write_candles(path: Path, days: int, seed: int) -> Path:
     """A file of made-up candles up to `LAST`."""
     import numpy as np
     import pandas as pd
@@ -81,8 +84,7 @@ def stored(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
 
 def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
-    from flows.importing import import_file
-
+    from flows.actions import import_file
     from flows.settings import market_of
     from storage.core.home import Home
     from storage.prices.price_store import Prices
@@ -102,9 +104,9 @@ def by_pandas(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
     import sqlalchemy as sa
 
     same = {"source": "csv", "observed_at": "2025-01-01T00:15:00+00:00", "payload_sha256": "ab" * 32}
-    place = folder / "prices.db"
-    engine = sa.create_engine(f"sqlite:///{place}") if peer.startswith("engine") else None
-    with contextlib.closing(sqlite3.connect(place)) as connection:
+    database = folder / "prices.db"
+    engine = sa.create_engine(f"sqlite:///{database}") if peer.startswith("engine") else None
+    with contextlib.closing(sqlite3.connect(database)) as connection:
         yield
         for number, path in enumerate(paths):
             frame = pd.read_csv(path)
@@ -146,7 +148,7 @@ def ask(folder: Path) -> dict[str, Any]:
     from storage.upkeep.compaction import compact_table
 
     home = Home(folder).prepare()
-    forecasts(home.predictions)
+    write_forecasts(home.predictions)
     compact_table(home, "predictions")
     table = open_table(home.predictions)
     if table is None:
@@ -170,7 +172,7 @@ def bytes_read() -> int:
     return int(found[found.index("rchar:") + 1])
 
 
-def forecasts(folder: Path) -> None:
+def write_forecasts(folder: Location) -> None:
     """Write `PRODUCTS` times `FORECASTS` made-up forecasts, in the order of their days."""
     import numpy as np
     import pyarrow as pa
@@ -193,6 +195,7 @@ def forecasts(folder: Path) -> None:
             "revision": np.zeros(FORECASTS, "int32"),
         }
         texts = {"product_id": f"P{number:02d}-USD", "profile": "calibrated", "flow_run_id": None}
+        texts |= {"quote_currency": "USD", "basis": "model"}
         same = {"data_version": "P@1:" + "ab" * 32, "settings_version": "s" * 16, "code_version": "0.1.0+abc"}
         for name, text in {**texts, **same, "model_version": "7"}.items():
             columns[name] = pa.repeat(pa.scalar(text, pa.string()), FORECASTS)
@@ -213,36 +216,38 @@ def fetch(folder: Path) -> dict[str, Any]:
     import sqlalchemy as sa
 
     from storage.core.home import Home
+    from storage.prices.price_store import Prices
     from tasks.prices.coinbase_client import Client
     from tasks.prices.csv_reader import read_candles
+    from tasks.prices.ingest import IngestRequest
     from tasks.prices.ingest_coinbase import ingest_exchange
     from tests.exchange import Exchange
 
     listed = LAST - timedelta(days=round(365.25 * YEARS) - 1)
     moment = datetime.combine(LAST, datetime.min.time(), UTC) + timedelta(days=1, minutes=20)
     folder.mkdir()
-    path = written(folder / "all.csv", (LAST - listed).days + 1, 3)
+    path = write_candles(folder / "all.csv", (LAST - listed).days + 1, 3)
     frame = read_candles(path.read_bytes(), "BTC-USD").candles
     written_in: list[bool] = []
 
-    def noted(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+    def note_statement(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
         connection.info["candles"] = connection.info.get("candles") or "INTO candles" in statement
 
-    def kept(connection: sa.Connection) -> None:
+    def note_commit(connection: sa.Connection) -> None:
         written_in.append(bool(connection.info.pop("candles", False)))
 
-    sa.event.listen(sa.engine.Engine, "before_cursor_execute", noted)
-    sa.event.listen(sa.engine.Engine, "commit", kept)
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note_statement)
+    sa.event.listen(sa.engine.Engine, "commit", note_commit)
+    home, request = Home(folder / "home").prepare(), IngestRequest("BTC-USD", LAST, moment, LAST)
     with Exchange({"BTC-USD": frame}, clock=moment) as exchange, Client(exchange.url) as client:
         begun = time.perf_counter()
-        series = ingest_exchange(
-            Home(folder / "home").prepare(), "BTC-USD", client=client, origin=LAST, observed_at=moment
-        )
+        with Prices(home) as prices:
+            history = ingest_exchange(home, prices, request, client=client).history
         seconds = time.perf_counter() - begun
         starts = [request.at for request in exchange.requests]
         pages = sum(request.status == 200 for request in exchange.requests)
     busiest = max(sum(at <= other < at + 1 for other in starts) for at in starts)
-    found = {"seconds": seconds, "days": series.days, "requests": len(starts), "pages": pages}
+    found = {"seconds": seconds, "days": len(history.candles), "requests": len(starts), "pages": pages}
     return found | {"busiest": busiest, "transactions": sum(written_in)}
 
 

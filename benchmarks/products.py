@@ -9,7 +9,6 @@ Takes some five minutes on a quiet machine, nearly all of it filling.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -17,15 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from page import processor, put
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+from benchmarks.page import DOCS, load_since, measured_by, options, put
+from benchmarks.rows import forecast
+from storage.core.home import Home
 
 DAYS, WEEK, TIMES = 800, 7, 9
 FIRST = date(2019, 1, 1)
@@ -35,9 +33,8 @@ Figures = dict[str, float]
 
 def main() -> None:
     """Fill, time, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, DOCS / "scaling.md")
     parser.add_argument("--products", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "scaling.md")
     given = parser.parse_args()
     load = os.getloadavg()[0]
     found = {}
@@ -45,14 +42,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="closecast-products-") as name:
             found[products] = measured(Path(name), products)
             print(products, found[products], flush=True)
-    text = report(found, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    put(given.out, "products", text)
-    print(text)
+    put(given.out, "products", report(found, load_since(load)))
 
 
 def measured(root: Path, products: int) -> Figures:
     """What the home of so many products weighs, and what is done in it takes, in ms."""
-    from storage.core.home import Home
     from storage.models.registry import Models
     from storage.prices.price_store import Prices
     from storage.tables.predictions import Predictions
@@ -80,18 +74,20 @@ def measured(root: Path, products: int) -> Figures:
     figures["versions of a product listed, ms"] = timed(lambda: models.versions(middle))
     table = Predictions(home)
     figures["forecasts of a product read, ms"] = timed(lambda: table.between(middle))
-    figures["a forecast appended, ms"] = timed_each(lambda number: forecasts(home, [middle], WEEK + number))
-    figures["data files of forecasts"] = len(list(home.predictions.rglob("*.parquet")))
+    figures["a forecast appended, ms"] = timed_each(
+        lambda number: add_forecasts(home, [middle], WEEK + number)
+    )
+    figures["data files of forecasts"] = len(list((home.root / "predictions").rglob("*.parquet")))
     begun = time.perf_counter()
     compact_table(home, "predictions")
     figures["the table of forecasts compacted, s"] = time.perf_counter() - begun
     figures["prices.db, MB"] = (home.root / "prices.db").stat().st_size / 1e6
     figures["mlflow.db, MB"] = home.registry.stat().st_size / 1e6
-    figures["log of the forecasts, MB"] = size(home.predictions / "_delta_log")
+    figures["log of the forecasts, MB"] = size(home.root / "predictions" / "_delta_log")
     return figures
 
 
-def fill(home: Any, names: list[str]) -> Figures:
+def fill(home: Home, names: list[str]) -> Figures:
     """Closes, a champion and a week of forecasts of each product; how long one took, in ms."""
     from storage.models.registry import Models
     from tests.helpers import made_up, store
@@ -112,7 +108,7 @@ def fill(home: Any, names: list[str]) -> Figures:
     days = []
     for number in range(WEEK):
         begun = time.perf_counter()
-        forecasts(home, names, number)
+        add_forecasts(home, names, number)
         days.append(time.perf_counter() - begun)
     return {
         "a model version registered and promoted, ms": statistics.median(took),
@@ -121,32 +117,14 @@ def fill(home: Any, names: list[str]) -> Figures:
     }
 
 
-def forecasts(home: Any, names: list[str], number: int) -> None:
+def add_forecasts(home: Home, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
-    from storage.core.intervals import INTERVALS
     from storage.tables.delta import Table
     from storage.tables.schemas import PREDICTIONS
-    from tasks.core.quantiles import BANDS, LEVELS
 
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
-    said = np.linspace(3000.0, 5000.0, len(LEVELS))
-    bands = {
-        f"{side}_{percent}": float(said[place])
-        for percent in INTERVALS
-        for side, place in zip(("lower", "upper"), BANDS[percent], strict=True)
-    }
-    rows = [
-        {
-            "prediction_id": f"{name}-{number}", "product_id": name, "origin_day": origin,
-            "target_day": origin + timedelta(days=1), "horizon": 1, "profile": "calibrated",
-            "model_version": "1", "data_version": f"{name}@{DAYS}:{'ab' * 32}",
-            "settings_version": "calibrated-0123456789abcdef", "code_version": "0.0.0+bench",
-            "last_close": 4000.0, "point": 4000.0, **bands, "quantile_levels": list(LEVELS),
-            "quantiles": said.tolist(), "created_at": NOW, "flow_run_id": None, "revision": 0,
-        }
-        for name in names
-    ]  # fmt: skip
-    Table(home.predictions, PREDICTIONS).add(rows)
+    made = [forecast(name, origin, 4000.0, data_version=f"{name}@{DAYS}:{'ab' * 32}") for name in names]
+    Table(home.predictions, PREDICTIONS).add([row for one in made for row in one.rows()])
 
 
 def newest(prices: Any, product: str, last: date) -> str:
@@ -177,7 +155,6 @@ def size(folder: Path) -> float:
 
 def report(found: dict[int, Figures], load: str) -> str:
     """The part of the page, as Markdown."""
-    names = ", ".join(f"{name} {version(name)}" for name in ("deltalake", "mlflow-skinny", "sqlalchemy"))
     counts = list(found)
     lines = [
         f"| products | {' | '.join(f'{count:,}' for count in counts)} |",
@@ -189,8 +166,11 @@ def report(found: dict[int, Figures], load: str) -> str:
     ]
     return "\n\n".join(
         [
-            f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/products.py --products"
-            f" {' '.join(map(str, counts))}`: {processor()}, {names}. Load average of the machine: {load}."
+            measured_by(
+                f"products.py --products {' '.join(map(str, counts))}",
+                packages=("deltalake", "mlflow-skinny", "sqlalchemy"),
+            )
+            + f" Load average of the machine: {load}."
             f" Medians of {TIMES} times; {DAYS} closes, one model version and {WEEK} forecasts a product.",
             "\n".join(lines),
         ]

@@ -8,7 +8,6 @@ backtest have all cores, as a user's have. Takes some two minutes a round, and f
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -18,7 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from page import BARS, bar, processor, put, spread
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.page import BARS, bar, options, processor, put, spread
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "data" / "sample" / "coinbase_btc-usd_daily.csv"
@@ -49,19 +50,13 @@ class Run:
 
 def main() -> None:
     """Run, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backtests", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
-    given = parser.parse_args()
+    arguments = options(__doc__, rounds=3, backtests=1).parse_args()
     with tempfile.TemporaryDirectory(prefix="closecast-runs-") as name:
         folder = Path(name)
         timed(folder, "warm-up", "python", "-c", EMPTY)
-        runs = rounds_of_runs(folder, given.rounds)
-        backtests = rounds_of_backtests(folder, given.backtests)
-    text = report(runs, backtests)
-    put(given.out, "runs", text)
-    print(text)
+        runs = rounds_of_runs(folder, arguments.rounds)
+        backtests = rounds_of_backtests(folder, arguments.backtests)
+    put(arguments.out, "runs", report(runs, backtests))
 
 
 def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
@@ -70,12 +65,8 @@ def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
     for number in range(rounds):
         home = folder / f"home-{number}"
         run = ("closecast", "run", "--source", "sample", "--home", str(home))
-        jobs = {
-            "empty": ("python", "-c", EMPTY),
-            "import": ("python", "-c", IMPORT),
-            "first": run,
-            "second": run,
-        }
+        scripts = {"empty": ("python", "-c", EMPTY), "import": ("python", "-c", IMPORT)}
+        jobs: dict[str, tuple[str, ...]] = {**scripts, "first": run, "second": run}
         names = list(jobs) if number % 2 == 0 else ["first", "second", "import", "empty"]
         for name in names:
             # Every run's Prefect is used once already, and knows nothing of the runs before.
@@ -90,8 +81,8 @@ def rounds_of_backtests(folder: Path, rounds: int) -> dict[int, list[Run]]:
     found: dict[int, list[Run]] = {1: [], 2: []}
     stored = folder / "stored"
     if rounds:
-        command = ("closecast", "import", str(SAMPLE), "--product", "BTC-USD", "--home", str(stored))
-        timed(folder, "import", *command)
+        where = ("--product", "BTC-USD", "--home", str(stored))
+        timed(folder, "import", "closecast", "import", str(SAMPLE), *where)
     for number in range(rounds):
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
             home = folder / f"backtest-{number}-{workers}"
@@ -99,7 +90,7 @@ def rounds_of_backtests(folder: Path, rounds: int) -> dict[int, list[Run]]:
             span = ("--start", "2016-08-01", "--end", "2019-09-30", "--workers", str(workers))
             command = ("closecast", "backtest", *span, "--home", str(home))
             os.sched_setaffinity(0, cores[-workers:])  # what is started has it from here
-            found[workers].append(timed(folder, f"backtest-{number}-{workers}", *command))
+            found[workers].append(timed(folder, home.name, *command))
             os.sched_setaffinity(0, cores)
             print(f"backtest on {workers}: {found[workers][-1].seconds:.1f} s", flush=True)
     return found
@@ -115,20 +106,18 @@ def timed(folder: Path, name: str, *command: str) -> Run:
     own = folder / f"prefect-{name}"
     if base.exists():
         shutil.copytree(base, own)
-    chosen = os.environ | {
-        "PREFECT_HOME": str(own if base.exists() else base),
-        "PYTHONPATH": str(HERE.parent),
-    }
+    prefect = str(own if base.exists() else base)
+    environment = os.environ | {"PREFECT_HOME": prefect, "PYTHONPATH": str(HERE.parent)}
     program = [sys.executable] if command[0] == "python" else [sys.executable, "-m", "closecast"]
-    with (folder / f"{name}.txt").open("w+") as said:
+    with (folder / f"{name}.txt").open("w+") as log:
         begun = time.perf_counter()
-        process = subprocess.Popen([*program, *command[1:]], stdout=said, stderr=said, env=chosen)  # noqa: S603
+        process = subprocess.Popen([*program, *command[1:]], stdout=log, stderr=log, env=environment)  # noqa: S603
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command[:4])} failed: {said.read()[-2000:]}")
+            log.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} failed: {log.read()[-2000:]}")
     return Run(seconds, used.ru_maxrss / 1024)
 
 

@@ -6,13 +6,12 @@ Made-up closes, 800 days of each product; backtests of the last year in four fol
 (`REDUCED`), since the full one takes three times as long; two products by the full one for comparison. A
 Prefect server, a Dask scheduler and its workers are processes of their own; a worker has one thread and one
 core. Each run starts from a home without any fold; after it, the same list is run again, which finds all of
-it done: what that costs is not the fits. CPU seconds are told beside wall seconds, since they hold on a
+it done: what that costs is not the fits. CPU seconds are shares beside wall seconds, since they hold on a
 shared machine, too. With 100 products a round is some fifteen minutes of two quiet cores, with 12 three.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import socket
@@ -24,15 +23,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from page import processor, put, spread
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+from benchmarks.page import DOCS, load_since, measured_by, options, put, ratios, spread
 
 DAYS, YEAR, FOLDS = 800, 365, 4
 REDUCED: dict[str, Any] = {"members": 1, "units": 8, "epochs": 6, "pool_products": ()}
@@ -54,22 +50,16 @@ class Run:
 
 def main() -> None:
     """Run, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--products", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "scaling.md")
-    given = parser.parse_args()
+    arguments = options(__doc__, DOCS / "scaling.md", products=100, rounds=1).parse_args()
     load = os.getloadavg()[0]
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="closecast-scaling-") as name, server(Path(name)) as pid:
         stored = Path(name) / "stored"
-        names = fill(stored, given.products)
-        for number in range(given.rounds):
+        names = fill(stored, arguments.products)
+        for number in range(arguments.rounds):
             for workers in (1, 2) if number % 2 == 0 else (2, 1):
                 runs += on(Path(name) / f"{number}-{workers}", stored, names, workers, pid)
-    text = report(runs, given.products, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    put(given.out, "scaling", text)
-    print(text)
+    put(arguments.out, "scaling", report(runs, arguments.products, load_since(load)))
 
 
 def fill(stored: Path, products: int) -> list[str]:
@@ -86,8 +76,7 @@ def fill(stored: Path, products: int) -> list[str]:
 
 def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: int) -> list[Run]:
     """The list on so many fresh workers, and the same once more."""
-    from flows.backtest_products import backtest_products
-
+    from flows.backtest import backtest_products
     from tests.dask_cluster import started
 
     home = folder / "home"
@@ -120,7 +109,7 @@ def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: i
 
 def cpu(watched: dict[str, list[int]]) -> dict[str, float]:
     """CPU seconds that the processes and what they started have used so far."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     found = {}
     for name, pids in watched.items():
@@ -147,8 +136,8 @@ def server(folder: Path) -> Iterator[int]:
         "DO_NOT_TRACK": "1",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.txt").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)  # noqa: S603
+    with (folder / "server.txt").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
     try:
         patience = time.monotonic() + 180
         while True:
@@ -183,13 +172,13 @@ def report(runs: list[Run], products: int, load: str) -> str:
             cells += [spread([run.cpu[name] for run in chosen]) for name in chosen[0].cpu]
             lines.append(f"| {what} | {workers} | {' | '.join(cells)} |")
     one, two = ([run for run in runs if run.kind == "first" and run.workers == many] for many in (1, 2))
-    gains = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
+    gains = ratios(one, two, lambda run: run.wall)
     rounds = "One round" if len(one) == 1 else "Medians, with minimum and maximum in brackets"
-    names = ", ".join(f"{name} {version(name)}" for name in ("prefect", "prefect-dask", "distributed"))
+    command = f"scaling.py --products {products} --rounds {len(one)}"
     return "\n\n".join(
         [
-            f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/scaling.py --products {products}"
-            f" --rounds {len(one)}`: {processor()}, {names}. Load average of the machine: {load}.",
+            measured_by(command, packages=("prefect", "prefect-dask", "distributed"))
+            + f" Load average of the machine: {load}.",
             f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
             f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
             f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). {rounds}.",
@@ -209,7 +198,7 @@ def estimate(runs: list[Run], products: int) -> str:
 
     tasks = products * TASKS
     serial = {name: middle("again", name) / tasks for name in ("flow", "scheduler", "server")}
-    told = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
+    shares = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
     lines = [
         "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side"
         " | one after the other | speed-up |",
@@ -227,7 +216,7 @@ def estimate(runs: list[Run], products: int) -> str:
         )
     return (
         "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
-        f" the runs that found all of it done: {told}. Either these three work side by side, each on a core"
+        f" the runs that found all of it done: {shares}. Either these three work side by side, each on a core"
         " of its own, and the slowest is the limit, or they wait for each other.\n\n"
         + "\n".join(lines)
         + "\n\n"

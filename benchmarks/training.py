@@ -2,14 +2,12 @@
 
     python benchmarks/training.py [--rounds 3] [--core N] [--torch PYTHON] [--out docs/performance.md]
 
-Writes the part of docs/performance.md between its markers: medians with their spread, ratios within a round,
-and what the peers' losses say about doing the same arithmetic. Takes a minute, and two more a round.
+Writes medians with their spread, ratios within a round, and whether the peers' losses agree. Takes a minute,
+and two more a round.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import shutil
@@ -18,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from page import BARS, bar, processor, put, spread
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import page
 
 HERE = Path(__file__).parent
 DROPOUT = 0.1
@@ -49,41 +47,18 @@ class Peer:
 
 def main() -> None:
     """Prepare, check, time, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser = page.options(__doc__, rounds=3, core=page.last_core())
     parser.add_argument("--torch", type=Path, default=HERE.parent / ".venv-bench" / "bin" / "python")
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
-    given = parser.parse_args()
-    os.sched_setaffinity(0, {given.core})  # those that are started have it from here
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.core})  # those that are started have it from here
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
         folder = Path(name)
-        sizes = told(ours(folder, "prepare"))
-        peers = peers_of(folder, sizes, given.torch)
+        sizes = page.output(*ours(folder, "prepare"))
+        peers = peers_of(folder, sizes, arguments.torch)
         checks = checked(folder, peers)
-        runs = timed(peers, given.rounds)
-    text = report(peers, runs, sizes, checks, f"{load:.1f} before, {os.getloadavg()[0]:.1f} after")
-    put(given.out, "training", text)
-    print(text)
-
-
-def told(command: tuple[str, ...]) -> Run:
-    """What a process says of itself: its lines of JSON, those of an epoch each put together."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    if "total" in lines[0] or len(lines) == 1:
-        return dict(lines[0])
-    total = sum(line["seconds"] for line in lines)
-    return {
-        "total": total,
-        "epoch": statistics.median(line["seconds"] for line in lines[1:]),
-        "core": sum(line["core"] for line in lines) / total,
-        "epochs": len(lines),
-        "losses": [line["loss"] for line in lines],
-    }
+        runs = timed(peers, arguments.rounds)
+    page.put(arguments.out, "training", report(peers, runs, sizes, checks, page.load_since(load)))
 
 
 def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
@@ -93,37 +68,31 @@ def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
 
 def peers_of(folder: Path, sizes: Run, torch: Path) -> dict[str, Peer]:
     """The rows, in their order."""
-    full, short = ("--epochs", str(EPOCHS["article"])), ("--epochs", str(FEW))
-    twenty = ("--epochs", str(EPOCHS["calibrated"]))
+
+    def keras(name: str, job: str, epochs: int, *more: str) -> Peer:
+        command = ours(folder, job, "--epochs", str(epochs), *more)
+        return Peer(name, job.partition("-")[0], command)
+
+    many, twenty = EPOCHS["article"], EPOCHS["calibrated"]
     file = (str(folder / "article.bin"), *map(str, sizes["article"]))
     eager = (str(torch), str(HERE / "training_torch.py"), *file, str(FEW), str(DROPOUT))
     no_torch = "" if torch.exists() else "not installed here"
-    c_end = (*file, str(EPOCHS["article"]), str(DROPOUT), str(folder / "weights.bin"))
+    c_end = (*file, str(many), str(DROPOUT), str(folder / "weights.bin"))
     plain, fast = built(folder, "limit", *FLAGS), built(folder, "fast", *FLAGS, "-ffast-math")
     no_c = "" if plain else "no C compiler here"
     return {
-        "ours": Peer("closecast", "article", ours(folder, "article-closecast", *full)),
-        "ours-other": Peer(
-            "closecast, XLA off, LSTM unrolled",
-            "article",
-            ours(folder, "article-closecast", *full, "--other"),
-        ),
-        "fit": Peer("`fit`, the same network, the article's", "article", ours(folder, "article-fit", *short)),
-        "fit-unrolled": Peer(
-            "`fit`, LSTM unrolled", "article", ours(folder, "article-fit", *short, "--other")
-        ),
+        "ours": keras("closecast", "article-closecast", many),
+        "ours-other": keras("closecast, XLA off, LSTM unrolled", "article-closecast", many, "--other"),
+        "fit": keras("`fit`, the same network, the article's", "article-fit", FEW),
+        "fit-unrolled": keras("`fit`, LSTM unrolled", "article-fit", FEW, "--other"),
         "cell": Peer("PyTorch eager, the same cell written out", "article", (*eager, "cell"), no_torch),
         "lstm": Peer("PyTorch eager, `nn.LSTM` (tanh, not sigmoid)", "article", (*eager, "lstm"), no_torch),
         "c": Peer("C, the limit", "article", (plain, *c_end), no_c),
         "c-fast": Peer("C with `-ffast-math` (sums reordered)", "article", (fast, *c_end), no_c),
-        "calibrated": Peer("closecast", "calibrated", ours(folder, "calibrated-closecast", *twenty)),
-        "calibrated-other": Peer(
-            "closecast, XLA on", "calibrated", ours(folder, "calibrated-closecast", *twenty, "--other")
-        ),
-        "calibrated-fit": Peer("`fit`", "calibrated", ours(folder, "calibrated-fit", *twenty)),
-        "calibrated-fit-other": Peer(
-            "`fit`, XLA on", "calibrated", ours(folder, "calibrated-fit", *twenty, "--other")
-        ),
+        "calibrated": keras("closecast", "calibrated-closecast", twenty),
+        "calibrated-other": keras("closecast, XLA on", "calibrated-closecast", twenty, "--other"),
+        "calibrated-fit": keras("`fit`", "calibrated-fit", twenty),
+        "calibrated-fit-other": keras("`fit`, XLA on", "calibrated-fit", twenty, "--other"),
     }
 
 
@@ -143,10 +112,9 @@ def timed(peers: dict[str, Peer], rounds: int) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {key: [] for key in here}
     for number in range(rounds):
         for key in here if number % 2 == 0 else reversed(here):
-            run = told(peers[key].command)
+            run = page.output(*peers[key].command)
             runs[key].append(run)
-            said = f"round {number + 1}, {peers[key].network}, {peers[key].name}"
-            print(f"{said}: {peers[key].seconds(run):.2f} s, {run['epoch']:.4f} s an epoch", flush=True)
+            print(f"round {number + 1}, {key}: {peers[key].seconds(run):.2f} s", flush=True)
     return runs
 
 
@@ -157,7 +125,7 @@ def checked(folder: Path, peers: dict[str, Peer]) -> list[str]:
         SystemExit: further than the same arithmetic can be.
     """
     epochs = EPOCHS["article"]
-    proof = told(ours(folder, "proof", "--epochs", str(epochs)))
+    proof = page.output(*ours(folder, "proof", "--epochs", str(epochs)))
     lines = [
         f"`fit`, {epochs} epochs: losses within {proof['loss_difference']:.1e} (relative; bar 1e-4), final"
         f" weights within {proof['weight_difference']:.1e} (bar 1e-3)."
@@ -168,7 +136,7 @@ def checked(folder: Path, peers: dict[str, Peer]) -> list[str]:
         if peer.missing:
             continue
         place = peer.command.index(str(DROPOUT))
-        losses = told((*peer.command[:place], "0", *peer.command[place + 1 :]))["losses"]
+        losses = page.output(*peer.command[:place], "0", *peer.command[place + 1 :])["losses"]
         pairs = zip(losses, proof["losses"], strict=False)
         far = max(abs(theirs / mine - 1) for theirs, mine in pairs)
         right &= far <= 1e-3
@@ -185,19 +153,23 @@ def report(
     core = [run["core"] for some in runs.values() for run in some]
     imports = [run["import"] for key in ("ours", "calibrated") for run in runs[key]]
     torch = runs.get("lstm", [{}])[0].get("version", "not installed")
-    names = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    python = f"Python {platform.python_version()}"
     windows, held = sizes["article"]
     few, many, features = sizes["calibrated"][0], sizes["calibrated"][1], sizes["calibrated"][2]
     parts = [
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} by `python benchmarks/training.py --rounds"
-        f" {len(runs['ours'])}`: {processor()}, one core for each process;"
-        f" Python {platform.python_version()}, {names}, PyTorch {torch}, C by `cc {' '.join(FLAGS)}`.",
+        page.measured_by(
+            f"training.py --rounds {len(runs['ours'])}",
+            page.ONE_CORE,
+            python,
+            f"PyTorch {torch}, C by `cc {' '.join(FLAGS)}`",
+            packages=("tensorflow", "keras", "numpy"),
+        ),
         f"{len(runs['ours'])} rounds, each peer once a round, every other round in the other order. Medians,"
         " with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
         f" load average of the machine's {os.cpu_count()} cores: {load}.",
         "Seconds run from the first layer made to the weights at hand, tracing and compilation included. The"
-        f" import of TensorFlow and Keras ({spread(imports, 's')}) and of PyTorch is not in them.",
+        f" import of TensorFlow and Keras ({page.spread(imports, 's')}) and of PyTorch is not in them.",
         "### The article's network, 50 epochs",
         f"{windows} windows in batches of 5, {held} to validate after each epoch, in one batch;"
         f" dropout {DROPOUT}. `fit` and PyTorch run {FEW} epochs; the others count at the pace of the last"
@@ -225,10 +197,10 @@ def table(network: str, peers: dict[str, Peer], runs: dict[str, list[Run]], base
         if peer.missing:
             lines.append(f"| {peer.name} | {peer.missing} | | | |")
             continue
-        all_of_it = spread([peer.seconds(run) for run in runs[key]])
-        epoch = spread([1000 * run["epoch"] for run in runs[key]])
-        over = [spread(ratios(peers, runs, key, base, part)) for part in (True, False)]
-        lines.append(f"| {peer.name} | {all_of_it} | {over[0]} | {epoch} | {over[1]} |")
+        all_of_it = page.spread([peer.seconds(run) for run in runs[key]])
+        epoch = page.spread([1000 * run["epoch"] for run in runs[key]])
+        ratio = [page.spread(over(peers, runs, key, base, part)) for part in (True, False)]
+        lines.append(f"| {peer.name} | {all_of_it} | {ratio[0]} | {epoch} | {ratio[1]} |")
     return "\n".join(lines)
 
 
@@ -245,21 +217,19 @@ def bars(peers: dict[str, Peer], runs: dict[str, list[Run]]) -> str:
         ("calibrated, all included, `fit` over closecast", "calibrated-fit", "calibrated", True, -2.5),
     ]
     lines = [
-        bar(words, ratios(peers, runs, key, base, whole) if key in runs and base in runs else [], asked)
+        page.bar(words, over(peers, runs, key, base, whole) if key in runs and base in runs else [], asked)
         for words, key, base, whole, asked in rows
     ]
-    return "\n".join([BARS, *lines])
+    return "\n".join([page.BARS, *lines])
 
 
-def ratios(
-    peers: dict[str, Peer], runs: dict[str, list[Run]], key: str, base: str, whole: bool
-) -> list[float]:
-    """One over the other, round by round."""
+def over(peers: dict[str, Peer], runs: dict[str, list[Run]], key: str, base: str, whole: bool) -> list[float]:
+    """One peer's seconds over another's, round by round; of all the epochs, or of a later one."""
 
-    def seconds(which: str, run: Run) -> float:
-        return peers[which].seconds(run) if whole else float(run["epoch"])
+    def seconds(which: str) -> list[float]:
+        return [peers[which].seconds(run) if whole else float(run["epoch"]) for run in runs[which]]
 
-    return [seconds(key, run) / seconds(base, one) for run, one in zip(runs[key], runs[base], strict=True)]
+    return page.ratios(seconds(key), seconds(base), float)
 
 
 if __name__ == "__main__":

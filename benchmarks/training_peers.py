@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import inspect
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
-from flows.settings import SAMPLE, SAMPLE_PRODUCT, Article
 from tasks.core.tensorflow_runtime import tensorflow
+from tasks.network.progress import listening
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
-from tasks.profiles.calibrated_settings import Recipe
+from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
+from tasks.profiles.article import ArticleProfile
+from tasks.profiles.calibrated_settings import CalibratedSettings
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]
@@ -42,22 +43,24 @@ def main() -> None:
     parser.add_argument("job", choices=["prepare", "proof", *JOBS])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--other", action="store_true", help="XLA the other way than closecast chooses")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     start = time.perf_counter()
     tensorflow()
     import keras  # noqa: F401
 
     loaded = time.perf_counter() - start
-    if given.job == "prepare":
-        said = prepare(given.folder)
-    elif given.job == "proof":
-        said = proof(given.folder, given.epochs)
+    if arguments.job == "prepare":
+        result = prepare(arguments.folder)
+    elif arguments.job == "proof":
+        result = proof(arguments.folder, arguments.epochs)
     else:
-        kind = given.job.partition("-")[0]
-        with np.load(given.folder / f"{kind}.npz") as file:
+        kind = arguments.job.partition("-")[0]
+        with np.load(arguments.folder / f"{kind}.npz") as file:
             data = dict(file)
-        said = timed(lambda: JOBS[given.job](data, given.epochs, given.other)) | {"import": loaded}
-    print(json.dumps(said))
+        result = timed(lambda: JOBS[arguments.job](data, arguments.epochs, arguments.other)) | {
+            "import": loaded
+        }
+    print(json.dumps(result))
 
 
 def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
@@ -77,16 +80,13 @@ def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Write the windows of both networks, and the article's with first weights as float32 for the others."""
-    from tasks.profiles.article_fit import split_article
-
     from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
     from tasks.prices.csv_reader import read_candles
     from tasks.prices.validation import check_candles
 
     candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
     candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
-    fields = Article().model_dump()
-    split = split_article(candles, **_picked(fields, split_article))
+    split = ArticleProfile().split(candles)
     x, y = split.train.inputs.astype(np.float32), split.train.targets.astype(np.float32)
     article: Arrays = {"x": x[: split.fitted], "y": y[: split.fitted]}
     article |= {"held_x": x[split.fitted :], "held_y": y[split.fitted :]}
@@ -94,11 +94,11 @@ def prepare(folder: Path) -> dict[str, Any]:
     parts = [*article.values(), *_article_network().get_weights()]
     np.concatenate([part.ravel() for part in parts]).astype(np.float32).tofile(folder / "article.bin")
 
-    recipe = Recipe()
-    inputs = make_inputs(candles, recipe.input_settings, columns_of(candles, share=recipe.column_share))
+    recipe = CalibratedSettings()
+    inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
     rows = rows[np.isfinite(inputs.targets[rows])]
-    shown = windows_at(inputs, rows, recipe.input_settings)
+    shown = windows_at(inputs, rows, recipe)
     targets = inputs.targets[rows][:, None].astype(np.float32)
     split_at = len(rows) - recipe.validation_days
     calibrated: Arrays = {"x": shown[:split_at], "y": targets[:split_at]}
@@ -114,12 +114,12 @@ def prepare(folder: Path) -> dict[str, Any]:
 def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
     """`tasks.network.trainer.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
 
-    The marks are those of its log lines, every tenth epoch.
+    The marks are of the epochs from the tenth on.
     """
-    marks = _marks()
     network = _unrolled() if other else _article_network()
-    losses = _trained_article(network, data, epochs, compiled=False if other else None)
-    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+    with _marks() as marks:
+        losses = _trained_article(network, data, epochs, compiled=False if other else None)
+    return marks, losses.training.tolist()
 
 
 def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
@@ -134,7 +134,7 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
 
     from tasks.network.architectures import student_t_head, student_t_loss
 
-    recipe, marks = Recipe(), _marks()
+    recipe = CalibratedSettings()
     shape = {"mean_scale": recipe.mean_scale, "min_dof": recipe.min_dof}
     trainer = Trainer(
         _calibrated_network(data),
@@ -143,14 +143,11 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
         compiled=other,
         head=functools.partial(student_t_head, **shape),
     )
-    _, losses = trainer.fit(
-        data["x"],
-        data["y"],
-        (data["held_x"], data["held_y"]),
-        settings=TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs),
-        seed=recipe.seed,
-    )
-    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+    how = TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs)
+    held_out = (data["held_x"], data["held_y"])
+    with _marks() as marks:
+        _, losses = trainer.fit(data["x"], data["y"], held_out, settings=how, seed=recipe.seed)
+    return marks, losses.training.tolist()
 
 
 def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
@@ -159,7 +156,7 @@ def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[
 
     from tasks.network.architectures import student_t_loss
 
-    recipe, network = Recipe(), _calibrated_network(data)
+    recipe, network = CalibratedSettings(), _calibrated_network(data)
     network.compile(
         optimizer=keras.optimizers.Adam(recipe.learning_rate, global_clipnorm=recipe.clip_norm),
         loss=lambda targets, raw: student_t_loss(
@@ -194,16 +191,12 @@ def proof(folder: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def _picked(fields: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in fields.items() if name in names}
-
-
 def _article_network(**changed: Any) -> Any:
     from tasks.network.architectures import article_network
 
-    fields = Article().model_dump() | changed
-    return article_network(**_picked(fields, article_network))
+    fields = ArticleProfile().settings.model_dump() | changed
+    names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
+    return article_network(**{name: fields[name] for name in names})
 
 
 def _unrolled() -> Any:
@@ -219,12 +212,13 @@ def _unrolled() -> Any:
 def _calibrated_network(data: Arrays) -> Any:
     from tasks.network.architectures import calibrated_network
 
-    fields = Recipe().model_dump() | {"features": data["x"].shape[2]}
-    return calibrated_network(**_picked(fields, calibrated_network))
+    names = ("lookback", "units", "dropout", "head_sd", "first_dof", "seed")
+    fields = {name: getattr(CalibratedSettings(), name) for name in names}
+    return calibrated_network(features=data["x"].shape[2], **fields)
 
 
 def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool | None) -> Losses:
-    article = Article()
+    article = ArticleProfile().settings
     settings = TrainingSettings(article.learning_rate, article.batch_size, epochs, article.shuffle)
     x = np.concatenate([data["x"], data["held_x"]])
     y = np.concatenate([data["y"], data["held_y"]])
@@ -237,9 +231,9 @@ def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool 
 def _fitted_article(network: Any, data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
     import keras
 
-    fields = Article().model_dump()
-    network.compile(optimizer=keras.optimizers.Adam(fields["learning_rate"]), loss="mse")
-    return _fit(network, data, epochs, batch_size=fields["batch_size"], shuffle=False)
+    settings = ArticleProfile().settings
+    network.compile(optimizer=keras.optimizers.Adam(settings.learning_rate), loss="mse")
+    return _fit(network, data, epochs, batch_size=settings.batch_size, shuffle=False)
 
 
 def _fit(
@@ -266,18 +260,17 @@ def _fit(
     return marks, history["loss"]
 
 
-def _marks() -> Marks:
-    """When the loop says which epoch it has done."""
+@contextmanager
+def _marks() -> Iterator[Marks]:
+    """When each epoch from the tenth on ends."""
     marks: Marks = []
 
-    class Clock(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            marks.append((record.args[0], time.perf_counter()))  # type: ignore[index, arg-type]
+    def note(_member: str, epoch: int, _epochs: int) -> None:
+        if epoch >= 10:
+            marks.append((epoch, time.perf_counter()))
 
-    logger = logging.getLogger("closecast.train")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(Clock())
-    return marks
+    with listening(note):
+        yield marks
 
 
 if __name__ == "__main__":

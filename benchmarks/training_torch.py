@@ -18,7 +18,7 @@ from pathlib import Path
 start = time.perf_counter()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that there is no NumPy beside it
-    import torch
+    import torch  # type: ignore[import-not-found]
     from torch import nn
 
 loaded = time.perf_counter() - start

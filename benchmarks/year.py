@@ -9,35 +9,30 @@ this is the worse case.) Takes some ten minutes.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import statistics
+import sys
 import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
 
-from page import BARS, bar, put
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-HERE = Path(__file__).parent
+from benchmarks.page import BARS, bar, options, put
 
 FORGOTTEN = 35  # the first days, on which libraries come in and every kind of run is seen once
 
 
 def main() -> None:
     """Run, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "performance.md")
-    given = parser.parse_args()
+    arguments = options(__doc__, days=365).parse_args()
     with tempfile.TemporaryDirectory(prefix="closecast-year-") as name:
         os.environ |= {"PREFECT_HOME": f"{name}/prefect", "PREFECT_LOGGING_LEVEL": "ERROR"}
         os.environ |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-        seconds, megabytes, trained = year(Path(name) / "home", given.days)
-    text = report(seconds, megabytes, trained)
-    put(given.out, "year", text)
-    print(text)
+        seconds, megabytes, trained = year(Path(name) / "home", arguments.days)
+    put(arguments.out, "year", report(seconds, megabytes, trained))
 
 
 def year(home: Path, days: int) -> tuple[list[float], list[float], int]:
@@ -46,10 +41,10 @@ def year(home: Path, days: int) -> tuple[list[float], list[float], int]:
 
     from flows.daily import daily_forecast
     from flows.maintain import maintain
-    from flows.settings import SAMPLE, Market
     from storage.core.home import Home
     from storage.models.registry import Models
     from tasks.prices.csv_reader import read_candles
+    from tasks.prices.sources import SAMPLE, Market
 
     last = read_candles(SAMPLE.read_bytes(), "BTC-USD", name=SAMPLE.name).candles["day_utc"].iloc[-1].date()
     seconds, megabytes = [], []
@@ -84,7 +79,7 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         for part in quarters
     ]
     first, final = (statistics.median(megabytes[part]) for part in (quarters[0], quarters[-1]))
-    said = (
+    text = (
         f"`python benchmarks/year.py --days {len(seconds)}`: {len(seconds)} daily runs of the flow on the"
         f" sample in one process, {trained} models trained on the way, the tables compacted each week."
         f" Memory of the last quarter over the first: {final / first:.2f}. A Prefect worker runs each day in"
@@ -94,7 +89,7 @@ def report(seconds: list[float], megabytes: list[float], trained: int) -> str:
         f"memory of {len(seconds)} daily runs in one process, last quarter over first", [final / first], 1.1
     )
     head = ["| days | median run, s | memory, MB | at most, MB |", "|---|---|---|---|"]
-    return "\n".join([said, "", *head, *rows, "", BARS, growth])
+    return "\n".join([text, "", *head, *rows, "", BARS, growth])
 
 
 if __name__ == "__main__":

@@ -166,8 +166,8 @@ def test_a_read_only_disk(disk: Path, csv: Path) -> None:
     succeeds(home, csv, before)
 
 
-FOLDERS = ["models", "raw", "logs", "predictions/_delta_log"]
-MORE = ["locks", "predictions", "scores", "mlflow.db"]
+FOLDERS = ["models", "locks", "logs", "predictions/_delta_log"]
+MORE = ["predictions", "scores", "mlflow.db"]
 
 
 @pytest.mark.parametrize("name", [*FOLDERS, "prices.db", *(MORE if LONG else [])])

@@ -91,14 +91,7 @@ def run_step(
 
     Of the asset that it `makes`, Prefect records what it is made `of`, and the result's `facts()`.
     """
-    task: Any = task_of(fn)
-    if makes:
-        from prefect.tasks import MaterializingTask
-
-        made_of: list[Any] = [asset.to_prefect() for asset in of]
-        task = MaterializingTask(
-            fn=_with_facts(fn), assets=[makes.to_prefect()], asset_deps=made_of, **_options(fn)
-        )
+    task = _asset_task(fn, makes, of) if makes else task_of(fn)
     result: R = task.submit(*args, **kwargs).result()
     return result
 
@@ -116,6 +109,15 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     from prefect import task
 
     return task(fn, **_options(fn))
+
+
+def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
+    from prefect.tasks import MaterializingTask
+
+    made_of: list[Any] = [asset.to_prefect() for asset in of]
+    return MaterializingTask(
+        fn=_with_facts(fn), assets=[makes.to_prefect()], asset_deps=made_of, **_options(fn)
+    )
 
 
 def _options(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -30,12 +30,7 @@ def article_network(
     return keras.Sequential(
         [
             keras.layers.Input((lookback, 1)),
-            keras.layers.LSTM(
-                units,
-                activation=activation,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=kernel),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=recurrent),
-            ),
+            _lstm(units, kernel, recurrent, activation=activation),
             keras.layers.LeakyReLU(negative_slope=leaky_slope),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=dense)),
@@ -65,12 +60,7 @@ def calibrated_network(
     network = keras.Sequential(
         [
             keras.layers.Input((lookback, features)),
-            keras.layers.LSTM(
-                units,
-                unroll=True,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=kernel),
-                recurrent_initializer=keras.initializers.Orthogonal(seed=recurrent),
-            ),
+            _lstm(units, kernel, recurrent, unroll=True),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(
                 3, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=head)
@@ -79,6 +69,17 @@ def calibrated_network(
     )
     network.layers[-1].bias.assign([0.0, 0.0, first_dof])
     return network
+
+
+def _lstm(units: int, kernel_seed: int, recurrent_seed: int, **options: Any) -> keras.layers.Layer:
+    import keras
+
+    return keras.layers.LSTM(
+        units,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=kernel_seed),
+        recurrent_initializer=keras.initializers.Orthogonal(seed=recurrent_seed),
+        **options,
+    )
 
 
 def student_t_head(raw: Any, *, mean_scale: float, min_dof: float) -> Any:

@@ -23,11 +23,6 @@ class EarlyStopping:
         self._best_loss, self._best_epoch = np.inf, 0
         self._best_weights: Weights = []
 
-    @property
-    def active(self) -> bool:
-        """Whether it reads the network's weights after each epoch."""
-        return self._patience is not None
-
     def after(self, epoch: int, loss: float, network: keras.Sequential) -> bool:
         """Whether to stop after an epoch (from 1) with this validation loss."""
         if self._patience is None:

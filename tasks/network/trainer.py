@@ -194,7 +194,7 @@ class Trainer:
                 prefix = f"{name}, " if name else ""
                 log.info("%sepoch %d of %d: loss %.5f%s", prefix, epoch, epochs, training[-1], checked)
             report_epoch(name, epoch, epochs)
-            if self._flat and (stopping.active or epoch == epochs):
+            if self._flat and (settings.patience is not None or epoch == epochs):
                 self._flat.store()
             if stopping.after(epoch, validation[-1], self.network):
                 report_epoch(name, epochs, epochs)

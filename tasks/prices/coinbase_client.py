@@ -34,6 +34,7 @@ from tasks.prices.coinbase_responses import (
 
 COINBASE = "https://api.exchange.coinbase.com"
 MAX_DAYS = 300  # of a page, both ends included: the exchange refuses more
+CONNECT_TIMEOUT = 5.0  # seconds
 MIN_INTERVAL = 0.11  # seconds between the starts of two requests: the exchange allows 10 a second
 
 log = logging.getLogger("closecast.fetch")
@@ -64,7 +65,7 @@ class Client:
 
     Args:
         base_url: http or https address of the exchange, without a query.
-        connect_timeout, read_timeout: seconds to wait for the connection, and for each next byte.
+        read_timeout: seconds to wait for each next byte.
         total_timeout: seconds for a whole response, however it trickles.
         attempts: requests for a page while errors are transient.
         empty_attempts: requests for a page before an empty one is accepted.
@@ -81,7 +82,6 @@ class Client:
         self,
         base_url: str = COINBASE,
         *,
-        connect_timeout: float = 5.0,
         read_timeout: float = 15.0,
         total_timeout: float = 30.0,
         attempts: int = 6,
@@ -92,7 +92,7 @@ class Client:
     ) -> None:
         self.base_url, self._host = base_url.rstrip("/"), _host_of(base_url)
         self._attempts, self._empty_attempts, self._max_wait = attempts, empty_attempts, max_wait
-        self._timeouts, self._total_timeout = (connect_timeout, read_timeout), total_timeout
+        self._timeouts, self._total_timeout = (CONNECT_TIMEOUT, read_timeout), total_timeout
         self._pace, self._next_start = threading.Lock(), -math.inf
         self._patience, self._last_start = patience, math.inf
         self._sleep = sleep

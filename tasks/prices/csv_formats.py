@@ -37,11 +37,8 @@ NAMES = {
 class CsvRows:
     """The rows of a file that have as many fields as its header, and the reasons for all that are rejected.
 
-    Attributes:
-        texts: a trimmed pyarrow column for each role: `day`, `stamp`, `symbol`, the prices by their names in
-            a candle_frame, and the volumes as `volume:0`, `volume:1` … by position.
-        numbers: (rows,) line number of each row; the first line is 1.
-        reasons: by line number, why the row is rejected.
+    `texts` holds a trimmed pyarrow column for each role: `day`, `stamp`, `symbol`, the prices by their names
+    in a candle_frame, and the volumes as `volume:0`, `volume:1` … by position.
     """
 
     name: str
@@ -49,8 +46,8 @@ class CsvRows:
     delimiter: str
     lines: list[bytes]
     texts: dict[str, Any]
-    numbers: np.ndarray
-    reasons: dict[int, str]
+    numbers: np.ndarray  # (rows,) line number of each row; the first line is 1
+    reasons: dict[int, str]  # by line number
 
     def text(self, role: str, row: int) -> str:
         """The text in that column of the row (its index, not its line)."""

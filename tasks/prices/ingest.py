@@ -117,7 +117,7 @@ class IngestedPrices:
 
 @dataclass
 class Counts:
-    """What a run brought; a row that is quarantined again when its day is asked for again counts once."""
+    """What a run brought; a row that is quarantined again when its day is requested again counts once."""
 
     new_days: int = 0
     restated_days: int = 0

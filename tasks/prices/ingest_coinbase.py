@@ -1,4 +1,4 @@
-"""The exchange's candles into the database, page by page; gaps are asked for again."""
+"""The exchange's candles into the database, page by page; gaps are requested again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_GAPS_A_RUN = 10
 
 
 def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
-    """Fetch the exchange's candles up to the origin, store them page by page, and ask again for gaps.
+    """Fetch the exchange's candles up to the origin, store them page by page, and request gaps again.
 
     The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day. `home`
     keeps the raw responses.
@@ -57,11 +57,10 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
 
 
 def _pages(client: Client, prices: Prices, request: IngestRequest, last: date | None) -> Iterator[Page]:
-    """Every page of a run; each is stored before the next one is asked for."""
+    """Every page of a run; each is stored before the next one is requested."""
     product_id, origin = request.product_id, request.origin or request.last_finished_day
     first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
-    # Nobody knows on which day a product begins: empty pages before it are believed at once, unless there
-    # was nothing else.
+    # The first day of a product is unknown: empty pages before it are accepted at once, unless all are empty.
     begun = last is not None
     for insist in (False, True):
         if not (insist and begun):
@@ -71,15 +70,15 @@ def _pages(client: Client, prices: Prices, request: IngestRequest, last: date | 
                 yield page
     if prices.source_of(product_id) != "coinbase":
         return
-    # The page before a history that begins just where a page began may have come back empty for no reason,
-    # and nobody would ever ask for it again; and so on to one that is empty.
+    # Where a history begins just where a page begins, the page before it may have been empty by mistake, and
+    # no later run requests it: here it is, and so on to one that is empty.
     begins = prices.first_day(product_id)
     while begins and begins > FIRST_DAY and (begins - FIRST_DAY).days % MAX_DAYS == 0:
         page = client.page(product_id, begins - timedelta(days=MAX_DAYS), begins - timedelta(days=1))
         yield page
         begins = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
-    for start, end in _gaps_to_ask_for(prices, product_id, origin):
-        log.info("%s: asking again for %s to %s", product_id, start, end)
+    for start, end in _gaps_to_request(prices, product_id, origin):
+        log.info("%s: requesting %s to %s again", product_id, start, end)
         yield client.page(product_id, start, end, expect_rows=False)
 
 
@@ -104,14 +103,14 @@ def _store_page(home: Home, prices: Prices, request: IngestRequest, page: Page, 
     counts.add(appended, quarantined)
 
 
-def _gaps_to_ask_for(prices: Prices, product_id: str, origin: date) -> list[Gap]:
-    """Gaps up to the origin, the newest ones first, in spans that one request can ask for."""
+def _gaps_to_request(prices: Prices, product_id: str, origin: date) -> list[Gap]:
+    """Gaps up to the origin, the newest ones first, each no longer than a request."""
     days = prices.days(product_id, through=origin)
     if days.empty:
         return []
     first, last = days.iloc[0].date(), days.iloc[-1].date()
     gaps = find_gaps(days)
-    # No run comes again to a first day that was quarantined, on the page that the series begins in.
+    # No later run requests a quarantined first day, which is on the page that the series begins in.
     page = first - timedelta(days=(first - FIRST_DAY).days % MAX_DAYS)
     if FIRST_DAY <= page < first and prices.any_quarantined_before(product_id, "coinbase", first):
         gaps.insert(0, (page, first - timedelta(days=1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -97,15 +97,10 @@ def fit_ensemble(
         patience=None if epochs else settings.patience,
         min_delta=settings.min_delta,
     )
-
-    def start(member: int) -> tuple[Weights, int]:
-        weights = _first_weights(settings, train[0].shape[2], member)
-        return weights, _member_seed(settings, member)
-
+    seeds = [_member_seed(settings, member) for member in range(settings.members)]
+    starts = [(_first_weights(settings, train[0].shape[2], seed), seed) for seed in seeds]
     held_out = None if epochs else validation
-    pooled = _pooled(pool, settings, columns, fitted_through)
-    members, training = _train(settings, columns, train, held_out, pooled, how, settings.members, start)
-    return TrainedEnsemble(Ensemble(columns, members), fitted_through, training)
+    return _train(settings, columns, train, held_out, pool, fitted_through, how, starts)
 
 
 def fine_tune_ensemble(
@@ -125,14 +120,11 @@ def fine_tune_ensemble(
     columns = ensemble.columns
     train = _examples(history.candles, settings, columns, None, trained_through)
     how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
-
-    def start(member: int) -> tuple[Weights, int]:
-        return ensemble.members[member], _member_seed(settings, member, trained_through.toordinal())
-
-    pooled = _pooled(pool, settings, columns, trained_through)
-    count = len(ensemble.members)
-    members, training = _train(settings, columns, train, None, pooled, how, count, start)
-    return TrainedEnsemble(Ensemble(columns, members), trained_through, training)
+    starts = [
+        (weights, _member_seed(settings, member, trained_through.toordinal()))
+        for member, weights in enumerate(ensemble.members)
+    ]
+    return _train(settings, columns, train, None, pool, trained_through, how, starts)
 
 
 def ensemble_quantiles(
@@ -181,17 +173,17 @@ def _train(
     columns: Columns,
     train: Examples,
     validation: Examples | None,
-    pooled: tuple[dict[str, Examples], dict[str, str]],
+    pool: Histories,
+    fitted_through: date,
     how: TrainingSettings,
-    count: int,
-    start: Callable[[int], tuple[Weights, int]],
-) -> tuple[tuple[Weights, ...], Training]:
-    """Train so many members, each from the weights and with the seed that `start` gives it."""
-    parts, not_pooled = pooled
+    starts: Sequence[tuple[Weights, int]],
+) -> TrainedEnsemble:
+    """Train a member from each start: its first weights and its seed."""
+    parts, not_pooled = _pooled(pool, settings, columns, fitted_through)
     inputs, targets = (np.concatenate(arrays) for arrays in zip(train, *parts.values(), strict=True))
 
     def train_member(member: int, trainer: Trainer) -> tuple[Weights, Losses]:
-        first, seed = start(member)
+        first, seed = starts[member]
         name = f"member {member + 1}"
         weights, losses = trainer.fit(
             inputs, targets, validation, settings=how, seed=seed, start=first, name=name
@@ -200,22 +192,23 @@ def _train(
             best = losses.validation[losses.best_epoch - 1]
             epochs = len(losses.training)
             text = "%s of %d: best of %d epochs was %d, validation %.5f"
-            log.info(text, name, count, epochs, losses.best_epoch, best)
+            log.info(text, name, len(starts), epochs, losses.best_epoch, best)
         return weights, losses
 
-    trained = trainers_for(settings, inputs.shape[2]).map(count, train_member)
+    trained = trainers_for(settings, inputs.shape[2]).map(len(starts), train_member)
     members, losses = zip(*trained, strict=True)
     windows = {"train": len(train[0])}
     if validation is not None:
         windows["validation"] = len(validation[0])
     windows |= {f"pooled {product}": len(examples[0]) for product, examples in parts.items()}
-    return members, Training(losses, windows, not_pooled, columns.left_out)
+    training = Training(losses, windows, not_pooled, columns.left_out)
+    return TrainedEnsemble(Ensemble(columns, members), fitted_through, training)
 
 
-def _first_weights(settings: CalibratedSettings, features: int, member: int) -> Weights:
+def _first_weights(settings: CalibratedSettings, features: int, seed: int) -> Weights:
     names = ("lookback", "units", "dropout", "head_sd", "first_dof")
     shape = {name: getattr(settings, name) for name in names}
-    network = calibrated_network(features=features, seed=_member_seed(settings, member), **shape)
+    network = calibrated_network(features=features, seed=seed, **shape)
     weights: Weights = network.get_weights()
     return weights
 

@@ -6,7 +6,7 @@ References run from scores to forecasts, to models, to data versions, to candles
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, get_args
@@ -58,7 +58,7 @@ DATA_VERSIONS = pa.schema(
 )
 CLOSES = pa.schema([("data_version", pa.string()), ("target_day", pa.date32()), ("close", pa.float64())])
 PriceTables = tuple[pa.Table | None, pa.Table | None]
-Row = tuple[Any, ...]
+Row = dict[str, Any]
 
 
 @dataclass
@@ -140,10 +140,16 @@ def _check_models(home: Home, result: Verification) -> pa.Table | None:
         result.add("files of models", files, findings)
         result.add("model versions", 1, [] if findings else _version_findings(home, version))
     rows = [
-        (v.product_id, v.profile, v.version, v.tags.get("origin_day", ""), CHAMPION in v.aliases)
-        for v in versions
+        {
+            "product_id": version.product_id,
+            "profile": version.profile,
+            "model_version": version.version,
+            "origin_day": version.tags.get("origin_day", ""),
+            "is_champion": CHAMPION in version.aliases,
+        }
+        for version in versions
     ]
-    return _table(MODEL_VERSIONS, rows)
+    return pa.Table.from_pylist(rows, MODEL_VERSIONS)
 
 
 def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
@@ -196,14 +202,17 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
         result.add("candles", len(candles.rows.seqs), changed_candles(candles, checks))
         result.add("candles", 0, _response_findings(home, candles))
         for data_version, days, figures in _whole_versions(records, candles, result):
-            close = dict(zip(days, figures, strict=True))
-            versions.append((data_version, days[-1], figures[-1]))
-            closes += [(data_version, day, close[day]) for day in scored[data_version] & close.keys()]
+            close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
+            versions.append({**name, "last_day": days[-1], "last_close": figures[-1]})
+            closes += [
+                {**name, "target_day": day, "close": close[day]}
+                for day in scored[data_version] & close.keys()
+            ]
     result.add("candles", 0, (f"candle {seq} is missing" for seq in sorted(checks.keys() - seqs)))
     recorded = records.pages() if without_page else {}  # a run that goes on meanwhile stored both
     unrecorded = {seq: candle for seq, candle in without_page.items() if seq not in recorded}
     result.add("candles", 0, (f"candle {seq} of {name} is on no page" for seq, name in unrecorded.items()))
-    return _table(DATA_VERSIONS, versions), _table(CLOSES, closes)
+    return pa.Table.from_pylist(versions, DATA_VERSIONS), pa.Table.from_pylist(closes, CLOSES)
 
 
 def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
@@ -228,15 +237,10 @@ def _whole_versions(
             lost = f"data version {name} no longer stands for the {version.rows} closes it was made of"
             result.add("data versions", 1, [lost])
             continue
-        days, closes = (
-            stored.days.astype("int64").tolist(),
-            stored.figures[:, FIGURES.index("close")].tolist(),
-        )
         agrees = version.sha256 == named_digest(version) and version.through_day_utc == str(stored.days[-1])
-        result.add(
-            "data versions", 1, [] if agrees else [f"the row of data version {name} contradicts its name"]
-        )
-        yield name, days, closes
+        other = [] if agrees else [f"the row of data version {name} contradicts its name"]
+        result.add("data versions", 1, other)
+        yield name, stored.days.astype("int64").tolist(), stored.figures[:, FIGURES.index("close")].tolist()
 
 
 def _response_findings(home: Home, candles: Candles) -> Iterator[str]:
@@ -256,10 +260,3 @@ def _response_findings(home: Home, candles: Candles) -> Iterator[str]:
         for day, row in zip(days.astype(object).tolist(), figures, strict=True):
             if not np.array_equal(np.array(expected.get(day, ()), "float64"), row, equal_nan=True):
                 yield f"the candle of {candles.product_id} of {day} is not in the response that it came with"
-
-
-def _table(schema: pa.Schema, rows: Sequence[Row]) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else ([] for _ in schema)
-    return pa.table(
-        [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema
-    )

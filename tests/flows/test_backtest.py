@@ -236,7 +236,7 @@ def test_impossible_backtests_are_refused(tmp_path: Path) -> None:
         run(BTC, last, last)
     with pytest.raises(BadDay, match="a backtest needs a start"):
         run(BTC, last - timedelta(days=1), last - timedelta(days=2))
-    with pytest.raises(NotEnoughHistory, match=r"need 400 days of closes, found 399 .* --start"):
+    with pytest.raises(NotEnoughHistory, match=r"needs 400 days of closes, found 399 .* --start"):
         run(BTC, FIRST + timedelta(days=398), last - timedelta(days=1))
     with pytest.raises(NotEnoughHistory, match="ADA-USD has no closes"):
         run("ADA-USD", None, None)

@@ -76,17 +76,6 @@ def test_pit_interpolates_between_the_levels() -> None:
     assert pit(actual, every_day(row, len(actual))) == pytest.approx(expected)
 
 
-def test_pit_is_uniform_when_the_forecasts_are_calibrated() -> None:
-    draw = np.random.default_rng(3)
-    days = 3000
-    mean, sigma = draw.normal(0, 0.5, days), draw.uniform(0.5, 2.0, days)
-    dof = draw.uniform(3.0, 9.0, days)
-    actual = mean + sigma * np.sqrt((dof - 2) / dof) * draw.standard_t(dof)
-    assert stats.kstest(pit(actual, student_t(mean, sigma, dof)), "uniform").pvalue > 0.05
-    for wrong in (student_t(mean, 1.3 * sigma, dof), student_t(mean + 0.2, sigma, dof)):
-        assert stats.kstest(pit(actual, wrong), "uniform").pvalue < 1e-4
-
-
 def test_the_bounds_of_an_interval_are_covered() -> None:
     row = np.arange(23.0)
     low, high = INTERVAL_INDEXES[80]

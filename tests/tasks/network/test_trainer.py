@@ -113,8 +113,8 @@ def test_batches_hold_every_window_once(samples: int, size: int) -> None:
         rows = order[weights == 1].tolist()
         assert (rows if draw is None else sorted(rows)) == list(range(samples))
         assert weights.sum() == samples
-    order = batches(100, 5, np.random.default_rng(1))[0].ravel().tolist()
-    assert order != sorted(order)
+    drawn = batches(100, 5, np.random.default_rng(1))[0].ravel().tolist()
+    assert drawn != sorted(drawn)
 
 
 def test_dropout_masks_keep_the_mean() -> None:
@@ -305,10 +305,10 @@ def test_a_clone_has_variables_of_its_own_and_gives_the_same_bits() -> None:
         assert figures[0] == figures[1]
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_a_learning_rate_that_is_too_large_is_refused(held_out: bool) -> None:
+@pytest.mark.parametrize("changed", [{}, {"held_out": False}, {"epochs": 1, "batch_size": 10_000}])
+def test_a_learning_rate_that_is_too_large_is_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(BadSetting, match=r"not finite after epoch 1 with a learning_rate of 1e\+06: choose"):
-        fit(shared(), held_out=held_out, learning_rate=1e6)
+        fit(shared(), learning_rate=1e6, **changed)
 
 
 def test_xla_compiles_where_the_steps_pay_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

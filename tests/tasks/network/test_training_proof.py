@@ -1,4 +1,4 @@
-"""The training loop against `keras.Model.fit` at the article's own sizes: the same mathematics."""
+"""The training loop against `keras.Model.fit` with dropout: the same distribution of losses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tasks.network.trainer import Trainer, TrainingSettings
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
-LOOKBACK, UNITS = 5, 64
-ARTICLE = TrainingSettings(learning_rate=1e-4, batch_size=5, epochs=12, shuffle=False)
 SHORT = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=5, shuffle=False)
 SEEDS = range(16)
 # Largest difference of two means over seeds, in standard errors.
@@ -24,14 +22,9 @@ MAX_STANDARD_ERRORS = 3.0
 soak = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak` trains so many networks")
 
 
-def network(*, dropout: float, units: int, lookback: int) -> keras.Sequential:
+def network(dropout: float) -> keras.Sequential:
     return article_network(
-        lookback=lookback,
-        units=units,
-        activation="sigmoid",
-        leaky_slope=0.5,
-        dropout=dropout,
-        seed=1,
+        lookback=2, units=8, activation="sigmoid", leaky_slope=0.5, dropout=dropout, seed=1
     )
 
 
@@ -43,35 +36,11 @@ def windows(samples: int, lookback: int) -> tuple[np.ndarray, np.ndarray]:
     return spans[:, :lookback, None].copy(), spans[:, lookback:].copy()
 
 
-def keras_fit(
-    model: keras.Sequential, x: np.ndarray, y: np.ndarray, settings: TrainingSettings
-) -> list[float]:
-    history = model.fit(
-        x, y, batch_size=settings.batch_size, epochs=settings.epochs, shuffle=False, verbose=0
-    )
-    losses: list[float] = history.history["loss"]
-    return losses
-
-
-def test_the_article_trains_as_in_keras() -> None:
-    x, y = windows(153, LOOKBACK)  # 31 batches, the last one of 3 windows
-    ours, theirs = (network(dropout=0.0, units=UNITS, lookback=LOOKBACK) for _ in range(2))
-    start = theirs.get_weights()
-    theirs.compile(optimizer=keras.optimizers.Adam(ARTICLE.learning_rate), loss="mse")
-    weights, losses = Trainer(ours, loss=squared_error).fit(x, y, settings=ARTICLE, seed=1)
-    np.testing.assert_allclose(losses.training, keras_fit(theirs, x, y, ARTICLE), rtol=1e-4)
-    for mine, other in zip(weights, theirs.get_weights(), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-3)
-    # The weights have moved further than the tolerance.
-    assert max(np.abs(one - other).max() for one, other in zip(start, weights, strict=True)) > 1e-2
-    assert losses.training[-1] < 0.8 * losses.training[0]
-
-
 @functools.cache
 def our_last_losses(dropout: float) -> np.ndarray:
     """Last losses (seeds,) of the loop; only the masks differ from seed to seed."""
     x, y = windows(60, 2)
-    model = network(dropout=dropout, units=8, lookback=2)
+    model = network(dropout)
     start, trainer = model.get_weights(), Trainer(model, loss=squared_error)
     fits = [trainer.fit(x, y, settings=SHORT, seed=seed, start=start)[1] for seed in SEEDS]
     return np.array([losses.training[-1] for losses in fits])
@@ -82,7 +51,7 @@ def keras_last_losses(dropout: float) -> np.ndarray:
     """The same of `fit`, with the masks that Keras's own Dropout layer draws."""
     x, y = windows(60, 2)
     keras.utils.set_random_seed(2020)
-    model = network(dropout=dropout, units=8, lookback=2)
+    model = network(dropout)
     optimizer, start = keras.optimizers.Adam(SHORT.learning_rate), model.get_weights()
     model.compile(optimizer=optimizer, loss="mse")
     optimizer.build(model.trainable_variables)
@@ -92,7 +61,8 @@ def keras_last_losses(dropout: float) -> np.ndarray:
         model.set_weights(start)
         for variable, value in zip(optimizer.variables, fresh, strict=True):
             variable.assign(value)
-        last.append(keras_fit(model, x, y, SHORT)[-1])
+        history = model.fit(x, y, batch_size=5, epochs=5, shuffle=False, verbose=0).history
+        last.append(history["loss"][-1])
     return np.array(last)
 
 

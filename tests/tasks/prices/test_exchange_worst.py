@@ -78,7 +78,6 @@ class Scenario:
         before, self.waits = len(self.exchange.requests), []
         client = Client(
             self.exchange.url,
-            connect_timeout=2,
             read_timeout=0.15,
             total_timeout=0.2,
             attempts=ATTEMPTS,

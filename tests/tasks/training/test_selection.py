@@ -315,15 +315,6 @@ def test_lineage_names_the_pool_and_why_products_are_left_out(
     pd.testing.assert_frame_equal(again, pooled["ETH-USD"])
 
 
-def test_a_model_older_than_180_days_raises_a_warning(runs: Runs) -> None:
-    old = runs.with_settings(refit_every_days=3650, fine_tune_every_days=0)
-    assert old.select(MADE + 180).warning is None
-    selection = old.select(MADE + 181)
-    assert selection.version == "1"
-    assert selection.warning
-    assert "181 days ago" in selection.warning
-
-
 def test_a_short_series_refits_once_180_days_are_unseen(stored: Runs) -> None:
     runs = stored.with_settings(**LENIENT)
     with pytest.raises(NotEnoughHistory, match="400 days of closes, found 399"):
