@@ -26,9 +26,11 @@ class Upkeep:
 
 @flow(name="maintain", flow_run_name=lambda: f"upkeep {clock.now():%Y-%m-%d}", **FLOW)
 def maintain(home: str | None = None, prune: bool = False) -> list[str]:
-    """Compact the tables, and delete models, backtests and drafts that nothing refers to if `prune` is set.
+    """Compact the tables, and delete what is unused if `prune` is set; returns what was deleted.
 
-    Returns what was deleted. `home` is by default CLOSECAST_HOME or the project's `data/`.
+    Args:
+        home: folder of everything stored; by default CLOSECAST_HOME or the project's `data/`.
+        prune: also delete models, backtests and drafts that nothing refers to.
     """
     show_log_lines()
     prepared = prepare_home(home_at(home))

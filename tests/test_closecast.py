@@ -193,7 +193,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert shell.here("predictions", "--product", "BTC-USD", "--format", "json").out.strip() == "[]"
     assert "2021-07-01" in shell.here("predictions").out
     versions = json.loads(shell.here("versions", "--format", "json").out)
-    assert [(row["version"], row["aliases"]) for row in versions] == [("2", "champion"), ("1", "")]
+    assert [(row["version"], row["aliases"]) for row in versions] == [("2", ""), ("1", "champion")]
     assert all(re.fullmatch(r"ADA-USD@\d+:[0-9a-f]{64}", row["data_version"]) for row in versions)
     joined = "select p.point > 0 as up from predictions p join closes c on c.day_utc = p.target_day"
     assert shell.query(joined) == [{"up": True}]
