@@ -134,7 +134,7 @@ def test_a_file_that_is_no_database_makes_the_home_unusable(tmp_path: Path) -> N
     (tmp_path / "prices.db").mkdir()
     assert "unable to open database file" in refusal(Home(tmp_path))
     (tmp_path / "file").touch()
-    assert "folder that can be written" in refusal(Home(tmp_path / "file" / "home"))
+    assert "cannot be written" in refusal(Home(tmp_path / "file" / "home"))
 
 
 @pytest.mark.sqlite
