@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 import tarfile
 import zlib
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from storage.core.errors import BadFile, BadSetting, HomeUnusable
+from storage.core.errors import BadFile, HomeUnusable
 from storage.core.location import Location
 from storage.core.progress import report_progress
 from storage.tables.schemas import TABLES
@@ -92,13 +91,7 @@ def open_archive(file: Path) -> BinaryIO:
 
     Raises:
         BadFile: it is no file, or cannot be read.
-        BadSetting: this Python cannot unpack it safely.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise BadSetting(
-            f"a restore needs Python 3.11.4 or later, whose tarfile has the data filter, not"
-            f" {platform.python_version()}: upgrade Python, then try again"
-        )
     try:
         if file.is_file():
             return file.open("rb")
@@ -133,10 +126,7 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
         for _ in _entries(source, file, free):
             pass  # nothing is written before all of it is known to fit
         for tar, entry in _entries(source, file, free):
-            tar.extract(entry, staging, set_attrs=False, filter="data")
-            with (staging / entry.name).open("rb") as unpacked:
-                os.fsync(unpacked.fileno())
-                checksums[entry.name] = hashlib.file_digest(unpacked, "sha256").hexdigest()
+            checksums[entry.name] = _extract(tar, entry, staging / entry.name)
             report_progress("files", len(checksums))
         content: Any = json.loads((staging / LIST).read_bytes()) if LIST in checksums else None
         recorded = content.get("sha256") if isinstance(content, dict) else None
@@ -150,6 +140,17 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise BadFile(f"{file} is no whole backup of this closecast ({reason}); use another one") from error
     return len(checksums)
+
+
+def _extract(tar: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> str:
+    """Write the bytes of an entry to a new file; returns their SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hashed = _Hashed(cast("IO[bytes]", tar.extractfile(entry)))
+    with path.open("xb") as unpacked:
+        shutil.copyfileobj(hashed, unpacked)
+        unpacked.flush()
+        os.fsync(unpacked.fileno())
+    return hashed.sha256.hexdigest()
 
 
 class _Reader:
