@@ -63,6 +63,8 @@ class Shell:
 
     def here(self, *words: str) -> Result:
         """The same in this process."""
+        import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
+
         out, err = io.StringIO(), io.StringIO()
         before = {log: log.handlers.copy() for log in map(logging.getLogger, ("closecast", "prefect"))}
         with (

@@ -52,6 +52,8 @@ def home(tmp_path: Path) -> Home:
 
 def typed(*words: str) -> tuple[int, str, str]:
     """A command in this process: its exit code, output and errors."""
+    import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
+
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["closecast", *words])
