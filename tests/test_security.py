@@ -75,8 +75,10 @@ def offences(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in FORBIDDEN_MODULES:
-            yield str(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name.name}" for name in node.names]
+            if str(node.module).split(".")[0] in FORBIDDEN_MODULES or "keras.models.load_model" in names:
+                yield str(node.module)
         elif isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_NAMES:
                 yield node.func.id
@@ -102,6 +104,7 @@ def test_forbidden_code_would_be_found() -> None:
         "subprocess.run('x', shell=True)",
         "np.load(p, allow_pickle=True)",
         "keras.models.load_model(p)",
+        "from keras.models import load_model",
         "load(p, safe_mode=False)",
     ):
         assert list(offences(ast.parse(text))), text
