@@ -15,8 +15,7 @@ import pandas as pd
 import pytest
 
 from storage.core.home import Home
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from flows.maintain import Upkeep
     from storage.core.home import Home
-    from storage.models.version import ModelVersion
+    from storage.models.registry import ModelVersion
     from tasks.backtest.result import BacktestResult
     from tasks.evaluation.scoreboard import Scoreboard
     from tasks.prices.ingest import IngestedPrices

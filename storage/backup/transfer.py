@@ -12,7 +12,7 @@ from sqlalchemy import exc
 
 from storage.core.errors import HomeUnusable
 from storage.core.home import Home
-from storage.models.mlflow_database import registry_client, registry_exists
+from storage.models.mlflow_database import registry_client
 from storage.prices.database import Database
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import one_line
@@ -80,7 +80,7 @@ def dump_registry(home: Home, folder: Path) -> Path | None:
     """Copy the model registry, one state of it, to `mlflow.db` of a folder; None where there is none."""
     if database_engine(home).file is not None:
         return _copy_file(home.registry, folder / "mlflow.db")
-    if not registry_exists(home):
+    if not database_engine(home).registry_exists():
         return None
     copy = sqlite_home(folder).prepare()
     registry_client(copy)
@@ -115,7 +115,7 @@ def load_registry(folder: Path, home: Home) -> None:
 
 def holds_models(home: Home) -> bool:
     """Whether a model version is registered."""
-    if not registry_exists(home):
+    if not database_engine(home).registry_exists():
         return False
     with _registry(home) as connection:
         return _count(connection, _mlflow()["model_versions"]) > 0

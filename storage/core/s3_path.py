@@ -83,6 +83,9 @@ class S3Path:
             return True
         return False
 
+    def is_symlink(self) -> bool:
+        return False
+
     def is_dir(self) -> bool:
         return next(self._listed(), None) is not None
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from storage.core.errors import BadFile, Damaged, HomeUnusable
-from storage.core.files import fsync_folder, read_bytes, sha256_file
+from storage.core.errors import BadFile, Damaged
+from storage.core.files import fsync_folder, read_bytes
 from storage.core.home import Home
 from storage.core.location import LocalPath
-from storage.models.bundles import MANIFEST, Bundle, Draft, as_json
+from storage.models.bundles import MANIFEST, Bundle, Draft, as_json, new_draft
 
 
 class BacktestCache:
@@ -34,29 +33,22 @@ class BacktestCache:
     @contextlib.contextmanager
     def draft(self, name: str) -> Iterator[Draft]:
         """A model to fill, which gets its name when it is whole; `HomeUnusable` where it cannot be stored."""
-        final, unfinished = self.folder / name, self.folder / f".draft-{uuid.uuid4().hex}"
-        try:
-            unfinished.mkdir(parents=True)
-            draft = Draft(unfinished)
+        with new_draft(self.folder) as draft:
             yield draft
             draft.seal()
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(final)
-            unfinished.rename(final)
+                shutil.rmtree(self.folder / name)
+            draft.folder.rename(self.folder / name)
             fsync_folder(self.folder)
-        except OSError as error:
-            raise HomeUnusable(f"{final} cannot be stored: {error.strerror or error}; make room") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
     def open(self, name: str) -> Bundle:
         """A model by its name; `Damaged` where it is missing or changed."""
+        folder = self.folder / name
         try:
-            return Bundle(self.folder / name, sha256_file(self.folder / name / MANIFEST))
+            return Bundle(folder, (folder / MANIFEST).sha256())
         except (BadFile, ValueError) as error:
             raise Damaged(
-                f"{self.folder / name} is not a whole model ({error}): delete {self.folder} and run the"
-                " backtest again"
+                f"{folder} is not a whole model ({error}): delete {self.folder} and run the backtest again"
             ) from error
 
     def write(self, name: str, content: object) -> None:

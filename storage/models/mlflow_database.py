@@ -22,17 +22,10 @@ BUSY_SECONDS = 20  # for which MLflow itself waits for a locked database
 TABLES = {"alembic_version", "registered_models", "model_versions", "runs"}
 
 
-def registry_exists(home: Home) -> bool:
-    """Whether a version was ever registered here; nothing is made."""
-    return database_engine(home).registry_exists()
-
-
 def registry_client(home: Home) -> MlflowClient:
     """MLflow's client on the home's own registry, which is made on first use.
 
-    Raises:
-        HomeBusy: another process has been making it for too long.
-        HomeUnusable: it cannot be made there, or, from any method of the client, not be read or written.
+    `HomeUnusable` where it cannot be made or, from any method of the client, not be read or written.
     """
     engine = database_engine(home)
     with _explained(engine.registry_address):
@@ -76,8 +69,7 @@ class _Explaining:
 def registry_integrity(home: Home) -> list[str]:
     """The problems that SQLite reports of the registry's file; none where the home has no such file.
 
-    Raises:
-        HomeUnusable: it cannot be opened, and its content may be as it was.
+    `HomeUnusable` where it cannot be opened: its content may be as it was.
     """
     if not home.registry.is_file():
         return []

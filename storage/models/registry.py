@@ -3,25 +3,70 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from storage.core.errors import Damaged, HomeUnusable
+from storage.core.errors import Damaged
 from storage.core.files import check_no_links, fsync_folder
 from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft, fetch_bundle, share_bundle
-from storage.models.mlflow_database import registry_client, registry_exists
-from storage.models.version import CHALLENGER, CHAMPION, ModelVersion, registered_name
+from storage.models.bundles import Bundle, Draft, fetch_bundle, new_draft, share_bundle
+from storage.models.mlflow_database import registry_client
+from storage.prices.engine import database_engine
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
     from mlflow.tracking import MlflowClient
 
+CHAMPION, CHALLENGER = "champion", "challenger"
+_FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")  # a plain name: it becomes part of a path
 METRICS_A_CALL = 1000  # MLflow takes no more
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of the registered model `closecast.PRODUCT.PROFILE`."""
+
+    product_id: str
+    profile: str
+    version: str
+    bundle: str
+    manifest_sha256: str
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name under which MLflow registers the model."""
+        return registered_name(self.product_id, self.profile)
+
+    @classmethod
+    def of_row(cls, row: RegisteredVersion, aliases: list[str]) -> Self:
+        """MLflow's version as ours; `Damaged` where it names no bundle, or one that is no plain folder."""
+        product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
+        if missing := sorted({"bundle", "manifest_sha256"} - row.tags.keys()):
+            raise Damaged(
+                f"the registry has no {' and no '.join(missing)} of {row.name} version {row.version}:"
+                " restore it from a backup"
+            )
+        bundle, manifest_sha256 = row.tags["bundle"], row.tags["manifest_sha256"]
+        if not _FOLDER.fullmatch(bundle):
+            raise Damaged(
+                f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"
+                f" has {bundle!r:.80}: restore it from a backup"
+            )
+        names = tuple(sorted(aliases))
+        return cls(product_id, profile, str(row.version), bundle, manifest_sha256, names, dict(row.tags))
+
+
+def registered_name(product_id: str, profile: str) -> str:
+    """`closecast.PRODUCT.PROFILE`."""
+    return f"closecast.{product_id}.{profile}"
 
 
 class Models:
@@ -29,15 +74,9 @@ class Models:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._client: MlflowClient | None = None
-        self._exists = False
 
     def find(self, product_id: str, profile: str, key: str) -> ModelVersion | None:
-        """The version that was trained under `key`, None where there is none.
-
-        Raises:
-            Damaged: its files are not the registered ones.
-        """
+        """The version that was trained under `key`, None where there is none; `Damaged` where it changed."""
         for version in self.versions(product_id, profile):
             if version.tags.get("key") == key:
                 self.open(version).verify()
@@ -46,23 +85,13 @@ class Models:
 
     @contextlib.contextmanager
     def draft(self, product_id: str, profile: str) -> Iterator[Draft]:
-        """A folder to fill, removed afterwards unless `register` renamed it."""
+        """A bundle to fill, removed afterwards unless `register` renamed it; the product's lock is held."""
         parent = self.home.models / registered_name(product_id, profile)
-        check_no_links(parent)
-        folder = parent / f".draft-{uuid.uuid4().hex}"
-        try:
-            # A killed run leaves its draft; the product's lock is held, so nobody writes to it.
-            for orphan in parent.glob(".draft-*"):
-                check_no_links(orphan)
+        check_no_links(parent, *parent.glob(".draft-*"))
+        with new_draft(parent) as draft:
+            for orphan in {*parent.glob(".draft-*")} - {draft.folder}:  # of a killed run
                 shutil.rmtree(orphan)
-            folder.mkdir(parents=True)
-            yield Draft(folder)
-        except OSError as error:
-            raise HomeUnusable(
-                f"the model cannot be stored in {parent}: {error.strerror or error}"
-            ) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            yield draft
 
     def register(
         self,
@@ -147,11 +176,7 @@ class Models:
         return self._lookup(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
 
     def version(self, product_id: str, profile: str, version: str) -> ModelVersion:
-        """A version by its number.
-
-        Raises:
-            Damaged: there is none.
-        """
+        """A version by its number; `Damaged` where there is none."""
         name = registered_name(product_id, profile)
         registered = self._lookup(lambda: self.client.get_model_version(name, version))
         if registered is None:
@@ -175,59 +200,48 @@ class Models:
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product or profile when named."""
-        versions = []
-        for model, rows in self._registered(product_id, profile):
-            for row in rows:
-                aliases = [
-                    alias for alias, number in model.aliases.items() if str(number) == str(row.version)
-                ]
-                versions.append(ModelVersion.of_row(row, aliases))
         return [
-            version
-            for version in versions
-            if product_id in (None, version.product_id) and profile in (None, version.profile)
+            ModelVersion.of_row(row, [alias for alias in aliases if aliases[alias] == str(row.version)])
+            for _, aliases, rows in self._registered(product_id, profile)
+            for row in rows
         ]
 
     def lost(self) -> list[tuple[str, str, str]]:
         """Each alias whose version is missing: model, alias, number."""
         return [
-            (model.name, alias, str(number))
-            for model, rows in self._registered()
+            (name, alias, number)
+            for name, aliases, rows in self._registered()
             for numbers in [{str(row.version) for row in rows}]
-            for alias, number in sorted(model.aliases.items())
-            if str(number) not in numbers
+            for alias, number in sorted(aliases.items())
+            if number not in numbers
         ]
 
     def _registered(
         self, product_id: str | None = None, profile: str | None = None
-    ) -> Iterator[tuple[Any, Iterator[RegisteredVersion]]]:
-        """Each registered model with its versions, the newest first."""
+    ) -> Iterator[tuple[str, dict[str, str], Iterator[RegisteredVersion]]]:
+        """Name, aliases with their numbers, and versions, newest first, of each registered model."""
         if not self._registry_exists():
             return
         # Of one product among thousands only its own are read.
-        named = f"name LIKE '{registered_name(product_id or '%', profile or '%')}'"
-        for model in _pages(self.client.search_registered_models, named):
-            yield model, _pages(self.client.search_model_versions, f"name='{model.name}'")
+        name = registered_name(product_id or "%", profile or "%")
+        operator = "LIKE" if "%" in name else "="  # to LIKE, an underscore is any character
+        for model in _pages(self.client.search_registered_models, f"name {operator} '{name}'"):
+            aliases = {alias: str(number) for alias, number in model.aliases.items()}
+            yield model.name, aliases, _pages(self.client.search_model_versions, f"name='{model.name}'")
 
     def open(self, version: ModelVersion) -> Bundle:
-        """The version's bundle, in this home wherever that was moved to.
-
-        Raises:
-            Damaged: it is missing or changed.
-        """
+        """The version's bundle, in this home wherever that was moved to; `Damaged` where it changed."""
         sha256 = version.manifest_sha256
         return Bundle(fetch_bundle(self.home, version.name, version.bundle, sha256), sha256)
 
     def _registry_exists(self) -> bool:
-        self._exists = self._exists or registry_exists(self.home)  # it is never removed
-        return self._exists
+        # It is never removed, and the client makes it.
+        return "client" in self.__dict__ or database_engine(self.home).registry_exists()
 
-    @property
+    @functools.cached_property
     def client(self) -> MlflowClient:
         """MLflow's client on the home's own registry; made on first use."""
-        if self._client is None:
-            self._client = registry_client(self.home)
-        return self._client
+        return registry_client(self.home)
 
     def _log_run(
         self,

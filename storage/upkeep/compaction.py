@@ -15,8 +15,7 @@ from storage.core.location import LocalPath, Location
 from storage.core.logs import native_stderr_to_log
 from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST, shared_bundle
-from storage.models.registry import Models
-from storage.models.version import registered_name
+from storage.models.registry import Models, registered_name
 from storage.tables.checksums import LOG, prune_checksums
 from storage.tables.delta import KEPT_DAYS, attempt, open_table, sync_commit, writing
 

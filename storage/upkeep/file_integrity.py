@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from storage.core.errors import BadFile, ClosecastError, Damaged
-from storage.core.files import sha256_file
 from storage.core.home import Home
-from storage.core.location import Location
-from storage.models.bundles import MANIFEST, Bundle, shared_files
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.core.location import LocalPath, Location
+from storage.models.bundles import MANIFEST, Bundle, shared_bundle
+from storage.models.registry import ModelVersion
 from storage.prices.raw_responses import raw_sha256s, read_raw
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
 from storage.tables.delta import data_files, open_table
@@ -99,11 +97,8 @@ def _file_findings(path: Location, recorded: str | None) -> list[str]:
 
 def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
     """Check the files of a version's bundle; returns their number and the findings."""
-    count, findings = shared_files(home, version.name, version.bundle, version.manifest_sha256)
-    if findings:
-        return count, findings
     try:
-        return _bundle_files(Models(home).open(version))
+        return Bundle(shared_bundle(home, version.name, version.bundle), version.manifest_sha256).check()
     except Damaged as error:
         return 1, [str(error)]
 
@@ -111,25 +106,13 @@ def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
 def fold_files(home: Home) -> tuple[int, list[str]]:
     """Check the files of all models that backtests keep; returns their number and the findings."""
     count, findings = 0, list[str]()
-    for manifest in sorted(home.folds.glob(f"*/[!.]*/{MANIFEST}")):
+    for manifest in sorted(LocalPath(home.folds).glob(f"*/[!.]*/{MANIFEST}")):
         try:
-            files, lines = _bundle_files(Bundle(manifest.parent, sha256_file(manifest)))
+            files, lines = Bundle(manifest.parent, manifest.sha256()).check()
         except (BadFile, Damaged, ValueError) as error:
             files, lines = 1, [f"{manifest} cannot be read: {error}"]
         count, findings = count + files, findings + lines
     return count, findings
-
-
-def _bundle_files(bundle: Bundle) -> tuple[int, list[str]]:
-    findings = []
-    for name in bundle.manifest:
-        try:
-            bundle.path(name)
-        except Damaged as error:
-            findings.append(str(error))
-    own = {bundle.folder / name for name in (*bundle.manifest, MANIFEST)}
-    foreign = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path not in own)
-    return len(own), findings + [f"{path} does not belong to its bundle" for path in foreign]
 
 
 def raw_responses(home: Home) -> tuple[int, list[str]]:

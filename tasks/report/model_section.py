@@ -10,8 +10,7 @@ from typing import Any
 
 from storage.core.home import Home
 from storage.models.bundles import Bundle
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 from tasks.core.forecast import Forecast
 from tasks.core.model import Lineage
 from tasks.training.registration import read_lineage

@@ -13,8 +13,7 @@ import numpy as np
 from storage.core.errors import Damaged
 from storage.core.provenance import code_version, git_commit
 from storage.models.bundles import Bundle, Draft
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import Lineage, Model
 from tasks.core.quantiles import LEVELS

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from storage.core.errors import BadInput
 from storage.core.home import Home
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 
 
 def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None) -> tuple[str, str]:

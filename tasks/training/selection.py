@@ -9,8 +9,7 @@ from typing import Any
 
 from storage.core.home import Home
 from storage.core.provenance import code_version
-from storage.models.registry import Models
-from storage.models.version import CHAMPION, ModelVersion
+from storage.models.registry import CHAMPION, Models, ModelVersion
 from tasks.core.history import PriceHistory
 from tasks.core.model import TrainingKind
 from tasks.core.steps import step

@@ -19,8 +19,7 @@ from storage.core.errors import Damaged, HomeBusy
 from storage.core.files import old_drafts
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock, tables_lock
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import DAILY_TABLES, TABLES, backtests
 from storage.upkeep.compaction import (

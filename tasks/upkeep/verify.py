@@ -18,9 +18,9 @@ from storage.core.candle_schema import FIGURES
 from storage.core.errors import ClosecastError, Damaged
 from storage.core.home import Home
 from storage.core.progress import report_progress
-from storage.models.mlflow_database import registry_exists, registry_integrity
-from storage.models.registry import Models
-from storage.models.version import CHAMPION, ModelVersion
+from storage.models.mlflow_database import registry_integrity
+from storage.models.registry import CHAMPION, Models, ModelVersion
+from storage.prices.engine import database_engine
 from storage.prices.integrity import (
     Candles,
     PriceRecords,
@@ -124,7 +124,11 @@ def _with_expected_id(predictions: pa.Table) -> pa.Table:
 def _check_models(home: Home, result: Verification) -> pa.Table | None:
     """Check the registry and the bundles; the table `model_versions`, None where it cannot be read."""
     damage = registry_integrity(home)
-    result.add("databases", int(registry_exists(home)), [f"{home.registry}: {line}" for line in damage])
+    result.add(
+        "databases",
+        int(database_engine(home).registry_exists()),
+        [f"{home.registry}: {line}" for line in damage],
+    )
     if damage:
         return None
     models = Models(home)

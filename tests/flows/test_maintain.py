@@ -16,8 +16,7 @@ from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock
 from storage.models.backtest_cache import BacktestCache
-from storage.models.registry import Models
-from storage.models.version import CHAMPION, ModelVersion
+from storage.models.registry import CHAMPION, Models, ModelVersion
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
 from tasks.training.policy import ModelCandidate, decide

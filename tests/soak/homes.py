@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from storage.core.errors import ClosecastError
 from storage.core.home import Home
 from storage.core.location import LocalPath
-from storage.models.version import CHAMPION
+from storage.models.registry import CHAMPION
 from storage.tables.delta import open_table
 from storage.tables.sql import query
 from tasks.upkeep.verify import verify_home

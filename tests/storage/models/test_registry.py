@@ -18,8 +18,7 @@ from storage.core.files import sha256_file
 from storage.core.home import Home
 from storage.models.bundles import Draft
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models
-from storage.models.version import CHAMPION, ModelVersion
+from storage.models.registry import CHAMPION, Models, ModelVersion
 from tests.helpers import BTC, PROJECT, die
 from tests.processes import process_for, run_process
 
@@ -84,7 +83,7 @@ def test_a_registered_version_has_its_bundle_and_lineage(home: Home) -> None:
     bundle.load_weights(network)
     assert network.content == b"one"
     assert not drafts(home)
-    files = {str(path.relative_to(bundle.folder)) for path in bundle.folder.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(bundle.folder)) for path in bundle.folder.files()}
     assert files == {"manifest.json", "model.weights.h5", "settings.json", "figures/prices.png"}
     assert set(bundle.manifest) == files - {"manifest.json"}
 
@@ -215,7 +214,7 @@ def test_a_manifest_changed_with_its_file_is_detected(home: Home) -> None:
 def test_a_file_outside_the_manifest_is_not_read(home: Home) -> None:
     version = register(home)
     bundle = Models(home).open(version)
-    (bundle.folder / "more.json").write_text("{}")
+    (bundle.folder / "more.json").put(b"{}")
     with pytest.raises(Damaged, match=r"more\.json"):
         bundle.read("more.json")
     with pytest.raises(Damaged):

@@ -20,8 +20,7 @@ from storage.core.home import Home
 from storage.core.s3_path import S3Path
 from storage.locks.bucket_owner import prepare_home
 from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models
-from storage.models.version import ModelVersion
+from storage.models.registry import Models, ModelVersion
 from storage.prices.raw_responses import keep_raw, read_raw
 from storage.tables.checksums import CHECKSUMS, read_checksums
 from storage.tables.delta import Table

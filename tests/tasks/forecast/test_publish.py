@@ -161,7 +161,7 @@ def test_components_are_written_before_the_row(runs: Runs, monkeypatch: pytest.M
 
 def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
     bundle = Models(runs.home).open(runs.versions()["1"])
-    bundle.path("member-1.weights.h5").write_bytes(b"")
+    (bundle.folder / "member-1.weights.h5").put(b"")
     with pytest.raises(Damaged, match=r"member-1\.weights\.h5"):
         runs.publish(MADE)
     with pytest.raises(Damaged, match="no version 7"):

@@ -283,7 +283,7 @@ def test_origins_have_a_window_without_a_gap() -> None:
 def test_a_bundle_loads_to_the_last_bit(tmp_path: Path) -> None:
     draft = Draft(tmp_path)
     PROFILE.save(fitted(), draft)
-    bundle = Bundle(tmp_path, draft.seal())
+    bundle = Bundle(draft.folder, draft.seal())
     loaded = FittedModel(PROFILE.load(bundle), fitted().trained_through)
     assert weights_digest(PROFILE, loaded) == weights_digest(PROFILE, fitted())
     assert loaded.state.scaler == fitted().state.scaler

@@ -286,7 +286,7 @@ def saved(folder: Path, model: FittedModel) -> Bundle:
     folder.mkdir()
     draft = Draft(folder)
     PROFILE.save(model, draft)
-    return Bundle(folder, draft.seal())
+    return Bundle(draft.folder, draft.seal())
 
 
 @pytest.mark.parametrize("columns", [True, False])
@@ -313,12 +313,12 @@ def test_a_changed_missing_or_foreign_file_is_damage(tmp_path: Path) -> None:
         content = path.read_bytes()
         changed = bytearray(content)
         changed[len(content) // 2] ^= 1
-        path.write_bytes(changed)
+        path.put(bytes(changed))
         with pytest.raises(Damaged, match="is not the file that was stored"):
             PROFILE.load(bundle)
-        path.write_bytes(content)
+        path.put(content)
     first = bundle.folder / "member-1.weights.h5"
-    first.write_bytes((other.folder / "member-2.weights.h5").read_bytes())
+    first.put((other.folder / "member-2.weights.h5").read_bytes())
     with pytest.raises(Damaged):
         PROFILE.load(bundle)
     first.unlink()

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, chi2
 
 from storage.core.home import Home
-from storage.models.version import ModelVersion
+from storage.models.registry import ModelVersion
 from storage.prices.price_store import Prices
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps

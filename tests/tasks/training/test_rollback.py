@@ -10,8 +10,7 @@ import pytest
 
 from storage.core.errors import BadInput
 from storage.core.home import Home
-from storage.models.registry import Models
-from storage.models.version import CHALLENGER, CHAMPION
+from storage.models.registry import CHALLENGER, CHAMPION, Models
 from tasks.profiles.calibrated import CalibratedProfile
 from tasks.training import selection
 from tasks.training.rollback import roll_back_champion

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from storage.core.errors import NotEnoughHistory
-from storage.models.registry import Models
-from storage.models.version import CHALLENGER, CHAMPION
+from storage.models.registry import CHALLENGER, CHAMPION, Models
 from storage.prices.price_store import Prices
 from tasks.profiles.base import FittedModel
 from tasks.profiles.calibrated import CalibratedProfile
