@@ -98,7 +98,7 @@ def test_a_restore_that_was_cut_short_is_done_again(
     for cut in ("load_registry", "load_prices", "_upload"):
         with monkeypatch.context() as patch:
             patch.setattr(
-                f"storage.backup.moving.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+                f"storage.backup.restore.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
             )
             with pytest.raises(KeyboardInterrupt):
                 restore(tmp_path / "b.tar", shared)

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.backup.archive import DATABASES, FOLDERS, disk_bytes, open_archive, unpack
-from storage.backup.moving import move_out, require_unused
+from storage.backup.transfer import load_prices, load_registry, require_empty_databases
 from storage.core.errors import BadSetting, HomeUnusable
 from storage.core.files import fsync_folder
 from storage.core.home import RESTORING, Home
+from storage.core.location import LocalPath, Location
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import tables_lock
 from storage.prices.engine import database_engine
+from storage.tables.checksums import CHECKSUMS, LOG
+from storage.tables.schemas import TABLES
 
 # What a new file system has in it, and nobody may remove.
 NOT_OURS = "lost+found"
+# The folders that a home with a bucket has there.
+SHARED = (*TABLES, "models", "raw")
 
 
 def restore(file: Path, home: Home) -> int:
@@ -34,8 +39,7 @@ def restore(file: Path, home: Home) -> int:
     Raises:
         BadFile: it is no backup, or it was changed.
         BadSetting: CLOSECAST_DATABASE_URL names a SQLite file elsewhere.
-        HomeUnusable: the home, its database or its bucket is not empty, or cannot be written, or its disk
-            has too little room.
+        HomeUnusable: the home, its database or its bucket is not empty, or cannot be written.
     """
     if database_engine(home).file not in (None, home.root / "prices.db"):
         raise BadSetting(
@@ -59,7 +63,7 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
         _require_room(staging, home)
         marker.touch()
         fsync_folder(home.root)
-        move_out(staging, home)
+        _move_out(staging, home)
         for name in DATABASES:
             _replace_file(home.root / name, staging / name)
         for name in FOLDERS:
@@ -88,7 +92,14 @@ def _require_empty(home: Home) -> None:
             raise HomeUnusable(f"{path} and {other} lead to the same folder: give each its own")
     if (home.root / RESTORING).exists():
         return
-    require_unused(home)
+    if database_engine(home).file is None:
+        require_empty_databases(home)
+    for name in SHARED if _has_bucket(home) else ():
+        if (home.shared / name).is_dir():
+            raise HomeUnusable(
+                f"an empty prefix is needed, but there is {home.shared / name}: name another in"
+                " CLOSECAST_STORAGE_URL"
+            )
     for path in paths:
         if path.is_file() or (path.is_dir() and _children(path)):
             raise HomeUnusable(
@@ -119,6 +130,39 @@ def _require_room(staging: Path, home: Home) -> None:
             raise HomeUnusable(
                 f"{lacking:,} more bytes are needed on the disk of {folders[device]}: make room there"
             )
+
+
+def _move_out(staging: Path, home: Home) -> None:
+    """Move what goes to a bucket or a server there; a second call does no harm.
+
+    The prices come last: nothing refers to the rest before they are there.
+    """
+    if _has_bucket(home):
+        for name in SHARED:
+            _upload(staging / name, home.shared / name)
+        for name in TABLES:
+            shutil.rmtree(staging / name, ignore_errors=True)
+    if database_engine(home).file is None:
+        for name, load in (("mlflow.db", load_registry), ("prices.db", load_prices)):
+            if (staging / name).is_file():
+                load(staging, home)
+                (staging / name).unlink()
+
+
+def _has_bucket(home: Home) -> bool:
+    return home.shared != LocalPath(home.root)
+
+
+def _upload(folder: Path, target: Location) -> None:
+    """Upload every file of a folder, the log of a table after its data, entry by entry."""
+    files = sorted(LocalPath(folder).files(), key=lambda path: (LOG in path.relative_to(folder).parts, path))
+    entries = [path.stem for path in files if path.parent == folder / LOG and path.stem.isdecimal()]
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if name == CHECKSUMS:
+            (target / name).add_lines(int(max(entries, default="0")), path.read_text().splitlines())
+        else:
+            (target / name).put(path.read_bytes())
 
 
 def _replace_file(target: Path, source: Path) -> None:

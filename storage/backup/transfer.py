@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from storage.prices.engine_base import one_line
 from storage.prices.queries import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
 
 PIECE = 2_000
+NOT_EMPTY = "an empty database is needed, but there are prices or models in it: name another"
 PRICES = (SERIES, CANDLES, PAGES, QUARANTINE, DATA_VERSIONS)
 NUMBERED = (SERIES, CANDLES, QUARANTINE)
 
@@ -40,47 +41,30 @@ def dump_prices(home: Home, folder: Path) -> Path | None:
         source.read() as rows,
         target.write() as to,
     ):
-        for table in PRICES:
-            _copy(rows, to, table)
+        _copy(rows, to, PRICES)
     return folder / "prices.db"
 
 
 def load_prices(folder: Path, home: Home) -> None:
-    """Insert the rows of `prices.db` of a folder into the home's server, all of them or none.
-
-    Raises:
-        HomeUnusable: the database holds other rows, or cannot be written.
-    """
+    """Insert the rows of `prices.db` of a folder into the home's server, all of them or none."""
     with (
         Database(sqlite_home(folder)) as source,
         Database(home) as target,
         source.read() as rows,
         target.write() as to,
     ):
-        counts = [_count(to, table) for table in PRICES]
-        if any(counts):
-            if counts == [_count(rows, table) for table in PRICES]:
-                return  # a restore was interrupted after this
-            raise HomeUnusable(
-                f"an empty database is needed, but there are prices in {target.engine.address}"
-            )
-        for table in PRICES:
-            _copy(rows, to, table)
-        for table in NUMBERED:
-            target.engine.continue_numbering(to, table.name, "seq")
-
-
-def holds_prices(home: Home) -> bool:
-    """Whether the home's database holds any row."""
-    with Database(home) as database, database.read() as connection:
-        return any(_count(connection, table) for table in PRICES)
+        if not _is_loaded(rows, to, PRICES):
+            _copy(rows, to, PRICES)
+            for table in NUMBERED:
+                target.engine.continue_numbering(to, table.name, "seq")
 
 
 def dump_registry(home: Home, folder: Path) -> Path | None:
     """Copy the model registry, one state of it, to `mlflow.db` of a folder; None where there is none."""
-    if database_engine(home).file is not None:
+    engine = database_engine(home)
+    if engine.file is not None:
         return _copy_file(home.registry, folder / "mlflow.db")
-    if not database_engine(home).registry_exists():
+    if not engine.registry_exists():
         return None
     copy = sqlite_home(folder).prepare()
     registry_client(copy)
@@ -90,22 +74,12 @@ def dump_registry(home: Home, folder: Path) -> Path | None:
 
 
 def load_registry(folder: Path, home: Home) -> None:
-    """Insert the rows of `mlflow.db` of a folder into the home's server, all of them or none.
-
-    Raises:
-        HomeUnusable: models are registered there already.
-    """
+    """Insert the rows of `mlflow.db` of a folder into the home's server, all of them or none."""
     registry_client(home)
     engine = database_engine(home)
     with _registry(sqlite_home(folder)) as rows, _registry(home) as to:
-        versions = _mlflow()["model_versions"]
-        present, wanted = _count(to, versions), _count(rows, versions)
-        if present == wanted and present:
-            return  # a restore was interrupted after this
-        if present:
-            raise HomeUnusable(
-                f"an empty registry is needed, but there are models in {engine.registry_address}"
-            )
+        if _is_loaded(rows, to, [_mlflow()["model_versions"]]):
+            return
         _copy_registry(rows, to)
         for table in _mlflow().values():
             for column in table.primary_key.columns:
@@ -113,12 +87,15 @@ def load_registry(folder: Path, home: Home) -> None:
                     engine.continue_numbering(to, table.name, column.name)
 
 
-def holds_models(home: Home) -> bool:
-    """Whether a model version is registered."""
-    if not database_engine(home).registry_exists():
-        return False
-    with _registry(home) as connection:
-        return _count(connection, _mlflow()["model_versions"]) > 0
+def require_empty_databases(home: Home) -> None:
+    """Raise `HomeUnusable` where the home's server has a row of prices, or a model version."""
+    with Database(home) as database, database.read() as connection:
+        counts = _counts(connection, PRICES)
+    if database_engine(home).registry_exists():
+        with _registry(home) as connection:
+            counts += _counts(connection, [_mlflow()["model_versions"]])
+    if any(counts):
+        raise HomeUnusable(NOT_EMPTY)
 
 
 def _copy_file(path: Path, copy: Path) -> Path | None:
@@ -135,11 +112,9 @@ def _copy_file(path: Path, copy: Path) -> Path | None:
 
 
 def _copy_registry(rows: sa.Connection, to: sa.Connection) -> None:
-    tables = _mlflow()
-    for table in reversed(tables.values()):  # MLflow fills some in a fresh registry
+    for table in reversed(_mlflow().values()):  # MLflow fills some in a fresh registry
         to.execute(sa.delete(table))
-    for table in tables.values():
-        _copy(rows, to, table)
+    _copy(rows, to, _mlflow().values())
 
 
 def _mlflow() -> dict[str, sa.Table]:
@@ -151,22 +126,31 @@ def _mlflow() -> dict[str, sa.Table]:
     return {table.name: table for table in Base.metadata.sorted_tables}
 
 
-def _copy(rows: sa.Connection, to: sa.Connection, table: sa.TableClause) -> None:
-    result = rows.execution_options(stream_results=True).execute(sa.select(table)).mappings()
-    for piece in result.partitions(PIECE):
-        to.execute(sa.insert(table), [dict(row) for row in piece])
+def _copy(rows: sa.Connection, to: sa.Connection, tables: Iterable[sa.TableClause]) -> None:
+    for table in tables:
+        result = rows.execution_options(stream_results=True).execute(sa.select(table)).mappings()
+        for piece in result.partitions(PIECE):
+            to.execute(sa.insert(table), [dict(row) for row in piece])
 
 
-def _count(connection: sa.Connection, table: sa.TableClause) -> int:
-    return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+def _is_loaded(rows: sa.Connection, to: sa.Connection, tables: Sequence[sa.TableClause]) -> bool:
+    """Whether an interrupted restore has filled the tables; `HomeUnusable` where they hold other rows."""
+    present = _counts(to, tables)
+    if any(present) and present != _counts(rows, tables):
+        raise HomeUnusable(NOT_EMPTY)
+    return any(present)
+
+
+def _counts(connection: sa.Connection, tables: Iterable[sa.TableClause]) -> list[int]:
+    queries = (sa.select(sa.func.count()).select_from(table) for table in tables)
+    return [connection.scalars(query).one() for query in queries]
 
 
 @contextlib.contextmanager
 def _registry(home: Home) -> Iterator[sa.Connection]:
     """A transaction on the registry, which exists, that sees one state of it."""
     engine = database_engine(home)
-    url = engine.registry_url(lambda _: None)
-    connections = sa.create_engine(url, isolation_level="SERIALIZABLE")
+    connections = sa.create_engine(engine.registry_url(lambda _: None), isolation_level="SERIALIZABLE")
     try:
         with connections.begin() as connection:
             yield connection

@@ -9,7 +9,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -29,6 +29,8 @@ KEPT_DAYS = 30
 # the log does not name would delete them by their own, greater age.
 RETENTION = {"delta.deletedFileRetentionDuration": f"interval {KEPT_DAYS} days"}
 Result = TypeVar("Result")
+Rows: TypeAlias = "Sequence[Mapping[str, object]] | pa.Table"
+Select: TypeAlias = "Callable[[Snapshot, pa.Table], pa.Table]"
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,21 @@ class Snapshot:
     delta: DeltaTable | None
     dataset: ds.Dataset | None
 
-    def read(self, condition: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """As `Table.read`."""
-        schema = self.table.schema.arrow
-        schema = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    def read(
+        self,
+        condition: ds.Expression | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] = (),
+    ) -> pa.Table:
+        """The rows that match, sorted by the columns of `order`; by default all rows and columns."""
+        fields = self.table.schema.arrow
+        columns = columns or fields.names
+        schema = pa.schema([fields.field(name) for name in dict.fromkeys([*columns, *order])])
         if self.dataset is None:
-            return schema.empty_table()
+            return schema.empty_table().select(columns)
         with reading(self.table.folder):
-            return self.dataset.to_table(schema.names, condition).cast(schema)
+            rows = self.dataset.to_table(schema.names, condition).cast(schema)
+        return sorted_by(rows, order).select(columns)
 
 
 class Table:
@@ -84,15 +93,17 @@ class Table:
         part.products = None if None in products else frozenset(map(str, products))
         return part
 
-    def read(self, condition: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows that match, all by default, typed as in the schema; none when there is no table yet."""
-        return self.snapshot().read(condition, columns)
-
-    def add(
+    def read(
         self,
-        rows: Sequence[Mapping[str, object]] | pa.Table,
-        select: Callable[[Snapshot, pa.Table], pa.Table] | None = None,
-    ) -> int:
+        condition: ds.Expression | None = None,
+        columns: Sequence[str] | None = None,
+        product_id: str | None = None,
+    ) -> pa.Table:
+        """The rows that match, all by default, typed as in the schema; none when there is no table yet."""
+        part = self.of_products(product_id) if product_id else self
+        return part.snapshot().read(condition, columns)
+
+    def add(self, rows: Rows, select: Select | None = None) -> int:
         """Add the rows whose key is not there yet, in one commit, and return how many were added.
 
         `select` chooses or changes the rows once the table is open, and again after each conflict.
@@ -112,7 +123,7 @@ class Table:
 
         return attempt(self.folder, add_once)
 
-    def checked(self, rows: Sequence[Mapping[str, object]] | pa.Table) -> pa.Table:
+    def checked(self, rows: Rows) -> pa.Table:
         """The rows as an Arrow table of the schema, or ValueError as `add`."""
         name, schema = self.schema.name, self.schema.arrow
         names = (
@@ -258,6 +269,11 @@ def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | No
     partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
     filesystem = folder.arrow_filesystem()
     return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
+
+
+def sorted_by(rows: pa.Table, order: Sequence[str]) -> pa.Table:
+    """The rows, rising by these columns."""
+    return rows.sort_by([(name, "ascending") for name in order]) if order else rows
 
 
 def all_of(*conditions: ds.Expression) -> ds.Expression | None:

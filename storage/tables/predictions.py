@@ -18,23 +18,19 @@ _ORDER = ("target_day", "horizon", "product_id", "profile", "revision")
 _PUBLISHED_ONCE = ("product_id", "profile", "target_day", "horizon")
 
 
-class Predictions:
+class Predictions(Table):
     """The Delta table of forecasts."""
 
     def __init__(self, home: Home) -> None:
-        self._table = Table(home.predictions, PREDICTIONS)
-        self.folder = home.predictions
+        super().__init__(home.predictions, PREDICTIONS)
 
     def find(
         self, prediction_id: str, *, product_id: str | None = None, target_day: date | None = None
     ) -> dict[str, Any] | None:
         """The row of that id, or None; with a product and a day, only their files are read."""
-        condition = all_of(
-            ds.field("prediction_id") == prediction_id,
-            *([ds.field("target_day") == target_day] if target_day else []),
-        )
-        rows = self._table.of_products(product_id).read(condition).to_pylist()
-        return rows[0] if rows else None
+        days = between("target_day", target_day, target_day)
+        rows = self.read(all_of(ds.field("prediction_id") == prediction_id, *days), product_id=product_id)
+        return rows.to_pylist()[0] if rows.num_rows else None
 
     def publish(self, rows: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         """Add a run's forecasts in one commit, but those whose `prediction_id` is there; the stored rows.
@@ -43,13 +39,11 @@ class Predictions:
 
         Raises as `Table.add`.
         """
-        self._table.add([{**row, "revision": 0} for row in rows], _with_revisions)
+        self.add([{**row, "revision": 0} for row in rows], _with_revisions)
         ids = [row["prediction_id"] for row in rows]
-        condition = all_of(
-            *(among(name, {row[name] for row in rows}) for name in ("prediction_id", "target_day"))
-        )
-        stored = self._table.of_products(str(rows[0]["product_id"])).read(condition).to_pylist()
-        return sorted(stored, key=lambda row: ids.index(row["prediction_id"]))
+        days = among("target_day", {row["target_day"] for row in rows})
+        stored = self.read(among("prediction_id", ids) & days, product_id=str(rows[0]["product_id"]))
+        return sorted(stored.to_pylist(), key=lambda row: ids.index(row["prediction_id"]))
 
     def between(
         self,
@@ -65,52 +59,35 @@ class Predictions:
         """
         profiles = [ds.field("profile") == profile] if profile else []
         condition = all_of(*profiles, *between("target_day", first, last))
-        return _in_order(self._table.of_products(product_id).snapshot(), condition, columns)
+        return self.of_products(product_id).snapshot().read(condition, columns, _ORDER)
 
     def of_days(
         self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
     ) -> pa.Table:
         """As `between`, of those target days alone, however far they lie apart."""
-        return _in_order(self._table.of_products(product_id).snapshot(), among("target_day", days), columns)
+        return self.of_products(product_id).snapshot().read(among("target_day", days), columns, _ORDER)
 
     def newest(
         self, product_id: str, profile: str, count: int, columns: Sequence[str] | None = None
     ) -> pa.Table:
         """The last `count` rows, one or more, of `between`; of the others only the day is read."""
-        state = self._table.of_products(product_id).snapshot()
+        state = self.of_products(product_id).snapshot()
         condition = ds.field("profile") == profile
         days = state.read(condition, ["target_day"])["target_day"]
         if len(days) > count:
             condition &= ds.field("target_day") >= days.sort("descending")[count - 1]
-        rows = _in_order(state, condition, columns)
+        rows = state.read(condition, columns, _ORDER)
         return rows.slice(max(rows.num_rows - count, 0))
-
-    def read(
-        self,
-        condition: ds.Expression | None = None,
-        columns: Sequence[str] | None = None,
-        product_id: str | None = None,
-    ) -> pa.Table:
-        """The rows that match, in the table's schema; no row when there is no table yet."""
-        return self._table.of_products(product_id).read(condition, columns)
 
 
 def _with_revisions(state: Snapshot, rows: pa.Table) -> pa.Table:
     """The rows that are not in the table yet, each with the next revision of its forecast."""
     same = all_of(*(among(name, rows[name].unique()) for name in _PUBLISHED_ONCE))
-    earlier = state.read(same, ["prediction_id", "revision", *_PUBLISHED_ONCE]).to_pylist()
+    columns = ["prediction_id", "revision", *_PUBLISHED_ONCE]
+    earlier = state.read(same, columns, ["revision"]).to_pylist()
     ids = {row["prediction_id"] for row in earlier}
-    revisions: dict[tuple[object, ...], int] = {}
-    for row in earlier:
-        key = tuple(row[name] for name in _PUBLISHED_ONCE)
-        revisions[key] = max(revisions.get(key, 0), row["revision"] + 1)
+    revisions = {tuple(row[name] for name in _PUBLISHED_ONCE): row["revision"] for row in earlier}
     new = [row for row in rows.to_pylist() if row["prediction_id"] not in ids]
     for row in new:
-        row["revision"] = revisions.get(tuple(row[name] for name in _PUBLISHED_ONCE), 0)
+        row["revision"] = revisions.get(tuple(row[name] for name in _PUBLISHED_ONCE), -1) + 1
     return pa.Table.from_pylist(new, schema=PREDICTIONS.arrow)
-
-
-def _in_order(state: Snapshot, condition: ds.Expression | None, columns: Sequence[str] | None) -> pa.Table:
-    columns = columns or PREDICTIONS.arrow.names
-    rows = state.read(condition, list(dict.fromkeys([*columns, *_ORDER])))
-    return rows.sort_by([(name, "ascending") for name in _ORDER]).select(columns)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -15,18 +13,7 @@ from storage.tables.delta import as_dataset, reading, snapshot
 from storage.tables.schemas import DAILY_TABLES, TABLES
 from storage.tables.sql import CONFIG
 
-if TYPE_CHECKING:
-    pass
-
 Tables = dict[str, pa.Table | None]
-
-
-@dataclass(frozen=True)
-class Check:
-    """A query for rows that contradict others, and the sentence about each."""
-
-    finding: str  # with the query's columns in braces
-    sql: str  # one SELECT over the tables
 
 
 def light_rows(home: Home) -> tuple[Tables, list[str]]:
@@ -41,28 +28,33 @@ def light_rows(home: Home) -> tuple[Tables, list[str]]:
     except Damaged:
         return rows, []
     for name, folder, table in zip(DAILY_TABLES, folders, tables, strict=True):
-        light = [field.name for field in TABLES[name].arrow if not pa.types.is_list(field.type)]
+        schema = TABLES[name].arrow
+        light = [field.name for field in schema if not pa.types.is_list(field.type)]
         if table is None:
-            rows[name] = None if folder.files() else TABLES[name].arrow.empty_table().select(light)
+            rows[name] = None if folder.files() else schema.empty_table().select(light)
             continue
         try:
             with reading(folder):
-                stored = as_dataset(table, folder).to_table()
+                dataset = as_dataset(table, folder)
+                lacking = sorted({*schema.names}.difference(dataset.schema.names))
+                rows[name] = None if lacking else dataset.to_table(light)
         except Damaged as error:
             findings.append(str(error))
             continue
-        if lacking := sorted(set(TABLES[name].arrow.names).difference(stored.column_names)):
+        if lacking:
             findings.append(
                 f"the table {folder} has the columns of another, it lacks {', '.join(lacking)}:"
                 " restore it from a backup"
             )
-        else:
-            rows[name] = stored.select(light)
     return rows, findings
 
 
-def failed_checks(tables: Tables, checks: Sequence[Check]) -> list[str]:
-    """The findings of the checks, sorted within each; a check of a table that is None is skipped."""
+def failed_checks(tables: Tables, checks: Mapping[str, str]) -> list[str]:
+    """The findings of the checks, sorted within each; a check of a table that is None is skipped.
+
+    Args:
+        checks: by the finding, with a query's columns in braces, one SELECT for the rows that it is true of.
+    """
     import duckdb
 
     findings = list[str]()
@@ -70,12 +62,11 @@ def failed_checks(tables: Tables, checks: Sequence[Check]) -> list[str]:
         for name, table in tables.items():
             if table is not None:
                 connection.register(name, table)
-        for check in checks:
-            words = set(re.findall(r"\w+", check.sql))
-            if any(tables[name] is None for name in tables.keys() & words):
-                continue
-            # As text: DuckDB has one for a day out of Python's range, too.
-            rows = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM ({check.sql})")  # noqa: S608
-            texts = [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
-            findings += sorted(check.finding.format(**text) for text in texts)
+        for finding, sql in checks.items():
+            words = set(re.findall(r"\w+", sql))
+            if all(tables[name] is not None for name in tables.keys() & words):
+                # As text: DuckDB has one for a day out of Python's range, too.
+                rows = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM ({sql})")  # noqa: S608
+                texts = (dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall())
+                findings += sorted(finding.format(**text) for text in texts)
     return findings

@@ -198,7 +198,7 @@ def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> list[_
     first, target = after + timedelta(days=1), ds.field("target_day")
     members = _members(home, chain, (target >= first) & (target <= through))
     closes: dict[str, float] = {}
-    scores = Scores(home).read(
+    scores = Scores(home).between(
         chain.product_id, first=first, last=through, columns=["prediction_id", "close"]
     )
     for row in scores.to_pylist():

@@ -50,7 +50,7 @@ def test_adding_again_changes_nothing(scores: Scores) -> None:
     later = [score("a", 1.0, 7, hours=24), score("b", 2.0, 7, offset=1, hours=24)]
     assert scores.add(later) == 0  # newer prices, the same closes
     assert version(scores) == before
-    assert scores.read().to_pylist() == given
+    assert scores.between().to_pylist() == given
 
 
 def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
@@ -58,7 +58,7 @@ def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
     restated = [score("b", 2.0, 3, offset=1, hours=24), score("a", 1.5, 3, hours=24)]
     assert scores.add(restated) == 1
     assert scores.add(restated) == 0
-    assert closes(scores.read(BTC)) == [("a", 1.0), ("a", 1.5), ("b", 2.0)]
+    assert closes(scores.between(BTC)) == [("a", 1.0), ("a", 1.5), ("b", 2.0)]
     assert closes(scores.newest(BTC)) == [("a", 1.5), ("b", 2.0)]
     assert scores.add([score("a", 1.0, 4, hours=48)]) == 1  # back to what it was: a third row
     assert closes(scores.newest(BTC)) == [("a", 1.0), ("b", 2.0)]
@@ -68,7 +68,7 @@ def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
 def test_of_two_scores_of_one_moment_the_later_data_version_is_newest(scores: Scores) -> None:
     for close, seq in ((1.0, 9), (1.5, 10), (1.25, 11)):  # as texts "@10:" comes before "@9:"
         assert scores.add([score("a", close, seq)]) == 1
-    assert closes(scores.read()) == [("a", 1.0), ("a", 1.5), ("a", 1.25)]
+    assert closes(scores.between()) == [("a", 1.0), ("a", 1.5), ("a", 1.25)]
     assert closes(scores.newest()) == [("a", 1.25)]
     assert scores.add([score("a", 1.25, 12)]) == 0
 
@@ -81,22 +81,13 @@ def test_a_score_from_older_prices_is_not_the_newest(scores: Scores) -> None:
     assert closes(scores.newest()) == [("a", 1.5)]
 
 
-def test_several_scores_of_a_forecast_in_one_call(scores: Scores) -> None:
-    given = [score("a", 1.0, 1), score("a", 1.0, 2, hours=1), score("a", 2.0, 3, hours=2)]
-    assert scores.add(given) == 2
-    assert closes(scores.read()) == [("a", 1.0), ("a", 2.0)]
-    with pytest.raises(ValueError, match="twice"):
-        scores.add([score("b", 1.0, 1), score("b", 2.0, 1)])
-    assert scores.newest().num_rows == 1
-
-
 def test_spans_are_inclusive_and_products_apart(scores: Scores) -> None:
     for offset in (2, 0, 3, 1):
         scores.add([score(f"btc{offset}", 1.0, offset, offset=offset)])
         scores.add([score(f"eth{offset}", 1.0, offset, offset=offset, product_id="ETH-USD")])
 
     def ids(*given: Any, **more: Any) -> list[str]:
-        ids: list[str] = scores.read(*given, **more)["prediction_id"].to_pylist()
+        ids: list[str] = scores.between(*given, **more)["prediction_id"].to_pylist()
         assert scores.newest(*given, **more)["prediction_id"].to_pylist() == ids
         return ids
 
@@ -111,7 +102,7 @@ def test_columns_and_single_days(scores: Scores) -> None:
     given = [score(f"p{offset}", 1.0, 1, offset=offset) for offset in (4, 0, 2)]
     scores.add([*given, score("p2", 2.0, 2, offset=2, hours=1), score("p2", 3.0, 10, offset=2, hours=1)])
     for columns in (["close"], ["covered_80", "prediction_id"]):
-        assert scores.read(BTC, columns=columns) == scores.read(BTC).select(columns)
+        assert scores.between(BTC, columns=columns) == scores.between(BTC).select(columns)
         assert scores.newest(BTC, columns=columns) == scores.newest(BTC).select(columns)
     assert closes(scores.newest(BTC)) == [("p0", 1.0), ("p2", 3.0), ("p4", 1.0)]
     days = [FIRST + timedelta(days=offset) for offset in (2, 0, 3)]
@@ -129,9 +120,9 @@ def score_some(home: Home, worker: int) -> None:
 def test_several_processes_add_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     run_at_once(score_some, (home, 0), (home, 1))
-    own = [pair for pair in closes(Scores(home).read()) if pair[0].startswith("own")]
+    own = [pair for pair in closes(Scores(home).between()) if pair[0].startswith("own")]
     assert sorted(own) == [(f"own-{worker}-{turn}", 1.0) for worker in range(2) for turn in range(4)]
     newest = dict(closes(Scores(home).newest()))
     assert [newest[f"day-{n}"] for n in range(3)] == [3.0] * 3
     for n in range(3):  # the newest close of all, 3, was scored once, by whichever worker was first
-        assert closes(Scores(home).read()).count((f"day-{n}", 3.0)) == 1
+        assert closes(Scores(home).between()).count((f"day-{n}", 3.0)) == 1

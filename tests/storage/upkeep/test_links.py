@@ -79,7 +79,7 @@ def test_pruning_deletes_nothing_behind_a_link(runs: Runs, outside: Path) -> Non
 
 
 def test_no_table_is_vacuumed_or_written_through_a_link(runs: Runs, outside: Path) -> None:
-    row = Scores(runs.home).read().to_pylist()[0]
+    row = Scores(runs.home).between().to_pylist()[0]
     (runs.home.root / "scores" / "product_id=ETH-USD").symlink_to(outside)
     with pytest.raises(HomeUnusable, match="ETH-USD is a link"):
         compact_table(runs.home, "scores")

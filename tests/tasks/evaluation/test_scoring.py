@@ -136,12 +136,12 @@ def test_a_restated_close_adds_a_row_and_changes_none(runs: Runs) -> None:
     put_forecast(runs.home, 500, "p", profile=PROFILE)
     put_forecast(runs.home, 501, "next", profile=PROFILE)
     runs.score(502)
-    before = Scores(runs.home).read().to_pylist()
+    before = Scores(runs.home).between().to_pylist()
     restated = close(501) + 100.0
     runs.restate(501, restated)
     later: datetime = NOW + timedelta(days=1)
     assert runs.score(502, later) == 1  # the forecast from the restated day is about another close
-    after = Scores(runs.home).read(BTC).to_pylist()
+    after = Scores(runs.home).between(BTC).to_pylist()
     assert [row for row in after if row["scored_at"] == NOW] == before
     (new,) = (row for row in after if row["scored_at"] == later)
     assert (new["prediction_id"], new["close"]) == ("p", restated)

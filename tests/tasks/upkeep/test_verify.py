@@ -64,7 +64,7 @@ def sql(home: Home, name: str, *statements: str) -> None:
 
 def score_again(runs: Runs, number: int) -> None:
     """A score of the first forecast by another data version, with a close that is not in it."""
-    row = Scores(runs.home).read().to_pylist()[0]
+    row = Scores(runs.home).between().to_pylist()[0]
     other = {"close": row["close"] + number, "data_version": runs.data(number)}
     assert Scores(runs.home).add([{**row, **other, "scored_at": NOW + timedelta(days=number)}]) == 1
 
@@ -451,12 +451,12 @@ def test_states_and_components_without_what_they_refer_to_are_named(runs: Runs) 
         f"component lstm2 of forecast {component['prediction_id']}: state x:7 is missing",
         f"state x:1 of {BTC}'s calibrator: the state before it, x:0, is missing",
         f"state x:1 of {BTC}'s calibrator: its forecast {'d' * 32} is missing",
-        f"forecast {'d' * 32} of {BTC} was scored, and has no score",
+        f"state x:1 of {BTC}'s calibrator: its forecast {'d' * 32} has no score",
     ]
 
 
 def test_scores_that_contradict_their_forecast_or_close_are_named(runs: Runs) -> None:
-    row = Scores(runs.home).read().to_pylist()[0]
+    row = Scores(runs.home).between().to_pylist()[0]
     Scores(runs.home).add([{**row, "prediction_id": "e" * 32}])
     score_again(runs, 605)
     subject = f"score of forecast {row['prediction_id']} for {row['target_day']}: "
