@@ -55,10 +55,6 @@ class Reports:
         """Write a page's HTML, its summary, and the index of all pages; returns the page's path.
 
         `render_index` makes the index's HTML from `summaries`.
-
-        Raises:
-            HomeUnusable: the folder cannot be written, or a file of it is a link.
-            HomeBusy: others write the index all the time.
         """
         path = self.page(product_id, profile)
         check_no_links(path, path.with_suffix(".json"), self.index)

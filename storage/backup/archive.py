@@ -47,11 +47,7 @@ class ArchiveWriter:
     checksums: dict[str, str] = field(default_factory=dict)
 
     def add_file(self, name: str, path: Location) -> str:
-        """Add a file's bytes as they are now under a name; returns their SHA-256.
-
-        Raises:
-            HomeUnusable: it is a link, or no file.
-        """
+        """Add a file's bytes as they are now, but of no link or pipe; returns their SHA-256."""
         with path.open_regular() as file:
             return self.add(name, file)
 
@@ -87,11 +83,7 @@ class _Hashed(io.RawIOBase):
 
 
 def open_archive(file: Path) -> BinaryIO:
-    """Open an archive to read; a pipe or a device, which may never end, is none.
-
-    Raises:
-        BadFile: it is no file, or cannot be read.
-    """
+    """Open an archive to read; a pipe or a device, which may never end, is none."""
     try:
         if file.is_file():
             return file.open("rb")
@@ -118,7 +110,6 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
     Raises:
         BadFile: it is no backup, or it was changed.
         HomeUnusable: the folder's disk has too little room for it; nothing was written.
-        OSError: the folder cannot be written.
     """
     free = shutil.disk_usage(staging).free
     checksums = dict[str, str]()
@@ -175,12 +166,7 @@ class _Reader:
 
 
 def _entries(source: BinaryIO, file: Path, free: int) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Each entry of an archive, checked, and the open tar file to extract it from.
-
-    Raises:
-        tarfile.TarError: it holds what no backup holds.
-        HomeUnusable: it unpacks to more than `free` bytes.
-    """
+    """Each entry of an archive, checked, and the open tar file to extract it from."""
     reader, names, folders, size = _Reader(source), set[str](), set[str](), 0
     with tarfile.open(fileobj=cast("IO[bytes]", reader), mode="r:") as tar:
         while (entry := tar.next()) is not None:

@@ -49,12 +49,7 @@ class ModelVersion:
     def of_row(cls, row: RegisteredVersion, aliases: list[str]) -> Self:
         """MLflow's version as ours; `Damaged` where it names no bundle, or one that is no plain folder."""
         product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
-        if missing := sorted({"bundle", "manifest_sha256"} - row.tags.keys()):
-            raise Damaged(
-                f"the registry has no {' and no '.join(missing)} of {row.name} version {row.version}:"
-                " restore it from a backup"
-            )
-        bundle, manifest_sha256 = row.tags["bundle"], row.tags["manifest_sha256"]
+        bundle, manifest_sha256 = (row.tags.get(name, "") for name in ("bundle", "manifest_sha256"))
         if not _FOLDER.fullmatch(bundle):
             raise Damaged(
                 f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"

@@ -49,9 +49,7 @@ def compact_table(
     With `dry_run` the files are counted alone; None when there is no table yet.
 
     Raises:
-        HomeUnusable: the table cannot be written.
         HomeBusy: another upkeep goes on for `wait_seconds`, or others write to the table all the time.
-        Damaged: it cannot be read.
     """
     folder = home.table(name)
     table = open_table(folder)
@@ -116,11 +114,7 @@ def remove_bundle(home: Home, folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder and all in it, or a file; after a kill, the next call removes the rest.
-
-    Raises:
-        HomeUnusable: it cannot be removed.
-    """
+    """Remove a folder and all in it, or a file; after a kill, the next call removes the rest."""
     try:
         with contextlib.suppress(FileNotFoundError):
             if folder.is_file():

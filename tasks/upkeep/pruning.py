@@ -86,11 +86,6 @@ def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[U
     A version is deleted from the registry before its bundle is: after a kill in between, what is registered
     is whole, and the next call finds the orphaned bundle. Each product's lock is held while its models are
     examined and deleted, so that no run starts to refer to one.
-
-    Raises:
-        Damaged: forecasts name versions that the registry does not have.
-        HomeBusy: a run of the product goes on for too long.
-        HomeUnusable: an item cannot be deleted.
     """
     if dry_run:
         models = [item for model in models_of(home) for item in unused_models(home, *model)]
@@ -124,8 +119,7 @@ def _delete(home: Home, items: Sequence[UnusedItem]) -> Sequence[UnusedItem]:
 def unused_models(home: Home, product_id: str, profile: str) -> list[UnusedItem]:
     """The unused versions of one model, oldest first, then the bundles that no version names.
 
-    Raises:
-        Damaged: forecasts name versions that the registry does not have, so that it cannot be trusted.
+    `Damaged` where forecasts name versions that the registry does not have: it cannot be trusted.
     """
     versions = sorted(Models(home).versions(product_id, profile), key=_age)
     rows = Predictions(home).read(ds.field("profile") == profile, ["model_version"], product_id)

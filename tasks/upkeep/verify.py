@@ -80,9 +80,7 @@ def verify_home(home: Home) -> Verification:
     """Check every checksum and every reference of a home; nothing is written.
 
     What refers is read before what it refers to, so that a run that goes on meanwhile causes no finding.
-
-    Raises:
-        HomeUnusable: a database cannot be opened; whether anything was changed is not known.
+    `HomeUnusable` where a database cannot be opened: whether anything was changed is not known.
     """
     result = Verification()
     require_open_prices(home)
@@ -96,14 +94,9 @@ def verify_home(home: Home) -> Verification:
     tables["data_versions"], tables["closes"] = _check_prices(home, result, tables)
     result.add("backtests' files", *fold_files(home))
     for name, kind in ROWS.items():
-        result.add(kind, _rows_of(tables, name))
+        result.add(kind, len(tables[name] or ()))
     result.add("forecasts", 0, failed_checks(tables, REFERENCES))
     return result
-
-
-def _rows_of(tables: Tables, name: str) -> int:
-    table = tables[name]
-    return 0 if table is None else table.num_rows
 
 
 def _with_expected_id(predictions: pa.Table) -> pa.Table:
@@ -143,17 +136,14 @@ def _check_models(home: Home, result: Verification) -> pa.Table | None:
         files, findings = bundle_files(home, version)
         result.add("files of models", files, findings)
         result.add("model versions", 1, [] if findings else _version_findings(home, version))
-    rows = [
-        {
-            "product_id": version.product_id,
-            "profile": version.profile,
-            "model_version": version.version,
-            "origin_day": version.tags.get("origin_day", ""),
-            "is_champion": CHAMPION in version.aliases,
-        }
-        for version in versions
+    columns = [
+        [version.product_id for version in versions],
+        [version.profile for version in versions],
+        [version.version for version in versions],
+        [version.tags.get("origin_day", "") for version in versions],
+        [CHAMPION in version.aliases for version in versions],
     ]
-    return pa.Table.from_pylist(rows, MODEL_VERSIONS)
+    return pa.table(columns, schema=MODEL_VERSIONS)
 
 
 def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
@@ -184,7 +174,7 @@ def _check_prices(home: Home, result: Verification, tables: Tables) -> PriceTabl
     result.add("raw responses", *raw_responses(home))
     file = price_file(home)
     if file is not None and not file.exists():  # opening it would make one
-        missing = [f"the price database {file} is missing"] if _rows_of(tables, "predictions") else []
+        missing = [f"the price database {file} is missing"] if tables["predictions"] else []
         result.add("databases", 0, missing)
         return None, None
     try:
@@ -222,9 +212,9 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
 def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
     """The target days, since 1970, of the scores by each data version."""
     days = defaultdict[str, set[int]](set)
-    if (scores := tables["scores"]) is not None:
-        targets = scores["target_day"].cast(pa.int32())
-        for data_version, day in zip(scores["data_version"].to_pylist(), targets.to_pylist(), strict=True):
+    if scores := tables["scores"]:
+        columns = scores["data_version"], scores["target_day"].cast(pa.int32())
+        for data_version, day in zip(*(column.to_pylist() for column in columns), strict=True):
             days[data_version].add(day)
     return days
 
