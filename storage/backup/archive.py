@@ -97,11 +97,6 @@ def open_archive(file: Path) -> BinaryIO:
     )
 
 
-def disk_bytes(size: int) -> int:
-    """What a file of `size` bytes takes up on a disk."""
-    return -(-max(size, 1) // BLOCK_BYTES) * BLOCK_BYTES
-
-
 def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
     """Unpack an archive into an empty folder, and check each file against the list; returns their number.
 
@@ -177,7 +172,7 @@ def _entries(source: BinaryIO, file: Path, free: int) -> Iterator[tuple[tarfile.
                 raise tarfile.ReadError(f"it holds {entry.name!r:.80}")
             names.add(entry.name)
             folders |= parents
-            size += disk_bytes(entry.size)
+            size += -(-max(entry.size, 1) // BLOCK_BYTES) * BLOCK_BYTES
             if size > free:
                 raise HomeUnusable(
                     f"{file} unpacks to more than the {free:,} bytes that are free for it: make room, or"

@@ -6,11 +6,10 @@ import itertools
 import os
 import secrets
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.backup.archive import DATABASES, FOLDERS, disk_bytes, open_archive, unpack
+from storage.backup.archive import DATABASES, FOLDERS, open_archive, unpack
 from storage.backup.transfer import load_prices, load_registry, require_empty_databases
 from storage.core.errors import BadSetting, HomeUnusable
 from storage.core.files import fsync_folder
@@ -60,7 +59,6 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
             shutil.rmtree(unfinished)
         staging.mkdir()
         count = unpack(source, file, staging)
-        _require_room(staging, home)
         marker.touch()
         fsync_folder(home.root)
         _move_out(staging, home)
@@ -109,27 +107,6 @@ def _require_empty(home: Home) -> None:
 
 def _children(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != NOT_OURS]
-
-
-def _require_room(staging: Path, home: Home) -> None:
-    """Check the room on other disks that folders of the home lie on, before anything moves."""
-
-    def size_of(folder: Path) -> int:
-        return sum(disk_bytes(path.lstat().st_size) for path in folder.rglob("*"))
-
-    needed, folders = Counter[int](), dict[int, Path]()
-    for name in FOLDERS:
-        target, source = home.root / name, staging / name
-        if source.is_dir() and target.is_dir():
-            device = target.stat().st_dev
-            needed[device] += size_of(source) - size_of(target)  # the target is emptied first
-            folders[device] = target
-    del needed[staging.stat().st_dev]
-    for device, size in needed.items():
-        if (lacking := size - shutil.disk_usage(folders[device]).free) > 0:
-            raise HomeUnusable(
-                f"{lacking:,} more bytes are needed on the disk of {folders[device]}: make room there"
-            )
 
 
 def _move_out(staging: Path, home: Home) -> None:

@@ -35,28 +35,18 @@ def dump_prices(home: Home, folder: Path) -> Path | None:
     file = database_engine(home).file
     if file is not None:
         return _copy_file(file, folder / "prices.db")
-    with (
-        Database(home) as source,
-        Database(sqlite_home(folder)) as target,
-        source.read() as rows,
-        target.write() as to,
-    ):
+    with _prices(home, sqlite_home(folder)) as (rows, to):
         _copy(rows, to, PRICES)
     return folder / "prices.db"
 
 
 def load_prices(folder: Path, home: Home) -> None:
     """Insert the rows of `prices.db` of a folder into the home's server, all of them or none."""
-    with (
-        Database(sqlite_home(folder)) as source,
-        Database(home) as target,
-        source.read() as rows,
-        target.write() as to,
-    ):
+    with _prices(sqlite_home(folder), home) as (rows, to):
         if not _is_loaded(rows, to, PRICES):
             _copy(rows, to, PRICES)
             for table in NUMBERED:
-                target.engine.continue_numbering(to, table.name, "seq")
+                database_engine(home).continue_numbering(to, table.name, "seq")
 
 
 def dump_registry(home: Home, folder: Path) -> Path | None:
@@ -144,6 +134,13 @@ def _is_loaded(rows: sa.Connection, to: sa.Connection, tables: Sequence[sa.Table
 def _counts(connection: sa.Connection, tables: Iterable[sa.TableClause]) -> list[int]:
     queries = (sa.select(sa.func.count()).select_from(table) for table in tables)
     return [connection.scalars(query).one() for query in queries]
+
+
+@contextlib.contextmanager
+def _prices(source: Home, target: Home) -> Iterator[tuple[sa.Connection, sa.Connection]]:
+    """A transaction that reads one price database, and one that writes to the other."""
+    with Database(source) as old, Database(target) as new, old.read() as rows, new.write() as to:
+        yield rows, to
 
 
 @contextlib.contextmanager

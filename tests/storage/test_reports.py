@@ -12,11 +12,6 @@ from storage.core.home import Home
 from storage.reports import Reports
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").prepare()
-
-
 def listed(summaries: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(list(summaries))
 
@@ -77,9 +72,3 @@ def test_no_link_is_followed(home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="is a link"):
         write(home)
     assert other.read_text() == "mine"
-
-
-def test_a_file_instead_of_the_folder_raises_home_unusable(home: Home) -> None:
-    home.reports.write_text("a file")
-    with pytest.raises(HomeUnusable, match="reports cannot be written"):
-        write(home)

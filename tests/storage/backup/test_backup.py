@@ -13,7 +13,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,11 +32,6 @@ from tests.calibrated import MADE, Runs
 from tests.helpers import BTC, die
 from tests.lived import DAYS, lived_runs
 from tests.processes import run_process
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return lived_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
@@ -290,18 +284,3 @@ def test_links_that_cannot_be_filled_are_refused_before_anything_moves(taken: Pa
         restore(taken, home)
     assert (tmp_path / "elsewhere" / "letter.txt").read_text() == "precious"
     assert not (home.root / RESTORING).exists()
-
-
-def test_a_full_disk_behind_a_link_is_reported_before_anything_moves(
-    taken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_disk: Path
-) -> None:
-    if other_disk.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no second file system")
-    home = Home(tmp_path / "again").prepare()
-    usage, full = shutil.disk_usage, SimpleNamespace(free=4096)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if "scores" in str(path) else usage(path))
-    (home.root / "scores").symlink_to(other_disk)
-    with pytest.raises(HomeUnusable, match=r"more bytes are needed on the disk of .*scores"):
-        restore(taken, home)
-    assert not list(other_disk.iterdir())
-    assert not list(home.root.glob(".restor*"))

@@ -43,11 +43,6 @@ class Arrays:
         self.content = Path(filepath).read_bytes()
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").prepare()
-
-
 def register(home: Home, key: str = "one", product_id: str = BTC, **changes: Any) -> ModelVersion:
     models = Models(home)
     recorded = {"metrics": {"test_rmse": 1.5}, "curves": {"loss": np.array([0.5, 0.25])}, **changes}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from storage.core.errors import Damaged, HomeUnusable
+from storage.core.errors import Damaged, HomeBusy, HomeUnusable
 from storage.core.home import Home
 from storage.core.location import Location
 from storage.tables import delta
-from storage.tables.delta import Snapshot, Table, TableSchema, all_of
+from storage.tables.delta import Snapshot, Table, TableSchema, all_of, snapshot
 from tests.engines import parquet_of
 from tests.helpers import BTC, FIRST, die
 from tests.processes import run_process
+from tests.storage.tables.rows import NUMBERS, number
 
 SCHEMA = TableSchema(
     "figures",
@@ -137,8 +140,8 @@ def test_adding_reads_no_further_than_order_by(tmp_path: Path, monkeypatch: pyte
 
 def test_only_the_files_of_the_products_are_opened(table: Table) -> None:
     products = [f"P{number}-USD" for number in range(5)]
-    for number, product in enumerate(products):
-        table.add([row(f"a{number}", product_id=product), row(f"b{number}", product_id=product, group="h")])
+    for n, product in enumerate(products):
+        table.add([row(f"a{n}", product_id=product), row(f"b{n}", product_id=product, group="h")])
     assert table.add([row("c", product_id=products[1]), row("c", product_id=products[2])]) == 2
     whole, part = table.snapshot().dataset, table.of_products(products[1]).snapshot().dataset
     assert whole
@@ -286,3 +289,45 @@ def test_a_link_instead_of_a_partition_is_refused(table: Table, tmp_path: Path) 
     (tmp_path / "figures" / "product_id=ETH-USD").symlink_to(tmp_path)
     with pytest.raises(HomeUnusable, match="is a link"):
         table.add([row("b")])
+
+
+# Several tables as they were at one moment
+
+
+def numbers_in(root: Path, name: str) -> Table:
+    return Table(Home(root).shared / name, NUMBERS)
+
+
+def test_tables_that_do_not_exist_are_none(tmp_path: Path) -> None:
+    assert snapshot([Home(tmp_path).shared / "a", Home(tmp_path).shared / "b"]) == [None, None]
+
+
+def test_a_snapshot_never_sees_the_second_write_without_the_first(tmp_path: Path) -> None:
+    first, second, stop = numbers_in(tmp_path, "a"), numbers_in(tmp_path, "b"), threading.Event()
+
+    def write() -> None:
+        for value in range(25):
+            first.add([number(value)])
+            second.add([number(value)])
+            stop.wait(0.03)
+        stop.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    counts = set()
+    while not stop.is_set():
+        one, two = snapshot([first.folder, second.folder])
+        if one and two:
+            rows = [table.to_pyarrow_dataset().count_rows() for table in (one, two)]
+            assert 0 <= rows[0] - rows[1] <= 1
+            counts.add(rows[0])
+    thread.join()
+    assert len(counts) > 2
+
+
+def test_tables_that_always_change_raise_home_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = itertools.count()
+    monkeypatch.setattr(delta, "_version", lambda _: next(versions))
+    monkeypatch.setattr(delta, "TRIES", 3)
+    with pytest.raises(HomeBusy, match="all the time"):
+        snapshot([Home(tmp_path).shared / "a"])

@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -16,12 +14,12 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from storage.core.errors import Damaged, HomeBusy, HomeUnusable
+from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import PREDICTIONS
 from tests.engines import parquet_of
-from tests.helpers import BTC, FIRST, PROJECT
+from tests.helpers import BTC, FIRST
 from tests.processes import process_for, run_at_once
 from tests.storage.tables.rows import forecast
 
@@ -218,19 +216,3 @@ def test_endless_conflicts_raise_home_busy(table: Predictions, monkeypatch: pyte
     monkeypatch.setattr("storage.tables.delta.Table.insert", conflict)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     check_raises(HomeBusy, str(table.folder), table.publish, [forecast("a")])
-
-
-@pytest.mark.folder
-def test_a_file_instead_of_the_table_raises_home_unusable(tmp_path: Path) -> None:
-    (tmp_path / "predictions").write_text("a file")
-    check_raises(HomeUnusable, "--home", Predictions(Home(tmp_path)).publish, [forecast("a")])
-
-
-def test_reading_an_empty_home_loads_no_delta(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from storage.core.home import Home;"
-        " from storage.tables.predictions import Predictions;"
-        f" assert Predictions(Home(Path({str(tmp_path)!r}))).find('a') is None;"
-        " assert not {'deltalake', 'tensorflow', 'mlflow'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)

@@ -15,7 +15,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from storage.core.errors import Damaged, HomeBusy
+from storage.core.errors import HomeBusy
 from storage.core.home import Home
 from storage.core.location import Location
 from storage.tables.delta import Table
@@ -28,11 +28,6 @@ from tests.storage.tables.rows import ROWS
 
 DAY = 24 * 3600
 COMPONENT_NAMES = ("har_t", "lstm")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path).prepare()
 
 
 def rows(number: int, product_id: str = BTC) -> list[dict[str, Any]]:
@@ -112,14 +107,6 @@ def test_many_files_become_one_a_partition_and_no_row_changes(home: Home) -> Non
         action[kind]["dataChange"] for action in actions for kind in ("add", "remove") if kind in action
     ]
     assert changes == [False] * 16
-
-
-def test_a_compact_table_stays_as_it_is(home: Home) -> None:
-    filled(home, 3)
-    compact_table(home, "components")
-    version, files = delta(home).version(), data_files(home)
-    assert compact_table(home, "components") == Compaction("components", 1, 1, 0)
-    assert (delta(home).version(), data_files(home)) == (version, files)
 
 
 def test_a_full_file_is_not_rewritten(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,14 +284,6 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
     assert synced.index(file) < synced.index(entry) < synced.index(checkpoint)
     assert str(log) in synced
     assert str(Path(file).parent) in synced
-
-
-def test_a_damaged_table_says_so(home: Home) -> None:
-    filled(home, 2)
-    log = folder(home) / "_delta_log" / f"{0:020d}.json"
-    log.write_bytes(log.read_bytes()[:20])
-    with pytest.raises(Damaged, match="restore"):
-        compact_table(home, "components")
 
 
 def test_when_a_folder_was_touched(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import MADE, Runs
 from tests.helpers import BTC
-from tests.lived import lived_runs
 
 LONG_AGO = (datetime.now(UTC) - timedelta(days=400)).timestamp()
 
@@ -39,11 +38,6 @@ def outside(tmp_path: Path) -> Path:
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (LONG_AGO, LONG_AGO))
     return folder
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return lived_runs(tmp_path_factory, tmp_path / "home")
 
 
 def check_untouched(outside: Path) -> None:

@@ -32,20 +32,9 @@ from tasks.upkeep import verify
 from tasks.upkeep.verify import verify_home
 from tests.calibrated import Runs, day
 from tests.helpers import BTC, NOW
-from tests.lived import DAYS, lived_runs
+from tests.lived import DAYS
 
 MODEL = f"closecast.{BTC}.calibrated"
-
-
-@pytest.fixture(scope="module")
-def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A home that tests only read, or put right again."""
-    return lived_runs(tmp_path_factory, tmp_path_factory.mktemp("verify") / "home")
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return lived_runs(tmp_path_factory, tmp_path / "home")
 
 
 def findings(runs: Runs) -> list[str]:
@@ -364,14 +353,6 @@ def test_each_tag_of_the_registry_is_compared_with_the_bundle(runs: Runs) -> Non
     for name in TAGS:
         models.client.delete_model_version_tag(version.name, "1", name)
     assert lines <= set(findings(runs))
-
-
-def test_a_version_of_another_product_is_found(runs: Runs) -> None:
-    tables = ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases")
-    other = "closecast.ETH-USD.calibrated"
-    sql(runs.home, "mlflow.db", *(f"UPDATE {table} SET name = '{other}'" for table in tables))  # noqa: S608
-    shutil.move(runs.home.models / MODEL, runs.home.models / other)
-    assert any("the registry and the bundle differ in product_id" in line for line in findings(runs))
 
 
 def test_a_model_with_forecasts_needs_a_champion_and_a_status(runs: Runs) -> None:
