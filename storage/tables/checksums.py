@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from storage.core.errors import BadFile, HomeUnusable
 from storage.core.location import Location
 
 # Delta, PyArrow and pandas ignore a name that begins so.
@@ -47,11 +46,8 @@ def record_checksums(folder: Location, newest: int) -> None:
         if (match := _COMMIT_FILE.fullmatch(path.name)) and f"{LOG}/{path.name}" not in recorded
     }
     for number in sorted(number for number in late if start < number <= newest):
-        try:
-            files = [path for path in commit_files(folder, number) if path.name != "_last_checkpoint"]
-            lines = [f"{path.sha256()}  {path.relative_to(folder).as_posix()}" for path in files]
-        except (OSError, BadFile) as error:
-            raise HomeUnusable(f"{folder / CHECKSUMS} cannot be written: {error}") from error
+        files = [path for path in commit_files(folder, number) if path.name != "_last_checkpoint"]
+        lines = [f"{path.sha256()}  {path.relative_to(folder).as_posix()}" for path in files]
         (folder / CHECKSUMS).add_lines(number, lines)
 
 
