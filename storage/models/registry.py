@@ -194,7 +194,7 @@ class Models:
         return ModelVersion.of_row(row, row.aliases)
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
-        """All versions, newest first within each model; of one product or profile when named."""
+        """All versions, newest first within each model; of one product, or its one profile, when named."""
         return [
             ModelVersion.of_row(row, [alias for alias in aliases if aliases[alias] == str(row.version)])
             for _, aliases, rows in self._registered(product_id, profile)
