@@ -385,7 +385,7 @@ def test_no_redirect_is_followed(status: int, to: str) -> None:
         ex.faults.append(Response(status, b"", headers=(("Location", target),)))
         with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError) as error:
             client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
-        assert f"{status}, a redirect to {target}, which is not followed" in str(error.value)
+        assert f"{status}: a redirect to {target}, which is not followed" in str(error.value)
         assert (len(ex.requests), len(other.requests)) == (1, 0)
 
 
