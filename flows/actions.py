@@ -15,8 +15,7 @@ from storage.reports import Reports
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
-from tasks.prices.ingest_csv import ingest_file
-from tasks.prices.sources import Market
+from tasks.prices.sources import Market, ingest_file
 from tasks.profiles.base import Profile
 from tasks.report.context import products_with_forecasts
 from tasks.report.page import write_report
