@@ -319,7 +319,7 @@ def test_a_query_for_all_the_memory_is_refused(home: Home) -> None:
 
 def error_of(response: Response) -> BaseException | None:
     with (
-        Exchange({BTC: made_up(5)}, burst=1000, faults=[response] * 9) as ex,
+        Exchange({BTC: made_up(5)}, faults=[response] * 9) as ex,
         Client(ex.url, attempts=2, empty_attempts=1, total_timeout=2, sleep=lambda _: None) as client,
     ):
         try:
@@ -380,7 +380,7 @@ def test_a_number_of_millions_of_digits_costs_its_row() -> None:
     ],
 )
 def test_no_redirect_is_followed(status: int, to: str) -> None:
-    with Exchange({}, burst=1000) as other, Exchange({BTC: made_up(5)}, burst=1000) as ex:
+    with Exchange({}) as other, Exchange({BTC: made_up(5)}) as ex:
         target = to.format(port=other.url.rpartition(":")[2])
         ex.faults.append(Response(status, b"", headers=(("Location", target),)))
         with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError) as error:
@@ -394,7 +394,7 @@ def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    with Exchange({BTC: made_up(5)}, burst=1000) as ex, Client(ex.url) as client:
+    with Exchange({BTC: made_up(5)}) as ex, Client(ex.url) as client:
         # As with any host that is not this machine: netrc and the rest of the environment count.
         client._session.trust_env = True
         client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))

@@ -28,5 +28,5 @@ def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
+    with Exchange({"BTC-USD": candles}) as served:
         yield served

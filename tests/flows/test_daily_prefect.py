@@ -206,7 +206,7 @@ def exchange(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
     """An exchange with two days more than its clock, which is at 00:20 after LAST."""
     frame = walk(LAST + 2 * DAY, days=62)
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
-    with Exchange({"BTC-USD": frame, "ETH-USD": frame}, clock=clock, rate=1000, burst=1000) as served:
+    with Exchange({"BTC-USD": frame, "ETH-USD": frame}, clock=clock) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
         monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
         monkeypatch.setattr("flows.clock.now", lambda: served.now)

@@ -36,7 +36,7 @@ def exchange(walk: Walk) -> Iterator[Exchange]:
     """An exchange with two products, whose clock is at 00:20 after LAST."""
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
     candles = {"BTC-USD": walk(LAST, days=60), "ETH-USD": walk(LAST, days=60, seed=8)}
-    with Exchange(candles, clock=clock, rate=1000, burst=1000) as served:
+    with Exchange(candles, clock=clock) as served:
         yield served
 
 
@@ -107,7 +107,7 @@ def test_a_gap_stops_the_forecast_and_not_the_scores(
     frame = walk(LAST, days=60)
     with_gap = frame[frame["day_utc"] != pd.Timestamp(LAST - DAY)].reset_index(drop=True)
     market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
-    with Exchange({"BTC-USD": with_gap}, clock=day, rate=1000, burst=1000) as served:
+    with Exchange({"BTC-USD": with_gap}, clock=day) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
         monkeypatch.setattr("flows.clock.now", lambda: served.now)
         daily_forecast(market, "article", ONCE, home=str(tmp_path))

@@ -59,7 +59,7 @@ def assert_candles(candles: pd.DataFrame, first: date = SPAN[0], last: date = SP
 
 @pytest.fixture
 def ex() -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": FRAME}, clock=NOW, burst=1000, stall_seconds=5) as exchange:
+    with Exchange({"BTC-USD": FRAME}, clock=NOW, stall_seconds=5) as exchange:
         yield exchange
 
 
@@ -304,7 +304,7 @@ def test_the_real_history_is_fetched_unchanged(waits: list[float]) -> None:
     real = candle_frame({"day_utc": pd.to_datetime(table["time"], unit="s"), **table.drop(columns="time")})
     first, last = real["day_utc"].iloc[0].date(), real["day_utc"].iloc[-1].date()
     with (
-        Exchange({"BTC-USD": real}, clock=NOW + (last - LAST), burst=1000) as ex,
+        Exchange({"BTC-USD": real}, clock=NOW + (last - LAST)) as ex,
         Client(ex.url, sleep=waits.append) as client,
     ):
         fetched = [client.page("BTC-USD", *span).candles for span in spans(first, last)]

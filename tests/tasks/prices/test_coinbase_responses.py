@@ -90,7 +90,7 @@ def test_foreign_text_is_made_printable() -> None:
 @pytest.mark.parametrize("response", ["huge", Canned(200, b"[" + b" " * MAX_BYTES + b"]")])
 def test_a_body_beyond_the_limit_is_refused(response: str | Canned) -> None:
     fits = Canned(200, b"[" + b" " * (MAX_BYTES - 2) + b"]")
-    with Exchange({}, burst=1000, faults=[response, fits]) as ex, Client(ex.url) as client:
+    with Exchange({}, faults=[response, fits]) as ex, Client(ex.url) as client:
         with pytest.raises(ExchangeRefused, match=f"at most {MAX_BYTES} bytes"):
             client.page("BTC-USD", *SPAN)
         assert client.page("BTC-USD", *SPAN, expect_rows=False).candles.empty

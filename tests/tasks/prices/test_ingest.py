@@ -94,7 +94,7 @@ class Ingest:
 
 @pytest.fixture
 def ingest(tmp_path: Path) -> Iterator[Ingest]:
-    with Exchange({BTC: FRAME}, clock=CLOCK, burst=10_000) as exchange:
+    with Exchange({BTC: FRAME}, clock=CLOCK) as exchange:
         yield Ingest(Home(tmp_path / "home").prepare(), exchange)
 
 
