@@ -34,7 +34,7 @@ from storage.tables.predictions import Predictions
 from tasks.core.steps import task_of
 from tasks.prices.coinbase_client import Client
 from tests.exchange import Exchange, Response
-from tests.helpers import BTC, made_up, store, to_csv
+from tests.helpers import BTC, made_up, store
 from tests.processes import closecast_process
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -271,23 +271,6 @@ def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_pa
     assert len(err) < 700
     assert time.monotonic() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a GB
-
-
-@pytest.mark.parametrize(
-    "close", ["1e400", "0x10", "1_000", "١٢٣", "=1+1", "@SUM(A1)", "nan", "inf", "--1", "1e", "$5", "1 000"]
-)
-def test_a_close_that_is_no_number_is_quarantined(close: str, home: Home, tmp_path: Path) -> None:
-    text = to_csv(made_up(30)).decode()
-    last = text.splitlines()[-1].split(",")
-    last[4] = close
-    (tmp_path / "b.csv").write_text(
-        "\n".join([*text.splitlines()[:-1], ",".join(last)]) + "\n", encoding="utf-8"
-    )
-    code, out, err = typed("import", str(tmp_path / "b.csv"), "--product", BTC, "--home", str(home.root))
-    assert code == 0, err
-    assert "29 days new" in out
-    with Prices(home) as prices:
-        assert len(prices.quarantined(BTC)) == 1
 
 
 # Queries without end
