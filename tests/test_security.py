@@ -134,13 +134,7 @@ HOSTILE_IDS = [
 ]  # fmt: skip
 
 
-def test_hostile_ids_do_not_pass() -> None:
-    for product in HOSTILE_IDS:
-        with pytest.raises(BadProduct):
-            check_product_id(product)
-
-
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR"]))
 @settings(derandomize=True, deadline=None)
 def test_only_ids_of_the_form_pass(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -197,24 +191,21 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
 # Files
 
 PATHS = ["/dev/zero", "/dev/null", "/proc/self/mem", "/proc/self/environ", "/", ".", "\x00", "a" * 5000]
+PATHS += ["pipe.csv", "loop.csv"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_paths_that_are_no_files_of_candles_are_refused_at_once(path: str, home: Home) -> None:
+def test_paths_that_are_no_files_of_candles_are_refused_at_once(
+    path: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    Path("loop.csv").symlink_to("loop.csv")
     began = time.monotonic()
     code, _, err = typed("import", path, "--product", BTC, "--home", str(home.root))
     assert code in (1, 2)
     assert err.count("\n") == 1
     assert time.monotonic() - began < 5
-
-
-def test_a_pipe_and_a_loop_of_links_are_refused_at_once(home: Home, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.csv")
-    (tmp_path / "one.csv").symlink_to(tmp_path / "two.csv")
-    (tmp_path / "two.csv").symlink_to(tmp_path / "one.csv")
-    for name in ("pipe.csv", "one.csv"):
-        code, _, err = typed("import", str(tmp_path / name), "--product", BTC, "--home", str(home.root))
-        assert (code, err.count("\n")) == (1, 1)
 
 
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -312,20 +303,13 @@ def error_of(response: Response) -> BaseException | None:
     return None
 
 
-def bomb(levels: int) -> bytes:
-    body = b"[" + b" " * 2**28 + b"]"
-    for _ in range(levels):
-        body = gzip.compress(body, 9)
-    return body
-
-
-GZIP, GZIP_TWICE, DEFLATE = (
-    (("Content-Encoding", encoding),) for encoding in ("gzip", "gzip, gzip", "deflate")
-)
+SPACES = b"[" + b" " * 2**28 + b"]"
 RESPONSES = {
-    "gzip": Response(200, bomb(1), headers=GZIP),
-    "gzip twice": Response(200, bomb(2), headers=GZIP_TWICE),
-    "deflate": Response(200, zlib.compress(b"[" + b" " * 2**28 + b"]", 9), headers=DEFLATE),
+    "gzip": Response(200, gzip.compress(SPACES, 9), headers=(("Content-Encoding", "gzip"),)),
+    "gzip twice": Response(
+        200, gzip.compress(gzip.compress(SPACES, 9), 9), headers=(("Content-Encoding", "gzip, gzip"),)
+    ),
+    "deflate": Response(200, zlib.compress(SPACES, 9), headers=(("Content-Encoding", "deflate"),)),
     "nested": Response(200, b"[" * 200_000),
     "long": Response(200, b"[" + b"1," * 2**21 + b"1]"),
     "header": Response(200, b"[]", headers=(("X-Long", "x" * 200_000),)),
@@ -354,13 +338,7 @@ def test_a_number_of_millions_of_digits_costs_its_row() -> None:
 
 @pytest.mark.parametrize(
     ("status", "to"),
-    [
-        (301, "http://127.0.0.1:{port}/stolen"),
-        (302, "file:///etc/passwd"),
-        (303, "//evil.example/"),
-        (307, "http://127.0.0.1:{port}/stolen"),
-        (308, "/elsewhere"),
-    ],
+    [(301, "http://127.0.0.1:{port}/stolen"), (302, "file:///etc/passwd"), (308, "/elsewhere")],
 )
 def test_no_redirect_is_followed(status: int, to: str) -> None:
     with Exchange({}) as other, Exchange({BTC: made_up(5)}) as ex:
