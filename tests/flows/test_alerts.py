@@ -30,7 +30,7 @@ from storage.core.errors import BadFile, BadSetting, PrefectUnavailable
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
-from tasks.report.events import COVERAGE_ALARM, STALE_MODEL
+from tasks.report.prefect_artifacts import COVERAGE_ALARM, STALE_MODEL
 from tests.exchange import Exchange
 from tests.helpers import publish_all, store
 from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port

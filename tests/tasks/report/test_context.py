@@ -14,8 +14,14 @@ from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.report import text
 from tasks.report.charts import charts, short
-from tasks.report.context import MAX_CLOSES, newest_closes, pit_histogram, read_context, running_coverage
-from tasks.report.data_section import data_section
+from tasks.report.context import (
+    MAX_CLOSES,
+    newest_closes,
+    observed_again,
+    pit_histogram,
+    read_context,
+    running_coverage,
+)
 from tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, without
 from tests.pages import DAY, GAP, full_home
@@ -148,7 +154,6 @@ def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed
         patch.setattr("tasks.report.context.read_scoreboard", None)
         context = read_context(home, BTC, "calibrated", DAY, by_hand.history, by_hand.board)
     assert context.history is by_hand.history
-    assert context.data == by_hand.data
     # The newest forecast was made from other prices, as in a run on a day of the past.
     other = replace(by_hand.history, data_version="BTC-USD@1:ab").until(by_hand.history.days[50])
     context = read_context(home, BTC, "calibrated", DAY, other)
@@ -159,11 +164,11 @@ def test_restated_days_are_those_with_another_close() -> None:
     columns = ("day_utc", "seq", "close", "observed_at")
     rows = [("2020-01-01", 1, 10.0, "t1"), ("2020-01-01", 3, 11.0, "t2"), ("2020-01-01", 4, 10.0, "t3")]
     rows += [("2020-01-02", 2, 5.0, "t1"), ("2020-01-02", 5, 5.0, "t2")]
-    history = PriceHistory(BTC, made_up(5), "v", "csv@0", restated=pd.DataFrame(rows, columns=columns))
-    data = data_section(history)
-    assert (data.restated_days, data.other_days) == (1, 1)
-    (row,) = data.restated
-    assert (row["first_close"], row["newest_close"], row["observed_at"]) == (10.0, 10.0, "t3")
+    again = observed_again(pd.DataFrame(rows, columns=columns))
+    assert list(again.itertuples(index=False, name=None)) == [
+        ("2020-01-01", 10.0, 10.0, 2, "t3"),
+        ("2020-01-02", 5.0, 5.0, 1, "t2"),
+    ]
 
 
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:

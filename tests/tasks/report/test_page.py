@@ -23,7 +23,6 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.core.forecast import Forecast
-from tasks.report import text as report_text
 from tasks.report.context import products_with_forecasts, read_context
 from tasks.report.page import render, render_index, write_page, write_report
 from tests.helpers import BTC, NOW, PROJECT, SHA, made_up, store
@@ -198,20 +197,21 @@ def test_limits_name_what_the_model_was_made_from(
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence"),
+    ("source", "bridges", "sentence"),
     [
-        ("coinbase", "Each run asks the exchange for these days again"),
-        ("sample", "The sample that comes with closecast has no row of these days"),
-        ("csv", "They stay until a file with rows of these days is imported"),
-        ("other", "Nothing fills them by itself"),
+        ("coinbase", False, "Each run asks the exchange for these days again, and no input goes across one."),
+        ("sample", False, "The sample that comes with closecast has no row of these days, and no input"),
+        ("csv", True, "until a file with rows of these days is imported. Training goes across a gap"),
+        ("other", False, "Nothing fills them by itself, and no input goes across one."),
     ],
 )
-def test_what_fills_a_gap_depends_on_the_source(home: Home, source: str, sentence: str) -> None:
+def test_what_fills_a_gap_depends_on_the_source(
+    home: Home, source: str, bridges: bool, sentence: str
+) -> None:
     context = read_context(home, BTC, "calibrated", DAY)
-    context = replace(context, data=replace(context.data, source=source))
-    assert f"{sentence}, and no input goes across one." in report_text.gaps(context)
-    bridging = replace(context, model=replace(context.model, bridges_gaps=True))
-    assert "Training goes across a gap" in report_text.gaps(bridging)
+    history = replace(context.history, series=f"{source}@0")
+    model = replace(context.model, bridges_gaps=bridges)
+    assert sentence in Page(render(replace(context, history=history, model=model))).text
 
 
 @pytest.mark.parametrize(
@@ -297,15 +297,10 @@ def test_every_stored_text_is_escaped(copied: Home) -> None:
 
 
 def test_a_hostile_summary_is_plain_text_in_the_index() -> None:
-    good: dict[str, Any] = {"product_id": EVIL, "profile": EVIL, "target_day": "2020-01-01"}
-    good |= {
-        "prices": {"forecast": EVIL, "80 %": EVIL},
-        "crps_ratio": None,
-        "covered_80": EVIL,
-        "notes": [EVIL],
-    }
-    good["page"] = f"javascript:{EVIL}"
-    broken = [{"page": EVIL}, {**good, "notes": 5}, {**good, "prices": {}}, {**good, "prices": 1}]
+    names = ("product_id", "profile", "forecast", "interval", "covered")
+    good: dict[str, Any] = {**dict.fromkeys(names, EVIL), "target_day": "2020-01-01", "notes": [EVIL]}
+    good |= {"forecasts": 1, "crps_ratio": None, "page": f"javascript:{EVIL}"}
+    broken = [{"page": EVIL}, {**good, "notes": 5}, {**good, "forecast": {}}, {**good, "target_day": "?"}]
     page = Page(render_index([good, *broken], DAY))
     assert [tag for tag, _ in page.tags if tag in ("script", "img")] == []
     assert page.text.count(" ".join(EVIL.split())) >= 5

@@ -19,11 +19,14 @@ from tasks.network.progress import listening, report_epoch
 from tasks.prices.ingest import IngestedPrices
 from tasks.report import prefect_artifacts
 from tasks.report.prefect_artifacts import (
+    COVERAGE_ALARM,
     MAX_FORECASTS,
+    STALE_MODEL,
     TrainingProgress,
     forecast_markdown,
     newest_forecasts,
     products_markdown,
+    raise_alarms,
 )
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
@@ -118,6 +121,29 @@ def test_products_have_a_forecast_or_a_reason() -> None:
     assert re.search(r"\| ETH-EUR \| 2020-02-05 \| [\d,.]+ EUR \(.*\) \| [\d,.]+ EUR to [\d,.]+ EUR \|", text)
     assert "- **LTC-USD** has no forecast: NotEnoughHistory: too few days" in text
     assert products_markdown([], {"LTC-USD": "x"}) == "- **LTC-USD** has no forecast: x"
+
+
+@pytest.mark.parametrize("age_warning", [None, "version 1 is old"])
+def test_each_alarm_is_an_event_about_its_model(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, age_warning: str | None
+) -> None:
+    emitted: list[dict[str, Any]] = []
+    monkeypatch.setattr(prefect_artifacts, "emit_event", lambda **event: emitted.append(event))
+    alarms = ["the 80 % interval covered little", "the 95 % as well"]
+    raise_alarms(forecast_by_hand(365, "ab"), alarms, age_warning)
+    stale = [STALE_MODEL] if age_warning else []
+    assert [event["event"] for event in emitted] == [COVERAGE_ALARM, COVERAGE_ALARM, *stale]
+    assert {event["resource"]["prefect.resource.id"] for event in emitted} == {"closecast.BTC-USD.article"}
+    assert emitted[0]["payload"] == {
+        "message": "BTC-USD: the 80 % interval covered little",
+        "target_day": "2020-01-01",
+        "product_id": "BTC-USD",
+        "profile": "article",
+        "model_version": "1",
+        "prediction_id": "ab",
+    }
+    # The age of the model is logged where it is noticed.
+    assert caplog.messages == [f"BTC-USD: {alarm}" for alarm in alarms]
 
 
 # The progress of a training
