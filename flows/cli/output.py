@@ -128,7 +128,7 @@ def print_backtest(home: Home, product: str, result: BacktestResult, *, as_json:
 
     summary = result.summary
     if as_json:
-        print_json({"backtest_id": result.backtest_id, **summary.to_json(), "gates": list(result.gates)})
+        print_json({"backtest_id": result.backtest_id, **asdict(summary), "gates": result.gates})
         return
     typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
     for title, (header, rows) in tables(summary).items():

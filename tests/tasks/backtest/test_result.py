@@ -68,27 +68,25 @@ def test_quantiles_are_of_the_log_return_in_the_order_of_days(tmp_path: Path) ->
     np.testing.assert_allclose(evaluation.quantiles["har_t"][0], expected, rtol=0, atol=1e-15)
 
 
-def test_the_summary_is_cached_and_scaled_by_the_days_before_the_start(
+def test_the_summary_is_scaled_by_the_days_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path).prepare()
     store(home, without(candles(), day(300), day(301)))
     plan = plan_backtest(home, BTC, quick(), start=day(610), end=day(639), moment=NOW)
     put_rows(home, plan.backtest_id, "calibrated", "last_close_250")
-    cache = BacktestCache(home, plan.backtest_id)
-    cache.write("fold-0", {"gates": ["a gate"]})
+    BacktestCache(home, plan.backtest_id).write("fold-0", {"gates": ["a gate"]})
     honest, past = summarise, []
 
-    def spy(*args: Any, past_closes: Any, **more: Any) -> Any:
+    def spy(evaluation: Any, past_closes: Any, **more: Any) -> Any:
         past.append(past_closes)
-        return honest(*args, past_closes=past_closes, **more)
+        return honest(evaluation, past_closes, **more)
 
     monkeypatch.setattr(result, "summarise", spy)
     read = read_result(home, plan)
     assert (read.backtest_id, read.gates) == (plan.backtest_id, ("a gate",))
     assert (read.summary.days, read.summary.currency) == (30, "USD")
     assert read.summary.last_target_day == day(639) + timedelta(days=1)
-    assert cache.read("summary") == read.summary.to_json()
     (closes,) = past
     assert len(closes) == 609  # a calendar day each, with the gap as NaN
     assert np.flatnonzero(np.isnan(closes)).tolist() == [299, 300]

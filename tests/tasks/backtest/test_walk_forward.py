@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from storage.models.backtest_cache import BacktestCache
 from storage.tables.schemas import backtests
 from tasks.backtest.plan import Plan, plan_backtest
 from tasks.backtest.result import BacktestResult, finish_backtest
-from tasks.backtest.walk_forward import WalkState, prepare_fold, walk_fold
+from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
 from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training.policy import ModelCandidate
 from tests.calibrated import LENIENT, candles, close, day, quick
 from tests.helpers import BTC, NOW, SMALL, store
 
@@ -114,7 +112,7 @@ def test_a_finished_backtest_is_read_and_not_made_again(
         monkeypatch.setattr(CalibratedProfile, name, lambda *_, **__: pytest.fail("made again"))
     for fold in range(len(plan.folds)):
         prepare_fold(home, plan, fold)
-        assert walk_fold(home, plan, fold) == 0
+        walk_fold(home, plan, fold)
     assert finish_backtest(home, plan) == result
 
 
@@ -170,10 +168,3 @@ def test_a_point_profile_walks_without_gates_and_intervals(tmp_path: Path) -> No
     errors = np.array([row["point"] - row["close"] for row in stored.values()])
     assert result.summary.point.rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     assert finish_backtest(home, tested) == result
-
-
-def test_the_state_of_a_walk_survives_json() -> None:
-    candidate = ModelCandidate("1", day(610), day(430), "refit", "accepted")
-    state = WalkState((candidate,), {"1": "refit-2020"}, tuple(np.linspace(-0.1, 0.1, 23) / 3), ("a gate",))
-    assert WalkState.from_json(json.loads(json.dumps(state.to_json()))) == state
-    assert WalkState.from_json(None) == WalkState()
