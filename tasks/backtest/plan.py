@@ -62,9 +62,8 @@ def plan_backtest(
 ) -> Plan:
     """Lay out the folds over the stored closes; nothing is fetched.
 
-    Args:
-        start: first origin; a year before `end` by default.
-        end: last origin; by default the last day but one, whose outcome is the last close.
+    The origins run from `start` to `end`: by default the year up to the last day but one, whose outcome is
+    the last close.
 
     Raises:
         BadDay: an end without an outcome, or a start after it.

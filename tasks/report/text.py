@@ -9,12 +9,6 @@ from tasks.core.formatting import UNKNOWN, format_share
 from tasks.profiles.baselines import BASELINES
 from tasks.report.context import ReportContext
 
-# What each interval means to somebody who does not think in percent.
-ODDS = {
-    50: ("one day in two", "one in two"),
-    80: ("four days in five", "one in five"),
-    95: ("nineteen days in twenty", "one in twenty"),
-}
 # The level of the test of calibration.
 SIGNIFICANCE = 0.05
 # The tags of a version that hold the gate's figures, without their prefix.
@@ -51,24 +45,6 @@ def component_name(component: str) -> str:
     """A component forecast in words: a baseline's method, or the model's own."""
     other = component if component in BASELINES else "the model alone, before mixing and tracking"
     return COMPONENTS.get(component, other)
-
-
-def intervals(context: ReportContext) -> list[dict[str, str]]:
-    """Each interval as figures and as a sentence, the narrowest first."""
-    forecast, texts = context.forecast, dict(context.forecast.price_summary())
-    rows = []
-    for percent, (often, seldom) in ODDS.items():
-        lower, upper = forecast.first.interval(percent) or (0.0, 0.0)
-        rows.append(
-            {
-                "name": f"{percent} %",
-                "prices": texts[f"{percent} %"],
-                "change": f"{forecast.change(lower)} to {forecast.change(upper)}",
-                "sentence": f"{often.capitalize()} the close should lie in it, {seldom} outside.",
-                "covered": covered(context, percent),
-            }
-        )
-    return rows
 
 
 def covered(context: ReportContext, percent: int) -> str:
@@ -143,17 +119,14 @@ def coverage(context: ReportContext) -> str:
 def lineage(context: ReportContext) -> list[tuple[str, str]]:
     """What the forecast and its model were made from, a label and a text each."""
     forecast, model = context.forecast, context.model
-    tags = {
-        name.replace("_", " ").replace("sha256", "SHA-256"): text
-        for name, text in model.lineage.tags().items()
-    }
+    tags = model.lineage.tags().items()
     warning = "" if model.max_age_days is None else f"; a warning begins after {model.max_age_days}"
     rows = [
         *forecast.version_summary(),
         ("created", f"{forecast.created_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("origin", f"{forecast.origin_day}, the last close that it knew"),
         ("age of the model", f"{count(model.age_days, 'day')} on the origin{warning}"),
-        *((f"model's {name}", text.replace(",", ", ")) for name, text in tags.items()),
+        *((f"model's {label(name)}", text.replace(",", ", ")) for name, text in tags),
         ("model's gate", model.version.tags.get("gate", "")),
         ("model's manifest SHA-256", model.version.manifest_sha256),
     ]
@@ -165,18 +138,12 @@ def gate(context: ReportContext) -> list[tuple[str, str]]:
     tags = context.model.version.tags
     if "gate_ratio" not in tags:
         return []
-    return [(name.replace("_", " "), _short(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]
+    return [(label(name), _short(tags.get(f"gate_{name}", UNKNOWN))) for name in GATE]
 
 
-def metrics(context: ReportContext) -> list[tuple[str, str]]:
-    """The figures of the profile's own test, a label and a text each; errors are prices."""
-    return [
-        (
-            name.replace("_", " ").replace("rmse", "RMSE").replace("mae", "MAE"),
-            context.forecast.price(value) if name.endswith(("rmse", "mae")) else f"{value:,.4f}",
-        )
-        for name, value in sorted(context.model.lineage.metrics.items())
-    ]
+def label(name: str) -> str:
+    """The name of a tag or a figure as people read it."""
+    return name.replace("_", " ").replace("sha256", "SHA-256").replace("rmse", "RMSE").replace("mae", "MAE")
 
 
 def _short(text: str) -> str:

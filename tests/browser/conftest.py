@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from storage.core.home import Home
 from tasks.report.page import write_report
-from tests.browsing import DESKTOP, FLAGS, NAMES, BrowserPage, Scheme
+from tests.browsing import DESKTOP, FLAGS, NO_CHROMIUM, BrowserPage, Scheme, find_chromium
 from tests.helpers import BTC
 from tests.pages import DAY, empty_home, put_product
 
@@ -20,12 +19,10 @@ from tests.pages import DAY, empty_home, put_product
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window, driven by Playwright."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = find_chromium()
     if path is None:
-        missing = "no Chromium here: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        fail = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        fail(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
