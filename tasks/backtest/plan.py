@@ -52,13 +52,7 @@ class Plan:
 
 @step(run_name="{product_id}")
 def plan_backtest(
-    home: Home,
-    product_id: str,
-    profile: Profile,
-    *,
-    start: date | None,
-    end: date | None,
-    moment: datetime,
+    home: Home, product_id: str, profile: Profile, *, start: date | None, end: date | None, moment: datetime
 ) -> Plan:
     """Lay out the folds over the stored closes; nothing is fetched.
 

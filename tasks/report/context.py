@@ -144,13 +144,10 @@ def read_context(
     history: PriceHistory | None = None,
     board: Scoreboard | None = None,
 ) -> ReportContext:
-    """Everything on the page of one product and profile, as the home has it now.
+    """Everything on the page of one product and profile, written on `day`, as the home has it now.
 
-    Args:
-        day: on which the page is written.
-        history: the product's prices, where a run hands them on; read here where there are none, or where the
-            newest forecast was made from others.
-        board: the profile's scoreboard, where a run hands it on.
+    A run hands on its prices and its scoreboard; the prices are read here where there are none, or where the
+    newest forecast was made from others.
 
     Raises:
         BadInput: there is no forecast yet.
@@ -232,16 +229,14 @@ def compare_components(home: Home, product_id: str, past: pd.DataFrame) -> list[
     last_close = rows["last_close"].to_numpy(np.float64)
     returns = np.log(rows["close"].to_numpy(np.float64) / last_close)
     rows["theirs"] = crps(returns, np.log(np.stack(rows["quantiles"].tolist()) / last_close[:, None]))
-    return [
-        _compare(str(component), part["crps"].to_numpy(np.float64), part["theirs"].to_numpy(np.float64))
-        for component, part in rows.groupby("component")
-    ]
-
-
-def _compare(component: str, ours: Floats, theirs: Floats) -> BaselineComparison:
-    p_value = diebold_mariano(ours, theirs) if len(ours) >= MIN_DAYS else None
-    mean = float(theirs.mean())
-    return BaselineComparison(component, len(ours), mean, ratio(float(ours.mean()), mean), p_value)
+    comparisons = []
+    for component, part in rows.groupby("component"):
+        ours, theirs = (part[name].to_numpy(np.float64) for name in ("crps", "theirs"))
+        mean = float(theirs.mean())
+        over = ratio(float(ours.mean()), mean)
+        p_value = diebold_mariano(ours, theirs) if len(part) >= MIN_DAYS else None
+        comparisons.append(BaselineComparison(str(component), len(part), mean, over, p_value))
+    return comparisons
 
 
 def observed_again(observations: pd.DataFrame) -> pd.DataFrame:

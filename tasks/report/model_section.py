@@ -53,11 +53,7 @@ class ModelSection:
 
 
 def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
-    """The model version that made a forecast; TensorFlow is not needed for it.
-
-    Raises:
-        Damaged: the version is missing, or its files are not the recorded ones.
-    """
+    """The model version that made a forecast; `Damaged` where it is missing or was changed."""
     models = Models(home)
     product_id, profile, number = forecast.product_id, forecast.profile, str(forecast.model_version)
     version, versions = models.version(product_id, profile, number), models.versions(product_id, profile)

@@ -52,11 +52,7 @@ def show_artifacts(
 ) -> Scoreboard:
     """Publish the run's Markdown, table and image artifacts, and emit the alarms.
 
-    Args:
-        warning: about a model that is too old.
-
-    Returns:
-        The scoreboard of the forecast's product and profile.
+    The `warning` is about a model that is too old. Returns the scoreboard of the product and profile.
     """
     product_id, profile = forecast.product_id, forecast.profile
     board = read_scoreboard(home, product_id, profile)
@@ -147,12 +143,7 @@ def newest_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str
 
 @step(timeout_seconds=120)
 def show_products(home: Home, forecasts: Mapping[str, str], reasons: Mapping[str, str]) -> None:
-    """Publish the outcome of each product of a day.
-
-    Args:
-        forecasts: the prediction id of each product that has its forecast.
-        reasons: of each product without one.
-    """
+    """Publish each product's forecast, given by its prediction id, or the reason why it has none."""
     table = Predictions(home)
     rows = [table.find(prediction_id, product_id=product) for product, prediction_id in forecasts.items()]
     create_markdown_artifact(

@@ -30,7 +30,6 @@ from tests.pages import DAY, empty_home, full_home, lineage, put_forecasts, put_
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}</style></title>"
 TWO_MEGABYTES = 2_000_000
-FIRST_ORIGIN = date(2019, 1, 5)
 
 
 class Page(HTMLParser):
@@ -110,13 +109,12 @@ def copied(home: Home, tmp_path: Path) -> Home:
     return Home(tmp_path / "copy")
 
 
-@pytest.fixture
-def five_days(empty: Home) -> Home:
-    """A home with five closes and one forecast, without an outcome."""
-    version = store(empty, made_up(5))
-    put_model(empty, lineage(version, FIRST_ORIGIN))
-    put_forecasts(empty, made_up(5), version, 1)
-    return empty
+def put_five_days(home: Home, **changed: Any) -> Page:
+    """Five closes and a forecast without an outcome, by a model of that lineage; their page."""
+    version = store(home, made_up(5))
+    put_model(home, replace(lineage(version, date(2019, 1, 5)), **changed))
+    put_forecasts(home, made_up(5), version, 1)
+    return page_of(home, day=date(2019, 1, 6))
 
 
 def test_the_forecast_its_intervals_and_its_lineage(page: Page, home: Home) -> None:
@@ -185,10 +183,7 @@ def test_notes_of_an_old_page_and_an_old_model(copied: Home) -> None:
 def test_limits_name_what_the_model_was_made_from(
     empty: Home, changed: dict[str, Any], sentence: str
 ) -> None:
-    version = store(empty, made_up(5))
-    put_model(empty, replace(lineage(version, FIRST_ORIGIN), **changed))
-    put_forecasts(empty, made_up(5), version, 1)
-    text = page_of(empty, day=date(2019, 1, 6)).text
+    text = put_five_days(empty, **changed).text
     assert sentence in text
     assert ("no other market" in text) == ("pooled_data_versions" not in changed)
 
@@ -311,8 +306,8 @@ def test_a_home_without_a_forecast_has_no_report(tmp_path: Path) -> None:
     assert "No forecast has a page yet" in Page(render_index([], DAY)).text
 
 
-def test_one_day_and_nothing_scored(five_days: Home) -> None:
-    page = page_of(five_days, day=date(2019, 1, 6))
+def test_one_day_and_nothing_scored(empty: Home) -> None:
+    page = put_five_days(empty)
     assert sorted(page.figures) == ["fan", "losses"]
     assert len(page.figures["fan"]["days"]) == 5
     for text in ("No forecast has been scored yet", "Nothing is scored yet", "Calibration shows once"):
