@@ -81,7 +81,7 @@ class Platform:
         self.logs.mkdir(parents=True, exist_ok=True)
         try:
             self._start_server()
-            self.prefect("work-pool", "create", POOL, "--type", "process")
+            self.command("prefect", "work-pool", "create", POOL, "--type", "process")
         except BaseException:
             self.__exit__()
             raise
@@ -108,15 +108,8 @@ class Platform:
                     commands[int(folder.name)] = (folder / "cmdline").read_text()
         return commands
 
-    def prefect(self, *arguments: str) -> str:
-        """The output of a Prefect command."""
-        return self._command("prefect", "--no-prompt", *arguments)
-
-    def closecast(self, *arguments: str) -> str:
-        """The output of a closecast command."""
-        return self._command("closecast", *arguments)
-
-    def _command(self, *arguments: str) -> str:
+    def command(self, *arguments: str) -> str:
+        """The output of a command of Prefect or closecast."""
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=PROJECT,
@@ -138,7 +131,9 @@ class Platform:
         for deployment in document["deployments"]:
             change(deployment)
         (self.folder / "prefect.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-        output = self.prefect("deploy", "--all", "--prefect-file", str(self.folder / "prefect.yaml"))
+        output = self.command(
+            "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(self.folder / "prefect.yaml")
+        )
         # The command exits with 0 also when it skips a file that it cannot read.
         if "successfully created" not in output:
             raise RuntimeError(f"prefect deploy created no deployment:\n{output}")
@@ -206,10 +201,14 @@ class Platform:
         return child
 
 
-def free_port() -> int:
-    """A free port."""
+def free_port(wanted: int = 0) -> int:
+    """The wanted port where it is free, else any that is."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return free_port()
         return int(probe.getsockname()[1])
 
 
@@ -278,16 +277,6 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _usual_port_or_free() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", USUAL_PORT))
-        except OSError:
-            return free_port()
-    return USUAL_PORT
-
-
 def main(argv: list[str] | None = None) -> None:
     """Serve until Ctrl-C, or with --once until the run is done."""
     parser = argparse.ArgumentParser(description="A Prefect server, a worker and the daily deployment.")
@@ -297,7 +286,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupted)
     try:
-        with demo(given.port or _usual_port_or_free()) as platform:
+        with demo(given.port or free_port(USUAL_PORT)) as platform:
             forecast_once(platform)
             if not given.once:
                 print_line(f"the schedule is on, the page is {platform.url}; stop with Ctrl-C")

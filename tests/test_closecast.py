@@ -400,7 +400,7 @@ def test_an_unknown_product_and_an_unreachable_exchange_are_refused(shell: Shell
 def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
     assert "--sauce" in shell.refuses("run", "--sauce", "sample")
     assert "is not over" in shell.refuses("run", "--as-of", "2999-01-01")
-    shell.home.mkdir()
+    shell.home.mkdir(exist_ok=True)
     # With an interpreter of its own, as a shell starts it.
     command = [sys.executable, "-m", "closecast", "sql", "select count(*) as n from predictions", "--json"]
     done = subprocess.run(command, cwd=PROJECT, env=shell.environment, capture_output=True, text=True)

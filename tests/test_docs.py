@@ -32,7 +32,6 @@ from tests.documents import (
     missing,
     pages,
     session_of,
-    shape,
 )
 
 # Sphinx builds its own blocks, such as `{toctree}`, in `make docs`.
@@ -202,12 +201,6 @@ def compare(block: Block, commands: list[Command], output: str) -> None:
         assert end == "0", f"{block.name}: {command.text}\n{text}"
         lines = missing(command.shown, text)
         assert not lines, f"{block.name}: {command.text}\nis shown with {lines}\nbut printed\n{text}"
-
-
-def test_shape_drops_figures_and_keeps_text() -> None:
-    line = "03:56:11  BTC-USD: 1,770 rows (-0.04%), code 0.1.0+9ea2caab6f9d, lower_80  –"
-    assert shape(line) == "# BTC-USD: # rows (#%), code #.0+#, lower_80 #"
-    assert missing(["2 rows", "…", "3 days"], "17   rows\n") == ["3 days"]
 
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -124,7 +124,7 @@ def set_up(platform: Platform, receiver: Receiver) -> str:
     """The output of the command, after another address that it replaces."""
     with temporary_settings({PREFECT_API_URL: platform.api}):
         set_up_alerts("http://127.0.0.1:1/nobody")
-    return platform.closecast("alerts", receiver.url)
+    return platform.command("closecast", "alerts", receiver.url)
 
 
 @pytest.mark.engines

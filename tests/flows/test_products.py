@@ -10,7 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
@@ -60,8 +65,9 @@ def test_a_failed_product_stops_none_of_the_others_and_is_named(tmp_path: Path) 
             own = client.read_flow_run(row["flow_run_id"])
             assert own.name == f"{product} {LAST}"
             assert own.parent_task_run_id is not None
-        by_key = ArtifactFilter(key=ArtifactFilterKey(any_=["products"]))
-        markdown = str(client.read_artifacts(artifact_filter=by_key)[-1].data)
+        own_artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent.id]))
+        artifacts = {each.key: each for each in client.read_artifacts(artifact_filter=own_artifacts)}
+    markdown = str(artifacts["products"].data)
     assert "**NONE-USD** has no forecast: BadProduct" in markdown
     assert all(f"| {product} | {LAST + DAY} |" in markdown for product in stored)
 
