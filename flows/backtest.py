@@ -80,9 +80,7 @@ def rolling_backtest(
     """
     show_log_lines()
     chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
-    plan = plan_backtest(
-        data_home, check_product_id(product_id), chosen, start=start, end=end, moment=clock.now()
-    )
+    plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
     cache = BacktestCache(data_home, plan.backtest_id)
     with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
         cache.remove_drafts()

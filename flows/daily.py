@@ -151,8 +151,8 @@ def backfill(
         log.info("%s: backfilling %d missed days from %s on", history.product_id, len(days), days[0])
     for day in days:
         try:
-            known = run_step(read_stored, home, replace(request, origin=day))
-            forecast_once(home, known, profile, request.observed_at)
+            past = run_step(read_stored, home, replace(request, origin=day))
+            forecast_once(home, past, profile, request.observed_at)
         except NotEnoughHistory as error:
             log.warning("%s: no forecast from %s: %s", history.product_id, day, error)
 
