@@ -240,19 +240,15 @@ def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> 
 # A day's history
 
 
-def test_a_history_holds_all_that_a_day_needs(prices: Prices) -> None:
-    rejected = rejected_frame([{"day_utc": "2020-01-03", "raw": "[1]", "reason": "a jump"}])
-    put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}), quarantined=rejected)
+def test_a_history_is_the_candles_of_its_data_version(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}))
     put(prices, candles({1: 2.5}))
     for through, days in ((None, [0, 1, 3]), (day(9), [0, 1, 3]), (day(2), [0, 1])):
-        history = prices.read_history(BTC, through, created_at=NOW)
-        assert history.data_version == prices.data_version(BTC, day(days[-1]), created_at=NOW)
-        assert_frame_equal(history.candles, prices.closes_at(history.data_version))
-        assert history.candles["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
-        assert history.series == prices.series_of(history.data_version) == "coinbase@0"
-        assert (history.product_id, history.source) == (BTC, "coinbase")
-        assert_frame_equal(history.quarantined, prices.quarantined(BTC))
-        assert history.restated["close"].tolist() == [2.0, 2.5]
+        name, series, frame = prices.read_history(BTC, through, created_at=NOW)
+        assert name == prices.data_version(BTC, day(days[-1]), created_at=NOW)
+        assert_frame_equal(frame, prices.closes_at(name))
+        assert frame["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
+        assert series == prices.series_of(name) == "coinbase@0"
     with pytest.raises(BadDay, match="a close of ETH-USD is needed, but none is stored"):
         prices.read_history("ETH-USD", None, created_at=NOW)
     with pytest.raises(BadDay, match="the first stored day is 2020-01-01"):
@@ -270,11 +266,11 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
         assert prices.last_close_before(BTC, day(4)) == (day(3), 4.0)
         put(prices, candles({4: 5.5, 5: 6.0}))
         assert len(prices.days(BTC)) == 6
-        history = prices.read_history(BTC, None, created_at=NOW)
+        name, _, frame = prices.read_history(BTC, None, created_at=NOW)
     assert (read.call_count, digested.call_count) == (1, 1)
-    assert history.candles["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
+    assert frame["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
     with Prices(home) as prices:
-        assert_frame_equal(prices.closes_at(history.data_version), history.candles)
+        assert_frame_equal(prices.closes_at(name), frame)
 
 
 def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> None:
