@@ -44,8 +44,9 @@ def day(offset: int) -> date:
     return FIRST + timedelta(days=offset)
 
 
-def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: pd.DataFrame) -> Appended:
-    return prices.append(BTC, frame, source=source, observed_at=NOW, payload_sha256=SHA, **more)
+def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: Any) -> Appended:
+    page: dict[str, Any] = {"product_id": BTC, "observed_at": NOW, "payload_sha256": SHA} | more
+    return prices.append(candles=frame, source=source, **page)
 
 
 def closes(prices: Prices) -> dict[int, float]:
@@ -106,24 +107,18 @@ def test_an_ambiguous_page_is_refused(prices: Prices) -> None:
         with pytest.raises(BadInput, match="midnight"):
             put(prices, frame)
     with pytest.raises(BadInput, match="zone"):
-        prices.append(
-            BTC,
-            candles({0: 1.0}),
-            source="coinbase",
-            observed_at=NOW.replace(tzinfo=None),
-            payload_sha256=SHA,
-        )
+        put(prices, candles({0: 1.0}), observed_at=NOW.replace(tzinfo=None))
     with pytest.raises(SourceMismatch, match="no series yet"):
-        prices.append("ETH-USD", candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+        put(prices, candles({0: 1.0}), product_id="ETH-USD")
     assert closes(prices) == {}
 
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_change_of_any_figure_is_a_restatement(prices: Prices, figure: str) -> None:
-    put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"})))
-    assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"}))).unchanged_days == 1
-    others = dict.fromkeys(set(FIGURES) - {"close", figure})
-    assert put(prices, candles({0: 7.0 if figure == "close" else 1.0}, **others)).restated_days == 1
+    unknown = dict.fromkeys(set(FIGURES) - {"close"})
+    put(prices, candles({0: 1.0}, **unknown))
+    assert put(prices, candles({0: 1.0}, **unknown)).unchanged_days == 1
+    assert put(prices, candles({0: 1.0}, **unknown | {figure: 7.0})).restated_days == 1
 
 
 @pytest.mark.parametrize("volume", [0.0, -0.0])  # SQLite keeps no minus
@@ -154,7 +149,7 @@ def test_a_malformed_product_is_refused(prices: Prices, product: str) -> None:
     with pytest.raises(BadProduct):
         prices.start_series(product, "csv", started_at=NOW)
     with pytest.raises(BadProduct):
-        prices.append(product, candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+        put(prices, candles({0: 1.0}), product_id=product)
     with pytest.raises(BadProduct):
         prices.data_version(product, FIRST, created_at=NOW)
 
@@ -328,8 +323,7 @@ def test_tables_are_strict_and_append_only(prices: Prices, plain: Plain, table: 
     put(prices, candles({0: 1.0}), quarantined=aside)
     prices.data_version(BTC, day(0), created_at=NOW)
     everything = f"SELECT * FROM {table}"  # noqa: S608
-    before = plain.execute(everything).fetchall()
-    assert before
+    assert (before := plain.execute(everything).fetchall())
     column = "checks" if table == "pages" else "product_id"
     changes = [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]  # noqa: S608
     for change in changes if plain.is_sqlite else [*changes, f"TRUNCATE {table}"]:
