@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +33,6 @@ PARTS = [
 ]
 
 
-def price_file(home: Home) -> Path | None:
-    """The file of the price database, None where it is on a server."""
-    return database_engine(home).file
-
-
 @contextlib.contextmanager
 def report_damage() -> Iterator[None]:
     """Raise `Damaged` instead of `HomeUnusable` where SQLite reports damage, or no database.
@@ -55,7 +49,7 @@ def report_damage() -> Iterator[None]:
 
 def require_open_prices(home: Home) -> None:
     """Raise `HomeUnusable` where there is a price database that cannot be opened, and is not damaged."""
-    file = price_file(home)
+    file = database_engine(home).file
     if file is None or file.exists():
         with contextlib.suppress(Damaged), report_damage(), PriceRecords(home):
             pass

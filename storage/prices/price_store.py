@@ -118,7 +118,10 @@ class Prices(Database):
                 )
             stored = self._stored(connection, series)
             before = stored.set_index("day_utc").reindex(page["day_utc"]).reset_index(drop=True)
-            same = queries.equal_figures(before[FIGURES], page[FIGURES])
+            stored_figures, figures = before[FIGURES], page[FIGURES]
+            same = ((figures == stored_figures) | (figures.isna() & stored_figures.isna())).all(
+                axis="columns"
+            )
             new = queries.insert_candles(connection, page[~same], common)
             rejected = queries.insert_rejected(
                 connection, rejected_frame() if quarantined is None else quarantined, common

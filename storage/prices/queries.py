@@ -90,11 +90,6 @@ def check_page(candles: pd.DataFrame) -> pd.DataFrame:
     return page
 
 
-def equal_figures(left: pd.DataFrame, right: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows have the same figures; an unknown figure equals an unknown one."""
-    return ((left == right) | (left.isna() & right.isna())).all(axis="columns")
-
-
 def upto(candles: pd.DataFrame, through: date | None) -> pd.DataFrame:
     """The candles of the days up to `through`, inclusive; None for all."""
     if through is None:

@@ -22,12 +22,12 @@ from storage.core.progress import report_progress
 from storage.models.mlflow_database import registry_exists, registry_integrity
 from storage.models.registry import Models
 from storage.models.version import CHAMPION, ModelVersion
+from storage.prices.engine import database_engine
 from storage.prices.integrity import (
     PriceRecords,
     changed_candles,
     misplaced_candles,
     named_digest,
-    price_file,
     recorded_candles,
     report_damage,
     require_open_prices,
@@ -178,7 +178,7 @@ def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
 def _check_prices(home: Home, result: Verification, tables: Tables) -> PriceTables:
     """Check the price database; the tables `data_versions` and `closes`, None where it cannot be read."""
     result.add("raw responses", *raw_responses(home))
-    file = price_file(home)
+    file = database_engine(home).file
     if file is not None and not file.exists():  # opening it would make one
         missing = [f"the price database {file} is missing"] if _rows_of(tables, "predictions") else []
         result.add("databases", 0, missing)
