@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, rejected_frame
+from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS
 from storage.core.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.core.home import check_product_id
 from storage.prices import queries
@@ -118,14 +118,10 @@ class Prices(Database):
                 )
             stored = self._stored(connection, series)
             before = stored.set_index("day_utc").reindex(page["day_utc"]).reset_index(drop=True)
-            stored_figures, figures = before[FIGURES], page[FIGURES]
-            same = ((figures == stored_figures) | (figures.isna() & stored_figures.isna())).all(
-                axis="columns"
-            )
+            # An unknown figure equals an unknown one; no figure is negative.
+            same = (before[FIGURES].fillna(-1) == page[FIGURES].fillna(-1)).all(axis="columns")
             new = queries.insert_candles(connection, page[~same], common)
-            rejected = queries.insert_rejected(
-                connection, rejected_frame() if quarantined is None else quarantined, common
-            )
+            rejected = 0 if quarantined is None else queries.insert_rejected(connection, quarantined, common)
             last = queries.highest(connection)
         self._cached = (series, last, queries.newest_of_days(pd.concat([stored, new])))
         new_days, unchanged = int(before["seq"].isna().sum()), int(same.sum())

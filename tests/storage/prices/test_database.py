@@ -36,15 +36,14 @@ SERIES = (
 def read_only(home: Home, mount: Path) -> Iterator[Home]:
     """The same home, mounted read-only at another path."""
     mount.mkdir()
-    for options in (["--bind", str(home.root), str(mount)], ["-o", "remount,ro,bind", str(mount)]):
-        done = subprocess.run(["mount", *options], capture_output=True)
-        if done.returncode:
-            subprocess.run(["umount", "-l", str(mount)], capture_output=True)
-            pytest.skip(f"nothing can be mounted here: {done.stderr.decode().strip()}")
     try:
+        for options in (["--bind", str(home.root), str(mount)], ["-o", "remount,ro,bind", str(mount)]):
+            done = subprocess.run(["mount", *options], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
         yield Home(mount)
     finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
+        subprocess.run(["umount", "-l", str(mount)], capture_output=True)
 
 
 def refusal(home: Home) -> str:
