@@ -21,7 +21,6 @@ from flows.cli.terminal import (
     print_table,
     relative_path,
 )
-from storage.core.errors import HomeUnusable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,12 +45,7 @@ SHORT_VERSIONS = (
 )
 VERSIONS = (
     *SHORT_VERSIONS,
-    "settings_version",
-    "git_commit",
-    "weights_sha256",
-    "recipe_version",
-    "parent",
-    "pooled",
+    *("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
 )
 
 
@@ -73,20 +67,12 @@ def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool,
     """The stored forecasts of a run, and an example of a query.
 
     As JSON a list where several products were asked for, however many of them have a forecast.
-
-    Raises:
-        HomeUnusable: one of them is not there.
     """
     from flows.settings import home_at
     from storage.tables.predictions import Predictions
     from tasks.core.forecast import Forecast
 
-    rows = []
-    for prediction_id in prediction_ids:
-        row = Predictions(home).find(prediction_id)
-        if row is None:
-            raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
-        rows.append(row)
+    rows = [row for prediction_id in prediction_ids if (row := Predictions(home).find(prediction_id))]
     if as_json:
         print_json(rows if several else rows[0])
         return

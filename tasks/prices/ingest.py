@@ -181,8 +181,16 @@ def _log_ingest(history: PriceHistory, counts: Counts) -> None:
 def _read_history(
     prices: Prices, request: IngestRequest, product_id: str, through: date | None
 ) -> PriceHistory:
-    stored = vars(prices.read_history(product_id, through, created_at=request.observed_at))
-    return PriceHistory(**{name: value for name, value in stored.items() if name != "source"})
+    data_version, series, candles = prices.read_history(product_id, through, created_at=request.observed_at)
+    return PriceHistory(
+        product_id=product_id,
+        candles=candles,
+        data_version=data_version,
+        series=series,
+        stored_days=prices.days(product_id),
+        quarantined=prices.quarantined(product_id),
+        restated=prices.restated(product_id),
+    )
 
 
 @step(timeout_seconds=300, run_name="{request.product_id}")
