@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from storage.core.errors import NotEnoughHistory
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS, student_t
-from tasks.core.tensorflow_runtime import tensorflow
 from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.features.windows import DAY
 from tasks.network.architectures import calibrated_network, student_t_head, student_t_loss
 from tasks.network.epoch import Weights
-from tasks.network.parallel import TrainerPool
-from tasks.network.trainer import Losses, Trainer, TrainingSettings
+from tasks.network.trainer import Losses, Trainer, TrainerPool, TrainingSettings
 from tasks.profiles.base import Histories, Training
 from tasks.profiles.calibrated_settings import CalibratedSettings
 
@@ -155,14 +153,11 @@ def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
 def _trainers(
     features: int, *, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any
 ) -> TrainerPool:
-    tensorflow()
-    import keras
-
     head = {"mean_scale": mean_scale, "min_dof": min_dof}
     trainer = Trainer(
         calibrated_network(features=features, head_sd=0.0, seed=0, **shape),
         loss=functools.partial(student_t_loss, **head),
-        optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
+        clip_norm=clip_norm,
         head=functools.partial(student_t_head, **head),
     )
     return TrainerPool(trainer)
