@@ -12,9 +12,7 @@ from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats, Rows
-from tasks.features.garch import fit_garch
-from tasks.features.har import har
-from tasks.features.volatility import ewma_sigma, log_returns
+from tasks.features.volatility import ewma_sigma, fit_garch, har, log_returns
 
 BASELINES: tuple[str, ...] = ("last_close_250", "ewma_t", "garch_t", "har_t")
 # One-day returns that an origin needs behind it, and that `last_close_250` takes its quantiles from.

@@ -63,7 +63,7 @@ def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
 
 
 def test_the_facts_of_a_result_are_recorded_with_its_asset() -> None:
-    asset = closes_asset("BTC-USD").to_prefect()
+    asset = closes_asset("BTC-USD")
     recorded = steps._with_facts(add_one)
     assert recorded(1) == Result(2)  # without a run nothing is recorded
     with AssetContext(downstream_assets={asset}) as context:

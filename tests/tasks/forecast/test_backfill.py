@@ -9,7 +9,7 @@ import pytest
 
 from storage.core.home import Home
 from tasks.core.history import PriceHistory
-from tasks.forecast.backfill import days_to_backfill
+from tasks.forecast.publish import days_to_backfill
 from tests.calibrated import candles, day, put_forecast, quick
 from tests.helpers import BTC, without
 
