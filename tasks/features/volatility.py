@@ -19,10 +19,10 @@ MIN_SIGMA = 1e-6
 # Yesterday's weight in the variance of RiskMetrics (J.P. Morgan 1996).
 RISKMETRICS_DECAY = 0.94
 # HAR: a week and a month of returns.
-MEAN_DAYS = (5, 22)
+HAR_DAYS = (5, 22)
 # The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
-FLOOR, FLOOR_DAYS = 0.02, 250
-MIN_DAYS, MIN_RANGED_DAYS = 30, 250
+HAR_FLOOR, HAR_FLOOR_DAYS = 0.02, 250
+HAR_MIN_DAYS, HAR_MIN_RANGED_DAYS = 30, 250
 
 
 def log_returns(candles: pd.DataFrame) -> Floats:
@@ -158,10 +158,10 @@ class Har:
         """
         before, target = self.inputs[: cut - 1], self.log_variance[1:cut]
         usable = self.follows[1:cut] & ~np.isnan(target) & ~np.isnan(before).any(axis=1)
-        if np.sum(usable) < MIN_DAYS:
+        if np.sum(usable) < HAR_MIN_DAYS:
             return None
         # A squared return is a noisy variance, often far too low: it is not used where ranges suffice.
-        if np.sum(usable & self.ranged[1:cut]) >= MIN_RANGED_DAYS:
+        if np.sum(usable & self.ranged[1:cut]) >= HAR_MIN_RANGED_DAYS:
             usable &= self.ranged[1:cut]
         solution, *_ = np.linalg.lstsq(before[usable], target[usable], rcond=None)
         weights = np.asarray(solution, dtype=np.float64)
@@ -177,10 +177,12 @@ class Har:
 def har(candles: pd.DataFrame) -> Har:
     """The regression's table; an unknown figure after a gap takes the value before it."""
     variance = daily_variance(candles)
-    usual = pd.Series(np.where(variance > 0, variance, np.nan)).rolling(FLOOR_DAYS, min_periods=1).median()
-    floor = np.maximum(FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
+    usual = (
+        pd.Series(np.where(variance > 0, variance, np.nan)).rolling(HAR_FLOOR_DAYS, min_periods=1).median()
+    )
+    floor = np.maximum(HAR_FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
     logs = pd.Series(np.log(np.maximum(variance, floor)))
-    means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in MEAN_DAYS)]
+    means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in HAR_DAYS)]
     known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
     return Har(
