@@ -105,7 +105,7 @@ def test_the_modules_of_steps_import_without_prefect() -> None:
         "upkeep.reproduce",
     )
     imports = "; ".join(f"import tasks.{name}" for name in names)
-    heavy = ("prefect", "tensorflow", "mlflow", "matplotlib", "scipy")
+    heavy = ("prefect", "tensorflow", "mlflow", "matplotlib", "scipy", "arch", "statsmodels", "scoringrules")
     program = f"import sys; {imports}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True

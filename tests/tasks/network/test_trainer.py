@@ -3,7 +3,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from tasks.network.architectures import (
     student_t_loss,
 )
 from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks
+from tasks.network.progress import listening, report_epoch
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 
 tensorflow()  # quietly, before Keras imports it
@@ -318,3 +321,34 @@ def test_xla_compiles_where_the_steps_pay_for_it(monkeypatch: pytest.MonkeyPatch
         network, settings = article_network(**NETWORK), replace(ARTICLE, epochs=epochs)
         train(network, *windows(), validation_split=0.1, settings=settings, seed=1)
     assert chosen == [False, True]
+
+
+def test_a_training_reports_each_epoch() -> None:
+    epochs: list[tuple[str, int, int]] = []
+    with listening(lambda *epoch: epochs.append(epoch)):
+        trained(epochs=3)
+    assert epochs == [("", 1, 3), ("", 2, 3), ("", 3, 3)]
+
+
+def test_a_listener_hears_the_threads_of_its_own_run_alone() -> None:
+    heard: dict[str, list[str]] = {"one": [], "other": []}
+
+    def train_in_threads(run: str) -> None:
+        with listening(lambda member, *_: heard[run].append(member)):
+            threads = [
+                threading.Thread(target=copy_context().run, args=(report_epoch, f"{run} {number}", 1, 1))
+                for number in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        report_epoch("after the run", 1, 1)
+
+    runs = [threading.Thread(target=train_in_threads, args=(run,)) for run in heard]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    expected = {run: [f"{run} {number}" for number in range(3)] for run in heard}
+    assert {run: sorted(members) for run, members in heard.items()} == expected

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from storage.core.errors import Damaged, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
@@ -303,24 +303,3 @@ def test_a_bundle_loads_to_the_last_bit(tmp_path: Path, columns: bool) -> None:
     for before, after in zip(ensemble.members, loaded.members, strict=True):
         assert arrays_sha256(before) == arrays_sha256(after)
     assert quantiles(loaded, frame, [60, 99]).tobytes() == quantiles(ensemble, frame, [60, 99]).tobytes()
-
-
-def test_a_changed_missing_or_foreign_file_is_damage(tmp_path: Path) -> None:
-    model = FittedModel(trained().ensemble, day(TRAINED))
-    bundle, other = saved(tmp_path / "one", model), saved(tmp_path / "other", model)
-    for name in ("member-2.weights.h5", "ensemble.json"):
-        path = bundle.folder / name
-        content = path.read_bytes()
-        changed = bytearray(content)
-        changed[len(content) // 2] ^= 1
-        path.write_bytes(changed)
-        with pytest.raises(Damaged, match="is not the file that was stored"):
-            PROFILE.load(bundle)
-        path.write_bytes(content)
-    first = bundle.folder / "member-1.weights.h5"
-    first.write_bytes((other.folder / "member-2.weights.h5").read_bytes())
-    with pytest.raises(Damaged):
-        PROFILE.load(bundle)
-    first.unlink()
-    with pytest.raises(Damaged):
-        PROFILE.load(bundle)

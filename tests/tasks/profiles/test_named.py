@@ -93,14 +93,6 @@ def test_a_name_that_is_no_profile_is_refused_in_one_line(name: str, message: st
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("package")
-def test_settings_of_an_own_profile_are_checked() -> None:
-    with pytest.raises(BadSetting, match="profile gru has no setting 'unit'"):
-        profile_named("somebodys.models:Gru", {"unit": 4})
-    with pytest.raises(BadSetting, match="setting units"):
-        profile_named("somebodys.models:Gru", {"units": "many"})
-
-
 def test_the_code_version_is_of_the_code_that_decides_figures(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
