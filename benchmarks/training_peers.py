@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.progress import listening
+from tasks.network.epoch import listening
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
 from tasks.profiles.article import ArticleProfile

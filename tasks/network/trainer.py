@@ -29,9 +29,8 @@ from storage.core.logs import native_stderr_to_log
 from tasks.core.tensorflow_runtime import cores, tensorflow
 from tasks.core.types import Floats
 from tasks.network.architectures import squared_error
-from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks
+from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks, report_epoch
 from tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph, predict_graph
-from tasks.network.progress import report_epoch
 
 if TYPE_CHECKING:
     import keras
@@ -129,13 +128,9 @@ class Trainer:
     ) -> tuple[Weights, Losses]:
         """Train with a fresh optimizer state, as `keras.Model.fit` would.
 
-        Args:
-            inputs: (samples, lookback, features).
-            targets: (samples, outputs).
-            validation: inputs and targets of validation windows, of the same shapes.
-            seed: of the dropout masks and the order.
-            start: the first weights, by default those that the network has.
-            name: for the log and the progress.
+        Inputs are (samples, lookback, features), targets (samples, outputs), those of the validation windows
+        as well. The seed is that of the dropout masks and the order. `start` are the first weights, by
+        default those of the network; `name` is for the log and the progress.
 
         Raises:
             BadSetting: the losses are not finite with these settings.
