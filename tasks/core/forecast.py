@@ -98,6 +98,10 @@ class Forecast:
         horizons = sorted((_horizon(row) for row in rows), key=lambda horizon: horizon.horizon)
         return cls(**shared, horizons=tuple(horizons))
 
+    def facts(self) -> dict[str, Any]:
+        """What Prefect records with the forecast: the row of the nearest day, without its quantiles."""
+        return {name: value for name, value in self.rows()[0].items() if not isinstance(value, list)}
+
     def summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The facts of a forecast, a label and a text each, as every reader is shown them."""
         return [*self.price_summary(horizon), *self.version_summary(horizon)]

@@ -7,8 +7,8 @@ and other processes call it directly; `run_step` and `submit_step` make its task
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from storage.core.home import check_product_id
 
@@ -23,6 +23,13 @@ R = TypeVar("R")
 # The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is
 # loaded.
 FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json", "validate_parameters": True}
+
+
+class HasFacts(Protocol):
+    """The result of a step that makes an asset."""
+
+    def facts(self) -> Mapping[str, object]:
+        """What Prefect records with the asset."""
 
 
 def closes_asset(product_id: str) -> Asset:
@@ -115,21 +122,20 @@ def _options(fn: Callable[..., Any]) -> dict[str, Any]:
     return options | {"persist_result": False, "cache_policy": NO_CACHE}
 
 
-def _with_facts(fn: Callable[..., R]) -> Callable[..., R]:
+def _with_facts(fn: Callable[..., HasFacts]) -> Callable[..., HasFacts]:
     """The function, which also records the facts of its result with the asset that it makes."""
     from prefect.context import AssetContext
 
     @functools.wraps(fn)
-    def recorded(*args: Any, **kwargs: Any) -> R:
+    def recorded(*args: Any, **kwargs: Any) -> HasFacts:
         result = fn(*args, **kwargs)
-        context = AssetContext.get()
-        facts: dict[str, object] = getattr(result, "facts", dict)()
-        plain = {
+        facts = {
             name: value if isinstance(value, str | int | float | None) else str(value)
-            for name, value in facts.items()
+            for name, value in result.facts().items()
         }
+        context = AssetContext.get()
         for asset in context.downstream_assets if context else ():
-            asset.add_metadata(plain)
+            asset.add_metadata(facts)
         return result
 
     return recorded

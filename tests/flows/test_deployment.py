@@ -144,7 +144,7 @@ def test_a_run_has_artifacts_and_log_lines(platform: Platform, scheduled: FlowRu
     lines = [log.message for log in logs if log.name.startswith("closecast.")]
     assert not [log.message for log in logs if "worker thread" in log.message]
     assert summary.key == "products"
-    assert f"| BTC-USD | {row['target_day']} | **{row['point']:,.2f} USD** |" in str(summary.data)
+    assert f"| BTC-USD | {row['target_day']} | {row['point']:,.2f} USD (" in str(summary.data)
     assert sorted(str(artifact.type) for artifact in artifacts.values()) == [
         "image",
         "markdown",
