@@ -35,8 +35,7 @@ from tasks.core.steps import (
     submit_step,
 )
 from tasks.evaluation.scoring import score_due
-from tasks.forecast.backfill import days_to_backfill
-from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
+from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast, publish_forecast
 from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
 from tasks.prices.sources import Market, Source, ingest_prices
 from tasks.profiles.base import Profile

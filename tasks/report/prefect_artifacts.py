@@ -30,7 +30,7 @@ from tasks.core.steps import step
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import markdown as scoreboard_markdown
 from tasks.evaluation.scoring import read_scoreboard
-from tasks.network.progress import listening
+from tasks.network.epoch import listening
 from tasks.prices.gaps import find_gaps
 from tasks.prices.ingest import IngestedPrices
 from tasks.profiles.base import Profile

@@ -37,7 +37,7 @@ from storage.tables.schemas import TABLES
 from storage.upkeep.file_integrity import bundle_files, fold_files, raw_responses, table_files
 from storage.upkeep.references import Tables, failed_checks, light_rows
 from tasks.core.settings import settings_digest
-from tasks.forecast.publish import prediction_key
+from tasks.forecast.publish import RunKey
 from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.training.policy import Status
 from tasks.training.registration import read_lineage
@@ -111,8 +111,9 @@ def _with_expected_id(predictions: pa.Table) -> pa.Table:
     days = predictions["origin_day"].cast(pa.string()).to_pylist()
     ids: list[str | None] = []
     for day, row in zip(days, predictions.select(KEY).to_pylist(), strict=True):
+        horizon = row.pop("horizon")
         try:
-            ids.append(prediction_key(origin_day=date.fromisoformat(day), **row))
+            ids.append(RunKey(origin_day=date.fromisoformat(day), **row).prediction_id(horizon))
         except ValueError:
             ids.append(None)
     return predictions.append_column("expected_id", pa.array(ids, pa.string()))

@@ -15,7 +15,7 @@ from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from tasks.core.history import PriceHistory
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
-from tasks.network.progress import listening, report_epoch
+from tasks.network.epoch import listening, report_epoch
 from tasks.prices.ingest import IngestedPrices
 from tasks.report import prefect_artifacts
 from tasks.report.prefect_artifacts import (
