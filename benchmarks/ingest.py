@@ -138,7 +138,7 @@ def over(runs: dict[str, list[dict[str, Any]]], peer: str) -> list[float]:
 
 
 def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> str:
-    """What was asked for, and what came."""
+    """A row a bar: what was measured and what was wanted."""
     rows = [
         page.bar(f"1,000,000 candles imported, over {PEERS[peer]}", over(runs, peer), 1.5)
         for peer in PEERS

@@ -34,7 +34,7 @@ COLUMNS = "SELECT target_day, point, lower_80, upper_80, model_version"
 
 
 def main() -> None:
-    """Do the job, and say what it took."""
+    """Do the job, and measure it."""
     job, paths = sys.argv[1], [Path(path) for path in sys.argv[2:]]
     if job in ("ask", "fetch"):
         print(json.dumps({"ask": ask, "fetch": fetch}[job](paths[0])))
@@ -168,8 +168,8 @@ def ask(folder: Path) -> dict[str, Any]:
 
 def bytes_read() -> int:
     """What this process has read so far, from the disk or its cache."""
-    found = Path("/proc/self/io").read_text().split()
-    return int(found[found.index("rchar:") + 1])
+    figures = Path("/proc/self/io").read_text().split()
+    return int(figures[figures.index("rchar:") + 1])
 
 
 def write_forecasts(folder: Location) -> None:
@@ -247,8 +247,8 @@ def fetch(folder: Path) -> dict[str, Any]:
         starts = [request.at for request in exchange.requests]
         pages = sum(request.status == 200 for request in exchange.requests)
     busiest = max(sum(at <= other < at + 1 for other in starts) for at in starts)
-    found = {"seconds": seconds, "days": len(history.candles), "requests": len(starts), "pages": pages}
-    return found | {"busiest": busiest, "transactions": sum(written_in)}
+    figures = {"seconds": seconds, "days": len(history.candles), "requests": len(starts), "pages": pages}
+    return figures | {"busiest": busiest, "transactions": sum(written_in)}
 
 
 if __name__ == "__main__":

@@ -37,12 +37,12 @@ def main() -> None:
     parser.add_argument("--products", type=int, nargs="+", default=[10, 100, 1000])
     given = parser.parse_args()
     load = os.getloadavg()[0]
-    found = {}
+    figures = {}
     for products in given.products:
         with tempfile.TemporaryDirectory(prefix="closecast-products-") as name:
-            found[products] = measured(Path(name), products)
-            print(products, found[products], flush=True)
-    put(given.out, "products", report(found, load_since(load)))
+            figures[products] = measured(Path(name), products)
+            print(products, figures[products], flush=True)
+    put(given.out, "products", report(figures, load_since(load)))
 
 
 def measured(root: Path, products: int) -> Figures:
@@ -153,15 +153,15 @@ def size(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def report(found: dict[int, Figures], load: str) -> str:
+def report(figures: dict[int, Figures], load: str) -> str:
     """The part of the page, as Markdown."""
-    counts = list(found)
+    counts = list(figures)
     lines = [
         f"| products | {' | '.join(f'{count:,}' for count in counts)} |",
         "|---|" + "---|" * len(counts),
         *(
-            f"| {name} | {' | '.join(f'{found[count][name]:.3g}' for count in counts)} |"
-            for name in found[counts[0]]
+            f"| {name} | {' | '.join(f'{figures[count][name]:.3g}' for count in counts)} |"
+            for name in figures[counts[0]]
         ),
     ]
     return "\n\n".join(

@@ -23,7 +23,7 @@ from benchmarks.page import BARS, bar, options, processor, put, spread
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "data" / "sample" / "coinbase_btc-usd_daily.csv"
-# What `closecast run` tells Prefect before it starts it; the empty flow is told the same.
+# The settings that `closecast run` starts Prefect with; the empty flow has the same.
 EMPTY = """
 import os
 chosen = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -61,7 +61,7 @@ def main() -> None:
 
 def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
     """An empty flow, the bare import, a first run and a second one of the same day, once a round."""
-    found: dict[str, list[Run]] = {"empty": [], "import": [], "first": [], "second": []}
+    runs: dict[str, list[Run]] = {"empty": [], "import": [], "first": [], "second": []}
     for number in range(rounds):
         home = folder / f"home-{number}"
         run = ("closecast", "run", "--source", "sample", "--home", str(home))
@@ -70,15 +70,15 @@ def rounds_of_runs(folder: Path, rounds: int) -> dict[str, list[Run]]:
         names = list(jobs) if number % 2 == 0 else ["first", "second", "import", "empty"]
         for name in names:
             # Every run's Prefect is used once already, and knows nothing of the runs before.
-            found[name].append(timed(folder, f"{name}-{number}", *jobs[name]))
-            print(f"round {number + 1}, {name}: {found[name][-1].seconds:.1f} s", flush=True)
-    return found
+            runs[name].append(timed(folder, f"{name}-{number}", *jobs[name]))
+            print(f"round {number + 1}, {name}: {runs[name][-1].seconds:.1f} s", flush=True)
+    return runs
 
 
 def rounds_of_backtests(folder: Path, rounds: int) -> dict[int, list[Run]]:
     """The sample from August 2016 on, on one core and on two, each from a home that knows no fold of it."""
     cores = sorted(os.sched_getaffinity(0))
-    found: dict[int, list[Run]] = {1: [], 2: []}
+    runs: dict[int, list[Run]] = {1: [], 2: []}
     stored = folder / "stored"
     if rounds:
         where = ("--product", "BTC-USD", "--home", str(stored))
@@ -90,10 +90,10 @@ def rounds_of_backtests(folder: Path, rounds: int) -> dict[int, list[Run]]:
             span = ("--start", "2016-08-01", "--end", "2019-09-30", "--workers", str(workers))
             command = ("closecast", "backtest", *span, "--home", str(home))
             os.sched_setaffinity(0, cores[-workers:])  # what is started has it from here
-            found[workers].append(timed(folder, home.name, *command))
+            runs[workers].append(timed(folder, home.name, *command))
             os.sched_setaffinity(0, cores)
-            print(f"backtest on {workers}: {found[workers][-1].seconds:.1f} s", flush=True)
-    return found
+            print(f"backtest on {workers}: {runs[workers][-1].seconds:.1f} s", flush=True)
+    return runs
 
 
 def timed(folder: Path, name: str, *command: str) -> Run:

@@ -32,7 +32,7 @@ from benchmarks.page import DOCS, load_since, measured_by, options, put, ratios,
 
 DAYS, YEAR, FOLDS = 800, 365, 4
 REDUCED: dict[str, Any] = {"members": 1, "units": 8, "epochs": 6, "pool_products": ()}
-# A plan, the preparation of each fold, the verdict.
+# A plan, the preparation of each fold, the result.
 TASKS = 2 + FOLDS
 MANY = 100
 FEW = 2  # products by the full recipe
@@ -82,7 +82,7 @@ def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: i
     home = folder / "home"
     shutil.copytree(stored, home)
     cores = sorted(os.sched_getaffinity(0))
-    found = []
+    runs = []
     with started(folder, *(f"worker-{number}" for number in range(workers))) as cluster:
         pids = [cluster.pid(f"worker-{number}") for number in range(workers)]
         for number, pid in enumerate(pids):
@@ -102,22 +102,22 @@ def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: i
             backtest_products(*job)
             wall = time.perf_counter() - begun
             used = {name: seconds - before[name] for name, seconds in cpu(watched).items()}
-            found.append(Run(workers, kind, wall, used))
+            runs.append(Run(workers, kind, wall, used))
             print(f"{workers} workers, {kind}: {wall:.1f} s, {used}", flush=True)
-    return found
+    return runs
 
 
 def cpu(watched: dict[str, list[int]]) -> dict[str, float]:
     """CPU seconds that the processes and what they started have used so far."""
     import psutil  # type: ignore[import-untyped]
 
-    found = {}
+    seconds = {}
     for name, pids in watched.items():
         family = [psutil.Process(pid) for pid in pids]
         if name == "server":  # what was started here starts the server proper
             family += [child for process in family for child in process.children(recursive=True)]
-        found[name] = sum(sum(process.cpu_times()[:2]) for process in family)
-    return found
+        seconds[name] = sum(sum(process.cpu_times()[:2]) for process in family)
+    return seconds
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def estimate(runs: list[Run], products: int) -> str:
     for what, kind, count in (("the reduced recipe", "first", products), ("the full one", "full", FEW)):
         work = middle(kind, "workers") / count
         alone = MANY * (work + TASKS * sum(serial.values()))
-        # Each product's verdict is walked to by one worker: the last one has nobody to share it with.
+        # Each product's walk-forward is done by one worker: the last one has nobody to share it with.
         best = max(work, MANY * TASKS * max(serial.values()))
         worst = work + MANY * TASKS * sum(serial.values())
         lines.append(
@@ -216,7 +216,7 @@ def estimate(runs: list[Run], products: int) -> str:
         )
     return (
         "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
-        f" the runs that found all of it done: {shares}. Either these three work side by side, each on a core"
+        f" the runs with nothing left to do: {shares}. Either these three work side by side, each on a core"
         " of its own, and the slowest is the limit, or they wait for each other.\n\n"
         + "\n".join(lines)
         + "\n\n"

@@ -177,7 +177,7 @@ def report(
         table("article", peers, runs, "ours"),
         f"### The calibrated network, one member, {EPOCHS['calibrated']} epochs",
         f"{few} windows of 20 days and {features} inputs in batches of 128, {many} to validate; no early"
-        " stopping, so that all do the same work. `fit` runs without XLA on a CPU unless it is told to.",
+        " stopping, so that all do the same work. `fit` runs without XLA on a CPU by default.",
         table("calibrated", peers, runs, "calibrated"),
         "### Against the bars",
         bars(peers, runs),
@@ -205,7 +205,7 @@ def table(network: str, peers: dict[str, Peer], runs: dict[str, list[Run]], base
 
 
 def bars(peers: dict[str, Peer], runs: dict[str, list[Run]]) -> str:
-    """What was asked for, and what came."""
+    """A row a bar: what was measured and what was wanted."""
     rows = [
         ("article, all included, `fit` over closecast", "fit", "ours", True, -12),
         ("article, all included, `fit` unrolled over closecast", "fit-unrolled", "ours", True, -12),

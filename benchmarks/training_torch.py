@@ -63,7 +63,7 @@ def read(path: Path, windows: int, held: int) -> list[torch.Tensor]:
 
 
 def main() -> None:
-    """Train, and say how long it took."""
+    """Train, and print how long it takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     for name in ("windows", "validation", "epochs"):
@@ -79,18 +79,18 @@ def main() -> None:
     for _ in range(given.epochs):
         total = torch.zeros(())
         network.train()
-        for said, wanted in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        for inputs, wanted in zip(x.split(BATCH), y.split(BATCH), strict=True):
             optimizer.zero_grad()
-            loss = nn.functional.mse_loss(network(said), wanted)
+            loss = nn.functional.mse_loss(network(inputs), wanted)
             loss.backward()
             optimizer.step()
-            total += loss.detach() * len(said)
+            total += loss.detach() * len(inputs)
         network.eval()
         with torch.no_grad():
             nn.functional.mse_loss(network(held_x), held_y).item()
         losses.append(total.item() / len(x))
         marks.append(time.perf_counter())
-    found = {
+    figures = {
         "total": marks[-1] - begun,
         "epoch": (marks[-1] - marks[0]) / (given.epochs - 1),
         "core": (time.process_time() - core) / (time.perf_counter() - begun),
@@ -99,7 +99,7 @@ def main() -> None:
         "import": loaded,
         "version": torch.__version__,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ class Exchange:
         faults: for the next requests, in order: a name in FAULTS, "ok" or a Response; add more with
             `ex.faults.extend(...)`.
         seed: of the rows that a fault changes.
+        rate: requests a second that each address has; burst: how many it may save up.
         stall_seconds: how long a stalled, silent or trickling response is held.
     """
 
@@ -178,6 +179,8 @@ class Exchange:
         clock: datetime | None = None,
         faults: Iterable[str | Response] = (),
         seed: int = 0,
+        rate: float = 10.0,
+        burst: int = 15,
         stall_seconds: float = 30.0,
         port: int = 0,
     ) -> None:
@@ -185,6 +188,8 @@ class Exchange:
         self.faults: deque[str | Response] = deque(faults)
         self.requests: list[Request] = []  # in order of arrival
         self.closing = threading.Event()
+        self.rate, self.burst = rate, burst
+        self._tokens: dict[str, tuple[float, float]] = {}  # of each address, and when they were counted
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
         self._candles = {product: _rows(frame) for product, frame in candles.items()}
         self._server = _Server(self, port)
@@ -215,6 +220,13 @@ class Exchange:
         at = [request.at for request in self.requests]
         return max((sum(start <= other < start + 1 for other in at) for start in at), default=0)
 
+    def take_token(self, address: str, at: float) -> bool:
+        """Whether this address may ask now; by real time, since a clock that stands still never refills."""
+        tokens, before = self._tokens.get(address, (float(self.burst), at))
+        tokens = min(float(self.burst), tokens + (at - before) * self.rate)
+        self._tokens[address] = (tokens - (tokens >= 1), at)
+        return tokens >= 1
+
     def restate(self, product_id: str, day: date, **figures: float) -> None:
         """Change the figures of a day from now on, e.g. `close=8000.0`; a new day needs all five."""
         rows, at = self._candles[product_id], _midnight(day)
@@ -239,8 +251,15 @@ class Exchange:
             return error(400, "User-Agent header is required."), moment
         if product not in self._candles:
             return error(404, "NotFound"), moment
-        start, end = (int(datetime.fromisoformat(query[name]).timestamp()) for name in ("start", "end"))
-        if query["granularity"] != str(DAY) or not 0 <= (end - start) / DAY <= 300:
+        if query.get("granularity") != str(DAY):
+            return error(400, "Unsupported granularity"), moment
+        try:
+            start, end = (int(datetime.fromisoformat(query[name]).timestamp()) for name in ("start", "end"))
+        except (KeyError, ValueError):
+            return error(400, "start and end must be ISO 8601"), moment
+        if start > end:
+            return error(400, "start must be before end"), moment
+        if (end - start) / DAY > 300:
             return error(400, TOO_MANY), moment
         if fault == "outside":
             start, end = start - 3 * DAY, end + 3 * DAY
@@ -290,6 +309,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         fault: Any = exchange.faults.popleft() if exchange.faults else "ok"
+        if not exchange.take_token(self.client_address[0], at):
+            fault = "429"
         response, self.sent_at = exchange.respond(parts.path, query, self.headers, fault)
         response = fault if isinstance(fault, Response) else RESPONSES.get(fault, response)
         name = "response" if isinstance(fault, Response) else None if fault == "ok" else fault

@@ -16,7 +16,7 @@ from storage.models.mlflow_database import registry_client, registry_exists
 from storage.prices.database import Database
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import one_line
-from storage.prices.queries import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
+from storage.prices.schema import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
 
 PIECE = 2_000
 PRICES = (SERIES, CANDLES, PAGES, QUARANTINE, DATA_VERSIONS)

@@ -137,8 +137,18 @@ def read_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
     """The stored prices up to the origin, and those of the pool, read and digested once."""
 
     def read(product_id: str, through: date | None) -> PriceHistory:
-        stored = vars(prices.read_history(product_id, through, created_at=request.observed_at))
-        return PriceHistory(**{name: value for name, value in stored.items() if name != "source"})
+        data_version, series, candles = prices.read_history(
+            product_id, through, created_at=request.observed_at
+        )
+        return PriceHistory(
+            product_id=product_id,
+            candles=candles,
+            data_version=data_version,
+            series=series,
+            stored_days=prices.days(product_id),
+            quarantined=prices.quarantined(product_id),
+            restated=prices.restated(product_id),
+        )
 
     history = read(request.product_id, request.origin)
     pool, not_pooled = dict[str, PriceHistory](), dict[str, str]()

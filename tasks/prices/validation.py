@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from storage.core.candle_schema import FIGURES, rejected_frame
-from storage.prices.queries import TOO_LARGE
+from storage.prices.schema import TOO_LARGE
 
 # Before 0400-03-01 SQLite's calendar, with which the database checks a day, is off by one.
 EARLIEST = np.datetime64("0401-01-01", "D")

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from storage.core.errors import Damaged, NotEnoughHistory
+from storage.core.errors import NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
-from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
+from tasks.features.inputs import Columns, make_inputs, windows_at
 from tasks.network.architectures import arrays_sha256
 from tasks.profiles.base import FittedModel
 from tasks.profiles.calibrated import CalibratedProfile
@@ -266,19 +266,6 @@ def test_the_members_quantiles_are_averaged() -> None:
     np.testing.assert_allclose(alone[1][2], expected * inputs.sigma[599], rtol=1e-9)
 
 
-def test_a_row_has_the_same_bits_alone_beside_others_and_before_garbage() -> None:
-    candles, ensemble = made_up(600), trained().ensemble
-    rows = usable_rows(make_inputs(candles, SETTINGS, ensemble.columns), lookback=5)[::7].tolist()
-    together = quantiles(ensemble, candles, rows)
-    for n in (0, 3, len(rows) // 2, len(rows) - 1):
-        row = rows[n]
-        expected = together[n].tobytes()
-        assert quantiles(ensemble, candles, [row])[0].tobytes() == expected
-        assert quantiles(ensemble, candles.iloc[: row + 1], [row])[0].tobytes() == expected
-        assert quantiles(ensemble, moved(candles, row + 1), rows[: n + 1])[n].tobytes() == expected
-    assert quantiles(ensemble, candles, []).shape == (0, 23)
-
-
 # Bundles
 
 
@@ -303,24 +290,3 @@ def test_a_bundle_loads_to_the_last_bit(tmp_path: Path, columns: bool) -> None:
     for before, after in zip(ensemble.members, loaded.members, strict=True):
         assert arrays_sha256(before) == arrays_sha256(after)
     assert quantiles(loaded, frame, [60, 99]).tobytes() == quantiles(ensemble, frame, [60, 99]).tobytes()
-
-
-def test_a_changed_missing_or_foreign_file_is_damage(tmp_path: Path) -> None:
-    model = FittedModel(trained().ensemble, day(TRAINED))
-    bundle, other = saved(tmp_path / "one", model), saved(tmp_path / "other", model)
-    for name in ("member-2.weights.h5", "ensemble.json"):
-        path = bundle.folder / name
-        content = path.read_bytes()
-        changed = bytearray(content)
-        changed[len(content) // 2] ^= 1
-        path.write_bytes(changed)
-        with pytest.raises(Damaged, match="is not the file that was stored"):
-            PROFILE.load(bundle)
-        path.write_bytes(content)
-    first = bundle.folder / "member-1.weights.h5"
-    first.write_bytes((other.folder / "member-2.weights.h5").read_bytes())
-    with pytest.raises(Damaged):
-        PROFILE.load(bundle)
-    first.unlink()
-    with pytest.raises(Damaged):
-        PROFILE.load(bundle)
