@@ -110,7 +110,7 @@ bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/page.py
 
 serve-demo: $(VENV)/.run
-	@$(BIN)/python tests/serve_demo.py
+	@$(BIN)/python -m tests.serve_demo
 
 images: $(VENV)/.test
 	$(BIN)/python tests/images.py

@@ -26,7 +26,8 @@ from storage.core.home import Home
 from storage.models.registry import Models
 from storage.prices.database import Database
 from storage.prices.price_store import Prices
-from storage.prices.queries import DATA_VERSIONS, insert_new
+from storage.prices.queries import insert_new
+from storage.prices.schema import DATA_VERSIONS
 from storage.tables.delta import Table
 from storage.tables.schemas import DAILY_TABLES, PREDICTIONS, SCORES, components
 from storage.upkeep.compaction import compact_table

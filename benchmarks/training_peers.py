@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows import clock
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.progress import listening
+from tasks.network.epoch import listening
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
 from tasks.profiles.article import ArticleProfile
@@ -130,8 +130,6 @@ def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[flo
 
 def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
     """One member as `tasks.profiles.ensemble` trains it, with a Trainer of its own."""
-    import keras
-
     from tasks.network.architectures import student_t_head, student_t_loss
 
     recipe = CalibratedSettings()
@@ -139,7 +137,7 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
     trainer = Trainer(
         _calibrated_network(data),
         loss=functools.partial(student_t_loss, **shape),
-        optimizer=keras.optimizers.Adam(global_clipnorm=recipe.clip_norm),
+        clip_norm=recipe.clip_norm,
         compiled=other,
         head=functools.partial(student_t_head, **shape),
     )

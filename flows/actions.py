@@ -15,8 +15,7 @@ from storage.reports import Reports
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
-from tasks.prices.ingest_csv import ingest_file
-from tasks.prices.sources import Market
+from tasks.prices.sources import Market, ingest_file
 from tasks.profiles.base import Profile
 from tasks.report.context import products_with_forecasts
 from tasks.report.page import write_report
@@ -24,11 +23,7 @@ from tasks.training.rollback import roll_back_champion
 
 
 def import_file(home: Home, market: Market) -> IngestedPrices:
-    """Append the market's CSV file to its product's series.
-
-    Raises:
-        BadFile, SourceMismatch: and nothing was stored.
-    """
+    """Append the market's CSV file to its product's series, all of it or nothing."""
     if market.csv is None:
         raise BadFile("an import needs a CSV file, none was named")
     moment = clock.now()
@@ -47,11 +42,7 @@ def import_file(home: Home, market: Market) -> IngestedPrices:
 def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched: `closecast run` or
-    `import` brings closes.
-
-    Raises:
-        BadInput: the home has no such product.
+    The product's pages are written again when anything was scored. Nothing is fetched.
     """
     moment = clock.now()
     prepare_home(home)
@@ -69,15 +60,8 @@ def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard
 def write_reports(home: Home, product_id: str | None = None, profile: str | None = None) -> Path:
     """Write the page of every product and profile with a forecast, or of those named, and the index.
 
-    Returns:
-        The page, or the index where there is more than one.
-
-    Raises:
-        BadInput: there is no forecast to write a page about.
-        Damaged: what a page would show is not what was recorded.
-        HomeUnusable: a page cannot be written.
+    Returns the path of the page, or of the index where there is more than one.
     """
-    day = clock.now().date()
     pairs = [
         (product, name)
         for product, name in products_with_forecasts(home)
@@ -86,25 +70,19 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
     if not pairs:
         whose = f" of {product_id}" if product_id else ""
         how = f" by profile {profile}" if profile else ""
-        options = (
-            f"{f' --product {product_id}' if product_id else ''}{f' --profile {profile}' if profile else ''}"
-        )
+        options = f" --product {product_id}" if product_id else ""
+        options += f" --profile {profile}" if profile else ""
         raise BadInput(
             f"a report needs a forecast, and {home.root} has none{whose}{how}: make one with"
             f" `closecast run{options}`"
         )
     prepare_home(home)
-    paths = [write_report(home, product, name, day=day) for product, name in pairs]
+    paths = [write_report(home, product, name, day=clock.now().date()) for product, name in pairs]
     return paths[0] if len(paths) == 1 else Reports(home).index
 
 
 def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> tuple[str, str]:
-    """Move the product's champion back; the numbers of the version before and after.
-
-    Raises:
-        BadSetting: the profile keeps no champion.
-        BadInput: there is no version to go back to.
-    """
+    """Move the product's champion back; the numbers of the version before and after."""
     if not profile.policy.refit_every_days:
         raise BadSetting(
             f"profile {profile.name} is trained again on all data at each run: it cannot be rolled back"

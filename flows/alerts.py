@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 from prefect.blocks.webhook import Webhook
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
@@ -29,12 +29,7 @@ NO_BLOCK = "00000000-0000-0000-0000-000000000000"
 def set_up_alerts(webhook_url: str, file: Path = FILE) -> list[str]:
     """Save the webhook in the Prefect server, and create or update each automation.
 
-    Args:
-        webhook_url: address that is called, by POST with JSON.
-        file: the automations, in Prefect's format.
-
-    Returns:
-        The automations' names.
+    The server calls the address by POST with JSON. Returns the automations' names.
 
     Raises:
         BadSetting: not an address, or no server is configured.
@@ -60,7 +55,11 @@ def set_up_alerts(webhook_url: str, file: Path = FILE) -> list[str]:
         automations = read_automations(file, str(block.save(BLOCK, overwrite=True)))
         with get_client(sync_client=True) as client:
             for automation in automations:
-                _create_or_update(client, automation)
+                stored = client.read_automations_by_name(automation.name)
+                if not stored:
+                    client.create_automation(automation)
+                for each in stored:
+                    client.update_automation(each.id, automation)
     except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PrefectUnavailable(
@@ -71,11 +70,7 @@ def set_up_alerts(webhook_url: str, file: Path = FILE) -> list[str]:
 
 
 def read_automations(file: Path, block_id: str) -> list[AutomationCore]:
-    """The automations of a file, which call that block.
-
-    Raises:
-        BadFile: it is missing, or Prefect does not understand it.
-    """
+    """The automations of a file, which call that block; `BadFile` where Prefect does not understand it."""
     text = read_bytes(file, limit=2**20).decode(errors="replace").replace(PLACEHOLDER, block_id)
     try:
         return [AutomationCore.model_validate(entry) for entry in yaml.safe_load(text)["automations"]]
@@ -84,11 +79,3 @@ def read_automations(file: Path, block_id: str) -> list[AutomationCore]:
         raise BadFile(
             f"automations in Prefect's format are needed, {file} has others: {reason:.200}"
         ) from error
-
-
-def _create_or_update(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    stored = client.read_automations_by_name(automation.name)
-    if not stored:
-        client.create_automation(automation)
-    for each in stored:
-        client.update_automation(each.id, automation)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any
 
@@ -22,7 +21,7 @@ from pydantic import Field
 
 from flows import clock
 from flows.daily import show_log_lines
-from flows.dask import first_error_or_result, tasks_on
+from flows.dask import results_and_reasons, tasks_on
 from flows.settings import home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
@@ -81,16 +80,11 @@ def rolling_backtest(
     """
     show_log_lines()
     chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
-    plan = plan_backtest(
-        data_home, check_product_id(product_id), chosen, start=start, end=end, moment=clock.now()
-    )
+    plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
     cache = BacktestCache(data_home, plan.backtest_id)
     with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
         cache.remove_drafts()
-        progress = Progress(product_id, plan.origins, 2 * len(plan.folds))
-        for future in submit_folds(data_home, plan):
-            future.result()
-            progress.advance()
+        run_folds(data_home, plan)
         cache.remove_drafts()  # after workers that died
         result = read_result(data_home, plan)
     create_markdown_artifact(
@@ -101,38 +95,26 @@ def rolling_backtest(
     return result
 
 
-def submit_folds(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
-    """Hand every fold's preparation, each followed by its walk, to the task runner of this flow.
+def run_folds(home: Home, plan: Plan) -> None:
+    """Prepare and walk every fold in this flow's task runner; an artifact and a bar show the progress.
 
-    All at once, so that a free worker does what comes next: a walk waits for its preparation and for the walk
-    before it, and goes before the preparations of later folds.
+    All are submitted at once, so that a free worker does what comes next: a walk waits for its preparation
+    and for the walk before it, and goes before the preparations of later folds.
     """
+    log.info("%s: %d origins in %d folds", plan.product_id, plan.origins, len(plan.folds))
     futures: list[PrefectFuture[Any]] = []
     for fold in range(len(plan.folds)):
         ready = submit_step(prepare_fold, home, plan, fold)
         walked = submit_step(walk_fold, home, plan, fold, wait_for=[ready, *futures[-1:]])
         futures += [ready, walked]
-    return futures
-
-
-class Progress:
-    """How far a backtest is: an artifact in Prefect, and a bar in the terminal."""
-
-    def __init__(self, product_id: str, origins: int, steps: int) -> None:
-        self._steps, self._done = steps, 0
-        log.info("%s: %d origins in %d folds", product_id, origins, steps // 2)
-        report_progress("folds", 0, steps)
-        self._artifact = create_progress_artifact(
-            0.0,
-            key=artifact_key("backtest-progress", product_id),
-            description=f"{product_id}: backtest of {origins} origins",
-        )
-
-    def advance(self) -> None:
-        """One more fold prepared, or walked."""
-        self._done += 1
-        update_progress_artifact(self._artifact, 100.0 * self._done / self._steps)  # type: ignore[arg-type]
-        report_progress("folds", self._done, self._steps)
+    description = f"{plan.product_id}: backtest of {plan.origins} origins"
+    key = artifact_key("backtest-progress", plan.product_id)
+    artifact: Any = create_progress_artifact(0.0, key=key, description=description)
+    report_progress("folds", 0, len(futures))
+    for done, future in enumerate(futures, start=1):
+        future.result()
+        update_progress_artifact(artifact, 100.0 * done / len(futures))
+        report_progress("folds", done, len(futures))
 
 
 def _run_name_of_products() -> str:
@@ -154,37 +136,30 @@ def backtest_products(
 
     The arguments are those of `rolling-backtest`, but for a list of products.
 
-    Returns:
-        The result of each product; the rows are in the table `backtests`.
-
     Raises:
-        ProductsFailed: some have none; all others were finished before.
+        ProductsFailed: some have no result; all others were finished before.
     """
     show_log_lines()
     chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
     # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
     names = sorted({check_product_id(product) for product in products})
-    results: dict[str, Any] = {}
+    span: Any = {"start": start, "end": end, "moment": clock.now()}
     with contextlib.ExitStack() as locks, tasks_on(dask, data_home):
-        span: Any = {"start": start, "end": end, "moment": clock.now()}
-        planned = {name: submit_step(plan_backtest, data_home, name, chosen, **span) for name in names}
-        submitted: dict[str, list[PrefectFuture[Any]]] = {}
-        for name, future in planned.items():
-            results[name] = plan = first_error_or_result([future])
-            if isinstance(plan, Plan):
-                locks.enter_context(backtest_lock(data_home, plan.backtest_id))
-                locks.callback(
-                    BacktestCache(data_home, plan.backtest_id).remove_drafts
-                )  # before the lock is given back
-                submitted[name] = _submit_product(data_home, plan)
-        for done, (name, futures) in enumerate(submitted.items(), start=1):
-            results[name] = first_error_or_result(futures)
-            log.info("%s: backtest %d of %d", name, done, len(submitted))
-    _show_results(results)
-    failed = {name: error for name, error in results.items() if not isinstance(error, BacktestResult)}
-    if failed:
-        listed = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
-        raise ProductsFailed(f"{len(failed)} of {len(names)} products failed, all others are done: {listed}")
+        planned = {name: [submit_step(plan_backtest, data_home, name, chosen, **span)] for name in names}
+        plans, unplanned = results_and_reasons("plan", planned)
+        for plan in plans.values():
+            locks.enter_context(backtest_lock(data_home, plan.backtest_id))
+            # Before the lock is given back.
+            locks.callback(BacktestCache(data_home, plan.backtest_id).remove_drafts)
+        submitted = {name: _submit_product(data_home, plan) for name, plan in plans.items()}
+        results, failed = results_and_reasons("backtest", submitted)
+    reasons = dict(sorted((unplanned | failed).items()))
+    rows = [_result_row(name, result) for name, result in results.items()]
+    rows += [{"product": name, "failed": reason} for name, reason in reasons.items()]
+    create_table_artifact(rows, key="backtests", description=f"Backtests of {len(names)} products")
+    if reasons:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ProductsFailed(f"{len(reasons)} of {len(names)} products failed, all others are done: {listed}")
     return results
 
 
@@ -192,17 +167,6 @@ def _submit_product(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
     """One product's folds, handed to the task runner of this flow; the last future is the result's."""
     prepared = [submit_step(prepare_fold, home, plan, fold) for fold in range(len(plan.folds))]
     return [*prepared, submit_step(finish_backtest, home, plan, wait_for=prepared)]
-
-
-def _show_results(results: Mapping[str, Any]) -> None:
-    """A table of all products, as a Prefect artifact."""
-    rows = [
-        _result_row(name, result)
-        if isinstance(result, BacktestResult)
-        else {"product": name, "failed": f"{type(result).__name__}: {result}"}
-        for name, result in results.items()
-    ]
-    create_table_artifact(rows, key="backtests", description=f"Backtests of {len(results)} products")
 
 
 def _result_row(name: str, result: BacktestResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import clock
-from flows.dask import first_error_or_result, tasks_on
+from flows.dask import results_and_reasons, tasks_on
 from flows.settings import environment, home_at
 from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
 from storage.core.home import Home
@@ -34,9 +35,8 @@ from tasks.core.steps import (
     submit_step,
 )
 from tasks.evaluation.scoring import score_due
-from tasks.forecast.backfill import days_to_backfill
-from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
+from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast, publish_forecast
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
 from tasks.prices.sources import Market, Source, ingest_prices
 from tasks.profiles.base import Profile
 from tasks.profiles.named import DEFAULT_PROFILE, profile_named
@@ -72,32 +72,34 @@ def daily_forecast(
 ) -> str:
     """Make the forecast of one product for the day after its origin, once.
 
-    Args:
-        market: which prices, and where they come from.
-        profile: `calibrated`, `article`, an installed one's name, or `package.module:Class`.
-        settings: fields of the profile to set otherwise, such as {"members": 5}.
-        origin: the last day that the run may know; the newest complete one by default.
-        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
-        backfill_days: after an outage, also make the forecasts of so many missed days, each from the closes
-            that were known on its own day; `created_at` tells them from forecasts that were made in time.
-
-    Returns:
-        The `prediction_id` of the forecast.
+    `market` is which prices, and where they come from; the other arguments are those of `daily-forecasts`.
+    Returns the `prediction_id` of the forecast.
     """
     show_log_lines()
     market, chosen, moment = market or Market(), profile_named(profile, settings), clock.now()
-    data_home = home_at(home)
-    require_finished(origin, moment)
-    prepare_home(data_home)
+    request = IngestRequest(
+        product_id=market.product_id,
+        origin=origin,
+        observed_at=moment,
+        last_finished_day=clock.last_complete_day(moment),
+        min_days=chosen.min_days,
+        consecutive_days=chosen.consecutive_days,
+        on_duplicate=market.on_duplicate,
+        replace_source=market.replace_source,
+        pool_products=chosen.pool_products,
+    )
+    require_finished(request)
+    data_home = prepare_home(home_at(home))
+    url, closes = environment().coinbase_url, closes_asset(market.product_id)
     with product_lock(data_home, market.product_id):
         try:
-            prices = ingest(data_home, market, chosen, origin, moment)
+            prices = run_step(ingest_prices, data_home, market, request, base_url=url, makes=closes)
         except (NotEnoughHistory, StaleSeries):
             if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
                 score_stored(data_home, market.product_id, chosen, moment)
             raise
         name_run(prices)
-        backfill(data_home, prices, chosen, backfill_days, moment)
+        backfill(data_home, prices, chosen, request, backfill_days)
         forecast, selection = forecast_once(data_home, prices, chosen, moment)
         board = None
         if selection:
@@ -108,37 +110,6 @@ def daily_forecast(
         return forecast.first.prediction_id
 
 
-def ingest(
-    home: Home, market: Market, profile: Profile, origin: date | None, moment: datetime
-) -> IngestedPrices:
-    """Bring the product's prices up to the origin from its source."""
-    request = request_prices(market.product_id, profile, origin, moment, market)
-    url = environment().coinbase_url
-    return run_step(ingest_prices, home, market, request, base_url=url, makes=closes_asset(market.product_id))
-
-
-def request_prices(
-    product_id: str,
-    profile: Profile,
-    origin: date | None,
-    moment: datetime,
-    market: Market | None = None,
-) -> IngestRequest:
-    """What a profile needs of a product's prices."""
-    market = market or Market(product_id=product_id)
-    return IngestRequest(
-        product_id=product_id,
-        origin=origin,
-        observed_at=moment,
-        last_finished_day=clock.last_complete_day(moment),
-        min_days=profile.min_days,
-        consecutive_days=profile.consecutive_days,
-        on_duplicate=market.on_duplicate,
-        replace_source=market.replace_source,
-        pool_products=profile.pool_products,
-    )
-
-
 def forecast_once(
     home: Home, prices: IngestedPrices, profile: Profile, moment: datetime
 ) -> tuple[Forecast, ModelSelection | None]:
@@ -146,8 +117,7 @@ def forecast_once(
     history = prices.history
     stored = run_step(find_forecast, home, RunKey.of_run(profile, history), profile.horizons)
     if stored:
-        text = "%s: nothing new, the forecast for %s stands"
-        log.info(text, history.product_id, stored.first.target_day)
+        log.info("%s: nothing new, the forecast for %s stands", history.product_id, stored.first.target_day)
         return stored, None
     run_step(score_due, home, history, profile, moment)
     closes, model = closes_asset(history.product_id), model_asset(history.product_id, profile.name)
@@ -168,7 +138,7 @@ def forecast_once(
 
 
 def backfill(
-    home: Home, prices: IngestedPrices, profile: Profile, backfill_days: int, moment: datetime
+    home: Home, prices: IngestedPrices, profile: Profile, request: IngestRequest, backfill_days: int
 ) -> None:
     """Make the forecasts of the missed days, oldest first, so that each learns from those before.
 
@@ -177,20 +147,17 @@ def backfill(
     history = prices.history
     days = days_to_backfill(home, history, profile.name, limit=backfill_days)
     if days:
-        text = "%s: backfilling %d missed days from %s on"
-        log.info(text, history.product_id, len(days), days[0])
+        log.info("%s: backfilling %d missed days from %s on", history.product_id, len(days), days[0])
     for day in days:
         try:
-            request = request_prices(history.product_id, profile, day, moment)
-            forecast_once(home, run_step(read_stored, home, request), profile, moment)
+            past = run_step(read_stored, home, replace(request, origin=day))
+            forecast_once(home, past, profile, request.observed_at)
         except NotEnoughHistory as error:
             log.warning("%s: no forecast from %s: %s", history.product_id, day, error)
 
 
 def score_stored(home: Home, product_id: str, profile: Profile, moment: datetime) -> int:
     """Score, with the product's lock held, what the stored closes allow; how many scores are new."""
-    from tasks.prices.ingest import source_of
-
     if source_of(home, product_id) is None:
         return 0
     request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
@@ -205,16 +172,13 @@ def show_log_lines() -> None:
         ours.setLevel(logging.INFO)
 
 
-def require_finished(origin: date | None, moment: datetime) -> None:
-    """Refuse an origin that is not over.
-
-    Raises:
-        BadDay: today by UTC, or later.
-    """
-    last = clock.last_complete_day(moment)
-    if origin and origin > last:
+def require_finished(request: IngestRequest) -> None:
+    """Raise `BadDay` where the origin is today by UTC, or later."""
+    last = request.last_finished_day
+    if request.origin and request.origin > last:
         raise BadDay(
-            f"{origin} is not over: the last complete UTC day is {last}, choose --as-of {last} or earlier"
+            f"{request.origin} is not over: the last complete UTC day is {last}, choose --as-of {last} or"
+            " earlier"
         )
 
 
@@ -275,17 +239,10 @@ def daily_forecasts(
     data_home = prepare_home(home_at(home))
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
     with tags(*flow_run.tags), tasks_on(dask, data_home):
-        shared = (source, profile, settings, origin, str(data_home.root), backfill_days)
-        futures = [submit_step(forecast_product, product, *shared) for product in products]
-        results = {
-            name: first_error_or_result([future]) for name, future in zip(products, futures, strict=True)
-        }
-    made = {product: result for product, result in results.items() if isinstance(result, str)}
-    reasons = {
-        product: f"{type(error).__name__}: {error}"
-        for product, error in results.items()
-        if product not in made
-    }
+        shared = (profile, settings, origin, str(data_home.root), backfill_days)
+        markets = [Market(product_id=product, source=source) for product in products]
+        futures = {market.product_id: submit_step(forecast_product, market, *shared) for market in markets}
+        made, reasons = results_and_reasons("forecast", {name: [future] for name, future in futures.items()})
     run_step(show_products, data_home, made, reasons)
     if reasons:
         failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
@@ -296,16 +253,7 @@ def daily_forecasts(
     return list(made.values())
 
 
-@step(run_name="{product_id}")
-def forecast_product(
-    product_id: str,
-    source: Source | None,
-    profile: str,
-    settings: dict[str, Any] | None,
-    origin: date | None,
-    home: str | None,
-    backfill_days: int,
-) -> str:
-    """One product's day, as a flow run of its own."""
-    market = Market(product_id=product_id, source=source)
-    return daily_forecast(market, profile, settings, origin, home, backfill_days)
+@step(run_name="{market.product_id}")
+def forecast_product(market: Market, *arguments: Any) -> str:
+    """One product's day, as a flow run of its own; `arguments` are those of the flow after the market."""
+    return daily_forecast(market, *arguments)

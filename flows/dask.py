@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
 
 log = logging.getLogger("closecast.dask")
-
 CONNECT_SECONDS = 10
 
 
@@ -56,17 +55,18 @@ def tasks_on(address: str | None, home: Home) -> Iterator[None]:
         yield
 
 
-def first_error_or_result(futures: Sequence[PrefectFuture[Any]]) -> Any:
-    """The result of the last of these futures, or the exception of the first that failed."""
-    result: Any = None
-    for future in futures:
+def results_and_reasons(
+    work: str, futures: Mapping[str, Sequence[PrefectFuture[Any]]]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The result of each product's last future, and the reason where one of its futures failed."""
+    results, reasons = {}, {}
+    for number, (name, steps) in enumerate(futures.items(), start=1):
         try:
-            result = future.result(raise_on_failure=False)
-        except Exception as error:  # Dask raises its workers' failures all the same
-            return error
-        if isinstance(result, Exception):
-            return result
-    return result
+            results[name] = [step.result() for step in steps][-1]
+        except Exception as error:
+            reasons[name] = f"{type(error).__name__}: {error}"
+        log.info("%s: %s %d of %d", name, work, number, len(futures))
+    return results, reasons
 
 
 @contextlib.contextmanager
@@ -89,12 +89,7 @@ def _connect(address: str) -> Iterator[DaskTaskRunner]:
 
 
 async def _handshake(address: str) -> None:
-    """Exchange Dask's greetings with the listener: Dask's own client waits for them without a limit.
-
-    Raises:
-        TimeoutError: no greeting in time.
-        OSError: no listener.
-    """
+    """Exchange Dask's greetings with the listener: Dask's own client waits for them without a limit."""
     from distributed import Security
     from distributed.comm.core import connect
 
@@ -104,7 +99,6 @@ async def _handshake(address: str) -> None:
 
 
 def _inspect_workers(address: str, runner: DaskTaskRunner, home: Home) -> dict[str, WorkerCheck]:
-    """The check of each worker, by its address."""
     try:
         with check_file(home) as file:
             workers: dict[str, WorkerCheck] = runner.client.run(check_worker, file)

@@ -40,7 +40,7 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
 
 
 def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
-    """Maintain a home without Prefect, or list what that would do; raises what the two steps raise."""
+    """Maintain a home without Prefect, or list what that would do."""
     tables = compact_tables(prepare_home(home), dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
     return Upkeep(tuple(tables), tuple(pruned))

@@ -35,11 +35,7 @@ class Environment(BaseSettings):
 
 
 def environment() -> Environment:
-    """Read the CLOSECAST_ variables.
-
-    Raises:
-        BadSetting: one of them is misspelt, or holds no address.
-    """
+    """Read the CLOSECAST_ variables; `BadSetting` where one is misspelt, or holds no address of a bucket."""
     names = [PREFIX + field.upper() for field in Environment.model_fields]
     for name in os.environ:
         if name.startswith(PREFIX) and name not in names:
@@ -53,12 +49,7 @@ def environment() -> Environment:
 
 
 def market_of(**fields: object) -> Market:
-    """A market of these fields, as the command line gives them.
-
-    Raises:
-        BadProduct: a malformed product id.
-        BadSetting: another field is unknown or out of range.
-    """
+    """A market of these fields; `BadProduct` or `BadSetting` in one line where one cannot be used."""
     from tasks.prices.sources import Market  # loads pandas, which a shell's completion does without
 
     check_product_id(str(fields.get("product_id", "BTC-USD")))
@@ -69,11 +60,7 @@ def market_of(**fields: object) -> Market:
 
 
 def dask_address(address: str | None = None) -> str | None:
-    """This address of a Dask scheduler, or that of CLOSECAST_DASK_ADDRESS, or none.
-
-    Raises:
-        BadSetting: not of the form `tcp://HOST:PORT`.
-    """
+    """This address of a Dask scheduler, or that of CLOSECAST_DASK_ADDRESS, or none."""
     address = address or environment().dask_address
     if address and not DASK_ADDRESS.fullmatch(address):
         raise BadSetting(f"a Dask scheduler's address looks like tcp://HOST:8786, not {address!r:.80}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,40 @@ SERVICES = ("pypi", "osv")
 SECONDS = 300
 
 
-def ask(service: str, lock: Path) -> list[dict[str, Any]] | None:
-    """What pip-audit says of each package of a lock file, None where it could not ask."""
-    words = ["--require-hashes", "--disable-pip", "--progress-spinner=off", "--timeout=15", "--format=json"]
+def ask(service: str, lock: Path) -> list[dict[str, Any]]:
+    """The packages of a lock file as pip-audit looked them up, none where it could not."""
+    options = ["--require-hashes", "--disable-pip", "--progress-spinner=off", "--timeout=15", "--format=json"]
     command = [
         sys.executable,
         "-m",
         "pip_audit",
         f"--vulnerability-service={service}",
-        *words,
+        *options,
         "-r",
         str(lock),
     ]
     try:
-        done = subprocess.run(
-            [*command, "-r", str(lock)], capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-        found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (subprocess.TimeoutExpired, ValueError, KeyError):
-        return None
-    return found
-
-
-def report(packages: Sequence[dict[str, Any]]) -> tuple[list[str], int]:
-    """A line for each known vulnerability, and how many packages were looked up."""
-    known = [package for package in packages if "skip_reason" not in package]
-    lines = [
-        f"{package['name']} {package['version']}: {one['id']}, mended in {one['fix_versions'] or 'none'}"
-        for package in known
-        for one in package.get("vulns", [])
-    ]
-    return lines, len(known)
+        return []
+    return packages
 
 
 def main() -> int:
     """Audit both lock files."""
     for service in SERVICES:
-        answers = [ask(service, PROJECT / lock) for lock in LOCKS]
-        packages = {package["name"]: package for answer in answers for package in answer or ()}
-        lines, known = report(list(packages.values()))
-        if known:
-            print(f"{service}: {known} of {len(packages)} packages looked up, {len(lines)} vulnerabilities")
+        packages = {package["name"]: package for lock in LOCKS for package in ask(service, PROJECT / lock)}
+        asked = [package for package in packages.values() if "skip_reason" not in package]
+        lines = [
+            f"{package['name']} {package['version']}: {one['id']}, fixed in {one['fix_versions'] or 'none'}"
+            for package in asked
+            for one in package.get("vulns", [])
+        ]
+        if asked:
+            print(
+                f"{service}: {len(asked)} of {len(packages)} packages looked up, {len(lines)} vulnerabilities"
+            )
             print(*lines, sep="\n")
             return 1 if lines else 0
     print(f"audit SKIPPED: no database of vulnerabilities could be reached ({', '.join(SERVICES)})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,8 +19,14 @@ FLAGS = (
     "--disable-sync",
 )
 PHONE, DESKTOP = 390, 1280
+NO_CHROMIUM = "no Chromium here: apt-get install chromium"
 WAIT_SECONDS = 60.0
 Scheme = Literal["light", "dark"]
+
+
+def find_chromium() -> str | None:
+    """The path of an installed Chromium, or None."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @dataclass

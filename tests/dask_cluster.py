@@ -6,14 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from distributed import Client
 
-PATIENCE_SECONDS = 120.0
+from tests.waiting import wait_for
 
 
 class Cluster:
@@ -25,7 +24,7 @@ class Cluster:
         told = folder / "scheduler.json"
         at = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show")
         self._start("scheduler", "scheduler", *at, "--scheduler-file", str(told))
-        wait_until(told.exists)
+        wait_for(told.exists)
         self.client = Client(scheduler_file=str(told), timeout=60, set_as_default=False)
         self.address: str = self.client.scheduler.address
 
@@ -35,7 +34,7 @@ class Cluster:
         place.mkdir()
         options = (*options, "--nthreads", "1", "--no-dashboard", "--local-directory", str(place))
         self._start(name, "worker", self.address, "--name", name, *options, environment=environment)
-        wait_until(lambda: name in self.workers())
+        wait_for(lambda: name in self.workers())
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """What the scheduler knows of each worker, by its name."""
@@ -92,12 +91,3 @@ def started(folder: Path, *names: str) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-def wait_until(true: Any) -> None:
-    """Look again and again until it is so."""
-    patience = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        if time.monotonic() > patience:
-            raise TimeoutError(f"not so within {PATIENCE_SECONDS} s")
-        time.sleep(0.02)

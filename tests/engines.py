@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ import pytest
 from storage.core.home import Home
 from storage.core.s3_path import S3Path
 from storage.prices.engine import database_engine
+from tests.waiting import wait_for
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -65,6 +65,7 @@ class PostgreSQL:
     def __init__(self, programs: Path, *, durable: bool = False) -> None:
         self._programs = programs
         self._folder = Path(tempfile.mkdtemp(prefix="closecast-postgresql-"))
+        self._data = self._folder / "data"
         (self.port,) = free_ports(1)
         self._names: dict[Path, str] = {}
         secret = self._folder / "password"
@@ -86,10 +87,6 @@ class PostgreSQL:
         with self.connect(user=ADMIN) as connection:
             # Not the administrator: a need for more than a role of its own shows.
             connection.execute(f"CREATE ROLE {USER} LOGIN CREATEDB PASSWORD $p${PASSWORD}$p$")
-
-    @property
-    def _data(self) -> Path:
-        return self._folder / "data"
 
     def _call(self, program: str, *args: object) -> None:
         command = [str(self._programs / program), *map(str, args)]
@@ -190,17 +187,14 @@ class SeaweedFS:
         """Until the bucket is there."""
         import requests
 
-        deadline = time.monotonic() + START_SECONDS
-        while True:
+        def look() -> bool:
             with contextlib.suppress(requests.RequestException):
                 requests.get(f"http://127.0.0.1:{self.port}/status", timeout=10)
                 bucket = f"http://127.0.0.1:{self._filer}/buckets/{BUCKET}/"  # a folder of the filer
-                requests.post(bucket, timeout=10).raise_for_status()
-                return
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                self.stop()
-                raise RuntimeError("SeaweedFS did not start")
-            time.sleep(0.2)
+                return requests.post(bucket, timeout=10).ok
+            return False
+
+        wait_for(look, START_SECONDS)
 
     def stop(self) -> None:
         """End the server, and remove its folder."""

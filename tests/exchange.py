@@ -15,7 +15,6 @@ import json
 import logging
 import math
 import random
-import re
 import signal
 import socket
 import struct
@@ -37,6 +36,7 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 
 DAY = 86400
+FIGURES = ("low", "high", "open", "close", "volume")
 TOO_MANY = "granularity too small for the requested time range. Count of aggregations requested exceeds 300"
 log = logging.getLogger("exchange")
 
@@ -63,17 +63,8 @@ class Request:
     status: int
     fault: str | None
     headers: dict[str, str]
-
-
-@dataclass(frozen=True)
-class SentRows:
-    """An array of rows that was sent whole; `sent_at` is the exchange's own time, as in the Date header."""
-
-    sent_at: datetime
-    product_id: str
-    query: dict[str, str]
-    rows: list[Any]
-    fault: str | None
+    sent_at: datetime  # by the exchange's own clock, as in the Date header
+    rows: list[Any] | None  # the array that was sent, None unless one was sent whole
 
 
 def error(status: int, message: str) -> Response:
@@ -124,11 +115,22 @@ NO_RESPONSE = ("reset", "silent", "nonsense", "slow-head", "continue")
 HALF = ("stall", "trickle", "short", "truncated", "chunks-cut", "gzip-cut", "gzip-mangled", "gzip-nothing")
 WHOLE = ("gzip", "chunks")
 WIRE = (*NO_RESPONSE, *HALF, *WHOLE)
-# Faults of the rows of an honest page.
-PAGES = ("outside", "unordered", "repeat", "duplicates", "restated", "week", "gap", "garbage")
-# Faults of the span: the unfinished candle of the running day as well; a page from a cache, sent before the
-# last day was over, as its Date says.
-SPANS = ("open", "frozen")
+# Faults of the rows of an honest page, newest first, at a place that the seed chooses.
+PAGES: dict[str, Callable[[list[Row], int], list[Any]]] = {
+    "unordered": lambda rows, _: rows[1::2] + rows[::2],
+    "repeat": lambda rows, _: rows[:1] + rows,
+    "duplicates": lambda rows, _: [_other_close(row) for row in rows[:1]] + rows,
+    "restated": lambda rows, _: [_other_close(row) for row in rows[:1]] + rows[1:],
+    "week": lambda rows, _: [_other_close(row) for row in rows[:7]] + rows[7:],
+    "gap": lambda rows, where: rows[:where] + rows[where + 5 :],
+    "garbage": lambda rows, _: [
+        *(spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)),
+        *rows[len(GARBAGE) :],
+    ],
+}
+# Faults of the span: three days more on both sides (the contract warns); the unfinished candle of the running
+# day as well; a page from a cache, sent before the last day was over, as its Date says.
+SPANS = ("outside", "open", "frozen")
 # Faults of one row of an honest page, which the seed chooses.
 ROW: dict[str, Callable[[Row], Any]] = {
     "negative": lambda row: [row[0], -abs(row[1]), *row[2:4], -abs(row[4]), row[5]],
@@ -143,8 +145,7 @@ ROW: dict[str, Callable[[Row], Any]] = {
     "midday": lambda row: [row[0] + DAY // 2, *row[1:]],
     "nested": lambda row: [*row[:4], [[[[row[4]]]]], row[5]],
 }
-ROWS = (*PAGES, *SPANS, *ROW)
-FAULTS = (*RESPONSES, *WIRE, *ROWS)
+FAULTS = (*RESPONSES, *WIRE, *PAGES, *SPANS, *ROW)
 # Rows that are not candles; each replaces another row of the page.
 GARBAGE: tuple[Callable[[Row], Any], ...] = (
     lambda row: [*row[:4], None, row[5]],
@@ -159,7 +160,7 @@ GARBAGE: tuple[Callable[[Row], Any], ...] = (
 
 
 class Exchange:
-    """The server; entering it starts it, leaving it stops it and closes every connection.
+    """The server; entering it starts it, leaving it stops it.
 
     Args:
         candles: a frame with the columns of `storage.core.candle_schema.candle_frame` for each product id.
@@ -167,7 +168,7 @@ class Exchange:
         faults: for the next requests, in order: a name in FAULTS, "ok" or a Response; add more with
             `ex.faults.extend(...)`.
         seed: of the rows that a fault changes.
-        rate: tokens a second of each address's bucket; burst: how many the bucket holds.
+        rate: requests a second that each address has; burst: how many it may save up.
         stall_seconds: how long a stalled, silent or trickling response is held.
     """
 
@@ -183,16 +184,14 @@ class Exchange:
         stall_seconds: float = 30.0,
         port: int = 0,
     ) -> None:
-        self.clock = clock
+        self.clock, self.stall_seconds = clock, stall_seconds
         self.faults: deque[str | Response] = deque(faults)
-        self.rate, self.burst, self.stall_seconds = rate, burst, stall_seconds
+        self.requests: list[Request] = []  # in order of arrival
         self.closing = threading.Event()
-        self._lock = threading.Lock()
+        self.rate, self.burst = rate, burst
+        self._tokens: dict[str, tuple[float, float]] = {}  # of each address, and when they were counted
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
         self._candles = {product: _rows(frame) for product, frame in candles.items()}
-        self._buckets: dict[str, tuple[float, float]] = {}
-        self._requests: list[Request] = []
-        self._sent: list[SentRows] = []
         self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
@@ -203,7 +202,6 @@ class Exchange:
     def __exit__(self, *_: object) -> None:
         self.closing.set()
         self._server.shutdown()
-        self._server.hang_up()
         self._server.server_close()
         self._thread.join()
 
@@ -211,18 +209,6 @@ class Exchange:
     def url(self) -> str:
         """The base address."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    @property
-    def requests(self) -> list[Request]:
-        """All requests so far, in order of arrival."""
-        with self._lock:
-            return list(self._requests)
-
-    @property
-    def sent(self) -> list[SentRows]:
-        """All arrays of rows that were sent whole so far, in order."""
-        with self._lock:
-            return list(self._sent)
 
     @property
     def now(self) -> datetime:
@@ -234,142 +220,77 @@ class Exchange:
         at = [request.at for request in self.requests]
         return max((sum(start <= other < start + 1 for other in at) for start in at), default=0)
 
+    def take_token(self, address: str, at: float) -> bool:
+        """Whether this address may ask now; by real time, since a clock that stands still never refills."""
+        tokens, before = self._tokens.get(address, (float(self.burst), at))
+        tokens = min(float(self.burst), tokens + (at - before) * self.rate)
+        self._tokens[address] = (tokens - (tokens >= 1), at)
+        return tokens >= 1
+
     def restate(self, product_id: str, day: date, **figures: float) -> None:
         """Change the figures of a day from now on, e.g. `close=8000.0`; a new day needs all five."""
-        with self._lock:
-            rows, at = self._candles[product_id], _midnight(day)
-            names = ("low", "high", "open", "close", "volume")
-            old = dict(zip(names, rows.get(at, [at])[1:], strict=False))
-            rows[at] = [at, *(_number((old | figures)[name]) for name in names)]
+        rows, at = self._candles[product_id], _midnight(day)
+        old = dict(zip(FIGURES, rows.get(at, [at])[1:], strict=False))
+        rows[at] = [at, *(_number((old | figures)[name]) for name in FIGURES)]
 
     def withdraw(self, product_id: str, first: date, last: date) -> None:
         """Remove the rows of these days, both included."""
-        with self._lock:
-            for at in range(_midnight(first), _midnight(last) + DAY, DAY):
-                self._candles[product_id].pop(at, None)
+        for at in range(_midnight(first), _midnight(last) + DAY, DAY):
+            self._candles[product_id].pop(at, None)
 
     def delist(self, product_id: str) -> None:
         """Remove the product."""
-        with self._lock:
-            del self._candles[product_id]
-
-    # Honest responses
+        del self._candles[product_id]
 
     def respond(
-        self,
-        path: str,
-        query: dict[str, str],
-        headers: Mapping[str, str] | Message,
-        *,
-        now: datetime | None = None,
-        before: int = 0,
-        after: int = 0,
-    ) -> Response:
-        """The honest response as of `now`, with days `before` and `after` the span (the contract warns)."""
+        self, path: str, query: dict[str, str], headers: Mapping[str, str] | Message, fault: Any = None
+    ) -> tuple[Response, datetime]:
+        """The response, honest but for a fault of its rows or its span, and its moment by the clock."""
+        moment, product = self.now, path.removeprefix("/products/").removesuffix("/candles")
         if not headers.get("User-Agent"):
-            return error(400, "User-Agent header is required.")
-        match = re.fullmatch(r"/products/([^/]+)/candles", path)
-        if match is None or match[1] not in self._candles:
-            return error(404, "NotFound")
-        product = match[1]
+            return error(400, "User-Agent header is required."), moment
+        if product not in self._candles:
+            return error(404, "NotFound"), moment
         if query.get("granularity") != str(DAY):
-            return error(400, "Unsupported granularity")
-        start, end = _instant(query.get("start", "")), _instant(query.get("end", ""))
-        if start is None or end is None:
-            return error(400, "start and end must be ISO 8601")
+            return error(400, "Unsupported granularity"), moment
+        try:
+            start, end = (int(datetime.fromisoformat(query[name]).timestamp()) for name in ("start", "end"))
+        except (KeyError, ValueError):
+            return error(400, "start and end must be ISO 8601"), moment
         if start > end:
-            return error(400, "start must be before end")
+            return error(400, "start must be before end"), moment
         if (end - start) / DAY > 300:
-            return error(400, TOO_MANY)
-        start, end = start - before * DAY, end + after * DAY
-        return page_of(self._span(product, start, end, now or self.now))
-
-    def _span(self, product: str, start: float, end: float, moment: datetime) -> list[Row]:
-        """Rows of the days that begin in [start, end], newest first; the running one as it stands then."""
+            return error(400, TOO_MANY), moment
+        if fault == "outside":
+            start, end = start - 3 * DAY, end + 3 * DAY
+        elif fault == "open":
+            end = max(end, int(moment.timestamp()))
+        elif fault == "frozen":
+            # Ten minutes before the last day is over, or now if that is earlier.
+            moment = min(moment, datetime.fromtimestamp(end + DAY - 600, UTC))
         now = moment.timestamp()
-        with self._lock:
-            rows = [row for at, row in self._candles[product].items() if start <= at <= end and at < now]
-        return [_so_far(row, now) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+        days = sorted(at for at in self._candles[product] if start <= at <= end and at < now)
+        rows = [_so_far(self._candles[product][at], now) for at in reversed(days)]
+        return page_of(self._spoil(rows, fault)), moment
 
-    # Faults
-
-    def take_token(self, address: str) -> bool:
-        """Whether this address may ask now; real time, since a clock that stands still would never refill."""
-        with self._lock:
-            now = time.monotonic()
-            tokens, before = self._buckets.get(address, (float(self.burst), now))
-            tokens = min(float(self.burst), tokens + (now - before) * self.rate)
-            allowed = tokens >= 1
-            self._buckets[address] = (tokens - allowed, now)
-            return allowed
-
-    def next_fault(self) -> str | Response | None:
-        """The fault of this request, from the queue."""
-        with self._lock:
-            fault = self.faults.popleft() if self.faults else "ok"
-            return None if fault == "ok" else fault
-
-    def spoil(self, rows: list[Row], fault: str) -> list[Any]:
-        """The rows of a page (newest first) with one of the faults in ROWS."""
-        where = self._draw(len(rows))
-        if fault == "unordered":
-            with self._lock:
-                self._random.shuffle(rows)
-        elif fault == "repeat":
-            rows = rows[:1] + rows
-        elif fault == "duplicates":
-            rows = [_other_close(row) for row in rows[:1]] + rows
-        elif fault in ("restated", "week"):
-            count = 1 if fault == "restated" else 7
-            rows = [_other_close(row) for row in rows[:count]] + rows[count:]
-        elif fault == "gap":
-            rows = rows[:where] + rows[where + 5 :]
-        elif fault in ROW and rows:
-            rows = [*rows[:where], ROW[fault](rows[where]), *rows[where + 1 :]]
-        elif fault == "garbage":
-            rows = [spoil(row) for spoil, row in zip(GARBAGE, rows, strict=False)] + rows[len(GARBAGE) :]
+    def _spoil(self, rows: list[Row], fault: Any) -> list[Any]:
+        where = self._random.randrange(max(len(rows), 1))
+        if fault in PAGES:
+            return PAGES[fault](rows, where)
+        if fault in ROW and rows:
+            return [*rows[:where], ROW[fault](rows[where]), *rows[where + 1 :]]
         return rows
-
-    def _draw(self, below: int) -> int:
-        with self._lock:
-            return self._random.randrange(max(below, 1))
-
-    def note(self, request: Request, sent: SentRows | None = None) -> None:
-        """Record a request, and the rows of its response."""
-        with self._lock:
-            self._requests.append(request)
-            if sent:
-                self._sent.append(sent)
-        fault = f"fault {request.fault}" if request.fault else "honest"
-        log.info("%s %s -> %s, %s", request.path, request.query, request.status, fault)
 
 
 class _Server(ThreadingTCPServer):
     # Not http.server.HTTPServer: that one looks its own name up, which can take seconds.
     allow_reuse_address = True
-    daemon_threads = False
+    daemon_threads = True  # a client may keep its connection open
     request_queue_size = 128
 
     def __init__(self, exchange: Exchange, port: int) -> None:
         self.exchange = exchange
-        self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        """End the connections that clients keep open, so that their threads end."""
-        for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the other side was faster
-                continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that gave up is expected; anything else is a bug in here.
@@ -383,70 +304,37 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "exchange", ""
     sent_at: datetime  # by the exchange's clock
 
-    def setup(self) -> None:
-        super().setup()
-        self.sent_at = cast(_Server, self.server).exchange.now
-
     def do_GET(self) -> None:
         at, exchange = time.monotonic(), cast(_Server, self.server).exchange
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        fault: str | Response | None = None
-        self.sent_at = exchange.now
-        if not exchange.take_token(self.client_address[0]):
-            response = RESPONSES["429"]
-        else:
-            fault = exchange.next_fault()
-            response = self._respond(exchange, parts.path, query, fault)
-        name = "response" if isinstance(fault, Response) else fault
+        fault: Any = exchange.faults.popleft() if exchange.faults else "ok"
+        if not exchange.take_token(self.client_address[0], at):
+            fault = "429"
+        response, self.sent_at = exchange.respond(parts.path, query, self.headers, fault)
+        response = fault if isinstance(fault, Response) else RESPONSES.get(fault, response)
+        name = "response" if isinstance(fault, Response) else None if fault == "ok" else fault
         status = 0 if name in NO_RESPONSE else response.status
-        sent = None if name in (*NO_RESPONSE, *HALF) else self._rows(parts.path, query, response, name)
-        exchange.note(Request(at, parts.path, query, status, name, dict(self.headers)), sent)
+        rows = None if name in (*NO_RESPONSE, *HALF) else _array(response)
+        exchange.requests.append(
+            Request(at, parts.path, query, status, name, dict(self.headers), self.sent_at, rows)
+        )
+        log.info("%s %s -> %s, %s", parts.path, query, status, f"fault {name}" if name else "honest")
         if name in WIRE:
             self._mangle(exchange, response, name)
         else:
             self._send(response, response.body, len(response.body))
 
-    def _rows(
-        self, path: str, query: dict[str, str], response: Response, fault: str | None
-    ) -> SentRows | None:
-        try:
-            rows = json.loads(response.body)
-        except (ValueError, RecursionError):
-            return None
-        product = re.fullmatch(r"/products/([^/]+)/candles", path)
-        if response.status != 200 or not isinstance(rows, list) or product is None:
-            return None
-        return SentRows(self.sent_at, product[1], query, rows, fault)
-
-    def _respond(
-        self, exchange: Exchange, path: str, query: dict[str, str], fault: str | Response | None
-    ) -> Response:
-        if isinstance(fault, Response):
-            return fault
-        if fault in RESPONSES:
-            return RESPONSES[fault]
-        end = _instant(query.get("end", ""))
-        around: dict[str, Any] = {}
-        if fault == "outside":
-            around = {"before": 3, "after": 3}
-        elif fault == "open" and end is not None:
-            around = {"after": int(max(exchange.now.timestamp() - end, 0) // DAY)}
-        elif fault == "frozen" and end is not None:
-            # Ten minutes before the last day is over, or now if that is earlier.
-            self.sent_at = min(self.sent_at, datetime.fromtimestamp(end + DAY - 600, UTC))
-            around = {"now": self.sent_at}
-        response = exchange.respond(path, query, self.headers, **around)
-        if fault in ROWS and response.status == 200:
-            return page_of(exchange.spoil(json.loads(response.body), fault))
-        return response
-
-    def _send(self, response: Response, body: bytes, length: int) -> None:
+    def _send(self, response: Response, body: bytes, length: int | None) -> None:
+        """The head with that Content-Length, or chunked without one, and the body."""
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(length))
         for name, value in response.headers:
             self.send_header(name, value)
+        length_header = (
+            ("Transfer-Encoding", "chunked") if length is None else ("Content-Length", str(length))
+        )
+        self.send_header(*length_header)
         self.end_headers()
         self.wfile.write(body)
 
@@ -480,11 +368,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.startswith("gzip"):
             self._compress(exchange, response, fault)
         else:
-            self._send_chunks(response, half if fault == "chunks-cut" else response.body, fault == "chunks")
+            body = half if fault == "chunks-cut" else response.body
+            chunks = [body[start : start + 1000] for start in range(0, len(body), 1000)]
+            self._send(response, b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks), None)
+            if fault == "chunks":
+                self.wfile.write(b"0\r\n\r\n")
 
     def _compress(self, exchange: Exchange, response: Response, fault: str) -> None:
         """The gzipped body, whole or not; the Content-Length is right."""
         body = gzip.compress(response.body, mtime=0)
+        middle = len(body) // 2
         packed = replace(response, headers=(*response.headers, ("Content-Encoding", "gzip")))
         if fault == "gzip-nothing":
             self.close_connection = True
@@ -492,24 +385,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(exchange, itertools.repeat(NOTHING))
             return
         if fault == "gzip-cut":
-            body = body[: len(body) // 2]
+            body = body[:middle]
         elif fault == "gzip-mangled":
-            middle = len(body) // 2
-            body = (
-                body[:middle] + bytes(255 - byte for byte in body[middle : middle + 8]) + body[middle + 8 :]
-            )
+            mangled = bytes(255 - byte for byte in body[middle : middle + 8])
+            body = body[:middle] + mangled + body[middle + 8 :]
         self._send(packed, body, len(body))
-
-    def _send_chunks(self, response: Response, body: bytes, ends: bool) -> None:
-        self.send_response(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        for start in range(0, len(body), 1000):
-            piece = body[start : start + 1000]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if ends:
-            self.wfile.write(b"0\r\n\r\n")
 
     def _drip(self, exchange: Exchange, drops: Iterable[bytes]) -> None:
         """One drop at a time, until there are no more or `stall_seconds` are over."""
@@ -542,9 +422,17 @@ def _number(value: float) -> float | int | None:
 
 def _rows(frame: pd.DataFrame) -> dict[int, Row]:
     times = frame["day_utc"].astype("datetime64[s]").astype("int64").tolist()
-    columns = [frame[f"{name}"].tolist() for name in ("low", "high", "open", "close")]
-    figures = zip(*columns, frame["volume"].tolist(), strict=True)
+    figures = frame[list(FIGURES)].itertuples(index=False)
     return {at: [at, *map(_number, row)] for at, row in zip(times, figures, strict=True)}
+
+
+def _array(response: Response) -> list[Any] | None:
+    """The rows of a good response."""
+    try:
+        rows = json.loads(response.body) if response.status == 200 else None
+    except (ValueError, RecursionError):
+        return None
+    return rows if isinstance(rows, list) else None
 
 
 def _so_far(row: Row, now: float) -> Row:
@@ -564,15 +452,6 @@ def _other_close(row: Row) -> Row:
     at, low, high, opened, close, volume = row
     middle = (low + high) / 2
     return [at, low, high, opened, middle if middle != close else high + 1, volume]
-
-
-def _instant(text: str) -> float | None:
-    """Seconds since 1970 of an ISO 8601 instant (UTC where no zone is given), None if it is not one."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def shift(frame: pd.DataFrame, last: date) -> pd.DataFrame:

@@ -1,6 +1,4 @@
-"""Pictures of the report for the documents, from some weeks of runs on the sample.
-
-    python tests/images.py [--days 91] [--out docs/images]
+"""Pictures of the report for the documents, from some weeks of runs on the sample: `make images`.
 
 Runs the steps of a day, day after day, and photographs the page in headless Chromium: two widths, two themes.
 Takes some five minutes.
@@ -8,10 +6,8 @@ Takes some five minutes.
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
-import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -29,44 +25,37 @@ from storage.prices.price_store import Prices  # noqa: E402
 from tasks.evaluation.scoring import score_due  # noqa: E402
 from tasks.forecast.publish import publish_forecast  # noqa: E402
 from tasks.prices.ingest import IngestRequest, read_stored  # noqa: E402
-from tasks.prices.ingest_csv import ingest_file  # noqa: E402
-from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT  # noqa: E402
+from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT, ingest_file  # noqa: E402
 from tasks.profiles.named import profile_named  # noqa: E402
-from tasks.report.context import products_with_forecasts  # noqa: E402
 from tasks.report.page import write_report  # noqa: E402
 from tasks.training.registration import load_model  # noqa: E402
 from tasks.training.selection import select_model  # noqa: E402
-from tests.browsing import DESKTOP, FLAGS, NAMES, PHONE  # noqa: E402
+from tests.browsing import DESKTOP, FLAGS, NO_CHROMIUM, PHONE, find_chromium  # noqa: E402
 
 log = logging.getLogger("closecast.images")
-COLOURS = 192
+DAYS, COLOURS = 91, 192
+FOLDER = PROJECT / "docs" / "images"
 
 
 def main() -> None:
     """Build, photograph, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=91)
-    parser.add_argument("--out", type=Path, default=PROJECT / "docs" / "images")
-    parser.add_argument("--home", type=Path, help="a home with the forecasts")
-    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="closecast-images-") as name:
-        home = Home(given.home or Path(name)).prepare()
-        if not given.home:
-            live(home, given.days)
-        photograph(*write_pages(home), given.out)
+    with tempfile.TemporaryDirectory(prefix="closecast-images-") as folder:
+        home = Home(Path(folder)).prepare()
+        last = live(home)
+        photograph(write_report(home, SAMPLE_PRODUCT, "calibrated", day=last + timedelta(days=1)), last)
 
 
-def live(home: Home, days: int) -> None:
-    """The last days of the sample with the calibrated profile, then the article on the last one."""
+def live(home: Home) -> date:
+    """The last days of the sample with the calibrated profile, then the article on the last one; that day."""
     moment = clock.now()
     request = IngestRequest(SAMPLE_PRODUCT, None, moment, clock.last_complete_day(moment))
     with Prices(home) as prices:
         last = ingest_file(prices, request, source="sample", path=SAMPLE).history.origin
-    for back in range(days - 1, -1, -1):
+    for back in reversed(range(DAYS)):
         one_day(home, "calibrated", replace(request, origin=last - timedelta(days=back)))
     one_day(home, "article", request)
+    return last
 
 
 def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
@@ -79,26 +68,13 @@ def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
     log.info("forecast from %s by %s version %s", prices.history.origin, profile_name, version)
 
 
-def write_pages(home: Home) -> tuple[Path, date]:
-    """The path of the calibrated page, written on the day that its forecast is for, and that day."""
-    with Prices(home) as prices:
-        last = prices.last_day(SAMPLE_PRODUCT)
-    assert last is not None
-    day = last + timedelta(days=1)
-    pages = {
-        profile: write_report(home, product, profile, day=day)
-        for product, profile in products_with_forecasts(home)
-    }
-    return pages["calibrated"], day
-
-
-def photograph(page: Path, day: date, out: Path) -> None:
-    """Two widths and two themes of a page as it looks on that day, down to the end of one section."""
+def photograph(page: Path, origin: date) -> None:
+    """Two widths and two themes of a page on the day after its origin, down to the end of one section."""
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = find_chromium()
     if path is None:
-        raise SystemExit("pictures need Chromium: apt-get install chromium")
+        raise SystemExit(NO_CHROMIUM)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         for width, until, scale in ((DESKTOP, "past", 1), (PHONE, "forecast", 2)):
@@ -107,13 +83,16 @@ def photograph(page: Path, day: date, out: Path) -> None:
                     viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale
                 )
                 browser_page = context.new_page()
-                browser_page.clock.set_fixed_time(datetime.combine(day, time(12), UTC))
+                browser_page.clock.set_fixed_time(datetime.combine(origin + timedelta(days=1), time(12), UTC))
                 browser_page.goto(page.as_uri())
                 bottom = browser_page.evaluate(
                     "id => document.getElementById(id).getBoundingClientRect().bottom + scrollY", until
                 )
                 clip: Any = {"x": 0, "y": 0, "width": width, "height": bottom + 24}
-                save(out / f"report-{width}-{scheme}.png", browser_page.screenshot(full_page=True, clip=clip))
+                save(
+                    FOLDER / f"report-{width}-{scheme}.png",
+                    browser_page.screenshot(full_page=True, clip=clip),
+                )
                 context.close()
         chromium.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 
 from storage.core.home import Home
-from storage.models.registry import Models, ModelVersion
+from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
@@ -66,23 +65,20 @@ def lineage(data_version: str, origin: date, product_id: str = BTC, profile: str
     )
 
 
-def put_model(
-    home: Home, made_from: Lineage, settings: Mapping[str, Any] | None = None, key: str = "one"
-) -> ModelVersion:
+def put_model(home: Home, made_from: Lineage) -> None:
     """A model version without weights: what a page reads of it."""
     models, profile = Models(home), made_from.profile
-    age = {"max_model_age_days": 180} if profile == "calibrated" else {}
     with models.draft(made_from.product_id, profile) as draft:
-        draft.write_json("settings.json", age | dict(settings or {}))
+        draft.write_json("settings.json", {"max_model_age_days": 180} if profile == "calibrated" else {})
         draft.write_json("lineage.json", made_from.to_json())
         draft.write_json("losses.json", {"networks": LOSSES[profile]})
         for name in ("prices", "losses", "predicted") if profile == "article" else ("losses",):
             draft.write(f"figures/{name}.png", PIXEL)
-        return models.register(
+        models.register(
             draft,
             product_id=made_from.product_id,
             profile=profile,
-            key=key,
+            key="one",
             tags=made_from.tags(),
             params={},
             metrics={},
@@ -114,9 +110,7 @@ def put_forecasts(
             point=changed.get("point", quantiles[MEDIAN] if quantiles else last_close * 1.01),
             quantiles=quantiles,
             sigma=0.03 if quantiles else None,
-            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items()}
-            if quantiles
-            else {},
+            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items() if quantiles},
         )
         forecast = Forecast(
             product_id=product_id,
@@ -150,8 +144,8 @@ def put_product(
     count: int = 120,
     seed: int = 1,
     price: float = 1.0,
-) -> pd.DataFrame:
-    """Closes with a gap, times `price`, a model, forecasts and their scores; returns the candles."""
+) -> None:
+    """Closes with a gap, times `price`, a model, forecasts and their scores."""
     candles = without(made_up(DAYS, seed=seed), *GAP)
     candles[["open", "high", "low", "close"]] *= price
     data_version = store(home, candles, product_id=product_id)
@@ -161,7 +155,6 @@ def put_product(
     put_forecasts(home, candles, data_version, count, product_id=product_id, profile=profile)
     history = read_stored(home, IngestRequest(product_id, None, NOW, DAY)).history
     score_due(home, history, profile_named(profile), NOW)
-    return candles
 
 
 @functools.cache
@@ -190,10 +183,10 @@ def full_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
     return Home(folder)
 
 
-def spoil(home: Home, raw: str, product_id: str = BTC) -> None:
-    """Quarantine a row with that text, and restate a close."""
+def spoil(home: Home, raw: str) -> None:
+    """Quarantine a row of BTC-USD with that text, and restate a close."""
     rejected = pd.DataFrame([{"day_utc": "2019-05-01", "raw": raw, "reason": raw}])
     restated = made_up(DAYS).iloc[[100]].assign(close=1234.5)
     page: dict[str, Any] = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
     with Prices(home) as prices:
-        prices.append(product_id, restated, quarantined=rejected, **page)
+        prices.append(BTC, restated, quarantined=rejected, **page)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,27 +13,20 @@ from storage.core.home import Home
 class Plain:
     """A connection that commits each statement; `?` stands for a value."""
 
-    def __init__(self, home: Home) -> None:
-        self.is_sqlite = home.database_url is None or home.database_url.startswith("sqlite")
-        self.refused: tuple[type[Exception], ...] = (sqlite3.IntegrityError,)
-        if self.is_sqlite:
-            self._connection: Any = sqlite3.connect(home.root / "prices.db", isolation_level=None)
-            return
-        import psycopg
+    # A text where a figure was needed is refused by PostgreSQL's driver, not by a rule of the table.
+    refused = (sa.exc.IntegrityError, sa.exc.DataError)
 
-        url = sa.make_url(home.database_url or "")
-        self._connection = psycopg.connect(
-            host=url.host, port=url.port, user=url.username, password=url.password, dbname=url.database,
-            autocommit=True,
-        )  # fmt: skip
-        # A text where a figure was needed is refused on the way, not by a rule of the table.
-        self.refused = (psycopg.errors.IntegrityError, psycopg.errors.DataError)
+    def __init__(self, home: Home) -> None:
+        url = home.database_url or f"sqlite:///{home.root / 'prices.db'}"
+        self.is_sqlite = url.startswith("sqlite")
+        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        self._connection = self._engine.connect()
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> Any:
         """A statement's cursor."""
-        if self.is_sqlite:
-            return self._connection.execute(statement, values)
-        return self._connection.execute(statement.replace("?", "%s") if values else statement, values or None)
+        if values and not self.is_sqlite:
+            statement = statement.replace("?", "%s")
+        return self._connection.exec_driver_sql(statement, tuple(values) or None)
 
     def drop_triggers(self) -> None:
         """Take away what keeps rows from being changed."""
@@ -48,3 +40,4 @@ class Plain:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._engine.dispose()

@@ -1,14 +1,16 @@
-"""Processes that start in a moment: forked from processes that have loaded the big libraries."""
+"""Processes that start in a moment: forked from one that has loaded the big libraries.
+
+Loading them, TensorFlow and Prefect above all, costs each process seven seconds of processor time.
+"""
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
-import json
 import multiprocessing
 import os
-import select
-import signal
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,16 +20,22 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.helpers import PROJECT
-from tests.preloaded import LIBRARIES
 
-# TensorFlow reads it when it is loaded.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+# None of them has started a thread that a fork would lose. Prefect alone has read the environment when it was
+# loaded.
+LIBRARIES = [
+    *("alembic.command", "arch", "deltalake", "flows.actions", "flows.backtest", "h5py", "httpx", "jinja2"),
+    *("keras", "matplotlib.figure", "mlflow.store.model_registry.sqlalchemy_store"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "prefect.main"),
+    *("pyarrow.dataset", "pydantic", "requests", "rich.progress", "scipy.stats", "sklearn.preprocessing"),
+    *("tensorflow", "typer"),
+]
 
 
 @functools.cache
 def forked() -> ForkServerContext:
     """Starts processes that run functions, from one that has loaded the libraries."""
-    os.environ.update(QUIET)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow reads it when it is loaded
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LIBRARIES, "tests.processes"])
     return context
@@ -39,15 +47,19 @@ def process_for(target: Callable[..., None], *args: object) -> BaseProcess:
 
 
 def _as_here(variables: dict[str, str], target: Callable[..., None], args: tuple[object, ...]) -> None:
-    # Otherwise the collector touches, and so copies, all memory that is shared with the parent.
-    gc.freeze()
     # The parent has the variables of the moment at which the first process was started.
     from prefect.context import refresh_global_settings_context
 
-    os.environ.clear()
-    os.environ.update(variables)
+    _set_up(variables)
     refresh_global_settings_context()
     target(*args)
+
+
+def _set_up(variables: Mapping[str, str]) -> None:
+    # Otherwise the collector touches, and so copies, all memory that is shared with the parent.
+    gc.freeze()
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 def run_process(target: Callable[..., None], *args: object) -> int | None:
@@ -70,20 +82,6 @@ def run_at_once(target: Callable[..., None], *calls: tuple[object, ...]) -> None
     assert [worker.exitcode for worker in workers] == [0] * len(workers)
 
 
-@functools.cache
-def _preloaded() -> subprocess.Popen[str]:
-    """A process that forks commands; it ends with this one, which holds its standard input."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.preloaded"],
-        cwd=PROJECT,
-        env={**os.environ, **QUIET},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def closecast_process(
     *words: str,
     variables: Mapping[str, str],
@@ -98,20 +96,58 @@ def closecast_process(
     Raises:
         subprocess.TimeoutExpired: it did not end, and was killed.
     """
-    server = _preloaded()
-    assert server.stdin
-    assert server.stdout
     with tempfile.TemporaryDirectory(prefix="closecast-output-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         out.touch()
         err.touch()
-        order = {"words": words, "variables": dict(variables), "folder": str(PROJECT)}
-        order |= {"first": str(first) if first else None}
-        order |= {"out": terminal or str(out), "err": terminal or str(err)}
-        print(json.dumps(order), file=server.stdin, flush=True)
-        if not select.select([server.stdout], [], [], timeout)[0]:
-            os.killpg(server.pid, signal.SIGKILL)
-            _preloaded.cache_clear()
+        streams = (os.devnull, terminal or str(out), terminal or str(err))
+        process = forked().Process(target=_become, args=(words, dict(variables), streams, first))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
             raise subprocess.TimeoutExpired(words, timeout, out.read_text(), err.read_text())
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
+
+
+def _become(
+    words: tuple[str, ...], variables: Mapping[str, str], streams: tuple[str, ...], first: Path | None
+) -> None:
+    """Run `closecast` in this process to its end, with those standard streams; `first` may set a clock."""
+    os.chdir(PROJECT)
+    _set_up(variables)
+    for number, path in enumerate(streams):
+        opened = os.open(path, os.O_RDWR)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, closefd=False) for number, mode in enumerate(("r", "w", "w"))
+    )
+    sys.argv = ["closecast", *words]
+    _let_prefect_read_anew()
+    try:
+        if first:
+            runpy.run_path(str(first))
+        runpy.run_module("closecast", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # a forked process does not, and Prefect needs it
+
+
+def _let_prefect_read_anew() -> None:
+    """Let Prefect read its variables and set up logging at the first use of its settings.
+
+    It does so when it is loaded, and a command sets variables before it loads it.
+    """
+    import prefect.settings
+    from prefect.context import refresh_global_settings_context
+    from prefect.logging.configuration import setup_logging
+
+    read = prefect.settings.get_current_settings
+
+    def read_anew() -> prefect.settings.Settings:
+        prefect.settings.get_current_settings = read
+        refresh_global_settings_context()
+        setup_logging(incremental=False)
+        return read()
+
+    prefect.settings.get_current_settings = read_anew

@@ -1,16 +1,13 @@
 """The whole platform on this machine: a Prefect server, a worker, the deployment, and a local exchange.
 
-By hand: `python tests/serve_demo.py [--once] [--port 4200]`. The prices are the sample's, moved to end
+By hand: `python -m tests.serve_demo [--once] [--port 4200]`. The prices are the sample's, moved to end
 yesterday, with some days to come. Everything is deleted at the end.
-
-In a test: `with Platform(folder, exchange.url) as platform: platform.deploy(); platform.start_worker()`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -18,13 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import requests
+import yaml
+
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -40,11 +40,7 @@ USUAL_PORT = 4200
 class Platform:
     """A server and a worker, each in a process group of its own; leaving the block ends them all.
 
-    Args:
-        folder: of Prefect's home, the closecast home and the logs.
-        exchange_url: address that runs fetch prices from.
-        port: of the server; a free one by default.
-        settings: further variables of the server, the worker and the commands.
+    `folder` gets Prefect's home, the closecast home and the logs; `settings` are further variables of all.
     """
 
     def __init__(
@@ -55,8 +51,7 @@ class Platform:
         port: int | None = None,
         settings: dict[str, str] | None = None,
     ) -> None:
-        self.home = folder / "home"
-        self.logs = folder / "logs"
+        self.folder, self.home, self.logs = folder, folder / "home", folder / "logs"
         self.url = f"http://127.0.0.1:{port or free_port()}"
         self.api = f"{self.url}/api"
         # The caller's own Prefect and home have no part in this.
@@ -86,7 +81,7 @@ class Platform:
         self.logs.mkdir(parents=True, exist_ok=True)
         try:
             self._start_server()
-            self.prefect("work-pool", "create", POOL, "--type", "process")
+            self.command("prefect", "work-pool", "create", POOL, "--type", "process")
         except BaseException:
             self.__exit__()
             raise
@@ -113,15 +108,8 @@ class Platform:
                     commands[int(folder.name)] = (folder / "cmdline").read_text()
         return commands
 
-    def prefect(self, *arguments: str) -> str:
-        """The output of a Prefect command; a failing one raises with it."""
-        return self._command("prefect", "--no-prompt", *arguments)
-
-    def closecast(self, *arguments: str) -> str:
-        """The output of a closecast command; a failing one raises with it."""
-        return self._command("closecast", *arguments)
-
-    def _command(self, *arguments: str) -> str:
+    def command(self, *arguments: str) -> str:
+        """The output of a command of Prefect or closecast."""
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=PROJECT,
@@ -137,24 +125,33 @@ class Platform:
             raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
-    def deploy(self, prefect_file: Path = PROJECT / "prefect.yaml") -> None:
-        """Deploy everything in the file."""
-        output = self.prefect("deploy", "--all", "--prefect-file", str(prefect_file))
+    def deploy(self, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """Deploy everything in prefect.yaml, each deployment after a change."""
+        document = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
+        for deployment in document["deployments"]:
+            change(deployment)
+        (self.folder / "prefect.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        output = self.command(
+            "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(self.folder / "prefect.yaml")
+        )
         # The command exits with 0 also when it skips a file that it cannot read.
         if "successfully created" not in output:
             raise RuntimeError(f"prefect deploy created no deployment:\n{output}")
 
     def start_worker(self) -> None:
         """Start a worker of the pool in a folder outside the project."""
-        elsewhere = self.logs.parent / "worker"
+        elsewhere = self.folder / "worker"
         elsewhere.mkdir(exist_ok=True)
         self._spawn("worker", ["worker", "start", "--pool", POOL, "--type", "process"], cwd=elsewhere)
 
-    def run(self, **parameters: Any) -> UUID:
-        """Start one run with `prefect deployment run`; its id."""
-        output = self.prefect("deployment", "run", DEPLOYMENT, "--params", json.dumps(parameters))
-        (line,) = (line for line in output.splitlines() if "UUID:" in line)
-        return UUID(line.partition("UUID:")[2].strip())
+    def run(self, *, late: timedelta = timedelta(), **parameters: Any) -> UUID:
+        """Start one run of the daily deployment, due so long ago; its id."""
+        from prefect.states import Scheduled
+
+        due: Any = Scheduled(scheduled_time=datetime.now(UTC) - late)
+        with self.client() as client:
+            deployment = client.read_deployment_by_name(DEPLOYMENT).id
+            return client.create_flow_run_from_deployment(deployment, parameters=parameters, state=due).id
 
     def client(self) -> SyncPrefectClient:
         """A client of this server's API."""
@@ -163,19 +160,14 @@ class Platform:
         return SyncPrefectClient(self.api)
 
     def wait(self, run_id: UUID, *, seconds: float = 120.0, until: str | None = None) -> FlowRun:
-        """The run once it is over, or in the state of that name.
+        """The run once it is over, or in the state of that name."""
 
-        Raises:
-            TimeoutError: with the end of the worker's log.
-        """
-        give_up = time.monotonic() + seconds
+        def look() -> FlowRun | None:
+            run = client.read_flow_run(run_id)
+            return run if run.state and (run.state.is_final() or run.state.name == until) else None
+
         with self.client() as client:
-            while time.monotonic() < give_up:
-                run = client.read_flow_run(run_id)
-                if run.state is not None and (run.state.is_final() or run.state.name == until):
-                    return run
-                time.sleep(0.3)
-        raise TimeoutError(f"run {run_id} was not over in {seconds:.0f} s:\n{self.tail('worker')}")
+            return wait_for(look, seconds, pause=0.3, log=lambda: self.tail("worker"))
 
     def tail(self, name: str, lines: int = 40) -> str:
         """The end of the log of `server` or `worker`."""
@@ -184,13 +176,15 @@ class Platform:
 
     def _start_server(self) -> None:
         server = self._spawn("server", ["server", "start"], cwd=self.logs)
-        give_up = time.monotonic() + 90
-        while time.monotonic() < give_up and server.poll() is None:
+
+        def healthy() -> bool:
+            if server.poll() is not None:
+                raise RuntimeError(f"the Prefect server did not start:\n{self.tail('server')}")
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.api}/health", timeout=5).ok:
-                    return
-            time.sleep(0.2)
-        raise RuntimeError(f"the Prefect server did not start:\n{self.tail('server')}")
+                return requests.get(f"{self.api}/health", timeout=5).ok
+            return False
+
+        wait_for(healthy, 90, log=lambda: self.tail("server"))
 
     def _spawn(self, name: str, arguments: list[str], *, cwd: Path) -> subprocess.Popen[bytes]:
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -207,10 +201,14 @@ class Platform:
         return child
 
 
-def free_port() -> int:
-    """A free port."""
+def free_port(wanted: int = 0) -> int:
+    """The wanted port where it is free, else any that is."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return free_port()
         return int(probe.getsockname()[1])
 
 
@@ -257,7 +255,7 @@ def forecast_once(platform: Platform) -> None:
     from storage.tables.predictions import Predictions
     from tasks.core.forecast import Forecast
 
-    print_line(f"prefect deployment run {DEPLOYMENT}")
+    print_line(f"a run of {DEPLOYMENT}")
     run = platform.wait(platform.run(), seconds=1800)
     if run.state is None or not run.state.is_completed():
         sys.exit(f"the run {run.name} did not complete: {run.state}\n{platform.tail('worker')}")
@@ -279,16 +277,6 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _usual_port_or_free() -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", USUAL_PORT))
-        except OSError:
-            return free_port()
-    return USUAL_PORT
-
-
 def main(argv: list[str] | None = None) -> None:
     """Serve until Ctrl-C, or with --once until the run is done."""
     parser = argparse.ArgumentParser(description="A Prefect server, a worker and the daily deployment.")
@@ -298,7 +286,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupted)
     try:
-        with demo(given.port or _usual_port_or_free()) as platform:
+        with demo(given.port or free_port(USUAL_PORT)) as platform:
             forecast_once(platform)
             if not given.once:
                 print_line(f"the schedule is on, the page is {platform.url}; stop with Ctrl-C")
@@ -306,11 +294,9 @@ def main(argv: list[str] | None = None) -> None:
                 signal.pause()
     except KeyboardInterrupt:
         print_line("stopped")
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    # For a script Python looks in its folder first, where `tasks` are the tests of the tasks.
-    sys.path[0] = str(PROJECT)
     main()

@@ -34,7 +34,7 @@ from storage.tables.predictions import Predictions
 from tasks.core.steps import task_of
 from tasks.prices.coinbase_client import Client
 from tests.exchange import Exchange, Response
-from tests.helpers import BTC, made_up, store, to_csv
+from tests.helpers import BTC, made_up, store
 from tests.processes import closecast_process
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -134,13 +134,7 @@ HOSTILE_IDS = [
 ]  # fmt: skip
 
 
-def test_hostile_ids_do_not_pass() -> None:
-    for product in HOSTILE_IDS:
-        with pytest.raises(BadProduct):
-            check_product_id(product)
-
-
-@given(st.text(max_size=40))
+@given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR"]))
 @settings(derandomize=True, deadline=None)
 def test_only_ids_of_the_form_pass(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -197,24 +191,21 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
 # Files
 
 PATHS = ["/dev/zero", "/dev/null", "/proc/self/mem", "/proc/self/environ", "/", ".", "\x00", "a" * 5000]
+PATHS += ["pipe.csv", "loop.csv"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_paths_that_are_no_files_of_candles_are_refused_at_once(path: str, home: Home) -> None:
+def test_paths_that_are_no_files_of_candles_are_refused_at_once(
+    path: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.csv")
+    Path("loop.csv").symlink_to("loop.csv")
     began = time.monotonic()
     code, _, err = typed("import", path, "--product", BTC, "--home", str(home.root))
     assert code in (1, 2)
     assert err.count("\n") == 1
     assert time.monotonic() - began < 5
-
-
-def test_a_pipe_and_a_loop_of_links_are_refused_at_once(home: Home, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.csv")
-    (tmp_path / "one.csv").symlink_to(tmp_path / "two.csv")
-    (tmp_path / "two.csv").symlink_to(tmp_path / "one.csv")
-    for name in ("pipe.csv", "one.csv"):
-        code, _, err = typed("import", str(tmp_path / name), "--product", BTC, "--home", str(home.root))
-        assert (code, err.count("\n")) == (1, 1)
 
 
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -273,23 +264,6 @@ def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a GB
 
 
-@pytest.mark.parametrize(
-    "close", ["1e400", "0x10", "1_000", "١٢٣", "=1+1", "@SUM(A1)", "nan", "inf", "--1", "1e", "$5", "1 000"]
-)
-def test_a_close_that_is_no_number_is_quarantined(close: str, home: Home, tmp_path: Path) -> None:
-    text = to_csv(made_up(30)).decode()
-    last = text.splitlines()[-1].split(",")
-    last[4] = close
-    (tmp_path / "b.csv").write_text(
-        "\n".join([*text.splitlines()[:-1], ",".join(last)]) + "\n", encoding="utf-8"
-    )
-    code, out, err = typed("import", str(tmp_path / "b.csv"), "--product", BTC, "--home", str(home.root))
-    assert code == 0, err
-    assert "29 days new" in out
-    with Prices(home) as prices:
-        assert len(prices.quarantined(BTC)) == 1
-
-
 # Queries without end
 
 
@@ -319,7 +293,7 @@ def test_a_query_for_all_the_memory_is_refused(home: Home) -> None:
 
 def error_of(response: Response) -> BaseException | None:
     with (
-        Exchange({BTC: made_up(5)}, burst=1000, faults=[response] * 9) as ex,
+        Exchange({BTC: made_up(5)}, faults=[response] * 9) as ex,
         Client(ex.url, attempts=2, empty_attempts=1, total_timeout=2, sleep=lambda _: None) as client,
     ):
         try:
@@ -329,20 +303,13 @@ def error_of(response: Response) -> BaseException | None:
     return None
 
 
-def bomb(levels: int) -> bytes:
-    body = b"[" + b" " * 2**28 + b"]"
-    for _ in range(levels):
-        body = gzip.compress(body, 9)
-    return body
-
-
-GZIP, GZIP_TWICE, DEFLATE = (
-    (("Content-Encoding", encoding),) for encoding in ("gzip", "gzip, gzip", "deflate")
-)
+SPACES = b"[" + b" " * 2**28 + b"]"
 RESPONSES = {
-    "gzip": Response(200, bomb(1), headers=GZIP),
-    "gzip twice": Response(200, bomb(2), headers=GZIP_TWICE),
-    "deflate": Response(200, zlib.compress(b"[" + b" " * 2**28 + b"]", 9), headers=DEFLATE),
+    "gzip": Response(200, gzip.compress(SPACES, 9), headers=(("Content-Encoding", "gzip"),)),
+    "gzip twice": Response(
+        200, gzip.compress(gzip.compress(SPACES, 9), 9), headers=(("Content-Encoding", "gzip, gzip"),)
+    ),
+    "deflate": Response(200, zlib.compress(SPACES, 9), headers=(("Content-Encoding", "deflate"),)),
     "nested": Response(200, b"[" * 200_000),
     "long": Response(200, b"[" + b"1," * 2**21 + b"1]"),
     "header": Response(200, b"[]", headers=(("X-Long", "x" * 200_000),)),
@@ -371,21 +338,15 @@ def test_a_number_of_millions_of_digits_costs_its_row() -> None:
 
 @pytest.mark.parametrize(
     ("status", "to"),
-    [
-        (301, "http://127.0.0.1:{port}/stolen"),
-        (302, "file:///etc/passwd"),
-        (303, "//evil.example/"),
-        (307, "http://127.0.0.1:{port}/stolen"),
-        (308, "/elsewhere"),
-    ],
+    [(301, "http://127.0.0.1:{port}/stolen"), (302, "file:///etc/passwd"), (308, "/elsewhere")],
 )
 def test_no_redirect_is_followed(status: int, to: str) -> None:
-    with Exchange({}, burst=1000) as other, Exchange({BTC: made_up(5)}, burst=1000) as ex:
+    with Exchange({}) as other, Exchange({BTC: made_up(5)}) as ex:
         target = to.format(port=other.url.rpartition(":")[2])
         ex.faults.append(Response(status, b"", headers=(("Location", target),)))
         with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError) as error:
             client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
-        assert f"{status}, a redirect to {target}, which is not followed" in str(error.value)
+        assert f"{status}: a redirect to {target}, which is not followed" in str(error.value)
         assert (len(ex.requests), len(other.requests)) == (1, 0)
 
 
@@ -394,7 +355,7 @@ def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    with Exchange({BTC: made_up(5)}, burst=1000) as ex, Client(ex.url) as client:
+    with Exchange({BTC: made_up(5)}) as ex, Client(ex.url) as client:
         # As with any host that is not this machine: netrc and the rest of the environment count.
         client._session.trust_env = True
         client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))

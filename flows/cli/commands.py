@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from flows.cli import output, signals, terminal
-from flows.cli.examples import examples_of
 from flows.cli.options import (
     DAY,
     AnyProductOption,
@@ -27,8 +26,10 @@ from flows.cli.options import (
     ReplaceOption,
     SettingsOption,
     Source,
+    examples,
     existing_home,
     parse_settings,
+    prepared_home,
 )
 from storage.core.errors import BadSetting, ClosecastError, Damaged, NotReproduced, ProductsFailed
 
@@ -70,7 +71,16 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "run",
+        "run --as-of 2019-10-13",
+        "run --source csv --csv closes.csv --product ETH-USD",
+        "run --profile article --set epochs=100 --set seed=7",
+        "run --product BTC-USD --product ETH-USD --source coinbase",
+        "run --json",
+    )
+)
 def run(
     products: ProductsOption = None,
     source: Annotated[
@@ -93,8 +103,7 @@ def run(
 
     Several products are forecast one after the other; the failure of one stops none of the others.
     """
-    from flows.settings import home_at, market_of
-    from storage.locks.bucket_owner import prepare_home
+    from flows.settings import market_of
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
@@ -103,13 +112,9 @@ def run(
     if others and (csv or replace_source):
         raise BadSetting("--csv and --replace-source are for one product: make a run for each")
     market = market_of(
-        product_id=first,
-        source=source,
-        csv=csv,
-        on_duplicate=on_duplicate,
-        replace_source=replace_source,
+        product_id=first, source=source, csv=csv, on_duplicate=on_duplicate, replace_source=replace_source
     )
-    data_home = prepare_home(home_at(home))
+    data_home = prepared_home(home)
     shared = (profile, changed, as_of, str(data_home.root), backfill_days)
     try:
         with terminal.session(data_home, stderr=as_json, prefect=True):
@@ -125,7 +130,7 @@ def run(
     output.print_forecasts(data_home, forecasts, several=bool(others), as_json=as_json)
 
 
-@app.command("import")
+@app.command("import", epilog=examples("import closes.csv --product ETH-USD"))
 def import_(
     file: Annotated[Path, typer.Argument(help="CSV of daily candles.")],
     product: ProductOption,
@@ -135,17 +140,12 @@ def import_(
     home: HomeOption = None,
 ) -> None:
     """Read a CSV of candles into the database."""
-    from flows.settings import home_at, market_of
-    from storage.locks.bucket_owner import prepare_home
+    from flows.settings import market_of
 
     market = market_of(
-        product_id=product,
-        source="csv",
-        csv=file,
-        on_duplicate=on_duplicate,
-        replace_source=replace_source,
+        product_id=product, source="csv", csv=file, on_duplicate=on_duplicate, replace_source=replace_source
     )
-    data_home = prepare_home(home_at(home))
+    data_home = prepared_home(home)
     with terminal.session(data_home, stderr=as_json):
         from flows.actions import import_file
 
@@ -153,7 +153,7 @@ def import_(
     output.print_import(prices, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("predictions", "predictions --from 2019-10-01 --format csv"))
 def predictions(
     product: AnyProductOption = None,
     first: Annotated[date | None, typer.Option("--from", help="First target day.", **DAY)] = None,
@@ -169,7 +169,12 @@ def predictions(
     output.print_predictions(rows, "json" if as_json else output_format)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'sql "select target_day, point from predictions"',
+        'sql "select max(day_utc) as newest from closes" --json',
+    )
+)
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the views.")],
     output_format: FormatOption = "table",
@@ -185,7 +190,7 @@ def sql(
     terminal.print_rows(select(existing_home(home), query), "json" if as_json else output_format)
 
 
-@app.command()
+@app.command(epilog=examples("score", "score --product ETH-USD --json"))
 def score(
     product: ProductOption = "BTC-USD",
     profile: ProfileOption = "calibrated",
@@ -201,7 +206,14 @@ def score(
     output.print_scoreboard(board, product, chosen.name, as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "backtest --start 2019-07-01",
+        "backtest --set members=5 --workers 2 --json",
+        "backtest --profile article --set refit_every_days=30",
+        "backtest --dask tcp://127.0.0.1:8786",
+    )
+)
 def backtest(
     product: ProductOption = "BTC-USD",
     start: Annotated[
@@ -231,7 +243,6 @@ def backtest(
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
     from flows.settings import dask_address
-    from storage.locks.bucket_owner import prepare_home
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
@@ -240,7 +251,7 @@ def backtest(
     dask = dask_address(dask)
     if dask and workers > 1:
         raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
-    data_home = prepare_home(existing_home(home))
+    data_home = prepared_home(existing_home(home).root)
     quiet = ("closecast.train", "closecast.ensemble")
     with terminal.session(data_home, stderr=as_json, quiet=quiet, prefect=True):
         from prefect.task_runners import ProcessPoolTaskRunner
@@ -256,7 +267,7 @@ def backtest(
     output.print_backtest(data_home, product, result, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("rollback --product BTC-USD", "rollback --product BTC-USD --to 1"))
 def rollback(
     product: ProductOption,
     to: Annotated[
@@ -278,7 +289,7 @@ def rollback(
     terminal.print_result(text, result, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("versions", "versions --product BTC-USD --json"))
 def versions(
     product: AnyProductOption = None,
     output_format: FormatOption = "table",
@@ -292,7 +303,7 @@ def versions(
     output.print_versions(stored, "json" if as_json else output_format)
 
 
-@app.command()
+@app.command(epilog=examples("report", "report --product BTC-USD --profile calibrated"))
 def report(
     product: AnyProductOption = None,
     profile: AnyProfileOption = None,
@@ -311,7 +322,7 @@ def report(
     terminal.print_result(terminal.relative_path(page), {"report": page}, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("maintain", "maintain --prune --dry-run"))
 def maintain(
     prune: Annotated[
         bool, typer.Option("--prune", help="Also delete unused models and unfinished backtests.")
@@ -327,7 +338,7 @@ def maintain(
     output.print_upkeep(upkeep, prune=prune, dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("alerts https://hooks.example.org/closecast"))
 def alerts(
     webhook: Annotated[str, typer.Argument(help="Address that Prefect calls, such as https://hooks.…")],
     as_json: JsonOption = False,
@@ -343,7 +354,7 @@ def alerts(
     terminal.print_result("\n".join(names), {"automations": names}, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("reproduce 0da6f6f05242eb56de6fc5cbe25fb918 --retrain"))
 def reproduce(
     prediction_id: Annotated[str, typer.Argument(help="Id of the forecast; `predictions` lists them.")],
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train its model again.")] = False,
@@ -373,7 +384,7 @@ def reproduce(
         terminal.print_line("Reproduced to the last bit.", "green")
 
 
-@app.command()
+@app.command(epilog=examples("verify", "verify --json"))
 def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Check every hash and reference: candles, data versions, models, forecasts, scores.
 
@@ -393,7 +404,7 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
         terminal.print_line("Everything is as it was recorded.", "green")
 
 
-@app.command()
+@app.command(epilog=examples("backup closecast.tar.gz"))
 def backup(
     file: Annotated[Path, typer.Argument(help="New file, such as closecast.tar or closecast.tar.gz.")],
     as_json: JsonOption = False,
@@ -409,7 +420,7 @@ def backup(
     terminal.print_result(text, {"file": file, "files": count, "bytes": size}, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("restore closecast.tar.gz --home /somewhere/else"))
 def restore(
     file: Annotated[Path, typer.Argument(help="File that `backup` wrote.")],
     as_json: JsonOption = False,
@@ -426,15 +437,8 @@ def restore(
     terminal.print_result(text, {"home": data_home.root, "files": count}, as_json=as_json)
 
 
-for _command in app.registered_commands:
-    _command.epilog = examples_of(str(_command.name or getattr(_command.callback, "__name__", "")))
-
-
 def main() -> None:
-    """Run a command; print one line on standard error when it fails.
-
-    Exit codes: 0 done, 1 failed, 2 misuse of the command line, 130 interrupted, 143 ended by SIGTERM.
-    """
+    """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")

@@ -112,20 +112,28 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def existing_home(root: Path | None) -> Home:
-    """The home of a command that makes none.
+def examples(*lines: str) -> str:
+    """The end of a command's help; an empty line between two examples keeps them apart."""
+    return "\n\n".join(("Examples:", *(f"$ closecast {line}" for line in lines)))
 
-    Raises:
-        HomeUnusable: there is none, or an earlier release wrote it.
-    """
+
+def prepared_home(root: Path | None) -> Home:
+    """The home of a command that may make one."""
     from flows.settings import home_at
     from storage.locks.bucket_owner import prepare_home
+
+    return prepare_home(home_at(root))
+
+
+def existing_home(root: Path | None) -> Home:
+    """The home of a command that makes none; `HomeUnusable` where there is none."""
+    from flows.settings import home_at
     from storage.prices.engine import require_current_schema
 
     home = home_at(root)
     if home.is_elsewhere:
-        prepare_home(home)  # other machines may have written it, whatever this one has
-    elif not home.root.is_dir():
+        return prepared_home(root)  # other machines may have written it, whatever this one has
+    if not home.root.is_dir():
         raise HomeUnusable(f"there is no home at {home.root}: make one with `closecast run`, or name another")
     require_current_schema(home)
     return home

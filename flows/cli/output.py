@@ -21,7 +21,6 @@ from flows.cli.terminal import (
     print_table,
     relative_path,
 )
-from storage.core.errors import HomeUnusable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,12 +45,7 @@ SHORT_VERSIONS = (
 )
 VERSIONS = (
     *SHORT_VERSIONS,
-    "settings_version",
-    "git_commit",
-    "weights_sha256",
-    "recipe_version",
-    "parent",
-    "pooled",
+    *("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
 )
 
 
@@ -73,20 +67,12 @@ def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool,
     """The stored forecasts of a run, and an example of a query.
 
     As JSON a list where several products were asked for, however many of them have a forecast.
-
-    Raises:
-        HomeUnusable: one of them is not there.
     """
     from flows.settings import home_at
     from storage.tables.predictions import Predictions
     from tasks.core.forecast import Forecast
 
-    rows = []
-    for prediction_id in prediction_ids:
-        row = Predictions(home).find(prediction_id)
-        if row is None:
-            raise HomeUnusable(f"the forecast {prediction_id} is not in {home.predictions}: run again")
-        rows.append(row)
+    rows = [row for prediction_id in prediction_ids if (row := Predictions(home).find(prediction_id))]
     if as_json:
         print_json(rows if several else rows[0])
         return
@@ -128,7 +114,7 @@ def print_backtest(home: Home, product: str, result: BacktestResult, *, as_json:
 
     summary = result.summary
     if as_json:
-        print_json({"backtest_id": result.backtest_id, **summary.to_json(), "gates": list(result.gates)})
+        print_json({"backtest_id": result.backtest_id, **asdict(summary), "gates": result.gates})
         return
     typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
     for title, (header, rows) in tables(summary).items():

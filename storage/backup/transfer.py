@@ -16,7 +16,7 @@ from storage.models.mlflow_database import registry_client
 from storage.prices.database import Database
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import one_line
-from storage.prices.queries import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
+from storage.prices.schema import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
 
 PIECE = 2_000
 NOT_EMPTY = "an empty database is needed, but there are prices or models in it: name another"

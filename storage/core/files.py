@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -11,7 +10,6 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from storage.core.errors import BadFile, HomeUnusable
 
@@ -97,22 +95,6 @@ def check_no_links(*paths: Path) -> None:
                 f"{path} is a link, and no link is followed below the folders of a home: replace it by"
                 " what it leads to"
             )
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read; `HomeUnusable` for a link, and a pipe, which may wait for ever."""
-    check_no_links(path)
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # it became a link just now
-            check_no_links(path)
-        raise
-    file = os.fdopen(handle, "rb")
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        file.close()
-        raise HomeUnusable(f"a regular file was needed at {path}, but it is none: restore the file")
-    return file
 
 
 def fsync_folder(path: Path) -> None:

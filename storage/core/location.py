@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
+from storage.core.errors import HomeUnusable
 from storage.core.files import (
     check_no_links,
     fsync_folder,
     make_folder,
-    open_regular,
     sha256_file,
     unwritable,
     write_atomic,
@@ -80,7 +82,19 @@ class LocalPath(PosixPath):
         return paths if after is None else [path for path in paths if path > self / after]
 
     def open_regular(self) -> BinaryIO:
-        return open_regular(self)
+        check_no_links(self)
+        try:
+            # Without a wait: a pipe may have no writer.
+            handle = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # it became a link just now
+                check_no_links(self)
+            raise
+        file = os.fdopen(handle, "rb")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            file.close()
+            raise HomeUnusable(f"a regular file was needed at {self}, but it is none: restore the file")
+        return file
 
     def sha256(self) -> str:
         return sha256_file(self)

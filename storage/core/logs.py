@@ -18,13 +18,10 @@ log = logging.getLogger("closecast.native")
 _stderr = threading.Lock()
 
 
-def _no_timeout_warning(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Timeout of %s seconds configured for this task, but")
-
-
 def hide_timeout_warnings() -> None:
     """Keep Prefect's warning about each step with a time-out in a thread out of the run's log."""
-    logging.getLogger("prefect.task_runs").addFilter(_no_timeout_warning)
+    warning = "Timeout of %s seconds configured for this task, but"
+    logging.getLogger("prefect.task_runs").addFilter(lambda record: not str(record.msg).startswith(warning))
 
 
 class _LogFile(RotatingFileHandler):

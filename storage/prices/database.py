@@ -98,5 +98,5 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         # One write transaction for all of it: killed in the middle, nothing has happened.
         with self.write() as connection:
-            config.attributes |= {"connection": connection, "engine": self.engine}
+            config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -11,45 +11,46 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.core.candle_schema import FIGURES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
+    import pandas as pd
 
 CHUNK = 50_000
 
 
-def digest(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> str:
+def digest(candles: pd.DataFrame) -> str:
     """SHA-256 over `day,open,high,low,close,volume` a line, in Python's shortest exact notation, LF.
 
-    An unknown figure is empty. Days are (n,) datetime64[D], figures (n, 5), in the order of FIGURES.
+    An unknown figure is empty.
     """
     sha256 = hashlib.sha256()
-    for lines in _lines(days, figures):
+    for lines in _lines(candles):
         text = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0]
         sha256.update(text.as_buffer())
         sha256.update(b"\n")
     return sha256.hexdigest()
 
 
-def checks(
-    days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64], common: Mapping[str, str]
-) -> npt.NDArray[np.uint32]:
+def checks(candles: pd.DataFrame, common: Mapping[str, str]) -> npt.NDArray[np.uint32]:
     """CRC-32 of each candle, (n,): it names the changed one when the digest of many no longer fits.
 
     `common` holds the columns that are the same in each row; the rest is as in `digest`.
     """
     start = zlib.crc32(json.dumps(common, sort_keys=True).encode())
-    rows = (line for lines in _lines(days, figures) for line in lines.to_pylist())
+    rows = (line for lines in _lines(candles) for line in lines.to_pylist())
     return np.array([zlib.crc32(line.encode(), start) for line in rows], dtype="uint32")
 
 
-def _lines(days: npt.NDArray[np.datetime64], figures: npt.NDArray[np.float64]) -> Iterator[pa.Array]:
+def _lines(candles: pd.DataFrame) -> Iterator[pa.Array]:
     """The rows as text, a chunk at a time: the text of all would not fit in memory."""
-    for start in range(0, len(days), CHUNK):
-        texts = pa.array(days[start : start + CHUNK]).cast(pa.string())
-        columns = [_notation(column) for column in figures[start : start + CHUNK].T]
-        yield pc.binary_join_element_wise(texts, *columns, ",")
+    for start in range(0, len(candles), CHUNK):
+        chunk = candles.iloc[start : start + CHUNK]
+        days = pa.array(chunk["day_utc"]).cast(pa.date32()).cast(pa.string())
+        yield pc.binary_join_element_wise(days, *(_notation(chunk[name].to_numpy()) for name in FIGURES), ",")
 
 
 def _notation(figures: npt.NDArray[np.float64]) -> pa.Array:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (the comments document the methods)
 """What both database engines share: their protocol, the schema's revisions, messages, waiting for a lock."""
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,20 +25,6 @@ SETUP_SECONDS = 120
 PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
 
 
-@dataclass(frozen=True)
-class SchemaTypes:
-    """The parts of `CREATE TABLE` that differ: types, and the conditions on a product and on a `{day}`."""
-
-    seq: str
-    text: str
-    integer: str
-    real: str
-    binary: str
-    strict: str
-    product: str
-    day: str
-
-
 class DatabaseEngine(Protocol):
     """The databases of one home: the prices, the locks beside them and the model registry.
 
@@ -46,40 +32,24 @@ class DatabaseEngine(Protocol):
     password.
     """
 
-    types: SchemaTypes
     file: Path | None
     address: str
     registry_address: str
 
-    def connect(self) -> sa.Engine:
-        """SQLAlchemy's engine; a connection with the option `closecast_write` begins with the write lock."""
-
-    def append_only(self, table: str) -> list[str]:
-        """The statements that make a table refuse changes to its rows."""
-
-    def stored_revision(self) -> str | None:
-        """The schema's revision, None where there is no schema; nothing is made."""
-
-    def products(self) -> list[str]:
-        """The products that have a series, by name; empty where they cannot be read at once."""
-
-    def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]:
-        """The problems of the database's file, among them those of its `parts` that are missing."""
-
-    def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
-        """Let the next row number follow the highest one, after rows were inserted with theirs."""
-
-    def identity(self) -> str:
-        """The text that tells this database from every other."""
-
-    def lock(self, name: str, activity: str, wait_seconds: float) -> AbstractContextManager[None]:
-        """Hold the lock `name` until the block or the process ends; messages name the `activity`."""
-
-    def registry_exists(self) -> bool:
-        """Whether the model registry has been created."""
-
-    def registry_url(self, create: Callable[[str], None]) -> str:
-        """MLflow's address, with its password; `create` makes MLflow's tables at an address on first use."""
+    # A connection with the option `closecast_write` begins with the write lock.
+    def connect(self) -> sa.Engine: ...
+    def stored_revision(self) -> str | None: ...  # of the schema; None where there is none, and none is made
+    def products(self) -> list[str]: ...  # with a series, by name; empty where they cannot be read at once
+    # The problems of the database's file, among them those of its `parts` that are missing.
+    def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]: ...
+    # Let the next row number follow the highest one, after rows were inserted with theirs.
+    def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None: ...
+    def identity(self) -> str: ...  # that tells this database from every other
+    # Hold the lock `name` until the block or the process ends; messages name the `activity`.
+    def lock(self, name: str, activity: str, wait_seconds: float) -> AbstractContextManager[None]: ...
+    def registry_exists(self) -> bool: ...
+    # MLflow's address, with its password; `create` makes MLflow's tables at an address on first use.
+    def registry_url(self, create: Callable[[str], None]) -> str: ...
 
 
 def create_engine(url: sa.URL, **options: Any) -> sa.Engine:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 (the protocol documents the methods)
 """SQLite: the databases are files of the home, its locks are lock files."""
 
 from __future__ import annotations
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
 
 class SqliteEngine:
     """The engine of a home whose `prices.db` is SQLite, in the home or at the path of `url`."""
-
-    types = base.SchemaTypes(
-        seq="INTEGER PRIMARY KEY",
-        text="TEXT",
-        integer="INTEGER",
-        real="REAL",
-        binary="BLOB",
-        strict="STRICT",
-        product="product_id GLOB '[A-Z0-9]*-[A-Z0-9]*' AND product_id NOT GLOB '*[^A-Z0-9-]*'"
-        " AND product_id NOT GLOB '*-*-*' AND length(product_id) <= 33",
-        # Adding nothing turns 02-30 into 03-01, so an impossible day differs from the result.
-        day="{day} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]' AND date({day}, '+0 days') IS {day}",
-    )
 
     def __init__(self, home: Home, url: sa.URL | None = None) -> None:
         self._home, self._url = home, url
@@ -92,16 +80,7 @@ class SqliteEngine:
         address = f"{self._file.resolve().as_uri()}?{mode}"
         return sqlite3.connect(address, uri=True, timeout=timeout, check_same_thread=False)
 
-    def append_only(self, table: str) -> list[str]:
-        """Triggers that refuse UPDATE and DELETE."""
-        return [
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table}"
-            f" BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            for verb in ("UPDATE", "DELETE")
-        ]
-
     def stored_revision(self) -> str | None:
-        """The schema's revision, None where there is no file or no schema in it."""
         if not self._file.is_file():
             return None
         with contextlib.closing(self._open(base.BUSY_SECONDS)) as connection:
@@ -112,23 +91,20 @@ class SqliteEngine:
         return str(row[0]) if row else None
 
     def products(self) -> list[str]:
-        """The products that have a series, by name."""
         with contextlib.suppress(sqlite3.Error), contextlib.closing(self._open()) as connection:
             return [str(product_id) for (product_id,) in connection.execute(base.PRODUCTS)]
         return []
 
     def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]:
-        """What `PRAGMA integrity_check` reports, and the tables and indexes that are missing."""
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
         names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
         missing = [f"{part} is missing" for part in parts if part not in names]
         return missing + [str(line) for line in lines if line != "ok"]
 
     def continue_numbering(self, connection: sa.Connection, table: str, column: str) -> None:
-        """Nothing: SQLite's next number follows the highest one by itself."""
+        """Do nothing: SQLite's next number follows the highest one by itself."""
 
     def identity(self) -> str:
-        """A number drawn once for the home."""
         path = self._home.root / "storage-id"
         if not path.is_file():
             write_atomic(path, f"sqlite {secrets.token_hex(16)}\n".encode())
@@ -136,7 +112,6 @@ class SqliteEngine:
 
     @contextlib.contextmanager
     def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
-        """Hold a lock file of the home."""
         lock = FileLock(self._home.locks / f"{name}.lock", thread_local=False)
 
         def acquire() -> bool:
@@ -157,7 +132,6 @@ class SqliteEngine:
             lock.release()
 
     def registry_exists(self) -> bool:
-        """Whether `mlflow.db` is there."""
         return self._home.registry.is_file()
 
     def registry_url(self, create: Callable[[str], None]) -> str:

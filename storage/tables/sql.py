@@ -6,14 +6,14 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from storage.core.candle_schema import FIGURES
 from storage.core.errors import BadQuery
 from storage.core.home import Home
-from storage.prices.price_store import Prices
+from storage.prices.price_store import PRICE_VIEWS, Prices
+from storage.prices.queries import arrow_schema
 from storage.tables.delta import Table
 from storage.tables.schemas import TABLES
 
@@ -32,24 +32,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 # More is for a program that reads the tables themselves, piece by piece.
 MAX_BYTES = 2**30
-_TYPES = {
-    "seq": pa.int64(),
-    "day_utc": pa.date32(),
-    "observed_at": pa.timestamp("us", tz="UTC"),
-    **dict.fromkeys(FIGURES, pa.float64()),
-}
-
-
-def _schema(names: str) -> pa.Schema:
-    return pa.schema([(name, _TYPES.get(name, pa.string())) for name in names.split()])
-
-
 # The views of the prices, as `Prices.table` returns them: needed before they are read.
-PRICES: dict[Literal["closes", "candles", "quarantine"], pa.Schema] = {
-    "closes": _schema("product_id day_utc open high low close volume seq source observed_at"),
-    "candles": _schema("seq product_id day_utc open high low close volume source observed_at payload_sha256"),
-    "quarantine": _schema("seq product_id day_utc raw reason source observed_at payload_sha256"),
-}
+PRICES = {name: arrow_schema(table.c.keys()) for name, (table, _) in PRICE_VIEWS.items()}
 VIEWS = (*PRICES, *TABLES)
 
 

@@ -52,19 +52,12 @@ class Plan:
 
 @step(run_name="{product_id}")
 def plan_backtest(
-    home: Home,
-    product_id: str,
-    profile: Profile,
-    *,
-    start: date | None,
-    end: date | None,
-    moment: datetime,
+    home: Home, product_id: str, profile: Profile, *, start: date | None, end: date | None, moment: datetime
 ) -> Plan:
     """Lay out the folds over the stored closes; nothing is fetched.
 
-    Args:
-        start: first origin; a year before `end` by default.
-        end: last origin; by default the last day but one, whose outcome is the last close.
+    The origins run from `start` to `end`: by default the year up to the last day but one, whose outcome is
+    the last close.
 
     Raises:
         BadDay: an end without an outcome, or a start after it.
@@ -151,10 +144,10 @@ def _fold_starts(candles: pd.DataFrame, origins: Rows, profile: Profile) -> tupl
 
 def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, PriceHistory]]:
     """The product's history through the last outcome, and those of the pool."""
+    pinned = {plan.product_id: plan.data_version, **plan.pooled}
     with Prices(home) as prices:
-
-        def read(product_id: str, version: str) -> PriceHistory:
-            return PriceHistory(product_id, prices.closes_at(version), version, prices.series_of(version))
-
-        pool = {product: read(product, version) for product, version in plan.pooled.items()}
-        return read(plan.product_id, plan.data_version), pool
+        histories = {
+            product: PriceHistory(product, prices.closes_at(version), version, prices.series_of(version))
+            for product, version in pinned.items()
+        }
+    return histories.pop(plan.product_id), histories

@@ -33,32 +33,22 @@ def read_evaluation(home: Home, product_id: str, backtest_id: str, profile: str)
     rows = backtests(home, product_id).read(ds.field("backtest_id") == backtest_id, COLUMNS).to_pandas()
     rows = rows.sort_values("target_day", kind="stable")
     quantiles = {
-        str(component): np.log(
-            np.stack(part["quantiles"].to_list()) / part["last_close"].to_numpy(np.float64)[:, None]
-        )
-        for component, part in rows.groupby("component", sort=False)
-        if part["quantiles"].notna().all()
+        str(component): np.log(np.stack(part["quantiles"].tolist()) / part[["last_close"]].to_numpy())
+        for component, part in rows.dropna(subset="quantiles").groupby("component", sort=False)
     }
     own = rows[rows["component"] == profile]
-    figures = ("last_close", "close", "sigma", "point")
-    return Evaluation(
-        target_days=own["target_day"].to_list(),
-        **{name: own[name].to_numpy(dtype=np.float64) for name in figures},
-        quantiles=quantiles,
-    )
+    figures = {name: own[name].to_numpy(np.float64) for name in ("last_close", "close", "sigma", "point")}
+    return Evaluation(target_days=own["target_day"].to_list(), quantiles=quantiles, **figures)
 
 
 def read_result(home: Home, plan: Plan) -> BacktestResult:
-    """The result of a backtest whose folds were all walked; its summary is cached beside its models."""
+    """The result of a backtest whose folds were all walked."""
     history, _ = read_histories(home, plan)
-    candles, profile = history.candles, plan.profile.name
-    before = candles[candles["day_utc"] < pd.Timestamp(plan.start)]
-    past = before.set_index("day_utc")["close"].asfreq("D").to_numpy(dtype=np.float64)
-    evaluation = read_evaluation(home, plan.product_id, plan.backtest_id, profile)
-    summary = summarise(evaluation, past_closes=past, model=profile, currency=history.quote_currency)
-    cache = BacktestCache(home, plan.backtest_id)
-    cache.write("summary", summary.to_json())
-    last = cache.read(f"fold-{len(plan.folds) - 1}") or {}
+    closes = history.candles.set_index("day_utc")["close"].asfreq("D")
+    past = closes[closes.index < pd.Timestamp(plan.start)].to_numpy(dtype=np.float64)
+    evaluation = read_evaluation(home, plan.product_id, plan.backtest_id, plan.profile.name)
+    summary = summarise(evaluation, past, model=plan.profile.name, currency=history.quote_currency)
+    last = BacktestCache(home, plan.backtest_id).read(f"fold-{len(plan.folds) - 1}") or {}
     return BacktestResult(plan.backtest_id, summary, tuple(last.get("gates", ())))
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from pydantic import TypeAdapter
 
-from storage.core.errors import BadInput, NotEnoughHistory
 from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
@@ -21,6 +17,7 @@ from tasks.evaluation.scoreboard import Proportion, proportion
 from tasks.evaluation.significance import Comparison, compare, ratio
 
 BINS = 20
+SEED = 2020  # of the bootstrap
 TERCILES = ("low", "middle", "high")
 
 
@@ -102,33 +99,14 @@ class Summary:
     point: Point
     direction: Direction
 
-    def to_json(self) -> dict[str, Any]:
-        """Objects, lists, texts, numbers and nulls only: days as ISO text, nowhere a NaN."""
-        plain: dict[str, Any] = TypeAdapter(Summary).dump_python(self, mode="json")
-        return plain
 
-
-def summarise(
-    evaluation: Evaluation,
-    *,
-    past_closes: Floats,
-    model: str = "calibrated",
-    currency: str = "USD",
-    seed: int = 2020,
-) -> Summary:
+def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str) -> Summary:
     """The summary of `model` against every other component of the evaluation.
 
-    Args:
-        past_closes: closes of consecutive days before the first origin, NaN where one is missing, (days,):
-            their mean absolute one-day change is the scale of MASE.
-        seed: of the bootstrap.
-
-    Raises:
-        NotEnoughHistory: no day at all.
-        BadInput: days out of order, or without a figure.
+    `past_closes` are those of consecutive days before the first origin, NaN where one is missing, (days,):
+    their mean absolute one-day change is the scale of MASE.
     """
     one_blas_thread()
-    _check(evaluation)
     returns = np.log(evaluation.close / evaluation.last_close)
     quantiles = evaluation.quantiles.get(model)
     scores = {name: crps(returns, rows) for name, rows in evaluation.quantiles.items()}
@@ -136,31 +114,17 @@ def summarise(
         model=model,
         currency=currency,
         days=len(returns),
-        first_target_day=pd.Timestamp(evaluation.target_days[0]).date(),
-        last_target_day=pd.Timestamp(evaluation.target_days[-1]).date(),
+        first_target_day=evaluation.target_days[0],
+        last_target_day=evaluation.target_days[-1],
         crps={name: float(score.mean()) for name, score in scores.items()},
         against={
-            name: compare(scores[model], score, seed=seed) for name, score in scores.items() if name != model
+            name: compare(scores[model], score, seed=SEED) for name, score in scores.items() if name != model
         },
         coverage=() if quantiles is None else _coverage(returns, quantiles, evaluation.sigma),
         pit=None if quantiles is None else _uniformity(returns, quantiles),
         point=_point(evaluation, past_closes),
         direction=_direction(np.log(evaluation.point / evaluation.last_close), returns),
     )
-
-
-def _check(evaluation: Evaluation) -> None:
-    days = pd.DatetimeIndex(list(evaluation.target_days))
-    if days.empty:
-        raise NotEnoughHistory("a summary needs a day whose close is stored, got none: take an earlier span")
-    if not (days.is_monotonic_increasing and days.is_unique):
-        raise BadInput("a summary needs each target day once, oldest first: sort them and drop revisions")
-    figures = {name: getattr(evaluation, name) for name in ("last_close", "close", "point")}
-    for name, values in {**figures, **evaluation.quantiles}.items():
-        valid = np.isfinite(values) & (values > 0 if name in figures else True)
-        if not valid.all():
-            first = days[int(np.argmin(valid.reshape(len(days), -1).all(axis=1)))].date()
-            raise BadInput(f"a summary needs {name} on every day, got none on {first}: leave the day out")
 
 
 def _coverage(returns: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage, ...]:
@@ -190,14 +154,13 @@ def _point(evaluation: Evaluation, past_closes: Floats) -> Point:
     close, point, naive = evaluation.close, evaluation.point, evaluation.last_close
     rmse, mae = root_mean_squared_error(point, close), mean_absolute_error(point, close)
     changes = np.abs(np.diff(past_closes))
-    # NaN is not above zero; a past that never moved is no scale.
-    mase = mae / float(np.nanmean(changes)) if np.any(changes > 0) else None
     return Point(
         rmse=rmse,
         rmse_ratio_to_naive=ratio(rmse, root_mean_squared_error(naive, close)),
         mae=mae,
         mae_ratio_to_naive=ratio(mae, mean_absolute_error(naive, close)),
-        mase=mase,
+        # NaN is not above zero; a past that never moved is no scale.
+        mase=mae / float(np.nanmean(changes)) if np.any(changes > 0) else None,
     )
 
 

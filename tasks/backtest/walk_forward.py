@@ -9,13 +9,15 @@ all that it needs in the cache, and makes the rest, as after a refit that was re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+import pandas as pd
+from pydantic import BaseModel
 
 from storage.core.home import Home
 from storage.models.backtest_cache import BacktestCache
@@ -25,31 +27,20 @@ from tasks.calibration.quantile_tracker import to_prices, track
 from tasks.core.model import TrainingKind
 from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.core.steps import step
-from tasks.core.types import Floats, Rows
+from tasks.core.types import Rows
 from tasks.profiles.base import FittedModel, Predicted
 from tasks.training.gate import judge
 from tasks.training.policy import ModelCandidate, Status, champion_at, decide
 from tasks.training.registration import read_bundle, train_model, write_bundle
 
 
-@dataclass(frozen=True)
-class WalkState:
+class WalkState(BaseModel, frozen=True):
     """Where a walk stands: the versions with their names in the cache, the tracker, the gates so far."""
 
     candidates: tuple[ModelCandidate, ...] = ()
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: dict[str, str] = {}
     offsets: tuple[float, ...] | None = None
     gates: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, from which `from_json` makes the same state."""
-        plain: dict[str, Any] = TypeAdapter(WalkState).dump_python(self, mode="json")
-        return plain
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any] | None) -> WalkState:
-        """The inverse of `to_json`; of nothing the state before the first origin."""
-        return TypeAdapter(WalkState).validate_python(plain or {})
 
 
 @step(timeout_seconds=7200, run_name="{fold}")
@@ -61,19 +52,15 @@ def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
 
 
 @step(timeout_seconds=7200, run_name="{fold}")
-def walk_fold(home: Home, plan: Plan, fold: int) -> int:
-    """Walk the fold's origins as the days would; returns how many rows that added to the table.
-
-    The fold before must have been walked.
-    """
+def walk_fold(home: Home, plan: Plan, fold: int) -> None:
+    """Walk the fold's origins as the days would, and store their rows; the fold before was walked."""
     cache = BacktestCache(home, plan.backtest_id)
     if cache.read(f"fold-{fold}") is not None:
-        return 0
-    before = WalkState.from_json(cache.read(f"fold-{fold - 1}") if fold else None)
+        return
+    before = WalkState.model_validate(cache.read(f"fold-{fold - 1}") if fold else {})
     state, rows = _FoldWalk(home, plan, fold, cache).through(before)
-    added = backtests(home).add(rows)
-    cache.write(f"fold-{fold}", state.to_json())
-    return added
+    backtests(home).add(rows)
+    cache.write(f"fold-{fold}", state.model_dump(mode="json"))
 
 
 class _FoldWalk:
@@ -85,24 +72,19 @@ class _FoldWalk:
         self.history = history.until(plan.span(fold)[1] + timedelta(days=1))
 
     def through(self, state: WalkState) -> tuple[WalkState, list[dict[str, Any]]]:
-        """The state after the fold, and its rows: the origins between two decisions share their champion."""
-        first, last = self.plan.span(self.fold)
-        origins = origins_between(self.history.candles, self.profile, first, last)
-        days = self.history.days
+        """The state after the fold, and its rows: first every decision, then the champions' forecasts."""
+        origins = origins_between(self.history.candles, self.profile, *self.plan.span(self.fold))
+        champions = []
+        for day in self.history.days[origins]:
+            state = self._decided(state, day)
+            champion = champion_at(state.candidates, day)
+            assert champion is not None  # noqa: S101 (the first refit has no champion to be refused for)
+            champions.append(state.models[champion.version])
         rows: list[dict[str, Any]] = []
-        start = 0
-        for number, origin in enumerate(origins):
-            before = champion_at(state.candidates, days[origin])
-            later = self._decided(state, days[origin])
-            if later is not state and before is not None and number > start:
-                state, added = self._forecasts(state, before, origins[start:number])
-                rows, start = rows + added, number
-                later = replace(later, offsets=state.offsets)
-            state = later
-        champion = champion_at(state.candidates, last)
-        assert champion is not None  # noqa: S101 (the first refit has no champion to be refused for)
-        state, added = self._forecasts(state, champion, origins[start:])
-        return state, rows + added
+        for model, group in itertools.groupby(zip(champions, origins, strict=True), operator.itemgetter(0)):
+            state, added = self._forecasts(state, model, np.array([origin for _, origin in group]))
+            rows += added
+        return state, rows
 
     def _decided(self, state: WalkState, origin: date) -> WalkState:
         """The state after what is due on `origin` was done, the same object when nothing is."""
@@ -114,30 +96,36 @@ class _FoldWalk:
         parent = state.models[champion.version] if champion and decision.action == "fine-tune" else None
         name = self._trained(decision.action, parent, origin)
         challenger = self._model(name)
-        accepted, gates = True, state.gates
+        status: Status = "accepted"
+        gates = state.gates
         if champion is not None and profile.gate_days:
-            accepted, text = self._judged(state.models[champion.version], name, origin)
+            passed, text = self._judged(state.models[champion.version], name, origin)
+            status = "accepted" if passed else "refused"
             gates = (*gates, f"{origin} {decision.action} {text}")
-        status: Status = "accepted" if accepted else "refused"
         version = str(len(state.candidates) + 1)
         candidate = ModelCandidate(version, origin, challenger.trained_through, decision.action, status)
         offsets = state.offsets
         if offsets is None and challenger.quantile_offsets is not None:
             offsets = tuple(challenger.quantile_offsets.tolist())
-        return WalkState((*state.candidates, candidate), {**state.models, version: name}, offsets, gates)
+        return WalkState(
+            candidates=(*state.candidates, candidate),
+            models={**state.models, version: name},
+            offsets=offsets,
+            gates=gates,
+        )
 
     def _judged(self, champion: str, challenger: str, origin: date) -> tuple[bool, str]:
         """Whether the challenger passes the gate on these candles, and the gate's figures as text."""
 
-        def judged() -> dict[str, Any]:
+        def judged() -> tuple[bool, str]:
             candles = self.history.until(origin).candles
             gate = judge(self.profile, self._model(champion), self._model(challenger), candles)
-            return {"passed": gate.passed, "text": str(gate)}
+            return gate.passed, str(gate)
 
-        cached = self._cached(f"gate-{challenger}-after-{champion}", judged)
-        return cached["passed"], cached["text"]
+        passed, text = self._cached(f"gate-{challenger}-after-{champion}", judged)
+        return passed, text
 
-    def _cached(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _cached(self, key: str, make: Callable[[], Any]) -> Any:
         cached = self.cache.read(key)
         if cached is None:
             cached = make()
@@ -171,16 +159,14 @@ class _FoldWalk:
 
         return Predicted.from_json(self._cached(f"predicted-{model}-{first}-{last}", predicted))
 
-    def _forecasts(
-        self, state: WalkState, champion: ModelCandidate, rows: Rows
-    ) -> tuple[WalkState, list[dict[str, Any]]]:
-        """The champion's forecasts from the origin rows, as table rows; the state after them."""
-        profile, model = self.profile, state.models[champion.version]
+    def _forecasts(self, state: WalkState, model: str, rows: Rows) -> tuple[WalkState, list[dict[str, Any]]]:
+        """A model's forecasts from the origin rows, as table rows; the state after them."""
+        profile = self.profile
         last, actual = self.history.closes[rows], self.history.closes[rows + 1]
         predicted = self._predicted(model, rows)
         if predicted.quantiles is None or predicted.sigma is None:
             assert predicted.points is not None  # noqa: S101 (a profile gives the one or the other)
-            return state, self._rows(profile.name, model, rows, predicted.points)
+            return state, self._rows(profile.name, model, rows, {"point": predicted.points.tolist()})
         offsets, sigma = np.array(state.offsets), predicted.sigma
         prices, offsets = track(predicted.quantiles, sigma, last, actual, offsets, step=profile.tracker_step)
         components = {profile.name: prices}
@@ -188,42 +174,39 @@ class _FoldWalk:
             components[name] = np.stack([to_prices(*pair) for pair in zip(quantiles, last, strict=True)])
         added: list[dict[str, Any]] = []
         for name, quantiles in components.items():
+            figures = {
+                "point": quantiles[:, MEDIAN].tolist(),
+                "sigma": sigma.tolist(),
+                "quantiles": quantiles.tolist(),
+                "quantile_levels": [LEVELS] * len(rows),
+            }
             maker = model if name in (profile.name, profile.component) else name
-            added += self._rows(name, maker, rows, quantiles[:, MEDIAN], quantiles, sigma)
-        return replace(state, offsets=tuple(offsets.tolist())), added
+            added += self._rows(name, maker, rows, figures)
+        return state.model_copy(update={"offsets": tuple(offsets.tolist())}), added
 
     def _rows(
-        self,
-        component: str,
-        model: str,
-        rows: Rows,
-        points: Floats,
-        quantiles: Floats | None = None,
-        sigma: Floats | None = None,
-    ) -> list[dict[str, Any]]:
-        """The table rows of one component."""
+        self, component: str, model: str, rows: Rows, figures: Mapping[str, Sequence[Any]]
+    ) -> list[Any]:
+        """The table rows of one component; of the figures, only a point has neither sigma nor quantiles."""
         days, closes = self.history.days, self.history.closes
-        shared = {
-            "backtest_id": self.plan.backtest_id,
-            "product_id": self.plan.product_id,
-            "profile": self.profile.name,
-            "fold": self.fold,
-            "horizon": self.profile.horizons[0],
-            "quantile_levels": None if quantiles is None else list(LEVELS),
-            "created_at": self.plan.created_at,
-            "component": component,
-            "model": model,
-        }
-        return [
+        frame = pd.DataFrame(
             {
-                **shared,
-                "origin_day": days[row],
-                "target_day": days[row + 1],
-                "last_close": float(closes[row]),
-                "close": float(closes[row + 1]),
-                "sigma": None if sigma is None else float(sigma[number]),
-                "quantiles": None if quantiles is None else quantiles[number].tolist(),
-                "point": float(points[number]),
+                "origin_day": days[rows],
+                "target_day": days[rows + 1],
+                "last_close": closes[rows],
+                "close": closes[rows + 1],
+                **dict.fromkeys(("sigma", "quantiles", "quantile_levels")),
+                **figures,
             }
-            for number, row in enumerate(rows)
-        ]
+        )
+        shared = frame.assign(
+            backtest_id=self.plan.backtest_id,
+            product_id=self.plan.product_id,
+            profile=self.profile.name,
+            fold=self.fold,
+            horizon=self.profile.horizons[0],
+            component=component,
+            model=model,
+            created_at=self.plan.created_at,
+        )
+        return shared.to_dict("records")

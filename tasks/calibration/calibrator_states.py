@@ -60,14 +60,6 @@ class CalibratorState:
     quantile_offsets: Floats
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    target_day: date
-    prediction_id: str
-    close: float
-    quantiles: Floats
-
-
 def state_at(home: Home, chain: Chain, origin: date) -> CalibratorState | None:
     """The state that a forecast from `origin` is made with, None before the chain's first."""
     snapshot = calibrator(home, chain.product_id).snapshot()
@@ -105,20 +97,22 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[settled], [], 0
     for outcome in _outcomes(home, chain, after=settled, through=origin):
-        day = outcome.target_day
+        day = outcome["target_day"]
         if day in starts:  # the first offsets of a stretch include that day
             continue
         earlier = [before, *(branch[start] for start in starts if start < day)]
         before = max(earlier, key=lambda row: row["target_day"])
         state, previous = branch.get(day), before["calibrator_version"]
-        taken_in = state is not None and state["prediction_id"] == outcome.prediction_id
+        taken_in = state is not None and state["prediction_id"] == outcome["prediction_id"]
         if state and taken_in and state["previous_version"] == previous:
             before = state
             continue
         new += not taken_in
-        offsets = update_offsets(_offsets(before), outcome.close, outcome.quantiles, step=chain.step)
+        offsets = update_offsets(
+            np.array(before["quantile_offsets"]), outcome["close"], outcome["quantiles"], step=chain.step
+        )
         revision = state["revision"] + 1 if state else 0
-        before = _row(chain, day, revision, outcome.prediction_id, previous, offsets, moment)
+        before = _row(chain, day, revision, outcome["prediction_id"], previous, offsets, moment)
         rows.append(before)
     table.add(rows)
     if len(rows) > new:
@@ -193,22 +187,17 @@ def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
     return {row["prediction_id"] for row in rows if row["calibrator_version"].startswith(prefix)}
 
 
-def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> list[_Outcome]:
+def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> list[dict[str, Any]]:
     """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
     first, target = after + timedelta(days=1), ds.field("target_day")
     members = _members(home, chain, (target >= first) & (target <= through))
-    closes: dict[str, float] = {}
-    scores = Scores(home).between(
-        chain.product_id, first=first, last=through, columns=["prediction_id", "close"]
-    )
-    for row in scores.to_pylist():
-        closes.setdefault(row["prediction_id"], row["close"])
-    outcomes: dict[date, _Outcome] = {}
-    for row in _forecasts(home, chain, first, through, ["quantiles"]).to_pylist():
-        day, prediction_id = row["target_day"], row["prediction_id"]
-        if prediction_id in members and prediction_id in closes and day not in outcomes:
-            outcomes[day] = _Outcome(day, prediction_id, closes[prediction_id], np.array(row["quantiles"]))
-    return [outcomes[day] for day in sorted(outcomes)]
+    columns = ["prediction_id", "close"]
+    scores = Scores(home).between(chain.product_id, first=first, last=through, columns=columns).to_pandas()
+    forecasts = _forecasts(home, chain, first, through, ["quantiles"]).to_pandas()
+    ours = forecasts[forecasts["prediction_id"].isin(members)]
+    outcomes = ours.merge(scores.drop_duplicates("prediction_id"), on="prediction_id")
+    by_day = outcomes.drop_duplicates("target_day").sort_values("target_day")
+    return cast("list[dict[str, Any]]", by_day.to_dict("records"))
 
 
 def _row(
@@ -238,8 +227,4 @@ def _row(
 
 
 def _as_state(row: Mapping[str, Any]) -> CalibratorState:
-    return CalibratorState(row["calibrator_version"], row["target_day"], _offsets(row))
-
-
-def _offsets(row: Mapping[str, Any]) -> Floats:
-    return np.array(row["quantile_offsets"], dtype=np.float64)
+    return CalibratorState(row["calibrator_version"], row["target_day"], np.array(row["quantile_offsets"]))

@@ -13,6 +13,7 @@ from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
 Basis = Literal["model", "pool", "fallback"]
+HORIZON_COLUMNS = ("prediction_id", "horizon", "target_day", "point", "revision")
 
 
 @dataclass(frozen=True)
@@ -133,24 +134,17 @@ class Forecast:
 
 
 def _row(horizon: HorizonForecast) -> dict[str, Any]:
-    ends = {percent: horizon.interval(percent) or (None, None) for percent in INTERVALS}
-    return {
-        "prediction_id": horizon.prediction_id,
-        "horizon": horizon.horizon,
-        "target_day": horizon.target_day,
-        "point": horizon.point,
-        "quantile_levels": None if horizon.quantiles is None else list(LEVELS),
-        "quantiles": None if horizon.quantiles is None else list(horizon.quantiles),
-        **{f"lower_{percent}": lower for percent, (lower, _) in ends.items()},
-        **{f"upper_{percent}": upper for percent, (_, upper) in ends.items()},
-        "revision": horizon.revision,
-    }
+    row = {name: getattr(horizon, name) for name in HORIZON_COLUMNS}
+    row["quantile_levels"] = None if horizon.quantiles is None else list(LEVELS)
+    row["quantiles"] = None if horizon.quantiles is None else list(horizon.quantiles)
+    for percent in INTERVALS:
+        row[f"lower_{percent}"], row[f"upper_{percent}"] = horizon.interval(percent) or (None, None)
+    return row
 
 
 def _horizon(row: Mapping[str, Any]) -> HorizonForecast:
-    names = ("prediction_id", "horizon", "target_day", "point", "revision")
     quantiles = None if row["quantiles"] is None else tuple(row["quantiles"])
-    return HorizonForecast(**{name: row[name] for name in names}, quantiles=quantiles)
+    return HorizonForecast(**{name: row[name] for name in HORIZON_COLUMNS}, quantiles=quantiles)
 
 
 @dataclass(frozen=True)

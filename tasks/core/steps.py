@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from storage.core.home import check_product_id
@@ -33,37 +32,28 @@ class HasFacts(Protocol):
         """What Prefect records with the asset."""
 
 
-@dataclass(frozen=True)
-class DataAsset:
-    """Something that a step makes, as Prefect's assets name it."""
-
-    key: str
-    name: str
-    description: str
-
-    def to_prefect(self) -> Asset:
-        """Prefect's asset of the same name."""
-        from prefect.assets import Asset, AssetProperties
-
-        return Asset(key=self.key, properties=AssetProperties(name=self.name, description=self.description))
-
-
-def closes_asset(product_id: str) -> DataAsset:
+def closes_asset(product_id: str) -> Asset:
     """The closes of a product."""
-    key = f"closecast://{check_product_id(product_id)}/closes"
-    return DataAsset(key, f"{product_id} closes", "Candles as observed")
+    return _asset(product_id, "closes", f"{product_id} closes", "Candles as observed")
 
 
-def model_asset(product_id: str, profile: str) -> DataAsset:
+def model_asset(product_id: str, profile: str) -> Asset:
     """The model that forecasts a product."""
-    key = f"closecast://{check_product_id(product_id)}/{profile}/model"
-    return DataAsset(key, f"closecast.{product_id}.{profile}", "The champion among the model's versions")
+    name = f"closecast.{product_id}.{profile}"
+    return _asset(product_id, f"{profile}/model", name, "The champion among the model's versions")
 
 
-def forecast_asset(product_id: str, profile: str) -> DataAsset:
+def forecast_asset(product_id: str, profile: str) -> Asset:
     """The forecasts of a product."""
-    key = f"closecast://{check_product_id(product_id)}/{profile}/forecast"
-    return DataAsset(key, f"{product_id} forecast, {profile}", "The next close, rows of the predictions")
+    name = f"{product_id} forecast, {profile}"
+    return _asset(product_id, f"{profile}/forecast", name, "The next close, rows of the predictions")
+
+
+def _asset(product_id: str, path: str, name: str, description: str) -> Asset:
+    from prefect.assets import Asset, AssetProperties
+
+    key = f"closecast://{check_product_id(product_id)}/{path}"
+    return Asset(key=key, properties=AssetProperties(name=name, description=description))
 
 
 def step(
@@ -90,8 +80,8 @@ def step(
 def run_step(
     fn: Callable[..., R],
     *args: object,
-    makes: DataAsset | None = None,
-    of: Sequence[DataAsset] = (),
+    makes: Asset | None = None,
+    of: Sequence[Asset] = (),
     **kwargs: object,
 ) -> R:
     """Run a step as a task of the current flow, and wait for its result.
@@ -118,30 +108,26 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     return task(fn, **_options(fn))
 
 
-def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
+def _asset_task(fn: Callable[..., Any], makes: Asset, of: Sequence[Asset]) -> Any:
     from prefect.tasks import MaterializingTask
 
-    made_of: list[Any] = [asset.to_prefect() for asset in of]
-    return MaterializingTask(
-        fn=_with_facts(fn), assets=[makes.to_prefect()], asset_deps=made_of, **_options(fn)
-    )
+    return MaterializingTask(fn=_with_facts(fn), assets=[makes], asset_deps=[*of], **_options(fn))
 
 
 def _options(fn: Callable[..., Any]) -> dict[str, Any]:
     from prefect.cache_policies import NO_CACHE
 
     # Persisted results are pickles: steps hand on what they return in memory alone.
-    options: dict[str, Any] = {**fn.task_options, "persist_result": False}  # type: ignore[attr-defined]
-    return options | {"cache_policy": NO_CACHE}
+    options: dict[str, Any] = fn.task_options  # type: ignore[attr-defined]
+    return options | {"persist_result": False, "cache_policy": NO_CACHE}
 
 
 def _with_facts(fn: Callable[..., HasFacts]) -> Callable[..., HasFacts]:
     """The function, which also records the facts of its result with the asset that it makes."""
+    from prefect.context import AssetContext
 
     @functools.wraps(fn)
     def recorded(*args: Any, **kwargs: Any) -> HasFacts:
-        from prefect.context import AssetContext
-
         result = fn(*args, **kwargs)
         facts = {
             name: value if isinstance(value, str | int | float | None) else str(value)

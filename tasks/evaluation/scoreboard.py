@@ -79,11 +79,11 @@ def scoreboard(rows: pd.DataFrame) -> Scoreboard:
     Raises:
         BadInput: two rows of one target day.
     """
-    types = {
-        "target_day": "datetime64[s]",
-        **dict.fromkeys(FIGURES, "float64"),
-        **dict.fromkeys(COVERED, "boolean"),
-    }
+    types = (
+        {"target_day": "datetime64[s]"}
+        | dict.fromkeys(FIGURES, "float64")
+        | dict.fromkeys(COVERED, "boolean")
+    )
     rows = rows[list(types)].astype(types).sort_values("target_day", ignore_index=True)
     days = rows["target_day"]
     if days.duplicated().any():
@@ -105,26 +105,18 @@ def proportion(hits: int, days: int) -> Proportion:
 def _span(rows: pd.DataFrame, days: int | None) -> Span:
     if days is not None:
         rows = rows[rows["target_day"] > rows["target_day"].max() - pd.Timedelta(days, unit="D")]
-    errors = rows[["error", "naive_error"]].dropna().to_numpy()
-    scores = rows[["crps", "naive_crps"]].dropna().to_numpy()
-    rmse, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
-    mae, mae_ratio = _with_ratio(mean_absolute_error, errors)
-    return Span(
-        days=days,
-        forecasts=len(rows),
-        crps_ratio=_with_ratio(mean_absolute_error, scores)[1],  # no score is below zero
-        coverage={percent: _coverage(rows[f"covered_{percent}"].dropna()) for percent in INTERVALS},
-        rmse=rmse,
-        rmse_ratio=rmse_ratio,
-        mae=mae,
-        mae_ratio=mae_ratio,
-    )
+    rmse, rmse_ratio = _with_ratio(root_mean_squared_error, rows[["error", "naive_error"]])
+    mae, mae_ratio = _with_ratio(mean_absolute_error, rows[["error", "naive_error"]])
+    _, crps_ratio = _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]])  # no score is below zero
+    coverage = {percent: _coverage(rows[f"covered_{percent}"].dropna()) for percent in INTERVALS}
+    return Span(days, len(rows), crps_ratio, coverage, rmse, rmse_ratio, mae, mae_ratio)
 
 
 def _with_ratio(
-    measure: Callable[[Floats, Floats], float], errors: Floats
+    measure: Callable[[Floats, Floats], float], pairs: pd.DataFrame
 ) -> tuple[float | None, float | None]:
-    """The measure of our errors and its ratio to that of the naive ones; errors are (days, 2)."""
+    """The measure of our errors and its ratio to that of the naive ones beside them."""
+    errors = pairs.dropna().to_numpy()
     if not len(errors):
         return None, None
     ours, naive = (measure(column, np.zeros(len(errors))) for column in errors.T)

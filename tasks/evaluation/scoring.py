@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
-from storage.core.intervals import INTERVALS
+from storage.core.intervals import COVERED, INTERVALS
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import advance_states
@@ -43,20 +43,11 @@ FORECAST_COLUMNS = (
 def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datetime) -> int:
     """Score the product's due forecasts, of every profile, then advance the calibrator of this profile.
 
-    A forecast that was scored with the same close adds nothing, one whose close was restated a new row.
-
-    Args:
-        home: prepared, with the product's lock held.
-        profile: whose calibrator learns from the outcomes.
-        moment: of scoring.
-
-    Returns:
-        How many scores are new.
+    The product's lock is held. A forecast that was scored with the same close adds nothing, one whose close
+    was restated a new row. Returns how many scores are new.
     """
-    scores = [
-        _score(row, close, history, moment) for row, close in _due(home, history.product_id, history.candles)
-    ]
-    added = Scores(home).add([asdict(score) for score in scores])
+    scores = [asdict(_score(row, close, history, moment)) for row, close in _due(home, history)]
+    added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
     for horizon in profile.horizons if profile.levels else ():
@@ -64,44 +55,38 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     return added
 
 
-def _due(home: Home, product_id: str, candles: pd.DataFrame) -> list[tuple[dict[str, Any], float]]:
+def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
     """The forecasts without a score of their target day's close, each with that close."""
-    last = candles["day_utc"].iloc[-1].date()
     names = ["prediction_id", "target_day"]
-    forecasts = Predictions(home).between(product_id, last=last, columns=names)
+    predictions, last = Predictions(home), history.origin
+    forecasts = predictions.between(history.product_id, last=last, columns=names)
     if not forecasts.num_rows:
         return []
-    scores = Scores(home).newest(product_id, last=last, columns=["prediction_id", "close"]).to_pandas()
-    days = forecasts.to_pandas(date_as_object=False)
-    closes = days["target_day"].map(candles.set_index("day_utc")["close"])
-    scored = days["prediction_id"].map(scores.set_index("prediction_id")["close"])
-    due = closes.notna() & (scored != closes)  # a forecast without a score has NaN, which differs
-    if not due.any():
+    scores = Scores(home).newest(history.product_id, last=last, columns=["prediction_id", "close"])
+    days = forecasts.to_pandas(date_as_object=False).set_index("prediction_id")["target_day"]
+    closes = days.map(history.candles.set_index("day_utc")["close"]).dropna()
+    scored = scores.to_pandas().set_index("prediction_id")["close"]
+    due = closes[closes != scored.reindex(closes.index)]  # one without a score has NaN, which differs
+    if due.empty:
         return []
-    actual = dict(zip(days["prediction_id"][due], closes[due], strict=True))
     # Only of these are the quantiles read.
-    rows = Predictions(home).of_days(product_id, days["target_day"][due].dt.date.unique(), FORECAST_COLUMNS)
+    rows = predictions.of_days(history.product_id, days[due.index].dt.date.unique(), FORECAST_COLUMNS)
     return [
-        (row, float(actual[row["prediction_id"]]))
-        for row in rows.to_pylist()
-        if row["prediction_id"] in actual
+        (row, float(due[row["prediction_id"]])) for row in rows.to_pylist() if row["prediction_id"] in due
     ]
 
 
 def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: datetime) -> Score:
     last, naive = row["last_close"], _naive_quantiles(history.candles, row["origin_day"])
     outcome = np.log([close / last])
-    figures: dict[str, Any] = {"crps": None, "pit": None}
-    figures |= {f"covered_{percent}": None for percent in INTERVALS}
+    figures: dict[str, Any] = dict.fromkeys(("crps", "pit", *COVERED))
     if row["quantiles"] is not None:
         prices = np.array([row["quantiles"]])
         quantiles = np.log(prices / last)
         figures = {"crps": float(crps(outcome, quantiles)[0]), "pit": float(pit(outcome, quantiles)[0])}
         # In prices, as the intervals stand in the table: no rounding comes between.
-        figures |= {
-            f"covered_{percent}": bool(covered(np.array([close]), prices, percent)[0])
-            for percent in INTERVALS
-        }
+        for name, percent in zip(COVERED, INTERVALS, strict=True):
+            figures[name] = bool(covered(np.array([close]), prices, percent)[0])
     return Score(
         prediction_id=row["prediction_id"],
         product_id=row["product_id"],

@@ -33,17 +33,13 @@ def compare(first: Floats, second: Floats, *, seed: int) -> Comparison:
     return Comparison(ratio(float(first.mean()), float(second.mean())), lower, upper, p_value)
 
 
-def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -> float | None:
+def diebold_mariano(first: Floats, second: Floats) -> float | None:
     """Two-sided p value of equal mean loss; None when the losses differ by the same on every day.
 
-    Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West
-    (1987), and for one step ahead the correction and the t distribution of Harvey, Leybourne and Newbold
-    (1997), "Testing the equality of prediction mean squared errors".
-
-    Args:
-        first: losses, (days,), oldest first.
-        second: those of the other model on the same days.
-        lags: of the variance; by default 4 (days / 100)^(2/9), the rule of Newey and West (1994).
+    Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West (1987),
+    the lags of Newey and West (1994), and for one step ahead the correction and the t distribution of Harvey,
+    Leybourne and Newbold (1997), "Testing the equality of prediction mean squared errors". The losses of both
+    models are of the same days, (days,), oldest first.
     """
     from arch.covariance.kernel import Bartlett
     from scipy.special import stdtr
@@ -51,7 +47,7 @@ def diebold_mariano(first: Floats, second: Floats, *, lags: int | None = None) -
     difference, days = first - second, len(first)
     if days < 2 or _is_constant(difference, first, second):
         return None
-    lags = min(math.floor(4 * (days / 100) ** (2 / 9)) if lags is None else lags, days - 1)
+    lags = min(math.floor(4 * (days / 100) ** (2 / 9)), days - 1)
     variance = np.asarray(Bartlett(difference, bandwidth=lags).cov.long_run).item()
     statistic = difference.mean() / math.sqrt(variance / days) * math.sqrt((days - 1) / days)
     return float(2 * stdtr(days - 1, -abs(statistic)))

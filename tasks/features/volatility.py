@@ -1,9 +1,13 @@
-"""Daily variances of a price, and the sigmas (standard deviations of a day's log return) made from them."""
+"""Daily variances, and the sigmas (standard deviations of a day's log return) of EWMA, GARCH and HAR."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tasks.core.types import Floats, Rows
 from tasks.features.windows import DAY
@@ -14,6 +18,11 @@ PARKINSON = 1.0 / (4.0 * np.log(2.0))
 MIN_SIGMA = 1e-6
 # Yesterday's weight in the variance of RiskMetrics (J.P. Morgan 1996).
 RISKMETRICS_DECAY = 0.94
+# HAR: a week and a month of returns.
+HAR_DAYS = (5, 22)
+# The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
+HAR_FLOOR, HAR_FLOOR_DAYS = 0.02, 250
+HAR_MIN_DAYS, HAR_MIN_RANGED_DAYS = 30, 250
 
 
 def log_returns(candles: pd.DataFrame) -> Floats:
@@ -80,6 +89,117 @@ def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
     weekday = (days + 4) % 7  # of the next day; 1970-01-01 was a Thursday, Monday is 0
     return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
+
+
+@dataclass(frozen=True)
+class Garch:
+    """Fitted GARCH(1,1) with Student t innovations, Bollerslev (1987).
+
+    `omega` and the variance before the first return are in percent squared.
+    """
+
+    omega: float
+    alpha: float
+    beta: float
+    dof: float
+    first_variance: float
+
+    def sigma(self, returns: Floats) -> Floats:
+        """Sigma of the day after the first 0, 1, ... log returns, shape (returns + 1,); NaN if infinite."""
+        from arch.univariate import GARCH
+
+        # arch bounds its variances by statistics of the whole sample; without bounds, no day depends on
+        # the days after it. The recursion does not use the last entry's own return.
+        bounds = np.tile([0.0, np.inf], (len(returns) + 1, 1))
+        parameters = np.array([self.omega, self.alpha, self.beta])
+        empty = np.full(len(returns) + 1, np.nan)
+        percent = np.append(100.0 * returns, 0.0)
+        variance = GARCH(p=1, q=1).compute_variance(parameters, percent, empty, self.first_variance, bounds)
+        return np.asarray(np.sqrt(np.where(variance < np.inf, variance, np.nan)) / 100.0)
+
+
+def fit_garch(returns: Floats) -> Garch | None:
+    """Fit on log returns (days,), all of them known; None where the optimizer does not converge."""
+    from arch import arch_model
+
+    sample = 100.0 * returns
+    if not np.ptp(sample) > 0:
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # The optimizer tries impossible values on its way; its flag tells whether it converged.
+        warnings.simplefilter("ignore")
+        model = arch_model(sample, mean="Zero", vol="GARCH", p=1, q=1, dist="t", rescale=True)
+        result = model.fit(disp="off", show_warning=False)
+    omega, alpha, beta, dof = result.params.to_numpy(dtype=np.float64).tolist()
+    if result.convergence_flag != 0 or not np.isfinite([omega, alpha, beta, dof]).all():
+        return None
+    # arch multiplies returns that are too small for the optimizer by `scale`.
+    return Garch(omega / result.scale**2, alpha, beta, dof, float(model.volatility.backcast(sample)))
+
+
+@dataclass(frozen=True)
+class Har:
+    """HAR, Corsi (2009): log variance regressed on its means of a day, a week and a month.
+
+    The target's weekday is an input as well: Saturday, Sunday and Monday have a level of their own. The
+    regression's table, arrays (days, ...).
+    """
+
+    inputs: Floats  # (days, 7), known at each close; NaN before the first move
+    log_variance: Floats
+    returns: Floats  # log returns
+    follows: NDArray[np.bool_]  # the day follows the row before without a gap
+    ranged: NDArray[np.bool_]  # the day's range is known
+
+    def fit(self, cut: int) -> tuple[Floats, Floats] | None:
+        """Weights (7,) fitted on the rows before `cut`, and those days' returns in expected sigmas.
+
+        None where the price has moved too seldom for a regression.
+        """
+        before, target = self.inputs[: cut - 1], self.log_variance[1:cut]
+        usable = self.follows[1:cut] & ~np.isnan(target) & ~np.isnan(before).any(axis=1)
+        if np.sum(usable) < HAR_MIN_DAYS:
+            return None
+        # A squared return is a noisy variance, often far too low: it is not used where ranges suffice.
+        if np.sum(usable & self.ranged[1:cut]) >= HAR_MIN_RANGED_DAYS:
+            usable &= self.ranged[1:cut]
+        solution, *_ = np.linalg.lstsq(before[usable], target[usable], rcond=None)
+        weights = np.asarray(solution, dtype=np.float64)
+        returns = self.returns[1:cut]
+        usable &= ~np.isnan(returns)
+        return weights, returns[usable] / _har_sigma(before, weights)[usable]
+
+    def sigma(self, rows: Rows, weights: Floats) -> Floats:
+        """The expected sigma of the day after each row, shape (rows,)."""
+        return _har_sigma(self.inputs[rows], weights)
+
+
+def har(candles: pd.DataFrame) -> Har:
+    """The regression's table; an unknown figure after a gap takes the value before it."""
+    variance = daily_variance(candles)
+    usual = (
+        pd.Series(np.where(variance > 0, variance, np.nan)).rolling(HAR_FLOOR_DAYS, min_periods=1).median()
+    )
+    floor = np.maximum(HAR_FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
+    logs = pd.Series(np.log(np.maximum(variance, floor)))
+    means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in HAR_DAYS)]
+    known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
+    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
+    return Har(
+        inputs=np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)]),
+        log_variance=np.asarray(logs, dtype=np.float64),
+        returns=log_returns(candles),
+        follows=np.diff(days, prepend=days[0]) == DAY,
+        ranged=~np.isnan(garman_klass(candles)),
+    )
+
+
+def _har_sigma(inputs: Floats, weights: Floats) -> Floats:
+    """Summed column by column: a matrix product may round a row differently when there are more rows."""
+    logs = np.zeros(len(inputs))
+    for column, weight in zip(inputs.T, weights, strict=True):
+        logs += column * weight
+    return np.asarray(np.exp(logs / 2.0), dtype=np.float64)
 
 
 def _logs(candles: pd.DataFrame) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""The champion's forecast to rows of the table, once for each key."""
+"""The champion's forecast to rows of the table, once for each key; and the days that have none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -22,7 +22,6 @@ from tasks.core.history import PriceHistory
 from tasks.core.model import Model
 from tasks.core.quantiles import MEDIAN
 from tasks.core.steps import step
-from tasks.core.types import Floats
 from tasks.features.windows import newest_window
 from tasks.profiles.base import Predicted, Profile
 from tasks.profiles.named import own_files
@@ -49,41 +48,17 @@ class RunKey:
 
     def prediction_id(self, horizon: int) -> str:
         """The id of the forecast of one horizon: a digest of the run key and the horizon."""
-        return prediction_key(
-            self.product_id,
-            self.origin_day,
-            self.profile,
-            self.data_version,
-            self.settings_version,
-            self.code_version,
-            horizon,
-        )
-
-
-def prediction_key(
-    product_id: str,
-    origin_day: date,
-    profile: str,
-    data_version: str,
-    settings_version: str,
-    code_version: str,
-    horizon: int,
-) -> str:
-    """The digest of the run key and the horizon."""
-    parts = [product_id, origin_day.isoformat(), profile, data_version, settings_version, code_version]
-    run_key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return hashlib.sha256(json.dumps([run_key, horizon]).encode()).hexdigest()[:32]
+        run_key = hashlib.sha256(json.dumps(astuple(self), default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([run_key, horizon]).encode()).hexdigest()[:32]
 
 
 @step(timeout_seconds=60, run_name="{key.product_id}")
 def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecast | None:
     """The stored forecast of a run, or None where one of its horizons is missing."""
-    rows = []
+    table, rows = Predictions(home), []
     for horizon in horizons:
-        target_day = key.origin_day + timedelta(days=horizon)
-        row = Predictions(home).find(
-            key.prediction_id(horizon), product_id=key.product_id, target_day=target_day
-        )
+        day = key.origin_day + timedelta(days=horizon)
+        row = table.find(key.prediction_id(horizon), product_id=key.product_id, target_day=day)
         if row is None:
             return None
         rows.append(row)
@@ -119,13 +94,8 @@ def make_forecast(
         for horizon in profile.horizons
     ]
     return Forecast(
-        product_id=key.product_id,
-        origin_day=key.origin_day,
-        profile=key.profile,
+        **vars(key),
         model_version=model.version,
-        data_version=key.data_version,
-        settings_version=key.settings_version,
-        code_version=key.code_version,
         last_close=last_close,
         created_at=created_at,
         flow_run_id=flow_run_id,
@@ -151,17 +121,14 @@ def _horizon_forecast(
     return HorizonForecast(
         **shared,
         point=float(prices[MEDIAN]),
-        quantiles=_plain(prices),
+        quantiles=tuple(prices.tolist()),
         sigma=float(sigma),
         components={
-            name: _plain(to_prices(rows[0], last_close)) for name, rows in predicted.components.items()
+            name: tuple(to_prices(rows[0], last_close).tolist())
+            for name, rows in predicted.components.items()
         },
         calibrator_version=state.calibrator_version if state else None,
     )
-
-
-def _plain(prices: Floats) -> tuple[float, ...]:
-    return tuple(prices.tolist())
 
 
 def chain_of(profile: Profile, product_id: str, horizon: int) -> Chain:
@@ -181,10 +148,7 @@ def publish_forecast(
 ) -> Forecast:
     """Forecast with the champion and the calibrator's states, and add the rows unless they are there.
 
-    The components are written first: a row of the table always has its own.
-
-    Returns:
-        The stored forecast.
+    Returns the stored forecast. The components are written first: a row of the table always has its own.
 
     Raises:
         HomeUnusable: a table cannot be written.
@@ -203,9 +167,8 @@ def publish_forecast(
     revisions = {row["prediction_id"]: row["revision"] for row in stored}
     published = tuple(replace(row, revision=revisions[row.prediction_id]) for row in forecast.horizons)
     for row in published:
-        what = f"revision {row.revision}" if row.revision else "published"
-        text = "%s: forecast for %s written to the table (%s)"
-        log.info(text, forecast.product_id, row.target_day, what)
+        kind = f"revision {row.revision}" if row.revision else "published"
+        log.info("%s: forecast for %s written to the table (%s)", history.product_id, row.target_day, kind)
     return replace(forecast, horizons=published)
 
 
@@ -225,3 +188,19 @@ def component_rows(profile: Profile, forecast: Forecast) -> list[dict[str, Any]]
         for horizon in forecast.horizons
         for component, quantiles in horizon.components.items()
     ]
+
+
+def days_to_backfill(home: Home, history: PriceHistory, profile: str, *, limit: int) -> list[date]:
+    """The days with a close between the newest forecast's origin and this one, oldest first.
+
+    A machine was off, or a schedule paused. None where nothing was forecast before: a first run has missed
+    nothing. At most `limit` days back.
+    """
+    if limit < 1:
+        return []
+    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"])
+    earlier = [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
+    if not earlier:
+        return []
+    after = max(max(earlier), history.origin - timedelta(days=limit + 1))
+    return [day for day in history.days.tolist() if after < day < history.origin]

@@ -1,18 +1,26 @@
-"""What the training loop decides outside the graph: batches, dropout masks, early stopping."""
+"""What the training loop does outside the graph: batches, dropout masks, early stopping, progress."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.core.progress import report_progress
 from tasks.core.tensorflow_runtime import tensorflow
 
 if TYPE_CHECKING:
     import keras
 
 Weights = list[NDArray[np.float32]]
+# Called with the member's name, the epoch and the number of epochs.
+Listener = Callable[[str, int, int], None]
+# The threads of members have a copy of the run's context, and so the run's listener.
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class EarlyStopping:
@@ -64,3 +72,21 @@ def dropout_masks(network: keras.Sequential, shape: tuple[int, ...], draw: np.ra
             kept = draw.random((*shape, layer.output.shape[-1]), dtype=np.float32) >= layer.rate
             masks.append(tf.constant(kept / np.float32(1.0 - layer.rate), dtype=tf.float32))
     return masks
+
+
+def report_epoch(member: str, epoch: int, epochs: int) -> None:
+    """Report to the terminal and to the listener that a member finished an epoch, of at most `epochs`."""
+    report_progress(f"epochs of {member}" if member else "epochs", epoch, epochs)
+    listener = _listener.get()
+    if listener is not None:
+        listener(member, epoch, epochs)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call the listener with each epoch that is reported in this context."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

@@ -1,9 +1,11 @@
-"""The TensorFlow graphs of training and prediction."""
+"""The TensorFlow graphs of training and prediction, and the variable whose parts are their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tasks.core.tensorflow_runtime import tensorflow
 
@@ -12,22 +14,55 @@ if TYPE_CHECKING:
 
 # (batch, outputs) and (batch, targets) → (batch,)
 Loss = Callable[[Any, Any], Any]
-# In this scope the network's layers use the weights that the optimizer updates.
-Scope = Callable[[], Any]
+
+
+class FlatWeights:
+    """All trainable weights of a network in one variable, (weights,), which an optimizer updates at once.
+
+    An optimizer repeats its small operations for every variable: a sixth of a step on the article's
+    network. The mathematics is the same where each weight is updated independently of the others, as by Adam.
+    """
+
+    def __init__(self, network: keras.Sequential) -> None:
+        import keras
+
+        self._network = network
+        self._shapes = [tuple(variable.shape) for variable in network.trainable_variables]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self.variable = keras.Variable(np.zeros(sum(self._sizes), dtype=np.float32), name="weights")
+
+    def load(self) -> None:
+        """Copy the network's weights to the variable."""
+        weights = [np.ravel(variable.numpy()) for variable in self._network.trainable_variables]
+        self.variable.assign(np.concatenate(weights))
+
+    def store(self) -> None:
+        """Copy the variable to the network's weights."""
+        parts = np.split(self.variable.numpy(), np.cumsum(self._sizes)[:-1])
+        for variable, part in zip(self._network.trainable_variables, parts, strict=True):
+            variable.assign(part.reshape(variable.shape))
+
+    def scope(self) -> Any:
+        """A scope in which, in a graph, the network's layers use parts of the variable."""
+        import keras
+
+        tf = tensorflow()
+        parts = tf.split(self.variable.value, self._sizes)
+        shaped = [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        pairs = zip(self._network.trainable_variables, shaped, strict=True)
+        return keras.StatelessScope(state_mapping=list(pairs))
 
 
 def epoch_graph(
     network: keras.Sequential,
     optimizer: keras.optimizers.Optimizer,
-    variables: list[keras.Variable],
+    flat: FlatWeights,
     loss: Loss,
-    scope: Scope,
     *,
     compiled: bool,
 ) -> Any:
     """A pass over the batches: x, y, (steps, batch) window numbers and weights, masks → (steps,) losses."""
     tf = tensorflow()
-    values = [variable.value for variable in variables]
 
     def run_epoch(x: Any, y: Any, order: Any, weights: Any, masks: list[Any]) -> Any:
         shares = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
@@ -36,9 +71,9 @@ def epoch_graph(
         def run_batch(step: Any, losses: Any) -> tuple[Any, Any]:
             # All batches are gathered at once, and `gather` replaces a slice: fewer operations per step.
             inputs, targets, share, *kept = [tf.gather(part, step) for part in whole]
-            with tf.GradientTape() as tape, scope():
+            with tf.GradientTape() as tape, flat.scope():
                 mean = tf.reduce_sum(loss(_forward(network, inputs, kept), targets) * share)
-            optimizer.apply(tape.gradient(mean, values), variables)
+            optimizer.apply([tape.gradient(mean, flat.variable.value)], [flat.variable])
             return step + 1, losses.write(step, mean)
 
         steps = order.shape[0] or tf.shape(order)[0]
@@ -52,12 +87,12 @@ def epoch_graph(
     return tf.function(run_epoch, jit_compile=compiled, autograph=False, reduce_retracing=not compiled)
 
 
-def mean_loss_graph(network: keras.Sequential, loss: Loss, scope: Scope) -> Any:
+def mean_loss_graph(network: keras.Sequential, flat: FlatWeights, loss: Loss) -> Any:
     """The mean loss without dropout: x, y → a scalar."""
     tf = tensorflow()
 
     def mean_loss(x: Any, y: Any) -> Any:
-        with scope():
+        with flat.scope():
             return tf.reduce_mean(loss(network(x, training=False), y))
 
     return tf.function(mean_loss, autograph=False, reduce_retracing=True)

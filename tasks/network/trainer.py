@@ -1,4 +1,4 @@
-"""The training loop.
+"""The training loop, and the pool of trainers that train members at the same time.
 
 One epoch is one call into TensorFlow. It gathers the batches itself; a seeded generator draws the dropout
 masks and the order of the windows before it. Layers, optimizer and mathematics are Keras's own; the loop
@@ -15,27 +15,29 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.core.errors import BadSetting
 from storage.core.logs import native_stderr_to_log
-from tasks.core.tensorflow_runtime import tensorflow
+from tasks.core.tensorflow_runtime import cores, tensorflow
 from tasks.core.types import Floats
 from tasks.network.architectures import squared_error
-from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks
-from tasks.network.flat_weights import FlatWeights, can_flatten
-from tasks.network.graphs import Loss, epoch_graph, mean_loss_graph, predict_graph
-from tasks.network.progress import report_epoch
+from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks, report_epoch
+from tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph, predict_graph
 
 if TYPE_CHECKING:
     import keras
 
 log = logging.getLogger("closecast.train")
 
+Result = TypeVar("Result")
 Numbers = NDArray[np.floating[Any]]
 # With so many steps XLA saves more time than it compiles; 50 epochs of the article are 14,000.
 MIN_XLA_STEPS = 4_000
@@ -70,9 +72,9 @@ class TrainingSettings:
 class Trainer:
     """A network with its optimizer and its graphs, which are traced once and serve every member.
 
-    One thread at a time uses it; `clone` makes another for another thread. The optimizer is any of Keras's
-    with a plain learning rate, not built yet; by default Adam. The head, (batch, outputs) → (batch, figures),
-    is applied by `predict`. XLA (`compiled`) compiles anew for each shape of data.
+    One thread at a time uses it; `clone` makes another for another thread. The optimizer is Adam, with the
+    gradient's norm held to `clip_norm`. The head, (batch, outputs) → (batch, figures), is applied by
+    `predict`. XLA (`compiled`) compiles anew for each shape of data.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Trainer:
         network: keras.Sequential,
         *,
         loss: Loss,
-        optimizer: keras.optimizers.Optimizer | None = None,
+        clip_norm: float | None = None,
         compiled: bool = False,
         head: Callable[[Any], Any] = lambda raw: raw,
     ) -> None:
@@ -88,13 +90,12 @@ class Trainer:
 
         self.network = network
         self._compiled = compiled
-        self._optimizer = keras.optimizers.Adam() if optimizer is None else optimizer
-        self._flat = FlatWeights(network) if can_flatten(self._optimizer) else None
-        self._optimizer.build(self._trained())
+        self._flat = FlatWeights(network)
+        self._optimizer = keras.optimizers.Adam(global_clipnorm=clip_norm)
+        self._optimizer.build([self._flat.variable])
         self._fresh = [keras.ops.convert_to_numpy(variable) for variable in self._optimizer.variables]
-        scope = self._flat.scope if self._flat else contextlib.nullcontext
-        self._epoch = epoch_graph(network, self._optimizer, self._trained(), loss, scope, compiled=compiled)
-        self._mean_loss = mean_loss_graph(network, loss, scope)
+        self._epoch = epoch_graph(network, self._optimizer, self._flat, loss, compiled=compiled)
+        self._mean_loss = mean_loss_graph(network, self._flat, loss)
         self._predict = predict_graph(network, head)
         self._lock = threading.RLock()
         # In a clone: id of a variable's handle in the first trainer → the handle of its own variable.
@@ -104,13 +105,12 @@ class Trainer:
         """A trainer with the same graphs, not compiled by XLA, on variables of its own."""
         import keras
 
-        network = keras.models.clone_model(self.network)
-        network.set_weights(self.network.get_weights())
-        optimizer = type(self._optimizer).from_config(self._optimizer.get_config())
         other = copy.copy(self)
-        other.network, other._optimizer, other._lock = network, optimizer, threading.RLock()
-        other._flat = FlatWeights(network) if self._flat else None
-        optimizer.build(other._trained())
+        other.network, other._lock = keras.models.clone_model(self.network), threading.RLock()
+        other.network.set_weights(self.network.get_weights())
+        other._flat = FlatWeights(other.network)
+        other._optimizer = keras.optimizers.Adam.from_config(self._optimizer.get_config())
+        other._optimizer.build([other._flat.variable])
         pairs = zip(self._variables(), other._variables(), strict=True)
         other._handles = {id(ours.value.handle): theirs.value.handle for ours, theirs in pairs}
         return other
@@ -128,13 +128,9 @@ class Trainer:
     ) -> tuple[Weights, Losses]:
         """Train with a fresh optimizer state, as `keras.Model.fit` would.
 
-        Args:
-            inputs: (samples, lookback, features).
-            targets: (samples, outputs).
-            validation: inputs and targets of validation windows, of the same shapes.
-            seed: of the dropout masks and the order.
-            start: the first weights, by default those that the network has.
-            name: for the log and the progress.
+        Inputs are (samples, lookback, features), targets (samples, outputs), those of the validation windows
+        as well. The seed is that of the dropout masks and the order. `start` are the first weights, by
+        default those of the network; `name` is for the log and the progress.
 
         Raises:
             BadSetting: the losses are not finite with these settings.
@@ -177,8 +173,7 @@ class Trainer:
         x, y, *held_out = (tf.constant(part) for part in data)
         stopping = EarlyStopping(settings.patience, settings.min_delta)
         self._reset_optimizer(settings.learning_rate)
-        if self._flat:
-            self._flat.load()
+        self._flat.load()
         training, validation, epochs = [], [], settings.epochs
         for epoch in range(1, epochs + 1):
             order, weights = batches(len(x), settings.batch_size, draw if settings.shuffle else None)
@@ -194,7 +189,7 @@ class Trainer:
                 prefix = f"{name}, " if name else ""
                 log.info("%sepoch %d of %d: loss %.5f%s", prefix, epoch, epochs, training[-1], checked)
             report_epoch(name, epoch, epochs)
-            if self._flat and (settings.patience is not None or epoch == epochs):
+            if settings.patience is not None or epoch == epochs:
                 self._flat.store()
             if stopping.after(epoch, validation[-1], self.network):
                 report_epoch(name, epochs, epochs)
@@ -210,12 +205,8 @@ class Trainer:
             )
         return Losses(np.array(training), np.array(validation), best_epoch)
 
-    def _trained(self) -> list[keras.Variable]:
-        """The variables that the optimizer updates."""
-        return [self._flat.variable] if self._flat else self.network.trainable_variables
-
     def _variables(self) -> list[keras.Variable]:
-        return [*self.network.variables, *self._optimizer.variables, *self._trained()]
+        return [*self.network.variables, *self._optimizer.variables, self._flat.variable]
 
     def _reset_optimizer(self, learning_rate: float) -> None:
         for variable, fresh in zip(self._optimizer.variables, self._fresh, strict=True):
@@ -236,6 +227,45 @@ class Trainer:
                 f=graph,
                 executor_type=IN_THIS_THREAD,
             )[0]
+
+
+class TrainerPool:
+    """A trainer for each core, all of one network.
+
+    All threads of the process share the pool: however many folds run, no more members train at once than
+    there are cores.
+    """
+
+    def __init__(self, first: Trainer) -> None:
+        self.first = first
+        self._idle: SimpleQueue[Trainer] = SimpleQueue()
+        self._idle.put(first)
+        self._size, self._growing = 1, threading.Lock()
+
+    def map(self, count: int, work: Callable[[int, Trainer], Result]) -> list[Result]:
+        """Results of `work(member, trainer)` for members 0 to count - 1, in their order.
+
+        Every trainer gives the same bits for the same start, data and seed.
+        """
+        wanted = min(cores(), count)
+        with self._growing:
+            for _ in range(self._size, wanted):
+                self._idle.put(self.first.clone())
+            self._size = max(self._size, wanted)
+
+        def run(member: int) -> Result:
+            trainer = self._idle.get()
+            try:
+                return work(member, trainer)
+            finally:
+                self._idle.put(trainer)
+
+        if wanted == 1:
+            return [run(member) for member in range(count)]
+        with ThreadPoolExecutor(wanted, thread_name_prefix="member") as threads:
+            # The context carries the run's logger and listener.
+            futures = [threads.submit(copy_context().run, run, member) for member in range(count)]
+            return [future.result() for future in futures]
 
 
 def train(

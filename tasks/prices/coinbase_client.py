@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import date, timedelta
 from http.client import IncompleteRead
 from typing import Any
@@ -24,12 +24,12 @@ from storage.core.home import check_product_id
 from storage.core.provenance import code_version
 from tasks.prices.coinbase_responses import (
     DAY,
-    Response,
     TransientError,
     printable,
-    read_response,
+    read_body,
     read_rows,
     rows_of,
+    sent_at,
 )
 
 COINBASE = "https://api.exchange.coinbase.com"
@@ -42,17 +42,13 @@ log = logging.getLogger("closecast.fetch")
 
 @dataclass(frozen=True)
 class Page:
-    """The response to a request for an inclusive span of days.
-
-    `candles` is a candle_frame of days of the span, oldest first, not yet validated; `rejected` is a
-    rejected_frame of the rows that are not readable as a candle.
-    """
+    """The response to a request for an inclusive span of days."""
 
     first: date
     last: date
     payload: bytes  # the body, decompressed
-    candles: pd.DataFrame
-    rejected: pd.DataFrame
+    candles: pd.DataFrame  # a candle_frame of days of the span, oldest first, not yet validated
+    rejected: pd.DataFrame  # a rejected_frame of the rows that are not readable as a candle
 
 
 class _Session(requests.Session):
@@ -60,42 +56,27 @@ class _Session(requests.Session):
         """None: requests would read the whole body of a redirect that it is not to follow."""
 
 
+@dataclass(eq=False)
 class Client:
     """A client for daily candles: a context manager that closes its connections.
 
-    Args:
-        base_url: http or https address of the exchange, without a query.
-        read_timeout: seconds to wait for each next byte.
-        total_timeout: seconds for a whole response, however it trickles.
-        attempts: requests for a page while errors are transient.
-        empty_attempts: requests for a page before an empty one is accepted.
-        max_wait: seconds, the limit of the exponential waits between attempts, without their jitter.
-        patience: seconds after the first request in which others may start. The last one ends at most
-            `max_wait` + `total_timeout` + 1 s later.
-        sleep: waits that many seconds; for tests.
-
-    Raises:
-        BadSetting: an address that cannot be used.
+    The last request ends at most `max_wait` + `total_timeout` + 1 s after the patience is over. An address
+    that cannot be used raises `BadSetting`.
     """
 
-    def __init__(
-        self,
-        base_url: str = COINBASE,
-        *,
-        read_timeout: float = 15.0,
-        total_timeout: float = 30.0,
-        attempts: int = 6,
-        empty_attempts: int = 3,
-        max_wait: float = 20.0,
-        patience: float = 780.0,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.base_url, self._host = base_url.rstrip("/"), _host_of(base_url)
-        self._attempts, self._empty_attempts, self._max_wait = attempts, empty_attempts, max_wait
-        self._timeouts, self._total_timeout = (CONNECT_TIMEOUT, read_timeout), total_timeout
-        self._pace, self._next_start = threading.Lock(), -math.inf
-        self._patience, self._last_start = patience, math.inf
-        self._sleep = sleep
+    base_url: str = COINBASE  # http or https, without a query
+    _: KW_ONLY
+    read_timeout: float = 15.0  # seconds to wait for each next byte
+    total_timeout: float = 30.0  # seconds for a whole response, however it trickles
+    attempts: int = 6  # requests for a page while errors are transient
+    empty_attempts: int = 3  # requests for a page before an empty one is accepted
+    max_wait: float = 20.0  # seconds, the limit of the exponential waits, without their jitter
+    patience: float = 780.0  # seconds after the first request in which others may start
+    sleep: Callable[[float], None] = time.sleep  # waits that many seconds; for tests
+
+    def __post_init__(self) -> None:
+        self._host = _host_of(self.base_url)
+        self._pace, self._next_start, self._last_start = threading.Lock(), -math.inf, math.inf
         self._session = _Session()
         self._session.auth = lambda request: request  # the candles are public: no password of a netrc file
         self._session.headers["User-Agent"] = f"closecast/{code_version().partition('+')[0]}"
@@ -128,20 +109,20 @@ class Client:
 
         def retrying(attempts: int, **rules: Any) -> tenacity.Retrying:
             return tenacity.Retrying(
-                sleep=self._sleep,
+                sleep=self.sleep,
                 stop=tenacity.stop_after_attempt(attempts),
                 before_sleep=lambda state: _warn(label, state, attempts),
                 **rules,
             )
 
         until_usable = retrying(
-            self._attempts,
-            wait=tenacity.wait_exponential(multiplier=0.5, max=self._max_wait) + tenacity.wait_random(0, 0.5),
+            self.attempts,
+            wait=tenacity.wait_exponential(multiplier=0.5, max=self.max_wait) + tenacity.wait_random(0, 0.5),
             retry=tenacity.retry_if_exception_type(TransientError),
             reraise=True,
         )
         until_filled = retrying(
-            self._empty_attempts if expect_rows else 1,
+            self.empty_attempts if expect_rows else 1,
             wait=tenacity.wait_random(0.2, 0.6),
             retry=tenacity.retry_if_result(lambda page: page.candles.empty and page.rejected.empty),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
@@ -151,7 +132,7 @@ class Client:
         except TransientError as error:
             raise ExchangeUnavailable(
                 f"the exchange at {self._host} gave no usable response for {label}"
-                f" in {self._attempts} attempts, the last one: {error};"
+                f" in {self.attempts} attempts, the last one: {error};"
                 " check the network and run again later (--source sample works offline)"
             ) from error
         log.info("%s: %d candles", label, len(page.candles))
@@ -161,55 +142,56 @@ class Client:
         self._wait_for_turn()
         query = {"granularity": DAY, "start": f"{first}T00:00:00Z", "end": f"{last}T00:00:00Z"}
         try:
-            response = self._get(f"{self.base_url}/products/{product_id}/candles", query)
+            response, body = self._get(f"{self.base_url.rstrip('/')}/products/{product_id}/candles", query)
         except requests.RequestException as error:
             raise TransientError(_reason_of(error)) from error
-        candles, rejected = read_rows(rows_of(response, product_id), first, last)
-        sent_at = response.sent_at
+        candles, rejected = read_rows(rows_of(response, body, product_id), first, last)
+        moment = sent_at(response)
         newest = candles["day_utc"].iloc[-1].date() if len(candles) else date.min
-        if sent_at and sent_at.date() <= newest:
+        if moment and moment.date() <= newest:
             # From a cache, or this machine's clock is wrong: an open candle looks like any other.
             raise TransientError(
-                f"a candle of {newest} sent at {sent_at:%Y-%m-%d %H:%M} UTC by the exchange's clock, before"
+                f"a candle of {newest} sent at {moment:%Y-%m-%d %H:%M} UTC by the exchange's clock, before"
                 " that day was over; compare this machine's clock"
             )
-        return Page(first, last, response.body, candles, rejected)
+        return Page(first, last, body, candles, rejected)
 
-    def _get(self, url: str, query: dict[str, Any]) -> Response:
-        """A complete response within the total time-out.
+    def _get(self, url: str, query: dict[str, Any]) -> tuple[requests.Response, bytes]:
+        """A response and its whole body within the total time-out.
 
         The time-outs of requests start again with each byte, so a response that trickles would never end. It
         is awaited in a thread of its own, which is abandoned when time is up; it ends with the process at the
         latest.
         """
-        future: Future[Response] = Future()
+        future: Future[tuple[requests.Response, bytes]] = Future()
+        timeouts = (CONNECT_TIMEOUT, self.read_timeout)
 
         def fetch() -> None:
             try:
                 with self._session.get(
-                    url, params=query, timeout=self._timeouts, stream=True, allow_redirects=False
+                    url, params=query, timeout=timeouts, stream=True, allow_redirects=False
                 ) as response:
-                    future.set_result(read_response(response))
+                    future.set_result((response, read_body(response)))
             except BaseException as error:
                 future.set_exception(error)
 
         threading.Thread(target=fetch, name="closecast-http", daemon=True).start()
         try:
-            return future.result(self._total_timeout)
+            return future.result(self.total_timeout)
         except TimeoutError as error:
-            raise TransientError(f"no complete response within {self._total_timeout:g} s") from error
+            raise TransientError(f"no complete response within {self.total_timeout:g} s") from error
 
     def _wait_for_turn(self) -> None:
         """Keep the starts of requests apart, also those of other threads and of retries."""
         with self._pace:
             wait = self._next_start - time.monotonic()
             if wait > 0:
-                self._sleep(wait)
+                self.sleep(wait)
             now = time.monotonic()
-            self._last_start = min(self._last_start, now + self._patience)
+            self._last_start = min(self._last_start, now + self.patience)
             if now > self._last_start:
                 raise ExchangeUnavailable(
-                    f"all pages of the exchange at {self._host} were needed within {self._patience:g} s, but"
+                    f"all pages of the exchange at {self._host} were needed within {self.patience:g} s, but"
                     " it was slower; the pages so far are kept: run again later to continue from there"
                 )
             self._next_start = now + MIN_INTERVAL
@@ -244,19 +226,20 @@ def _host_of(base_url: str) -> str:
 def _reason_of(error: BaseException) -> str:
     """A short reason for a failed request: the operating system's own where there is one."""
     cause: BaseException | None = error
-    text = ""
+    text = type(error).__name__
     while cause is not None:
-        if isinstance(cause, requests.Timeout | TimeoutError):
-            return "no response in time"
-        if isinstance(cause, requests.exceptions.ContentDecodingError):
-            return "a damaged gzip body"
-        if isinstance(cause, IncompleteRead):
-            return "a body cut short"
-        if isinstance(cause, OSError) and cause.errno:
-            return (os.strerror(cause.errno) if cause.errno > 0 else printable(str(cause.strerror))).lower()
+        match cause:
+            case requests.Timeout() | TimeoutError():
+                return "no response in time"
+            case requests.exceptions.ContentDecodingError():
+                return "a damaged gzip body"
+            case IncompleteRead():
+                return "a body cut short"
+            case OSError(errno=int(number)) if number:
+                return (os.strerror(number) if number > 0 else printable(str(cause.strerror))).lower()
         text = printable(str(cause)) or text
         cause = cause.__cause__ or cause.__context__
-    return text or type(error).__name__
+    return text
 
 
 def _warn(label: str, state: tenacity.RetryCallState, attempts: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,31 +27,8 @@ class TransientError(Exception):
     """A failure that may be gone on the next attempt; its text is one line."""
 
 
-@dataclass(frozen=True)
-class Response:
-    """A complete response: status, headers, and the body decompressed."""
-
-    status: int
-    headers: Mapping[str, str]  # whatever the case of their names
-    body: bytes
-
-    @property
-    def sent_at(self) -> datetime | None:
-        """The response's moment by the server's clock; None where its Date is missing or unreadable."""
-        try:
-            moment = parsedate_to_datetime(self.headers["Date"])
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        except (LookupError, ValueError, TypeError, OverflowError):
-            return None
-
-
-def read_response(response: requests.Response) -> Response:
-    """Read a streamed response to its end, decompressed.
-
-    Raises:
-        ExchangeRefused: more than MAX_BYTES.
-        requests.RequestException: the body breaks off, or is not what its headers say.
-    """
+def read_body(response: requests.Response) -> bytes:
+    """The whole body of a streamed response, decompressed; more than MAX_BYTES raise `ExchangeRefused`."""
     body = bytearray()
     for chunk in response.iter_content(CHUNK_BYTES):
         body += chunk
@@ -62,10 +37,19 @@ def read_response(response: requests.Response) -> Response:
                 f"a response of the exchange needs at most {MAX_BYTES} bytes, this one has more;"
                 " check CLOSECAST_COINBASE_URL"
             )
-    return Response(response.status_code, response.headers, bytes(body))
+    return bytes(body)
 
 
-def rows_of(response: Response, product_id: str) -> list[Any]:
+def sent_at(response: requests.Response) -> datetime | None:
+    """The response's moment by the server's clock; None where its Date is missing or unreadable."""
+    try:
+        moment = parsedate_to_datetime(response.headers["Date"])
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (LookupError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def rows_of(response: requests.Response, body: bytes, product_id: str) -> list[Any]:
     """The rows of a good response.
 
     Raises:
@@ -73,9 +57,9 @@ def rows_of(response: Response, product_id: str) -> list[Any]:
         BadProduct: 404 with a message of the exchange.
         ExchangeRefused: any other, a redirect included.
     """
-    status, content = response.status, parse(response.body)
+    status, content = response.status_code, parse(body)
     message = content.get("message") if isinstance(content, dict) else None
-    detail = printable(message) if isinstance(message, str) else _describe(response.body, content)
+    detail = printable(message) if isinstance(message, str) else _describe(body, content)
     if 200 <= status < 300:
         if isinstance(content, list) and len(content) <= MAX_ROWS:
             return content
@@ -88,10 +72,7 @@ def rows_of(response: Response, product_id: str) -> list[Any]:
         )
     if 300 <= status < 400:
         target = printable(response.headers.get("Location", "nowhere"))
-        raise ExchangeRefused(
-            f"the exchange responded {status}, a redirect to {target}, which is not followed;"
-            " check CLOSECAST_COINBASE_URL"
-        )
+        detail = f"a redirect to {target}, which is not followed"
     raise ExchangeRefused(
         f"the exchange refused {product_id} with {status}: {detail};"
         " check the days and CLOSECAST_COINBASE_URL"
@@ -116,27 +97,34 @@ def read_rows(rows: list[Any], first: date, last: date) -> tuple[pd.DataFrame, p
     """
     lowest, highest = (first - EPOCH).days, (last - EPOCH).days
     versions: dict[int, dict[tuple[float, ...], Any]] = {}
-    rejected: list[dict[str, object]] = []
+    rejected: list[tuple[int | None, Any, str]] = []
     for row in rows:
         day = _day_number(row)
         if day is None:
-            rejected.append(_rejected(None, row, "its time is not midnight UTC in whole seconds"))
+            rejected.append((None, row, "its time is not midnight UTC in whole seconds"))
         elif lowest <= day <= highest:
-            figures, reason = _figures(row)
-            if reason:
-                rejected.append(_rejected(day, row, reason))
+            figures = tuple(_number(value) for value in row[1:])
+            bad = [name for name, figure in zip(FIGURES, figures, strict=False) if math.isnan(figure)]
+            if len(row) != 6:
+                rejected.append((day, row, f"a candle has six values, this row {len(row)}"))
+            elif bad:
+                rejected.append((day, row, f"no finite number: {', '.join(bad)}"))
             else:
                 versions.setdefault(day, {}).setdefault(figures, row)
     candles: list[dict[str, object]] = []
     for day, by_figures in sorted(versions.items()):
         if len(by_figures) == 1:
             (figures,) = by_figures
-            moment = pd.Timestamp(day * DAY, unit="s")
-            candles.append({"day_utc": moment} | dict(zip(FIGURES, figures, strict=True)))
+            candles.append({"day_utc": _date(day), **dict(zip(FIGURES, figures, strict=True))})
         else:
             reason = f"the day has {len(by_figures)} rows with different figures"
-            rejected += [_rejected(day, row, reason) for row in by_figures.values()]
-    return candle_frame(candles), rejected_frame(rejected)
+            rejected += [(day, row, reason) for row in by_figures.values()]
+    return candle_frame(candles), rejected_frame(
+        [
+            {"day_utc": None if day is None else str(_date(day)), "raw": json.dumps(row)[:500], "reason": why}
+            for day, row, why in rejected
+        ]
+    )
 
 
 def printable(text: str) -> str:
@@ -155,32 +143,21 @@ def _describe(body: bytes, content: Any) -> str:
     return "an HTML page" if body.lstrip().startswith(b"<") else "incomplete JSON or none"
 
 
+def _date(day: int) -> date:
+    return EPOCH + timedelta(days=day)
+
+
 def _day_number(row: Any) -> int | None:
     """Days since 1970 of a row, None where it does not begin with the time of a midnight."""
-    time: Any = row[0] if isinstance(row, list) and row else ""
-    return int(time // DAY) if _number(time) is not None and time % DAY == 0 else None
+    time: Any = row[0] if isinstance(row, list) and row else None
+    return int(time // DAY) if not math.isnan(_number(time)) and time % DAY == 0 else None
 
 
-def _figures(row: list[Any]) -> tuple[tuple[float, ...], str]:
-    """The five figures after the time, or the reason why they cannot be read."""
-    if len(row) != 6:
-        return (), f"a candle has six values, this row {len(row)}"
-    numbers = [_number(value) for value in row[1:]]
-    bad = [name for name, number in zip(FIGURES, numbers, strict=True) if number is None]
-    return tuple(n for n in numbers if n is not None), f"no finite number: {', '.join(bad)}" if bad else ""
-
-
-def _number(value: Any) -> float | None:
-    """A JSON number as a finite float64, None for anything else."""
+def _number(value: Any) -> float:
+    """A JSON number as a float64, NaN for anything else, infinite numbers included."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
+        return math.nan
     try:
-        number = float(value)
+        return float(value) if math.isfinite(value) else math.nan
     except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _rejected(day: int | None, row: Any, reason: str) -> dict[str, object]:
-    iso = None if day is None else (EPOCH + timedelta(days=day)).isoformat()
-    return {"day_utc": iso, "raw": json.dumps(row)[:500], "reason": reason}
+        return math.nan

@@ -19,7 +19,6 @@ from pyarrow import csv as arrow_csv
 from storage.core.errors import BadFile
 
 MAX_LINE_BYTES = 64 * 1024
-MAX_COLUMNS = 100
 NUMBER = r"^-?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,2})?$"
 API_ORDER = ["time", "low", "high", "open", "close", "volume"]
 NAMES = {
@@ -67,16 +66,15 @@ def split_rows(data: bytes, name: str) -> CsvRows:
     """Split a CSV file into rows and columns; a banner line above the header is skipped.
 
     Raises:
-        BadFile: empty, not UTF-8 text, a line or a number of columns beyond the limit, no known header, two
-            columns for one role, a quoted field over two lines, or nothing below the header.
+        BadFile: empty, not UTF-8 text, a line beyond the limit, no known header, two columns for one role, a
+            quoted field over two lines, or nothing below the header.
     """
     lines = _split_lines(data, name)
     header, delimiter, first_row = _find_header(lines, name)
-    below = lines[first_row:]
-    reasons: dict[int, str] = {}
-    if b'"' in data:
-        for row in [row for row, line in enumerate(below) if line.count(b'"') % 2]:
-            reasons[row + first_row + 1] = "a quote is not closed"
+    below, reasons = lines[first_row:], dict[int, str]()
+    for row, line in enumerate(below):
+        if line.count(b'"') % 2:
+            reasons[first_row + row + 1] = "a quote is not closed"
             below[row] = b""
     numbers = np.flatnonzero(np.fromiter(map(len, below), np.int64)) + first_row + 1
     if not len(numbers):
@@ -85,8 +83,6 @@ def split_rows(data: bytes, name: str) -> CsvRows:
     texts, widths = _parse(body, header, delimiter, name, len(numbers))
     for row, width in widths.items():
         number = int(numbers[row])
-        if width > MAX_COLUMNS:
-            raise _too_wide(name, number, width)
         if lines[number - 1].strip():
             reasons[number] = f"{width} fields where the header has {len(header)}"
     return CsvRows(name, header, delimiter, lines, texts, np.delete(numbers, list(widths)), reasons)
@@ -130,25 +126,24 @@ def _find_header(lines: list[bytes], name: str) -> tuple[list[str], str, int]:
     filled = [index for index, line in enumerate(lines[:50]) if line.strip()][:2]
     if not filled:
         raise BadFile(f"{name}: a CSV file of daily candles is needed, but it is empty or begins so")
-    missing, written = ["date", "close"], lines[filled[0]]
-    for index in filled:
-        for delimiter in ",;\t":
-            header = _split(lines[index], delimiter)
-            roles = _positions(header, name).keys() if len(header) <= MAX_COLUMNS else set()
-            present = {"date": not roles.isdisjoint(("day", "stamp")), "close": "close" in roles}
-            if all(present.values()):
-                return header, delimiter, index + 1
-            if len(missing) == 2 and any(present.values()):
-                missing, written = [role for role in present if not present[role]], lines[index]
+    candidates = [(index, mark, _split(lines[index], mark)) for index in filled for mark in ",;\t"]
+    index, delimiter, header = min(candidates, key=lambda candidate: len(_missing(candidate[2])))
+    missing = _missing(header)
+    if not missing:
+        return header, delimiter, index + 1
     first = _split(lines[filled[0]], ",")
     if len(first) == len(API_ORDER) and all(re.fullmatch(NUMBER, field) for field in first):
         return API_ORDER, ",", filled[0]
-    if len(first) > MAX_COLUMNS:
-        raise _too_wide(name, filled[0] + 1, len(first))
     raise BadFile(
         f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
-        f" {' and '.join(missing)} not found in {written.decode()[:60]!r}"
+        f" {' and '.join(missing)} not found in {lines[index].decode()[:60]!r}"
     )
+
+
+def _missing(header: list[str]) -> list[str]:
+    roles = {_role(heading) for heading in header}
+    needed = {"date": {"day", "stamp"}, "close": {"close"}}
+    return [name for name, suitable in needed.items() if not roles & suitable]
 
 
 def _split(line: bytes, delimiter: str) -> list[str]:
@@ -160,24 +155,25 @@ def plain(heading: str) -> str:
     return re.sub(r"[\W_]+", "_", heading.lower()).strip("_")
 
 
+def _role(heading: str) -> str | None:
+    """The role of a column, None where it is not used."""
+    column = plain(heading)
+    if column.startswith("vol") or column.endswith("volume"):
+        return "volume"
+    return next((role for role, names in NAMES.items() if column in names), None)
+
+
 def _positions(header: list[str], name: str) -> dict[str, int]:
     """Role → position; volumes as `volume:0`, `volume:1` … by position."""
     positions: dict[str, int] = {}
     for position, heading in enumerate(header):
-        column = plain(heading)
-        role = next((role for role, names in NAMES.items() if column in names), None)
-        if column.startswith("vol") or column.endswith("volume"):
-            role = f"volume:{position}"
+        role = _role(heading)
         if role in positions:
             both = f"{header[positions[role]]!r:.25} and {heading!r:.25}"
             raise BadFile(f"{name}: one column is needed for the {role}, the header has two: {both}")
         if role:
-            positions[role] = position
+            positions[f"volume:{position}" if role == "volume" else role] = position
     return positions
-
-
-def _too_wide(name: str, line: int, width: int) -> BadFile:
-    return BadFile(f"{name}: at most {MAX_COLUMNS} columns are expected, line {line} has {width}")
 
 
 def _parse(

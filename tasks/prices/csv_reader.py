@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
+from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
 from storage.core.errors import BadFile
 from storage.core.home import check_product_id
 from tasks.prices.csv_formats import API_ORDER, NUMBER, CsvRows, no_rows, plain, split_rows
@@ -38,8 +37,7 @@ MAX_CONTRADICTIONS, MAX_CONTRADICTED_SHARE = 3, 0.02
 OnDuplicate = Literal["refuse", "first", "last"]
 
 
-@dataclass(frozen=True)
-class CsvCandles:
+class CsvCandles(NamedTuple):
     """The candles of a file, oldest first, one row a day; the rejected rows in the file's order."""
 
     candles: pd.DataFrame
@@ -49,7 +47,7 @@ class CsvCandles:
 def read_candles(
     data: bytes, product_id: str, *, name: str = "the file", on_duplicate: OnDuplicate = "refuse"
 ) -> CsvCandles:
-    """Read the candles of one product from a CSV file's bytes.
+    """Read the candles of one product from a CSV file's bytes; `name` is the file's in error messages.
 
     Rows may come in any order; days are UTC. A time stamp (seconds, milliseconds or microseconds) or a
     `2019-10-17 00:00:00` must lie on midnight. The form `2020-10-24 07-AM` is the label of a daily file: its
@@ -59,8 +57,7 @@ def read_candles(
     base currency. Open, high, low and volume may be empty (NaN), the close may not.
 
     Of a day with different figures `on_duplicate` keeps the row nearer the top of the file (`first`) or
-    nearer its end (`last`) and rejects the others. Rows with equal figures are one. `name` is the file's in
-    error messages.
+    nearer its end (`last`) and rejects the others. Rows with equal figures are one.
 
     Raises:
         BadProduct: a malformed product id.
@@ -79,11 +76,8 @@ def read_candles(
     good = frame[~frame.index.isin(list(rows.reasons))]
     if good.empty:
         raise no_rows(rows.reasons, name)
-    if not good["day_utc"].is_unique:
-        good = _one_a_day(good, on_duplicate, rows)
-    if not good["day_utc"].is_monotonic_increasing:
-        good = good.sort_values("day_utc")
-    candles = candle_frame({column: good[column].to_numpy() for column in CANDLE_COLUMNS})
+    good = _one_a_day(good, on_duplicate, rows).sort_values("day_utc", ignore_index=True)
+    candles = candle_frame({str(name): column for name, column in good.items()})
     return CsvCandles(candles, _rejected(rows, frame["day_utc"]))
 
 
@@ -121,12 +115,11 @@ def _read_days(rows: CsvRows) -> np.ndarray:
     """(rows,) UTC days, NaT where the row is rejected."""
     role = "day" if "day" in rows.texts else "stamp"
     days, clock, labelled = _parse_days(rows.texts[role])
-    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled)
-    if len(off):
-        row = int(off[0])
+    off = np.flatnonzero(~np.isnat(days) & (clock != 0) & ~labelled).tolist()
+    if off:
         raise BadFile(
             f"{rows.name}: daily candles are needed, each at midnight UTC,"
-            f" but line {rows.numbers[row]} is of {rows.text(role, row)!r:.40}"
+            f" but line {rows.numbers[off[0]]} is of {rows.text(role, off[0])!r:.40}"
         )
     _check_hours(rows, days, clock)
     for row in np.flatnonzero(np.isnat(days)).tolist():
@@ -135,10 +128,8 @@ def _read_days(rows: CsvRows) -> np.ndarray:
         stamps, clock, _ = _parse_days(rows.texts["stamp"])
         _check_hours(rows, np.where(days == stamps, days, NO_DAY), clock)
         for row in np.flatnonzero(~np.isnat(days) & ~np.isnat(stamps) & (days != stamps)).tolist():
-            stamp = rows.text("stamp", row)
-            rows.reject(
-                row, f"its date is {days[row]!s:.10}, its time stamp {stamp!r:.40} is {stamps[row]!s:.10}"
-            )
+            stamp = f"its time stamp {rows.text('stamp', row)!r:.40} is {stamps[row]!s:.10}"
+            rows.reject(row, f"its date is {days[row]!s:.10}, {stamp}")
     return days
 
 
@@ -147,10 +138,11 @@ def _check_hours(rows: CsvRows, days: np.ndarray, clock: np.ndarray) -> None:
     order = np.lexsort((clock, days))
     hourly = np.flatnonzero((np.diff(days[order]) == np.timedelta64(0, "s")) & (np.diff(clock[order]) != 0))
     if len(hourly):
-        first, second = sorted(rows.numbers[order[hourly[0] : hourly[0] + 2]])
-        day = str(days[order[hourly[0]]])[:10]
+        pair = order[hourly[0] : hourly[0] + 2]
+        first, second = sorted(rows.numbers[pair])
         raise BadFile(
-            f"{rows.name}: daily candles are needed, lines {first} and {second} are two hours of {day}"
+            f"{rows.name}: daily candles are needed,"
+            f" lines {first} and {second} are two hours of {days[pair[0]]!s:.10}"
         )
 
 
@@ -205,8 +197,7 @@ def _read_figure(rows: CsvRows, role: str | None) -> np.ndarray:
     figures = _parse_numbers(rows.texts[role])
     label = role.partition(":")[0]
     for row in np.flatnonzero(np.isnan(figures)).tolist():
-        text = rows.text(role, row)
-        if text:
+        if text := rows.text(role, row):
             rows.reject(row, f"{label} {text!r:.40} is not a number")
         elif label == "close":
             rows.reject(row, "the close is empty")
@@ -216,18 +207,18 @@ def _read_figure(rows: CsvRows, role: str | None) -> np.ndarray:
 def _pick_volume(rows: CsvRows, close: np.ndarray, product_id: str) -> str | None:
     """The column of the base currency's volume: by the figures, else by the names, else none."""
     base, quote = product_id.lower().split("-")
-    volumes = [role for role in rows.texts if role.startswith("volume:")]
-    headings = {role: plain(rows.header[int(role.partition(":")[2])]) for role in volumes}
-    tails = {role: re.sub(r"vol(ume)?", "", heading).strip("_") for role, heading in headings.items()}
-    in_base = [role for role in volumes if tails[role] in (base, "base", "from")]
-    in_base = in_base or [role for role in volumes if tails[role] == ""]
-    in_quote = [role for role in volumes if tails[role] in (quote, "quote", "to")]
+    # Role → its heading without the word volume.
+    currencies = {
+        role: re.sub(r"vol(ume)?", "", plain(rows.header[int(role.partition(":")[2])])).strip("_")
+        for role in rows.texts
+        if role.startswith("volume:")
+    }
+    in_base = [role for role, currency in currencies.items() if currency in (base, "base", "from")]
+    in_base = in_base or [role for role, currency in currencies.items() if not currency]
+    in_quote = [role for role, currency in currencies.items() if currency in (quote, "quote", "to")]
     by_name = in_base[0] if len(in_base) == 1 else None
-    if len(volumes) == 2:
-        pair = volumes
-    elif by_name and len(in_quote) == 1:
-        pair = [by_name, in_quote[0]]
-    else:
+    pair = list(currencies) if len(currencies) == 2 else [*in_base, *in_quote]
+    if len(pair) != 2:
         return by_name
     first, second = (_parse_numbers(rows.texts[role]) for role in pair)
     first_is_base, second_is_base = _is_quote(second, first, close), _is_quote(first, second, close)
@@ -248,28 +239,24 @@ def _is_quote(quote: np.ndarray, base: np.ndarray, close: np.ndarray) -> bool:
 
 def _one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, rows: CsvRows) -> pd.DataFrame:
     """One row of each day; `frame` is indexed by line number, in the file's order."""
-    kept = frame.drop_duplicates("day_utc", keep="last" if on_duplicate == "last" else "first")
-    dropped = frame.drop(kept.index)
-    # The row that is kept instead of each of these, in their order.
-    instead = kept.reset_index(names="line").set_index("day_utc").loc[dropped["day_utc"]]
-    # No figure is infinite here, so -inf can stand for "unknown", which then equals itself.
-    figures, kept_figures = (part[FIGURES].fillna(-np.inf).to_numpy() for part in (dropped, instead))
-    differ = (figures != kept_figures).any(axis=1)
-    conflicts, instead = dropped[differ], instead[differ]
+    keep: Literal["first", "last"] = "last" if on_duplicate == "last" else "first"
+    distinct = frame.drop_duplicates(keep=keep)  # an unknown figure equals an unknown one
+    kept = distinct.drop_duplicates("day_utc", keep=keep)
+    conflicts = distinct.drop(kept.index)
     if on_duplicate == "refuse" and len(conflicts):
-        first = int(np.argmin(conflicts["day_utc"].to_numpy()))
-        texts = [
-            ", ".join(f"{name} {figure}" for name, figure in row.iloc[first][FIGURES].dropna().items())
-            for row in (instead, conflicts)
-        ]
+        day = conflicts["day_utc"].min()
+        first, second = (
+            f"line {line} ({', '.join(f'{name} {figure}' for name, figure in row.dropna().items())})"
+            for line, row in distinct.loc[distinct["day_utc"] == day, FIGURES].head(2).iterrows()
+        )
         raise BadFile(
-            f"{rows.name}: each day is needed once, but {instead.index[first]:%Y-%m-%d} has different"
-            f" figures: line {instead['line'].iloc[first]} ({texts[0]}) and line {conflicts.index[first]}"
-            f" ({texts[1]}); days like this: {conflicts['day_utc'].nunique()};"
+            f"{rows.name}: each day is needed once, but {day:%Y-%m-%d} has different figures:"
+            f" {first} and {second}; days like this: {conflicts['day_utc'].nunique()};"
             " choose with --on-duplicate last|first"
         )
-    for line, kept_line in zip(conflicts.index, instead["line"], strict=True):
-        rows.reasons[int(line)] = f"line {kept_line} has other figures for this day and is kept"
+    kept_lines = pd.Series(kept.index, index=kept["day_utc"])
+    for line, day in zip(conflicts.index.tolist(), conflicts["day_utc"], strict=True):
+        rows.reasons[line] = f"line {kept_lines[day]} has other figures for this day and is kept"
     return kept
 
 

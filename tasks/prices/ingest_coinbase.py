@@ -16,7 +16,7 @@ from storage.prices.raw_responses import keep_raw
 from tasks.core.types import Gap
 from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
 from tasks.prices.gaps import find_gaps
-from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, check_source, read_prices
+from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_prices
 from tasks.prices.validation import check_candles
 
 log = logging.getLogger("closecast.ingest")
@@ -25,6 +25,7 @@ log = logging.getLogger("closecast.ingest")
 FIRST_DAY = date(2014, 12, 1)
 REFETCHED_DAYS = 7
 MAX_GAPS_A_RUN = 10
+ONE_DAY = timedelta(days=1)
 
 
 def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
@@ -42,9 +43,10 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
         raise BadDay(
             f"the exchange has no candle before {FIRST_DAY}, asked for {origin}: choose a later --as-of"
         )
+    if prices.source_of(product_id) and not request.replace_source:
+        prices.start_series(product_id, "coinbase", started_at=request.observed_at)  # or SourceMismatch
     request, counts = replace(request, origin=origin), Counts()
-    last = prices.last_day(product_id) if check_source(prices, request, "coinbase") else None
-    for page in _pages(client, prices, request, last):
+    for page in _pages(client, prices, product_id, origin):
         # A product gets a series only once the exchange has sent rows of it.
         if len(page.candles) or len(page.rejected) or prices.source_of(product_id) == "coinbase":
             _store_page(home, prices, request, page, counts)
@@ -53,12 +55,12 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
             f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
         )
     request.require_origin(prices.days(product_id))
-    return read_prices(prices, request, counts)
+    return counts.finish(read_prices(prices, request))
 
 
-def _pages(client: Client, prices: Prices, request: IngestRequest, last: date | None) -> Iterator[Page]:
+def _pages(client: Client, prices: Prices, product_id: str, origin: date) -> Iterator[Page]:
     """Every page of a run; each is stored before the next one is requested."""
-    product_id, origin = request.product_id, request.origin or request.last_finished_day
+    last = prices.last_day(product_id) if prices.source_of(product_id) == "coinbase" else None
     first = max(FIRST_DAY, min(last, origin) - timedelta(days=REFETCHED_DAYS)) if last else FIRST_DAY
     # The first day of a product is unknown: empty pages before it are accepted at once, unless all are empty.
     begun = last is not None
@@ -74,7 +76,7 @@ def _pages(client: Client, prices: Prices, request: IngestRequest, last: date | 
     # no later run requests it: here it is, and so on to one that is empty.
     begins = prices.first_day(product_id)
     while begins and begins > FIRST_DAY and (begins - FIRST_DAY).days % MAX_DAYS == 0:
-        page = client.page(product_id, begins - timedelta(days=MAX_DAYS), begins - timedelta(days=1))
+        page = client.page(product_id, begins - timedelta(days=MAX_DAYS), begins - ONE_DAY)
         yield page
         begins = page.candles["day_utc"].iloc[0].date() if len(page.candles) else None
     for start, end in _gaps_to_request(prices, product_id, origin):
@@ -89,7 +91,7 @@ def _store_page(home: Home, prices: Prices, request: IngestRequest, page: Page, 
         page.candles,
         last_finished_day=request.origin or request.last_finished_day,
         previous=prices.last_close_before(product_id, page.first),
-        stored=lambda day: prices.last_close_before(product_id, day + timedelta(days=1)),
+        stored=lambda day: prices.last_close_before(product_id, day + ONE_DAY),
     )
     quarantined = pd.concat([page.rejected, refused], ignore_index=True)
     appended = prices.append(
@@ -113,8 +115,8 @@ def _gaps_to_request(prices: Prices, product_id: str, origin: date) -> list[Gap]
     # No later run requests a quarantined first day, which is on the page that the series begins in.
     page = first - timedelta(days=(first - FIRST_DAY).days % MAX_DAYS)
     if FIRST_DAY <= page < first and prices.any_quarantined_before(product_id, "coinbase", first):
-        gaps.insert(0, (page, first - timedelta(days=1)))
+        gaps.insert(0, (page, first - ONE_DAY))
     if last < origin:
-        gaps.append((last + timedelta(days=1), origin))
+        gaps.append((last + ONE_DAY, origin))
     longest = timedelta(days=MAX_DAYS - 1)
     return [(start, min(end, start + longest)) for start, end in gaps[::-1][:MAX_GAPS_A_RUN]]

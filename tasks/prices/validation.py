@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, candle_frame, rejected_frame
-from storage.prices.queries import TOO_LARGE
+from storage.core.candle_schema import FIGURES, rejected_frame
+from storage.prices.schema import TOO_LARGE
 
 # Before 0400-03-01 SQLite's calendar, with which the database checks a day, is off by one.
 EARLIEST = np.datetime64("0401-01-01", "D")
@@ -26,7 +26,7 @@ StoredClose = Callable[[date], tuple[date, float] | None]
 
 
 class Checked(NamedTuple):
-    """All candles of a check, in order: a `candle_frame` and a `rejected_frame`."""
+    """All candles of a check, in order: a `candle_frame` with a new index, and a `rejected_frame`."""
 
     accepted: pd.DataFrame
     quarantined: pd.DataFrame
@@ -58,18 +58,11 @@ def check_candles(
     days only until the allowance has grown to it: one day for a shift by up to JUMP_FACTOR squared. A close
     that only a grown allowance accepts is a spike if the next close returns from it.
 
-    Args:
-        candles: a `candle_frame`, oldest first.
-        last_finished_day: the last UTC day that is over.
-        previous: day and close of the newest accepted candle before the first of these. Without it the
-            reference is the median of the first five closes that pass the other rules, so that an absurd
-            first candle is quarantined and not all others.
-        stored: the stored closes where days are fetched again. The allowance does not grow over days with a
-            stored close, so that a response full of absurd prices is not accepted after a few of its rows.
-
-    Returns:
-        accepted, with a new index; quarantined, with day and figures in `raw` (an unknown figure is null, an
-        infinite one the text "inf" or "-inf").
+    `candles` is a `candle_frame`, oldest first; `previous` the newest accepted close before them. Without it
+    the reference is the median of the first five closes that pass the other rules, so that an absurd first
+    candle is quarantined and not all others. Where days are fetched again the allowance does not grow over
+    days with a `stored` close, so that a response full of absurd prices is not accepted after a few of its
+    rows. In the `raw` of a quarantined row an unknown figure is null, an infinite one "inf" or "-inf".
     """
     reasons = _broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
@@ -83,8 +76,7 @@ def check_candles(
         day = None if pd.isna(candle["day_utc"]) else str(candle["day_utc"])[:10]
         raw = {"day_utc": day} | {name: _as_json(candle[name]) for name in FIGURES}
         rows.append({"day_utc": day, "raw": json.dumps(raw), "reason": reason})
-    accepted: dict[str, object] = {name: candles[name].to_numpy()[~bad] for name in CANDLE_COLUMNS}
-    return Checked(candle_frame(accepted), rejected_frame(rows))
+    return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows))
 
 
 def _broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:

@@ -9,7 +9,6 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -188,9 +187,9 @@ class ArticleProfile(BaseProfile):
         log.info("%s: test RMSE %s over %d days, naive %s", history.product_id, rmse, len(test), naive)
         validation = len(split.train) - split.fitted
         windows = {"train": split.fitted, "validation": validation, "test": len(split.test)}
+        state = ArticleState(network, split.scaler, test)
         training = Training((losses,), windows, metrics=metrics)
-        trained_through: date = closes["day_utc"].iloc[-1].date()
-        return FittedModel(ArticleState(network, split.scaler, test), trained_through, training=training)
+        return FittedModel(state, closes["day_utc"].iloc[-1].date(), training=training)
 
     def split(self, closes: pd.DataFrame) -> Split:
         """Split the closes as the article does: the oldest 80 % to learn from, windows inside each part.
@@ -222,8 +221,8 @@ class ArticleProfile(BaseProfile):
         return Split(train_rows, scaler, train_part, windows(slice(train_rows, None)), fitted)
 
     def _network(self) -> keras.Sequential:
-        names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
-        return article_network(**{name: getattr(self.settings, name) for name in names})
+        names = {"lookback", "units", "activation", "leaky_slope", "dropout", "seed"}
+        return article_network(**self.settings.model_dump(include=names))
 
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True

@@ -12,9 +12,7 @@ from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats, Rows
-from tasks.features.garch import fit_garch
-from tasks.features.har import har
-from tasks.features.volatility import ewma_sigma, log_returns
+from tasks.features.volatility import ewma_sigma, fit_garch, har, log_returns
 
 BASELINES: tuple[str, ...] = ("last_close_250", "ewma_t", "garch_t", "har_t")
 # One-day returns that an origin needs behind it, and that `last_close_250` takes its quantiles from.
@@ -49,15 +47,10 @@ def baseline_quantiles(
 
     `last_close_250`: quantiles of the newest 250 returns. `ewma_t`, `garch_t`, `har_t`: a Student t with
     mean 0 and the sigma of RiskMetrics, GARCH(1,1) or HAR. A forecast depends only on its origin's row and
-    those before it, not on the other origins.
+    those before it, not on the other origins. Of the candles, days may be missing, and all figures but the
+    close unknown.
 
-    Args:
-        candles: a candle frame, oldest first; days may be missing, all figures but the close unknown.
-        rows: row numbers of the origins, shape (origins,); the target is the day after each.
-        components: a selection of `BASELINES`.
-
-    Returns:
-        Quantiles by component, shape (origins, 23); all 0 where no price ever moved.
+    Returns the quantiles (origins, 23) by component; all 0 where no price ever moved.
 
     Raises:
         NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from storage.core.errors import NotEnoughHistory
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS, student_t
-from tasks.core.tensorflow_runtime import tensorflow
 from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.features.windows import DAY
 from tasks.network.architectures import calibrated_network, student_t_head, student_t_loss
 from tasks.network.epoch import Weights
-from tasks.network.parallel import TrainerPool
-from tasks.network.trainer import Losses, Trainer, TrainingSettings
+from tasks.network.trainer import Losses, Trainer, TrainerPool, TrainingSettings
 from tasks.profiles.base import Histories, Training
 from tasks.profiles.calibrated_settings import CalibratedSettings
 
@@ -97,8 +95,10 @@ def fit_ensemble(
         patience=None if epochs else settings.patience,
         min_delta=settings.min_delta,
     )
+    shape = settings.model_dump(include={"lookback", "units", "dropout", "head_sd", "first_dof"})
     seeds = [_member_seed(settings, member) for member in range(settings.members)]
-    starts = [(_first_weights(settings, train[0].shape[2], seed), seed) for seed in seeds]
+    networks = [calibrated_network(features=train[0].shape[2], seed=seed, **shape) for seed in seeds]
+    starts = [(network.get_weights(), seed) for network, seed in zip(networks, seeds, strict=True)]
     held_out = None if epochs else validation
     return _train(settings, columns, train, held_out, pool, fitted_through, how, starts)
 
@@ -147,22 +147,19 @@ def ensemble_quantiles(
 
 def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
     """The process's trainers of networks of that shape, traced once, on first use."""
-    names = ("lookback", "units", "dropout", "clip_norm", "mean_scale", "min_dof")
-    return _trainers(features, **{name: getattr(settings, name) for name in names})
+    names = {"lookback", "units", "dropout", "clip_norm", "mean_scale", "min_dof"}
+    return _trainers(features, **settings.model_dump(include=names))
 
 
 @functools.lru_cache(maxsize=4)
 def _trainers(
     features: int, *, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any
 ) -> TrainerPool:
-    tensorflow()
-    import keras
-
     head = {"mean_scale": mean_scale, "min_dof": min_dof}
     trainer = Trainer(
         calibrated_network(features=features, head_sd=0.0, seed=0, **shape),
         loss=functools.partial(student_t_loss, **head),
-        optimizer=keras.optimizers.Adam(global_clipnorm=clip_norm),
+        clip_norm=clip_norm,
         head=functools.partial(student_t_head, **head),
     )
     return TrainerPool(trainer)
@@ -189,10 +186,9 @@ def _train(
             inputs, targets, validation, settings=how, seed=seed, start=first, name=name
         )
         if validation is not None:
-            best = losses.validation[losses.best_epoch - 1]
-            epochs = len(losses.training)
             text = "%s of %d: best of %d epochs was %d, validation %.5f"
-            log.info(text, name, len(starts), epochs, losses.best_epoch, best)
+            best = losses.best_epoch
+            log.info(text, name, len(starts), len(losses.training), best, losses.validation[best - 1])
         return weights, losses
 
     trained = trainers_for(settings, inputs.shape[2]).map(len(starts), train_member)
@@ -203,14 +199,6 @@ def _train(
     windows |= {f"pooled {product}": len(examples[0]) for product, examples in parts.items()}
     training = Training(losses, windows, not_pooled, columns.left_out)
     return TrainedEnsemble(Ensemble(columns, members), fitted_through, training)
-
-
-def _first_weights(settings: CalibratedSettings, features: int, seed: int) -> Weights:
-    names = ("lookback", "units", "dropout", "head_sd", "first_dof")
-    shape = {name: getattr(settings, name) for name in names}
-    network = calibrated_network(features=features, seed=seed, **shape)
-    weights: Weights = network.get_weights()
-    return weights
 
 
 def _member_seed(settings: CalibratedSettings, *parts: int) -> int:

@@ -30,10 +30,7 @@ def profile_names() -> list[str]:
 
 
 def profile_class(name: str) -> Any:
-    """The class of a profile.
-
-    Args:
-        name: such as `calibrated`, or `package.module:Class`.
+    """The class of a profile by its name, such as `calibrated`, or by `package.module:Class`.
 
     Raises:
         BadSetting: there is none of that name, or it cannot be imported.

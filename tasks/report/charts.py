@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,20 +33,21 @@ def charts(context: ReportContext) -> dict[str, Any]:
 
 def short(values: Iterable[object]) -> list[float | None]:
     """Figures to ten significant digits, None where one is unknown or not finite."""
-    figures = (float("nan") if value is None else float(value) for value in values)  # type: ignore[arg-type]
+    figures = np.array(list(values), dtype=np.float64)  # None becomes NaN
     return [float(f"{figure:.10g}") if np.isfinite(figure) else None for figure in figures]
 
 
-def days(column: pd.Series[pd.Timestamp]) -> list[str]:
-    """Days as ISO text."""
-    return [f"{day:%Y-%m-%d}" for day in column]
+def _columns(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Columns of figures by name, and the days as ISO text."""
+    days = rows["target_day"].dt.strftime("%Y-%m-%d").tolist()
+    return {"days": days, **{name: short(rows[name]) for name in names}}
 
 
 def _fan(context: ReportContext) -> dict[str, Any]:
     forecast = context.forecast
     last, point = short([forecast.last_close, forecast.first.point])
     return {
-        "days": days(context.closes["day_utc"]),
+        "days": context.closes["day_utc"].dt.strftime("%Y-%m-%d").tolist(),
         "closes": short(context.closes["close"]),
         "target": str(forecast.first.target_day),
         "last": last,
@@ -62,20 +63,17 @@ def _past(context: ReportContext) -> dict[str, Any] | None:
     past = context.scored
     if past.empty:
         return None
-    columns = ["point", "last_close", "close", *(BOUNDS if context.has_intervals else ())]
-    figures: dict[str, Any] = {name: short(past[name]) for name in columns}
+    figures = _columns(past, ["point", "last_close", "close", *(BOUNDS if context.has_intervals else ())])
     if context.has_intervals:
         figures |= {name: [None if pd.isna(hit) else bool(hit) for hit in past[name]] for name in COVERED}
-    return {"days": days(past["target_day"]), **figures}
+    return figures
 
 
 def _coverage(context: ReportContext) -> dict[str, Any] | None:
-    coverage = context.coverage
-    if coverage.empty:
+    if context.coverage.empty:
         return None
     names = [f"{kind}_{percent}" for kind in ("running", "lower", "upper") for percent in INTERVALS]
-    shares = {name: short(coverage[name]) for name in names}
-    return {"days": days(coverage["target_day"]), "window": COVERAGE_DAYS, **shares}
+    return _columns(context.coverage, names) | {"window": COVERAGE_DAYS}
 
 
 def _losses(context: ReportContext) -> dict[str, Any] | None:

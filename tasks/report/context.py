@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,11 @@ from storage.tables.scores import Scores
 from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
-from tasks.core.types import Floats
+from tasks.core.types import Floats, Gap
 from tasks.evaluation.scoreboard import FIGURES, Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
 from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, ratio
-from tasks.report.data_section import DataSection, data_section
+from tasks.prices.gaps import find_gaps
 from tasks.report.model_section import ModelSection, read_model_section
 
 # Forecasts that a page shows, and closes before the newest one.
@@ -72,7 +72,7 @@ class ReportContext:
     `forecast` is the published forecast of the newest day, `revisions` the later ones of the same day;
     `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a
     calendar day, NaN where one is missing; `past` the published forecasts by target day, joined with their
-    scores; `coverage` is as `running_coverage` gives it.
+    scores; `coverage` is as `running_coverage` gives it, `observed_again` as the function of that name.
     """
 
     day: date
@@ -87,7 +87,7 @@ class ReportContext:
     pit: PitHistogram | None
     coverage: pd.DataFrame
     model: ModelSection
-    data: DataSection
+    observed_again: pd.DataFrame
 
     @property
     def has_intervals(self) -> bool:
@@ -98,6 +98,29 @@ class ReportContext:
     def scored(self) -> pd.DataFrame:
         """The past forecasts with an outcome."""
         return self.past[self.past["close"].notna()]
+
+    @property
+    def late_forecasts(self) -> int:
+        """How many forecasts were made after their day was over, which a page must not hide."""
+        ends = self.past["target_day"].dt.tz_localize(UTC) + timedelta(days=1)
+        return int((pd.to_datetime(self.past["created_at"], utc=True) > ends).sum())
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """The gaps of the whole series, also those after the origin."""
+        return find_gaps(self.history.stored_days)
+
+    @property
+    def last_day(self) -> date:
+        """The newest day that is stored, or the origin where that is later."""
+        stored = self.history.stored_days
+        newest: date = max([self.forecast.origin_day, *stored.tail(1).dt.date])
+        return newest
+
+    @property
+    def restated(self) -> pd.DataFrame:
+        """The days of `observed_again` whose close was restated."""
+        return self.observed_again[self.observed_again["closes"] > 1]
 
 
 def products_with_forecasts(home: Home) -> list[tuple[str, str]]:
@@ -121,13 +144,10 @@ def read_context(
     history: PriceHistory | None = None,
     board: Scoreboard | None = None,
 ) -> ReportContext:
-    """Everything on the page of one product and profile, as the home has it now.
+    """Everything on the page of one product and profile, written on `day`, as the home has it now.
 
-    Args:
-        day: on which the page is written.
-        history: the product's prices, where a run hands them on; read here where there are none, or where the
-            newest forecast was made from others.
-        board: the profile's scoreboard, where a run hands it on.
+    A run hands on its prices and its scoreboard; the prices are read here where there are none, or where the
+    newest forecast was made from others.
 
     Raises:
         BadInput: there is no forecast yet.
@@ -158,7 +178,7 @@ def read_context(
         pit=pit_histogram(past["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(past),
         model=read_model_section(home, forecast),
-        data=data_section(history),
+        observed_again=observed_again(history.restated),
     )
 
 
@@ -197,28 +217,44 @@ def past_forecasts(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def compare_components(home: Home, product_id: str, past: pd.DataFrame) -> list[BaselineComparison]:
     """Our forecasts against each component forecast, by its name, on the days that both have."""
-    scored = past.dropna(subset=["crps", "close"]).set_index("prediction_id")
-    if scored.empty:
-        return []
+    ours = past.dropna(subset=["crps", "close"])[
+        ["prediction_id", "target_day", "last_close", "close", "crps"]
+    ]
+    first = past["target_day"].min().date()
     names = ["prediction_id", "component", "quantiles"]
-    first = scored["target_day"].min().date()
     stored = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
-    stored = stored[stored["prediction_id"].isin(scored.index)]
+    rows = stored.merge(ours, on="prediction_id").sort_values("target_day")
+    if rows.empty:
+        return []
+    last_close = rows["last_close"].to_numpy(np.float64)
+    returns = np.log(rows["close"].to_numpy(np.float64) / last_close)
+    rows["theirs"] = crps(returns, np.log(np.stack(rows["quantiles"].tolist()) / last_close[:, None]))
     comparisons = []
-    for component, rows in stored.groupby("component", sort=True):
-        ours = scored.loc[rows["prediction_id"]].sort_values("target_day")
-        prices = np.stack(rows.set_index("prediction_id").loc[ours.index, "quantiles"].tolist())
-        last_close = ours["last_close"].to_numpy(np.float64)
-        returns = np.log(ours["close"].to_numpy(np.float64) / last_close)
-        theirs = crps(returns, np.log(prices / last_close[:, None]))
-        comparisons.append(_compare(str(component), ours["crps"].to_numpy(np.float64), theirs))
+    for component, part in rows.groupby("component"):
+        ours, theirs = (part[name].to_numpy(np.float64) for name in ("crps", "theirs"))
+        mean = float(theirs.mean())
+        over = ratio(float(ours.mean()), mean)
+        p_value = diebold_mariano(ours, theirs) if len(part) >= MIN_DAYS else None
+        comparisons.append(BaselineComparison(str(component), len(part), mean, over, p_value))
     return comparisons
 
 
-def _compare(component: str, ours: Floats, theirs: Floats) -> BaselineComparison:
-    p_value = diebold_mariano(ours, theirs) if len(ours) >= MIN_DAYS else None
-    mean = float(theirs.mean())
-    return BaselineComparison(component, len(ours), mean, ratio(float(ours.mean()), mean), p_value)
+def observed_again(observations: pd.DataFrame) -> pd.DataFrame:
+    """A row a day that was observed with more than one set of figures, by day.
+
+    Returns:
+        `day_utc`, `first_close`, `newest_close`, `closes` (how many different ones), `observed_at`.
+    """
+    return (
+        observations.groupby("day_utc")
+        .agg(
+            first_close=("close", "first"),
+            newest_close=("close", "last"),
+            closes=("close", "nunique"),
+            observed_at=("observed_at", "last"),
+        )
+        .reset_index()
+    )
 
 
 def pit_histogram(levels: Floats) -> PitHistogram | None:
@@ -244,14 +280,11 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     from scipy.stats import binom
 
     scored = past.dropna(subset=list(COVERED))
-    windows = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
-    frame = pd.DataFrame({"target_day": scored["target_day"], "days": windows.count()[COVERED[0]]})
-    shares = windows.mean()
+    hits = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
+    shares, days = hits.mean(), hits.count()[COVERED[0]]
+    frame = pd.DataFrame({"target_day": scored["target_day"], "days": days})
     for percent in INTERVALS:
         frame[f"running_{percent}"] = shares[f"covered_{percent}"]
-    frame = frame.dropna().reset_index(drop=True)
-    days = frame["days"].to_numpy(np.float64)
-    for percent in INTERVALS:
         for bound, level in CHANCE.items():
             frame[f"{bound}_{percent}"] = binom.ppf(level, days, percent / 100) / days
-    return frame
+    return frame.dropna().reset_index(drop=True)

@@ -52,17 +52,10 @@ class ModelSection:
 
 
 def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
-    """The model version that made a forecast; TensorFlow is not needed for it.
-
-    Raises:
-        Damaged: the version is missing, or its files are not the recorded ones.
-    """
+    """The model version that made a forecast; `Damaged` where it is missing or was changed."""
     models = Models(home)
     product_id, profile, number = forecast.product_id, forecast.profile, str(forecast.model_version)
-    versions = models.versions(product_id, profile)
-    version = next((one for one in versions if one.version == number), None) or models.version(
-        product_id, profile, number
-    )
+    version, versions = models.version(product_id, profile, number), models.versions(product_id, profile)
     refit = refit_of(version, versions)
     bundle, refit_bundle = models.open(version), models.open(refit)
     settings, lineage = bundle.read_json("settings.json"), read_lineage(bundle)

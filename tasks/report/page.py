@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import date
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
 
 from storage.core.errors import ClosecastError
 from storage.core.home import Home
@@ -26,12 +30,42 @@ from tasks.report.context import ReportContext, count_forecasts, read_context
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 log = logging.getLogger("closecast.report")
 
-PACKAGE, FOLDER = "tasks.report", "templates"
-# Rows of the table below the chart of past forecasts; the chart holds all.
-TABLE_ROWS = 60
+# Rows of the table below the chart of past forecasts, which holds all, and of the tables of odd data.
+TABLE_ROWS, DATA_ROWS = 60, 20
+
+
+class PageSummary(BaseModel):
+    """A page in short, as the index shows it."""
+
+    product_id: str
+    profile: str
+    target_day: date
+    forecast: str
+    interval: str | None
+    forecasts: int
+    covered: str
+    crps_ratio: float | None
+    notes: list[str]
+
+    @classmethod
+    def of_page(cls, context: ReportContext) -> PageSummary:
+        """The summary that stands beside a page."""
+        forecast, prices = context.forecast, dict(context.forecast.price_summary())
+        return cls(
+            product_id=forecast.product_id,
+            profile=forecast.profile,
+            target_day=forecast.first.target_day,
+            forecast=prices["forecast"],
+            interval=prices.get("80 %"),
+            forecasts=context.forecast_count,
+            covered=text.covered(context, 80),
+            crps_ratio=context.board.all_days.crps_ratio,
+            notes=text.notes(context),
+        )
 
 
 @step(timeout_seconds=300, run_name="{forecast.product_id}")
@@ -40,13 +74,8 @@ def write_page(
 ) -> None:
     """Write the page at the end of a run, unless there is one of all forecasts.
 
-    A run that made a forecast may have been killed before its page: so the page on disk decides.
-
-    Args:
-        forecast: of the run, as it is stored.
-        history: the prices that it was made from.
-        board: the profile's scoreboard, read here where the run has none.
-        day: on which the page is written.
+    A run that made a forecast may have been killed before its page: so the page on disk decides. The run
+    hands on the `history` of its forecast, and the profile's scoreboard where it has one.
 
     Raises:
         ClosecastError: as `write_report`, with a message that the forecast is stored.
@@ -83,7 +112,7 @@ def _write(home: Home, context: ReportContext) -> Path:
         context.forecast.product_id,
         context.forecast.profile,
         page=render(context),
-        summary=summary(context),
+        summary=PageSummary.of_page(context).model_dump(mode="json"),
         render_index=lambda summaries: render_index(summaries, context.day),
     )
 
@@ -112,57 +141,25 @@ def render(context: ReportContext) -> str:
             past_rows=context.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
             # In tables the currency stands in the head of the column.
             amount=lambda value: forecast.price(value).removesuffix(f" {forecast.quote_currency}"),
+            newest=lambda rows: rows.iloc[::-1].head(DATA_ROWS).to_dict("records"),
             index=INDEX,
         )
     )
 
 
 def render_index(summaries: Sequence[Mapping[str, Any]], day: date) -> str:
-    """The page over all pages, a row each.
+    """The page over all pages, a row for each of `Reports.summaries`, as it looks on a day.
 
-    Args:
-        summaries: as `storage.reports.Reports.summaries` gives them.
-        day: on which it is written.
+    One whose summary is of another kind has no figures.
     """
-    rows = [_index_row(page, day) for page in summaries]
+    rows: list[tuple[str, PageSummary | None]] = []
+    for page in summaries:
+        try:
+            rows.append((page["page"], PageSummary.model_validate(page)))
+        except ValidationError:
+            rows.append((page["page"], None))
     template = _environment().get_template("index.html")
     return template.render(rows=rows, day=day, style=_asset("report.css"), policy=_policy([]))
-
-
-def summary(context: ReportContext) -> dict[str, Any]:
-    """A page in short, for the index: texts and figures."""
-    span = context.board.all_days
-    return {
-        "product_id": context.forecast.product_id,
-        "profile": context.forecast.profile,
-        "target_day": str(context.forecast.first.target_day),
-        "prices": dict(context.forecast.price_summary()),
-        "forecasts": context.forecast_count,
-        "scored": span.forecasts,
-        "crps_ratio": span.crps_ratio,
-        "covered_80": text.covered(context, 80),
-        "notes": text.notes(context),
-    }
-
-
-def _index_row(page: Mapping[str, Any], day: date) -> dict[str, Any]:
-    """A row of the index; a summary with a value of the wrong kind becomes a row without figures."""
-    try:
-        target = date.fromisoformat(str(page["target_day"]))
-        return {
-            "page": str(page["page"]),
-            "product_id": str(page["product_id"]),
-            "profile": str(page["profile"]),
-            "target": target,
-            "days_over": (day - target).days,
-            "forecast": str(page["prices"]["forecast"]),
-            "interval": str(page["prices"].get("80 %", "none")),
-            "covered": str(page["covered_80"]),
-            "ratio": format_figure(page["crps_ratio"], ".3f"),
-            "notes": [str(note) for note in page["notes"]],
-        }
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return {"page": str(page.get("page", "")), "product_id": None}
 
 
 @functools.cache
@@ -170,7 +167,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader(PACKAGE, FOLDER),
+        loader=PackageLoader("tasks.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -182,24 +179,19 @@ def _environment() -> Environment:
     return environment
 
 
-def with_code(sentence: str) -> Any:
+def with_code(sentence: str) -> Markup:
     """A text as HTML, escaped, with the parts between backticks as code."""
     from markupsafe import Markup, escape
 
-    parts = [str(escape(part)) for part in sentence.split("`")]
-    marked = (f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
-    return Markup("".join(marked))  # noqa: S704 (each part is escaped)
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(sentence))))  # noqa: S704 (it is escaped)
 
 
 @functools.cache
-def _asset(name: str) -> Any:
+def _asset(name: str) -> Markup:
     """A file of ours as it is, not escaped: a style or a script, neither with a closing tag of its kind."""
     from markupsafe import Markup
 
-    environment = _environment()
-    assert environment.loader is not None  # noqa: S101 (it was given above)
-    source, _, _ = environment.loader.get_source(environment, name)
-    return Markup(source)  # noqa: S704 (ours)
+    return Markup((resources.files("tasks.report") / "templates" / name).read_text("utf-8"))  # noqa: S704 (ours)
 
 
 def _policy(scripts: Sequence[str]) -> str:

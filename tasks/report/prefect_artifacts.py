@@ -1,4 +1,4 @@
-"""What a person sees of a run in Prefect: the forecast, the newest ones, figures, progress of training."""
+"""What a person sees of a run in Prefect: forecasts, figures, progress of training, and alarms as events."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from storage.core.home import Home
@@ -29,15 +30,17 @@ from tasks.core.steps import step
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import markdown as scoreboard_markdown
 from tasks.evaluation.scoring import read_scoreboard
-from tasks.network.progress import listening
+from tasks.network.epoch import listening
 from tasks.prices.gaps import find_gaps
 from tasks.prices.ingest import IngestedPrices
 from tasks.profiles.base import Profile
-from tasks.report.events import raise_alarms
 from tasks.report.model_section import as_data_address, figure_files
 
 log = logging.getLogger("closecast.artifacts")
 
+# Events about runs that went well and still need somebody, by the names that `automations.yaml` waits for.
+COVERAGE_ALARM = "closecast.coverage-alarm"
+STALE_MODEL = "closecast.stale-model"
 MAX_FORECASTS = 30
 # A request to the server takes some milliseconds, and so may an epoch.
 EVERY_SECONDS = 1.0
@@ -49,11 +52,7 @@ def show_artifacts(
 ) -> Scoreboard:
     """Publish the run's Markdown, table and image artifacts, and emit the alarms.
 
-    Args:
-        warning: about a model that is too old.
-
-    Returns:
-        The scoreboard of the forecast's product and profile.
+    The `warning` is about a model that is too old. Returns the scoreboard of the product and profile.
     """
     product_id, profile = forecast.product_id, forecast.profile
     board = read_scoreboard(home, product_id, profile)
@@ -77,6 +76,30 @@ def show_artifacts(
             description=f"{product_id}: {name}",
         )
     return board
+
+
+def raise_alarms(forecast: Forecast, alarms: Sequence[str], age_warning: str | None) -> None:
+    """Emit each alarm as an event about the model that made the forecast.
+
+    The scoreboard's `alarms` are logged here; a model that is too old was logged where it was noticed.
+    """
+    name = forecast.model_name
+    for alarm in alarms:
+        log.warning("%s: %s", forecast.product_id, alarm)
+    stale = [(STALE_MODEL, age_warning)] if age_warning else []
+    for event, message in [*((COVERAGE_ALARM, alarm) for alarm in alarms), *stale]:
+        emit_event(
+            event=event,
+            resource={"prefect.resource.id": name, "prefect.resource.name": name},
+            payload={
+                "message": f"{forecast.product_id}: {message}",
+                "target_day": str(forecast.first.target_day),
+                "product_id": forecast.product_id,
+                "profile": forecast.profile,
+                "model_version": forecast.model_version,
+                "prediction_id": forecast.first.prediction_id,
+            },
+        )
 
 
 def forecast_markdown(
@@ -120,12 +143,7 @@ def newest_forecasts(home: Home, product_id: str, profile: str) -> list[dict[str
 
 @step(timeout_seconds=120)
 def show_products(home: Home, forecasts: Mapping[str, str], reasons: Mapping[str, str]) -> None:
-    """Publish the outcome of each product of a day.
-
-    Args:
-        forecasts: the prediction id of each product that has its forecast.
-        reasons: of each product without one.
-    """
+    """Publish each product's forecast, given by its prediction id, or the reason why it has none."""
     table = Predictions(home)
     rows = [table.find(prediction_id, product_id=product) for product, prediction_id in forecasts.items()]
     create_markdown_artifact(
@@ -158,28 +176,28 @@ def training_progress(product_id: str, profile: Profile) -> Iterator[None]:
 class TrainingProgress:
     """A progress artifact of a run, created with the first epoch: most days train nothing.
 
-    Args:
-        product_id: of the model.
-        members: how many members train, each with an equal share of the progress.
+    The `members` that train have equal shares of the progress.
     """
 
     def __init__(self, product_id: str, members: int) -> None:
         self._product_id, self._members = product_id, members
         self._shares: dict[str, float] = {}
         self._artifact_id: Any = None
-        self._updated_at, self._unavailable = 0.0, False
+        self._updated_at = 0.0
+        self._unavailable = False
         self._lock = threading.Lock()
 
     def __call__(self, member: str, epoch: int, epochs: int) -> None:
         """Record an epoch; update the artifact unless it was updated just now."""
         with self._lock:
             self._shares[member] = epoch / epochs
-            done = len(self._shares) == self._members and min(self._shares.values()) >= 1.0
-            if self._unavailable or (not done and time.monotonic() - self._updated_at < EVERY_SECONDS):
+            percent = 100.0 * min(1.0, sum(self._shares.values()) / self._members)
+            soon = time.monotonic() - self._updated_at < EVERY_SECONDS
+            if self._unavailable or (soon and percent < 100.0):
                 return
             self._updated_at = time.monotonic()
             try:
-                self._update(100.0 * min(1.0, sum(self._shares.values()) / self._members))
+                self._update(percent)
             except (httpx.HTTPError, PrefectException):
                 # A training is worth more than its progress.
                 self._unavailable = True

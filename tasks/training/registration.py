@@ -45,9 +45,7 @@ def train_model(
 ) -> tuple[FittedModel, Lineage]:
     """Fit a model, or fine-tune its parent, with the lineage of the result.
 
-    Args:
-        parent: the version or name of the model that is trained on, and the model.
-        not_pooled: why further products are missing in the pool.
+    The parent is a version, or a name, and its model; `not_pooled` tells why the pool lacks some products.
     """
     # The newest days are left to the gate, none where the series is too short.
     days = profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
@@ -101,27 +99,15 @@ def write_bundle(draft: Draft, profile: Profile, fitted: FittedModel, lineage: L
 
 
 def read_bundle(bundle: Bundle, profile: Profile, version: str = "") -> Model:
-    """The model of a bundle, to the last bit.
-
-    Raises:
-        Damaged: a file is not the stored one.
-    """
+    """The model of a bundle, to the last bit; `Damaged` where a file is not the stored one."""
     lineage = read_lineage(bundle)
-    offsets = bundle.read_json("calibration.json")["quantile_offsets"]
-    fitted = FittedModel(
-        profile.load(bundle),
-        lineage.trained_through,
-        None if offsets is None else np.array(offsets, dtype=np.float64),
-    )
-    return Model(version, fitted, lineage)
+    stored = bundle.read_json("calibration.json")["quantile_offsets"]
+    offsets = None if stored is None else np.array(stored, dtype=np.float64)
+    return Model(version, FittedModel(profile.load(bundle), lineage.trained_through, offsets), lineage)
 
 
 def read_lineage(bundle: Bundle) -> Lineage:
-    """The lineage that a bundle holds.
-
-    Raises:
-        Damaged: it is not the stored one, or none.
-    """
+    """The lineage that a bundle holds; `Damaged` where it is not the stored one, or none."""
     try:
         return Lineage.from_json(bundle.read_json("lineage.json"))
     except (KeyError, TypeError, ValueError) as error:
@@ -129,11 +115,7 @@ def read_lineage(bundle: Bundle) -> Lineage:
 
 
 def load_model(models: Models, profile: Profile, product_id: str, version: str) -> Model:
-    """A registered version, ready to forecast.
-
-    Raises:
-        Damaged: it is missing, or its files are not the recorded ones.
-    """
+    """A registered version, ready to forecast; `Damaged` where it is missing or was changed."""
     return read_bundle(models.open(models.version(product_id, profile.name, version)), profile, version)
 
 

@@ -20,17 +20,11 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
     champion = models.champion(product_id, profile)
     if champion is None:
         raise BadInput(f"closecast.{product_id}.{profile} has no champion yet: make a run first")
-    recipe = [champion.tags[name] for name in ("recipe_version", "series")]
-    alike = [
-        version
-        for version in sorted(models.versions(product_id, profile), key=_order)
-        if [version.tags[name] for name in ("recipe_version", "series")] == recipe
-    ]
-    target = _target(alike, champion, to)
+    alike = [one for one in models.versions(product_id, profile) if _recipe(one) == _recipe(champion)]
     # The newest first: a run that comes in between sees a whole history, only a longer one.
-    for one in reversed(alike):
-        if _order(one) <= _order(target):
-            continue
+    alike.sort(key=_order, reverse=True)
+    target = _named(alike, champion, to) if to is not None else _before(alike, champion)
+    for one in alike[: alike.index(target)]:
         if one.tags["status"] == "accepted":
             models.mark(one, {"status": "rolled-back"})
         elif one.tags["status"] == "pending":  # the next run would judge it, and might take it
@@ -41,29 +35,33 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
     return champion.version, target.version
 
 
-def _target(alike: list[ModelVersion], champion: ModelVersion, to: str | None) -> ModelVersion:
-    if to is None:
-        earlier = [
-            one for one in alike if _order(one) < _order(champion) and one.tags["status"] == "accepted"
-        ]
-        if not earlier:
-            raise BadInput(
-                f"{champion.name} version {champion.version} has no earlier version to go back to:"
-                " see `closecast versions`"
-            )
-        return earlier[-1]
-    target = next((one for one in alike if one.version == to), None)
+def _before(alike: list[ModelVersion], champion: ModelVersion) -> ModelVersion:
+    for version in alike:
+        if _order(version) < _order(champion) and version.tags["status"] == "accepted":
+            return version
+    raise BadInput(
+        f"{champion.name} version {champion.version} has no earlier version to go back to:"
+        " see `closecast versions`"
+    )
+
+
+def _named(alike: list[ModelVersion], champion: ModelVersion, number: str) -> ModelVersion:
+    target = next((one for one in alike if one.version == number), None)
     if target is None:
         raise BadInput(
-            f"{champion.name} has no version {to!r:.20} of the champion's recipe and prices, it has"
-            f" {', '.join(one.version for one in alike)}: see `closecast versions`"
+            f"{champion.name} has no version {number!r:.20} of the champion's recipe and prices, it has"
+            f" {', '.join(one.version for one in reversed(alike))}: see `closecast versions`"
         )
     if target.tags["status"] not in ("accepted", "rolled-back"):
         raise BadInput(
-            f"{target.name} version {to} is {target.tags['status']} and never forecasts:"
+            f"{target.name} version {number} is {target.tags['status']} and never forecasts:"
             " choose one that was accepted, see `closecast versions`"
         )
     return target
+
+
+def _recipe(version: ModelVersion) -> tuple[str, str]:
+    return version.tags["recipe_version"], version.tags["series"]
 
 
 def _order(version: ModelVersion) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from datetime import date
 from typing import Any, get_args
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from storage.core.candle_schema import FIGURES
@@ -22,12 +23,10 @@ from storage.models.mlflow_database import registry_integrity
 from storage.models.registry import CHAMPION, Models, ModelVersion
 from storage.prices.engine import database_engine
 from storage.prices.integrity import (
-    Candles,
     PriceRecords,
     changed_candles,
     misplaced_candles,
     named_digest,
-    price_file,
     recorded_candles,
     report_damage,
     require_open_prices,
@@ -37,7 +36,7 @@ from storage.tables.schemas import TABLES
 from storage.upkeep.file_integrity import bundle_files, fold_files, raw_responses, table_files
 from storage.upkeep.references import Tables, failed_checks, light_rows
 from tasks.core.settings import settings_digest
-from tasks.forecast.publish import prediction_key
+from tasks.forecast.publish import RunKey
 from tasks.prices.coinbase_responses import parse, read_rows
 from tasks.training.policy import Status
 from tasks.training.registration import read_lineage
@@ -104,8 +103,9 @@ def _with_expected_id(predictions: pa.Table) -> pa.Table:
     days = predictions["origin_day"].cast(pa.string()).to_pylist()
     ids: list[str | None] = []
     for day, row in zip(days, predictions.select(KEY).to_pylist(), strict=True):
+        horizon = row.pop("horizon")
         try:
-            ids.append(prediction_key(origin_day=date.fromisoformat(day), **row))
+            ids.append(RunKey(origin_day=date.fromisoformat(day), **row).prediction_id(horizon))
         except ValueError:
             ids.append(None)
     return predictions.append_column("expected_id", pa.array(ids, pa.string()))
@@ -172,7 +172,7 @@ def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
 def _check_prices(home: Home, result: Verification, tables: Tables) -> PriceTables:
     """Check the price database; the tables `data_versions` and `closes`, None where it cannot be read."""
     result.add("raw responses", *raw_responses(home))
-    file = price_file(home)
+    file = database_engine(home).file
     if file is not None and not file.exists():  # opening it would make one
         missing = [f"the price database {file} is missing"] if tables["predictions"] else []
         result.add("databases", 0, missing)
@@ -191,11 +191,12 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
     versions, closes, scored = list[Row](), list[Row](), _scored_days(tables)
     for product_id in records.products():
         candles = records.candles(product_id)
-        seqs.update(candles.rows.seqs.tolist())
-        without_page |= {seq: f"{product_id} ({day})" for seq, day in candles.by_seq() if seq not in checks}
-        result.add("candles", len(candles.rows.seqs), changed_candles(candles, checks))
-        result.add("candles", 0, _response_findings(home, candles))
-        for data_version, days, figures in _whole_versions(records, candles, result):
+        seqs.update(candles["seq"])
+        for seq, day in candles.loc[~candles["seq"].isin(checks.keys()), ["seq", "day_utc"]].to_numpy():
+            without_page[seq] = f"{product_id} ({day.date()})"
+        result.add("candles", len(candles), changed_candles(product_id, candles, checks))
+        result.add("candles", 0, _response_findings(home, product_id, candles))
+        for data_version, days, figures in _whole_versions(records, product_id, candles, result):
             close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
             versions.append({**name, "last_day": days[-1], "last_close": figures[-1]})
             closes += [
@@ -220,37 +221,34 @@ def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
 
 
 def _whole_versions(
-    records: PriceRecords, candles: Candles, result: Verification
+    records: PriceRecords, product_id: str, candles: pd.DataFrame, result: Verification
 ) -> Iterator[tuple[str, list[int], list[float]]]:
     """Check a product's data versions; name, days since 1970 and closes of each whole one."""
-    series = records.series(candles.product_id)
-    result.add("candles", 0, misplaced_candles(candles, series))
-    for version in records.versions(candles.product_id):
+    series = records.series(product_id)
+    result.add("candles", 0, misplaced_candles(product_id, candles, series))
+    for version in records.versions(product_id):
         name, stored = version.data_version, recorded_candles(candles, series, version)
         if stored is None:
             lost = f"data version {name} no longer stands for the {version.rows} closes it was made of"
             result.add("data versions", 1, [lost])
             continue
-        agrees = version.sha256 == named_digest(version) and version.through_day_utc == str(stored.days[-1])
+        days = stored["day_utc"].to_numpy().astype("datetime64[D]")
+        agrees = version.sha256 == named_digest(version) and version.through_day_utc == str(days[-1])
         other = [] if agrees else [f"the row of data version {name} contradicts its name"]
         result.add("data versions", 1, other)
-        yield name, stored.days.astype("int64").tolist(), stored.figures[:, FIGURES.index("close")].tolist()
+        yield name, days.astype("int64").tolist(), stored["close"].tolist()
 
 
-def _response_findings(home: Home, candles: Candles) -> Iterator[str]:
+def _response_findings(home: Home, product_id: str, candles: pd.DataFrame) -> Iterator[str]:
     """Compare each of the exchange's candles with the response that it came with."""
-    for number, (source, _, payload) in enumerate(candles.observations):
-        if source != "coinbase":
-            continue
-        own = candles.observation == number
-        days, figures = candles.rows.days[own], candles.rows.figures[own]
+    for payload, own in candles[candles["source"] == "coinbase"].groupby("payload_sha256", sort=False):
         try:
-            response = parse(read_raw(home, payload))
+            response = parse(read_raw(home, str(payload)))
         except ClosecastError as error:
-            yield f"{error}: candles of {candles.product_id} came with it"
+            yield f"{error}: candles of {product_id} came with it"
             continue
-        rows, _ = read_rows(response, days.min().item(), days.max().item())
-        expected = {row[0].date(): row[1:] for row in rows.itertuples(index=False, name=None)}
-        for day, row in zip(days.astype(object).tolist(), figures, strict=True):
+        rows, _ = read_rows(response, own["day_utc"].min().date(), own["day_utc"].max().date())
+        expected = {row[0]: row[1:] for row in rows.itertuples(index=False, name=None)}
+        for day, *row in own[["day_utc", *FIGURES]].itertuples(index=False, name=None):
             if not np.array_equal(np.array(expected.get(day, ()), "float64"), row, equal_nan=True):
-                yield f"the candle of {candles.product_id} of {day} is not in the response that it came with"
+                yield f"the candle of {product_id} of {day.date()} is not in the response that it came with"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from storage.core.home import Home
 from storage.reports import Reports
-from tests.browsing import DESKTOP, PHONE, BrowserPage
+from tasks.report.page import write_report
+from tests.browsing import DESKTOP, FLAGS, NO_CHROMIUM, PHONE, BrowserPage, Scheme, find_chromium
 from tests.helpers import BTC
+from tests.pages import DAY, empty_home, put_product
 
 pytestmark = pytest.mark.engines
 
@@ -21,7 +24,9 @@ Visit = Callable[..., BrowserPage]
 WIDTHS = pytest.mark.parametrize("width", [PHONE, DESKTOP])
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 PAGES = pytest.mark.parametrize("name", ["BTC-USD.calibrated.html", "ETH-EUR.article.html", "index.html"])
-CHARTS = ("coverage", "fan", "losses", "past", "pit")
+# A part of each chart's tooltip.
+TIPS = {"coverage": "covered ", "fan": "close: ", "losses": "epoch", "past": "outcome: ", "pit": "expected: "}
+CHARTS = tuple(TIPS)
 # Everything drawn in a chart with something to see: a path with a size, in a colour.
 MARKS = """name => [...document.querySelectorAll(`#chart-${name} svg path, #chart-${name} svg polyline`)]
     .filter(mark => { const box = mark.getBBox(); return box.width + box.height > 0; }).length"""
@@ -30,9 +35,68 @@ TIP = """name => [...document.querySelectorAll(`#chart-${name} .tip`)]
     .map(one => one.innerText).join(' ')"""
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright."""
+    path = find_chromium()
+    if path is None:
+        fail = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        fail(NO_CHROMIUM)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., BrowserPage]]:
+    """Open a file in the browser, at a width and in a theme."""
+    contexts = []
+
+    def open_page(path: Path, width: int = DESKTOP, scheme: Scheme = "light", **more: Any) -> BrowserPage:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            has_touch=width < 600,
+            is_mobile=width < 600,
+            **more,
+        )
+        contexts.append(context)
+        browser_page = BrowserPage(context.new_page())
+        browser_page.page.on("console", lambda line: browser_page.errors.append(f"{line.type}: {line.text}"))
+        browser_page.page.on("pageerror", lambda error: browser_page.errors.append(str(error)))
+        browser_page.page.on("request", lambda request: browser_page.requests.append(request.url))
+        browser_page.page.goto(path.as_uri())
+        return browser_page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with a page of each profile and one of a cheap coin, and the index of all."""
+    home = empty_home(tmp_path_factory, tmp_path_factory.mktemp("browser") / "home")
+    put_product(home)
+    put_product(home, "ETH-EUR", "article", count=60, seed=2)
+    put_product(home, "SHIB-USD", count=60, seed=3, price=1e-9)
+    write_report(home, BTC, "calibrated", day=DAY)
+    write_report(home, "SHIB-USD", "calibrated", day=DAY)
+    write_report(home, "ETH-EUR", "article", day=DAY)
+    return home
+
+
 @pytest.fixture
 def report(pages: Home) -> Path:
     return Reports(pages).page(BTC, "calibrated")
+
+
+def open_details(view: BrowserPage) -> None:
+    for details in view.page.locator("details").all():
+        details.locator("summary").click()
 
 
 def middle(view: BrowserPage, name: str, across: float = 0.4) -> tuple[float, float]:
@@ -69,8 +133,7 @@ def test_every_chart_is_drawn_without_an_error(visit: Visit, report: Path, width
 def test_nothing_is_wider_than_the_window(visit: Visit, pages: Home, width: int, name: str) -> None:
     view = visit(pages.reports / name, width)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
-    for details in view.page.locator("details").all():
-        details.locator("summary").click()
+    open_details(view)
     assert view.evaluate("document.documentElement.scrollWidth") <= width
     assert view.errors == []
 
@@ -82,8 +145,7 @@ def test_axe_reports_no_violation(visit: Visit, pages: Home, width: int, scheme:
     from axe_playwright_python.sync_playwright import Axe
 
     view = visit(pages.reports / name, width, scheme)
-    for details in view.page.locator("details").all():
-        details.locator("summary").click()
+    open_details(view)
     violations = Axe().run(view.page).response["violations"]
     assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in violations] == []
 
@@ -95,14 +157,7 @@ def test_the_pointer_shows_the_figures(visit: Visit, report: Path, name: str) ->
     view.page.mouse.move(*middle(view, name))
     view.until(f"({TIP})({name!r}).length > 10")
     tip = view.evaluate(TIP, name)
-    wanted = {
-        "fan": "close: ",
-        "past": "outcome: ",
-        "pit": "expected: ",
-        "coverage": "covered ",
-        "losses": "epoch",
-    }
-    assert wanted[name] in tip
+    assert TIPS[name] in tip
     assert "undefined" not in tip
     assert "NaN" not in tip
     if name == "fan":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -12,6 +12,7 @@ from flows.clock import last_complete_day
 from tests.exchange import Exchange
 
 DAY = timedelta(days=1)
+LAST = date(2019, 10, 17)
 
 
 @pytest.fixture(scope="module")
@@ -28,5 +29,17 @@ def candles(walk: Callable[..., pd.DataFrame], newest: date) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def exchange(candles: pd.DataFrame) -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": candles}, rate=1000, burst=1000) as served:
+    with Exchange({"BTC-USD": candles}) as served:
+        yield served
+
+
+@pytest.fixture
+def past_exchange(walk: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch) -> Iterator[Exchange]:
+    """Two products up to two days after LAST; the clock, also that of the flows, is at 00:20 after LAST."""
+    candles = {name: walk(LAST + 2 * DAY, days=62, seed=n) for n, name in ((7, "BTC-USD"), (8, "ETH-USD"))}
+    clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
+    with Exchange(candles, clock=clock, rate=1000, burst=1000) as served:
+        monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
+        monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
+        monkeypatch.setattr("flows.clock.now", lambda: served.now)
         yield served

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,21 +22,22 @@ from prefect.events.schemas.automations import EventTrigger
 from prefect.events.schemas.events import ReceivedEvent
 from prefect.server.utilities.user_templates import validate_user_template
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Scheduled
 
 from flows.alerts import BLOCK, FILE, NO_BLOCK, read_automations, set_up_alerts
 from storage.core.errors import BadFile, BadSetting, PrefectUnavailable
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
-from tasks.report.events import COVERAGE_ALARM, STALE_MODEL
+from tasks.report.prefect_artifacts import COVERAGE_ALARM, STALE_MODEL
 from tests.exchange import Exchange
 from tests.helpers import publish_all, store
-from tests.serve_demo import DEPLOYMENT, PROJECT, Platform, free_port
+from tests.serve_demo import PROJECT, Platform, free_port
+from tests.waiting import wait_for
 
 DAY = timedelta(days=1)
 SETTINGS = {"epochs": 1, "units": 4, "members": 1, "refit_every_days": 365, "fine_tune_every_days": 0}
 STALE = {"max_model_age_days": 1}
+TEXT = FILE.read_text(encoding="utf-8")
 
 
 class Receiver:
@@ -69,18 +69,13 @@ class Receiver:
         self._server.server_close()
 
     def wait(self, alert: str, *, run: str | None = None, seconds: float = 60.0) -> dict[str, Any]:
-        """The first message of that alert, and of that run.
+        """The first message of that alert, and of that run."""
 
-        Raises:
-            TimeoutError: with all messages.
-        """
-        give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
-            for message in self.messages:
-                if message["alert"] == f"closecast: {alert}" and run in (None, message.get("run")):
-                    return message
-            time.sleep(0.2)
-        raise TimeoutError(f"no alert {alert!r}, but {self.messages}")
+        def look() -> list[dict[str, Any]]:
+            named = [each for each in self.messages if each["alert"] == f"closecast: {alert}"]
+            return [message for message in named if run in (None, message.get("run"))]
+
+        return wait_for(look, seconds, log=lambda: f"no alert {alert!r}, but {self.messages}")[0]
 
 
 @pytest.fixture(scope="module")
@@ -94,34 +89,21 @@ def platform(
     exchange: Exchange, candles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
     """A server that looks for late runs every second; no worker yet."""
-    folder = tmp_path_factory.mktemp("platform")
     settings = {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "1",
     }
-    with Platform(folder, exchange.url, settings=settings) as started:
+    with Platform(tmp_path_factory.mktemp("platform"), exchange.url, settings=settings) as started:
         store(Home(started.home).prepare(), candles[:450], source="coinbase")
-        started.deploy(unscheduled(folder))
+        started.deploy(unscheduled)
         yield started
 
 
-def unscheduled(folder: Path) -> Path:
-    document: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
-    for deployment in document["deployments"]:
-        deployment["schedules"] = []
-        # Several runs wait for the worker at once.
-        deployment["concurrency_limit"]["collision_strategy"] = "ENQUEUE"
-    copy = folder / "prefect.yaml"
-    copy.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return copy
-
-
-def start(platform: Platform, *, hours_ago: float = 0.0, **parameters: Any) -> UUID:
-    with platform.client() as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        when: Any = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours_ago))
-        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=when).id
+def unscheduled(deployment: dict[str, Any]) -> None:
+    deployment["schedules"] = []
+    # Several runs wait for the worker at once.
+    deployment["concurrency_limit"]["collision_strategy"] = "ENQUEUE"
 
 
 def events(platform: Platform, prefix: str) -> list[ReceivedEvent]:
@@ -142,7 +124,7 @@ def set_up(platform: Platform, receiver: Receiver) -> str:
     """The output of the command, after another address that it replaces."""
     with temporary_settings({PREFECT_API_URL: platform.api}):
         set_up_alerts("http://127.0.0.1:1/nobody")
-    return platform.closecast("alerts", receiver.url)
+    return platform.command("closecast", "alerts", receiver.url)
 
 
 @pytest.mark.engines
@@ -163,13 +145,8 @@ def test_the_command_creates_each_automation_once_and_keeps_the_address_secret(
 def test_a_run_without_a_worker_is_late(
     platform: Platform, set_up: str, receiver: Receiver, newest: date
 ) -> None:
-    start(
-        platform,
-        hours_ago=1,
-        products=["NONE-USD", "BTC-USD"],
-        settings=SETTINGS,
-        origin=str(newest - 4 * DAY),
-    )
+    products = ["NONE-USD", "BTC-USD"]
+    platform.run(late=timedelta(hours=1), products=products, settings=SETTINGS, origin=str(newest - 4 * DAY))
     message = receiver.wait("a run is late")
     assert message["type"] == "application/json"
     assert (message["event"], message["deployment"]) == ("prefect.flow-run.Late", "daily")
@@ -196,9 +173,8 @@ def test_a_coverage_alarm_and_a_stale_model_are_alerts_of_a_completed_run(
     platform: Platform, set_up: str, receiver: Receiver, candles: pd.DataFrame, newest: date
 ) -> None:
     store_misses(Home(platform.home), candles, newest)
-    run = platform.wait(
-        start(platform, origin=str(newest), settings=SETTINGS | STALE, backfill_days=0), seconds=150
-    )
+    run_id = platform.run(origin=str(newest), settings=SETTINGS | STALE, backfill_days=0)
+    run = platform.wait(run_id, seconds=150)
     assert run.state is not None
     assert run.state.is_completed(), platform.tail("worker")
     coverage, stale = receiver.wait("coverage alarm"), receiver.wait("a model is stale")
@@ -273,7 +249,7 @@ def test_the_product_run_within_a_killed_run_is_crashed_too(
     """With 45 seconds instead of five minutes: a run sends a heartbeat every 30."""
     shorten(platform, "a run is dead", was=timedelta(minutes=5), seconds=45)
     endless = SETTINGS | {"epochs": 10_000, "units": 64, "refit_every_days": 1}
-    run_id = start(platform, origin=str(newest - 2 * DAY), settings=endless, backfill_days=0)
+    run_id = platform.run(origin=str(newest - 2 * DAY), settings=endless, backfill_days=0)
     within = run_with_heartbeat(platform, run_id)
     for process, command in platform.processes().items():
         if not {"server", "worker"} & set(command.split("\0")):
@@ -293,16 +269,14 @@ def test_the_product_run_within_a_killed_run_is_crashed_too(
 
 def run_with_heartbeat(platform: Platform, run_id: UUID) -> UUID:
     """The run of a product within that one, once the server has its heartbeat."""
-    give_up = time.monotonic() + 150
+
+    def look() -> list[UUID]:
+        alive = {event.resource.id for event in events(platform, "prefect.flow-run.heartbeat")}
+        running = [run.id for run in client.read_flow_runs() if run.state and run.state.is_running()]
+        return [each for each in running if each != run_id and f"prefect.flow-run.{each}" in alive]
+
     with platform.client() as client:
-        while time.monotonic() < give_up:
-            alive = {event.resource.id for event in events(platform, "prefect.flow-run.heartbeat")}
-            for run in client.read_flow_runs():
-                running = run.state is not None and run.state.is_running() and run.id != run_id
-                if running and f"prefect.flow-run.{run.id}" in alive:
-                    return run.id
-            time.sleep(0.3)
-    raise TimeoutError(f"no product's run has started:\n{platform.tail('worker')}")
+        return wait_for(look, 150, pause=0.3, log=lambda: platform.tail("worker"))[0]
 
 
 @pytest.mark.engines
@@ -320,24 +294,25 @@ def test_a_day_without_a_completed_run_is_an_alert(
 def shorten(platform: Platform, alert: str, *, was: timedelta, seconds: float) -> None:
     """Let an automation wait for less."""
     name = f"closecast: {alert}"
-    (automation,) = (each for each in read_automations(FILE, block_id(platform)) if each.name == name)
-    assert isinstance(automation.trigger, EventTrigger)
-    assert automation.trigger.within == was
-    automation.trigger.within = timedelta(seconds=seconds)
     with platform.client() as client:
+        block_id = str(client.read_block_document_by_name(BLOCK, "webhook").id)
+        (automation,) = (each for each in read_automations(FILE, block_id) if each.name == name)
+        assert isinstance(automation.trigger, EventTrigger)
+        assert automation.trigger.within == was
+        automation.trigger.within = timedelta(seconds=seconds)
         (stored,) = client.read_automations_by_name(name)
         client.update_automation(stored.id, automation)
 
 
-def block_id(platform: Platform) -> str:
-    with platform.client() as client:
-        return str(client.read_block_document_by_name(BLOCK, "webhook").id)
+@pytest.mark.parametrize(
+    "address", ["hooks.example.com", "ftp://example.com", "https://", "file:///etc/passwd", ""]
+)
+def test_a_bad_address_is_refused(address: str) -> None:
+    with pytest.raises(BadSetting, match="alerts need an address"):
+        set_up_alerts(address)
 
 
-def test_a_bad_address_and_a_missing_server_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("hooks.example.com", "ftp://example.com", "https://", "file:///etc/passwd", ""):
-        with pytest.raises(BadSetting, match="alerts need an address"):
-            set_up_alerts(address)
+def test_a_missing_server_is_named() -> None:
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(BadSetting, match="set PREFECT_API_URL"):
         set_up_alerts("https://example.com/x")
     nobody = f"http://127.0.0.1:{free_port()}/api"
@@ -345,19 +320,22 @@ def test_a_bad_address_and_a_missing_server_are_refused(monkeypatch: pytest.Monk
         set_up_alerts("https://example.com/x")
 
 
-def test_a_file_that_prefect_cannot_read_is_refused(tmp_path: Path) -> None:
-    text = FILE.read_text(encoding="utf-8")
-    for wrong in (
-        "automations: [",
-        "[]",
-        "automation: []",
-        text.replace("type: call-webhook", "type: call-webhok"),
-        text.replace("posture: Reactive", "posture: Reaktive"),
-        text.replace('block_document_id: "{{ webhook }}"', 'block_document_id: "webhook"'),
-    ):
-        (tmp_path / "automations.yaml").write_text(wrong)
-        with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
-            read_automations(tmp_path / "automations.yaml", NO_BLOCK)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (TEXT, "automations: ["),
+        (TEXT, "[]"),
+        ("automations:", "automation:"),
+        ("type: call-webhook", "type: call-webhok"),
+        ("posture: Reactive", "posture: Reaktive"),
+        ('block_document_id: "{{ webhook }}"', 'block_document_id: "webhook"'),
+    ],
+)
+def test_a_file_that_prefect_cannot_read_is_refused(old: str, new: str, tmp_path: Path) -> None:
+    file = tmp_path / "automations.yaml"
+    file.write_text(TEXT.replace(old, new))
+    with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
+        read_automations(file, NO_BLOCK)
 
 
 def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
@@ -374,7 +352,7 @@ def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
 
 
 def test_every_key_of_the_file_is_one_of_prefects() -> None:
-    given = yaml.safe_load(FILE.read_text(encoding="utf-8").replace("{{ webhook }}", NO_BLOCK))
+    given = yaml.safe_load(TEXT.replace("{{ webhook }}", NO_BLOCK))
     understood = [automation.model_dump(mode="json") for automation in read_automations(FILE, NO_BLOCK)]
     assert list(unknown_keys(given["automations"], understood)) == []
     for automation in given["automations"]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pandas as pd
 import pytest
-import requests
-import yaml
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -22,15 +20,15 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Scheduled
 
 from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from tests.exchange import Exchange
 from tests.helpers import store
-from tests.serve_demo import DEPLOYMENT, PROJECT, Platform
+from tests.serve_demo import DEPLOYMENT, Platform
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.engines]
 
@@ -43,42 +41,31 @@ EVERY = 10  # seconds
 def platform(
     exchange: Exchange, candles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
-    folder = tmp_path_factory.mktemp("platform")
-    with Platform(folder, exchange.url, settings=QUICK) as platform:
+    with Platform(tmp_path_factory.mktemp("platform"), exchange.url, settings=QUICK) as platform:
         store(Home(platform.home).prepare(), candles[:450], source="coinbase")
         platform.start_worker()
-        platform.deploy(with_short_schedule(folder))
+        platform.deploy(schedule_often)
         yield platform
         assert platform.processes()
     # The kernel takes a moment to remove a killed process.
-    patience = time.monotonic() + 10
-    while platform.processes() and time.monotonic() < patience:
-        time.sleep(0.1)
-    assert platform.processes() == {}
+    wait_for(lambda: not platform.processes(), 10)
 
 
-def with_short_schedule(folder: Path) -> Path:
-    """A copy of prefect.yaml with a small network and a schedule of every few seconds."""
-    document: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
-    deployment, *others = document["deployments"]
-    for other in others:
-        other["schedules"] = []
-    deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
-    deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
-    copy = folder / "prefect.yaml"
-    copy.write_text(yaml.safe_dump(document), encoding="utf-8")
-    return copy
+def schedule_often(deployment: dict[str, Any]) -> None:
+    """A small network and a run every few seconds for the daily deployment, no schedule for the others."""
+    deployment["schedules"] = []
+    if deployment["name"] == "daily":
+        deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
+        deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
 
 
 @pytest.fixture(scope="module")
 def scheduled(platform: Platform) -> FlowRun:
     """The first run of the schedule, when it is over; the schedule is paused after it."""
+    order = FlowRunSort.EXPECTED_START_TIME_ASC
     with platform.client() as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
-        give_up = time.monotonic() + 60
-        while not (runs := client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)):
-            assert time.monotonic() < give_up, f"the schedule started no run:\n{platform.tail('server')}"
-            time.sleep(0.3)
+        runs = wait_for(lambda: client.read_flow_runs(sort=order), 60, log=lambda: platform.tail("server"))
         platform.wait(runs[0].id, until="Running")
         client.pause_deployment(deployment.id)
         return platform.wait(runs[0].id)
@@ -99,19 +86,12 @@ def own_runs(platform: Platform, run_id: UUID) -> list[FlowRun]:
 
 def row_of(platform: Platform, run_id: UUID) -> dict[str, Any]:
     (own,) = own_runs(platform, run_id)
-    (row,) = [row for row in rows(platform) if row["flow_run_id"] == str(own.id)]
+    (row,) = [row for row in rows(platform.home) if row["flow_run_id"] == str(own.id)]
     return row
 
 
-def start(platform: Platform, **parameters: Any) -> UUID:
-    """Start a run without a command."""
-    with platform.client() as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
-
-
-def rows(platform: Platform) -> list[dict[str, Any]]:
-    stored: list[dict[str, Any]] = Predictions(Home(platform.home)).between().to_pylist()
+def rows(home: Path) -> list[dict[str, Any]]:
+    stored: list[dict[str, Any]] = Predictions(Home(home)).between().to_pylist()
     return stored
 
 
@@ -161,11 +141,11 @@ def test_a_run_has_artifacts_and_log_lines(platform: Platform, scheduled: FlowRu
 def test_a_second_run_beside_a_running_one_is_cancelled(
     platform: Platform, scheduled: FlowRun, newest: date
 ) -> None:
-    before = {row["prediction_id"] for row in rows(platform)}
+    before = {row["prediction_id"] for row in rows(platform.home)}
     origin = newest - DAY
     run_id = platform.run(origin=str(origin))
     platform.wait(run_id, until="Running")
-    second = platform.wait(start(platform, origin=str(origin - DAY)))
+    second = platform.wait(platform.run(origin=str(origin - DAY)))
     assert second.state is not None
     assert second.state.is_cancelled(), f"{second.state}\n{platform.tail('worker')}"
 
@@ -174,29 +154,20 @@ def test_a_second_run_beside_a_running_one_is_cancelled(
     assert run.name == f"BTC-USD {origin}"
     row = row_of(platform, run_id)
     assert (row["origin_day"], row["target_day"]) == (origin, newest)
-    assert {stored["prediction_id"] for stored in rows(platform)} == before | {row["prediction_id"]}
+    assert {stored["prediction_id"] for stored in rows(platform.home)} == before | {row["prediction_id"]}
 
 
 def test_after_an_outage_one_run_makes_the_newest_and_the_missed_forecasts(
     platform: Platform, scheduled: FlowRun, candles: pd.DataFrame, newest: date, tmp_path: Path
 ) -> None:
     store(Home(tmp_path).prepare(), candles[:450], source="coinbase")
-    before = platform.wait(start(platform, home=str(tmp_path), origin=str(newest - 3 * DAY)))
-    completed(before, platform)
-    with platform.client() as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        late = [
-            client.create_flow_run_from_deployment(
-                deployment.id,
-                parameters={"home": str(tmp_path)},
-                state=Scheduled(scheduled_time=datetime.now(UTC) - days * DAY),
-            ).id
-            for days in (3, 2, 1)
-        ]
+    before = platform.run(home=str(tmp_path), origin=str(newest - 3 * DAY))
+    completed(platform.wait(before), platform)
+    late = [platform.run(late=days * DAY, home=str(tmp_path)) for days in (3, 2, 1)]
     runs = [platform.wait(run_id) for run_id in late]
     states = [run.state for run in runs if run.state is not None]
     assert all(state.is_completed() or state.is_cancelled() for state in states), platform.tail("worker")
-    stored = Predictions(Home(tmp_path)).between().to_pylist()
+    stored = rows(tmp_path)
     origins = [row["origin_day"] for row in stored]
     assert origins[-1] in (newest, newest + DAY)
     assert origins == [newest - 3 * DAY + n * DAY for n in range(len(stored))]
@@ -205,46 +176,23 @@ def test_after_an_outage_one_run_makes_the_newest_and_the_missed_forecasts(
     assert {row["revision"] for row in stored} == {0}
 
 
-def test_the_deployment_has_the_settings_of_the_file(platform: Platform, scheduled: FlowRun) -> None:
-    with platform.client() as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-    assert deployment.global_concurrency_limit is not None
-    assert deployment.global_concurrency_limit.limit == 1
-    assert deployment.concurrency_options is not None
-    assert deployment.concurrency_options.collision_strategy == "CANCEL_NEW"
-    assert deployment.enforce_parameter_schema
-    assert deployment.pull_steps == [
-        {"prefect.deployments.steps.set_working_directory": {"directory": str(PROJECT)}}
-    ]
-    assert (deployment.work_pool_name, deployment.entrypoint) == (
-        "closecast",
-        "flows/daily.py:daily_forecasts",
-    )
-    assert deployment.job_variables["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "closecast"
-
-
-def test_the_server_tells_its_page_where_its_api_is(platform: Platform) -> None:
-    assert requests.get(f"{platform.url}/ui-settings", timeout=10).json()["api_url"] == platform.api
-
-
 def test_a_run_waits_for_an_exchange_that_is_down(
     platform: Platform, scheduled: FlowRun, exchange: Exchange
 ) -> None:
-    before = rows(platform)
+    before = rows(platform.home)
     exchange.faults.extend(["503"] * 100)
+    run_id = platform.run()
+
+    def waiting() -> list[TaskRun]:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in own_runs(platform, run_id)]))
+        steps = client.read_task_runs(flow_run_filter=wanted)
+        return [step for step in steps if step.state_name == "AwaitingRetry"]
+
     try:
-        run_id = start(platform)
-        step, give_up = None, time.monotonic() + 60
         with platform.client() as client:
-            while step is None and time.monotonic() < give_up:
-                own = [run.id for run in own_runs(platform, run_id)]
-                wanted = FlowRunFilter(id=FlowRunFilterId(any_=own))
-                steps = client.read_task_runs(flow_run_filter=wanted)
-                step = next((step for step in steps if step.state_name == "AwaitingRetry"), None)
-                time.sleep(0.3)
+            (step,) = wait_for(waiting, 60, pause=0.3, log=lambda: platform.tail("worker"))
     finally:
         exchange.faults.clear()
-    assert step is not None, platform.tail("worker")
     assert step.name == "ingest-prices BTC-USD"
-    assert rows(platform) == before
+    assert rows(platform.home) == before
     # The run still waits: the end of the platform must end it, too.

@@ -34,34 +34,24 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
+def tags_of(origin: int, status: str, training_kind: str = "refit", **tags: str) -> dict[str, str]:
+    day = str(date(2020, 1, 1) + timedelta(days=origin))
+    own = {"status": status, "training_kind": training_kind, "origin_day": day}
+    return {**own, "recipe_version": "r", "series": "csv@0", "parent": "none", **tags}
+
+
 def register(
-    home: Home,
-    origin: int,
-    status: str = "accepted",
-    training_kind: str = "refit",
-    *,
-    product_id: str = BTC,
-    profile: str = "calibrated",
-    recipe: str = "r1",
-    parent: str = "none",
+    home: Home, origin: int, status: str = "accepted", *, product_id: str = BTC, profile: str = "calibrated"
 ) -> str:
     """A version as a run registers it, its bundle a few bytes."""
-    models = Models(home)
-    tags = {
-        "status": status,
-        "training_kind": training_kind,
-        "origin_day": str(date(2020, 1, 1) + timedelta(days=origin)),
-        "recipe_version": recipe,
-        "series": "csv@0",
-        "parent": parent,
-    }
+    models, tags = Models(home), tags_of(origin, status)
     with models.draft(product_id, profile) as draft:
         draft.write_json("lineage.json", tags)
         return models.register(
             draft,
             product_id=product_id,
             profile=profile,
-            key=f"{product_id} {profile} {recipe} {origin} {training_kind} {status}",
+            key=f"{product_id} {profile} {origin} {status}",
             tags=tags,
             params={"epochs": 1},
             metrics={"rmse": 1.0},
@@ -130,10 +120,8 @@ def test_a_forecast_keeps_only_versions_of_its_own_product_and_profile(home: Hom
 def registered(
     number: int, origin: int, status: str, training_kind: str = "refit", **tags: str
 ) -> ModelVersion:
-    day = str(date(2020, 1, 1) + timedelta(days=origin))
-    own = {"status": status, "training_kind": training_kind, "origin_day": day}
-    own |= {"recipe_version": "r", "series": "s", **tags}
-    return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags=own)
+    tags = tags_of(origin, status, training_kind, **tags)
+    return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags=tags)
 
 
 def candidate(version: ModelVersion) -> ModelCandidate:
@@ -245,7 +233,8 @@ def test_nothing_is_deleted_where_the_registry_lacks_versions_of_forecasts(grown
     assert bundles(grown) == before
 
 
-def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -> Path:
+def put_backtest(home: Home, name: str, *, days_ago: float) -> Path:
+    """The models of a backtest that nobody has touched for so long."""
     with BacktestCache(home, name).draft("refit-2020-01-01") as draft:
         draft.write("weights.h5", b"weights")
     BacktestCache(home, name).write("fold-0", {"known": []})
@@ -253,21 +242,30 @@ def put_backtest(home: Home, name: str, *, days_ago: float, row: bool = False) -
     stamp = (NOW - timedelta(days=days_ago)).timestamp()
     for path in (folder, *folder.rglob("*")):
         os.utime(path, (stamp, stamp))
-    if row:
-        day = date(2020, 1, 1)
-        names = {"backtest_id": name, "product_id": BTC, "profile": "calibrated", "component": "lstm"}
-        days = {"origin_day": day, "target_day": day, "horizon": 1, "fold": 0, "model": "m"}
-        figures = {"last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
-        assert backtests(home).add([{**names, **days, **figures}]) == 1
     return folder
+
+
+def finish(home: Home, name: str) -> None:
+    """A stored row of that backtest."""
+    row: dict[str, Any] = dict.fromkeys(("origin_day", "target_day"), date(2020, 1, 1))
+    row |= {
+        "backtest_id": name,
+        "product_id": BTC,
+        "profile": "calibrated",
+        "component": "lstm",
+        "model": "m",
+    }
+    row |= {"horizon": 1, "fold": 0, "last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
+    assert backtests(home).add([row]) == 1
 
 
 def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
     kept = [
-        put_backtest(home, "with-rows", days_ago=400, row=True),
+        put_backtest(home, "with-rows", days_ago=400),
         put_backtest(home, "young", days_ago=29),
         put_backtest(home, "at-work", days_ago=400),
     ]
+    finish(home, "with-rows")
     touched = put_backtest(home, "touched", days_ago=400)
     stamp = NOW.timestamp()
     os.utime(touched / "fold-0.json", (stamp, stamp))
@@ -280,20 +278,16 @@ def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
     assert kept[2].is_dir()
 
 
-def test_maintain_home_compacts_every_table_and_prunes_on_request(grown: Home) -> None:
+def test_maintain_home_compacts_every_table_and_plans_without_a_change(grown: Home) -> None:
     forecast(grown, 701, "1")
-    put_backtest(grown, "b", days_ago=1, row=True)
+    finish(grown, "b")
     planned = maintain_home(grown, prune=True, dry_run=True)
     assert [table.table for table in planned.tables] == ["predictions", "backtests"]
-    assert len(planned.pruned) == 3
-    assert len(versions(grown)) == 6
+    assert (len(planned.pruned), len(versions(grown))) == (3, 6)
     done = maintain_home(grown, prune=False, dry_run=False)
     assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1), (1, 1)]
     assert not (grown.root / "scores").exists()
-    assert done.pruned == ()
-    assert len(versions(grown)) == 6
-    assert len(maintain_home(grown, prune=True, dry_run=False).pruned) == 3
-    assert len(versions(grown)) == 3
+    assert (len(done.pruned), len(versions(grown))) == (0, 6)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterName,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
@@ -21,30 +26,13 @@ from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from tasks.prices.sources import Market
 from tests.exchange import Exchange
+from tests.flows.conftest import DAY, LAST
 
-LAST = date(2019, 10, 17)
-DAY = timedelta(days=1)
 ONCE = {"epochs": 1}
 PRODUCTS = ["BTC-USD", "NONE-USD", "ETH-USD"]
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "past_exchange")
 Walk = Callable[..., pd.DataFrame]
-
-
-@pytest.fixture(scope="module")
-def exchange(walk: Walk) -> Iterator[Exchange]:
-    """An exchange with two products, whose clock is at 00:20 after LAST."""
-    clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
-    candles = {"BTC-USD": walk(LAST, days=60), "ETH-USD": walk(LAST, days=60, seed=8)}
-    with Exchange(candles, clock=clock, rate=1000, burst=1000) as served:
-        yield served
-
-
-@pytest.fixture(autouse=True)
-def _clock_of_the_exchange(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOSECAST_COINBASE_URL", exchange.url)
-    monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
-    monkeypatch.setattr("flows.clock.now", lambda: exchange.now)
 
 
 def run(home: Path, products: list[str]) -> list[str]:
@@ -77,8 +65,9 @@ def test_a_failed_product_stops_none_of_the_others_and_is_named(tmp_path: Path) 
             own = client.read_flow_run(row["flow_run_id"])
             assert own.name == f"{product} {LAST}"
             assert own.parent_task_run_id is not None
-        by_key = ArtifactFilter(key=ArtifactFilterKey(any_=["products"]))
-        markdown = str(client.read_artifacts(artifact_filter=by_key)[-1].data)
+        own_artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent.id]))
+        artifacts = {each.key: each for each in client.read_artifacts(artifact_filter=own_artifacts)}
+    markdown = str(artifacts["products"].data)
     assert "**NONE-USD** has no forecast: BadProduct" in markdown
     assert all(f"| {product} | {LAST + DAY} |" in markdown for product in stored)
 
@@ -107,7 +96,7 @@ def test_a_gap_stops_the_forecast_and_not_the_scores(
     frame = walk(LAST, days=60)
     with_gap = frame[frame["day_utc"] != pd.Timestamp(LAST - DAY)].reset_index(drop=True)
     market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
-    with Exchange({"BTC-USD": with_gap}, clock=day, rate=1000, burst=1000) as served:
+    with Exchange({"BTC-USD": with_gap}, clock=day) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
         monkeypatch.setattr("flows.clock.now", lambda: served.now)
         daily_forecast(market, "article", ONCE, home=str(tmp_path))

@@ -141,7 +141,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         frame = walk(STORED + 500)
-        self.exchange = Exchange({BTC: frame}, rate=1000, burst=1000)
+        self.exchange = Exchange({BTC: frame})
         self.exchange.__enter__()
 
     def next_day(self) -> None:

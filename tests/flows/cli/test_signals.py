@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from flows.cli.signals import MESSAGE
 from tests.helpers import PROJECT
+from tests.waiting import wait_for
 
 # A training that takes minutes.
 WORDS = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
@@ -46,11 +46,8 @@ def training(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             start_new_session=True,
         )
         try:
-            give_up = time.monotonic() + 120
-            while "epoch" not in (folder / "out").read_text(encoding="utf-8"):
-                assert process.poll() is None, (folder / "err").read_text(encoding="utf-8")
-                assert time.monotonic() < give_up
-                time.sleep(0.2)
+            wait_for(lambda: "epoch" in (folder / "out").read_text() or process.poll() is not None)
+            assert process.poll() is None, (folder / "err").read_text()
             yield process, server_of(process.pid)
         finally:
             process.kill()
@@ -67,17 +64,12 @@ def server_of(parent: int) -> int:
     return server
 
 
-def gone(number: int, seconds: float = 15) -> bool:
-    give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up:
-        try:
-            state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":  # without an init nothing reaps it
-            return True
-        time.sleep(0.1)
-    return False
+def is_gone(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"  # without an init nothing reaps it
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -88,11 +80,11 @@ def test_a_signal_to_the_process_group_ends_a_training_with_one_line(
         os.killpg(process.pid, number)
         assert process.wait(20) == code
         assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
-        assert gone(server)
+        wait_for(lambda: is_gone(server), 15)
 
 
 def test_the_server_of_a_killed_run_ends(folder: Path) -> None:
     with training(folder) as (process, server):
         process.kill()
         process.wait()
-        assert gone(server)
+        wait_for(lambda: is_gone(server), 15)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -72,6 +71,10 @@ def _pieces(end: int) -> Iterator[bytes]:
 def test_json_is_alone_on_standard_output(
     environment: dict[str, str], sound: dict[str, str], tmp_path: Path
 ) -> None:
+    changed = piped(environment, "verify", "--json")
+    assert (changed.returncode, len(json.loads(changed.stdout)["findings"])) == (1, 1)
+    assert changed.stderr.startswith("closecast: changed, missing or contradictory: 1")
+    assert changed.stderr.count("\n") == 1
     whole = piped(sound, "verify", "--json")
     assert (whole.returncode, whole.stderr) == (0, "")
     assert json.loads(whole.stdout)["findings"] == []
@@ -102,15 +105,9 @@ def test_with_json_an_import_logs_to_standard_error(environment: dict[str, str],
     assert "2 rows of closes.csv" in piped(environment, *words).stdout
 
 
-def test_json_of_findings_comes_with_an_exit_code_and_one_line(environment: dict[str, str]) -> None:
-    done = piped(environment, "verify", "--json")
-    assert done.returncode == 1
-    assert len(json.loads(done.stdout)["findings"]) == 1
-    assert done.stderr.startswith("closecast: changed, missing or contradictory: 1")
-    assert done.stderr.count("\n") == 1
-
-
-def test_colours_are_for_terminals_and_force_color(environment: dict[str, str]) -> None:
+def test_colours_are_for_terminals_and_force_color_and_bars_for_terminals(
+    environment: dict[str, str],
+) -> None:
     red = "\x1b[1;31m"
     plain = piped(environment, "verify")
     assert "\x1b" not in plain.stdout + plain.stderr
@@ -119,18 +116,14 @@ def test_colours_are_for_terminals_and_force_color(environment: dict[str, str]) 
     assert f"{red}closecast:" in forced.stderr
     # No line is cut in a pipe, coloured or not.
     assert max(map(len, forced.stdout.splitlines())) > 90  # of a terminal of 60 columns
-    assert red in on_a_terminal(environment, "verify")
+    drawn = on_a_terminal(environment, "verify")
+    assert red in drawn
+    assert "files of models" in drawn
+    assert "\x1b[?25l" in drawn  # the cursor is hidden while a bar is drawn
     none = on_a_terminal(environment, "verify", NO_COLOR="1")
     assert "WRONG: " in none
     assert "\x1b[1;31m" not in none
     assert "\x1b[31m" not in none
-
-
-def test_bars_are_drawn_on_a_terminal_only(environment: dict[str, str]) -> None:
-    printed = on_a_terminal(environment, "verify")
-    assert "files of models" in printed
-    assert "\x1b[?25l" in printed  # the cursor is hidden while a bar is drawn
-    assert "\x1b" not in piped(environment, "verify").stdout
 
 
 def test_json_has_days_as_text_and_null_for_infinity(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +163,8 @@ def test_completion_offers_commands_products_profiles_and_settings(environment: 
     assert completed(environment, "closecast run --product ") == ["BTC-USD"]
     assert completed(environment, "closecast run --product E") == []
     assert completed(environment, "closecast run --profile a") == ["article"]
-    assert completed(environment, "closecast run --set fine_tune_e") == [
-        "fine_tune_every_days=",
-        "fine_tune_epochs=",
-    ]
+    settings = completed(environment, "closecast run --set fine_tune_e")
+    assert settings == ["fine_tune_every_days=", "fine_tune_epochs="]
     assert completed({**environment, "CLOSECAST_HOME": "/nowhere"}, "closecast run --product ") == []
 
 
@@ -182,20 +173,11 @@ def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp
     folder.mkdir()
     (folder / "closecast").write_text(f'#!/bin/bash\nexec {sys.executable} -m closecast "$@"\n')
     (folder / "closecast").chmod(0o755)
-    shell: dict[str, Any] = {
-        "env": {
-            **environment,
-            "HOME": str(tmp_path),
-            "PATH": f"{folder}:{os.environ['PATH']}",
-            "PYTHONPATH": str(PROJECT),
-        },
-        "capture_output": True,
-        "text": True,
-        "timeout": 120,
-    }
+    path = f"{folder}:{os.environ['PATH']}"
+    variables = {**environment, "HOME": str(tmp_path), "PATH": path, "PYTHONPATH": str(PROJECT)}
     script = (
         "closecast --install-completion && source ~/.bash_completions/closecast.sh\n"
         'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], **shell)
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done

@@ -52,15 +52,6 @@ def test_anything_but_a_file_of_that_size_is_refused(tmp_path: Path, name: str, 
     assert words in one_line(error)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_rights_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_bytes(b"x")
-    path.chmod(0)
-    with pytest.raises(BadFile, match="Permission denied"):
-        files.read_bytes(path)
-
-
 def test_a_file_is_written_and_replaced_with_ordinary_rights(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     files.write_atomic(path, b"one")

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Lock
 
 import pytest
 
@@ -54,22 +55,17 @@ def test_a_wait_that_is_too_long_names_the_lock(home: Home, caplog: pytest.LogCa
 
 
 def test_threads_of_one_process_wait_for_each_other(home: Home) -> None:
-    inside: list[int] = []
-    counts: list[int] = []
+    alone = Lock()
 
-    def work() -> None:
+    def work(_: int) -> bool:
         with product_lock(home, BTC, wait_seconds=30):
-            inside.append(1)
-            counts.append(len(inside))
+            was_alone = alone.acquire(blocking=False)
             time.sleep(0.02)
-            inside.pop()
+            alone.release()
+            return was_alone
 
-    threads = [Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counts == [1, 1, 1, 1]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [True] * 4
 
 
 def test_products_and_homes_do_not_wait_for_each_other(home: Home, tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def day(offset: int) -> date:
     return FIRST + timedelta(days=offset)
 
 
-def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: pd.DataFrame) -> Appended:
-    return prices.append(BTC, frame, source=source, observed_at=NOW, payload_sha256=SHA, **more)
+def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: Any) -> Appended:
+    page: dict[str, Any] = {"product_id": BTC, "observed_at": NOW, "payload_sha256": SHA} | more
+    return prices.append(candles=frame, source=source, **page)
 
 
 def closes(prices: Prices) -> dict[int, float]:
@@ -106,24 +107,18 @@ def test_an_ambiguous_page_is_refused(prices: Prices) -> None:
         with pytest.raises(BadInput, match="midnight"):
             put(prices, frame)
     with pytest.raises(BadInput, match="zone"):
-        prices.append(
-            BTC,
-            candles({0: 1.0}),
-            source="coinbase",
-            observed_at=NOW.replace(tzinfo=None),
-            payload_sha256=SHA,
-        )
+        put(prices, candles({0: 1.0}), observed_at=NOW.replace(tzinfo=None))
     with pytest.raises(SourceMismatch, match="no series yet"):
-        prices.append("ETH-USD", candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+        put(prices, candles({0: 1.0}), product_id="ETH-USD")
     assert closes(prices) == {}
 
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_change_of_any_figure_is_a_restatement(prices: Prices, figure: str) -> None:
-    put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"})))
-    assert put(prices, candles({0: 1.0}, **dict.fromkeys(set(FIGURES) - {"close"}))).unchanged_days == 1
-    others = dict.fromkeys(set(FIGURES) - {"close", figure})
-    assert put(prices, candles({0: 7.0 if figure == "close" else 1.0}, **others)).restated_days == 1
+    unknown = dict.fromkeys(set(FIGURES) - {"close"})
+    put(prices, candles({0: 1.0}, **unknown))
+    assert put(prices, candles({0: 1.0}, **unknown)).unchanged_days == 1
+    assert put(prices, candles({0: 1.0}, **unknown | {figure: 7.0})).restated_days == 1
 
 
 @pytest.mark.parametrize("volume", [0.0, -0.0])  # SQLite keeps no minus
@@ -154,7 +149,7 @@ def test_a_malformed_product_is_refused(prices: Prices, product: str) -> None:
     with pytest.raises(BadProduct):
         prices.start_series(product, "csv", started_at=NOW)
     with pytest.raises(BadProduct):
-        prices.append(product, candles({0: 1.0}), source="csv", observed_at=NOW, payload_sha256=SHA)
+        put(prices, candles({0: 1.0}), product_id=product)
     with pytest.raises(BadProduct):
         prices.data_version(product, FIRST, created_at=NOW)
 
@@ -240,19 +235,15 @@ def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> 
 # A day's history
 
 
-def test_a_history_holds_all_that_a_day_needs(prices: Prices) -> None:
-    rejected = rejected_frame([{"day_utc": "2020-01-03", "raw": "[1]", "reason": "a jump"}])
-    put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}), quarantined=rejected)
+def test_a_history_is_the_candles_of_its_data_version(prices: Prices) -> None:
+    put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}))
     put(prices, candles({1: 2.5}))
     for through, days in ((None, [0, 1, 3]), (day(9), [0, 1, 3]), (day(2), [0, 1])):
-        history = prices.read_history(BTC, through, created_at=NOW)
-        assert history.data_version == prices.data_version(BTC, day(days[-1]), created_at=NOW)
-        assert_frame_equal(history.candles, prices.closes_at(history.data_version))
-        assert history.candles["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
-        assert history.series == prices.series_of(history.data_version) == "coinbase@0"
-        assert (history.product_id, history.source) == (BTC, "coinbase")
-        assert_frame_equal(history.quarantined, prices.quarantined(BTC))
-        assert history.restated["close"].tolist() == [2.0, 2.5]
+        name, series, frame = prices.read_history(BTC, through, created_at=NOW)
+        assert name == prices.data_version(BTC, day(days[-1]), created_at=NOW)
+        assert_frame_equal(frame, prices.closes_at(name))
+        assert frame["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
+        assert series == prices.series_of(name) == "coinbase@0"
     with pytest.raises(BadDay, match="a close of ETH-USD is needed, but none is stored"):
         prices.read_history("ETH-USD", None, created_at=NOW)
     with pytest.raises(BadDay, match="the first stored day is 2020-01-01"):
@@ -270,11 +261,11 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
         assert prices.last_close_before(BTC, day(4)) == (day(3), 4.0)
         put(prices, candles({4: 5.5, 5: 6.0}))
         assert len(prices.days(BTC)) == 6
-        history = prices.read_history(BTC, None, created_at=NOW)
+        name, _, frame = prices.read_history(BTC, None, created_at=NOW)
     assert (read.call_count, digested.call_count) == (1, 1)
-    assert history.candles["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
+    assert frame["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
     with Prices(home) as prices:
-        assert_frame_equal(prices.closes_at(history.data_version), history.candles)
+        assert_frame_equal(prices.closes_at(name), frame)
 
 
 def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> None:
@@ -332,8 +323,7 @@ def test_tables_are_strict_and_append_only(prices: Prices, plain: Plain, table: 
     put(prices, candles({0: 1.0}), quarantined=aside)
     prices.data_version(BTC, day(0), created_at=NOW)
     everything = f"SELECT * FROM {table}"  # noqa: S608
-    before = plain.execute(everything).fetchall()
-    assert before
+    assert (before := plain.execute(everything).fetchall())
     column = "checks" if table == "pages" else "product_id"
     changes = [f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"]  # noqa: S608
     for change in changes if plain.is_sqlite else [*changes, f"TRUNCATE {table}"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import math
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from storage.core.home import Home
 from storage.models.backtest_cache import BacktestCache
 from storage.tables.schemas import backtests
 from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import BacktestResult, finish_backtest
-from tasks.backtest.walk_forward import WalkState, prepare_fold, walk_fold
+from tasks.backtest.result import BacktestResult, finish_backtest, read_evaluation
+from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
 from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training.policy import ModelCandidate
 from tests.calibrated import LENIENT, candles, close, day, quick
-from tests.helpers import BTC, NOW, SMALL, store
+from tests.helpers import BTC, NOW, SMALL, store, without
 
 START, END = 610, 621
 # A refit, a fine-tuning and their gates within a dozen days.
@@ -81,6 +80,21 @@ def test_every_component_has_a_row_per_origin(tested: tuple[Home, Plan, Backtest
     ]
 
 
+def test_quantiles_are_read_back_as_those_of_the_log_return(
+    tested: tuple[Home, Plan, BacktestResult],
+) -> None:
+    home, plan, _ = tested
+    evaluation = read_evaluation(home, BTC, plan.backtest_id, "calibrated")
+    numbers = range(START, END + 1)
+    assert evaluation.target_days == [day(number + 1) for number in numbers]
+    assert evaluation.last_close.tolist() == [close(number) for number in numbers]
+    assert evaluation.close.tolist() == [close(number + 1) for number in numbers]
+    assert set(evaluation.quantiles) == {"calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"}
+    for name, quantiles in evaluation.quantiles.items():
+        prices = np.array([row["quantiles"] for row in rows(home, name).values()])
+        np.testing.assert_allclose(np.exp(quantiles) * evaluation.last_close[:, None], prices, rtol=1e-14)
+
+
 def test_walking_without_preparing_gives_the_same_bits(
     tested: tuple[Home, Plan, BacktestResult], tmp_path: Path
 ) -> None:
@@ -114,7 +128,7 @@ def test_a_finished_backtest_is_read_and_not_made_again(
         monkeypatch.setattr(CalibratedProfile, name, lambda *_, **__: pytest.fail("made again"))
     for fold in range(len(plan.folds)):
         prepare_fold(home, plan, fold)
-        assert walk_fold(home, plan, fold) == 0
+        walk_fold(home, plan, fold)
     assert finish_backtest(home, plan) == result
 
 
@@ -154,7 +168,7 @@ def test_a_refused_refit_leaves_the_champion(tmp_path: Path, ratio: float) -> No
 
 
 def test_a_point_profile_walks_without_gates_and_intervals(tmp_path: Path) -> None:
-    home = home_with(tmp_path, candles().head(64).reset_index(drop=True))
+    home = home_with(tmp_path, without(candles().head(64), day(21), day(22)))
     profile = ArticleProfile(SMALL | {"epochs": 1})
     tested = plan(home, profile, 60, 62)
     for fold in range(len(tested.folds)):
@@ -168,12 +182,9 @@ def test_a_point_profile_walks_without_gates_and_intervals(tmp_path: Path) -> No
     }
     assert (result.gates, result.summary.coverage) == ((), ())
     errors = np.array([row["point"] - row["close"] for row in stored.values()])
-    assert result.summary.point.rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
+    point = result.summary.point
+    assert point.rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
+    # Its scale are the daily changes before the start, none of them across the gap.
+    closes = [math.nan if number in (21, 22) else close(number) for number in range(1, 60)]
+    assert point.mase == pytest.approx(point.mae / np.nanmean(np.abs(np.diff(closes))))
     assert finish_backtest(home, tested) == result
-
-
-def test_the_state_of_a_walk_survives_json() -> None:
-    candidate = ModelCandidate("1", day(610), day(430), "refit", "accepted")
-    state = WalkState((candidate,), {"1": "refit-2020"}, tuple(np.linspace(-0.1, 0.1, 23) / 3), ("a gate",))
-    assert WalkState.from_json(json.loads(json.dumps(state.to_json()))) == state
-    assert WalkState.from_json(None) == WalkState()

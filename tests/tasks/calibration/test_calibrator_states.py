@@ -221,11 +221,6 @@ def test_chains_of_two_recipes_do_not_mix(runs: Runs) -> None:
     assert_learned(runs, 604, 603, 604, seed=7)
 
 
-def test_the_policy_is_no_part_of_the_chain(runs: Runs) -> None:
-    runs.score(602)
-    assert at(runs, 602, refit_every_days=7).calibrator_version == at(runs, 602).calibrator_version
-
-
 def test_a_run_before_the_chain_changes_no_later_state(runs: Runs) -> None:
     runs.score(603)
     before = rows(runs)

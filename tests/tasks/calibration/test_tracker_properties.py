@@ -1,4 +1,4 @@
-"""What the tracker guarantees against any sequence of outcomes."""
+"""The tracker by hand, and what it guarantees against any sequence of outcomes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.calibration.quantile_tracker import MAX_OFFSET, apply_offsets, to_prices, track, update_offsets
-from tasks.core.quantiles import LEVELS
+from tasks.calibration.quantile_tracker import (
+    MAX_OFFSET,
+    apply_offsets,
+    mix,
+    to_prices,
+    track,
+    update_offsets,
+)
+from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.core.types import Floats
 
 SOAK = int(os.environ.get("SOAK", "1"))
@@ -20,6 +27,20 @@ LEVEL, ZERO = np.array(LEVELS), np.zeros(23)
 STEP, BOUND = 0.02, 2.5  # in sigmas: the tracker's step, and the largest distance of an outcome from its base
 
 offset_rows = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
+
+
+def test_mix_is_a_weighted_mean() -> None:
+    own, other = np.full((2, 23), 1.0), np.full((2, 23), 3.0)
+    assert (mix(own, other, share=0.25) == 1.5).all()
+    assert mix(LEVEL, 5 * LEVEL, share=0.0).tobytes() == LEVEL.tobytes()
+    assert mix(5 * LEVEL, LEVEL, share=1.0).tobytes() == LEVEL.tobytes()
+
+
+def test_a_close_at_a_quantile_counts_as_below_it() -> None:
+    prices = to_prices(np.linspace(-0.2, 0.2, 23), 1000.0)
+    assert prices[MEDIAN] == 1000.0
+    assert update_offsets(ZERO, 1000.0, prices, step=STEP)[MEDIAN] == STEP * (0.5 - 1.0)
+    assert (ZERO == 0).all()  # the argument is unchanged
 
 
 @STEADY
@@ -111,3 +132,16 @@ def test_a_later_outcome_never_changes_an_earlier_forecast(returns: list[float],
     prices, _ = track(*days_of(returns), ZERO, step=STEP)
     changed, _ = track(*days_of([*returns[:-1], other]), ZERO, step=STEP)
     assert changed.tobytes() == prices.tobytes()
+
+
+def test_track_applies_and_updates_the_offsets_day_by_day() -> None:
+    quantiles, sigmas, last, actual = days_of(np.random.default_rng(6).normal(0, 0.06, 12).tolist())
+    actual[[4, 5]] = np.nan
+    prices, after = track(quantiles, sigmas, last, actual, 0.1 * LEVEL, step=0.05)
+    offsets = 0.1 * LEVEL
+    for day in range(12):
+        expected = to_prices(apply_offsets(quantiles[day], offsets, sigmas[day]), last[day])
+        assert prices[day].tobytes() == expected.tobytes()
+        if day not in (4, 5):
+            offsets = update_offsets(offsets, actual[day], expected, step=0.05)
+    assert after.tobytes() == offsets.tobytes()

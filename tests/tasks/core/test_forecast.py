@@ -11,7 +11,6 @@ import pytest
 from storage.core.intervals import INTERVALS
 from storage.tables.schemas import PREDICTIONS, SCORES
 from tasks.core.forecast import Forecast, Score
-from tasks.core.quantiles import LEVELS
 from tests.calibrated import day, forecast_by_hand, quick
 from tests.helpers import NOW
 
@@ -43,17 +42,6 @@ def test_rows_have_every_column_and_make_the_same_forecast(forecast: Forecast) -
     # Component forecasts stand in a table of their own.
     bare = [replace(one, components={}, sigma=None, calibrator_version=None) for one in forecast.horizons]
     assert Forecast.from_rows(rows[::-1]) == replace(forecast, horizons=tuple(bare))
-
-
-def test_intervals_are_pairs_of_quantiles() -> None:
-    row, first = DISTRIBUTION.rows()[0], DISTRIBUTION.first
-    assert first.quantiles is not None
-    assert first.interval(80) == (first.quantiles[LEVELS.index(0.1)], first.quantiles[LEVELS.index(0.9)])
-    for percent in INTERVALS:
-        assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == first.interval(percent)
-    assert POINT.first.interval(80) is None
-    assert POINT.rows()[0]["lower_80"] is None
-    assert POINT.rows()[0]["quantile_levels"] is None
 
 
 def test_the_summary_names_every_fact() -> None:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 
-import pytest
-
-from tasks.core.history import PriceHistory, quote_currency
+from tasks.core.history import PriceHistory
 from tests.helpers import FIRST, made_up
 
 
@@ -23,15 +21,3 @@ def test_a_history_until_a_day_has_nothing_later() -> None:
     assert history.origin == FIRST + timedelta(days=59)
     gapped = PriceHistory("BTC-EUR", made_up(60).drop(index=29), "BTC-EUR@60:ab", "csv@0")
     assert gapped.until(day).origin == day - timedelta(days=1)
-
-
-@pytest.mark.parametrize(
-    ("product_id", "currency"), [("BTC-USD", "USD"), ("ETH-BTC", "BTC"), ("X-USDC", "USDC")]
-)
-def test_the_quote_currency_follows_the_dash(product_id: str, currency: str) -> None:
-    assert quote_currency(product_id) == currency
-
-
-def test_days_are_dates() -> None:
-    history = PriceHistory("BTC-USD", made_up(2), "BTC-USD@2:ab", "csv@0")
-    assert all(type(day) is date for day in history.days)

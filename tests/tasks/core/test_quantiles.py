@@ -19,22 +19,10 @@ from tasks.core.quantiles import (
 )
 from tasks.core.types import Floats
 
-MIDDLE = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
-MIDDLE += [0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
-
 
 def every_day(row: Any, days: int) -> Floats:
     """The same forecast for every day, (days, 23)."""
     return np.tile(np.asarray(row, dtype=np.float64), (days, 1))
-
-
-def test_levels_and_intervals() -> None:
-    assert list(LEVELS) == [0.01, 0.025, *MIDDLE, 0.975, 0.99]
-    assert LEVELS[MEDIAN] == 0.5
-    for percent, (low, high) in INTERVAL_INDEXES.items():
-        assert LEVELS[high] - LEVELS[low] == pytest.approx(percent / 100)
-        assert LEVELS[low] + LEVELS[high] == pytest.approx(1.0)
-    assert sorted(INTERVAL_INDEXES) == [50, 80, 90, 95]
 
 
 def test_the_weights_of_the_levels_partition_the_unit_interval() -> None:

@@ -63,7 +63,7 @@ def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
 
 
 def test_the_facts_of_a_result_are_recorded_with_its_asset() -> None:
-    asset = closes_asset("BTC-USD").to_prefect()
+    asset = closes_asset("BTC-USD")
     recorded = steps._with_facts(add_one)
     assert recorded(1) == Result(2)  # without a run nothing is recorded
     with AssetContext(downstream_assets={asset}) as context:
@@ -104,7 +104,7 @@ def test_the_modules_of_steps_import_without_prefect() -> None:
         "upkeep.reproduce",
     )
     imports = "; ".join(f"import tasks.{name}" for name in names)
-    heavy = ("prefect", "tensorflow", "mlflow", "matplotlib", "scipy")
+    heavy = ("prefect", "tensorflow", "mlflow", "matplotlib", "scipy", "arch", "statsmodels", "scoringrules")
     program = f"import sys; {imports}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True

@@ -43,20 +43,20 @@ def point_only(days: int) -> pd.DataFrame:
     )
 
 
-def test_spans_count_days_back_from_the_last() -> None:
-    board = scoreboard(scores(400))
-    assert board.last == LAST
-    assert [(span.days, span.forecasts) for span in board.spans] == [
-        (30, 30),
-        (90, 90),
-        (365, 365),
-        (None, 400),
-    ]
-
-
-def test_days_without_a_forecast_are_days_all_the_same() -> None:
-    every_other = scores(400).iloc[::-2].sample(frac=1, random_state=1)
-    assert [span.forecasts for span in scoreboard(every_other).spans] == [15, 45, 183, 200]
+@pytest.mark.parametrize(
+    ("rows", "forecasts"),
+    [
+        (scores(0), [0, 0, 0, 0]),
+        (scores(400), [30, 90, 365, 400]),
+        # Days without a forecast are days all the same.
+        (scores(400).iloc[::-2].sample(frac=1, random_state=1), [15, 45, 183, 200]),
+    ],
+)
+def test_spans_count_days_back_from_the_last(rows: pd.DataFrame, forecasts: list[int]) -> None:
+    board = scoreboard(rows)
+    assert board.last == (LAST if len(rows) else None)
+    assert [span.days for span in board.spans] == [30, 90, 365, None]
+    assert [span.forecasts for span in board.spans] == forecasts
 
 
 def test_figures_by_hand() -> None:
@@ -70,7 +70,7 @@ def test_figures_by_hand() -> None:
         covered_95=[True, True, True, True],
     )
 
-    span = scoreboard(rows).spans[-1]
+    span: Any = scoreboard(rows).spans[-1]
     assert span.crps_ratio == pytest.approx(1.0 / 2.5)
     assert span.rmse == pytest.approx(np.sqrt(52 / 4))
     assert span.rmse_ratio == pytest.approx(np.sqrt(52 / 28))
@@ -78,14 +78,11 @@ def test_figures_by_hand() -> None:
     assert span.mae_ratio == pytest.approx(12 / 10)
     for percent, hits in ((50, 1), (80, 3)):
         coverage = span.coverage[percent]
-        assert coverage is not None
         assert (coverage.days, coverage.share) == (4, hits / 4)
         assert coverage.lower == pytest.approx(stats.beta.ppf(0.025, hits, 5 - hits))
         assert coverage.upper == pytest.approx(stats.beta.ppf(0.975, hits + 1, 4 - hits))
-    complete = span.coverage[95]
-    assert complete is not None
-    assert complete.lower == pytest.approx(0.025 ** (1 / 4))
-    assert complete.upper == 1.0
+    assert span.coverage[95].lower == pytest.approx(0.025 ** (1 / 4))
+    assert span.coverage[95].upper == 1.0
 
 
 def test_a_span_is_of_its_own_days_only() -> None:
@@ -122,15 +119,6 @@ def test_alarms_on_both_sides_of_each_bound(covered: dict[str, Any], on: list[st
     assert board.no_alarm is None
 
 
-def test_an_alarm_has_the_coverage_and_a_remedy() -> None:
-    board = scoreboard(scores(180, **GOOD | {"covered_80": 112}))
-    assert board.alarms == (
-        "the 80 % interval covered 62.2 % of the last 180 closes, a good model covers 73 to 85 %:"
-        " refit, or look at the data",
-    )
-    assert f"**Alarm:** {board.alarms[0]}" in markdown(board)
-
-
 def test_only_the_newest_180_days_count_for_an_alarm() -> None:
     good, bad = scores(180, **GOOD), scores(50, last=LAST - timedelta(days=180))
     assert scoreboard(pd.concat([bad, good])).alarms == ()
@@ -145,9 +133,13 @@ def test_fewer_than_180_days_raise_no_alarm(days: int) -> None:
     assert board.no_alarm in markdown(board)
 
 
-def test_a_missing_day_does_not_silence_the_alarm() -> None:
-    rows = scores(181).drop(index=90)
-    assert len(scoreboard(rows).alarms) == 2
+def test_an_alarm_has_the_coverage_and_a_remedy_and_no_missing_day_silences_it() -> None:
+    board = scoreboard(scores(181, covered_80=113, covered_95=172).drop(index=90))
+    assert board.alarms == (
+        "the 80 % interval covered 62.2 % of the last 180 closes, a good model covers 73 to 85 %:"
+        " refit, or look at the data",
+    )
+    assert f"**Alarm:** {board.alarms[0]}" in markdown(board)
 
 
 def test_a_point_without_intervals() -> None:
@@ -157,13 +149,6 @@ def test_a_point_without_intervals() -> None:
     assert board.spans[0].rmse_ratio == pytest.approx(0.75)
     assert board.alarms == ()
     assert board.no_alarm == "no alarm is possible: these forecasts have no intervals"
-
-
-def test_nothing_scored() -> None:
-    board = scoreboard(scores(0))
-    assert board.last is None
-    assert [span.forecasts for span in board.spans] == [0] * 4
-    assert {span.rmse for span in board.spans} == {None}
 
 
 def test_a_naive_forecast_without_an_error_has_no_ratio() -> None:

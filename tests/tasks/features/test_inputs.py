@@ -78,22 +78,6 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
             assert alone[0].tobytes() == windows(frame, [row, 60], columns)[0].tobytes()
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "shape"),
-    [
-        ([60, 61], ALL, (2, 5, 11)),
-        ([60], CLOSES, (1, 5, 7)),
-        ([60], Columns(ranges=True, volume=False), (1, 5, 10)),
-        ([60], Columns(ranges=False, volume=True), (1, 5, 8)),
-        ([], ALL, (0, 5, 11)),
-    ],
-)
-def test_window_shapes(rows: list[int], columns: Columns, shape: tuple[int, ...]) -> None:
-    found = windows(made_up(80), rows, columns)
-    assert found.shape == shape
-    assert found.dtype == np.float32
-
-
 def test_inputs_of_closes_alone_use_no_other_figure() -> None:
     """They are the return, its size, the slow variance, the level, and the weekdays."""
     frame = made_up(80)

@@ -57,14 +57,6 @@ def test_the_estimators_by_hand() -> None:
     assert parkinson(frame) == pytest.approx([0.007751809, 0.0], abs=5e-9)
 
 
-def test_the_estimators_recover_the_variance_of_a_random_walk() -> None:
-    frame = random_walk(1000, moves=1000)
-    # The range of a finite number of moves is slightly narrower than the true one.
-    assert 0.9 < garman_klass(frame).mean() / 0.03**2 < 1.02
-    assert 0.9 < parkinson(frame).mean() / 0.03**2 < 1.02
-    assert garman_klass(frame).std() < np.square(log_returns(frame)[1:]).std() / 2
-
-
 def test_daily_variance_adds_the_jump_to_the_open() -> None:
     frame = candles((100.0, 110.0, 95.0, 105.0), (110.0, 121.0, 104.5, 115.5), (115.5, 115.5, 115.5, 115.5))
     jump, intraday = np.log(110.0 / 105.0) ** 2, 0.009826723

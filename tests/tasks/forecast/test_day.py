@@ -19,7 +19,7 @@ from tasks.prices.sources import Market, ingest_prices
 from tasks.report.page import write_page
 from tasks.training.registration import load_model
 from tasks.training.selection import select_model
-from tests.calibrated import LENIENT, MADE, Runs, champion_runs, day, stored_runs
+from tests.calibrated import LENIENT, MADE, Runs, day, stored_runs
 from tests.helpers import BTC, NOW
 
 
@@ -66,26 +66,13 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 ONCE = {"opened": 1, "read": 1, "digested": 1}
 
 
-def test_a_first_day_reads_its_series_once(
+def test_each_day_reads_its_series_once(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, counts: Counter[str]
 ) -> None:
-    runs = stored_runs(tmp_path_factory, tmp_path / "home")
-    counts.clear()
-    run_day(runs, MADE)
-    assert counts == ONCE
-
-
-def test_the_days_after_read_their_series_once(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, counts: Counter[str]
-) -> None:
-    runs = champion_runs(tmp_path_factory, tmp_path / "home", **LENIENT)
-    counts.clear()
-    first = run_day(runs, MADE)
-    assert counts == ONCE
-    for number in (MADE, MADE + 1, MADE + 30):  # the same day again, one that keeps, one that trains
+    runs, forecasts = stored_runs(tmp_path_factory, tmp_path / "home", **LENIENT), []
+    for number in (MADE, MADE, MADE + 1, MADE + 30):  # one that refits, repeats, keeps, fine-tunes
         counts.clear()
-        forecast = run_day(runs, number)
+        forecasts.append(run_day(runs, number))
         assert counts == ONCE
-        if number == MADE:
-            assert forecast.rows() == first.rows()
-    assert forecast.model_version == "2"
+    assert forecasts[0].rows() == forecasts[1].rows()
+    assert [forecast.model_version for forecast in forecasts[1:]] == ["1", "1", "2"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from storage.tables.schemas import PREDICTIONS, calibrator, components
 from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
-from tasks.forecast.publish import find_forecast, publish_forecast
+from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast
 from tasks.profiles.article import ArticleProfile
 from tasks.training.registration import load_model
-from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, stored_runs
+from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, put_forecast, quick, stored_runs
 from tests.helpers import BTC, FIRST, NOW, SHA, SMALL, made_up, store, trained_home, without
 
 LATER = NOW + timedelta(days=1)
@@ -199,3 +199,46 @@ def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None
     assert again.first == first.first
     assert history.origin == FIRST + timedelta(days=MADE - 1)
     assert count_rows(runs.home) == [1, 5, 1]
+
+
+# The days that have no forecast
+
+
+@pytest.fixture
+def missed(tmp_path: Path) -> Home:
+    home = Home(tmp_path).prepare()
+    for number in (600, 601, 610):
+        put_forecast(home, number, f"{number}".ljust(32, "0"), profile=quick())
+    return home
+
+
+def backfilled(
+    home: Home, origin: int, limit: int, profile: str = "calibrated", product_id: str = BTC
+) -> list[date]:
+    frame = without(candles(), day(613), day(613))
+    history = PriceHistory(product_id, frame, "BTC-USD@1:ab", "csv@0").until(day(origin))
+    return days_to_backfill(home, history, profile, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("origin", "limit", "numbers"),
+    [
+        (620, 30, [611, 612, *range(614, 620)]),  # day 613 has no close
+        (620, 3, range(617, 620)),
+        (620, 0, ()),
+        (611, 30, ()),
+        (605, 30, range(602, 605)),  # counted from the newest forecast before the origin
+        (600, 30, ()),
+        (590, 30, ()),
+    ],
+)
+def test_days_between_the_newest_forecast_and_the_origin(
+    missed: Home, origin: int, limit: int, numbers: range
+) -> None:
+    assert backfilled(missed, origin, limit) == [day(number) for number in numbers]
+
+
+def test_each_profile_and_product_is_counted_alone(missed: Home) -> None:
+    assert backfilled(missed, 620, 30, "article") == backfilled(missed, 620, 30, product_id="ETH-USD") == []
+    put_forecast(missed, 615, "a" * 32)
+    assert backfilled(missed, 617, 30, "article") == [day(616)]

@@ -49,19 +49,6 @@ def test_the_article_s_network_has_16961_parameters() -> None:
     assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
 
 
-def test_the_calibrated_network_s_layers() -> None:
-    network = calibrated_network(**SHAPE | {"lookback": 20, "features": 11, "units": 32})
-    lstm, dropout, dense = network.layers
-    kinds = [keras.layers.LSTM, keras.layers.Dropout, keras.layers.Dense]
-    assert [type(layer) for layer in network.layers] == kinds
-    assert (network.input_shape, network.output_shape) == ((None, 20, 11), (None, 3))
-    assert lstm.count_params() == 4 * 32 * (11 + 32 + 1)
-    assert (lstm.activation.__name__, dropout.rate, dense.activation.__name__) == ("tanh", 0.1, "linear")
-    kernel, bias = dense.get_weights()
-    assert bias.tolist() == [0, 0, 1]
-    assert kernel.std() == pytest.approx(0.02, rel=0.25)
-
-
 def test_the_head_by_hand() -> None:
     figures = head([[2.0, -1.0, 3.0], [-5.0, 0.5, -60.0], [0.0, 0.0, 0.0]])
     assert figures[0] == pytest.approx([0.2, np.exp(-1.0), 2.1 + np.log1p(np.exp(3.0))], rel=1e-6)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,14 @@ from tasks.network.architectures import (
     student_t_head,
     student_t_loss,
 )
-from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks
+from tasks.network.epoch import (
+    EarlyStopping,
+    Weights,
+    batches,
+    dropout_masks,
+    listening,
+    report_epoch,
+)
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 
 tensorflow()  # quietly, before Keras imports it
@@ -139,8 +148,7 @@ def test_the_log_has_the_first_each_tenth_and_the_last_epoch(caplog: pytest.LogC
 
 def new_trainer(seed: int = 0) -> Trainer:
     network = calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.02, seed=seed)
-    head, adam = functools.partial(student_t_head, **HEAD), keras.optimizers.Adam(global_clipnorm=0.5)
-    return Trainer(network, loss=loss_of, optimizer=adam, head=head)
+    return Trainer(network, loss=loss_of, clip_norm=0.5, head=functools.partial(student_t_head, **HEAD))
 
 
 @functools.cache
@@ -267,23 +275,14 @@ def test_a_window_has_the_same_bits_alone_and_among_others() -> None:
     np.testing.assert_allclose(together, at_once, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("Adam", {"learning_rate": 0.01, "global_clipnorm": 0.1}),
-        ("SGD", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}),
-        ("Nadam", {"learning_rate": 0.01}),  # a state that does not begin at zero
-        ("AdamW", {"learning_rate": 0.01, "weight_decay": 0.1, "clipnorm": 0.2}),
-    ],
-)
-def test_any_optimizer_trains_as_it_does_in_keras(name: str, options: dict[str, Any]) -> None:
+def test_with_a_clipped_gradient_a_second_training_too_is_that_of_keras() -> None:
     ours, theirs = without_dropout(), without_dropout()
     start, (x, y) = ours.get_weights(), samples(90)
-    settings = replace(SETTINGS, learning_rate=options["learning_rate"], epochs=4, shuffle=False)
-    trainer = Trainer(ours, loss=loss_of, optimizer=getattr(keras.optimizers, name)(**options))
+    settings = replace(SETTINGS, epochs=4, shuffle=False)
+    trainer = Trainer(ours, loss=loss_of, clip_norm=0.1)
     first, second = (trainer.fit(x, y, settings=settings, seed=1, start=start) for _ in range(2))
     assert bits(first)[:2] == bits(second)[:2]
-    optimizer = getattr(keras.optimizers, name)(**options)
+    optimizer = keras.optimizers.Adam(0.01, global_clipnorm=0.1)
     theirs.compile(optimizer=optimizer, loss=lambda targets, raw: loss_of(raw, targets))
     history = theirs.fit(x, y, batch_size=16, epochs=4, shuffle=False, verbose=0).history
     np.testing.assert_allclose(first[1].training, history["loss"], rtol=1e-4)
@@ -327,3 +326,34 @@ def test_xla_compiles_where_the_steps_pay_for_it(monkeypatch: pytest.MonkeyPatch
         network, settings = article_network(**NETWORK), replace(ARTICLE, epochs=epochs)
         train(network, *windows(), validation_split=0.1, settings=settings, seed=1)
     assert chosen == [False, True]
+
+
+def test_a_training_reports_each_epoch() -> None:
+    epochs: list[tuple[str, int, int]] = []
+    with listening(lambda *epoch: epochs.append(epoch)):
+        trained(epochs=3)
+    assert epochs == [("", 1, 3), ("", 2, 3), ("", 3, 3)]
+
+
+def test_a_listener_hears_the_threads_of_its_own_run_alone() -> None:
+    heard: dict[str, list[str]] = {"one": [], "other": []}
+
+    def train_in_threads(run: str) -> None:
+        with listening(lambda member, *_: heard[run].append(member)):
+            threads = [
+                threading.Thread(target=copy_context().run, args=(report_epoch, f"{run} {number}", 1, 1))
+                for number in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        report_epoch("after the run", 1, 1)
+
+    runs = [threading.Thread(target=train_in_threads, args=(run,)) for run in heard]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    expected = {run: [f"{run} {number}" for number in range(3)] for run in heard}
+    assert {run: sorted(members) for run, members in heard.items()} == expected

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.candle_schema import candle_frame
 from storage.core.errors import (
     BadDay,
     BadProduct,
@@ -23,7 +22,7 @@ from storage.core.errors import (
 )
 from tasks.prices.coinbase_client import MAX_DAYS, Client, spans
 from tests.exchange import Exchange, Response
-from tests.helpers import SHARED, made_up, needs_prices, without
+from tests.helpers import made_up, without
 
 FIRST, LAST = date(2017, 1, 1), date(2019, 10, 17)
 GAP = date(2019, 3, 20)
@@ -59,7 +58,7 @@ def assert_candles(candles: pd.DataFrame, first: date = SPAN[0], last: date = SP
 
 @pytest.fixture
 def ex() -> Iterator[Exchange]:
-    with Exchange({"BTC-USD": FRAME}, clock=NOW, burst=1000, stall_seconds=5) as exchange:
+    with Exchange({"BTC-USD": FRAME}, clock=NOW, stall_seconds=5) as exchange:
         yield exchange
 
 
@@ -119,11 +118,6 @@ def test_the_payload_is_the_decompressed_body(ex: Exchange, connect: Connect) ->
     page = connect().page("BTC-USD", *SPAN)
     assert page.payload == body
     assert page.candles["close"].tolist() == [2.5]
-
-
-def test_a_day_without_trades_stays_a_gap(connect: Connect) -> None:
-    page = connect().page("BTC-USD", GAP - timedelta(days=1), GAP + timedelta(days=1))
-    assert page.candles["day_utc"].dt.day.tolist() == [19, 21]
 
 
 @pytest.mark.parametrize("fault", ["outside", "unordered", "repeat", "chunks", "gzip"])
@@ -205,31 +199,27 @@ def test_an_exchange_that_is_not_running(waits: list[float]) -> None:
 # Empty pages
 
 
-@pytest.mark.parametrize("empty", [0, 1, 2, 3])
-def test_an_empty_page_is_requested_again_and_then_accepted(
-    ex: Exchange, connect: Connect, waits: list[float], empty: int
+@pytest.mark.parametrize(
+    ("empty", "expect_rows", "requests", "days"),
+    [(0, True, 1, 10), (1, True, 2, 10), (2, True, 3, 10), (3, True, 3, 0), (1, False, 1, 0)],
+)
+def test_an_empty_page_is_requested_again_where_rows_are_expected_and_then_accepted(
+    ex: Exchange,
+    connect: Connect,
+    waits: list[float],
+    empty: int,
+    expect_rows: bool,
+    requests: int,
+    days: int,
 ) -> None:
     ex.faults.extend(["empty"] * empty)
-    page = connect().page("BTC-USD", *SPAN)
-    assert len(page.candles) == (0 if empty == 3 else 10)
+    page = connect().page("BTC-USD", *SPAN, expect_rows=expect_rows)
+    assert (len(page.candles), len(ex.requests)) == (days, requests)
     assert page.candles["day_utc"].dtype == "datetime64[s]"
-    assert len(ex.requests) == min(empty + 1, 3)
     assert max(waits, default=0) < 1
 
 
-def test_an_empty_page_is_accepted_at_once_without_expected_rows(ex: Exchange, connect: Connect) -> None:
-    assert connect().page("BTC-USD", GAP, GAP, expect_rows=False).candles.empty
-    assert len(ex.requests) == 1
-
-
 # Refusals
-
-
-def test_an_unknown_product_is_refused_at_once(ex: Exchange, connect: Connect) -> None:
-    with pytest.raises(BadProduct) as error:
-        connect().page("NOPE-USD", *SPAN)
-    assert message_of(error).startswith("the exchange has no product NOPE-USD; check its spelling")
-    assert len(ex.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -296,16 +286,3 @@ def test_progress_and_retries_are_logged(
     assert lines[0].startswith(f"WARNING {label} 502 (an HTML page); attempt 1 of 6, again in")
     assert lines[1].startswith(f"WARNING {label} no candles; attempt 1 of 3, again in")
     assert lines[2:] == [f"INFO {label} 10 candles"]
-
-
-@needs_prices
-def test_the_real_history_is_fetched_unchanged(waits: list[float]) -> None:
-    table = pd.read_csv(SHARED / "coinbase_btc-usd_daily.csv").sort_values("time", ignore_index=True)
-    real = candle_frame({"day_utc": pd.to_datetime(table["time"], unit="s"), **table.drop(columns="time")})
-    first, last = real["day_utc"].iloc[0].date(), real["day_utc"].iloc[-1].date()
-    with (
-        Exchange({"BTC-USD": real}, clock=NOW + (last - LAST), burst=1000) as ex,
-        Client(ex.url, sleep=waits.append) as client,
-    ):
-        fetched = [client.page("BTC-USD", *span).candles for span in spans(first, last)]
-    pd.testing.assert_frame_equal(pd.concat(fetched, ignore_index=True), real)

@@ -65,8 +65,7 @@ def test_a_quote_that_is_not_closed_costs_its_line_alone() -> None:
         (b"<!DOCTYPE html>" + b"x" * 500, repr("<!DOCTYPE html>" + "x" * 45)),
         (b"x" * 100_000, "line 1 is longer"),
         (b"date,close\n2020-01-01,3\n" + b"2" * 70_000, "line 3 is longer"),
-        (b",".join([b"date"] * 101), "line 1 has 101"),
-        (b"date,close\n2020-01-01,3" + b"," * 100, "line 2 has 102"),
+        (b"date,close\n2020-01-01,3" + b"," * 100, "line 2: 102 fields where the header has 2"),
         (b"date,symbol,close\n2020-01-01,B\xff,3\n", "line 2 is not: b'\\xff,3"),
     ],
 )

@@ -62,7 +62,7 @@ class Scenario:
         self.home, self.number, self.seed = Home(root).prepare(), number, seed
         self.waits: list[float] = []
         self.skew = timedelta()
-        self.exchange = Exchange({BTC: FRAME}, seed=seed, rate=1e6, burst=10**6, stall_seconds=0.3)
+        self.exchange = Exchange({BTC: FRAME}, seed=seed, stall_seconds=0.3)
 
     def __enter__(self) -> Scenario:
         self.exchange.__enter__()
@@ -111,8 +111,8 @@ class Scenario:
         """Every stored candle was sent of a finished day; every other row is quarantined with its reason."""
         finished = {
             (row[0], *map(float, row[1:]))
-            for page in self.exchange.sent
-            for row in page.rows
+            for page in self.exchange.requests
+            for row in page.rows or []
             if _is_candle(row) and row[0] + DAY <= page.sent_at.timestamp()
         }
         candles = self.stored()
@@ -135,8 +135,8 @@ class Scenario:
         day = str(pd.Timestamp(row[0], unit="s").date())
         return not any(
             page.query["start"][:10] <= day <= page.query["end"][:10]
-            for page in self.exchange.sent
-            if row in page.rows
+            for page in self.exchange.requests
+            if row in (page.rows or [])
         )
 
     def truth(self) -> dict[int, tuple[float, ...]]:
@@ -146,7 +146,7 @@ class Scenario:
             "start": f"{day(1)}T00:00:00Z",
             "end": f"{day(self.number)}T00:00:00Z",
         }
-        response = self.exchange.respond(f"/products/{BTC}/candles", query, {"User-Agent": "x"})
+        response, _ = self.exchange.respond(f"/products/{BTC}/candles", query, {"User-Agent": "x"})
         return {row[0]: tuple(map(float, row[1:])) for row in json.loads(response.body)}
 
 

@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
-from tasks.prices.csv_reader import read_candles
+from storage.core.candle_schema import FIGURES, REJECTED_COLUMNS, candle_frame
 from tasks.prices.validation import Checked, check_candles
-from tests.helpers import SHARED, needs_prices
 
 FIRST = date(2019, 1, 1)
 LAST = date(2019, 12, 31)
@@ -42,15 +40,6 @@ def closes(checked: Checked) -> list[float]:
     return checked.accepted["close"].tolist()
 
 
-def test_good_candles_enter_as_they_are() -> None:
-    frame = candles(100.0, 110.0, 300.0)
-    checked = check(frame)
-    pd.testing.assert_frame_equal(checked.accepted, frame)
-    assert list(checked.accepted) == CANDLE_COLUMNS
-    assert list(checked.quarantined) == REJECTED_COLUMNS
-    assert checked.quarantined.empty
-
-
 @pytest.mark.parametrize(
     ("figures", "reason"),
     [
@@ -74,11 +63,14 @@ def test_a_row_that_breaks_a_rule_is_quarantined(figures: dict[str, Any], reason
 
 
 @pytest.mark.parametrize(
-    "figures", [dict.fromkeys(["open", "high", "low", "volume"], np.nan), {"volume": 0.0}]
+    "figures", [{}, dict.fromkeys(["open", "high", "low", "volume"], np.nan), {"volume": 0.0}]
 )
-def test_unknown_figures_and_zero_volume_are_accepted(figures: dict[str, Any]) -> None:
-    frame = candles(100.0, 100.0, **figures)
-    pd.testing.assert_frame_equal(check(frame).accepted, frame)
+def test_good_candles_enter_as_they_are_with_unknown_figures_and_zero_volume(figures: dict[str, Any]) -> None:
+    frame = candles(100.0, 110.0, 300.0, **figures)
+    checked = check(frame)
+    pd.testing.assert_frame_equal(checked.accepted, frame)
+    assert checked.quarantined.empty
+    assert list(checked.quarantined) == REJECTED_COLUMNS
 
 
 def test_unfinished_and_unknown_days_are_quarantined() -> None:
@@ -191,7 +183,6 @@ def test_every_row_is_accepted_or_quarantined_by_the_rules(
     pd.testing.assert_frame_equal(
         checked.accepted, frame.loc[np.array(kept, dtype=bool)].reset_index(drop=True)
     )
-    assert sum(kept) + len(quarantined) == len(frame)
     assert (checked.quarantined["reason"] != "").all()
 
     good = checked.accepted
@@ -225,16 +216,3 @@ def test_a_quarter_of_a_million_rows_in_seconds(spikes: int) -> None:
     assert time.perf_counter() - begun < 4  # under 0.3 s on one free core
     assert len(checked.quarantined) == spikes
     assert len(checked.accepted) == count - spikes
-
-
-@needs_prices
-def test_real_prices() -> None:
-    article = read_candles((SHARED / "article_bitcoin.csv").read_bytes(), "BTC-USD").candles
-    checked = check(article, last_finished_day=date(2020, 6, 4))
-    pd.testing.assert_frame_equal(checked.accepted, article)
-    messy = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
-    checked = check(
-        read_candles(messy, "ETH-USD", on_duplicate="last").candles, last_finished_day=date(2021, 1, 1)
-    )
-    assert checked.quarantined["reason"][0] == "open 14.9 above high 14.82"
-    assert len(checked.quarantined) == 7

@@ -92,14 +92,6 @@ def test_the_scaler_is_scikit_learns_to_the_last_bit(fitted_on: Floats, closes: 
     np.testing.assert_allclose(there_and_back, fitted_on, rtol=1e-9, atol=fitted_on.max() * 1e-12)
 
 
-# What the article prints of its scaled prices.
-@pytest.mark.parametrize(
-    ("close", "scaled"), [(370.0, 0.01280082), (426.1, 0.01567332), (8259.99, 0.41679416)]
-)
-def test_the_articles_scaled_prices(close: float, scaled: float) -> None:
-    assert round(float(MinMax.fit(np.array([120.0, 19650.0])).forward(np.array(close))), 8) == scaled
-
-
 # The split
 
 
@@ -114,16 +106,6 @@ def test_the_articles_split(scaler_fit: str) -> None:
     assert (split.scaler.minimum, split.scaler.maximum) == (120.0, 19650.0)
     assert round(float(split.train.inputs[0, 0, 0]), 8) == 0.01280082
     assert article()["close"].iloc[0] == 370.0
-
-
-@needs_prices
-def test_the_articles_gap_costs_five_windows_unless_bridged() -> None:
-    # 2019-03-19 is row 1569, in the training part; of windows of 5 + 1 days 5 would span the gap.
-    days = article()["day_utc"].iloc[1569:1571].dt.strftime("%Y-%m-%d").tolist()
-    assert days == ["2019-03-19", "2019-04-01"]
-    split = split_of(article(), bridge_gaps=False)
-    assert (len(split.train), len(split.test)) == (1590, 396)
-    assert (split.fitted, len(split.train) - split.fitted) == (1431, 159)
 
 
 def test_the_samples_split() -> None:
@@ -209,16 +191,6 @@ def test_the_test_part_beside_the_naive_forecast() -> None:
     assert model.training.metrics["test_rmse"] == pytest.approx(rmse)
     naive = np.sqrt(np.mean(np.diff(closes["close"])[50:] ** 2))
     assert model.training.metrics["naive_rmse"] == pytest.approx(naive)
-
-
-def test_a_test_day_after_a_gap_counts_only_when_bridged() -> None:
-    closes = without(made_up(63), date(2019, 2, 24), date(2019, 2, 26))
-    bridged, plain = (
-        fit(closes, epochs=1, bridge_gaps=bridge).state.test["day_utc"].tolist() for bridge in (True, False)
-    )
-    after = pd.Timestamp(2019, 2, 27)
-    assert after in bridged
-    assert after not in plain
 
 
 def test_fit_with_epochs_and_held_out_days() -> None:

@@ -254,15 +254,6 @@ def test_an_origin_needs_250_returns_before_it() -> None:
         baseline_quantiles(without(frame, date(2019, 3, 1), date(2019, 3, 1)), [250])
 
 
-def test_the_import_loads_no_fitting_library() -> None:
-    heavy = "{'arch', 'scipy', 'statsmodels', 'scoringrules'}"
-    code = f"import sys, tasks.profiles.baselines; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 @needs_prices
 def test_real_prices_give_the_recorded_ratios_and_coverage() -> None:
     file = SHARED / "coinbase_btc-usd_daily.csv"

@@ -21,7 +21,7 @@ from storage.core.errors import Damaged, NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
-from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
+from tasks.features.inputs import Columns, make_inputs, windows_at
 from tasks.network.architectures import arrays_sha256
 from tasks.profiles.base import FittedModel
 from tasks.profiles.calibrated import CalibratedProfile
@@ -264,19 +264,6 @@ def test_the_members_quantiles_are_averaged() -> None:
     mean, sigma, dof = trainers_for(SETTINGS, 11).first.predict(ensemble.members[1], windows)[2]
     expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
     np.testing.assert_allclose(alone[1][2], expected * inputs.sigma[599], rtol=1e-9)
-
-
-def test_a_row_has_the_same_bits_alone_beside_others_and_before_garbage() -> None:
-    candles, ensemble = made_up(600), trained().ensemble
-    rows = usable_rows(make_inputs(candles, SETTINGS, ensemble.columns), lookback=5)[::7].tolist()
-    together = quantiles(ensemble, candles, rows)
-    for n in (0, 3, len(rows) // 2, len(rows) - 1):
-        row = rows[n]
-        expected = together[n].tobytes()
-        assert quantiles(ensemble, candles, [row])[0].tobytes() == expected
-        assert quantiles(ensemble, candles.iloc[: row + 1], [row])[0].tobytes() == expected
-        assert quantiles(ensemble, moved(candles, row + 1), rows[: n + 1])[n].tobytes() == expected
-    assert quantiles(ensemble, candles, []).shape == (0, 23)
 
 
 # Bundles

@@ -15,7 +15,6 @@ from tasks.core.quantiles import crps
 from tasks.report import text
 from tasks.report.charts import charts, short
 from tasks.report.context import MAX_CLOSES, newest_closes, pit_histogram, read_context, running_coverage
-from tasks.report.data_section import data_section
 from tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, without
 from tests.pages import DAY, GAP, full_home
@@ -62,6 +61,11 @@ def test_pit_histogram_counts_and_bounds() -> None:
     assert (pit.days, pit.expected, pit.lower, pit.p_value) == (5, 0.5, 0, None)
 
 
+# Two bars beyond their band are no proof. Pearson's sum is (10² + 10²) / 20, with nine degrees.
+TWO_BARS = [30, 10, *[20] * 8]
+BOTH_ENDS = [40, *[15] * 8, 40]
+
+
 @pytest.mark.parametrize(
     ("counts", "p_value", "sentence"),
     [
@@ -70,22 +74,9 @@ def test_pit_histogram_counts_and_bounds() -> None:
             1.0,
             "0 of 10 bars lie outside the band. All bars together differ no more than by chance",
         ),
-        # Two bars beyond their band are no proof. Pearson's sum is (10² + 10²) / 20, with nine degrees.
-        (
-            [30, 10, *[20] * 8],
-            chi2.sf(200 / 20, 9),
-            "2 of 10 bars lie outside the band. All bars together differ no",
-        ),
-        (
-            [40, *[15] * 8, 40],
-            chi2.sf(1000 / 20, 9),
-            "differ more than by chance (χ² test at 5 %, p below .001).",
-        ),
-        (
-            [1, *[0] * 9],
-            None,
-            "0 of 10 bars lie outside the band; too few closes (1) to test all bars together.",
-        ),
+        (TWO_BARS, chi2.sf(200 / 20, 9), "2 of 10 bars lie outside the band. All bars together differ no"),
+        (BOTH_ENDS, chi2.sf(1000 / 20, 9), "differ more than by chance (χ² test at 5 %, p below .001)."),
+        ([1, *[0] * 9], None, "outside the band; too few closes (1) to test all bars together."),
     ],
 )
 def test_calibration_is_tested_over_all_bars(
@@ -107,13 +98,8 @@ def test_closes_have_a_row_a_day_up_to_the_origin() -> None:
 
 
 def test_figures_of_charts_are_short_and_finite() -> None:
-    assert short([None, float("nan"), float("inf"), 8031.415926535, 1e-7]) == [
-        None,
-        None,
-        None,
-        8031.415927,
-        1e-7,
-    ]
+    figures = [None, float("nan"), float("inf"), 8031.415926535, 1e-7]
+    assert short(figures) == [None, None, None, 8031.415927, 1e-7]
 
 
 def test_context_agrees_with_the_tables(home: Home) -> None:
@@ -148,22 +134,10 @@ def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed
         patch.setattr("tasks.report.context.read_scoreboard", None)
         context = read_context(home, BTC, "calibrated", DAY, by_hand.history, by_hand.board)
     assert context.history is by_hand.history
-    assert context.data == by_hand.data
     # The newest forecast was made from other prices, as in a run on a day of the past.
     other = replace(by_hand.history, data_version="BTC-USD@1:ab").until(by_hand.history.days[50])
     context = read_context(home, BTC, "calibrated", DAY, other)
     assert context.closes.equals(by_hand.closes)
-
-
-def test_restated_days_are_those_with_another_close() -> None:
-    columns = ("day_utc", "seq", "close", "observed_at")
-    rows = [("2020-01-01", 1, 10.0, "t1"), ("2020-01-01", 3, 11.0, "t2"), ("2020-01-01", 4, 10.0, "t3")]
-    rows += [("2020-01-02", 2, 5.0, "t1"), ("2020-01-02", 5, 5.0, "t2")]
-    history = PriceHistory(BTC, made_up(5), "v", "csv@0", restated=pd.DataFrame(rows, columns=columns))
-    data = data_section(history)
-    assert (data.restated_days, data.other_days) == (1, 1)
-    (row,) = data.restated
-    assert (row["first_close"], row["newest_close"], row["observed_at"]) == (10.0, 10.0, "t3")
 
 
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:

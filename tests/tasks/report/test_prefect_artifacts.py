@@ -15,15 +15,18 @@ from storage.core.home import Home
 from storage.tables.predictions import Predictions
 from tasks.core.history import PriceHistory
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
-from tasks.network.progress import listening, report_epoch
+from tasks.network.epoch import listening, report_epoch
 from tasks.prices.ingest import IngestedPrices
 from tasks.report import prefect_artifacts
 from tasks.report.prefect_artifacts import (
+    COVERAGE_ALARM,
     MAX_FORECASTS,
+    STALE_MODEL,
     TrainingProgress,
     forecast_markdown,
     newest_forecasts,
     products_markdown,
+    raise_alarms,
 )
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
@@ -120,6 +123,29 @@ def test_products_have_a_forecast_or_a_reason() -> None:
     assert products_markdown([], {"LTC-USD": "x"}) == "- **LTC-USD** has no forecast: x"
 
 
+@pytest.mark.parametrize("age_warning", [None, "version 1 is old"])
+def test_each_alarm_is_an_event_about_its_model(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, age_warning: str | None
+) -> None:
+    emitted: list[dict[str, Any]] = []
+    monkeypatch.setattr(prefect_artifacts, "emit_event", lambda **event: emitted.append(event))
+    alarms = ["the 80 % interval covered little", "the 95 % as well"]
+    raise_alarms(forecast_by_hand(365, "ab"), alarms, age_warning)
+    stale = [STALE_MODEL] if age_warning else []
+    assert [event["event"] for event in emitted] == [COVERAGE_ALARM, COVERAGE_ALARM, *stale]
+    assert {event["resource"]["prefect.resource.id"] for event in emitted} == {"closecast.BTC-USD.article"}
+    assert emitted[0]["payload"] == {
+        "message": "BTC-USD: the 80 % interval covered little",
+        "target_day": "2020-01-01",
+        "product_id": "BTC-USD",
+        "profile": "article",
+        "model_version": "1",
+        "prediction_id": "ab",
+    }
+    # The age of the model is logged where it is noticed.
+    assert caplog.messages == [f"BTC-USD: {alarm}" for alarm in alarms]
+
+
 # The progress of a training
 
 
@@ -143,15 +169,9 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_a_day_without_training_makes_no_progress_artifact(received: list[Any]) -> None:
-    with listening(TrainingProgress(BTC, 1)):
-        pass
-    report_epoch("member 1", 1, 10)
-    assert received == []
-
-
 def test_members_have_equal_shares_and_early_stopping_completes_one(received: list[Any]) -> None:
     with listening(TrainingProgress(BTC, 2)):
+        assert received == []  # most days train nothing
         for member, epoch in (("a", 1), ("b", 5), ("a", 10), ("b", 6), ("b", 10)):
             report_epoch(member, epoch, 10)
     assert received[:2] == ["training-btc-usd", "BTC-USD: training, 2 members"]

@@ -45,10 +45,6 @@ def back(runs: Runs, to: str | None = None) -> tuple[str, str]:
     return roll_back_champion(runs.home, BTC, "calibrated", to)
 
 
-def mark(runs: Runs, number: str, status: str) -> None:
-    Models(runs.home).mark(runs.versions()[number], {"status": status})
-
-
 def test_rollback_goes_to_the_version_before(runs: Runs) -> None:
     assert back(runs) == ("3", "2")
     assert runs.statuses() == {"1": "accepted", "2": "accepted", "3": "rolled-back"}
@@ -58,11 +54,6 @@ def test_rollback_goes_to_the_version_before(runs: Runs) -> None:
     with pytest.raises(BadInput, match="version 1 has no earlier version"):
         back(runs)
     assert runs.holder(CHAMPION) == "1"
-
-
-def test_rollback_passes_over_a_refused_version(runs: Runs) -> None:
-    mark(runs, "2", "refused")
-    assert back(runs) == ("3", "1")
 
 
 def test_a_rollback_holds_until_the_next_refit(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,12 +76,13 @@ def test_a_rollback_holds_until_the_next_refit(runs: Runs, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("status", ["refused", "pending"])
 def test_only_accepted_versions_can_be_named(runs: Runs, status: str) -> None:
-    mark(runs, "2", status)
+    Models(runs.home).mark(runs.versions()["2"], {"status": status})
     before = runs.statuses()
     with pytest.raises(BadInput, match=f"version 2 is {status} and never forecasts"):
         back(runs, "2")
     assert runs.statuses() == before
     assert runs.holder(CHAMPION) == "3"
+    assert back(runs) == ("3", "1")  # version 2 is passed over
 
 
 def test_an_unknown_version_is_refused_in_one_line(runs: Runs, tmp_path: Path) -> None:

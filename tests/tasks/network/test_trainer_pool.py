@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.network import parallel
-from tasks.network.parallel import TrainerPool
+from tasks.network import trainer as trainer_module
+from tasks.network.trainer import TrainerPool
 
 RUN: ContextVar[str] = ContextVar("RUN", default="none")
 
@@ -47,7 +47,7 @@ class Monitor:
 
 @pytest.fixture
 def first(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setattr(trainer_module, "cores", lambda: 2)
     return StandIn()
 
 
@@ -57,7 +57,7 @@ def first(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_as_many_members_as_cores_train_at_once(
     monkeypatch: pytest.MonkeyPatch, first: Any, cores: int, members: int, at_once: int
 ) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: cores)
+    monkeypatch.setattr(trainer_module, "cores", lambda: cores)
     monitor = Monitor()
     results = TrainerPool(first).map(members, monitor.work)
     assert results == [number * number for number in range(members)]
