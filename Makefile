@@ -62,7 +62,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
 		tests/storage/prices/test_database.py tests/storage/prices/test_upsert_machine.py tests/storage/locks/test_locks.py \
 		tests/storage/tables/test_sql.py tests/tasks/prices/test_ingest.py
-	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/tables/test_snapshot.py tests/storage/core/test_location.py \
+	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/core/test_location.py \
 		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
 	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
