@@ -6,7 +6,8 @@ import contextlib
 import functools
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,12 +21,19 @@ from storage.models.mlflow_database import registry_client
 from storage.prices.engine import database_engine
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")  # a plain name: it becomes part of a path
 METRICS_A_CALL = 1000  # MLflow takes no more
+_NAMED = "WHERE name LIKE :name ESCAPE '\\'"
+_QUERIES = (
+    # MLflow keeps a row of a deleted version, so that no other gets its number.
+    f"SELECT name, version FROM model_versions {_NAMED}"  # noqa: S608 (no text from outside)
+    " AND coalesce(current_stage, '') <> 'Deleted_Internal' ORDER BY name, version DESC",
+    f"SELECT name, version, key, value FROM model_version_tags {_NAMED}",  # noqa: S608
+    f"SELECT name, version, alias FROM registered_model_aliases {_NAMED} ORDER BY name, alias",  # noqa: S608
+)
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,16 @@ class ModelVersion:
         return registered_name(self.product_id, self.profile)
 
     @classmethod
-    def of_row(cls, row: RegisteredVersion, aliases: list[str]) -> Self:
-        """MLflow's version as ours; `Damaged` where it names no bundle, or one that is no plain folder."""
-        product_id, _, profile = row.name.removeprefix("closecast.").rpartition(".")
-        bundle, manifest_sha256 = (row.tags.get(name, "") for name in ("bundle", "manifest_sha256"))
+    def of_tags(cls, name: str, version: str, tags: Mapping[str, str], aliases: Sequence[str] = ()) -> Self:
+        """A version of MLflow's; `Damaged` where it names no bundle, or one that is no plain folder."""
+        product_id, _, profile = name.removeprefix("closecast.").rpartition(".")
+        bundle, manifest_sha256 = (tags.get(tag, "") for tag in ("bundle", "manifest_sha256"))
         if not _FOLDER.fullmatch(bundle):
             raise Damaged(
-                f"the bundle of {row.name} version {row.version} needs the name of a folder, and the registry"
-                f" has {bundle!r:.80}: restore it from a backup"
+                f"the bundle of {name} version {version} needs the name of a folder, and the registry has"
+                f" {bundle!r:.80}: restore it from a backup"
             )
-        names = tuple(sorted(aliases))
-        return cls(product_id, profile, str(row.version), bundle, manifest_sha256, names, dict(row.tags))
+        return cls(product_id, profile, version, bundle, manifest_sha256, tuple(sorted(aliases)), tags)
 
 
 def registered_name(product_id: str, profile: str) -> str:
@@ -120,13 +127,10 @@ class Models:
         run_id = self._log_run(name, f"{name} {origin}".strip(), key, params, metrics, curves)
         if not self.client.search_registered_models(filter_string=f"name='{name}'"):
             self.client.create_registered_model(name)
-        version = self.client.create_model_version(
-            name,
-            source=folder.resolve().as_uri(),
-            run_id=run_id,
-            tags={**tags, "key": key, "bundle": folder.name, "manifest_sha256": manifest_sha256},
-        )
-        return ModelVersion.of_row(version, [])
+        tags = {**tags, "key": key, "bundle": folder.name, "manifest_sha256": manifest_sha256}
+        source = folder.resolve().as_uri()
+        version = self.client.create_model_version(name, source=source, run_id=run_id, tags=tags)
+        return ModelVersion.of_tags(name, str(version.version), tags)
 
     def promote(self, version: ModelVersion) -> None:
         """Make it the champion, which forecasts from then on."""
@@ -167,71 +171,50 @@ class Models:
 
     def champion(self, product_id: str, profile: str) -> ModelVersion | None:
         """The version that forecasts, None before the first."""
-        name = registered_name(product_id, profile)
-        return self._lookup(lambda: self.client.get_model_version_by_alias(name, CHAMPION))
+        versions = self.versions(product_id, profile)
+        return next((version for version in versions if CHAMPION in version.aliases), None)
 
     def version(self, product_id: str, profile: str, version: str) -> ModelVersion:
         """A version by its number; `Damaged` where there is none."""
-        name = registered_name(product_id, profile)
-        registered = self._lookup(lambda: self.client.get_model_version(name, version))
-        if registered is None:
-            raise Damaged(f"{name} has no version {version}: see `closecast versions`")
-        return registered
-
-    def _lookup(self, query: Callable[[], RegisteredVersion]) -> ModelVersion | None:
-        """One version, without reading all the others; None where there is none."""
-        if not self._registry_exists():
-            return None
-        from mlflow.exceptions import MlflowException
-
-        try:
-            row = query()
-        except MlflowException as error:
-            # An alias or a number that no version has, and a text that is no number.
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-        return ModelVersion.of_row(row, row.aliases)
+        for stored in self.versions(product_id, profile):
+            if stored.version == version:
+                return stored
+        raise Damaged(
+            f"{registered_name(product_id, profile)} has no version {version}: see `closecast versions`"
+        )
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
         """All versions, newest first within each model; of one product, or its one profile, when named."""
+        versions, tags, aliases = self._read(product_id, profile)
+        named, tagged = defaultdict[Any, list[str]](list), defaultdict[Any, dict[str, str]](dict)
+        for name, version, alias in aliases:
+            named[name, version].append(alias)
+        for name, version, tag, value in tags:
+            tagged[name, version][tag] = value
         return [
-            ModelVersion.of_row(row, [alias for alias in aliases if aliases[alias] == str(row.version)])
-            for _, aliases, rows in self._registered(product_id, profile)
-            for row in rows
+            ModelVersion.of_tags(name, str(version), tagged[name, version], named[name, version])
+            for name, version in versions
         ]
 
     def lost(self) -> list[tuple[str, str, str]]:
         """Each alias whose version is missing: model, alias, number."""
+        versions, _, aliases = self._read()
+        present = set(versions)
         return [
-            (name, alias, number)
-            for name, aliases, rows in self._registered()
-            for numbers in [{str(row.version) for row in rows}]
-            for alias, number in sorted(aliases.items())
-            if number not in numbers
+            (name, alias, str(version)) for name, version, alias in aliases if (name, version) not in present
         ]
 
-    def _registered(
-        self, product_id: str | None = None, profile: str | None = None
-    ) -> Iterator[tuple[str, dict[str, str], Iterator[RegisteredVersion]]]:
-        """Name, aliases with their numbers, and versions, newest first, of each registered model."""
-        if not self._registry_exists():
-            return
-        # Of one product among thousands only its own are read.
+    def _read(self, product_id: str | None = None, profile: str | None = None) -> list[list[tuple[Any, ...]]]:
+        """Versions, tags and aliases, straight from MLflow's tables: its client takes seconds to load."""
         name = registered_name(product_id or "%", profile or "%")
-        operator = "LIKE" if "%" in name else "="  # to LIKE, an underscore is any character
-        for model in _pages(self.client.search_registered_models, f"name {operator} '{name}'"):
-            aliases = {alias: str(number) for alias, number in model.aliases.items()}
-            yield model.name, aliases, _pages(self.client.search_model_versions, f"name='{model.name}'")
+        # To LIKE, an underscore is any character.
+        name = re.sub(r"([_\\])", r"\\\1", name)
+        return database_engine(self.home).registry_rows(_QUERIES, {"name": name})
 
     def open(self, version: ModelVersion) -> Bundle:
         """The version's bundle, in this home wherever that was moved to; `Damaged` where it changed."""
         sha256 = version.manifest_sha256
         return Bundle(fetch_bundle(self.home, version.name, version.bundle, sha256), sha256)
-
-    def _registry_exists(self) -> bool:
-        # It is never removed, and the client makes it.
-        return "client" in self.__dict__ or database_engine(self.home).registry_exists()
 
     @functools.cached_property
     def client(self) -> MlflowClient:
@@ -267,13 +250,3 @@ class Models:
             client.log_batch(run_id, metrics=figures[first : first + METRICS_A_CALL])
         client.set_terminated(run_id)
         return run_id
-
-
-def _pages(search: Any, filter_string: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(page_token=token, filter_string=filter_string)
-        yield from page
-        token = page.token
-        if not token:
-            return

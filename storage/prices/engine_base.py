@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,6 +48,8 @@ class DatabaseEngine(Protocol):
     # Hold the lock `name` until the block or the process ends; messages name the `activity`.
     def lock(self, name: str, activity: str, wait_seconds: float) -> AbstractContextManager[None]: ...
     def registry_exists(self) -> bool: ...
+    # The rows of each query on one state of MLflow's tables; none where there are no tables yet.
+    def registry_rows(self, queries: Sequence[str], values: Mapping[str, str]) -> list[list[Any]]: ...
     # MLflow's address, with its password; `create` makes MLflow's tables at an address on first use.
     def registry_url(self, create: Callable[[str], None]) -> str: ...
 

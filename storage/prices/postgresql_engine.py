@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,14 @@ class PostgresqlEngine:
     def registry_exists(self) -> bool:
         with self._session("the model registry") as connection:
             return _has(connection, "to_regnamespace", REGISTRY)
+
+    def registry_rows(self, queries: Sequence[str], values: Mapping[str, str]) -> list[list[Any]]:
+        with self._session("the model registry") as connection:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            if not _has(connection, "to_regnamespace", REGISTRY):
+                return [[] for _ in queries]
+            connection.exec_driver_sql(f"SET LOCAL search_path = {REGISTRY}")
+            return [[tuple(row) for row in connection.execute(sa.text(query), values)] for query in queries]
 
     def registry_url(self, create: Callable[[str], None]) -> str:
         """MLflow's address, with its password; its tables are made in a draft schema, then renamed."""

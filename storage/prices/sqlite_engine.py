@@ -7,9 +7,9 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -133,6 +133,19 @@ class SqliteEngine:
 
     def registry_exists(self) -> bool:
         return self._home.registry.is_file()
+
+    def registry_rows(self, queries: Sequence[str], values: Mapping[str, str]) -> list[list[Any]]:
+        if not self.registry_exists():
+            return [[] for _ in queries]
+        try:
+            address = f"{self._home.registry.as_uri()}?mode=rw"  # a kill's journal is rolled back by a writer
+            with contextlib.closing(
+                sqlite3.connect(address, uri=True, timeout=base.BUSY_SECONDS)
+            ) as registry:
+                registry.execute("BEGIN")
+                return [registry.execute(query, values).fetchall() for query in queries]
+        except sqlite3.Error as error:
+            raise base.unusable("model registry", self.registry_address, error, base.BUSY_SECONDS) from error
 
     def registry_url(self, create: Callable[[str], None]) -> str:
         """MLflow's address; its tables are made beside the file, which is then renamed.

@@ -124,7 +124,7 @@ def test_versions_are_listed_newest_first_and_by_product(home: Home) -> None:
         assert models.find(product_id, profile, key) is None
 
 
-def test_promote_moves_the_champion_only(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_promote_moves_the_champion_only(home: Home) -> None:
     models = Models(home)
     assert models.champion(BTC, "article") is None
     versions = [register(home, key) for key in ("one", "two", "three")]
@@ -137,7 +137,6 @@ def test_promote_moves_the_champion_only(home: Home, monkeypatch: pytest.MonkeyP
     assert {number: version.aliases for number, version in listed.items()} == {
         "1": (), "2": (CHAMPION,), "3": ("challenger",),
     }  # fmt: skip
-    monkeypatch.setattr(Models, "versions", None)  # one version is read without listing all
     assert models.champion(BTC, "article") == listed["2"]
     assert models.champion("ETH-USD", "article") is None
     for number, version in listed.items():
@@ -145,6 +144,28 @@ def test_promote_moves_the_champion_only(home: Home, monkeypatch: pytest.MonkeyP
     for number in ("4", "none"):
         with pytest.raises(Damaged, match=f"closecast.BTC-USD.article has no version {number}: see"):
             models.version(BTC, "article", number)
+
+
+def test_versions_tags_and_aliases_are_those_of_mlflow_s_own_client(home: Home) -> None:
+    versions = [register(home, key) for key in ("one", "two", "three", "four")]
+    other = register(home, "one", "ADA-USD")
+    models = Models(home)
+    models.promote(versions[0])
+    models.promote(other)
+    models.challenge(versions[2])
+    models.mark(versions[1], {"gate": "refused: 0.5 %", "key2": ""})
+    models.delete(versions[3])
+
+    def of_client(version: ModelVersion) -> ModelVersion:
+        row = models.client.get_model_version(version.name, version.version)
+        return ModelVersion.of_tags(row.name, str(row.version), row.tags, row.aliases)
+
+    listed = models.versions()
+    assert [of_client(version) for version in listed] == listed
+    numbers = {(row.name, str(row.version)) for row in models.client.search_model_versions()}
+    assert {(version.name, version.version) for version in listed} == numbers
+    champion = models.client.get_model_version_by_alias(versions[0].name, CHAMPION)
+    assert models.champion(BTC, "article") == models.version(BTC, "article", str(champion.version))
 
 
 @pytest.mark.folder
@@ -285,6 +306,17 @@ def test_reading_makes_no_registry(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
     assert not list(tmp_path.iterdir())
+
+
+def test_versions_are_read_without_mlflow(home: Home) -> None:
+    register(home)
+    program = (
+        "import sys; from pathlib import Path; from storage.core.home import Home;"
+        " from storage.models.registry import Models;"
+        f" assert len(Models(Home(Path({str(home.root)!r}))).versions()) == 1;"
+        " assert not {'mlflow', 'sqlalchemy', 'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
 
 
 # Killed
