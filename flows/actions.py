@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import clock
-from flows.daily import score_stored
 from storage.core.errors import BadFile, BadInput, BadSetting
 from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
@@ -13,7 +12,7 @@ from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.evaluation.scoreboard import Scoreboard
-from tasks.evaluation.scoring import read_scoreboard
+from tasks.evaluation.scoring import read_scoreboard, score_stored
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
 from tasks.prices.sources import Market, ingest_file
 from tasks.profiles.base import Profile
@@ -52,7 +51,8 @@ def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard
             f" `closecast run --product {product_id}`"
         )
     with product_lock(home, product_id):
-        if score_stored(home, product_id, profile, moment):
+        request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
+        if score_stored(home, request, profile):
             write_reports(home, product_id)
     return read_scoreboard(home, product_id, profile.name)
 

@@ -34,9 +34,9 @@ from tasks.core.steps import (
     step,
     submit_step,
 )
-from tasks.evaluation.scoring import score_due
+from tasks.evaluation.scoring import score_due, score_stored
 from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast, publish_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
 from tasks.prices.sources import Market, Source, ingest_prices
 from tasks.profiles.base import Profile
 from tasks.profiles.named import DEFAULT_PROFILE, profile_named
@@ -96,7 +96,7 @@ def daily_forecast(
             prices = run_step(ingest_prices, data_home, market, request, base_url=url, makes=closes)
         except (NotEnoughHistory, StaleSeries):
             if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
-                score_stored(data_home, market.product_id, chosen, moment)
+                score_stored(data_home, request, chosen)
             raise
         name_run(prices)
         backfill(data_home, prices, chosen, request, backfill_days)
@@ -154,14 +154,6 @@ def backfill(
             forecast_once(home, past, profile, request.observed_at)
         except NotEnoughHistory as error:
             log.warning("%s: no forecast from %s: %s", history.product_id, day, error)
-
-
-def score_stored(home: Home, product_id: str, profile: Profile, moment: datetime) -> int:
-    """Score, with the product's lock held, what the stored closes allow; how many scores are new."""
-    if source_of(home, product_id) is None:
-        return 0
-    request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
-    return score_due(home, read_stored(home, request).history, profile, moment)
 
 
 def show_log_lines() -> None:

@@ -168,7 +168,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert "60 days new, 0 restated, 0 quarantined" in done.out
     assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
-    assert loaded_by(shell, "run", "--product", "ADA-USD", *QUICK) == set()
+    assert loaded_by(shell, "run", "--product", "ADA-USD", *QUICK) == {"prefect"}
     assert shell("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
 
     rows = json.loads(shell.here("predictions", "--format", "json").out)
@@ -244,7 +244,7 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert row["point"] == row["quantiles"][11]
     assert len(row["quantile_levels"]) == len(row["quantiles"]) == 23
     assert row["quantiles"] == sorted(row["quantiles"])
-    assert loaded_by(shell, *words) == set()
+    assert loaded_by(shell, *words) == {"prefect"}
 
     board = shell.here("score", "--product", "SOL-USD")
     assert board.code == 0, board.err
@@ -253,6 +253,17 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert shell.query("select count(*) as n from scores") == [{"n": 2}]
     unscored = shell.here("score", "--product", "SOL-USD", "--profile", "article")
     assert "no forecast of profile article" in unscored.out
+    product = ("--product", "SOL-USD")
+    for command in (
+        ("predictions",),
+        ("sql", "select 1"),
+        ("versions",),
+        ("score", *product),
+        ("report", *product),
+        ("verify",),
+        ("import", str(path), *product),
+    ):
+        assert loaded_by(shell, *command) == set(), command
     assert "BTC-USD has no closes" in shell.refuses("score", here=True)
 
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
@@ -281,6 +292,9 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert "of 3 days" in reports.summary("SOL-USD", "calibrated")["covered"]
 
 
+HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "mlflow", "prefect", "scipy.stats")
+
+
 def loaded_by(shell: Shell, *words: str) -> set[str]:
     """The heavy packages that a command imports."""
     script = (
@@ -288,13 +302,13 @@ def loaded_by(shell: Shell, *words: str) -> set[str]:
         f"sys.argv = ['closecast', *{list(words)!r}]\n"
         "try: closecast.main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "print('LOADED', *(m for m in ('tensorflow', 'keras', 'sklearn', 'matplotlib', 'mlflow')"
-        " if m in sys.modules))"
+        f"print('LOADED', *({set(HEAVY)!r} & sys.modules.keys()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=PROJECT, env=shell.environment, capture_output=True, text=True
     )
-    assert "nothing new" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert words[0] != "run" or "nothing new" in done.stdout
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 

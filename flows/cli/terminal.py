@@ -179,10 +179,24 @@ def session(
     Args:
         home: prepared; it has the log file.
         quiet: loggers whose lines are not shown.
-        prefect: start a Prefect server that ends with this process, where no other is configured.
+        prefect: the work is a flow; a Prefect server starts that ends with this process, where no other is
+            configured.
     """
-    from storage.core.home import prefect_home
     from storage.core.logs import log_to_file
+
+    if prefect:
+        _set_up_prefect(home)
+    log_to_file(home)
+    handler = _TerminalHandler(stderr=stderr)
+    handler.addFilter(lambda record: record.name not in quiet)
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    with progress_bars(stderr=stderr):
+        yield
+
+
+def _set_up_prefect(home: Home) -> None:
+    from storage.core.home import prefect_home
 
     defaults = {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -198,17 +212,10 @@ def session(
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    # The first look at the settings sets up Prefect's logging, to which the next lines add.
-    if get_current_settings().api.url is None and prefect:
+    # The first look at the settings sets up Prefect's logging, to which the session adds its own.
+    if get_current_settings().api.url is None:
         start_prefect_server()
         refresh_global_settings_context()
-    log_to_file(home)
-    handler = _TerminalHandler(stderr=stderr)
-    handler.addFilter(lambda record: record.name not in quiet)
-    log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
-    with progress_bars(stderr=stderr):
-        yield
 
 
 @contextlib.contextmanager

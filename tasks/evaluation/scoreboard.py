@@ -96,10 +96,12 @@ def scoreboard(rows: pd.DataFrame) -> Scoreboard:
 
 def proportion(hits: int, days: int) -> Proportion:
     """The share of hits in one day or more, with its exact 95 % interval by Clopper and Pearson (1934)."""
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv  # `scipy.stats` is slow to load
 
-    interval = binomtest(hits, days).proportion_ci(CONFIDENCE, method="exact")
-    return Proportion(days, hits / days, float(interval.low), float(interval.high))
+    tail = (1 - CONFIDENCE) / 2
+    low = betaincinv(hits, days - hits + 1, tail) if hits else 0.0
+    high = betaincinv(hits + 1, days - hits, 1 - tail) if hits < days else 1.0
+    return Proportion(days, hits / days, float(low), float(high))
 
 
 def _span(rows: pd.DataFrame, days: int | None) -> Span:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from tasks.core.steps import step
 from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
 from tasks.forecast.publish import chain_of
+from tasks.prices.ingest import IngestRequest, read_stored, source_of
 from tasks.profiles.base import Profile
 from tasks.profiles.baselines import baseline_quantiles
 
@@ -53,6 +54,14 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     for horizon in profile.horizons if profile.levels else ():
         advance_states(home, chain_of(profile, history.product_id, horizon), history.origin, moment)
     return added
+
+
+def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
+    """As `score_due`, for what the stored closes allow."""
+    if source_of(home, request.product_id) is None:
+        return 0
+    newest = replace(request, origin=None, min_days=1, consecutive_days=1, pool_products=())
+    return score_due(home, read_stored(home, newest).history, profile, request.observed_at)
 
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest, chi2
+from scipy.stats import binom, binomtest, chi2
 
 from storage.core.home import Home
 from storage.models.registry import ModelVersion
@@ -14,7 +14,14 @@ from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.report import text
 from tasks.report.charts import charts, short
-from tasks.report.context import MAX_CLOSES, newest_closes, pit_histogram, read_context, running_coverage
+from tasks.report.context import (
+    MAX_CLOSES,
+    binomial_quantiles,
+    newest_closes,
+    pit_histogram,
+    read_context,
+    running_coverage,
+)
 from tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, without
 from tests.pages import DAY, GAP, full_home
@@ -51,6 +58,12 @@ def test_running_coverage_is_of_the_last_90_days_with_its_bounds_of_chance() -> 
 def test_running_coverage_needs_20_days() -> None:
     assert running_coverage(covered_days(19)).empty
     assert len(running_coverage(covered_days(20))) == 1
+
+
+def test_binomial_quantiles_are_scipy_s() -> None:
+    days, share = np.arange(1, 200)[:, None], np.array([0.1, 0.5, 0.8, 0.95])
+    for level in (0.025, 0.975):
+        assert (binomial_quantiles(level, days, share) == binom.ppf(level, days, share)).all()
 
 
 def test_pit_histogram_counts_and_bounds() -> None:
