@@ -168,17 +168,22 @@ def read_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
 
 @step(timeout_seconds=300, run_name="{request.product_id}")
 def read_stored(home: Home, request: IngestRequest) -> IngestedPrices:
-    """The stored prices up to the origin, with nothing read or fetched.
+    """As `read_stored_prices`, from the home's database."""
+    with Prices(home) as prices:
+        return read_stored_prices(prices, request)
+
+
+def read_stored_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
+    """The stored prices up to the origin, with nothing ingested.
 
     Raises:
         BadInput: there are none.
         BadDay, StaleSeries, NotEnoughHistory: no forecast can be made from them.
     """
-    with Prices(home) as prices:
-        if prices.source_of(request.product_id) is None:
-            raise BadInput(f"{request.product_id} has no closes in {home.root}: name a file with --csv")
-        request.require_origin(prices.days(request.product_id))
-        return read_prices(prices, request)
+    if prices.source_of(request.product_id) is None:
+        raise BadInput(f"{request.product_id} has no stored closes: name a file with --csv")
+    request.require_origin(prices.days(request.product_id))
+    return read_prices(prices, request)
 
 
 def source_of(home: Home, product_id: str) -> str | None:

@@ -20,7 +20,7 @@ from tasks.core.settings import Frozen
 from tasks.core.steps import step
 from tasks.prices.coinbase_client import Client
 from tasks.prices.csv_reader import OnDuplicate, read_candles
-from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_prices, read_stored
+from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_prices, read_stored_prices
 from tasks.prices.ingest_coinbase import ingest_exchange
 from tasks.prices.validation import check_candles
 
@@ -84,7 +84,7 @@ def ingest_prices(home: Home, market: Market, request: IngestRequest, *, base_ur
                 return ingest_exchange(home, prices, request, client=client)
         if source == "csv":
             if market.csv is None:
-                return Counts().finish(read_stored(home, request))
+                return Counts().finish(read_stored_prices(prices, request))
             return ingest_file(prices, request, source="csv", path=market.csv)
         if market.product_id != SAMPLE_PRODUCT:
             raise BadProduct(

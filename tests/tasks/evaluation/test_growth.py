@@ -57,8 +57,8 @@ def table_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, pa.
     reads: list[tuple[str, pa.Table, int]] = []
     real = Snapshot.read
 
-    def recorded(self: Snapshot, condition: Any = None, columns: Any = None) -> pa.Table:
-        rows = real(self, condition, columns)
+    def recorded(self: Snapshot, condition: Any = None, *more: Any) -> pa.Table:
+        rows = real(self, condition, *more)
         if self.dataset is not None:
             fragments = self.dataset.get_fragments(condition)
             if condition is not None:
