@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import logging
 import multiprocessing
 import os
 import runpy
@@ -136,8 +137,10 @@ def _become(
 def _let_prefect_read_anew() -> None:
     """Let Prefect read its variables and set up logging at the first use of its settings.
 
-    It does so when it is loaded, and a command sets variables before it loads it.
+    It does so when it is loaded, and a command sets variables before it loads it. Until then nothing logs.
     """
+    for name in ("root", "prefect", "closecast"):
+        logging.getLogger(name).handlers.clear()
     import prefect.settings
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging

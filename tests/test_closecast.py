@@ -58,7 +58,10 @@ class Shell:
         import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
 
         out, err = io.StringIO(), io.StringIO()
-        before = {log: log.handlers.copy() for log in map(logging.getLogger, ("closecast", "prefect"))}
+        loggers = [logging.getLogger(name) for name in ("root", "closecast", "prefect")]
+        before = [log.handlers.copy() for log in loggers]
+        for log in loggers:
+            log.handlers.clear()  # a command of its own process has none
         with (
             patch.dict(os.environ, CLOSECAST_HOME=str(self.home)),
             patch("sys.argv", ["closecast", *words]),
@@ -67,10 +70,10 @@ class Shell:
             pytest.raises(SystemExit) as end,
         ):
             closecast.main()
-        for log, handlers in before.items():
-            for handler in [handler for handler in log.handlers if handler not in handlers]:
-                log.removeHandler(handler)
+        for log, handlers in zip(loggers, before, strict=True):
+            for handler in log.handlers:
                 handler.close()
+            log.handlers[:] = handlers
         return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     def refuses(self, *words: str, here: bool = False, **variables: str) -> str:

@@ -291,8 +291,9 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     hits = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
     shares, days = hits.mean(), hits.count()[COVERED[0]]
     frame = pd.DataFrame({"target_day": scored["target_day"], "days": days})
+    trials = days.fillna(1).to_numpy(dtype=np.int64)
     for percent in INTERVALS:
         frame[f"running_{percent}"] = shares[f"covered_{percent}"]
         for bound, level in CHANCE.items():
-            frame[f"{bound}_{percent}"] = binomial_quantiles(level, days.to_numpy(), percent / 100) / days
+            frame[f"{bound}_{percent}"] = binomial_quantiles(level, trials, percent / 100) / trials
     return frame.dropna().reset_index(drop=True)
