@@ -74,7 +74,9 @@ def registry_integrity(home: Home) -> list[str]:
     if not home.registry.is_file():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{home.registry.as_uri()}?mode=ro", uri=True)) as database:
+        with contextlib.closing(
+            sqlite3.connect(f"{home.registry.absolute().as_uri()}?mode=ro", uri=True)
+        ) as database:
             lines = [str(line) for (line,) in database.execute("PRAGMA integrity_check")]
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             # MLflow fills an empty file, and refuses one of no revision.

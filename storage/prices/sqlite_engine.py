@@ -138,7 +138,7 @@ class SqliteEngine:
         if not self.registry_exists():
             return [[] for _ in queries]
         try:
-            address = f"{self._home.registry.as_uri()}?mode=rw"  # a kill's journal is rolled back by a writer
+            address = f"{self._home.registry.absolute().as_uri()}?mode=rw"  # a kill's journal is rolled back by a writer
             with contextlib.closing(
                 sqlite3.connect(address, uri=True, timeout=base.BUSY_SECONDS)
             ) as registry:

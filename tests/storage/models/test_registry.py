@@ -17,7 +17,7 @@ from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import sha256_file
 from storage.core.home import Home
 from storage.models.bundles import Draft
-from storage.models.mlflow_database import registry_client
+from storage.models.mlflow_database import registry_client, registry_integrity
 from storage.models.registry import CHAMPION, Models, ModelVersion
 from tests.helpers import BTC, PROJECT, die
 from tests.processes import process_for, run_process
@@ -306,6 +306,15 @@ def test_reading_makes_no_registry(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.folder
+def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(home)
+    monkeypatch.chdir(home.root.parent)
+    relative = Home(Path(home.root.name))
+    assert Models(relative).versions() == Models(home).versions()
+    assert registry_integrity(relative) == []
 
 
 def test_versions_are_read_without_mlflow(home: Home) -> None:
