@@ -138,7 +138,8 @@ class SqliteEngine:
         if not self.registry_exists():
             return [[] for _ in queries]
         try:
-            address = f"{self._home.registry.absolute().as_uri()}?mode=rw"  # a kill's journal is rolled back by a writer
+            # Not read-only: the journal of a killed writer is to be rolled back.
+            address = f"{self._home.registry.absolute().as_uri()}?mode=rw"
             with contextlib.closing(
                 sqlite3.connect(address, uri=True, timeout=base.BUSY_SECONDS)
             ) as registry:

@@ -317,13 +317,15 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
     assert registry_integrity(relative) == []
 
 
+@pytest.mark.sqlite
+@pytest.mark.folder
 def test_versions_are_read_without_mlflow(home: Home) -> None:
     register(home)
     program = (
         "import sys; from pathlib import Path; from storage.core.home import Home;"
         " from storage.models.registry import Models;"
         f" assert len(Models(Home(Path({str(home.root)!r}))).versions()) == 1;"
-        " assert not {'mlflow', 'tensorflow', 'keras'} & set(sys.modules)"
+        " assert not {'mlflow', 'sqlalchemy', 'tensorflow', 'keras'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
 
