@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,19 @@ NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 SHA = "ab" * 32
 # Settings of the article that train in a moment.
 SMALL: dict[str, Any] = {"lookback": 3, "units": 4, "learning_rate": 0.001, "epochs": 2}
+
+
+def modules_after(program: str) -> set[str]:
+    """The modules that a process of its own has loaded when the program, which prints nothing, is over."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return set(done.stdout.split())
 
 
 def made_up(days: int = 60, first: date = FIRST, *, seed: int = 1) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PROJECT
+from tests.helpers import PROJECT, modules_after
 
 ROOMS = ("flows", "tasks", "storage")
 
@@ -77,8 +76,4 @@ def test_every_room_is_typed() -> None:
     ],
 )
 def test_heavy_packages_are_loaded_where_they_are_needed(module: str, unloaded: set[str]) -> None:
-    program = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, cwd=PROJECT, capture_output=True, text=True
-    )
-    assert unloaded & set(done.stdout.split()) == set()
+    assert unloaded & modules_after(f"import {module}") == set()

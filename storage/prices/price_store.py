@@ -121,7 +121,7 @@ class Prices(Database):
             # An unknown figure equals an unknown one; no figure is negative.
             same = (before[FIGURES].fillna(-1) == page[FIGURES].fillna(-1)).all(axis="columns")
             new = queries.insert_candles(connection, page[~same], common)
-            rejected = 0 if quarantined is None else queries.insert_rejected(connection, quarantined, common)
+            rejected = queries.insert_rejected(connection, quarantined, common)
             last = queries.highest(connection)
         self._cached = (series, last, queries.newest_of_days(pd.concat([stored, new])))
         new_days, unchanged = int(before["seq"].isna().sum()), int(same.sum())
@@ -277,9 +277,11 @@ class Prices(Database):
 
     def any_quarantined_before(self, product_id: str, source: str, day: date) -> bool:
         """Whether a row of that source was quarantined, of a day before `day` or without a readable day."""
-        rejected = self.quarantined(product_id)
-        days = rejected["day_utc"][rejected["source"] == source]
-        return any(text is None or text < day.isoformat() for text in days)
+        days = QUARANTINE.c.day_utc
+        ours = (QUARANTINE.c.product_id == product_id) & (QUARANTINE.c.source == source)
+        with self.read() as connection:
+            rejected = sa.exists().where(ours & (days.is_(None) | (days < day.isoformat())))
+            return bool(connection.scalar(sa.select(rejected)))
 
     def table(self, name: str) -> pa.Table:
         """All rows of one of PRICE_VIEWS, read in pieces; types as `queries.arrow_schema` gives them."""

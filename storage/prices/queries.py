@@ -183,16 +183,18 @@ def _literal(text: str) -> sa.ColumnClause[str]:
     return sa.literal_column("'" + text.replace("'", "''") + "'")
 
 
-def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame, common: dict[str, str]) -> int:
+def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, common: dict[str, str]) -> int:
     """Write the quarantined rows that are not stored yet; returns their number."""
-    count = sa.select(sa.func.count()).select_from(QUARANTINE)
-    before = connection.scalar(count) or 0
+    if rejected is None or rejected.empty:
+        return 0
+    before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0
     for start in range(0, len(rejected), PIECE):
         piece = rejected[REJECTED_COLUMNS].iloc[start : start + PIECE].itertuples(index=False, name=None)
         rows = [{**common, "day_utc": _iso_day(day), "raw": raw, "reason": text} for day, raw, text in piece]
         insert_new(connection, QUARANTINE, rows)
     # Nobody else writes meanwhile, and the count that a driver gives for many rows is not always theirs.
-    return (connection.scalar(count) or 0) - before
+    new = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.seq > before)
+    return connection.scalar(new) or 0
 
 
 def _iso_day(text: object) -> str | None:

@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
 from storage.core.intervals import COVERED, INTERVALS
+from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import advance_states
@@ -26,7 +27,7 @@ from tasks.core.steps import step
 from tasks.core.types import Floats
 from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
 from tasks.forecast.publish import chain_of
-from tasks.prices.ingest import IngestRequest, read_stored, source_of
+from tasks.prices.ingest import IngestRequest, read_stored_prices
 from tasks.profiles.base import Profile
 from tasks.profiles.baselines import baseline_quantiles
 
@@ -58,10 +59,12 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
 
 def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
     """As `score_due`, for what the stored closes allow."""
-    if source_of(home, request.product_id) is None:
-        return 0
     newest = replace(request, origin=None, min_days=1, consecutive_days=1, pool_products=())
-    return score_due(home, read_stored(home, newest).history, profile, request.observed_at)
+    with Prices(home) as prices:
+        if prices.source_of(request.product_id) is None:
+            return 0
+        history = read_stored_prices(prices, newest).history
+    return score_due(home, history, profile, request.observed_at)
 
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:

@@ -290,10 +290,10 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     scored = past.dropna(subset=list(COVERED))
     hits = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
     shares, days = hits.mean(), hits.count()[COVERED[0]]
-    frame = pd.DataFrame({"target_day": scored["target_day"], "days": days})
-    trials = days.fillna(1).to_numpy(dtype=np.int64)
+    running = {f"running_{percent}": shares[f"covered_{percent}"] for percent in INTERVALS}
+    frame = pd.DataFrame({"target_day": scored["target_day"], "days": days, **running}).dropna()
+    trials = frame["days"].to_numpy(dtype=np.int64)
     for percent in INTERVALS:
-        frame[f"running_{percent}"] = shares[f"covered_{percent}"]
         for bound, level in CHANCE.items():
             frame[f"{bound}_{percent}"] = binomial_quantiles(level, trials, percent / 100) / trials
-    return frame.dropna().reset_index(drop=True)
+    return frame.reset_index(drop=True)

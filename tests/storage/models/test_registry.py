@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from storage.core.home import Home
 from storage.models.bundles import Draft
 from storage.models.mlflow_database import registry_client, registry_integrity
 from storage.models.registry import CHAMPION, Models, ModelVersion
-from tests.helpers import BTC, PROJECT, die
+from tests.helpers import BTC, die, modules_after
 from tests.processes import process_for, run_process
 
 LINEAGE = {
@@ -296,15 +294,17 @@ def test_challenge_and_settle_move_the_alias(home: Home) -> None:
     assert aliases(home) == {"champion": "1"}
 
 
+MODELS = (
+    "from pathlib import Path; from storage.core.home import Home; from storage.models.registry import Models"
+)
+
+
 def test_reading_makes_no_registry(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from storage.core.home import Home;"
-        " from storage.models.registry import Models;"
-        f" home = Home(Path({str(tmp_path)!r}));"
-        " assert Models(home).versions() == [] and Models(home).champion('BTC-USD', 'article') is None;"
-        " assert not {'mlflow', 'tensorflow', 'keras'} & set(sys.modules)"
+        f"{MODELS}; models = Models(Home(Path({str(tmp_path)!r})));"
+        " assert models.versions() == [] and models.champion('BTC-USD', 'article') is None"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+    assert not {"mlflow", "tensorflow", "keras"} & modules_after(program)
     assert not list(tmp_path.iterdir())
 
 
@@ -321,13 +321,8 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
 @pytest.mark.folder
 def test_versions_are_read_without_mlflow(home: Home) -> None:
     register(home)
-    program = (
-        "import sys; from pathlib import Path; from storage.core.home import Home;"
-        " from storage.models.registry import Models;"
-        f" assert len(Models(Home(Path({str(home.root)!r}))).versions()) == 1;"
-        " assert not {'mlflow', 'sqlalchemy', 'tensorflow', 'keras'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+    program = f"{MODELS}; assert len(Models(Home(Path({str(home.root)!r}))).versions()) == 1"
+    assert not {"mlflow", "sqlalchemy", "tensorflow", "keras"} & modules_after(program)
 
 
 # Killed

@@ -1,4 +1,7 @@
-"""Candles as observed, the check of each, their series, quarantined rows, and the versions of the data."""
+"""Candles as observed, the check of each, their series, quarantined rows, and the versions of the data.
+
+The tables are the current ones: a later revision that changes one writes its old form here first.
+"""
 
 from __future__ import annotations
 
