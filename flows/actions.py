@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows import clock
@@ -11,6 +12,7 @@ from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
 from storage.reports import Reports
+from storage.upkeep.compaction import Compaction
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoring import read_scoreboard, score_stored
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
@@ -19,6 +21,15 @@ from tasks.profiles.base import Profile
 from tasks.report.context import products_with_forecasts
 from tasks.report.page import write_report
 from tasks.training.rollback import roll_back_champion
+from tasks.upkeep.pruning import UnusedItem, compact_tables, prune_home
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """The compaction of each table, and what was pruned, or would be."""
+
+    tables: tuple[Compaction, ...]
+    pruned: tuple[UnusedItem, ...]
 
 
 def import_file(home: Home, market: Market) -> IngestedPrices:
@@ -90,3 +101,10 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
     prepare_home(home)
     with product_lock(home, product_id):
         return roll_back_champion(home, product_id, profile.name, to)
+
+
+def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
+    """Compact the tables and prune, or list what that would do."""
+    tables = compact_tables(prepare_home(home), dry_run=dry_run)
+    pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
+    return Upkeep(tuple(tables), tuple(pruned))

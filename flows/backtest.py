@@ -7,7 +7,6 @@ import logging
 from datetime import date
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -22,6 +21,7 @@ from pydantic import Field
 from flows import clock
 from flows.daily import show_log_lines
 from flows.dask import results_and_reasons, tasks_on
+from flows.flow import flow
 from flows.settings import home_at
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
@@ -35,7 +35,7 @@ from tasks.backtest.summary import markdown
 from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.core.formatting import artifact_key
 from tasks.core.settings import ProductId
-from tasks.core.steps import FLOW, submit_step
+from tasks.core.steps import submit_step
 from tasks.profiles.named import DEFAULT_PROFILE, profile_named
 
 log = logging.getLogger("closecast.backtest")
@@ -53,7 +53,7 @@ def _run_name() -> str:
     return f"{parameters.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
 
 
-@flow(name="rolling-backtest", flow_run_name=_run_name, **FLOW)
+@flow(name="rolling-backtest", flow_run_name=_run_name)
 def rolling_backtest(
     product_id: ProductId = "BTC-USD",
     profile: str = DEFAULT_PROFILE,
@@ -122,7 +122,7 @@ def _run_name_of_products() -> str:
     return f"{products[0]}{f' and {len(products) - 1} more' if len(products) > 1 else ''}"
 
 
-@flow(name="rolling-backtests", flow_run_name=_run_name_of_products, task_runner=THREADS, **FLOW)
+@flow(name="rolling-backtests", flow_run_name=_run_name_of_products, task_runner=THREADS)
 def backtest_products(
     products: Annotated[list[str], Field(min_length=1, max_length=MAX_PRODUCTS)],
     profile: str = DEFAULT_PROFILE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date
 from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import flow, tags
+from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -16,30 +16,21 @@ from pydantic import Field
 
 from flows import clock
 from flows.dask import results_and_reasons, tasks_on
-from flows.settings import environment, home_at
-from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
-from storage.core.home import Home
+from flows.day import Day, ingested, plan_day, require_all, stored_forecast
+from flows.flow import flow
+from flows.settings import home_at
+from storage.core.errors import NotEnoughHistory
 from storage.core.logs import hide_timeout_warnings
 from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from tasks.core.forecast import Forecast
 from tasks.core.settings import ProductId
-from tasks.core.steps import (
-    FLOW,
-    closes_asset,
-    forecast_asset,
-    model_asset,
-    run_step,
-    step,
-    submit_step,
-)
-from tasks.evaluation.scoring import score_due, score_stored
-from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast, publish_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
-from tasks.prices.sources import Market, Source, ingest_prices
-from tasks.profiles.base import Profile
-from tasks.profiles.named import DEFAULT_PROFILE, profile_named
+from tasks.core.steps import closes_asset, forecast_asset, model_asset, run_step, step, submit_step
+from tasks.evaluation.scoring import score_due
+from tasks.forecast.publish import days_to_backfill, publish_forecast
+from tasks.prices.ingest import IngestedPrices, read_stored
+from tasks.prices.sources import Market, Source
+from tasks.profiles.named import DEFAULT_PROFILE
 from tasks.report.page import write_page
 from tasks.report.prefect_artifacts import show_artifacts, show_products, training_progress
 from tasks.training.registration import load_model
@@ -61,7 +52,7 @@ def _run_name() -> str:
     return f"{product_id} {parameters.get('origin') or 'newest day'}"
 
 
-@flow(name="daily-forecast", flow_run_name=_run_name, **FLOW)
+@flow(name="daily-forecast", flow_run_name=_run_name)
 def daily_forecast(
     market: Market | None = None,
     profile: str = DEFAULT_PROFILE,
@@ -76,49 +67,28 @@ def daily_forecast(
     Returns the `prediction_id` of the forecast.
     """
     show_log_lines()
-    market, chosen, moment = market or Market(), profile_named(profile, settings), clock.now()
-    request = IngestRequest(
-        product_id=market.product_id,
-        origin=origin,
-        observed_at=moment,
-        last_finished_day=clock.last_complete_day(moment),
-        min_days=chosen.min_days,
-        consecutive_days=chosen.consecutive_days,
-        on_duplicate=market.on_duplicate,
-        replace_source=market.replace_source,
-        pool_products=chosen.pool_products,
-    )
-    require_finished(request)
-    data_home = prepare_home(home_at(home))
-    url, closes = environment().coinbase_url, closes_asset(market.product_id)
-    with product_lock(data_home, market.product_id):
-        try:
-            prices = run_step(ingest_prices, data_home, market, request, base_url=url, makes=closes)
-        except (NotEnoughHistory, StaleSeries):
-            if origin is None:  # a gap keeps back the forecast, not the scores of those whose day has come
-                score_stored(data_home, request, chosen)
-            raise
+    day = plan_day(market or Market(), profile, settings, origin, home, backfill_days)
+    with ingested(day) as prices:
         name_run(prices)
-        backfill(data_home, prices, chosen, request, backfill_days)
-        forecast, selection = forecast_once(data_home, prices, chosen, moment)
+        backfill(day, prices)
+        forecast, selection = forecast_once(day, prices)
         board = None
         if selection:
-            board = run_step(show_artifacts, data_home, forecast, prices, selection.warning)
-            run_step(keep_few_files, data_home, market.product_id)
+            board = run_step(show_artifacts, day.home, forecast, prices, selection.warning)
+            run_step(keep_few_files, day.home, forecast.product_id)
         # Last, so that a page that cannot be written costs nothing but the page.
-        run_step(write_page, data_home, forecast, prices.history, board, day=moment.date())
+        written_on = day.request.observed_at.date()
+        run_step(write_page, day.home, forecast, prices.history, board, day=written_on)
         return forecast.first.prediction_id
 
 
-def forecast_once(
-    home: Home, prices: IngestedPrices, profile: Profile, moment: datetime
-) -> tuple[Forecast, ModelSelection | None]:
+def forecast_once(day: Day, prices: IngestedPrices) -> tuple[Forecast, ModelSelection | None]:
     """The forecast from the last day of these prices, and its model's selection: None when it is stored."""
-    history = prices.history
-    stored = run_step(find_forecast, home, RunKey.of_run(profile, history), profile.horizons)
+    home, profile, history = day.home, day.profile, prices.history
+    stored = stored_forecast(day, prices)
     if stored:
-        log.info("%s: nothing new, the forecast for %s stands", history.product_id, stored.first.target_day)
         return stored, None
+    moment = day.request.observed_at
     run_step(score_due, home, history, profile, moment)
     closes, model = closes_asset(history.product_id), model_asset(history.product_id, profile.name)
     with training_progress(history.product_id, profile):
@@ -137,23 +107,21 @@ def forecast_once(
     return forecast, selection
 
 
-def backfill(
-    home: Home, prices: IngestedPrices, profile: Profile, request: IngestRequest, backfill_days: int
-) -> None:
+def backfill(day: Day, prices: IngestedPrices) -> None:
     """Make the forecasts of the missed days, oldest first, so that each learns from those before.
 
     A day with too few days before it, or with a gap, stays without one.
     """
     history = prices.history
-    days = days_to_backfill(home, history, profile.name, limit=backfill_days)
+    days = days_to_backfill(day.home, history, day.profile.name, limit=day.backfill_days)
     if days:
         log.info("%s: backfilling %d missed days from %s on", history.product_id, len(days), days[0])
-    for day in days:
+    for origin in days:
         try:
-            past = run_step(read_stored, home, replace(request, origin=day))
-            forecast_once(home, past, profile, request.observed_at)
+            past = run_step(read_stored, day.home, replace(day.request, origin=origin))
+            forecast_once(day, past)
         except NotEnoughHistory as error:
-            log.warning("%s: no forecast from %s: %s", history.product_id, day, error)
+            log.warning("%s: no forecast from %s: %s", history.product_id, origin, error)
 
 
 def show_log_lines() -> None:
@@ -162,16 +130,6 @@ def show_log_lines() -> None:
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)
-
-
-def require_finished(request: IngestRequest) -> None:
-    """Raise `BadDay` where the origin is today by UTC, or later."""
-    last = request.last_finished_day
-    if request.origin and request.origin > last:
-        raise BadDay(
-            f"{request.origin} is not over: the last complete UTC day is {last}, choose --as-of {last} or"
-            " earlier"
-        )
 
 
 def name_run(prices: IngestedPrices) -> None:
@@ -193,7 +151,7 @@ def _run_name_of_products() -> str:
     return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
 
 
-@flow(name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE, **FLOW)
+@flow(name="daily-forecasts", flow_run_name=_run_name_of_products, task_runner=ONE_BY_ONE)
 def daily_forecasts(
     products: Annotated[list[ProductId], Field(min_length=1, max_length=1000)],
     source: Source | None = None,
@@ -236,13 +194,7 @@ def daily_forecasts(
         futures = {market.product_id: submit_step(forecast_product, market, *shared) for market in markets}
         made, reasons = results_and_reasons("forecast", {name: [future] for name, future in futures.items()})
     run_step(show_products, data_home, made, reasons)
-    if reasons:
-        failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
-        raise ProductsFailed(
-            f"{len(reasons)} of {len(products)} products have no forecast, all others are done: {failed}",
-            list(made.values()),
-        )
-    return list(made.values())
+    return require_all(made, reasons)
 
 
 @step(run_name="{market.product_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows.cli import output, signals, terminal
+from flows.cli import output, prefect_server, signals, terminal
 from flows.cli.options import (
     DAY,
     AnyProductOption,
@@ -103,31 +104,31 @@ def run(
 
     Several products are forecast one after the other; the failure of one stops none of the others.
     """
+    from flows.cli.prompt import Options, run_products
     from flows.settings import market_of
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
     profile_named(profile, changed)  # so that a bad one is refused before anything is made
-    first, *others = products or ["BTC-USD"]
-    if others and (csv or replace_source):
+    names = list(dict.fromkeys(products or ["BTC-USD"]))
+    if len(names) > 1 and (csv or replace_source):
         raise BadSetting("--csv and --replace-source are for one product: make a run for each")
-    market = market_of(
-        product_id=first, source=source, csv=csv, on_duplicate=on_duplicate, replace_source=replace_source
-    )
+    markets = [
+        market_of(
+            product_id=name, source=source, csv=csv, on_duplicate=on_duplicate, replace_source=replace_source
+        )
+        for name in names
+    ]
     data_home = prepared_home(home)
-    shared = (profile, changed, as_of, str(data_home.root), backfill_days)
+    several = len(names) > 1
     try:
-        with terminal.session(data_home, stderr=as_json, prefect=True):
-            from flows.daily import daily_forecast, daily_forecasts
-
-            if others:
-                forecasts = daily_forecasts([first, *others], source, *shared)
-            else:
-                forecasts = [daily_forecast(market, *shared)]
+        with terminal.session(data_home, stderr=as_json):
+            options = Options(profile, changed, as_of, str(data_home.root), backfill_days)
+            forecasts = run_products(data_home, markets, options)
     except ProductsFailed as error:
-        output.print_forecasts(data_home, error.forecasts, several=True, as_json=as_json)
+        output.print_forecasts(data_home, error.forecasts, several=several, as_json=as_json)
         raise
-    output.print_forecasts(data_home, forecasts, several=bool(others), as_json=as_json)
+    output.print_forecasts(data_home, forecasts, several=several, as_json=as_json)
 
 
 @app.command("import", epilog=examples("import closes.csv --product ETH-USD"))
@@ -253,7 +254,8 @@ def backtest(
         raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
     data_home = prepared_home(existing_home(home).root)
     quiet = ("closecast.train", "closecast.ensemble")
-    with terminal.session(data_home, stderr=as_json, quiet=quiet, prefect=True):
+    with terminal.session(data_home, stderr=as_json, quiet=quiet):
+        server = prefect_server.start(data_home)
         from prefect.task_runners import ProcessPoolTaskRunner
 
         from flows.backtest import rolling_backtest
@@ -263,6 +265,8 @@ def backtest(
             # Prefect types its own pool more narrowly than it takes it.
             pool: Any = ProcessPoolTaskRunner(max_workers=workers)
             flow = rolling_backtest.with_options(task_runner=pool)
+        if server:
+            server.wait()
         result = flow(product, profile, changed, start, end, str(data_home.root), dask)
     output.print_backtest(data_home, product, result, as_json=as_json)
 
@@ -332,7 +336,7 @@ def maintain(
     home: HomeOption = None,
 ) -> None:
     """Compact the tables' files, and delete files that were replaced thirty days ago."""
-    from flows.maintain import maintain_home
+    from flows.actions import maintain_home
 
     upkeep = maintain_home(existing_home(home), prune=prune, dry_run=dry_run)
     output.print_upkeep(upkeep, prune=prune, dry_run=dry_run, as_json=as_json)
@@ -440,6 +444,9 @@ def restore(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
+    gc.set_threshold(
+        100_000
+    )  # what imports make stays: the collector would search it in vain, a tenth of a start
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with signals.interruptible() as interruption:

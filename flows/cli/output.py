@@ -25,7 +25,7 @@ from flows.cli.terminal import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from flows.maintain import Upkeep
+    from flows.actions import Upkeep
     from storage.core.home import Home
     from storage.models.registry import ModelVersion
     from tasks.backtest.result import BacktestResult

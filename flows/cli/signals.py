@@ -1,13 +1,11 @@
-"""How a command ends on a signal, and how Prefect's temporary server ends with the command."""
+"""How a command ends on a signal."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,24 +17,6 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 5.0
 MESSAGE = "interrupted; the next run finishes what this one began"
 SHOW_CURSOR = "\x1b[?25h"
-# Prefect's server on an open socket. It ends when its standard input does: when the command has closed that,
-# or is gone, however it ended.
-SERVER = """
-import os, signal, socket, sys, threading, time
-import uvicorn
-from prefect.server.api.server import create_app
-
-def end_with_the_command():
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)
-    os._exit(1)
-
-threading.Thread(target=end_with_the_command, daemon=True).start()
-app = create_app(ephemeral=True, final=True)
-server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
-server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
-"""
 
 
 class Interruption:
@@ -105,28 +85,3 @@ def exit_at_once(code: int) -> NoReturn:
             stream.flush()
         sys.stdout.flush()
     os._exit(code)
-
-
-def start_prefect_server() -> None:
-    """Start a Prefect server that ends with this process, and set PREFECT_API_URL.
-
-    Prefect stops its own temporary server at the interpreter's exit, which a killed process never reaches:
-    each kill would leave a server of 200 MB. And Ctrl-C in a terminal would end that one before the run could
-    report its state; ours is in a session of its own. Its socket listens at once: the first request waits.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
-            [sys.executable, "-c", SERVER, str(listener.fileno())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-        )
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    atexit.register(_stop, server)
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        server.communicate(timeout=6)  # closes its standard input

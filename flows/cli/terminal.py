@@ -19,7 +19,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.signals import start_prefect_server
 from storage.core.errors import BadQuery
 from storage.core.progress import progress_listener
 
@@ -168,9 +167,7 @@ class _TerminalHandler(logging.Handler):
 
 
 @contextlib.contextmanager
-def session(
-    home: Home, *, stderr: bool = False, quiet: Sequence[str] = (), prefect: bool = False
-) -> Iterator[None]:
+def session(home: Home, *, stderr: bool = False, quiet: Sequence[str] = ()) -> Iterator[None]:
     """Show closecast's own log lines and progress while a run works; Prefect's lines go to the log file.
 
     Standard error is kept for the one line that names a failure, so log lines go to standard output; to
@@ -179,13 +176,9 @@ def session(
     Args:
         home: prepared; it has the log file.
         quiet: loggers whose lines are not shown.
-        prefect: the work is a flow; a Prefect server starts that ends with this process, where no other is
-            configured.
     """
     from storage.core.logs import log_to_file
 
-    if prefect:
-        _set_up_prefect(home)
     log_to_file(home)
     handler = _TerminalHandler(stderr=stderr)
     handler.addFilter(lambda record: record.name not in quiet)
@@ -193,29 +186,6 @@ def session(
     log.setLevel(logging.DEBUG)
     with progress_bars(stderr=stderr):
         yield
-
-
-def _set_up_prefect(home: Home) -> None:
-    from storage.core.home import prefect_home
-
-    defaults = {
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # So long the first request may wait for a server that starts with the run.
-        "PREFECT_API_REQUEST_TIMEOUT": "120",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(prefect_home(home)),
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
-
-    # The first look at the settings sets up Prefect's logging, to which the session adds its own.
-    if get_current_settings().api.url is None:
-        start_prefect_server()
-        refresh_global_settings_context()
 
 
 @contextlib.contextmanager

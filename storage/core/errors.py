@@ -6,6 +6,7 @@ Each message is one line: what was needed, what came, what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class ClosecastError(Exception):
@@ -66,6 +67,16 @@ class ProductsFailed(ClosecastError):
 
 class PrefectUnavailable(ClosecastError):
     """No Prefect server is named, or it does not respond."""
+
+    @classmethod
+    def of_temporary_server(cls, reason: str) -> Self:
+        """That the temporary server of a run did not come up."""
+        return cls(
+            f"Prefect's temporary server did not come up {reason}".rstrip()
+            + ": set PREFECT_API_URL to a server that runs, or"
+            " PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS to more seconds; `prefect server start`"
+            " shows what stops it"
+        )
 
 
 class ClusterUnusable(ClosecastError):

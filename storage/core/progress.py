@@ -1,9 +1,13 @@
-"""Progress of long work: steps report it, and a terminal that listens draws a bar."""
+"""Progress of long work: steps report it, and a terminal that listens draws a bar; log lines announce it."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator
+
+log = logging.getLogger("closecast.progress")
 
 Listener = Callable[[str, int, int | None], None]
 _listeners: list[Listener] = []
@@ -23,3 +27,12 @@ def progress_listener(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def announced(work: str) -> Iterator[None]:
+    """Log that silent work begins, such as `loading TensorFlow`, and at its end the seconds it took."""
+    log.info("%s", work)
+    started = time.monotonic()
+    yield
+    log.info("%s took %.1f s", work, time.monotonic() - started)

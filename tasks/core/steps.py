@@ -1,28 +1,25 @@
 """Steps: plain functions that become Prefect tasks when a flow first runs them.
 
 A step's module imports without Prefect. `@step(...)` leaves the function as it is, so that tests, notebooks
-and other processes call it directly; `run_step` and `submit_step` make its task.
+and other processes call it directly; within a flow, `run_step` and `submit_step` make its task.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from storage.core.home import check_product_id
 
 if TYPE_CHECKING:
     from prefect import Task
-    from prefect.assets import Asset
     from prefect.futures import PrefectFuture
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-# The error of a failed flow is kept in any case: as JSON, since a pickle runs what it holds when it is
-# loaded.
-FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json", "validate_parameters": True}
 
 
 class HasFacts(Protocol):
@@ -32,28 +29,34 @@ class HasFacts(Protocol):
         """What Prefect records with the asset."""
 
 
-def closes_asset(product_id: str) -> Asset:
+@dataclass(frozen=True)
+class DataAsset:
+    """What Prefect calls an asset: a series, a model or a table that steps make, by its key."""
+
+    key: str
+    name: str
+    description: str
+
+
+def closes_asset(product_id: str) -> DataAsset:
     """The closes of a product."""
     return _asset(product_id, "closes", f"{product_id} closes", "Candles as observed")
 
 
-def model_asset(product_id: str, profile: str) -> Asset:
+def model_asset(product_id: str, profile: str) -> DataAsset:
     """The model that forecasts a product."""
     name = f"closecast.{product_id}.{profile}"
     return _asset(product_id, f"{profile}/model", name, "The champion among the model's versions")
 
 
-def forecast_asset(product_id: str, profile: str) -> Asset:
+def forecast_asset(product_id: str, profile: str) -> DataAsset:
     """The forecasts of a product."""
     name = f"{product_id} forecast, {profile}"
     return _asset(product_id, f"{profile}/forecast", name, "The next close, rows of the predictions")
 
 
-def _asset(product_id: str, path: str, name: str, description: str) -> Asset:
-    from prefect.assets import Asset, AssetProperties
-
-    key = f"closecast://{check_product_id(product_id)}/{path}"
-    return Asset(key=key, properties=AssetProperties(name=name, description=description))
+def _asset(product_id: str, path: str, name: str, description: str) -> DataAsset:
+    return DataAsset(f"closecast://{check_product_id(product_id)}/{path}", name, description)
 
 
 def step(
@@ -80,17 +83,24 @@ def step(
 def run_step(
     fn: Callable[..., R],
     *args: object,
-    makes: Asset | None = None,
-    of: Sequence[Asset] = (),
+    makes: DataAsset | None = None,
+    of: Sequence[DataAsset] = (),
     **kwargs: object,
 ) -> R:
-    """Run a step as a task of the current flow, and wait for its result.
+    """Run a step as a task of the current flow, and wait for its result; without a flow, just call it.
 
     Of the asset that it `makes`, Prefect records what it is made `of`, and the result's `facts()`.
     """
+    if not _in_flow():
+        return fn(*args, **kwargs)
     task = _asset_task(fn, makes, of) if makes else task_of(fn)
     result: R = task.submit(*args, **kwargs).result()
     return result
+
+
+def _in_flow() -> bool:
+    context = sys.modules.get("prefect.context")  # not loaded: no flow
+    return context is not None and context.FlowRunContext.get() is not None
 
 
 def submit_step(
@@ -108,10 +118,18 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     return task(fn, **_options(fn))
 
 
-def _asset_task(fn: Callable[..., Any], makes: Asset, of: Sequence[Asset]) -> Any:
+def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
+    from prefect.assets import Asset, AssetProperties
     from prefect.tasks import MaterializingTask
 
-    return MaterializingTask(fn=_with_facts(fn), assets=[makes], asset_deps=[*of], **_options(fn))
+    def known_to_prefect(asset: DataAsset) -> Asset:
+        properties = AssetProperties(name=asset.name, description=asset.description)
+        return Asset(key=asset.key, properties=properties)
+
+    made_of: list[Asset | str] = [known_to_prefect(asset) for asset in of]
+    return MaterializingTask(
+        fn=_with_facts(fn), assets=[known_to_prefect(makes)], asset_deps=made_of, **_options(fn)
+    )
 
 
 def _options(fn: Callable[..., Any]) -> dict[str, Any]:

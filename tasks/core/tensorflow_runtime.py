@@ -9,6 +9,7 @@ import os
 from types import ModuleType
 
 from storage.core.logs import native_stderr_to_log
+from storage.core.progress import announced
 from storage.core.provenance import processor
 
 
@@ -21,7 +22,7 @@ def tensorflow() -> ModuleType:
     of them at once as it has inter-op threads.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_stderr_to_log():
+    with announced("loading TensorFlow"), native_stderr_to_log():
         import tensorflow as tf
 
         # The thread counts are fixed after the first operation, which may have been somebody else's.

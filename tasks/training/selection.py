@@ -66,6 +66,15 @@ def select_model(home: Home, profile: Profile, prices: IngestedPrices) -> ModelS
     return ModelSelection(champion.version, decision.reason, warning)
 
 
+def is_training_due(home: Home, profile: Profile, prices: IngestedPrices) -> bool:
+    """Whether `select_model` would train for these prices: only then is TensorFlow needed."""
+    origin = prices.history.origin
+    candidates = _Selection(Models(home), profile, prices).candidates()
+    if pending_at(candidates, origin):
+        return False  # a killed run has trained it
+    return decide(candidates, origin, profile.policy, gated=profile.gate_days > 0).action != "keep"
+
+
 class _Selection:
     """The steps of one product's selection."""
 

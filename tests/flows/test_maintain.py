@@ -11,7 +11,8 @@ import pytest
 from filelock import FileLock
 
 from flows import clock
-from flows.maintain import maintain, maintain_home
+from flows.actions import maintain_home
+from flows.maintain import maintain
 from storage.core.errors import Damaged, HomeBusy
 from storage.core.home import Home
 from storage.locks.locks import backtest_lock, product_lock

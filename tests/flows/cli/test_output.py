@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from flows.actions import Upkeep
 from flows.cli.output import print_reproduction, print_upkeep, with_home
-from flows.maintain import Upkeep
 from storage.upkeep.compaction import Compaction
 from tasks.upkeep.pruning import UnusedItem
 from tasks.upkeep.reproduce import Comparison, Reproduction

@@ -7,11 +7,12 @@ from datetime import date
 from typing import Any
 
 import pytest
-from prefect import flow
+from prefect.assets import Asset
 from prefect.cache_policies import NO_CACHE
 from prefect.context import AssetContext
 from prefect.tasks import MaterializingTask, Task
 
+from flows.flow import flow
 from storage.core.errors import BadProduct, ExchangeUnavailable
 from tasks.core import steps
 from tasks.core.steps import closes_asset, forecast_asset, model_asset, run_step, step, submit_step, task_of
@@ -61,7 +62,7 @@ def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
 
 
 def test_the_facts_of_a_result_are_recorded_with_its_asset() -> None:
-    asset = closes_asset("BTC-USD")
+    asset = Asset(key=closes_asset("BTC-USD").key)
     recorded = steps._with_facts(add_one)
     assert recorded(1) == Result(2)  # without a run nothing is recorded
     with AssetContext(downstream_assets={asset}) as context:
@@ -77,19 +78,23 @@ def test_a_flow_runs_and_submits_steps() -> None:
     def fail() -> None:
         raise ExchangeUnavailable("no")
 
-    @flow(**steps.FLOW)
+    @flow(name="both", flow_run_name=lambda: "both")
     def both() -> int:
         first = run_step(add_one, 1, makes=closes_asset("BTC-USD"))
         second = submit_step(add_one, first.number)
         return int(submit_step(add_one, 10, wait_for=[second]).result().number + second.result().number)
 
-    @flow(**steps.FLOW)
+    @flow(name="failing", flow_run_name=lambda: "failing")
     def failing() -> None:
         run_step(fail)
 
     assert both() == 14
     with pytest.raises(ExchangeUnavailable):
         failing()
+
+
+def test_without_a_flow_a_step_is_a_plain_call() -> None:
+    assert run_step(add_one, 1, makes=closes_asset("BTC-USD")) == Result(2)
 
 
 def test_the_modules_of_steps_import_without_prefect() -> None:

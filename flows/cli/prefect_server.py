@@ -1,0 +1,149 @@
+"""Prefect's settings for a command that runs a flow, and a temporary server that ends with the command."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import http.client
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.core.errors import BadFile, PrefectUnavailable
+from storage.core.files import read_bytes
+
+if TYPE_CHECKING:
+    from storage.core.home import Home
+
+log = logging.getLogger("closecast")
+
+# So long the first request may wait for a server that starts with the run.
+START_SECONDS = "120"
+# Prefect's server on an open socket. It ends when its standard input does: when the command has closed that,
+# or is gone, however it ended.
+SERVER = """
+import os, signal, socket, sys, threading, time
+import uvicorn
+from prefect.server.api.server import create_app
+
+def end_with_the_command():
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os._exit(1)
+
+threading.Thread(target=end_with_the_command, daemon=True).start()
+app = create_app(ephemeral=True, final=True)
+server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+"""
+
+
+def is_configured() -> bool:
+    """Whether the user has a Prefect server: by PREFECT_API_URL, a profile, or a file of settings.
+
+    Prefect is loaded, and asked, only where one of its files names an address.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    folder = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or folder / "profiles.toml")
+    files = (profiles.expanduser(), *map(Path, (".env", "prefect.toml", "pyproject.toml")))
+    if not any(map(_may_name_a_server, files)):
+        return False
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url is not None
+
+
+def _may_name_a_server(file: Path) -> bool:
+    try:
+        text = read_bytes(file).lower()
+    except BadFile:  # most often there is none
+        return False
+    return b"prefect_api_url" in text or (b"url" in text and (b"[api" in text or b"prefect.api" in text))
+
+
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A Prefect server that was started for this command, and is coming up."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    started_at: float  # by time.monotonic
+
+    def wait(self) -> None:
+        """Wait until it responds; `PrefectUnavailable` where it ends, or takes too long."""
+        seconds = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
+        left = max(1.0, self.started_at + seconds - time.monotonic())
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=left)
+        try:
+            connection.request("GET", "/api/health")
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            timed_out = isinstance(error, TimeoutError)
+            reason = f"within {seconds:g} s" if timed_out else f"but ended with code {self.process.wait()}"
+            raise PrefectUnavailable.of_temporary_server(reason) from error
+        finally:
+            connection.close()
+        log.info("Prefect's temporary server is up after %.1f s", time.monotonic() - self.started_at)
+
+
+def start(home: Home) -> TemporaryServer | None:
+    """Choose Prefect's settings, and start a temporary server where the user has none.
+
+    The caller loads Prefect, and waits for the server, when it has nothing else to do.
+    """
+    from storage.core.home import prefect_home
+
+    defaults = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "closecast",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_REQUEST_TIMEOUT": START_SECONDS,
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": START_SECONDS,
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(prefect_home(home)),
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    server = None if is_configured() else _start_temporary()
+    if "prefect" in sys.modules:  # it has read its settings
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+    return server
+
+
+def _start_temporary() -> TemporaryServer:
+    """Start a Prefect server that ends with this process, and set PREFECT_API_URL.
+
+    Prefect stops its own temporary server at the interpreter's exit, which a killed process never reaches:
+    each kill would leave a server of 200 MB. And Ctrl-C in a terminal would end that one before the run could
+    report its state; ours is in a session of its own. Its socket listens at once: the first request waits.
+    """
+    log.info("starting Prefect's temporary server")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = subprocess.Popen(  # noqa: S603 (a program of ours, and a number)
+            [sys.executable, "-c", SERVER, str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+        port: int = listener.getsockname()[1]
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    atexit.register(_stop, process)
+    return TemporaryServer(process, port, time.monotonic())
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=6)  # closes its standard input
