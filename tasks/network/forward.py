@@ -64,13 +64,13 @@ def forward(
     outputs = np.empty((len(windows), len(dense_bias)))
     for sample, window in enumerate(np.ascontiguousarray(windows, dtype=np.float64)):
         hidden, cell = np.zeros(units), np.zeros(units)
-        for day in window @ kernel + bias:  # (4 units,)
-            gates = day + hidden @ recurrent
+        for day in window @ kernel + bias:  # (lookback, 4 units): a day's is (4 units,)
+            gates = day + hidden @ recurrent  # (4 units,)
             into, forget, _, out = sigmoid(gates).reshape(4, units)
-            cell = forget * cell + into * activate(gates[2 * units : 3 * units])
+            cell = forget * cell + into * activate(gates[2 * units : 3 * units])  # (units,)
             hidden = out * activate(cell)
         hidden = np.where(hidden < 0.0, leaky_slope * hidden, hidden)
-        outputs[sample] = hidden @ dense + dense_bias
+        outputs[sample] = hidden @ dense + dense_bias  # (outputs,)
     return outputs
 
 
