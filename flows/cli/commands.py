@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows.cli import output, prefect_server, signals, terminal
+from flows.cli import output, signals, terminal
 from flows.cli.options import (
     DAY,
     AnyProductOption,
@@ -244,6 +244,7 @@ def backtest(
     A profile without intervals, such as article, is compared by RMSE and MAE.
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
+    from flows.cli import prefect_server
     from flows.settings import dask_address
     from tasks.profiles.named import profile_named
 
@@ -445,9 +446,7 @@ def restore(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
-    gc.set_threshold(
-        100_000
-    )  # what imports make stays: the collector would search it in vain, a tenth of a start
+    gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with signals.interruptible() as interruption:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -47,13 +48,13 @@ def query(home: Home, sql: str) -> pa.Table:
     """
     import duckdb
 
-    with Prices(home) as prices, duckdb.connect(":memory:", config=CONFIG) as connection:
+    with contextlib.ExitStack() as opened, duckdb.connect(":memory:", config=CONFIG) as connection:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 kinds = " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
                 raise BadQuery(f"sql needs exactly one SELECT, not {kinds}: the tables are read-only")
-            _register(connection, home, prices)
+            _register(connection, home, sql, opened)
             rows = _interruptible(connection, statements[0])
         except duckdb.Error as error:
             raise BadQuery(f"the query fails: {' '.join(str(error).split())[:400]}") from error
@@ -105,12 +106,28 @@ class _Scan:
         return self._read().__arrow_c_stream__(requested_schema)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices) -> None:
-    for view, schema in PRICES.items():
-        connection.register(view, _Scan(schema, functools.partial(prices.table, view)))
-    for name, table in TABLES.items():
-        dataset = Table(home.table(name), table).snapshot().dataset
-        connection.register(name, table.arrow.empty_table() if dataset is None else dataset)
+def _register(
+    connection: duckdb.DuckDBPyConnection, home: Home, sql: str, opened: contextlib.ExitStack
+) -> None:
+    """Name the views in the connection; only those that the query scans are opened and read."""
+    named = sql.lower()
+    prices = functools.cache(lambda: opened.enter_context(Prices(home)))
+
+    def read_prices(view: str) -> pa.Table:
+        return prices().table(view)
+
+    if any(view in named for view in PRICES):
+        prices()  # so that a damaged database is not taken for an error of the query
+
+    for view, columns in PRICES.items():
+        connection.register(view, _Scan(columns, functools.partial(read_prices, view)))
+    for name, schema in TABLES.items():
+        table = Table(home.table(name), schema)
+        if name in named:  # of a dataset DuckDB reads only the rows and columns that it needs
+            dataset = table.snapshot().dataset
+            connection.register(name, schema.arrow.empty_table() if dataset is None else dataset)
+        else:
+            connection.register(name, _Scan(schema.arrow, table.read))
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -244,7 +244,7 @@ def test_unusual_types_come_back_as_a_table(empty: Home) -> None:
 def test_a_home_that_cannot_be_used_is_no_bad_query(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("no database at all, but long enough to look like one" * 100)
     with pytest.raises(ClosecastError) as caught:
-        query(Home(tmp_path), "SELECT 1")
+        query(Home(tmp_path), "SELECT 1 FROM closes")
     assert not isinstance(caught.value, BadQuery)
     assert "\n" not in str(caught.value)
 
