@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from storage.core.candle_schema import PRICE_VIEWS, arrow_schema
 from storage.core.errors import BadQuery
 from storage.core.home import Home
-from storage.prices.price_store import PRICE_VIEWS, Prices
-from storage.prices.queries import arrow_schema
 from storage.tables.delta import Table
 from storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     import duckdb
+
+    from storage.prices.price_store import Prices
 
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -33,9 +34,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 # More is for a program that reads the tables themselves, piece by piece.
 MAX_BYTES = 2**30
-# The views of the prices, as `Prices.table` returns them: needed before they are read.
-PRICES = {name: arrow_schema(table.c.keys()) for name, (table, _) in PRICE_VIEWS.items()}
-VIEWS = (*PRICES, *TABLES)
+VIEWS = (*PRICE_VIEWS, *TABLES)
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -111,16 +110,21 @@ def _register(
 ) -> None:
     """Name the views in the connection; only those that the query scans are opened and read."""
     named = sql.lower()
-    prices = functools.cache(lambda: opened.enter_context(Prices(home)))
+
+    @functools.cache
+    def prices() -> Prices:
+        from storage.prices.price_store import Prices  # loads SQLAlchemy
+
+        return opened.enter_context(Prices(home))
 
     def read_prices(view: str) -> pa.Table:
         return prices().table(view)
 
-    if any(view in named for view in PRICES):
+    if any(view in named for view in PRICE_VIEWS):
         prices()  # so that a damaged database is not taken for an error of the query
 
-    for view, columns in PRICES.items():
-        connection.register(view, _Scan(columns, functools.partial(read_prices, view)))
+    for view, columns in PRICE_VIEWS.items():
+        connection.register(view, _Scan(arrow_schema(columns), functools.partial(read_prices, view)))
     for name, schema in TABLES.items():
         table = Table(home.table(name), schema)
         if name in named:  # of a dataset DuckDB reads only the rows and columns that it needs
