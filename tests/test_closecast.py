@@ -26,6 +26,7 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from storage.tables.predictions import Predictions
+from tasks.profiles.baselines import BASELINES
 from tests.exchange import Exchange
 from tests.helpers import PROJECT
 from tests.processes import closecast_process
@@ -291,7 +292,7 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert tested.code == 0, tested.err
     summary = json.loads(tested.out)
     assert summary["days"] == 10
-    assert set(summary["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
+    assert set(summary["against"]) == {"lstm", *BASELINES}
     counts = "select component, count(*) as n from backtests group by component"
     assert [row["n"] for row in shell.query(counts)] == [10] * 6
 

@@ -14,12 +14,14 @@ from tasks.core.settings import Frozen, Share
 from tasks.core.types import Floats, Rows
 from tasks.features.volatility import (
     MIN_SIGMA,
+    VarianceBounds,
     daily_variance,
     ewma,
     garman_klass,
     log_returns,
     parkinson,
     weekend_flags,
+    winsorised_variance,
 )
 
 
@@ -161,13 +163,9 @@ def daily_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool)
     variance is first clipped to multiples of a trailing median, so that one wild candle does not inflate
     sigma for weeks.
     """
-    variance = pd.Series(daily_variance(candles, ranges=ranges))
-    days = settings.sigma_days
-    median = variance.rolling(days, min_periods=days // 6).median().shift(1)
-    # A price that stands still on most days has a median of 0, which would clip every move to 0.
-    bounds = settings.sigma_low * median, settings.sigma_high * median
-    clipped = variance.clip(*bounds).where(median > 0, variance)
-    sigma: Floats = np.sqrt(ewma(np.asarray(clipped, dtype=np.float64), decay=settings.sigma_decay))
+    bounds = VarianceBounds(settings.sigma_days, settings.sigma_low, settings.sigma_high)
+    variance = winsorised_variance(candles, bounds, ranges=ranges)
+    sigma: Floats = np.sqrt(ewma(variance, decay=settings.sigma_decay))
     return np.maximum(sigma, MIN_SIGMA)
 
 

@@ -1,4 +1,4 @@
-"""Daily variances, and the sigmas (standard deviations of a day's log return) of EWMA, GARCH and HAR."""
+"""Daily variances, their exponential means, GARCH, and the HAR that the published forecast is mixed with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
 # Below this sigma nothing was traded that could be forecast.
 MIN_SIGMA = 1e-6
-# Yesterday's weight in the variance of RiskMetrics (J.P. Morgan 1996).
-RISKMETRICS_DECAY = 0.94
 # HAR: a week and a month of returns.
 HAR_DAYS = (5, 22)
 # The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
@@ -73,22 +71,51 @@ def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
     return np.where(np.isnan(variance), np.square(returns), variance)
 
 
+@dataclass(frozen=True)
+class VarianceBounds:
+    """How far a daily variance may lie from the typical one of the days before."""
+
+    days: int = 60  # that the median goes back
+    low: float = 0.02  # in medians: a frozen candle
+    high: float = 16.0  # in medians: one wild candle
+
+
+def winsorised_variance(
+    candles: pd.DataFrame, bounds: VarianceBounds | None = None, *, ranges: bool = True
+) -> Floats:
+    """`daily_variance`, clipped to multiples of the median of the days before, shape (days,); NaN as there.
+
+    Days without a move do not count for the median: a price that stands still on most days would have one of
+    0, which would clip every move to 0.
+    """
+    bounds = bounds or VarianceBounds()
+    variance = daily_variance(candles, ranges=ranges)
+    moved = pd.Series(np.where(variance > 0, variance, np.nan))
+    medians = moved.rolling(bounds.days, min_periods=bounds.days // 6).median().shift(1).ffill()
+    median = medians.to_numpy(dtype=np.float64)
+    return np.where(median > 0, np.clip(variance, bounds.low * median, bounds.high * median), variance)
+
+
+def log_variance(variance: Floats) -> Floats:
+    """The logarithm of each day's variance, shape (days,); NaN of one that is unknown or 0."""
+    return np.log(np.where(variance > 0, variance, np.nan))
+
+
 def ewma(values: Floats, *, decay: float) -> Floats:
     """Exponentially weighted mean up to and including each day, shape (days,); NaN has no weight."""
     mean = pd.Series(values).ewm(alpha=1.0 - decay, adjust=True, ignore_na=True).mean()
     return mean.to_numpy(dtype=np.float64)
 
 
-def ewma_sigma(returns: Floats) -> Floats:
-    """RiskMetrics' sigma of each day from log returns (days,), shape (days,)."""
-    return np.asarray(np.sqrt(ewma(np.square(returns), decay=RISKMETRICS_DECAY)))
+def weekdays(candles: pd.DataFrame) -> Rows:
+    """The weekday of each day, shape (days,): Monday is 0."""
+    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
+    return (days + 3) % 7  # 1970-01-01 was a Thursday
 
 
 def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
     """Whether the next day is a Saturday, a Sunday, a Monday, shape (days,) each: weekends are quiet."""
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    weekday = (days + 4) % 7  # of the next day; 1970-01-01 was a Thursday, Monday is 0
-    return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
+    return [((weekdays(candles) + 1) % 7 == target).astype(np.float64) for target in (5, 6, 0)]
 
 
 @dataclass(frozen=True)
@@ -167,11 +194,11 @@ class Har:
         weights = np.asarray(solution, dtype=np.float64)
         returns = self.returns[1:cut]
         usable &= ~np.isnan(returns)
-        return weights, returns[usable] / _har_sigma(before, weights)[usable]
+        return weights, returns[usable] / np.exp(weighted_sum(before, weights) / 2.0)[usable]
 
     def sigma(self, rows: Rows, weights: Floats) -> Floats:
         """The expected sigma of the day after each row, shape (rows,)."""
-        return _har_sigma(self.inputs[rows], weights)
+        return np.asarray(np.exp(weighted_sum(self.inputs[rows], weights) / 2.0), dtype=np.float64)
 
 
 def har(candles: pd.DataFrame) -> Har:
@@ -194,12 +221,15 @@ def har(candles: pd.DataFrame) -> Har:
     )
 
 
-def _har_sigma(inputs: Floats, weights: Floats) -> Floats:
-    """Summed column by column: a matrix product may round a row differently when there are more rows."""
-    logs = np.zeros(len(inputs))
+def weighted_sum(inputs: Floats, weights: Floats) -> Floats:
+    """Sum of the weighted columns of inputs (rows, columns), shape (rows,), one column after the other.
+
+    A matrix product may round a row differently when there are more rows.
+    """
+    total = np.zeros(len(inputs))
     for column, weight in zip(inputs.T, weights, strict=True):
-        logs += column * weight
-    return np.asarray(np.exp(logs / 2.0), dtype=np.float64)
+        total += column * weight
+    return total
 
 
 def _logs(candles: pd.DataFrame) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""Four forecasts of tomorrow's return without a network, which the network must not lose to."""
+"""Forecasts of tomorrow's return without a network, which the network must not lose to."""
 
 from __future__ import annotations
 
@@ -12,32 +12,45 @@ from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats, Rows
-from tasks.features.volatility import ewma_sigma, fit_garch, har, log_returns
+from tasks.features.expected_sigma import har_sigma, refit_cuts, weekday_ewma_sigma, weekday_scale
+from tasks.features.volatility import fit_garch, har, log_returns, weekdays
 
-BASELINES: tuple[str, ...] = ("last_close_250", "ewma_t", "garch_t", "har_t")
+BASELINES: tuple[str, ...] = (
+    *("last_close_250", "ewma_weekday_t", "garch_weekday_t", "har_120_t"),
+    "har_t",  # in the mix of the published forecast
+)
 # One-day returns that an origin needs behind it, and that `last_close_250` takes its quantiles from.
 MIN_RETURNS = 250
-# Parameters are fitted on the days whose number since 1970-01-01 is a multiple of this.
-REFIT_DAYS = 30
-# A mean of fewer variances is too uncertain to standardize the next return.
+# Parameters are fitted anew after so many days. Those of GARCH, which takes longest, move the least.
+REFIT_DAYS, GARCH_REFIT_DAYS = 30, 90
+# A t is fitted on at least so many returns; before, a variance is a mean of too few to standardize the next.
 WARM_UP = 30
 DOF = (2.1, 200.0)
 # Sigma and degrees of freedom of standardized returns where no price moved in the past.
 UNFITTED = (1.0, 4.0)
-# HAR's t is fitted to the newest days: a market's first years have tails of their own. Chosen on LTC-USD
+# A t is fitted to the newest days: a market's first years have tails of their own. Chosen on LTC-USD
 # 2018-2020 and BTC-USD 2016-2017 from all, 1500, 1000, 730, 500 and 365, by the CRPS of the mixed forecast.
-HAR_T_DAYS = 500
+T_DAYS = 500
+
+
+# Sigma (rows,) and degrees of freedom of a t.
+Fit = tuple[Floats, float]
 
 
 @dataclass(frozen=True)
 class _Past:
-    """Candles and log returns (days,) up to the last origin; origins and their cuts (origins,)."""
+    """Candles and log returns (days,) up to the last origin; origins (origins,)."""
 
     candles: pd.DataFrame
     returns: Floats
     counts: Rows  # (days,), returns up to and including the day
     origins: Rows
-    cuts: Rows  # an origin's parameters are fitted on the rows before this one
+
+    def cuts(self, refit_days: int) -> Rows:
+        """Each origin's parameters are fitted on the rows before this one, (origins,)."""
+        cuts = refit_cuts(self.candles, refit_days)[self.origins]
+        enough = np.concatenate([[0], self.counts])[cuts] >= MIN_RETURNS
+        return np.where(enough, cuts, self.origins + 1)
 
 
 def baseline_quantiles(
@@ -45,10 +58,11 @@ def baseline_quantiles(
 ) -> dict[str, Floats]:
     """Each baseline's quantiles of the next day's log return of the close, at `LEVELS`.
 
-    `last_close_250`: quantiles of the newest 250 returns. `ewma_t`, `garch_t`, `har_t`: a Student t with
-    mean 0 and the sigma of RiskMetrics, GARCH(1,1) or HAR. A forecast depends only on its origin's row and
-    those before it, not on the other origins. Of the candles, days may be missing, and all figures but the
-    close unknown.
+    `last_close_250`: quantiles of the newest 250 returns. The others: a Student t with mean 0 and the sigma
+    of RiskMetrics (`ewma_weekday_t`) or GARCH(1,1) (`garch_weekday_t`), both adjusted for weekdays, of HAR
+    with a memory of 120 days (`har_120_t`) or of all days (`har_t`). A forecast depends only on its origin's
+    row and those before it, not on the other origins. Of the candles, days may be missing, and all figures
+    but the close unknown.
 
     Returns the quantiles (origins, 23) by component; all 0 where no price ever moved.
 
@@ -56,13 +70,19 @@ def baseline_quantiles(
         NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.
     """
     one_blas_thread()
-    makers = {"last_close_250": _last_close, "ewma_t": _ewma_t, "garch_t": _garch_t, "har_t": _har_t}
+    makers = {
+        "last_close_250": _last_close,
+        "ewma_weekday_t": _ewma_weekday_t,
+        "garch_weekday_t": _garch_weekday_t,
+        "har_120_t": _har_120_t,
+        "har_t": _har_t,
+    }
     origins = np.asarray(rows, dtype=np.int64)
     quantiles = {name: np.zeros((len(origins), len(LEVELS))) for name in components}
     if len(origins):
         past = _past(candles, origins)
         moved = np.fmax.accumulate(np.abs(past.returns))[origins] > 0
-        past = replace(past, origins=past.origins[moved], cuts=past.cuts[moved])
+        past = replace(past, origins=past.origins[moved])
         for name in components if moved.any() else ():
             quantiles[name][moved] = makers[name](past)
     return quantiles
@@ -78,9 +98,7 @@ def _past(candles: pd.DataFrame, origins: Rows) -> _Past:
             f"the baselines need {MIN_RETURNS} one-day returns up to an origin, found {counts[origins.min()]}"
             f" up to {np.datetime64(int(days[origins.min()]), 'D')}: import more history or begin later"
         )
-    cuts = np.searchsorted(days, days[origins] // REFIT_DAYS * REFIT_DAYS, side="right")
-    enough = np.concatenate([[0], counts])[cuts] >= MIN_RETURNS
-    return _Past(candles, returns, counts, origins, np.where(enough, cuts, origins + 1))
+    return _Past(candles, returns, counts, origins)
 
 
 def _last_close(past: _Past) -> Floats:
@@ -89,49 +107,62 @@ def _last_close(past: _Past) -> Floats:
     return np.array([np.quantile(returns[end - MIN_RETURNS : end], LEVELS) for end in ends])
 
 
-def _ewma_t(past: _Past) -> Floats:
-    sigma = ewma_sigma(past.returns)
+def _ewma_weekday_t(past: _Past) -> Floats:
+    return _around_zero(past, weekday_ewma_sigma(past.candles))
 
-    def fit(cut: int, rows: Rows) -> tuple[Floats, float]:
+
+def _har_120_t(past: _Past) -> Floats:
+    return _or_ewma(_around_zero(past, har_sigma(past.candles)), past)
+
+
+def _around_zero(past: _Past, sigma: Floats) -> Floats:
+    """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where sigma is unknown."""
+
+    def fit(cut: int, rows: Rows) -> Fit | None:
         before, actual = sigma[: cut - 1], past.returns[1:cut]
         usable = ~np.isnan(actual) & (before > 0) & (past.counts[: cut - 1] >= WARM_UP)
-        size, dof = _fit_t(actual[usable] / before[usable])
+        size, dof = _fit_t(actual[usable][-T_DAYS:] / before[usable][-T_DAYS:])
         return sigma[rows] * size, dof
 
-    return _around_zero(past, fit)
+    return _t_quantiles(past, REFIT_DAYS, fit)
 
 
-def _garch_t(past: _Past) -> Floats:
-    returns = past.returns[~np.isnan(past.returns)]
+def _garch_weekday_t(past: _Past) -> Floats:
+    known = ~np.isnan(past.returns)
+    returns, weekday = past.returns[known], weekdays(past.candles)
 
-    def fit(cut: int, rows: Rows) -> tuple[Floats, float] | None:
-        garch, ends = fit_garch(returns[: past.counts[cut - 1]]), past.counts[rows]
+    def fit(cut: int, rows: Rows) -> Fit | None:
+        count, ends = past.counts[cut - 1], past.counts[rows]
+        scale = weekday_scale(returns[:count], weekday[known][:count])
+        scaled = returns[: ends.max()] / scale[weekday[known][: ends.max()]]
+        garch = fit_garch(scaled[:count])
         if garch is None:
             return None
-        return garch.sigma(returns[: ends.max()])[ends], float(np.clip(garch.dof, *DOF))
+        return garch.sigma(scaled)[ends] * scale[(weekday[rows] + 1) % 7], float(np.clip(garch.dof, *DOF))
 
-    return _or_ewma(_around_zero(past, fit), past)
+    return _or_ewma(_t_quantiles(past, GARCH_REFIT_DAYS, fit), past)
 
 
 def _har_t(past: _Past) -> Floats:
     regression = har(past.candles)
 
-    def fit(cut: int, rows: Rows) -> tuple[Floats, float] | None:
+    def fit(cut: int, rows: Rows) -> Fit | None:
         fitted = regression.fit(cut)
         if fitted is None:
             return None
         weights, standardized = fitted
-        size, dof = _fit_t(standardized[-HAR_T_DAYS:])
+        size, dof = _fit_t(standardized[-T_DAYS:])
         return regression.sigma(rows, weights) * size, dof
 
-    return _or_ewma(_around_zero(past, fit), past)
+    return _or_ewma(_t_quantiles(past, REFIT_DAYS, fit), past)
 
 
-def _around_zero(past: _Past, fit: Callable[[int, Rows], tuple[Floats, float] | None]) -> Floats:
-    """Quantiles of a t about 0; `fit` takes a cut and its origins (rows,): it gives sigma (rows,) and dof."""
+def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | None]) -> Floats:
+    """Quantiles of a t about 0, (origins, 23); `fit` takes a cut and its origins (rows,)."""
     sigma, dof = np.full((2, len(past.origins)), np.nan)
-    for cut in np.unique(past.cuts).tolist():
-        members = past.cuts == cut
+    cuts = past.cuts(refit_days)
+    for cut in np.unique(cuts).tolist():
+        members = cuts == cut
         fitted = fit(cut, past.origins[members])
         if fitted is not None:
             sigma[members], dof[members] = fitted
@@ -139,10 +170,10 @@ def _around_zero(past: _Past, fit: Callable[[int, Rows], tuple[Floats, float] | 
 
 
 def _or_ewma(quantiles: Floats, past: _Past) -> Floats:
-    """The quantiles (origins, 23), with those of `ewma_t` where a model could not be fitted."""
+    """The quantiles (origins, 23), with those of `ewma_weekday_t` where a model could not be fitted."""
     missing = ~np.isfinite(quantiles).all(axis=1)
     if missing.any():
-        quantiles[missing] = _ewma_t(replace(past, origins=past.origins[missing], cuts=past.cuts[missing]))
+        quantiles[missing] = _ewma_weekday_t(replace(past, origins=past.origins[missing]))
     return quantiles
 
 

@@ -15,9 +15,10 @@ SIGNIFICANCE = 0.05
 GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
 COMPONENTS = {
     "last_close_250": "last close with its newest 250 returns",
-    "ewma_t": "EWMA(.94) volatility with Student t",
-    "garch_t": "GARCH(1,1) with Student t",
-    "har_t": "HAR volatility with weekday and Student t",
+    "ewma_weekday_t": "EWMA(.94) volatility with weekday and Student t",
+    "garch_weekday_t": "GARCH(1,1) with weekday and Student t",
+    "har_120_t": "HAR volatility with a memory of 120 days, weekday and Student t",
+    "har_t": "HAR volatility of all days with weekday and Student t",
 }
 NEWER_CLOSES = {
     "sample": "The sample ends there; `closecast run --source coinbase --replace-source` starts over with the"

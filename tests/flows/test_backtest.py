@@ -28,6 +28,7 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests, calibrator, components
 from storage.tables.scores import Scores
 from tasks.prices.sources import Market
+from tasks.profiles.baselines import BASELINES
 from tasks.profiles.calibrated import CalibratedProfile
 from tasks.profiles.named import profile_named
 from tests.calibrated import LENIENT
@@ -95,7 +96,7 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
         assert row["point"] == expected[origin]["point"]
         assert row["last_close"] == expected[origin]["last_close"]
     stored = components(home).read().to_pylist()
-    for component in ("lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
+    for component in ("lstm", *BASELINES):
         tested_rows = rows_of(original, result.backtest_id, component)
         for row in (row for row in stored if row["component"] == component):
             origin = row["target_day"] - timedelta(days=1)
@@ -126,7 +127,7 @@ def test_later_prices_change_no_bit(tested: tuple[Home, Any], tmp_path: Path) ->
     frame.loc[after, "volume"] = 1e9
     home = home_with(tmp_path / "other", frame)
     other = backtest(home, 12)
-    for component in ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
+    for component in ("calibrated", "lstm", *BASELINES):
         same = same_quantiles(tested, (home, other), component=component)
         assert same == [True] * 7 + [False] * 5, component
 
@@ -183,7 +184,7 @@ def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:
     assert 100.0 in {float(str(artifact.data)) for artifact in progress}
     summaries = [str(artifact.data) for artifact in text if artifact.key == "backtest-btc-usd-calibrated"]
     assert summaries
-    for word in ("CRPS", "garch_t", "Coverage", "PIT", "MASE"):
+    for word in ("CRPS", "garch_weekday_t", "Coverage", "PIT", "MASE"):
         assert all(word in summary for summary in summaries)
 
 

@@ -21,6 +21,7 @@ from tasks.backtest.result import BacktestResult, finish_backtest, read_evaluati
 from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
+from tasks.profiles.baselines import BASELINES
 from tasks.profiles.calibrated import CalibratedProfile
 from tests.calibrated import LENIENT, candles, close, day, quick
 from tests.engines import copy_home
@@ -65,7 +66,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Plan, Backte
 
 def test_every_component_has_a_row_per_origin(tested: tuple[Home, Plan, BacktestResult]) -> None:
     home, plan, result = tested
-    names = ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250")
+    names = ("calibrated", "lstm", *BASELINES)
     for name in names:
         own = rows(home, name)
         assert list(own) == [day(number) for number in range(START, END + 1)]
@@ -91,7 +92,7 @@ def test_quantiles_are_read_back_as_those_of_the_log_return(
     assert evaluation.target_days == [day(number + 1) for number in numbers]
     assert evaluation.last_close.tolist() == [close(number) for number in numbers]
     assert evaluation.close.tolist() == [close(number + 1) for number in numbers]
-    assert set(evaluation.quantiles) == {"calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"}
+    assert set(evaluation.quantiles) == {"calibrated", "lstm", *BASELINES}
     for name, quantiles in evaluation.quantiles.items():
         prices = np.array([row["quantiles"] for row in rows(home, name).values()])
         np.testing.assert_allclose(np.exp(quantiles) * evaluation.last_close[:, None], prices, rtol=1e-14)
@@ -116,7 +117,7 @@ def test_later_days_change_no_bit(tested: tuple[Home, Plan, BacktestResult], tmp
     frame.loc[after, "volume"] = 1e9
     home = home_with(tmp_path, frame)
     finish_backtest(home, plan(home, quick(**SOON)))
-    for component in ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
+    for component in ("calibrated", "lstm", *BASELINES):
         pairs = zip(rows(tested[0], component).values(), rows(home, component).values(), strict=True)
         same = [before["quantiles"] == now["quantiles"] for before, now in pairs]
         assert same == [True] * 7 + [False] * 5, component

@@ -23,6 +23,7 @@ from tasks.core.history import PriceHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
 from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast
 from tasks.profiles.article import ArticleProfile
+from tasks.profiles.baselines import BASELINES
 from tasks.training.registration import load_model
 from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, put_forecast, quick, stored_runs
 from tests.helpers import BTC, FIRST, NOW, SHA, SMALL, made_up, store, trained_home, without
@@ -69,7 +70,7 @@ def test_a_distribution_has_every_column_and_its_components(runs: Runs) -> None:
         low, high = INTERVAL_INDEXES[percent]
         assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == (quantiles[low], quantiles[high])
     stored = parts(runs.home, forecast)
-    assert set(stored) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
+    assert set(stored) == {"lstm", *BASELINES}
     assert {name for name, one in stored.items() if one["calibrator_version"]} == {"lstm"}
     assert {(one["target_day"], one["horizon"]) for one in stored.values()} == {(day(MADE + 1), 1)}
     assert all(0 < one["sigma"] < 0.2 and len(one["quantiles"]) == 23 for one in stored.values())

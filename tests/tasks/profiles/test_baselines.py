@@ -19,13 +19,22 @@ from storage.core.candle_schema import candle_frame
 from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered, crps, student_t
 from tasks.core.types import Floats, Rows
+from tasks.features.expected_sigma import har_sigma, weekday_ewma_sigma, weekday_scale
 from tasks.features.volatility import log_returns
 from tasks.prices.csv_reader import read_candles
-from tasks.profiles.baselines import BASELINES, MIN_RETURNS, REFIT_DAYS, _fit_t, baseline_quantiles
+from tasks.profiles.baselines import (
+    BASELINES,
+    GARCH_REFIT_DAYS,
+    MIN_RETURNS,
+    REFIT_DAYS,
+    _fit_t,
+    baseline_quantiles,
+)
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
 UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
+Sigma = Callable[[pd.DataFrame], Floats]
 
 
 def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
@@ -82,10 +91,10 @@ def width(quantiles: Floats) -> Floats:
     return quantiles[:, high] - quantiles[:, low]
 
 
-def refit_rows(frame: pd.DataFrame) -> Rows:
+def refit_rows(frame: pd.DataFrame, refit_days: int = REFIT_DAYS) -> Rows:
     """Rows of the days on which parameters are fitted, with enough returns before them."""
     days = frame["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    rows = np.flatnonzero(days % REFIT_DAYS == 0)
+    rows = np.flatnonzero(days % refit_days == 0)
     return rows[rows >= MIN_RETURNS]
 
 
@@ -148,7 +157,7 @@ def test_a_price_that_hardly_moves_has_finite_quantiles(returns: Floats) -> None
 
 
 # GARCH's likelihood does learn from still days how quiet a day can be.
-@pytest.mark.parametrize("component", ["last_close_250", "ewma_t", "har_t"])
+@pytest.mark.parametrize("component", ["last_close_250", "ewma_weekday_t", "har_120_t", "har_t"])
 def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> None:
     frame = random_walk()
     still = frame.copy()
@@ -169,18 +178,18 @@ def test_last_close_250_takes_the_quantiles_of_the_newest_250_returns() -> None:
     np.testing.assert_array_equal(quantiles_of("last_close_250", frame, [450])[0], expected)
 
 
-def test_ewma_t_is_riskmetrics_with_a_fitted_t() -> None:
-    returns = np.random.default_rng(5).standard_t(5, 2000) * 0.02
-    frame = closes(returns)
+@pytest.mark.parametrize(
+    ("component", "sigma"), [("ewma_weekday_t", weekday_ewma_sigma), ("har_120_t", har_sigma)]
+)
+def test_a_t_is_fitted_to_the_newest_500_returns_in_expected_sigmas(component: str, sigma: Sigma) -> None:
+    frame = random_walk(900)
     row = int(refit_rows(frame)[-1])
-    variance = returns[0] ** 2
-    for value in returns[1:row]:
-        variance = 0.94 * variance + 0.06 * value**2
-    unit = student_t(np.zeros(1), np.ones(1), np.array([5.5]))
-    quantiles = quantiles_of("ewma_t", frame, [row])
-    # The weights of 60 days vary by chance: the variance is a tenth wrong, and the fitted t makes up for it.
-    np.testing.assert_allclose(width(quantiles), np.sqrt(variance) * width(unit), rtol=0.06)
-    assert quantiles[0, MEDIAN] == 0
+    expected = sigma(frame)
+    size, dof = _fit_t(log_returns(frame)[row - 499 : row + 1] / expected[row - 500 : row])
+    origins = [row, row + 2]
+    wanted = student_t(np.zeros(2), expected[origins] * size, np.full(2, dof))
+    np.testing.assert_allclose(quantiles_of(component, frame, origins), wanted, rtol=1e-9)
+    assert (quantiles_of(component, frame, origins)[:, MEDIAN] == 0).all()
 
 
 def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
@@ -192,17 +201,21 @@ def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     np.testing.assert_allclose(_fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
 
 
-def test_garch_t_is_the_forecast_of_arch() -> None:
-    frame = random_walk(700)
-    row = int(refit_rows(frame)[-1])
-    model = arch.arch_model(100 * log_returns(frame)[1 : row + 1], mean="Zero", dist="t")
+def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
+    frame = random_walk(700, weekend=0.5)
+    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
+    returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
+    scale = weekday_scale(returns, weekday[1 : row + 1])
+    assert scale.max() > 1.5 * scale.min()
+    model = arch.arch_model(100 * (returns / scale[weekday[1 : row + 1]]), mean="Zero", dist="t")
     result = model.fit(disp="off", show_warning=False)
     variance = result.forecast(horizon=1, reindex=False).variance.to_numpy().ravel()
-    expected = student_t(np.zeros(1), np.sqrt(variance) / 100, result.params[["nu"]].to_numpy())
-    np.testing.assert_allclose(quantiles_of("garch_t", frame, [row]), expected, rtol=1e-9)
+    sigma = np.sqrt(variance) / 100 * scale[weekday[row + 1]]
+    expected = student_t(np.zeros(1), sigma, result.params[["nu"]].to_numpy())
+    np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
 
 
-def test_parameters_are_fitted_once_per_30_days_on_earlier_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garch_is_fitted_once_per_90_days_on_earlier_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     real = arch.arch_model
 
@@ -211,18 +224,18 @@ def test_parameters_are_fitted_once_per_30_days_on_earlier_returns(monkeypatch: 
         return real(sample, **options)
 
     monkeypatch.setattr(arch, "arch_model", recorded)
-    frame = random_walk()
-    refits = refit_rows(frame)
-    quantiles_of("garch_t", frame, range(refits[1], refits[3]))
+    frame = random_walk(600)
+    refits = refit_rows(frame, GARCH_REFIT_DAYS)
+    quantiles_of("garch_weekday_t", frame, range(refits[0], refits[2]))
     # The first row has no return: there are as many as the refit's row number.
-    assert sizes == refits[1:3].tolist()
+    assert sizes == refits[:2].tolist()
     sizes.clear()
     early = [MIN_RETURNS, refits[0] - 1]
-    quantiles_of("garch_t", frame, early)
+    quantiles_of("garch_weekday_t", frame, early)
     assert sizes == early  # the refit day before them does not have 250 returns yet
 
 
-def test_ewma_t_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ewma_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = random_walk()
     real = ARCHModel.fit
 
@@ -231,15 +244,16 @@ def test_ewma_t_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.Monk
         return SimpleNamespace(params=result.params, scale=result.scale, convergence_flag=9)
 
     monkeypatch.setattr(ARCHModel, "fit", without_convergence)
-    expected = quantiles_of("ewma_t", frame, [300, 400])
-    np.testing.assert_array_equal(quantiles_of("garch_t", frame, [300, 400]), expected)
+    expected = quantiles_of("ewma_weekday_t", frame, [300, 400])
+    np.testing.assert_array_equal(quantiles_of("garch_weekday_t", frame, [300, 400]), expected)
 
 
+@pytest.mark.parametrize("component", BASELINES[1:])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only])
-def test_har_t_learns_the_weekday_of_its_target(change: Change) -> None:
+def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: str) -> None:
     frame = change(random_walk(900, weekend=0.4))
     rows = np.arange(600, 899)
-    widths = width(quantiles_of("har_t", frame, rows))
+    widths = width(quantiles_of(component, frame, rows))
     target = frame["day_utc"].dt.day_of_week.to_numpy()[rows + 1]
     typical = [np.median(widths[target == day]) for day in range(7)]
     assert max(typical[5:]) < 0.65 * min(typical[:5])
@@ -263,8 +277,8 @@ def test_real_prices_give_the_recorded_ratios_and_coverage() -> None:
     actual = log_returns(frame)[rows + 1]
     found = baseline_quantiles(frame, rows)
     mean = {name: crps(actual, quantiles).mean() for name, quantiles in found.items()}
-    ratios = [mean[name] / mean["garch_t"] for name in BASELINES]
-    np.testing.assert_allclose(ratios, [1.017, 0.999, 1.0, 0.9935], atol=0.003)
+    ratios = [mean[name] / mean["har_t"] for name in BASELINES]
+    np.testing.assert_allclose(ratios, [1.0234, 1.0007, 1.0021, 0.9980, 1.0], atol=0.001)
     for quantiles in found.values():
         for percent, tolerance in ((50, 0.06), (80, 0.03), (90, 0.02), (95, 0.02)):
             coverage = covered(actual, quantiles, percent).mean()

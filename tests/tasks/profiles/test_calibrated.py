@@ -19,7 +19,7 @@ from tasks.network.architectures import calibrated_network
 from tasks.profiles import calibrated
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import BaseProfile, FittedModel, Predicted, Training
-from tasks.profiles.baselines import MIN_RETURNS, baseline_quantiles
+from tasks.profiles.baselines import BASELINES, MIN_RETURNS, baseline_quantiles
 from tasks.profiles.calibrated import MIXED_WITH, CalibratedProfile
 from tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
 from tests.helpers import BTC, FIRST, made_up, without
@@ -110,7 +110,7 @@ def test_half_is_the_network_and_half_is_har() -> None:
     own = ensemble_quantiles(ensemble(), inputs, rows, PROFILE.settings)
     har = baseline_quantiles(candles, rows, components=(MIXED_WITH,))[MIXED_WITH]
     result = predicted(candles, *rows)
-    assert list(result.components) == ["lstm", "last_close_250", "ewma_t", "garch_t", "har_t"]
+    assert list(result.components) == ["lstm", *BASELINES]
     assert result.components["lstm"].tobytes() == own.tobytes()
     assert result.components[MIXED_WITH].tobytes() == har.tobytes()
     np.testing.assert_allclose(result.quantiles, (own + har) / 2, rtol=1e-14)

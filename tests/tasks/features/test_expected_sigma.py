@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from statsmodels.api import WLS
+
+from storage.core.candle_schema import candle_frame
+from tasks.core.types import Floats
+from tasks.features.expected_sigma import (
+    HarSettings,
+    WeekdayEwmaSettings,
+    har_sigma,
+    refit_cuts,
+    weekday_ewma_sigma,
+    weekday_scale,
+)
+from tasks.features.volatility import (
+    VarianceBounds,
+    daily_variance,
+    log_variance,
+    winsorised_variance,
+)
+from tests.helpers import FIRST, without
+
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+Sigma = Callable[[pd.DataFrame], Floats]
+RANGES = ["open", "high", "low"]
+
+
+def random_walk(days: int = 400, *, seed: int = 5, weekend: float = 0.5) -> pd.DataFrame:
+    """Candles whose volatility wanders, with quiet Saturdays and Sundays."""
+    draw = np.random.default_rng(seed)
+    when = pd.date_range(FIRST, periods=days, unit="s")
+    level = np.zeros(days)
+    for day in range(1, days):
+        level[day] = 0.95 * level[day - 1] + 0.2 * draw.standard_normal()
+    size = 0.03 * np.exp(level) * np.where(when.day_of_week >= 5, weekend, 1.0)
+    path = np.exp(np.cumsum(draw.normal(0, 1, (days, 24)) * size[:, None] / np.sqrt(24)).reshape(days, 24))
+    opening = np.concatenate([[1.0], path[:-1, -1]])
+    prices = {
+        "open": opening,
+        "high": np.maximum(opening, path.max(axis=1)),
+        "low": np.minimum(opening, path.min(axis=1)),
+        "close": path[:, -1],
+    }
+    return candle_frame({"day_utc": when, **prices, "volume": 1.0})
+
+
+def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.copy()
+    frame.loc[:, [*RANGES, "volume"]] = np.nan
+    return frame
+
+
+def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
+    return without(frame, date(2019, 9, 1), date(2019, 9, 12))
+
+
+def day_numbers(frame: pd.DataFrame) -> Floats:
+    return frame["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.float64)
+
+
+@pytest.mark.parametrize("sigma", [har_sigma, weekday_ewma_sigma])
+@pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
+def test_no_later_row_moves_a_bit(sigma: Sigma, change: Change) -> None:
+    frame = change(random_walk())
+    whole = sigma(frame)
+    for row in (130, 239, 240, 241, 300):
+        garbage = frame.copy()
+        noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(frame) - row - 1, 4))
+        garbage.loc[row + 1 :, [*RANGES, "close"]] = noise
+        garbage.loc[row + 3 :: 3, RANGES] = np.nan
+        for other in (sigma(garbage), sigma(frame.iloc[: row + 1])):
+            assert other[: row + 1].tobytes() == whole[: row + 1].tobytes()
+    assert np.isfinite(whole[200:]).all()
+
+
+@pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
+def test_har_is_weighted_least_squares_up_to_the_newest_refit(change: Change) -> None:
+    frame, settings = change(random_walk()), HarSettings(half_life_days=60.0, refit_days=20)
+    logs, days = pd.Series(log_variance(winsorised_variance(frame))), day_numbers(frame)
+    weekday = frame["day_utc"].dt.day_of_week.to_numpy()
+    means = [logs.ffill(), *(logs.rolling(count, min_periods=1).mean().ffill() for count in (5, 22))]
+    flags = [(weekday + 1) % 7 == target for target in (5, 6, 0)]
+    inputs = np.column_stack([np.ones(len(logs)), *means, *flags])
+    sigma = har_sigma(frame, settings)
+    for row in (180, 260, 330):
+        refit = np.flatnonzero(days <= days[row] // 20 * 20)[-1]
+        target = np.arange(1, refit + 1)
+        target = target[(days[target] - days[target - 1] == 1) & np.isfinite(inputs[target - 1]).all(axis=1)]
+        target = target[np.isfinite(logs[target])]
+        weights = 0.5 ** ((days[refit] - days[target]) / 60.0)
+        fitted = WLS(logs[target], inputs[target - 1], weights=weights).fit()
+        assert sigma[row] == pytest.approx(np.exp(inputs[row] @ fitted.params.to_numpy() / 2), rel=1e-8)
+
+
+def test_har_has_no_sigma_before_120_days_and_one_on_every_day_after_a_refit() -> None:
+    frame = random_walk()
+    first = int(np.flatnonzero(np.isfinite(har_sigma(frame)))[0])
+    days = day_numbers(frame)
+    assert days[first] % 30 == 0
+    assert 120 <= first < 150
+    assert np.isfinite(har_sigma(frame)[first:]).all()
+
+
+def test_har_forgets_an_old_regime() -> None:
+    """Weekends as loud as other days, then quiet ones: a short memory finds the new ones first."""
+    old, new = random_walk(400, weekend=1.0, seed=1), random_walk(520, weekend=0.3, seed=1)
+    frame = pd.concat([old, new.iloc[400:]], ignore_index=True)
+    friday = np.flatnonzero(frame["day_utc"].dt.day_of_week == 4)
+    friday = friday[friday > 460]
+    short, long = (har_sigma(frame, HarSettings(half_life_days=days))[friday] for days in (30.0, 1e6))
+    assert np.median(short / long) < 0.8
+
+
+@pytest.mark.parametrize("sigma", [har_sigma, weekday_ewma_sigma])
+def test_a_product_without_weekends_has_a_sigma(sigma: Sigma) -> None:
+    frame = random_walk(600)
+    frame = frame[frame["day_utc"].dt.day_of_week < 5].reset_index(drop=True)
+    found = sigma(frame)[250:]
+    assert np.isfinite(found).all()
+    assert 0.01 < np.median(found) < 0.1
+
+
+def test_weekday_ewma_by_hand() -> None:
+    frame, settings = with_gap(random_walk()), WeekdayEwmaSettings(half_life_days=90.0, prior_weight=4.0)
+    variance, weekday = winsorised_variance(frame), frame["day_utc"].dt.day_of_week.to_numpy()
+    logs, decay = np.log(variance), 0.5 ** (1 / 90.0)
+    total, count = np.zeros(7), np.zeros(7)
+    above, below, expected = 0.0, 0.0, []
+    for row, day in enumerate(weekday):
+        total, count = decay * total, decay * count
+        if row >= 6:
+            total[day] += logs[row] - logs[row - 6 : row + 1].mean()
+            count[day] += 1
+        level = total / (count + 4.0)
+        level -= level.mean()
+        above = 0.94 * above + variance[row] / np.exp(level[day])
+        below = 0.94 * below + 1.0
+        expected.append(np.sqrt(above / below * np.exp(level[(day + 1) % 7])))
+    np.testing.assert_allclose(weekday_ewma_sigma(frame, settings), expected, rtol=1e-10)
+
+
+def test_weekday_ewma_knows_the_weekend() -> None:
+    frame = random_walk(900, weekend=0.4)
+    sigma, weekday = weekday_ewma_sigma(frame)[400:], frame["day_utc"].dt.day_of_week.to_numpy()[400:]
+    typical = [np.median(sigma[(weekday + 1) % 7 == day]) for day in range(7)]
+    assert max(typical[5:]) < 0.6 * min(typical[:5])
+
+
+def test_the_scale_of_a_weekday_by_hand() -> None:
+    weekday = np.arange(700) % 7
+    returns = np.where(weekday == 6, 0.01, 0.02) * (-1.0) ** np.arange(700)
+    returns[13] = 5.0  # one wild Sunday is clipped at the 98 % quantile of the Sundays, .01
+    typical = 0.01 ** (1 / 7) * 0.02 ** (6 / 7)
+    expected = [0.02 / typical] * 6 + [0.01 / typical]
+    np.testing.assert_allclose(weekday_scale(returns, weekday), expected, rtol=1e-12)
+
+
+def test_a_weekday_without_a_move_has_the_typical_scale() -> None:
+    weekday = np.arange(350) % 7
+    returns = np.where(weekday >= 5, 0.0, 0.02)
+    np.testing.assert_allclose(weekday_scale(returns, weekday), np.ones(7))
+    np.testing.assert_array_equal(weekday_scale(np.zeros(350), weekday), np.ones(7))
+    assert weekday_scale(returns[weekday < 5], weekday[weekday < 5]).tolist() == pytest.approx([1.0] * 7)
+
+
+def test_the_rows_of_a_refit_end_on_its_day_or_the_newest_before() -> None:
+    frame = random_walk(100)
+    cuts, days = refit_cuts(frame, 30), day_numbers(frame)
+    refit = np.flatnonzero(days % 30 == 0)
+    assert cuts[refit].tolist() == (refit + 1).tolist()
+    assert cuts[refit[1] - 1] == refit[0] + 1
+    missing = frame.drop(index=refit[1]).reset_index(drop=True)
+    assert refit_cuts(missing, 30)[refit[1]] == refit[1]
+
+
+def test_a_variance_is_clipped_to_medians_of_the_days_that_moved() -> None:
+    frame = random_walk(200)
+    row = 150
+    wild, frozen, still = (frame.copy() for _ in range(3))
+    wild.loc[row, "high"] = 10.0 * frame["high"].max()
+    frozen.loc[row, [*RANGES, "close"]] = frame["close"].to_numpy()[row - 1]
+    still.loc[60:row, [*RANGES, "close"]] = frame["close"].to_numpy()[59]
+    median = np.median(daily_variance(frame)[row - 60 : row])
+    assert winsorised_variance(wild)[row] == pytest.approx(16 * median)
+    assert winsorised_variance(frozen)[row] == pytest.approx(0.02 * median)
+    bounds = VarianceBounds(days=30, low=0.5, high=2.0)
+    assert winsorised_variance(wild, bounds)[row] == pytest.approx(
+        2 * np.median(daily_variance(frame)[row - 30 : row])
+    )
+    # The last median of moves stands for a market that stopped: that of 10 days, rows 50 to 59.
+    assert winsorised_variance(still)[row] == pytest.approx(0.02 * np.median(daily_variance(frame)[50:60]))
+
+
+def test_a_variance_of_nothing_has_no_logarithm() -> None:
+    frame = random_walk(50)
+    frame.loc[:, [*RANGES, "close"]] = 5.0
+    variance = winsorised_variance(frame)
+    assert (variance[1:] == 0).all()
+    assert np.isnan(log_variance(variance)).all()
+    assert log_variance(np.array([np.e, np.nan, 0.0]))[0] == pytest.approx(1.0)
