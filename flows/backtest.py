@@ -44,7 +44,6 @@ log = logging.getLogger("closecast.backtest")
 MAX_PRODUCTS = 500
 # A pool of the flow's own: threads of one process share its cores member by member.
 THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
-BASELINE = "last_close_250"
 
 
 def _run_name() -> str:
@@ -175,5 +174,7 @@ def _result_row(name: str, result: BacktestResult) -> dict[str, Any]:
     if not summary.coverage:
         return {**row, "RMSE over last close": summary.point.rmse_ratio_to_naive}
     covered = next(one for one in summary.coverage if one.percent == 80)
-    ratio = summary.against[BASELINE].ratio
-    return {**row, f"CRPS over {BASELINE}": ratio, "covered by 80 %": covered.overall.share}
+    if summary.best_baseline:
+        best = summary.against[summary.best_baseline]
+        row |= {"best baseline": summary.best_baseline, "CRPS over it": best.ratio, "DM p": best.p_value}
+    return {**row, "covered by 80 %": covered.overall.share}

@@ -8,11 +8,19 @@ from datetime import date
 
 import numpy as np
 
-from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
+from tasks.core.formatting import (
+    UNKNOWN,
+    format_figure,
+    format_p_value,
+    format_price,
+    format_share,
+    markdown_table,
+)
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats
+from tasks.evaluation.components import best_baseline
 from tasks.evaluation.scoreboard import Proportion, proportion
 from tasks.evaluation.significance import Comparison, compare, ratio
 
@@ -84,7 +92,8 @@ class Direction:
 class Summary:
     """The figures of one evaluation; None stands where one is undefined.
 
-    A profile that gives a point only has no CRPS, coverage and PIT.
+    `best_baseline` is the component in `against` that was best on these days. A profile that gives a point
+    only has no CRPS, coverage and PIT.
     """
 
     model: str
@@ -94,6 +103,7 @@ class Summary:
     last_target_day: date
     crps: dict[str, float]
     against: dict[str, Comparison]
+    best_baseline: str | None
     coverage: tuple[Coverage, ...]
     pit: Uniformity | None
     point: Point
@@ -120,6 +130,7 @@ def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, curren
         against={
             name: compare(scores[model], score, seed=SEED) for name, score in scores.items() if name != model
         },
+        best_baseline=best_baseline(scores),
         coverage=() if quantiles is None else _coverage(returns, quantiles, evaluation.sigma),
         pit=None if quantiles is None else _uniformity(returns, quantiles),
         point=_point(evaluation, past_closes),
@@ -180,8 +191,9 @@ def tables(summary: Summary) -> dict[str, tuple[list[str], list[list[str]]]]:
     """The summary as text: for each title a header and its rows."""
     if summary.pit is None:
         return {"The point forecast": _point_table(summary)}
+    best = f"; the best baseline is {summary.best_baseline}" if summary.best_baseline else ""
     return {
-        f"CRPS of {summary.model}": _crps_table(summary),
+        f"CRPS of {summary.model}{best}": _crps_table(summary),
         "Coverage of the central intervals": _coverage_table(summary),
         "The median as a point forecast": _point_table(summary),
         "PIT, 20 bins": _pit_table(summary, summary.pit),
@@ -195,17 +207,13 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join([f"# {summary.model}: {span}", *parts]) + "\n"
 
 
-def _format_p_value(p_value: float | None) -> str:
-    return "< 1e-15" if p_value is not None and p_value < 1e-15 else format_figure(p_value, ".2g")
-
-
 def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     header = ["component", "CRPS", f"{summary.model} / component", "95 % interval", "DM p"]
     rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
     for name, against in summary.against.items():
         interval = UNKNOWN if against.lower is None else f"{against.lower:.4f} to {against.upper:.4f}"
         figures = [f"{summary.crps[name]:.6f}", format_figure(against.ratio, ".4f"), interval]
-        rows.append([name, *figures, _format_p_value(against.p_value)])
+        rows.append([name, *figures, format_p_value(against.p_value)])
     return header, rows
 
 
@@ -230,7 +238,7 @@ def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         ["MASE", format_figure(point.mase, ".4f")],
         ["direction hit", f"{format_share(direction.hit_rate)} of {direction.days:,} days"],
         ["always up hit", format_share(direction.always_up_rate)],
-        ["p against always up", _format_p_value(direction.p_value)],
+        ["p against always up", format_p_value(direction.p_value)],
     ]
 
 

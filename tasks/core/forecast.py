@@ -151,8 +151,9 @@ def _horizon(row: Mapping[str, Any]) -> HorizonForecast:
 class Score:
     """A forecast against the close of its target day; a row of the table `scores`.
 
-    Errors are in the quote currency; CRPS and PIT are of the log return on the origin's close, None for a
-    point without intervals. `naive_crps` is that of the last close with its newest 250 returns.
+    Errors are in the quote currency; CRPS and PIT are of the log return on the origin's close. A point has
+    neither of them, and no components. `naive_crps` is that of the last close with its newest
+    250 returns.
     """
 
     prediction_id: str
@@ -170,3 +171,5 @@ class Score:
     pit: float | None
     data_version: str
     scored_at: datetime
+    component_names: tuple[str, ...] | None = None
+    component_crps: tuple[float, ...] | None = None

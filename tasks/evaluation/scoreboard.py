@@ -11,15 +11,23 @@ import pandas as pd
 
 from storage.core.errors import BadInput
 from storage.core.intervals import COVERED, INTERVALS
-from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
+from tasks.core.formatting import (
+    UNKNOWN,
+    format_figure,
+    format_p_value,
+    format_price,
+    format_share,
+    markdown_table,
+)
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from tasks.core.types import Floats
+from tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
+from tasks.evaluation.significance import CONFIDENCE
 
 SPANS = (30, 90, 365, None)
-CONFIDENCE = 0.95
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
 # The columns of the table `scores` that a scoreboard is made from.
-COLUMNS = ("target_day", *FIGURES, *COVERED)
+COLUMNS = ("target_day", *FIGURES, *COVERED, "component_names", "component_crps")
 
 ALARM_DAYS = 180
 # The 1st to 99th percentile of the coverage of a good model over that many days.
@@ -41,12 +49,14 @@ class Span:
     """The forecasts of the last `days` days, of all when None; None stands where a figure is undefined.
 
     `coverage` is by percent of the interval. Ratios are to the naive forecast, the last close: of mean CRPS,
-    of RMSE and of MAE; errors are in the quote currency.
+    of RMSE and of MAE; errors are in the quote currency. `best_baseline` had the lowest mean CRPS on these
+    days.
     """
 
     days: int | None
     forecasts: int
     crps_ratio: float | None
+    best_baseline: ComponentComparison | None
     coverage: dict[int, Proportion | None]
     rmse: float | None
     rmse_ratio: float | None
@@ -73,8 +83,8 @@ def scoreboard(rows: pd.DataFrame) -> Scoreboard:
     """The scoreboard of one product and profile, up to the newest target day.
 
     Args:
-        rows: a row a target day, in any order, with the columns `COLUMNS`; CRPS and coverage are null for a
-            point without intervals.
+        rows: a row a target day, in any order, with the columns `COLUMNS`; CRPS, coverage and components are
+            null for a point without intervals.
 
     Raises:
         BadInput: two rows of one target day.
@@ -84,14 +94,15 @@ def scoreboard(rows: pd.DataFrame) -> Scoreboard:
         | dict.fromkeys(FIGURES, "float64")
         | dict.fromkeys(COVERED, "boolean")
     )
-    rows = rows[list(types)].astype(types).sort_values("target_day", ignore_index=True)
+    rows = rows[list(COLUMNS)].astype(types).sort_values("target_day", ignore_index=True)
     days = rows["target_day"]
     if days.duplicated().any():
         twice = days[days.duplicated()].iloc[0].date()
         raise BadInput(f"a scoreboard needs one row a target day, got more of {twice}: leave revisions out")
     alarms, no_alarm = _alarms(rows)
     last = days.iloc[-1].date() if len(rows) else None
-    return Scoreboard(last, tuple(_span(rows, span) for span in SPANS), alarms, no_alarm)
+    scores = component_scores(rows)
+    return Scoreboard(last, tuple(_span(rows, scores, span) for span in SPANS), alarms, no_alarm)
 
 
 def proportion(hits: int, days: int) -> Proportion:
@@ -104,14 +115,15 @@ def proportion(hits: int, days: int) -> Proportion:
     return Proportion(days, hits / days, float(low), float(high))
 
 
-def _span(rows: pd.DataFrame, days: int | None) -> Span:
+def _span(rows: pd.DataFrame, scores: pd.DataFrame, days: int | None) -> Span:
     if days is not None:
         rows = rows[rows["target_day"] > rows["target_day"].max() - pd.Timedelta(days, unit="D")]
     rmse, rmse_ratio = _with_ratio(root_mean_squared_error, rows[["error", "naive_error"]])
     mae, mae_ratio = _with_ratio(mean_absolute_error, rows[["error", "naive_error"]])
     _, crps_ratio = _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]])  # no score is below zero
     coverage = {percent: _coverage(rows[f"covered_{percent}"].dropna()) for percent in INTERVALS}
-    return Span(days, len(rows), crps_ratio, coverage, rmse, rmse_ratio, mae, mae_ratio)
+    best = compare_best_baseline(rows, scores)
+    return Span(days, len(rows), crps_ratio, best, coverage, rmse, rmse_ratio, mae, mae_ratio)
 
 
 def _with_ratio(
@@ -150,12 +162,14 @@ def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
 def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, a row a span."""
     intervals = [f"{percent} % covered" for percent in INTERVALS]
-    header = ["last", "forecasts", "CRPS / naive", *intervals, "RMSE", "RMSE / naive", "MAE", "MAE / naive"]
+    errors = ["RMSE", "RMSE / naive", "MAE", "MAE / naive"]
+    header = ["last", "forecasts", "CRPS / naive", "CRPS / best baseline", *intervals, *errors]
     return header, [
         [
             "all" if span.days is None else f"{span.days} days",
             f"{span.forecasts:,}",
             format_figure(span.crps_ratio, ".4f"),
+            _format_best(span.best_baseline),
             *(_format_coverage(span.coverage[percent]) for percent in INTERVALS),
             format_price(span.rmse),
             format_figure(span.rmse_ratio, ".4f"),
@@ -171,6 +185,12 @@ def markdown(board: Scoreboard) -> str:
     alarms = [f"**Alarm:** {alarm}" for alarm in board.alarms]
     notes = alarms or [board.no_alarm or "No alarm."]
     return "\n\n".join([markdown_table(*table(board)), *notes]) + "\n"
+
+
+def _format_best(best: ComponentComparison | None) -> str:
+    if best is None:
+        return UNKNOWN
+    return f"{format_figure(best.ratio, '.4f')} ({best.component}, p {format_p_value(best.p_value)})"
 
 
 def _format_coverage(coverage: Proportion | None) -> str:

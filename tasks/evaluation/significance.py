@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.core.types import Floats
-from tasks.evaluation.scoreboard import CONFIDENCE
 
+CONFIDENCE = 0.95
 RESAMPLES = 2000
 # Over fewer days neither a p value nor a bootstrap says anything about a difference.
 MIN_DAYS = 30
@@ -41,16 +41,27 @@ def diebold_mariano(first: Floats, second: Floats) -> float | None:
     Leybourne and Newbold (1997), "Testing the equality of prediction mean squared errors". The losses of both
     models are of the same days, (days,), oldest first.
     """
-    from arch.covariance.kernel import Bartlett
     from scipy.special import stdtr
 
     difference, days = first - second, len(first)
     if days < 2 or _is_constant(difference, first, second):
         return None
     lags = min(math.floor(4 * (days / 100) ** (2 / 9)), days - 1)
-    variance = np.asarray(Bartlett(difference, bandwidth=lags).cov.long_run).item()
+    variance = newey_west_variance(difference, lags)
     statistic = difference.mean() / math.sqrt(variance / days) * math.sqrt((days - 1) / days)
     return float(2 * stdtr(days - 1, -abs(statistic)))
+
+
+def newey_west_variance(values: Floats, lags: int) -> float:
+    """Long-run variance of values (days,), days up to `lags` apart weighted by Bartlett's kernel.
+
+    That of the library `arch` is the same, and takes a second to load, where a scoreboard is read at once.
+    """
+    days, centred = len(values), values - values.mean()
+    variance = float(centred @ centred) / days
+    for lag in range(1, lags + 1):
+        variance += 2.0 * (1.0 - lag / (lags + 1)) * float(centred[lag:] @ centred[:-lag]) / days
+    return variance
 
 
 def ratio_interval(first: Floats, second: Floats, *, seed: int) -> tuple[float, float] | None:

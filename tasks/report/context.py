@@ -15,15 +15,13 @@ from storage.core.home import Home
 from storage.core.intervals import COVERED, INTERVALS
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
 from storage.tables.scores import Scores
 from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
-from tasks.core.quantiles import crps
 from tasks.core.types import Floats, Gap
+from tasks.evaluation.components import ComponentComparison, compare_components, component_scores
 from tasks.evaluation.scoreboard import FIGURES, Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
-from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, ratio
 from tasks.prices.gaps import find_gaps
 from tasks.report.model_section import ModelSection, read_model_section
 
@@ -36,17 +34,7 @@ BINS, MIN_EXPECTED = 10, 5
 # What chance leads to on 95 of 100 days lies between these levels.
 CHANCE = {"lower": 0.025, "upper": 0.975}
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
-
-
-@dataclass(frozen=True)
-class BaselineComparison:
-    """A component forecast on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value."""
-
-    component: str
-    days: int
-    crps: float
-    ratio: float | None
-    p_value: float | None
+COMPONENT_COLUMNS = ("component_names", "component_crps")
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class ReportContext:
     closes: pd.DataFrame
     past: pd.DataFrame
     board: Scoreboard
-    baselines: list[BaselineComparison]
+    components: list[ComponentComparison]
     pit: PitHistogram | None
     coverage: pd.DataFrame
     model: ModelSection
@@ -165,6 +153,7 @@ def read_context(
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
     past = past_forecasts(home, rows)
+    scored = past.dropna(subset=["crps", "close"])
     return ReportContext(
         day=day,
         forecast=forecast,
@@ -174,7 +163,7 @@ def read_context(
         closes=newest_closes(history),
         past=past,
         board=board or read_scoreboard(home, product_id, profile),
-        baselines=compare_components(home, product_id, past),
+        components=compare_components(scored, component_scores(scored)),
         pit=pit_histogram(past["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(past),
         model=read_model_section(home, forecast),
@@ -207,36 +196,12 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
 def past_forecasts(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The published ones of the rows, by target day, each with its newest score or none."""
     published = pd.DataFrame([row for row in rows if row["revision"] == 0])
-    columns = ["prediction_id", *SCORE_COLUMNS, *COVERED]
+    columns = ["prediction_id", *SCORE_COLUMNS, *COVERED, *COMPONENT_COLUMNS]
     scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=columns)
     joined = published.merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")
     return joined.astype(types).sort_values("target_day", ignore_index=True)
-
-
-def compare_components(home: Home, product_id: str, past: pd.DataFrame) -> list[BaselineComparison]:
-    """Our forecasts against each component forecast, by its name, on the days that both have."""
-    ours = past.dropna(subset=["crps", "close"])[
-        ["prediction_id", "target_day", "last_close", "close", "crps"]
-    ]
-    first = past["target_day"].min().date()
-    names = ["prediction_id", "component", "quantiles"]
-    stored = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
-    rows = stored.merge(ours, on="prediction_id").sort_values("target_day")
-    if rows.empty:
-        return []
-    last_close = rows["last_close"].to_numpy(np.float64)
-    returns = np.log(rows["close"].to_numpy(np.float64) / last_close)
-    rows["theirs"] = crps(returns, np.log(np.stack(rows["quantiles"].tolist()) / last_close[:, None]))
-    comparisons = []
-    for component, part in rows.groupby("component"):
-        ours, theirs = (part[name].to_numpy(np.float64) for name in ("crps", "theirs"))
-        mean = float(theirs.mean())
-        over = ratio(float(ours.mean()), mean)
-        p_value = diebold_mariano(ours, theirs) if len(part) >= MIN_DAYS else None
-        comparisons.append(BaselineComparison(str(component), len(part), mean, over, p_value))
-    return comparisons
 
 
 def observed_again(observations: pd.DataFrame) -> pd.DataFrame:

@@ -152,6 +152,16 @@ def test_crps_and_its_ratios(evaluation: Evaluation, summary: Summary) -> None:
     assert against.p_value < 1e-4
 
 
+def test_the_best_baseline_is_named_and_no_other_component_is_one(evaluation: Evaluation) -> None:
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {"har_120_t": 1.3 * spread, "ewma_weekday_t": 1.1 * spread}
+    summary = summarise(replace(evaluation, quantiles={**evaluation.quantiles, **baselines}))
+    assert summary.best_baseline == "ewma_weekday_t"
+    assert summary.crps["twin"] < summary.crps["har_120_t"]
+    assert "CRPS of calibrated; the best baseline is ewma_weekday_t" in tables(summary)
+    assert summarise(evaluation).best_baseline is None
+
+
 def test_coverage_by_counting(evaluation: Evaluation, summary: Summary) -> None:
     returns = np.log(evaluation.close / evaluation.last_close)
     order = np.argsort(evaluation.sigma)

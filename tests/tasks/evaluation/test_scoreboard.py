@@ -15,6 +15,7 @@ from storage.tables.scores import Scores
 from tasks.evaluation.scoreboard import markdown, scoreboard, table
 
 LAST = date(2021, 6, 30)
+SCORES_OF_INTERVALS = ["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"]
 
 
 def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = LAST) -> pd.DataFrame:
@@ -31,6 +32,8 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
             "covered_80": row < covered_80,
             "covered_95": row < covered_95,
             "pit": 0.5,
+            "component_names": [["lstm", "ewma_weekday_t", "har_120_t"]] * days,
+            "component_crps": [[0.1, 1.2, 1.0]] * days,
         }
     )
 
@@ -38,9 +41,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
 def point_only(days: int) -> pd.DataFrame:
     frame = scores(days)
     nothing = pd.Series([None] * days, dtype=object)
-    return frame.assign(
-        **dict.fromkeys(["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"], nothing)
-    )
+    return frame.assign(**dict.fromkeys([*SCORES_OF_INTERVALS, "component_names", "component_crps"], nothing))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,16 @@ def test_a_span_is_of_its_own_days_only() -> None:
     month, _, _, every = scoreboard(rows).spans
     assert month.mae == pytest.approx(3.0)
     assert every.mae == pytest.approx(51.5)
+
+
+def test_the_best_baseline_is_chosen_for_each_span() -> None:
+    rows = scores(60)
+    rows["component_crps"] = [[0.1, 0.8, 1.0]] * 30 + [[0.1, 1.0, 0.9]] * 30
+    month, _, _, every = scoreboard(rows).spans
+    assert (month.best_baseline.component, month.best_baseline.days) == ("har_120_t", 30)
+    assert month.best_baseline.ratio == pytest.approx(0.9 / 0.9)
+    assert (every.best_baseline.component, every.best_baseline.days) == ("ewma_weekday_t", 60)
+    assert every.best_baseline.crps == pytest.approx(0.9)
 
 
 # 180 days: .73 is 131.4 of them, .85 is 153, .92 is 165.6, .98 is 176.4.
@@ -146,6 +157,7 @@ def test_a_point_without_intervals() -> None:
     board = scoreboard(point_only(200))
     assert [span.crps_ratio for span in board.spans] == [None] * 4
     assert {coverage for span in board.spans for coverage in span.coverage.values()} == {None}
+    assert [span.best_baseline for span in board.spans] == [None] * 4
     assert board.spans[0].rmse_ratio == pytest.approx(0.75)
     assert board.alarms == ()
     assert board.no_alarm == "no alarm is possible: these forecasts have no intervals"
@@ -183,13 +195,14 @@ def test_the_table_as_text() -> None:
     assert {len(row) for row in rows} == {len(header)}
     assert len(set(header)) == len(header)
     assert rows[3][1:3] == ["40", "0.9000"]
-    assert rows[3][4] == "75.0 % (58.8 to 87.3)"
-    assert rows[3][6:] == ["3.00", "0.7500", "3.00", "0.7500"]
-    assert rows[0][3] == "50.0 % (31.3 to 68.7)"
+    assert rows[3][3] == "0.9000 (har_120_t, p –)"
+    assert rows[3][5] == "75.0 % (58.8 to 87.3)"
+    assert rows[3][7:] == ["3.00", "0.7500", "3.00", "0.7500"]
+    assert rows[0][4] == "50.0 % (31.3 to 68.7)"
 
 
 def test_markdown_has_a_line_a_span_and_dashes_for_unknown_figures() -> None:
     lines = markdown(scoreboard(point_only(10))).splitlines()
-    assert lines[1] == "|" + " --- |" * 10
-    assert lines[2] == "| 30 days | 10 | – | – | – | – | 3.00 | 0.7500 | 3.00 | 0.7500 |"
+    assert lines[1] == "|" + " --- |" * 11
+    assert lines[2] == "| 30 days | 10 | – | – | – | – | – | 3.00 | 0.7500 | 3.00 | 0.7500 |"
     assert lines[-1] == "no alarm is possible: these forecasts have no intervals"

@@ -122,7 +122,7 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     inside = scored["close"].between(scored["lower_80"], scored["upper_80"])
     assert scored["covered_80"].tolist() == inside.tolist()
     # A component's CRPS is computed here from its stored quantiles.
-    baseline = next(one for one in context.baselines if one.component == "last_close_250")
+    baseline = next(one for one in context.components if one.component == "last_close_250")
     quantiles = np.log(np.stack(scored["quantiles"].tolist()) / scored["last_close"].to_numpy()[:, None])
     returns = np.log((scored["close"] / scored["last_close"]).to_numpy())
     assert baseline.days == 118

@@ -45,7 +45,8 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
 
 def missed_board() -> Scoreboard:
     days = [date(2020, 1, 1) + timedelta(days=n) for n in range(180)]
-    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02}
+    figures: dict[str, Any] = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02}
+    figures |= {"component_names": ["har_120_t"], "component_crps": [0.025]}
     covered = {"covered_50": False, "covered_80": False, "covered_95": False}
     return scoreboard(pd.DataFrame([{"target_day": day, **figures, **covered} for day in days]))
 
@@ -78,6 +79,7 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     for percent in (80, 95):
         assert text.count(f"**Alarm:** the {percent} % interval covered 0.0 %") == 1
     assert "## Scoreboard" in text
+    assert "| 0.8000 (har_120_t, p –) |" in text
 
 
 def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
