@@ -85,13 +85,11 @@ def winsorised_variance(
 ) -> Floats:
     """`daily_variance`, clipped to multiples of the median of the days before, shape (days,); NaN as there.
 
-    Days without a move do not count for the median: a price that stands still on most days would have one of
-    0, which would clip every move to 0.
+    A price that stands still on most days has a median of 0, which clips nothing.
     """
     bounds = bounds or VarianceBounds()
     variance = daily_variance(candles, ranges=ranges)
-    moved = pd.Series(np.where(variance > 0, variance, np.nan))
-    medians = moved.rolling(bounds.days, min_periods=bounds.days // 6).median().shift(1).ffill()
+    medians = pd.Series(variance).rolling(bounds.days, min_periods=bounds.days // 6).median().shift(1)
     median = medians.to_numpy(dtype=np.float64)
     return np.where(median > 0, np.clip(variance, bounds.low * median, bounds.high * median), variance)
 
