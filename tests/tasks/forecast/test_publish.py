@@ -106,7 +106,7 @@ def test_the_same_key_adds_nothing(runs: Runs) -> None:
     assert find_forecast(runs.home, key, (1,)) is None
     first = runs.publish(MADE)
     assert runs.publish(MADE, created_at=LATER).first == first.first
-    assert count_rows(runs.home) == [1, 5, 1]
+    assert count_rows(runs.home) == [1, 1 + len(BASELINES), 1]
     stored = find_forecast(runs.home, key, (1,))
     assert stored
     assert stored.rows() == first.rows()
@@ -155,9 +155,9 @@ def test_components_are_written_before_the_row(runs: Runs, monkeypatch: pytest.M
         patch.setattr(Predictions, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             runs.publish(MADE)
-    assert count_rows(runs.home) == [0, 5, 1]
+    assert count_rows(runs.home) == [0, 1 + len(BASELINES), 1]
     assert runs.publish(MADE).first.revision == 0
-    assert count_rows(runs.home) == [1, 5, 1]
+    assert count_rows(runs.home) == [1, 1 + len(BASELINES), 1]
 
 
 def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
@@ -199,7 +199,7 @@ def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None
     )
     assert again.first == first.first
     assert history.origin == FIRST + timedelta(days=MADE - 1)
-    assert count_rows(runs.home) == [1, 5, 1]
+    assert count_rows(runs.home) == [1, 1 + len(BASELINES), 1]
 
 
 # The days that have no forecast

@@ -18,6 +18,7 @@ from tasks.core.history import PriceHistory
 from tasks.core.tensorflow_runtime import library_versions
 from tasks.forecast.publish import publish_forecast
 from tasks.profiles.article import ArticleProfile
+from tasks.profiles.baselines import BASELINES
 from tasks.training.registration import load_model
 from tasks.upkeep import reproduce
 from tasks.upkeep.reproduce import Comparison, reproduce_forecast
@@ -32,7 +33,7 @@ def test_every_forecast_is_reproduced_to_the_last_bit(shared_runs: Runs, number:
     assert result.same
     names = [figure.name for figure in result.figures]
     assert {"point", "lower_95", "quantiles", "lstm: quantiles", "har_t: sigma"} <= set(names)
-    assert sum(len(figure.stored) for figure in result.figures) == 8 + 2 * 23 + 5 * 24
+    assert sum(len(figure.stored) for figure in result.figures) == 8 + 2 * 23 + (1 + len(BASELINES)) * 24
     assert (result.weights, result.changed_versions) == ((), {})
 
 
