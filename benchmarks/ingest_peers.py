@@ -143,7 +143,7 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
     from storage.core.home import Home
-    from storage.tables.delta import as_dataset, open_table
+    from storage.tables.opening import as_dataset, open_table
     from storage.tables.sql import query
     from storage.upkeep.compaction import compact_table
 

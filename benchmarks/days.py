@@ -1,0 +1,273 @@
+"""Many days and many products in one process, beside empty flow runs with as many tasks.
+
+    python benchmarks/days.py [--days 120] [--products 100] [--out docs/performance.md]
+
+The flow on the sample day after day, with the trainings that fall due; the forecasts that an outage left out;
+one day of many products. Prefect's server is a process of its own. An empty flow run between them says what
+Prefect takes for its records. Takes some six minutes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.page import BARS, bar, load_since, measured_by, options, put, spread
+
+SETTLED = 28  # days in which libraries come in and every kind of run is seen once
+MISSED = 28  # days of the outage: with the day itself fewer than until the next training
+EMPTY_EVERY = 5
+
+
+@dataclass
+class Figures:
+    """Seconds of single days and empty runs, of a day or a product in the long ones; memory, open files."""
+
+    kept: list[float] = field(default_factory=list)
+    empty: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    more: dict[str, tuple[float, float]] = field(default_factory=dict)
+    facts: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """Start a server, run, measure, write."""
+    from tests.serve_demo import Platform
+
+    arguments = options(__doc__, days=120, products=100).parse_args()
+    load, figures = os.getloadavg()[0], Figures()
+    with tempfile.TemporaryDirectory(prefix="closecast-days-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        with Platform(folder, "http://127.0.0.1:9", settings={"PREFECT_LOGGING_LEVEL": "ERROR"}) as platform:
+            os.environ.update(platform.environment)
+            days(figures, folder, arguments.days)
+            backfill(figures, folder)
+            products(figures, folder, arguments.products)
+    put(arguments.out, "days", report(figures, arguments.days, arguments.products, load_since(load)))
+
+
+def days(figures: Figures, folder: Path, count: int) -> None:
+    """Day after day; a copy of the home of the first day is kept."""
+    from flows.daily import daily_forecast
+    from flows.maintain import maintain
+    from storage.core.home import Home
+    from storage.models.registry import Models
+    from tasks.prices.sources import Market
+
+    home, database = folder / "home", folder / "prefect" / "prefect.db"
+    models = Models(Home(home))
+    tasks, trained, begun = 0, 0, 0
+    for number in range(count):
+        before = recorded("task_runs")
+        seconds = timed(
+            lambda day: daily_forecast(Market(source="sample"), origin=day, home=str(home)),
+            last_day() - timedelta(days=count - 1 - number),
+        )
+        if number == 0:
+            shutil.copytree(home, folder / "first")
+        if number == SETTLED:
+            begun = database.stat().st_size
+        versions = len(models.versions())
+        if versions == trained and number >= SETTLED:
+            figures.kept.append(seconds)
+            tasks = recorded("task_runs") - before
+            if number % EMPTY_EVERY == 0:
+                figures.empty.append(timed(empty_run(), tasks))
+        trained = versions
+        if number % 7 == 6:
+            maintain(home=str(home))
+        gc.collect()
+        figures.megabytes.append(resident())
+        figures.files.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 (no path is needed)
+        if number % 30 == 0:
+            print(f"day {number + 1}: {seconds:.2f} s, {figures.megabytes[-1]:.0f} MB", flush=True)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    grown = (database.stat().st_size - begun) / 1e6 / (count - SETTLED + len(figures.empty))
+    figures.facts = [
+        f"{trained} models trained on the way, the tables compacted each week",
+        f"a kept day has {tasks} tasks",
+        f"the home has {size:.1f} MB in {len(files):,} files after them",
+        f"Prefect's database grows by {grown:.2f} MB a run",
+    ]
+
+
+def backfill(figures: Figures, folder: Path) -> None:
+    """The run after an outage, from the home of the first day, which has a forecast of that day alone."""
+    from flows.daily import daily_forecast
+    from storage.core.home import Home
+    from storage.tables.predictions import Predictions
+    from tasks.prices.sources import Market
+
+    home = folder / "first"
+    first = Predictions(Home(home)).between("BTC-USD")["origin_day"].to_pylist()[0]
+    before, wanted = recorded("task_runs"), MISSED + 1
+    seconds = timed(
+        lambda day: daily_forecast(Market(source="sample"), origin=day, home=str(home), backfill_days=MISSED),
+        first + timedelta(days=wanted),
+    )
+    tasks = recorded("task_runs") - before
+    made = Predictions(Home(home)).between("BTC-USD").num_rows - 1
+    if made != wanted:
+        raise SystemExit(f"{made} forecasts were made after the outage, not {wanted}")
+    empty = timed(empty_run(), tasks)
+    figures.more[f"a day of {wanted} in one run after an outage"] = (seconds / wanted, empty / wanted)
+
+
+def products(figures: Figures, folder: Path, count: int) -> None:
+    """A day of many products in one flow run: the second one, which scores the first."""
+    from flows.daily import daily_forecasts
+    from storage.core.home import Home
+
+    home, names = Home(folder / "many").prepare(), [f"P{number:03d}-USD" for number in range(count)]
+    last = fill(home, names)
+    for day in (last - timedelta(days=1), last):
+        before = recorded("task_runs")
+        seconds = timed(lambda origin: daily_forecasts(names, origin=origin, home=str(home.root)), day)
+        tasks = (recorded("task_runs") - before) // count - 1
+        print(f"{count} products: {seconds:.1f} s", flush=True)
+    empty = timed(empty_run(), tasks, count)
+    figures.more[f"a product of {count} in one run"] = (seconds / count, empty / count)
+
+
+def fill(home: Any, names: list[str]) -> date:
+    """Closes and a trained model for each product; the model is the first one's. Returns the last day."""
+    from flows.daily import daily_forecast
+    from storage.models.registry import Models
+    from tasks.prices.sources import Market
+    from tests.helpers import made_up, store
+
+    candles = made_up(800)
+    for name in names:
+        store(home, candles, product_id=name)
+    last: date = candles["day_utc"].iloc[-1].date()
+    daily_forecast(Market(product_id=names[0]), origin=last - timedelta(days=2), home=str(home.root))
+    models = Models(home)
+    (first,) = models.versions(names[0])
+    bundle = models.open(first)
+    for name in names[1:]:
+        with models.draft(name, first.profile) as draft:
+            for file in bundle.manifest:
+                draft.write(file, bundle.read(file))
+            models.promote(
+                models.register(
+                    draft, product_id=name, profile=first.profile, key=name, tags=first.tags, params={},
+                    metrics={}, curves={},
+                )
+            )  # fmt: skip
+    return last
+
+
+def empty_run() -> Callable[..., None]:
+    """A flow of tasks that do nothing; for many products, with a subflow for each."""
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    options: dict[str, Any] = {"persist_result": False}
+    one_by_one: Any = ThreadPoolTaskRunner(max_workers=1)
+
+    @task(**options, cache_policy=NO_CACHE)
+    def nothing() -> None:
+        pass
+
+    @flow(**options)
+    def empty(tasks: int) -> None:
+        for _ in range(tasks):
+            nothing.submit().result()
+
+    @task(**options, cache_policy=NO_CACHE)
+    def product(tasks: int) -> None:
+        empty(tasks)
+
+    @flow(**options, task_runner=one_by_one)
+    def many(tasks: int, products: int) -> None:
+        for future in [product.submit(tasks) for _ in range(products)]:
+            future.result()
+
+    return lambda tasks, products=0: many(tasks, products) if products else empty(tasks)
+
+
+def recorded(kind: str) -> int:
+    """How many runs of that kind the server has."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return int(client.request("POST", f"/{kind}/count", json={}).json())
+
+
+def timed(work: Callable[..., object], *arguments: object) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - begun
+
+
+def last_day() -> date:
+    """The last day of the sample."""
+    from tasks.prices.csv_reader import read_candles
+    from tasks.prices.sources import SAMPLE
+
+    candles = read_candles(SAMPLE.read_bytes(), "BTC-USD", name=SAMPLE.name).candles
+    day: date = candles["day_utc"].iloc[-1].date()
+    return day
+
+
+def resident() -> float:
+    """The process's own memory in MB, as the kernel counts it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def report(figures: Figures, count: int, many: int, load: str) -> str:
+    """The part of the page, as Markdown."""
+    quarter = (count - SETTLED) // 4
+
+    def growth(series: list[Any]) -> list[float]:
+        """The last quarter over the first, once settled."""
+        first, last = series[SETTLED : SETTLED + quarter], series[-quarter:]
+        return [statistics.median(last) / statistics.median(first)]
+
+    empty = statistics.median(figures.empty)
+    rows = [
+        f"| a day whose model is kept | {spread(figures.kept)} | {spread(figures.empty)} |",
+        *(f"| {name} | {own:.2f} | {other:.2f} |" for name, (own, other) in figures.more.items()),
+    ]
+    what = ", s more than as many empty tasks"
+    bars = [
+        bar(f"a kept day of {count} in one process{what}", [one - empty for one in figures.kept], 0.3),
+        *(bar(name + what, [own - other], 0.3) for name, (own, other) in figures.more.items()),
+        bar(
+            f"memory over {count} days in one process, last quarter over first",
+            growth(figures.megabytes),
+            1.1,
+        ),
+        bar(f"open files over {count} days, last quarter over first", growth(figures.files), 1.1),
+    ]
+    return "\n\n".join(
+        [
+            measured_by(f"days.py --days {count} --products {many}", packages=("prefect", "deltalake"))
+            + f" Load average of the machine: {load}.",
+            f"{count} days of the sample in one process: {'; '.join(figures.facts)}. Memory"
+            f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most.",
+            "\n".join(["| s | closecast | empty flow run, as many tasks |", "|---|---|---|", *rows]),
+            "\n".join([BARS, *bars]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
