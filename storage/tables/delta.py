@@ -153,8 +153,10 @@ class Table:
     def begin(self) -> Snapshot:
         """The table as it is now, created when there is none: the state that `insert` adds to."""
         self.folder.check_no_links()
-        # Opened for this alone: a commit changes it.
-        delta = open_table(self.folder) or self._create()
+        # Not the one that reads share: a commit changes it.
+        delta, state = open_table(self.folder) or self._create(), self.snapshot()
+        if state.delta and state.delta.version() == delta.version():
+            return Snapshot(self, delta, state.dataset)
         with reading(self.folder):
             return Snapshot(self, delta, as_dataset(delta, self.folder, self.products))
 
