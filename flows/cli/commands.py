@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import warnings
@@ -443,6 +444,9 @@ def restore(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
+    gc.set_threshold(
+        100_000
+    )  # what imports make stays: the collector would search it in vain, a tenth of a start
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with signals.interruptible() as interruption:

@@ -74,8 +74,8 @@ class PrefectUnavailable(ClosecastError):
         return cls(
             f"Prefect's temporary server did not come up {reason}".rstrip()
             + ": set PREFECT_API_URL to a server that runs, or"
-            " PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS to more seconds; `prefect server start` shows what"
-            " stops it"
+            " PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS to more seconds; `prefect server start`"
+            " shows what stops it"
         )
 
 

@@ -31,7 +31,7 @@ def progress_listener(listener: Listener) -> Iterator[None]:
 
 @contextlib.contextmanager
 def announced(work: str) -> Iterator[None]:
-    """Log that work begins which shows nothing for seconds, such as `loading TensorFlow`, and what it took."""
+    """Log that silent work begins, such as `loading TensorFlow`, and at its end the seconds it took."""
     log.info("%s", work)
     started = time.monotonic()
     yield

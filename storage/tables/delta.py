@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from storage.core.errors import HomeBusy, HomeUnusable
 from storage.core.location import Location
@@ -207,6 +206,7 @@ class Table:
 def attempt(folder: Location, action: Callable[..., Result], *args: object) -> Result:
     """Call `action`, again after each conflict with another commit; `HomeBusy` after the last attempt."""
     from deltalake.exceptions import CommitFailedError
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
     retrying = Retrying(
         retry=retry_if_exception_type(CommitFailedError),

@@ -18,10 +18,8 @@ from storage.core.progress import report_progress
 from storage.prices.price_store import Prices
 from tasks.core.settings import Frozen
 from tasks.core.steps import step
-from tasks.prices.coinbase_client import Client
 from tasks.prices.csv_reader import OnDuplicate, read_candles
 from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_prices, read_stored_prices
-from tasks.prices.ingest_coinbase import ingest_exchange
 from tasks.prices.validation import check_candles
 
 Source = Literal["sample", "coinbase", "csv"]
@@ -80,6 +78,10 @@ def ingest_prices(home: Home, market: Market, request: IngestRequest, *, base_ur
         if market.csv and source != "csv":
             raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
         if source == "coinbase":
+            # Other sources do without HTTP.
+            from tasks.prices.coinbase_client import Client
+            from tasks.prices.ingest_coinbase import ingest_exchange
+
             with Client(base_url) as client:
                 return ingest_exchange(home, prices, request, client=client)
         if source == "csv":

@@ -128,6 +128,7 @@ def install(places: Places) -> None:
     from sqlalchemy.engine.default import DefaultDialect
 
     import flows.daily
+    import flows.day
     from storage.models.registry import Models
     from storage.tables.delta import Table
 
@@ -137,7 +138,8 @@ def install(places: Places) -> None:
     def placed(step: Any) -> Callable[..., Any]:
         return places.step(step.task_options["name"], step)
 
-    setattr(flows.daily, "run_step", lambda step, *args, **more: run_step(placed(step), *args, **more))  # noqa: B010
+    for module in (flows.daily, flows.day):
+        setattr(module, "run_step", lambda step, *args, **more: run_step(placed(step), *args, **more))  # noqa: B010
     for name in ("fsync", "rename", "replace", "unlink"):
         places.wrap(os, name, name)
     places.wrap(shutil, "rmtree", "rmtree")
