@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.page import BARS, bar, load_since, measured_by, options, put, spread
+from benchmarks.page import bar, measured_by, options, put, spread
 
 PROJECT = Path(__file__).parents[1]
-SAMPLE = PROJECT / "data" / "sample" / "coinbase_btc-usd_daily.csv"
 # The sample's newest days but one, from which the prepared homes have forecasts.
 DAYS = ("2019-10-14", "2019-10-15", "2019-10-16")
 # The settings that `closecast run` gives Prefect.
@@ -127,12 +126,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="closecast-commands-") as name, exchange() as url:
         folder = Path(name)
         two_rows = folder / "two.csv"
-        two_rows.write_text("".join(SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:3]))
+        two_rows.write_text("date,close\n2019-10-15,180.5\n2019-10-16,174.5\n")
         chosen, runner = commands(two_rows), Runner(folder, url)
         runner.prepare()
         runs = runner.rounds(chosen, arguments.rounds)
         backtests = runner.backtests(arguments.backtests)
-    put(arguments.out, "commands", report(chosen, runs, backtests, load_since(load)))
+    put(arguments.out, "commands", *report(chosen, runs, backtests, load))
 
 
 @contextmanager
@@ -157,7 +156,7 @@ class Runner:
     def prepare(self) -> None:
         """Use Prefect once, and make the three forecasts; in one home score the last of them, too."""
         due, scored = self.folder / "due", self.folder / "scored"
-        self.timed(self.prefect, "-c", EMPTY_FLOW, **PREFECT)
+        self.timed(self.prefect, "-c", EMPTY_FLOW, settings=PREFECT)
         for day in DAYS:
             self.command(due, "run", "--source", "sample", "--as-of", day)
         shutil.copytree(due, scored)
@@ -178,7 +177,7 @@ class Runner:
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             if command is None:
                 settings = PREFECT if name == "empty" else {}
-                return self.timed(self.used_prefect(own), "-c", YARDSTICKS[name], **settings)
+                return self.timed(self.used_prefect(own), "-c", YARDSTICKS[name], settings=settings)
             home = Path(own) / "home"
             if command.home != "new":
                 shutil.copytree(self.folder / command.home, home)
@@ -207,13 +206,15 @@ class Runner:
         """A copy of the Prefect home that was used once."""
         return Path(shutil.copytree(self.prefect, Path(folder) / "prefect"))
 
-    def timed(self, prefect: Path, *arguments: str, exit_code: int = 0, **settings: str) -> Run:
+    def timed(
+        self, prefect: Path, *arguments: str, exit_code: int = 0, settings: Mapping[str, str] | None = None
+    ) -> Run:
         """Run Python to its end.
 
         Raises:
             SystemExit: it ended otherwise than expected.
         """
-        environment = self.environment | settings | {"PREFECT_HOME": str(prefect)}
+        environment = {**self.environment, **(settings or {}), "PREFECT_HOME": str(prefect)}
         with (self.folder / "output.txt").open("w+") as log:
             begun = time.perf_counter()
             process = subprocess.Popen(  # noqa: S603 (our own)
@@ -230,9 +231,9 @@ class Runner:
 
 
 def report(
-    chosen: list[Command], runs: dict[str, list[Run]], backtests: dict[int, list[Run]], load: str
-) -> str:
-    """The part of the page, as Markdown."""
+    chosen: list[Command], runs: dict[str, list[Run]], backtests: dict[int, list[Run]], load: float
+) -> tuple[str, list[str]]:
+    """The part of the page, as Markdown, and the rows of bars."""
     took = {name: [run.seconds for run in some] for name, some in runs.items()}
     rows = [
         f"| {WORDS.get(name, name)} | {spread(took[name])} | {max(run.megabytes for run in some):.0f} |"
@@ -243,10 +244,11 @@ def report(
     bars.append(bar("peak memory of a day with training, GB", peak, 1.5))
     rounds = len(runs["empty"])
     command = f"commands.py --rounds {rounds} --backtests {len(backtests[1])}"
+    packages = ("prefect", "pandas", "pyarrow", "deltalake", "tensorflow")
     lines = [
-        measured_by(command, packages=("prefect", "pandas", "pyarrow", "deltalake", "tensorflow"))
-        + f" {rounds} rounds of whole processes, medians with minimum and maximum in brackets, ratios and"
-        f" differences within a round; load average of the machine: {load}.",
+        measured_by(command, load=load, packages=packages)
+        + f" {rounds} rounds of whole processes, medians with minimum and maximum in brackets; ratios and"
+        " differences are within a round.",
         "| | wall, s | largest process, MB |\n|---|---|---|\n" + "\n".join(rows),
     ]
     if backtests[1]:
@@ -256,7 +258,7 @@ def report(
             "A backtest of the sample from August 2016 to September 2019, with its refits and fine-tunings,"
             f" takes {spread(one, 's')} on one core, one worker, and {spread(two, 's')} on two, two workers."
         )
-    return "\n\n".join([*lines, "\n".join([BARS, *bars])])
+    return "\n\n".join(lines), bars
 
 
 if __name__ == "__main__":

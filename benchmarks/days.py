@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.page import BARS, bar, load_since, measured_by, options, put, spread
+from benchmarks.page import bar, measured_by, options, put, spread
 
 SETTLED = 28  # days in which libraries come in and every kind of run is seen once
 MISSED = 28  # days of the outage: with the day itself fewer than until the next training
@@ -56,7 +56,7 @@ def main() -> None:
             days(figures, folder, arguments.days)
             backfill(figures, folder)
             products(figures, folder, arguments.products)
-    put(arguments.out, "days", report(figures, arguments.days, arguments.products, load_since(load)))
+    put(arguments.out, "days", *report(figures, arguments.days, arguments.products, load))
 
 
 def days(figures: Figures, folder: Path, count: int) -> None:
@@ -71,7 +71,7 @@ def days(figures: Figures, folder: Path, count: int) -> None:
     models = Models(Home(home))
     tasks, trained, begun = 0, 0, 0
     for number in range(count):
-        before = recorded("task_runs")
+        before = recorded_tasks()
         seconds = timed(
             lambda day: daily_forecast(Market(source="sample"), origin=day, home=str(home)),
             last_day() - timedelta(days=count - 1 - number),
@@ -83,7 +83,7 @@ def days(figures: Figures, folder: Path, count: int) -> None:
         versions = len(models.versions())
         if versions == trained and number >= SETTLED:
             figures.kept.append(seconds)
-            tasks = recorded("task_runs") - before
+            tasks = recorded_tasks() - before
             if number % EMPTY_EVERY == 0:
                 figures.empty.append(timed(empty_run(), tasks))
         trained = versions
@@ -114,12 +114,12 @@ def backfill(figures: Figures, folder: Path) -> None:
 
     home = folder / "first"
     first = Predictions(Home(home)).between("BTC-USD")["origin_day"].to_pylist()[0]
-    before, wanted = recorded("task_runs"), MISSED + 1
+    before, wanted = recorded_tasks(), MISSED + 1
     seconds = timed(
         lambda day: daily_forecast(Market(source="sample"), origin=day, home=str(home), backfill_days=MISSED),
         first + timedelta(days=wanted),
     )
-    tasks = recorded("task_runs") - before
+    tasks = recorded_tasks() - before
     made = Predictions(Home(home)).between("BTC-USD").num_rows - 1
     if made != wanted:
         raise SystemExit(f"{made} forecasts were made after the outage, not {wanted}")
@@ -135,9 +135,9 @@ def products(figures: Figures, folder: Path, count: int) -> None:
     home, names = Home(folder / "many").prepare(), [f"P{number:03d}-USD" for number in range(count)]
     last = fill(home, names)
     for day in (last - timedelta(days=1), last):
-        before = recorded("task_runs")
+        before = recorded_tasks()
         seconds = timed(lambda origin: daily_forecasts(names, origin=origin, home=str(home.root)), day)
-        tasks = (recorded("task_runs") - before) // count - 1
+        tasks = (recorded_tasks() - before) // count - 1
         print(f"{count} products: {seconds:.1f} s", flush=True)
     empty = timed(empty_run(), tasks, count)
     figures.more[f"a product of {count} in one run"] = (seconds / count, empty / count)
@@ -201,12 +201,12 @@ def empty_run() -> Callable[..., None]:
     return lambda tasks, products=0: many(tasks, products) if products else empty(tasks)
 
 
-def recorded(kind: str) -> int:
-    """How many runs of that kind the server has."""
+def recorded_tasks() -> int:
+    """How many task runs the server has."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        return int(client.request("POST", f"/{kind}/count", json={}).json())
+        return int(client.request("POST", "/task_runs/count", json={}).json())
 
 
 def timed(work: Callable[..., object], *arguments: object) -> float:
@@ -232,8 +232,8 @@ def resident() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def report(figures: Figures, count: int, many: int, load: str) -> str:
-    """The part of the page, as Markdown."""
+def report(figures: Figures, count: int, many: int, load: float) -> tuple[str, list[str]]:
+    """The part of the page, as Markdown, and the rows of bars."""
     quarter = (count - SETTLED) // 4
 
     def growth(series: list[Any]) -> list[float]:
@@ -257,16 +257,14 @@ def report(figures: Figures, count: int, many: int, load: str) -> str:
         ),
         bar(f"open files over {count} days, last quarter over first", growth(figures.files), 1.1),
     ]
-    return "\n\n".join(
-        [
-            measured_by(f"days.py --days {count} --products {many}", packages=("prefect", "deltalake"))
-            + f" Load average of the machine: {load}.",
-            f"{count} days of the sample in one process: {'; '.join(figures.facts)}. Memory"
-            f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most.",
-            "\n".join(["| s | closecast | empty flow run, as many tasks |", "|---|---|---|", *rows]),
-            "\n".join([BARS, *bars]),
-        ]
-    )
+    table = ["| s | closecast | empty flow run, as many tasks |", "|---|---|---|", *rows]
+    parts = [
+        measured_by(f"days.py --days {count} --products {many}", load=load, packages=("prefect",)),
+        f"{count} days of the sample in one process: {'; '.join(figures.facts)}. Memory"
+        f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most.",
+        "\n".join(table),
+    ]
+    return "\n\n".join(parts), bars
 
 
 if __name__ == "__main__":
