@@ -285,8 +285,9 @@ def rollback(
     from flows.actions import roll_back
     from tasks.profiles.named import profile_named
 
-    chosen = profile_named(profile)
-    before, after = roll_back(existing_home(home), product, chosen, to)
+    chosen, data_home = profile_named(profile), prepared_home(existing_home(home).root)
+    with terminal.session(data_home, stderr=as_json):
+        before, after = roll_back(data_home, product, chosen, to)
     moved = "is the champion already" if before == after else f"replaces version {before} as the champion"
     text = f"closecast.{product}.{chosen.name}: version {after} {moved}, until the next refit"
     result = {"product_id": product, "profile": chosen.name, "before": before, "after": after}
