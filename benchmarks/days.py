@@ -4,9 +4,9 @@
 
 The flow on the sample day after day, with the trainings that fall due; the forecasts that an outage left out;
 one day of many products. Prefect's server is a process of its own. What is timed is the function of a flow,
-less what as many empty tasks take in another: that Prefect makes a run of a flow and ends it comes on top, up to
-three seconds (its thread of heartbeats ends up to a second late, and a busy SQLite server lets a client wait for
-two). Takes some six minutes.
+less what as many empty tasks take in another. That Prefect makes a run of a flow and ends it comes on top, up
+to three seconds: its thread of heartbeats ends up to a second late, and a busy SQLite server lets a client wait
+for two. Takes some six minutes.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def report(figures: Figures, count: int, many: int, load: float) -> tuple[str, l
         measured_by(f"days.py --days {count} --products {many}", load=load, packages=("prefect",)),
         f"{count} days of the sample in one process: {'; '.join(figures.facts)}. Memory"
         f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most. Timed is the function"
-        " of a flow: Prefect's record of the run itself comes on top, for closecast and for the empty flow alike.",
+        " of a flow: that Prefect makes a run of it and ends it comes on top, for either.",
         "\n".join(table),
     ]
     return "\n\n".join(parts), bars

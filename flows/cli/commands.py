@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from flows.cli import output, prefect_server, signals, terminal
+from flows.cli import output, signals, terminal
 from flows.cli.options import (
     DAY,
     AnyProductOption,
@@ -243,6 +244,7 @@ def backtest(
     A profile without intervals, such as article, is compared by RMSE and MAE.
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
+    from flows.cli import prefect_server
     from flows.settings import dask_address
     from tasks.profiles.named import profile_named
 
@@ -265,9 +267,8 @@ def backtest(
             # Prefect types its own pool more narrowly than it takes it.
             pool: Any = ProcessPoolTaskRunner(max_workers=workers)
             flow = rolling_backtest.with_options(task_runner=pool)
-        if server:
-            server.wait()
-        result = flow(product, profile, changed, start, end, str(data_home.root), dask)
+        with server.up() if server else contextlib.nullcontext():
+            result = flow(product, profile, changed, start, end, str(data_home.root), dask)
     output.print_backtest(data_home, product, result, as_json=as_json)
 
 
@@ -445,9 +446,7 @@ def restore(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
-    gc.set_threshold(
-        100_000
-    )  # what imports make stays: the collector would search it in vain, a tenth of a start
+    gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with signals.interruptible() as interruption:
