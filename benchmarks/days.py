@@ -5,8 +5,8 @@
 The flow on the sample day after day, with the trainings that fall due; the forecasts that an outage left out;
 one day of many products. Prefect's server is a process of its own. What is timed is the function of a flow,
 less what as many empty tasks take in another. That Prefect makes a run of a flow and ends it comes on top, up
-to three seconds: its thread of heartbeats ends up to a second late, and a busy SQLite server lets a client wait
-for two. Takes some six minutes.
+to three seconds: its thread of heartbeats ends up to a second late, and a busy SQLite server lets a client
+wait for two. Takes some six minutes.
 """
 
 from __future__ import annotations
