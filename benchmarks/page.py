@@ -136,7 +136,7 @@ def _bars(path: Path) -> str:
 
 
 def _begin(name: str) -> str:
-    return f"<!-- {name}: written by make bench -->"
+    return f"<!-- {name}: written by the benchmarks -->"
 
 
 def _end(name: str) -> str:
