@@ -54,6 +54,7 @@ def test_a_commit_of_another_process_is_seen(table: Table) -> None:
     assert numbers(table) == [1, 2]
 
 
+@pytest.mark.folder
 def test_a_restored_backup_is_seen(table: Table, tmp_path: Path) -> None:
     folder = LocalPath(str(table.folder))
     table.add([number(1)])
