@@ -11,7 +11,6 @@ wait for two. Takes some six minutes.
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import shutil
@@ -19,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -31,6 +31,7 @@ from benchmarks.page import bar, measured_by, options, put, spread
 SETTLED = 28  # days in which libraries come in and every kind of run is seen once
 MISSED = 28  # days of the outage: with the day itself fewer than until the next training
 EMPTY_EVERY = 5
+Took = dict[str, list[float]]
 
 
 @dataclass
@@ -55,32 +56,30 @@ def main() -> None:
         folder = Path(name)
         with Platform(folder, "http://127.0.0.1:9", settings={"PREFECT_LOGGING_LEVEL": "ERROR"}) as platform:
             os.environ.update(platform.environment)
-            from flows.daily import daily_forecast
-
-            took = watched(daily_forecast)
+            took = watched()
             days(figures, took, folder, arguments.days)
             backfill(figures, took, folder)
             products(figures, took, folder, arguments.products)
     put(arguments.out, "days", *report(figures, arguments.days, arguments.products, load))
 
 
-def watched(flow: Any) -> list[float]:
-    """The seconds of each later run of the flow's function; the list grows."""
-    took, function = list[float](), flow.fn
+def watched() -> dict[str, list[float]]:
+    """The seconds of each later run of a flow's function, by the flow's name; the lists grow."""
+    from prefect.flow_engine import FlowRunEngine
 
-    @functools.wraps(function)
-    def timed(*arguments: Any, **named: Any) -> Any:
+    took, call = defaultdict[str, list[float]](list), FlowRunEngine.call_flow_fn
+
+    def timed(engine: Any) -> Any:
         begun = time.perf_counter()
-        try:
-            return function(*arguments, **named)
-        finally:
-            took.append(time.perf_counter() - begun)
+        result = call(engine)
+        took[engine.flow.name].append(time.perf_counter() - begun)
+        return result
 
-    flow.fn = timed
+    setattr(FlowRunEngine, "call_flow_fn", timed)  # noqa: B010 (mypy takes no assignment)
     return took
 
 
-def empty_run(tasks: int) -> float:
+def empty_run(took: Took, tasks: int) -> float:
     """The seconds of a flow's function with so many tasks that do nothing."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
@@ -94,12 +93,11 @@ def empty_run(tasks: int) -> float:
         for _ in range(tasks):
             nothing.submit().result()
 
-    took = watched(empty)
     empty()
-    return took[0]
+    return took["empty"][-1]
 
 
-def days(figures: Figures, took: list[float], folder: Path, count: int) -> None:
+def days(figures: Figures, took: Took, folder: Path, count: int) -> None:
     """Day after day; a copy of the home of the first day is kept."""
     from flows.daily import daily_forecast
     from flows.maintain import maintain
@@ -120,10 +118,10 @@ def days(figures: Figures, took: list[float], folder: Path, count: int) -> None:
             begun = database.stat().st_size
         versions = len(models.versions())
         if versions == trained and number >= SETTLED:
-            figures.kept.append(took[-1])
+            figures.kept.append(took["daily-forecast"][-1])
             tasks = recorded_tasks() - before
             if number % EMPTY_EVERY == 0:
-                figures.empty.append(empty_run(tasks))
+                figures.empty.append(empty_run(took, tasks))
         trained = versions
         if number % 7 == 6:
             maintain(home=str(home))
@@ -131,7 +129,10 @@ def days(figures: Figures, took: list[float], folder: Path, count: int) -> None:
         figures.megabytes.append(resident())
         figures.files.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 (no path is needed)
         if number % 30 == 0:
-            print(f"day {number + 1}: {took[-1]:.2f} s, {figures.megabytes[-1]:.0f} MB", flush=True)
+            print(
+                f"day {number + 1}: {took['daily-forecast'][-1]:.2f} s, {figures.megabytes[-1]:.0f} MB",
+                flush=True,
+            )
     files = [path for path in home.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6
     grown = (database.stat().st_size - begun) / 1e6 / (count - SETTLED + len(figures.empty))
@@ -143,7 +144,7 @@ def days(figures: Figures, took: list[float], folder: Path, count: int) -> None:
     ]
 
 
-def backfill(figures: Figures, took: list[float], folder: Path) -> None:
+def backfill(figures: Figures, took: Took, folder: Path) -> None:
     """The run after an outage, from the home of the first day, which has a forecast of that day alone."""
     from flows.daily import daily_forecast
     from storage.core.home import Home
@@ -160,10 +161,10 @@ def backfill(figures: Figures, took: list[float], folder: Path) -> None:
     if made != wanted:
         raise SystemExit(f"{made} forecasts were made after the outage, not {wanted}")
     one = f"a day of {wanted} in one run after an outage"
-    figures.more[one] = (took[-1] / wanted, empty_run(tasks) / wanted)
+    figures.more[one] = (took["daily-forecast"][-1] / wanted, empty_run(took, tasks) / wanted)
 
 
-def products(figures: Figures, took: list[float], folder: Path, count: int) -> None:
+def products(figures: Figures, took: Took, folder: Path, count: int) -> None:
     """A day of many products in one flow run: the second one, which scores the first."""
     from flows.daily import daily_forecasts
     from storage.core.home import Home
@@ -176,7 +177,10 @@ def products(figures: Figures, took: list[float], folder: Path, count: int) -> N
         seconds = time.perf_counter() - begun
         print(f"{count} products: {seconds:.1f} s", flush=True)
     tasks = (recorded_tasks() - before) // count - 1
-    figures.more[f"a product of {count} in one run"] = (statistics.median(took[-count:]), empty_run(tasks))
+    figures.more[f"a product of {count} in one run"] = (
+        statistics.median(took["daily-forecast"][-count:]),
+        empty_run(took, tasks),
+    )
     figures.facts.append(f"the run of {count} products took {seconds:.0f} s, all of Prefect's included")
 
 
