@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from storage.core.errors import HomeBusy, HomeUnusable
 from storage.core.location import Location
 from storage.tables.checksums import commit_files, record_checksums
-from storage.tables.opening import as_dataset, one_line, open_table, opened, reading, remember
+from storage.tables.opening import OpenedTable, one_line, open_table, opened, reading, remember, taken
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -152,12 +152,9 @@ class Table:
     def begin(self) -> Snapshot:
         """The table as it is now, created when there is none: the state that `insert` adds to."""
         self.folder.check_no_links()
-        # Not the one that reads share: a commit changes it.
-        delta, state = open_table(self.folder) or self._create(), self.snapshot()
-        if state.delta and state.delta.version() == delta.version():
-            return Snapshot(self, delta, state.dataset)
+        state = taken(self.folder) or OpenedTable(self.folder, self._create(), b"")
         with reading(self.folder):
-            return Snapshot(self, delta, as_dataset(delta, self.folder, self.products))
+            return Snapshot(self, state.delta, state.dataset(self.products))
 
     def _create(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -188,14 +185,13 @@ class Table:
         nearby = (among(name, rows[name].unique()) for name in (*self.schema.key, *self.schema.order_by))
         existing = set(self._keys(state.read(all_of(*nearby), self.schema.key)))
         new = rows.filter(pa.array([key not in existing for key in self._keys(rows)], pa.bool_()))
-        if not new.num_rows:
-            return 0
-        version = state.delta.version() + 1
-        names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
-        with writing(self.folder):
-            properties = CommitProperties(app_transactions=names)
-            write_deltalake(state.delta, new, mode="append", commit_properties=properties)
-            sync_commit(self.folder, state.delta.version())
+        if new.num_rows:
+            version = state.delta.version() + 1
+            names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
+            with writing(self.folder):
+                properties = CommitProperties(app_transactions=names)
+                write_deltalake(state.delta, new, mode="append", commit_properties=properties)
+                sync_commit(self.folder, state.delta.version())
         remember(self.folder, state.delta)
         return int(new.num_rows)
 

@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class OpenedTable:
-    """A table at one version: nobody adds to `delta`. `entry` is the log's entry of that version."""
+    """A table at one version; `entry` is the log's entry of that version."""
 
     folder: Location
     delta: DeltaTable
@@ -59,6 +59,16 @@ def opened(folder: Location) -> OpenedTable | None:
         return known
     table = open_table(folder)
     return remember(folder, table) if table else None
+
+
+def taken(folder: Location) -> OpenedTable | None:
+    """As `opened`, for a caller that adds to it: it is nobody else's until `remember`."""
+    state = opened(folder)
+    with _lock:
+        if state is None or _opened.pop(str(folder), None) is state:
+            return state
+    table = open_table(folder)  # another thread took it, or opened a newer one
+    return OpenedTable(folder, table, b"") if table else None
 
 
 def remember(folder: Location, table: DeltaTable) -> OpenedTable:
