@@ -58,9 +58,9 @@ def is_configured() -> bool:
     files = (profiles.expanduser(), *map(Path, (".env", "prefect.toml", "pyproject.toml")))
     if not any(map(_may_name_a_server, files)):
         return False
-    from prefect.settings import get_current_settings
+    from prefect.settings import Settings
 
-    return get_current_settings().api.url is not None
+    return Settings().api.url is not None
 
 
 def _may_name_a_server(file: Path) -> bool:
