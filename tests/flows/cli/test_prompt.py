@@ -126,7 +126,7 @@ def test_a_temporary_server_that_does_not_come_up_is_one_line(
     server = prefect_server.start(Home(tmp_path))
     assert server is not None
     with pytest.raises(PrefectUnavailable, match=f"did not come up.* {reason}: set PREFECT_API_URL to"):
-        server.up().__enter__()
+        server.wait()
     server.process.kill()
 
 
