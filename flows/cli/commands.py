@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import sys
@@ -267,7 +266,7 @@ def backtest(
             # Prefect types its own pool more narrowly than it takes it.
             pool: Any = ProcessPoolTaskRunner(max_workers=workers)
             flow = rolling_backtest.with_options(task_runner=pool)
-        with server.up() if server else contextlib.nullcontext():
+        with prefect_server.ready(server):
             result = flow(product, profile, changed, start, end, str(data_home.root), dask)
     output.print_backtest(data_home, product, result, as_json=as_json)
 
