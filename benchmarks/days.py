@@ -1,6 +1,6 @@
 """Many days and many products in one process, beside empty flow runs with as many tasks.
 
-    python benchmarks/days.py [--days 120] [--products 30] [--out docs/performance.md]
+    python benchmarks/days.py [--days 120] [--products 20] [--out docs/performance.md]
 
 The flow on the sample day after day, with the trainings that fall due; the forecasts that an outage left out;
 one day of many products. Prefect's server is a process of its own. What is timed is the function of a flow,
@@ -50,7 +50,7 @@ def main() -> None:
     """Start a server, run, measure, write."""
     from tests.serve_demo import Platform
 
-    arguments = options(__doc__, days=120, products=30).parse_args()
+    arguments = options(__doc__, days=120, products=20).parse_args()
     load, figures = os.getloadavg()[0], Figures()
     with tempfile.TemporaryDirectory(prefix="closecast-days-", ignore_cleanup_errors=True) as name:
         folder = Path(name)

@@ -1,6 +1,6 @@
 """Training beside its peers: every one in a process of its own, on one core, in turns.
 
-    python benchmarks/training.py [--rounds 3] [--core N] [--torch PYTHON] [--out PAGE]
+    python benchmarks/training.py [--rounds 2] [--core N] [--torch PYTHON] [--out PAGE]
 
 Writes medians with their spread, ratios within a round, and whether the peers' losses agree. Takes a minute,
 and one more a round.
@@ -46,7 +46,7 @@ class Peer:
 
 def main() -> None:
     """Prepare, check, time, write."""
-    parser = page.options(__doc__, page.TRAINING, rounds=3, core=page.last_core())
+    parser = page.options(__doc__, page.TRAINING, rounds=2, core=page.last_core())
     parser.add_argument("--torch", type=Path, default=HERE.parent / ".venv-bench" / "bin" / "python")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})  # those that are started have it from here
