@@ -8,7 +8,7 @@ import sys
 import warnings
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -243,31 +243,28 @@ def backtest(
     A profile without intervals, such as article, is compared by RMSE and MAE.
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
-    from flows.settings import dask_address
+    from flows import clock
+    from flows.settings import require_one_kind_of_workers
+    from flows.workers import started_workers
+    from tasks.backtest.plan import plan_backtest
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
-    profile_named(profile, changed)  # so that a bad one is refused before anything is made
+    chosen = profile_named(profile, changed)
     as_json = as_json or output_format == "json"
-    dask = dask_address(dask)
-    if dask and workers > 1:
-        raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
+    require_one_kind_of_workers(dask, workers)
     data_home = prepared_home(existing_home(home).root)
+    # So that what cannot be tested is refused before anything is started.
+    plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
     quiet = ("closecast.train", "closecast.ensemble")
-    with terminal.session(data_home, stderr=as_json, quiet=quiet):
-        server = prefect_server.start(data_home)
-        from prefect.task_runners import ProcessPoolTaskRunner
-
+    with terminal.session(data_home, stderr=as_json, quiet=quiet), started_workers(workers):
+        server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow
         from flows.backtest import rolling_backtest
 
-        flow = rolling_backtest
-        if workers > 1:
-            # Prefect types its own pool more narrowly than it takes it.
-            pool: Any = ProcessPoolTaskRunner(max_workers=workers)
-            flow = rolling_backtest.with_options(task_runner=pool)
         if server:
             server.wait()
-        result = flow(product, profile, changed, start, end, str(data_home.root), dask)
+        home_folder = str(data_home.root)
+        result = rolling_backtest(product, profile, changed, start, end, home_folder, dask, workers)
     output.print_backtest(data_home, product, result, as_json=as_json)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from flows.cli.signals import MESSAGE
 from tests.helpers import PROJECT
+from tests.processes import is_gone
 from tests.waiting import wait_for
 
 # A training that takes minutes.
@@ -62,14 +63,6 @@ def server_of(parent: int) -> int:
         and b"create_app" in (path.parent / "cmdline").read_bytes()
     )
     return server
-
-
-def is_gone(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"  # without an init nothing reaps it
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
