@@ -130,7 +130,7 @@ def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[flo
 
 def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
     """One member as `tasks.profiles.ensemble` trains it, with a Trainer of its own."""
-    from tasks.network.architectures import student_t_head, student_t_loss
+    from tasks.network.architectures import student_t_loss
 
     recipe = CalibratedSettings()
     shape = {"mean_scale": recipe.mean_scale, "min_dof": recipe.min_dof}
@@ -139,7 +139,6 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
         loss=functools.partial(student_t_loss, **shape),
         clip_norm=recipe.clip_norm,
         compiled=other,
-        head=functools.partial(student_t_head, **shape),
     )
     how = TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs)
     held_out = (data["held_x"], data["held_y"])

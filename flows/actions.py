@@ -98,7 +98,6 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
         raise BadSetting(
             f"profile {profile.name} is trained again on all data at each run: it cannot be rolled back"
         )
-    prepare_home(home)
     with product_lock(home, product_id):
         return roll_back_champion(home, product_id, profile.name, to)
 

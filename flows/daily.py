@@ -6,10 +6,9 @@ import logging
 from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any
-from uuid import UUID
 
 from prefect import tags
-from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -134,11 +133,11 @@ def show_log_lines() -> None:
 
 def name_run(prices: IngestedPrices) -> None:
     """Give the flow run its product and day, now that the day is known."""
-    run_id = flow_run.get_id()
-    if run_id:
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
         history = prices.history
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run_id), name=f"{history.product_id} {history.origin}")
+        client: Any = context.client  # that of a flow without `async`
+        client.update_flow_run(context.flow_run.id, name=f"{history.product_id} {history.origin}")
 
 
 def _run_name_of_products() -> str:

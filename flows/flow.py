@@ -14,16 +14,25 @@ R = TypeVar("R")
 
 
 class _Flow(Flow[P, R]):
-    """A flow that names in one line what to do where Prefect's temporary server does not come up."""
+    """A flow that names in one line what to do where no Prefect server responds."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the flow; `PrefectUnavailable` where no server is configured and none comes up."""
+        """Run the flow.
+
+        Raises:
+            PrefectUnavailable: the configured server does not respond, or the temporary one does not come up.
+        """
         try:
             return super().__call__(*args, **kwargs)
         except RuntimeError as error:
-            if "ephemeral Prefect API server" not in str(error):
-                raise
-            raise PrefectUnavailable.of_temporary_server("") from error
+            if "ephemeral Prefect API server" in str(error):
+                raise PrefectUnavailable.of_temporary_server() from error
+            if str(error).startswith("Failed to reach API at "):
+                address = str(error).removeprefix("Failed to reach API at ")
+                raise PrefectUnavailable(
+                    f"the Prefect server at {address} does not respond: start it, or correct PREFECT_API_URL"
+                ) from error
+            raise
 
 
 def flow(

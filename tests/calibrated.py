@@ -25,7 +25,7 @@ from tasks.core.model import Model
 from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.evaluation.scoring import score_due
 from tasks.forecast.publish import RunKey, component_rows, publish_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
+from tasks.prices.ingest import IngestedPrices, IngestRequest, read_prices
 from tasks.profiles.calibrated import CalibratedProfile
 from tasks.training.registration import load_model
 from tasks.training.selection import ModelSelection, select_model
@@ -74,9 +74,10 @@ class Runs:
         return replace(self, profile=CalibratedProfile(self.profile.settings.model_dump() | changed))
 
     def prices(self, number: int) -> IngestedPrices:
-        """The stored prices up to a day."""
+        """The stored prices up to a day, which need not have a close."""
         request = IngestRequest(BTC, day(number), NOW, NOW.date(), pool_products=self.profile.pool_products)
-        return read_stored(self.home, request)
+        with Prices(self.home) as prices:
+            return read_prices(prices, request)
 
     def history(self, number: int) -> PriceHistory:
         return self.prices(number).history

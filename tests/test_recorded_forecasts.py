@@ -1,7 +1,7 @@
 """The forecasts of the embedded sample, held against recorded figures: `make recorded`.
 
-They were recorded from the code as it was before the modules moved into rooms. On the same processor and
-library versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that
+They were recorded when trained networks began to forecast in NumPy. On the same processor and library
+versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that
 says so: `python -m tests.test_recorded_forecasts FILE`.
 """
 

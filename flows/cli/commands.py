@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
@@ -261,10 +262,10 @@ def backtest(
         server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow
         from flows.backtest import rolling_backtest
 
-        if server:
-            server.wait()
-        home_folder = str(data_home.root)
-        result = rolling_backtest(product, profile, changed, start, end, home_folder, dask, workers)
+        with server.up() if server else contextlib.nullcontext():
+            result = rolling_backtest(
+                product, profile, changed, start, end, str(data_home.root), dask, workers
+            )
     output.print_backtest(data_home, product, result, as_json=as_json)
 
 
@@ -282,8 +283,9 @@ def rollback(
     from flows.actions import roll_back
     from tasks.profiles.named import profile_named
 
-    chosen = profile_named(profile)
-    before, after = roll_back(existing_home(home), product, chosen, to)
+    chosen, data_home = profile_named(profile), prepared_home(existing_home(home).root)
+    with terminal.session(data_home, stderr=as_json):
+        before, after = roll_back(data_home, product, chosen, to)
     moved = "is the champion already" if before == after else f"replaces version {before} as the champion"
     text = f"closecast.{product}.{chosen.name}: version {after} {moved}, until the next refit"
     result = {"product_id": product, "profile": chosen.name, "before": before, "after": after}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import http.client
 import logging
 import os
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,18 +71,32 @@ def _may_name_a_server(file: Path) -> bool:
     return b"prefect_api_url" in text or (b"url" in text and (b"[api" in text or b"prefect.api" in text))
 
 
-@dataclass(frozen=True)
 class TemporaryServer:
-    """A Prefect server that was started for this command, and is coming up."""
+    """A Prefect server that was started for this command, and comes up while the command goes on."""
 
-    process: subprocess.Popen[bytes]
-    port: int
-    started_at: float  # by time.monotonic
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process, self.port = process, port
+        self._started_at, self._is_up = time.monotonic(), False
 
-    def wait(self) -> None:
-        """Wait until it responds; `PrefectUnavailable` where it ends, or takes too long."""
+    @contextlib.contextmanager
+    def up(self) -> Iterator[None]:
+        """Wait until it responds; flows in the block send it no heartbeats, which nobody would read.
+
+        At its end a run with heartbeats waits up to a second for their thread.
+
+        Raises:
+            PrefectUnavailable: it ended, or took too long.
+        """
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        if not self._is_up:
+            self._wait()
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+
+    def _wait(self) -> None:
         seconds = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
-        left = max(1.0, self.started_at + seconds - time.monotonic())
+        left = max(1.0, self._started_at + seconds - time.monotonic())
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=left)
         try:
             connection.request("GET", "/api/health")
@@ -92,13 +107,15 @@ class TemporaryServer:
             raise PrefectUnavailable.of_temporary_server(reason) from error
         finally:
             connection.close()
-        log.info("Prefect's temporary server is up after %.1f s", time.monotonic() - self.started_at)
+        self._is_up = True
+        log.info("Prefect's temporary server is up after %.1f s", time.monotonic() - self._started_at)
 
 
+@functools.cache
 def start(home: Home) -> TemporaryServer | None:
-    """Choose Prefect's settings, and start a temporary server where the user has none.
+    """Choose Prefect's settings, and start a temporary server, once, where the user has none.
 
-    The caller loads Prefect, and waits for the server, when it has nothing else to do.
+    The caller loads what else it needs before it waits for the server.
     """
     from storage.core.home import prefect_home
 
@@ -141,7 +158,7 @@ def _start_temporary() -> TemporaryServer:
         port: int = listener.getsockname()[1]
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     atexit.register(_stop, process)
-    return TemporaryServer(process, port, time.monotonic())
+    return TemporaryServer(process, port)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -78,9 +79,8 @@ def _call_flow(
 ) -> list[str]:
     from flows.daily import daily_forecast, daily_forecasts
 
-    if server:
-        server.wait()
     arguments = astuple(options)
-    if len(markets) == 1:
-        return [daily_forecast(markets[0], *arguments)]
-    return daily_forecasts([market.product_id for market in markets], markets[0].source, *arguments)
+    with server.up() if server else contextlib.nullcontext():
+        if len(markets) == 1:
+            return [daily_forecast(markets[0], *arguments)]
+        return daily_forecasts([market.product_id for market in markets], markets[0].source, *arguments)

@@ -69,7 +69,7 @@ class PrefectUnavailable(ClosecastError):
     """No Prefect server is named, or it does not respond."""
 
     @classmethod
-    def of_temporary_server(cls, reason: str) -> Self:
+    def of_temporary_server(cls, reason: str = "") -> Self:
         """That the temporary server of a run did not come up."""
         return cls(
             f"Prefect's temporary server did not come up {reason}".rstrip()

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from storage.core.errors import Damaged, HomeUnusable
 from storage.core.files import check_no_links
@@ -99,6 +103,32 @@ class Bundle:
     def read_json(self, name: str) -> Any:
         """A JSON file's content."""
         return json.loads(self.read(name))
+
+    def read_weights(
+        self, shapes: Mapping[str, tuple[int, ...]], name: str = WEIGHTS
+    ) -> list[NDArray[np.float32]]:
+        """The weights that a network stored, in the order of `shapes`; Keras is not imported.
+
+        `shapes` has each array's name in the file; `Damaged` where the file lacks an array of that shape.
+        """
+        import h5py
+
+        content = io.BytesIO(self.read(name))
+        try:
+            with h5py.File(content) as file:
+                return [self._array(file, array, shape, name) for array, shape in shapes.items()]
+        except OSError as error:
+            raise Damaged(f"{self.folder / name} is no HDF5 file: restore it from a backup") from error
+
+    def _array(self, file: Any, array: str, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
+        stored = file.get(array)
+        if getattr(stored, "shape", None) != shape or stored.dtype != np.float32:
+            raise Damaged(
+                f"{self.folder / name} needs float32 weights {array} of the shape {shape}, and has none:"
+                " restore it from a backup"
+            )
+        weights: NDArray[np.float32] = stored[...]
+        return weights
 
     def load_weights(self, network: Network, name: str = WEIGHTS) -> None:
         """Load the stored weights into a network of the same layers; the bundle is in a folder."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from storage.core.errors import HomeUnusable
+from storage.core.progress import announced
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import is_damaged, unusable
 
@@ -28,6 +29,7 @@ def registry_client(home: Home) -> MlflowClient:
     `HomeUnusable` where it cannot be made or, from any method of the client, not be read or written.
     """
     engine = database_engine(home)
+    _load_mlflow()
     with _explained(engine.registry_address):
         client = _mlflow(engine.registry_url(_make_tables))
     return cast("MlflowClient", _Explaining(client, engine.registry_address))
@@ -100,8 +102,15 @@ def _make_tables(url: str) -> None:
 def _mlflow(url: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
+    return MlflowClient(tracking_uri=url, registry_uri=url)
+
+
+@functools.cache
+def _load_mlflow() -> None:
+    with announced("loading MLflow"):
+        import mlflow.tracking  # noqa: F401
+
     for name in ("mlflow", "alembic"):  # the import sets its own levels
         logging.getLogger(name).setLevel(logging.WARNING)
     # It writes a traceback to standard error of what `_explained` reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    return MlflowClient(tracking_uri=url, registry_uri=url)

@@ -41,9 +41,7 @@ def one_blas_thread() -> None:
     OMP_NUM_THREADS, which Dask sets for its workers. The limit is per process: taken back by one thread,
     it would be gone for all.
     """
-    import arch  # noqa: F401 (only libraries that are already loaded are limited)
-    import scipy.linalg
-    import scipy.optimize  # noqa: F401
+    import scipy.linalg  # noqa: F401 (loads SciPy's library: only what is loaded is limited)
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, user_api="blas")

@@ -1,5 +1,5 @@
-"""Keras architectures, their losses, and the loop that trains them, several members at a time.
+"""Keras architectures, their losses, the loop that trains them, and the forward pass of what was trained.
 
 Prices, candles and settings of a profile do not belong here: a network sees arrays only.
-Read `architectures.py` first, then `trainer.py`.
+Read `architectures.py` first, then `trainer.py`, then `forward.py`.
 """

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.tensorflow_runtime import tensorflow
-from tasks.core.types import Floats
 
 if TYPE_CHECKING:
     import keras
@@ -48,7 +47,7 @@ def calibrated_network(
     first_dof: float = 1.0,
     seed: int,
 ) -> keras.Sequential:
-    """(batch, lookback, features) inputs → (batch, 3) outputs for `student_t_head`.
+    """(batch, lookback, features) inputs → (batch, 3) outputs for `student_t_loss`.
 
     The first distribution is close to mean 0, sigma 1 and about 3 degrees of freedom: the head's first
     weights have the standard deviation `head_sd`, and `first_dof` is its first bias for the dof.
@@ -82,18 +81,14 @@ def _lstm(units: int, kernel_seed: int, recurrent_seed: int, **options: Any) -> 
     )
 
 
-def student_t_head(raw: Any, *, mean_scale: float, min_dof: float) -> Any:
-    """Mean, sigma and degrees of freedom, (batch, 3), from a network's outputs (batch, 3)."""
-    tf = tensorflow()
-    dof = min_dof + tf.nn.softplus(raw[:, 2])
-    return tf.stack([mean_scale * raw[:, 0], tf.exp(raw[:, 1]), dof], axis=1)
+def student_t_loss(outputs: Any, targets: Any, *, mean_scale: float, min_dof: float) -> Any:
+    """Negative log likelihood (batch,) of targets (batch, 1) under the Student t of outputs (batch, 3).
 
-
-def student_t_loss(raw: Any, targets: Any, *, mean_scale: float, min_dof: float) -> Any:
-    """Negative log likelihood (batch,) of targets (batch, 1) under the head's Student t."""
+    Its parameters are those of `forward.student_t_parameters`.
+    """
     tf = tensorflow()
-    head = student_t_head(raw, mean_scale=mean_scale, min_dof=min_dof)
-    mean, sigma, dof = tf.unstack(head, axis=1)
+    mean, log_sigma, dof = tf.unstack(outputs, axis=1)
+    mean, sigma, dof = mean_scale * mean, tf.exp(log_sigma), min_dof + tf.nn.softplus(dof)
     distance = tf.square((targets[:, 0] - mean) / sigma)
     return (
         tf.math.lgamma(dof / 2)
@@ -108,13 +103,6 @@ def squared_error(outputs: Any, targets: Any) -> Any:
     """Mean squared error (batch,) of outputs and targets (batch, horizon)."""
     tf = tensorflow()
     return tf.reduce_mean(tf.square(outputs - targets), axis=-1)
-
-
-def predict(network: keras.Sequential, inputs: Floats) -> Floats:
-    """Outputs (samples, horizon) for inputs (samples, lookback, features), without dropout."""
-    tf = tensorflow()
-    outputs = network(tf.constant(inputs, dtype=tf.float32), training=False)
-    return np.asarray(outputs, dtype=np.float64)
 
 
 def arrays_sha256(arrays: Sequence[NDArray[Any]]) -> str:

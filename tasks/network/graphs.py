@@ -1,4 +1,4 @@
-"""The TensorFlow graphs of training and prediction, and the variable whose parts are their weights."""
+"""The TensorFlow graphs of training, and the variable whose parts are their weights."""
 
 from __future__ import annotations
 
@@ -96,23 +96,6 @@ def mean_loss_graph(network: keras.Sequential, flat: FlatWeights, loss: Loss) ->
             return tf.reduce_mean(loss(network(x, training=False), y))
 
     return tf.function(mean_loss, autograph=False, reduce_retracing=True)
-
-
-def predict_graph(network: keras.Sequential, head: Callable[[Any], Any]) -> Any:
-    """The head's figures of one window after the other: x → (samples, figures)."""
-    tf = tensorflow()
-    shape = network.input_shape[1:]
-
-    def predict(x: Any) -> Any:
-        def predict_row(row: Any, figures: Any) -> tuple[Any, Any]:
-            window = tf.ensure_shape(x[row : row + 1], (1, *shape))
-            return row + 1, figures.write(row, head(network(window, training=False))[0])
-
-        rows = tf.shape(x)[0]
-        start = (tf.constant(0), tf.TensorArray(tf.float32, rows))
-        return tf.while_loop(lambda row, _: row < rows, predict_row, start, parallel_iterations=1)[1].stack()
-
-    return tf.function(predict, autograph=False, input_signature=[tf.TensorSpec((None, *shape), tf.float32)])
 
 
 def _forward(network: keras.Sequential, batch: Any, masks: list[Any]) -> Any:

@@ -30,7 +30,7 @@ from tasks.core.tensorflow_runtime import cores, tensorflow
 from tasks.core.types import Floats
 from tasks.network.architectures import squared_error
 from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks, report_epoch
-from tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph, predict_graph
+from tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph
 
 if TYPE_CHECKING:
     import keras
@@ -73,8 +73,7 @@ class Trainer:
     """A network with its optimizer and its graphs, which are traced once and serve every member.
 
     One thread at a time uses it; `clone` makes another for another thread. The optimizer is Adam, with the
-    gradient's norm held to `clip_norm`. The head, (batch, outputs) → (batch, figures), is applied by
-    `predict`. XLA (`compiled`) compiles anew for each shape of data.
+    gradient's norm held to `clip_norm`. XLA (`compiled`) compiles anew for each shape of data.
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class Trainer:
         loss: Loss,
         clip_norm: float | None = None,
         compiled: bool = False,
-        head: Callable[[Any], Any] = lambda raw: raw,
     ) -> None:
         import keras
 
@@ -96,7 +94,6 @@ class Trainer:
         self._fresh = [keras.ops.convert_to_numpy(variable) for variable in self._optimizer.variables]
         self._epoch = epoch_graph(network, self._optimizer, self._flat, loss, compiled=compiled)
         self._mean_loss = mean_loss_graph(network, self._flat, loss)
-        self._predict = predict_graph(network, head)
         self._lock = threading.RLock()
         # In a clone: id of a variable's handle in the first trainer → the handle of its own variable.
         self._handles: dict[int, Any] = {}
@@ -142,24 +139,11 @@ class Trainer:
             losses = self._fit(data, settings, np.random.Generator(np.random.PCG64(seed)), name)
             return self.network.get_weights(), losses
 
-    def predict(self, weights: Weights, inputs: NDArray[np.float32]) -> Floats:
-        """The head's figures (samples, figures) with these weights for inputs (samples, lookback, features).
-
-        One window at a time: vectorized arithmetic rounds differently by a window's position in its batch.
-        So a window's figures are the same to the last bit, whichever windows are predicted with it.
-        """
-        tf = tensorflow()
+    @contextlib.contextmanager
+    def borrow(self, weights: Weights) -> Iterator[keras.Sequential]:
+        """The network with these weights, while no other thread uses it."""
         with self._lock:
             self.network.set_weights(weights)
-            windows = tf.constant(np.asarray(inputs, dtype=np.float32))
-            return np.asarray(self._run(self._predict, windows), dtype=np.float64)
-
-    @contextlib.contextmanager
-    def borrow(self, weights: Weights | None = None) -> Iterator[keras.Sequential]:
-        """The network, with these weights if given, while no other thread uses it."""
-        with self._lock:
-            if weights is not None:
-                self.network.set_weights(weights)
             yield self.network
 
     def _fit(

@@ -24,7 +24,9 @@ from tasks.core.metrics import errors_beside_naive
 from tasks.core.settings import Frozen
 from tasks.core.types import Floats, Rows
 from tasks.features.windows import Windows, make_windows, newest_window
-from tasks.network.architectures import article_network, predict
+from tasks.network.architectures import article_network
+from tasks.network.epoch import Weights
+from tasks.network.forward import forward, weight_shapes
 from tasks.network.trainer import TrainingSettings, train
 from tasks.prices.gaps import find_gaps
 from tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted, Training
@@ -110,12 +112,12 @@ class Split:
 
 @dataclass(frozen=True)
 class ArticleState:
-    """The network, the scaler of its closes, and its test part.
+    """The network's weights, the scaler of its closes, and its test part.
 
     `test` holds `day_utc`, `close`, `last_close` and `point` of each test window; None when loaded.
     """
 
-    network: keras.Sequential
+    weights: Weights
     scaler: MinMax
     test: pd.DataFrame | None = None
 
@@ -179,7 +181,9 @@ class ArticleProfile(BaseProfile):
             ),
             seed=settings.seed,
         )
-        test = _test_part(network, closes, split)
+        weights = network.get_weights()
+        points = split.scaler.back(self._outputs(weights, split.test.inputs))
+        test = _test_part(points, closes, split)
         metrics = errors_beside_naive(*(_column(test, name) for name in ("point", "close", "last_close")))
         rmse, naive = (
             format_price(metrics[f"{name}_rmse"], history.quote_currency) for name in ("test", "naive")
@@ -187,7 +191,7 @@ class ArticleProfile(BaseProfile):
         log.info("%s: test RMSE %s over %d days, naive %s", history.product_id, rmse, len(test), naive)
         validation = len(split.train) - split.fitted
         windows = {"train": split.fitted, "validation": validation, "test": len(split.test)}
-        state = ArticleState(network, split.scaler, test)
+        state = ArticleState(weights, split.scaler, test)
         training = Training((losses,), windows, metrics=metrics)
         return FittedModel(state, closes["day_utc"].iloc[-1].date(), training=training)
 
@@ -231,27 +235,32 @@ class ArticleProfile(BaseProfile):
         del components
         state: ArticleState = fitted.state
         closes, lookback = _column(candles, "close"), self.settings.lookback
-        points = np.empty(len(rows))
-        for number, row in enumerate(rows):  # one window at a time: a window's bits depend on its batch
+        windows = np.empty((len(rows), lookback, 1))
+        for number, row in enumerate(rows):
             window = newest_window(candles["day_utc"][: row + 1], closes[: row + 1], lookback=lookback)
-            scaled = predict(state.network, state.scaler.forward(window)[None, :, None])
-            points[number] = state.scaler.back(scaled)[0, -1]
-        return {1: Predicted(points=points)}
+            windows[number, :, 0] = state.scaler.forward(window)
+        return {1: Predicted(points=state.scaler.back(self._outputs(state.weights, windows)))}
+
+    def _outputs(self, weights: Weights, windows: Floats) -> Floats:
+        """Scaled closes (samples,) of the days after windows (samples, lookback, 1) of scaled closes."""
+        layers = self.settings.model_dump(include={"activation", "leaky_slope"})
+        return forward(weights, windows, **layers)[:, 0]
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
         """Those of the one network."""
-        return [fitted.state.network.get_weights()]
+        return [fitted.state.weights]
 
     def save(self, fitted: FittedModel, draft: Draft) -> None:
         """`model.weights.h5` and `scaler.json`."""
-        draft.write_weights(fitted.state.network)
+        network = self._network()
+        network.set_weights(fitted.state.weights)
+        draft.write_weights(network)
         draft.write_json("scaler.json", asdict(fitted.state.scaler))
 
     def load(self, bundle: Bundle) -> ArticleState:
-        """The network and its scaler."""
-        network = self._network()
-        bundle.load_weights(network)
-        return ArticleState(network, MinMax(**bundle.read_json("scaler.json")))
+        """The network's weights and its scaler."""
+        weights = bundle.read_weights(weight_shapes(1, self.settings.units, outputs=1))
+        return ArticleState(weights, MinMax(**bundle.read_json("scaler.json")))
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
         """The article's three figures."""
@@ -260,15 +269,15 @@ class ArticleProfile(BaseProfile):
         return article_figures(history, fitted.training.losses[0], fitted.state.test)
 
 
-def _test_part(network: keras.Sequential, closes: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """The network's prediction for each test window beside the actual close."""
+def _test_part(points: Floats, closes: pd.DataFrame, split: Split) -> pd.DataFrame:
+    """The prediction for each test window, (samples,), beside the actual close."""
     rows, prices = split.train_rows + split.test.target_rows, _column(closes, "close")
     return pd.DataFrame(
         {
             "day_utc": closes["day_utc"].to_numpy()[rows],
             "close": prices[rows],
             "last_close": prices[rows - 1],
-            "point": split.scaler.back(predict(network, split.test.inputs)[:, -1]),
+            "point": points,
         }
     )
 

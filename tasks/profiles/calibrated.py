@@ -20,6 +20,7 @@ from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
 from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, columns_of, make_inputs, usable_rows
+from tasks.network.forward import weight_shapes
 from tasks.profiles.base import BaseProfile, FittedModel, Histories, Predicted
 from tasks.profiles.baselines import BASELINES, MIN_RETURNS, baseline_quantiles
 from tasks.profiles.calibrated_settings import CalibratedSettings
@@ -124,13 +125,11 @@ class CalibratedProfile(BaseProfile):
 
     def load(self, bundle: Bundle) -> Ensemble:
         """The ensemble of a bundle."""
-        shape = bundle.read_json("ensemble.json")
-        members = []
-        for number in range(1, shape["members"] + 1):
-            with trainers_for(self.settings, shape["features"]).first.borrow() as network:
-                bundle.load_weights(network, _weights_file(number))
-                members.append(network.get_weights())
-        return Ensemble(Columns(**shape["columns"]), tuple(members))
+        ensemble = bundle.read_json("ensemble.json")
+        shapes = weight_shapes(ensemble["features"], self.settings.units, outputs=3)
+        files = map(_weights_file, range(1, ensemble["members"] + 1))
+        members = tuple(bundle.read_weights(shapes, file) for file in files)
+        return Ensemble(Columns(**ensemble["columns"]), members)
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
         """The members' losses."""

@@ -19,8 +19,9 @@ from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.types import Floats, Rows
 from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
 from tasks.features.windows import DAY
-from tasks.network.architectures import calibrated_network, student_t_head, student_t_loss
+from tasks.network.architectures import calibrated_network, student_t_loss
 from tasks.network.epoch import Weights
+from tasks.network.forward import forward, student_t_parameters
 from tasks.network.trainer import Losses, Trainer, TrainerPool, TrainingSettings
 from tasks.profiles.base import Histories, Training
 from tasks.profiles.calibrated_settings import CalibratedSettings
@@ -137,11 +138,10 @@ def ensemble_quantiles(
     if not len(rows):
         return np.empty((0, len(LEVELS)))
     windows = windows_at(inputs, rows, settings)
-    trainer = trainers_for(settings, windows.shape[2]).first
+    head = settings.model_dump(include={"mean_scale", "min_dof"})
     total = np.zeros((len(rows), len(LEVELS)))
     for weights in ensemble.members:
-        mean, sigma, dof = trainer.predict(weights, windows).T
-        total += student_t(mean, sigma, dof)
+        total += student_t(*student_t_parameters(forward(weights, windows), **head))
     return np.asarray(total / len(ensemble.members) * inputs.sigma[rows][:, None], dtype=np.float64)
 
 
@@ -155,12 +155,10 @@ def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
 def _trainers(
     features: int, *, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any
 ) -> TrainerPool:
-    head = {"mean_scale": mean_scale, "min_dof": min_dof}
     trainer = Trainer(
         calibrated_network(features=features, head_sd=0.0, seed=0, **shape),
-        loss=functools.partial(student_t_loss, **head),
+        loss=functools.partial(student_t_loss, mean_scale=mean_scale, min_dof=min_dof),
         clip_norm=clip_norm,
-        head=functools.partial(student_t_head, **head),
     )
     return TrainerPool(trainer)
 

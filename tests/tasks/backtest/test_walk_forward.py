@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
 from tasks.profiles.calibrated import CalibratedProfile
 from tests.calibrated import LENIENT, candles, close, day, quick
-from tests.helpers import BTC, NOW, SMALL, store, without
+from tests.engines import copy_home
+from tests.helpers import BTC, NOW, SMALL, modules_after, store, without
 
 START, END = 610, 621
 # A refit, a fine-tuning and their gates within a dozen days.
@@ -152,6 +154,23 @@ def test_an_interrupted_walk_is_completed_with_the_same_bits(
     assert finish_backtest(home, again) == tested[2]
     assert rows(home) == rows(tested[0])
     assert not list(BacktestCache(home, again.backtest_id).folder.glob(".draft-*"))
+
+
+def test_walking_over_trained_models_loads_no_training_libraries(
+    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path
+) -> None:
+    """Gates and forecasts included."""
+    home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
+    shutil.rmtree(home.root / "backtests")
+    for path in (home.folds / stored.backtest_id).glob("*.json"):
+        path.unlink()
+    program = (
+        "from storage.core.home import Home\nfrom tests.calibrated import quick\n"
+        "from tests.tasks.backtest.test_walk_forward import SOON, Path, finish_backtest, plan\n"
+        f"home = Home(Path({str(home.root)!r}))\nfinish_backtest(home, plan(home, quick(**SOON)))"
+    )
+    assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
+    assert rows(home) == rows(tested[0])
 
 
 @pytest.mark.parametrize("ratio", [9.0, 0.01])

@@ -1,4 +1,4 @@
-"""A day's steps together: the price database is opened once, and the series read and digested once."""
+"""A day's steps together: what they read, and what they load."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tasks.prices.sources import Market, ingest_prices
 from tasks.report.page import write_page
 from tasks.training.registration import load_model
 from tasks.training.selection import select_model
-from tests.calibrated import LENIENT, MADE, Runs, day, stored_runs
-from tests.helpers import BTC, NOW
+from tests.calibrated import LENIENT, MADE, Runs, champion_runs, day, stored_runs
+from tests.helpers import BTC, NOW, modules_after
 
 
 def run_day(runs: Runs, number: int) -> Forecast:
@@ -76,3 +76,18 @@ def test_each_day_reads_its_series_once(
         assert counts == ONCE
     assert forecasts[0].rows() == forecasts[1].rows()
     assert [forecast.model_version for forecast in forecasts[1:]] == ["1", "1", "2"]
+
+
+def test_a_day_whose_model_is_kept_loads_no_training_libraries(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    runs = champion_runs(tmp_path_factory, tmp_path / "home")
+    program = (
+        "from storage.core.home import Home\nfrom tests.calibrated import MADE, Runs, quick\n"
+        "from tests.tasks.forecast.test_day import Path, run_day\n"
+        f"run_day(Runs(Home(Path({str(runs.home.root)!r})), quick()), MADE + 1)"
+    )
+    assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
+    forecast = find_forecast(runs.home, RunKey.of_run(runs.profile, runs.history(MADE + 1)), (1,))
+    assert forecast is not None
+    assert forecast.model_version == "1"

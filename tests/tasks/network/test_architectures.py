@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy import stats
 
 from tasks.core.tensorflow_runtime import tensorflow
@@ -11,9 +10,9 @@ from tasks.network.architectures import (
     arrays_sha256,
     article_network,
     calibrated_network,
-    student_t_head,
     student_t_loss,
 )
+from tasks.network.forward import student_t_parameters
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
@@ -27,11 +26,7 @@ ARTICLE: dict[str, Any] = {
     "seed": 1,
 }
 SHAPE: dict[str, Any] = {"lookback": 3, "features": 4, "units": 8, "dropout": 0.1, "head_sd": 0.02, "seed": 1}
-HEAD = {"mean_scale": 0.1, "min_dof": 2.1}
-
-
-def head(raw: Any) -> np.ndarray:
-    return np.asarray(student_t_head(tensorflow().constant(raw, dtype="float32"), **HEAD), dtype=np.float64)
+HEAD: dict[str, Any] = {"mean_scale": 0.1, "min_dof": 2.1}
 
 
 def sha256(network: keras.Sequential) -> str:
@@ -49,18 +44,11 @@ def test_the_article_s_network_has_16961_parameters() -> None:
     assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
 
 
-def test_the_head_by_hand() -> None:
-    figures = head([[2.0, -1.0, 3.0], [-5.0, 0.5, -60.0], [0.0, 0.0, 0.0]])
-    assert figures[0] == pytest.approx([0.2, np.exp(-1.0), 2.1 + np.log1p(np.exp(3.0))], rel=1e-6)
-    assert figures[1] == pytest.approx([-0.5, np.exp(0.5), 2.1], rel=1e-6)
-    assert figures[2] == pytest.approx([0.0, 1.0, 2.1 + np.log(2.0)], rel=1e-6)
-
-
 def test_the_loss_is_the_likelihood_of_student_t() -> None:
     tf = tensorflow()
     draw = np.random.default_rng(2)
     raw, targets = draw.normal(0, 1.5, (300, 3)), draw.normal(0, 3, (300, 1))
-    mean, sigma, dof = head(raw).T
+    mean, sigma, dof = student_t_parameters(raw, **HEAD)
     loss = student_t_loss(tf.constant(raw, tf.float32), tf.constant(targets, tf.float32), **HEAD)
     assert loss.shape == (300,)
     expected = -stats.t.logpdf(targets[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof))

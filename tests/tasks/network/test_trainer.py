@@ -20,7 +20,6 @@ from tasks.network.architectures import (
     arrays_sha256,
     article_network,
     calibrated_network,
-    student_t_head,
     student_t_loss,
 )
 from tasks.network.epoch import (
@@ -31,6 +30,7 @@ from tasks.network.epoch import (
     listening,
     report_epoch,
 )
+from tasks.network.forward import forward, student_t_parameters
 from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 
 tensorflow()  # quietly, before Keras imports it
@@ -47,7 +47,7 @@ NETWORK: dict[str, Any] = {
 }
 ARTICLE = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=2, shuffle=False)
 SETTINGS = TrainingSettings(learning_rate=0.01, batch_size=16, epochs=3)
-HEAD = {"mean_scale": 0.1, "min_dof": 2.1}
+HEAD: dict[str, Any] = {"mean_scale": 0.1, "min_dof": 2.1}
 
 
 def loss_of(raw: Any, targets: Any) -> Any:
@@ -148,7 +148,7 @@ def test_the_log_has_the_first_each_tenth_and_the_last_epoch(caplog: pytest.LogC
 
 def new_trainer(seed: int = 0) -> Trainer:
     network = calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.02, seed=seed)
-    return Trainer(network, loss=loss_of, clip_norm=0.5, head=functools.partial(student_t_head, **HEAD))
+    return Trainer(network, loss=loss_of, clip_norm=0.5)
 
 
 @functools.cache
@@ -221,7 +221,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
     assert arrays_sha256(weights) == arrays_sha256(until_best) == sha256(trainer.network)
     # The best loss is that of these weights.
     x, y = samples(40, 6)
-    mean, sigma, dof = trainer.predict(weights, x).T
+    mean, sigma, dof = student_t_parameters(forward(weights, x), **HEAD)
     loss = -stats.t.logpdf(y[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof)).mean()
     assert loss == pytest.approx(losses.validation.min(), rel=1e-4)
 
@@ -252,27 +252,11 @@ def test_seed_start_and_order_change_the_weights() -> None:
 
 
 def test_threads_take_turns_with_a_trainer() -> None:
-    trainer, x = shared(), samples(20)[0]
+    trainer = shared()
     expected = [bits(fit(trainer, seed=seed)) for seed in (1, 2)]
-    figures = trainer.predict(first_weights(4), x).tobytes()
     with ThreadPoolExecutor(3) as pool:
         fits = [pool.submit(fit, trainer, seed=seed) for seed in (1, 2, 1, 2)]
-        predictions = [pool.submit(trainer.predict, first_weights(4), x) for _ in range(4)]
         assert [bits(future.result()) for future in fits] == expected * 2
-        assert {future.result().tobytes() for future in predictions} == {figures}
-
-
-def test_a_window_has_the_same_bits_alone_and_among_others() -> None:
-    trainer, weights, x = shared(), first_weights(3), samples(37)[0]
-    together = trainer.predict(weights, x)
-    assert together.shape == (37, 3)
-    assert together.dtype == np.float64
-    for n in (0, 1, 17, 36):
-        assert trainer.predict(weights, x[n : n + 1])[0].tobytes() == together[n].tobytes()
-    assert trainer.predict(weights, x[::-1])[::-1].tobytes() == together.tobytes()
-    assert trainer.predict(weights, x[:0]).shape == (0, 3)
-    at_once = np.asarray(student_t_head(trainer.network(x, training=False), **HEAD))
-    np.testing.assert_allclose(together, at_once, rtol=1e-5, atol=1e-6)
 
 
 def test_with_a_clipped_gradient_a_second_training_too_is_that_of_keras() -> None:
@@ -300,8 +284,6 @@ def test_a_clone_has_variables_of_its_own_and_gives_the_same_bits() -> None:
         assert bits(fit(trainer)) == expected
         assert sha256(trainer.network) == expected[0]
         assert {sha256(other.network) for other in others} == {arrays_sha256(untouched)}
-        figures = [each.predict(first_weights(3), samples(5)[0]).tobytes() for each in (trainer, first)]
-        assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize("changed", [{}, {"held_out": False}, {"epochs": 1, "batch_size": 10_000}])

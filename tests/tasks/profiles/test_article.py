@@ -22,7 +22,7 @@ from storage.models.bundles import Bundle, Draft
 from storage.models.registry import Models
 from tasks.core.history import PriceHistory
 from tasks.core.types import Floats
-from tasks.network.architectures import predict
+from tasks.network.forward import forward
 from tasks.prices.csv_reader import read_candles
 from tasks.prices.ingest import IngestRequest, read_stored
 from tasks.profiles.article import ArticleProfile, MinMax, Split
@@ -185,7 +185,8 @@ def test_the_test_part_beside_the_naive_forecast() -> None:
     assert test["last_close"].tolist() == actual.shift(1).loc[test["day_utc"]].tolist()
     assert test["day_utc"].iloc[[0, -1]].tolist() == closes["day_utc"].iloc[[51, 59]].tolist()
     split = PROFILE.split(closes)
-    points = split.scaler.back(predict(model.state.network, split.test.inputs)[:, 0])
+    outputs = forward(model.state.weights, split.test.inputs, activation="sigmoid", leaky_slope=0.5)
+    points = split.scaler.back(outputs[:, 0])
     assert test["point"].tolist() == points.tolist()
     rmse = np.sqrt(np.mean((test["point"] - test["close"]) ** 2))
     assert model.training.metrics["test_rmse"] == pytest.approx(rmse)
@@ -215,7 +216,7 @@ def test_the_forecast_layer_by_layer() -> None:
     import keras
 
     closes, model = made_up(), fitted()
-    kernel, recurrent, bias, out, shift = model.state.network.get_weights()
+    kernel, recurrent, bias, out, shift = model.state.weights
     low, high = closes["close"].iloc[:48].min(), closes["close"].iloc[:48].max()
     sigmoid = keras.activations.get("sigmoid")
     hidden = state = np.zeros((1, 4), dtype=np.float32)

@@ -23,6 +23,7 @@ from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
 from tasks.features.inputs import Columns, make_inputs, windows_at
 from tasks.network.architectures import arrays_sha256
+from tasks.network.forward import forward, student_t_parameters
 from tasks.profiles.base import FittedModel
 from tasks.profiles.calibrated import CalibratedProfile
 from tasks.profiles.ensemble import (
@@ -31,7 +32,6 @@ from tasks.profiles.ensemble import (
     ensemble_quantiles,
     fine_tune_ensemble,
     fit_ensemble,
-    trainers_for,
 )
 from tests.helpers import BTC, FIRST, PROJECT, made_up, without
 
@@ -261,7 +261,8 @@ def test_the_members_quantiles_are_averaged() -> None:
     # Each is its head's Student t, in the origin's sigma.
     inputs = make_inputs(candles, SETTINGS, ensemble.columns)
     windows = windows_at(inputs, np.array(rows), SETTINGS)
-    mean, sigma, dof = trainers_for(SETTINGS, 11).first.predict(ensemble.members[1], windows)[2]
+    outputs = forward(ensemble.members[1], windows)
+    mean, sigma, dof = (figure[2] for figure in student_t_parameters(outputs, mean_scale=0.1, min_dof=2.1))
     expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
     np.testing.assert_allclose(alone[1][2], expected * inputs.sigma[599], rtol=1e-9)
 
@@ -282,9 +283,6 @@ def test_a_bundle_loads_to_the_last_bit(tmp_path: Path, columns: bool) -> None:
     ensemble = fit(frame, exactly=1).ensemble
     bundle = saved(tmp_path / "bundle", FittedModel(ensemble, day(TRAINED)))
     assert sorted(bundle.manifest) == ["ensemble.json", "member-1.weights.h5", "member-2.weights.h5"]
-    features = 11 if columns else 7
-    with trainers_for(SETTINGS, features).first.borrow(ensemble.members[0]):
-        pass  # the network that it is read with has other weights meanwhile
     loaded = PROFILE.load(bundle)
     assert loaded.columns == ensemble.columns
     for before, after in zip(ensemble.members, loaded.members, strict=True):
@@ -311,3 +309,6 @@ def test_a_changed_missing_or_foreign_file_is_damage(tmp_path: Path) -> None:
     first.unlink()
     with pytest.raises(Damaged):
         PROFILE.load(bundle)
+    wider = CalibratedProfile({"units": 4, "members": 2})
+    with pytest.raises(Damaged, match=r"float32 weights layers/lstm/cell/vars/0 of the shape \(11, 16\)"):
+        wider.load(other)

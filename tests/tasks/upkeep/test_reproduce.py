@@ -22,7 +22,7 @@ from tasks.training.registration import load_model
 from tasks.upkeep import reproduce
 from tasks.upkeep.reproduce import Comparison, reproduce_forecast
 from tests.calibrated import MADE, Runs
-from tests.helpers import BTC, NOW, SMALL, made_up, trained_home
+from tests.helpers import BTC, NOW, SMALL, made_up, modules_after, trained_home
 from tests.lived import DAYS
 
 
@@ -48,6 +48,16 @@ def test_retraining_gives_the_same_weights_and_writes_nothing(shared_runs: Runs)
     assert len(result.weights[0].stored) > 100
     assert files() == before
     assert len(shared_runs.versions()) == 1
+
+
+def test_reproducing_loads_no_training_libraries(shared_runs: Runs) -> None:
+    program = (
+        "from pathlib import Path\nfrom storage.core.home import Home\n"
+        "from tasks.upkeep.reproduce import reproduce_forecast\n"
+        f"home = Home(Path({str(shared_runs.home.root)!r}))\n"
+        f"assert reproduce_forecast(home, {shared_runs.prediction_id(MADE)!r}).same"
+    )
+    assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
 
 
 def test_a_fine_tuned_model_is_retrained_from_its_parent(runs: Runs) -> None:

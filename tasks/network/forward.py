@@ -1,0 +1,82 @@
+"""The forward pass of a trained network, an LSTM and a Dense layer, in NumPy: a forecast needs no TensorFlow.
+
+In float64 and one window at a time, so that a window's outputs have the same bits whichever windows are
+computed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.tensorflow_runtime import one_blas_thread
+from tasks.core.types import Floats
+from tasks.network.epoch import Weights
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), any shape; by tanh, which does not overflow."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
+
+
+def relu(x: Floats) -> Floats:
+    """The positive part of x, any shape."""
+    return np.maximum(x, 0.0)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu}
+
+
+def weight_shapes(features: int, units: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's arrays, as Keras orders and stores them.
+
+    The gates stand side by side in the order input, forget, cell, output.
+    """
+    return {
+        "layers/lstm/cell/vars/0": (features, 4 * units),  # of the inputs
+        "layers/lstm/cell/vars/1": (units, 4 * units),  # of the output of the day before
+        "layers/lstm/cell/vars/2": (4 * units,),
+        "layers/dense/vars/0": (units, outputs),
+        "layers/dense/vars/1": (outputs,),
+    }
+
+
+def forward(
+    weights: Weights,
+    windows: NDArray[np.floating[Any]],
+    *,
+    activation: str = "tanh",
+    leaky_slope: float = 1.0,
+) -> Floats:
+    """A network's outputs (samples, outputs) for windows (samples, lookback, features), without dropout.
+
+    Args:
+        weights: five arrays, as in `weight_shapes`.
+        activation: of the LSTM's cell and output, a name in `ACTIVATIONS`.
+        leaky_slope: below zero, of the LeakyReLU between the layers; 1 means that there is none.
+    """
+    one_blas_thread()
+    kernel, recurrent, bias, dense, dense_bias = (np.asarray(part, dtype=np.float64) for part in weights)
+    activate, units = ACTIVATIONS[activation], len(recurrent)
+    outputs = np.empty((len(windows), len(dense_bias)))
+    for sample, window in enumerate(np.ascontiguousarray(windows, dtype=np.float64)):
+        hidden, cell = np.zeros(units), np.zeros(units)
+        for day in window @ kernel + bias:  # (lookback, 4 units): a day's is (4 units,)
+            gates = day + hidden @ recurrent  # (4 units,)
+            into, forget, _, out = sigmoid(gates).reshape(4, units)
+            cell = forget * cell + into * activate(gates[2 * units : 3 * units])  # (units,)
+            hidden = out * activate(cell)
+        hidden = np.where(hidden < 0.0, leaky_slope * hidden, hidden)
+        outputs[sample] = hidden @ dense + dense_bias  # (outputs,)
+    return outputs
+
+
+def student_t_parameters(
+    outputs: Floats, *, mean_scale: float, min_dof: float
+) -> tuple[Floats, Floats, Floats]:
+    """Mean, sigma and degrees of freedom, each (samples,), from a network's outputs (samples, 3)."""
+    mean, log_sigma, dof = np.ascontiguousarray(outputs.T)
+    return mean_scale * mean, np.exp(log_sigma), min_dof + np.logaddexp(0.0, dof)
