@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -45,42 +46,39 @@ def die() -> None:
 
 
 @pytest.fixture(scope="module")
-def two_processes() -> Iterator[None]:
-    with started_workers(2):
-        yield
+def knowing() -> Iterator[Context]:
+    """A context with two worker processes; other tests' contexts have none."""
+    context, block = Context(), started_workers(2)
+    context.run(block.__enter__)
+    yield context
+    context.run(block.__exit__, None, None, None)
 
 
-def in_threads(*calls: Any) -> list[Any]:
-    """The results of the calls, each from a thread that knows the workers, as a flow's task does."""
-    with ThreadPoolExecutor(len(calls)) as threads:
-        return [future.result() for future in [threads.submit(copy_context().run, call) for call in calls]]
-
-
-def test_the_same_processes_take_all_calls(two_processes: None) -> None:
-    calls = [lambda rank=rank: by_worker(pid_after, 0.2, rank=(rank,)) for rank in range(6)]
-    made = in_threads(*calls)
+def test_the_same_processes_take_all_calls(knowing: Context) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        calls = [functools.partial(by_worker, pid_after, 0.2, rank=(rank,)) for rank in range(6)]
+        made = [future.result() for future in [threads.submit(knowing.copy().run, call) for call in calls]]
     pids = {pid for pid, _ in made}
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert {cores_of_worker for _, cores_of_worker in made} == {1}
 
 
-def test_errors_and_log_lines_of_a_worker_are_those_of_the_call(two_processes: None) -> None:
+def test_errors_and_log_lines_of_a_worker_are_those_of_the_call(knowing: Context) -> None:
     seen = []
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             seen.append((caller.get(), record.levelname, record.getMessage()))
 
-    handler = Handler()
+    handler, context = Handler(), knowing.copy()
+    context.run(caller.set, "this test")
     log.addHandler(handler)
-    token = caller.set("this test")
     try:
         with pytest.raises(BadSetting, match=r"^no such thing$"):
-            by_worker(fail_with_a_line, rank=(100,))
+            context.run(by_worker, fail_with_a_line, rank=(100,))
         wait_for(lambda: seen)
     finally:
-        caller.reset(token)
         log.removeHandler(handler)
     ((who, level, line),) = seen
     assert (who, level) == ("this test", "WARNING")
