@@ -1,9 +1,13 @@
-"""What a person does between the runs: plain functions that the command line calls."""
+"""What a person does between the runs: plain functions that the command line calls.
+
+Each loads what it needs itself, so that an import does not wait for the report's libraries.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import clock
 from storage.core.errors import BadFile, BadInput, BadSetting
@@ -11,17 +15,14 @@ from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
-from storage.reports import Reports
-from storage.upkeep.compaction import Compaction
-from tasks.evaluation.scoreboard import Scoreboard
-from tasks.evaluation.scoring import read_scoreboard, score_stored
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
 from tasks.prices.sources import Market, ingest_file
-from tasks.profiles.base import Profile
-from tasks.report.context import products_with_forecasts
-from tasks.report.page import write_report
-from tasks.training.rollback import roll_back_champion
-from tasks.upkeep.pruning import UnusedItem, compact_tables, prune_home
+
+if TYPE_CHECKING:
+    from storage.upkeep.compaction import Compaction
+    from tasks.evaluation.scoreboard import Scoreboard
+    from tasks.profiles.base import Profile
+    from tasks.upkeep.pruning import UnusedItem
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard
 
     The product's pages are written again when anything was scored. Nothing is fetched.
     """
+    from tasks.evaluation.scoring import read_scoreboard, score_stored
+
     moment = clock.now()
     prepare_home(home)
     if source_of(home, product_id) is None:
@@ -73,6 +76,10 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
 
     Returns the path of the page, or of the index where there is more than one.
     """
+    from storage.reports import Reports
+    from tasks.report.context import products_with_forecasts
+    from tasks.report.page import write_report
+
     pairs = [
         (product, name)
         for product, name in products_with_forecasts(home)
@@ -94,6 +101,8 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
 
 def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> tuple[str, str]:
     """Move the product's champion back; the numbers of the version before and after."""
+    from tasks.training.rollback import roll_back_champion
+
     if not profile.policy.refit_every_days:
         raise BadSetting(
             f"profile {profile.name} is trained again on all data at each run: it cannot be rolled back"
@@ -104,6 +113,8 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
 
 def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     """Compact the tables and prune, or list what that would do."""
+    from tasks.upkeep.pruning import compact_tables, prune_home
+
     tables = compact_tables(prepare_home(home), dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
     return Upkeep(tuple(tables), tuple(pruned))

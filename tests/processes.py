@@ -29,7 +29,7 @@ LIBRARIES = [
     *("keras", "matplotlib.figure", "mlflow.store.model_registry.sqlalchemy_store"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "prefect.main"),
     *("pyarrow.dataset", "pydantic", "requests", "rich.progress", "scipy.stats", "sklearn.preprocessing"),
-    *("tensorflow", "typer"),
+    *("tasks.report.page", "tasks.training.rollback", "tasks.upkeep.pruning", "tensorflow", "typer"),
 ]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from flows.cli import output, prefect_server, signals, terminal
+from flows.cli import output, signals, terminal
 from flows.cli.options import (
     DAY,
     AnyProductOption,
@@ -245,6 +245,7 @@ def backtest(
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
     from flows import clock
+    from flows.cli import prefect_server
     from flows.settings import require_one_kind_of_workers
     from flows.workers import started_workers
     from tasks.backtest.plan import plan_backtest
@@ -443,9 +444,7 @@ def restore(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
-    gc.set_threshold(
-        100_000
-    )  # what imports make stays: the collector would search it in vain, a tenth of a start
+    gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
     with signals.interruptible() as interruption:

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
+import pyarrow as pa
 
 FIGURES = ["open", "high", "low", "close", "volume"]
 CANDLE_COLUMNS = ["day_utc", *FIGURES]
 REJECTED_COLUMNS = ["day_utc", "raw", "reason"]
+OBSERVATION = ("source", "observed_at", "payload_sha256")
+# What SQL reads of the price database, and the columns.
+PRICE_VIEWS = {
+    "closes": ("product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at"),
+    "candles": ("seq", "product_id", *CANDLE_COLUMNS, *OBSERVATION),
+    "quarantine": ("seq", "product_id", *REJECTED_COLUMNS, *OBSERVATION),
+}
+ARROW_TYPES = {
+    "seq": pa.int64(),
+    "day_utc": pa.date32(),
+    "observed_at": pa.timestamp("us", tz="UTC"),
+    **dict.fromkeys(FIGURES, pa.float64()),
+}
+
+
+def arrow_schema(columns: Iterable[str], **others: pa.DataType) -> pa.Schema:
+    """The types of columns of the price database: days date32, times UTC timestamps, figures float64."""
+    types = ARROW_TYPES | others
+    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
 
 
 def candle_frame(rows: dict[str, object] | list[dict[str, object]] | None = None) -> pd.DataFrame:

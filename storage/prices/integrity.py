@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS
+from storage.core.candle_schema import CANDLE_COLUMNS, OBSERVATION
 from storage.core.errors import Damaged, HomeUnusable
 from storage.prices import queries
 from storage.prices.database import Database
 from storage.prices.digest import checks, digest
 from storage.prices.engine import database_engine
 from storage.prices.engine_base import is_damaged
-from storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, OBSERVATION, PAGES, SERIES, TABLES
+from storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, PAGES, SERIES, TABLES
 
 if TYPE_CHECKING:
     from storage.core.home import Home

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS
+from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, OBSERVATION, REJECTED_COLUMNS, arrow_schema
 from storage.core.errors import BadDay, BadInput, Damaged, SourceMismatch
 from storage.core.home import check_product_id
 from storage.prices import queries
 from storage.prices.database import Database
 from storage.prices.digest import digest
-from storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, OBSERVATION, QUARANTINE, SERIES
+from storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, QUARANTINE, SERIES
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from storage.core.home import Home
 
-# What SQL reads, and the order of its rows.
-PRICE_VIEWS: dict[str, tuple[sa.FromClause, tuple[str, ...]]] = {
+# The tables that SQL reads, and the order of their rows.
+READABLE: dict[str, tuple[sa.FromClause, tuple[str, ...]]] = {
     "closes": (CLOSES, ("product_id", "day_utc")),
     "candles": (CANDLES, ("seq",)),
     "quarantine": (QUARANTINE, ("seq",)),
@@ -284,8 +284,8 @@ class Prices(Database):
             return bool(connection.scalar(sa.select(rejected)))
 
     def table(self, name: str) -> pa.Table:
-        """All rows of one of PRICE_VIEWS, read in pieces; types as `queries.arrow_schema` gives them."""
-        table, order = PRICE_VIEWS[name]
+        """All rows of one of `PRICE_VIEWS`, read in pieces; types as `arrow_schema` gives them."""
+        table, order = READABLE[name]
         with self.read() as connection:
             query = sa.select(table).order_by(*(table.c[column] for column in order))
-            return queries.read_arrow(connection, query, queries.arrow_schema(table.c.keys()))
+            return queries.read_arrow(connection, query, arrow_schema(table.c.keys()))

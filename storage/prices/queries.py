@@ -15,23 +15,17 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, candle_frame
+from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, arrow_schema, candle_frame
 from storage.core.errors import BadInput
 from storage.prices.digest import checks
 from storage.prices.schema import CANDLES, PAGES, QUARANTINE, SERIES, TOO_LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 # Rows that are Python objects at one time: with many more, garbage collection takes most of the time.
 PIECE = 2_000
 NO_CANDLES = candle_frame().assign(seq=np.empty(0, "int64"))
-ARROW_TYPES = {
-    "seq": pa.int64(),
-    "day_utc": pa.date32(),
-    "observed_at": pa.timestamp("us", tz="UTC"),
-    **dict.fromkeys(FIGURES, pa.float64()),
-}
 
 
 @dataclass(frozen=True)
@@ -111,12 +105,6 @@ def newest_of_days(candles: pd.DataFrame) -> pd.DataFrame:
     """The candle of the greatest number of each day, of candles in any order."""
     ordered = candles.sort_values(["day_utc", "seq"])
     return ordered.drop_duplicates("day_utc", keep="last", ignore_index=True)
-
-
-def arrow_schema(columns: Iterable[str], **others: pa.DataType) -> pa.Schema:
-    """The types of columns of the price database: days date32, times UTC timestamps, figures float64."""
-    types = ARROW_TYPES | others
-    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
 
 
 def read_frame(connection: sa.Connection, query: sa.Select[Any]) -> pd.DataFrame:

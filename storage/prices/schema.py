@@ -7,9 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import SchemaItem
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS
+from storage.core.candle_schema import FIGURES, PRICE_VIEWS
 
-OBSERVATION = ("source", "observed_at", "payload_sha256")
 # From here on a figure is refused; no price is near it.
 TOO_LARGE = 1e300
 PRICE = f"VALUE > 0 AND VALUE < {TOO_LARGE}"
@@ -76,9 +75,9 @@ def _table(name: str, key: str, *columns: str, nullable: tuple[str, ...] = ()) -
 
 
 UNKNOWN = ("open", "high", "low", "volume")
-CANDLES = _table("candles", "seq", "product_id", *CANDLE_COLUMNS, *OBSERVATION, nullable=UNKNOWN)
+CANDLES = _table("candles", *PRICE_VIEWS["candles"], nullable=UNKNOWN)
 SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
-QUARANTINE = _table("quarantine", "seq", "product_id", *REJECTED_COLUMNS, *OBSERVATION, nullable=("day_utc",))
+QUARANTINE = _table("quarantine", *PRICE_VIEWS["quarantine"], nullable=("day_utc",))
 DATA_VERSIONS = _table(
     "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
 )
@@ -92,4 +91,4 @@ _day_or_none = sa.func.coalesce(QUARANTINE.c.day_utc, sa.text("''"))
 _once = (*QUARANTINE.c["product_id", "source"], _day_or_none, *QUARANTINE.c["raw", "reason"])
 sa.Index("quarantine_once", *_once, unique=True)
 # Each day's newest row of the product's newest series: a view.
-CLOSES = sa.table("closes", *map(sa.column, ("product_id", *CANDLE_COLUMNS, "seq", "source", "observed_at")))
+CLOSES = sa.table("closes", *map(sa.column, PRICE_VIEWS["closes"]))

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from storage.core.errors import HomeUnusable
 from storage.core.files import fsync_folder, write_atomic
 from storage.prices import engine_base as base
@@ -112,6 +110,8 @@ class SqliteEngine:
 
     @contextlib.contextmanager
     def lock(self, name: str, activity: str, wait_seconds: float) -> Iterator[None]:
+        from filelock import FileLock, Timeout  # loads asyncio, which reading does without
+
         lock = FileLock(self._home.locks / f"{name}.lock", thread_local=False)
 
         def acquire() -> bool:

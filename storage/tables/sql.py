@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from storage.core.candle_schema import PRICE_VIEWS, arrow_schema
 from storage.core.errors import BadQuery
 from storage.core.home import Home
-from storage.prices.price_store import PRICE_VIEWS, Prices
-from storage.prices.queries import arrow_schema
 from storage.tables.delta import Table
 from storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     import duckdb
+
+    from storage.prices.price_store import Prices
 
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -32,9 +34,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 # More is for a program that reads the tables themselves, piece by piece.
 MAX_BYTES = 2**30
-# The views of the prices, as `Prices.table` returns them: needed before they are read.
-PRICES = {name: arrow_schema(table.c.keys()) for name, (table, _) in PRICE_VIEWS.items()}
-VIEWS = (*PRICES, *TABLES)
+VIEWS = (*PRICE_VIEWS, *TABLES)
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -47,13 +47,13 @@ def query(home: Home, sql: str) -> pa.Table:
     """
     import duckdb
 
-    with Prices(home) as prices, duckdb.connect(":memory:", config=CONFIG) as connection:
+    with contextlib.ExitStack() as opened, duckdb.connect(":memory:", config=CONFIG) as connection:
         try:
             statements = connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 kinds = " and ".join(statement.type.name for statement in statements[:3]) or "nothing"
                 raise BadQuery(f"sql needs exactly one SELECT, not {kinds}: the tables are read-only")
-            _register(connection, home, prices)
+            _register(connection, home, sql, opened)
             rows = _interruptible(connection, statements[0])
         except duckdb.Error as error:
             raise BadQuery(f"the query fails: {' '.join(str(error).split())[:400]}") from error
@@ -105,12 +105,33 @@ class _Scan:
         return self._read().__arrow_c_stream__(requested_schema)
 
 
-def _register(connection: duckdb.DuckDBPyConnection, home: Home, prices: Prices) -> None:
-    for view, schema in PRICES.items():
-        connection.register(view, _Scan(schema, functools.partial(prices.table, view)))
-    for name, table in TABLES.items():
-        dataset = Table(home.table(name), table).snapshot().dataset
-        connection.register(name, table.arrow.empty_table() if dataset is None else dataset)
+def _register(
+    connection: duckdb.DuckDBPyConnection, home: Home, sql: str, opened: contextlib.ExitStack
+) -> None:
+    """Name the views in the connection; only those that the query scans are opened and read."""
+    named = sql.lower()
+
+    @functools.cache
+    def prices() -> Prices:
+        from storage.prices.price_store import Prices  # loads SQLAlchemy
+
+        return opened.enter_context(Prices(home))
+
+    def read_prices(view: str) -> pa.Table:
+        return prices().table(view)
+
+    if any(view in named for view in PRICE_VIEWS):
+        prices()  # so that a damaged database is not taken for an error of the query
+
+    for view, columns in PRICE_VIEWS.items():
+        connection.register(view, _Scan(arrow_schema(columns), functools.partial(read_prices, view)))
+    for name, schema in TABLES.items():
+        table = Table(home.table(name), schema)
+        if name in named:  # of a dataset DuckDB reads only the rows and columns that it needs
+            dataset = table.snapshot().dataset
+            connection.register(name, schema.arrow.empty_table() if dataset is None else dataset)
+        else:
+            connection.register(name, _Scan(schema.arrow, table.read))
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage.core.candle_schema import PRICE_VIEWS, arrow_schema
 from storage.core.errors import BadQuery, ClosecastError
 from storage.core.home import Home
 from storage.core.location import Location
 from storage.prices.price_store import Prices
 from storage.tables import sql
 from storage.tables.schemas import TABLES
-from storage.tables.sql import PRICES, VIEWS, query
+from storage.tables.sql import VIEWS, query
 from storage.upkeep import compaction
 from storage.upkeep.compaction import compact_table
 from tests.helpers import BTC, FIRST, made_up, modules_after, publish_all, store
@@ -50,7 +51,8 @@ def rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
 def test_all_views_are_there(kind: str, request: pytest.FixtureRequest) -> None:
     home: Home = request.getfixturevalue(kind)
     assert [name for (name,) in rows(home, "SHOW TABLES")] == sorted(VIEWS)
-    schemas = PRICES | {name: schema.arrow for name, schema in TABLES.items()}
+    prices = {name: arrow_schema(columns) for name, columns in PRICE_VIEWS.items()}
+    schemas = prices | {name: schema.arrow for name, schema in TABLES.items()}
     assert tuple(schemas) == VIEWS
     for name, schema in schemas.items():
         table = query(home, f"FROM {name}")
@@ -69,8 +71,8 @@ def test_the_columns_have_one_type_whether_there_are_rows_or_not(
     assert kinds[3].startswith("timestamp[us, tz=")
     assert kinds[4:] == ["list<l: double>", "int32"]
     with Prices(home) as prices:
-        assert prices.table("candles").schema == PRICES["candles"]
-        assert prices.table("closes").schema == PRICES["closes"]
+        assert prices.table("candles").schema == arrow_schema(PRICE_VIEWS["candles"])
+        assert prices.table("closes").schema == arrow_schema(PRICE_VIEWS["closes"])
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_unusual_types_come_back_as_a_table(empty: Home) -> None:
 def test_a_home_that_cannot_be_used_is_no_bad_query(tmp_path: Path) -> None:
     (tmp_path / "prices.db").write_text("no database at all, but long enough to look like one" * 100)
     with pytest.raises(ClosecastError) as caught:
-        query(Home(tmp_path), "SELECT 1")
+        query(Home(tmp_path), "SELECT 1 FROM closes")
     assert not isinstance(caught.value, BadQuery)
     assert "\n" not in str(caught.value)
 
