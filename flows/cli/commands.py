@@ -447,6 +447,7 @@ def main() -> None:
     gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
+        sys.warnoptions.append("ignore")  # nor are those of the processes that this one starts
     with signals.interruptible() as interruption:
         try:
             code = app(prog_name="closecast", standalone_mode=False)
