@@ -61,8 +61,8 @@ def home_with(root: Path, frame: pd.DataFrame) -> Home:
 
 def backtest(home: Home, days: int, *, workers: int = 1, **changed: Any) -> Any:
     end = START + timedelta(days=days - 1)
-    where = {"home": str(home.root), "workers": workers}
-    return rolling_backtest(BTC, "calibrated", {**SMALL, **changed}, START, end, **where)
+    settings = {**SMALL, **changed}
+    return rolling_backtest(BTC, "calibrated", settings, START, end, str(home.root), workers=workers)
 
 
 def in_process(script: str) -> subprocess.Popen[bytes]:

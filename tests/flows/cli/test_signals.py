@@ -101,8 +101,7 @@ def test_a_signal_ends_a_backtest_and_its_workers_with_one_line(
         assert len(children) == 4  # the server, two workers, and Python's cleaner of what they share
         os.killpg(process.pid, number)
         assert process.wait(20) == code
-        for child in children:
-            wait_for(lambda child=child: is_gone(child), 15)
+        wait_for(lambda: all(map(is_gone, children)), 15)
         assert (tmp_path / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
 
 
