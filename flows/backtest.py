@@ -92,12 +92,13 @@ def rolling_backtest(
     chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
     plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
     cache = BacktestCache(data_home, plan.backtest_id)
-    with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home), started_workers(workers):
+    with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
         cache.remove_drafts()
-        run_folds(data_home, plan)
+        with started_workers(min(workers, len(walk_forward.folds_left(data_home, plan)))):
+            run_folds(data_home, plan)
+            # By a worker, which has loaded what the statistics need.
+            result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
         cache.remove_drafts()  # after workers that died
-        # By a worker, which has loaded what the statistics need.
-        result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
     create_markdown_artifact(
         markdown(result.summary),
         key=artifact_key("backtest", product_id, chosen.name),

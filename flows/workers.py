@@ -35,7 +35,7 @@ MAX_LETTERS = 900
 
 @contextlib.contextmanager
 def started_workers(count: int) -> Iterator[None]:
-    """Let `by_worker` use so many processes in the block; with 1 the calls are made in this process.
+    """Let `by_worker` use so many processes in the block; below 2 the calls are made in this process.
 
     A block within another one uses the other's. An exception in a block ends the processes at once.
     """
@@ -44,7 +44,7 @@ def started_workers(count: int) -> Iterator[None]:
         with pool.ended_by_exceptions():
             yield
         return
-    with _Threads() if count == 1 else _Processes(count) as pool, pool.ended_by_exceptions():
+    with _Processes(count) if count > 1 else _Threads() as pool, pool.ended_by_exceptions():
         token = _pool.set(pool)
         try:
             yield

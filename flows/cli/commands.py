@@ -249,6 +249,7 @@ def backtest(
     from flows.settings import require_one_kind_of_workers
     from flows.workers import started_workers
     from tasks.backtest.plan import plan_backtest
+    from tasks.backtest.walk_forward import folds_left
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
@@ -257,7 +258,8 @@ def backtest(
     require_one_kind_of_workers(dask, workers)
     data_home = prepared_home(existing_home(home).root)
     # So that what cannot be tested is refused before anything is started.
-    plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
+    plan = plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
+    workers = min(workers, max(1, len(folds_left(data_home, plan))))
     quiet = ("closecast.train", "closecast.ensemble")
     with terminal.session(data_home, stderr=as_json, quiet=quiet), started_workers(workers):
         server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow

@@ -60,6 +60,12 @@ def walk_fold(home: Home, plan: Plan, fold: int) -> None:
     cache.write(f"fold-{fold}", state.model_dump(mode="json"))
 
 
+def folds_left(home: Home, plan: Plan) -> list[int]:
+    """The folds that are not walked yet."""
+    cache = BacktestCache(home, plan.backtest_id)
+    return [fold for fold in range(len(plan.folds)) if cache.read(f"fold-{fold}") is None]
+
+
 class _FoldWalk:
     """One fold with what it is walked by."""
 

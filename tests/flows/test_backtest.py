@@ -184,7 +184,8 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
 
     for name in ("fit", "fine_tune", "predict"):
         monkeypatch.setattr(CalibratedProfile, name, fail)
-    assert backtest(home, 12) == result
+    monkeypatch.setattr("flows.workers._Processes", fail)
+    assert backtest(home, 12, workers=2) == result
     assert backtests(home).read().num_rows == before == 12 * 6
 
 
