@@ -8,6 +8,7 @@ ends.
 from __future__ import annotations
 
 import contextlib
+import gc
 import heapq
 import logging
 import multiprocessing
@@ -140,8 +141,8 @@ class _Processes(_Threads):
         self._reader.start()
 
     def __exit__(self, *_: object) -> None:
+        self.end()  # by themselves they would take TensorFlow down first
         self._executor.shutdown()
-        self._lifeline.close()
         self._reader.join()
 
     def end(self) -> None:
@@ -195,7 +196,9 @@ class _LinesToParent(logging.Handler):
 def _set_up(end: Connection, lines: Connection) -> None:
     """Prepare a worker: it ends when the other end of `end` is closed, and logs to `lines`."""
     threading.Thread(target=_end_with, args=(end,), daemon=True).start()
+    gc.disable()  # what the import makes stays: the collector would search it in vain
     tensorflow()
+    gc.enable()
     own = logging.getLogger("closecast")
     own.addHandler(_LinesToParent(lines))
     own.setLevel(logging.INFO)
