@@ -103,15 +103,13 @@ def by_pandas(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
     import pandas as pd
     import sqlalchemy as sa
 
-    same = {"source": "csv", "observed_at": "2025-01-01T00:15:00+00:00", "payload_sha256": "ab" * 32}
     database = folder / "prices.db"
-    engine = sa.create_engine(f"sqlite:///{database}") if peer.startswith("engine") else None
+    engine = sa.create_engine(f"sqlite:///{database}") if peer == "engine" else None
     with contextlib.closing(sqlite3.connect(database)) as connection:
         yield
         for number, path in enumerate(paths):
             frame = pd.read_csv(path)
             frame.insert(0, "product_id", f"P{number}-USD")
-            frame = frame.assign(**same) if peer.endswith("-same") else frame
             frame.to_sql("candles", engine or connection, if_exists="append", index=False)
             yield
 
@@ -143,7 +141,7 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
     from storage.core.home import Home
-    from storage.tables.delta import as_dataset, open_table
+    from storage.tables.opening import as_dataset, open_table
     from storage.tables.sql import query
     from storage.upkeep.compaction import compact_table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import sys
@@ -265,7 +264,7 @@ def backtest(
         server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow
         from flows.backtest import rolling_backtest
 
-        with server.up() if server else contextlib.nullcontext():
+        with prefect_server.ready(server):
             result = rolling_backtest(
                 product, profile, changed, start, end, str(data_home.root), dask, workers
             )

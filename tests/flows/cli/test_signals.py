@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,10 @@ def test_a_signal_to_the_process_group_ends_a_training_with_one_line(
     with training(folder) as (process, (server,)):
         os.killpg(process.pid, number)
         assert process.wait(20) == code
+        lines = (folder / "home" / "logs" / "closecast.log").read_text()
+        assert {" INFO closecast.ingest: ", " INFO prefect.flow_runs: "} <= set(
+            re.findall(r" INFO \S+: ", lines)
+        )
         assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
         wait_for(lambda: is_gone(server), 15)
 
