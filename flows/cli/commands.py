@@ -141,16 +141,13 @@ def import_(
     home: HomeOption = None,
 ) -> None:
     """Read a CSV of candles into the database."""
-    from flows.settings import market_of
-
-    market = market_of(
-        product_id=product, source="csv", csv=file, on_duplicate=on_duplicate, replace_source=replace_source
-    )
     data_home = prepared_home(home)
     with terminal.session(data_home, stderr=as_json):
         from flows.actions import import_file
 
-        prices = import_file(data_home, market)
+        prices = import_file(
+            data_home, product, file, on_duplicate=on_duplicate, replace_source=replace_source
+        )
     output.print_import(prices, as_json=as_json)
 
 
