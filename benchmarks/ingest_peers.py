@@ -85,7 +85,6 @@ def stored(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
 def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
     from flows.actions import import_file
-    from flows.settings import market_of
     from storage.core.home import Home
     from storage.prices.price_store import Prices
 
@@ -94,7 +93,7 @@ def imported(paths: list[Path], folder: Path) -> Iterator[None]:
         prices.source_of("P-USD")
     yield
     for number, path in enumerate(paths):
-        import_file(home, market_of(product_id=f"P{number}-USD", source="csv", csv=path))
+        import_file(home, f"P{number}-USD", path)
         yield
 
 
