@@ -188,12 +188,14 @@ def fill(home: Any, names: list[str]) -> date:
     """Closes and a trained model for each product; the model is the first one's. Returns the last day."""
     from flows.daily import daily_forecast
     from storage.models.registry import Models
+    from storage.prices.price_store import Prices
     from tasks.prices.sources import Market
     from tests.helpers import made_up, store
 
     candles = made_up(800)
-    for name in names:
-        store(home, candles, product_id=name)
+    stored = {name: store(home, candles, product_id=name) for name in names}
+    with Prices(home) as prices:
+        series = {name: prices.series_of(version) for name, version in stored.items()}
     last: date = candles["day_utc"].iloc[-1].date()
     daily_forecast(Market(product_id=names[0]), origin=last - timedelta(days=2), home=str(home.root))
     models = Models(home)
@@ -205,8 +207,8 @@ def fill(home: Any, names: list[str]) -> date:
                 draft.write(file, bundle.read(file))
             models.promote(
                 models.register(
-                    draft, product_id=name, profile=first.profile, key=name, tags=first.tags, params={},
-                    metrics={}, curves={},
+                    draft, product_id=name, profile=first.profile, key=name,
+                    tags={**first.tags, "series": series[name]}, params={}, metrics={}, curves={},
                 )
             )  # fmt: skip
     return last
