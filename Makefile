@@ -13,7 +13,7 @@
 # make images-prefect  take the screenshots of Prefect's page for the docs in Chromium
 # make charts  build the report's chart library with npm
 # make lock   resolve the dependencies into the lock files
-# make bench  measure, and write the figures into docs/performance.md and docs/scaling.md
+# make bench  measure, and write the figures into docs/performance.md and its pages; twenty minutes
 # make clean  delete environments and built pages
 
 PYTHON ?= python3
@@ -99,14 +99,11 @@ bench: $(VENV)/.test
 	@test -x $(PEERS)/bin/python || { $(PYTHON) -m venv $(PEERS) && echo '*' > $(PEERS)/.gitignore; }
 	@$(PEERS)/bin/python -c 'import torch' 2>/dev/null || $(PEERS)/bin/python -m pip install --quiet $(TORCH) 2>/dev/null || \
 		{ rm -rf $(PEERS); echo "PyTorch could not be installed: its rows will say so"; }
-	$(BIN)/python benchmarks/article.py
+	$(BIN)/python benchmarks/commands.py
+	$(BIN)/python benchmarks/days.py
 	$(BIN)/python benchmarks/training.py --torch $(PEERS)/bin/python
-	$(BIN)/python benchmarks/runs.py
-	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/ingest.py
-	$(BIN)/python benchmarks/year.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/products.py
+	$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/page.py
 
 serve-demo: $(VENV)/.run

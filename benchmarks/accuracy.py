@@ -87,12 +87,12 @@ PARTS = {"whole-span": whole_span, "article-file": article_file, "pooled": poole
 def _home(prices: Path, root: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
     """A home with the files imported, one after the other: the later one's figures count."""
     from flows.actions import import_file
-    from flows.settings import home_at, market_of
+    from flows.settings import home_at
 
     home = home_at(root / name).prepare()
     for product, paths in files.items():
         for path in paths:
-            import_file(home, market_of(product_id=product, source="csv", csv=prices / path))
+            import_file(home, product, prices / path)
     return str(home.root)
 
 

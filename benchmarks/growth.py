@@ -1,6 +1,6 @@
 """What a day costs after ten years, beside the tenth day: the storage part of a run, without training.
 
-    python benchmarks/growth.py [--rounds 7] [--days 3650] [--core N] [--out docs/performance.md]
+    python benchmarks/growth.py [--rounds 3] [--days 3650] [--core N] [--out docs/performance/storage.md]
 
 Fills a home with 3,650 past days and another with nine, as benchmarks/growth_home.py says, and times the
 next day's run in copies of them, in turns, each in a process of its own on one core. Takes two minutes, and
@@ -10,7 +10,6 @@ half of one more a round.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,22 +30,22 @@ STEPS = {
     "select": "the champion among all versions",
     "publish": "bundle and calibrator state read; components and forecast written",
     "artifacts": "scoreboard, newest forecasts, figures of the model",
-    "compact": "whether the tables have many files; they are compacted from 17 a product on",
+    "compact": "whether the tables have many files; they are compacted from 9 a product on",
     "forecast": "the network and four baselines, fitted to the whole history",
 }
 Run = dict[str, Any]
 
 
 def main() -> None:
-    """Fill the homes, time them in turns, count, write."""
-    arguments = page.options(__doc__, rounds=7, days=3650, core=page.last_core()).parse_args()
+    """Fill the homes, time them in turns, write."""
+    arguments = page.options(__doc__, page.STORAGE, rounds=3, days=3650, core=page.last_core()).parse_args()
     os.sched_setaffinity(0, {arguments.core})  # the processes started here inherit it
     load, homes = os.getloadavg()[0], (FEW, arguments.days)
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as folder:
 
-        def job(name: str, days: int, *more: str) -> Run:
+        def job(name: str, days: int) -> Run:
             program = str(Path(__file__).with_name("growth_day.py"))
-            return page.output(sys.executable, program, folder, name, str(days), *more)
+            return page.output(sys.executable, program, folder, name, str(days))
 
         for days in homes:
             print(f"filling a home with {days:,} days", flush=True)
@@ -55,37 +54,26 @@ def main() -> None:
         for turn in range(arguments.rounds):
             for days in homes[:: -1 if turn % 2 else 1]:
                 runs[days].append(job("day", days))
-        counts = [job("day", days, "--count") for days in homes]
-    page.put(
-        arguments.out,
-        "growth",
-        report(runs[FEW], runs[arguments.days], counts, arguments.days, page.load_since(load)),
-    )
+    few, many = runs[FEW], runs[arguments.days]
+    name = f"the {arguments.days + 1:,}st day's run over the {FEW + 1}th, storage part"
+    bars = [page.bar(name, page.ratios(many, few, seconds), 1.5)]
+    page.put(arguments.out, "growth", report(few, many, arguments.days, load), bars)
 
 
-def report(few: list[Run], many: list[Run], counts: list[Run], days: int, load: str) -> str:
+def report(few: list[Run], many: list[Run], days: int, load: float) -> str:
     """The part of the page, as Markdown."""
     rounds, versions = len(few), 1 + (days - 1) // 30
     packages = ("deltalake", "pyarrow", "mlflow-skinny")
-    python = f"Python {platform.python_version()}"
-    names = f"the {days + 1:,}st day's run over the {FEW + 1}th, storage part"
     parts = [
-        page.measured_by(f"growth.py --rounds {rounds}", page.ONE_CORE, python, packages=packages),
+        page.measured_by(f"growth.py --rounds {rounds}", page.ONE_CORE, load=load, packages=packages),
         f"{rounds} rounds, each home once a round, every other round in the other order, each time in a"
         " fresh copy of it and after another day in the same process. Medians, with minimum and"
-        " maximum in brackets; ratios are within a round. Load average of the machine's"
-        f" {os.cpu_count()} cores: {load}.",
-        f"### The {days + 1:,}st day's run against the {FEW + 1}th, storage part, no training",
+        " maximum in brackets; ratios are within a round.",
         steps_table(few, many, days),
-        "\n".join([page.BARS, page.bar(names, page.ratios(many, few, seconds), 1.5)]),
         f"The first forecast needs 400 closes, so there are"
         f" {FEW + 400} and {days + 400:,} of them; and 1 and {versions} model versions. The"
         " tables were compacted each week but for the last six days. The forecast itself is not storage: its"
         " baselines are fitted to the whole history.",
-        "### What is read from the tables",
-        reads_table(counts[0], counts[1], days),
-        "A group is 1,024 rows of some columns. All rows are read of light columns alone, names and days, to"
-        " find what is due; rows with lists are those whose quantiles or quantile offsets were read.",
     ]
     return "\n\n".join(parts)
 
@@ -107,19 +95,6 @@ def steps_table(few: list[Run], many: list[Run], days: int) -> str:
         cells = [page.spread([1000 * seconds(run, step) for run in runs]) for runs in (few, many)]
         text = STEPS.get(step, "all of these")
         lines.append(f"| {step} | {text} | {' | '.join(cells)} | {page.spread(ratio(step))} |")
-    return "\n".join(lines)
-
-
-def reads_table(few: Run, many: Run, days: int) -> str:
-    """A row a step that reads tables: files, row groups, rows, rows with lists."""
-    lines = [
-        f"| the {FEW + 1}th day / the {days + 1:,}st | files | row groups | rows | rows with lists |",
-        "|---|---|---|---|---|",
-    ]
-    for step, counts in many.items():
-        kinds = ("files", "groups", "rows", "list rows")
-        cells = [f"{few[step][kind]:,} / {counts[kind]:,}" for kind in kinds]
-        lines.append(f"| {step} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
 """The processes of benchmarks/growth.py: the storage part of a day.
 
     python benchmarks/growth_day.py FOLDER fill DAYS
-    python benchmarks/growth_day.py FOLDER day DAYS [--count]
+    python benchmarks/growth_day.py FOLDER day DAYS
 
 `fill` fills FOLDER/DAYS, as benchmarks/growth_home.py says. `day` times the next day's steps in a copy of
 that home, after the same in a copy of the home of nine days, so that the first use of a library is not timed.
-It prints one line of JSON. With `--count` the reads of the steps are counted and not timed.
+It prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -34,7 +34,6 @@ from storage.core.candle_schema import rejected_frame
 from storage.core.home import Home
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
-from storage.tables.delta import Snapshot
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import calibrator
 from storage.tables.scores import Scores
@@ -49,7 +48,6 @@ from tasks.training.selection import select_model
 from tasks.upkeep.pruning import keep_few_files
 
 FEW = 9  # days of the home of the warm-up
-READS = ("reads", "files", "groups", "rows", "list rows")
 
 
 def main() -> None:
@@ -58,7 +56,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("job", choices=["fill", "day"])
     parser.add_argument("days", type=int)
-    parser.add_argument("--count", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     filled, days = arguments.folder / str(arguments.days), arguments.days
@@ -71,12 +68,7 @@ def main() -> None:
         shutil.copytree(arguments.folder / str(FEW), warm)
         shutil.copytree(filled, home)
         next_day(Home(warm), FEW)
-        if arguments.count:
-            with counting() as (counts, mark):
-                next_day(Home(home), days, mark)
-            print(json.dumps(counts))
-        else:
-            print(json.dumps(next_day(Home(home), days)))
+        print(json.dumps(next_day(Home(home), days)))
 
 
 class Exchange:
@@ -91,14 +83,13 @@ class Exchange:
         return Page(first, last, b"[]", self.candles[inside].reset_index(drop=True), rejected_frame())
 
 
-def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None) -> dict[str, float]:
-    """The steps of the next day's run, in seconds each; `mark` is called before each."""
+def next_day(home: Home, days: int) -> dict[str, float]:
+    """The steps of the next day's run, in seconds each."""
     number, models = BEFORE + days, Models(home)
     seconds: dict[str, float] = {}
 
     @contextmanager
     def step(name: str) -> Iterator[None]:
-        mark(name)
         start = time.perf_counter()
         yield
         seconds[name] = time.perf_counter() - start
@@ -134,39 +125,12 @@ def next_day(home: Home, days: int, mark: Callable[[str], Any] = lambda _: None)
             bundle.read(file)
     with step("compact"):
         keep_few_files(home, PRODUCT)
-    mark("")
     # One close, score, state and forecast more: it was a day, and not a repetition.
     tables = (Scores(home).read(), calibrator(home).read(), Predictions(home).read())
     counts = (ingested.new_days, board.all_days.forecasts, *(table.num_rows for table in tables))
     if counts != (1, days, days, days + 1, days + 1):
         raise SystemExit(f"a day adds one row to each table, not {counts} after {days} days")
     return seconds
-
-
-@contextmanager
-def counting() -> Iterator[tuple[dict[str, dict[str, int]], Callable[[str], Any]]]:
-    """Count what each step reads of the tables; the yielded function names the next step."""
-    counts: dict[str, dict[str, int]] = {}
-    steps: list[str] = [""]
-    real = Snapshot.read
-
-    def counted(self: Snapshot, condition: Any = None, columns: Any = None) -> Any:
-        rows = real(self, condition, columns)
-        if not steps[-1] or self.dataset is None:
-            return rows
-        fragments = list(self.dataset.get_fragments(condition))
-        if condition is not None:
-            fragments = [one.subset(condition, schema=self.dataset.schema) for one in fragments]
-        lists = any(str(kind).startswith("list") for kind in rows.schema.types)
-        groups = sum(len(one.row_groups) for one in fragments)
-        figures = (1, len(fragments), groups, rows.num_rows, rows.num_rows if lists else 0)
-        of_step = counts.setdefault(steps[-1], dict.fromkeys(READS, 0))
-        for name, figure in zip(READS, figures, strict=True):
-            of_step[name] += figure
-        return rows
-
-    with patch.object(Snapshot, "read", counted):
-        yield counts, steps.append
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def commits(days: int) -> Iterator[tuple[int, int, bool]]:
     """The first and last forecast of each commit, and whether a compaction follows."""
     bulk = max(days - SINGLE - 7 * WEEKS, days % 7 or 1)
     yield 1, bulk, False
-    yield from ((n, n, n <= days - SINGLE and (n - bulk) % 7 == 0) for n in range(bulk + 1, days + 1))
+    last = days - SINGLE
+    yield from ((n, n, n <= last and (last - n) % 7 == 0) for n in range(bulk + 1, days + 1))
 
 
 def register_more(home: Home, days: int) -> None:

@@ -1,14 +1,13 @@
 """A million candles in beside pandas, a million forecasts asked, ten years fetched.
 
-    python benchmarks/ingest.py [--rounds 3] [--core N] [--out docs/performance.md]
+    python benchmarks/ingest.py [--rounds 3] [--core N] [--out docs/performance/storage.md]
 
-Writes the part of docs/performance.md between its markers. Takes a minute to prepare and one a round.
+Takes a minute to prepare and half of one a round.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -23,37 +22,26 @@ from benchmarks.ingest_peers import ASKED, FORECASTS, PRODUCTS, YEARS, write_can
 
 HERE = Path(__file__).parent
 FILES, DAYS = 10, 100_000
-LONG = 590_000  # days of one file: nearly all that the database can hold
 PEERS = {
     "import": "`closecast import`",
     "engine": "`pandas.to_sql`, SQLAlchemy engine",
-    "engine-same": "`pandas.to_sql`, SQLAlchemy engine, all columns of `candles`",
     "sqlite3": "`pandas.to_sql`, `sqlite3` connection",
-    "sqlite3-same": "`pandas.to_sql`, `sqlite3` connection, all columns of `candles`",
     "bare": "`read_csv` and SQLite's `executemany` into closecast's own table, no more",
 }
 
 
 def main() -> None:
     """Prepare, time, write."""
-    arguments = page.options(__doc__, rounds=3, core=page.last_core()).parse_args()
+    arguments = page.options(__doc__, page.STORAGE, rounds=3, core=page.last_core()).parse_args()
     os.sched_setaffinity(0, {arguments.core})
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="closecast-bench-") as name:
         folder = Path(name)
         files = [write_candles(folder / f"{number:03d}.csv", DAYS, number) for number in range(FILES)]
         runs = timed(files, arguments.rounds)
-        many = [write_candles(folder / f"small-{number}.csv", 10_000, number) for number in range(100)]
-        sizes = {
-            f"a file of {DAYS:,} days": run("import", files[0]),
-            f"{FILES} files of {DAYS:,} days": runs["import"][-1],
-            f"a file of {LONG:,} days": run("import", write_candles(folder / "long.csv", LONG, 1)),
-            "10 files of 10,000 days": run("import", *many[:10]),
-            "100 files of 10,000 days": run("import", *many),
-        }
         asked = run("ask", folder / "asked")
         fetched = run("fetch", folder / "fetched")
-    page.put(arguments.out, "ingest", report(runs, sizes, asked, fetched, page.load_since(load)))
+    page.put(arguments.out, "ingest", report(runs, asked, fetched, load), bars(runs, fetched))
 
 
 def run(job: str, *paths: Path) -> dict[str, Any]:
@@ -72,25 +60,20 @@ def timed(files: list[Path], rounds: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def report(
-    runs: dict[str, list[dict[str, Any]]],
-    sizes: dict[str, dict[str, Any]],
-    asked: dict[str, Any],
-    fetched: dict[str, Any],
-    load: str,
+    runs: dict[str, list[dict[str, Any]]], asked: dict[str, Any], fetched: dict[str, Any], load: float
 ) -> str:
     """The part of the page, as Markdown."""
     core = [one["core"] for some in runs.values() for one in some]
-    libraries = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     parts = [
         page.measured_by(
             f"ingest.py --rounds {len(runs['import'])}",
             page.ONE_CORE,
-            libraries,
+            f"SQLite {sqlite3.sqlite_version}",
+            load=load,
             packages=("pandas", "sqlalchemy", "pyarrow", "duckdb"),
         ),
         f"Medians, with minimum and maximum in brackets; ratios are within a round. The processes had"
-        f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
-        f" load average of the machine's {os.cpu_count()} cores: {load}.",
+        f" {min(core):.0%} to {max(core):.0%} of their core (median {statistics.median(core):.0%}).",
         "### 1,000,000 candles from CSV",
         f"{FILES} files of {DAYS:,} days, each a product: the calendar of one product ends today and has no"
         " room for a million days. All files in one process, each an import of its own, and all of it or"
@@ -101,9 +84,6 @@ def report(
         "The last row is what limits it: closecast's table has an index, and rules that look at every value"
         " (the day's is the dearest). By SQLAlchemy, the way of pandas' manual, `to_sql` takes longer than"
         " that; by a `sqlite3` connection it writes a table without index or rules in less.",
-        bars(runs, fetched),
-        "Memory and pace of `closecast import` alone:",
-        memory(sizes),
         "### 1,000,000 forecasts, asked by `closecast sql`",
         f"{PRODUCTS} products of {FORECASTS:,} forecasts, compacted as `closecast maintain` does it:"
         f" {asked['files']} files, {asked['groups']} row groups. Five questions each.",
@@ -137,7 +117,7 @@ def over(runs: dict[str, list[dict[str, Any]]], peer: str) -> list[float]:
     return page.ratios(runs["import"], runs[peer], lambda run: run["seconds"])
 
 
-def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> str:
+def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> list[str]:
     """A row a bar: what was measured and what was wanted."""
     rows = [
         page.bar(f"1,000,000 candles imported, over {PEERS[peer]}", over(runs, peer), 1.5)
@@ -146,13 +126,7 @@ def bars(runs: dict[str, list[dict[str, Any]]], fetched: dict[str, Any]) -> str:
     ]
     requests = page.bar(f"requests for {YEARS} years of one product", [float(fetched["requests"])], 14)
     busiest = page.bar("requests in the busiest second", [float(fetched["busiest"])], 10)
-    return "\n".join([page.BARS, *rows, requests, busiest])
-
-
-def memory(sizes: dict[str, dict[str, Any]]) -> str:
-    """A row a size."""
-    rows = [f"| {name} | {one['seconds']:.2f} | {one['peak']:.0f} |" for name, one in sizes.items()]
-    return "\n".join(["| | s | peak, MB |", "|---|---|---|", *rows])
+    return [*rows, requests, busiest]
 
 
 def questions(asked: dict[str, Any]) -> str:

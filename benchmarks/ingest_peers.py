@@ -85,7 +85,6 @@ def stored(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
 def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
     from flows.actions import import_file
-    from flows.settings import market_of
     from storage.core.home import Home
     from storage.prices.price_store import Prices
 
@@ -94,7 +93,7 @@ def imported(paths: list[Path], folder: Path) -> Iterator[None]:
         prices.source_of("P-USD")
     yield
     for number, path in enumerate(paths):
-        import_file(home, market_of(product_id=f"P{number}-USD", source="csv", csv=path))
+        import_file(home, f"P{number}-USD", path)
         yield
 
 
@@ -103,15 +102,13 @@ def by_pandas(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
     import pandas as pd
     import sqlalchemy as sa
 
-    same = {"source": "csv", "observed_at": "2025-01-01T00:15:00+00:00", "payload_sha256": "ab" * 32}
     database = folder / "prices.db"
-    engine = sa.create_engine(f"sqlite:///{database}") if peer.startswith("engine") else None
+    engine = sa.create_engine(f"sqlite:///{database}") if peer == "engine" else None
     with contextlib.closing(sqlite3.connect(database)) as connection:
         yield
         for number, path in enumerate(paths):
             frame = pd.read_csv(path)
             frame.insert(0, "product_id", f"P{number}-USD")
-            frame = frame.assign(**same) if peer.endswith("-same") else frame
             frame.to_sql("candles", engine or connection, if_exists="append", index=False)
             yield
 
@@ -143,7 +140,7 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
     from storage.core.home import Home
-    from storage.tables.delta import as_dataset, open_table
+    from storage.tables.opening import as_dataset, open_table
     from storage.tables.sql import query
     from storage.upkeep.compaction import compact_table
 

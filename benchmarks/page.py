@@ -1,8 +1,8 @@
-"""The pages of figures: what the benchmarks share, and one table of every bar and its measurement.
+"""What the benchmarks share: their parts of the documents, and the one table of every bar.
 
-    python benchmarks/page.py [docs/performance.md]
+    python benchmarks/page.py
 
-Gathers the bars of every part of the page into the table at its head, and prints it.
+Prints the table of bars of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,19 +21,13 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "performance.md"
-BARS = "| measure | bar | measured | |\n|---|---|---|---|"
+TRAINING, STORAGE = DOCS / "performance" / "training.md", DOCS / "performance" / "storage.md"
+BARS = "| part | measure | bar | measured | |\n|---|---|---|---|---|"
 ONE_CORE = "one core for each process"
 
 
-def main() -> None:
-    """Write the table of all bars, and print it."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
-    parts = path.read_text(encoding="utf-8").rpartition(_end("bars"))[2]
-    put(path, "bars", "\n".join([BARS, *rows_of(parts)]))
-
-
 def options(description: str, page: Path = PAGE, **numbers: int) -> argparse.ArgumentParser:
-    """A parser of a whole number for each name, with its default, and of `--out`, the page to write."""
+    """A parser of a whole number for each name, with its default, and of `--out`, the page of the part."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -46,28 +40,17 @@ def last_core() -> int:
     return max(os.sched_getaffinity(0))
 
 
-def rows_of(page: str) -> list[str]:
-    """The rows of every table of bars, in the order of the page."""
-    rows = []
-    for table in page.split(BARS)[1:]:
-        for line in table.lstrip("\n").splitlines():
-            if not line.startswith("|"):
-                break
-            rows.append(line)
-    return rows
-
-
-def bar(measure: str, figures: list[float], limit: float) -> str:
-    """A row of such a table: at most `limit` is wanted (at least, when negative)."""
+def bar(measure: str, figures: Sequence[float], limit: float) -> str:
+    """A row of the table of bars: at most `limit` is wanted (at least, when negative)."""
     wanted = f"{'≤' if limit > 0 else '≥'} {abs(limit):g}"
     if not figures:
-        return f"| {measure} | {wanted} | not measured here | |"
+        return f"{measure} | {wanted} | not measured here | |"
     median = statistics.median(figures)
     met = median <= limit if limit > 0 else median >= -limit
-    return f"| {measure} | {wanted} | {spread(figures)} | {'met' if met else '**missed**'} |"
+    return f"{measure} | {wanted} | {spread(figures)} | {'met' if met else '**missed**'} |"
 
 
-def spread(figures: list[float], unit: str = "") -> str:
+def spread(figures: Sequence[float], unit: str = "") -> str:
     """Median (least-greatest), to three figures; of one figure, that one."""
     if len(figures) == 1:
         return f"{figures[0]:.3g} {unit}".strip()
@@ -75,29 +58,26 @@ def spread(figures: list[float], unit: str = "") -> str:
     return f"{median} {unit} ({low}–{high})".replace("  ", " ")
 
 
-def ratios(runs: list[Any], base: list[Any], seconds: Any) -> list[float]:
+def ratios(runs: Sequence[Any], base: Sequence[Any], seconds: Callable[[Any], float]) -> list[float]:
     """One over the other, round by round."""
     return [seconds(run) / seconds(other) for run, other in zip(runs, base, strict=True)]
 
 
-def processor() -> str:
-    """The processor's name, and its number of cores."""
+def measured_by(command: str, *more: str, load: float, packages: tuple[str, ...]) -> str:
+    """The first words of a part.
+
+    They name the day, the command, the processor, what `more` names, versions of packages, and the machine's
+    load average: `load` before, and now.
+    """
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def measured_by(command: str, *more: str, packages: tuple[str, ...]) -> str:
-    """The first words of a part: day, command, processor, what else is to be named, versions of packages."""
-    names = ", ".join(f"{name} {version(name)}" for name in packages)
-    machine = "; ".join([", ".join([processor(), *more[:1]]), *more[1:]])
-    day = datetime.now(UTC).date()
-    return f"Measured on {day} by `python benchmarks/{command}`: {machine}, {names}."
-
-
-def load_since(before: float) -> str:
-    """The machine's load average, before and now."""
-    return f"{before:.1f} before, {os.getloadavg()[0]:.1f} after"
+    machine = [f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores", *more]
+    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+    return (
+        f"Measured on {datetime.now(UTC).date()} by `python benchmarks/{command}`: {'; '.join(machine)};"
+        f" {', '.join(versions)}. Load average of the machine: {load:.1f} before,"
+        f" {os.getloadavg()[0]:.1f} after."
+    )
 
 
 def output(*command: str) -> dict[str, Any]:
@@ -122,19 +102,41 @@ def output(*command: str) -> dict[str, Any]:
     }
 
 
-def put(path: Path, name: str, text: str) -> None:
-    """Print the text, and write it between the page's markers of that name, which are added if missing."""
-    page = path.read_text(encoding="utf-8") if path.exists() else "# Performance\n"
+def put(path: Path, name: str, text: str, bars: Sequence[str] = ()) -> None:
+    """Print a part and its bars; write it between the page's markers of that name, and them into the table.
+
+    The table is that of docs/performance.md, or of `path` where that is elsewhere. Missing markers are added.
+    """
+    write_between(path, name, text)
+    print(text)
+    if bars:
+        page = PAGE if path.is_relative_to(DOCS) else path
+        others = [row for row in _bars(page).splitlines()[2:] if not row.startswith(f"| {name} |")]
+        rows = [f"| {name} | {row}" for row in bars]
+        table = sorted(
+            [*others, *rows], key=lambda row: row.split("|")[1]
+        )  # stable: a part's rows keep theirs
+        write_between(page, "bars", "\n".join([BARS, *table]))
+        print("\n".join(["", BARS, *rows]))
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the page's markers of that name."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
     if _begin(name) not in page:
         page = f"{page.rstrip()}\n\n{_begin(name)}\n{_end(name)}\n"
     before, _, rest = page.partition(_begin(name))
     after = rest.partition(_end(name))[2]
     path.write_text(f"{before}{_begin(name)}\n\n{text}\n\n{_end(name)}{after}", encoding="utf-8")
-    print(text)
+
+
+def _bars(path: Path) -> str:
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    return page.partition(_begin("bars"))[2].partition(_end("bars"))[0].strip()
 
 
 def _begin(name: str) -> str:
-    return f"<!-- {name}: written by make bench -->"
+    return f"<!-- {name}: written by the benchmarks -->"
 
 
 def _end(name: str) -> str:
@@ -142,4 +144,4 @@ def _end(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    print(_bars(PAGE))

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.page import DOCS, load_since, measured_by, options, put
+from benchmarks.page import DOCS, measured_by, options, put
 from benchmarks.rows import forecast
 from storage.core.home import Home
 
@@ -42,7 +42,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="closecast-products-") as name:
             figures[products] = measured(Path(name), products)
             print(products, figures[products], flush=True)
-    put(given.out, "products", report(figures, load_since(load)))
+    put(given.out, "products", report(figures, load))
 
 
 def measured(root: Path, products: int) -> Figures:
@@ -153,7 +153,7 @@ def size(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def report(figures: dict[int, Figures], load: str) -> str:
+def report(figures: dict[int, Figures], load: float) -> str:
     """The part of the page, as Markdown."""
     counts = list(figures)
     lines = [
@@ -168,10 +168,10 @@ def report(figures: dict[int, Figures], load: str) -> str:
         [
             measured_by(
                 f"products.py --products {' '.join(map(str, counts))}",
+                load=load,
                 packages=("deltalake", "mlflow-skinny", "sqlalchemy"),
             )
-            + f" Load average of the machine: {load}."
-            f" Medians of {TIMES} times; {DAYS} closes, one model version and {WEEK} forecasts a product.",
+            + f" Medians of {TIMES} times; {DAYS} closes, one model version and {WEEK} forecasts a product.",
             "\n".join(lines),
         ]
     )

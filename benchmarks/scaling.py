@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.page import DOCS, load_since, measured_by, options, put, ratios, spread
+from benchmarks.page import DOCS, measured_by, options, put, ratios, spread
 
 DAYS, YEAR, FOLDS = 800, 365, 4
 REDUCED: dict[str, Any] = {"members": 1, "units": 8, "epochs": 6, "pool_products": ()}
@@ -50,16 +46,22 @@ class Run:
 
 def main() -> None:
     """Run, measure, write."""
+    from tests.serve_demo import Platform
+
     arguments = options(__doc__, DOCS / "scaling.md", products=100, rounds=1).parse_args()
-    load = os.getloadavg()[0]
-    runs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="closecast-scaling-") as name, server(Path(name)) as pid:
+    load, runs = os.getloadavg()[0], list[Run]()
+    with (
+        tempfile.TemporaryDirectory(prefix="closecast-scaling-", ignore_cleanup_errors=True) as name,
+        Platform(Path(name), "", settings={"PREFECT_LOGGING_LEVEL": "ERROR"}) as platform,
+    ):
+        os.environ.update(platform.environment)
+        (pid,) = (number for number, command in platform.processes().items() if "server" in command)
         stored = Path(name) / "stored"
         names = fill(stored, arguments.products)
         for number in range(arguments.rounds):
             for workers in (1, 2) if number % 2 == 0 else (2, 1):
                 runs += on(Path(name) / f"{number}-{workers}", stored, names, workers, pid)
-    put(arguments.out, "scaling", report(runs, arguments.products, load_since(load)))
+    put(arguments.out, "scaling", report(runs, arguments.products, load))
 
 
 def fill(stored: Path, products: int) -> list[str]:
@@ -120,41 +122,7 @@ def cpu(watched: dict[str, list[int]]) -> dict[str, float]:
     return seconds
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """A Prefect server of our own, for this process and the workers; yields its process id."""
-    import requests
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ |= {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
-    try:
-        patience = time.monotonic() + 180
-        while True:
-            try:
-                requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                if time.monotonic() > patience or process.poll() is not None:
-                    raise SystemExit(f"the Prefect server did not start: {folder / 'server.txt'}") from None
-                time.sleep(0.5)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def report(runs: list[Run], products: int, load: str) -> str:
+def report(runs: list[Run], products: int, load: float) -> str:
     """The part of the page, as Markdown."""
     words = {
         "first": f"{products} products",
@@ -177,8 +145,7 @@ def report(runs: list[Run], products: int, load: str) -> str:
     command = f"scaling.py --products {products} --rounds {len(one)}"
     return "\n\n".join(
         [
-            measured_by(command, packages=("prefect", "prefect-dask", "distributed"))
-            + f" Load average of the machine: {load}.",
+            measured_by(command, load=load, packages=("prefect", "prefect-dask", "distributed")),
             f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
             f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
             f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). {rounds}.",

@@ -1,15 +1,14 @@
 """Training beside its peers: every one in a process of its own, on one core, in turns.
 
-    python benchmarks/training.py [--rounds 3] [--core N] [--torch PYTHON] [--out docs/performance.md]
+    python benchmarks/training.py [--rounds 2] [--core N] [--torch PYTHON] [--out PAGE]
 
 Writes medians with their spread, ratios within a round, and whether the peers' losses agree. Takes a minute,
-and two more a round.
+and one more a round.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -47,7 +46,7 @@ class Peer:
 
 def main() -> None:
     """Prepare, check, time, write."""
-    parser = page.options(__doc__, rounds=3, core=page.last_core())
+    parser = page.options(__doc__, page.TRAINING, rounds=2, core=page.last_core())
     parser.add_argument("--torch", type=Path, default=HERE.parent / ".venv-bench" / "bin" / "python")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})  # those that are started have it from here
@@ -58,7 +57,7 @@ def main() -> None:
         peers = peers_of(folder, sizes, arguments.torch)
         checks = checked(folder, peers)
         runs = timed(peers, arguments.rounds)
-    page.put(arguments.out, "training", report(peers, runs, sizes, checks, page.load_since(load)))
+    page.put(arguments.out, "training", report(peers, runs, sizes, checks, load), bars(peers, runs))
 
 
 def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
@@ -69,8 +68,8 @@ def ours(folder: Path, job: str, *more: str) -> tuple[str, ...]:
 def peers_of(folder: Path, sizes: Run, torch: Path) -> dict[str, Peer]:
     """The rows, in their order."""
 
-    def keras(name: str, job: str, epochs: int, *more: str) -> Peer:
-        command = ours(folder, job, "--epochs", str(epochs), *more)
+    def keras(name: str, job: str, epochs: int) -> Peer:
+        command = ours(folder, job, "--epochs", str(epochs))
         return Peer(name, job.partition("-")[0], command)
 
     many, twenty = EPOCHS["article"], EPOCHS["calibrated"]
@@ -78,31 +77,27 @@ def peers_of(folder: Path, sizes: Run, torch: Path) -> dict[str, Peer]:
     eager = (str(torch), str(HERE / "training_torch.py"), *file, str(FEW), str(DROPOUT))
     no_torch = "" if torch.exists() else "not installed here"
     c_end = (*file, str(many), str(DROPOUT), str(folder / "weights.bin"))
-    plain, fast = built(folder, "limit", *FLAGS), built(folder, "fast", *FLAGS, "-ffast-math")
+    plain = built(folder)
     no_c = "" if plain else "no C compiler here"
     return {
         "ours": keras("closecast", "article-closecast", many),
-        "ours-other": keras("closecast, XLA off, LSTM unrolled", "article-closecast", many, "--other"),
         "fit": keras("`fit`, the same network, the article's", "article-fit", FEW),
-        "fit-unrolled": keras("`fit`, LSTM unrolled", "article-fit", FEW, "--other"),
+        "fit-unrolled": keras("`fit`, LSTM unrolled", "article-unrolled", FEW),
         "cell": Peer("PyTorch eager, the same cell written out", "article", (*eager, "cell"), no_torch),
         "lstm": Peer("PyTorch eager, `nn.LSTM` (tanh, not sigmoid)", "article", (*eager, "lstm"), no_torch),
         "c": Peer("C, the limit", "article", (plain, *c_end), no_c),
-        "c-fast": Peer("C with `-ffast-math` (sums reordered)", "article", (fast, *c_end), no_c),
         "calibrated": keras("closecast", "calibrated-closecast", twenty),
-        "calibrated-other": keras("closecast, XLA on", "calibrated-closecast", twenty, "--other"),
         "calibrated-fit": keras("`fit`", "calibrated-fit", twenty),
-        "calibrated-fit-other": keras("`fit`, XLA on", "calibrated-fit", twenty, "--other"),
     }
 
 
-def built(folder: Path, name: str, *flags: str) -> str:
+def built(folder: Path) -> str:
     """The C program, made by the system's compiler; empty without one."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if not compiler:
         return ""
-    target = str(folder / name)
-    subprocess.run([compiler, *flags, "-o", target, str(HERE / "limit.c"), "-lm"], check=True)  # noqa: S603
+    target = str(folder / "limit")
+    subprocess.run([compiler, *FLAGS, "-o", target, str(HERE / "limit.c"), "-lm"], check=True)  # noqa: S603
     return target
 
 
@@ -147,41 +142,37 @@ def checked(folder: Path, peers: dict[str, Peer]) -> list[str]:
 
 
 def report(
-    peers: dict[str, Peer], runs: dict[str, list[Run]], sizes: Run, checks: list[str], load: str
+    peers: dict[str, Peer], runs: dict[str, list[Run]], sizes: Run, checks: list[str], load: float
 ) -> str:
     """The part of the page, as Markdown."""
     core = [run["core"] for some in runs.values() for run in some]
     imports = [run["import"] for key in ("ours", "calibrated") for run in runs[key]]
     torch = runs.get("lstm", [{}])[0].get("version", "not installed")
-    python = f"Python {platform.python_version()}"
     windows, held = sizes["article"]
-    few, many, features = sizes["calibrated"][0], sizes["calibrated"][1], sizes["calibrated"][2]
+    few, many, features = sizes["calibrated"]
     parts = [
         page.measured_by(
             f"training.py --rounds {len(runs['ours'])}",
             page.ONE_CORE,
-            python,
             f"PyTorch {torch}, C by `cc {' '.join(FLAGS)}`",
+            load=load,
             packages=("tensorflow", "keras", "numpy"),
         ),
         f"{len(runs['ours'])} rounds, each peer once a round, every other round in the other order. Medians,"
         " with minimum and maximum in brackets; ratios are within a round. The processes had"
-        f" {min(core):.0%} to {max(core):.0%} of the core they ran on (median {statistics.median(core):.0%});"
-        f" load average of the machine's {os.cpu_count()} cores: {load}.",
+        f" {min(core):.0%} to {max(core):.0%} of their core (median {statistics.median(core):.0%}).",
         "Seconds run from the first layer made to the weights at hand, tracing and compilation included. The"
         f" import of TensorFlow and Keras ({page.spread(imports, 's')}) and of PyTorch is not in them.",
-        "### The article's network, 50 epochs",
+        "## The article's network, 50 epochs",
         f"{windows} windows in batches of 5, {held} to validate after each epoch, in one batch;"
         f" dropout {DROPOUT}. `fit` and PyTorch run {FEW} epochs; the others count at the pace of the last"
         f" {FEW - 1}.",
         table("article", peers, runs, "ours"),
-        f"### The calibrated network, one member, {EPOCHS['calibrated']} epochs",
+        f"## The calibrated network, one member, {EPOCHS['calibrated']} epochs",
         f"{few} windows of 20 days and {features} inputs in batches of 128, {many} to validate; no early"
         " stopping, so that all do the same work. `fit` runs without XLA on a CPU by default.",
         table("calibrated", peers, runs, "calibrated"),
-        "### Against the bars",
-        bars(peers, runs),
-        "### The same arithmetic",
+        "## The same arithmetic",
         "The article's training without dropout, from the same first weights, against closecast's losses:",
         "\n".join(f"- {line}" for line in checks),
     ]
@@ -204,7 +195,7 @@ def table(network: str, peers: dict[str, Peer], runs: dict[str, list[Run]], base
     return "\n".join(lines)
 
 
-def bars(peers: dict[str, Peer], runs: dict[str, list[Run]]) -> str:
+def bars(peers: dict[str, Peer], runs: dict[str, list[Run]]) -> list[str]:
     """A row a bar: what was measured and what was wanted."""
     rows = [
         ("article, all included, `fit` over closecast", "fit", "ours", True, -12),
@@ -216,11 +207,10 @@ def bars(peers: dict[str, Peer], runs: dict[str, list[Run]]) -> str:
         ("article, all included, PyTorch (`nn.LSTM`) over closecast", "lstm", "ours", True, -4),
         ("calibrated, all included, `fit` over closecast", "calibrated-fit", "calibrated", True, -2.5),
     ]
-    lines = [
+    return [
         page.bar(words, over(peers, runs, key, base, whole) if key in runs and base in runs else [], asked)
         for words, key, base, whole, asked in rows
     ]
-    return "\n".join([page.BARS, *lines])
 
 
 def over(peers: dict[str, Peer], runs: dict[str, list[Run]], key: str, base: str, whole: bool) -> list[float]:

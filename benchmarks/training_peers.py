@@ -1,7 +1,7 @@
 """What benchmarks/training.py times in processes of their own: closecast's loop and Keras's `fit`.
 
     python benchmarks/training_peers.py FOLDER prepare
-    python benchmarks/training_peers.py FOLDER JOB [--epochs N] [--other]
+    python benchmarks/training_peers.py FOLDER JOB [--epochs N]
     python benchmarks/training_peers.py FOLDER proof
 
 Prints one line of JSON. The clock runs from the first layer made to the weights at hand, with all tracing and
@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("job", choices=["prepare", "proof", *JOBS])
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--other", action="store_true", help="XLA the other way than closecast chooses")
     arguments = parser.parse_args()
     start = time.perf_counter()
     tensorflow()
@@ -57,9 +56,7 @@ def main() -> None:
         kind = arguments.job.partition("-")[0]
         with np.load(arguments.folder / f"{kind}.npz") as file:
             data = dict(file)
-        result = timed(lambda: JOBS[arguments.job](data, arguments.epochs, arguments.other)) | {
-            "import": loaded
-        }
+        result = timed(lambda: JOBS[arguments.job](data, arguments.epochs)) | {"import": loaded}
     print(json.dumps(result))
 
 
@@ -111,24 +108,30 @@ def prepare(folder: Path) -> dict[str, Any]:
     }
 
 
-def article_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`tasks.network.trainer.train` as a run calls it; `other`: without XLA, unrolled, which is faster then.
-
-    The marks are of the epochs from the tenth on.
-    """
-    network = _unrolled() if other else _article_network()
+def article_closecast(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
+    """`tasks.network.trainer.train` as a run calls it; the marks are of the epochs from the tenth on."""
     with _marks() as marks:
-        losses = _trained_article(network, data, epochs, compiled=False if other else None)
+        losses = _trained_article(_article_network(), data, epochs)
     return marks, losses.training.tolist()
 
 
-def article_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`keras.Model.fit` on the same network, as the article's notebook has it; `other`: unrolled."""
-    network = _unrolled() if other else _article_network()
-    return _fitted_article(network, data, epochs)
+def article_fit(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
+    """`keras.Model.fit` on the same network, as the article's notebook has it."""
+    return _fitted_article(_article_network(), data, epochs)
 
 
-def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
+def article_unrolled(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
+    """`keras.Model.fit` on the same layers with the days of a window side by side."""
+    import keras
+
+    network = _article_network()
+    recurrent = network.layers[0].get_config() | {"unroll": True}
+    layers = [keras.layers.LSTM.from_config(recurrent), *network.layers[1:]]
+    unrolled = keras.Sequential([keras.layers.Input(network.input_shape[1:]), *layers])
+    return _fitted_article(unrolled, data, epochs)
+
+
+def calibrated_closecast(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
     """One member as `tasks.profiles.ensemble` trains it, with a Trainer of its own."""
     from tasks.network.architectures import student_t_loss
 
@@ -138,7 +141,6 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
         _calibrated_network(data),
         loss=functools.partial(student_t_loss, **shape),
         clip_norm=recipe.clip_norm,
-        compiled=other,
     )
     how = TrainingSettings(recipe.learning_rate, recipe.batch_size, epochs)
     held_out = (data["held_x"], data["held_y"])
@@ -147,8 +149,8 @@ def calibrated_closecast(data: Arrays, epochs: int, other: bool) -> tuple[Marks,
     return marks, losses.training.tolist()
 
 
-def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[float]]:
-    """`keras.Model.fit` with the same loss; without XLA, as Keras chooses on a CPU, or with it."""
+def calibrated_fit(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
+    """`keras.Model.fit` with the same loss; without XLA, as Keras chooses on a CPU."""
     import keras
 
     from tasks.network.architectures import student_t_loss
@@ -159,7 +161,6 @@ def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[
         loss=lambda targets, raw: student_t_loss(
             raw, targets, mean_scale=recipe.mean_scale, min_dof=recipe.min_dof
         ),
-        jit_compile=True if other else "auto",
     )
     return _fit(network, data, epochs, batch_size=recipe.batch_size, shuffle=True)
 
@@ -167,6 +168,7 @@ def calibrated_fit(data: Arrays, epochs: int, other: bool) -> tuple[Marks, list[
 JOBS = {
     "article-closecast": article_closecast,
     "article-fit": article_fit,
+    "article-unrolled": article_unrolled,
     "calibrated-closecast": calibrated_closecast,
     "calibrated-fit": calibrated_fit,
 }
@@ -177,7 +179,7 @@ def proof(folder: Path, epochs: int) -> dict[str, Any]:
     with np.load(folder / "article.npz") as file:
         data = dict(file)
     ours, theirs = _article_network(dropout=0.0), _article_network(dropout=0.0)
-    losses = _trained_article(ours, data, epochs, compiled=None)
+    losses = _trained_article(ours, data, epochs)
     _, fitted = _fitted_article(theirs, data, epochs)
     pairs = zip(ours.get_weights(), theirs.get_weights(), strict=True)
     return {
@@ -196,16 +198,6 @@ def _article_network(**changed: Any) -> Any:
     return article_network(**{name: fields[name] for name in names})
 
 
-def _unrolled() -> Any:
-    """The article's layers with the days of a window side by side."""
-    import keras
-
-    network = _article_network()
-    recurrent = network.layers[0].get_config() | {"unroll": True}
-    layers = [keras.layers.LSTM.from_config(recurrent), *network.layers[1:]]
-    return keras.Sequential([keras.layers.Input(network.input_shape[1:]), *layers])
-
-
 def _calibrated_network(data: Arrays) -> Any:
     from tasks.network.architectures import calibrated_network
 
@@ -214,15 +206,13 @@ def _calibrated_network(data: Arrays) -> Any:
     return calibrated_network(features=data["x"].shape[2], **fields)
 
 
-def _trained_article(network: Any, data: Arrays, epochs: int, *, compiled: bool | None) -> Losses:
+def _trained_article(network: Any, data: Arrays, epochs: int) -> Losses:
     article = ArticleProfile().settings
     settings = TrainingSettings(article.learning_rate, article.batch_size, epochs, article.shuffle)
     x = np.concatenate([data["x"], data["held_x"]])
     y = np.concatenate([data["y"], data["held_y"]])
     split = article.validation_split
-    return train(
-        network, x, y, validation_split=split, settings=settings, seed=article.seed, compiled=compiled
-    )
+    return train(network, x, y, validation_split=split, settings=settings, seed=article.seed)
 
 
 def _fitted_article(network: Any, data: Arrays, epochs: int) -> tuple[Marks, list[float]]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import clock
-from storage.core.errors import BadFile, BadInput, BadSetting
+from storage.core.errors import BadInput, BadSetting
 from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.prices.price_store import Prices
+from tasks.prices.csv_reader import OnDuplicate
 from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
-from tasks.prices.sources import Market, ingest_file
+from tasks.prices.ingest_csv import ingest_file
 
 if TYPE_CHECKING:
     from storage.upkeep.compaction import Compaction
@@ -33,21 +34,30 @@ class Upkeep:
     pruned: tuple[UnusedItem, ...]
 
 
-def import_file(home: Home, market: Market) -> IngestedPrices:
-    """Append the market's CSV file to its product's series, all of it or nothing."""
-    if market.csv is None:
-        raise BadFile("an import needs a CSV file, none was named")
+def import_file(
+    home: Home,
+    product_id: str,
+    path: Path,
+    *,
+    on_duplicate: OnDuplicate = "refuse",
+    replace_source: bool = False,
+) -> IngestedPrices:
+    """Append a CSV file's candles to the product's series, all of them or none.
+
+    Raises:
+        ClosecastError: as `ingest_file`.
+    """
     moment = clock.now()
     request = IngestRequest(
-        market.product_id,
+        product_id,
         None,
         moment,
         clock.last_complete_day(moment),
-        on_duplicate=market.on_duplicate,
-        replace_source=market.replace_source,
+        on_duplicate=on_duplicate,
+        replace_source=replace_source,
     )
-    with product_lock(home, market.product_id), Prices(home) as prices:
-        return ingest_file(prices, request, source="csv", path=market.csv)
+    with product_lock(home, product_id), Prices(home) as prices:
+        return ingest_file(prices, request, source="csv", path=path)
 
 
 def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:

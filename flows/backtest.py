@@ -22,26 +22,28 @@ from flows import clock
 from flows.daily import show_log_lines
 from flows.dask import results_and_reasons, tasks_on
 from flows.flow import flow
-from flows.settings import home_at
+from flows.settings import home_at, require_one_kind_of_workers
+from flows.workers import by_worker, started_workers
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
 from storage.core.progress import report_progress
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import backtest_lock
 from storage.models.backtest_cache import BacktestCache
+from tasks.backtest import walk_forward
 from tasks.backtest.plan import Plan, plan_backtest
 from tasks.backtest.result import BacktestResult, finish_backtest, read_result
 from tasks.backtest.summary import markdown
-from tasks.backtest.walk_forward import prepare_fold, walk_fold
 from tasks.core.formatting import artifact_key
 from tasks.core.settings import ProductId
-from tasks.core.steps import submit_step
+from tasks.core.steps import step, submit_step
 from tasks.profiles.named import DEFAULT_PROFILE, profile_named
 
 log = logging.getLogger("closecast.backtest")
 
 # Each product's lock is an open file, and a process may have 1,024 of those.
 MAX_PRODUCTS = 500
+MAX_WORKERS = 256
 # A pool of the flow's own: threads of one process share its cores member by member.
 THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
 
@@ -61,6 +63,7 @@ def rolling_backtest(
     end: date | None = None,
     home: str | None = None,
     dask: str | None = None,
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1,
 ) -> BacktestResult:
     """Evaluate a profile on stored closes by rolling origin; an interrupted one continues where it was.
 
@@ -73,19 +76,28 @@ def rolling_backtest(
         home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
         dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
             CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
+        workers: processes on this machine that do the work, instead of this one, from 2 on. A script that
+            asks for them keeps its own calls below `if __name__ == "__main__":`, since they import it.
 
     Returns:
         The result; the rows are in the table `backtests`.
+
+    Raises:
+        BadSetting: workers of both kinds.
+        WorkerLost: a worker process was killed.
     """
     show_log_lines()
+    require_one_kind_of_workers(dask, workers)
     chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
     plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
     cache = BacktestCache(data_home, plan.backtest_id)
     with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
         cache.remove_drafts()
-        run_folds(data_home, plan)
+        with started_workers(min(workers, len(walk_forward.folds_left(data_home, plan)))):
+            run_folds(data_home, plan)
+            # By a worker, which has loaded what the statistics need.
+            result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
         cache.remove_drafts()  # after workers that died
-        result = read_result(data_home, plan)
     create_markdown_artifact(
         markdown(result.summary),
         key=artifact_key("backtest", product_id, chosen.name),
@@ -94,8 +106,20 @@ def rolling_backtest(
     return result
 
 
+@step(run_name="{fold}")
+def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
+    """Prepare a fold, by a worker process where there are any."""
+    by_worker(walk_forward.prepare_fold, home, plan, fold, rank=(fold, 0))
+
+
+@step(run_name="{fold}")
+def walk_fold(home: Home, plan: Plan, fold: int) -> None:
+    """Walk a fold, by a worker process where there are any, before it prepares later ones."""
+    by_worker(walk_forward.walk_fold, home, plan, fold, rank=(fold, 1))
+
+
 def run_folds(home: Home, plan: Plan) -> None:
-    """Prepare and walk every fold in this flow's task runner; an artifact and a bar show the progress.
+    """Prepare and walk every fold; an artifact and a bar show the progress.
 
     All are submitted at once, so that a free worker does what comes next: a walk waits for its preparation
     and for the walk before it, and goes before the preparations of later folds.

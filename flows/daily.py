@@ -119,6 +119,8 @@ def backfill(day: Day, prices: IngestedPrices) -> None:
         try:
             past = run_step(read_stored, day.home, replace(day.request, origin=origin))
             forecast_once(day, past)
+            # So that no day takes longer than the one before.
+            run_step(keep_few_files, day.home, history.product_id)
         except NotEnoughHistory as error:
             log.warning("%s: no forecast from %s: %s", history.product_id, origin, error)
 

@@ -71,6 +71,13 @@ def dask_address(address: str | None = None) -> str | None:
     return address
 
 
+def require_one_kind_of_workers(dask: str | None, workers: int) -> None:
+    """Raise `BadSetting` where worker processes are asked for, and a Dask scheduler is named, too."""
+    address = dask_address(dask)
+    if address and workers > 1:
+        raise BadSetting(f"workers are for this machine, and Dask at {address} has its own: leave one out")
+
+
 def home_at(folder: Path | str | None = None) -> Home:
     """The home in this folder, or that of CLOSECAST_HOME, or the project's `data/`."""
     variables = environment()

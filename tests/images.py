@@ -25,7 +25,8 @@ from storage.prices.price_store import Prices  # noqa: E402
 from tasks.evaluation.scoring import score_due  # noqa: E402
 from tasks.forecast.publish import publish_forecast  # noqa: E402
 from tasks.prices.ingest import IngestRequest, read_stored  # noqa: E402
-from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT, ingest_file  # noqa: E402
+from tasks.prices.ingest_csv import ingest_file  # noqa: E402
+from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT  # noqa: E402
 from tasks.profiles.named import profile_named  # noqa: E402
 from tasks.report.page import write_report  # noqa: E402
 from tasks.training.registration import load_model  # noqa: E402

@@ -83,6 +83,15 @@ def run_at_once(target: Callable[..., None], *calls: tuple[object, ...]) -> None
     assert [worker.exitcode for worker in workers] == [0] * len(workers)
 
 
+def is_gone(process: int) -> bool:
+    """Whether the process has ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"  # without an init nothing reaps it
+
+
 def closecast_process(
     *words: str,
     variables: Mapping[str, str],

@@ -18,7 +18,7 @@ from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
-from storage.tables.delta import open_table
+from storage.tables.opening import open_table
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import DAILY_TABLES, TABLES
 from storage.tables.sql import query

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import sys
 import warnings
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -142,16 +141,13 @@ def import_(
     home: HomeOption = None,
 ) -> None:
     """Read a CSV of candles into the database."""
-    from flows.settings import market_of
-
-    market = market_of(
-        product_id=product, source="csv", csv=file, on_duplicate=on_duplicate, replace_source=replace_source
-    )
     data_home = prepared_home(home)
     with terminal.session(data_home, stderr=as_json):
         from flows.actions import import_file
 
-        prices = import_file(data_home, market)
+        prices = import_file(
+            data_home, product, file, on_duplicate=on_duplicate, replace_source=replace_source
+        )
     output.print_import(prices, as_json=as_json)
 
 
@@ -244,31 +240,31 @@ def backtest(
     A profile without intervals, such as article, is compared by RMSE and MAE.
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
+    from flows import clock
     from flows.cli import prefect_server
-    from flows.settings import dask_address
+    from flows.settings import require_one_kind_of_workers
+    from flows.workers import started_workers
+    from tasks.backtest.plan import plan_backtest
+    from tasks.backtest.walk_forward import folds_left
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
-    profile_named(profile, changed)  # so that a bad one is refused before anything is made
+    chosen = profile_named(profile, changed)
     as_json = as_json or output_format == "json"
-    dask = dask_address(dask)
-    if dask and workers > 1:
-        raise BadSetting(f"--workers are for this machine, and Dask at {dask} has its own: leave one out")
+    require_one_kind_of_workers(dask, workers)
     data_home = prepared_home(existing_home(home).root)
+    # So that what cannot be tested is refused before anything is started.
+    plan = plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
+    workers = min(workers, max(1, len(folds_left(data_home, plan))))
     quiet = ("closecast.train", "closecast.ensemble")
-    with terminal.session(data_home, stderr=as_json, quiet=quiet):
-        server = prefect_server.start(data_home)
-        from prefect.task_runners import ProcessPoolTaskRunner
-
+    with terminal.session(data_home, stderr=as_json, quiet=quiet), started_workers(workers):
+        server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow
         from flows.backtest import rolling_backtest
 
-        flow = rolling_backtest
-        if workers > 1:
-            # Prefect types its own pool more narrowly than it takes it.
-            pool: Any = ProcessPoolTaskRunner(max_workers=workers)
-            flow = rolling_backtest.with_options(task_runner=pool)
-        with server.up() if server else contextlib.nullcontext():
-            result = flow(product, profile, changed, start, end, str(data_home.root), dask)
+        with prefect_server.ready(server):
+            result = rolling_backtest(
+                product, profile, changed, start, end, str(data_home.root), dask, workers
+            )
     output.print_backtest(data_home, product, result, as_json=as_json)
 
 
@@ -449,6 +445,7 @@ def main() -> None:
     gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
+        sys.warnoptions.append("ignore")  # nor are those of the processes that this one starts
     with signals.interruptible() as interruption:
         try:
             code = app(prog_name="closecast", standalone_mode=False)

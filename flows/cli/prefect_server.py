@@ -58,9 +58,9 @@ def is_configured() -> bool:
     files = (profiles.expanduser(), *map(Path, (".env", "prefect.toml", "pyproject.toml")))
     if not any(map(_may_name_a_server, files)):
         return False
-    from prefect.settings import get_current_settings
+    from prefect.settings import Settings
 
-    return get_current_settings().api.url is not None
+    return Settings().api.url is not None
 
 
 def _may_name_a_server(file: Path) -> bool:
@@ -78,23 +78,10 @@ class TemporaryServer:
         self.process, self.port = process, port
         self._started_at, self._is_up = time.monotonic(), False
 
-    @contextlib.contextmanager
-    def up(self) -> Iterator[None]:
-        """Wait until it responds; flows in the block send it no heartbeats, which nobody would read.
-
-        At its end a run with heartbeats waits up to a second for their thread.
-
-        Raises:
-            PrefectUnavailable: it ended, or took too long.
-        """
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-        if not self._is_up:
-            self._wait()
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            yield
-
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until it responds; `PrefectUnavailable` where it ended, or takes too long."""
+        if self._is_up:
+            return
         seconds = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
         left = max(1.0, self._started_at + seconds - time.monotonic())
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=left)
@@ -109,6 +96,30 @@ class TemporaryServer:
             connection.close()
         self._is_up = True
         log.info("Prefect's temporary server is up after %.1f s", time.monotonic() - self._started_at)
+
+
+@contextlib.contextmanager
+def ready(server: TemporaryServer | None) -> Iterator[None]:
+    """Let flows run in the block, on the temporary server where there is one.
+
+    They send a temporary server no heartbeats, which nobody would read: at its end a run waits up to a second
+    for the thread that sends them.
+
+    Raises:
+        PrefectUnavailable: the temporary server does not come up.
+    """
+    import prefect.main  # noqa: F401 (sets up Prefect's logging)
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from storage.core.logs import log_prefect_to_file
+
+    log_prefect_to_file()
+    if server is None:
+        yield
+        return
+    server.wait()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 @functools.cache

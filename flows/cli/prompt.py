@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -80,7 +79,7 @@ def _call_flow(
     from flows.daily import daily_forecast, daily_forecasts
 
     arguments = astuple(options)
-    with server.up() if server else contextlib.nullcontext():
+    with prefect_server.ready(server):
         if len(markets) == 1:
             return [daily_forecast(markets[0], *arguments)]
         return daily_forecasts([market.product_id for market in markets], markets[0].source, *arguments)

@@ -28,7 +28,8 @@ from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST, fetch_bundle
 from storage.models.registry import Models
 from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
-from storage.tables.delta import data_files, snapshot
+from storage.tables.delta import snapshot
+from storage.tables.opening import data_files
 from storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:

@@ -83,6 +83,10 @@ class ClusterUnusable(ClosecastError):
     """No Dask scheduler responds, or its workers cannot do the work."""
 
 
+class WorkerLost(ClosecastError):
+    """A worker process of this machine was killed."""
+
+
 class ExchangeError(ClosecastError):
     """The exchange gave no prices."""
 

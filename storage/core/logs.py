@@ -39,13 +39,19 @@ class _LogFile(RotatingFileHandler):
 
 
 def log_to_file(home: Home) -> Path:
-    """Add `logs/closecast.log` (five files of 1 MB at most) to the loggers of closecast and Prefect."""
+    """Add `logs/closecast.log` (five files of 1 MB at most) to closecast's logger."""
     path = home.logs / "closecast.log"
     handler = _LogFile(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    for name in ("closecast", "prefect"):
-        logging.getLogger(name).addHandler(handler)
+    logging.getLogger("closecast").addHandler(handler)
     return path
+
+
+def log_prefect_to_file() -> None:
+    """Add the log file to Prefect's logger, too; Prefect is loaded, which replaces its logger's handlers."""
+    for handler in logging.getLogger("closecast").handlers:
+        if isinstance(handler, _LogFile):
+            logging.getLogger("prefect").addHandler(handler)
 
 
 @contextlib.contextmanager

@@ -149,9 +149,9 @@ class Models:
         self, version: ModelVersion, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
     ) -> None:
         """Record the decision on a version: the metrics on its run, then its tags in their order."""
+        registered = self.client.get_model_version(version.name, version.version)
         from mlflow.entities import Metric
 
-        registered = self.client.get_model_version(version.name, version.version)
         if metrics and registered.run_id:
             stamp = registered.creation_timestamp
             figures = [Metric(name, value, stamp, 0) for name, value in metrics.items()]
@@ -230,9 +230,9 @@ class Models:
         metrics: Mapping[str, float],
         curves: Mapping[str, np.ndarray[Any, Any]],
     ) -> str:
+        client, folder = self.client, (self.home.models / name).resolve().as_uri()
         from mlflow.entities import Metric, Param
 
-        client, folder = self.client, (self.home.models / name).resolve().as_uri()
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name, folder)
         for orphan in client.search_runs([number], f"tags.key = '{key}'"):

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from storage.core.errors import Damaged, HomeBusy, HomeUnusable
+from storage.core.errors import HomeBusy, HomeUnusable
 from storage.core.location import Location
-from storage.tables.checksums import LOG, commit_files, record_checksums
+from storage.tables.checksums import commit_files, record_checksums
+from storage.tables.opening import OpenedTable, one_line, open_table, opened, reading, remember, taken
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -142,18 +143,18 @@ class Table:
 
     def snapshot(self) -> Snapshot:
         """The table as it is now, for several reads of one state."""
-        return self._open(open_table(self.folder))
+        state = opened(self.folder)
+        if state is None:
+            return Snapshot(self, None, None)
+        with reading(self.folder):
+            return Snapshot(self, state.delta, state.dataset(self.products))
 
     def begin(self) -> Snapshot:
         """The table as it is now, created when there is none: the state that `insert` adds to."""
         self.folder.check_no_links()
-        return self._open(open_table(self.folder) or self._create())
-
-    def _open(self, delta: DeltaTable | None) -> Snapshot:
-        if delta is None:
-            return Snapshot(self, None, None)
+        state = taken(self.folder) or OpenedTable(self.folder, self._create(), b"")
         with reading(self.folder):
-            return Snapshot(self, delta, as_dataset(delta, self.folder, self.products))
+            return Snapshot(self, state.delta, state.dataset(self.products))
 
     def _create(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -184,14 +185,14 @@ class Table:
         nearby = (among(name, rows[name].unique()) for name in (*self.schema.key, *self.schema.order_by))
         existing = set(self._keys(state.read(all_of(*nearby), self.schema.key)))
         new = rows.filter(pa.array([key not in existing for key in self._keys(rows)], pa.bool_()))
-        if not new.num_rows:
-            return 0
-        version = state.delta.version() + 1
-        names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
-        with writing(self.folder):
-            properties = CommitProperties(app_transactions=names)
-            write_deltalake(state.delta, new, mode="append", commit_properties=properties)
-            sync_commit(self.folder, state.delta.version())
+        if new.num_rows:
+            version = state.delta.version() + 1
+            names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
+            with writing(self.folder):
+                properties = CommitProperties(app_transactions=names)
+                write_deltalake(state.delta, new, mode="append", commit_properties=properties)
+                sync_commit(self.folder, state.delta.version())
+        remember(self.folder, state.delta)
         return int(new.num_rows)
 
     def _keys(self, rows: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -218,20 +219,6 @@ def attempt(folder: Location, action: Callable[..., Result], *args: object) -> R
         ) from error
 
 
-def open_table(folder: Location) -> DeltaTable | None:
-    """A Delta table as it is now, or None when there is none; `Damaged` where it cannot be read."""
-    if not (folder / LOG).is_dir():
-        return None
-    from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
-
-    with reading(folder):
-        try:
-            return DeltaTable(str(folder), storage_options=folder.storage_options)
-        except TableNotFoundError:  # a first run was killed before its first commit
-            return None
-
-
 def snapshot(folders: Sequence[Location]) -> list[DeltaTable | None]:
     """Each table, None where there is none, all as they were at one moment; `HomeBusy` where none is quiet.
 
@@ -251,24 +238,6 @@ def snapshot(folders: Sequence[Location]) -> list[DeltaTable | None]:
 
 def _version(table: DeltaTable | None) -> int:
     return -1 if table is None else table.version()
-
-
-def data_files(folder: Location, table: DeltaTable) -> list[Location]:
-    """The data files of a table's state; `Damaged` where its log names one outside of the folder."""
-    try:
-        return [folder.located(uri) for uri in table.file_uris()]
-    except ValueError as error:
-        raise Damaged(
-            f"the table {folder} names {error}, which is not in it: restore it from a backup"
-        ) from error
-
-
-def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
-    """The table's files as a PyArrow dataset; only the named products' files are opened."""
-    data_files(folder, table)
-    partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
-    filesystem = folder.arrow_filesystem()
-    return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
 
 
 def sorted_by(rows: pa.Table, order: Sequence[str]) -> pa.Table:
@@ -293,20 +262,6 @@ def between(name: str, first: object | None, last: object | None) -> list[ds.Exp
 
 
 @contextlib.contextmanager
-def reading(folder: Location) -> Iterator[None]:
-    """Raise `Damaged` for whatever fails inside, unless the server cannot be reached."""
-    from deltalake.exceptions import DeltaError
-
-    try:
-        yield
-    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null where none may be
-        folder.check_reachable()
-        raise Damaged(
-            f"the table {folder} cannot be read: restore it from a backup ({_line(error)})"
-        ) from error
-
-
-@contextlib.contextmanager
 def writing(folder: Location) -> Iterator[None]:
     """Raise `HomeUnusable` for whatever fails inside but a conflict with another commit."""
     from deltalake.exceptions import CommitFailedError, DeltaError
@@ -318,7 +273,7 @@ def writing(folder: Location) -> Iterator[None]:
     except (DeltaError, OSError) as error:
         folder.check_reachable()
         raise HomeUnusable(
-            f"the table {folder} cannot be written: {_line(error)}; make room, or choose another --home"
+            f"the table {folder} cannot be written: {one_line(error)}; make room, or choose another --home"
         ) from error
 
 
@@ -332,7 +287,3 @@ def _partitions(rows: pa.Table, columns: Sequence[str]) -> list[str]:
     """The partitions that the rows lie in, as `product_id=BTC-USD`."""
     partitions = rows.group_by(list(columns)).aggregate([]).to_pylist()
     return sorted("/".join(f"{name}={row[name]}" for name in columns) for row in partitions)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -17,7 +17,8 @@ from storage.locks.locks import tables_lock
 from storage.models.bundles import MANIFEST, shared_bundle
 from storage.models.registry import Models, registered_name
 from storage.tables.checksums import LOG, prune_checksums
-from storage.tables.delta import KEPT_DAYS, attempt, open_table, sync_commit, writing
+from storage.tables.delta import KEPT_DAYS, attempt, sync_commit, writing
+from storage.tables.opening import open_table, opened
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -66,8 +67,10 @@ def compact_table(
 
 def files_of(home: Home, name: str, product_id: str) -> int:
     """How many data files hold a product's rows of a table; each run adds one."""
-    table = open_table(home.table(name))
-    return len(table.file_uris(file_pruning_predicate=[("product_id", "=", product_id)])) if table else 0
+    state = opened(home.table(name))
+    return (
+        len(state.delta.file_uris(file_pruning_predicate=[("product_id", "=", product_id)])) if state else 0
+    )
 
 
 def models_of(home: Home) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from storage.models.bundles import MANIFEST, Bundle, shared_bundle
 from storage.models.registry import ModelVersion
 from storage.prices.raw_responses import raw_sha256s, read_raw
 from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
-from storage.tables.delta import data_files, open_table
+from storage.tables.opening import data_files, open_table
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")

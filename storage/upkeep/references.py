@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from storage.core.errors import Damaged
 from storage.core.home import Home
-from storage.tables.delta import as_dataset, reading, snapshot
+from storage.tables.delta import snapshot
+from storage.tables.opening import as_dataset, reading
 from storage.tables.schemas import DAILY_TABLES, TABLES
 from storage.tables.sql import CONFIG
 

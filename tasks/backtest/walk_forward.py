@@ -26,7 +26,6 @@ from tasks.backtest.plan import Plan, origins_between, read_histories
 from tasks.calibration.quantile_tracker import to_prices, track
 from tasks.core.model import TrainingKind
 from tasks.core.quantiles import LEVELS, MEDIAN
-from tasks.core.steps import step
 from tasks.core.types import Rows
 from tasks.profiles.base import FittedModel, Predicted
 from tasks.training.gate import judge
@@ -43,7 +42,6 @@ class WalkState(BaseModel, frozen=True):
     gates: tuple[str, ...] = ()
 
 
-@step(timeout_seconds=7200, run_name="{fold}")
 def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
     """Make and cache what the fold's walk will need if its refit passes the gate."""
     cache = BacktestCache(home, plan.backtest_id)
@@ -51,7 +49,6 @@ def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
         _FoldWalk(home, plan, fold, cache).through(WalkState())
 
 
-@step(timeout_seconds=7200, run_name="{fold}")
 def walk_fold(home: Home, plan: Plan, fold: int) -> None:
     """Walk the fold's origins as the days would, and store their rows; the fold before was walked."""
     cache = BacktestCache(home, plan.backtest_id)
@@ -61,6 +58,12 @@ def walk_fold(home: Home, plan: Plan, fold: int) -> None:
     state, rows = _FoldWalk(home, plan, fold, cache).through(before)
     backtests(home).add(rows)
     cache.write(f"fold-{fold}", state.model_dump(mode="json"))
+
+
+def folds_left(home: Home, plan: Plan) -> list[int]:
+    """The folds that are not walked yet."""
+    cache = BacktestCache(home, plan.backtest_id)
+    return [fold for fold in range(len(plan.folds)) if cache.read(f"fold-{fold}") is None]
 
 
 class _FoldWalk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -43,7 +44,7 @@ class Lineage:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which `from_json` makes the same lineage."""
-        plain: dict[str, Any] = TypeAdapter(Lineage).dump_python(self, mode="json")
+        plain: dict[str, Any] = _json().dump_python(self, mode="json")
         return plain
 
     @classmethod
@@ -53,7 +54,7 @@ class Lineage:
         Raises:
             KeyError, ValueError: a field is missing or is of another kind.
         """
-        return TypeAdapter(Lineage).validate_python({one.name: plain[one.name] for one in fields(cls)})
+        return _json().validate_python({one.name: plain[one.name] for one in fields(cls)})
 
     def tags(self) -> dict[str, str]:
         """The part of the lineage that stands on the registered version, as text."""
@@ -64,6 +65,11 @@ class Lineage:
         tags = {name: str(getattr(self, name)) for name in names}
         tags |= {"parent": self.parent or NONE, "pooled": ",".join(self.pooled_data_versions) or NONE}
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
+
+
+@functools.cache
+def _json() -> TypeAdapter[Lineage]:
+    return TypeAdapter(Lineage)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -105,14 +106,31 @@ def scoreboard(rows: pd.DataFrame) -> Scoreboard:
     return Scoreboard(last, tuple(_span(rows, scores, span) for span in SPANS), alarms, no_alarm)
 
 
+@functools.cache
 def proportion(hits: int, days: int) -> Proportion:
-    """The share of hits in one day or more, with its exact 95 % interval by Clopper and Pearson (1934)."""
-    from scipy.special import betaincinv  # `scipy.stats` is slow to load
+    """The share of hits in one day or more, with its exact 95 % interval by Clopper and Pearson (1934).
+
+    From the terms of the binomial distribution: loading SciPy takes longer.
+    """
+    counts = np.arange(days + 1)
+    factorials = np.cumsum(np.log(np.maximum(counts, 1)))  # their logarithms
+    chances = factorials[-1] - factorials - factorials[::-1]  # log of the ways to get so many hits
+
+    def at_most(most: int, share: float) -> float:
+        some = counts[: most + 1]
+        terms = chances[: most + 1] + some * np.log(share) + (days - some) * np.log1p(-share)
+        return float(np.exp(terms).sum())
+
+    def share_where(most: int, probability: float) -> float:
+        low, high = 0.0, 1.0
+        while low < (share := (low + high) / 2) < high:  # until no figure lies between them
+            low, high = (share, high) if at_most(most, share) > probability else (low, share)
+        return share
 
     tail = (1 - CONFIDENCE) / 2
-    low = betaincinv(hits, days - hits + 1, tail) if hits else 0.0
-    high = betaincinv(hits + 1, days - hits, 1 - tail) if hits < days else 1.0
-    return Proportion(days, hits / days, float(low), float(high))
+    low = share_where(hits - 1, 1 - tail) if hits else 0.0
+    high = share_where(hits, tail) if hits < days else 1.0
+    return Proportion(days, hits / days, low, high)
 
 
 def _span(rows: pd.DataFrame, scores: pd.DataFrame, days: int | None) -> Span:

@@ -40,7 +40,7 @@ log = logging.getLogger("closecast.maintain")
 MAX_BACKTEST_AGE = timedelta(days=30)
 MAX_DRAFT_AGE = timedelta(days=1)
 # With more data files of a product a run compacts; a weekly schedule leaves seven.
-MAX_FILES = 16
+MAX_FILES = 8
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterType
 from prefect.settings import PREFECT_API_URL
-from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.actions import score_forecasts
 from flows.backtest import rolling_backtest
 from flows.daily import daily_forecast
+from storage.core.errors import WorkerLost
 from storage.core.home import PROJECT, Home
 from storage.models.backtest_cache import BacktestCache
 from storage.tables.predictions import Predictions
@@ -58,9 +60,16 @@ def home_with(root: Path, frame: pd.DataFrame) -> Home:
     return home
 
 
-def backtest(home: Home, days: int, **changed: Any) -> Any:
+def backtest(home: Home, days: int, *, workers: int = 1, **changed: Any) -> Any:
     end = START + timedelta(days=days - 1)
-    return rolling_backtest(BTC, "calibrated", {**SMALL, **changed}, START, end, str(home.root))
+    settings = {**SMALL, **changed}
+    return rolling_backtest(BTC, "calibrated", settings, START, end, str(home.root), workers=workers)
+
+
+def in_process(script: str) -> subprocess.Popen[bytes]:
+    """A process of its own for the script, which knows the tests' Prefect server."""
+    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    return subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, env=environment)
 
 
 def same_quantiles(*backtests: tuple[Home, Any], component: str = "calibrated") -> list[bool]:
@@ -132,14 +141,39 @@ def test_later_prices_change_no_bit(tested: tuple[Home, Any], tmp_path: Path) ->
         assert same == [True] * 7 + [False] * 5, component
 
 
-@pytest.mark.engines
-def test_other_task_runners_give_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
-    home = home_with(tmp_path / "pool", made_up(DAYS))
-    pool: Any = ProcessPoolTaskRunner(max_workers=2)
-    flow = rolling_backtest.with_options(task_runner=pool)
-    again = flow(BTC, "calibrated", SMALL, START, START + timedelta(days=11), str(home.root))
-    assert same_quantiles(tested, (home, again)) == [True] * 12
+def test_worker_processes_give_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
+    home = home_with(tmp_path / "processes", made_up(DAYS))
+    script = (
+        "import sys; from tests.flows.test_backtest import *\n"
+        "if __name__ == '__main__':\n"
+        f"    backtest(Home(Path({str(home.root)!r})), 12, workers=2)\n"
+        "    heavy = {'tensorflow', 'arch', 'scipy.stats'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    assert in_process(script).wait(120) == 0
+    again = backtest(home, 12)
     assert again == tested[1]
+    assert same_quantiles(tested, (home, again)) == [True] * 12
+
+
+def test_a_backtest_whose_worker_is_killed_continues(tested: tuple[Home, Any], tmp_path: Path) -> None:
+    home = home_with(tmp_path / "killed", made_up(DAYS))
+    folder = home.folds / tested[1].backtest_id
+
+    def kill_one() -> None:
+        wait_for(lambda: list(folder.glob("refit-*/manifest.json")), pause=0.005)
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(WorkerLost, match="continues where it was"):
+        backtest(home, 12, workers=2)
+    killer.join()
+    assert not (folder / "fold-1.json").exists()
+    again = backtest(home, 12)
+    assert again == tested[1]
+    assert same_quantiles(tested, (home, again)) == [True] * 12
+    assert not list(folder.glob(".draft-*"))
 
 
 def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +185,8 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
 
     for name in ("fit", "fine_tune", "predict"):
         monkeypatch.setattr(CalibratedProfile, name, fail)
-    assert backtest(home, 12) == result
+    monkeypatch.setattr("flows.workers._Processes", fail)
+    assert backtest(home, 12, workers=2) == result
     assert backtests(home).read().num_rows == before == 12 * 6
 
 
@@ -159,10 +194,9 @@ def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_
     _, result = tested
     home = home_with(tmp_path / "killed", made_up(DAYS))
     script = f"from tests.flows.test_backtest import *; backtest(Home(Path({str(home.root)!r})), 12)"
-    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
     folder = home.folds / result.backtest_id
     first = folder / f"refit-{START}" / "manifest.json"
-    with subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, env=environment) as process:
+    with in_process(script) as process:
         wait_for(lambda: first.exists() or process.poll() is not None, pause=0.005)
         process.kill()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"

@@ -190,7 +190,7 @@ def test_an_address_without_a_scheduler_is_refused_in_seconds(silent: bool, home
     ("words", "message"),
     [
         (("--dask", "localhost"), "a Dask scheduler's address looks like tcp://HOST:8786, not 'localhost'"),
-        (("--dask", "tcp://h:1", "--workers", "2"), "--workers are for this machine, and Dask at tcp://h:1"),
+        (("--dask", "tcp://h:1", "--workers", "2"), "workers are for this machine, and Dask at tcp://h:1"),
     ],
 )
 def test_unusable_options_are_refused(

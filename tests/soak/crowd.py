@@ -57,11 +57,11 @@ def work(job: Job, results: Any) -> None:
 
     storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     try:
-        market = Market(product_id=job.product_id, source="csv", csv=job.csv)
         if job.imports:
-            ingested = import_file(Home(job.home).prepare(), market)
+            ingested = import_file(Home(job.home).prepare(), job.product_id, job.csv)
             results.put(("done", ingested.history.data_version))
             return
+        market = Market(product_id=job.product_id, source="csv", csv=job.csv)
         prediction_id = daily_forecast(market, "calibrated", SETTINGS, job.origin, str(job.home))
         results.put(("done", prediction_id))
     except BaseException as error:

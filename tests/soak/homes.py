@@ -17,7 +17,7 @@ from storage.core.errors import ClosecastError
 from storage.core.home import Home
 from storage.core.location import LocalPath
 from storage.models.registry import CHAMPION
-from storage.tables.delta import open_table
+from storage.tables.opening import open_table
 from storage.tables.sql import query
 from tasks.upkeep.verify import verify_home
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,24 @@ from pathlib import Path
 import pytest
 
 from flows.cli.signals import MESSAGE
-from tests.helpers import PROJECT
+from storage.core.home import Home
+from tests.helpers import PROJECT, made_up, store
+from tests.processes import is_gone
 from tests.waiting import wait_for
 
-# A training that takes minutes.
-WORDS = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
+# Trainings that take minutes.
+RUN = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
+BACKTEST = (
+    "backtest",
+    "--product",
+    "ETH-USD",
+    "--workers",
+    "2",
+    "--set",
+    "epochs=10000",
+    "--set",
+    "patience=9999",
+)
 pytestmark = [
     pytest.mark.engines,
     pytest.mark.timeout(240),
@@ -32,13 +46,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def training(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A run in the middle of its training, a group of its own as in a terminal, and its server."""
+def training(
+    folder: Path, words: tuple[str, ...] = RUN, lines: str = "out"
+) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A command in the middle of its training, a group of its own as in a terminal, and its processes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment["CLOSECAST_HOME"] = str(folder / "home")
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "closecast", *WORDS],
+            [sys.executable, "-m", "closecast", *words],
             cwd=PROJECT,
             env=environment,
             stdout=out,
@@ -46,45 +62,56 @@ def training(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
             start_new_session=True,
         )
         try:
-            wait_for(lambda: "epoch" in (folder / "out").read_text() or process.poll() is not None)
+            wait_for(lambda: "epoch" in read(folder / lines) or process.poll() is not None)
             assert process.poll() is None, (folder / "err").read_text()
-            yield process, server_of(process.pid)
+            yield process, children_of(process.pid)
         finally:
             process.kill()
             process.wait()
 
 
-def server_of(parent: int) -> int:
-    (server,) = (
+def read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def children_of(parent: int) -> list[int]:
+    return [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/stat")
         if path.read_text().rpartition(")")[2].split()[1] == str(parent)
-        and b"create_app" in (path.parent / "cmdline").read_bytes()
-    )
-    return server
-
-
-def is_gone(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"  # without an init nothing reaps it
+    ]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_the_process_group_ends_a_training_with_one_line(
     number: signal.Signals, code: int, folder: Path
 ) -> None:
-    with training(folder) as (process, server):
+    with training(folder) as (process, (server,)):
         os.killpg(process.pid, number)
         assert process.wait(20) == code
+        lines = (folder / "home" / "logs" / "closecast.log").read_text()
+        assert {" INFO closecast.ingest: ", " INFO prefect.flow_runs: "} <= set(
+            re.findall(r" INFO \S+: ", lines)
+        )
         assert (folder / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
         wait_for(lambda: is_gone(server), 15)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_backtest_and_its_workers_with_one_line(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    store(Home(tmp_path / "home").prepare(), made_up(900), product_id="ETH-USD")
+    with training(tmp_path, BACKTEST, lines="home/logs/closecast.log") as (process, children):
+        assert len(children) == 4  # the server, two workers, and Python's cleaner of what they share
+        os.killpg(process.pid, number)
+        assert process.wait(20) == code
+        wait_for(lambda: all(map(is_gone, children)), 15)
+        assert (tmp_path / "err").read_text(encoding="utf-8") == f"closecast: {MESSAGE}\n"
+
+
 def test_the_server_of_a_killed_run_ends(folder: Path) -> None:
-    with training(folder) as (process, server):
+    with training(folder) as (process, (server,)):
         process.kill()
         process.wait()
         wait_for(lambda: is_gone(server), 15)

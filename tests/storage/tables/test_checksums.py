@@ -16,7 +16,8 @@ from storage.tables.checksums import (
     read_checksums,
     unreadable_checksums,
 )
-from storage.tables.delta import Table, data_files, open_table
+from storage.tables.delta import Table
+from storage.tables.opening import data_files, open_table
 from tests.processes import run_at_once
 from tests.storage.tables.rows import NUMBERS, number
 

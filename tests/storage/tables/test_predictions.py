@@ -198,7 +198,7 @@ def test_a_damaged_table_raises_damaged(table: Predictions, damage: str) -> None
     table.publish([forecast("a")])
     (data,) = parquet_of(table.folder, BTC)
     if damage == "log":
-        log = table.folder / "_delta_log" / "00000000000000000000.json"
+        log = table.folder / "_delta_log" / "00000000000000000001.json"  # an older one is read once
         log.put(log.read_bytes()[:40])
     else:
         data.unlink()

@@ -32,7 +32,8 @@ from tasks.prices.coinbase_client import Client, spans
 from tasks.prices.gaps import find_gaps
 from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
 from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
-from tasks.prices.sources import Market, ingest_file, ingest_prices
+from tasks.prices.ingest_csv import ingest_file
+from tasks.prices.sources import Market, ingest_prices
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 

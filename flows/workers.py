@@ -1,0 +1,215 @@
+"""Who makes the calls that train: the threads of this process, or worker processes on this machine.
+
+A worker process is started afresh, never forked from a process that has loaded TensorFlow. It knows nothing
+of Prefect, loads TensorFlow once, and takes calls until none is left. It ends with this process, however that
+ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import heapq
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import Context, ContextVar, copy_context
+from multiprocessing.connection import Connection
+from typing import Any, Self, TypeVar
+
+from storage.core.errors import WorkerLost
+from tasks.core.tensorflow_runtime import cores, tensorflow
+
+R = TypeVar("R")
+# Of two calls that wait, the one with the smaller rank goes first; a rank is used once.
+Rank = tuple[int, ...]
+
+log = logging.getLogger("closecast.workers")
+# Several processes write into one pipe: the system keeps messages of up to 4,096 bytes apart.
+MAX_LETTERS = 900
+
+
+@contextlib.contextmanager
+def started_workers(count: int) -> Iterator[None]:
+    """Let `by_worker` use so many processes in the block; below 2 the calls are made in this process.
+
+    A block within another one uses the other's. An exception in a block ends the processes at once.
+    """
+    pool = _pool.get()
+    if pool is not None:
+        with pool.ended_by_exceptions():
+            yield
+        return
+    with _Processes(count) if count > 1 else _Threads() as pool, pool.ended_by_exceptions():
+        token = _pool.set(pool)
+        try:
+            yield
+        finally:
+            _pool.reset(token)
+
+
+def by_worker(fn: Callable[..., R], *args: object, rank: Rank) -> R:
+    """The result of the call, made when it is its turn; here and at once outside of `started_workers`.
+
+    Raises:
+        WorkerLost: the worker process was killed.
+        Exception: as the call.
+    """
+    pool = _pool.get()
+    return fn(*args) if pool is None else pool.call(rank, fn, *args)
+
+
+class _Threads:
+    """The calling threads, as many at a time as this process has cores.
+
+    More at once would gain nothing, and each would trace the networks' graphs for itself.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self._idle, self._waiting = count or cores(), list[Rank]()
+        self._turn, self._ended = threading.Condition(), False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def ended_by_exceptions(self) -> Iterator[None]:
+        """Make no more calls once an exception has left the block."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Make no more calls."""
+        with self._turn:
+            self._ended = True
+            self._turn.notify_all()
+
+    def call(self, rank: Rank, fn: Callable[..., R], *args: object) -> R:
+        """The result of the call, when it is its turn."""
+        with self._turn:
+            heapq.heappush(self._waiting, rank)
+            self._turn.wait_for(lambda: self._ended or (self._idle and self._waiting[0] == rank))
+            if self._ended:
+                raise _run_ended()
+            heapq.heappop(self._waiting)
+            self._idle -= 1
+            self._turn.notify_all()  # there may be room for the next one, too
+        try:
+            return self._make(rank, fn, args)
+        finally:
+            with self._turn:
+                self._idle += 1
+                self._turn.notify_all()
+
+    def _make(self, rank: Rank, fn: Callable[..., R], args: tuple[object, ...]) -> R:
+        del rank
+        return fn(*args)
+
+
+class _Processes(_Threads):
+    """Processes that are started at once, so that TensorFlow is there when the first call comes."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        context = multiprocessing.get_context("spawn")
+        lines, theirs = context.Pipe(duplex=False)
+        end, self._lifeline = context.Pipe(duplex=False)
+        self._executor = ProcessPoolExecutor(count, context, _set_up, (end, theirs))
+        self._contexts: dict[Rank, Context] = {}
+        log.info("starting %d worker processes, which load TensorFlow", count)
+        # A Ctrl-C is for this process, which ends the others.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(count):
+                self._executor.submit(os.getpid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        end.close()
+        theirs.close()
+        self._reader = threading.Thread(target=self._log_lines, args=(lines,), daemon=True)
+        self._reader.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()  # by themselves they would take TensorFlow down first
+        self._executor.shutdown()
+        self._reader.join()
+
+    def end(self) -> None:
+        """End the processes at once: what they store is whole at any moment."""
+        super().end()
+        self._lifeline.close()
+
+    def _make(self, rank: Rank, fn: Callable[..., R], args: tuple[object, ...]) -> R:
+        self._contexts[rank] = copy_context()
+        try:
+            future: Future[R] = self._executor.submit(_call, rank, fn, args)
+            return future.result()
+        except BrokenProcessPool as error:
+            if self._ended:
+                raise _run_ended() from None
+            raise WorkerLost(
+                "a worker process was killed, perhaps for want of memory: run the same again, with fewer"
+                " workers; it continues where it was"
+            ) from error
+
+    def _log_lines(self, lines: Connection) -> None:
+        """Log what the workers log, each line in the context of its call, until the last worker ends."""
+        with contextlib.suppress(EOFError), lines:
+            while True:
+                rank, name, level, text = lines.recv()
+                self._contexts[rank].run(logging.getLogger(name).log, level, "%s", text)
+
+
+def _run_ended() -> CancelledError:
+    return CancelledError("the run has ended")
+
+
+_pool: ContextVar[_Threads | None] = ContextVar("pool", default=None)
+
+
+class _LinesToParent(logging.Handler):
+    """Sends log lines to the process that started this one."""
+
+    rank: Rank = ()  # of the call that is at work
+
+    def __init__(self, lines: Connection) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # without a parent this process ends
+            text = self.format(record)[:MAX_LETTERS]
+            self._lines.send((self.rank, record.name, record.levelno, text))
+
+
+def _set_up(end: Connection, lines: Connection) -> None:
+    """Prepare a worker: it ends when the other end of `end` is closed, and logs to `lines`."""
+    threading.Thread(target=_end_with, args=(end,), daemon=True).start()
+    gc.disable()  # what the import makes stays: the collector would search it in vain
+    tensorflow()
+    gc.enable()
+    own = logging.getLogger("closecast")
+    own.addHandler(_LinesToParent(lines))
+    own.setLevel(logging.INFO)
+
+
+def _end_with(end: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        end.recv()
+    os._exit(0)
+
+
+def _call(rank: Rank, fn: Callable[..., Any], args: tuple[object, ...]) -> Any:
+    _LinesToParent.rank = rank
+    return fn(*args)

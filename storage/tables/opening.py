@@ -1,0 +1,146 @@
+"""Opening Delta tables: for reading, a process opens one again only once it has another commit.
+
+To open a table takes as long as to read from it, and a day reads each of its tables several times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from storage.core.errors import Damaged
+from storage.core.location import Location
+from storage.tables.checksums import LOG
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# Tables that stay open, and products of each whose files do: there are six tables in a home.
+MAX_TABLES, MAX_PARTS = 16, 4
+_opened: OrderedDict[str, OpenedTable] = OrderedDict()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class OpenedTable:
+    """A table at one version; `entry` is the log's entry of that version."""
+
+    folder: Location
+    delta: DeltaTable
+    entry: bytes
+    parts: dict[frozenset[str] | None, ds.Dataset] = field(default_factory=dict)
+
+    def dataset(self, products: frozenset[str] | None) -> ds.Dataset:
+        """The files of these products, of all for None; what was read of their footers is kept."""
+        if products not in self.parts:
+            if len(self.parts) >= MAX_PARTS:
+                self.parts.clear()
+            self.parts[products] = as_dataset(self.delta, self.folder, products)
+        return self.parts[products]
+
+    def is_newest(self) -> bool:
+        """Whether no commit was added, and none replaced, as a restored backup would."""
+        version = self.delta.version()
+        return _entry(self.folder, version) == self.entry and not _path(self.folder, version + 1).is_file()
+
+
+def opened(folder: Location) -> OpenedTable | None:
+    """A Delta table as it is now, for reading alone, or None when there is none; errors as `open_table`."""
+    with _lock:
+        known = _opened.get(str(folder))
+    if known and known.is_newest():
+        return known
+    table = open_table(folder)
+    return remember(folder, table) if table else None
+
+
+def taken(folder: Location) -> OpenedTable | None:
+    """As `opened`, for a caller that adds to it: it is nobody else's until `remember`."""
+    state = opened(folder)
+    with _lock:
+        if state is None or _opened.pop(str(folder), None) is state:
+            return state
+    table = open_table(folder)  # another thread took it, or opened a newer one
+    return OpenedTable(folder, table, b"") if table else None
+
+
+def remember(folder: Location, table: DeltaTable) -> OpenedTable:
+    """Keep a table for `opened`; the caller adds nothing more to it."""
+    state = OpenedTable(folder, table, _entry(folder, table.version()))
+    with _lock:
+        _opened.pop(str(folder), None)
+        if state.entry:
+            _opened[str(folder)] = state
+        while len(_opened) > MAX_TABLES:
+            _opened.popitem(last=False)
+    return state
+
+
+def _path(folder: Location, version: int) -> Location:
+    return folder / LOG / f"{version:020d}.json"
+
+
+def _entry(folder: Location, version: int) -> bytes:
+    """The log's entry of a version; empty where a clean-up has removed it."""
+    try:
+        return _path(folder, version).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def open_table(folder: Location) -> DeltaTable | None:
+    """A Delta table as it is now, or None when there is none; `Damaged` where it cannot be read."""
+    if not (folder / LOG).is_dir():
+        return None
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    with reading(folder):
+        try:
+            return DeltaTable(str(folder), storage_options=folder.storage_options)
+        except TableNotFoundError:  # a first run was killed before its first commit
+            return None
+
+
+def data_files(folder: Location, table: DeltaTable) -> list[Location]:
+    """The data files of a table's state; `Damaged` where its log names one outside of the folder."""
+    try:
+        return [folder.located(uri) for uri in table.file_uris()]
+    except ValueError as error:
+        raise Damaged(
+            f"the table {folder} names {error}, which is not in it: restore it from a backup"
+        ) from error
+
+
+def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
+    """The table's files as a PyArrow dataset; only the named products' files are opened."""
+    data_files(folder, table)
+    partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
+    filesystem = folder.arrow_filesystem()
+    return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
+
+
+@contextlib.contextmanager
+def reading(folder: Location) -> Iterator[None]:
+    """Raise `Damaged` for whatever fails inside, unless the server cannot be reached."""
+    from deltalake.exceptions import DeltaError
+
+    try:
+        yield
+    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null where none may be
+        folder.check_reachable()
+        raise Damaged(
+            f"the table {folder} cannot be read: restore it from a backup ({one_line(error)})"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """An error's text for a message."""
+    return " ".join(str(error).split())[:200]
