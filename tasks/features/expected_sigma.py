@@ -81,7 +81,7 @@ def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None) -> Flo
         block, ages = table[counted:newest], last - days[targets[counted:newest]]
         # The sums of the normal equations, carried from refit to refit.
         products *= _halved(last - before, settings)
-        products += (block * _halved(ages, settings)[:, None]).T @ block
+        products += np.einsum("n,ni,nj->ij", _halved(ages, settings), block, block)
         counted, before = newest, last
         if counted >= settings.min_days:
             weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
@@ -114,14 +114,6 @@ def weekday_ewma_sigma(candles: pd.DataFrame, settings: WeekdayEwmaSettings | No
     return np.asarray(np.sqrt(mean * np.exp(following)), dtype=np.float64)
 
 
-def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
-    """Sums up to and including each day of columns (days, n), a day's weight is `decay` to its age."""
-    frame = pd.DataFrame(np.column_stack(columns))
-    weight = (1.0 - decay ** np.arange(1, len(frame) + 1)) / (1.0 - decay)  # of all days
-    means = frame.ewm(alpha=1.0 - decay, adjust=True).mean().to_numpy(dtype=np.float64)
-    return np.hsplit(means * weight[:, None], len(columns))
-
-
 def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -> Floats:
     """The size of each weekday's log returns over the typical one, shape (7,); both arguments (days,).
 
@@ -145,6 +137,14 @@ def _har_inputs(candles: pd.DataFrame, logs: Floats, settings: HarSettings) -> F
     means = [series, *(series.rolling(days, min_periods=1).mean() for days in settings.mean_days)]
     known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
     return np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)])
+
+
+def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
+    """Sums up to and including each day of columns (days, n), a day's weight is `decay` to its age."""
+    frame = pd.DataFrame(np.column_stack(columns))
+    weight = (1.0 - decay ** np.arange(1, len(frame) + 1)) / (1.0 - decay)  # of all days
+    means = frame.ewm(alpha=1.0 - decay, adjust=True).mean().to_numpy(dtype=np.float64)
+    return np.hsplit(means * weight[:, None], len(columns))
 
 
 def _halved(days: Any, settings: HarSettings) -> Any:

@@ -32,7 +32,6 @@ UNFITTED = (1.0, 4.0)
 # 2018-2020 and BTC-USD 2016-2017 from all, 1500, 1000, 730, 500 and 365, by the CRPS of the mixed forecast.
 T_DAYS = 500
 
-
 # Sigma (rows,) and degrees of freedom of a t.
 Fit = tuple[Floats, float]
 
@@ -112,15 +111,17 @@ def _ewma_weekday_t(past: _Past) -> Floats:
 
 
 def _har_120_t(past: _Past) -> Floats:
-    return _or_ewma(_around_zero(past, har_sigma(past.candles)), past)
+    return _or_ewma(_around_zero(past, har_sigma(past.candles), min_returns=WARM_UP), past)
 
 
-def _around_zero(past: _Past, sigma: Floats) -> Floats:
-    """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where sigma is unknown."""
+def _around_zero(past: _Past, sigma: Floats, *, min_returns: int = 0) -> Floats:
+    """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where either is unknown."""
 
     def fit(cut: int, rows: Rows) -> Fit | None:
         before, actual = sigma[: cut - 1], past.returns[1:cut]
         usable = ~np.isnan(actual) & (before > 0) & (past.counts[: cut - 1] >= WARM_UP)
+        if np.count_nonzero(usable) < min_returns:
+            return None
         size, dof = _fit_t(actual[usable][-T_DAYS:] / before[usable][-T_DAYS:])
         return sigma[rows] * size, dof
 

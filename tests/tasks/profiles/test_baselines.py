@@ -248,6 +248,19 @@ def test_the_ewma_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(quantiles_of("garch_weekday_t", frame, [300, 400]), expected)
 
 
+def test_the_ewma_replaces_a_har_whose_first_sigmas_have_no_outcome_yet() -> None:
+    """The price begins to move 125 days before a refit: coefficients, but no return to fit a t to."""
+    frame = random_walk(700)
+    row = int(refit_rows(frame)[-2])
+    frame.loc[: row - 125, ["open", "high", "low", "close"]] = frame["close"].to_numpy()[row - 125]
+    assert np.isfinite(har_sigma(frame)[row])
+    assert np.isnan(har_sigma(frame)[row - 1])
+    found, expected = (
+        quantiles_of(name, frame, [row, row + REFIT_DAYS]) for name in ("har_120_t", "ewma_weekday_t")
+    )
+    assert (found == expected).all(axis=1).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("component", BASELINES[1:])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only])
 def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: str) -> None:
