@@ -187,7 +187,7 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
         monkeypatch.setattr(CalibratedProfile, name, fail)
     monkeypatch.setattr("flows.workers._Processes", fail)
     assert backtest(home, 12, workers=2) == result
-    assert backtests(home).read().num_rows == before == 12 * 6
+    assert backtests(home).read().num_rows == before == 12 * (2 + len(BASELINES))
 
 
 def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_
     assert first.stat().st_mtime_ns == written
     assert again.summary == result.summary
     assert same_quantiles(tested, (home, again)) == [True] * 12
-    assert backtests(home).read().num_rows == 12 * 6
+    assert backtests(home).read().num_rows == 12 * (2 + len(BASELINES))
 
 
 def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:
