@@ -25,6 +25,7 @@ from storage.core.errors import ClusterUnusable, ProductsFailed
 from storage.core.home import PROJECT, Home
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
+from tasks.profiles.baselines import BASELINES
 from tests.calibrated import LENIENT, QUICK
 from tests.dask_cluster import Cluster, started
 from tests.helpers import FIRST, made_up, store
@@ -96,7 +97,7 @@ def test_a_worker_killed_at_work_changes_no_bit(
     assert again == results["BTC-USD"]
     assert len(again.gates) == 3
     assert rows_of(home, again.backtest_id) == rows_of(original, again.backtest_id)
-    assert len(rows_of(home, again.backtest_id)) == 16 * 6
+    assert len(rows_of(home, again.backtest_id)) == 16 * (2 + len(BASELINES))
     assert not list(home.folds.glob("*/.draft-*"))
 
 
