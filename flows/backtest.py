@@ -138,6 +138,8 @@ def run_folds(home: Home, plan: Plan) -> None:
         future.result()
         update_progress_artifact(artifact, 100.0 * done / len(futures))
         report_progress("folds", done, len(futures))
+        if not done % 2:  # a preparation and a walk each
+            log.info("%s: fold %d of %d is done", plan.product_id, done // 2, len(plan.folds))
 
 
 def _run_name_of_products() -> str:

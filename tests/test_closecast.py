@@ -268,6 +268,8 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
         ("verify",),
         ("import", str(path), *product),
         ("maintain",),
+        ("backup", str(tmp_path / "home.tar")),
+        ("restore", str(tmp_path / "home.tar"), "--home", str(tmp_path / "restored")),
     ):
         assert loaded_by(shell, *command) == set(), command
     for refused in (

@@ -104,12 +104,14 @@ def run(
 
     Several products are forecast one after the other; the failure of one stops none of the others.
     """
+    from flows.cli import prefect_server
     from flows.cli.prompt import Options, run_products
     from flows.settings import market_of
     from tasks.profiles.named import profile_named
 
     changed = parse_settings(settings)
-    profile_named(profile, changed)  # so that a bad one is refused before anything is made
+    if not prefect_server.is_configured():  # a user's server sees the refusal as a failed run
+        profile_named(profile, changed)  # so that a bad one is refused before anything is made
     names = list(dict.fromkeys(products or ["BTC-USD"]))
     if len(names) > 1 and (csv or replace_source):
         raise BadSetting("--csv and --replace-source are for one product: make a run for each")
