@@ -12,7 +12,7 @@ from typing import Any
 
 from flows import clock
 from flows.settings import environment, home_at
-from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
+from storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
 from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
@@ -140,19 +140,3 @@ def stored_forecast(day: Day, prices: IngestedPrices) -> Forecast | None:
     if stored:
         log.info("%s: nothing new, the forecast for %s stands", history.product_id, stored.first.target_day)
     return stored
-
-
-def require_all(made: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """The forecasts' ids, by product, where every product has one.
-
-    Raises:
-        ProductsFailed: some have none, for these reasons.
-    """
-    if reasons:
-        failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
-        raise ProductsFailed(
-            f"{len(reasons)} of {len(made) + len(reasons)} products have no forecast, all others are done:"
-            f" {failed}",
-            list(made.values()),
-        )
-    return list(made.values())
