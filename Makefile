@@ -65,7 +65,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/core/test_location.py \
 		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
-	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
+	@$(ENGINES) --numprocesses 2 --dist loadfile tests/test_machines.py tests/flows/test_dask.py
 	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
 		tests/flows/cli/test_signals.py tests/browser

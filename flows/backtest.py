@@ -20,9 +20,10 @@ from pydantic import Field
 
 from flows import clock
 from flows.daily import show_log_lines
-from flows.dask import results_and_reasons, tasks_on
+from flows.dask import tasks_on
 from flows.flow import flow
 from flows.settings import home_at, require_one_kind_of_workers
+from flows.several import results_and_reasons
 from flows.workers import by_worker, started_workers
 from storage.core.errors import ProductsFailed
 from storage.core.home import Home, check_product_id
@@ -170,14 +171,17 @@ def backtest_products(
     names = sorted({check_product_id(product) for product in products})
     span: Any = {"start": start, "end": end, "moment": clock.now()}
     with contextlib.ExitStack() as locks, tasks_on(dask, data_home):
-        planned = {name: [submit_step(plan_backtest, data_home, name, chosen, **span)] for name in names}
+        planned = {
+            name: [submit_step(plan_backtest, data_home, name, chosen, **span).result] for name in names
+        }
         plans, unplanned = results_and_reasons("plan", planned)
         for plan in plans.values():
             locks.enter_context(backtest_lock(data_home, plan.backtest_id))
             # Before the lock is given back.
             locks.callback(BacktestCache(data_home, plan.backtest_id).remove_drafts)
         submitted = {name: _submit_product(data_home, plan) for name, plan in plans.items()}
-        results, failed = results_and_reasons("backtest", submitted)
+        awaited = {name: [future.result for future in futures] for name, futures in submitted.items()}
+        results, failed = results_and_reasons("backtest", awaited)
     reasons = dict(sorted((unplanned | failed).items()))
     rows = [_result_row(name, result) for name, result in results.items()]
     rows += [{"product": name, "failed": reason} for name, reason in reasons.items()]

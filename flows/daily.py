@@ -13,11 +13,11 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import clock
-from flows.dask import results_and_reasons, tasks_on
-from flows.day import Day, ingested, plan_day, require_all, stored_forecast
+from flows.dask import tasks_on
+from flows.day import Day, ingested, plan_day, stored_forecast
 from flows.flow import flow
 from flows.settings import home_at
+from flows.several import common_origin, require_all, results_and_reasons
 from storage.core.errors import NotEnoughHistory
 from storage.core.logs import hide_timeout_warnings
 from storage.locks.bucket_owner import prepare_home
@@ -146,9 +146,7 @@ def _run_name_of_products() -> str:
     parameters = flow_run.get_parameters()
     products = list(dict.fromkeys(parameters["products"]))
     more = f" and {len(products) - MAX_NAMED} more" if len(products) > MAX_NAMED else ""
-    day = parameters.get("origin")
-    if day is None and parameters.get("source") == "coinbase":
-        day = clock.last_complete_day()
+    day = common_origin(parameters.get("source"), parameters.get("origin"))
     return f"{', '.join(products[:MAX_NAMED])}{more} {day or 'newest day'}"
 
 
@@ -185,15 +183,16 @@ def daily_forecasts(
     """
     show_log_lines()
     products = list(dict.fromkeys(products))
-    if origin is None and source == "coinbase":
-        origin = clock.last_complete_day()  # the same for all, also when midnight passes meanwhile
+    origin = common_origin(source, origin)
     data_home = prepare_home(home_at(home))
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
     with tags(*flow_run.tags), tasks_on(dask, data_home):
         shared = (profile, settings, origin, str(data_home.root), backfill_days)
         markets = [Market(product_id=product, source=source) for product in products]
         futures = {market.product_id: submit_step(forecast_product, market, *shared) for market in markets}
-        made, reasons = results_and_reasons("forecast", {name: [future] for name, future in futures.items()})
+        made, reasons = results_and_reasons(
+            "forecast", {name: [future.result] for name, future in futures.items()}
+        )
     run_step(show_products, data_home, made, reasons)
     return require_all(made, reasons)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.settings import dask_address
@@ -53,20 +52,6 @@ def tasks_on(address: str | None, home: Home) -> Iterator[None]:
             # The temporary server of this run serves its workers, too: each would start another.
             stack.enter_context(temporary_settings({PREFECT_API_URL: str(context.client.api_url)}))
         yield
-
-
-def results_and_reasons(
-    work: str, futures: Mapping[str, Sequence[PrefectFuture[Any]]]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The result of each product's last future, and the reason where one of its futures failed."""
-    results, reasons = {}, {}
-    for number, (name, steps) in enumerate(futures.items(), start=1):
-        try:
-            results[name] = [step.result() for step in steps][-1]
-        except Exception as error:
-            reasons[name] = f"{type(error).__name__}: {error}"
-        log.info("%s: %s %d of %d", name, work, number, len(futures))
-    return results, reasons
 
 
 @contextlib.contextmanager

@@ -12,20 +12,18 @@ from typing import Any
 
 from flows import clock
 from flows.settings import environment, home_at
-from storage.core.errors import BadDay, NotEnoughHistory, ProductsFailed, StaleSeries
+from storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
 from storage.core.home import Home
 from storage.locks.bucket_owner import prepare_home
 from storage.locks.locks import product_lock
 from tasks.core.forecast import Forecast
 from tasks.core.steps import closes_asset, run_step
-from tasks.evaluation.scoring import score_stored
 from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast
 from tasks.prices.ingest import IngestedPrices, IngestRequest
 from tasks.prices.sources import Market, ingest_prices
 from tasks.profiles.base import Profile
 from tasks.profiles.named import profile_named
 from tasks.report.page import write_page
-from tasks.training.selection import is_training_due
 
 log = logging.getLogger("closecast.daily")
 
@@ -102,9 +100,10 @@ def ingested(day: Day) -> Iterator[IngestedPrices]:
                 makes=closes_asset(product_id),
             )
         except (NotEnoughHistory, StaleSeries):
-            if (
-                day.request.origin is None
-            ):  # a gap keeps back the forecast, not the scores of those that are due
+            # A gap keeps back the forecast, not the scores of those that are due.
+            if day.request.origin is None:
+                from tasks.evaluation.scoring import score_stored  # a day that is done does without
+
                 score_stored(day.home, day.request, day.profile)
             raise
         yield prices
@@ -124,6 +123,8 @@ def run_day(day: Day, run_flow: Callable[[bool], str]) -> str:
             if stored:
                 write_page(day.home, stored, history, day=day.request.observed_at.date())
                 return stored.first.prediction_id
+        from tasks.training.selection import is_training_due  # a day that is done does without
+
         token = _ingested.set(prices)
         try:
             return run_flow(is_training_due(day.home, day.profile, prices))
@@ -139,19 +140,3 @@ def stored_forecast(day: Day, prices: IngestedPrices) -> Forecast | None:
     if stored:
         log.info("%s: nothing new, the forecast for %s stands", history.product_id, stored.first.target_day)
     return stored
-
-
-def require_all(made: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """The forecasts' ids, by product, where every product has one.
-
-    Raises:
-        ProductsFailed: some have none, for these reasons.
-    """
-    if reasons:
-        failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
-        raise ProductsFailed(
-            f"{len(reasons)} of {len(made) + len(reasons)} products have no forecast, all others are done:"
-            f" {failed}",
-            list(made.values()),
-        )
-    return list(made.values())

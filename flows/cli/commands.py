@@ -257,9 +257,9 @@ def backtest(
     data_home = prepared_home(existing_home(home).root)
     # So that what cannot be tested is refused before anything is started.
     plan = plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
-    workers = min(workers, max(1, len(folds_left(data_home, plan))))
+    processes = min(workers, len(folds_left(data_home, plan)))
     quiet = ("closecast.train", "closecast.ensemble")
-    with terminal.session(data_home, stderr=as_json, quiet=quiet), started_workers(workers):
+    with terminal.session(data_home, stderr=as_json, quiet=quiet), started_workers(processes):
         server = prefect_server.start(data_home)  # it comes up while the workers load TensorFlow
         from flows.backtest import rolling_backtest
 

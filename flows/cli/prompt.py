@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from flows import clock
 from flows.cli import prefect_server
-from flows.day import plan_day, require_all, run_day
+from flows.day import plan_day, run_day
 from flows.settings import dask_address
+from flows.several import common_origin, require_all, results_and_reasons
 
 if TYPE_CHECKING:
     from storage.core.home import Home
     from tasks.prices.sources import Market
-
-log = logging.getLogger("closecast.daily")
 
 
 @dataclass(frozen=True)
@@ -41,20 +39,12 @@ def run_products(home: Home, markets: Sequence[Market], options: Options) -> lis
         ProductsFailed: some of several products have no forecast; all others were made before.
     """
     if prefect_server.is_configured() or (len(markets) > 1 and dask_address()):
-        return _run_flow(home, markets, options)
+        return _call_flow(prefect_server.start(home), markets, options)
     if len(markets) == 1:
         return [_run_day(home, markets[0], options)]
-    if options.origin is None and markets[0].source == "coinbase":
-        # The same for all, also when midnight passes meanwhile.
-        options = replace(options, origin=clock.last_complete_day())
-    made, reasons = dict[str, str](), dict[str, str]()
-    for number, market in enumerate(markets, start=1):
-        try:
-            made[market.product_id] = _run_day(home, market, options)
-        except Exception as error:
-            reasons[market.product_id] = f"{type(error).__name__}: {error}"
-        log.info("%s: forecast %d of %d", market.product_id, number, len(markets))
-    return require_all(made, reasons)
+    options = replace(options, origin=common_origin(markets[0].source, options.origin))
+    calls = {market.product_id: [functools.partial(_run_day, home, market, options)] for market in markets}
+    return require_all(*results_and_reasons("forecast", calls))
 
 
 def _run_day(home: Home, market: Market, options: Options) -> str:
@@ -67,10 +57,6 @@ def _run_day(home: Home, market: Market, options: Options) -> str:
         return _call_flow(server, [market], options)[0]
 
     return run_day(plan_day(market, *astuple(options)), run_flow)
-
-
-def _run_flow(home: Home, markets: Sequence[Market], options: Options) -> list[str]:
-    return _call_flow(prefect_server.start(home), markets, options)
 
 
 def _call_flow(

@@ -150,7 +150,7 @@ class Models:
     ) -> None:
         """Record the decision on a version: the metrics on its run, then its tags in their order."""
         registered = self.client.get_model_version(version.name, version.version)
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # after the client, which announces that MLflow is loaded
 
         if metrics and registered.run_id:
             stamp = registered.creation_timestamp
@@ -231,7 +231,7 @@ class Models:
         curves: Mapping[str, np.ndarray[Any, Any]],
     ) -> str:
         client, folder = self.client, (self.home.models / name).resolve().as_uri()
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric, Param  # after the client, as in `mark`
 
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name, folder)

@@ -6,14 +6,16 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import threading
 from types import ModuleType
 
 from storage.core.logs import native_stderr_to_log
 from storage.core.progress import announced
 from storage.core.provenance import processor
 
+_loading = threading.Lock()
 
-@functools.cache
+
 def tensorflow() -> ModuleType:
     """Import TensorFlow (4 to 6 s), on one intra-op thread, without its start-up lines.
 
@@ -21,6 +23,12 @@ def tensorflow() -> ModuleType:
     bits are the same on every machine size. Members train in threads of their own; TensorFlow runs as many
     of them at once as it has inter-op threads.
     """
+    with _loading:  # two threads may need it at once, and it is announced once
+        return _load_tensorflow()
+
+
+@functools.cache
+def _load_tensorflow() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with announced("loading TensorFlow"), native_stderr_to_log():
         import tensorflow as tf
