@@ -1,4 +1,4 @@
-"""The sigma that HAR and EWMA expect of the next day, and the weekday's part in it.
+"""The sigma that HAR and EWMA expect of the next days, and the weekday's part in it.
 
 A day's figure depends only on that day and those before it. Weekends are quiet, how quiet changes with the
 years, and so does how long volatility lasts: what is estimated here forgets.
@@ -15,8 +15,10 @@ import pandas as pd
 
 from tasks.core.types import Floats, Rows
 from tasks.features.volatility import (
+    day_numbers,
     ewma,
     log_variance,
+    rows_after,
     weekdays,
     weekend_flags,
     weighted_sum,
@@ -47,32 +49,57 @@ class WeekdayEwmaSettings:
     prior_weight: float = 10.0  # days without an effect of the weekday that are counted beside those seen
 
 
+@dataclass(frozen=True)
+class ExpectedSigmas:
+    """The sigmas that HAR and EWMA expect of the log returns over each horizon, (days, horizons) each."""
+
+    horizons: Rows  # (horizons,), days
+    har: Floats  # NaN before the first fit
+    ewma: Floats
+
+    def of(self, horizon: int) -> tuple[Floats, Floats]:
+        """Those of one horizon, (days,) each."""
+        column = self.horizons.tolist().index(horizon)
+        return self.har[:, column], self.ewma[:, column]
+
+
+def expected_sigmas(candles: pd.DataFrame, horizons: Sequence[int]) -> ExpectedSigmas:
+    """`har_sigma` and `weekday_ewma_sigma` of each horizon."""
+    har = [har_sigma(candles, horizon=horizon) for horizon in horizons]
+    ewma = [weekday_ewma_sigma(candles, horizon=horizon) for horizon in horizons]
+    return ExpectedSigmas(np.array(horizons), np.stack(har, axis=1), np.stack(ewma, axis=1))
+
+
 def refit_cuts(candles: pd.DataFrame, refit_days: int) -> Rows:
     """How many rows each day's parameters are fitted on, shape (days,): those up to the newest refit.
 
     Parameters are fitted on the days whose number since 1970-01-01 is a multiple of `refit_days`, so that
     every origin finds the same ones.
     """
-    days = _day_numbers(candles)
+    days = day_numbers(candles)
     return np.searchsorted(days, days // refit_days * refit_days, side="right")
 
 
-def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None) -> Floats:
-    """The sigma that HAR with a memory expects of the day after each row, shape (days,).
+def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None, *, horizon: int = 1) -> Floats:
+    """The sigma that HAR with a memory expects of the log return over the days after each row, (days,).
 
-    HAR, Corsi (2009), "A simple approximate long-memory model of realized volatility": the log variance
-    regressed on its value of a day and its means of a week and a month, here with a level for a Saturday, a
-    Sunday and a Monday; least squares with weights that halve every `half_life_days`. Every sigma is out of
-    sample: the coefficients come from days up to a refit on or before the row.
+    HAR, Corsi (2009), "A simple approximate long-memory model of realized volatility": the log of the mean
+    variance of the next days regressed on the log variance of a day and its means of a week and a month, here
+    with a level for Saturdays, Sundays and Mondays among the next days; least squares with weights that halve
+    every `half_life_days` times the root of the horizon. Every sigma is out of sample: the coefficients come
+    from outcomes up to a refit on or before the row.
 
     NaN before the first fit, and on the days after a fit without enough days.
     """
     settings = settings or HarSettings()
-    logs, days = log_variance(winsorised_variance(candles)), _day_numbers(candles)
-    inputs = _har_inputs(candles, logs, settings)
-    table = np.column_stack([inputs[:-1], logs[1:]])  # what is known at a close, and the day after's figure
-    usable = np.isfinite(table).all(axis=1) & (np.diff(days) == 1)
-    table, targets = table[usable], np.flatnonzero(usable) + 1
+    variance, days = winsorised_variance(candles), day_numbers(candles)
+    inputs = _har_inputs(candles, log_variance(variance), settings, horizon)
+    outcomes, after = log_variance(_mean_variance(candles, variance, horizon)), rows_after(candles, horizon)
+    # What is known at a close, and the figure of the days after it.
+    table = np.column_stack([inputs, np.where(after >= 0, outcomes[after], np.nan)])
+    usable = np.isfinite(table).all(axis=1)
+    table, targets = table[usable], after[usable]
+    half_life = settings.half_life_days * np.sqrt(horizon)
     sigma, products = np.full(len(days), np.nan), np.zeros((table.shape[1],) * 2)
     counted, before = 0, days[0]
     cuts = refit_cuts(candles, settings.refit_days)
@@ -80,22 +107,24 @@ def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None) -> Flo
         newest, last = int(np.searchsorted(targets, cut)), days[cut - 1]
         block, ages = table[counted:newest], last - days[targets[counted:newest]]
         # The sums of the normal equations, carried from refit to refit.
-        products *= _halved(last - before, settings)
-        products += np.einsum("n,ni,nj->ij", _halved(ages, settings), block, block)
+        products *= _halved(last - before, half_life)
+        products += np.einsum("n,ni,nj->ij", _halved(ages, half_life), block, block)
         counted, before = newest, last
         if counted >= settings.min_days:
             weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
             rows = cuts == cut
             sigma[rows] = np.exp(weighted_sum(inputs[rows], weights) / 2.0)
-    return sigma
+    return sigma * np.sqrt(horizon)
 
 
-def weekday_ewma_sigma(candles: pd.DataFrame, settings: WeekdayEwmaSettings | None = None) -> Floats:
-    """The sigma that RiskMetrics expects of the day after each row, adjusted for weekdays, shape (days,).
+def weekday_ewma_sigma(
+    candles: pd.DataFrame, settings: WeekdayEwmaSettings | None = None, *, horizon: int = 1
+) -> Floats:
+    """The sigma that RiskMetrics expects of the log return over the days after each row, (days,).
 
     A weekday's level is the mean of its log variance over that of the week up to it, shrunk to 0 by
     `prior_weight` days without any and forgotten by half every `half_life_days`. The variance of each day is
-    divided by the level of its weekday, their exponential mean multiplied by that of the next day's.
+    divided by the level of its weekday, their exponential mean multiplied by those of the next days'.
     NaN before the first known variance.
     """
     settings = settings or WeekdayEwmaSettings()
@@ -109,9 +138,10 @@ def weekday_ewma_sigma(candles: pd.DataFrame, settings: WeekdayEwmaSettings | No
     )
     levels = total / (count + settings.prior_weight)
     levels -= levels.mean(axis=1, keepdims=True)
-    own, following = ((levels * flags).sum(axis=1) for flags in (today, np.roll(today, 1, axis=1)))
+    own = (levels * today).sum(axis=1)
     mean = ewma(variance / np.exp(own), decay=settings.decay)
-    return np.asarray(np.sqrt(mean * np.exp(following)), dtype=np.float64)
+    following = (np.exp((levels * np.roll(today, day, axis=1)).sum(axis=1)) for day in range(1, horizon + 1))
+    return np.asarray(np.sqrt(mean * sum(following)), dtype=np.float64)
 
 
 def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -> Floats:
@@ -131,12 +161,20 @@ def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -
     return np.asarray(np.nan_to_num(sizes / np.exp(np.nanmean(np.log(sizes))), nan=1.0))
 
 
-def _har_inputs(candles: pd.DataFrame, logs: Floats, settings: HarSettings) -> Floats:
+def _har_inputs(candles: pd.DataFrame, logs: Floats, settings: HarSettings, horizon: int) -> Floats:
     """What is known at each close, (days, 7); an unknown figure after a gap takes the value before it."""
     series = pd.Series(logs)
     means = [series, *(series.rolling(days, min_periods=1).mean() for days in settings.mean_days)]
     known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
-    return np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)])
+    return np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles, horizon=horizon)])
+
+
+def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats:
+    """The mean variance of each day and those before it, so many in all, (days,); NaN with a gap there."""
+    if days == 1:
+        return variance
+    calendar = pd.Series(variance, index=pd.DatetimeIndex(candles["day_utc"])).asfreq("D")
+    return calendar.rolling(days).mean().reindex(candles["day_utc"]).to_numpy(dtype=np.float64)
 
 
 def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
@@ -147,10 +185,6 @@ def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
     return np.hsplit(means * weight[:, None], len(columns))
 
 
-def _halved(days: Any, settings: HarSettings) -> Any:
+def _halved(days: Any, half_life: float) -> Any:
     """The weight that is left after so many days."""
-    return 0.5 ** (days / settings.half_life_days)
-
-
-def _day_numbers(candles: pd.DataFrame) -> Rows:
-    return candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
+    return 0.5 ** (days / half_life)

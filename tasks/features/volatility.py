@@ -23,19 +23,30 @@ HAR_FLOOR, HAR_FLOOR_DAYS = 0.02, 250
 HAR_MIN_DAYS, HAR_MIN_RANGED_DAYS = 30, 250
 
 
-def log_returns(candles: pd.DataFrame) -> Floats:
-    """Log return from the day before's close, shape (days,); NaN on the first day and after a gap."""
+def log_returns(candles: pd.DataFrame, *, days: int = 1) -> Floats:
+    """Log return from the close so many days before, shape (days,); NaN where that day is missing."""
     logs = np.log(candles["close"].to_numpy(dtype=np.float64))
-    returns = np.full(len(logs), np.nan)
-    steps = np.diff(candles["day_utc"].to_numpy(dtype="datetime64[D]"))
-    returns[1:] = np.where(steps == DAY, np.diff(logs), np.nan)
-    return returns
+    before = rows_before(candles, days)
+    return np.where(before >= 0, logs - logs[before], np.nan)
 
 
-def with_outcome(candles: pd.DataFrame, rows: Rows) -> Rows:
-    """Those of the rows that have a close on the day after."""
-    rows = rows[rows < len(candles) - 1]
-    return rows[np.isfinite(log_returns(candles)[rows + 1])]
+def rows_before(candles: pd.DataFrame, days: int) -> Rows:
+    """The row of the day so many days before each row, shape (days,); -1 where that day is missing."""
+    numbers = day_numbers(candles)
+    rows = np.searchsorted(numbers, numbers - days)
+    return np.where(numbers[rows] == numbers - days, rows, -1)
+
+
+def rows_after(candles: pd.DataFrame, days: int) -> Rows:
+    """The row of the day so many days after each row, shape (days,); -1 where that day is missing."""
+    numbers = day_numbers(candles)
+    rows = np.minimum(np.searchsorted(numbers, numbers + days), len(numbers) - 1)
+    return np.where(numbers[rows] == numbers + days, rows, -1)
+
+
+def with_outcome(candles: pd.DataFrame, rows: Rows, *, days: int = 1) -> Rows:
+    """Those of the rows that have a close so many days later."""
+    return rows[rows_after(candles, days)[rows] >= 0]
 
 
 def garman_klass(candles: pd.DataFrame) -> Floats:
@@ -105,15 +116,20 @@ def ewma(values: Floats, *, decay: float) -> Floats:
     return mean.to_numpy(dtype=np.float64)
 
 
+def day_numbers(candles: pd.DataFrame) -> Rows:
+    """Each day as the number of days since 1970-01-01, shape (days,)."""
+    return candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
+
+
 def weekdays(candles: pd.DataFrame) -> Rows:
     """The weekday of each day, shape (days,): Monday is 0."""
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    return (days + 3) % 7  # 1970-01-01 was a Thursday
+    return (day_numbers(candles) + 3) % 7  # 1970-01-01 was a Thursday
 
 
-def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
-    """Whether the next day is a Saturday, a Sunday, a Monday, shape (days,) each: weekends are quiet."""
-    return [((weekdays(candles) + 1) % 7 == target).astype(np.float64) for target in (5, 6, 0)]
+def weekend_flags(candles: pd.DataFrame, *, horizon: int = 1) -> list[Floats]:
+    """Which part of the next days are Saturdays, Sundays, Mondays, shape (days,) each: weekends are quiet."""
+    later = weekdays(candles)[:, None] + np.arange(1, horizon + 1)
+    return [(later % 7 == target).mean(axis=1) for target in (5, 6, 0)]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Forecasts of tomorrow's return without a network, which the network must not lose to."""
+"""Forecasts of the return over the next days without a network, which the network must not lose to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,14 +13,16 @@ from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats, Rows
-from tasks.features.expected_sigma import har_sigma, refit_cuts, weekday_ewma_sigma, weekday_scale
-from tasks.features.volatility import fit_garch, har, log_returns, weekdays
+from tasks.features.expected_sigma import ExpectedSigmas, expected_sigmas, refit_cuts, weekday_scale
+from tasks.features.volatility import Garch, fit_garch, log_returns, rows_before, weekdays
 
-BASELINES: tuple[str, ...] = (
-    *("last_close_250", "ewma_weekday_t", "garch_weekday_t", "har_120_t"),
-    "har_t",  # in the mix of the published forecast
-)
-# One-day returns that an origin needs behind it, and that `last_close_250` takes its quantiles from.
+# Their mean is the part of the published forecast that no network makes.
+MIXED = ("ewma_weekday_t", "garch_weekday_t", "har_120_t")
+METHODS: tuple[str, ...] = ("last_close_250", *MIXED)
+# The same, moved by the mean return of all days before.
+DRIFT = "_drift"
+BASELINES: tuple[str, ...] = (*METHODS, *(f"{name}{DRIFT}" for name in METHODS))
+# One-day returns that an origin needs behind it, and returns that `last_close_250` takes its quantiles from.
 MIN_RETURNS = 250
 # Parameters are fitted anew after so many days. Those of GARCH, which takes longest, move the least.
 REFIT_DAYS, GARCH_REFIT_DAYS = 30, 90
@@ -34,16 +37,24 @@ T_DAYS = 500
 
 # Sigma (rows,) and degrees of freedom of a t.
 Fit = tuple[Floats, float]
+Quantiles = dict[str, Floats]
+
+
+def baselines_of(horizon: int) -> tuple[str, ...]:
+    """The baselines of a horizon: over one day a drift is too small to tell."""
+    return METHODS if horizon == 1 else BASELINES
 
 
 @dataclass(frozen=True)
 class _Past:
-    """Candles and log returns (days,) up to the last origin; origins (origins,)."""
+    """Candles and one-day log returns (days,) up to the last origin; origins (origins,)."""
 
     candles: pd.DataFrame
     returns: Floats
     counts: Rows  # (days,), returns up to and including the day
     origins: Rows
+    sigmas: ExpectedSigmas
+    garch_at: Callable[[int], _WeekdayGarch | None]  # fitted on the rows before a cut, once for all horizons
 
     def cuts(self, refit_days: int) -> Rows:
         """Each origin's parameters are fitted on the rows before this one, (origins,)."""
@@ -52,110 +63,143 @@ class _Past:
         return np.where(enough, cuts, self.origins + 1)
 
 
+@dataclass(frozen=True)
+class _WeekdayGarch:
+    """GARCH of returns over the size of their weekday, and sigma of the day after each return."""
+
+    garch: Garch
+    scale: Floats  # (7,)
+    sigma: Floats  # (returns + 1,), of returns over their weekday's scale
+
+    def over(self, horizon: int, count: Rows, weekday: Rows) -> Floats:
+        """Sigma of the return over the days after so many returns, the last of that weekday, (rows,)."""
+        # In percent, as the parameters are; each day's expected variance follows from that of the day before.
+        variance, total = np.square(100.0 * self.sigma[count]), np.zeros(len(count))
+        for day in range(1, horizon + 1):
+            total += variance * np.square(self.scale[(weekday + day) % 7])
+            variance = self.garch.omega + (self.garch.alpha + self.garch.beta) * variance
+        return np.asarray(np.sqrt(total) / 100.0, dtype=np.float64)
+
+
 def baseline_quantiles(
-    candles: pd.DataFrame, rows: Sequence[int] | Rows, *, components: Sequence[str] = BASELINES
-) -> dict[str, Floats]:
-    """Each baseline's quantiles of the next day's log return of the close, at `LEVELS`.
+    candles: pd.DataFrame,
+    rows: Sequence[int] | Rows,
+    *,
+    horizons: Sequence[int] = (1,),
+    components: Collection[str] = BASELINES,
+    sigmas: ExpectedSigmas | None = None,
+) -> Mapping[int, Quantiles]:
+    """Each baseline's quantiles of the log return of the close over each horizon, at `LEVELS`.
 
-    `last_close_250`: quantiles of the newest 250 returns. The others: a Student t with mean 0 and the sigma
-    of RiskMetrics (`ewma_weekday_t`) or GARCH(1,1) (`garch_weekday_t`), both adjusted for weekdays, of HAR
-    with a memory of 120 days (`har_120_t`) or of all days (`har_t`). A forecast depends only on its origin's
-    row and those before it, not on the other origins. Of the candles, days may be missing, and all figures
-    but the close unknown.
+    `last_close_250`: quantiles of the newest 250 returns over the horizon, which overlap. The others: a
+    Student t with mean 0 and the sigma of RiskMetrics (`ewma_weekday_t`) or GARCH(1,1) (`garch_weekday_t`),
+    both adjusted for weekdays, or of HAR with a memory of 120 days (`har_120_t`). A name with `_drift` is
+    the same, moved by the mean one-day return of all days before, once for each day of the horizon. A
+    forecast depends only on its origin's row and those before it, not on the other origins. Of the candles,
+    days may be missing, and all figures but the close unknown. `sigmas` are those of the candles, where they
+    are known already.
 
-    Returns the quantiles (origins, 23) by component; all 0 where no price ever moved.
+    Returns the quantiles (origins, 23) by component, by horizon, those of `baselines_of` among `components`;
+    all 0 where no price ever moved.
 
     Raises:
         NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.
     """
     one_blas_thread()
-    makers = {
-        "last_close_250": _last_close,
-        "ewma_weekday_t": _ewma_weekday_t,
-        "garch_weekday_t": _garch_weekday_t,
-        "har_120_t": _har_120_t,
-        "har_t": _har_t,
-    }
+    makers = dict(zip(METHODS, (_last_close, _ewma_weekday_t, _garch_weekday_t, _har_120_t), strict=True))
     origins = np.asarray(rows, dtype=np.int64)
-    quantiles = {name: np.zeros((len(origins), len(LEVELS))) for name in components}
-    if len(origins):
-        past = _past(candles, origins)
-        moved = np.fmax.accumulate(np.abs(past.returns))[origins] > 0
-        past = replace(past, origins=past.origins[moved])
-        for name in components if moved.any() else ():
-            quantiles[name][moved] = makers[name](past)
+    wanted = {h: [name for name in baselines_of(h) if name in components] for h in horizons}
+    quantiles = {h: {name: np.zeros((len(origins), len(LEVELS))) for name in wanted[h]} for h in horizons}
+    if not len(origins):
+        return quantiles
+    past = _past(candles, origins, sigmas or expected_sigmas(candles, horizons))
+    moved = np.fmax.accumulate(np.abs(past.returns))[origins] > 0
+    if not moved.any():
+        return quantiles
+    past = replace(past, origins=past.origins[moved])
+    drift = (np.nancumsum(past.returns) / np.maximum(past.counts, 1))[past.origins][:, None]
+    for horizon, names in wanted.items():
+        made = {name: makers[name](past, horizon) for name in METHODS if {name, name + DRIFT} & {*names}}
+        for name in names:
+            method = name.removesuffix(DRIFT)
+            quantiles[horizon][name][moved] = made[method] + (horizon * drift if method != name else 0.0)
     return quantiles
 
 
-def _past(candles: pd.DataFrame, origins: Rows) -> _Past:
+def _past(candles: pd.DataFrame, origins: Rows, sigmas: ExpectedSigmas) -> _Past:
     candles = candles.iloc[: origins.max() + 1]
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
     returns = log_returns(candles)
-    counts = np.cumsum(~np.isnan(returns))
+    known = ~np.isnan(returns)
+    counts = np.cumsum(known)
     if counts[origins.min()] < MIN_RETURNS:
         raise NotEnoughHistory(
             f"the baselines need {MIN_RETURNS} one-day returns up to an origin, found {counts[origins.min()]}"
-            f" up to {np.datetime64(int(days[origins.min()]), 'D')}: import more history or begin later"
+            f" up to {candles['day_utc'].iloc[origins.min()].date()}: import more history or begin later"
         )
-    return _Past(candles, returns, counts, origins)
+
+    @functools.cache
+    def garch_at(cut: int) -> _WeekdayGarch | None:
+        count, weekday = counts[cut - 1], weekdays(candles)[known]
+        scale = weekday_scale(returns[known][:count], weekday[:count])
+        scaled = returns[known] / scale[weekday]
+        garch = fit_garch(scaled[:count])
+        return garch and _WeekdayGarch(garch, scale, garch.sigma(scaled))
+
+    return _Past(candles, returns, counts, origins, sigmas, garch_at)
 
 
-def _last_close(past: _Past) -> Floats:
-    returns = past.returns[~np.isnan(past.returns)]
-    ends = past.counts[past.origins].tolist()
-    return np.array([np.quantile(returns[end - MIN_RETURNS : end], LEVELS) for end in ends])
+def _last_close(past: _Past, horizon: int) -> Floats:
+    over = log_returns(past.candles, days=horizon)
+    known = ~np.isnan(over)
+    ends, returns = np.cumsum(known)[past.origins].tolist(), over[known]
+    return np.array([np.quantile(returns[max(end - MIN_RETURNS, 0) : end], LEVELS) for end in ends])
 
 
-def _ewma_weekday_t(past: _Past) -> Floats:
-    return _around_zero(past, weekday_ewma_sigma(past.candles))
+def _ewma_weekday_t(past: _Past, horizon: int) -> Floats:
+    return _around_zero(past, horizon, past.sigmas.of(horizon)[1])
 
 
-def _har_120_t(past: _Past) -> Floats:
-    return _or_ewma(_around_zero(past, har_sigma(past.candles), min_returns=WARM_UP), past)
+def _har_120_t(past: _Past, horizon: int) -> Floats:
+    sigma = past.sigmas.of(horizon)[0]
+    return _or_ewma(_around_zero(past, horizon, sigma, min_returns=WARM_UP), past, horizon)
 
 
-def _around_zero(past: _Past, sigma: Floats, *, min_returns: int = 0) -> Floats:
+def _around_zero(past: _Past, horizon: int, sigma: Floats, *, min_returns: int = 0) -> Floats:
     """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where either is unknown."""
 
     def fit(cut: int, rows: Rows) -> Fit | None:
-        before, actual = sigma[: cut - 1], past.returns[1:cut]
-        usable = ~np.isnan(actual) & (before > 0) & (past.counts[: cut - 1] >= WARM_UP)
-        if np.count_nonzero(usable) < min_returns:
+        standardized = _standardized(past, horizon, sigma, cut)
+        if len(standardized) < min_returns:
             return None
-        size, dof = _fit_t(actual[usable][-T_DAYS:] / before[usable][-T_DAYS:])
+        size, dof = _fit_t(standardized[-T_DAYS:])
         return sigma[rows] * size, dof
 
     return _t_quantiles(past, REFIT_DAYS, fit)
 
 
-def _garch_weekday_t(past: _Past) -> Floats:
-    known = ~np.isnan(past.returns)
-    returns, weekday = past.returns[known], weekdays(past.candles)
+def _standardized(past: _Past, horizon: int, sigma: Floats, cut: int) -> Floats:
+    """The known returns over the horizon up to a cut, over the sigma (days,) expected at their origin."""
+    before = rows_before(past.candles, horizon)[:cut]
+    actual, expected = log_returns(past.candles, days=horizon)[:cut], sigma[before]
+    usable = (before >= 0) & ~np.isnan(actual) & (expected > 0) & (past.counts[before] >= WARM_UP)
+    return actual[usable] / expected[usable]
+
+
+def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
+    weekday = weekdays(past.candles)
 
     def fit(cut: int, rows: Rows) -> Fit | None:
-        count, ends = past.counts[cut - 1], past.counts[rows]
-        scale = weekday_scale(returns[:count], weekday[known][:count])
-        scaled = returns[: ends.max()] / scale[weekday[known][: ends.max()]]
-        garch = fit_garch(scaled[:count])
-        if garch is None:
-            return None
-        return garch.sigma(scaled)[ends] * scale[(weekday[rows] + 1) % 7], float(np.clip(garch.dof, *DOF))
-
-    return _or_ewma(_t_quantiles(past, GARCH_REFIT_DAYS, fit), past)
-
-
-def _har_t(past: _Past) -> Floats:
-    regression = har(past.candles)
-
-    def fit(cut: int, rows: Rows) -> Fit | None:
-        fitted = regression.fit(cut)
+        fitted = past.garch_at(cut)
         if fitted is None:
             return None
-        weights, standardized = fitted
-        size, dof = _fit_t(standardized[-T_DAYS:])
-        return regression.sigma(rows, weights) * size, dof
+        sigma = fitted.over(horizon, past.counts, weekday)
+        if horizon == 1:
+            return sigma[rows], float(np.clip(fitted.garch.dof, *DOF))
+        # Over some days the tails are those of a sum.
+        size, dof = _fit_t(_standardized(past, horizon, sigma, cut)[-T_DAYS:])
+        return sigma[rows] * size, dof
 
-    return _or_ewma(_t_quantiles(past, REFIT_DAYS, fit), past)
+    return _or_ewma(_t_quantiles(past, GARCH_REFIT_DAYS, fit), past, horizon)
 
 
 def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | None]) -> Floats:
@@ -170,11 +214,11 @@ def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | 
     return student_t(np.zeros(len(sigma)), sigma, dof)
 
 
-def _or_ewma(quantiles: Floats, past: _Past) -> Floats:
+def _or_ewma(quantiles: Floats, past: _Past, horizon: int) -> Floats:
     """The quantiles (origins, 23), with those of `ewma_weekday_t` where a model could not be fitted."""
     missing = ~np.isfinite(quantiles).all(axis=1)
     if missing.any():
-        quantiles[missing] = _ewma_weekday_t(replace(past, origins=past.origins[missing]))
+        quantiles[missing] = _ewma_weekday_t(replace(past, origins=past.origins[missing]), horizon)
     return quantiles
 
 
