@@ -145,7 +145,7 @@ BACKTESTS = TableSchema(
             column("created_at", MOMENT, "when the row was computed"),
         ]
     ),
-    key=("product_id", "backtest_id", "component", "origin_day"),
+    key=("product_id", "backtest_id", "component", "horizon", "origin_day"),
     partition_by=("product_id", "backtest_id"),
     order_by=(),
 )

@@ -98,6 +98,7 @@ class Summary:
 
     model: str
     currency: str
+    horizon: int
     days: int
     first_target_day: date
     last_target_day: date
@@ -110,7 +111,9 @@ class Summary:
     direction: Direction
 
 
-def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str) -> Summary:
+def summarise(
+    evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str, horizon: int = 1
+) -> Summary:
     """The summary of `model` against every other component of the evaluation.
 
     `past_closes` are those of consecutive days before the first origin, NaN where one is missing, (days,):
@@ -123,6 +126,7 @@ def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, curren
     return Summary(
         model=model,
         currency=currency,
+        horizon=horizon,
         days=len(returns),
         first_target_day=evaluation.target_days[0],
         last_target_day=evaluation.target_days[-1],

@@ -106,7 +106,7 @@ def _components(home: Home, product_id: str, days: Collection[date]) -> dict[str
 
 
 def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: datetime) -> Score:
-    last, naive = row["last_close"], _naive_quantiles(history.candles, row["origin_day"])
+    last = row["last_close"]
     outcome = np.log([close / last])
     figures: dict[str, Any] = dict.fromkeys(UNKNOWN_OF_A_POINT)
     if row["quantiles"] is not None:
@@ -120,6 +120,10 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
         names, parts = zip(*sorted(row["components"].items()), strict=True)
         scores = crps(np.repeat(outcome, len(names)), np.log(np.array(parts) / last))
         figures |= {"component_names": names, "component_crps": tuple(scores.tolist())}
+    naive_crps = dict(zip(figures["component_names"] or (), figures["component_crps"] or (), strict=True)).get(NAIVE)
+    if naive_crps is None:
+        naive = _naive_quantiles(history.candles, row["origin_day"], row["horizon"])
+        naive_crps = None if naive is None else float(crps(outcome, naive)[0])
     return Score(
         prediction_id=row["prediction_id"],
         product_id=row["product_id"],
@@ -128,20 +132,20 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
         close=close,
         error=row["point"] - close,
         naive_error=last - close,
-        naive_crps=None if naive is None else float(crps(outcome, naive)[0]),
+        naive_crps=naive_crps,
         data_version=history.data_version,
         scored_at=moment,
         **figures,
     )
 
 
-def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
-    """The quantiles of the newest 250 returns, (1, levels); None where there are fewer."""
+def _naive_quantiles(candles: pd.DataFrame, origin: date, horizon: int) -> Floats | None:
+    """The quantiles of the newest 250 returns over the horizon, (1, levels); None where there are fewer."""
     rows = np.flatnonzero(candles["day_utc"].to_numpy() == np.datetime64(origin))
     if not len(rows):  # the origin's candle went with its series
         return None
     try:
-        return baseline_quantiles(candles, rows, components=(NAIVE,))[NAIVE]
+        return baseline_quantiles(candles, rows, horizons=(horizon,), components=(NAIVE,))[horizon][NAIVE]
     except NotEnoughHistory:
         return None
 
