@@ -33,7 +33,8 @@ from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
 # Settings that train in a moment.
-QUICK: dict[str, Any] = {"units": 4, "members": 1, "epochs": 1, "pool_products": ()}
+HORIZONS = (1, 3, 7)
+QUICK: dict[str, Any] = {"units": 4, "members": 1, "epochs": 1, "horizons": HORIZONS, "pool_products": ()}
 # With these every network of four units passes the gate.
 LENIENT: dict[str, Any] = {"gate_ratio_180": 9.0, "gate_ratio_365": 9.0}
 CODE = "0.0.0+test"
@@ -101,9 +102,9 @@ class Runs:
     def key(self, number: int) -> RunKey:
         return RunKey.of_run(self.profile, self.history(number))
 
-    def prediction_id(self, number: int) -> str:
+    def prediction_id(self, number: int, horizon: int = 1) -> str:
         """The id of the forecast from a day; other settings give another one."""
-        return self.key(number).prediction_id(1)
+        return self.key(number).prediction_id(horizon)
 
     def publish(self, number: int, version: str = "1", created_at: datetime = NOW) -> Forecast:
         history = self.history(number)
