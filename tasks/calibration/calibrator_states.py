@@ -170,9 +170,7 @@ def _settled(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> dic
     return settled
 
 
-def _settled_through(
-    home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame
-) -> date | None:
+def _settled_through(home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame) -> date | None:
     """The settled day of a branch with its forecasts; None when no outcome changes it."""
     links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
     links = links.drop_duplicates("target_day")
