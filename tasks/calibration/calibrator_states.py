@@ -1,7 +1,7 @@
 """The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
 
 A chain of states belongs to a product and a recipe, and has a branch for each horizon. When an outcome arrives
-late (a gap that is filled), the states of its day and of all later days are made again beside the old ones,
+late (a gap is filled), the states of its day and of all later days are made again beside the old ones,
 under the next revision: of a day the highest revision counts, and a forecast keeps naming the state that it
 was made with.
 """
@@ -214,7 +214,7 @@ def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Seque
     rows = Predictions(home).between(
         chain.product_id, first=first, last=last, profile=chain.profile, columns=names
     )
-    return rows.to_pandas(date_as_object=False)
+    return cast("pd.DataFrame", rows.to_pandas(date_as_object=False))
 
 
 def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
