@@ -132,7 +132,7 @@ class _Regression:
             if counted >= min_days:
                 weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
                 rows = cuts == cut
-                expected[rows] = weighted_sum(self.inputs[rows], weights)
+                expected[rows] = weighted_sum(self.inputs[rows], np.asarray(weights, dtype=np.float64))
         return expected
 
 
