@@ -177,15 +177,16 @@ def forecast_by_hand(
     profile: CalibratedProfile | None = None,
     quantiles: list[float] | None = None,
     point: float | None = None,
+    horizon: int = 1,
 ) -> Forecast:
-    """A forecast from a day: by this profile, or by the article."""
+    """A forecast of one horizon from a day: by this profile, or by the article."""
     last = close(number)
     if quantiles is None and profile is not None:
         quantiles = spread(last)
-    horizon = HorizonForecast(
+    only = HorizonForecast(
         prediction_id=prediction_id,
-        horizon=1,
-        target_day=day(number + 1),
+        horizon=horizon,
+        target_day=day(number + horizon),
         point=point if point is not None else quantiles[MEDIAN] if quantiles else last,
         quantiles=None if quantiles is None else tuple(quantiles),
         sigma=None if quantiles is None else 0.03,
@@ -203,7 +204,7 @@ def forecast_by_hand(
         last_close=last,
         created_at=NOW,
         flow_run_id=None,
-        horizons=(horizon,),
+        horizons=(only,),
     )
 
 

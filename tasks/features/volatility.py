@@ -1,4 +1,4 @@
-"""Daily returns and variances, their exponential means, weekdays, and GARCH."""
+"""Returns, daily variances, their exponential means, weekdays, and GARCH."""
 
 from __future__ import annotations
 

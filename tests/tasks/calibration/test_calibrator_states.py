@@ -20,20 +20,20 @@ from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spr
 from tests.helpers import BTC, NOW, store, without
 
 LATER = NOW + timedelta(days=1)
-WARM = np.linspace(-0.1, 0.1, len(LEVELS))
+WARM = np.linspace(-0.1, 0.1, len(LEVELS))  # symmetric, as the tracker keeps them
 
 
-def chain(**changed: Any) -> Chain:
-    return chain_of(quick(**changed), BTC, 1)
+def chain(horizon: int = 1, **changed: Any) -> Chain:
+    return chain_of(quick(**changed), BTC, horizon)
 
 
-def begin(home: Home, number: int = 600, **changed: Any) -> CalibratorState:
-    return first_state(home, chain(**changed), day(number), WARM, NOW)
+def begin(home: Home, number: int = 600, horizon: int = 1, **changed: Any) -> CalibratorState:
+    return first_state(home, chain(horizon, **changed), day(number), WARM, NOW)
 
 
-def put_forecasts(home: Home, *numbers: int, name: str = "p", **changed: Any) -> None:
+def put_forecasts(home: Home, *numbers: int, name: str = "p", horizon: int = 1, **changed: Any) -> None:
     for number in numbers:
-        put_forecast(home, number, f"{name}{number}", profile=quick(**changed))
+        put_forecast(home, number, f"{name}{number}", profile=quick(**changed), horizon=horizon)
 
 
 def runs_from_600_to_605(folder: Path, *, missing: int | None = None) -> Runs:
@@ -58,22 +58,28 @@ def gapped(tmp_path: Path) -> Runs:
 def rows(runs: Runs) -> list[dict[str, Any]]:
     """The states as they were added, oldest day first."""
     states = calibrator(runs.home).read().to_pylist()
-    return sorted(states, key=lambda row: (row["recipe_version"], row["target_day"], row["revision"]))
+    order = ("recipe_version", "horizon", "target_day", "revision")
+    return sorted(states, key=lambda row: [row[name] for name in order])
 
 
-def at(runs: Runs, number: int, **changed: Any) -> CalibratorState:
-    state = state_at(runs.home, chain(**changed), day(number))
+def at(runs: Runs, number: int, horizon: int = 1, **changed: Any) -> CalibratorState:
+    state = state_at(runs.home, chain(horizon, **changed), day(number))
     assert state
     return state
 
 
-def assert_learned(runs: Runs, number: int, *outcomes: int, **changed: Any) -> None:
+def assert_learned(runs: Runs, number: int, *outcomes: int, horizon: int = 1, **changed: Any) -> None:
     """The state of a day has the offsets that these days' outcomes give by hand."""
-    offsets = WARM.copy()
+    offsets, step = WARM.copy(), runs.profile.tracker_step
     for outcome in outcomes:
-        for n, (level, price) in enumerate(zip(LEVELS, spread(close(outcome - 1)), strict=True)):
-            offsets[n] += runs.profile.tracker_step * (level - (close(outcome) <= price))
-    np.testing.assert_allclose(at(runs, number, **changed).quantile_offsets, offsets, rtol=0, atol=1e-15)
+        prices = spread(close(outcome - horizon))
+        steps = [
+            step * (level - (close(outcome) <= price)) for level, price in zip(LEVELS, prices, strict=True)
+        ]
+        for n, (up, down) in enumerate(zip(steps, steps[::-1], strict=True)):
+            offsets[n] += (up - down) / 2
+    found = at(runs, number, horizon, **changed).quantile_offsets
+    np.testing.assert_allclose(found, offsets, rtol=0, atol=1e-15)
 
 
 def test_a_chain_begins_with_its_first_state(tmp_path: Path) -> None:
@@ -106,6 +112,34 @@ def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
     for number in (601, 603, 604, 604):
         assert runs.score(number, LATER) == 0
     assert rows(runs) == states
+
+
+def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
+    """Horizons have chains of their own; a day is the target of a forecast of each."""
+    runs = Runs(Home(tmp_path).prepare(), quick())
+    store(runs.home, candles())
+    for horizon in (1, 3, 7):
+        begin(runs.home, horizon=horizon)
+        put_forecasts(runs.home, *range(600, 612), name=f"{horizon}-", horizon=horizon)
+    for number in range(601, 613):
+        runs.score(number)
+        for horizon in (1, 3, 7):
+            learned = range(600 + horizon, number + 1)
+            assert_learned(runs, number, *learned, horizon=horizon)
+            assert at(runs, number, horizon).target_day == day(max(600, number if learned else 600))
+    stored = rows(runs)
+    assert [len([row for row in stored if row["horizon"] == horizon]) for horizon in (1, 3, 7)] == [13, 11, 7]
+    assert {row["prediction_id"] for row in stored if row["horizon"] == 3} == {
+        None,
+        *(f"3-{number}" for number in range(600, 610)),
+    }
+    # A chain of one horizon learns nothing from the others.
+    late = Runs(Home(tmp_path / "late").prepare(), quick())
+    store(late.home, candles())
+    begin(late.home, horizon=7)
+    put_forecasts(late.home, 600, 601, horizon=1)
+    assert late.score(612) == 2
+    assert [(row["horizon"], row["target_day"]) for row in rows(late)] == [(7, day(600))]
 
 
 def test_day_by_day_and_at_once_give_the_same_bits(tmp_path: Path, runs: Runs) -> None:
