@@ -12,7 +12,7 @@ import pytest
 from storage.core.home import Home
 from storage.tables.schemas import calibrator
 from storage.tables.scores import Scores
-from tasks.calibration.calibrator_states import CalibratorState, Chain, first_state, state_at
+from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
 from tasks.core.quantiles import LEVELS
 from tasks.evaluation import scoring
 from tasks.forecast.publish import chain_of
@@ -20,15 +20,16 @@ from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spr
 from tests.helpers import BTC, NOW, store, without
 
 LATER = NOW + timedelta(days=1)
+ZERO = np.zeros(len(LEVELS))
 WARM = np.linspace(-0.1, 0.1, len(LEVELS))  # symmetric, as the tracker keeps them
 
 
-def chain(horizon: int = 1, **changed: Any) -> Chain:
-    return chain_of(quick(**changed), BTC, horizon)
+def chain(**changed: Any) -> Chain:
+    return chain_of(quick(**changed), BTC)
 
 
 def begin(home: Home, number: int = 600, horizon: int = 1, **changed: Any) -> CalibratorState:
-    return first_state(home, chain(horizon, **changed), day(number), WARM, NOW)
+    return states_at(home, chain(**changed), day(number), {horizon: WARM}, NOW)[horizon]
 
 
 def put_forecasts(home: Home, *numbers: int, name: str = "p", horizon: int = 1, **changed: Any) -> None:
@@ -63,8 +64,10 @@ def rows(runs: Runs) -> list[dict[str, Any]]:
 
 
 def at(runs: Runs, number: int, horizon: int = 1, **changed: Any) -> CalibratorState:
-    state = state_at(runs.home, chain(horizon, **changed), day(number))
-    assert state
+    """The state that a forecast from that day is made with, which is there."""
+    before = calibrator(runs.home).read().num_rows
+    (state,) = states_at(runs.home, chain(**changed), day(number), {horizon: ZERO}, NOW).values()
+    assert calibrator(runs.home).read().num_rows == before
     return state
 
 
@@ -85,18 +88,28 @@ def assert_learned(runs: Runs, number: int, *outcomes: int, horizon: int = 1, **
 def test_a_chain_begins_with_its_first_state(tmp_path: Path) -> None:
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())
-    assert state_at(runs.home, chain(), day(999)) is None
     put_forecasts(runs.home, 600)
     assert runs.score(601) == 1
     assert rows(runs) == []
     first = begin(runs.home)
-    assert state_at(runs.home, chain(), day(599)) is None
     assert at(runs, 600).calibrator_version == first.calibrator_version
     assert_learned(runs, 600)
     (row,) = rows(runs)
     assert (row["prediction_id"], row["previous_version"], row["revision"]) == (None, None, 0)
     assert begin(runs.home).calibrator_version == first.calibrator_version
     assert len(rows(runs)) == 1
+    # Of another horizon, and for a forecast from an earlier day, there is no state yet.
+    states = states_at(runs.home, chain(), day(601), {3: ZERO, 1: ZERO}, NOW)
+    assert [(horizon, state.target_day) for horizon, state in states.items()] == [
+        (3, day(601)),
+        (1, day(600)),
+    ]
+    assert states_at(runs.home, chain(), day(599), {1: ZERO}, NOW)[1].target_day == day(599)
+    assert [(row["horizon"], row["target_day"]) for row in rows(runs)] == [
+        (1, day(599)),
+        (1, day(600)),
+        (3, day(601)),
+    ]
 
 
 def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
@@ -115,7 +128,7 @@ def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
 
 
 def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
-    """Horizons have chains of their own; a day is the target of a forecast of each."""
+    """A chain has a branch for each horizon; a day is the target of a forecast of each."""
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())
     for horizon in (1, 3, 7):
@@ -133,7 +146,7 @@ def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: P
         None,
         *(f"3-{number}" for number in range(600, 610)),
     }
-    # A chain of one horizon learns nothing from the others.
+    # A branch learns nothing from the other horizons' outcomes.
     late = Runs(Home(tmp_path / "late").prepare(), quick())
     store(late.home, candles())
     begin(late.home, horizon=7)
