@@ -245,7 +245,7 @@ def test_a_constant_series_is_plain_json(days: int) -> None:
     assert (errors["rmse"], errors["mae"]) == (0.0, 0.0)
     assert errors["rmse_ratio_to_naive"] is errors["mae_ratio_to_naive"] is errors["mase"] is None
     assert plain["direction"]["hit_rate"] is None
-    assert not re.search("nan|None", markdown(summary), re.IGNORECASE)
+    assert not re.search("nan|None", markdown([summary]), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("days", [1, 2, 29, 30])
@@ -262,14 +262,14 @@ def test_a_point_alone_has_its_errors_and_no_distribution(evaluation: Evaluation
     assert (summary.crps, summary.against, summary.coverage, summary.pit) == ({}, {}, (), None)
     assert summary.point == summarise(evaluation).point
     assert list(tables(summary)) == ["The point forecast"]
-    assert f"| RMSE | {summary.point.rmse:,.2f} EUR |" in markdown(summary)
+    assert f"| RMSE | {summary.point.rmse:,.2f} EUR |" in markdown([summary])
 
 
 # As text
 
 
 def test_tables_and_markdown_show_the_figures(summary: Summary) -> None:
-    text_tables, page = tables(summary), markdown(summary)
+    text_tables, page = tables(summary), markdown([summary])
     against = summary.against["flat"]
     _, rows = text_tables["CRPS of calibrated"]
     assert page.startswith("# calibrated: 300 days, 2020-01-01 to 2020-10-26\n")
