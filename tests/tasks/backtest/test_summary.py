@@ -13,7 +13,6 @@ from scipy import stats
 from tasks.backtest import summary as summary_module
 from tasks.backtest.summary import Evaluation, Summary, markdown, tables
 from tasks.core.quantiles import LEVELS, crps
-from tasks.evaluation.significance import compare, diebold_mariano, ratio_interval
 
 NORMAL = stats.norm.ppf(LEVELS)
 PAST = np.array([100.0, 103.0, 101.0, np.nan, 90.0, 91.0])  # its changes: 3, 2, unknown, 1
@@ -70,72 +69,6 @@ def constant(days: int) -> Evaluation:
     zero = np.zeros((days, len(LEVELS)))
     components = {"calibrated": zero, "naive": zero.copy()}
     return make_evaluation(np.zeros(days), components, last=np.full(days, 50.0), sigma=np.full(days, 1e-6))
-
-
-# The test of Diebold and Mariano
-
-
-def test_dm_has_the_variance_of_statsmodels_at_the_rule_of_1994() -> None:
-    from statsmodels.api import OLS
-
-    draw = np.random.default_rng(5)
-    first, second = draw.gamma(2, 1, 250), draw.gamma(2, 1, 250)
-    fit = OLS(first - second, np.ones(250)).fit(
-        cov_type="HAC", cov_kwds={"maxlags": 4}
-    )  # 4 * 2.5^(2/9) = 4.9
-    statistic = abs(fit.tvalues[0]) * np.sqrt(249 / 250)
-    assert diebold_mariano(first, second) == pytest.approx(2 * stats.t.sf(statistic, 249), rel=1e-9)
-    assert diebold_mariano(second, first) == pytest.approx(2 * stats.t.sf(statistic, 249), rel=1e-9)
-
-
-def test_dm_rejects_about_one_in_twenty_when_there_is_no_difference() -> None:
-    noise = np.random.default_rng(11).normal(0, 1, (1000, 400))
-    for day in range(1, 400):
-        noise[:, day] += 0.3 * noise[:, day - 1]
-    rejected = np.mean([diebold_mariano(row, np.zeros(400)) < 0.05 for row in noise])
-    assert 0.035 < rejected < 0.085  # 5 %, a sd of .7 from 1000 draws, and a little that five lags miss
-
-
-@pytest.mark.parametrize("days", [0, 1, 2, 50])
-def test_dm_is_unknown_of_a_difference_that_never_changes(days: int) -> None:
-    first = np.random.default_rng(1).gamma(2, 1, days)
-    assert diebold_mariano(first, first) is None
-    assert diebold_mariano(first, first + 0.1) is None
-
-
-# The ratio and its interval
-
-
-def test_the_interval_is_that_of_the_delta_method_for_independent_days() -> None:
-    draw = np.random.default_rng(2)
-    second = draw.gamma(4, 1, 1500)
-    first = 0.9 * second + draw.normal(0, 0.5, 1500)
-    ratio = first.mean() / second.mean()
-    spread = np.std(first - ratio * second) / second.mean() / np.sqrt(1500)
-    lower, upper = ratio_interval(first, second, seed=1) or (0.0, 0.0)
-    assert lower == pytest.approx(ratio - 1.96 * spread, abs=0.25 * spread)
-    assert upper == pytest.approx(ratio + 1.96 * spread, abs=0.25 * spread)
-    assert ratio_interval(first, second, seed=1) == (lower, upper)
-    assert ratio_interval(first, second, seed=2) != (lower, upper)
-
-
-def test_a_comparison_needs_thirty_days() -> None:
-    draw = np.random.default_rng(9)
-    first, second = draw.gamma(2, 1, 30), draw.gamma(2, 1, 30)
-    short, long = compare(first[:29], second[:29], seed=1), compare(first, second, seed=1)
-    assert short.ratio == pytest.approx(sum(first[:29]) / sum(second[:29]))
-    assert (short.lower, short.upper, short.p_value) == (None, None, None)
-    assert long.lower is not None
-    assert long.p_value == diebold_mariano(first, second)
-
-
-def test_nothing_to_divide_by_is_unknown() -> None:
-    one_day = np.zeros(40)
-    one_day[0] = 1.0
-    assert ratio_interval(one_day, np.zeros(40), seed=1) is None
-    assert ratio_interval(2 * one_day, one_day, seed=1) is None  # some resamples miss the only day
-    comparison = compare(one_day, np.ones(40), seed=1)
-    assert (comparison.ratio, comparison.lower) == (1 / 40, 0.0)
 
 
 # The summary
