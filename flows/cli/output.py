@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.upkeep.reproduce import Reproduction
     from tasks.upkeep.verify import Verification
 
-EXAMPLE = '"select target_day, point, last_close from predictions"'
+EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
 SHORT_PREDICTIONS = (
     *(
         "target_day",

@@ -56,8 +56,8 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
-    for horizon in profile.horizons if profile.levels else ():
-        advance_states(home, chain_of(profile, history.product_id, horizon), history.origin, moment)
+    if profile.levels:
+        advance_states(home, chain_of(profile, history.product_id), history.origin, moment)
     return added
 
 
