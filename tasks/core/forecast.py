@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from storage.core.intervals import INTERVALS
-from tasks.core.formatting import format_price, price_decimals
+from tasks.core.formatting import UNKNOWN, format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
@@ -119,6 +119,22 @@ class Forecast:
                 if ends
             ),
         ]
+
+    def fan(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text, a row a horizon; the intervals are those that a narrow table has room for.
+
+        The currency stands in the header.
+        """
+        header = ["day", "days ahead", f"median, {self.quote_currency}", "80 %", "95 %"]
+        rows = []
+        for one in self.horizons:
+            ends = [one.interval(percent) for percent in (80, 95)]
+            texts = [" to ".join(map(self._amount, pair)) if pair else UNKNOWN for pair in ends]
+            rows.append([str(one.target_day), str(one.horizon), self._amount(one.point), *texts])
+        return header, rows
+
+    def _amount(self, value: float) -> str:
+        return self.price(value).removesuffix(f" {self.quote_currency}")
 
     def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The part of the summary that is about what the forecast was made from and by."""
