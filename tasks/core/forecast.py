@@ -76,9 +76,13 @@ class Forecast:
         ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
         return price_decimals(*(ends or [self.first.point]))
 
+    def amount(self, value: float) -> str:
+        """A price as people read it, with at least the decimals of this forecast; its currency stands elsewhere."""
+        return format_price(value, decimals=max(self.decimals, price_decimals(value)))
+
     def price(self, value: float) -> str:
-        """A price of this product as people read it, with at least the decimals of this forecast."""
-        return format_price(value, self.quote_currency, max(self.decimals, price_decimals(value)))
+        """A price of this product as people read it, with its currency."""
+        return f"{self.amount(value)} {self.quote_currency}"
 
     def change(self, value: float) -> str:
         """How far a price is from the last close, as people read it."""
@@ -119,6 +123,23 @@ class Forecast:
                 if ends
             ),
         ]
+
+    def fan_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text, a row a horizon: its day, its median and two of its intervals.
+
+        There is none of a point without intervals, and none of a single day.
+        """
+        header = ["day", "days ahead", f"median, {self.quote_currency}", "80 %", "95 %"]
+        if self.first.quantiles is None or len(self.horizons) == 1:
+            return header, []
+        return header, [
+            [str(one.target_day), str(one.horizon), self.amount(one.point), *self._ends(one)]
+            for one in self.horizons
+        ]
+
+    def _ends(self, horizon: HorizonForecast) -> list[str]:
+        intervals = [horizon.interval(percent) for percent in (80, 95)]
+        return [" to ".join(map(self.amount, ends)) for ends in intervals if ends]
 
     def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The part of the summary that is about what the forecast was made from and by."""

@@ -35,6 +35,8 @@ BINS, MIN_EXPECTED = 10, 5
 CHANCE = {"lower": 0.025, "upper": 0.975}
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
 COMPONENT_COLUMNS = ("component_names", "component_crps")
+# What the rows of one run share, and those of another run from the same origin do not.
+RUN_COLUMNS = ("origin_day", "data_version", "settings_version", "code_version")
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,19 @@ class PitHistogram:
 class ReportContext:
     """Everything on a page that was written on `day`.
 
-    `forecast` is the published forecast of the newest day, `revisions` the later ones of the same day;
-    `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a
-    calendar day, NaN where one is missing; `past` the published forecasts by target day, joined with their
-    scores; `coverage` is as `running_coverage` gives it, `observed_again` as the function of that name.
+    `forecast` is the run, with all its horizons, that published the forecast of the newest next day;
+    `revisions` are the later ones of the same day, `earlier` the published run of the origin before, None
+    where none of its days is still to come. `forecast_count` counts the forecasts of the next day on all
+    days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is missing;
+    `past` the published forecasts of the next day by target day, joined with their scores; `coverage` is as
+    `running_coverage` gives it, `observed_again` as the function of that name.
     """
 
     day: date
     forecast: Forecast
     history: PriceHistory
     revisions: tuple[Forecast, ...]
+    earlier: Forecast | None
     forecast_count: int
     closes: pd.DataFrame
     past: pd.DataFrame
@@ -119,8 +124,9 @@ def products_with_forecasts(home: Home) -> list[tuple[str, str]]:
 
 
 def count_forecasts(home: Home, product_id: str, profile: str) -> int:
-    """How many forecasts there are of a product by a profile, revisions among them."""
-    rows = Predictions(home).read(ds.field("profile") == profile, ["prediction_id"], product_id)
+    """How many forecasts of the next day there are of a product by a profile, revisions among them."""
+    next_day = (ds.field("profile") == profile) & (ds.field("horizon") == 1)
+    rows = Predictions(home).read(next_day, ["prediction_id"], product_id)
     return int(rows.num_rows)
 
 
@@ -149,7 +155,8 @@ def read_context(
             f" make one with `closecast run --product {product_id} --profile {profile}`"
         )
     newest = [row for row in rows if row["target_day"] == rows[-1]["target_day"]]
-    forecast, *revisions = (Forecast.from_rows([row]) for row in newest)
+    revisions = tuple(Forecast.from_rows([row]) for row in newest[1:])
+    forecast, earlier = read_runs(home, [row for row in rows if row["revision"] == 0])
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
     past = past_forecasts(home, rows)
@@ -158,7 +165,8 @@ def read_context(
         day=day,
         forecast=forecast,
         history=history,
-        revisions=tuple(revisions),
+        revisions=revisions,
+        earlier=earlier,
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
@@ -169,6 +177,23 @@ def read_context(
         model=read_model_section(home, forecast),
         observed_again=observed_again(history.restated),
     )
+
+
+def read_runs(home: Home, published: list[dict[str, Any]]) -> tuple[Forecast, Forecast | None]:
+    """The whole runs of the newest two of some published forecasts of the next day, which are by target day.
+
+    The second is None where there is no such run, or none of its days is later than the first one's origin.
+    """
+    newest, before = published[-1], published[-2] if len(published) > 1 else published[-1]
+    table = Predictions(home)
+    rows = table.between(newest["product_id"], before["target_day"], profile=newest["profile"]).to_pylist()
+
+    def run_of(one: dict[str, Any]) -> Forecast:
+        return Forecast.from_rows([row for row in rows if all(row[name] == one[name] for name in RUN_COLUMNS)])
+
+    earlier = run_of(before)
+    reaches = before is not newest and earlier.horizons[-1].target_day > newest["origin_day"]
+    return run_of(newest), earlier if reaches else None
 
 
 def _read_history(home: Home, forecast: Forecast) -> PriceHistory:

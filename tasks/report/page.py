@@ -21,6 +21,7 @@ from storage.reports import INDEX, Reports
 from tasks.core.forecast import Forecast
 from tasks.core.formatting import format_figure
 from tasks.core.history import PriceHistory
+from tasks.core.quantiles import LEVELS
 from tasks.core.steps import step
 from tasks.evaluation.scoreboard import Scoreboard
 from tasks.evaluation.scoreboard import table as scoreboard_table
@@ -139,8 +140,8 @@ def render(context: ReportContext) -> str:
             board=board,
             board_head=[(name, number > 0) for number, name in enumerate(header)],
             past_rows=context.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
-            # In tables the currency stands in the head of the column.
-            amount=lambda value: forecast.price(value).removesuffix(f" {forecast.quote_currency}"),
+            amount=forecast.amount,  # in tables the currency stands in the head of the column
+            levels=LEVELS,
             newest=lambda rows: rows.iloc[::-1].head(DATA_ROWS).to_dict("records"),
             index=INDEX,
         )
