@@ -35,7 +35,7 @@ class Predictions(Table):
     def find_all(
         self, prediction_ids: Sequence[str], product_id: str, days: Collection[date]
     ) -> list[dict[str, Any]]:
-        """The rows of those ids, in their order, without those that are not there; the ids name these days."""
+        """The rows of those ids, for these target days, in the order of the ids, as far as they are there."""
         wanted = among("prediction_id", prediction_ids) & among("target_day", days)
         rows = self.read(wanted, product_id=product_id).to_pylist()
         return sorted(rows, key=lambda row: prediction_ids.index(row["prediction_id"]))

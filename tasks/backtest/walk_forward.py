@@ -13,7 +13,7 @@ import itertools
 import operator
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -226,4 +226,4 @@ class _FoldWalk:
             model=model,
             created_at=self.plan.created_at,
         )
-        return shared.to_dict("records")
+        return cast("list[dict[str, Any]]", shared.to_dict("records"))

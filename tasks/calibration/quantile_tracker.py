@@ -63,7 +63,8 @@ class Tracker:
 
     offsets: dict[int, Floats]  # in sigmas, (23,) for each horizon
     step: float
-    waiting: list[tuple[date, int, Floats]] = field(default_factory=list)  # target day, horizon, closes (23,)
+    # Target day, horizon, quantiles of the close (23,).
+    waiting: list[tuple[date, int, Floats]] = field(default_factory=list)
 
     @classmethod
     def new(cls, horizons: Sequence[int], *, step: float) -> Tracker:
@@ -99,7 +100,7 @@ class Tracker:
         return prices
 
     def learn(self, history: PriceHistory, through: date) -> None:
-        """Take in the outcomes up to that day, in the order of days; a day without a close teaches nothing."""
+        """Take in the outcomes up to that day, oldest first; a day without a close teaches nothing."""
         due = sorted((one for one in self.waiting if one[0] <= through), key=lambda one: one[:2])
         self.waiting = [one for one in self.waiting if one[0] > through]
         for day, horizon, quantiles in due:

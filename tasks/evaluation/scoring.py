@@ -56,8 +56,8 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
-    for horizon in profile.horizons if profile.levels else ():
-        advance_states(home, chain_of(profile, history.product_id, horizon), history.origin, moment)
+    if profile.levels:
+        advance_states(home, chain_of(profile, history.product_id), history.origin, moment)
     return added
 
 
@@ -120,7 +120,9 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
         names, parts = zip(*sorted(row["components"].items()), strict=True)
         scores = crps(np.repeat(outcome, len(names)), np.log(np.array(parts) / last))
         figures |= {"component_names": names, "component_crps": tuple(scores.tolist())}
-    naive_crps = dict(zip(figures["component_names"] or (), figures["component_crps"] or (), strict=True)).get(NAIVE)
+    naive_crps = dict(
+        zip(figures["component_names"] or (), figures["component_crps"] or (), strict=True)
+    ).get(NAIVE)
     if naive_crps is None:
         naive = _naive_quantiles(history.candles, row["origin_day"], row["horizon"])
         naive_crps = None if naive is None else float(crps(outcome, naive)[0])

@@ -114,7 +114,7 @@ def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None, *, hor
             weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
             rows = cuts == cut
             sigma[rows] = np.exp(weighted_sum(inputs[rows], weights) / 2.0)
-    return sigma * np.sqrt(horizon)
+    return np.asarray(sigma * np.sqrt(horizon), dtype=np.float64)
 
 
 def weekday_ewma_sigma(

@@ -215,7 +215,7 @@ def _targets(candles: pd.DataFrame, sigma: Floats, settings: InputSettings) -> F
         known = after >= 0
         returns = log_returns(candles, days=horizon)[after[known]]
         targets[known, column] = returns / sigma[known, column]
-    return np.clip(targets, -settings.target_clip, settings.target_clip)
+    return np.asarray(np.clip(targets, -settings.target_clip, settings.target_clip))
 
 
 def _intraday_variances(candles: pd.DataFrame, settings: InputSettings) -> list[Floats]:

@@ -15,7 +15,7 @@ from storage.core.home import Home
 from storage.core.provenance import code_version
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.calibration.calibrator_states import CalibratorState, Chain, first_state, state_at
+from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
 from tasks.calibration.quantile_tracker import apply_offsets, nested, to_prices
 from tasks.core.forecast import Forecast, HorizonForecast
 from tasks.core.history import PriceHistory
@@ -145,9 +145,9 @@ def _horizon_forecast(
     )
 
 
-def chain_of(profile: Profile, product_id: str, horizon: int) -> Chain:
-    """The calibrator's chain of a profile's forecasts of one horizon."""
-    return Chain(product_id, profile.name, profile.recipe_version, horizon, profile.tracker_step)
+def chain_of(profile: Profile, product_id: str) -> Chain:
+    """The calibrator's chain of a profile's forecasts."""
+    return Chain(product_id, profile.name, profile.recipe_version, profile.tracker_step)
 
 
 @step(timeout_seconds=600, run_name="{history.product_id}")
@@ -168,12 +168,8 @@ def publish_forecast(
         HomeUnusable: a table cannot be written.
         NotEnoughHistory: a gap in the input window.
     """
-    states: dict[int, CalibratorState] = {}
-    for horizon, offsets in (model.fitted.quantile_offsets or {}).items():
-        chain = chain_of(profile, history.product_id, horizon)
-        states[horizon] = state_at(home, chain, history.origin) or first_state(
-            home, chain, history.origin, offsets, created_at
-        )
+    first = model.fitted.quantile_offsets or {}
+    states = states_at(home, chain_of(profile, history.product_id), history.origin, first, created_at)
     forecast = make_forecast(profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id)
     components(home).add(component_rows(profile, forecast))
     stored = Predictions(home).publish(forecast.rows())

@@ -129,15 +129,19 @@ class Profile(Protocol):
     """A kind of model with its settings; what most kinds share is a default here.
 
     Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
-    `gate_days`, `tracker_step`, `pool_products`.
+    `gate_days`, `tracker_step`, `pool_products`, `horizons`.
     """
 
     name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
     settings: Any  # of the class `Settings`
     recipe: int = 1  # counts up when the same settings come to mean another model
-    horizons: tuple[int, ...] = (1,)  # days ahead of the origin
     levels: tuple[float, ...] = LEVELS  # of its quantiles; none for a point
     component: str = "network"  # under which the model alone is stored among the component forecasts
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Days ahead of the origin, rising from 1."""
+        return tuple(getattr(self.settings, "horizons", (1,)))
 
     @property
     def policy(self) -> Policy:
@@ -168,7 +172,7 @@ class Profile(Protocol):
 
     @property
     def gate_days(self) -> int:
-        """Newest days that a challenger's twin is not trained on; 0: challengers are accepted without a gate."""
+        """Newest days that a challenger's twin is not trained on; 0: no gate, every challenger is accepted."""
         return int(getattr(self.settings, "gate_days", 180))
 
     @property

@@ -143,7 +143,7 @@ def _past(candles: pd.DataFrame, origins: Rows, sigmas: ExpectedSigmas) -> _Past
         scale = weekday_scale(returns[known][:count], weekday[:count])
         scaled = returns[known] / scale[weekday]
         garch = fit_garch(scaled[:count])
-        return garch and _WeekdayGarch(garch, scale, garch.sigma(scaled))
+        return None if garch is None else _WeekdayGarch(garch, scale, garch.sigma(scaled))
 
     return _Past(candles, returns, counts, origins, sigmas, garch_at)
 

@@ -42,12 +42,6 @@ class CalibratedProfile(BaseProfile):
     Settings = CalibratedSettings
     component = "lstm"
 
-    @property
-    def horizons(self) -> tuple[int, ...]:
-        """Days ahead of the origin."""
-        horizons: tuple[int, ...] = self.settings.horizons
-        return horizons
-
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
         """Rows whose whole window is known, with no gap in it or before it."""
         settings = self.settings

@@ -28,7 +28,7 @@ class CalibratedSettings(InputSettings, Policy):
     )
     batch_size: int = Field(256, ge=1, le=100_000, description="Windows a step")
     epochs: int = Field(
-        12, ge=1, le=10_000, description="Passes over the windows, at most: more of them learn the past by heart"
+        12, ge=1, le=10_000, description="Passes over the windows, at most: more learn the past by heart"
     )
     validation_days: int = Field(
         180, ge=30, le=3650, description="Newest days of training, for early stopping"

@@ -29,7 +29,8 @@ from tasks.profiles.calibrated_settings import CalibratedSettings
 log = logging.getLogger("closecast.ensemble")
 
 MIN_TRAINING_WINDOWS, MIN_VALIDATION_WINDOWS = 100, 30
-Examples = tuple[NDArray[np.float32], Floats]  # windows (samples, lookback, features), targets (samples, horizons)
+# Windows (samples, lookback, features), targets (samples, horizons).
+Examples = tuple[NDArray[np.float32], Floats]
 
 
 @dataclass(frozen=True)

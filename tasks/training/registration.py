@@ -150,7 +150,8 @@ def read_bundle(bundle: Bundle, profile: Profile, version: str = "") -> Model:
     """The model of a bundle with its twin, to the last bit; `Damaged` where a file is not the stored one."""
     lineage = read_lineage(bundle)
     stored = bundle.read_json("calibration.json")["quantile_offsets"]
-    offsets = stored and {int(horizon): np.array(own, np.float64) for horizon, own in stored.items()}
+    # Texts have another order.
+    offsets = stored and {int(name): np.array(stored[name], np.float64) for name in sorted(stored, key=int)}
     twin = None
     if lineage.twin:
         twin = FittedModel(profile.load(bundle.part(TWIN)), lineage.twin.trained_through, offsets)
