@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from storage.core.intervals import INTERVALS
-from tasks.core.formatting import format_price, price_decimals
+from tasks.core.formatting import UNKNOWN, format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
@@ -124,22 +124,18 @@ class Forecast:
             ),
         ]
 
-    def fan_table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text, a row a horizon: its day, its median and two of its intervals.
+    def fan(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text, a row a horizon; the intervals are those that a narrow table has room for.
 
-        There is none of a point without intervals, and none of a single day.
+        The currency stands in the header.
         """
         header = ["day", "days ahead", f"median, {self.quote_currency}", "80 %", "95 %"]
-        if self.first.quantiles is None or len(self.horizons) == 1:
-            return header, []
-        return header, [
-            [str(one.target_day), str(one.horizon), self.amount(one.point), *self._ends(one)]
-            for one in self.horizons
-        ]
-
-    def _ends(self, horizon: HorizonForecast) -> list[str]:
-        intervals = [horizon.interval(percent) for percent in (80, 95)]
-        return [" to ".join(map(self.amount, ends)) for ends in intervals if ends]
+        rows = []
+        for one in self.horizons:
+            ends = [one.interval(percent) for percent in (80, 95)]
+            texts = [" to ".join(map(self.amount, pair)) if pair else UNKNOWN for pair in ends]
+            rows.append([str(one.target_day), str(one.horizon), self.amount(one.point), *texts])
+        return header, rows
 
     def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The part of the summary that is about what the forecast was made from and by."""

@@ -22,6 +22,7 @@ from tasks.core.types import Floats, Gap
 from tasks.evaluation.components import ComponentComparison, compare_components, component_scores
 from tasks.evaluation.scoreboard import FIGURES, Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
+from tasks.forecast.publish import run_of
 from tasks.prices.gaps import find_gaps
 from tasks.report.model_section import ModelSection, read_model_section
 
@@ -35,8 +36,6 @@ BINS, MIN_EXPECTED = 10, 5
 CHANCE = {"lower": 0.025, "upper": 0.975}
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
 COMPONENT_COLUMNS = ("component_names", "component_crps")
-# What the rows of one run share, and those of another run from the same origin do not.
-RUN_COLUMNS = ("origin_day", "data_version", "settings_version", "code_version")
 
 
 @dataclass(frozen=True)
@@ -156,17 +155,18 @@ def read_context(
         )
     newest = [row for row in rows if row["target_day"] == rows[-1]["target_day"]]
     revisions = tuple(Forecast.from_rows([row]) for row in newest[1:])
-    forecast, earlier = read_runs(home, [row for row in rows if row["revision"] == 0])
+    published = [row for row in rows if row["revision"] == 0]
+    forecast = run_of(home, published[-1])
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
-    past = past_forecasts(home, rows)
+    past = past_forecasts(home, published)
     scored = past.dropna(subset=["crps", "close"])
     return ReportContext(
         day=day,
         forecast=forecast,
         history=history,
         revisions=revisions,
-        earlier=earlier,
+        earlier=earlier_run(home, forecast, published),
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
@@ -179,21 +179,15 @@ def read_context(
     )
 
 
-def read_runs(home: Home, published: list[dict[str, Any]]) -> tuple[Forecast, Forecast | None]:
-    """The whole runs of the newest two of some published forecasts of the next day, which are by target day.
+def earlier_run(home: Home, forecast: Forecast, published: list[dict[str, Any]]) -> Forecast | None:
+    """The published run of the origin before a forecast's, if one of its days is still to come.
 
-    The second is None where there is no such run, or none of its days is later than the first one's origin.
+    `published` are the published rows of the next day, by target day, up to the forecast's own.
     """
-    newest, before = published[-1], published[-2] if len(published) > 1 else published[-1]
-    table = Predictions(home)
-    rows = table.between(newest["product_id"], before["target_day"], profile=newest["profile"]).to_pylist()
-
-    def run_of(one: dict[str, Any]) -> Forecast:
-        return Forecast.from_rows([row for row in rows if all(row[name] == one[name] for name in RUN_COLUMNS)])
-
-    earlier = run_of(before)
-    reaches = before is not newest and earlier.horizons[-1].target_day > newest["origin_day"]
-    return run_of(newest), earlier if reaches else None
+    if len(published) == 1:
+        return None
+    run = run_of(home, published[-2])
+    return run if run.horizons[-1].target_day > forecast.origin_day else None
 
 
 def _read_history(home: Home, forecast: Forecast) -> PriceHistory:
@@ -218,12 +212,11 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
     return closes[closes.first_valid_index() :].reset_index()
 
 
-def past_forecasts(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The published ones of the rows, by target day, each with its newest score or none."""
-    published = pd.DataFrame([row for row in rows if row["revision"] == 0])
+def past_forecasts(home: Home, published: list[dict[str, Any]]) -> pd.DataFrame:
+    """The published forecasts of the next day, by target day, each with its newest score or none."""
     columns = ["prediction_id", *SCORE_COLUMNS, *COVERED, *COMPONENT_COLUMNS]
-    scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=columns)
-    joined = published.merge(scores.to_pandas(), how="left", on="prediction_id")
+    scores = Scores(home).newest(published[0]["product_id"], first=published[0]["target_day"], columns=columns)
+    joined = pd.DataFrame(published).merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")
     return joined.astype(types).sort_values("target_day", ignore_index=True)

@@ -117,9 +117,8 @@ def forecast_markdown(
             for first, last in find_gaps(history.candles["day_utc"])
         ),
     ]
-    header, rows = forecast.fan_table()
-    if rows:
-        parts += ["## The next days", markdown_table(header, rows)]
+    if len(forecast.horizons) > 1:
+        parts += ["## The next days", markdown_table(*forecast.fan())]
     if forecast.first.components:
         low, high = INTERVAL_INDEXES[80]
         rows = []

@@ -24,6 +24,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
     return pd.DataFrame(
         {
             "target_day": [last - timedelta(days=days - 1 - int(n)) for n in row],
+            "horizon": 1,
             "error": 3.0 * (-1.0) ** row,
             "naive_error": 4.0,
             "crps": 0.9,
@@ -185,7 +186,9 @@ def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
 
 
 def test_two_rows_of_a_day_are_refused() -> None:
-    with pytest.raises(BadInput, match="one row a target day, got more of 2021-06-30"):
+    with pytest.raises(
+        BadInput, match="one row a target day and horizon, got more of 2021-06-30 for horizon 1"
+    ):
         scoreboard(pd.concat([scores(3), scores(1)]))
 
 
