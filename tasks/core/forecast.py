@@ -77,7 +77,7 @@ class Forecast:
         return price_decimals(*(ends or [self.first.point]))
 
     def amount(self, value: float) -> str:
-        """A price as people read it, with at least the decimals of this forecast; its currency stands elsewhere."""
+        """As `price`, for a table whose head has the currency."""
         return format_price(value, decimals=max(self.decimals, price_decimals(value)))
 
     def price(self, value: float) -> str:

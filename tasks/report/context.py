@@ -215,7 +215,8 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
 def past_forecasts(home: Home, published: list[dict[str, Any]]) -> pd.DataFrame:
     """The published forecasts of the next day, by target day, each with its newest score or none."""
     columns = ["prediction_id", *SCORE_COLUMNS, *COVERED, *COMPONENT_COLUMNS]
-    scores = Scores(home).newest(published[0]["product_id"], first=published[0]["target_day"], columns=columns)
+    product_id, first = published[0]["product_id"], published[0]["target_day"]
+    scores = Scores(home).newest(product_id, first=first, columns=columns)
     joined = pd.DataFrame(published).merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")

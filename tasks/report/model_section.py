@@ -28,11 +28,11 @@ FIGURES = {
 class ModelSection:
     """The version that made the forecast, and the newest versions beside it.
 
-    `refit` is the same version, or the one that it was fine-tuned from. `losses` are those of its networks, or
-    of its `twin`'s where it has one: only these have a validation loss then. `figures` are PNG files by their
-    description, as `data:` addresses. `age_days` counts from the training's origin to the forecast's; a
-    warning begins after `max_age_days`, never for None. `pooled` are the other products that it was trained
-    on.
+    `refit` is the same version, or the one that it was fine-tuned from. `losses` are those of its networks,
+    or of its `twin`'s where it has one: only these have a validation loss then. `figures` are PNG files by
+    their description, as `data:` addresses. `age_days` counts from the training's origin to the forecast's;
+    a warning begins after `max_age_days`, never for None. `pooled` are the other products that it was
+    trained on.
     """
 
     version: ModelVersion

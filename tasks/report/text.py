@@ -7,7 +7,7 @@ from datetime import date
 
 from storage.core.intervals import INTERVALS
 from tasks.core.formatting import UNKNOWN, format_share
-from tasks.profiles.baselines import DRIFT
+from tasks.profiles.baselines import BASELINES, DRIFT
 from tasks.report.context import ReportContext
 
 # The level of the test of calibration.
@@ -49,10 +49,10 @@ def count(number: int, noun: str) -> str:
 
 def component_name(component: str) -> str:
     """A component forecast in words: a baseline's method, or the model's own."""
-    method = component.removesuffix(DRIFT)
-    if method not in COMPONENTS:
+    if component not in BASELINES:
         return "the model alone, before mixing and tracking"
-    return COMPONENTS[method] + (", moved by the mean return of all days before" if method != component else "")
+    method = COMPONENTS[component.removesuffix(DRIFT)]
+    return f"{method}, moved by the mean return of all days before" if component.endswith(DRIFT) else method
 
 
 def covered(context: ReportContext, percent: int) -> str:
@@ -116,6 +116,18 @@ def fan(context: ReportContext) -> str:
         joined = ", ".join(map(str, ends))
         text += f" Between {joined} and {last} days ahead nothing is forecast: straight lines lead across."
     return text
+
+
+def drift(context: ReportContext) -> str:
+    """How many days ahead the best baseline is one with a drift, and what that tells of the naive ratio."""
+    best = {one.horizon: one.best_baseline for one in context.board.horizons}
+    drifting = [str(horizon) for horizon, one in best.items() if one and one.component.endswith(DRIFT)]
+    if not drifting:
+        return "No best baseline has a drift: the mean return of all days before was of no help here."
+    return (
+        f"With `{DRIFT}` a baseline is moved by the mean return of all days before. Such a one is the best"
+        f" {', '.join(drifting)} days ahead: there, part of what is gained on naive may be mere drift."
+    )
 
 
 def calibration(context: ReportContext) -> str:
