@@ -100,13 +100,13 @@ def _backtest(home: str, product: str, end: date, *, start: date = START, **chan
     """The summary as Markdown, and the forecasts."""
     from flows.backtest import rolling_backtest
     from flows.settings import home_at
-    from tasks.backtest.result import read_evaluation
+    from tasks.backtest.result import read_evaluations
     from tasks.backtest.summary import markdown
 
     result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
     refused = sum("refused" in gate for gate in result.gates)
     text = f"{markdown(result.summary)}\n\nChallengers: {len(result.gates)}, refused: {refused}."
-    return text, read_evaluation(home_at(home), product, result.backtest_id, "calibrated")
+    return text, read_evaluations(home_at(home), product, result.backtest_id, "calibrated")[1]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
 
-A chain of states belongs to a product and a recipe, and has a branch for each horizon. When an outcome arrives
-late (a gap is filled), the states of its day and of all later days are made again beside the old ones,
-under the next revision: of a day the highest revision counts, and a forecast keeps naming the state that it
-was made with.
+A chain of states belongs to a product and a recipe, and has a branch for each horizon. When an outcome
+arrives late (a gap is filled), the states of its day and of all later days are made again beside the old
+ones, under the next revision: of a day the highest revision counts, and a forecast keeps naming the state
+that it was made with.
 """
 
 from __future__ import annotations

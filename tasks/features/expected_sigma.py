@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,9 +64,8 @@ class ExpectedSigmas:
 
 def expected_sigmas(candles: pd.DataFrame, horizons: Sequence[int]) -> ExpectedSigmas:
     """`har_sigma` and `weekday_ewma_sigma` of each horizon."""
-    har = [har_sigma(candles, horizon=horizon) for horizon in horizons]
-    ewma = [weekday_ewma_sigma(candles, horizon=horizon) for horizon in horizons]
-    return ExpectedSigmas(np.array(horizons), np.stack(har, axis=1), np.stack(ewma, axis=1))
+    har, ewma = har_sigma(candles, horizons), weekday_ewma_sigma(candles, horizons)
+    return ExpectedSigmas(np.array(horizons), har, ewma)
 
 
 def refit_cuts(candles: pd.DataFrame, refit_days: int) -> Rows:
@@ -80,8 +78,8 @@ def refit_cuts(candles: pd.DataFrame, refit_days: int) -> Rows:
     return np.searchsorted(days, days // refit_days * refit_days, side="right")
 
 
-def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None, *, horizon: int = 1) -> Floats:
-    """The sigma that HAR with a memory expects of the log return over the days after each row, (days,).
+def har_sigma(candles: pd.DataFrame, horizons: Sequence[int], settings: HarSettings | None = None) -> Floats:
+    """The sigma that HAR with a memory expects of the log returns after each row, shape (days, horizons).
 
     HAR, Corsi (2009), "A simple approximate long-memory model of realized volatility": the log of the mean
     variance of the next days regressed on the log variance of a day and its means of a week and a month, here
@@ -92,35 +90,56 @@ def har_sigma(candles: pd.DataFrame, settings: HarSettings | None = None, *, hor
     NaN before the first fit, and on the days after a fit without enough days.
     """
     settings = settings or HarSettings()
-    variance, days = winsorised_variance(candles), day_numbers(candles)
-    inputs = _har_inputs(candles, log_variance(variance), settings, horizon)
-    outcomes, after = log_variance(_mean_variance(candles, variance, horizon)), rows_after(candles, horizon)
-    # What is known at a close, and the figure of the days after it.
-    table = np.column_stack([inputs, np.where(after >= 0, outcomes[after], np.nan)])
-    usable = np.isfinite(table).all(axis=1)
-    table, targets = table[usable], after[usable]
-    half_life = settings.half_life_days * np.sqrt(horizon)
-    sigma, products = np.full(len(days), np.nan), np.zeros((table.shape[1],) * 2)
-    counted, before = 0, days[0]
+    variance = winsorised_variance(candles)
+    known = _har_means(log_variance(variance), settings)
     cuts = refit_cuts(candles, settings.refit_days)
-    for cut in np.unique(cuts[cuts > 0]).tolist():
-        newest, last = int(np.searchsorted(targets, cut)), days[cut - 1]
-        block, ages = table[counted:newest], last - days[targets[counted:newest]]
-        # The sums of the normal equations, carried from refit to refit.
-        products *= _halved(last - before, half_life)
-        products += np.einsum("n,ni,nj->ij", _halved(ages, half_life), block, block)
-        counted, before = newest, last
-        if counted >= settings.min_days:
-            weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
-            rows = cuts == cut
-            sigma[rows] = np.exp(weighted_sum(inputs[rows], weights) / 2.0)
-    return np.asarray(sigma * np.sqrt(horizon), dtype=np.float64)
+    sigmas = []
+    for horizon in horizons:
+        inputs = np.column_stack([*known, *weekend_flags(candles, horizon=horizon)])
+        after = rows_after(candles, horizon)
+        outcomes = log_variance(_mean_variance(candles, variance, horizon))[after]
+        outcomes[after < 0] = np.nan
+        regression = _Regression(inputs, outcomes, after, day_numbers(candles))
+        half_life = settings.half_life_days * np.sqrt(horizon)
+        logs = regression.forecasts(cuts, half_life=half_life, min_days=settings.min_days)
+        sigmas.append(np.sqrt(horizon * np.exp(logs)))
+    return np.stack(sigmas, axis=1)
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """Inputs (days, n), each row's outcome (days,) or NaN, the row that it is known on, and day numbers."""
+
+    inputs: Floats
+    outcomes: Floats
+    known_on: Rows
+    days: Rows
+
+    def forecasts(self, cuts: Rows, *, half_life: float, min_days: int) -> Floats:
+        """Each row's expected outcome, (days,), by least squares on the outcomes before its cut (days,)."""
+        table = np.column_stack([self.inputs, self.outcomes])
+        usable = np.isfinite(table).all(axis=1)
+        table, known_on, days = table[usable], self.known_on[usable], self.days
+        expected, products = np.full(len(days), np.nan), np.zeros((table.shape[1],) * 2)
+        counted, before = 0, days[0]
+        for cut in np.unique(cuts[cuts > 0]).tolist():
+            newest, last = int(np.searchsorted(known_on, cut)), days[cut - 1]
+            block, ages = table[counted:newest], last - days[known_on[counted:newest]]
+            # The sums of the normal equations, carried from refit to refit.
+            products *= 0.5 ** ((last - before) / half_life)
+            products += np.einsum("n,ni,nj->ij", 0.5 ** (ages / half_life), block, block)
+            counted, before = newest, last
+            if counted >= min_days:
+                weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
+                rows = cuts == cut
+                expected[rows] = weighted_sum(self.inputs[rows], np.asarray(weights, dtype=np.float64))
+        return expected
 
 
 def weekday_ewma_sigma(
-    candles: pd.DataFrame, settings: WeekdayEwmaSettings | None = None, *, horizon: int = 1
+    candles: pd.DataFrame, horizons: Sequence[int], settings: WeekdayEwmaSettings | None = None
 ) -> Floats:
-    """The sigma that RiskMetrics expects of the log return over the days after each row, (days,).
+    """The sigma that RiskMetrics expects of the log returns after each row, shape (days, horizons).
 
     A weekday's level is the mean of its log variance over that of the week up to it, shrunk to 0 by
     `prior_weight` days without any and forgotten by half every `half_life_days`. The variance of each day is
@@ -140,8 +159,10 @@ def weekday_ewma_sigma(
     levels -= levels.mean(axis=1, keepdims=True)
     own = (levels * today).sum(axis=1)
     mean = ewma(variance / np.exp(own), decay=settings.decay)
-    following = (np.exp((levels * np.roll(today, day, axis=1)).sum(axis=1)) for day in range(1, horizon + 1))
-    return np.asarray(np.sqrt(mean * sum(following)), dtype=np.float64)
+    # Of the next 1, 2, ... days, the sum of their weekdays' factors.
+    sizes, later = np.exp(levels), weekdays(candles)[:, None] + np.arange(1, max(horizons) + 1)
+    factors = np.cumsum(np.take_along_axis(sizes, later % WEEK, axis=1), axis=1)
+    return np.asarray(np.sqrt(mean[:, None] * factors[:, np.array(horizons) - 1]), dtype=np.float64)
 
 
 def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -> Floats:
@@ -161,12 +182,11 @@ def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -
     return np.asarray(np.nan_to_num(sizes / np.exp(np.nanmean(np.log(sizes))), nan=1.0))
 
 
-def _har_inputs(candles: pd.DataFrame, logs: Floats, settings: HarSettings, horizon: int) -> Floats:
-    """What is known at each close, (days, 7); an unknown figure after a gap takes the value before it."""
+def _har_means(logs: Floats, settings: HarSettings) -> list[Floats]:
+    """1, and the log variance of a day and its means, (days,) each; after a gap the value before it."""
     series = pd.Series(logs)
     means = [series, *(series.rolling(days, min_periods=1).mean() for days in settings.mean_days)]
-    known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
-    return np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles, horizon=horizon)])
+    return [np.ones(len(logs)), *(mean.ffill().to_numpy(dtype=np.float64) for mean in means)]
 
 
 def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats:
@@ -183,8 +203,3 @@ def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
     weight = (1.0 - decay ** np.arange(1, len(frame) + 1)) / (1.0 - decay)  # of all days
     means = frame.ewm(alpha=1.0 - decay, adjust=True).mean().to_numpy(dtype=np.float64)
     return np.hsplit(means * weight[:, None], len(columns))
-
-
-def _halved(days: Any, half_life: float) -> Any:
-    """The weight that is left after so many days."""
-    return 0.5 ** (days / half_life)

@@ -1,4 +1,4 @@
-"""Daily variances, their exponential means, GARCH, and the HAR that the published forecast is mixed with."""
+"""Returns, daily variances, their exponential means, weekdays, and GARCH."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tasks.core.types import Floats, Rows
-from tasks.features.windows import DAY
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
 # Below this sigma nothing was traded that could be forecast.
 MIN_SIGMA = 1e-6
-# HAR: a week and a month of returns.
-HAR_DAYS = (5, 22)
-# The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
-HAR_FLOOR, HAR_FLOOR_DAYS = 0.02, 250
-HAR_MIN_DAYS, HAR_MIN_RANGED_DAYS = 30, 250
 
 
 def log_returns(candles: pd.DataFrame, *, days: int = 1) -> Floats:
@@ -176,63 +169,6 @@ def fit_garch(returns: Floats) -> Garch | None:
         return None
     # arch multiplies returns that are too small for the optimizer by `scale`.
     return Garch(omega / result.scale**2, alpha, beta, dof, float(model.volatility.backcast(sample)))
-
-
-@dataclass(frozen=True)
-class Har:
-    """HAR, Corsi (2009): log variance regressed on its means of a day, a week and a month.
-
-    The target's weekday is an input as well: Saturday, Sunday and Monday have a level of their own. The
-    regression's table, arrays (days, ...).
-    """
-
-    inputs: Floats  # (days, 7), known at each close; NaN before the first move
-    log_variance: Floats
-    returns: Floats  # log returns
-    follows: NDArray[np.bool_]  # the day follows the row before without a gap
-    ranged: NDArray[np.bool_]  # the day's range is known
-
-    def fit(self, cut: int) -> tuple[Floats, Floats] | None:
-        """Weights (7,) fitted on the rows before `cut`, and those days' returns in expected sigmas.
-
-        None where the price has moved too seldom for a regression.
-        """
-        before, target = self.inputs[: cut - 1], self.log_variance[1:cut]
-        usable = self.follows[1:cut] & ~np.isnan(target) & ~np.isnan(before).any(axis=1)
-        if np.sum(usable) < HAR_MIN_DAYS:
-            return None
-        # A squared return is a noisy variance, often far too low: it is not used where ranges suffice.
-        if np.sum(usable & self.ranged[1:cut]) >= HAR_MIN_RANGED_DAYS:
-            usable &= self.ranged[1:cut]
-        solution, *_ = np.linalg.lstsq(before[usable], target[usable], rcond=None)
-        weights = np.asarray(solution, dtype=np.float64)
-        returns = self.returns[1:cut]
-        usable &= ~np.isnan(returns)
-        return weights, returns[usable] / np.exp(weighted_sum(before, weights) / 2.0)[usable]
-
-    def sigma(self, rows: Rows, weights: Floats) -> Floats:
-        """The expected sigma of the day after each row, shape (rows,)."""
-        return np.asarray(np.exp(weighted_sum(self.inputs[rows], weights) / 2.0), dtype=np.float64)
-
-
-def har(candles: pd.DataFrame) -> Har:
-    """The regression's table; an unknown figure after a gap takes the value before it."""
-    variance = daily_variance(candles)
-    usual = (
-        pd.Series(np.where(variance > 0, variance, np.nan)).rolling(HAR_FLOOR_DAYS, min_periods=1).median()
-    )
-    floor = np.maximum(HAR_FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
-    logs = pd.Series(np.log(np.maximum(variance, floor)))
-    means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in HAR_DAYS)]
-    known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
-    return Har(
-        inputs=np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)]),
-        log_variance=np.asarray(logs, dtype=np.float64),
-        returns=log_returns(candles),
-        follows=np.diff(days, prepend=days[0]) == DAY,
-        ranged=~np.isnan(garman_klass(candles)),
-    )
 
 
 def weighted_sum(inputs: Floats, weights: Floats) -> Floats:

@@ -172,7 +172,7 @@ class Profile(Protocol):
 
     @property
     def gate_days(self) -> int:
-        """Newest days that a challenger's twin is not trained on; 0: no gate, every challenger is accepted."""
+        """Newest days that a challenger's twin is not trained on; 0: no gate, each challenger is accepted."""
         return int(getattr(self.settings, "gate_days", 180))
 
     @property
