@@ -130,7 +130,7 @@ def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
         alarms=alarms,
         no_alarm=no_alarm,
         horizon=horizon,
-        horizons=tuple(_horizon_score(part, int(ahead)) for ahead, part in rows.groupby("horizon")),
+        horizons=tuple(_horizon_score(rows, ahead) for ahead in sorted(rows["horizon"].unique().tolist())),
     )
 
 
@@ -180,6 +180,7 @@ def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | No
 
 
 def _horizon_score(rows: pd.DataFrame, horizon: int) -> HorizonScore:
+    rows = rows[rows["horizon"] == horizon]
     # The table of scores has no column for 90 %; the PIT is linear between the same quantiles.
     low, high = (LEVELS[index] for index in INTERVAL_INDEXES[90])
     covered = {90: rows["pit"].dropna().between(low, high)}

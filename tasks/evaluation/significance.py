@@ -46,11 +46,12 @@ def is_enough(days: int, horizon: int) -> bool:
 def diebold_mariano(first: Floats, second: Floats, *, horizon: int = 1) -> float | None:
     """Two-sided p value of equal mean loss; None when the losses differ by the same on every day.
 
-    Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West (1987),
-    the lags of Newey and West (1994) or one less than the horizon where that is more, since outcomes of days
-    that lie closer together overlap, and the correction and the t distribution of Harvey, Leybourne and
-    Newbold (1997), "Testing the equality of prediction mean squared errors". The losses of both models are of
-    the same days, (days,), oldest first; None, too, where all of them overlap.
+    Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West (1987) at
+    the lags of Newey and West (1994), and the correction and the t distribution of Harvey, Leybourne and
+    Newbold (1997), "Testing the equality of prediction mean squared errors". Outcomes of days that lie closer
+    together than the horizon overlap: there are at least so many lags, and the variance is at least that of
+    Diebold and Mariano's own, whose weights do not fall with the lag. The losses of both models are of the
+    same days, (days,), oldest first; None, too, where all of them overlap.
     """
     from scipy.special import stdtr
 
@@ -59,6 +60,8 @@ def diebold_mariano(first: Floats, second: Floats, *, horizon: int = 1) -> float
         return None
     lags = min(max(math.floor(4 * (days / 100) ** (2 / 9)), horizon - 1), days - 1)
     variance = newey_west_variance(difference, lags)
+    if horizon > 1:
+        variance = max(variance, overlap_variance(difference, horizon - 1))
     correction = (days + 1 - 2 * horizon + horizon * (horizon - 1) / days) / days
     statistic = difference.mean() / math.sqrt(variance / days) * math.sqrt(correction)
     return float(2 * stdtr(days - 1, -abs(statistic)))
@@ -74,6 +77,16 @@ def newey_west_variance(values: Floats, lags: int) -> float:
     for lag in range(1, lags + 1):
         variance += 2.0 * (1.0 - lag / (lags + 1)) * float(centred[lag:] @ centred[:-lag]) / days
     return variance
+
+
+def overlap_variance(values: Floats, lags: int) -> float:
+    """Long-run variance of values (days,) of which only days up to `lags` apart depend on each other.
+
+    No weight pulls it down, so that chance can make it negative.
+    """
+    centred = values - values.mean()
+    covariances = [float(centred[lag:] @ centred[:-lag]) for lag in range(1, lags + 1)]
+    return (float(centred @ centred) + 2.0 * sum(covariances)) / len(values)
 
 
 def ratio_interval(
