@@ -34,7 +34,7 @@ GAP = (date(2020, 1, 20), date(2020, 1, 22))
 DAY = date(2020, 2, 25)
 CODE = "0.0.0+test"
 HORIZONS = (1, 2, 3, 7, 30)
-LOSSES = {
+LOSSES: dict[str, list[dict[str, Any]]] = {
     "calibrated": [
         {"loss": [1.5, 1.4, 1.35], "val_loss": [1.45, None, 1.41], "best_epoch": 3},
         {"loss": [1.6, 1.3], "val_loss": [1.5, 1.42], "best_epoch": 2},

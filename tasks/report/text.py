@@ -111,10 +111,10 @@ def fan(context: ReportContext) -> str:
         return f"{text} the forecast of the next day."
     text += " on the same time scale the days ahead. Each interval is for the close of its own day."
     ahead = itertools.pairwise(one.horizon for one in forecast.horizons)
-    *ends, last = sorted({end for pair in ahead if pair[1] > pair[0] + 1 for end in pair}) or [None]
-    if last is not None:
-        joined = ", ".join(map(str, ends))
-        text += f" Between {joined} and {last} days ahead nothing is forecast: straight lines lead across."
+    ends = sorted({end for pair in ahead if pair[1] > pair[0] + 1 for end in pair})
+    if ends:
+        days_ahead = f"{', '.join(map(str, ends[:-1]))} and {ends[-1]} days ahead"
+        text += f" Between {days_ahead} nothing is forecast: straight lines lead across."
     return text
 
 
