@@ -105,7 +105,7 @@ def _backtest(home: str, product: str, end: date, *, start: date = START, **chan
 
     result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home)
     refused = sum("refused" in gate for gate in result.gates)
-    text = f"{markdown(result.summary)}\n\nChallengers: {len(result.gates)}, refused: {refused}."
+    text = f"{markdown(result.summaries)}\n\nChallengers: {len(result.gates)}, refused: {refused}."
     return text, read_evaluations(home_at(home), product, result.backtest_id, "calibrated")[1]
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.upkeep.reproduce import Reproduction
     from tasks.upkeep.verify import Verification
 
-EXAMPLE = '"select target_day, point, last_close from predictions"'
+EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
 SHORT_PREDICTIONS = (
     *(
         "target_day",
@@ -76,7 +76,8 @@ def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
 def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool, as_json: bool) -> None:
     """The stored forecasts of a run, the next day in full, and an example of a query.
 
-    As JSON the row of the next day, and under `horizons` the rows of all days; a list where several products were asked for, however many of them have a forecast.
+    As JSON the row of the next day, with the rows of all days as `horizons`; a list where several products
+    were asked for, however many of them have a forecast.
     """
     from flows.settings import home_at
     from tasks.forecast.publish import stored_run

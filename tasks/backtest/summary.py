@@ -29,6 +29,7 @@ SEED = 2020  # of the bootstrap
 TERCILES = ("low", "middle", "high")
 # Shown for each horizon, whichever baseline is best: the simplest one that knows how volatile the days are.
 SHORT_MEMORY = "ewma_weekday_t"
+NOT_COMPARED = Comparison(None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -236,12 +237,12 @@ def _horizon_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[s
     header += [f"CRPS / {SHORT_MEMORY}", *(f"{percent} % covered" for percent in INTERVAL_INDEXES)]
     rows = []
     for summary in summaries:
-        best, short = summary.best_baseline, summary.against.get(SHORT_MEMORY)
-        against = summary.against[best] if best else Comparison(None, None, None, None)
+        best, short = summary.best_baseline, summary.against.get(SHORT_MEMORY, NOT_COMPARED)
+        against = summary.against[best] if best else NOT_COMPARED
         figures = [str(summary.horizon), f"{summary.days:,}", f"{summary.crps[summary.model]:.6f}"]
         figures += [best or UNKNOWN, *_comparison_cells(against)]
         covered = [format_share(coverage.overall.share) for coverage in summary.coverage]
-        rows.append([*figures, format_figure(short and short.ratio, ".4f"), *covered])
+        rows.append([*figures, format_figure(short.ratio, ".4f"), *covered])
     return header, rows
 
 
