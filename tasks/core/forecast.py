@@ -76,9 +76,13 @@ class Forecast:
         ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
         return price_decimals(*(ends or [self.first.point]))
 
+    def amount(self, value: float) -> str:
+        """As `price`, for a table whose head has the currency."""
+        return format_price(value, decimals=max(self.decimals, price_decimals(value)))
+
     def price(self, value: float) -> str:
-        """A price of this product as people read it, with at least the decimals of this forecast."""
-        return format_price(value, self.quote_currency, max(self.decimals, price_decimals(value)))
+        """A price of this product as people read it, with its currency."""
+        return f"{self.amount(value)} {self.quote_currency}"
 
     def change(self, value: float) -> str:
         """How far a price is from the last close, as people read it."""
@@ -129,12 +133,9 @@ class Forecast:
         rows = []
         for one in self.horizons:
             ends = [one.interval(percent) for percent in (80, 95)]
-            texts = [" to ".join(map(self._amount, pair)) if pair else UNKNOWN for pair in ends]
-            rows.append([str(one.target_day), str(one.horizon), self._amount(one.point), *texts])
+            texts = [" to ".join(map(self.amount, pair)) if pair else UNKNOWN for pair in ends]
+            rows.append([str(one.target_day), str(one.horizon), self.amount(one.point), *texts])
         return header, rows
-
-    def _amount(self, value: float) -> str:
-        return self.price(value).removesuffix(f" {self.quote_currency}")
 
     def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The part of the summary that is about what the forecast was made from and by."""

@@ -67,14 +67,15 @@ def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecas
 
 def stored_run(home: Home, prediction_id: str) -> Forecast | None:
     """The whole stored run that the forecast of that id belongs to, or None where there is none."""
-    predictions = Predictions(home)
-    row = predictions.find(prediction_id)
-    if row is None:
-        return None
-    key = {name: row[name] for name in RunKey.__dataclass_fields__}
-    same = [ds.field(name) == value for name, value in key.items()]
+    row = Predictions(home).find(prediction_id)
+    return None if row is None else run_of(home, row)
+
+
+def run_of(home: Home, row: Mapping[str, Any]) -> Forecast:
+    """The whole stored run that a row of the table belongs to."""
+    same = [ds.field(name) == row[name] for name in RunKey.__dataclass_fields__]
     later = between("target_day", row["origin_day"], None)
-    rows = predictions.read(all_of(*same, *later), product_id=row["product_id"])
+    rows = Predictions(home).read(all_of(*same, *later), product_id=row["product_id"])
     return Forecast.from_rows(rows.to_pylist())
 
 
