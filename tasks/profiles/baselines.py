@@ -110,7 +110,7 @@ def baseline_quantiles(
     origins = np.asarray(rows, dtype=np.int64)
     wanted = {h: [name for name in baselines_of(h) if name in components] for h in horizons}
     quantiles = {h: {name: np.zeros((len(origins), len(LEVELS))) for name in wanted[h]} for h in horizons}
-    if not len(origins):
+    if not len(origins) or not any(wanted.values()):
         return quantiles
     past = _past(candles, origins, sigmas or expected_sigmas(candles, horizons))
     moved = np.fmax.accumulate(np.abs(past.returns))[origins] > 0
