@@ -100,7 +100,7 @@ def rolling_backtest(
             result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
         cache.remove_drafts()  # after workers that died
     create_markdown_artifact(
-        markdown(result.summary),
+        markdown(result.summaries),
         key=artifact_key("backtest", product_id, chosen.name),
         description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
     )

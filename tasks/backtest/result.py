@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
+from storage.core.errors import BadDay
 from storage.core.home import Home
 from storage.models.backtest_cache import BacktestCache
 from storage.tables.schemas import backtests
@@ -32,6 +33,17 @@ class BacktestResult:
     def summary(self) -> Summary:
         """That of the next day."""
         return self.summaries[0]
+
+    def of(self, horizon: int) -> Summary:
+        """That of one horizon.
+
+        Raises:
+            BadDay: no outcome so far ahead was known.
+        """
+        for summary in self.summaries:
+            if summary.horizon == horizon:
+                return summary
+        raise BadDay(f"no origin of this backtest has an outcome {horizon} days ahead: begin it earlier")
 
 
 def read_evaluations(home: Home, product_id: str, backtest_id: str, profile: str) -> dict[int, Evaluation]:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel
 
 from storage.core.home import Home
@@ -48,7 +47,9 @@ def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
     """Make and cache what the fold's walk will need if its refit passes the gate."""
     cache = BacktestCache(home, plan.backtest_id)
     if cache.read(f"fold-{fold}") is None:
-        _FoldWalk(home, plan, fold, cache).through(WalkState())
+        walk = _FoldWalk(home, plan, fold, cache)
+        for model, rows in walk.champions(walk.decided(WalkState())):
+            walk.predicted(model, rows)
 
 
 def walk_fold(home: Home, plan: Plan, fold: int) -> None:
@@ -57,7 +58,11 @@ def walk_fold(home: Home, plan: Plan, fold: int) -> None:
     if cache.read(f"fold-{fold}") is not None:
         return
     before = WalkState.model_validate(cache.read(f"fold-{fold - 1}") if fold else {})
-    state, rows = _FoldWalk(home, plan, fold, cache).through(before)
+    walk = _FoldWalk(home, plan, fold, cache)
+    state, rows = walk.decided(before), list[dict[str, Any]]()
+    for model, origins in walk.champions(state):
+        state, added = walk.forecasts(state, model, origins)
+        rows += added
     backtests(home).add(rows)
     cache.write(f"fold-{fold}", state.model_dump(mode="json"))
 
@@ -76,21 +81,23 @@ class _FoldWalk:
         history, self.pool = read_histories(home, plan)
         # Beyond the fold's last origin only outcomes are read.
         self.history = history.until(plan.span(fold)[1] + timedelta(days=max(self.profile.horizons)))
+        self.origins = origins_between(self.history.candles, self.profile, *plan.span(fold))
 
-    def through(self, state: WalkState) -> tuple[WalkState, list[dict[str, Any]]]:
-        """The state after the fold, and its rows: first every decision, then the champions' forecasts."""
-        origins = origins_between(self.history.candles, self.profile, *self.plan.span(self.fold))
-        champions = []
-        for day in self.history.days[origins]:
+    def decided(self, state: WalkState) -> WalkState:
+        """The state after every decision of the fold."""
+        for day in self.history.days[self.origins]:
             state = self._decided(state, day)
+        return state
+
+    def champions(self, state: WalkState) -> Iterator[tuple[str, Rows]]:
+        """The models that forecast in the fold, each with its origins."""
+        names = []
+        for day in self.history.days[self.origins]:
             champion = champion_at(state.candidates, day)
             assert champion is not None  # noqa: S101 (the first refit has no champion to be refused for)
-            champions.append(state.models[champion.version])
-        rows: list[dict[str, Any]] = []
-        for model, group in itertools.groupby(zip(champions, origins, strict=True), operator.itemgetter(0)):
-            state, added = self._forecasts(state, model, np.array([origin for _, origin in group]))
-            rows += added
-        return state, rows
+            names.append(state.models[champion.version])
+        for model, group in itertools.groupby(zip(names, self.origins, strict=True), operator.itemgetter(0)):
+            yield model, np.array([origin for _, origin in group])
 
     def _decided(self, state: WalkState, origin: date) -> WalkState:
         """The state after what is due on `origin` was done, the same object when nothing is."""
@@ -153,7 +160,7 @@ class _FoldWalk:
         fitted: FittedModel = read_bundle(self.cache.open(name), self.profile).fitted
         return fitted
 
-    def _predicted(self, model: str, rows: Rows) -> dict[int, Predicted]:
+    def predicted(self, model: str, rows: Rows) -> dict[int, Predicted]:
         """The model's predictions from these origins, by horizon; JSON keeps every bit."""
         history = self.history
         first, last = history.days[rows[[0, -1]]]
@@ -165,10 +172,10 @@ class _FoldWalk:
         cached = self._cached(f"predicted-{model}-{first}-{last}", predicted)
         return {horizon: Predicted.from_json(cached[str(horizon)]) for horizon in self.profile.horizons}
 
-    def _forecasts(self, state: WalkState, model: str, rows: Rows) -> tuple[WalkState, list[dict[str, Any]]]:
+    def forecasts(self, state: WalkState, model: str, rows: Rows) -> tuple[WalkState, list[dict[str, Any]]]:
         """A model's forecasts from the origin rows, as table rows; the state after them."""
         profile, history = self.profile, self.history
-        last, predicted = history.closes[rows], self._predicted(model, rows)
+        last, predicted = history.closes[rows], self.predicted(model, rows)
         if state.offsets is None:
             points = {horizon: one.points for horizon, one in predicted.items()}
             return state, [
@@ -203,27 +210,25 @@ class _FoldWalk:
         days, closes = self.history.days, self.history.closes
         after = rows_after(self.history.candles, horizon)[rows]
         known = after >= 0
-        own = {name: figure[known].tolist() for name, figure in figures.items()}
-        levels = [LEVELS] * int(known.sum()) if "quantiles" in figures else None
-        frame = pd.DataFrame(
-            {
-                "origin_day": days[rows[known]],
-                "target_day": days[after[known]],
-                "last_close": closes[rows[known]],
-                "close": closes[after[known]],
-                **dict.fromkeys(("sigma", "quantiles")),
-                "quantile_levels": levels,
-                **own,
-            }
-        )
-        shared = frame.assign(
-            backtest_id=self.plan.backtest_id,
-            product_id=self.plan.product_id,
-            profile=self.profile.name,
-            fold=self.fold,
-            horizon=horizon,
-            component=component,
-            model=model,
-            created_at=self.plan.created_at,
-        )
-        return cast("list[dict[str, Any]]", shared.to_dict("records"))
+        known_rows, outcomes = rows[known], after[known]
+        columns = {
+            "origin_day": days[known_rows].tolist(),
+            "target_day": days[outcomes].tolist(),
+            "last_close": closes[known_rows].tolist(),
+            "close": closes[outcomes].tolist(),
+            **{name: figure[known].tolist() for name, figure in figures.items()},
+        }
+        shared = {
+            "backtest_id": self.plan.backtest_id,
+            "product_id": self.plan.product_id,
+            "profile": self.profile.name,
+            "fold": self.fold,
+            "horizon": horizon,
+            "component": component,
+            "model": model,
+            "created_at": self.plan.created_at,
+            **dict.fromkeys(("sigma", "quantiles")),
+            "quantile_levels": LEVELS if "quantiles" in figures else None,
+        }
+        each = zip(*columns.values(), strict=True)
+        return [shared | dict(zip(columns, values, strict=True)) for values in each]

@@ -116,13 +116,13 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
         # In prices, as the intervals stand in the table: no rounding comes between.
         for name, percent in zip(COVERED, INTERVALS, strict=True):
             figures[name] = bool(covered(np.array([close]), prices, percent)[0])
+    by_component: dict[str, float] = {}
     if row["components"]:
         names, parts = zip(*sorted(row["components"].items()), strict=True)
         scores = crps(np.repeat(outcome, len(names)), np.log(np.array(parts) / last))
-        figures |= {"component_names": names, "component_crps": tuple(scores.tolist())}
-    naive_crps = dict(
-        zip(figures["component_names"] or (), figures["component_crps"] or (), strict=True)
-    ).get(NAIVE)
+        by_component = dict(zip(names, scores.tolist(), strict=True))
+        figures |= {"component_names": names, "component_crps": tuple(by_component.values())}
+    naive_crps = by_component.get(NAIVE)
     if naive_crps is None:
         naive = _naive_quantiles(history.candles, row["origin_day"], row["horizon"])
         naive_crps = None if naive is None else float(crps(outcome, naive)[0])
@@ -152,10 +152,13 @@ def _naive_quantiles(candles: pd.DataFrame, origin: date, horizon: int) -> Float
         return None
 
 
-def read_scoreboard(home: Home, product_id: str, profile: str) -> Scoreboard:
-    """The scoreboard of a product's published forecasts of one profile, each with its newest score."""
+def read_scoreboard(home: Home, product_id: str, profile: str, *, horizon: int = 1) -> Scoreboard:
+    """The scoreboard of a product's published forecasts of one profile, each with its newest score.
+
+    The spans are of one horizon.
+    """
     wanted = (ds.field("profile") == profile) & (ds.field("revision") == 0)
     published = Predictions(home).read(wanted, ["prediction_id"], product_id)
     scores = Scores(home).newest(product_id, columns=["prediction_id", *COLUMNS])
     ours = pc.is_in(scores["prediction_id"], published["prediction_id"])
-    return scoreboard(scores.filter(ours).to_pandas())
+    return scoreboard(scores.filter(ours).to_pandas(), horizon=horizon)

@@ -10,9 +10,12 @@ from dataclasses import astuple, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import pyarrow.dataset as ds
+
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
 from storage.core.provenance import code_version
+from storage.tables.delta import all_of, between
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
@@ -60,6 +63,20 @@ def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecas
     days = [key.origin_day + timedelta(days=horizon) for horizon in horizons]
     rows = Predictions(home).find_all(ids, key.product_id, days)
     return Forecast.from_rows(rows) if len(rows) == len(ids) else None
+
+
+def stored_run(home: Home, prediction_id: str) -> Forecast | None:
+    """The whole stored run that the forecast of that id belongs to, or None where there is none."""
+    row = Predictions(home).find(prediction_id)
+    return None if row is None else run_of(home, row)
+
+
+def run_of(home: Home, row: Mapping[str, Any]) -> Forecast:
+    """The whole stored run that a row of the table belongs to."""
+    same = [ds.field(name) == row[name] for name in RunKey.__dataclass_fields__]
+    later = between("target_day", row["origin_day"], None)
+    rows = Predictions(home).read(all_of(*same, *later), product_id=row["product_id"])
+    return Forecast.from_rows(rows.to_pylist())
 
 
 def make_forecast(

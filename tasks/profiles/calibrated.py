@@ -44,7 +44,8 @@ class CalibratedProfile(BaseProfile):
 
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
         """Rows whose whole window is known, with no gap in it or before it."""
-        settings = self.settings
+        # They are the same for every horizon.
+        settings = self.settings.model_copy(update={"horizons": (1,)})
         columns = fitted.state.columns if fitted else columns_of(candles, share=settings.column_share)
         return usable_rows(make_inputs(candles, settings, columns), lookback=settings.lookback)
 

@@ -10,7 +10,6 @@ from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from storage.core.errors import NotEnoughHistory
@@ -50,11 +49,8 @@ class TrainedEnsemble:
     training: Training
 
 
-def _examples(
-    candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns, after: date | None, through: date
-) -> Examples:
+def _examples(inputs: Inputs, settings: CalibratedSettings, after: date | None, through: date) -> Examples:
     """The windows with a target day in that span, the last day included; NaN for targets outside of it."""
-    inputs = make_inputs(candles, settings, columns)
     rows = usable_rows(inputs, lookback=settings.lookback)
     days = inputs.days[rows][:, None] + DAY * np.array(settings.horizons)
     wanted = np.isfinite(inputs.targets[rows]) & (days <= np.datetime64(through))
@@ -84,7 +80,8 @@ def fit_ensemble(
     columns = columns_of(history.candles, share=settings.column_share)
     fitted_through = trained_through - timedelta(days=0 if epochs else settings.validation_days)
     spans = (None, fitted_through), (fitted_through, trained_through)
-    train, validation = (_examples(history.candles, settings, columns, *span) for span in spans)
+    inputs = make_inputs(history.candles, settings, columns)
+    train, validation = (_examples(inputs, settings, *span) for span in spans)
     needed = 0 if epochs else MIN_VALIDATION_WINDOWS
     if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < needed:
         raise NotEnoughHistory(
@@ -123,7 +120,7 @@ def fine_tune_ensemble(
         BadSetting: the losses are not finite with these settings.
     """
     columns = ensemble.columns
-    train = _examples(history.candles, settings, columns, None, trained_through)
+    train = _examples(make_inputs(history.candles, settings, columns), settings, None, trained_through)
     how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
     starts = [
         (weights, _member_seed(settings, member, trained_through.toordinal()))
@@ -216,7 +213,7 @@ def _pooled(
         if lacking:
             not_pooled[product] = f"has no {' and no '.join(lacking)}"
             continue
-        examples = _examples(history.candles, settings, columns, None, through)
+        examples = _examples(make_inputs(history.candles, settings, columns), settings, None, through)
         if len(examples[0]):
             parts[product] = examples
         else:

@@ -74,6 +74,18 @@ def test_baselines_are_compared_on_the_days_that_all_of_them_have() -> None:
     assert found.ratio == pytest.approx(1.0 / 1.1)
 
 
+def test_the_best_baseline_of_a_horizon_and_its_p_value() -> None:
+    ours, noise = np.random.default_rng(1).gamma(2, 1, (2, 80))
+    rows = rows_of(ours, har_120_t=ours + noise, har_120_t_drift=ours + 0.1 * noise)
+    scores = component_scores(rows)
+    found: Any = compare_best_baseline(rows, scores, horizon=7)
+    assert found.component == "har_120_t_drift"
+    assert found.p_value == diebold_mariano(ours, ours + 0.1 * noise, horizon=7)
+    assert [one.p_value for one in compare_components(rows, scores, horizon=9)] == [None, None]
+    next_day: Any = compare_best_baseline(rows, scores)
+    assert next_day.component == "har_120_t"
+
+
 @pytest.mark.parametrize("components", [{}, {"lstm": [1.0, 1.0]}, {"har_120_t": [np.nan, np.nan]}])
 def test_without_a_baseline_none_is_the_best(components: dict[str, list[float]]) -> None:
     rows = rows_of([1.0, 1.0], **components)

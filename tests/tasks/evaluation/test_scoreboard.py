@@ -12,7 +12,7 @@ from scipy import stats
 from storage.core.errors import BadInput
 from storage.core.home import Home
 from storage.tables.scores import Scores
-from tasks.evaluation.scoreboard import markdown, scoreboard, table
+from tasks.evaluation.scoreboard import horizon_table, markdown, proportion, scoreboard, table
 
 LAST = date(2021, 6, 30)
 SCORES_OF_INTERVALS = ["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"]
@@ -24,6 +24,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
     return pd.DataFrame(
         {
             "target_day": [last - timedelta(days=days - 1 - int(n)) for n in row],
+            "horizon": 1,
             "error": 3.0 * (-1.0) ** row,
             "naive_error": 4.0,
             "crps": 0.9,
@@ -184,8 +185,112 @@ def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
     assert board.all_days.coverage[80] == scoreboard(both.iloc[100:]).all_days.coverage[80]
 
 
+# Shares and their intervals
+
+
+@pytest.mark.parametrize(("hits", "days"), [(0, 1), (1, 1), (3, 4), (80, 100), (777, 1000)])
+def test_a_share_of_next_days_has_the_interval_of_clopper_and_pearson(hits: int, days: int) -> None:
+    found = proportion(hits, days)
+    assert (found.days, found.share) == (days, hits / days)
+    assert found.lower == pytest.approx(stats.beta.ppf(0.025, hits, days + 1 - hits) if hits else 0.0)
+    assert found.upper == pytest.approx(stats.beta.ppf(0.975, hits + 1, days - hits) if hits < days else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hits", "days", "horizon", "independent"),
+    [
+        (160, 200, 7, (23, 29)),  # 28.6 days, .8 of 29 is 23.2
+        (95, 100, 14, (7, 7)),
+        (10, 20, 30, (0, 1)),  # .67 days, and half a hit rounds to an even one
+        (5, 9, 2, (2, 4)),
+    ],
+)
+def test_days_that_overlap_count_as_fewer(
+    hits: int, days: int, horizon: int, independent: tuple[int, int]
+) -> None:
+    found, alone = proportion(hits, days, horizon), proportion(*independent)
+    assert (found.days, found.share) == (days, hits / days)
+    assert (found.lower, found.upper) == (alone.lower, alone.upper)
+    assert found.lower <= found.share <= found.upper
+
+
+# By horizon
+
+
+def ahead(horizon: int, days: int, **changed: Any) -> pd.DataFrame:
+    return scores(days).assign(horizon=horizon, **changed)
+
+
+def test_a_row_a_horizon_over_all_days_and_spans_of_one() -> None:
+    week = ahead(7, 100, crps=0.8, error=5.0, covered_50=True)
+    week["component_crps"] = [[0.1, 1.0, 0.9]] * 100
+    rows = pd.concat([week, scores(120, covered_80=90), ahead(30, 40)]).sample(frac=1, random_state=1)
+    board = scoreboard(rows)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 120), (7, 100), (30, 40)]
+    next_day, seven, _ = board.horizons
+    assert (next_day.crps_ratio, next_day.coverage[80]) == (board.all_days.crps_ratio, proportion(90, 120))
+    best: Any = seven.best_baseline
+    assert (best.component, best.days) == ("har_120_t", 100)
+    assert [seven.crps_ratio, best.ratio] == pytest.approx([0.8, 0.8 / 0.9])
+    assert seven.coverage[50] == proportion(100, 100, 7) != proportion(100, 100)
+
+    assert [span.forecasts for span in board.spans] == [30, 90, 120, 120]
+    of_week = scoreboard(rows, horizon=7)
+    assert [span.forecasts for span in of_week.spans] == [30, 90, 100, 100]
+    assert (of_week.all_days.mae, of_week.all_days.coverage[50]) == (5.0, seven.coverage[50])
+    assert of_week.all_days.best_baseline == seven.best_baseline
+    assert of_week.horizons == board.horizons
+
+
+def test_further_ahead_the_best_baseline_may_have_a_drift() -> None:
+    drifting = {
+        "component_names": [["har_120_t", "har_120_t_drift"]] * 50,
+        "component_crps": [[1.0, 0.9]] * 50,
+    }
+    board = scoreboard(pd.concat([ahead(1, 50, **drifting), ahead(2, 50, **drifting)]))
+    names = [one.best_baseline and one.best_baseline.component for one in board.horizons]
+    assert names == ["har_120_t", "har_120_t_drift"]
+
+
+def test_the_coverage_of_90_is_that_of_the_pit() -> None:
+    inside = [0.05, 0.5, 0.95]
+    outside = [np.nextafter(0.05, 0), np.nextafter(0.95, 1), 0.005, 0.995]
+    (one,) = scoreboard(scores(8).assign(pit=[*inside, *outside, np.nan])).horizons
+    assert one.coverage[90] == proportion(3, 7)
+    assert list(one.coverage) == [50, 80, 90, 95]
+
+
+def test_alarms_are_of_the_next_day_alone() -> None:
+    rows = pd.concat([scores(180), ahead(7, 180)])
+    assert len(scoreboard(rows).alarms) == 2
+    board = scoreboard(rows, horizon=7)
+    assert (board.alarms, board.no_alarm) == ((), "alarms are of the next day alone")
+    assert scoreboard(pd.concat([scores(180, **GOOD), ahead(7, 180)])).alarms == ()
+
+
+def test_a_horizon_without_a_score_has_empty_spans() -> None:
+    board = scoreboard(scores(5), horizon=3)
+    assert (board.last, {span.forecasts for span in board.spans}) == (None, {0})
+
+
+def test_the_table_of_horizons_as_text() -> None:
+    rows = pd.concat([scores(60, covered_80=45), ahead(30, 60, covered_95=True)])
+    board = scoreboard(rows)
+    header, cells = horizon_table(board)
+    assert {len(row) for row in cells} == {len(header)} == {len(set(header))}
+    assert [row[:3] for row in cells] == [["1", "60", "0.9000"], ["30", "60", "0.9000"]]
+    assert cells[0][5] == "75.0 % (62.1 to 85.3)"
+    assert cells[1][7] == "100.0 % (15.8 to 100.0)"  # two days that do not overlap
+    page = markdown(board)
+    assert "| " + " | ".join(cells[1]) + " |" in page.split("### By horizon")[1].splitlines()
+    assert "### By horizon" not in markdown(scoreboard(scores(60)))
+
+
 def test_two_rows_of_a_day_are_refused() -> None:
-    with pytest.raises(BadInput, match="one row a target day, got more of 2021-06-30"):
+    scoreboard(pd.concat([scores(3), ahead(2, 1)]))
+    with pytest.raises(
+        BadInput, match="one row a target day and horizon, got more of 2021-06-30 for horizon 1"
+    ):
         scoreboard(pd.concat([scores(3), scores(1)]))
 
 

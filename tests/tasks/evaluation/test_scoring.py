@@ -119,6 +119,52 @@ def test_the_components_are_scored_with_the_forecast(runs: Runs) -> None:
     assert best.ratio == pytest.approx(both[1]["crps"] / both[1]["component_crps"][0])
 
 
+def put_run(runs: Runs, number: int, **names: int) -> None:
+    """Store a run whose forecasts are so many days ahead, by the names of their ids."""
+    made = forecast_by_hand(number, "", profile=PROFILE)
+    first = made.first
+    naive = {"last_close_250": tuple(0.9 * price for price in first.quantiles or ())}
+    rows = [
+        replace(
+            first, prediction_id=name, horizon=horizon, target_day=day(number + horizon), components=naive
+        )
+        for name, horizon in names.items()
+    ]
+    forecast = replace(made, horizons=tuple(rows))
+    components(runs.home).add(component_rows(PROFILE, forecast))
+    Predictions(runs.home).publish(forecast.rows())
+
+
+def test_each_horizon_is_scored_when_its_own_day_has_come(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no baseline is made again that is among the components."""
+    monkeypatch.setattr(scoring, "baseline_quantiles", lambda *_, **__: pytest.fail("it is stored"))
+    put_run(runs, 500, tomorrow=1, week=7)
+    assert runs.score(506) == 1
+    assert set(scores(runs)) == {"tomorrow"}
+    assert runs.score(507) == 1
+    for name, horizon in (("tomorrow", 1), ("week", 7)):
+        score = scores(runs)[name]
+        assert (score["horizon"], score["target_day"]) == (horizon, day(500 + horizon))
+        assert score["naive_error"] == close(500) - close(500 + horizon)
+        assert score["naive_crps"] == score["component_crps"][0]
+    board = read_scoreboard(runs.home, BTC, PROFILE.name)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 1), (7, 1)]
+    assert read_scoreboard(runs.home, BTC, PROFILE.name, horizon=7).last == day(507)
+
+
+def test_the_naive_crps_of_a_horizon_is_of_returns_over_it(runs: Runs) -> None:
+    made = forecast_by_hand(500, "", profile=PROFILE)
+    week = replace(made.first, prediction_id="week", horizon=7, target_day=day(507))
+    Predictions(runs.home).publish(replace(made, horizons=(week,)).rows())
+    runs.score(507)
+    logs = np.log(candles()["close"].to_numpy()[:500])
+    naive = np.quantile((logs[7:] - logs[:-7])[-250:], LEVELS).tolist()
+    expected = crps_by_hand(math.log(close(507) / close(500)), naive)
+    assert scores(runs)["week"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "advance_states", lambda *_: pytest.fail("a point has no calibrator"))
     put_forecast(runs.home, 500, "point", point=4000.0)

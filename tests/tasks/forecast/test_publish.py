@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tasks.calibration.quantile_tracker import nested
 from tasks.core.forecast import Forecast, HorizonForecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
-from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast
+from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast, stored_run
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.baselines import MIXED, baselines_of
 from tasks.training.registration import load_model
@@ -34,6 +35,7 @@ from tests.calibrated import (
     champion_runs,
     close,
     day,
+    forecast_by_hand,
     put_forecast,
     quick,
     stored_runs,
@@ -301,3 +303,30 @@ def test_each_profile_and_product_is_counted_alone(missed: Home) -> None:
     assert backfilled(missed, 620, 30, "article") == backfilled(missed, 620, 30, product_id="ETH-USD") == []
     put_forecast(missed, 615, "a" * 32)
     assert backfilled(missed, 617, 30, "article") == [day(616)]
+
+
+def test_a_run_is_found_by_the_id_of_any_of_its_rows(tmp_path: Path) -> None:
+    home, profile = Home(tmp_path).prepare(), quick()
+    made = forecast_by_hand(600, "a", profile=profile)
+    week = replace(made.first, prediction_id="b", horizon=7, target_day=day(607))
+    run = replace(made, horizons=(made.first, week))
+    others = [
+        replace(one, horizons=(replace(made.first, prediction_id=name),))
+        for name, one in {
+            "older code": replace(made, code_version="0.0.1"),
+            "other data": replace(made, data_version="BTC-USD@2:cd"),
+            "other settings": replace(made, settings_version="calibrated-2"),
+            "other profile": replace(made, profile="article"),
+        }.items()
+    ]
+    for forecast in (run, *others, forecast_by_hand(601, "next day", profile=profile)):
+        Predictions(home).publish(forecast.rows())
+    for prediction_id in ("a", "b"):
+        found = stored_run(home, prediction_id)
+        assert found is not None
+        assert [(one.prediction_id, one.horizon) for one in found.horizons] == [("a", 1), ("b", 7)]
+        assert found == Forecast.from_rows(run.rows())
+    alone = stored_run(home, "next day")
+    assert alone is not None
+    assert [one.prediction_id for one in alone.horizons] == ["next day"]
+    assert stored_run(home, "none") is None
