@@ -62,7 +62,7 @@ class ReportContext:
     `revisions` are the later ones of the same day. `forecast_count` counts the forecasts of the next day on
     all days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is
     missing; `past` the published forecasts of the next day by target day, joined with their scores.
-    `earlier`, `coverage` and `observed_again` are as `earlier_run` and the functions of their names give them.
+    `earlier` is as `earlier_run` gives it, `coverage` and `observed_again` as the functions of these names.
     """
 
     day: date
