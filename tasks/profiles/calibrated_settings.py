@@ -48,7 +48,7 @@ class CalibratedSettings(InputSettings, Policy):
     fine_tune_epochs: int = Field(
         2, ge=1, le=1000, description="Passes of a fine-tuning; five ruin the model"
     )
-    fine_tune_learning_rate: float = Field(5e-4, gt=0, description="Adam's step in fine-tuning")
+    fine_tune_learning_rate: float = Field(2e-4, gt=0, description="Adam's step in fine-tuning")
     # The forecast.
     tracker_step: float = Field(0.002, ge=0, lt=1, description="Step of the online tracker, in sigmas")
     baseline_share: float = Field(

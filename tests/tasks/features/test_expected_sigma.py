@@ -1,18 +1,19 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
-from statsmodels.api import WLS
 
 from storage.core.candle_schema import candle_frame
 from tasks.core.types import Floats
 from tasks.features.expected_sigma import (
     HarSettings,
     WeekdayEwmaSettings,
+    expected_sigmas,
     har_sigma,
     refit_cuts,
     weekday_ewma_sigma,
@@ -27,7 +28,7 @@ from tasks.features.volatility import (
 from tests.helpers import FIRST, without
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
-Sigma = Callable[[pd.DataFrame], Floats]
+Sigma = Callable[..., Floats]
 RANGES = ["open", "high", "low"]
 
 
@@ -64,9 +65,11 @@ def day_numbers(frame: pd.DataFrame) -> Floats:
     return frame["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.float64)
 
 
-@pytest.mark.parametrize("sigma", [har_sigma, weekday_ewma_sigma])
+@pytest.mark.parametrize("horizon", [1, 7, 30])
+@pytest.mark.parametrize("of", [har_sigma, weekday_ewma_sigma])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
-def test_no_later_row_moves_a_bit(sigma: Sigma, change: Change) -> None:
+def test_no_later_row_moves_a_bit(of: Sigma, change: Change, horizon: int) -> None:
+    sigma = functools.partial(of, horizon=horizon)
     frame = change(random_walk())
     whole = sigma(frame)
     for row in (130, 239, 240, 241, 300):
@@ -76,26 +79,45 @@ def test_no_later_row_moves_a_bit(sigma: Sigma, change: Change) -> None:
         garbage.loc[row + 3 :: 3, RANGES] = np.nan
         for other in (sigma(garbage), sigma(frame.iloc[: row + 1])):
             assert other[: row + 1].tobytes() == whole[: row + 1].tobytes()
-    assert np.isfinite(whole[200:]).all()
+    assert np.isfinite(whole[250:]).all()
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 7, 30])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
-def test_har_is_weighted_least_squares_up_to_the_newest_refit(change: Change) -> None:
-    frame, settings = change(random_walk()), HarSettings(half_life_days=60.0, refit_days=20)
-    logs, days = pd.Series(log_variance(winsorised_variance(frame))), day_numbers(frame)
-    weekday = frame["day_utc"].dt.day_of_week.to_numpy()
+def test_har_is_weighted_least_squares_up_to_the_newest_refit(change: Change, horizon: int) -> None:
+    frame, settings = change(random_walk()), HarSettings(half_life_days=60.0, refit_days=20, min_days=60)
+    variance, days = winsorised_variance(frame), frame["day_utc"].dt.date.tolist()
+    row_of = {day: row for row, day in enumerate(days)}
+    logs = pd.Series(log_variance(variance))
     means = [logs.ffill(), *(logs.rolling(count, min_periods=1).mean().ffill() for count in (5, 22))]
-    flags = [(weekday + 1) % 7 == target for target in (5, 6, 0)]
-    inputs = np.column_stack([np.ones(len(logs)), *means, *flags])
-    sigma = har_sigma(frame, settings)
-    for row in (180, 260, 330):
-        refit = np.flatnonzero(days <= days[row] // 20 * 20)[-1]
-        target = np.arange(1, refit + 1)
-        target = target[(days[target] - days[target - 1] == 1) & np.isfinite(inputs[target - 1]).all(axis=1)]
-        target = target[np.isfinite(logs[target])]
-        weights = 0.5 ** ((days[refit] - days[target]) / 60.0)
-        fitted = WLS(logs[target], inputs[target - 1], weights=weights).fit()
-        assert sigma[row] == pytest.approx(np.exp(inputs[row] @ fitted.params.to_numpy() / 2), rel=1e-8)
+    inputs = np.array(
+        [[1.0, *(mean[row] for mean in means), *weekend_shares(day, horizon)] for row, day in enumerate(days)]
+    )
+    sigma = har_sigma(frame, settings, horizon=horizon)
+    for row in (230, 280, 330, 371):
+        number = day_numbers(frame)[row] // 20 * 20
+        known = int((day_numbers(frame) <= number).sum())  # rows up to the refit
+        outcomes, origins, ages = [], [], []
+        for target in range(known):
+            ahead = [row_of.get(days[target] - timedelta(days=back)) for back in range(horizon + 1)]
+            if None in ahead or not np.isfinite(inputs[ahead[-1]]).all():
+                continue
+            mean = np.mean([variance[day] for day in ahead[:-1]])
+            if np.isfinite(mean):
+                outcomes.append(np.log(mean))
+                origins.append(ahead[-1])
+                ages.append((days[known - 1] - days[target]).days)
+        root = np.sqrt(0.5 ** (np.array(ages) / (60.0 * np.sqrt(horizon))))
+        # Over whole weeks the shares of the weekdays are constant: of many solutions the smallest one.
+        fitted, *_ = np.linalg.lstsq(inputs[origins] * root[:, None], np.array(outcomes) * root, rcond=1e-8)
+        expected = np.sqrt(horizon) * np.exp(inputs[row] @ fitted / 2)
+        assert sigma[row] == pytest.approx(expected, rel=1e-7)
+
+
+def weekend_shares(day: date, horizon: int) -> list[float]:
+    """Which part of the next days are Saturdays, Sundays, Mondays."""
+    ahead = [(day + timedelta(days=n)).weekday() for n in range(1, horizon + 1)]
+    return [ahead.count(weekday) / horizon for weekday in (5, 6, 0)]
 
 
 def test_har_has_no_sigma_before_120_days_and_one_on_every_day_after_a_refit() -> None:
@@ -126,7 +148,8 @@ def test_a_product_without_weekends_has_a_sigma(sigma: Sigma) -> None:
     assert 0.01 < np.median(found) < 0.1
 
 
-def test_weekday_ewma_by_hand() -> None:
+@pytest.mark.parametrize("horizon", [1, 2, 7, 30])
+def test_weekday_ewma_by_hand(horizon: int) -> None:
     frame, settings = with_gap(random_walk()), WeekdayEwmaSettings(half_life_days=90.0, prior_weight=4.0)
     variance, weekday = winsorised_variance(frame), frame["day_utc"].dt.day_of_week.to_numpy()
     logs, decay = np.log(variance), 0.5 ** (1 / 90.0)
@@ -141,8 +164,21 @@ def test_weekday_ewma_by_hand() -> None:
         level -= level.mean()
         above = 0.94 * above + variance[row] / np.exp(level[day])
         below = 0.94 * below + 1.0
-        expected.append(np.sqrt(above / below * np.exp(level[(day + 1) % 7])))
-    np.testing.assert_allclose(weekday_ewma_sigma(frame, settings), expected, rtol=1e-10)
+        ahead = sum(np.exp(level[(day + step) % 7]) for step in range(1, horizon + 1))
+        expected.append(np.sqrt(above / below * ahead))
+    np.testing.assert_allclose(weekday_ewma_sigma(frame, settings, horizon=horizon), expected, rtol=1e-10)
+
+
+def test_the_sigmas_of_some_horizons_are_columns() -> None:
+    frame = with_gap(random_walk(300))
+    sigmas = expected_sigmas(frame, (1, 7))
+    assert sigmas.har.shape == sigmas.ewma.shape == (len(frame), 2)
+    for horizon in (7, 1):
+        har, ewma = sigmas.of(horizon)
+        assert har.tobytes() == har_sigma(frame, horizon=horizon).tobytes()
+        assert ewma.tobytes() == weekday_ewma_sigma(frame, horizon=horizon).tobytes()
+    with pytest.raises(ValueError, match="3 is not in list"):
+        sigmas.of(3)
 
 
 def test_weekday_ewma_knows_the_weekend() -> None:
