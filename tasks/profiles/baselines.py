@@ -171,7 +171,7 @@ def _around_zero(past: _Past, horizon: int, sigma: Floats, *, min_returns: int =
         standardized = _standardized(past, horizon, sigma, cut)
         if len(standardized) < min_returns:
             return None
-        size, dof = _fit_t(standardized[-T_DAYS:])
+        size, dof = fit_t(standardized[-T_DAYS:])
         return sigma[rows] * size, dof
 
     return _t_quantiles(past, REFIT_DAYS, fit)
@@ -196,7 +196,7 @@ def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
         if horizon == 1:
             return sigma[rows], float(np.clip(fitted.garch.dof, *DOF))
         # Over some days the tails are those of a sum.
-        size, dof = _fit_t(_standardized(past, horizon, sigma, cut)[-T_DAYS:])
+        size, dof = fit_t(_standardized(past, horizon, sigma, cut)[-T_DAYS:])
         return sigma[rows] * size, dof
 
     return _or_ewma(_t_quantiles(past, GARCH_REFIT_DAYS, fit), past, horizon)
@@ -222,7 +222,7 @@ def _or_ewma(quantiles: Floats, past: _Past, horizon: int) -> Floats:
     return quantiles
 
 
-def _fit_t(values: Floats) -> tuple[float, float]:
+def fit_t(values: Floats) -> tuple[float, float]:
     """Sigma and degrees of freedom of the maximum-likelihood t about 0; `UNFITTED` when all values are 0."""
     from scipy.optimize import minimize
 

@@ -30,7 +30,7 @@ from tasks.profiles.baselines import (
     MIXED,
     REFIT_DAYS,
     WARM_UP,
-    _fit_t,
+    fit_t,
     _WeekdayGarch,
     baseline_quantiles,
     baselines_of,
@@ -216,7 +216,7 @@ def test_a_t_is_fitted_to_the_newest_500_returns_in_expected_sigmas(
     row = int(refit_rows(frame)[-1])
     expected = sigma(frame, horizon=horizon)
     returns = log_returns(frame, days=horizon)[row - 499 : row + 1]
-    size, dof = _fit_t(returns / expected[row - 499 - horizon : row + 1 - horizon])
+    size, dof = fit_t(returns / expected[row - 499 - horizon : row + 1 - horizon])
     origins = [row, row + 2]
     wanted = student_t(np.zeros(2), expected[origins] * size, np.full(2, dof))
     np.testing.assert_allclose(quantiles_of(component, frame, origins, horizon), wanted, rtol=1e-9)
@@ -254,9 +254,9 @@ def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     values = np.random.default_rng(8).standard_t(4, 3000) * 1.7
     dof, _, size = stats.t.fit(values, floc=0)
     sigma = size * np.sqrt(dof / (dof - 2))
-    np.testing.assert_allclose(_fit_t(values), (sigma, dof), rtol=1e-3)
+    np.testing.assert_allclose(fit_t(values), (sigma, dof), rtol=1e-3)
     # One extreme return is a tail, not a new size of all the others.
-    np.testing.assert_allclose(_fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
+    np.testing.assert_allclose(fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
 
 
 def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
@@ -313,7 +313,7 @@ def test_garch_over_some_days_has_a_t_of_its_own() -> None:
                 sigma = garch.over(horizon, counts[[before]], weekday[[before]])[0]
                 standardized.append((np.log(close[day]) - np.log(close[origin])) / sigma)
     assert len(standardized) < row - WARM_UP - horizon
-    size, dof = _fit_t(np.array(standardized[-500:]))
+    size, dof = fit_t(np.array(standardized[-500:]))
     sigma = garch.over(horizon, counts[[row]], weekday[[row]]) * size
     expected = student_t(np.zeros(1), sigma, np.array([dof]))
     np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row], horizon), expected, rtol=1e-9)
