@@ -19,7 +19,7 @@ from tasks.prices.sources import Market, ingest_prices
 from tasks.report.page import write_page
 from tasks.training.registration import load_model
 from tasks.training.selection import select_model
-from tests.calibrated import LENIENT, MADE, Runs, champion_runs, day, stored_runs
+from tests.calibrated import HORIZONS, LENIENT, MADE, Runs, champion_runs, day, stored_runs
 from tests.helpers import BTC, NOW, modules_after
 
 
@@ -88,6 +88,6 @@ def test_a_day_whose_model_is_kept_loads_no_training_libraries(
         f"run_day(Runs(Home(Path({str(runs.home.root)!r})), quick()), MADE + 1)"
     )
     assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
-    forecast = find_forecast(runs.home, RunKey.of_run(runs.profile, runs.history(MADE + 1)), (1,))
+    forecast = find_forecast(runs.home, RunKey.of_run(runs.profile, runs.history(MADE + 1)), HORIZONS)
     assert forecast is not None
     assert forecast.model_version == "1"
