@@ -30,10 +30,10 @@ from tasks.profiles.baselines import (
     MIXED,
     REFIT_DAYS,
     WARM_UP,
-    fit_t,
     _WeekdayGarch,
     baseline_quantiles,
     baselines_of,
+    fit_t,
 )
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
