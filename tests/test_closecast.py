@@ -423,7 +423,7 @@ def test_bad_options_are_refused_in_one_line(shell: Shell, words: tuple[str, ...
         (("run", "--as-of", "2999-01-01"), "is not over"),
         (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
         (("run", "--as-of", "2019-03-25"), "2019-03-19"),
-        (("run", "--as-of", "2019-04-02"), "21 consecutive days"),
+        (("run", "--as-of", "2019-04-02"), "15 consecutive days"),
         (("run", "--as-of", "2014-12-20"), "needs 400 days"),
         (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),
         (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),

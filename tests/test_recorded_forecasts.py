@@ -117,8 +117,8 @@ def record(file: Path) -> None:
         if (key := tuple(row[name] for name in KEY)) in before and len(before[key]) == len(figures(row))
     ]
     metadata = {"libraries": json.dumps(library_versions())}
-    schema = pq.read_schema(FILE).remove_metadata().with_metadata(metadata)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
+    pq.write_table(table, file, compression="zstd")
     sys.stdout.write(f"{len(rows)} rows; largest relative difference {max(differences, default=0.0):.3g}\n")
 
 

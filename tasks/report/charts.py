@@ -45,16 +45,12 @@ def _columns(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
 
 def _fan(context: ReportContext) -> dict[str, Any]:
     forecast, earlier = context.forecast, context.earlier
-    last, point = short([forecast.last_close, forecast.first.point])
     return {
         "days": context.closes["day_utc"].dt.strftime("%Y-%m-%d").tolist(),
         "closes": short(context.closes["close"]),
-        "target": str(forecast.first.target_day),
-        "last": last,
-        "point": point,
         "decimals": forecast.decimals,
         "ahead": _ahead(forecast),
-        "earlier": _ahead(earlier) if earlier and context.has_intervals else None,
+        "earlier": _ahead(earlier) if earlier else None,
     }
 
 

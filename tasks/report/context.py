@@ -59,11 +59,10 @@ class ReportContext:
     """Everything on a page that was written on `day`.
 
     `forecast` is the run, with all its horizons, that published the forecast of the newest next day;
-    `revisions` are the later ones of the same day, `earlier` the published run of the origin before, None
-    where none of its days is still to come. `forecast_count` counts the forecasts of the next day on all
-    days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is missing;
-    `past` the published forecasts of the next day by target day, joined with their scores; `coverage` is as
-    `running_coverage` gives it, `observed_again` as the function of that name.
+    `revisions` are the later ones of the same day. `forecast_count` counts the forecasts of the next day on
+    all days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is
+    missing; `past` the published forecasts of the next day by target day, joined with their scores.
+    `earlier` is as `earlier_run` gives it, `coverage` and `observed_again` as the functions of these names.
     """
 
     day: date
@@ -180,14 +179,16 @@ def read_context(
 
 
 def earlier_run(home: Home, forecast: Forecast, published: list[dict[str, Any]]) -> Forecast | None:
-    """The published run of the origin before a forecast's, if one of its days is still to come.
+    """The published run of the origin before a forecast's; None where none of its days is still to come.
 
-    `published` are the published rows of the next day, by target day, up to the forecast's own.
+    `published` are the published rows of the next day, by target day, up to the forecast's own. There is none
+    of points either: they have no fan to compare.
     """
     if len(published) == 1:
         return None
     run = run_of(home, published[-2])
-    return run if run.horizons[-1].target_day > forecast.origin_day else None
+    comparable = run.first.quantiles is not None and forecast.first.quantiles is not None
+    return run if comparable and run.horizons[-1].target_day > forecast.origin_day else None
 
 
 def _read_history(home: Home, forecast: Forecast) -> PriceHistory:

@@ -125,7 +125,8 @@ def forecast_markdown(
         for name, closes in forecast.first.components.items():
             median, lower, upper = (forecast.price(closes[index]) for index in (MEDIAN, low, high))
             rows.append([name, median, f"{lower} to {upper}"])
-        parts += ["## Component forecasts", markdown_table(["component", "median", "80 %"], rows)]
+        title = f"## Component forecasts of {forecast.first.target_day}"
+        parts += [title, markdown_table(["component", "median", "80 %"], rows)]
     if warning:
         parts.append(f"**Warning:** {warning}")
     if board.last is not None:

@@ -248,7 +248,7 @@ def test_arrows_walk_through_each_day_ahead_and_on_to_the_closes(visit: Visit, r
     low, high = (f"{figures['earlier'][name][1]:,.2f}" for name in ("lower_80", "upper_80"))
     assert view.evaluate(announced).endswith(f"; 80 % as forecast from 23 Feb: {low} to {high}")
     view.page.keyboard.press("ArrowLeft")
-    view.until(f"{announced} === '24 Feb 2020; close: {figures['last']:,.2f}'")
+    view.until(f"{announced} === '24 Feb 2020; close: {figures['ahead']['last']:,.2f}'")
 
 
 def test_the_fan_is_on_a_true_time_axis(visit: Visit, report: Path) -> None:

@@ -28,7 +28,7 @@
   const old = document.getElementById("old");
   const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
   const count = passed(old.dataset.written);
-  if (count > 0 && passed(figures.fan.target) > 0) {
+  if (count > 0 && passed(figures.fan.ahead.days[0]) > 0) {
     old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the first day of its forecast is over. `
       + (count === 1 ? "The next run writes a newer one." : "If a run should write it daily, the runs have stopped or fail; or this is a copy.");
     old.hidden = false;
@@ -103,7 +103,7 @@
   // The fan's scale: that of the closes in the zoom and of everything ahead.
   const fanScale = (f, from) => {
     const zoomed = f.closes.filter((close, n) => close !== null && at(f.days[n]) >= from);
-    const all = [...zoomed, f.last, ...f.ahead.point, ...bounds(f.ahead, BANDS), ...(f.earlier ? bounds(f.earlier, [80]) : [])];
+    const all = [...zoomed, f.ahead.last, ...f.ahead.point, ...bounds(f.ahead, BANDS), ...(f.earlier ? bounds(f.earlier, [80]) : [])];
     const least = Math.min(...all), most = Math.max(...all), margin = (most - least) * 0.04 || Math.abs(most) * 0.01;
     return { min: least - margin, max: most + margin };
   };
@@ -119,7 +119,7 @@
       ? [["95 %", ahead.upper_95], ["80 %", ahead.upper_80], ["", ahead.point], ["80 %", ahead.lower_80], ["95 %", ahead.lower_95]].map(([words, row]) => [row[final], words])
       : [[ahead.point[final], ""]];
     const label = ([value, words]) => (words && !small ? words + "  " : "") + price(value);
-    const left = axisWidth([...f.closes, ...bounds(ahead, BANDS), f.point], small ? 50 : 64);
+    const left = axisWidth([...f.closes, ...ahead.point, ...bounds(ahead, BANDS)], small ? 50 : 64);
     const right = textWidth(marks.map(label), small ? 62 : 98, 600) + 12;
     return {
       ...base(c),

@@ -13,6 +13,7 @@ from scipy.stats import binom, binomtest, chi2
 from storage.core.home import Home
 from storage.models.registry import ModelVersion
 from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.report import text
@@ -20,6 +21,7 @@ from tasks.report.charts import charts, short
 from tasks.report.context import (
     MAX_CLOSES,
     binomial_quantiles,
+    earlier_run,
     newest_closes,
     pit_histogram,
     read_context,
@@ -139,7 +141,6 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert baseline.p_value is not None
     drawn = charts(context)
     assert drawn["past"]["days"][-1] == "2020-02-24"
-    assert drawn["fan"]["target"] == "2020-02-25"
     ahead, earlier = drawn["fan"]["ahead"], drawn["fan"]["earlier"]
     assert (ahead["origin"], earlier["origin"]) == ("2020-02-24", "2020-02-23")
     assert ahead["days"] == ["2020-02-25", "2020-02-26", "2020-02-27", "2020-03-02", "2020-03-25"]
@@ -182,6 +183,15 @@ def test_an_earlier_run_that_is_over_is_not_drawn(copied: Home) -> None:
     earlier = read_context(copied, BTC, "calibrated", DAY).earlier
     assert earlier is not None
     assert earlier.horizons[-1].target_day == date(2020, 2, 24) + timedelta(days=61)
+
+
+def test_points_have_no_earlier_run_to_compare(home: Home) -> None:
+    forecast = read_context(home, BTC, "calibrated", DAY).forecast
+    published = Predictions(home).newest(BTC, "calibrated", 2).to_pylist()
+    point = replace(forecast, horizons=(replace(forecast.first, quantiles=None),))
+    assert earlier_run(home, forecast, published) is not None
+    assert earlier_run(home, point, published) is None
+    assert earlier_run(home, forecast, published[1:]) is None
 
 
 def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed(
