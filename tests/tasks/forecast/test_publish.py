@@ -181,8 +181,8 @@ def test_a_home_that_trains_itself_forecasts_the_same_bits(
             one.score(number)
         here, there = (one.publish(number) for one in (runs, other))
         assert here == there
-        for one in here.horizons:
-            assert parts(runs.home, one) == parts(other.home, one)
+        for horizon in here.horizons:
+            assert parts(runs.home, horizon) == parts(other.home, horizon)
 
 
 def test_each_forecast_names_the_calibrator_states_of_its_day(runs: Runs) -> None:

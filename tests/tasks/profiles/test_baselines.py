@@ -214,7 +214,7 @@ def test_a_t_is_fitted_to_the_newest_500_returns_in_expected_sigmas(
 ) -> None:
     frame = random_walk(900)
     row = int(refit_rows(frame)[-1])
-    expected = sigma(frame, horizon=horizon)
+    expected = sigma(frame, (horizon,))[:, 0]
     returns = log_returns(frame, days=horizon)[row - 499 : row + 1]
     size, dof = fit_t(returns / expected[row - 499 - horizon : row + 1 - horizon])
     origins = [row, row + 2]
@@ -357,8 +357,8 @@ def test_the_ewma_replaces_a_har_whose_first_sigmas_have_no_outcome_yet() -> Non
     frame = random_walk(700)
     row = int(refit_rows(frame)[-2])
     frame.loc[: row - 125, ["open", "high", "low", "close"]] = frame["close"].to_numpy()[row - 125]
-    assert np.isfinite(har_sigma(frame)[row])
-    assert np.isnan(har_sigma(frame)[row - 1])
+    assert np.isfinite(har_sigma(frame, (1,))[row, 0])
+    assert np.isnan(har_sigma(frame, (1,))[row - 1, 0])
     found, expected = (
         quantiles_of(name, frame, [row, row + REFIT_DAYS]) for name in ("har_120_t", "ewma_weekday_t")
     )

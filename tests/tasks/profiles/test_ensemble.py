@@ -141,7 +141,7 @@ def test_examples_hold_each_outcome_of_a_span_and_no_other(frame: pd.DataFrame, 
     columns = Columns(ranges=True, volume=True)
     inputs = make_inputs(frame, SETTINGS, columns)
     first = None if after is None else day(after)
-    windows, targets = _examples(frame, SETTINGS, columns, first, day(TRAINED))
+    windows, targets = _examples(inputs, SETTINGS, first, day(TRAINED))
     number, days = 0, frame["day_utc"].dt.date.tolist()
     for row in usable_rows(inputs, lookback=5):
         known = [

@@ -21,7 +21,7 @@ from tasks.forecast.publish import publish_forecast
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import FittedModel
 from tasks.profiles.baselines import baselines_of
-from tasks.training.registration import load_model
+from tasks.training.registration import fit_with_twin, load_model
 from tasks.upkeep import reproduce
 from tasks.upkeep.reproduce import Comparison, reproduce_forecast
 from tests.calibrated import HORIZONS, MADE, Runs, day
@@ -91,7 +91,7 @@ def test_a_fine_tuned_model_is_retrained_from_its_parent(runs: Runs) -> None:
 def test_a_network_or_twin_that_differs_by_one_bit_is_named(
     shared_runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = reproduce.fit_with_twin
+    honest = fit_with_twin
 
     def changed(*args: Any) -> FittedModel:
         fitted = honest(*args)
