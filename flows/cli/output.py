@@ -36,18 +36,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
 SHORT_PREDICTIONS = (
-    *(
-        "target_day",
-        "horizon",
-        "product_id",
-        "profile",
-        "point",
-        "lower_80",
-        "upper_80",
-        "last_close",
-        "revision",
-    ),
-    *("model_version", "prediction_id"),
+    *("target_day", "horizon", "product_id", "profile", "point", "lower_80", "upper_80"),
+    *("last_close", "revision", "model_version", "prediction_id"),
 )
 SHORT_VERSIONS = (
     *("product_id", "profile", "version", "aliases", "status", "training_kind", "origin_day", "gate"),
