@@ -46,6 +46,7 @@ SHORT_VERSIONS = (
 VERSIONS = (
     *SHORT_VERSIONS,
     *("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
+    *("twin_trained_through", "twin_weights_sha256"),
 )
 
 

@@ -27,6 +27,8 @@ from tasks.features.volatility import (
 WEEK = 7
 # Singular directions of the normal equations, such as the flag of a weekday that is never traded.
 SINGULAR = 1e-10
+# A regression on a short past may explode far ahead. On real prices HAR is between .2 and 3.6 times EWMA.
+MAX_RATIO = 8.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class ExpectedSigmas:
 
 
 def expected_sigmas(candles: pd.DataFrame, horizons: Sequence[int]) -> ExpectedSigmas:
-    """`har_sigma` and `weekday_ewma_sigma` of each horizon."""
+    """`har_sigma`, within `MAX_RATIO` of `weekday_ewma_sigma`, and the latter, of each horizon."""
     har, ewma = har_sigma(candles, horizons), weekday_ewma_sigma(candles, horizons)
+    har = np.clip(har, ewma / MAX_RATIO, ewma * MAX_RATIO)
     return ExpectedSigmas(np.array(horizons), har, ewma)
 
 

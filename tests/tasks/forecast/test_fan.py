@@ -33,7 +33,7 @@ from tests.helpers import BTC, FIRST, NOW
 SOAK = int(os.environ.get("SOAK", "1"))
 STEADY = settings(max_examples=12 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
 PROFILE = CalibratedProfile({"units": 4, "members": 2})  # all the horizons
-DAYS = 420
+DAYS = 360
 GAP_FREE = 20  # the newest of them
 
 
@@ -121,7 +121,7 @@ def test_a_fan_from_any_past_is_coherent(frame: pd.DataFrame, seed: int, offset:
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.02, 0.5, 2.0])
-@pytest.mark.parametrize("days", [420, 800, 1500])
+@pytest.mark.parametrize("days", [360, 800, 1500])
 def test_a_fan_from_real_prices_is_coherent(days: int, offset: float) -> None:
     frame = sample().head(days)
     assert len(frame) == days
