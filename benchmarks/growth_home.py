@@ -31,7 +31,7 @@ from storage.prices.schema import DATA_VERSIONS
 from storage.tables.delta import Table
 from storage.tables.schemas import DAILY_TABLES, PREDICTIONS, SCORES, components
 from storage.upkeep.compaction import compact_table
-from tasks.calibration.calibrator_states import advance_states, first_state
+from tasks.calibration.calibrator_states import advance_states, states_at
 from tasks.core.forecast import Forecast
 from tasks.core.types import Floats
 from tasks.forecast.publish import chain_of, component_rows
@@ -39,7 +39,7 @@ from tasks.prices.ingest import IngestRequest, read_stored
 from tasks.training.selection import select_model
 
 PRODUCT = "BTC-USD"
-CHAIN = chain_of(PROFILE, PRODUCT, 1)
+CHAIN = chain_of(PROFILE, PRODUCT)
 BEFORE = 400  # closes before the first forecast
 FIRST = date(2015, 1, 1)
 WEEKS, SINGLE, EVERY = 4, 6, 30
@@ -86,7 +86,7 @@ def fill_home(home: Home, days: int) -> None:
         insert_new(connection, DATA_VERSIONS, [data_row(BEFORE + n) for n in range(1, days)])
     database.close()
     register_more(home, days)
-    first_state(home, CHAIN, day(BEFORE), NO_OFFSETS, moment(BEFORE))
+    states_at(home, CHAIN, day(BEFORE), {1: NO_OFFSETS}, moment(BEFORE))
     closes = np.concatenate([[np.nan], candles["close"].to_numpy()])
     for first, last, compacted in commits(days):
         add_runs(home, closes, first, last)

@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tasks.core.forecast import Forecast, HorizonForecast, Score
 from tasks.core.quantiles import LEVELS, student_t
 from tasks.profiles.base import Profile
-from tasks.profiles.baselines import BASELINES
+from tasks.profiles.baselines import baselines_of
 from tasks.profiles.calibrated import CalibratedProfile
 
 # Its network trains in a moment: what surrounds the network is measured.
-PROFILE: Profile = CalibratedProfile({"units": 4, "members": 1, "epochs": 1, "pool_products": ()})
+PROFILE: Profile = CalibratedProfile(
+    {"units": 4, "members": 1, "epochs": 1, "pool_products": (), "horizons": (1,)}
+)
 SHAPE = np.exp(student_t(np.zeros(1), np.full(1, 0.03), np.full(1, 4.0))[0])
 
 
@@ -36,7 +38,7 @@ def forecast(
     product_id: str, origin: date, last_close: float, *, data_version: str, model_version: str = "1"
 ) -> Forecast:
     """The forecast from a day, with its component forecasts."""
-    names = (PROFILE.component, *BASELINES)
+    names = (PROFILE.component, *baselines_of(1))
     name, quantiles = digest(product_id, origin), last_close * SHAPE
     horizon = HorizonForecast(
         prediction_id=name[:32],

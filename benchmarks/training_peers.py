@@ -94,9 +94,9 @@ def prepare(folder: Path) -> dict[str, Any]:
     recipe = CalibratedSettings()
     inputs = make_inputs(candles, recipe, columns_of(candles, share=recipe.column_share))
     rows = usable_rows(inputs, lookback=recipe.lookback)
-    rows = rows[np.isfinite(inputs.targets[rows])]
+    rows = rows[np.isfinite(inputs.targets[rows]).all(axis=1)]
     shown = windows_at(inputs, rows, recipe)
-    targets = inputs.targets[rows][:, None].astype(np.float32)
+    targets = inputs.targets[rows].astype(np.float32)
     split_at = len(rows) - recipe.validation_days
     calibrated: Arrays = {"x": shown[:split_at], "y": targets[:split_at]}
     calibrated |= {"held_x": shown[split_at:], "held_y": targets[split_at:]}
@@ -203,7 +203,7 @@ def _calibrated_network(data: Arrays) -> Any:
 
     names = ("lookback", "units", "dropout", "head_sd", "first_dof", "seed")
     fields = {name: getattr(CalibratedSettings(), name) for name in names}
-    return calibrated_network(features=data["x"].shape[2], **fields)
+    return calibrated_network(features=data["x"].shape[2], horizons=data["y"].shape[1], **fields)
 
 
 def _trained_article(network: Any, data: Arrays, epochs: int) -> Losses:

@@ -60,10 +60,14 @@ def import_file(
         return ingest_file(prices, request, source="csv", path=path)
 
 
-def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard:
+def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int = 1) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
     The product's pages are written again when anything was scored. Nothing is fetched.
+
+    Raises:
+        BadInput: the product has no closes.
+        BadSetting: the profile has no such horizon, and no scored forecast either.
     """
     from tasks.evaluation.scoring import read_scoreboard, score_stored
 
@@ -78,7 +82,22 @@ def score_forecasts(home: Home, product_id: str, profile: Profile) -> Scoreboard
         request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
         if score_stored(home, request, profile):
             write_reports(home, product_id)
-    return read_scoreboard(home, product_id, profile.name)
+    board = read_scoreboard(home, product_id, profile.name, horizon=horizon)
+    require_horizon(profile, horizon, *(one.horizon for one in board.horizons))
+    return board
+
+
+def require_horizon(profile: Profile, horizon: int, *stored: int) -> None:
+    """Require a horizon that the profile has, or that it had with other settings.
+
+    Raises:
+        BadSetting: it is none of these.
+    """
+    known = sorted({*profile.horizons, *stored})
+    if horizon not in known:
+        raise BadSetting(
+            f"profile {profile.name} has no horizon {horizon}, only {', '.join(map(str, known))}"
+        )
 
 
 def write_reports(home: Home, product_id: str | None = None, profile: str | None = None) -> Path:

@@ -47,7 +47,6 @@ MAX_PRODUCTS = 500
 MAX_WORKERS = 256
 # A pool of the flow's own: threads of one process share its cores member by member.
 THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
-BASELINE = "last_close_250"
 
 
 def _run_name() -> str:
@@ -101,7 +100,7 @@ def rolling_backtest(
             result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
         cache.remove_drafts()  # after workers that died
     create_markdown_artifact(
-        markdown(result.summary),
+        markdown(result.summaries),
         key=artifact_key("backtest", product_id, chosen.name),
         description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
     )
@@ -205,5 +204,7 @@ def _result_row(name: str, result: BacktestResult) -> dict[str, Any]:
     if not summary.coverage:
         return {**row, "RMSE over last close": summary.point.rmse_ratio_to_naive}
     covered = next(one for one in summary.coverage if one.percent == 80)
-    ratio = summary.against[BASELINE].ratio
-    return {**row, f"CRPS over {BASELINE}": ratio, "covered by 80 %": covered.overall.share}
+    if summary.best_baseline:
+        best = summary.against[summary.best_baseline]
+        row |= {"best baseline": summary.best_baseline, "CRPS over it": best.ratio, "DM p": best.p_value}
+    return {**row, "covered by 80 %": covered.overall.share}

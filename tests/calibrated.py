@@ -33,7 +33,8 @@ from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
 # Settings that train in a moment.
-QUICK: dict[str, Any] = {"units": 4, "members": 1, "epochs": 1, "pool_products": ()}
+HORIZONS = (1, 3, 7)
+QUICK: dict[str, Any] = {"units": 4, "members": 1, "epochs": 1, "horizons": HORIZONS, "pool_products": ()}
 # With these every network of four units passes the gate.
 LENIENT: dict[str, Any] = {"gate_ratio_180": 9.0, "gate_ratio_365": 9.0}
 CODE = "0.0.0+test"
@@ -101,9 +102,9 @@ class Runs:
     def key(self, number: int) -> RunKey:
         return RunKey.of_run(self.profile, self.history(number))
 
-    def prediction_id(self, number: int) -> str:
+    def prediction_id(self, number: int, horizon: int = 1) -> str:
         """The id of the forecast from a day; other settings give another one."""
-        return self.key(number).prediction_id(1)
+        return self.key(number).prediction_id(horizon)
 
     def publish(self, number: int, version: str = "1", created_at: datetime = NOW) -> Forecast:
         history = self.history(number)
@@ -176,15 +177,16 @@ def forecast_by_hand(
     profile: CalibratedProfile | None = None,
     quantiles: list[float] | None = None,
     point: float | None = None,
+    horizon: int = 1,
 ) -> Forecast:
-    """A forecast from a day: by this profile, or by the article."""
+    """A forecast of one horizon from a day: by this profile, or by the article."""
     last = close(number)
     if quantiles is None and profile is not None:
         quantiles = spread(last)
-    horizon = HorizonForecast(
+    only = HorizonForecast(
         prediction_id=prediction_id,
-        horizon=1,
-        target_day=day(number + 1),
+        horizon=horizon,
+        target_day=day(number + horizon),
         point=point if point is not None else quantiles[MEDIAN] if quantiles else last,
         quantiles=None if quantiles is None else tuple(quantiles),
         sigma=None if quantiles is None else 0.03,
@@ -202,7 +204,7 @@ def forecast_by_hand(
         last_close=last,
         created_at=NOW,
         flow_run_id=None,
-        horizons=(horizon,),
+        horizons=(only,),
     )
 
 

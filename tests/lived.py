@@ -15,7 +15,8 @@ DAYS = 4
 
 
 @functools.cache
-def _lived(folder: Path) -> Path:
+def made_lived(folder: Path) -> Path:
+    """The home with forecasts from days 600 to 603, for copying; made once for a folder."""
     root = folder / "lived"
     copy_home(made_home(folder), root)
     runs = Runs(Home(root), quick(**LENIENT))
@@ -26,4 +27,4 @@ def _lived(folder: Path) -> Path:
 
 def lived_runs(factory: pytest.TempPathFactory, home: Path) -> Runs:
     """A copy, in `home`, of a home with forecasts from days 600 to 603, made once a session."""
-    return Runs(copy_home(_lived(factory.getbasetemp()), home), quick(**LENIENT))
+    return Runs(copy_home(made_lived(factory.getbasetemp()), home), quick(**LENIENT))

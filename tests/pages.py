@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -17,12 +18,12 @@ from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.core.forecast import Forecast, HorizonForecast
-from tasks.core.model import Lineage
+from tasks.core.model import Lineage, TwinLineage
 from tasks.core.quantiles import MEDIAN
 from tasks.evaluation.scoring import score_due
 from tasks.forecast.publish import component_rows
 from tasks.prices.ingest import IngestRequest, read_stored
-from tasks.profiles.baselines import BASELINES
+from tasks.profiles.baselines import baselines_of
 from tasks.profiles.named import profile_named
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
@@ -32,7 +33,8 @@ GAP = (date(2020, 1, 20), date(2020, 1, 22))
 # The day that the newest forecast is for.
 DAY = date(2020, 2, 25)
 CODE = "0.0.0+test"
-LOSSES = {
+HORIZONS = (1, 2, 3, 7, 30)
+LOSSES: dict[str, list[dict[str, Any]]] = {
     "calibrated": [
         {"loss": [1.5, 1.4, 1.35], "val_loss": [1.45, None, 1.41], "best_epoch": 3},
         {"loss": [1.6, 1.3], "val_loss": [1.5, 1.42], "best_epoch": 2},
@@ -61,6 +63,9 @@ def lineage(data_version: str, origin: date, product_id: str = BTC, profile: str
         trained_through=origin,
         weights_sha256="cd" * 32,
         gaps=(GAP,),
+        twin=TwinLineage(180, origin - timedelta(days=180), "ef" * 32, 3)
+        if profile == "calibrated"
+        else None,
         metrics={"test_rmse": 1088.25, "naive_rmse": 392.5} if profile == "article" else {},
     )
 
@@ -71,7 +76,7 @@ def put_model(home: Home, made_from: Lineage) -> None:
     with models.draft(made_from.product_id, profile) as draft:
         draft.write_json("settings.json", {"max_model_age_days": 180} if profile == "calibrated" else {})
         draft.write_json("lineage.json", made_from.to_json())
-        draft.write_json("losses.json", {"networks": LOSSES[profile]})
+        draft.write_json("losses.json", _losses(made_from))
         for name in ("prices", "losses", "predicted") if profile == "article" else ("losses",):
             draft.write(f"figures/{name}.png", PIXEL)
         models.register(
@@ -86,6 +91,36 @@ def put_model(home: Home, made_from: Lineage) -> None:
         )
 
 
+def _losses(made_from: Lineage) -> dict[str, Any]:
+    losses = LOSSES[made_from.profile]
+    if made_from.twin is None:
+        return {"networks": losses}
+    return {"networks": [{**one, "val_loss": [None] * len(one["loss"])} for one in losses], "twin": losses}
+
+
+def one_day(
+    prediction_id: str, origin: date, horizon: int, last_close: float, profile: str, point: float | None
+) -> HorizonForecast:
+    """The forecast of one horizon: wider the further ahead, or the article's point."""
+    shared: Any = {
+        "prediction_id": prediction_id if horizon == 1 else f"{prediction_id}+{horizon}",
+        "horizon": horizon,
+        "target_day": origin + timedelta(days=horizon),
+    }
+    if profile != "calibrated":
+        return HorizonForecast(**shared, point=point or last_close * 1.01)
+    root = math.sqrt(horizon)
+    quantiles = tuple(spread(last_close, sd=0.03 * root))
+    sds = {name: 0.02 + 0.005 * number for number, name in enumerate(("lstm", *baselines_of(horizon)))}
+    return HorizonForecast(
+        **shared,
+        point=point or quantiles[MEDIAN],
+        quantiles=quantiles,
+        sigma=0.03 * root,
+        components={name: tuple(spread(last_close, sd=sd * root)) for name, sd in sds.items()},
+    )
+
+
 def put_forecasts(
     home: Home,
     candles: pd.DataFrame,
@@ -97,21 +132,15 @@ def put_forecasts(
     created_at: datetime | None = None,
     **changed: Any,
 ) -> list[Forecast]:
-    """Forecasts from the last `count` days, the last one of them without an outcome, oldest first."""
+    """Forecasts from the last `count` days, the last one of them without an outcome, oldest first.
+
+    `changed` are other `horizons` (days ahead), or fields of all the forecasts.
+    """
+    horizons = changed.get("horizons", HORIZONS if profile == "calibrated" else (1,))
     forecasts = []
     for day, last_close in candles[["day_utc", "close"]].tail(count).itertuples(index=False):
         origin = day.date()
-        quantiles = tuple(spread(last_close)) if profile == "calibrated" else None
-        sds = {name: 0.02 + 0.005 * number for number, name in enumerate(("lstm", *BASELINES))}
-        horizon = HorizonForecast(
-            prediction_id=changed.get("prediction_id", f"{product_id}-{profile}-{origin}"),
-            horizon=1,
-            target_day=origin + timedelta(days=1),
-            point=changed.get("point", quantiles[MEDIAN] if quantiles else last_close * 1.01),
-            quantiles=quantiles,
-            sigma=0.03 if quantiles else None,
-            components={name: tuple(spread(last_close, sd=sd)) for name, sd in sds.items() if quantiles},
-        )
+        prediction_id = changed.get("prediction_id", f"{product_id}-{profile}-{origin}")
         forecast = Forecast(
             product_id=product_id,
             origin_day=origin,
@@ -123,7 +152,10 @@ def put_forecasts(
             last_close=float(last_close),
             created_at=created_at or (day.tz_localize("UTC") + pd.Timedelta(hours=24.25)).to_pydatetime(),
             flow_run_id=None,
-            horizons=(horizon,),
+            horizons=tuple(
+                one_day(prediction_id, origin, horizon, float(last_close), profile, changed.get("point"))
+                for horizon in horizons
+            ),
         )
         forecasts.append(forecast)
     if count > 1:

@@ -259,7 +259,7 @@ def forecast_once(platform: Platform) -> None:
     run = platform.wait(platform.run(), seconds=1800)
     if run.state is None or not run.state.is_completed():
         sys.exit(f"the run {run.name} did not complete: {run.state}\n{platform.tail('worker')}")
-    row = Predictions(home_at(platform.home)).between().to_pylist()[-1]
+    row = Predictions(home_at(platform.home)).between(horizon=1).to_pylist()[-1]
     print_line(f"{run.name}: close of {row['target_day']}")
     for label, text in Forecast.from_rows([row]).summary():
         print_line(f"  {label:<12}{text}")

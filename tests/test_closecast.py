@@ -26,6 +26,7 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from storage.tables.predictions import Predictions
+from tasks.profiles.baselines import baselines_of
 from tests.exchange import Exchange
 from tests.helpers import PROJECT
 from tests.processes import closecast_process
@@ -240,11 +241,17 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert "trained without BTC-USD, which is not in the database" in first.out
     assert shell(*words, "--as-of", "2021-06-29").code == 0
     last = shell(*words)
-    assert "forecasts scored: 1" in last.out
-    (row,) = shell.query("select * from predictions where target_day = '2021-07-01'")
+    assert "forecasts scored: 2" in last.out  # of the day before, and of two days before
+    (row,) = shell.query("select * from predictions where target_day = '2021-07-01' and horizon = 1")
     for percent in (50, 80, 95):
         low, high = row[f"lower_{percent}"], row[f"upper_{percent}"]
         assert f"{low:,.2f} USD to {high:,.2f} USD" in last.out
+    assert "SOL-USD: the next 30 days" in last.out
+    again = json.loads(shell.here(*words, "--json").out)
+    assert [one["horizon"] for one in again["horizons"]] == [1, 2, 3, 4, 5, 6, 7, 14, 30]
+    assert again["prediction_id"] == again["horizons"][0]["prediction_id"] == row["prediction_id"]
+    week = json.loads(shell.here("predictions", "--horizon", "7", "--json").out)
+    assert [one["target_day"] for one in week] == ["2021-07-05", "2021-07-06", "2021-07-07"]
     assert row["point"] == row["quantiles"][11]
     assert len(row["quantile_levels"]) == len(row["quantiles"]) == 23
     assert row["quantiles"] == sorted(row["quantiles"])
@@ -254,7 +261,13 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert board.code == 0, board.err
     assert "forecasts up to 2021-06-30" in board.out
     assert "no alarm is possible yet, 2 of 180 days" in board.out
-    assert shell.query("select count(*) as n from scores") == [{"n": 2}]
+    assert shell.query("select count(*) as n from scores") == [{"n": 3}]
+    assert "By horizon" in board.out
+    ahead = shell.here("score", "--product", "SOL-USD", "--horizon", "2")
+    assert "2 days ahead: forecasts up to 2021-06-30" in ahead.out
+    lacks = "profile calibrated has no horizon 9, only 1, 2, 3, 4, 5, 6, 7, 14, 30"
+    assert lacks in shell.refuses("score", "--product", "SOL-USD", "--horizon", "9", here=True)
+    assert lacks in shell.refuses("backtest", "--product", "SOL-USD", "--horizon", "9", here=True)
     unscored = shell.here("score", "--product", "SOL-USD", "--profile", "article")
     assert "no forecast of profile article" in unscored.out
     product = ("--product", "SOL-USD")
@@ -292,10 +305,14 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     tested = shell("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json")
     assert tested.code == 0, tested.err
     summary = json.loads(tested.out)
+    assert [(one["horizon"], one["days"]) for one in summary["horizons"]] == [
+        *((horizon, 11 - horizon) for horizon in range(1, 8))
+    ]
     assert summary["days"] == 10
-    assert set(summary["against"]) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
-    counts = "select component, count(*) as n from backtests group by component"
-    assert [row["n"] for row in shell.query(counts)] == [10] * 6
+    assert set(summary["against"]) == {"lstm", *baselines_of(1)}
+    assert set(summary["horizons"][1]["against"]) == {"lstm", *baselines_of(2)}
+    counts = "select component, count(*) as n from backtests where horizon = 1 group by component"
+    assert [row["n"] for row in shell.query(counts)] == [10] * (2 + len(baselines_of(1)))
 
     with path.open("a") as more:
         more.write(f"2021-07-01,{frame['close'].iloc[-1] * 1.01}\n")
@@ -406,7 +423,7 @@ def test_bad_options_are_refused_in_one_line(shell: Shell, words: tuple[str, ...
         (("run", "--as-of", "2999-01-01"), "is not over"),
         (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
         (("run", "--as-of", "2019-03-25"), "2019-03-19"),
-        (("run", "--as-of", "2019-04-02"), "21 consecutive days"),
+        (("run", "--as-of", "2019-04-02"), "15 consecutive days"),
         (("run", "--as-of", "2014-12-20"), "needs 400 days"),
         (("run", "--product", "ETH-USD", "--source", "sample"), "the sample holds BTC-USD"),
         (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),

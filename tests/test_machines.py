@@ -26,7 +26,7 @@ from storage.upkeep.compaction import compact_table
 from tasks.upkeep.pruning import prune_home
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import MADE
+from tests.calibrated import HORIZONS, MADE
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
 from tests.helpers import BTC, NOW
 from tests.lived import DAYS, lived_runs
@@ -72,7 +72,9 @@ def test_a_home_moves_to_the_servers_and_back(
     files = [path for path in shared.root.rglob("*") if path.is_file()]
     assert replace(runs, home=shared).live(MADE + DAYS) == forecast
     assert [path for path in shared.root.rglob("*") if path.is_file()] == files
-    assert query(shared, "select count(*) as n from predictions").to_pylist() == [{"n": DAYS + 1}]
+    assert query(shared, "select count(*) as n from predictions").to_pylist() == [
+        {"n": len(HORIZONS) * (DAYS + 1)}
+    ]
     for name in DAILY_TABLES:
         assert compact_table(shared, name)
     assert prune_home(shared, moment=NOW, dry_run=True) == prune_home(two, moment=NOW)
@@ -141,20 +143,21 @@ def test_a_second_machine_repeats_nothing_that_the_first_did(shared: Home, tmp_p
     two = replace(shared, root=tmp_path / "two")
     output = closecast(shared, "run", "--source", "sample", *SMALL)
     assert f"Stored in {shared.storage_url}/predictions" in output
-    (row,) = rows(shared)
+    stored = rows(shared)
+    assert [row["horizon"] for row in stored] == [1, 2, 3, 4, 5, 6, 7, 14, 30]
     assert Models(shared).champion(BTC, "calibrated")
     before = commits_and_models(shared)
     began = time.monotonic()
     output = closecast(two, "run", "--source", "sample", *SMALL)
     assert "nothing new, the forecast for 2019-10-18 stands" in output
     assert "epoch" not in output
-    assert row["prediction_id"] in output
-    assert rows(two) == [row]
+    assert stored[0]["prediction_id"] in output
+    assert rows(two) == stored
     assert (
         commits_and_models(two) == before
     )  # it has read, and written no more than its own page of the report
     assert time.monotonic() - began < 120
-    assert row["prediction_id"] in closecast(two, "predictions", "--format", "json")
+    assert stored[0]["prediction_id"] in closecast(two, "predictions", "--format", "json")
     assert "champion" in closecast(two, "versions")
     closecast(two, "verify")
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,6 +1,6 @@
 """The forecasts of the embedded sample, held against recorded figures: `make recorded`.
 
-They were recorded when trained networks began to forecast in NumPy. On the same processor and library
+They were recorded when the forecast became a fan. On the same processor and library
 versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that
 says so: `python -m tests.test_recorded_forecasts FILE`.
 """
@@ -29,7 +29,9 @@ from tasks.core.tensorflow_runtime import library_versions
 from tasks.prices.sources import Market
 
 FILE = Path(__file__).parent / "recorded" / "forecasts.parquet"
-KEY = ("run", "profile", "origin_day", "component")
+KEY = ("run", "profile", "origin_day", "horizon", "component")
+# The components of these horizons are recorded, the published forecasts of all of them.
+WITH_COMPONENTS = (1, 30)
 DAYS = [date(2019, 10, day) for day in (14, 15, 16, 17)]
 RUNS = ("make run", "days of the README", "days in order", "article", "backtest")
 pytestmark = pytest.mark.recorded
@@ -43,7 +45,7 @@ def forecasts_of(home: Home, run: str, days: Sequence[date]) -> Iterator[dict[st
     """A row for each forecast from these days and for each of its components."""
     for row in Predictions(home).read().to_pylist():
         if row["origin_day"] in days:
-            shared = {"run": run, "profile": row["profile"], "origin_day": row["origin_day"]}
+            shared = {"run": run, **{name: row[name] for name in ("profile", "origin_day", "horizon")}}
             yield {
                 **shared,
                 "component": row["profile"],
@@ -51,7 +53,7 @@ def forecasts_of(home: Home, run: str, days: Sequence[date]) -> Iterator[dict[st
                 "quantiles": row["quantiles"],
             }
             for part in components(home).read().to_pylist():
-                if part["prediction_id"] == row["prediction_id"]:
+                if part["prediction_id"] == row["prediction_id"] and row["horizon"] in WITH_COMPONENTS:
                     figures = {"point": None, "quantiles": part["quantiles"]}
                     yield {**shared, "component": part["component"], **figures}
 
@@ -67,8 +69,9 @@ def forecast_again(folder: Path) -> Iterator[dict[str, Any]]:
     yield from forecasts_of(readme, "make run", DAYS[3:])
     rolling_backtest(start=date(2019, 7, 1), home=str(readme.root))
     for row in backtests(readme).read().to_pylist():
-        names = ("profile", "origin_day", "component", "point", "quantiles")
-        yield {"run": "backtest", **{name: row[name] for name in names}}
+        if row["component"] == row["profile"] or row["horizon"] in WITH_COMPONENTS:
+            names = ("profile", "origin_day", "horizon", "component", "point", "quantiles")
+            yield {"run": "backtest", **{name: row[name] for name in names}}
     for day in DAYS[:3]:
         daily_forecast(sample, origin=day, home=str(readme.root))
     yield from forecasts_of(readme, "days of the README", DAYS[:3])
@@ -114,8 +117,8 @@ def record(file: Path) -> None:
         if (key := tuple(row[name] for name in KEY)) in before and len(before[key]) == len(figures(row))
     ]
     metadata = {"libraries": json.dumps(library_versions())}
-    schema = pq.read_schema(FILE).remove_metadata().with_metadata(metadata)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
+    pq.write_table(table, file, compression="zstd")
     sys.stdout.write(f"{len(rows)} rows; largest relative difference {max(differences, default=0.0):.3g}\n")
 
 

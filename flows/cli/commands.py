@@ -20,6 +20,7 @@ from flows.cli.options import (
     DuplicateOption,
     FormatOption,
     HomeOption,
+    HorizonOption,
     JsonOption,
     ProductOption,
     ProductsOption,
@@ -153,19 +154,22 @@ def import_(
     output.print_import(prices, as_json=as_json)
 
 
-@app.command(epilog=examples("predictions", "predictions --from 2019-10-01 --format csv"))
+@app.command(
+    epilog=examples("predictions", "predictions --from 2019-10-01 --format csv", "predictions --horizon 7")
+)
 def predictions(
     product: AnyProductOption = None,
     first: Annotated[date | None, typer.Option("--from", help="First target day.", **DAY)] = None,
     last: Annotated[date | None, typer.Option("--to", help="Last target day.", **DAY)] = None,
+    horizon: HorizonOption = None,
     output_format: FormatOption = "table",
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Print the stored forecasts."""
+    """Print the stored forecasts, of every horizon or of one."""
     from storage.tables.predictions import Predictions
 
-    rows = Predictions(existing_home(home)).between(product, first=first, last=last)
+    rows = Predictions(existing_home(home)).between(product, first=first, last=last, horizon=horizon)
     output.print_predictions(rows, "json" if as_json else output_format)
 
 
@@ -190,19 +194,23 @@ def sql(
     terminal.print_rows(select(existing_home(home), query), "json" if as_json else output_format)
 
 
-@app.command(epilog=examples("score", "score --product ETH-USD --json"))
+@app.command(epilog=examples("score", "score --product ETH-USD --json", "score --horizon 7"))
 def score(
     product: ProductOption = "BTC-USD",
     profile: ProfileOption = "calibrated",
+    horizon: HorizonOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Compare the forecasts with the actual closes, and print the scoreboard."""
+    """Compare the forecasts with the actual closes, and print the scoreboard.
+
+    The spans are of the next day, or of the days ahead of --horizon; a second table has a row a horizon.
+    """
     from flows.actions import score_forecasts
     from tasks.profiles.named import profile_named
 
     chosen = profile_named(profile)
-    board = score_forecasts(existing_home(home), product, chosen)
+    board = score_forecasts(existing_home(home), product, chosen, horizon or 1)
     output.print_scoreboard(board, product, chosen.name, as_json=as_json)
 
 
@@ -211,6 +219,7 @@ def score(
         "backtest --start 2019-07-01",
         "backtest --set members=5 --workers 2 --json",
         "backtest --profile article --set refit_every_days=30",
+        "backtest --horizon 7",
         "backtest --dask tcp://127.0.0.1:8786",
     )
 )
@@ -231,6 +240,7 @@ def backtest(
         str | None,
         typer.Option(help="Dask scheduler to use, tcp://HOST:8786; CLOSECAST_DASK_ADDRESS by default."),
     ] = None,
+    horizon: HorizonOption = None,
     output_format: Annotated[
         Literal["table", "json"], typer.Option("--format", help="Output format.")
     ] = "table",
@@ -239,10 +249,12 @@ def backtest(
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes.
 
+    The next day, or the day that --horizon is ahead, is shown in full, and a row for each horizon.
     A profile without intervals, such as article, is compared by RMSE and MAE.
     article trains at every origin; --set refit_every_days=30 makes it one training a month.
     """
     from flows import clock
+    from flows.actions import require_horizon
     from flows.cli import prefect_server
     from flows.settings import require_one_kind_of_workers
     from flows.workers import started_workers
@@ -252,6 +264,7 @@ def backtest(
 
     changed = parse_settings(settings)
     chosen = profile_named(profile, changed)
+    require_horizon(chosen, horizon or 1)
     as_json = as_json or output_format == "json"
     require_one_kind_of_workers(dask, workers)
     data_home = prepared_home(existing_home(home).root)
@@ -267,7 +280,7 @@ def backtest(
             result = rolling_backtest(
                 product, profile, changed, start, end, str(data_home.root), dask, workers
             )
-    output.print_backtest(data_home, product, result, as_json=as_json)
+    output.print_backtest(data_home, product, result, horizon=horizon or 1, as_json=as_json)
 
 
 @app.command(epilog=examples("rollback --product BTC-USD", "rollback --product BTC-USD --to 1"))

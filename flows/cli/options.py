@@ -71,6 +71,7 @@ ProductsOption = Annotated[
     list[str] | None,
     typer.Option("--product", help="Exchange product, BTC-USD by default; repeatable.", **PRODUCT),
 ]
+HorizonOption = Annotated[int | None, typer.Option("--horizon", min=1, help="Days ahead of the origin.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, and nothing else there.")]
 ProfileOption = Annotated[

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from tasks.upkeep.reproduce import Reproduction
     from tasks.upkeep.verify import Verification
 
-EXAMPLE = '"select target_day, point, last_close from predictions"'
+EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
 SHORT_PREDICTIONS = (
-    *("target_day", "product_id", "profile", "point", "lower_80", "upper_80", "last_close", "revision"),
-    *("model_version", "prediction_id"),
+    *("target_day", "horizon", "product_id", "profile", "point", "lower_80", "upper_80"),
+    *("last_close", "revision", "model_version", "prediction_id"),
 )
 SHORT_VERSIONS = (
     *("product_id", "profile", "version", "aliases", "status", "training_kind", "origin_day", "gate"),
@@ -46,6 +46,7 @@ SHORT_VERSIONS = (
 VERSIONS = (
     *SHORT_VERSIONS,
     *("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
+    *("twin_trained_through", "twin_weights_sha256"),
 )
 
 
@@ -64,23 +65,28 @@ def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
 
 
 def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool, as_json: bool) -> None:
-    """The stored forecasts of a run, and an example of a query.
+    """The stored forecasts of a run, the next day in full, and an example of a query.
 
-    As JSON a list where several products were asked for, however many of them have a forecast.
+    As JSON the row of the next day, with the rows of all days as `horizons`; a list where several products
+    were asked for, however many of them have a forecast.
     """
     from flows.settings import home_at
-    from storage.tables.predictions import Predictions
-    from tasks.core.forecast import Forecast
+    from tasks.forecast.publish import stored_run
 
-    rows = [row for prediction_id in prediction_ids if (row := Predictions(home).find(prediction_id))]
+    forecasts = [run for prediction_id in prediction_ids if (run := stored_run(home, prediction_id))]
     if as_json:
-        print_json(rows if several else rows[0])
+        runs = [forecast.rows() for forecast in forecasts]
+        printed = [{**rows[0], "horizons": rows} for rows in runs]
+        print_json(printed if several else printed[0])
         return
-    for row in rows:
-        forecast = Forecast.from_rows([row])
+    for forecast in forecasts:
         title = f"{forecast.product_id}: close of {forecast.first.target_day}"
         print_facts(title, forecast.summary())
-    if rows:
+        if len(forecast.horizons) > 1:
+            print_table(
+                f"{forecast.product_id}: the next {forecast.horizons[-1].horizon} days", *forecast.fan()
+            )
+    if forecasts:
         typer.echo(f"Stored in {relative_path(home.predictions)} (Delta). Query it, for example:")
         option = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
         typer.echo(f"  {command_name()} sql {EXAMPLE}{option}")
@@ -92,8 +98,8 @@ def print_predictions(rows: pa.Table, output: Format) -> None:
 
 
 def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: bool) -> None:
-    """A product's scores, and the alarms."""
-    from tasks.evaluation.scoreboard import table
+    """A product's scores, and the alarms; below them a row a horizon where there is more than one."""
+    from tasks.evaluation.scoreboard import horizon_table, table
 
     if as_json:
         print_json({"product_id": product, "profile": profile, **asdict(board)})
@@ -101,23 +107,33 @@ def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: 
     if board.last is None:
         typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
         return
-    print_table(f"{product}, {profile}: forecasts up to {board.last}", *table(board))
+    ahead = "the next day" if board.horizon == 1 else f"{board.horizon} days ahead"
+    print_table(f"{product}, {profile}, {ahead}: forecasts up to {board.last}", *table(board))
     for alarm in board.alarms:
         print_line(f"ALARM: {alarm}", "bold red")
     if not board.alarms:
         print_line(board.no_alarm or "no coverage alarm")
+    if len(board.horizons) > 1:
+        typer.echo()
+        print_table("By horizon", *horizon_table(board))
 
 
-def print_backtest(home: Home, product: str, result: BacktestResult, *, as_json: bool) -> None:
-    """The summary of a backtest, and where its origins are stored."""
+def print_backtest(home: Home, product: str, result: BacktestResult, *, horizon: int, as_json: bool) -> None:
+    """The summary of one horizon of a backtest, a row for each of all, and where its origins are stored.
+
+    Raises:
+        BadDay: no outcome so far ahead was known.
+    """
     from tasks.backtest.summary import tables
 
-    summary = result.summary
+    summary = result.of(horizon)
     if as_json:
-        print_json({"backtest_id": result.backtest_id, **asdict(summary), "gates": result.gates})
+        horizons = [asdict(one) for one in result.summaries]
+        facts = {"backtest_id": result.backtest_id, **asdict(summary), "gates": result.gates}
+        print_json(facts | {"horizons": horizons})
         return
-    typer.echo(f"{product}: {summary.days} days, {summary.first_target_day} to {summary.last_target_day}")
-    for title, (header, rows) in tables(summary).items():
+    typer.echo(f"{product}: {summary.span}")
+    for title, (header, rows) in tables(summary, result.summaries).items():
         print_table(title, header, rows)
     refused = sum("refused" in gate for gate in result.gates)
     typer.echo(f"Challengers after the first model: {len(result.gates)}, refused by the gate: {refused}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "csv", "json"]
 log = logging.getLogger("closecast")
+UNBOUNDED = 10_000  # columns
 
 
 def open_streams() -> None:
@@ -50,7 +51,7 @@ def console(*, stderr: bool = False) -> Console:
     or with FORCE_COLOR, none with NO_COLOR.
     """
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 10_000)
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else UNBOUNDED)
 
 
 def print_line(line: str, style: str = "", *, stderr: bool = False) -> None:
@@ -64,13 +65,16 @@ def print_error(line: str) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a titled table of texts."""
+    """Print a titled table of texts; cells are broken between words, and no word is cut off."""
     table = Table(*map(escape, header), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(escape, row))
     if title:
         print_line(title, "italic")  # a title of the table's own would be broken at the table's width
-    console().print(table)
+    screen = console()
+    if screen.measure(table, options=screen.options.update_width(UNBOUNDED)).minimum > screen.width:
+        screen.width = UNBOUNDED  # the terminal breaks the lines
+    screen.print(table)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:

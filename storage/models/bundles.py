@@ -8,6 +8,7 @@ models, a bundle is copied to `Home.shared` before the registry names it, and fe
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -41,6 +42,11 @@ class Draft:
 
     def __init__(self, folder: Path) -> None:
         self.folder = LocalPath(folder)
+
+    def part(self, name: str) -> Draft:
+        """A folder of the bundle, to be filled as a bundle is."""
+        (self.folder / name).mkdir()
+        return Draft(self.folder / name)
 
     def write_json(self, name: str, content: object) -> None:
         """Store plain figures, sorted by name; NaN is refused, floats keep every bit."""
@@ -88,14 +94,22 @@ class Bundle:
 
     def __init__(self, folder: Location, manifest_sha256: str) -> None:
         self.folder = folder
+        self._prefix = ""
         self.manifest: dict[str, str] = json.loads(self._read(MANIFEST, manifest_sha256))
         for name in self.manifest:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or "\0" in name:
                 raise Damaged(f"the manifest of {folder} names {name!r:.80}: restore it from a backup")
 
+    def part(self, name: str) -> Bundle:
+        """A folder of the bundle, to be read as a bundle is."""
+        part = copy.copy(self)
+        part._prefix = f"{self._prefix}{name}/"
+        return part
+
     def read(self, name: str) -> bytes:
         """A file's bytes; `Damaged` where they are not the recorded ones."""
+        name = self._prefix + name
         if name not in self.manifest:
             raise Damaged(f"the manifest of {self.folder} lacks {name!r:.80}: restore it from a backup")
         return self._read(name, self.manifest[name])
@@ -133,19 +147,19 @@ class Bundle:
     def load_weights(self, network: Network, name: str = WEIGHTS) -> None:
         """Load the stored weights into a network of the same layers; the bundle is in a folder."""
         self.read(name)
-        network.load_weights(str(self.folder / name))
+        network.load_weights(str(self.folder / (self._prefix + name)))
 
     def verify(self) -> None:
         """Check every file of the manifest."""
         for name in self.manifest:
-            self.read(name)
+            self._read(name, self.manifest[name])
 
     def check(self) -> tuple[int, list[str]]:
         """How many files the bundle has, and a line for each that is not as it was stored."""
         findings = []
         for name in self.manifest:
             try:
-                self.read(name)
+                self._read(name, self.manifest[name])
             except Damaged as error:
                 findings.append(str(error))
         own = {self.folder / name for name in (*self.manifest, MANIFEST)}

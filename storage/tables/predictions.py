@@ -32,6 +32,14 @@ class Predictions(Table):
         rows = self.read(all_of(ds.field("prediction_id") == prediction_id, *days), product_id=product_id)
         return rows.to_pylist()[0] if rows.num_rows else None
 
+    def find_all(
+        self, prediction_ids: Sequence[str], product_id: str, days: Collection[date]
+    ) -> list[dict[str, Any]]:
+        """The rows of those ids, for these target days, in the order of the ids, as far as they are there."""
+        wanted = among("prediction_id", prediction_ids) & among("target_day", days)
+        rows = self.read(wanted, product_id=product_id).to_pylist()
+        return sorted(rows, key=lambda row: prediction_ids.index(row["prediction_id"]))
+
     def publish(self, rows: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
         """Add a run's forecasts in one commit, but those whose `prediction_id` is there; the stored rows.
 
@@ -40,10 +48,9 @@ class Predictions(Table):
         Raises as `Table.add`.
         """
         self.add([{**row, "revision": 0} for row in rows], _with_revisions)
-        ids = [row["prediction_id"] for row in rows]
-        days = among("target_day", {row["target_day"] for row in rows})
-        stored = self.read(among("prediction_id", ids) & days, product_id=str(rows[0]["product_id"]))
-        return sorted(stored.to_pylist(), key=lambda row: ids.index(row["prediction_id"]))
+        ids = [str(row["prediction_id"]) for row in rows]
+        days: Any = {row["target_day"] for row in rows}
+        return self.find_all(ids, str(rows[0]["product_id"]), days)
 
     def between(
         self,
@@ -52,13 +59,16 @@ class Predictions(Table):
         last: date | None = None,
         profile: str | None = None,
         columns: Sequence[str] | None = None,
+        *,
+        horizon: int | None = None,
     ) -> pa.Table:
-        """Forecasts whose target day lies in the inclusive span, by target day, then revision.
+        """Forecasts whose target day lies in the inclusive span, by target day, horizon, then revision.
 
-        Only the named columns are read, all by default; None is every product, day or profile.
+        Only the named columns are read, all by default; None is every product, day, profile or horizon.
         """
-        profiles = [ds.field("profile") == profile] if profile else []
-        condition = all_of(*profiles, *between("target_day", first, last))
+        named = {"profile": profile, "horizon": horizon}
+        wanted = [ds.field(name) == value for name, value in named.items() if value is not None]
+        condition = all_of(*wanted, *between("target_day", first, last))
         return self.of_products(product_id).snapshot().read(condition, columns, _ORDER)
 
     def of_days(
@@ -70,9 +80,9 @@ class Predictions(Table):
     def newest(
         self, product_id: str, profile: str, count: int, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """The last `count` rows, one or more, of `between`; of the others only the day is read."""
+        """The last `count` forecasts of the next day, one or more; of the others only the day is read."""
         state = self.of_products(product_id).snapshot()
-        condition = ds.field("profile") == profile
+        condition = (ds.field("profile") == profile) & (ds.field("horizon") == 1)
         days = state.read(condition, ["target_day"])["target_day"]
         if len(days) > count:
             condition &= ds.field("target_day") >= days.sort("descending")[count - 1]

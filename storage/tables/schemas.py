@@ -9,7 +9,7 @@ from storage.core.intervals import COVERED, LOWER_UPPER
 from storage.tables.delta import Table, TableSchema
 
 TEXT, FLOAT, WHOLE, BOOLEAN, DAY = pa.string(), pa.float64(), pa.int32(), pa.bool_(), pa.date32()
-FLOATS, MOMENT = pa.list_(pa.float64()), pa.timestamp("us", tz="UTC")
+FLOATS, TEXTS, MOMENT = pa.list_(pa.float64()), pa.list_(pa.string()), pa.timestamp("us", tz="UTC")
 
 
 def column(name: str, kind: pa.DataType, comment: str, *, null: bool = False) -> pa.Field:
@@ -80,6 +80,8 @@ SCORES = TableSchema(
             column("pit", FLOAT, "probability integral transform of the close, 0 to 1", null=True),
             DATA_VERSION,
             column("scored_at", MOMENT, "when the score was computed"),
+            column("component_names", TEXTS, "components that are scored, too; null for a point", null=True),
+            column("component_crps", FLOATS, "CRPS of each component's log return", null=True),
         ]
     ),
     key=("product_id", "prediction_id", "data_version"),
@@ -143,7 +145,7 @@ BACKTESTS = TableSchema(
             column("created_at", MOMENT, "when the row was computed"),
         ]
     ),
-    key=("product_id", "backtest_id", "component", "origin_day"),
+    key=("product_id", "backtest_id", "component", "horizon", "origin_day"),
     partition_by=("product_id", "backtest_id"),
     order_by=(),
 )

@@ -76,7 +76,9 @@ def plan_backtest(
                 f"a backtest needs a start, and an end whose outcome is known, not {start} to {end}:"
                 f" the last origin with an outcome is {last - timedelta(days=1)}"
             )
-        data_version = prices.data_version(product_id, end + timedelta(days=1), created_at=moment)
+        # For the outcomes, as far as they are known.
+        through = min(last, end + timedelta(days=max(profile.horizons)))
+        data_version = prices.data_version(product_id, through, created_at=moment)
         candles = prices.closes_at(data_version)
         pooled = {}
         for product in profile.pool_products:

@@ -8,17 +8,28 @@ from datetime import date
 
 import numpy as np
 
-from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
+from tasks.core.formatting import (
+    UNKNOWN,
+    format_figure,
+    format_p_value,
+    format_price,
+    format_share,
+    markdown_table,
+)
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
 from tasks.core.tensorflow_runtime import one_blas_thread
 from tasks.core.types import Floats
+from tasks.evaluation.components import best_baseline
 from tasks.evaluation.scoreboard import Proportion, proportion
 from tasks.evaluation.significance import Comparison, compare, ratio
 
 BINS = 20
 SEED = 2020  # of the bootstrap
 TERCILES = ("low", "middle", "high")
+# Shown for each horizon, whichever baseline is best: the simplest one that knows how volatile the days are.
+SHORT_MEMORY = "ewma_weekday_t"
+NOT_COMPARED = Comparison(None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,10 @@ class Uniformity:
 
 @dataclass(frozen=True)
 class Point:
-    """Errors of the point in the quote currency, over the last close's, and over the mean daily change."""
+    """Errors of the point in the quote currency, over the last close's, and over the mean past change.
+
+    That is the change over the horizon.
+    """
 
     rmse: float
     rmse_ratio_to_naive: float | None
@@ -71,7 +85,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Direction:
-    """Days on which point and close both moved, hits of the sign, and the p value against always up."""
+    """Days on which point and close both moved, hits of the sign, and the p value against always up.
+
+    The p value is of independent days: None beyond the next day, where outcomes overlap.
+    """
 
     days: int
     hits: int
@@ -84,27 +101,38 @@ class Direction:
 class Summary:
     """The figures of one evaluation; None stands where one is undefined.
 
-    A profile that gives a point only has no CRPS, coverage and PIT.
+    `best_baseline` is the component in `against` that was best on these days. A profile that gives a point
+    only has no CRPS, coverage and PIT.
     """
 
     model: str
     currency: str
+    horizon: int
     days: int
     first_target_day: date
     last_target_day: date
     crps: dict[str, float]
     against: dict[str, Comparison]
+    best_baseline: str | None
     coverage: tuple[Coverage, ...]
     pit: Uniformity | None
     point: Point
     direction: Direction
 
+    @property
+    def span(self) -> str:
+        """Its days as people read them."""
+        ahead = "" if self.horizon == 1 else f", {self.horizon} days ahead"
+        return f"{self.days:,} days, {self.first_target_day} to {self.last_target_day}{ahead}"
 
-def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str) -> Summary:
+
+def summarise(
+    evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str, horizon: int = 1
+) -> Summary:
     """The summary of `model` against every other component of the evaluation.
 
     `past_closes` are those of consecutive days before the first origin, NaN where one is missing, (days,):
-    their mean absolute one-day change is the scale of MASE.
+    their mean absolute change over the horizon is the scale of MASE.
     """
     one_blas_thread()
     returns = np.log(evaluation.close / evaluation.last_close)
@@ -113,21 +141,25 @@ def summarise(evaluation: Evaluation, past_closes: Floats, *, model: str, curren
     return Summary(
         model=model,
         currency=currency,
+        horizon=horizon,
         days=len(returns),
         first_target_day=evaluation.target_days[0],
         last_target_day=evaluation.target_days[-1],
         crps={name: float(score.mean()) for name, score in scores.items()},
         against={
-            name: compare(scores[model], score, seed=SEED) for name, score in scores.items() if name != model
+            name: compare(scores[model], score, horizon=horizon, seed=SEED)
+            for name, score in scores.items()
+            if name != model
         },
-        coverage=() if quantiles is None else _coverage(returns, quantiles, evaluation.sigma),
+        best_baseline=best_baseline(scores, horizon=horizon),
+        coverage=() if quantiles is None else _coverage(returns, quantiles, evaluation.sigma, horizon),
         pit=None if quantiles is None else _uniformity(returns, quantiles),
-        point=_point(evaluation, past_closes),
-        direction=_direction(np.log(evaluation.point / evaluation.last_close), returns),
+        point=_point(evaluation, past_closes, horizon),
+        direction=_direction(np.log(evaluation.point / evaluation.last_close), returns, horizon),
     )
 
 
-def _coverage(returns: Floats, quantiles: Floats, sigma: Floats) -> tuple[Coverage, ...]:
+def _coverage(returns: Floats, quantiles: Floats, sigma: Floats, horizon: int) -> tuple[Coverage, ...]:
     lower, upper = np.quantile(sigma, (1 / 3, 2 / 3))
     tercile = (sigma > lower).astype(int) + (sigma > upper)
     coverage = []
@@ -136,7 +168,7 @@ def _coverage(returns: Floats, quantiles: Floats, sigma: Floats) -> tuple[Covera
         parts = [hits[tercile == n] for n in range(len(TERCILES))]
         # A sigma that hardly moved has no terciles.
         shares = [float(part.mean()) if lower < upper and part.size else None for part in parts]
-        coverage.append(Coverage(percent, proportion(int(hits.sum()), len(hits)), *shares))
+        coverage.append(Coverage(percent, proportion(int(hits.sum()), len(hits), horizon), *shares))
     return tuple(coverage)
 
 
@@ -150,10 +182,10 @@ def _uniformity(returns: Floats, quantiles: Floats) -> Uniformity:
     )
 
 
-def _point(evaluation: Evaluation, past_closes: Floats) -> Point:
+def _point(evaluation: Evaluation, past_closes: Floats, horizon: int) -> Point:
     close, point, naive = evaluation.close, evaluation.point, evaluation.last_close
     rmse, mae = root_mean_squared_error(point, close), mean_absolute_error(point, close)
-    changes = np.abs(np.diff(past_closes))
+    changes = np.abs(past_closes[horizon:] - past_closes[:-horizon])
     return Point(
         rmse=rmse,
         rmse_ratio_to_naive=ratio(rmse, root_mean_squared_error(naive, close)),
@@ -164,7 +196,7 @@ def _point(evaluation: Evaluation, past_closes: Floats) -> Point:
     )
 
 
-def _direction(predicted: Floats, returns: Floats) -> Direction:
+def _direction(predicted: Floats, returns: Floats, horizon: int) -> Direction:
     from scipy.stats import binomtest
 
     moved = (predicted != 0) & (returns != 0)
@@ -172,41 +204,59 @@ def _direction(predicted: Floats, returns: Floats) -> Direction:
     hits = int((np.sign(predicted) == np.sign(returns))[moved].sum())
     if not days:
         return Direction(0, 0, None, None, None)
-    p_value = float(binomtest(hits, days, ups / days).pvalue)
+    p_value = float(binomtest(hits, days, ups / days).pvalue) if horizon == 1 else None
     return Direction(days, hits, hits / days, ups / days, p_value)
 
 
-def tables(summary: Summary) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """The summary as text: for each title a header and its rows."""
+def tables(
+    summary: Summary, summaries: Sequence[Summary] = ()
+) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """The summary as text: for each title a header and its rows; at the end those of all horizons."""
     if summary.pit is None:
         return {"The point forecast": _point_table(summary)}
+    best = f"; the best baseline is {summary.best_baseline}" if summary.best_baseline else ""
+    by_horizon = {"By horizon": _horizon_table(summaries)} if len(summaries) > 1 else {}
     return {
-        f"CRPS of {summary.model}": _crps_table(summary),
+        f"CRPS of {summary.model}{best}": _crps_table(summary),
         "Coverage of the central intervals": _coverage_table(summary),
         "The median as a point forecast": _point_table(summary),
         "PIT, 20 bins": _pit_table(summary, summary.pit),
+        **by_horizon,
     }
 
 
-def markdown(summary: Summary) -> str:
-    """The summary as Markdown: its span, then one table after another."""
-    span = f"{summary.days:,} days, {summary.first_target_day} to {summary.last_target_day}"
-    parts = [f"## {title}\n\n{markdown_table(*table)}" for title, table in tables(summary).items()]
-    return "\n\n".join([f"# {summary.model}: {span}", *parts]) + "\n"
+def markdown(summaries: Sequence[Summary]) -> str:
+    """The first summary as Markdown: its span, then one table after another."""
+    first = summaries[0]
+    parts = [f"## {title}\n\n{markdown_table(*table)}" for title, table in tables(first, summaries).items()]
+    return "\n\n".join([f"# {first.model}: {first.span}", *parts]) + "\n"
 
 
-def _format_p_value(p_value: float | None) -> str:
-    return "< 1e-15" if p_value is not None and p_value < 1e-15 else format_figure(p_value, ".2g")
+def _horizon_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    header = ["days ahead", "days", "CRPS", "best baseline", "CRPS / it", "95 % interval", "DM p"]
+    header += [f"CRPS / {SHORT_MEMORY}", *(f"{percent} % covered" for percent in INTERVAL_INDEXES)]
+    rows = []
+    for summary in summaries:
+        best, short = summary.best_baseline, summary.against.get(SHORT_MEMORY, NOT_COMPARED)
+        against = summary.against[best] if best else NOT_COMPARED
+        figures = [str(summary.horizon), f"{summary.days:,}", f"{summary.crps[summary.model]:.6f}"]
+        figures += [best or UNKNOWN, *_comparison_cells(against)]
+        covered = [format_share(coverage.overall.share) for coverage in summary.coverage]
+        rows.append([*figures, format_figure(short.ratio, ".4f"), *covered])
+    return header, rows
 
 
 def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     header = ["component", "CRPS", f"{summary.model} / component", "95 % interval", "DM p"]
     rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
     for name, against in summary.against.items():
-        interval = UNKNOWN if against.lower is None else f"{against.lower:.4f} to {against.upper:.4f}"
-        figures = [f"{summary.crps[name]:.6f}", format_figure(against.ratio, ".4f"), interval]
-        rows.append([name, *figures, _format_p_value(against.p_value)])
+        rows.append([name, f"{summary.crps[name]:.6f}", *_comparison_cells(against)])
     return header, rows
+
+
+def _comparison_cells(against: Comparison) -> list[str]:
+    interval = UNKNOWN if against.lower is None else f"{against.lower:.4f} to {against.upper:.4f}"
+    return [format_figure(against.ratio, ".4f"), interval, format_p_value(against.p_value)]
 
 
 def _coverage_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -230,7 +280,7 @@ def _point_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         ["MASE", format_figure(point.mase, ".4f")],
         ["direction hit", f"{format_share(direction.hit_rate)} of {direction.days:,} days"],
         ["always up hit", format_share(direction.always_up_rate)],
-        ["p against always up", _format_p_value(direction.p_value)],
+        ["p against always up", format_p_value(direction.p_value)],
     ]
 
 

@@ -11,23 +11,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from pydantic import BaseModel
 
 from storage.core.home import Home
 from storage.models.backtest_cache import BacktestCache
 from storage.tables.schemas import backtests
 from tasks.backtest.plan import Plan, origins_between, read_histories
-from tasks.calibration.quantile_tracker import to_prices, track
+from tasks.calibration.quantile_tracker import Tracker, to_prices
 from tasks.core.model import TrainingKind
 from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.core.types import Rows
-from tasks.profiles.base import FittedModel, Predicted
+from tasks.features.volatility import rows_after
+from tasks.profiles.base import FittedModel, Predicted, quantiles_and_sigmas
 from tasks.training.gate import judge
 from tasks.training.policy import ModelCandidate, Status, champion_at, decide
 from tasks.training.registration import read_bundle, train_model, write_bundle
@@ -38,7 +38,8 @@ class WalkState(BaseModel, frozen=True):
 
     candidates: tuple[ModelCandidate, ...] = ()
     models: dict[str, str] = {}
-    offsets: tuple[float, ...] | None = None
+    offsets: dict[int, tuple[float, ...]] | None = None
+    waiting: tuple[tuple[date, int, tuple[float, ...]], ...] = ()  # forecasts without an outcome yet
     gates: tuple[str, ...] = ()
 
 
@@ -46,7 +47,9 @@ def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
     """Make and cache what the fold's walk will need if its refit passes the gate."""
     cache = BacktestCache(home, plan.backtest_id)
     if cache.read(f"fold-{fold}") is None:
-        _FoldWalk(home, plan, fold, cache).through(WalkState())
+        walk = _FoldWalk(home, plan, fold, cache)
+        for model, rows in walk.champions(walk.decided(WalkState())):
+            walk.predicted(model, rows)
 
 
 def walk_fold(home: Home, plan: Plan, fold: int) -> None:
@@ -55,7 +58,11 @@ def walk_fold(home: Home, plan: Plan, fold: int) -> None:
     if cache.read(f"fold-{fold}") is not None:
         return
     before = WalkState.model_validate(cache.read(f"fold-{fold - 1}") if fold else {})
-    state, rows = _FoldWalk(home, plan, fold, cache).through(before)
+    walk = _FoldWalk(home, plan, fold, cache)
+    state, rows = walk.decided(before), list[dict[str, Any]]()
+    for model, origins in walk.champions(state):
+        state, added = walk.forecasts(state, model, origins)
+        rows += added
     backtests(home).add(rows)
     cache.write(f"fold-{fold}", state.model_dump(mode="json"))
 
@@ -72,22 +79,25 @@ class _FoldWalk:
     def __init__(self, home: Home, plan: Plan, fold: int, cache: BacktestCache) -> None:
         self.plan, self.profile, self.fold, self.cache = plan, plan.profile, fold, cache
         history, self.pool = read_histories(home, plan)
-        self.history = history.until(plan.span(fold)[1] + timedelta(days=1))
+        # Beyond the fold's last origin only outcomes are read.
+        self.history = history.until(plan.span(fold)[1] + timedelta(days=max(self.profile.horizons)))
+        self.origins = origins_between(self.history.candles, self.profile, *plan.span(fold))
 
-    def through(self, state: WalkState) -> tuple[WalkState, list[dict[str, Any]]]:
-        """The state after the fold, and its rows: first every decision, then the champions' forecasts."""
-        origins = origins_between(self.history.candles, self.profile, *self.plan.span(self.fold))
-        champions = []
-        for day in self.history.days[origins]:
+    def decided(self, state: WalkState) -> WalkState:
+        """The state after every decision of the fold."""
+        for day in self.history.days[self.origins]:
             state = self._decided(state, day)
+        return state
+
+    def champions(self, state: WalkState) -> Iterator[tuple[str, Rows]]:
+        """The models that forecast in the fold, each with its origins."""
+        names = []
+        for day in self.history.days[self.origins]:
             champion = champion_at(state.candidates, day)
             assert champion is not None  # noqa: S101 (the first refit has no champion to be refused for)
-            champions.append(state.models[champion.version])
-        rows: list[dict[str, Any]] = []
-        for model, group in itertools.groupby(zip(champions, origins, strict=True), operator.itemgetter(0)):
-            state, added = self._forecasts(state, model, np.array([origin for _, origin in group]))
-            rows += added
-        return state, rows
+            names.append(state.models[champion.version])
+        for model, group in itertools.groupby(zip(names, self.origins, strict=True), operator.itemgetter(0)):
+            yield model, np.array([origin for _, origin in group])
 
     def _decided(self, state: WalkState, origin: date) -> WalkState:
         """The state after what is due on `origin` was done, the same object when nothing is."""
@@ -106,16 +116,14 @@ class _FoldWalk:
             status = "accepted" if passed else "refused"
             gates = (*gates, f"{origin} {decision.action} {text}")
         version = str(len(state.candidates) + 1)
-        candidate = ModelCandidate(version, origin, challenger.trained_through, decision.action, status)
+        candidate = ModelCandidate(
+            version, origin, challenger.judged.trained_through, decision.action, status
+        )
         offsets = state.offsets
         if offsets is None and challenger.quantile_offsets is not None:
-            offsets = tuple(challenger.quantile_offsets.tolist())
-        return WalkState(
-            candidates=(*state.candidates, candidate),
-            models={**state.models, version: name},
-            offsets=offsets,
-            gates=gates,
-        )
+            offsets = {horizon: tuple(own.tolist()) for horizon, own in challenger.quantile_offsets.items()}
+        changes = {"candidates": (*state.candidates, candidate), "models": {**state.models, version: name}}
+        return state.model_copy(update={**changes, "offsets": offsets, "gates": gates})
 
     def _judged(self, champion: str, challenger: str, origin: date) -> tuple[bool, str]:
         """Whether the challenger passes the gate on these candles, and the gate's figures as text."""
@@ -152,64 +160,75 @@ class _FoldWalk:
         fitted: FittedModel = read_bundle(self.cache.open(name), self.profile).fitted
         return fitted
 
-    def _predicted(self, model: str, rows: Rows) -> Predicted:
-        """The model's predictions from these origins; JSON keeps every bit."""
-        history, horizon = self.history, self.profile.horizons[0]
+    def predicted(self, model: str, rows: Rows) -> dict[int, Predicted]:
+        """The model's predictions from these origins, by horizon; JSON keeps every bit."""
+        history = self.history
         first, last = history.days[rows[[0, -1]]]
 
         def predicted() -> dict[str, Any]:
-            return self.profile.predict(self._model(model), history.candles, rows)[horizon].to_json()
+            made = self.profile.predict(self._model(model), history.candles, rows)
+            return {str(horizon): one.to_json() for horizon, one in made.items()}
 
-        return Predicted.from_json(self._cached(f"predicted-{model}-{first}-{last}", predicted))
+        cached = self._cached(f"predicted-{model}-{first}-{last}", predicted)
+        return {horizon: Predicted.from_json(cached[str(horizon)]) for horizon in self.profile.horizons}
 
-    def _forecasts(self, state: WalkState, model: str, rows: Rows) -> tuple[WalkState, list[dict[str, Any]]]:
+    def forecasts(self, state: WalkState, model: str, rows: Rows) -> tuple[WalkState, list[dict[str, Any]]]:
         """A model's forecasts from the origin rows, as table rows; the state after them."""
-        profile = self.profile
-        last, actual = self.history.closes[rows], self.history.closes[rows + 1]
-        predicted = self._predicted(model, rows)
-        if predicted.quantiles is None or predicted.sigma is None:
-            assert predicted.points is not None  # noqa: S101 (a profile gives the one or the other)
-            return state, self._rows(profile.name, model, rows, {"point": predicted.points.tolist()})
-        offsets, sigma = np.array(state.offsets), predicted.sigma
-        prices, offsets = track(predicted.quantiles, sigma, last, actual, offsets, step=profile.tracker_step)
-        components = {profile.name: prices}
-        for name, quantiles in predicted.components.items():
-            components[name] = np.stack([to_prices(*pair) for pair in zip(quantiles, last, strict=True)])
+        profile, history = self.profile, self.history
+        last, predicted = history.closes[rows], self.predicted(model, rows)
+        if state.offsets is None:
+            points = {horizon: one.points for horizon, one in predicted.items()}
+            return state, [
+                row
+                for horizon, own in points.items()
+                for row in self._rows(profile.name, horizon, model, rows, {"point": own})
+            ]
+        offsets = {horizon: np.array(own) for horizon, own in state.offsets.items()}
+        waiting = [(day, horizon, np.array(closes)) for day, horizon, closes in state.waiting]
+        tracker = Tracker(offsets, profile.tracker_step, waiting)
+        prices = tracker.track(history, rows, *quantiles_and_sigmas(predicted))
         added: list[dict[str, Any]] = []
-        for name, quantiles in components.items():
-            figures = {
-                "point": quantiles[:, MEDIAN].tolist(),
-                "sigma": sigma.tolist(),
-                "quantiles": quantiles.tolist(),
-                "quantile_levels": [LEVELS] * len(rows),
-            }
-            maker = model if name in (profile.name, profile.component) else name
-            added += self._rows(name, maker, rows, figures)
-        return state.model_copy(update={"offsets": tuple(offsets.tolist())}), added
+        for horizon, one in predicted.items():
+            components = {profile.name: prices[horizon]}
+            for name, quantiles in one.components.items():
+                components[name] = np.stack([to_prices(*pair) for pair in zip(quantiles, last, strict=True)])
+            for name, closes in components.items():
+                maker = model if name in (profile.name, profile.component) else name
+                figures = {"point": closes[:, MEDIAN], "sigma": one.sigma, "quantiles": closes}
+                added += self._rows(name, horizon, maker, rows, figures)
+        learned = {horizon: tuple(own.tolist()) for horizon, own in tracker.offsets.items()}
+        left = tuple((day, horizon, tuple(closes.tolist())) for day, horizon, closes in tracker.waiting)
+        return state.model_copy(update={"offsets": learned, "waiting": left}), added
 
     def _rows(
-        self, component: str, model: str, rows: Rows, figures: Mapping[str, Sequence[Any]]
-    ) -> list[Any]:
-        """The table rows of one component; of the figures, only a point has neither sigma nor quantiles."""
+        self, component: str, horizon: int, model: str, rows: Rows, figures: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The table rows of one component and horizon, for the origins whose outcome is known.
+
+        Of the figures, (origins, ...), only a point has neither sigma nor quantiles.
+        """
         days, closes = self.history.days, self.history.closes
-        frame = pd.DataFrame(
-            {
-                "origin_day": days[rows],
-                "target_day": days[rows + 1],
-                "last_close": closes[rows],
-                "close": closes[rows + 1],
-                **dict.fromkeys(("sigma", "quantiles", "quantile_levels")),
-                **figures,
-            }
-        )
-        shared = frame.assign(
-            backtest_id=self.plan.backtest_id,
-            product_id=self.plan.product_id,
-            profile=self.profile.name,
-            fold=self.fold,
-            horizon=self.profile.horizons[0],
-            component=component,
-            model=model,
-            created_at=self.plan.created_at,
-        )
-        return shared.to_dict("records")
+        after = rows_after(self.history.candles, horizon)[rows]
+        known = after >= 0
+        known_rows, outcomes = rows[known], after[known]
+        columns = {
+            "origin_day": days[known_rows].tolist(),
+            "target_day": days[outcomes].tolist(),
+            "last_close": closes[known_rows].tolist(),
+            "close": closes[outcomes].tolist(),
+            **{name: figure[known].tolist() for name, figure in figures.items()},
+        }
+        shared = {
+            "backtest_id": self.plan.backtest_id,
+            "product_id": self.plan.product_id,
+            "profile": self.profile.name,
+            "fold": self.fold,
+            "horizon": horizon,
+            "component": component,
+            "model": model,
+            "created_at": self.plan.created_at,
+            **dict.fromkeys(("sigma", "quantiles")),
+            "quantile_levels": LEVELS if "quantiles" in figures else None,
+        }
+        each = zip(*columns.values(), strict=True)
+        return [shared | dict(zip(columns, values, strict=True)) for values in each]

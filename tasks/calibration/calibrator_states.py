@@ -1,22 +1,23 @@
 """The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
 
-A chain of states belongs to a product, a recipe and a horizon. When an outcome arrives late (a gap that is
-filled), the states of its day and of all later days are made again beside the old ones, under the next
-revision: of a day the highest revision counts, and a forecast keeps naming the state that it was made with.
+A chain of states belongs to a product and a recipe, and has a branch for each horizon. When an outcome
+arrives late (a gap is filled), the states of its day and of all later days are made again beside the old
+ones, under the next revision: of a day the highest revision counts, and a forecast keeps naming the state
+that it was made with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset as ds
 
 from storage.core.home import Home
@@ -30,8 +31,9 @@ from tasks.core.types import Floats
 log = logging.getLogger("closecast.calibration")
 
 # The columns that link a state to the one before it, and to its outcome.
-LINKS = ("target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
+LINKS = ("horizon", "target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
 NEAR_DAYS = 30
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,11 @@ class Chain:
     product_id: str
     profile: str
     recipe_version: str
-    horizon: int
     step: float
 
     def states(self, first: date | None, last: date) -> ds.Expression:
         """The chain's states whose day lies in the inclusive span."""
         wanted = (ds.field("recipe_version") == self.recipe_version) & (ds.field("target_day") <= last)
-        wanted &= ds.field("horizon") == self.horizon
         return wanted & (ds.field("target_day") >= first) if first else wanted
 
 
@@ -60,28 +60,33 @@ class CalibratorState:
     quantile_offsets: Floats
 
 
-def state_at(home: Home, chain: Chain, origin: date) -> CalibratorState | None:
-    """The state that a forecast from `origin` is made with, None before the chain's first."""
-    snapshot = calibrator(home, chain.product_id).snapshot()
-    # Nearly always one of the newest days has it; older ones are not read then.
+def states_at(
+    home: Home, chain: Chain, origin: date, first_offsets: Mapping[int, Floats], moment: datetime
+) -> dict[int, CalibratorState]:
+    """The states that forecasts from `origin` are made with, by horizon.
+
+    A branch that has none yet begins on `origin` with its first offsets, (levels,) in sigmas.
+    """
+    table = calibrator(home, chain.product_id)
+    snapshot, newest = table.snapshot(), dict[int, Row]()
+    # Nearly always one of the newest days has them; older ones are not read then.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
-        rows = snapshot.read(chain.states(first, origin)).to_pylist()
-        if branch := _branch(rows):
-            return _as_state(branch[max(branch)])
-    return None
-
-
-def first_state(
-    home: Home, chain: Chain, origin: date, quantile_offsets: Floats, moment: datetime
-) -> CalibratorState:
-    """Begin a chain on `origin` with the first offsets of the model."""
-    row = _row(chain, origin, 0, None, None, quantile_offsets, moment)
-    calibrator(home).add([row])
-    return _as_state(row)
+        if not first_offsets.keys() - newest.keys():
+            break
+        branches = _by_horizon(snapshot.read(chain.states(first, origin)).to_pylist())
+        newest = {horizon: branch[max(branch)] for horizon, branch in branches.items()}
+    new = [
+        _row(chain, horizon, origin, 0, None, None, offsets, moment)
+        for horizon, offsets in first_offsets.items()
+        if horizon not in newest
+    ]
+    table.add(new)
+    newest |= {row["horizon"]: row for row in new}
+    return {horizon: _as_state(newest[horizon]) for horizon in first_offsets}
 
 
 def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> int:
-    """Extend the chain by every outcome that was scored up to `origin`; returns how many were added.
+    """Extend every branch by the outcomes that were scored up to `origin`; returns how many were added.
 
     A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
     on a past day may have begun a stretch of its own, which ends where the next begins. The product's lock
@@ -89,14 +94,34 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
     """
     table = calibrator(home, chain.product_id)
     snapshot = table.snapshot()
-    links = snapshot.read(chain.states(None, origin), LINKS)
-    settled = _settled_through(home, chain, links, origin)
-    if settled is None:
+    links = snapshot.read(chain.states(None, origin), LINKS).to_pandas(date_as_object=False)
+    settled = _settled(home, chain, links, origin)
+    if not settled:
         return 0
-    branch = _branch(snapshot.read(chain.states(settled, origin)).to_pylist())
+    first = min(settled.values())
+    branches = _by_horizon(snapshot.read(chain.states(first, origin)).to_pylist())
+    rows, new = list[Row](), 0
+    for horizon, outcomes in _outcomes(home, chain, after=first, through=origin).items():
+        if horizon in settled:
+            begun = settled[horizon]
+            branch = {day: row for day, row in branches[horizon].items() if day >= begun}
+            later = [outcome for outcome in outcomes if outcome["target_day"] > begun]
+            made, added = _advanced(chain, horizon, branch, later, moment)
+            rows, new = rows + made, new + added
+    table.add(rows)
+    if len(rows) > new:
+        text = "%s: %d calibrator states made again from %s on"
+        log.info(text, chain.product_id, len(rows) - new, min(row["target_day"] for row in rows))
+    return new
+
+
+def _advanced(
+    chain: Chain, horizon: int, branch: Mapping[date, Row], outcomes: Iterable[Row], moment: datetime
+) -> tuple[list[Row], int]:
+    """The rows that follow from a branch, whose first day is settled, and how many of them are new days."""
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
-    before, rows, new = branch[settled], [], 0
-    for outcome in _outcomes(home, chain, after=settled, through=origin):
+    before, rows, new = branch[min(branch)], list[Row](), 0
+    for outcome in outcomes:
         day = outcome["target_day"]
         if day in starts:  # the first offsets of a stretch include that day
             continue
@@ -112,47 +137,61 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
             np.array(before["quantile_offsets"]), outcome["close"], outcome["quantiles"], step=chain.step
         )
         revision = state["revision"] + 1 if state else 0
-        before = _row(chain, day, revision, outcome["prediction_id"], previous, offsets, moment)
+        before = _row(chain, horizon, day, revision, outcome["prediction_id"], previous, offsets, moment)
         rows.append(before)
-    table.add(rows)
-    if len(rows) > new:
-        text = "%s: %d calibrator states made again from %s on"
-        log.info(text, chain.product_id, len(rows) - new, rows[0]["target_day"])
-    return new
+    return rows, new
 
 
-def _branch(rows: Sequence[dict[str, Any]]) -> dict[date, dict[str, Any]]:
-    """The states that count, by day: of each day the first of the highest revision."""
-    return {row["target_day"]: row for row in sorted(rows, key=lambda row: -row["revision"])[::-1]}
+def _by_horizon(rows: Sequence[Row]) -> dict[int, dict[date, Row]]:
+    """The states that count, by horizon and day: of each day the first of the highest revision."""
+    branches = defaultdict[int, dict[date, Row]](dict)
+    for row in sorted(rows, key=lambda row: -row["revision"])[::-1]:
+        branches[row["horizon"]][row["target_day"]] = row
+    return branches
 
 
-def _settled_through(home: Home, chain: Chain, states: pa.Table, origin: date) -> date | None:
-    """The newest day up to which no outcome changes the chain; None when none changes it at all.
+def _settled(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> dict[int, date]:
+    """The newest day of each branch up to which no outcome changes it; without those that none changes.
 
     A state is settled when it follows from the one that counts before it and took in the first of its day's
     forecasts that has a score and belongs to the chain. Only a few columns are compared here, so that the
     long ones are read of the days after the settled one alone.
     """
-    links = states.to_pandas(date_as_object=False)
+    if links.empty:
+        return {}
+    first = links["target_day"].min().date() + timedelta(days=1)
+    forecasts = _forecasts(home, chain, first, origin, ())
+    settled = {}
+    for horizon, branch in links.groupby("horizon"):
+        own = forecasts[forecasts["horizon"] == horizon]
+        day = _settled_through(home, chain, branch, own)
+        if day is not None:
+            settled[int(cast("int", horizon))] = day
+    return settled
+
+
+def _settled_through(home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame) -> date | None:
+    """The settled day of a branch with its forecasts; None when no outcome changes it."""
     links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
     links = links.drop_duplicates("target_day")
     days, begins = links["target_day"], links["prediction_id"].isna()
     if not begins.any():
         return None
     follows = begins | (links["previous_version"] == links["calibrator_version"].shift())
-    changing = [days[~follows].min(), _open_days(home, chain, links, origin).min()]
+    changing = [days[~follows].min(), _open_days(home, chain, links, forecasts).min()]
     first = min((day for day in changing if not pd.isna(day)), default=None)
     return None if first is None else cast("pd.Timestamp", days[days < first].max()).date()
 
 
-def _open_days(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> pd.Series[pd.Timestamp]:
+def _open_days(
+    home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame
+) -> pd.Series[pd.Timestamp]:
     """The days whose outcome is not the one that their state in `links` took in.
 
     After the newest state that is every day with a forecast, whether or not it has an outcome.
     """
     starts = links["target_day"][links["prediction_id"].isna()]
-    first = starts.min().date() + timedelta(days=1)
-    forecasts = _forecasts(home, chain, first, origin, ()).to_pandas(date_as_object=False)
+    forecasts = forecasts[forecasts["target_day"] > starts.min()]
     days = forecasts["target_day"]
     took_in = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
     passed = took_in.groupby(days).cumsum() > 0  # later forecasts of its day teach nothing
@@ -169,13 +208,13 @@ def _open_days(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> p
     return open_days
 
 
-def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Sequence[str]) -> pa.Table:
-    """The published forecasts and revisions of the chain's profile and horizon, by target day."""
+def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Sequence[str]) -> pd.DataFrame:
+    """The published forecasts and revisions of the chain's profile, by target day."""
     names = ["target_day", "prediction_id", "horizon", *columns]
     rows = Predictions(home).between(
         chain.product_id, first=first, last=last, profile=chain.profile, columns=names
     )
-    return rows.filter(ds.field("horizon") == chain.horizon)
+    return cast("pd.DataFrame", rows.to_pandas(date_as_object=False))
 
 
 def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
@@ -187,21 +226,26 @@ def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
     return {row["prediction_id"] for row in rows if row["calibrator_version"].startswith(prefix)}
 
 
-def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> list[dict[str, Any]]:
-    """The chain's scored forecasts by day: of each day its first, with the close that was known first."""
+def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> dict[int, list[Row]]:
+    """The chain's scored forecasts by day, for each horizon: a day's first, with the close known first."""
     first, target = after + timedelta(days=1), ds.field("target_day")
     members = _members(home, chain, (target >= first) & (target <= through))
     columns = ["prediction_id", "close"]
     scores = Scores(home).between(chain.product_id, first=first, last=through, columns=columns).to_pandas()
-    forecasts = _forecasts(home, chain, first, through, ["quantiles"]).to_pandas()
+    forecasts = _forecasts(home, chain, first, through, ["quantiles"])
     ours = forecasts[forecasts["prediction_id"].isin(members)]
     outcomes = ours.merge(scores.drop_duplicates("prediction_id"), on="prediction_id")
-    by_day = outcomes.drop_duplicates("target_day").sort_values("target_day")
-    return cast("list[dict[str, Any]]", by_day.to_dict("records"))
+    outcomes = outcomes.drop_duplicates(["horizon", "target_day"]).sort_values("target_day", kind="stable")
+    outcomes["target_day"] = outcomes["target_day"].dt.date
+    return {
+        int(cast("int", horizon)): cast("list[Row]", part.to_dict("records"))
+        for horizon, part in outcomes.groupby("horizon")
+    }
 
 
 def _row(
     chain: Chain,
+    horizon: int,
     day: date,
     revision: int,
     prediction_id: str | None,
@@ -209,13 +253,13 @@ def _row(
     offsets: Floats,
     moment: datetime,
 ) -> dict[str, Any]:
-    parts = f"{chain.product_id}\n{day}\n{prediction_id}\n{previous}\n{chain.horizon}\n".encode()
+    parts = f"{chain.product_id}\n{day}\n{prediction_id}\n{previous}\n{horizon}\n".encode()
     digest = hashlib.sha256(parts + offsets.tobytes()).hexdigest()[:16]
     return {
         "calibrator_version": f"{chain.recipe_version}:{digest}",
         "product_id": chain.product_id,
         "profile": chain.profile,
-        "horizon": chain.horizon,
+        "horizon": horizon,
         "recipe_version": chain.recipe_version,
         "target_day": day,
         "revision": revision,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
 import numpy as np
 
-from tasks.core.quantiles import LEVELS
-from tasks.core.types import Floats
+from tasks.core.history import PriceHistory
+from tasks.core.quantiles import LEVELS, MEDIAN
+from tasks.core.types import Floats, Rows
 
 # In sigmas. An offset belongs to an index among the sorted quantiles; while these cross, outcomes of its
 # neighbors could move it without end, and it would be wrong for years after. At a step of 0.002 it takes
@@ -19,19 +24,32 @@ def mix(own: Floats, other: Floats, *, share: float) -> Floats:
 
 
 def apply_offsets(quantiles: Floats, offsets: Floats, sigma: float) -> Floats:
-    """Quantiles of a log return (23,) moved by offsets (23,) in sigmas of the origin, and sorted."""
+    """Quantiles of a log return (23,) moved by offsets (23,) in its sigmas, and sorted."""
     return np.sort(quantiles + offsets * sigma)
+
+
+def nested(quantiles: Sequence[Floats]) -> Floats:
+    """Sorted quantiles of log returns, (horizons, 23), the shortest horizon first, as one fan.
+
+    Each central interval is widened to hold those of the shorter horizons: what may happen in three days may
+    happen in five. The medians stay.
+    """
+    fan = np.array(quantiles)
+    fan[:, :MEDIAN] = np.minimum.accumulate(fan[:, :MEDIAN], axis=0)
+    fan[:, MEDIAN + 1 :] = np.maximum.accumulate(fan[:, MEDIAN + 1 :], axis=0)
+    return fan
 
 
 def update_offsets(offsets: Floats, actual_close: float, quantiles: Floats, *, step: float) -> Floats:
     """The offsets (23,) after one outcome: each rises by `step` times its level less (close <= quantile).
 
     Quantile tracking of Angelopoulos, Candès and Tibshirani (2023), "Conformal PID control for time series
-    prediction", its proportional part alone. Every offset stays within `MAX_OFFSET` of 0.
+    prediction", its proportional part alone, and of both ends of a central interval the mean: intervals grow
+    and shrink, and do not move, because nobody knows the direction. Every offset stays within `MAX_OFFSET`
+    of 0.
     """
-    below = actual_close <= quantiles
-    moved = offsets + step * (np.array(LEVELS) - below)
-    return np.asarray(np.clip(moved, -MAX_OFFSET, MAX_OFFSET), dtype=np.float64)
+    moved = offsets + step * (np.array(LEVELS) - (actual_close <= quantiles))
+    return np.clip((moved - moved[::-1]) / 2.0, -MAX_OFFSET, MAX_OFFSET)
 
 
 def to_prices(log_returns: Floats, last_close: float) -> Floats:
@@ -39,23 +57,55 @@ def to_prices(log_returns: Floats, last_close: float) -> Floats:
     return np.asarray(last_close * np.exp(log_returns), dtype=np.float64)
 
 
-def track(
-    quantiles: Floats,
-    sigmas: Floats,
-    last_closes: Floats,
-    actual_closes: Floats,
-    offsets: Floats,
-    *,
-    step: float,
-) -> tuple[Floats, Floats]:
-    """Forecast and learn day after day, from the offsets (23,) before the first day.
+@dataclass
+class Tracker:
+    """The quantile offsets of each horizon, and the forecasts that wait for their outcome."""
 
-    Quantiles (days, 23) are of the log return, sigmas and last closes (days,) of the origins; an actual close
-    that is NaN teaches nothing. Returns the tracked prices (days, 23), and the offsets after the last day.
-    """
-    prices = np.empty_like(quantiles)
-    for day, row in enumerate(quantiles):
-        prices[day] = to_prices(apply_offsets(row, offsets, sigmas[day]), last_closes[day])
-        if np.isfinite(actual_closes[day]):
-            offsets = update_offsets(offsets, actual_closes[day], prices[day], step=step)
-    return prices, offsets
+    offsets: dict[int, Floats]  # in sigmas, (23,) for each horizon
+    step: float
+    # Target day, horizon, quantiles of the close (23,).
+    waiting: list[tuple[date, int, Floats]] = field(default_factory=list)
+
+    @classmethod
+    def new(cls, horizons: Sequence[int], *, step: float) -> Tracker:
+        """A tracker that has learned nothing."""
+        return cls({horizon: np.zeros(len(LEVELS)) for horizon in horizons}, step)
+
+    def track(
+        self, history: PriceHistory, rows: Rows, quantiles: Mapping[int, Floats], sigmas: Mapping[int, Floats]
+    ) -> dict[int, Floats]:
+        """Forecast from each origin row, in their order, after learning the outcomes up to its day.
+
+        Args:
+            quantiles: of the log return over each horizon, (rows, 23).
+            sigmas: of the same, (rows,).
+
+        Returns:
+            The quantiles of the close for each horizon, (rows, 23).
+        """
+        days, closes = history.days[rows], history.closes[rows]
+        prices = {horizon: np.empty_like(part) for horizon, part in quantiles.items()}
+        for number, (day, close) in enumerate(zip(days, closes, strict=True)):
+            self.learn(history, day)
+            fan = nested(
+                [
+                    apply_offsets(part[number], self.offsets[horizon], sigmas[horizon][number])
+                    for horizon, part in quantiles.items()
+                ]
+            )
+            for horizon, returns in zip(quantiles, fan, strict=True):
+                prices[horizon][number] = to_prices(returns, close)
+                target_day = day + timedelta(days=horizon)
+                self.waiting.append((target_day, horizon, prices[horizon][number]))
+        return prices
+
+    def learn(self, history: PriceHistory, through: date) -> None:
+        """Take in the outcomes up to that day, oldest first; a day without a close teaches nothing."""
+        due = sorted((one for one in self.waiting if one[0] <= through), key=lambda one: one[:2])
+        self.waiting = [one for one in self.waiting if one[0] > through]
+        for day, horizon, quantiles in due:
+            close = history.close_of(day)
+            if close is not None:
+                self.offsets[horizon] = update_offsets(
+                    self.offsets[horizon], close, quantiles, step=self.step
+                )

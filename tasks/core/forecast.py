@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from storage.core.intervals import INTERVALS
-from tasks.core.formatting import format_price, price_decimals
+from tasks.core.formatting import UNKNOWN, format_price, price_decimals
 from tasks.core.history import quote_currency
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 
@@ -76,9 +76,13 @@ class Forecast:
         ends = [end for percent in INTERVALS for end in self.first.interval(percent) or ()]
         return price_decimals(*(ends or [self.first.point]))
 
+    def amount(self, value: float) -> str:
+        """As `price`, for a table whose head has the currency."""
+        return format_price(value, decimals=max(self.decimals, price_decimals(value)))
+
     def price(self, value: float) -> str:
-        """A price of this product as people read it, with at least the decimals of this forecast."""
-        return format_price(value, self.quote_currency, max(self.decimals, price_decimals(value)))
+        """A price of this product as people read it, with its currency."""
+        return f"{self.amount(value)} {self.quote_currency}"
 
     def change(self, value: float) -> str:
         """How far a price is from the last close, as people read it."""
@@ -120,6 +124,19 @@ class Forecast:
             ),
         ]
 
+    def fan(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text, a row a horizon; the intervals are those that a narrow table has room for.
+
+        The currency stands in the header.
+        """
+        header = ["day", "days ahead", f"median, {self.quote_currency}", "80 %", "95 %"]
+        rows = []
+        for one in self.horizons:
+            ends = [one.interval(percent) for percent in (80, 95)]
+            texts = [" to ".join(map(self.amount, pair)) if pair else UNKNOWN for pair in ends]
+            rows.append([str(one.target_day), str(one.horizon), self.amount(one.point), *texts])
+        return header, rows
+
     def version_summary(self, horizon: HorizonForecast | None = None) -> list[tuple[str, str]]:
         """The part of the summary that is about what the forecast was made from and by."""
         horizon = horizon or self.first
@@ -151,8 +168,9 @@ def _horizon(row: Mapping[str, Any]) -> HorizonForecast:
 class Score:
     """A forecast against the close of its target day; a row of the table `scores`.
 
-    Errors are in the quote currency; CRPS and PIT are of the log return on the origin's close, None for a
-    point without intervals. `naive_crps` is that of the last close with its newest 250 returns.
+    Errors are in the quote currency; CRPS and PIT are of the log return on the origin's close. A point has
+    neither of them, and no components. `naive_crps` is that of the last close with its newest
+    250 returns.
     """
 
     prediction_id: str
@@ -170,3 +188,5 @@ class Score:
     pit: float | None
     data_version: str
     scored_at: datetime
+    component_names: tuple[str, ...] | None = None
+    component_crps: tuple[float, ...] | None = None

@@ -36,6 +36,11 @@ def format_figure(value: float | None, form: str) -> str:
     return UNKNOWN if value is None else format(value, form)
 
 
+def format_p_value(p_value: float | None) -> str:
+    """A p value to two digits, a dash where it is undefined."""
+    return "< 1e-15" if p_value is not None and p_value < 1e-15 else format_figure(p_value, ".2g")
+
+
 def format_share(share: float | None) -> str:
     """A share in percent, a dash where it is undefined."""
     return UNKNOWN if share is None else f"{100 * share:.1f} %"

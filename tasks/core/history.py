@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
@@ -65,6 +66,14 @@ class PriceHistory:
     def days(self) -> Any:
         """The days, (days,) datetime.date."""
         return self.candles["day_utc"].dt.date.to_numpy()
+
+    def close_of(self, day: date) -> float | None:
+        """The close of a day; None where it is missing."""
+        return self._closes_by_day.get(day)
+
+    @functools.cached_property
+    def _closes_by_day(self) -> dict[date, float]:
+        return dict(zip(self.days.tolist(), self.closes.tolist(), strict=True))
 
     def until(self, day: date) -> PriceHistory:
         """The same history up to a day, inclusive; `data_version` still names the whole one."""

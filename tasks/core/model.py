@@ -17,6 +17,17 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
+class TwinLineage:
+    """The twin of a version: trained the same way without the newest days, for the gate to judge."""
+
+    holdout_days: int  # newest days that it was not trained on
+    trained_through: date
+    weights_sha256: str
+    best_epoch: int | None  # for so many epochs the version itself was trained; None in a fine-tuning
+    windows: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Lineage:
     """Everything that a model version was made from and by; `lineage.json` of its bundle."""
 
@@ -33,7 +44,7 @@ class Lineage:
     trained_through: date  # the newest day that training or early stopping looked at
     weights_sha256: str  # of all weights in their order
     git_commit: str | None = None  # of closecast's own repository; not part of any key
-    holdout_days: int = 0  # newest days that no training looked at
+    twin: TwinLineage | None = None  # None without a gate, or where the series is too short for one
     pooled_data_versions: Mapping[str, str] = field(default_factory=dict)  # of the pool's products
     not_pooled: Mapping[str, str] = field(default_factory=dict)  # why the others were left out
     columns_left_out: tuple[str, ...] = ()  # inputs that the candles lack
@@ -64,6 +75,8 @@ class Lineage:
         )
         tags = {name: str(getattr(self, name)) for name in names}
         tags |= {"parent": self.parent or NONE, "pooled": ",".join(self.pooled_data_versions) or NONE}
+        for name in ("trained_through", "weights_sha256"):
+            tags[f"twin_{name}"] = str(getattr(self.twin, name)) if self.twin else NONE
         return tags | ({"git_commit": self.git_commit} if self.git_commit else {})
 
 

@@ -53,9 +53,9 @@ def covered(actual: Floats, quantiles: Floats, percent: int) -> NDArray[np.bool_
 
 
 def student_t(mean: Floats, sigma: Floats, dof: Floats) -> Floats:
-    """Quantiles (days, 23) of Student's t with this mean, standard deviation and dof > 2, each (days,)."""
+    """Quantiles (..., 23) of Student's t with this mean, standard deviation and dof > 2, each (...)."""
     from scipy.special import stdtrit
 
-    unit = stdtrit(dof[:, None], np.array(LEVELS)[None, :])
+    unit = stdtrit(dof[..., None], np.array(LEVELS))
     spread = sigma * np.sqrt((dof - 2.0) / dof)
-    return np.asarray(mean[:, None] + spread[:, None] * unit, dtype=np.float64)
+    return np.asarray(mean[..., None] + spread[..., None] * unit, dtype=np.float64)

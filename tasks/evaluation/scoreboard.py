@@ -1,9 +1,9 @@
-"""The scores of the published forecasts by span, and whether their intervals still hold."""
+"""The scores of the published forecasts by span and by horizon, and whether their intervals still hold."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 
@@ -12,24 +12,33 @@ import pandas as pd
 
 from storage.core.errors import BadInput
 from storage.core.intervals import COVERED, INTERVALS
-from tasks.core.formatting import UNKNOWN, format_figure, format_price, format_share, markdown_table
+from tasks.core.formatting import (
+    UNKNOWN,
+    format_figure,
+    format_p_value,
+    format_price,
+    format_share,
+    markdown_table,
+)
 from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from tasks.core.types import Floats
+from tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
+from tasks.evaluation.significance import CONFIDENCE
 
 SPANS = (30, 90, 365, None)
-CONFIDENCE = 0.95
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
 # The columns of the table `scores` that a scoreboard is made from.
-COLUMNS = ("target_day", *FIGURES, *COVERED)
+COLUMNS = ("target_day", "horizon", *FIGURES, *COVERED, "pit", "component_names", "component_crps")
 
 ALARM_DAYS = 180
-# The 1st to 99th percentile of the coverage of a good model over that many days.
+# The 1st to 99th percentile of the coverage of a good model over that many next days.
 HEALTHY = {80: (0.73, 0.85), 95: (0.92, 0.98)}
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of `days` and its 95 % interval by Clopper and Pearson."""
+    """A share of `days` and its 95 % interval; see `proportion`."""
 
     days: int
     share: float
@@ -42,12 +51,14 @@ class Span:
     """The forecasts of the last `days` days, of all when None; None stands where a figure is undefined.
 
     `coverage` is by percent of the interval. Ratios are to the naive forecast, the last close: of mean CRPS,
-    of RMSE and of MAE; errors are in the quote currency.
+    of RMSE and of MAE; errors are in the quote currency. `best_baseline` had the lowest mean CRPS on these
+    days.
     """
 
     days: int | None
     forecasts: int
     crps_ratio: float | None
+    best_baseline: ComponentComparison | None
     coverage: dict[int, Proportion | None]
     rmse: float | None
     rmse_ratio: float | None
@@ -56,13 +67,29 @@ class Span:
 
 
 @dataclass(frozen=True)
+class HorizonScore:
+    """All forecasts of one horizon; the fields are as those of a `Span`, with the coverage of 90 %, too."""
+
+    horizon: int
+    forecasts: int
+    crps_ratio: float | None
+    best_baseline: ComponentComparison | None
+    coverage: dict[int, Proportion | None]
+
+
+@dataclass(frozen=True)
 class Scoreboard:
-    """Spans that end on the day `last`, the alarms that are on, and why there can be none, if so."""
+    """Spans of one horizon that end on the day `last`, and a `HorizonScore` for each horizon.
+
+    `alarms` are those that are on, `no_alarm` says why there can be none, if so.
+    """
 
     last: date | None
     spans: tuple[Span, ...]
     alarms: tuple[str, ...]
     no_alarm: str | None
+    horizon: int
+    horizons: tuple[HorizonScore, ...]
 
     @property
     def all_days(self) -> Span:
@@ -70,37 +97,57 @@ class Scoreboard:
         return self.spans[-1]
 
 
-def scoreboard(rows: pd.DataFrame) -> Scoreboard:
+def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
     """The scoreboard of one product and profile, up to the newest target day.
 
     Args:
-        rows: a row a target day, in any order, with the columns `COLUMNS`; CRPS and coverage are null for a
-            point without intervals.
+        rows: a row a target day and horizon, in any order, with the columns `COLUMNS`; CRPS, coverage, PIT
+            and components are null for a point without intervals.
+        horizon: that of the spans. Alarms are of the next day alone, where their limits were measured.
 
     Raises:
-        BadInput: two rows of one target day.
+        BadInput: two rows of one target day and horizon.
     """
     types = (
-        {"target_day": "datetime64[s]"}
-        | dict.fromkeys(FIGURES, "float64")
+        {"target_day": "datetime64[s]", "horizon": "int64"}
+        | dict.fromkeys((*FIGURES, "pit"), "float64")
         | dict.fromkeys(COVERED, "boolean")
     )
-    rows = rows[list(types)].astype(types).sort_values("target_day", ignore_index=True)
-    days = rows["target_day"]
-    if days.duplicated().any():
-        twice = days[days.duplicated()].iloc[0].date()
-        raise BadInput(f"a scoreboard needs one row a target day, got more of {twice}: leave revisions out")
-    alarms, no_alarm = _alarms(rows)
-    last = days.iloc[-1].date() if len(rows) else None
-    return Scoreboard(last, tuple(_span(rows, span) for span in SPANS), alarms, no_alarm)
+    rows = rows[list(COLUMNS)].astype(types).sort_values("target_day", ignore_index=True)
+    twice = rows.duplicated(["target_day", "horizon"])
+    if twice.any():
+        day, ahead = rows.loc[twice, ["target_day", "horizon"]].iloc[0]
+        raise BadInput(
+            f"a scoreboard needs one row a target day and horizon, got more of {day.date()} for horizon"
+            f" {ahead}: leave revisions out"
+        )
+    own = rows[rows["horizon"] == horizon]
+    scores = component_scores(own)
+    alarms, no_alarm = _alarms(own) if horizon == 1 else ((), "alarms are of the next day alone")
+    return Scoreboard(
+        last=own["target_day"].iloc[-1].date() if len(own) else None,
+        spans=tuple(_span(own, scores, horizon, days) for days in SPANS),
+        alarms=alarms,
+        no_alarm=no_alarm,
+        horizon=horizon,
+        horizons=tuple(_horizon_score(rows, ahead) for ahead in sorted(rows["horizon"].unique().tolist())),
+    )
+
+
+def proportion(hits: int, days: int, horizon: int = 1) -> Proportion:
+    """The share of hits in one day or more, with its exact 95 % interval by Clopper and Pearson (1934).
+
+    Outcomes over a horizon of h days overlap: for the interval, n of them count as n / h independent ones,
+    one at least, with the same share of hits.
+    """
+    independent = max(1, round(days / horizon))
+    lower, upper = _clopper_pearson(round(hits / days * independent), independent)
+    return Proportion(days, hits / days, lower, upper)
 
 
 @functools.cache
-def proportion(hits: int, days: int) -> Proportion:
-    """The share of hits in one day or more, with its exact 95 % interval by Clopper and Pearson (1934).
-
-    From the terms of the binomial distribution: loading SciPy takes longer.
-    """
+def _clopper_pearson(hits: int, days: int) -> tuple[float, float]:
+    """From the terms of the binomial distribution: loading SciPy takes longer."""
     counts = np.arange(days + 1)
     factorials = np.cumsum(np.log(np.maximum(counts, 1)))  # their logarithms
     chances = factorials[-1] - factorials - factorials[::-1]  # log of the ways to get so many hits
@@ -119,17 +166,32 @@ def proportion(hits: int, days: int) -> Proportion:
     tail = (1 - CONFIDENCE) / 2
     low = share_where(hits - 1, 1 - tail) if hits else 0.0
     high = share_where(hits, tail) if hits < days else 1.0
-    return Proportion(days, hits / days, low, high)
+    return low, high
 
 
-def _span(rows: pd.DataFrame, days: int | None) -> Span:
+def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | None) -> Span:
     if days is not None:
         rows = rows[rows["target_day"] > rows["target_day"].max() - pd.Timedelta(days, unit="D")]
     rmse, rmse_ratio = _with_ratio(root_mean_squared_error, rows[["error", "naive_error"]])
     mae, mae_ratio = _with_ratio(mean_absolute_error, rows[["error", "naive_error"]])
-    _, crps_ratio = _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]])  # no score is below zero
-    coverage = {percent: _coverage(rows[f"covered_{percent}"].dropna()) for percent in INTERVALS}
-    return Span(days, len(rows), crps_ratio, coverage, rmse, rmse_ratio, mae, mae_ratio)
+    coverage = {percent: _coverage(rows[f"covered_{percent}"].dropna(), horizon) for percent in INTERVALS}
+    best = compare_best_baseline(rows, scores, horizon=horizon)
+    return Span(days, len(rows), _crps_ratio(rows), best, coverage, rmse, rmse_ratio, mae, mae_ratio)
+
+
+def _horizon_score(rows: pd.DataFrame, horizon: int) -> HorizonScore:
+    rows = rows[rows["horizon"] == horizon]
+    # The table of scores has no column for 90 %; the PIT is linear between the same quantiles.
+    low, high = (LEVELS[index] for index in INTERVAL_INDEXES[90])
+    covered = {90: rows["pit"].dropna().between(low, high)}
+    covered |= {percent: rows[f"covered_{percent}"].dropna() for percent in INTERVALS}
+    coverage = {percent: _coverage(covered[percent], horizon) for percent in INTERVAL_INDEXES}
+    best = compare_best_baseline(rows, component_scores(rows), horizon=horizon)
+    return HorizonScore(horizon, len(rows), _crps_ratio(rows), best, coverage)
+
+
+def _crps_ratio(rows: pd.DataFrame) -> float | None:
+    return _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]])[1]  # no score is below zero
 
 
 def _with_ratio(
@@ -143,8 +205,8 @@ def _with_ratio(
     return ours, ours / naive if naive > 0 else None
 
 
-def _coverage(covered: pd.Series[bool]) -> Proportion | None:
-    return proportion(int(covered.sum()), len(covered)) if len(covered) else None
+def _coverage(covered: pd.Series[bool], horizon: int) -> Proportion | None:
+    return proportion(int(covered.sum()), len(covered), horizon) if len(covered) else None
 
 
 def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
@@ -167,14 +229,11 @@ def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
 
 def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text, a row a span."""
-    intervals = [f"{percent} % covered" for percent in INTERVALS]
-    header = ["last", "forecasts", "CRPS / naive", *intervals, "RMSE", "RMSE / naive", "MAE", "MAE / naive"]
-    return header, [
+    errors = ["RMSE", "RMSE / naive", "MAE", "MAE / naive"]
+    return ["last", *_header(INTERVALS), *errors], [
         [
             "all" if span.days is None else f"{span.days} days",
-            f"{span.forecasts:,}",
-            format_figure(span.crps_ratio, ".4f"),
-            *(_format_coverage(span.coverage[percent]) for percent in INTERVALS),
+            *_cells(span),
             format_price(span.rmse),
             format_figure(span.rmse_ratio, ".4f"),
             format_price(span.mae),
@@ -184,11 +243,40 @@ def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def horizon_table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, a row a horizon."""
+    header = ["days ahead", *_header(INTERVAL_INDEXES)]
+    return header, [[str(one.horizon), *_cells(one)] for one in board.horizons]
+
+
+def _header(percents: Iterable[int]) -> list[str]:
+    covered = [f"{percent} % covered" for percent in percents]
+    return ["forecasts", "CRPS / naive", "CRPS / best baseline", *covered]
+
+
+def _cells(figures: Span | HorizonScore) -> list[str]:
+    """What a span and a horizon have in common, in the order of `_header`."""
+    return [
+        f"{figures.forecasts:,}",
+        format_figure(figures.crps_ratio, ".4f"),
+        _format_best(figures.best_baseline),
+        *map(_format_coverage, figures.coverage.values()),
+    ]
+
+
 def markdown(board: Scoreboard) -> str:
-    """The table, and below it each alarm, or why there can be none."""
+    """The spans, below them each alarm, or why there can be none, and the horizons where there are more."""
     alarms = [f"**Alarm:** {alarm}" for alarm in board.alarms]
-    notes = alarms or [board.no_alarm or "No alarm."]
-    return "\n\n".join([markdown_table(*table(board)), *notes]) + "\n"
+    parts = [markdown_table(*table(board)), *(alarms or [board.no_alarm or "No alarm."])]
+    if len(board.horizons) > 1:
+        parts = ["### Next day", *parts, "### By horizon", markdown_table(*horizon_table(board))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _format_best(best: ComponentComparison | None) -> str:
+    if best is None:
+        return UNKNOWN
+    return f"{format_figure(best.ratio, '.4f')} ({best.component}, p {format_p_value(best.p_value)})"
 
 
 def _format_coverage(coverage: Proportion | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from typing import Any
@@ -17,7 +17,9 @@ from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
 from storage.core.intervals import COVERED, INTERVALS
 from storage.prices.price_store import Prices
+from storage.tables.delta import among
 from storage.tables.predictions import Predictions
+from storage.tables.schemas import components
 from storage.tables.scores import Scores
 from tasks.calibration.calibrator_states import advance_states
 from tasks.core.forecast import Score
@@ -39,6 +41,8 @@ FORECAST_COLUMNS = (
     *("prediction_id", "product_id", "origin_day", "target_day", "horizon", "last_close", "point"),
     "quantiles",
 )
+COMPONENT_COLUMNS = ("prediction_id", "component", "quantiles")
+UNKNOWN_OF_A_POINT = ("crps", "pit", *COVERED, "component_names", "component_crps")
 
 
 @step(timeout_seconds=300, run_name="{history.product_id}")
@@ -52,8 +56,8 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
-    for horizon in profile.horizons if profile.levels else ():
-        advance_states(home, chain_of(profile, history.product_id, horizon), history.origin, moment)
+    if profile.levels:
+        advance_states(home, chain_of(profile, history.product_id), history.origin, moment)
     return added
 
 
@@ -68,7 +72,7 @@ def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
 
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
-    """The forecasts without a score of their target day's close, each with that close."""
+    """The forecasts without a score of their target day's close, each with its components and that close."""
     names = ["prediction_id", "target_day"]
     predictions, last = Predictions(home), history.origin
     forecasts = predictions.between(history.product_id, last=last, columns=names)
@@ -82,23 +86,46 @@ def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]
     if due.empty:
         return []
     # Only of these are the quantiles read.
-    rows = predictions.of_days(history.product_id, days[due.index].dt.date.unique(), FORECAST_COLUMNS)
+    due_days = days[due.index].dt.date.unique()
+    rows = predictions.of_days(history.product_id, due_days, FORECAST_COLUMNS).to_pylist()
+    beside = _components(home, history.product_id, due_days)
     return [
-        (row, float(due[row["prediction_id"]])) for row in rows.to_pylist() if row["prediction_id"] in due
+        (row | {"components": beside.get(row["prediction_id"], {})}, float(due[row["prediction_id"]]))
+        for row in rows
+        if row["prediction_id"] in due
     ]
 
 
+def _components(home: Home, product_id: str, days: Collection[date]) -> dict[str, dict[str, list[float]]]:
+    """The quantiles of each component forecast for those days, by name, by forecast."""
+    beside: dict[str, dict[str, list[float]]] = {}
+    stored = components(home, product_id).read(among("target_day", days), COMPONENT_COLUMNS)
+    for row in stored.to_pylist():
+        beside.setdefault(row["prediction_id"], {})[row["component"]] = row["quantiles"]
+    return beside
+
+
 def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: datetime) -> Score:
-    last, naive = row["last_close"], _naive_quantiles(history.candles, row["origin_day"])
+    last = row["last_close"]
     outcome = np.log([close / last])
-    figures: dict[str, Any] = dict.fromkeys(("crps", "pit", *COVERED))
+    figures: dict[str, Any] = dict.fromkeys(UNKNOWN_OF_A_POINT)
     if row["quantiles"] is not None:
         prices = np.array([row["quantiles"]])
         quantiles = np.log(prices / last)
-        figures = {"crps": float(crps(outcome, quantiles)[0]), "pit": float(pit(outcome, quantiles)[0])}
+        figures |= {"crps": float(crps(outcome, quantiles)[0]), "pit": float(pit(outcome, quantiles)[0])}
         # In prices, as the intervals stand in the table: no rounding comes between.
         for name, percent in zip(COVERED, INTERVALS, strict=True):
             figures[name] = bool(covered(np.array([close]), prices, percent)[0])
+    by_component: dict[str, float] = {}
+    if row["components"]:
+        names, parts = zip(*sorted(row["components"].items()), strict=True)
+        scores = crps(np.repeat(outcome, len(names)), np.log(np.array(parts) / last))
+        by_component = dict(zip(names, scores.tolist(), strict=True))
+        figures |= {"component_names": names, "component_crps": tuple(by_component.values())}
+    naive_crps = by_component.get(NAIVE)
+    if naive_crps is None:
+        naive = _naive_quantiles(history.candles, row["origin_day"], row["horizon"])
+        naive_crps = None if naive is None else float(crps(outcome, naive)[0])
     return Score(
         prediction_id=row["prediction_id"],
         product_id=row["product_id"],
@@ -107,28 +134,31 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
         close=close,
         error=row["point"] - close,
         naive_error=last - close,
-        naive_crps=None if naive is None else float(crps(outcome, naive)[0]),
+        naive_crps=naive_crps,
         data_version=history.data_version,
         scored_at=moment,
         **figures,
     )
 
 
-def _naive_quantiles(candles: pd.DataFrame, origin: date) -> Floats | None:
-    """The quantiles of the newest 250 returns, (1, levels); None where there are fewer."""
+def _naive_quantiles(candles: pd.DataFrame, origin: date, horizon: int) -> Floats | None:
+    """The quantiles of the newest 250 returns over the horizon, (1, levels); None where there are fewer."""
     rows = np.flatnonzero(candles["day_utc"].to_numpy() == np.datetime64(origin))
     if not len(rows):  # the origin's candle went with its series
         return None
     try:
-        return baseline_quantiles(candles, rows, components=(NAIVE,))[NAIVE]
+        return baseline_quantiles(candles, rows, horizons=(horizon,), components=(NAIVE,))[horizon][NAIVE]
     except NotEnoughHistory:
         return None
 
 
-def read_scoreboard(home: Home, product_id: str, profile: str) -> Scoreboard:
-    """The scoreboard of a product's published forecasts of one profile, each with its newest score."""
+def read_scoreboard(home: Home, product_id: str, profile: str, *, horizon: int = 1) -> Scoreboard:
+    """The scoreboard of a product's published forecasts of one profile, each with its newest score.
+
+    The spans are of one horizon.
+    """
     wanted = (ds.field("profile") == profile) & (ds.field("revision") == 0)
     published = Predictions(home).read(wanted, ["prediction_id"], product_id)
     scores = Scores(home).newest(product_id, columns=["prediction_id", *COLUMNS])
     ours = pc.is_in(scores["prediction_id"], published["prediction_id"])
-    return scoreboard(scores.filter(ours).to_pandas())
+    return scoreboard(scores.filter(ours).to_pandas(), horizon=horizon)

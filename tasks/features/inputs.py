@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks.core.settings import Frozen, Share
 from tasks.core.types import Floats, Rows
+from tasks.features.expected_sigma import ExpectedSigmas, expected_sigmas
 from tasks.features.volatility import (
     MIN_SIGMA,
+    VarianceBounds,
     daily_variance,
     ewma,
     garman_klass,
     log_returns,
     parkinson,
+    rows_after,
     weekend_flags,
+    winsorised_variance,
 )
+
+# Further ahead, too few outcomes that do not overlap are known.
+MAX_HORIZON = 60
+# The horizons whose expected sigma a window shows, or those nearest to them.
+SHOWN_HORIZONS = (1, 7, 30)
 
 
 class InputSettings(Frozen):
     """How the inputs are made; part of the settings of a profile that uses them."""
 
-    lookback: int = Field(20, ge=5, le=365, description="Days that a window shows: four trading weeks")
-    # The sigma of a day: the standard deviation of its log return.
+    lookback: int = Field(14, ge=5, le=365, description="Days that a window shows: two weeks")
+    horizons: tuple[Annotated[int, Field(ge=1, le=MAX_HORIZON)], ...] = Field(
+        (1, 2, 3, 4, 5, 6, 7, 14, 30), description="Days ahead that are forecast, rising from 1"
+    )
+    # The sigma of the newest days: a standard deviation of daily log returns.
     sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
     sigma_low: float = Field(
         0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
@@ -60,6 +73,13 @@ class InputSettings(Frozen):
         250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
     )
 
+    @field_validator("horizons")
+    @classmethod
+    def _rising_from_one(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
+        if horizons[:1] != (1,) or list(horizons) != sorted(set(horizons)):
+            raise ValueError("needs horizons that rise from 1, such as [1, 7, 30]")
+        return horizons
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -90,8 +110,8 @@ class Inputs:
     returns: Floats  # (days,), log returns of the close
     spreads: Floats  # (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma
     plain: Floats  # (days, others), which a window shows as they are
-    sigma: Floats  # (days,), daily volatility: the standard deviation of a day's log return
-    targets: Floats  # (days,), the log return of the next day in sigmas, clipped
+    sigma: Floats  # (days, horizons), expected standard deviation of the log return over each horizon
+    targets: Floats  # (days, horizons), the log return over each horizon in sigmas, clipped
 
 
 def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
@@ -101,32 +121,34 @@ def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
     return Columns(bool(ranges >= share), bool(volume >= share))
 
 
-def make_inputs(candles: pd.DataFrame, settings: InputSettings, columns: Columns) -> Inputs:
+def make_inputs(
+    candles: pd.DataFrame, settings: InputSettings, columns: Columns, sigmas: ExpectedSigmas | None = None
+) -> Inputs:
     """The inputs of every day; those of a day depend only on it and the days before.
 
-    A figure of `columns` that a day lacks is replaced by one from its close.
+    A figure of `columns` that a day lacks is replaced by one from its close. `sigmas` are those of the
+    candles, where they are known already.
     """
-    sigma = daily_sigma(candles, settings, ranges=columns.ranges)
-    returns = log_returns(candles)
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
+    sigmas = sigmas or expected_sigmas(candles, settings.horizons)
+    recent = recent_sigma(candles, settings, ranges=columns.ranges)
+    sigma = _scales(sigmas, recent)
+    returns, scale = log_returns(candles), sigma[:, :1]
     variances = [ewma(np.square(returns), decay=settings.slow_decay)]
     if columns.ranges:
         variances += _intraday_variances(candles, settings)
-    level = np.log(sigma)
+    level = np.log(recent)
     plain = [level - _trailing_mean(level, settings.level_days)]
     if columns.volume:
         plain.append(_volume(candles, settings))
-    targets = np.full(len(days), np.nan)
-    targets[:-1] = np.clip(returns[1:] / sigma[:-1], -settings.target_clip, settings.target_clip)
+    daily = [np.sqrt(np.maximum(variance, 0.0))[:, None] for variance in variances]
+    seen = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
     return Inputs(
-        days=days,
+        days=candles["day_utc"].to_numpy(dtype="datetime64[D]"),
         returns=returns,
-        spreads=np.stack(
-            [_log_sigma(variance, settings.min_spread * sigma) for variance in variances], axis=1
-        ),
+        spreads=np.log(np.maximum(seen, settings.min_spread * scale)),
         plain=np.stack([*plain, *weekend_flags(candles)], axis=1),
         sigma=sigma,
-        targets=targets,
+        targets=_targets(candles, sigma, settings),
     )
 
 
@@ -143,7 +165,7 @@ def usable_rows(inputs: Inputs, *, lookback: int) -> Rows:
 def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[np.float32]:
     """The window up to each origin row, (rows, lookback, features), relative to the origin's sigma."""
     window = rows[:, None] + np.arange(1 - settings.lookback, 1)[None, :]  # (rows, lookback)
-    sigma = inputs.sigma[rows][:, None]
+    sigma = inputs.sigma[rows, :1]
     returns = inputs.returns[window] / sigma
     features = [
         np.clip(returns, -settings.return_clip, settings.return_clip)[:, :, None],
@@ -154,21 +176,46 @@ def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[n
     return np.concatenate(features, axis=2).astype(np.float32)
 
 
-def daily_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool) -> Floats:
+def recent_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool) -> Floats:
     """Sigma of each day's log return, shape (days,), known at its close and at least `MIN_SIGMA`.
 
     The root of an exponentially weighted mean of the daily variance, from highs and lows where `ranges`. Each
     variance is first clipped to multiples of a trailing median, so that one wild candle does not inflate
     sigma for weeks.
     """
-    variance = pd.Series(daily_variance(candles, ranges=ranges))
-    days = settings.sigma_days
-    median = variance.rolling(days, min_periods=days // 6).median().shift(1)
-    # A price that stands still on most days has a median of 0, which would clip every move to 0.
-    bounds = settings.sigma_low * median, settings.sigma_high * median
-    clipped = variance.clip(*bounds).where(median > 0, variance)
-    sigma: Floats = np.sqrt(ewma(np.asarray(clipped, dtype=np.float64), decay=settings.sigma_decay))
+    bounds = VarianceBounds(settings.sigma_days, settings.sigma_low, settings.sigma_high)
+    variance = winsorised_variance(candles, bounds, ranges=ranges)
+    sigma: Floats = np.sqrt(ewma(variance, decay=settings.sigma_decay))
     return np.maximum(sigma, MIN_SIGMA)
+
+
+def _scales(sigmas: ExpectedSigmas, recent: Floats) -> Floats:
+    """What targets are divided by, (days, horizons): the geometric mean of the sigmas of HAR and EWMA.
+
+    Before HAR's first fit, the recent sigma (days,) times the root of the horizon.
+    """
+    both = np.sqrt(sigmas.har * sigmas.ewma)
+    plain = recent[:, None] * np.sqrt(sigmas.horizons)
+    return np.where(np.isfinite(both), np.maximum(both, MIN_SIGMA), plain)
+
+
+def _daily_sigmas(sigmas: ExpectedSigmas, recent: Floats) -> list[Floats]:
+    """Sigmas per day that a window shows, (days,) each: EWMA's of the next day, HAR's of day, week, month."""
+    shown = [sigmas.ewma[:, 0]]
+    for horizon in SHOWN_HORIZONS:
+        column = int(np.argmin(np.abs(sigmas.horizons - horizon)))
+        shown.append(sigmas.har[:, column] / np.sqrt(sigmas.horizons[column]))
+    return [np.where(np.isfinite(sigma), sigma, recent) for sigma in shown]
+
+
+def _targets(candles: pd.DataFrame, sigma: Floats, settings: InputSettings) -> Floats:
+    targets = np.full(sigma.shape, np.nan)
+    for column, horizon in enumerate(settings.horizons):
+        after = rows_after(candles, horizon)
+        known = after >= 0
+        returns = log_returns(candles, days=horizon)[after[known]]
+        targets[known, column] = returns / sigma[known, column]
+    return np.asarray(np.clip(targets, -settings.target_clip, settings.target_clip))
 
 
 def _intraday_variances(candles: pd.DataFrame, settings: InputSettings) -> list[Floats]:
@@ -185,10 +232,6 @@ def _volume(candles: pd.DataFrame, settings: InputSettings) -> Floats:
     logs = np.log(np.where(volume > 0, volume, np.nan))
     distance = logs - _trailing_mean(logs, settings.volume_days)
     return np.nan_to_num(np.clip(distance, -settings.volume_clip, settings.volume_clip))
-
-
-def _log_sigma(variance: Floats, minimum: Floats) -> Floats:
-    return np.asarray(np.log(np.maximum(np.sqrt(np.maximum(variance, 0.0)), minimum)), dtype=np.float64)
 
 
 def _trailing_mean(values: Floats, days: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Daily variances, and the sigmas (standard deviations of a day's log return) of EWMA, GARCH and HAR."""
+"""Returns, daily variances, their exponential means, weekdays, and GARCH."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from tasks.core.types import Floats, Rows
-from tasks.features.windows import DAY
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
 # Below this sigma nothing was traded that could be forecast.
 MIN_SIGMA = 1e-6
-# Yesterday's weight in the variance of RiskMetrics (J.P. Morgan 1996).
-RISKMETRICS_DECAY = 0.94
-# HAR: a week and a month of returns.
-HAR_DAYS = (5, 22)
-# The least variance that counts, in trailing medians: the logarithm of a still day stays finite.
-HAR_FLOOR, HAR_FLOOR_DAYS = 0.02, 250
-HAR_MIN_DAYS, HAR_MIN_RANGED_DAYS = 30, 250
 
 
-def log_returns(candles: pd.DataFrame) -> Floats:
-    """Log return from the day before's close, shape (days,); NaN on the first day and after a gap."""
+def log_returns(candles: pd.DataFrame, *, days: int = 1) -> Floats:
+    """Log return from the close so many days before, shape (days,); NaN where that day is missing."""
     logs = np.log(candles["close"].to_numpy(dtype=np.float64))
-    returns = np.full(len(logs), np.nan)
-    steps = np.diff(candles["day_utc"].to_numpy(dtype="datetime64[D]"))
-    returns[1:] = np.where(steps == DAY, np.diff(logs), np.nan)
-    return returns
+    before = rows_before(candles, days)
+    return np.where(before >= 0, logs - logs[before], np.nan)
 
 
-def with_outcome(candles: pd.DataFrame, rows: Rows) -> Rows:
-    """Those of the rows that have a close on the day after."""
-    rows = rows[rows < len(candles) - 1]
-    return rows[np.isfinite(log_returns(candles)[rows + 1])]
+def rows_before(candles: pd.DataFrame, days: int) -> Rows:
+    """The row of the day so many days before each row, shape (days,); -1 where that day is missing."""
+    numbers = day_numbers(candles)
+    rows = np.searchsorted(numbers, numbers - days)
+    return np.where(numbers[rows] == numbers - days, rows, -1)
+
+
+def rows_after(candles: pd.DataFrame, days: int) -> Rows:
+    """The row of the day so many days after each row, shape (days,); -1 where that day is missing."""
+    numbers = day_numbers(candles)
+    rows = np.minimum(np.searchsorted(numbers, numbers + days), len(numbers) - 1)
+    return np.where(numbers[rows] == numbers + days, rows, -1)
+
+
+def with_outcome(candles: pd.DataFrame, rows: Rows, *, days: int = 1) -> Rows:
+    """Those of the rows that have a close so many days later."""
+    return rows[rows_after(candles, days)[rows] >= 0]
 
 
 def garman_klass(candles: pd.DataFrame) -> Floats:
@@ -73,22 +75,54 @@ def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
     return np.where(np.isnan(variance), np.square(returns), variance)
 
 
+@dataclass(frozen=True)
+class VarianceBounds:
+    """How far a daily variance may lie from the typical one of the days before."""
+
+    days: int = 60  # that the median goes back
+    low: float = 0.02  # in medians: a frozen candle
+    high: float = 16.0  # in medians: one wild candle
+
+
+def winsorised_variance(
+    candles: pd.DataFrame, bounds: VarianceBounds | None = None, *, ranges: bool = True
+) -> Floats:
+    """`daily_variance`, clipped to multiples of the median of the days before, shape (days,); NaN as there.
+
+    A price that stands still on most days has a median of 0, which clips nothing.
+    """
+    bounds = bounds or VarianceBounds()
+    variance = daily_variance(candles, ranges=ranges)
+    medians = pd.Series(variance).rolling(bounds.days, min_periods=bounds.days // 6).median().shift(1)
+    median = medians.to_numpy(dtype=np.float64)
+    return np.where(median > 0, np.clip(variance, bounds.low * median, bounds.high * median), variance)
+
+
+def log_variance(variance: Floats) -> Floats:
+    """The logarithm of each day's variance, shape (days,); NaN of one that is unknown or 0."""
+    return np.log(np.where(variance > 0, variance, np.nan))
+
+
 def ewma(values: Floats, *, decay: float) -> Floats:
     """Exponentially weighted mean up to and including each day, shape (days,); NaN has no weight."""
     mean = pd.Series(values).ewm(alpha=1.0 - decay, adjust=True, ignore_na=True).mean()
     return mean.to_numpy(dtype=np.float64)
 
 
-def ewma_sigma(returns: Floats) -> Floats:
-    """RiskMetrics' sigma of each day from log returns (days,), shape (days,)."""
-    return np.asarray(np.sqrt(ewma(np.square(returns), decay=RISKMETRICS_DECAY)))
+def day_numbers(candles: pd.DataFrame) -> Rows:
+    """Each day as the number of days since 1970-01-01, shape (days,)."""
+    return candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
 
 
-def weekend_flags(candles: pd.DataFrame) -> list[Floats]:
-    """Whether the next day is a Saturday, a Sunday, a Monday, shape (days,) each: weekends are quiet."""
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    weekday = (days + 4) % 7  # of the next day; 1970-01-01 was a Thursday, Monday is 0
-    return [(weekday == target).astype(np.float64) for target in (5, 6, 0)]
+def weekdays(candles: pd.DataFrame) -> Rows:
+    """The weekday of each day, shape (days,): Monday is 0."""
+    return (day_numbers(candles) + 3) % 7  # 1970-01-01 was a Thursday
+
+
+def weekend_flags(candles: pd.DataFrame, *, horizon: int = 1) -> list[Floats]:
+    """Which part of the next days are Saturdays, Sundays, Mondays, shape (days,) each: weekends are quiet."""
+    later = weekdays(candles)[:, None] + np.arange(1, horizon + 1)
+    return [(later % 7 == target).mean(axis=1) for target in (5, 6, 0)]
 
 
 @dataclass(frozen=True)
@@ -137,69 +171,15 @@ def fit_garch(returns: Floats) -> Garch | None:
     return Garch(omega / result.scale**2, alpha, beta, dof, float(model.volatility.backcast(sample)))
 
 
-@dataclass(frozen=True)
-class Har:
-    """HAR, Corsi (2009): log variance regressed on its means of a day, a week and a month.
+def weighted_sum(inputs: Floats, weights: Floats) -> Floats:
+    """Sum of the weighted columns of inputs (rows, columns), shape (rows,), one column after the other.
 
-    The target's weekday is an input as well: Saturday, Sunday and Monday have a level of their own. The
-    regression's table, arrays (days, ...).
+    A matrix product may round a row differently when there are more rows.
     """
-
-    inputs: Floats  # (days, 7), known at each close; NaN before the first move
-    log_variance: Floats
-    returns: Floats  # log returns
-    follows: NDArray[np.bool_]  # the day follows the row before without a gap
-    ranged: NDArray[np.bool_]  # the day's range is known
-
-    def fit(self, cut: int) -> tuple[Floats, Floats] | None:
-        """Weights (7,) fitted on the rows before `cut`, and those days' returns in expected sigmas.
-
-        None where the price has moved too seldom for a regression.
-        """
-        before, target = self.inputs[: cut - 1], self.log_variance[1:cut]
-        usable = self.follows[1:cut] & ~np.isnan(target) & ~np.isnan(before).any(axis=1)
-        if np.sum(usable) < HAR_MIN_DAYS:
-            return None
-        # A squared return is a noisy variance, often far too low: it is not used where ranges suffice.
-        if np.sum(usable & self.ranged[1:cut]) >= HAR_MIN_RANGED_DAYS:
-            usable &= self.ranged[1:cut]
-        solution, *_ = np.linalg.lstsq(before[usable], target[usable], rcond=None)
-        weights = np.asarray(solution, dtype=np.float64)
-        returns = self.returns[1:cut]
-        usable &= ~np.isnan(returns)
-        return weights, returns[usable] / _har_sigma(before, weights)[usable]
-
-    def sigma(self, rows: Rows, weights: Floats) -> Floats:
-        """The expected sigma of the day after each row, shape (rows,)."""
-        return _har_sigma(self.inputs[rows], weights)
-
-
-def har(candles: pd.DataFrame) -> Har:
-    """The regression's table; an unknown figure after a gap takes the value before it."""
-    variance = daily_variance(candles)
-    usual = (
-        pd.Series(np.where(variance > 0, variance, np.nan)).rolling(HAR_FLOOR_DAYS, min_periods=1).median()
-    )
-    floor = np.maximum(HAR_FLOOR * usual.ffill().to_numpy(dtype=np.float64), MIN_SIGMA**2)
-    logs = pd.Series(np.log(np.maximum(variance, floor)))
-    means = [logs, *(logs.rolling(days, min_periods=1).mean() for days in HAR_DAYS)]
-    known = [mean.ffill().to_numpy(dtype=np.float64) for mean in means]
-    days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
-    return Har(
-        inputs=np.column_stack([np.ones(len(logs)), *known, *weekend_flags(candles)]),
-        log_variance=np.asarray(logs, dtype=np.float64),
-        returns=log_returns(candles),
-        follows=np.diff(days, prepend=days[0]) == DAY,
-        ranged=~np.isnan(garman_klass(candles)),
-    )
-
-
-def _har_sigma(inputs: Floats, weights: Floats) -> Floats:
-    """Summed column by column: a matrix product may round a row differently when there are more rows."""
-    logs = np.zeros(len(inputs))
+    total = np.zeros(len(inputs))
     for column, weight in zip(inputs.T, weights, strict=True):
-        logs += column * weight
-    return np.asarray(np.exp(logs / 2.0), dtype=np.float64)
+        total += column * weight
+    return total
 
 
 def _logs(candles: pd.DataFrame) -> list[Floats]:

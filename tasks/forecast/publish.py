@@ -10,20 +10,24 @@ from dataclasses import astuple, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import pyarrow.dataset as ds
+
 from storage.core.errors import NotEnoughHistory
 from storage.core.home import Home
 from storage.core.provenance import code_version
+from storage.tables.delta import all_of, between
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
-from tasks.calibration.calibrator_states import CalibratorState, Chain, first_state, state_at
-from tasks.calibration.quantile_tracker import apply_offsets, to_prices
+from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
+from tasks.calibration.quantile_tracker import apply_offsets, nested, to_prices
 from tasks.core.forecast import Forecast, HorizonForecast
 from tasks.core.history import PriceHistory
 from tasks.core.model import Model
 from tasks.core.quantiles import MEDIAN
 from tasks.core.steps import step
+from tasks.core.types import Floats
 from tasks.features.windows import newest_window
-from tasks.profiles.base import Predicted, Profile
+from tasks.profiles.base import Predicted, Profile, quantiles_and_sigmas
 from tasks.profiles.named import own_files
 
 log = logging.getLogger("closecast.publish")
@@ -55,14 +59,24 @@ class RunKey:
 @step(timeout_seconds=60, run_name="{key.product_id}")
 def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecast | None:
     """The stored forecast of a run, or None where one of its horizons is missing."""
-    table, rows = Predictions(home), []
-    for horizon in horizons:
-        day = key.origin_day + timedelta(days=horizon)
-        row = table.find(key.prediction_id(horizon), product_id=key.product_id, target_day=day)
-        if row is None:
-            return None
-        rows.append(row)
-    return Forecast.from_rows(rows)
+    ids = [key.prediction_id(horizon) for horizon in horizons]
+    days = [key.origin_day + timedelta(days=horizon) for horizon in horizons]
+    rows = Predictions(home).find_all(ids, key.product_id, days)
+    return Forecast.from_rows(rows) if len(rows) == len(ids) else None
+
+
+def stored_run(home: Home, prediction_id: str) -> Forecast | None:
+    """The whole stored run that the forecast of that id belongs to, or None where there is none."""
+    row = Predictions(home).find(prediction_id)
+    return None if row is None else run_of(home, row)
+
+
+def run_of(home: Home, row: Mapping[str, Any]) -> Forecast:
+    """The whole stored run that a row of the table belongs to."""
+    same = [ds.field(name) == row[name] for name in RunKey.__dataclass_fields__]
+    later = between("target_day", row["origin_day"], None)
+    rows = Predictions(home).read(all_of(*same, *later), product_id=row["product_id"])
+    return Forecast.from_rows(rows.to_pylist())
 
 
 def make_forecast(
@@ -89,9 +103,10 @@ def make_forecast(
     predicted = profile.predict(model.fitted, history.candles, rows)
     key = RunKey.of_run(profile, history)
     last_close = float(history.closes[-1])
+    fan = _fan(predicted, states)
     horizons = [
-        _horizon_forecast(key, horizon, predicted[horizon], last_close, states.get(horizon))
-        for horizon in profile.horizons
+        _horizon_forecast(key, horizon, one, fan.get(horizon), last_close, states.get(horizon))
+        for horizon, one in predicted.items()
     ]
     return Forecast(
         **vars(key),
@@ -103,26 +118,42 @@ def make_forecast(
     )
 
 
+def _fan(predicted: Mapping[int, Predicted], states: Mapping[int, CalibratorState]) -> dict[int, Floats]:
+    """The tracked quantiles of the log return over each horizon, (levels,); none for a point."""
+    if any(one.quantiles is None for one in predicted.values()):
+        return {}
+    quantiles, sigmas = quantiles_and_sigmas(predicted)
+    tracked = [
+        apply_offsets(rows[0], states[horizon].quantile_offsets, sigmas[horizon][0])
+        if horizon in states
+        else rows[0]
+        for horizon, rows in quantiles.items()
+    ]
+    return dict(zip(quantiles, nested(tracked), strict=True))
+
+
 def _horizon_forecast(
-    key: RunKey, horizon: int, predicted: Predicted, last_close: float, state: CalibratorState | None
+    key: RunKey,
+    horizon: int,
+    predicted: Predicted,
+    quantiles: Floats | None,
+    last_close: float,
+    state: CalibratorState | None,
 ) -> HorizonForecast:
     shared: Any = {
         "prediction_id": key.prediction_id(horizon),
         "horizon": horizon,
         "target_day": key.origin_day + timedelta(days=horizon),
     }
-    if predicted.quantiles is None or predicted.sigma is None:
+    if quantiles is None or predicted.sigma is None:
         assert predicted.points is not None  # noqa: S101 (a profile gives the one or the other)
         return HorizonForecast(**shared, point=float(predicted.points[0]))
-    sigma, quantiles = predicted.sigma[0], predicted.quantiles[0]
-    if state is not None:
-        quantiles = apply_offsets(quantiles, state.quantile_offsets, sigma)
     prices = to_prices(quantiles, last_close)
     return HorizonForecast(
         **shared,
         point=float(prices[MEDIAN]),
         quantiles=tuple(prices.tolist()),
-        sigma=float(sigma),
+        sigma=float(predicted.sigma[0]),
         components={
             name: tuple(to_prices(rows[0], last_close).tolist())
             for name, rows in predicted.components.items()
@@ -131,9 +162,9 @@ def _horizon_forecast(
     )
 
 
-def chain_of(profile: Profile, product_id: str, horizon: int) -> Chain:
-    """The calibrator's chain of a profile's forecasts of one horizon."""
-    return Chain(product_id, profile.name, profile.recipe_version, horizon, profile.tracker_step)
+def chain_of(profile: Profile, product_id: str) -> Chain:
+    """The calibrator's chain of a profile's forecasts."""
+    return Chain(product_id, profile.name, profile.recipe_version, profile.tracker_step)
 
 
 @step(timeout_seconds=600, run_name="{history.product_id}")
@@ -154,21 +185,17 @@ def publish_forecast(
         HomeUnusable: a table cannot be written.
         NotEnoughHistory: a gap in the input window.
     """
-    states: dict[int, CalibratorState] = {}
-    offsets = model.fitted.quantile_offsets
-    for horizon in profile.horizons if offsets is not None else ():
-        chain = chain_of(profile, history.product_id, horizon)
-        states[horizon] = state_at(home, chain, history.origin) or first_state(
-            home, chain, history.origin, offsets, created_at
-        )
+    first = model.fitted.quantile_offsets or {}
+    states = states_at(home, chain_of(profile, history.product_id), history.origin, first, created_at)
     forecast = make_forecast(profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id)
     components(home).add(component_rows(profile, forecast))
     stored = Predictions(home).publish(forecast.rows())
     revisions = {row["prediction_id"]: row["revision"] for row in stored}
     published = tuple(replace(row, revision=revisions[row.prediction_id]) for row in forecast.horizons)
-    for row in published:
-        kind = f"revision {row.revision}" if row.revision else "published"
-        log.info("%s: forecast for %s written to the table (%s)", history.product_id, row.target_day, kind)
+    first, last = published[0], published[-1]
+    kind = f"revision {first.revision}" if first.revision else "published"
+    days = str(first.target_day) if first is last else f"{first.target_day} to {last.target_day}"
+    log.info("%s: forecast for %s written to the table (%s)", history.product_id, days, kind)
     return replace(forecast, horizons=published)
 
 

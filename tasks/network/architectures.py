@@ -41,13 +41,14 @@ def calibrated_network(
     *,
     lookback: int,
     features: int,
+    horizons: int,
     units: int,
     dropout: float,
     head_sd: float,
     first_dof: float = 1.0,
     seed: int,
 ) -> keras.Sequential:
-    """(batch, lookback, features) inputs → (batch, 3) outputs for `student_t_loss`.
+    """(batch, lookback, features) inputs → (batch, 3 * horizons) outputs for `student_t_loss`.
 
     The first distribution is close to mean 0, sigma 1 and about 3 degrees of freedom: the head's first
     weights have the standard deviation `head_sd`, and `first_dof` is its first bias for the dof.
@@ -62,11 +63,11 @@ def calibrated_network(
             _lstm(units, kernel, recurrent, unroll=True),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(
-                3, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=head)
+                3 * horizons, kernel_initializer=keras.initializers.RandomNormal(stddev=head_sd, seed=head)
             ),
         ]
     )
-    network.layers[-1].bias.assign([0.0, 0.0, first_dof])
+    network.layers[-1].bias.assign([0.0, 0.0, first_dof] * horizons)
     return network
 
 
@@ -82,21 +83,24 @@ def _lstm(units: int, kernel_seed: int, recurrent_seed: int, **options: Any) -> 
 
 
 def student_t_loss(outputs: Any, targets: Any, *, mean_scale: float, min_dof: float) -> Any:
-    """Negative log likelihood (batch,) of targets (batch, 1) under the Student t of outputs (batch, 3).
+    """Negative log likelihood (batch,) of targets (batch, horizons) under the Student t of each horizon.
 
-    Its parameters are those of `forward.student_t_parameters`.
+    The outputs are (batch, 3 * horizons), their parameters those of `forward.student_t_parameters`. Unknown
+    targets, NaN, count as 0; the sum over the others is divided by the number of horizons.
     """
     tf = tensorflow()
-    mean, log_sigma, dof = tf.unstack(outputs, axis=1)
+    mean, log_sigma, dof = tf.unstack(tf.reshape(outputs, (-1, targets.shape[1], 3)), axis=2)
     mean, sigma, dof = mean_scale * mean, tf.exp(log_sigma), min_dof + tf.nn.softplus(dof)
-    distance = tf.square((targets[:, 0] - mean) / sigma)
-    return (
+    known = tf.math.is_finite(targets)
+    distance = tf.square((tf.where(known, targets, 0.0) - mean) / sigma)
+    losses = (
         tf.math.lgamma(dof / 2)
         - tf.math.lgamma((dof + 1) / 2)
         + 0.5 * tf.math.log(np.pi * (dof - 2))
         + tf.math.log(sigma)
         + (dof + 1) / 2 * tf.math.log1p(distance / (dof - 2))
     )
+    return tf.reduce_mean(tf.where(known, losses, 0.0), axis=1)
 
 
 def squared_error(outputs: Any, targets: Any) -> Any:

@@ -77,6 +77,6 @@ def forward(
 def student_t_parameters(
     outputs: Floats, *, mean_scale: float, min_dof: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Mean, sigma and degrees of freedom, each (samples,), from a network's outputs (samples, 3)."""
-    mean, log_sigma, dof = np.ascontiguousarray(outputs.T)
+    """Mean, sigma and degrees of freedom, each (samples, horizons), of outputs (samples, 3 * horizons)."""
+    mean, log_sigma, dof = np.moveaxis(outputs.reshape(len(outputs), -1, 3), 2, 0)
     return mean_scale * mean, np.exp(log_sigma), min_dof + np.logaddexp(0.0, dof)

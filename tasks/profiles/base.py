@@ -60,20 +60,32 @@ class Training:
     columns_left_out: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch of the typical network, None where there is no network."""
+        return round(float(np.median([one.best_epoch for one in self.losses]))) if self.losses else None
+
 
 @dataclass(frozen=True)
 class FittedModel:
     """What a profile needs to forecast, in a form of its own.
 
     `trained_through` is the newest day whose close training or early stopping looked at: later days are
-    unseen. `quantile_offsets` is the tracker's state before its first outcome, in sigmas, (levels,); None for
-    a point.
+    unseen. `quantile_offsets` are the tracker's states before its first outcome, in sigmas, (levels,) for
+    each horizon; None for a point. The `twin` was trained without the newest days: the gate judges it on
+    them, in place of the model that forecasts.
     """
 
     state: Any
     trained_through: date
-    quantile_offsets: Floats | None = None
+    quantile_offsets: Mapping[int, Floats] | None = None
     training: Training = Training()
+    twin: FittedModel | None = None
+
+    @property
+    def judged(self) -> FittedModel:
+        """The model that the gate judges."""
+        return self.twin or self
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ class Predicted:
     """
 
     quantiles: Floats | None = None  # of the log return over the horizon, (origins, levels)
-    sigma: Floats | None = None  # daily volatility at each origin, (origins,): the unit of quantile offsets
+    sigma: Floats | None = None  # its expected standard deviation, (origins,): the unit of quantile offsets
     components: Mapping[str, Floats] = field(default_factory=dict)
     points: Floats | None = None  # closes, (origins,), of a profile without intervals
 
@@ -104,19 +116,32 @@ class Predicted:
         return cls(**arrays, components=components)
 
 
+def quantiles_and_sigmas(predicted: Mapping[int, Predicted]) -> tuple[dict[int, Floats], dict[int, Floats]]:
+    """The quantiles and sigmas of predictions that have them, by horizon, as the tracker takes them."""
+    quantiles, sigmas = dict[int, Floats](), dict[int, Floats]()
+    for horizon, one in predicted.items():
+        assert one.quantiles is not None and one.sigma is not None  # noqa: PT018, S101 (no point is tracked)
+        quantiles[horizon], sigmas[horizon] = one.quantiles, one.sigma
+    return quantiles, sigmas
+
+
 class Profile(Protocol):
     """A kind of model with its settings; what most kinds share is a default here.
 
     Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
-    `gate_days`, `tracker_step`, `pool_products`.
+    `gate_days`, `tracker_step`, `pool_products`, `horizons`.
     """
 
     name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
     settings: Any  # of the class `Settings`
     recipe: int = 1  # counts up when the same settings come to mean another model
-    horizons: tuple[int, ...] = (1,)  # days ahead of the origin
     levels: tuple[float, ...] = LEVELS  # of its quantiles; none for a point
     component: str = "network"  # under which the model alone is stored among the component forecasts
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Days ahead of the origin, rising from 1."""
+        return tuple(getattr(self.settings, "horizons", (1,)))
 
     @property
     def policy(self) -> Policy:
@@ -147,7 +172,7 @@ class Profile(Protocol):
 
     @property
     def gate_days(self) -> int:
-        """Newest days that a refit holds out for the gate; 0: challengers are accepted without one."""
+        """Newest days that a challenger's twin is not trained on; 0: no gate, each challenger is accepted."""
         return int(getattr(self.settings, "gate_days", 180))
 
     @property
@@ -173,7 +198,8 @@ class Profile(Protocol):
     ) -> FittedModel:
         """Train from first weights on the history, less its newest `holdout_days`.
 
-        With `epochs` exactly so many passes over all of these days, without early stopping.
+        With `epochs` exactly so many passes over all of these days, without early stopping: so many as the
+        twin found to be best.
 
         Raises:
             NotEnoughHistory: too few days, or too few without a gap.

@@ -1,6 +1,7 @@
-"""Profile `calibrated`: quantiles of the next log return, from an ensemble of LSTMs and the HAR baseline.
+"""Profile `calibrated`: quantiles of the log returns over the next days, from LSTMs and from baselines.
 
-The networks' quantiles are averaged, mixed with HAR's, and corrected by the online quantile tracker.
+The networks' quantiles are averaged, mixed with the mean of three baselines, and corrected by the online
+quantile tracker.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from storage.models.bundles import Bundle, Draft
-from tasks.calibration.quantile_tracker import mix, track
+from tasks.calibration.quantile_tracker import Tracker, mix
 from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS
 from tasks.core.types import Floats, Rows
+from tasks.features.expected_sigma import expected_sigmas
 from tasks.features.inputs import Columns, columns_of, make_inputs, usable_rows
+from tasks.features.volatility import with_outcome
 from tasks.network.forward import weight_shapes
-from tasks.profiles.base import BaseProfile, FittedModel, Histories, Predicted
-from tasks.profiles.baselines import BASELINES, MIN_RETURNS, baseline_quantiles
+from tasks.profiles.base import BaseProfile, FittedModel, Histories, Predicted, quantiles_and_sigmas
+from tasks.profiles.baselines import BASELINES, MIN_RETURNS, MIXED, baseline_quantiles
 from tasks.profiles.calibrated_settings import CalibratedSettings
 from tasks.profiles.ensemble import (
     Ensemble,
@@ -31,8 +33,6 @@ from tasks.profiles.ensemble import (
     fit_ensemble,
     trainers_for,
 )
-
-MIXED_WITH = "har_t"
 
 
 class CalibratedProfile(BaseProfile):
@@ -44,7 +44,8 @@ class CalibratedProfile(BaseProfile):
 
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
         """Rows whose whole window is known, with no gap in it or before it."""
-        settings = self.settings
+        # They are the same for every horizon.
+        settings = self.settings.model_copy(update={"horizons": (1,)})
         columns = fitted.state.columns if fitted else columns_of(candles, share=settings.column_share)
         return usable_rows(make_inputs(candles, settings, columns), lookback=settings.lookback)
 
@@ -70,43 +71,47 @@ class CalibratedProfile(BaseProfile):
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
     ) -> Mapping[int, Predicted]:
-        """Half the networks, half HAR, beside every baseline.
+        """Half the networks, half the mean of three baselines, beside every baseline.
 
         Raises:
             NotEnoughHistory: too few returns for a baseline.
         """
-        return {1: self._predict(fitted.state, candles, rows, BASELINES if components else ())}
+        return self._predict(fitted.state, candles, rows, BASELINES if components else ())
 
     def _predict(
         self, ensemble: Ensemble, candles: pd.DataFrame, rows: Rows, baselines: Sequence[str]
-    ) -> Predicted:
-        settings = self.settings
-        inputs = make_inputs(candles, settings, ensemble.columns)
+    ) -> dict[int, Predicted]:
+        settings, horizons = self.settings, self.horizons
+        sigmas = expected_sigmas(candles, horizons)
+        inputs = make_inputs(candles, settings, ensemble.columns, sigmas)
         own = ensemble_quantiles(ensemble, inputs, rows, settings)
-        beside = baseline_quantiles(candles, rows, components=baselines) if len(rows) and baselines else {}
-        mixed = own
-        if settings.har_share and MIXED_WITH in beside:
-            mixed = mix(own, beside[MIXED_WITH], share=settings.har_share)
-        return Predicted(mixed, inputs.sigma[rows], {self.component: own, **beside})
+        beside = baseline_quantiles(candles, rows, horizons=horizons, components=baselines, sigmas=sigmas)
+        predicted = {}
+        for column, horizon in enumerate(horizons):
+            mixed, components = own[:, column], beside[horizon]
+            if settings.baseline_share and components:
+                mean = np.mean([components[name] for name in MIXED], axis=0)
+                mixed = mix(mixed, mean, share=settings.baseline_share)
+            components = {self.component: own[:, column], **components}
+            predicted[horizon] = Predicted(mixed, inputs.sigma[rows, column], components)
+        return predicted
 
-    def _first_offsets(self, ensemble: Ensemble, history: PriceHistory, fitted_through: date) -> Floats:
-        """The tracker's state after the days that no gradient came from, (levels,)."""
+    def _first_offsets(
+        self, ensemble: Ensemble, history: PriceHistory, fitted_through: date
+    ) -> dict[int, Floats]:
+        """The tracker's states after the days that no gradient came from, (levels,) for each horizon."""
         settings, candles = self.settings, history.candles
         inputs = make_inputs(candles, settings, ensemble.columns)
-        rows = usable_rows(inputs, lookback=settings.lookback)
-        rows = rows[(inputs.days[rows] >= np.datetime64(fitted_through)) & (rows < len(candles) - 1)]
+        rows = with_outcome(candles, usable_rows(inputs, lookback=settings.lookback))
         returns = np.cumsum(np.isfinite(inputs.returns))
-        needed = MIN_RETURNS if settings.har_share else 0
-        rows = rows[np.isfinite(inputs.targets[rows]) & (returns[rows] >= needed)]
-        zero = np.zeros(len(LEVELS))
-        if not len(rows):
-            return zero
-        baselines = (MIXED_WITH,) if settings.har_share else ()
-        quantiles = self._predict(ensemble, candles, rows, baselines).quantiles
-        assert quantiles is not None  # noqa: S101 (this profile gives distributions)
-        closes, sigma = history.closes, inputs.sigma[rows]
-        step = settings.tracker_step
-        return track(quantiles, sigma, closes[rows], closes[rows + 1], zero, step=step)[1]
+        needed = MIN_RETURNS if settings.baseline_share else 0
+        rows = rows[(inputs.days[rows] >= np.datetime64(fitted_through)) & (returns[rows] >= needed)]
+        tracker = Tracker.new(self.horizons, step=settings.tracker_step)
+        if len(rows):
+            predicted = self._predict(ensemble, candles, rows, MIXED if settings.baseline_share else ())
+            tracker.track(history, rows, *quantiles_and_sigmas(predicted))
+            tracker.learn(history, history.origin)
+        return tracker.offsets
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
         """Those of each member."""
@@ -126,17 +131,18 @@ class CalibratedProfile(BaseProfile):
     def load(self, bundle: Bundle) -> Ensemble:
         """The ensemble of a bundle."""
         ensemble = bundle.read_json("ensemble.json")
-        shapes = weight_shapes(ensemble["features"], self.settings.units, outputs=3)
+        outputs = 3 * len(self.horizons)
+        shapes = weight_shapes(ensemble["features"], self.settings.units, outputs)
         files = map(_weights_file, range(1, ensemble["members"] + 1))
         members = tuple(bundle.read_weights(shapes, file) for file in files)
         return Ensemble(Columns(**ensemble["columns"]), members)
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
-        """The members' losses."""
+        """The losses of the members, those with early stopping."""
         from tasks.profiles.figures import loss_figure
 
         unit = "negative log likelihood, scaled returns"
-        return {"losses.png": loss_figure(fitted.training.losses, unit)}
+        return {"losses.png": loss_figure(fitted.judged.training.losses, unit)}
 
 
 def _weights_file(number: int) -> str:

@@ -14,7 +14,7 @@ class CalibratedSettings(InputSettings, Policy):
 
     # The network.
     units: int = Field(32, ge=1, le=4096, description="LSTM units; more of them gained nothing")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of activations dropped in training")
     head_sd: float = Field(
         0.02, gt=0, description="Standard deviation of the head's first weights: it begins near N(0, 1)"
     )
@@ -22,12 +22,14 @@ class CalibratedSettings(InputSettings, Policy):
     min_dof: float = Field(2.1, gt=2, description="Fewest degrees of freedom: the variance stays finite")
     first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
     # Its training.
-    learning_rate: float = Field(2e-3, gt=0, description="Adam's step")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's step")
     clip_norm: float = Field(
         1.0, gt=0, description="The gradient's norm is held to it: tails make steep slopes"
     )
-    batch_size: int = Field(128, ge=1, le=100_000, description="Windows a step")
-    epochs: int = Field(60, ge=1, le=10_000, description="Passes over the windows, at most")
+    batch_size: int = Field(256, ge=1, le=100_000, description="Windows a step")
+    epochs: int = Field(
+        12, ge=1, le=10_000, description="Passes over the windows, at most: more learn the past by heart"
+    )
     validation_days: int = Field(
         180, ge=30, le=3650, description="Newest days of training, for early stopping"
     )
@@ -46,10 +48,12 @@ class CalibratedSettings(InputSettings, Policy):
     fine_tune_epochs: int = Field(
         2, ge=1, le=1000, description="Passes of a fine-tuning; five ruin the model"
     )
-    fine_tune_learning_rate: float = Field(5e-4, gt=0, description="Adam's step in fine-tuning")
+    fine_tune_learning_rate: float = Field(2e-4, gt=0, description="Adam's step in fine-tuning")
     # The forecast.
     tracker_step: float = Field(0.002, ge=0, lt=1, description="Step of the online tracker, in sigmas")
-    har_share: float = Field(0.5, ge=0, le=1, description="Weight of the HAR baseline in the forecast")
+    baseline_share: float = Field(
+        0.5, ge=0, le=1, description="Weight of the mean of three baselines in the forecast"
+    )
     pool_products: tuple[ProductId, ...] = Field(
         ("BTC-USD", "ETH-USD", "LTC-USD"),
         description="Products whose windows join the training where the database holds them",

@@ -10,7 +10,6 @@ from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from storage.core.errors import NotEnoughHistory
@@ -29,7 +28,8 @@ from tasks.profiles.calibrated_settings import CalibratedSettings
 log = logging.getLogger("closecast.ensemble")
 
 MIN_TRAINING_WINDOWS, MIN_VALIDATION_WINDOWS = 100, 30
-Examples = tuple[NDArray[np.float32], Floats]  # windows (samples, lookback, features), targets (samples, 1)
+# Windows (samples, lookback, features), targets (samples, horizons).
+Examples = tuple[NDArray[np.float32], Floats]
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,16 @@ class TrainedEnsemble:
     training: Training
 
 
-def _examples(
-    candles: pd.DataFrame, settings: CalibratedSettings, columns: Columns, after: date | None, through: date
-) -> Examples:
-    """The windows whose target day lies in that span, the last day included."""
-    inputs = make_inputs(candles, settings, columns)
+def _examples(inputs: Inputs, settings: CalibratedSettings, after: date | None, through: date) -> Examples:
+    """The windows with a target day in that span, the last day included; NaN for targets outside of it."""
     rows = usable_rows(inputs, lookback=settings.lookback)
-    targets = inputs.days[rows] + DAY
-    wanted = np.isfinite(inputs.targets[rows]) & (targets <= np.datetime64(through))
+    days = inputs.days[rows][:, None] + DAY * np.array(settings.horizons)
+    wanted = np.isfinite(inputs.targets[rows]) & (days <= np.datetime64(through))
     if after is not None:
-        wanted &= targets > np.datetime64(after)
-    return windows_at(inputs, rows[wanted], settings), inputs.targets[rows[wanted]][:, None]
+        wanted &= days > np.datetime64(after)
+    some = wanted.any(axis=1)
+    targets = np.where(wanted, inputs.targets[rows], np.nan)
+    return windows_at(inputs, rows[some], settings), targets[some]
 
 
 def fit_ensemble(
@@ -81,7 +80,8 @@ def fit_ensemble(
     columns = columns_of(history.candles, share=settings.column_share)
     fitted_through = trained_through - timedelta(days=0 if epochs else settings.validation_days)
     spans = (None, fitted_through), (fitted_through, trained_through)
-    train, validation = (_examples(history.candles, settings, columns, *span) for span in spans)
+    inputs = make_inputs(history.candles, settings, columns)
+    train, validation = (_examples(inputs, settings, *span) for span in spans)
     needed = 0 if epochs else MIN_VALIDATION_WINDOWS
     if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < needed:
         raise NotEnoughHistory(
@@ -98,7 +98,8 @@ def fit_ensemble(
     )
     shape = settings.model_dump(include={"lookback", "units", "dropout", "head_sd", "first_dof"})
     seeds = [_member_seed(settings, member) for member in range(settings.members)]
-    networks = [calibrated_network(features=train[0].shape[2], seed=seed, **shape) for seed in seeds]
+    shape |= {"features": train[0].shape[2], "horizons": len(settings.horizons)}
+    networks = [calibrated_network(seed=seed, **shape) for seed in seeds]
     starts = [(network.get_weights(), seed) for network, seed in zip(networks, seeds, strict=True)]
     held_out = None if epochs else validation
     return _train(settings, columns, train, held_out, pool, fitted_through, how, starts)
@@ -119,7 +120,7 @@ def fine_tune_ensemble(
         BadSetting: the losses are not finite with these settings.
     """
     columns = ensemble.columns
-    train = _examples(history.candles, settings, columns, None, trained_through)
+    train = _examples(make_inputs(history.candles, settings, columns), settings, None, trained_through)
     how = TrainingSettings(settings.fine_tune_learning_rate, settings.batch_size, settings.fine_tune_epochs)
     starts = [
         (weights, _member_seed(settings, member, trained_through.toordinal()))
@@ -131,32 +132,31 @@ def fine_tune_ensemble(
 def ensemble_quantiles(
     ensemble: Ensemble, inputs: Inputs, rows: Rows, settings: CalibratedSettings
 ) -> Floats:
-    """The members' averaged quantiles of the log return after each origin row, (rows, levels).
+    """The members' averaged quantiles of the log return over each horizon, (rows, horizons, levels).
 
     The same row gives the same bits, however many others are asked for with it.
     """
     if not len(rows):
-        return np.empty((0, len(LEVELS)))
+        return np.empty((0, len(settings.horizons), len(LEVELS)))
     windows = windows_at(inputs, rows, settings)
     head = settings.model_dump(include={"mean_scale", "min_dof"})
-    total = np.zeros((len(rows), len(LEVELS)))
+    total = np.zeros((len(rows), len(settings.horizons), len(LEVELS)))
     for weights in ensemble.members:
         total += student_t(*student_t_parameters(forward(weights, windows), **head))
-    return np.asarray(total / len(ensemble.members) * inputs.sigma[rows][:, None], dtype=np.float64)
+    return np.asarray(total / len(ensemble.members) * inputs.sigma[rows][:, :, None], dtype=np.float64)
 
 
 def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
     """The process's trainers of networks of that shape, traced once, on first use."""
     names = {"lookback", "units", "dropout", "clip_norm", "mean_scale", "min_dof"}
-    return _trainers(features, **settings.model_dump(include=names))
+    shape = settings.model_dump(include=names)
+    return _trainers(features=features, horizons=len(settings.horizons), **shape)
 
 
 @functools.lru_cache(maxsize=4)
-def _trainers(
-    features: int, *, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any
-) -> TrainerPool:
+def _trainers(*, clip_norm: float, mean_scale: float, min_dof: float, **shape: Any) -> TrainerPool:
     trainer = Trainer(
-        calibrated_network(features=features, head_sd=0.0, seed=0, **shape),
+        calibrated_network(head_sd=0.0, seed=0, **shape),
         loss=functools.partial(student_t_loss, mean_scale=mean_scale, min_dof=min_dof),
         clip_norm=clip_norm,
     )
@@ -213,7 +213,7 @@ def _pooled(
         if lacking:
             not_pooled[product] = f"has no {' and no '.join(lacking)}"
             continue
-        examples = _examples(history.candles, settings, columns, None, through)
+        examples = _examples(make_inputs(history.candles, settings, columns), settings, None, through)
         if len(examples[0]):
             parts[product] = examples
         else:

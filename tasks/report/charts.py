@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
-from tasks.core.quantiles import LEVELS
+from tasks.core.forecast import Forecast
 from tasks.report.context import COVERAGE_DAYS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
@@ -44,18 +44,28 @@ def _columns(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _fan(context: ReportContext) -> dict[str, Any]:
-    forecast = context.forecast
-    last, point = short([forecast.last_close, forecast.first.point])
+    forecast, earlier = context.forecast, context.earlier
     return {
         "days": context.closes["day_utc"].dt.strftime("%Y-%m-%d").tolist(),
         "closes": short(context.closes["close"]),
-        "target": str(forecast.first.target_day),
-        "last": last,
-        "point": point,
         "decimals": forecast.decimals,
-        "levels": list(LEVELS) if context.has_intervals else [],
-        "quantiles": short(forecast.first.quantiles or ()),
+        "ahead": _ahead(forecast),
+        "earlier": _ahead(earlier) if earlier else None,
     }
+
+
+def _ahead(forecast: Forecast) -> dict[str, Any]:
+    """A run's target days with the point and the intervals of each, without these where there are none."""
+    rows = forecast.rows()
+    figures = {
+        "origin": str(forecast.origin_day),
+        "last": short([forecast.last_close])[0],
+        "days": [str(row["target_day"]) for row in rows],
+        "point": short(row["point"] for row in rows),
+    }
+    if forecast.first.quantiles is None:
+        return figures
+    return figures | {name: short(row[name] for row in rows) for name in BOUNDS}
 
 
 def _past(context: ReportContext) -> dict[str, Any] | None:
@@ -77,7 +87,7 @@ def _coverage(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _losses(context: ReportContext) -> dict[str, Any] | None:
-    networks = context.model.networks
+    networks = context.model.losses
     if not any(network["loss"] for network in networks):
         return None
     return {

@@ -15,15 +15,14 @@ from storage.core.home import Home
 from storage.core.intervals import COVERED, INTERVALS
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
 from storage.tables.scores import Scores
 from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
-from tasks.core.quantiles import crps
 from tasks.core.types import Floats, Gap
+from tasks.evaluation.components import ComponentComparison, compare_components, component_scores
 from tasks.evaluation.scoreboard import FIGURES, Scoreboard
 from tasks.evaluation.scoring import read_scoreboard
-from tasks.evaluation.significance import MIN_DAYS, diebold_mariano, ratio
+from tasks.forecast.publish import run_of
 from tasks.prices.gaps import find_gaps
 from tasks.report.model_section import ModelSection, read_model_section
 
@@ -36,17 +35,7 @@ BINS, MIN_EXPECTED = 10, 5
 # What chance leads to on 95 of 100 days lies between these levels.
 CHANCE = {"lower": 0.025, "upper": 0.975}
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
-
-
-@dataclass(frozen=True)
-class BaselineComparison:
-    """A component forecast on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value."""
-
-    component: str
-    days: int
-    crps: float
-    ratio: float | None
-    p_value: float | None
+COMPONENT_COLUMNS = ("component_names", "component_crps")
 
 
 @dataclass(frozen=True)
@@ -69,21 +58,23 @@ class PitHistogram:
 class ReportContext:
     """Everything on a page that was written on `day`.
 
-    `forecast` is the published forecast of the newest day, `revisions` the later ones of the same day;
-    `forecast_count` counts those of all days. `closes` has `day_utc` and `close` up to its origin, a row a
-    calendar day, NaN where one is missing; `past` the published forecasts by target day, joined with their
-    scores; `coverage` is as `running_coverage` gives it, `observed_again` as the function of that name.
+    `forecast` is the run, with all its horizons, that published the forecast of the newest next day;
+    `revisions` are the later ones of the same day. `forecast_count` counts the forecasts of the next day on
+    all days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is
+    missing; `past` the published forecasts of the next day by target day, joined with their scores.
+    `earlier` is as `earlier_run` gives it, `coverage` and `observed_again` as the functions of these names.
     """
 
     day: date
     forecast: Forecast
     history: PriceHistory
     revisions: tuple[Forecast, ...]
+    earlier: Forecast | None
     forecast_count: int
     closes: pd.DataFrame
     past: pd.DataFrame
     board: Scoreboard
-    baselines: list[BaselineComparison]
+    components: list[ComponentComparison]
     pit: PitHistogram | None
     coverage: pd.DataFrame
     model: ModelSection
@@ -131,8 +122,9 @@ def products_with_forecasts(home: Home) -> list[tuple[str, str]]:
 
 
 def count_forecasts(home: Home, product_id: str, profile: str) -> int:
-    """How many forecasts there are of a product by a profile, revisions among them."""
-    rows = Predictions(home).read(ds.field("profile") == profile, ["prediction_id"], product_id)
+    """How many forecasts of the next day there are of a product by a profile, revisions among them."""
+    next_day = (ds.field("profile") == profile) & (ds.field("horizon") == 1)
+    rows = Predictions(home).read(next_day, ["prediction_id"], product_id)
     return int(rows.num_rows)
 
 
@@ -161,25 +153,42 @@ def read_context(
             f" make one with `closecast run --product {product_id} --profile {profile}`"
         )
     newest = [row for row in rows if row["target_day"] == rows[-1]["target_day"]]
-    forecast, *revisions = (Forecast.from_rows([row]) for row in newest)
+    revisions = tuple(Forecast.from_rows([row]) for row in newest[1:])
+    published = [row for row in rows if row["revision"] == 0]
+    forecast = run_of(home, published[-1])
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
-    past = past_forecasts(home, rows)
+    past = past_forecasts(home, published)
+    scored = past.dropna(subset=["crps", "close"])
     return ReportContext(
         day=day,
         forecast=forecast,
         history=history,
-        revisions=tuple(revisions),
+        revisions=revisions,
+        earlier=earlier_run(home, forecast, published),
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
         board=board or read_scoreboard(home, product_id, profile),
-        baselines=compare_components(home, product_id, past),
+        components=compare_components(scored, component_scores(scored)),
         pit=pit_histogram(past["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(past),
         model=read_model_section(home, forecast),
         observed_again=observed_again(history.restated),
     )
+
+
+def earlier_run(home: Home, forecast: Forecast, published: list[dict[str, Any]]) -> Forecast | None:
+    """The published run of the origin before a forecast's; None where none of its days is still to come.
+
+    `published` are the published rows of the next day, by target day, up to the forecast's own. There is none
+    of points either: they have no fan to compare.
+    """
+    if len(published) == 1:
+        return None
+    run = run_of(home, published[-2])
+    comparable = run.first.quantiles is not None and forecast.first.quantiles is not None
+    return run if comparable and run.horizons[-1].target_day > forecast.origin_day else None
 
 
 def _read_history(home: Home, forecast: Forecast) -> PriceHistory:
@@ -204,39 +213,15 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
     return closes[closes.first_valid_index() :].reset_index()
 
 
-def past_forecasts(home: Home, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The published ones of the rows, by target day, each with its newest score or none."""
-    published = pd.DataFrame([row for row in rows if row["revision"] == 0])
-    columns = ["prediction_id", *SCORE_COLUMNS, *COVERED]
-    scores = Scores(home).newest(rows[0]["product_id"], first=rows[0]["target_day"], columns=columns)
-    joined = published.merge(scores.to_pandas(), how="left", on="prediction_id")
+def past_forecasts(home: Home, published: list[dict[str, Any]]) -> pd.DataFrame:
+    """The published forecasts of the next day, by target day, each with its newest score or none."""
+    columns = ["prediction_id", *SCORE_COLUMNS, *COVERED, *COMPONENT_COLUMNS]
+    product_id, first = published[0]["product_id"], published[0]["target_day"]
+    scores = Scores(home).newest(product_id, first=first, columns=columns)
+    joined = pd.DataFrame(published).merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")
     return joined.astype(types).sort_values("target_day", ignore_index=True)
-
-
-def compare_components(home: Home, product_id: str, past: pd.DataFrame) -> list[BaselineComparison]:
-    """Our forecasts against each component forecast, by its name, on the days that both have."""
-    ours = past.dropna(subset=["crps", "close"])[
-        ["prediction_id", "target_day", "last_close", "close", "crps"]
-    ]
-    first = past["target_day"].min().date()
-    names = ["prediction_id", "component", "quantiles"]
-    stored = components(home, product_id).read(ds.field("target_day") >= first, names).to_pandas()
-    rows = stored.merge(ours, on="prediction_id").sort_values("target_day")
-    if rows.empty:
-        return []
-    last_close = rows["last_close"].to_numpy(np.float64)
-    returns = np.log(rows["close"].to_numpy(np.float64) / last_close)
-    rows["theirs"] = crps(returns, np.log(np.stack(rows["quantiles"].tolist()) / last_close[:, None]))
-    comparisons = []
-    for component, part in rows.groupby("component"):
-        ours, theirs = (part[name].to_numpy(np.float64) for name in ("crps", "theirs"))
-        mean = float(theirs.mean())
-        over = ratio(float(ours.mean()), mean)
-        p_value = diebold_mariano(ours, theirs) if len(part) >= MIN_DAYS else None
-        comparisons.append(BaselineComparison(str(component), len(part), mean, over, p_value))
-    return comparisons
 
 
 def observed_again(observations: pd.DataFrame) -> pd.DataFrame:

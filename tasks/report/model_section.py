@@ -12,8 +12,8 @@ from storage.core.home import Home
 from storage.models.bundles import Bundle
 from storage.models.registry import Models, ModelVersion
 from tasks.core.forecast import Forecast
-from tasks.core.model import Lineage
-from tasks.training.registration import read_lineage
+from tasks.core.model import Lineage, TwinLineage
+from tasks.training.registration import TWIN, read_lineage
 
 MAX_VERSIONS = 12
 # The article's, in the order it shows them, with a description for people who cannot see them.
@@ -28,10 +28,11 @@ FIGURES = {
 class ModelSection:
     """The version that made the forecast, and the newest versions beside it.
 
-    `networks` are the losses of each network of `refit`: the same version, or the one that it was fine-tuned
-    from. `figures` are PNG files by their description, as `data:` addresses. `age_days` counts from the
-    training's origin to the forecast's; a warning begins after `max_age_days`, never for None. `pooled` are
-    the other products that it was trained on.
+    `refit` is the same version, or the one that it was fine-tuned from. `losses` are those of its networks,
+    or of its `twin`'s where it has one: only these have a validation loss then. `figures` are PNG files by
+    their description, as `data:` addresses. `age_days` counts from the training's origin to the forecast's;
+    a warning begins after `max_age_days`, never for None. `pooled` are the other products that it was
+    trained on.
     """
 
     version: ModelVersion
@@ -40,7 +41,8 @@ class ModelSection:
     age_days: int
     max_age_days: int | None
     versions: list[ModelVersion]
-    networks: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
+    twin: TwinLineage | None
     figures: dict[str, str]
     pooled: tuple[str, ...]
     bridges_gaps: bool
@@ -59,7 +61,8 @@ def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
     refit = refit_of(version, versions)
     bundle, refit_bundle = models.open(version), models.open(refit)
     settings, lineage = bundle.read_json("settings.json"), read_lineage(bundle)
-    pooled = {*lineage.pooled_data_versions, *read_lineage(refit_bundle).pooled_data_versions}
+    refit_lineage, losses = read_lineage(refit_bundle), refit_bundle.read_json("losses.json")
+    pooled = {*lineage.pooled_data_versions, *refit_lineage.pooled_data_versions}
     return ModelSection(
         version=version,
         lineage=lineage,
@@ -67,7 +70,8 @@ def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
         age_days=(forecast.origin_day - lineage.origin_day).days,
         max_age_days=settings.get("max_model_age_days"),
         versions=sorted(versions, key=lambda one: -int(one.version))[:MAX_VERSIONS],
-        networks=refit_bundle.read_json("losses.json")["networks"],
+        losses=losses[TWIN if refit_lineage.twin else "networks"],
+        twin=refit_lineage.twin,
         figures=_figures(bundle),
         pooled=tuple(sorted(pooled)),
         bridges_gaps=bool(settings.get("bridge_gaps", False)),

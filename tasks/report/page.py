@@ -21,8 +21,9 @@ from storage.reports import INDEX, Reports
 from tasks.core.forecast import Forecast
 from tasks.core.formatting import format_figure
 from tasks.core.history import PriceHistory
+from tasks.core.quantiles import LEVELS
 from tasks.core.steps import step
-from tasks.evaluation.scoreboard import Scoreboard
+from tasks.evaluation.scoreboard import Scoreboard, horizon_table
 from tasks.evaluation.scoreboard import table as scoreboard_table
 from tasks.report import text
 from tasks.report.charts import charts
@@ -125,7 +126,10 @@ def render(context: ReportContext) -> str:
     """
     forecast = context.forecast
     scripts = [_asset("echarts.min.js"), _asset("report.js")]
-    header, board = scoreboard_table(context.board)
+    (header, board), (horizon_header, horizons) = (
+        scoreboard_table(context.board),
+        horizon_table(context.board),
+    )
     return (
         _environment()
         .get_template("report.html")
@@ -137,14 +141,21 @@ def render(context: ReportContext) -> str:
             style=_asset("report.css"),
             policy=_policy(scripts),
             board=board,
-            board_head=[(name, number > 0) for number, name in enumerate(header)],
+            board_head=_figures_after_the_first(header),
+            horizons=horizons,
+            horizons_head=_figures_after_the_first(horizon_header),
             past_rows=context.scored.iloc[::-1].head(TABLE_ROWS).to_dict("records"),
-            # In tables the currency stands in the head of the column.
-            amount=lambda value: forecast.price(value).removesuffix(f" {forecast.quote_currency}"),
+            amount=forecast.amount,  # in tables the currency stands in the head of the column
+            levels=LEVELS,
             newest=lambda rows: rows.iloc[::-1].head(DATA_ROWS).to_dict("records"),
             index=INDEX,
         )
     )
+
+
+def _figures_after_the_first(header: Sequence[str]) -> list[tuple[str, bool]]:
+    """The columns of a table, each with whether it holds figures."""
+    return [(name, number > 0) for number, name in enumerate(header)]
 
 
 def render_index(summaries: Sequence[Mapping[str, Any]], day: date) -> str:

@@ -117,13 +117,16 @@ def forecast_markdown(
             for first, last in find_gaps(history.candles["day_utc"])
         ),
     ]
+    if len(forecast.horizons) > 1:
+        parts += ["## The next days", markdown_table(*forecast.fan())]
     if forecast.first.components:
         low, high = INTERVAL_INDEXES[80]
         rows = []
         for name, closes in forecast.first.components.items():
             median, lower, upper = (forecast.price(closes[index]) for index in (MEDIAN, low, high))
             rows.append([name, median, f"{lower} to {upper}"])
-        parts += ["## Component forecasts", markdown_table(["component", "median", "80 %"], rows)]
+        title = f"## Component forecasts of {forecast.first.target_day}"
+        parts += [title, markdown_table(["component", "median", "80 %"], rows)]
     if warning:
         parts.append(f"**Warning:** {warning}")
     if board.last is not None:
@@ -169,19 +172,25 @@ def products_markdown(forecasts: Sequence[Forecast], reasons: Mapping[str, str])
 @contextmanager
 def training_progress(product_id: str, profile: Profile) -> Iterator[None]:
     """Show the epochs of a training in here as a progress artifact of the run."""
-    with listening(TrainingProgress(product_id, int(getattr(profile.settings, "members", 1)))):
+    members = int(getattr(profile.settings, "members", 1))
+    # With a gate each member trains twice: in the twin, then in the model itself.
+    progress = TrainingProgress(product_id, 2 * members if profile.gate_days else members)
+    with listening(progress):
         yield
+    progress.finish()
 
 
 class TrainingProgress:
     """A progress artifact of a run, created with the first epoch: most days train nothing.
 
-    The `members` that train have equal shares of the progress.
+    The `networks` that train have equal shares of the progress; a member that trains twice is two of them.
     """
 
-    def __init__(self, product_id: str, members: int) -> None:
-        self._product_id, self._members = product_id, members
-        self._shares: dict[str, float] = {}
+    def __init__(self, product_id: str, networks: int) -> None:
+        self._product_id, self._networks = product_id, networks
+        self._shares: list[float] = []
+        self._newest: dict[str, int] = {}  # index of each member's newest network in the shares
+        self._percent = 0.0
         self._artifact_id: Any = None
         self._updated_at = 0.0
         self._unavailable = False
@@ -190,18 +199,29 @@ class TrainingProgress:
     def __call__(self, member: str, epoch: int, epochs: int) -> None:
         """Record an epoch; update the artifact unless it was updated just now."""
         with self._lock:
-            self._shares[member] = epoch / epochs
-            percent = 100.0 * min(1.0, sum(self._shares.values()) / self._members)
-            soon = time.monotonic() - self._updated_at < EVERY_SECONDS
-            if self._unavailable or (soon and percent < 100.0):
-                return
-            self._updated_at = time.monotonic()
-            try:
-                self._update(percent)
-            except (httpx.HTTPError, PrefectException):
-                # A training is worth more than its progress.
-                self._unavailable = True
-                log.warning("%s: the progress of training can no longer be shown", self._product_id)
+            if epoch == 1 or member not in self._newest:
+                self._newest[member] = len(self._shares)
+                self._shares.append(0.0)
+            self._shares[self._newest[member]] = epoch / epochs
+            self._show(100.0 * min(1.0, sum(self._shares) / self._networks))
+
+    def finish(self) -> None:
+        """End at 100: without a twin, for which a series may be too short, fewer networks train."""
+        with self._lock:
+            if self._shares and self._percent < 100.0:
+                self._show(100.0)
+
+    def _show(self, percent: float) -> None:
+        soon = time.monotonic() - self._updated_at < EVERY_SECONDS
+        if self._unavailable or (soon and percent < 100.0):
+            return
+        self._updated_at, self._percent = time.monotonic(), percent
+        try:
+            self._update(percent)
+        except (httpx.HTTPError, PrefectException):
+            # A training is worth more than its progress.
+            self._unavailable = True
+            log.warning("%s: the progress of training can no longer be shown", self._product_id)
 
     def _update(self, percent: float) -> None:
         if self._artifact_id is not None:
@@ -210,5 +230,5 @@ class TrainingProgress:
         self._artifact_id = create_progress_artifact(
             percent,
             key=artifact_key("training", self._product_id),
-            description=f"{self._product_id}: training, {self._members} members",
+            description=f"{self._product_id}: training, networks: {self._networks}",
         )

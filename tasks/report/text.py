@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import date
 
 from storage.core.intervals import INTERVALS
 from tasks.core.formatting import UNKNOWN, format_share
-from tasks.profiles.baselines import BASELINES
+from tasks.profiles.baselines import BASELINES, DRIFT
 from tasks.report.context import ReportContext
 
 # The level of the test of calibration.
@@ -15,9 +16,9 @@ SIGNIFICANCE = 0.05
 GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenger_crps", "ratio", "limit")
 COMPONENTS = {
     "last_close_250": "last close with its newest 250 returns",
-    "ewma_t": "EWMA(.94) volatility with Student t",
-    "garch_t": "GARCH(1,1) with Student t",
-    "har_t": "HAR volatility with weekday and Student t",
+    "ewma_weekday_t": "EWMA(.94) volatility with weekday and Student t",
+    "garch_weekday_t": "GARCH(1,1) with weekday and Student t",
+    "har_120_t": "HAR volatility with a memory of 120 days, weekday and Student t",
 }
 NEWER_CLOSES = {
     "sample": "The sample ends there; `closecast run --source coinbase --replace-source` starts over with the"
@@ -33,7 +34,12 @@ def long_day(day: date) -> str:
 
 def short_day(day: date) -> str:
     """As `18 Oct 2019`."""
-    return f"{day.day} {day:%b %Y}"
+    return f"{day_month(day)} {day:%Y}"
+
+
+def day_month(day: date) -> str:
+    """As `18 Oct`, where the year is known."""
+    return f"{day.day} {day:%b}"
 
 
 def count(number: int, noun: str) -> str:
@@ -43,8 +49,10 @@ def count(number: int, noun: str) -> str:
 
 def component_name(component: str) -> str:
     """A component forecast in words: a baseline's method, or the model's own."""
-    other = component if component in BASELINES else "the model alone, before mixing and tracking"
-    return COMPONENTS.get(component, other)
+    if component not in BASELINES:
+        return "the model alone, before mixing and tracking"
+    method = COMPONENTS[component.removesuffix(DRIFT)]
+    return f"{method}, moved by the mean return of all days before" if component.endswith(DRIFT) else method
 
 
 def covered(context: ReportContext, percent: int) -> str:
@@ -70,7 +78,7 @@ def notes(context: ReportContext) -> list[str]:
         )
         lines.append(
             f"The newest close is of {short_day(newest_day)}, {count((day - newest_day).days, 'day')} before"
-            f" this page was written: the day of the newest forecast is over. {remedy}"
+            f" this page was written: the first day of the newest forecast is over. {remedy}"
         )
     lines += [f"Coverage alarm: {alarm}." for alarm in context.board.alarms]
     if model.too_old:
@@ -90,6 +98,36 @@ def notes(context: ReportContext) -> list[str]:
             " run scores the forecast and makes a new one."
         )
     return lines
+
+
+def fan(context: ReportContext) -> str:
+    """What the chart of the days ahead shows, and where its lines are no forecasts."""
+    forecast, days = context.forecast, len(context.closes)
+    past = count(days, "day") if days > 1 else "day"
+    text = f"The last {past} up to {short_day(forecast.origin_day)}, with a gap where a day is missing, and"
+    if not context.has_intervals:
+        return f"{text} the forecast, as a point."
+    if len(forecast.horizons) == 1:
+        return f"{text} the forecast of the next day."
+    text += " on the same time scale the days ahead. Each interval is for the close of its own day."
+    ahead = itertools.pairwise(one.horizon for one in forecast.horizons)
+    ends = sorted({end for pair in ahead if pair[1] > pair[0] + 1 for end in pair})
+    if ends:
+        days_ahead = f"{', '.join(map(str, ends[:-1]))} and {ends[-1]} days ahead"
+        text += f" Between {days_ahead} nothing is forecast: straight lines lead across."
+    return text
+
+
+def drift(context: ReportContext) -> str:
+    """How many days ahead the best baseline is one with a drift, and what that tells of the naive ratio."""
+    best = {one.horizon: one.best_baseline for one in context.board.horizons}
+    drifting = [str(horizon) for horizon, one in best.items() if one and one.component.endswith(DRIFT)]
+    if not drifting:
+        return "No best baseline has a drift: the mean return of all days before was of no help here."
+    return (
+        f"With `{DRIFT}` a baseline is moved by the mean return of all days before. Such a one is the best"
+        f" {', '.join(drifting)} days ahead: there, part of what is gained on naive may be mere drift."
+    )
 
 
 def calibration(context: ReportContext) -> str:

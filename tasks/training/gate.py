@@ -49,12 +49,14 @@ class Gate:
 
 
 def judge(profile: Profile, champion: FittedModel, challenger: FittedModel, candles: pd.DataFrame) -> Gate:
-    """Require non-inferiority in CRPS on the newest days that neither model has seen.
+    """Require non-inferiority in CRPS on the newest days that neither model has seen, nor its twin if any.
 
     Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of
     one recipe is larger, `gate_ratio_180`. With fewer the challenger is refused. The first horizon is
-    compared, of the models alone, before mixing and tracking. The candles end with the challenger's origin.
+    compared, where these limits were measured, of the models alone, before mixing and tracking. The candles
+    end with the challenger's origin.
     """
+    champion, challenger = champion.judged, challenger.judged
     last: date = candles["day_utc"].iloc[-1].date()
     seen = max(champion.trained_through, challenger.trained_through)
     long = (last - seen).days >= LONG_GATE_DAYS

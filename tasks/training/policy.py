@@ -21,7 +21,7 @@ class ModelCandidate:
 
     version: str
     origin: date  # the last day of the candles that it was made from
-    trained_through: date  # the newest day that training looked at
+    trained_through: date  # the newest day that training looked at, the twin's where it has one
     training_kind: TrainingKind
     status: Status
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -15,7 +17,7 @@ from storage.core.provenance import code_version, git_commit
 from storage.models.bundles import Bundle, Draft
 from storage.models.registry import Models, ModelVersion
 from tasks.core.history import PriceHistory
-from tasks.core.model import Lineage, Model
+from tasks.core.model import NONE, Lineage, Model, TwinLineage
 from tasks.core.quantiles import LEVELS
 from tasks.core.tensorflow_runtime import library_versions
 from tasks.network.architectures import arrays_sha256
@@ -23,6 +25,10 @@ from tasks.prices.gaps import find_gaps
 from tasks.profiles.base import FittedModel, Histories, Profile
 from tasks.profiles.named import own_files
 from tasks.training.policy import ModelCandidate
+
+log = logging.getLogger("closecast.training")
+
+TWIN = "twin"
 
 
 def model_key(*parts: str) -> str:
@@ -35,6 +41,26 @@ def weights_digest(profile: Profile, fitted: FittedModel) -> str:
     return arrays_sha256([array for network in profile.weights(fitted) for array in network])
 
 
+def fit_with_twin(
+    profile: Profile, history: PriceHistory, pool: Histories, parent: FittedModel | None, holdout_days: int
+) -> FittedModel:
+    """Fit a model on all days, or fine-tune its parent, and beside it a twin without the newest days.
+
+    The twin comes first: it finds the epochs, and its newest days give the first quantile offsets. Without
+    `holdout_days` there is none, and the newest days stop the training.
+    """
+    if not holdout_days:
+        return profile.fine_tune(parent, history, pool) if parent else profile.fit(history, pool)
+    if parent:
+        # A parent of a short series has no twin; by now it has not seen the gate's days itself.
+        twin = profile.fine_tune(parent.judged, history, pool, holdout_days=holdout_days)
+        fitted = profile.fine_tune(parent, history, pool)
+    else:
+        twin = profile.fit(history, pool, holdout_days=holdout_days)
+        fitted = profile.fit(history, pool, epochs=twin.training.best_epoch)
+    return replace(fitted, quantile_offsets=twin.quantile_offsets, twin=replace(twin, twin=None))
+
+
 def train_model(
     profile: Profile,
     history: PriceHistory,
@@ -43,16 +69,16 @@ def train_model(
     parent: tuple[str, FittedModel] | None,
     not_pooled: Mapping[str, str] | None = None,
 ) -> tuple[FittedModel, Lineage]:
-    """Fit a model, or fine-tune its parent, with the lineage of the result.
+    """Fit a model with its twin, or fine-tune its parent, with the lineage of the result.
 
     The parent is a version, or a name, and its model; `not_pooled` tells why the pool lacks some products.
     """
-    # The newest days are left to the gate, none where the series is too short.
+    # A series that is too short has no twin.
     days = profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
-    if parent:
-        fitted = profile.fine_tune(parent[1], history, pool, holdout_days=days)
-    else:
-        fitted = profile.fit(history, pool, holdout_days=days)
+    if profile.gate_days and not days:
+        text = "%s: trained without a twin, which needs %d days of closes: the gate waits for unseen days"
+        log.info(text, history.product_id, profile.min_days + profile.gate_days)
+    fitted = fit_with_twin(profile, history, pool, parent[1] if parent else None, days)
     training = fitted.training
     left_out = {**(not_pooled or {}), **training.not_pooled}
     return fitted, Lineage(
@@ -69,7 +95,7 @@ def train_model(
         trained_through=fitted.trained_through,
         weights_sha256=weights_digest(profile, fitted),
         git_commit=git_commit(),
-        holdout_days=days,
+        twin=_twin_lineage(profile, fitted.twin, days, refitted=parent is None),
         pooled_data_versions={name: one.data_version for name, one in pool.items() if name not in left_out},
         not_pooled=left_out,
         columns_left_out=training.columns_left_out,
@@ -80,13 +106,37 @@ def train_model(
     )
 
 
+def _twin_lineage(
+    profile: Profile, twin: FittedModel | None, holdout_days: int, *, refitted: bool
+) -> TwinLineage | None:
+    if twin is None:
+        return None
+    return TwinLineage(
+        holdout_days=holdout_days,
+        trained_through=twin.trained_through,
+        weights_sha256=weights_digest(profile, twin),
+        best_epoch=twin.training.best_epoch if refitted else None,
+        windows=twin.training.windows,
+    )
+
+
 def write_bundle(draft: Draft, profile: Profile, fitted: FittedModel, lineage: Lineage) -> None:
-    """Fill a draft: the profile's state, and what every bundle has."""
+    """Fill a draft: the profile's state, that of its twin, and what every bundle has."""
     profile.save(fitted, draft)
     draft.write_json("settings.json", profile.settings.model_dump(mode="json"))
-    offsets = None if fitted.quantile_offsets is None else fitted.quantile_offsets.tolist()
-    draft.write_json("calibration.json", {"levels": list(LEVELS), "quantile_offsets": offsets})
-    losses = [
+    offsets = fitted.quantile_offsets
+    stored = None if offsets is None else {str(horizon): own.tolist() for horizon, own in offsets.items()}
+    draft.write_json("calibration.json", {"levels": list(LEVELS), "quantile_offsets": stored})
+    losses = {"networks": _plain_losses(fitted)}
+    if fitted.twin:
+        profile.save(fitted.twin, draft.part(TWIN))
+        losses[TWIN] = _plain_losses(fitted.twin)
+    draft.write_json("losses.json", losses)
+    draft.write_json("lineage.json", lineage.to_json())
+
+
+def _plain_losses(fitted: FittedModel) -> list[dict[str, Any]]:
+    return [
         {
             "loss": one.training.tolist(),
             "val_loss": [loss if np.isfinite(loss) else None for loss in one.validation.tolist()],
@@ -94,16 +144,19 @@ def write_bundle(draft: Draft, profile: Profile, fitted: FittedModel, lineage: L
         }
         for one in fitted.training.losses
     ]
-    draft.write_json("losses.json", {"networks": losses})
-    draft.write_json("lineage.json", lineage.to_json())
 
 
 def read_bundle(bundle: Bundle, profile: Profile, version: str = "") -> Model:
-    """The model of a bundle, to the last bit; `Damaged` where a file is not the stored one."""
+    """The model of a bundle with its twin, to the last bit; `Damaged` where a file is not the stored one."""
     lineage = read_lineage(bundle)
     stored = bundle.read_json("calibration.json")["quantile_offsets"]
-    offsets = None if stored is None else np.array(stored, dtype=np.float64)
-    return Model(version, FittedModel(profile.load(bundle), lineage.trained_through, offsets), lineage)
+    # Texts have another order.
+    offsets = stored and {int(name): np.array(stored[name], np.float64) for name in sorted(stored, key=int)}
+    twin = None
+    if lineage.twin:
+        twin = FittedModel(profile.load(bundle.part(TWIN)), lineage.twin.trained_through, offsets)
+    fitted = FittedModel(profile.load(bundle), lineage.trained_through, offsets, twin=twin)
+    return Model(version, fitted, lineage)
 
 
 def read_lineage(bundle: Bundle) -> Lineage:
@@ -124,11 +177,12 @@ def register(
 ) -> ModelVersion:
     """Store the bundle, and only then let the registry know of a version that is not judged yet."""
     metrics, curves = dict(lineage.metrics), {}
-    for number, losses in enumerate(fitted.training.losses, start=1):
-        curves[f"network_{number}_loss"] = losses.training
-        best = float(losses.validation[losses.best_epoch - 1])
-        if np.isfinite(best):
-            metrics[f"network_{number}_best_val_loss"] = best
+    for prefix, model in (("", fitted), ("twin_", fitted.twin)):
+        for number, losses in enumerate(model.training.losses if model else (), start=1):
+            curves[f"{prefix}network_{number}_loss"] = losses.training
+            best = float(losses.validation[losses.best_epoch - 1])
+            if np.isfinite(best):
+                metrics[f"{prefix}network_{number}_best_val_loss"] = best
     with models.draft(lineage.product_id, profile.name) as draft:
         write_bundle(draft, profile, fitted, lineage)
         for name, png in profile.figures(fitted, history).items():
@@ -148,10 +202,11 @@ def register(
 def as_candidate(version: ModelVersion) -> ModelCandidate:
     """A registered version as the policy sees it."""
     tags: Any = version.tags
+    twin = tags.get("twin_trained_through", NONE)
     return ModelCandidate(
         version=version.version,
         origin=date.fromisoformat(tags["origin_day"]),
-        trained_through=date.fromisoformat(tags["trained_through"]),
+        trained_through=date.fromisoformat(tags["trained_through"] if twin == NONE else twin),
         training_kind=tags["training_kind"],
         status=tags["status"],
     )

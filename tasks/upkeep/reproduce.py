@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from storage.core.home import Home
 from storage.core.provenance import code_version
 from storage.models.registry import Models
 from storage.prices.price_store import Prices
+from storage.tables.delta import among
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import FLOAT, FLOATS, PREDICTIONS, calibrator, components
 from tasks.calibration.calibrator_states import CalibratorState
@@ -22,10 +23,10 @@ from tasks.core.forecast import Forecast
 from tasks.core.history import PriceHistory
 from tasks.core.model import Lineage, Model
 from tasks.core.tensorflow_runtime import library_versions
-from tasks.forecast.publish import component_rows, make_forecast
+from tasks.forecast.publish import RunKey, component_rows, make_forecast
 from tasks.profiles.base import FittedModel, Profile
 from tasks.profiles.named import own_files, profile_class
-from tasks.training.registration import load_model
+from tasks.training.registration import fit_with_twin, load_model
 
 log = logging.getLogger("closecast.reproduce")
 
@@ -130,7 +131,7 @@ def _compare_forecasts(
     product_id, horizon = row["product_id"], row["horizon"]
     mine = components(home, product_id).read(ds.field("prediction_id") == row["prediction_id"])
     stored = {component["component"]: component for component in mine.to_pylist()}
-    states = {horizon: _state_of(home, row, stored.get(profile.component))} if row["quantiles"] else {}
+    states = _states_of(home, profile, row) if row["quantiles"] else {}
     history = _history(home, product_id, row["data_version"])
     run = {name: row[name] for name in ("created_at", "flow_run_id")}
     again = make_forecast(profile, model, history, states, **run)
@@ -146,20 +147,34 @@ def _compare_forecasts(
     return comparisons
 
 
-def _state_of(home: Home, row: Mapping[str, Any], component: Mapping[str, Any] | None) -> CalibratorState:
-    """The calibrator state that a forecast was made with."""
-    if component is None:
-        raise Damaged(f"forecast {row['prediction_id']} has no components: restore them from a backup")
-    version = component["calibrator_version"]
-    rows = calibrator(home, row["product_id"]).read(ds.field("calibrator_version") == version)
-    if not rows.num_rows:
-        raise Damaged(f"the calibrator state {version} is missing: restore it from a backup")
-    state = rows.to_pylist()[0]
-    return CalibratorState(version, state["target_day"], np.array(state["quantile_offsets"]))
+def _states_of(home: Home, profile: Profile, row: Mapping[str, Any]) -> dict[int, CalibratorState]:
+    """The calibrator states that a run's forecasts were made with: together they are one fan."""
+    key = RunKey(**{field.name: row[field.name] for field in fields(RunKey)})
+    ids = {key.prediction_id(horizon): horizon for horizon in profile.horizons}
+    tracked = (ds.field("component") == profile.component) & among("prediction_id", list(ids))
+    named = {
+        ids[one["prediction_id"]]: one["calibrator_version"]
+        for one in components(home, row["product_id"]).read(tracked).to_pylist()
+    }
+    if len(named) < len(ids):
+        raise Damaged(
+            f"the run of forecast {row['prediction_id']} lacks components: restore them from a backup"
+        )
+    versions = among("calibrator_version", list(named.values()))
+    stored = calibrator(home, row["product_id"]).read(versions).to_pylist()
+    states = {
+        one["calibrator_version"]: CalibratorState(
+            one["calibrator_version"], one["target_day"], np.array(one["quantile_offsets"])
+        )
+        for one in stored
+    }
+    if missing := set(named.values()) - states.keys():
+        raise Damaged(f"the calibrator state {min(missing)} is missing: restore it from a backup")
+    return {horizon: states[version] for horizon, version in named.items()}
 
 
 def _train_again(home: Home, models: Models, profile: Profile, lineage: Lineage) -> FittedModel:
-    """The model's training from its data, settings and seeds."""
+    """The model's training, and its twin's, from its data, settings and seeds."""
     history = _history(home, lineage.product_id, lineage.data_version)
     pool = {
         product: _history(home, product, lineage.pooled_data_versions[product])
@@ -167,21 +182,30 @@ def _train_again(home: Home, models: Models, profile: Profile, lineage: Lineage)
         if product in lineage.pooled_data_versions
     }
     log.info("%s: training again on %d closes", lineage.product_id, len(history.candles))
-    days = lineage.holdout_days
-    if lineage.parent is None:
-        return profile.fit(history, pool, holdout_days=days)
-    parent = load_model(models, profile, lineage.product_id, lineage.parent).fitted
-    return profile.fine_tune(parent, history, pool, holdout_days=days)
+    parent = None
+    if lineage.parent is not None:
+        parent = load_model(models, profile, lineage.product_id, lineage.parent).fitted
+    days = lineage.twin.holdout_days if lineage.twin else 0
+    return fit_with_twin(profile, history, pool, parent, days)
 
 
 def _compare_models(profile: Profile, fitted: FittedModel, again: FittedModel) -> list[Comparison]:
-    networks = zip(profile.weights(fitted), profile.weights(again), strict=True)
-    comparisons = [
-        _compare(
-            f"weights of network {number}", *(np.concatenate([*map(np.ravel, layers)]) for layers in both)
+    """The weights of each network, of the twin as well, then the quantile offsets."""
+    comparisons = []
+    for prefix, stored, made in (("", fitted, again), ("twin's ", fitted.twin, again.twin)):
+        if stored is None or made is None:
+            continue
+        networks = zip(profile.weights(stored), profile.weights(made), strict=True)
+        comparisons += [
+            _compare(
+                f"weights of {prefix}network {number}",
+                *(np.concatenate([*map(np.ravel, layers)]) for layers in both),
+            )
+            for number, both in enumerate(networks, start=1)
+        ]
+    first, second = (one.quantile_offsets or {} for one in (fitted, again))
+    if second:
+        comparisons.append(
+            _compare("quantile offsets", *(np.stack([*offsets.values()]) for offsets in (first, second)))
         )
-        for number, both in enumerate(networks, start=1)
-    ]
-    if again.quantile_offsets is not None:
-        comparisons.append(_compare("quantile offsets", fitted.quantile_offsets, again.quantile_offsets))
     return comparisons

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,9 @@ def test_the_pointer_shows_the_figures(visit: Visit, report: Path, name: str) ->
     if name == "fan":
         view.page.mouse.move(*middle(view, "fan", 0.8))
         view.until(f"({TIP})('fan').includes('80 %')")
-        assert "25 Feb 2020, forecast" in view.evaluate(TIP, "fan")
+        tip = view.evaluate(TIP, "fan")
+        assert re.match(r"\d+ \w+ 2020, \d+ days ahead\nmedian: [\d,.]+\n50 %: ", tip)
+        assert "NaN" not in tip
 
 
 def test_buttons_zoom_and_are_marked_as_pressed(visit: Visit, report: Path) -> None:
@@ -228,9 +231,46 @@ def test_arrows_walk_through_a_chart_and_are_announced(visit: Visit, report: Pat
     assert "80 %: " in newest
     view.page.keyboard.press("ArrowLeft")
     view.until(f"{announced}.startsWith('23 Feb 2020')")
+
+
+def test_arrows_walk_through_each_day_ahead_and_on_to_the_closes(visit: Visit, report: Path) -> None:
+    view = visit(report)
     view.page.locator("#chart-fan").focus()
-    view.page.keyboard.press("End")
-    view.until("document.getElementById('live-fan').textContent.includes('forecast')")
+    announced = "document.getElementById('live-fan').textContent"
+    figures = json.loads(view.page.locator("#figures").text_content())["fan"]
+    heads = ["25 Mar 2020, 30 days ahead", "2 Mar 2020, 7 days", "27 Feb 2020, 3 days", "26 Feb 2020, 2 days"]
+    for head in [*heads, "25 Feb 2020, 1 day ahead"]:
+        view.page.keyboard.press("ArrowLeft")
+        view.until(f"{announced}.startsWith({head!r})")
+        assert "; median: " in view.evaluate(announced)
+        assert "; 95 %: " in view.evaluate(announced)
+    # On this day the run before has a forecast, too, which was for its second day.
+    low, high = (f"{figures['earlier'][name][1]:,.2f}" for name in ("lower_80", "upper_80"))
+    assert view.evaluate(announced).endswith(f"; 80 % as forecast from 23 Feb: {low} to {high}")
+    view.page.keyboard.press("ArrowLeft")
+    view.until(f"{announced} === '24 Feb 2020; close: {figures['ahead']['last']:,.2f}'")
+
+
+def test_the_fan_is_on_a_true_time_axis(visit: Visit, report: Path) -> None:
+    view = visit(report)
+    across = """[...document.querySelectorAll('#chart-fan svg path')]
+        .filter(one => one.getAttribute('fill') === '#1f5fa8')
+        .filter(one => Math.max(one.getBBox().width, one.getBBox().height) < 6)
+        .map(one => one.getBoundingClientRect().x).sort((one, other) => one - other)"""
+    first, second, third, seventh, last = view.evaluate(across)
+    day = second - first
+    assert third - second == pytest.approx(day, rel=0.02)
+    assert seventh - third == pytest.approx(4 * day, rel=0.02)
+    assert last - seventh == pytest.approx(23 * day, rel=0.02)
+    assert view.page.locator(".mark.earlier").is_visible()
+
+
+@WIDTHS
+def test_the_next_days_are_seen_without_opening_anything(visit: Visit, report: Path, width: int) -> None:
+    view = visit(report, width)
+    table = view.page.get_by_role("table", name="The next days, in USD")
+    assert table.locator("tbody tr").count() == 5
+    assert table.is_visible()
 
 
 def test_the_theme_changes_while_the_page_is_open(visit: Visit, report: Path) -> None:
@@ -275,19 +315,23 @@ def test_a_cheap_coins_labels_lie_within_their_charts(visit: Visit, pages: Home,
         )
         assert beyond == [], name
         assert not any("e-" in one for one in labels(view, name))
-    point = view.page.locator(".figure").inner_text().removesuffix(" USD")
-    assert point.startswith("0.00000")
-    assert point in labels(view, "fan")
+    figures = json.loads(view.page.locator("#figures").text_content())["fan"]
+    last = f"{figures['ahead']['point'][-1]:.{figures['decimals']}f}"
+    assert last.startswith("0.00000")
+    assert last in labels(view, "fan")
 
 
 @pytest.mark.parametrize(
     ("now", "note"),
     [
         ("2020-02-25T23:59:00Z", None),
-        ("2020-02-26T00:01:00Z", "This page is 1 day old, and the day of its forecast is over. The next run"),
+        (
+            "2020-02-26T00:01:00Z",
+            "This page is 1 day old, and the first day of its forecast is over. The next run",
+        ),
         (
             "2020-03-01T12:00:00Z",
-            "This page is 5 days old, and the day of its forecast is over. If a run",
+            "This page is 5 days old, and the first day of its forecast is over. If a run",
         ),
     ],
 )

@@ -30,9 +30,10 @@ from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests, calibrator, components
 from storage.tables.scores import Scores
 from tasks.prices.sources import Market
+from tasks.profiles.baselines import baselines_of
 from tasks.profiles.calibrated import CalibratedProfile
 from tasks.profiles.named import profile_named
-from tests.calibrated import LENIENT
+from tests.calibrated import HORIZONS, LENIENT
 from tests.helpers import FIRST, made_up, store
 from tests.waiting import wait_for
 
@@ -47,6 +48,7 @@ SMALL: dict[str, Any] = {
     "units": 3,
     "members": 2,
     "epochs": 2,
+    "horizons": HORIZONS,
     "refit_every_days": 8,
     "fine_tune_every_days": 3,
     "pool_products": (),
@@ -71,15 +73,26 @@ def in_process(script: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, env=environment)
 
 
-def same_quantiles(*backtests: tuple[Home, Any], component: str = "calibrated") -> list[bool]:
-    """Whether two backtests have the same quantiles, for each origin."""
-    one, other = (rows_of(home, result.backtest_id, component) for home, result in backtests)
-    return [one[day]["quantiles"] == other[day]["quantiles"] for day in sorted(one)]
+# Every component of every horizon.
+NAMES = [(name, horizon) for horizon in HORIZONS for name in ("calibrated", "lstm", *baselines_of(horizon))]
 
 
-def rows_of(home: Home, backtest_id: str, component: str) -> dict[date, dict[str, Any]]:
+def same_quantiles(*backtests: tuple[Home, Any]) -> list[bool]:
+    """Whether two backtests have the same quantiles, all of an origin's horizons and components, for each."""
+    one, other = ([rows_of(home, result.backtest_id, *name) for name in NAMES] for home, result in backtests)
+    return [
+        all(a[day]["quantiles"] == b[day]["quantiles"] for a, b in zip(one, other, strict=True))
+        for day in sorted(one[0])
+    ]
+
+
+def rows_of(
+    home: Home, backtest_id: str, component: str = "calibrated", horizon: int = 1
+) -> dict[date, dict[str, Any]]:
+    """By origin."""
     wanted = (ds.field("backtest_id") == backtest_id) & (ds.field("component") == component)
-    return {row["origin_day"]: row for row in backtests(home).read(wanted).to_pylist()}
+    rows = backtests(home).read(wanted & (ds.field("horizon") == horizon)).to_pylist()
+    return {row["origin_day"]: row for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -91,26 +104,32 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any]:
 
 def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
     original, result = tested
-    expected = rows_of(original, result.backtest_id, "calibrated")
-    assert sorted(expected) == [START + timedelta(days=n) for n in range(12)]
+    origins = [START + timedelta(days=n) for n in range(12)]
     home = home_with(tmp_path / "days", made_up(DAYS))
     market = Market(product_id=BTC, source="csv")
-    for origin in sorted(expected)[:DAILY]:
+    for origin in origins[:DAILY]:
         daily_forecast(market, "calibrated", SMALL, origin, str(home.root))
-    forecasts = {row["origin_day"]: row for row in Predictions(home).between(BTC).to_pylist()}
-    assert sorted(forecasts) == sorted(expected)[:DAILY]
-    for origin, row in forecasts.items():
-        assert row["quantiles"] == expected[origin]["quantiles"], origin
-        assert row["point"] == expected[origin]["point"]
-        assert row["last_close"] == expected[origin]["last_close"]
-    stored = components(home).read().to_pylist()
-    for component in ("lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
-        tested_rows = rows_of(original, result.backtest_id, component)
-        for row in (row for row in stored if row["component"] == component):
-            origin = row["target_day"] - timedelta(days=1)
-            assert row["quantiles"] == tested_rows[origin]["quantiles"], (component, origin)
-    # The first state, and one after each outcome.
-    assert calibrator(home).read().num_rows == DAILY
+    parts = {
+        (row["component"], row["horizon"], row["target_day"] - timedelta(days=row["horizon"])): row
+        for row in components(home).read().to_pylist()
+    }
+    for horizon in HORIZONS:
+        expected = rows_of(original, result.backtest_id, "calibrated", horizon)
+        assert sorted(expected) == origins
+        stored = Predictions(home).between(BTC, horizon=horizon).to_pylist()
+        forecasts = {row["origin_day"]: row for row in stored}
+        assert sorted(forecasts) == origins[:DAILY]
+        for origin, row in forecasts.items():
+            for name in ("quantiles", "point", "last_close", "target_day"):
+                assert row[name] == expected[origin][name], (origin, horizon, name)
+        for component in ("lstm", *baselines_of(horizon)):
+            tested_rows = rows_of(original, result.backtest_id, component, horizon)
+            for origin in origins[:DAILY]:
+                own = parts[component, horizon, origin]
+                assert own["quantiles"] == tested_rows[origin]["quantiles"], (component, horizon, origin)
+    # The first state of each horizon, and one after each outcome.
+    assert calibrator(home).read().num_rows == sum(1 + DAILY - horizon for horizon in HORIZONS)
+    forecasts = {row["origin_day"]: row for row in Predictions(home).between(BTC, horizon=1).to_pylist()}
     # A refit on days 0 and 8, fine-tunings on days 3 and 6, and in the backtest on day 11.
     assert [row["model_version"] for row in forecasts.values()] == list("111222334")
     assert len(result.gates) == 4
@@ -122,8 +141,11 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
     assert again == forecasts[last]["prediction_id"]
     score_forecasts(home, BTC, profile_named("calibrated", SMALL))
     score_forecasts(home, BTC, profile_named("calibrated", SMALL))
-    # The closes after the last origin are stored, too: they score its forecast, once.
-    assert [table.read().num_rows for table in tables] == [before[0] + 1, before[1], before[2] + 1, before[3]]
+    # The closes after the last origin are stored, too: they score the forecasts that waited for one, once.
+    added = sum(HORIZONS)
+    assert [table.read().num_rows for table in tables] == [
+        *(before[0] + added, before[1], before[2] + added, before[3])
+    ]
 
 
 def test_later_prices_change_no_bit(tested: tuple[Home, Any], tmp_path: Path) -> None:
@@ -135,9 +157,10 @@ def test_later_prices_change_no_bit(tested: tuple[Home, Any], tmp_path: Path) ->
     frame.loc[after, "volume"] = 1e9
     home = home_with(tmp_path / "other", frame)
     other = backtest(home, 12)
-    for component in ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
-        same = same_quantiles(tested, (home, other), component=component)
-        assert same == [True] * 7 + [False] * 5, component
+    for name in NAMES:
+        one, two = (rows_of(each, backtest.backtest_id, *name) for each, backtest in (tested, (home, other)))
+        same = [one[day]["quantiles"] == two[day]["quantiles"] for day in sorted(one)]
+        assert same == [True] * 7 + [False] * 5, name
 
 
 def test_worker_processes_give_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
@@ -186,7 +209,7 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
         monkeypatch.setattr(CalibratedProfile, name, fail)
     monkeypatch.setattr("flows.workers._Processes", fail)
     assert backtest(home, 12, workers=2) == result
-    assert backtests(home).read().num_rows == before == 12 * 6
+    assert backtests(home).read().num_rows == before == 12 * len(NAMES)
 
 
 def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_path: Path) -> None:
@@ -205,7 +228,7 @@ def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_
     assert first.stat().st_mtime_ns == written
     assert again.summary == result.summary
     assert same_quantiles(tested, (home, again)) == [True] * 12
-    assert backtests(home).read().num_rows == 12 * 6
+    assert backtests(home).read().num_rows == 12 * len(NAMES)
 
 
 def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:
@@ -217,7 +240,7 @@ def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:
     assert 100.0 in {float(str(artifact.data)) for artifact in progress}
     summaries = [str(artifact.data) for artifact in text if artifact.key == "backtest-btc-usd-calibrated"]
     assert summaries
-    for word in ("CRPS", "garch_t", "Coverage", "PIT", "MASE"):
+    for word in ("CRPS", "garch_weekday_t", "Coverage", "PIT", "MASE"):
         assert all(word in summary for summary in summaries)
 
 
@@ -226,10 +249,10 @@ def test_a_backtest_goes_around_a_gap(tmp_path: Path) -> None:
     gap = frame["day_utc"].between(pd.Timestamp(START), pd.Timestamp(START + timedelta(days=1)))
     home = home_with(tmp_path, frame[~gap].reset_index(drop=True))
     result = backtest(home, 30)
-    # The window's 20 days, the day before them, and the two of the gap.
-    first = START + timedelta(days=22)
+    # The window's 14 days, the day before them, and the two of the gap.
+    first = START + timedelta(days=16)
     assert min(rows_of(home, result.backtest_id, "calibrated")) == first
-    assert result.summary.days == 8
+    assert [summary.days for summary in result.summaries] == [14] * 3
 
 
 @pytest.mark.engines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from tasks.core.steps import task_of
 from tasks.prices.sources import Market, ingest_prices
+from tests.calibrated import HORIZONS, QUICK
 from tests.exchange import Exchange
 from tests.flows.conftest import DAY, LAST
 
@@ -239,7 +241,17 @@ def test_only_an_unavailable_exchange_is_retried_and_only_under_a_deployment(
 
 # After an outage
 
-CALIBRATED = {"units": 4, "members": 1, "epochs": 1, "pool_products": (), "min_days": 200, "lookback": 5}
+CALIBRATED = QUICK | {"min_days": 200, "lookback": 5}
+
+
+def origins(home: Path) -> list[date]:
+    """Those of the stored forecasts, which have all their horizons."""
+    stored = rows(home)
+    found = [row["origin_day"] for row in stored if row["horizon"] == 1]
+    assert sorted((row["origin_day"], row["horizon"]) for row in stored) == [
+        (day, horizon) for day in found for horizon in HORIZONS
+    ]
+    return found
 
 
 def calibrated(home: Path, csv: Path, **more: Any) -> str:
@@ -255,9 +267,10 @@ def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path
     calibrated(tmp_path / "late", whole, origin=LAST - 3 * DAY)
     newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30)
     assert without_time(tmp_path / "late") == without_time(tmp_path / "daily")
-    assert rows(tmp_path / "late")[-1]["prediction_id"] == newest
+    assert origins(tmp_path / "late") == [LAST - number * DAY for number in (3, 2, 1, 0)]
     late = rows(tmp_path / "late")
-    assert all(row["created_at"].date() > row["target_day"] for row in late)
+    assert [row["prediction_id"] for row in late if row["horizon"] == 1][-1] == newest
+    assert all(row["created_at"].date() > row["origin_day"] + DAY for row in late)
     # Once: the same run again backfills nothing.
     assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
     assert rows(tmp_path / "late") == late
@@ -270,11 +283,11 @@ def test_backfill_is_limited_and_leaves_out_days_after_a_gap(walk: Walk, tmp_pat
     with_gap = write(candles[~gap], tmp_path / "btc.csv")
     first = LAST - 40 * DAY
     calibrated(tmp_path, with_gap, origin=first, backfill_days=30)
-    assert [row["origin_day"] for row in rows(tmp_path)] == [first]
+    assert origins(tmp_path) == [first]
     calibrated(tmp_path, with_gap, origin=LAST - 10 * DAY, backfill_days=3)
-    before = [row["origin_day"] for row in rows(tmp_path)]
+    before = origins(tmp_path)
     assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
     calibrated(tmp_path, with_gap, origin=LAST, backfill_days=30)
     # Each needs six days without a gap.
     filled = [LAST - number * DAY for number in (9, 2, 1, 0)]
-    assert [row["origin_day"] for row in rows(tmp_path)] == [*before, *filled]
+    assert origins(tmp_path) == [*before, *filled]

@@ -25,7 +25,8 @@ from storage.core.errors import ClusterUnusable, ProductsFailed
 from storage.core.home import PROJECT, Home
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import backtests
-from tests.calibrated import LENIENT, QUICK
+from tasks.profiles.baselines import baselines_of
+from tests.calibrated import HORIZONS, LENIENT, QUICK
 from tests.dask_cluster import Cluster, started
 from tests.helpers import FIRST, made_up, store
 from tests.waiting import wait_for
@@ -52,11 +53,14 @@ def home(tmp_path: Path) -> Home:
     return home_of(tmp_path / "home")
 
 
-def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, date], tuple[Any, ...]]:
-    """Every stored figure of every component."""
+def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, int, date], tuple[Any, ...]]:
+    """Every stored figure of every component and horizon."""
     rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
     figures = ("sigma", "last_close", "close", "point", "quantiles", "model", "fold")
-    return {(row["component"], row["origin_day"]): tuple(row[name] for name in figures) for row in rows}
+    return {
+        (row["component"], row["horizon"], row["origin_day"]): tuple(row[name] for name in figures)
+        for row in rows
+    }
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,9 @@ def test_a_worker_killed_at_work_changes_no_bit(
     assert again == results["BTC-USD"]
     assert len(again.gates) == 3
     assert rows_of(home, again.backtest_id) == rows_of(original, again.backtest_id)
-    assert len(rows_of(home, again.backtest_id)) == 16 * 6
+    assert len(rows_of(home, again.backtest_id)) == 16 * sum(
+        2 + len(baselines_of(horizon)) for horizon in HORIZONS
+    )
     assert not list(home.folds.glob("*/.draft-*"))
 
 
@@ -152,7 +158,9 @@ def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     assert forecasts[0] == forecasts[1]
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
-        assert one[0]["quantiles"] == other[0]["quantiles"]
+        assert len(one) == len(other) == len(HORIZONS)
+        for row, same in zip(one, other, strict=True):
+            assert row["quantiles"] == same["quantiles"]
     names = ["ADA-USD", "BTC-USD"]
     with pytest.raises(
         ProductsFailed, match="1 of 2 products have no forecast, all others are done: ADA-USD"

@@ -95,8 +95,8 @@ def files(folder: Path, products: Sequence[str]) -> dict[str, Path]:
 
 
 def origins(home: Home, product_id: str) -> list[date]:
-    """The origins of every row of a product."""
-    return [row["origin_day"] for row in Predictions(home).between(product_id).to_pylist()]
+    """The origins of a product's forecasts of the next day."""
+    return [row["origin_day"] for row in Predictions(home).between(product_id, horizon=1).to_pylist()]
 
 
 def same_day(home: Home, csv: Path, processes: int) -> None:

@@ -28,8 +28,8 @@
   const old = document.getElementById("old");
   const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
   const count = passed(old.dataset.written);
-  if (count > 0 && passed(figures.fan.target) > 0) {
-    old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the day of its forecast is over. `
+  if (count > 0 && passed(figures.fan.ahead.days[0]) > 0) {
+    old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the first day of its forecast is over. `
       + (count === 1 ? "The next run writes a newer one." : "If a run should write it daily, the runs have stopped or fail; or this is a copy.");
     old.hidden = false;
   }
@@ -97,78 +97,71 @@
 
   const options = {};
 
-  // Both of the fan's panels have one scale: that of the closes in the zoom and of the forecast.
+  // The bounds of a run's intervals, outermost first; none of a point.
+  const BANDS = [95, 80, 50];
+  const bounds = (run, percents) => percents.flatMap((one) => [...(run["lower_" + one] || []), ...(run["upper_" + one] || [])]);
+  // The fan's scale: that of the closes in the zoom and of everything ahead.
   const fanScale = (f, from) => {
     const zoomed = f.closes.filter((close, n) => close !== null && at(f.days[n]) >= from);
-    const all = [...zoomed, ...(f.levels.length ? [f.quantiles[0], f.quantiles[f.levels.length - 1]] : [f.point]), f.last];
+    const all = [...zoomed, f.ahead.last, ...f.ahead.point, ...bounds(f.ahead, BANDS), ...(f.earlier ? bounds(f.earlier, [80]) : [])];
     const least = Math.min(...all), most = Math.max(...all), margin = (most - least) * 0.04 || Math.abs(most) * 0.01;
     return { min: least - margin, max: most + margin };
   };
 
   options.fan = (f, c, element) => {
-    const small = narrow(element);
-    const count = f.levels.length;
-    const pairs = [];
-    for (let n = 0; n < (count - 1) / 2; n += 1) pairs.push([n, count - 1 - n]);
-    const marks = count
-      ? [["95 %", 0.975], ["80 %", 0.9], ["", 0.5], ["80 %", 0.1], ["95 %", 0.025]].map(([words, level]) => [
-          f.quantiles[f.levels.indexOf(level)], words])
-      : [[f.point, ""]];
+    const small = narrow(element), { ahead, earlier } = f;
+    const intervals = Boolean(ahead.lower_80), final = ahead.days.length - 1, end = at(ahead.days[final]);
+    // From the last close, which is known, through each forecast day.
+    const path = (run, name) => [[at(run.origin), run.last], ...run.days.map((day, n) => [at(day), run[name][n]])];
+    const quiet = { type: "line", silent: true, showSymbol: false, symbol: "none", tooltip: { show: false } };
+    const dashed = (name) => ({ ...quiet, name: "earlier", data: path(earlier, name), z: 3, lineStyle: { color: c.orange, width: 1.1, type: [4, 4] } });
+    const marks = intervals
+      ? [["95 %", ahead.upper_95], ["80 %", ahead.upper_80], ["", ahead.point], ["80 %", ahead.lower_80], ["95 %", ahead.lower_95]].map(([words, row]) => [row[final], words])
+      : [[ahead.point[final], ""]];
     const label = ([value, words]) => (words && !small ? words + "  " : "") + price(value);
-    const left = axisWidth([...f.closes, ...f.quantiles, f.point], small ? 50 : 64);
-    const right = textWidth(marks.map(label), small ? 62 : 98, 600) + 12, share = small ? 0.3 : 0.24;
-    const width = element.clientWidth - 12 - right - left;
-    const split = right + width * share;
-    const scale = fanScale(f, 0);
-    const opacity = 1.15 / Math.max(pairs.length, 1) * 0.75;
+    const left = axisWidth([...f.closes, ...ahead.point, ...bounds(ahead, BANDS)], small ? 50 : 64);
+    const right = textWidth(marks.map(label), small ? 62 : 98, 600) + 12;
     return {
       ...base(c),
       tooltip: {
         ...base(c).tooltip,
-        formatter: (points) => {
-          const point = points.find((one) => one.seriesName === "close");
-          if (point) return lines(dayFormat.format(point.value[0]), [["close", price(point.value[1])]]);
-          const rows = [["forecast", price(f.point)]];
-          for (const [level, words] of [[0.25, "50 %"], [0.1, "80 %"], [0.025, "95 %"]]) {
-            const n = f.levels.indexOf(level);
-            if (n >= 0) rows.push([words, range(f.quantiles[n], f.quantiles[count - 1 - n])]);
-          }
-          rows.push(["last close", price(f.last)]);
-          return lines(dayFormat.format(at(f.target)) + ", forecast", rows);
+        formatter: ([point]) => {
+          const day = new Date(point.value[0]).toISOString().slice(0, 10);
+          if (point.seriesName === "close") return lines(dayFormat.format(point.value[0]), [["close", price(point.value[1])]]);
+          const n = ahead.days.indexOf(day), before = earlier ? earlier.days.indexOf(day) : -1;
+          const days = (at(day) - at(ahead.origin)) / DAY;
+          const rows = [[intervals ? "median" : "forecast", price(ahead.point[n])]];
+          if (intervals) for (const one of [50, 80, 95]) rows.push([one + " %", range(ahead["lower_" + one][n], ahead["upper_" + one][n])]);
+          if (before >= 0) rows.push(["80 % as forecast from " + tickFormat.format(at(earlier.origin)), range(earlier.lower_80[before], earlier.upper_80[before])]);
+          return lines(`${dayFormat.format(at(day))}, ${days} day${days === 1 ? "" : "s"} ahead`, rows);
         },
       },
-      grid: [
-        { left, right: split, top: 14, bottom: 30, containLabel: false },
-        { left: element.clientWidth - split, right, top: 14, bottom: 30 },
-      ],
-      xAxis: [
-        timeAxis(c, element, { gridIndex: 0, splitNumber: small ? 2 : 6, min: "dataMin", max: at(f.days[f.days.length - 1]) }),
-        { type: "value", gridIndex: 1, min: 0, max: 1, interval: 1, axisLine: { lineStyle: { color: c.line } },
-          axisTick: { show: false }, splitLine: { show: false }, triggerEvent: false,
-          axisLabel: { color: c.muted, fontSize: 12, formatter: (value) => (value === 1 ? tickFormat.format(at(f.target)) : "") } },
-      ],
-      yAxis: [valueAxis(c, { gridIndex: 0, ...scale, axisLabel: { color: c.muted, fontSize: 12, showMinLabel: false, showMaxLabel: false, formatter: shortNumber } }),
-        valueAxis(c, { gridIndex: 1, ...scale, axisLabel: { show: false } })],
-      dataZoom: [inside([0])],
+      grid: { left, right, top: 14, bottom: 30, containLabel: false },
+      xAxis: timeAxis(c, element, { splitNumber: small ? 3 : 8, min: at(f.days[0]), max: end }),
+      yAxis: valueAxis(c, { ...fanScale(f, 0), axisLabel: { color: c.muted, fontSize: 12, showMinLabel: false, showMaxLabel: false, formatter: shortNumber } }),
+      // What lies outside of the zoom is cut off, not left out: a band is one shape.
+      dataZoom: [{ ...inside([0]), filterMode: "none" }],
       series: [
-        { name: "close", type: "line", xAxisIndex: 0, yAxisIndex: 0, data: f.days.map((day, n) => [at(day), f.closes[n]]),
-          showSymbol: false, symbolSize: 7, connectNulls: false, lineStyle: { color: c.ink, width: 1.6 }, itemStyle: { color: c.ink } },
-        { name: "fan", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, data: pairs.map(([low, high]) => [1, f.quantiles[high], f.quantiles[low]]),
+        { name: "close", type: "line", data: f.days.map((day, n) => [at(day), f.closes[n]]), z: 4,
+          showSymbol: false, symbolSize: 7, connectNulls: false, lineStyle: { color: c.ink, width: 1.6 }, itemStyle: { color: c.ink },
+          markLine: { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: c.muted, type: "dotted", width: 1 }, data: [{ xAxis: at(ahead.origin) }] } },
+        { name: "ahead", type: "scatter", data: ahead.days.map((day, n) => [at(day), ahead.point[n]]), symbolSize: small ? 4 : 5, z: 6, clip: false,
+          itemStyle: { color: c.blue, opacity: 1 } },
+        ...(intervals ? BANDS : []).map((one) => ({
+          name: "band", type: "custom", silent: true, clip: true, z: 2, tooltip: { show: false }, data: [[at(ahead.origin), ahead.last]],
           renderItem: (_, api) => ({
-            type: "polygon",
-            shape: { points: [api.coord([0, f.last]), api.coord([1, api.value(1)]), api.coord([1, api.value(2)])] },
-            style: { fill: c.band, opacity },
-          }) },
-        { name: "edges", type: "line", xAxisIndex: 1, yAxisIndex: 1, silent: true, showSymbol: false,
-          data: [[0, f.last], [1, f.point]], lineStyle: { color: c.blue, width: 2 }, itemStyle: { color: c.blue } },
-        { name: "last", type: "line", xAxisIndex: 1, yAxisIndex: 1, silent: true, showSymbol: false,
-          data: [[0, f.last], [1, f.last]], lineStyle: { color: c.muted, width: 1, type: "dashed" }, itemStyle: { color: c.muted } },
-        { name: "marks", type: "custom", xAxisIndex: 1, yAxisIndex: 1, silent: true, clip: false, data: [[1, f.point]],
+            type: "polygon", style: { fill: c.band, opacity: 0.2 },
+            shape: { points: [...path(ahead, "upper_" + one), ...path(ahead, "lower_" + one).reverse()].map((point) => api.coord(point)) },
+          }),
+        })),
+        ...(earlier ? ["upper_80", "point", "lower_80"].map(dashed) : []),
+        { ...quiet, name: "median", data: path(ahead, "point"), z: 5, lineStyle: { color: c.blue, width: 2 } },
+        { name: "marks", type: "custom", silent: true, clip: false, tooltip: { show: false }, data: [[end, ahead.point[final]]],
           renderItem: (_, api) => {
             let edge = -Infinity;
             const children = [];
             for (const [value, words] of marks) {
-              const [x, y] = api.coord([1, value]);
+              const [x, y] = api.coord([end, value]);
               const shown = Math.max(y, edge + 15);
               edge = shown;
               const strong = !words;
@@ -323,15 +316,15 @@
     };
   };
 
-  // The first and the last time of a chart, whatever its zoom.
+  // A chart's first day, its newest day with an outcome, and its end, whatever its zoom.
   const reach = (name) => {
-    const days = figures[name].days.map(at);
-    return [days[0], days[days.length - 1]];
+    const days = figures[name].days.map(at), newest = days[days.length - 1];
+    return [days[0], newest, name === "fan" ? at(figures.fan.ahead.days[figures.fan.ahead.days.length - 1]) : newest];
   };
   // Where a zoom to the newest days begins, in percent of the whole; 0 days are all.
   const startOf = (name, days) => {
-    const [first, last] = reach(name);
-    return days && last - first > days * DAY ? 100 * (1 - (days * DAY) / (last - first)) : 0;
+    const [first, newest, end] = reach(name);
+    return days && newest - first > days * DAY ? (100 * (newest - days * DAY - first)) / (end - first) : 0;
   };
   const press = (name) => {
     const zoom = (drawn[name].getOption().dataZoom || [])[0];
@@ -343,9 +336,8 @@
   };
   const zoomed = (name) => {
     if (name === "fan") {
-      const [first, last] = reach(name), zoom = drawn.fan.getOption().dataZoom[0];
-      const scale = fanScale(figures.fan, first + ((last - first) * zoom.start) / 100);
-      drawn.fan.setOption({ yAxis: [scale, scale] });
+      const [first, , end] = reach(name), zoom = drawn.fan.getOption().dataZoom[0];
+      drawn.fan.setOption({ yAxis: fanScale(figures.fan, first + ((end - first) * zoom.start) / 100) });
     }
     press(name);
   };
@@ -369,15 +361,14 @@
   };
 
   // Arrow keys walk through a chart's points; the text of its tooltip is announced by a screen reader, too.
-  const steps = (name) => ({ fan: figures.fan && figures.fan.days.length + 1, pit: figures.pit && figures.pit.counts.length,
+  const steps = (name) => ({ fan: figures.fan.days.length + figures.fan.ahead.days.length, pit: figures.pit && figures.pit.counts.length,
     losses: figures.losses && Math.max(...figures.losses.networks.map((network) => network.training.length)) })[name] || figures[name].days.length;
   const current = {};
   const show = (name, index) => {
     const chart = drawn[name], count = steps(name);
     current[name] = Math.max(0, Math.min(count - 1, index));
-    const beyond = name === "fan" && current[name] === count - 1;
-    const series = beyond ? chart.getOption().series.findIndex((one) => one.name === "edges") : 0;
-    chart.dispatchAction({ type: "showTip", seriesIndex: series, dataIndex: beyond ? 1 : current[name] });
+    const beyond = name === "fan" ? current[name] - figures.fan.days.length : -1;
+    chart.dispatchAction({ type: "showTip", seriesIndex: beyond < 0 ? 0 : 1, dataIndex: beyond < 0 ? current[name] : beyond });
     const tip = document.querySelector(`#chart-${name} .tip`);
     document.getElementById("live-" + name).textContent = tip ? tip.innerHTML.replace(/<br>/g, "; ").replace(/<[^>]*>/g, "") : "";
   };
@@ -402,6 +393,7 @@
     }
     element.addEventListener("blur", () => drawn[name].dispatchAction({ type: "hideTip" }));
     if (name === "past") zoomTo(name, narrow(element) ? 30 : 90);
+    if (name === "fan" && narrow(element)) zoomTo(name, 30);
     let width = element.clientWidth;
     new ResizeObserver(() => {
       if (element.clientWidth === width) return;

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from flows.actions import Upkeep
-from flows.cli.output import print_reproduction, print_upkeep, with_home
+from flows.cli.output import (
+    print_backtest,
+    print_forecasts,
+    print_predictions,
+    print_reproduction,
+    print_scoreboard,
+    print_upkeep,
+    with_home,
+)
+from storage.core.home import Home
+from storage.tables.predictions import Predictions
 from storage.upkeep.compaction import Compaction
+from tasks.backtest.result import BacktestResult
+from tasks.backtest.summary import Evaluation, summarise
+from tasks.core.forecast import Forecast
+from tasks.evaluation.scoreboard import scoreboard
 from tasks.upkeep.pruning import UnusedItem
 from tasks.upkeep.reproduce import Comparison, Reproduction
+from tests.calibrated import day, forecast_by_hand, quick, spread
 
 FORECAST: Any = SimpleNamespace(product_id="BTC-USD", first=SimpleNamespace(target_day=date(2019, 10, 18)))
 DIFFERENT = Reproduction(
@@ -45,6 +63,115 @@ def test_a_reproduction_shows_each_difference_and_the_changed_versions(
         ],
         "changed_versions": {"keras": {"then": "3.1", "now": "3.2"}},
     }
+
+
+def fan() -> Forecast:
+    made = forecast_by_hand(600, "tomorrow", profile=quick())
+    wide = tuple(spread(made.last_close, sd=0.09))
+    week = replace(made.first, prediction_id="week", horizon=7, target_day=day(607), quantiles=wide)
+    return replace(made, horizons=(made.first, week))
+
+
+def test_a_run_shows_the_next_day_in_full_and_the_fan_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, forecast = Home(tmp_path).prepare(), fan()
+    Predictions(home).publish(forecast.rows())
+    print_forecasts(home, ["tomorrow"], several=False, as_json=False)
+    full, small = capsys.readouterr().out.split("BTC-USD: the next 7 days\n")
+    assert f"close of {day(601)}" in full
+    for label, text in forecast.summary():
+        assert f"{label:12} {text}" in full
+    header, rows = forecast.fan()
+    printed = [" ".join(line.split()) for line in small.splitlines()]
+    assert [" ".join(row) for row in (header, *rows)] == [
+        line for line in printed if line[:4] in ("day ", "2020")
+    ]
+    assert printed[-2].startswith("Stored in ")
+
+
+def test_a_run_as_json_is_the_next_day_with_all_horizons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path).prepare()
+    point = forecast_by_hand(500, "point")
+    for forecast in (fan(), point):
+        Predictions(home).publish(forecast.rows())
+    print_forecasts(home, ["tomorrow"], several=False, as_json=True)
+    run = json.loads(capsys.readouterr().out)
+    horizons = run.pop("horizons")
+    assert run == horizons[0]
+    assert [(row["prediction_id"], row["horizon"]) for row in horizons] == [("tomorrow", 1), ("week", 7)]
+    stored = Predictions(home).find("week") or {}
+    assert set(horizons[1]) == set(stored)
+    assert horizons[1]["quantiles"] == stored["quantiles"]
+    print_forecasts(home, ["point", "tomorrow"], several=True, as_json=True)
+    assert [len(each["horizons"]) for each in json.loads(capsys.readouterr().out)] == [1, 2]
+    print_forecasts(home, ["point"], several=False, as_json=False)
+    assert "the next" not in capsys.readouterr().out
+
+
+def test_stored_forecasts_show_their_horizon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = Predictions(Home(tmp_path).prepare())
+    predictions.publish(fan().rows())
+    print_predictions(predictions.between(), "table")
+    header, *rows = (
+        line.split() for line in capsys.readouterr().out.splitlines() if "─" not in line and line.strip()
+    )
+    assert [row[header.index("horizon")] for row in rows] == ["1", "7"]
+
+
+def scores(horizon: int, days: int) -> pd.DataFrame:
+    first = date(2020, 1, 1) + timedelta(days=horizon)
+    figures = dict.fromkeys(("error", "naive_error", "crps", "naive_crps"), 1.0 * horizon)
+    covered = dict.fromkeys(("covered_50", "covered_80", "covered_95"), True)
+    components = {"component_names": [["har_120_t"]] * days, "component_crps": [[0.5]] * days}
+    target_days = [first + timedelta(days=n) for n in range(days)]
+    return pd.DataFrame(
+        {"target_day": target_days, "horizon": horizon, "pit": 0.5, **figures, **covered, **components}
+    )
+
+
+def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pd.concat([scores(1, 40), scores(7, 34)])
+    print_scoreboard(scoreboard(rows), "BTC-USD", "calibrated", as_json=False)
+    spans, horizons = capsys.readouterr().out.split("By horizon\n")
+    assert "BTC-USD, calibrated, the next day: forecasts up to 2020-02-10\n" in spans
+    assert "no alarm is possible yet, 40 of 180 days" in spans
+    assert [line.split()[:2] for line in horizons.splitlines()[3:5]] == [["1", "40"], ["7", "34"]]
+    print_scoreboard(scoreboard(rows, horizon=7), "BTC-USD", "calibrated", as_json=False)
+    assert "BTC-USD, calibrated, 7 days ahead: forecasts up to 2020-02-10\n" in capsys.readouterr().out
+    print_scoreboard(scoreboard(scores(1, 3)), "BTC-USD", "calibrated", as_json=False)
+    assert "By horizon" not in capsys.readouterr().out
+    print_scoreboard(scoreboard(rows, horizon=7), "BTC-USD", "calibrated", as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["horizon"], printed["spans"][-1]["forecasts"]) == (7, 34)
+    assert [(one["horizon"], one["coverage"]["90"]["share"]) for one in printed["horizons"]] == [
+        (1, 1),
+        (7, 1),
+    ]
+
+
+def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = [date(2020, 1, 1) + timedelta(days=n) for n in range(5)]
+    closes, quantiles = np.full(5, 100.0), np.log(np.array([spread(100.0)] * 5) / 100.0)
+    evaluation = Evaluation(days, closes, closes, np.full(5, 0.03), closes, {"calibrated": quantiles})
+    about: Any = {"model": "calibrated", "currency": "USD"}
+    summaries = tuple(summarise(evaluation, closes, horizon=horizon, **about) for horizon in (1, 7))
+    result, home = BacktestResult("ab12", summaries, ()), Home(tmp_path).prepare()
+    for horizon, span in ((1, "2020-01-05\n"), (7, "2020-01-05, 7 days ahead\n")):
+        print_backtest(home, "BTC-USD", result, horizon=horizon, as_json=False)
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"BTC-USD: 5 days, 2020-01-01 to {span}")
+        rows = printed.split("By horizon\n")[1].splitlines()[3:5]
+        assert [row.split()[:2] for row in rows] == [["1", "5"], ["7", "5"]]
+        print_backtest(home, "BTC-USD", result, horizon=horizon, as_json=True)
+        facts = json.loads(capsys.readouterr().out)
+        own = next(one for one in facts["horizons"] if one["horizon"] == horizon)
+        assert own == {name: facts[name] for name in own}
+        assert [one["horizon"] for one in facts["horizons"]] == [1, 7]
 
 
 def test_upkeep_shows_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:

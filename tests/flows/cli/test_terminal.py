@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from flows.cli import terminal
 from storage.core.errors import BadQuery
@@ -181,3 +183,20 @@ def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp
     )
     done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done
+
+
+@pytest.mark.parametrize(
+    ("cell", "lines"),
+    [
+        ("7,800.00 to 8,200.00", ["7,800.00 to", "8,200.00"]),
+        ("e1ddf3410b4623bcfe5daa88e1f3dfb0", ["e1ddf3410b4623bcfe5daa88e1f3dfb0"]),
+    ],
+)
+def test_a_narrow_terminal_breaks_cells_and_cuts_no_word(
+    cell: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Console(file=io.StringIO(), width=20)
+    monkeypatch.setattr(terminal, "console", lambda: screen)
+    terminal.print_table("", ["80 %"], [[cell]])
+    printed = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert [line.strip() for line in printed.splitlines()[3:] if line.strip()] == lines

@@ -28,7 +28,7 @@ from storage.tables.predictions import Predictions
 from storage.upkeep.compaction import compact_table
 from tasks.upkeep.reproduce import reproduce_forecast
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import MADE, Runs
+from tests.calibrated import HORIZONS, MADE, Runs
 from tests.helpers import BTC, die
 from tests.lived import DAYS, lived_runs
 from tests.processes import run_process
@@ -205,7 +205,7 @@ def test_a_killed_restore_is_completed_by_the_next(
         home.prepare()
     restore(taken, home)
     assert verify_home(home).findings == []
-    assert len(rows(home)) == DAYS
+    assert len(rows(home)) == len(HORIZONS) * DAYS
     assert not list(home.root.glob(".restor*"))
 
 

@@ -51,6 +51,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "pit": 0.5,
         "data_version": f"{BTC}@1:ab",
         "scored_at": NOW,
+        "component_names": ["ensemble", "other"],
+        "component_crps": [0.1 + 0.2, 0.25],
     },
     "components": {
         "prediction_id": "p",

@@ -15,7 +15,7 @@ COLUMNS = {
     " model_version data_version settings_version code_version last_close point lower_50 upper_50 lower_80"
     " upper_80 lower_95 upper_95 quantile_levels quantiles created_at flow_run_id revision",
     "scores": "prediction_id product_id target_day horizon close error naive_error crps naive_crps covered_50"
-    " covered_80 covered_95 pit data_version scored_at",
+    " covered_80 covered_95 pit data_version scored_at component_names component_crps",
     "components": "prediction_id product_id target_day horizon component sigma calibrator_version quantiles",
     "calibrator": "calibrator_version product_id profile horizon recipe_version target_day revision"
     " prediction_id previous_version quantile_offsets created_at",
@@ -25,7 +25,8 @@ COLUMNS = {
 NULLABLE = {
     "predictions": "model_version lower_50 upper_50 lower_80 upper_80 lower_95 upper_95 quantile_levels"
     " quantiles flow_run_id",
-    "scores": "close error naive_error crps naive_crps covered_50 covered_80 covered_95 pit",
+    "scores": "close error naive_error crps naive_crps covered_50 covered_80 covered_95 pit"
+    " component_names component_crps",
     "components": "sigma calibrator_version",
     "calibrator": "prediction_id previous_version",
     "backtests": "sigma quantile_levels quantiles",

@@ -73,7 +73,7 @@ def test_origins_have_a_whole_window_and_an_outcome(tmp_path: Path) -> None:
     store(home, without(candles(), day(620), day(621)))
     result = plan(home, 610, 660)
     # Up to 618 the outcome is the day after; after the gap the window and the day before it fill first.
-    assert result.origins == (618 - 610 + 1) + (660 - 642 + 1)
+    assert result.origins == (618 - 610 + 1) + (660 - 636 + 1)
 
 
 def test_the_id_digests_everything_that_goes_in(home: Home) -> None:
@@ -93,7 +93,10 @@ def test_pool_products_are_pinned_to_data_versions(home: Home) -> None:
     result = plan(home, 610, 640, profile)
     assert list(result.pooled) == ["ETH-USD"]
     history, pool = read_histories(home, result)
-    assert (history.origin, history.data_version) == (day(641), result.data_version)
+    assert (history.origin, history.data_version) == (
+        day(647),
+        result.data_version,
+    )  # the outcomes over seven days
     assert pool["ETH-USD"].origin == day(640)
     assert pool["ETH-USD"].product_id == "ETH-USD"
 
@@ -120,5 +123,5 @@ def test_a_product_without_closes_or_consecutive_days_is_refused(home: Home, tmp
         plan_backtest(home, "ADA-USD", quick(), **given)
     every_second = candles().iloc[::2].reset_index(drop=True)
     store(home, every_second, product_id="ETH-USD")
-    with pytest.raises(NotEnoughHistory, match="needs 21 consecutive days up to its origin"):
+    with pytest.raises(NotEnoughHistory, match="needs 15 consecutive days up to its origin"):
         plan_backtest(home, "ETH-USD", quick(), **given)

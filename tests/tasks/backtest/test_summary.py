@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from storage.core.errors import BadDay
 from tasks.backtest import summary as summary_module
-from tasks.backtest.summary import Evaluation, Summary, markdown, tables
+from tasks.backtest.result import BacktestResult
+from tasks.backtest.summary import SEED, Evaluation, Summary, markdown, tables
 from tasks.core.quantiles import LEVELS, crps
-from tasks.evaluation.significance import compare, diebold_mariano, ratio_interval
+from tasks.evaluation.scoreboard import proportion
+from tasks.evaluation.significance import compare
 
 NORMAL = stats.norm.ppf(LEVELS)
 PAST = np.array([100.0, 103.0, 101.0, np.nan, 90.0, 91.0])  # its changes: 3, 2, unknown, 1
 FIRST = date(2020, 1, 1)
 
 
-def summarise(
-    evaluation: Evaluation, past_closes: Any = PAST, model: str = "calibrated", currency: str = "USD"
-) -> Summary:
-    return summary_module.summarise(evaluation, past_closes, model=model, currency=currency)
+def summarise(evaluation: Evaluation, past_closes: Any = PAST, **about: Any) -> Summary:
+    return summary_module.summarise(
+        evaluation, past_closes, **{"model": "calibrated", "currency": "USD", **about}
+    )
 
 
 def make_evaluation(
@@ -72,72 +75,6 @@ def constant(days: int) -> Evaluation:
     return make_evaluation(np.zeros(days), components, last=np.full(days, 50.0), sigma=np.full(days, 1e-6))
 
 
-# The test of Diebold and Mariano
-
-
-def test_dm_has_the_variance_of_statsmodels_at_the_rule_of_1994() -> None:
-    from statsmodels.api import OLS
-
-    draw = np.random.default_rng(5)
-    first, second = draw.gamma(2, 1, 250), draw.gamma(2, 1, 250)
-    fit = OLS(first - second, np.ones(250)).fit(
-        cov_type="HAC", cov_kwds={"maxlags": 4}
-    )  # 4 * 2.5^(2/9) = 4.9
-    statistic = abs(fit.tvalues[0]) * np.sqrt(249 / 250)
-    assert diebold_mariano(first, second) == pytest.approx(2 * stats.t.sf(statistic, 249), rel=1e-9)
-    assert diebold_mariano(second, first) == pytest.approx(2 * stats.t.sf(statistic, 249), rel=1e-9)
-
-
-def test_dm_rejects_about_one_in_twenty_when_there_is_no_difference() -> None:
-    noise = np.random.default_rng(11).normal(0, 1, (1000, 400))
-    for day in range(1, 400):
-        noise[:, day] += 0.3 * noise[:, day - 1]
-    rejected = np.mean([diebold_mariano(row, np.zeros(400)) < 0.05 for row in noise])
-    assert 0.035 < rejected < 0.085  # 5 %, a sd of .7 from 1000 draws, and a little that five lags miss
-
-
-@pytest.mark.parametrize("days", [0, 1, 2, 50])
-def test_dm_is_unknown_of_a_difference_that_never_changes(days: int) -> None:
-    first = np.random.default_rng(1).gamma(2, 1, days)
-    assert diebold_mariano(first, first) is None
-    assert diebold_mariano(first, first + 0.1) is None
-
-
-# The ratio and its interval
-
-
-def test_the_interval_is_that_of_the_delta_method_for_independent_days() -> None:
-    draw = np.random.default_rng(2)
-    second = draw.gamma(4, 1, 1500)
-    first = 0.9 * second + draw.normal(0, 0.5, 1500)
-    ratio = first.mean() / second.mean()
-    spread = np.std(first - ratio * second) / second.mean() / np.sqrt(1500)
-    lower, upper = ratio_interval(first, second, seed=1) or (0.0, 0.0)
-    assert lower == pytest.approx(ratio - 1.96 * spread, abs=0.25 * spread)
-    assert upper == pytest.approx(ratio + 1.96 * spread, abs=0.25 * spread)
-    assert ratio_interval(first, second, seed=1) == (lower, upper)
-    assert ratio_interval(first, second, seed=2) != (lower, upper)
-
-
-def test_a_comparison_needs_thirty_days() -> None:
-    draw = np.random.default_rng(9)
-    first, second = draw.gamma(2, 1, 30), draw.gamma(2, 1, 30)
-    short, long = compare(first[:29], second[:29], seed=1), compare(first, second, seed=1)
-    assert short.ratio == pytest.approx(sum(first[:29]) / sum(second[:29]))
-    assert (short.lower, short.upper, short.p_value) == (None, None, None)
-    assert long.lower is not None
-    assert long.p_value == diebold_mariano(first, second)
-
-
-def test_nothing_to_divide_by_is_unknown() -> None:
-    one_day = np.zeros(40)
-    one_day[0] = 1.0
-    assert ratio_interval(one_day, np.zeros(40), seed=1) is None
-    assert ratio_interval(2 * one_day, one_day, seed=1) is None  # some resamples miss the only day
-    comparison = compare(one_day, np.ones(40), seed=1)
-    assert (comparison.ratio, comparison.lower) == (1 / 40, 0.0)
-
-
 # The summary
 
 
@@ -150,6 +87,16 @@ def test_crps_and_its_ratios(evaluation: Evaluation, summary: Summary) -> None:
     assert against.ratio == pytest.approx(ours / flat)
     assert against.lower < ours / flat < against.upper < 1
     assert against.p_value < 1e-4
+
+
+def test_the_best_baseline_is_named_and_no_other_component_is_one(evaluation: Evaluation) -> None:
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {"har_120_t": 1.3 * spread, "ewma_weekday_t": 1.1 * spread}
+    summary = summarise(replace(evaluation, quantiles={**evaluation.quantiles, **baselines}))
+    assert summary.best_baseline == "ewma_weekday_t"
+    assert summary.crps["twin"] < summary.crps["har_120_t"]
+    assert "CRPS of calibrated; the best baseline is ewma_weekday_t" in tables(summary)
+    assert summarise(evaluation).best_baseline is None
 
 
 def test_coverage_by_counting(evaluation: Evaluation, summary: Summary) -> None:
@@ -216,6 +163,44 @@ def test_the_direction_by_hand() -> None:
     assert direction.p_value == pytest.approx(1 - 240 / 729)
 
 
+# Further ahead
+
+
+def test_comparisons_and_coverage_know_that_outcomes_overlap(
+    evaluation: Evaluation, summary: Summary
+) -> None:
+    week = summarise(evaluation, horizon=7)
+    returns = np.log(evaluation.close / evaluation.last_close)
+    ours, flat = (crps(returns, evaluation.quantiles[name]) for name in ("calibrated", "flat"))
+    assert week.horizon == 7
+    assert week.crps == summary.crps
+    assert week.against["flat"] == compare(ours, flat, horizon=7, seed=SEED) != summary.against["flat"]
+    for one, alone in zip(week.coverage, summary.coverage, strict=True):
+        hits = round(300 * alone.overall.share)
+        assert one.overall == proportion(hits, 300, 7) != alone.overall
+        assert (one.low, one.middle, one.high) == (alone.low, alone.middle, alone.high)
+
+
+def test_the_best_baseline_may_have_a_drift_beyond_the_next_day(evaluation: Evaluation) -> None:
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {"har_120_t": 1.3 * spread, "har_120_t_drift": 1.1 * spread}
+    both = replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+    assert [summarise(both, horizon=h).best_baseline for h in (1, 2)] == ["har_120_t", "har_120_t_drift"]
+
+
+def test_the_scale_of_mase_is_the_change_over_the_horizon(evaluation: Evaluation) -> None:
+    past = np.array([100.0, 103.0, 101.0, np.nan, 90.0, 91.0])  # over two days: 1, unknown, 11, unknown
+    point = summarise(evaluation, past, horizon=2).point
+    assert point.mase == pytest.approx(point.mae / 6)
+    assert summarise(evaluation, past, horizon=6).point.mase is None
+
+
+def test_the_direction_over_some_days_has_no_p_value(evaluation: Evaluation, summary: Summary) -> None:
+    direction = summarise(evaluation, horizon=2).direction
+    assert direction == replace(summary.direction, p_value=None)
+    assert summary.direction.p_value is not None
+
+
 # What has no figure
 
 
@@ -235,7 +220,7 @@ def test_a_constant_series_is_plain_json(days: int) -> None:
     assert (errors["rmse"], errors["mae"]) == (0.0, 0.0)
     assert errors["rmse_ratio_to_naive"] is errors["mae_ratio_to_naive"] is errors["mase"] is None
     assert plain["direction"]["hit_rate"] is None
-    assert not re.search("nan|None", markdown(summary), re.IGNORECASE)
+    assert not re.search("nan|None", markdown([summary]), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("days", [1, 2, 29, 30])
@@ -252,14 +237,14 @@ def test_a_point_alone_has_its_errors_and_no_distribution(evaluation: Evaluation
     assert (summary.crps, summary.against, summary.coverage, summary.pit) == ({}, {}, (), None)
     assert summary.point == summarise(evaluation).point
     assert list(tables(summary)) == ["The point forecast"]
-    assert f"| RMSE | {summary.point.rmse:,.2f} EUR |" in markdown(summary)
+    assert f"| RMSE | {summary.point.rmse:,.2f} EUR |" in markdown([summary])
 
 
 # As text
 
 
 def test_tables_and_markdown_show_the_figures(summary: Summary) -> None:
-    text_tables, page = tables(summary), markdown(summary)
+    text_tables, page = tables(summary), markdown([summary])
     against = summary.against["flat"]
     _, rows = text_tables["CRPS of calibrated"]
     assert page.startswith("# calibrated: 300 days, 2020-01-01 to 2020-10-26\n")
@@ -270,3 +255,47 @@ def test_tables_and_markdown_show_the_figures(summary: Summary) -> None:
         assert {len(row) for row in rows} == {len(header)}
     covered = f"{100 * summary.coverage[1].overall.share:.1f} %"
     assert covered in text_tables["Coverage of the central intervals"][1][1]
+
+
+def test_the_last_table_has_a_row_a_horizon(evaluation: Evaluation) -> None:
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {"har_120_t": 1.1 * spread, "ewma_weekday_t": 1.3 * spread}
+    both = replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+    summaries = [summarise(both), summarise(both, horizon=7), summarise(both, horizon=60)]
+    header, rows = tables(summaries[1], summaries)["By horizon"]
+    assert {len(row) for row in rows} == {len(header)} == {len(set(header))}
+    against: Any = summaries[1].against
+    best, short = against["har_120_t"], against["ewma_weekday_t"]
+    assert rows[1][:5] == [
+        "7",
+        "300",
+        f"{summaries[1].crps['calibrated']:.6f}",
+        "har_120_t",
+        f"{best.ratio:.4f}",
+    ]
+    assert rows[1][5] == f"{best.lower:.4f} to {best.upper:.4f}"
+    assert rows[1][7:9] == [f"{short.ratio:.4f}", f"{100 * summaries[1].coverage[0].overall.share:.1f} %"]
+    assert rows[2][5:7] == ["–", "–"]  # 300 days are five times sixty
+
+    page = markdown(summaries)
+    assert page.startswith("# calibrated: 300 days, 2020-01-01 to 2020-10-26\n")
+    assert "| " + " | ".join(rows[2]) + " |" in page.split("## By horizon")[1].splitlines()
+    assert markdown(summaries[1:]).startswith(
+        "# calibrated: 300 days, 2020-01-01 to 2020-10-26, 7 days ahead\n"
+    )
+    assert "By horizon" not in markdown(summaries[:1])
+
+
+def test_horizons_without_baselines_have_dashes(evaluation: Evaluation) -> None:
+    _, rows = tables(summarise(evaluation), [summarise(evaluation), summarise(evaluation, horizon=2)])[
+        "By horizon"
+    ]
+    assert [row[3:8] for row in rows] == [["–"] * 5] * 2
+
+
+def test_a_result_has_the_horizons_whose_outcomes_were_known(evaluation: Evaluation) -> None:
+    summaries = (summarise(evaluation), summarise(evaluation, horizon=7))
+    result = BacktestResult("ab", summaries, ())
+    assert (result.summary, result.of(1), result.of(7)) == (summaries[0], *summaries)
+    with pytest.raises(BadDay, match="no origin of this backtest has an outcome 30 days ahead"):
+        result.of(30)

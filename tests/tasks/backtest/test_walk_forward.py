@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ import pytest
 
 from storage.core.home import Home
 from storage.models.backtest_cache import BacktestCache
-from storage.tables.schemas import backtests
+from storage.tables.schemas import backtests, calibrator
 from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import BacktestResult, finish_backtest, read_evaluation
-from tasks.backtest.walk_forward import prepare_fold, walk_fold
+from tasks.backtest.result import BacktestResult, finish_backtest, read_evaluations
+from tasks.backtest.walk_forward import WalkState, prepare_fold, walk_fold
+from tasks.core.quantiles import MEDIAN
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import Profile
+from tasks.profiles.baselines import baselines_of
 from tasks.profiles.calibrated import CalibratedProfile
-from tests.calibrated import LENIENT, candles, close, day, quick
+from tests.calibrated import HORIZONS, LENIENT, candles, close, day, quick, stored_runs
 from tests.engines import copy_home
 from tests.helpers import BTC, NOW, SMALL, modules_after, store, without
 
@@ -41,11 +43,19 @@ def home_with(folder: Path, frame: pd.DataFrame) -> Home:
     return home
 
 
-def rows(home: Home, component: str = "calibrated") -> dict[date, dict[str, Any]]:
-    """The rows of one component, by origin."""
+# Every component of every horizon.
+NAMES = [(name, horizon) for horizon in HORIZONS for name in ("calibrated", "lstm", *baselines_of(horizon))]
+
+
+def rows(home: Home, component: str = "calibrated", horizon: int = 1) -> dict[date, dict[str, Any]]:
+    """The rows of one component and horizon, by origin."""
     stored = backtests(home).read().to_pylist()
-    by_day = {row["origin_day"]: row for row in stored if row["component"] == component}
-    return dict(sorted(by_day.items()))
+    wanted = [row for row in stored if (row["component"], row["horizon"]) == (component, horizon)]
+    return {row["origin_day"]: row for row in sorted(wanted, key=lambda row: row["origin_day"])}
+
+
+def all_rows(home: Home) -> list[dict[date, dict[str, Any]]]:
+    return [rows(home, *name) for name in NAMES]
 
 
 @functools.cache
@@ -63,17 +73,23 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Plan, Backte
     return _tested(tmp_path_factory.getbasetemp())
 
 
-def test_every_component_has_a_row_per_origin(tested: tuple[Home, Plan, BacktestResult]) -> None:
+def test_every_component_has_a_row_per_origin_and_horizon(
+    tested: tuple[Home, Plan, BacktestResult],
+) -> None:
     home, plan, result = tested
-    names = ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250")
-    for name in names:
-        own = rows(home, name)
+    for name, horizon in NAMES:
+        own = rows(home, name, horizon)
         assert list(own) == [day(number) for number in range(START, END + 1)]
         for number, row in zip(range(START, END + 1), own.values(), strict=True):
-            assert (row["last_close"], row["close"]) == (close(number), close(number + 1))
-            assert (row["target_day"], row["horizon"]) == (day(number + 1), 1)
+            assert (row["last_close"], row["close"]) == (close(number), close(number + horizon))
+            assert (row["target_day"], row["horizon"]) == (day(number + horizon), horizon)
             assert row["quantiles"] == sorted(row["quantiles"])
-    assert backtests(home).read().num_rows == 12 * len(names)
+    assert backtests(home).read().num_rows == 12 * len(NAMES)
+    assert [summary.days for summary in result.summaries] == [12] * 3
+    for number in range(START, END + 1):
+        fan = np.array([rows(home, horizon=horizon)[day(number)]["quantiles"] for horizon in HORIZONS])
+        assert (np.diff(fan[:, :MEDIAN], axis=0) <= 0).all()
+        assert (np.diff(fan[:, MEDIAN + 1 :], axis=0) >= 0).all()
     # A fine-tuning on days 3, 6 and 11, a refit on day 8: each with its gate.
     assert len(plan.folds) == 2
     assert [gate.split(" ")[:2] for gate in result.gates] == [
@@ -86,15 +102,34 @@ def test_quantiles_are_read_back_as_those_of_the_log_return(
     tested: tuple[Home, Plan, BacktestResult],
 ) -> None:
     home, plan, _ = tested
-    evaluation = read_evaluation(home, BTC, plan.backtest_id, "calibrated")
+    evaluations = read_evaluations(home, BTC, plan.backtest_id, "calibrated")
+    assert tuple(evaluations) == HORIZONS
     numbers = range(START, END + 1)
-    assert evaluation.target_days == [day(number + 1) for number in numbers]
-    assert evaluation.last_close.tolist() == [close(number) for number in numbers]
-    assert evaluation.close.tolist() == [close(number + 1) for number in numbers]
-    assert set(evaluation.quantiles) == {"calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"}
-    for name, quantiles in evaluation.quantiles.items():
-        prices = np.array([row["quantiles"] for row in rows(home, name).values()])
-        np.testing.assert_allclose(np.exp(quantiles) * evaluation.last_close[:, None], prices, rtol=1e-14)
+    for horizon, evaluation in evaluations.items():
+        assert evaluation.target_days == [day(number + horizon) for number in numbers]
+        assert evaluation.last_close.tolist() == [close(number) for number in numbers]
+        assert evaluation.close.tolist() == [close(number + horizon) for number in numbers]
+        assert set(evaluation.quantiles) == {"calibrated", "lstm", *baselines_of(horizon)}
+        for name, quantiles in evaluation.quantiles.items():
+            prices = np.array([row["quantiles"] for row in rows(home, name, horizon).values()])
+            found = np.exp(quantiles) * evaluation.last_close[:, None]
+            np.testing.assert_allclose(found, prices, rtol=1e-14)
+
+
+def test_outcomes_that_are_not_known_yet_have_no_row(tmp_path: Path) -> None:
+    """The last origin is the day before the last close; an outcome may lie in a gap, too."""
+    home = home_with(tmp_path, without(candles().head(625), day(613), day(613)))
+    tested = plan(home, quick(), 610, 624)
+    finish_backtest(home, tested)
+    numbers = [610, 611]  # after the gap no window is whole yet
+    assert list(rows(home)) == [day(number) for number in numbers]
+    assert list(rows(home, horizon=3)) == [day(611)]  # of 610 the outcome is the missing day
+    assert list(rows(home, horizon=7)) == [day(number) for number in numbers]
+    short = home_with(tmp_path / "short", candles().head(615))
+    finish_backtest(short, plan(short, quick(), 610, 614))
+    for horizon, last in zip(HORIZONS, (614, 612, None), strict=True):
+        expected = [] if last is None else [day(number) for number in range(610, last + 1)]
+        assert list(rows(short, horizon=horizon)) == expected
 
 
 def test_walking_without_preparing_gives_the_same_bits(
@@ -104,7 +139,7 @@ def test_walking_without_preparing_gives_the_same_bits(
     again = plan(home, quick(**SOON))
     assert again.backtest_id == tested[1].backtest_id
     assert finish_backtest(home, again) == tested[2]
-    assert rows(home) == rows(tested[0])
+    assert all_rows(home) == all_rows(tested[0])
 
 
 def test_later_days_change_no_bit(tested: tuple[Home, Plan, BacktestResult], tmp_path: Path) -> None:
@@ -116,10 +151,67 @@ def test_later_days_change_no_bit(tested: tuple[Home, Plan, BacktestResult], tmp
     frame.loc[after, "volume"] = 1e9
     home = home_with(tmp_path, frame)
     finish_backtest(home, plan(home, quick(**SOON)))
-    for component in ("calibrated", "lstm", "har_t", "garch_t", "ewma_t", "last_close_250"):
-        pairs = zip(rows(tested[0], component).values(), rows(home, component).values(), strict=True)
+    for name in NAMES:
+        pairs = zip(rows(tested[0], *name).values(), rows(home, *name).values(), strict=True)
         same = [before["quantiles"] == now["quantiles"] for before, now in pairs]
-        assert same == [True] * 7 + [False] * 5, component
+        assert same == [True] * 7 + [False] * 5, name
+
+
+def test_the_days_and_the_walk_learn_the_same_offsets(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Day by day through the calibrator's table, and in one walk: forecasts and offsets of each horizon."""
+    keep = {"refit_every_days": 3650, "fine_tune_every_days": 0}
+    runs = stored_runs(tmp_path_factory, tmp_path / "days", **keep)
+    forecasts = {number: runs.live(number) for number in range(START, END + 1)}
+    walk = stored_runs(tmp_path_factory, tmp_path / "walk", **keep)
+    tested = plan(walk.home, walk.profile)
+    finish_backtest(walk.home, tested)
+    for number, forecast in forecasts.items():
+        for one in forecast.horizons:
+            stored = rows(walk.home, horizon=one.horizon)[day(number)]
+            assert list(one.quantiles or ()) == stored["quantiles"], (number, one.horizon)
+    state = WalkState.model_validate(BacktestCache(walk.home, tested.backtest_id).read("fold-0"))
+    # The walk has learned up to its last origin, as the day of that origin has.
+    newest: dict[int, Any] = {}
+    for row in sorted(calibrator(runs.home).read().to_pylist(), key=lambda row: row["target_day"]):
+        newest[row["horizon"]] = row
+    assert state.offsets is not None
+    for horizon in HORIZONS:
+        assert newest[horizon]["target_day"] == day(END)
+        assert newest[horizon]["quantile_offsets"] == list(state.offsets[horizon])
+    first = runs.model().fitted.quantile_offsets
+    assert first
+    for horizon in HORIZONS:
+        assert first[horizon].tolist() != list(state.offsets[horizon])
+    waiting = sorted((target, horizon) for target, horizon, _ in state.waiting)
+    assert waiting == sorted(
+        (day(number + horizon), horizon)
+        for horizon in HORIZONS
+        for number in range(START, END + 1)
+        if number + horizon > END
+    )
+
+
+def test_forecasts_wait_for_their_outcome_over_folds(
+    tested: tuple[Home, Plan, BacktestResult],
+) -> None:
+    home, plan, _ = tested
+    cache = BacktestCache(home, plan.backtest_id)
+    first = WalkState.model_validate(cache.read("fold-0"))
+    last = plan.span(0)[1]
+    waiting = {(target, horizon) for target, horizon, _ in first.waiting}
+    assert waiting == {
+        (last + timedelta(days=ahead), horizon)
+        for horizon in HORIZONS
+        for ahead in range(1, horizon + 1)
+        if last + timedelta(days=ahead - horizon) >= day(START)
+    }
+    second = WalkState.model_validate(cache.read("fold-1"))
+    assert first.offsets
+    assert second.offsets
+    assert min(target for target, *_ in second.waiting) > day(END)
+    assert all(first.offsets[horizon] != second.offsets[horizon] for horizon in HORIZONS)
 
 
 def test_a_finished_backtest_is_read_and_not_made_again(
@@ -152,7 +244,7 @@ def test_an_interrupted_walk_is_completed_with_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             finish_backtest(home, again)
     assert finish_backtest(home, again) == tested[2]
-    assert rows(home) == rows(tested[0])
+    assert all_rows(home) == all_rows(tested[0])
     assert not list(BacktestCache(home, again.backtest_id).folder.glob(".draft-*"))
 
 
@@ -170,7 +262,7 @@ def test_walking_over_trained_models_loads_no_training_libraries(
         f"home = Home(Path({str(home.root)!r}))\nfinish_backtest(home, plan(home, quick(**SOON)))"
     )
     assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
-    assert rows(home) == rows(tested[0])
+    assert all_rows(home) == all_rows(tested[0])
 
 
 @pytest.mark.parametrize("ratio", [9.0, 0.01])

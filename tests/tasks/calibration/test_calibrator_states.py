@@ -12,7 +12,7 @@ import pytest
 from storage.core.home import Home
 from storage.tables.schemas import calibrator
 from storage.tables.scores import Scores
-from tasks.calibration.calibrator_states import CalibratorState, Chain, first_state, state_at
+from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
 from tasks.core.quantiles import LEVELS
 from tasks.evaluation import scoring
 from tasks.forecast.publish import chain_of
@@ -20,20 +20,21 @@ from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spr
 from tests.helpers import BTC, NOW, store, without
 
 LATER = NOW + timedelta(days=1)
-WARM = np.linspace(-0.1, 0.1, len(LEVELS))
+ZERO = np.zeros(len(LEVELS))
+WARM = np.linspace(-0.1, 0.1, len(LEVELS))  # symmetric, as the tracker keeps them
 
 
 def chain(**changed: Any) -> Chain:
-    return chain_of(quick(**changed), BTC, 1)
+    return chain_of(quick(**changed), BTC)
 
 
-def begin(home: Home, number: int = 600, **changed: Any) -> CalibratorState:
-    return first_state(home, chain(**changed), day(number), WARM, NOW)
+def begin(home: Home, number: int = 600, horizon: int = 1, **changed: Any) -> CalibratorState:
+    return states_at(home, chain(**changed), day(number), {horizon: WARM}, NOW)[horizon]
 
 
-def put_forecasts(home: Home, *numbers: int, name: str = "p", **changed: Any) -> None:
+def put_forecasts(home: Home, *numbers: int, name: str = "p", horizon: int = 1, **changed: Any) -> None:
     for number in numbers:
-        put_forecast(home, number, f"{name}{number}", profile=quick(**changed))
+        put_forecast(home, number, f"{name}{number}", profile=quick(**changed), horizon=horizon)
 
 
 def runs_from_600_to_605(folder: Path, *, missing: int | None = None) -> Runs:
@@ -58,39 +59,57 @@ def gapped(tmp_path: Path) -> Runs:
 def rows(runs: Runs) -> list[dict[str, Any]]:
     """The states as they were added, oldest day first."""
     states = calibrator(runs.home).read().to_pylist()
-    return sorted(states, key=lambda row: (row["recipe_version"], row["target_day"], row["revision"]))
+    order = ("recipe_version", "horizon", "target_day", "revision")
+    return sorted(states, key=lambda row: [row[name] for name in order])
 
 
-def at(runs: Runs, number: int, **changed: Any) -> CalibratorState:
-    state = state_at(runs.home, chain(**changed), day(number))
-    assert state
+def at(runs: Runs, number: int, horizon: int = 1, **changed: Any) -> CalibratorState:
+    """The state that a forecast from that day is made with, which is there."""
+    before = calibrator(runs.home).read().num_rows
+    (state,) = states_at(runs.home, chain(**changed), day(number), {horizon: ZERO}, NOW).values()
+    assert calibrator(runs.home).read().num_rows == before
     return state
 
 
-def assert_learned(runs: Runs, number: int, *outcomes: int, **changed: Any) -> None:
+def assert_learned(runs: Runs, number: int, *outcomes: int, horizon: int = 1, **changed: Any) -> None:
     """The state of a day has the offsets that these days' outcomes give by hand."""
-    offsets = WARM.copy()
+    offsets, step = WARM.copy(), runs.profile.tracker_step
     for outcome in outcomes:
-        for n, (level, price) in enumerate(zip(LEVELS, spread(close(outcome - 1)), strict=True)):
-            offsets[n] += runs.profile.tracker_step * (level - (close(outcome) <= price))
-    np.testing.assert_allclose(at(runs, number, **changed).quantile_offsets, offsets, rtol=0, atol=1e-15)
+        prices = spread(close(outcome - horizon))
+        steps = [
+            step * (level - (close(outcome) <= price)) for level, price in zip(LEVELS, prices, strict=True)
+        ]
+        for n, (up, down) in enumerate(zip(steps, steps[::-1], strict=True)):
+            offsets[n] += (up - down) / 2
+    found = at(runs, number, horizon, **changed).quantile_offsets
+    np.testing.assert_allclose(found, offsets, rtol=0, atol=1e-15)
 
 
 def test_a_chain_begins_with_its_first_state(tmp_path: Path) -> None:
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())
-    assert state_at(runs.home, chain(), day(999)) is None
     put_forecasts(runs.home, 600)
     assert runs.score(601) == 1
     assert rows(runs) == []
     first = begin(runs.home)
-    assert state_at(runs.home, chain(), day(599)) is None
     assert at(runs, 600).calibrator_version == first.calibrator_version
     assert_learned(runs, 600)
     (row,) = rows(runs)
     assert (row["prediction_id"], row["previous_version"], row["revision"]) == (None, None, 0)
     assert begin(runs.home).calibrator_version == first.calibrator_version
     assert len(rows(runs)) == 1
+    # Of another horizon, and for a forecast from an earlier day, there is no state yet.
+    states = states_at(runs.home, chain(), day(601), {3: ZERO, 1: ZERO}, NOW)
+    assert [(horizon, state.target_day) for horizon, state in states.items()] == [
+        (3, day(601)),
+        (1, day(600)),
+    ]
+    assert states_at(runs.home, chain(), day(599), {1: ZERO}, NOW)[1].target_day == day(599)
+    assert [(row["horizon"], row["target_day"]) for row in rows(runs)] == [
+        (1, day(599)),
+        (1, day(600)),
+        (3, day(601)),
+    ]
 
 
 def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
@@ -106,6 +125,34 @@ def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
     for number in (601, 603, 604, 604):
         assert runs.score(number, LATER) == 0
     assert rows(runs) == states
+
+
+def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
+    """A chain has a branch for each horizon; a day is the target of a forecast of each."""
+    runs = Runs(Home(tmp_path).prepare(), quick())
+    store(runs.home, candles())
+    for horizon in (1, 3, 7):
+        begin(runs.home, horizon=horizon)
+        put_forecasts(runs.home, *range(600, 612), name=f"{horizon}-", horizon=horizon)
+    for number in range(601, 613):
+        runs.score(number)
+        for horizon in (1, 3, 7):
+            learned = range(600 + horizon, number + 1)
+            assert_learned(runs, number, *learned, horizon=horizon)
+            assert at(runs, number, horizon).target_day == day(max(600, number if learned else 600))
+    stored = rows(runs)
+    assert [len([row for row in stored if row["horizon"] == horizon]) for horizon in (1, 3, 7)] == [13, 11, 7]
+    assert {row["prediction_id"] for row in stored if row["horizon"] == 3} == {
+        None,
+        *(f"3-{number}" for number in range(600, 610)),
+    }
+    # A branch learns nothing from the other horizons' outcomes.
+    late = Runs(Home(tmp_path / "late").prepare(), quick())
+    store(late.home, candles())
+    begin(late.home, horizon=7)
+    put_forecasts(late.home, 600, 601, horizon=1)
+    assert late.score(612) == 2
+    assert [(row["horizon"], row["target_day"]) for row in rows(late)] == [(7, day(600))]
 
 
 def test_day_by_day_and_at_once_give_the_same_bits(tmp_path: Path, runs: Runs) -> None:

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.core.candle_schema import candle_frame
 from tasks.calibration.quantile_tracker import (
     MAX_OFFSET,
+    Tracker,
     apply_offsets,
     mix,
+    nested,
     to_prices,
-    track,
     update_offsets,
 )
-from tasks.core.quantiles import LEVELS, MEDIAN
+from tasks.core.history import PriceHistory
+from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
 from tasks.core.types import Floats
+from tasks.profiles.calibrated import CalibratedProfile
+from tests.calibrated import STANDARD as NORMAL
+from tests.helpers import FIRST
 
 SOAK = int(os.environ.get("SOAK", "1"))
 STEADY = settings(max_examples=60 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
 LEVEL, ZERO = np.array(LEVELS), np.zeros(23)
+UNKNOWN = ("open", "high", "low", "volume")
 STEP, BOUND = 0.02, 2.5  # in sigmas: the tracker's step, and the largest distance of an outcome from its base
 
 offset_rows = st.lists(st.floats(-2, 2), min_size=23, max_size=23).map(np.array)
@@ -39,7 +49,10 @@ def test_mix_is_a_weighted_mean() -> None:
 def test_a_close_at_a_quantile_counts_as_below_it() -> None:
     prices = to_prices(np.linspace(-0.2, 0.2, 23), 1000.0)
     assert prices[MEDIAN] == 1000.0
-    assert update_offsets(ZERO, 1000.0, prices, step=STEP)[MEDIAN] == STEP * (0.5 - 1.0)
+    top = float(prices[19])
+    closes = (top, np.nextafter(top, 9e9), np.nextafter(top, 0.0))
+    at, above, below = (update_offsets(ZERO, float(close), prices, step=STEP) for close in closes)
+    assert at.tobytes() == below.tobytes() != above.tobytes()
     assert (ZERO == 0).all()  # the argument is unchanged
 
 
@@ -52,14 +65,25 @@ def test_quantiles_stay_sorted_whatever_the_offsets(offsets: Floats, sigma: floa
 
 @STEADY
 @given(offset_rows, st.floats(0.001, 1000), st.floats(0.5, 2), st.floats(0, 0.1))
-def test_an_outcome_moves_each_level_by_its_own_step(
+def test_an_outcome_moves_both_ends_of_an_interval_by_their_mean_step(
     offsets: Floats, last: float, ratio: float, step: float
 ) -> None:
+    offsets = (offsets - offsets[::-1]) / 2.0
     prices = to_prices(np.linspace(-0.2, 0.2, 23), last)
     after = update_offsets(offsets, last * ratio, prices, step=step)
-    above = last * ratio > prices
-    np.testing.assert_array_equal(after[above], (offsets + step * LEVEL)[above])
-    np.testing.assert_array_equal(after[~above], (offsets + step * (LEVEL - 1))[~above])
+    for low in range(MEDIAN):
+        high = 22 - low
+        steps = [step * (LEVELS[n] - (last * ratio <= prices[n])) for n in (low, high)]
+        assert after[high] - offsets[high] == pytest.approx((steps[1] - steps[0]) / 2, abs=1e-12)
+        assert after[low] == -after[high]
+    assert after[MEDIAN] == 0.0
+
+
+@pytest.mark.parametrize(("outcome", "wider"), [(0.0, -1), (0.3, 1), (-0.3, 1)])
+def test_an_outcome_inside_narrows_and_one_outside_widens_an_interval(outcome: float, wider: int) -> None:
+    prices = to_prices(np.linspace(-0.2, 0.2, 23), 100.0)
+    after = update_offsets(ZERO, 100.0 * np.exp(outcome), prices, step=STEP)
+    assert np.sign((after - after[::-1])[:MEDIAN]).tolist() == [-wider] * MEDIAN
 
 
 # Each chooses the outcome, in sigmas from the base of the level that it plays against and within BOUND,
@@ -77,71 +101,179 @@ ADVERSARIES: dict[str, Adversary] = {
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)
-@pytest.mark.parametrize("index", [0, 3, 11, 21, 22])
-def test_a_level_keeps_its_coverage_against_any_adversary(name: str, index: int) -> None:
+@pytest.mark.parametrize("percent", INTERVAL_INDEXES)
+def test_an_interval_keeps_its_coverage_against_any_adversary(name: str, percent: int) -> None:
     """Angelopoulos, Candès and Tibshirani (2023), proposition 1: off by (b + step) / (step T) at most.
 
-    b is the largest distance of an outcome from the base quantile, in sigmas. Their proof is of one level,
-    so its neighbors are far away here: they never cross it.
+    Of an interval about 0, whose ends step together, half as far; b is the largest distance of an outcome
+    from an end, in sigmas. Their proof is of one level, so its neighbors never cross it here.
     """
-    draw, days = np.random.default_rng(index), 1200 * SOAK
-    base: Floats = 10.0 * (np.arange(23.0) - index)
-    offsets, below = ZERO, 0
+    draw, days = np.random.default_rng(percent), 2400 * SOAK
+    low, high = INTERVAL_INDEXES[percent]
+    base: Floats = 10.0 * (np.arange(23.0) - low)
+    base[high:] = 10.0 * (np.arange(high, 23.0) - high)
+    base[low + 1 : high] = np.linspace(-1e-3, 1e-3, high - low - 1)  # one point, in which the ends could meet
+    base[MEDIAN] = 0.0
+    base[low], base[high] = -1.0, 1.0
+    offsets, inside = ZERO, 0
     for number in range(days):
-        quantiles = apply_offsets(base, offsets, 1.0)
-        actual = ADVERSARIES[name](float(quantiles[index]), number, draw)
-        below += actual <= quantiles[index]
+        quantiles = base + offsets
+        end = float(quantiles[high])
+        actual = ADVERSARIES[name](end, number, draw)
+        inside += quantiles[low] < actual <= end
         close = float(to_prices(np.array(actual), 1.0))
         offsets = update_offsets(offsets, close, to_prices(quantiles, 1.0), step=STEP)
-        assert abs(offsets[index]) <= BOUND + STEP
-    assert abs(below / days - LEVELS[index]) <= (BOUND + STEP) / (STEP * days)
+        assert abs(offsets[high]) <= BOUND + 1.0 + STEP
+    assert abs(inside / days - percent / 100) <= 2 * (BOUND + 1.0 + STEP) / (STEP * days)
+
+
+def history_of(closes: Floats, *, missing: tuple[int, ...] = ()) -> PriceHistory:
+    """Consecutive days with these closes, less some rows."""
+    days = pd.date_range(FIRST, periods=len(closes), unit="s")
+    frame = candle_frame({"day_utc": days, "close": closes, **dict.fromkeys(UNKNOWN, np.nan)})
+    return PriceHistory("BTC-USD", frame.drop(index=list(missing)).reset_index(drop=True), "v", "csv@0")
+
+
+def tracked(
+    history: PriceHistory,
+    base: Floats,
+    tracker: Tracker,
+    horizons: tuple[int, ...] = (1,),
+    sigma: float = 1.0,
+) -> dict[int, Floats]:
+    """Track the same quantiles of the log return (23,), times the root of the horizon, from every day."""
+    days = len(history.candles)
+    quantiles = {h: np.tile(base * np.sqrt(h), (days, 1)) for h in horizons}
+    return tracker.track(
+        history, np.arange(days), quantiles, {h: np.full(days, sigma * np.sqrt(h)) for h in horizons}
+    )
 
 
 @pytest.mark.parametrize("seed", range(2 * SOAK))
-def test_all_levels_together_keep_their_coverage_of_heavy_tails(seed: int) -> None:
+def test_all_intervals_keep_their_coverage_of_heavy_tails(seed: int) -> None:
     draw, days = np.random.default_rng(seed), 1200
-    closes, ones = np.exp(np.clip(draw.standard_t(2, days), -BOUND, BOUND)), np.ones(days)
-    prices, _ = track(np.tile(np.linspace(-0.5, 0.5, 23), (days, 1)), ones, ones, closes, ZERO, step=STEP)
-    below = (closes[:, None] <= prices).mean(axis=0)
-    assert np.abs(below - LEVEL).max() <= (BOUND + 0.5 + STEP) / (STEP * days)
+    # From a close of 1 each day, whose next one is drawn: every other day is back at 1.
+    closes = np.ones(2 * days)
+    closes[1::2] = np.exp(np.clip(draw.standard_t(2, days), -BOUND, BOUND))
+    history, rows = history_of(closes), np.arange(0, 2 * days, 2)
+    base = np.tile(np.linspace(-0.5, 0.5, 23), (days, 1))
+    prices = Tracker.new((1,), step=STEP).track(history, rows, {1: base}, {1: np.ones(days)})[1]
+    for percent, (low, high) in INTERVAL_INDEXES.items():
+        inside = ((prices[:, low] < closes[1::2]) & (closes[1::2] <= prices[:, high])).mean()
+        assert abs(inside - percent / 100) <= 2 * (BOUND + 0.5 + STEP) / (STEP * days)
 
 
-@pytest.mark.parametrize("side", [-1, 1])
-def test_offsets_stay_bounded_while_quantiles_cross(side: int) -> None:
-    """Closes always at one bound drive all levels to it, where they cross; later the coverage recovers."""
-    days = 3000
-    base, ones = np.tile(np.linspace(-2, 2, 23), (days, 1)), np.ones(days)
-    _, offsets = track(base, ones, ones, np.full(days, np.exp(side * 2.5)), ZERO, step=STEP)
-    assert np.abs(offsets).max() <= MAX_OFFSET
-    closes = np.exp(np.random.default_rng(3).normal(0, 1, days))
-    prices, _ = track(base, ones, ones, closes, offsets, step=STEP)
-    below = (closes[-1000:, None] <= prices[-1000:]).mean(axis=0)
-    assert np.abs(below - LEVEL).max() < 0.15  # 0.45 without the bound
+@pytest.mark.parametrize("outcome", [0.0, 9.0, -9.0], ids=["never moves", "above", "below"])
+def test_offsets_stay_bounded(outcome: float) -> None:
+    offsets, base = ZERO, np.linspace(-2, 2, 23)
+    for _ in range(3000):
+        prices = to_prices(apply_offsets(base, offsets, 1.0), 1.0)
+        offsets = update_offsets(offsets, float(np.exp(outcome)), prices, step=STEP)
+    assert 1.0 < np.abs(offsets).max() <= MAX_OFFSET
 
 
-def days_of(returns: list[float]) -> tuple[Floats, Floats, Floats, Floats]:
-    """Quantiles, sigmas, last and actual closes of days with these log returns."""
-    last = np.full(len(returns), 100.0)
-    base = np.tile(np.linspace(-0.1, 0.1, 23), (len(returns), 1))
-    return base, np.full(len(returns), 0.05), last, last * np.exp(np.array(returns))
+def test_coverage_recovers_after_300_days_without_a_move() -> None:
+    """By then the innermost intervals have shrunk to a point, and crossed; the wider ones recover."""
+    step, base = CalibratedProfile().tracker_step, NORMAL
+    closes = np.exp(np.cumsum(np.append(np.zeros(300), np.random.default_rng(3).normal(0, 1, 5000))))
+    tracker, history = Tracker.new((1,), step=step), history_of(closes)
+    prices = tracked(history, base, tracker)[1]
+    assert (np.diff(prices[300]) >= 0).all()
+    assert prices[300, MEDIAN - 1] > prices[0, MEDIAN - 1]
+    for percent, (low, high) in INTERVAL_INDEXES.items():
+        inside = (prices[-2001:-1, low] < closes[-2000:]) & (closes[-2000:] <= prices[-2001:-1, high])
+        assert inside.mean() == pytest.approx(percent / 100, abs=0.025)
+
+
+# Outcomes over some days
 
 
 @STEADY
-@given(st.lists(st.floats(-0.2, 0.2), min_size=2, max_size=10), st.floats(-0.2, 0.2))
-def test_a_later_outcome_never_changes_an_earlier_forecast(returns: list[float], other: float) -> None:
-    prices, _ = track(*days_of(returns), ZERO, step=STEP)
-    changed, _ = track(*days_of([*returns[:-1], other]), ZERO, step=STEP)
-    assert changed.tobytes() == prices.tobytes()
+@given(
+    st.lists(st.floats(-0.2, 0.2), min_size=2, max_size=14),
+    st.floats(-0.2, 0.2),
+    st.integers(1, 13),
+    st.data(),
+)
+def test_a_later_outcome_never_changes_an_earlier_forecast(
+    returns: list[float], other: float, horizon: int, data: st.DataObject
+) -> None:
+    """The close of a day moves the forecasts from that day on, of no horizon one before."""
+    changed = data.draw(st.integers(1, len(returns)))
+    one = 100 * np.exp(np.cumsum([0.0, *returns]))
+    two = one.copy()
+    two[changed] *= np.exp(other)
+    first, second = (
+        tracked(history_of(closes), np.linspace(-0.1, 0.1, 23), Tracker.new(H, step=STEP), H, 0.05)
+        for closes in (one, two)
+        for H in [(1, 1 + horizon)]
+    )
+    for name, prices in first.items():
+        assert second[name][:changed].tobytes() == prices[:changed].tobytes()
 
 
-def test_track_applies_and_updates_the_offsets_day_by_day() -> None:
-    quantiles, sigmas, last, actual = days_of(np.random.default_rng(6).normal(0, 0.06, 12).tolist())
-    actual[[4, 5]] = np.nan
-    prices, after = track(quantiles, sigmas, last, actual, 0.1 * LEVEL, step=0.05)
-    offsets = 0.1 * LEVEL
-    for day in range(12):
-        expected = to_prices(apply_offsets(quantiles[day], offsets, sigmas[day]), last[day])
-        assert prices[day].tobytes() == expected.tobytes()
-        if day not in (4, 5):
-            offsets = update_offsets(offsets, actual[day], expected, step=0.05)
-    assert after.tobytes() == offsets.tobytes()
+def test_an_outcome_teaches_from_its_target_day_on() -> None:
+    """Day by day with plain loops, over a gap, for three horizons at once."""
+    draw, horizons = np.random.default_rng(6), (1, 3, 7)
+    history = history_of(100 * np.exp(np.cumsum(draw.normal(0, 0.06, 40))), missing=(4, 5, 20))
+    base, sigma = np.linspace(-0.1, 0.1, 23), 0.05
+    begun = {h: 0.1 * np.linspace(-1, 1, 23) * h for h in horizons}
+    tracker = Tracker(dict(begun), step=0.05)
+    prices = tracked(history, base, tracker, horizons, sigma)
+    closes = dict(zip(history.days, history.closes, strict=True))
+    origins = list(closes)
+    offsets, made = dict(begun), dict[tuple[Any, int], Floats]()
+    for number, day in enumerate(origins):
+        for h in horizons:
+            # Those whose target day has come since the last origin, and has a close: only today does.
+            before = day - timedelta(days=h)
+            if (before, h) in made:
+                offsets[h] = update_offsets(offsets[h], closes[day], made[before, h], step=0.05)
+        returns = nested([apply_offsets(base * np.sqrt(h), offsets[h], sigma * np.sqrt(h)) for h in horizons])
+        for h, row in zip(horizons, returns, strict=True):
+            made[day, h] = to_prices(row, closes[day])
+            assert prices[h][number].tobytes() == made[day, h].tobytes(), (number, h)
+    for h in horizons:
+        assert tracker.offsets[h].tobytes() == offsets[h].tobytes()
+    # What waits at the end has its target after the last day.
+    assert sorted((day, h) for day, h, _ in tracker.waiting) == sorted(
+        (day + timedelta(days=h), h)
+        for day in origins
+        for h in horizons
+        if day + timedelta(days=h) > origins[-1]
+    )
+
+
+def test_a_tracker_that_is_handed_on_continues_with_the_same_bits() -> None:
+    draw, horizons, base = np.random.default_rng(7), (1, 3, 7), np.linspace(-0.1, 0.1, 23)
+    history = history_of(100 * np.exp(np.cumsum(draw.normal(0, 0.06, 30))))
+    whole = tracked(history, base, Tracker.new(horizons, step=0.05), horizons)
+    tracker, parts = Tracker.new(horizons, step=0.05), []
+    for rows in (np.arange(12), np.arange(12, 13), np.arange(13, 30)):
+        quantiles = {h: np.tile(base * np.sqrt(h), (len(rows), 1)) for h in horizons}
+        sigmas = {h: np.full(len(rows), np.sqrt(h)) for h in horizons}
+        parts.append(tracker.track(history, rows, quantiles, sigmas))
+        tracker = Tracker(tracker.offsets, tracker.step, tracker.waiting)
+    for h in horizons:
+        assert np.concatenate([part[h] for part in parts]).tobytes() == whole[h].tobytes()
+
+
+# The fan
+
+
+@STEADY
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=23, max_size=23).map(sorted), min_size=1, max_size=9))
+def test_intervals_grow_with_the_horizon_and_quantiles_stay_sorted(rows: list[list[float]]) -> None:
+    quantiles = [np.array(row) for row in rows]
+    fan = nested(quantiles)
+    assert (np.diff(fan, axis=1) >= 0).all()
+    assert fan[:, MEDIAN].tolist() == [row[MEDIAN] for row in rows]
+    for low in range(MEDIAN):
+        assert (np.diff(fan[:, low]) <= 0).all()
+        assert (np.diff(fan[:, 22 - low]) >= 0).all()
+    # An interval is widened no further than a shorter one asks for.
+    for number, row in enumerate(fan):
+        shorter = np.array(quantiles[: number + 1])
+        assert row[:MEDIAN].tolist() == shorter[:, :MEDIAN].min(axis=0).tolist()
+        assert row[MEDIAN + 1 :].tolist() == shorter[:, MEDIAN + 1 :].max(axis=0).tolist()
+    assert (np.array(quantiles) == np.array(rows)).all()  # the argument is unchanged

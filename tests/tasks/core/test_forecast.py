@@ -82,3 +82,17 @@ def test_a_score_has_every_column_of_the_table() -> None:
     score = Score("p", "BTC-USD", day(1), 1, 2.0, 0.1, 0.2, None, None, None, None, None, None, "v", NOW)
     assert set(asdict(score)) == set(SCORES.arrow.names)
     assert (asdict(score)["close"], asdict(score)["covered_80"]) == (2.0, None)
+
+
+def test_the_fan_has_a_row_a_horizon_in_the_prices_of_the_summary() -> None:
+    forecast = two_horizons()
+    header, rows = forecast.fan()
+    assert header == ["day", "days ahead", "median, USD", "80 %", "95 %"]
+    assert [row[:2] for row in rows] == [[str(day(601)), "1"], [str(day(607)), "7"]]
+    for row, horizon in zip(rows, forecast.horizons, strict=True):
+        summary = dict(forecast.price_summary(horizon))
+        assert summary["forecast"].startswith(f"{row[2]} USD")
+        assert [text.replace(" USD", "") for text in (summary["80 %"], summary["95 %"])] == row[3:]
+    _, ((_, _, point, *intervals),) = POINT.fan()
+    assert point == POINT.price(POINT.first.point).removesuffix(" USD")
+    assert intervals == ["–", "–"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.model import Lineage
+from tasks.core.model import Lineage, TwinLineage
 
 LINEAGE = Lineage(
     product_id="BTC-USD",
@@ -23,7 +23,7 @@ LINEAGE = Lineage(
     trained_through=date(2019, 8, 4),
     weights_sha256="cd" * 32,
     git_commit="ef" * 20,
-    holdout_days=180,
+    twin=TwinLineage(180, date(2019, 2, 5), "ab" * 32, 9, {"train": 7}),
     pooled_data_versions={"ETH-USD": "ETH-USD@9:ab"},
     not_pooled={"LTC-USD": "is not in the database"},
     columns_left_out=("volume",),
@@ -36,7 +36,7 @@ LINEAGE = Lineage(
 
 def test_lineage_survives_json() -> None:
     assert Lineage.from_json(json.loads(json.dumps(LINEAGE.to_json()))) == LINEAGE
-    refit = replace(LINEAGE, parent=None, git_commit=None, gaps=(), columns_left_out=())
+    refit = replace(LINEAGE, parent=None, git_commit=None, gaps=(), columns_left_out=(), twin=None)
     assert Lineage.from_json(refit.to_json()) == refit
 
 
@@ -48,7 +48,9 @@ def test_a_missing_field_is_an_error(name: str) -> None:
         Lineage.from_json(plain)
 
 
-@pytest.mark.parametrize("changed", [{"origin_day": "yesterday"}, {"gaps": 3}, {"origin_day": None}])
+@pytest.mark.parametrize(
+    "changed", [{"origin_day": "yesterday"}, {"gaps": 3}, {"origin_day": None}, {"twin": {"holdout_days": 1}}]
+)
 def test_a_field_of_another_kind_is_an_error(changed: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         Lineage.from_json(LINEAGE.to_json() | changed)
@@ -57,7 +59,9 @@ def test_a_field_of_another_kind_is_an_error(changed: dict[str, Any]) -> None:
 def test_tags_are_text() -> None:
     tags = LINEAGE.tags()
     assert (tags["parent"], tags["pooled"], tags["origin_day"]) == ("3", "ETH-USD", "2020-01-31")
+    assert (tags["twin_trained_through"], tags["twin_weights_sha256"]) == ("2019-02-05", "ab" * 32)
     assert all(type(value) is str for value in tags.values())
-    refit = replace(LINEAGE, parent=None, git_commit=None, pooled_data_versions={}).tags()
+    refit = replace(LINEAGE, parent=None, git_commit=None, pooled_data_versions={}, twin=None).tags()
     assert (refit["parent"], refit["pooled"]) == ("none", "none")
+    assert (refit["twin_trained_through"], refit["twin_weights_sha256"]) == ("none", "none")
     assert "git_commit" not in refit

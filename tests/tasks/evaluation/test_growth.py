@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -20,7 +21,7 @@ from storage.tables.delta import Snapshot
 from storage.tables.schemas import calibrator, components
 from storage.upkeep.compaction import compact_table
 from tasks.calibration import calibrator_states
-from tasks.calibration.calibrator_states import first_state, state_at
+from tasks.calibration.calibrator_states import states_at
 from tasks.core.quantiles import LEVELS
 from tasks.evaluation.scoring import read_scoreboard
 from tasks.forecast.publish import chain_of, component_rows
@@ -30,10 +31,10 @@ from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_fo
 from tests.helpers import BTC, NOW, publish_all, store
 
 PROFILE = quick()
-CHAIN = chain_of(PROFILE, BTC, 1)
+CHAIN = chain_of(PROFILE, BTC)
 ORIGIN = 980
 TABLES = ("predictions", "scores", "components", "calibrator")
-NO_OFFSETS = np.zeros(len(LEVELS))
+NO_OFFSETS = {1: np.zeros(len(LEVELS))}
 
 
 def home_with(folder: Path, forecasts: int) -> Runs:
@@ -41,7 +42,7 @@ def home_with(folder: Path, forecasts: int) -> Runs:
     home = Home(folder).prepare()
     store(home, candles())
     runs, first = Runs(home, PROFILE), ORIGIN - forecasts
-    first_state(home, CHAIN, day(first), NO_OFFSETS, NOW)
+    states_at(home, CHAIN, day(first), NO_OFFSETS, NOW)
     made = [forecast_by_hand(number, f"p{number}", profile=PROFILE) for number in range(first, ORIGIN)]
     publish_all(home, [row for forecast in made for row in forecast.rows()])
     components(home).add([row for forecast in made for row in component_rows(PROFILE, forecast)])
@@ -74,7 +75,7 @@ def table_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, pa.
 def a_day(runs: Runs) -> None:
     """What a run on ORIGIN reads and writes of the tables, but for the model."""
     assert runs.score(ORIGIN) == 1
-    assert state_at(runs.home, CHAIN, day(ORIGIN)) is not None
+    assert states_at(runs.home, CHAIN, day(ORIGIN), NO_OFFSETS, NOW)[1].target_day == day(ORIGIN)
     put_forecast(runs.home, ORIGIN, "new", profile=PROFILE)
     assert newest_forecasts(runs.home, BTC, PROFILE.name)[0]["prediction_id"] == "new"
     assert read_scoreboard(runs.home, BTC, PROFILE.name).all_days.forecasts
@@ -87,13 +88,11 @@ def test_quantiles_are_read_of_few_days_only(tmp_path: Path, monkeypatch: pytest
         with table_reads(monkeypatch) as reads:
             a_day(runs)
         assert reads[-1][1].num_rows == forecasts  # the scoreboard is of them all
-        lists = [
-            rows for _, rows, _ in reads if any(str(kind).startswith("list") for kind in rows.schema.types)
-        ]
-        assert sum(rows.num_rows for rows in lists) < 50
+        wide = [rows.num_rows for _, rows, _ in reads if "quantile" in " ".join(rows.column_names)]
+        assert sum(wide) < 50
         for name, rows, _ in reads:
-            if rows.num_rows > 50:  # names and days, or a score's few figures
-                assert rows.nbytes / rows.num_rows < 200, name
+            if rows.num_rows > 50:  # names and days, or a score's figures with those of its components
+                assert rows.nbytes / rows.num_rows < 300, name
         counts.append(len(reads))
         assert calibrator(runs.home).read().num_rows == forecasts + 1
     assert counts[0] == counts[1]
@@ -106,7 +105,7 @@ def test_files_of_other_days_are_not_opened(tmp_path: Path, monkeypatch: pytest.
         put_forecast(runs.home, number, f"old{number}", profile=PROFILE)
     with table_reads(monkeypatch) as reads:
         put_forecast(runs.home, ORIGIN, "new", profile=PROFILE)
-        state_at(runs.home, CHAIN, day(ORIGIN))
+        states_at(runs.home, CHAIN, day(ORIGIN), NO_OFFSETS, NOW)
     assert {name for name, _, _ in reads} == {"predictions", "components", "calibrator"}
     assert sum(groups for _, _, groups in reads) <= 4
 
@@ -134,8 +133,8 @@ def test_the_chain_is_that_of_a_walk_over_all_days(
     shutil.copytree(homes[0].root, homes[1].root, dirs_exist_ok=True)
     other = quick(seed=7)
     for home in homes:
-        first_state(home, CHAIN, day(600), NO_OFFSETS, NOW)
-        first_state(home, chain_of(other, BTC, 1), day(603), NO_OFFSETS, NOW)
+        states_at(home, CHAIN, day(600), NO_OFFSETS, NOW)
+        states_at(home, chain_of(other, BTC), day(603), NO_OFFSETS, NOW)
     moves: list[tuple[Any, ...]] = [
         ("forecast", n, draw.choice([PROFILE, PROFILE, other])) for n in range(600, 614)
     ]
@@ -160,9 +159,10 @@ def test_the_chain_is_that_of_a_walk_over_all_days(
     assert states[0] == states[1]
 
 
-def first_day_of_the_chain(_home: Home, _chain: Any, links: pa.Table, _origin: Any) -> Any:
-    """The oldest day of a chain, None before it has one: everything after it is computed anew."""
-    return min((row["target_day"] for row in links.to_pylist() if row["prediction_id"] is None), default=None)
+def first_day_of_the_chain(_home: Home, _chain: Any, links: pd.DataFrame, _forecasts: Any) -> Any:
+    """The oldest day of a branch, None before it has one: everything after it is computed anew."""
+    begins = links["target_day"][links["prediction_id"].isna()]
+    return begins.min().date() if len(begins) else None
 
 
 def apply(home: Home, turn: int, kind: str, number: int, given: Any) -> None:
@@ -174,6 +174,6 @@ def apply(home: Home, turn: int, kind: str, number: int, given: Any) -> None:
     elif kind == "close":
         runs.restate(number, given)
     elif kind == "begin":
-        first_state(home, chain_of(profile, BTC, 1), day(number), np.full(len(LEVELS), 0.01), NOW)
+        states_at(home, chain_of(profile, BTC), day(number), {1: np.full(len(LEVELS), 0.01)}, NOW)
     else:
         runs.score(number, moment)

@@ -12,9 +12,10 @@ from scipy import stats
 from storage.core.errors import BadInput
 from storage.core.home import Home
 from storage.tables.scores import Scores
-from tasks.evaluation.scoreboard import markdown, scoreboard, table
+from tasks.evaluation.scoreboard import horizon_table, markdown, proportion, scoreboard, table
 
 LAST = date(2021, 6, 30)
+SCORES_OF_INTERVALS = ["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"]
 
 
 def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = LAST) -> pd.DataFrame:
@@ -23,6 +24,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
     return pd.DataFrame(
         {
             "target_day": [last - timedelta(days=days - 1 - int(n)) for n in row],
+            "horizon": 1,
             "error": 3.0 * (-1.0) ** row,
             "naive_error": 4.0,
             "crps": 0.9,
@@ -31,6 +33,8 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
             "covered_80": row < covered_80,
             "covered_95": row < covered_95,
             "pit": 0.5,
+            "component_names": [["lstm", "ewma_weekday_t", "har_120_t"]] * days,
+            "component_crps": [[0.1, 1.2, 1.0]] * days,
         }
     )
 
@@ -38,9 +42,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
 def point_only(days: int) -> pd.DataFrame:
     frame = scores(days)
     nothing = pd.Series([None] * days, dtype=object)
-    return frame.assign(
-        **dict.fromkeys(["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"], nothing)
-    )
+    return frame.assign(**dict.fromkeys([*SCORES_OF_INTERVALS, "component_names", "component_crps"], nothing))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,16 @@ def test_a_span_is_of_its_own_days_only() -> None:
     month, _, _, every = scoreboard(rows).spans
     assert month.mae == pytest.approx(3.0)
     assert every.mae == pytest.approx(51.5)
+
+
+def test_the_best_baseline_is_chosen_for_each_span() -> None:
+    rows = scores(60)
+    rows["component_crps"] = [[0.1, 0.8, 1.0]] * 30 + [[0.1, 1.0, 0.9]] * 30
+    month, _, _, every = scoreboard(rows).spans
+    assert (month.best_baseline.component, month.best_baseline.days) == ("har_120_t", 30)
+    assert month.best_baseline.ratio == pytest.approx(0.9 / 0.9)
+    assert (every.best_baseline.component, every.best_baseline.days) == ("ewma_weekday_t", 60)
+    assert every.best_baseline.crps == pytest.approx(0.9)
 
 
 # 180 days: .73 is 131.4 of them, .85 is 153, .92 is 165.6, .98 is 176.4.
@@ -146,6 +158,7 @@ def test_a_point_without_intervals() -> None:
     board = scoreboard(point_only(200))
     assert [span.crps_ratio for span in board.spans] == [None] * 4
     assert {coverage for span in board.spans for coverage in span.coverage.values()} == {None}
+    assert [span.best_baseline for span in board.spans] == [None] * 4
     assert board.spans[0].rmse_ratio == pytest.approx(0.75)
     assert board.alarms == ()
     assert board.no_alarm == "no alarm is possible: these forecasts have no intervals"
@@ -172,8 +185,112 @@ def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
     assert board.all_days.coverage[80] == scoreboard(both.iloc[100:]).all_days.coverage[80]
 
 
+# Shares and their intervals
+
+
+@pytest.mark.parametrize(("hits", "days"), [(0, 1), (1, 1), (3, 4), (80, 100), (777, 1000)])
+def test_a_share_of_next_days_has_the_interval_of_clopper_and_pearson(hits: int, days: int) -> None:
+    found = proportion(hits, days)
+    assert (found.days, found.share) == (days, hits / days)
+    assert found.lower == pytest.approx(stats.beta.ppf(0.025, hits, days + 1 - hits) if hits else 0.0)
+    assert found.upper == pytest.approx(stats.beta.ppf(0.975, hits + 1, days - hits) if hits < days else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hits", "days", "horizon", "independent"),
+    [
+        (160, 200, 7, (23, 29)),  # 28.6 days, .8 of 29 is 23.2
+        (95, 100, 14, (7, 7)),
+        (10, 20, 30, (0, 1)),  # .67 days, and half a hit rounds to an even one
+        (5, 9, 2, (2, 4)),
+    ],
+)
+def test_days_that_overlap_count_as_fewer(
+    hits: int, days: int, horizon: int, independent: tuple[int, int]
+) -> None:
+    found, alone = proportion(hits, days, horizon), proportion(*independent)
+    assert (found.days, found.share) == (days, hits / days)
+    assert (found.lower, found.upper) == (alone.lower, alone.upper)
+    assert found.lower <= found.share <= found.upper
+
+
+# By horizon
+
+
+def ahead(horizon: int, days: int, **changed: Any) -> pd.DataFrame:
+    return scores(days).assign(horizon=horizon, **changed)
+
+
+def test_a_row_a_horizon_over_all_days_and_spans_of_one() -> None:
+    week = ahead(7, 100, crps=0.8, error=5.0, covered_50=True)
+    week["component_crps"] = [[0.1, 1.0, 0.9]] * 100
+    rows = pd.concat([week, scores(120, covered_80=90), ahead(30, 40)]).sample(frac=1, random_state=1)
+    board = scoreboard(rows)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 120), (7, 100), (30, 40)]
+    next_day, seven, _ = board.horizons
+    assert (next_day.crps_ratio, next_day.coverage[80]) == (board.all_days.crps_ratio, proportion(90, 120))
+    best: Any = seven.best_baseline
+    assert (best.component, best.days) == ("har_120_t", 100)
+    assert [seven.crps_ratio, best.ratio] == pytest.approx([0.8, 0.8 / 0.9])
+    assert seven.coverage[50] == proportion(100, 100, 7) != proportion(100, 100)
+
+    assert [span.forecasts for span in board.spans] == [30, 90, 120, 120]
+    of_week = scoreboard(rows, horizon=7)
+    assert [span.forecasts for span in of_week.spans] == [30, 90, 100, 100]
+    assert (of_week.all_days.mae, of_week.all_days.coverage[50]) == (5.0, seven.coverage[50])
+    assert of_week.all_days.best_baseline == seven.best_baseline
+    assert of_week.horizons == board.horizons
+
+
+def test_further_ahead_the_best_baseline_may_have_a_drift() -> None:
+    drifting = {
+        "component_names": [["har_120_t", "har_120_t_drift"]] * 50,
+        "component_crps": [[1.0, 0.9]] * 50,
+    }
+    board = scoreboard(pd.concat([ahead(1, 50, **drifting), ahead(2, 50, **drifting)]))
+    names = [one.best_baseline and one.best_baseline.component for one in board.horizons]
+    assert names == ["har_120_t", "har_120_t_drift"]
+
+
+def test_the_coverage_of_90_is_that_of_the_pit() -> None:
+    inside = [0.05, 0.5, 0.95]
+    outside = [np.nextafter(0.05, 0), np.nextafter(0.95, 1), 0.005, 0.995]
+    (one,) = scoreboard(scores(8).assign(pit=[*inside, *outside, np.nan])).horizons
+    assert one.coverage[90] == proportion(3, 7)
+    assert list(one.coverage) == [50, 80, 90, 95]
+
+
+def test_alarms_are_of_the_next_day_alone() -> None:
+    rows = pd.concat([scores(180), ahead(7, 180)])
+    assert len(scoreboard(rows).alarms) == 2
+    board = scoreboard(rows, horizon=7)
+    assert (board.alarms, board.no_alarm) == ((), "alarms are of the next day alone")
+    assert scoreboard(pd.concat([scores(180, **GOOD), ahead(7, 180)])).alarms == ()
+
+
+def test_a_horizon_without_a_score_has_empty_spans() -> None:
+    board = scoreboard(scores(5), horizon=3)
+    assert (board.last, {span.forecasts for span in board.spans}) == (None, {0})
+
+
+def test_the_table_of_horizons_as_text() -> None:
+    rows = pd.concat([scores(60, covered_80=45), ahead(30, 60, covered_95=True)])
+    board = scoreboard(rows)
+    header, cells = horizon_table(board)
+    assert {len(row) for row in cells} == {len(header)} == {len(set(header))}
+    assert [row[:3] for row in cells] == [["1", "60", "0.9000"], ["30", "60", "0.9000"]]
+    assert cells[0][5] == "75.0 % (62.1 to 85.3)"
+    assert cells[1][7] == "100.0 % (15.8 to 100.0)"  # two days that do not overlap
+    page = markdown(board)
+    assert "| " + " | ".join(cells[1]) + " |" in page.split("### By horizon")[1].splitlines()
+    assert "### By horizon" not in markdown(scoreboard(scores(60)))
+
+
 def test_two_rows_of_a_day_are_refused() -> None:
-    with pytest.raises(BadInput, match="one row a target day, got more of 2021-06-30"):
+    scoreboard(pd.concat([scores(3), ahead(2, 1)]))
+    with pytest.raises(
+        BadInput, match="one row a target day and horizon, got more of 2021-06-30 for horizon 1"
+    ):
         scoreboard(pd.concat([scores(3), scores(1)]))
 
 
@@ -183,13 +300,14 @@ def test_the_table_as_text() -> None:
     assert {len(row) for row in rows} == {len(header)}
     assert len(set(header)) == len(header)
     assert rows[3][1:3] == ["40", "0.9000"]
-    assert rows[3][4] == "75.0 % (58.8 to 87.3)"
-    assert rows[3][6:] == ["3.00", "0.7500", "3.00", "0.7500"]
-    assert rows[0][3] == "50.0 % (31.3 to 68.7)"
+    assert rows[3][3] == "0.9000 (har_120_t, p –)"
+    assert rows[3][5] == "75.0 % (58.8 to 87.3)"
+    assert rows[3][7:] == ["3.00", "0.7500", "3.00", "0.7500"]
+    assert rows[0][4] == "50.0 % (31.3 to 68.7)"
 
 
 def test_markdown_has_a_line_a_span_and_dashes_for_unknown_figures() -> None:
     lines = markdown(scoreboard(point_only(10))).splitlines()
-    assert lines[1] == "|" + " --- |" * 10
-    assert lines[2] == "| 30 days | 10 | – | – | – | – | 3.00 | 0.7500 | 3.00 | 0.7500 |"
+    assert lines[1] == "|" + " --- |" * 11
+    assert lines[2] == "| 30 days | 10 | – | – | – | – | – | 3.00 | 0.7500 | 3.00 | 0.7500 |"
     assert lines[-1] == "no alarm is possible: these forecasts have no intervals"

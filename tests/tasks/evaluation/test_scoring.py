@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import pytest
 
 from storage.core.home import Home
 from storage.core.intervals import INTERVALS
-from storage.tables.schemas import SCORES
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import SCORES, components
 from storage.tables.scores import Scores
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from tasks.evaluation import scoring
-from tasks.evaluation.scoring import read_scoreboard, score_due
+from tasks.evaluation.scoring import UNKNOWN_OF_A_POINT, read_scoreboard, score_due
+from tasks.forecast.publish import component_rows
 from tasks.profiles.article import ArticleProfile
-from tests.calibrated import Runs, candles, close, day, put_forecast, quick
+from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, store, without
 
 PROFILE = quick()
@@ -87,6 +90,81 @@ def test_a_close_on_the_bound_is_covered_and_the_next_float_is_not(
         assert score[f"covered_{percent}"] is prediction_id.startswith("on")
 
 
+def test_the_components_are_scored_with_the_forecast(runs: Runs) -> None:
+    """Each of them, those of the same forecast alone, and again with a restated close."""
+    made = forecast_by_hand(500, "p", profile=PROFILE)
+    wide = tuple(100.0 * n + 3000.0 for n in range(len(LEVELS)))
+    parts = {**made.first.components, "har_120_t": wide}
+    forecast = replace(made, horizons=(replace(made.first, components=parts),))
+    components(runs.home).add(component_rows(PROFILE, forecast))
+    Predictions(runs.home).publish(forecast.rows())
+    put_forecast(runs.home, 500, "revision", profile=PROFILE)
+    runs.score(501)
+    runs.restate(501, close(501) + 100.0)
+    runs.score(501, NOW + timedelta(days=1))
+    stored = Scores(runs.home).between().to_pylist()
+    assert [row["component_names"] for row in stored if row["prediction_id"] == "revision"] == [["lstm"]] * 2
+    both = [row for row in stored if row["prediction_id"] == "p"]
+    for row, actual in zip(both, (close(501), close(501) + 100.0), strict=True):
+        outcome = math.log(actual / close(500))
+        expected = [
+            crps_by_hand(outcome, [math.log(price / close(500)) for price in parts[name]])
+            for name in ("har_120_t", "lstm")
+        ]
+        assert row["component_names"] == ["har_120_t", "lstm"]
+        assert row["component_crps"] == pytest.approx(expected, rel=1e-12)
+        assert row["component_crps"][1] == pytest.approx(row["crps"], rel=1e-12)
+    best: Any = read_scoreboard(runs.home, BTC, PROFILE.name).all_days.best_baseline
+    assert (best.component, best.days) == ("har_120_t", 1)
+    assert best.ratio == pytest.approx(both[1]["crps"] / both[1]["component_crps"][0])
+
+
+def put_run(runs: Runs, number: int, **names: int) -> None:
+    """Store a run whose forecasts are so many days ahead, by the names of their ids."""
+    made = forecast_by_hand(number, "", profile=PROFILE)
+    first = made.first
+    naive = {"last_close_250": tuple(0.9 * price for price in first.quantiles or ())}
+    rows = [
+        replace(
+            first, prediction_id=name, horizon=horizon, target_day=day(number + horizon), components=naive
+        )
+        for name, horizon in names.items()
+    ]
+    forecast = replace(made, horizons=tuple(rows))
+    components(runs.home).add(component_rows(PROFILE, forecast))
+    Predictions(runs.home).publish(forecast.rows())
+
+
+def test_each_horizon_is_scored_when_its_own_day_has_come(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no baseline is made again that is among the components."""
+    monkeypatch.setattr(scoring, "baseline_quantiles", lambda *_, **__: pytest.fail("it is stored"))
+    put_run(runs, 500, tomorrow=1, week=7)
+    assert runs.score(506) == 1
+    assert set(scores(runs)) == {"tomorrow"}
+    assert runs.score(507) == 1
+    for name, horizon in (("tomorrow", 1), ("week", 7)):
+        score = scores(runs)[name]
+        assert (score["horizon"], score["target_day"]) == (horizon, day(500 + horizon))
+        assert score["naive_error"] == close(500) - close(500 + horizon)
+        assert score["naive_crps"] == score["component_crps"][0]
+    board = read_scoreboard(runs.home, BTC, PROFILE.name)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 1), (7, 1)]
+    assert read_scoreboard(runs.home, BTC, PROFILE.name, horizon=7).last == day(507)
+
+
+def test_the_naive_crps_of_a_horizon_is_of_returns_over_it(runs: Runs) -> None:
+    made = forecast_by_hand(500, "", profile=PROFILE)
+    week = replace(made.first, prediction_id="week", horizon=7, target_day=day(507))
+    Predictions(runs.home).publish(replace(made, horizons=(week,)).rows())
+    runs.score(507)
+    logs = np.log(candles()["close"].to_numpy()[:500])
+    naive = np.quantile((logs[7:] - logs[:-7])[-250:], LEVELS).tolist()
+    expected = crps_by_hand(math.log(close(507) / close(500)), naive)
+    assert scores(runs)["week"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "advance_states", lambda *_: pytest.fail("a point has no calibrator"))
     put_forecast(runs.home, 500, "point", point=4000.0)
@@ -94,7 +172,7 @@ def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pyt
     score = scores(runs)["point"]
     assert score["error"] == 4000.0 - close(501)
     assert score["naive_crps"] > 0
-    assert [score[name] for name in ("crps", "covered_50", "covered_80", "covered_95", "pit")] == [None] * 5
+    assert {name for name, figure in score.items() if figure is None} == set(UNKNOWN_OF_A_POINT)
 
 
 def test_the_naive_crps_needs_250_returns(runs: Runs) -> None:

@@ -1,30 +1,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.features.expected_sigma import expected_sigmas
 from tasks.features.inputs import (
     Columns,
     Inputs,
     InputSettings,
     columns_of,
-    daily_sigma,
     make_inputs,
+    recent_sigma,
     usable_rows,
     windows_at,
 )
 from tasks.features.volatility import garman_klass, log_returns
+from tasks.features.windows import DAY
 from tests.helpers import FIRST, made_up, without
 
-SETTINGS = InputSettings(lookback=5, level_days=30)
+HORIZONS = (1, 7, 30)
+SETTINGS = InputSettings(lookback=5, level_days=30, horizons=HORIZONS)
 ALL, CLOSES = Columns(ranges=True, volume=True), Columns(ranges=False, volume=False)
 RANGES = ["open", "high", "low"]
 # Indexes of the features in a window.
-RETURN, SIZE, SLOW, GARMAN_KLASS, PARKINSON, MEAN, LEVEL, VOLUME, SATURDAY, SUNDAY, MONDAY = range(11)
+RETURN, SIZE, SCALE, SLOW, GARMAN_KLASS, PARKINSON, MEAN, EWMA, HAR_DAY, HAR_WEEK, HAR_MONTH = range(11)
+LEVEL, VOLUME, SATURDAY, SUNDAY, MONDAY = range(11, 16)
 
 
 def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
@@ -48,18 +53,20 @@ def windows(frame: pd.DataFrame, rows: list[int], columns: Columns = ALL) -> np.
 
 
 def bits(inputs: Inputs, row: int) -> list[bytes]:
-    """Everything that is known at the close of the row."""
+    """Everything that is known at the close of the row: of the targets those that have come by then."""
     arrays = (inputs.days, inputs.returns, inputs.spreads, inputs.plain, inputs.sigma)
-    return [*(array[: row + 1].tobytes() for array in arrays), inputs.targets[:row].tobytes()]
+    come = inputs.days[: row + 1, None] + DAY * np.array(HORIZONS) <= inputs.days[row]
+    targets = np.where(come, inputs.targets[: row + 1], np.nan)
+    return [*(array[: row + 1].tobytes() for array in arrays), targets.tobytes()]
 
 
 @pytest.mark.parametrize("columns", [ALL, CLOSES])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap, half_ranged])
 def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame], columns: Columns) -> None:
-    frame = change(made_up(150))
+    frame = change(made_up(220))
     inputs = make_inputs(frame, SETTINGS, columns)
     usable = usable_rows(inputs, lookback=5)
-    for row in (40, 76, 77, 78, 85, 120, len(frame) - 2):
+    for row in (40, 77, 78, 85, 140, 181, len(frame) - 2):
         draw = np.random.default_rng(row)
         for garbage in (0.01, 1e6, draw.uniform(0.01, 1e6, len(frame) - row - 1)):
             changed = frame.copy()
@@ -71,7 +78,7 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
             assert other.sigma[row + 1 :].tobytes() != inputs.sigma[row + 1 :].tobytes()
         until = make_inputs(frame.iloc[: row + 1], SETTINGS, columns)
         assert bits(until, row) == bits(inputs, row)
-        assert np.isnan(until.targets[-1])
+        assert np.isnan(until.targets[-1]).all()
         assert usable_rows(until, lookback=5).tolist() == usable[usable <= row].tolist()
         if row in usable:
             alone = windows(frame.iloc[: row + 1], [row], columns)
@@ -79,33 +86,59 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def test_inputs_of_closes_alone_use_no_other_figure() -> None:
-    """They are the return, its size, the slow variance, the level, and the weekdays."""
-    frame = made_up(80)
-    window = windows(frame, [70], CLOSES)[0]
-    assert window.tobytes() == windows(closes_only(frame), [70], CLOSES)[0].tobytes()
-    sigma = daily_sigma(frame, SETTINGS, ranges=False)[70]
-    assert window[:, 0] == pytest.approx(np.clip(log_returns(frame)[66:71] / sigma, -6, 6), rel=1e-5)
-    assert window[:, -3:].tolist() == windows(frame, [70])[0][:, -3:].tolist()
+    """They are the return, its size, the sigmas of all kinds, the level, and the weekdays."""
+    frame = closes_only(made_up(220))
+    window, inputs = windows(frame, [200], CLOSES)[0], make_inputs(frame, SETTINGS, CLOSES)
+    assert window.shape == (5, 12)
+    sigma = inputs.sigma[200, 0]
+    assert window[:, RETURN] == pytest.approx(np.clip(log_returns(frame)[196:201] / sigma, -6, 6), rel=1e-5)
+    ewma, *har = daily_sigmas(frame, 200)
+    assert window[-1, [SCALE, 4, 5, 6, 7]] == pytest.approx(np.log([sigma, ewma, *har] / sigma), abs=1e-6)
+    assert window[:, -3:].tolist() == windows(made_up(220), [200])[0][:, -3:].tolist()
+
+
+def daily_sigmas(frame: pd.DataFrame, row: int) -> list[float]:
+    """The sigmas per day that a row is shown: EWMA's of the next day, HAR's of a day, a week and a month."""
+    sigmas = expected_sigmas(frame, HORIZONS)
+    return [sigmas.ewma[row, 0], *(sigmas.har[row] / np.sqrt(HORIZONS))]
 
 
 def test_a_window_is_relative_to_the_sigma_of_its_origin() -> None:
-    frame = made_up(80)
+    frame = made_up(220)
     inputs = make_inputs(frame, SETTINGS, ALL)
-    window, sigma = windows(frame, [70])[0], inputs.sigma[70]
-    assert inputs.sigma[70] != inputs.sigma[66]
-    returns = log_returns(frame)[66:71]
+    window, scales = windows(frame, [200])[0], inputs.sigma[:, 0]
+    sigma = scales[200]
+    assert window.shape == (5, 16)
+    assert sigma != scales[196]
+    returns = log_returns(frame)[196:201]
     assert window[:, RETURN] == pytest.approx(returns / sigma, rel=1e-5)
     assert window[:, SIZE] == pytest.approx(np.log(np.abs(returns) / sigma + 0.1), rel=1e-5)
-    spread = np.maximum(np.sqrt(garman_klass(frame)[66:71]), 0.05 * inputs.sigma[66:71])
+    assert window[:, SCALE] == pytest.approx(np.log(scales[196:201] / sigma), abs=1e-6)
+    spread = np.maximum(np.sqrt(garman_klass(frame)[196:201]), 0.05 * scales[196:201])
     assert window[:, GARMAN_KLASS] == pytest.approx(np.log(spread / sigma), rel=1e-5)
-    level = np.log(inputs.sigma)
-    assert window[-1, LEVEL] == pytest.approx(level[70] - level[41:71].mean(), rel=1e-4)
+    shown = np.log(np.array([daily_sigmas(frame, row) for row in range(196, 201)]) / sigma)
+    assert window[:, [EWMA, HAR_DAY, HAR_WEEK, HAR_MONTH]] == pytest.approx(shown, abs=1e-5)
+    level = np.log(recent_sigma(frame, SETTINGS, ranges=True))
+    assert window[-1, LEVEL] == pytest.approx(level[200] - level[171:201].mean(), rel=1e-4)
     logs = np.log(frame["volume"].to_numpy())
-    assert window[-1, VOLUME] == pytest.approx(logs[70] - logs[41:71].mean(), rel=1e-4)
+    assert window[-1, VOLUME] == pytest.approx(logs[200] - logs[171:201].mean(), rel=1e-4)
     # The same days in the window of the next origin are relative to another sigma.
-    later = windows(frame, [71])[0]
-    assert later[:-1, RETURN] == pytest.approx(window[1:, RETURN] * sigma / inputs.sigma[71], rel=1e-5)
+    later = windows(frame, [201])[0]
+    assert later[:-1, RETURN] == pytest.approx(window[1:, RETURN] * sigma / scales[201], rel=1e-5)
     assert later[:-1, LEVEL:].tolist() == window[1:, LEVEL:].tolist()
+
+
+def test_the_scale_is_the_geometric_mean_of_har_and_ewma() -> None:
+    frame = with_gap(made_up(260))
+    sigmas, inputs = expected_sigmas(frame, HORIZONS), make_inputs(frame, SETTINGS, ALL)
+    recent = recent_sigma(frame, SETTINGS, ranges=True)
+    for column, horizon in enumerate(HORIZONS):
+        for row in range(len(frame)):
+            har, ewma = sigmas.har[row, column], sigmas.ewma[row, column]
+            before = np.isnan(har)  # the first fit
+            expected = recent[row] * np.sqrt(horizon) if before else np.sqrt(har * ewma)
+            assert inputs.sigma[row, column] == pytest.approx(expected, rel=1e-12)
+        assert 120 < np.isnan(sigmas.har[:, column]).sum() < 200
 
 
 def test_large_figures_are_clipped() -> None:
@@ -113,11 +146,11 @@ def test_large_figures_are_clipped() -> None:
     frame.loc[70:, [*RANGES, "close"]] *= 5.0
     frame.loc[72, "volume"] = 1e9
     inputs = make_inputs(frame, SETTINGS, ALL)
-    assert inputs.targets[69] == 8.0
+    assert inputs.targets[69, 0] == 8.0
     assert np.nanmax(np.abs(inputs.targets)) == 8.0
-    window, size = windows(frame, [72])[0], inputs.returns[70] / inputs.sigma[72]
+    window, size = windows(frame, [72])[0], inputs.returns[70] / inputs.sigma[72, 0]
     assert window[-1, VOLUME] == 3.0
-    assert size > 20.0
+    assert size > 6.0
     assert window[2, RETURN] == 6.0
     assert window[2, SIZE] == pytest.approx(np.log(size + 0.1), rel=1e-6)
     narrow = windows_at(inputs, np.array([72]), SETTINGS.model_copy(update={"return_clip": 0.5}))[0]
@@ -125,14 +158,25 @@ def test_large_figures_are_clipped() -> None:
     assert narrow[:, SIZE].tobytes() == window[:, SIZE].tobytes()
 
 
-def test_targets_are_the_next_return_in_sigmas() -> None:
-    frame = with_gap(made_up(120))
+def test_targets_are_the_return_over_each_horizon_in_its_sigmas() -> None:
+    frame = with_gap(made_up(260))
     inputs = make_inputs(frame, SETTINGS, ALL)
-    # 2019-03-19, row 77, is the last day before the gap, and has no day after it.
-    assert np.flatnonzero(np.isnan(inputs.targets)).tolist() == [77, 116]
-    known = np.isfinite(inputs.targets)
-    expected = np.clip(log_returns(frame)[1:] / inputs.sigma[:-1], -8, 8)
-    assert inputs.targets[known].tolist() == expected[known[:-1]].tolist()
+    closes = dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
+    for row, day in enumerate(closes):
+        for column, horizon in enumerate(HORIZONS):
+            actual = closes.get(day + timedelta(days=horizon), np.nan)
+            expected = np.clip((np.log(actual) - np.log(closes[day])) / inputs.sigma[row, column], -8, 8)
+            assert inputs.targets[row, column] == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    # 2019-03-19, row 77, is the last day before the gap, and has no day after it; a week before is another.
+    assert np.flatnonzero(np.isnan(inputs.targets[:, 0])).tolist() == [77, 256]
+    assert np.flatnonzero(np.isnan(inputs.targets[:, 1])).tolist() == [71, 72, 73, *range(250, 257)]
+
+
+@pytest.mark.parametrize("horizons", [(), (7,), (2, 3), (1, 1), (1, 7, 3), (0, 1), (1, 61), (1, 2.5)])
+def test_horizons_rise_from_one(horizons: Any) -> None:
+    with pytest.raises(ValueError, match="horizons"):
+        InputSettings(horizons=horizons)
+    assert InputSettings(horizons=(1, 60)).horizons == (1, 60)
 
 
 def test_weekday_flags_are_those_of_the_target() -> None:

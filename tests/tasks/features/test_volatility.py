@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import pytest
 
 from storage.core.candle_schema import candle_frame
 from tasks.core.types import Floats
-from tasks.features.inputs import InputSettings, daily_sigma
+from tasks.features.inputs import InputSettings, recent_sigma
 from tasks.features.volatility import (
     MIN_SIGMA,
     daily_variance,
@@ -16,6 +16,10 @@ from tasks.features.volatility import (
     garman_klass,
     log_returns,
     parkinson,
+    rows_after,
+    rows_before,
+    weekend_flags,
+    with_outcome,
 )
 from tests.helpers import FIRST, made_up, without
 
@@ -47,7 +51,7 @@ def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, ranges: bool = True) -> Floats:
-    return daily_sigma(frame, settings or InputSettings(), ranges=ranges)
+    return recent_sigma(frame, settings or InputSettings(), ranges=ranges)
 
 
 def test_the_estimators_by_hand() -> None:
@@ -84,6 +88,38 @@ def test_no_return_spans_a_gap() -> None:
     assert returns[1] == np.log(frame["close"][1]) - np.log(frame["close"][0])
     assert daily_variance(frame)[3] == garman_klass(frame)[3]
     assert daily_variance(frame)[4] > garman_klass(frame)[4]
+
+
+def gapped(days: int = 90) -> pd.DataFrame:
+    """Days of which every eleventh is missing, and a week in the middle."""
+    frame = without(made_up(days), date(2019, 2, 10), date(2019, 2, 16))
+    return frame[np.arange(len(frame)) % 11 != 5].reset_index(drop=True)
+
+
+@pytest.mark.parametrize("days", [1, 2, 7, 30, 60, 89, 200])
+@pytest.mark.parametrize("frame", [made_up(90), gapped(), made_up(1)], ids=["whole", "gapped", "one day"])
+def test_rows_and_returns_over_some_days_are_those_of_the_calendar(frame: pd.DataFrame, days: int) -> None:
+    row_of = {day: row for row, day in enumerate(frame["day_utc"].dt.date)}
+    before, after, returns = [], [], []
+    for row, day in enumerate(row_of):
+        before.append(row_of.get(day - timedelta(days=days), -1))
+        after.append(row_of.get(day + timedelta(days=days), -1))
+        closes = frame["close"][row], frame["close"].get(before[-1], np.nan)
+        returns.append(np.log(closes[0]) - np.log(closes[1]))
+    assert rows_before(frame, days).tolist() == before
+    assert rows_after(frame, days).tolist() == after
+    np.testing.assert_array_equal(log_returns(frame, days=days), returns)
+    some = np.arange(0, len(frame), 3)
+    assert with_outcome(frame, some, days=days).tolist() == [row for row in some if after[row] >= 0]
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 5, 7, 30])
+def test_weekend_flags_are_shares_of_the_days_ahead(horizon: int) -> None:
+    frame = gapped()
+    flags = np.stack(weekend_flags(frame, horizon=horizon), axis=1)
+    for row, day in enumerate(frame["day_utc"].dt.date):
+        ahead = [(day + timedelta(days=n)).weekday() for n in range(1, horizon + 1)]
+        assert flags[row] == pytest.approx([ahead.count(weekday) / horizon for weekday in (5, 6, 0)])
 
 
 def test_an_exponential_mean_by_hand() -> None:

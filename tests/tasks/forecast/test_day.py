@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.core.home import Home
 from storage.models.registry import Models
 from storage.prices import price_store, queries
 from storage.prices.database import Database
+from storage.tables.delta import Table
+from storage.tables.predictions import Predictions
+from storage.tables.schemas import calibrator, components
+from storage.tables.scores import Scores
 from tasks.core.forecast import Forecast
 from tasks.evaluation.scoring import score_due
 from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
@@ -19,8 +25,10 @@ from tasks.prices.sources import Market, ingest_prices
 from tasks.report.page import write_page
 from tasks.training.registration import load_model
 from tasks.training.selection import select_model
-from tests.calibrated import LENIENT, MADE, Runs, champion_runs, day, stored_runs
+from tests.calibrated import HORIZONS, LENIENT, MADE, Runs, champion_runs, day, quick, stored_runs
+from tests.engines import copy_home
 from tests.helpers import BTC, NOW, modules_after
+from tests.lived import DAYS, lived_runs, made_lived
 
 
 def run_day(runs: Runs, number: int) -> Forecast:
@@ -88,6 +96,98 @@ def test_a_day_whose_model_is_kept_loads_no_training_libraries(
         f"run_day(Runs(Home(Path({str(runs.home.root)!r})), quick()), MADE + 1)"
     )
     assert not {"tensorflow", "keras", "mlflow", "sklearn"} & modules_after(program)
-    forecast = find_forecast(runs.home, RunKey.of_run(runs.profile, runs.history(MADE + 1)), (1,))
+    forecast = find_forecast(runs.home, RunKey.of_run(runs.profile, runs.history(MADE + 1)), HORIZONS)
     assert forecast is not None
     assert forecast.model_version == "1"
+
+
+# Its commits
+
+
+def contents(home: Home) -> dict[str, list[dict[str, Any]]]:
+    """All rows of the tables, in an order of their own."""
+    tables = (Predictions(home), components(home), calibrator(home), Scores(home))
+    names = ("prediction_id", "component", "horizon", "calibrator_version", "target_day")
+    stored = {table.folder.name: table.read().to_pylist() for table in tables}
+    return {
+        name: sorted(rows, key=lambda row: [str(row.get(column)) for column in names])
+        for name, rows in stored.items()
+    }
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, commit: int, *, after: bool) -> None:
+    """Let the day end right before or after that commit of its."""
+    honest, count = Table.add, iter(range(1000))
+
+    def add(self: Table, rows: Any, *more: Any) -> int:
+        due = bool(rows) and next(count) == commit
+        if due and not after:
+            raise KeyboardInterrupt
+        added = honest(self, rows, *more)
+        if due:
+            raise KeyboardInterrupt
+        return added
+
+    patch.setattr(Table, "add", add)
+
+
+COMMITS = ("scores", "calibrator", "components", "predictions")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("commit", range(len(COMMITS)), ids=COMMITS)
+def test_a_day_that_ended_between_its_commits_is_completed(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    commit: int,
+    after: bool,
+) -> None:
+    """Of two horizons the outcomes are due, and three are forecast: nothing of them is lost or doubled."""
+    expected, last = undisturbed(tmp_path_factory.getbasetemp())
+    runs = lived_runs(tmp_path_factory, tmp_path / "home")
+    before = contents(runs.home)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, commit, after=after)
+        with pytest.raises(KeyboardInterrupt):
+            run_day(runs, MADE + DAYS)
+    found = contents(runs.home)
+    for number, name in enumerate(COMMITS):  # each of the commits is all of its table's rows, or none
+        assert found[name] == (expected if number < commit + after else before)[name]
+    for _ in range(2):
+        assert run_day(runs, MADE + DAYS).rows() == last
+        assert contents(runs.home) == expected
+
+
+@functools.cache
+def undisturbed(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """The tables after that day, and its forecast's rows."""
+    runs = Runs(copy_home(made_lived(folder), folder / "undisturbed day"), quick(**LENIENT))
+    forecast = run_day(runs, MADE + DAYS)
+    return contents(runs.home), forecast.rows()
+
+
+def test_each_horizon_is_scored_once_when_its_day_comes(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    runs = champion_runs(tmp_path_factory, tmp_path / "home")
+    days = range(MADE, MADE + 10)
+    scored: dict[tuple[int, Any], set[Any]] = {}
+    for number in days:
+        for _ in range(2):
+            run_day(runs, number)
+        for row in Scores(runs.home).read().to_pylist():
+            scored.setdefault((row["horizon"], row["target_day"]), set()).add(row["prediction_id"])
+            assert row["target_day"] <= day(number)
+    assert sorted(scored) == [
+        (horizon, day(number + horizon))
+        for horizon in HORIZONS
+        for number in days
+        if number + horizon < MADE + 10
+    ]
+    assert all(len(ids) == 1 for ids in scored.values())
+    assert Scores(runs.home).read().num_rows == len(scored)
+    for (horizon, target), (prediction_id,) in scored.items():
+        origin = (target - day(1)).days + 1 - horizon
+        assert prediction_id == runs.prediction_id(origin, horizon)
+    assert Predictions(runs.home).read().num_rows == 10 * len(HORIZONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,27 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import PREDICTIONS, calibrator, components
-from tasks.core.forecast import Forecast
+from tasks.calibration.quantile_tracker import nested
+from tasks.core.forecast import Forecast, HorizonForecast
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
-from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast
+from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast, stored_run
 from tasks.profiles.article import ArticleProfile
+from tasks.profiles.baselines import MIXED, baselines_of
 from tasks.training.registration import load_model
-from tests.calibrated import MADE, Runs, candles, champion_runs, close, day, put_forecast, quick, stored_runs
+from tests.calibrated import (
+    HORIZONS,
+    MADE,
+    Runs,
+    candles,
+    champion_runs,
+    close,
+    day,
+    forecast_by_hand,
+    put_forecast,
+    quick,
+    stored_runs,
+)
 from tests.helpers import BTC, FIRST, NOW, SHA, SMALL, made_up, store, trained_home, without
 
 LATER = NOW + timedelta(days=1)
@@ -35,10 +50,14 @@ def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return champion_runs(tmp_path_factory, tmp_path / "calibrated")
 
 
-def parts(home: Home, forecast: Forecast) -> dict[str, dict[str, Any]]:
+def parts(home: Home, horizon: HorizonForecast) -> dict[str, dict[str, Any]]:
     """The stored components of a forecast."""
-    wanted = ds.field("prediction_id") == forecast.first.prediction_id
+    wanted = ds.field("prediction_id") == horizon.prediction_id
     return {row["component"]: row for row in components(home).read(wanted).to_pylist()}
+
+
+# Rows of a run: forecasts, components, the first states.
+ROWS = [3, 3 + sum(len(baselines_of(horizon)) for horizon in HORIZONS), 3]
 
 
 def count_rows(home: Home) -> list[int]:
@@ -49,38 +68,51 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_distribution_has_every_column_and_its_components(runs: Runs) -> None:
+def test_each_horizon_has_a_row_with_every_column_and_its_components(runs: Runs) -> None:
     forecast = runs.publish(MADE)
-    (row,) = forecast.rows()
-    assert row == Predictions(runs.home).find(runs.prediction_id(MADE))
-    assert set(row) == set(PREDICTIONS.arrow.names)
-    assert (row["origin_day"], row["target_day"], row["horizon"]) == (day(MADE), day(MADE + 1), 1)
-    assert (row["profile"], row["model_version"], row["revision"]) == ("calibrated", "1", 0)
-    assert (row["basis"], row["quote_currency"]) == ("model", "USD")
-    assert (row["data_version"], row["settings_version"]) == (runs.data(MADE), runs.profile.version)
-    assert row["last_close"] == close(MADE)
-    assert row["quantile_levels"] == list(LEVELS)
-    quantiles = row["quantiles"]
-    assert len(quantiles) == 23
-    assert quantiles == sorted(quantiles)
-    assert quantiles[0] > 0
-    assert row["point"] == quantiles[MEDIAN]
-    for percent in INTERVALS:
-        low, high = INTERVAL_INDEXES[percent]
-        assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == (quantiles[low], quantiles[high])
-    stored = parts(runs.home, forecast)
-    assert set(stored) == {"lstm", "last_close_250", "ewma_t", "garch_t", "har_t"}
-    assert {name for name, one in stored.items() if one["calibrator_version"]} == {"lstm"}
-    assert {(one["target_day"], one["horizon"]) for one in stored.values()} == {(day(MADE + 1), 1)}
-    assert all(0 < one["sigma"] < 0.2 and len(one["quantiles"]) == 23 for one in stored.values())
-    # Half the networks, half HAR, moved by the offsets of the chain's first state.
-    (state,) = calibrator(runs.home).read().to_pylist()
-    assert stored["lstm"]["calibrator_version"] == state["calibrator_version"]
-    assert (state["target_day"], state["prediction_id"]) == (day(MADE), None)
-    assert state["quantile_offsets"] == runs.model().fitted.quantile_offsets.tolist()
-    own, har = (np.log(stored[name]["quantiles"]) for name in ("lstm", "har_t"))
-    moved = np.array(state["quantile_offsets"]) * stored["lstm"]["sigma"]
-    np.testing.assert_allclose(np.log(quantiles), np.sort(0.5 * own + 0.5 * har + moved), rtol=0, atol=1e-12)
+    offsets = runs.model().fitted.quantile_offsets
+    states = {row["horizon"]: row for row in calibrator(runs.home).read().to_pylist()}
+    assert offsets
+    assert list(offsets) == [one.horizon for one in forecast.horizons] == sorted(states) == list(HORIZONS)
+    tracked = []
+    for one, row in zip(forecast.horizons, forecast.rows(), strict=True):
+        horizon = one.horizon
+        assert row == Predictions(runs.home).find(runs.prediction_id(MADE, horizon))
+        assert set(row) == set(PREDICTIONS.arrow.names)
+        assert (row["origin_day"], row["target_day"]) == (day(MADE), day(MADE + horizon))
+        assert (row["profile"], row["model_version"], row["revision"]) == ("calibrated", "1", 0)
+        assert (row["basis"], row["quote_currency"]) == ("model", "USD")
+        assert (row["data_version"], row["settings_version"]) == (runs.data(MADE), runs.profile.version)
+        assert row["last_close"] == close(MADE)
+        assert row["quantile_levels"] == list(LEVELS)
+        quantiles = row["quantiles"]
+        assert len(quantiles) == 23
+        assert quantiles == sorted(quantiles)
+        assert quantiles[0] > 0
+        assert row["point"] == quantiles[MEDIAN]
+        for percent in INTERVALS:
+            low, high = INTERVAL_INDEXES[percent]
+            assert (row[f"lower_{percent}"], row[f"upper_{percent}"]) == (quantiles[low], quantiles[high])
+        stored = parts(runs.home, one)
+        assert set(stored) == {"lstm", *baselines_of(horizon)}
+        assert {name for name, part in stored.items() if part["calibrator_version"]} == {"lstm"}
+        assert {(part["target_day"], part["horizon"]) for part in stored.values()} == {
+            (day(MADE + horizon), horizon)
+        }
+        assert all(0 < part["sigma"] < 0.4 and len(part["quantiles"]) == 23 for part in stored.values())
+        # Half the networks, half the baselines, moved by the offsets of the branch's first state.
+        state = states[horizon]
+        assert stored["lstm"]["calibrator_version"] == state["calibrator_version"]
+        assert (state["target_day"], state["prediction_id"]) == (day(MADE), None)
+        assert state["quantile_offsets"] == offsets[horizon].tolist()
+        own, *mixed = (np.log(stored[name]["quantiles"]) for name in ("lstm", *MIXED))
+        moved = offsets[horizon] * stored["lstm"]["sigma"]
+        tracked.append(np.sort(0.5 * own + 0.5 * np.mean(mixed, axis=0) + moved))
+    for row, expected in zip(
+        forecast.rows(), nested([np.array(one) - np.log(close(MADE)) for one in tracked]), strict=True
+    ):
+        found = np.log(row["quantiles"]) - np.log(close(MADE))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_a_point_leaves_the_intervals_null(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -102,22 +134,41 @@ def test_a_point_leaves_the_intervals_null(tmp_path: Path, tmp_path_factory: pyt
 
 def test_the_same_key_adds_nothing(runs: Runs) -> None:
     key = runs.key(MADE)
-    assert find_forecast(runs.home, key, (1,)) is None
+    assert find_forecast(runs.home, key, HORIZONS) is None
     first = runs.publish(MADE)
-    assert runs.publish(MADE, created_at=LATER).first == first.first
-    assert count_rows(runs.home) == [1, 5, 1]
-    stored = find_forecast(runs.home, key, (1,))
+    assert runs.publish(MADE, created_at=LATER).horizons == first.horizons
+    assert count_rows(runs.home) == ROWS
+    stored = find_forecast(runs.home, key, HORIZONS)
     assert stored
     assert stored.rows() == first.rows()
-    assert find_forecast(runs.home, key, (1, 2)) is None  # a run is done when all its horizons are there
+    # A run is done when all its horizons are there.
+    assert find_forecast(runs.home, key, (*HORIZONS, 14)) is None
+
+
+def test_all_horizons_are_one_commit(runs: Runs) -> None:
+    def commits() -> int:
+        return len(list((runs.home.root / "predictions").rglob("_delta_log/*.json")))
+
+    before = commits()
+    runs.publish(MADE)
+    made = commits() - before
+    runs.publish(MADE)
+    assert commits() == before + made
+    runs.publish(MADE + 1)
+    assert commits() == before + made + 1
 
 
 def test_another_key_of_the_same_day_is_a_revision(runs: Runs) -> None:
     first, second = runs.publish(MADE), runs.with_settings(fine_tune_every_days=7).publish(MADE)
-    assert [one.first.revision for one in (first, second)] == [0, 1]
-    assert first.first.quantiles == second.first.quantiles
+    pairs = list(zip(first.horizons, second.horizons, strict=True))
+    for one, other in pairs:
+        assert (one.revision, other.revision) == (0, 1)
+        assert one.quantiles == other.quantiles
     stored = Predictions(runs.home).between(BTC).to_pylist()
-    assert [row["prediction_id"] for row in stored] == [one.first.prediction_id for one in (first, second)]
+    assert [row["prediction_id"] for row in stored] == [one.prediction_id for pair in pairs for one in pair]
+    # The next day has other horizons for the same target days: none of them is a revision.
+    runs.score(MADE + 2)
+    assert [one.revision for one in runs.publish(MADE + 2).horizons] == [0, 0, 0]
 
 
 def test_a_home_that_trains_itself_forecasts_the_same_bits(
@@ -130,23 +181,31 @@ def test_a_home_that_trains_itself_forecasts_the_same_bits(
             one.score(number)
         here, there = (one.publish(number) for one in (runs, other))
         assert here == there
-        assert parts(runs.home, here) == parts(other.home, there)
+        for horizon in here.horizons:
+            assert parts(runs.home, horizon) == parts(other.home, horizon)
 
 
-def test_each_forecast_names_the_calibrator_state_of_its_day(runs: Runs) -> None:
-    versions, forecasts = [], []
-    for number in range(MADE, MADE + 3):
-        runs.score(number)
-        forecasts.append(runs.publish(number))
-        versions.append(parts(runs.home, forecasts[-1])["lstm"]["calibrator_version"])
+def test_each_forecast_names_the_calibrator_states_of_its_day(runs: Runs) -> None:
+    """Of each horizon the newest one whose outcome is known."""
+    days = range(MADE, MADE + 5)
+    forecasts = [runs.publish(number) for number in days if runs.score(number) >= 0]
+
+    def named(forecast: Forecast) -> list[str]:
+        return [parts(runs.home, one)["lstm"]["calibrator_version"] for one in forecast.horizons]
+
     states = {
-        row["target_day"]: row["calibrator_version"] for row in calibrator(runs.home).read().to_pylist()
+        (row["horizon"], row["target_day"]): row["calibrator_version"]
+        for row in calibrator(runs.home).read().to_pylist()
     }
-    assert versions == [states[day(number)] for number in range(MADE, MADE + 3)]
-    assert len(set(versions)) == 3
-    again = runs.with_settings(refit_every_days=91).publish(MADE + 1)  # a past day has the state of that day
-    assert parts(runs.home, again)["lstm"]["calibrator_version"] == versions[1]
-    assert (again.first.revision, again.first.quantiles) == (1, forecasts[1].first.quantiles)
+    versions = [named(forecast) for forecast in forecasts]
+    for number, found in zip(days, versions, strict=True):
+        learned = [number, max(MADE, number) if number >= MADE + 3 else MADE, MADE]
+        expected = [states[horizon, day(last)] for horizon, last in zip(HORIZONS, learned, strict=True)]
+        assert found == expected
+    again = runs.with_settings(refit_every_days=91).publish(MADE + 1)  # a past day has the states of that day
+    assert named(again) == versions[1]
+    for one, other in zip(again.horizons, forecasts[1].horizons, strict=True):
+        assert (one.revision, one.quantiles) == (1, other.quantiles)
 
 
 def test_components_are_written_before_the_row(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +213,10 @@ def test_components_are_written_before_the_row(runs: Runs, monkeypatch: pytest.M
         patch.setattr(Predictions, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             runs.publish(MADE)
-    assert count_rows(runs.home) == [0, 5, 1]
-    assert runs.publish(MADE).first.revision == 0
-    assert count_rows(runs.home) == [1, 5, 1]
+    assert count_rows(runs.home) == [0, *ROWS[1:]]
+    assert find_forecast(runs.home, runs.key(MADE), HORIZONS) is None
+    assert [one.revision for one in runs.publish(MADE).horizons] == [0, 0, 0]
+    assert count_rows(runs.home) == ROWS
 
 
 def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
@@ -172,7 +232,8 @@ def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
 def test_a_gap_in_the_window_writes_no_row(runs: Runs) -> None:
     with Prices(runs.home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
-        frame = without(candles(), day(MADE - 20), day(MADE - 20))
+        lookback = runs.profile.settings.lookback
+        frame = without(candles(), day(MADE - lookback), day(MADE - lookback))
         prices.append(BTC, frame, source="coinbase", observed_at=NOW, payload_sha256=SHA)
     with pytest.raises(NotEnoughHistory):
         runs.publish(MADE)
@@ -196,9 +257,9 @@ def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None
     again = publish_forecast(
         runs.home, runs.profile, runs.model(), history, created_at=LATER, flow_run_id=None
     )
-    assert again.first == first.first
+    assert again.horizons == first.horizons
     assert history.origin == FIRST + timedelta(days=MADE - 1)
-    assert count_rows(runs.home) == [1, 5, 1]
+    assert count_rows(runs.home) == ROWS
 
 
 # The days that have no forecast
@@ -242,3 +303,30 @@ def test_each_profile_and_product_is_counted_alone(missed: Home) -> None:
     assert backfilled(missed, 620, 30, "article") == backfilled(missed, 620, 30, product_id="ETH-USD") == []
     put_forecast(missed, 615, "a" * 32)
     assert backfilled(missed, 617, 30, "article") == [day(616)]
+
+
+def test_a_run_is_found_by_the_id_of_any_of_its_rows(tmp_path: Path) -> None:
+    home, profile = Home(tmp_path).prepare(), quick()
+    made = forecast_by_hand(600, "a", profile=profile)
+    week = replace(made.first, prediction_id="b", horizon=7, target_day=day(607))
+    run = replace(made, horizons=(made.first, week))
+    others = [
+        replace(one, horizons=(replace(made.first, prediction_id=name),))
+        for name, one in {
+            "older code": replace(made, code_version="0.0.1"),
+            "other data": replace(made, data_version="BTC-USD@2:cd"),
+            "other settings": replace(made, settings_version="calibrated-2"),
+            "other profile": replace(made, profile="article"),
+        }.items()
+    ]
+    for forecast in (run, *others, forecast_by_hand(601, "next day", profile=profile)):
+        Predictions(home).publish(forecast.rows())
+    for prediction_id in ("a", "b"):
+        found = stored_run(home, prediction_id)
+        assert found is not None
+        assert [(one.prediction_id, one.horizon) for one in found.horizons] == [("a", 1), ("b", 7)]
+        assert found == Forecast.from_rows(run.rows())
+    alone = stored_run(home, "next day")
+    assert alone is not None
+    assert [one.prediction_id for one in alone.horizons] == ["next day"]
+    assert stored_run(home, "none") is None

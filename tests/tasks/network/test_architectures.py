@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from tasks.core.tensorflow_runtime import tensorflow
@@ -25,7 +26,15 @@ ARTICLE: dict[str, Any] = {
     "dropout": 0.1,
     "seed": 1,
 }
-SHAPE: dict[str, Any] = {"lookback": 3, "features": 4, "units": 8, "dropout": 0.1, "head_sd": 0.02, "seed": 1}
+SHAPE: dict[str, Any] = {
+    "lookback": 3,
+    "features": 4,
+    "horizons": 3,
+    "units": 8,
+    "dropout": 0.1,
+    "head_sd": 0.02,
+    "seed": 1,
+}
 HEAD: dict[str, Any] = {"mean_scale": 0.1, "min_dof": 2.1}
 
 
@@ -44,15 +53,73 @@ def test_the_article_s_network_has_16961_parameters() -> None:
     assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
 
 
-def test_the_loss_is_the_likelihood_of_student_t() -> None:
+def test_the_first_distributions_are_near_the_standard_one() -> None:
+    network = calibrated_network(**SHAPE)
+    assert network.output_shape == (None, 9)
+    windows = np.random.default_rng(2).normal(size=(50, 3, 4)).astype(np.float32)
+    mean, sigma, dof = student_t_parameters(np.asarray(network(windows), np.float64), **HEAD)
+    assert mean.shape == (50, 3)
+    np.testing.assert_allclose(mean, 0.0, atol=0.02)
+    np.testing.assert_allclose(sigma, 1.0, atol=0.1)
+    np.testing.assert_allclose(dof, 2.1 + np.log1p(np.exp(1.0)), atol=0.1)
+
+
+def loss_of(raw: np.ndarray, targets: np.ndarray) -> Any:
     tf = tensorflow()
-    draw = np.random.default_rng(2)
-    raw, targets = draw.normal(0, 1.5, (300, 3)), draw.normal(0, 3, (300, 1))
+    return student_t_loss(tf.constant(raw, tf.float32), tf.constant(targets, tf.float32), **HEAD)
+
+
+def negative_log_likelihood(raw: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Of each target, (samples, heads)."""
     mean, sigma, dof = student_t_parameters(raw, **HEAD)
-    loss = student_t_loss(tf.constant(raw, tf.float32), tf.constant(targets, tf.float32), **HEAD)
+    return np.asarray(-stats.t.logpdf(targets, dof, mean, sigma * np.sqrt((dof - 2) / dof)))
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_the_loss_is_the_mean_likelihood_of_each_head_s_student_t(heads: int) -> None:
+    draw = np.random.default_rng(2)
+    raw, targets = draw.normal(0, 1.5, (300, 3 * heads)), draw.normal(0, 3, (300, heads))
+    loss = loss_of(raw, targets)
     assert loss.shape == (300,)
-    expected = -stats.t.logpdf(targets[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof))
+    expected = negative_log_likelihood(raw, targets).mean(axis=1)
     np.testing.assert_allclose(np.asarray(loss), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_targets_count_as_nothing() -> None:
+    draw = np.random.default_rng(3)
+    raw, targets = draw.normal(0, 1.5, (200, 12)), draw.normal(0, 3, (200, 4))
+    unknown = draw.uniform(size=targets.shape) < 0.4
+    unknown[0], unknown[1] = True, False
+    losses = np.where(unknown, 0.0, negative_log_likelihood(raw, targets))
+    loss = np.asarray(loss_of(raw, np.where(unknown, np.nan, targets)))
+    np.testing.assert_allclose(loss, losses.sum(axis=1) / 4, rtol=1e-4, atol=1e-4)
+    assert loss[0] == 0.0
+
+
+def gradient(raw: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Of the summed loss with respect to each output, (samples, outputs)."""
+    tf = tensorflow()
+    outputs = tf.Variable(raw.astype(np.float32))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(student_t_loss(outputs, tf.constant(targets, tf.float32), **HEAD))
+    return np.asarray(tape.gradient(loss, outputs))
+
+
+def test_the_gradient_of_unknown_targets_is_0_and_of_the_others_that_of_their_heads_alone() -> None:
+    draw = np.random.default_rng(4)
+    raw, targets = draw.normal(0, 1.5, (50, 12)), draw.normal(0, 3, (50, 4))
+    targets[:, 1] = np.nan  # a horizon that is not known yet
+    targets[7:9] = np.nan
+    targets[20, [0, 3]] = np.nan
+    targets[30, 0] = 1e6  # far out, and finite
+    found = gradient(raw, targets)
+    assert np.isfinite(found).all()
+    for head in range(4):
+        own, known = found[:, 3 * head : 3 * head + 3], np.isfinite(targets[:, head])
+        assert (own[~known] == 0).all()
+        assert (own[known] != 0).any(axis=1).all()
+        alone = gradient(raw[known, 3 * head : 3 * head + 3], targets[known, head : head + 1])
+        np.testing.assert_allclose(4 * own[known], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_the_seed_alone_decides_the_first_weights() -> None:
@@ -61,6 +128,7 @@ def test_the_seed_alone_decides_the_first_weights() -> None:
     assert sha256(calibrated_network(**SHAPE)) == first
     assert sha256(calibrated_network(**SHAPE | {"seed": 2})) != first
     assert sha256(calibrated_network(**SHAPE | {"dropout": 0.5})) == first
+    assert sha256(calibrated_network(**SHAPE | {"horizons": 2})) != first
 
 
 def test_a_checksum_covers_type_shape_and_order() -> None:

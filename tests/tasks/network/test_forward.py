@@ -34,8 +34,9 @@ ARTICLE: dict[str, Any] = {
     "seed": 1,
 }
 CALIBRATED: dict[str, Any] = {
-    "lookback": 20,
-    "features": 11,
+    "lookback": 14,
+    "features": 16,
+    "horizons": 9,
     "units": 32,
     "dropout": 0.1,
     "head_sd": 0.02,
@@ -77,7 +78,7 @@ def ours(shape: dict[str, Any], weights: Weights, windows: np.ndarray) -> np.nda
 def glorot(shape: dict[str, Any], seed: int) -> Weights:
     """Random weights, biases too, of the size of Glorot's."""
     draw = np.random.default_rng(seed)
-    outputs = 1 if "leaky_slope" in shape else 3
+    outputs = 3 * shape["horizons"] if "horizons" in shape else 1
     shapes = weight_shapes(shape.get("features", 1), shape["units"], outputs).values()
     return [(draw.normal(size=one) * np.sqrt(2 / sum(one))).astype(np.float32) for one in shapes]
 
@@ -95,7 +96,7 @@ def assert_as_keras(shape: dict[str, Any], weights: Weights, windows: np.ndarray
     "shape",
     [
         CALIBRATED,
-        CALIBRATED | {"lookback": 60, "features": 7, "units": 8},
+        CALIBRATED | {"lookback": 60, "features": 7, "horizons": 1, "units": 8},
         ARTICLE,
         ARTICLE | {"activation": "tanh", "leaky_slope": 0.0},
         ARTICLE | {"activation": "relu", "lookback": 3, "units": 24},
@@ -149,7 +150,7 @@ def test_windows_of_a_series_may_overlap_in_memory() -> None:
 
 
 def test_the_layout_is_that_of_keras_and_of_its_files(tmp_path: Path) -> None:
-    for shape, outputs in ((ARTICLE, 1), (CALIBRATED, 3)):
+    for shape, outputs in ((ARTICLE, 1), (CALIBRATED, 27)):
         network, file = network_of(shape), tmp_path / f"{outputs}.weights.h5"
         shapes = weight_shapes(shape.get("features", 1), shape["units"], outputs)
         weights = network.get_weights()
@@ -170,16 +171,22 @@ def test_the_activations_are_bounded_for_large_arguments() -> None:
 
 
 def test_the_parameters_by_hand() -> None:
-    outputs = np.array([[2.0, -1.0, 3.0], [-5.0, 0.5, -60.0], [0.0, 0.0, 0.0], [0.0, 0.0, 900.0]])
+    outputs = np.array([[2.0, -1.0, 3.0, -5.0, 0.5, -60.0], [0.0, 0.0, 0.0, 0.0, 0.0, 900.0]])
     mean, sigma, dof = student_t_parameters(outputs, mean_scale=0.1, min_dof=2.1)
-    assert mean == pytest.approx([0.2, -0.5, 0.0, 0.0], rel=1e-14)
-    assert sigma == pytest.approx(np.exp([-1.0, 0.5, 0.0, 0.0]), rel=1e-14)
-    assert dof == pytest.approx([2.1 + np.log1p(np.exp(3.0)), 2.1, 2.1 + np.log(2.0), 902.1], rel=1e-14)
+    assert mean == pytest.approx(np.array([[0.2, -0.5], [0.0, 0.0]]), rel=1e-14)
+    assert sigma == pytest.approx(np.exp([[-1.0, 0.5], [0.0, 0.0]]), rel=1e-14)
+    expected = [[2.1 + np.log1p(np.exp(3.0)), 2.1], [2.1 + np.log(2.0), 902.1]]
+    assert dof == pytest.approx(np.array(expected), rel=1e-14)
 
 
 def test_the_parameters_of_a_window_have_the_same_bits_alone_and_among_others() -> None:
-    outputs = np.random.default_rng(2).normal(0, 2, (37, 3))
+    outputs = np.random.default_rng(2).normal(0, 2, (37, 27))
     together = np.array(student_t_parameters(outputs, mean_scale=0.1, min_dof=2.1))
+    assert together.shape == (3, 37, 9)
     for number in range(37):
         alone = np.array(student_t_parameters(outputs[number : number + 1], mean_scale=0.1, min_dof=2.1))
         assert alone[:, 0].tobytes() == together[:, number].tobytes()
+    # A head's parameters are those of its own three outputs.
+    for head in range(9):
+        own = np.array(student_t_parameters(outputs[:, 3 * head : 3 * head + 3], mean_scale=0.1, min_dof=2.1))
+        assert own[:, :, 0].tobytes() == together[:, :, head].tobytes()

@@ -147,7 +147,9 @@ def test_the_log_has_the_first_each_tenth_and_the_last_epoch(caplog: pytest.LogC
 
 
 def new_trainer(seed: int = 0) -> Trainer:
-    network = calibrated_network(lookback=3, features=2, units=3, dropout=0.2, head_sd=0.02, seed=seed)
+    network = calibrated_network(
+        lookback=3, features=2, horizons=1, units=3, dropout=0.2, head_sd=0.02, seed=seed
+    )
     return Trainer(network, loss=loss_of, clip_norm=0.5)
 
 
@@ -158,8 +160,8 @@ def shared() -> Trainer:
 
 
 def first_weights(seed: int = 1) -> Weights:
-    shape: dict[str, Any] = {"lookback": 3, "features": 2, "units": 3, "dropout": 0.2, "head_sd": 0.3}
-    weights: Weights = calibrated_network(**shape, seed=seed).get_weights()
+    shape: dict[str, Any] = {"lookback": 3, "features": 2, "horizons": 1, "units": 3, "dropout": 0.2}
+    weights: Weights = calibrated_network(**shape, head_sd=0.3, seed=seed).get_weights()
     return weights
 
 
@@ -184,7 +186,7 @@ def bits(result: tuple[Weights, Losses]) -> tuple[str, bytes, bytes, int]:
 
 
 def without_dropout() -> keras.Sequential:
-    return calibrated_network(lookback=3, features=2, units=3, dropout=0.0, head_sd=0.3, seed=1)
+    return calibrated_network(lookback=3, features=2, horizons=1, units=3, dropout=0.0, head_sd=0.3, seed=1)
 
 
 @pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 1e-3), (3, 1e-3), (4, 0.05), (20, 0.0)])
@@ -222,7 +224,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
     # The best loss is that of these weights.
     x, y = samples(40, 6)
     mean, sigma, dof = student_t_parameters(forward(weights, x), **HEAD)
-    loss = -stats.t.logpdf(y[:, 0], dof, mean, sigma * np.sqrt((dof - 2) / dof)).mean()
+    loss = -stats.t.logpdf(y, dof, mean, sigma * np.sqrt((dof - 2) / dof)).mean()
     assert loss == pytest.approx(losses.validation.min(), rel=1e-4)
 
 

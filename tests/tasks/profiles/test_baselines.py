@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,13 +19,28 @@ from storage.core.candle_schema import candle_frame
 from storage.core.errors import NotEnoughHistory
 from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered, crps, student_t
 from tasks.core.types import Floats, Rows
-from tasks.features.volatility import log_returns
+from tasks.features.expected_sigma import expected_sigmas, har_sigma, weekday_ewma_sigma, weekday_scale
+from tasks.features.volatility import fit_garch, log_returns
 from tasks.prices.csv_reader import read_candles
-from tasks.profiles.baselines import BASELINES, MIN_RETURNS, REFIT_DAYS, _fit_t, baseline_quantiles
+from tasks.profiles.baselines import (
+    BASELINES,
+    GARCH_REFIT_DAYS,
+    METHODS,
+    MIN_RETURNS,
+    MIXED,
+    REFIT_DAYS,
+    WARM_UP,
+    _WeekdayGarch,
+    baseline_quantiles,
+    baselines_of,
+    fit_t,
+)
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 
 UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
+Sigma = Callable[..., Floats]
+HORIZONS = (1, 3, 7, 30)
 
 
 def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
@@ -73,8 +88,10 @@ def with_jump(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def quantiles_of(component: str, frame: pd.DataFrame, rows: Any) -> Floats:
-    return baseline_quantiles(frame, rows, components=[component])[component]
+def quantiles_of(component: str, frame: pd.DataFrame, rows: Any, horizon: int = 1) -> Floats:
+    found = baseline_quantiles(frame, rows, horizons=(horizon,), components=[component])
+    assert [list(one) for one in found.values()] == [[component]]
+    return found[horizon][component]
 
 
 def width(quantiles: Floats) -> Floats:
@@ -82,10 +99,10 @@ def width(quantiles: Floats) -> Floats:
     return quantiles[:, high] - quantiles[:, low]
 
 
-def refit_rows(frame: pd.DataFrame) -> Rows:
+def refit_rows(frame: pd.DataFrame, refit_days: int = REFIT_DAYS) -> Rows:
     """Rows of the days on which parameters are fitted, with enough returns before them."""
     days = frame["day_utc"].to_numpy(dtype="datetime64[D]").astype(np.int64)
-    rows = np.flatnonzero(days % REFIT_DAYS == 0)
+    rows = np.flatnonzero(days % refit_days == 0)
     return rows[rows >= MIN_RETURNS]
 
 
@@ -93,7 +110,13 @@ def refit_rows(frame: pd.DataFrame) -> Rows:
 def test_a_forecast_depends_on_no_other_origin_and_no_later_row(change: Change) -> None:
     frame = change(random_walk())
     rows = [251, 299, 340, 440]
-    together = baseline_quantiles(frame, rows)
+
+    def quantiles(frame: pd.DataFrame, rows: list[int]) -> dict[tuple[int, str], Floats]:
+        found = baseline_quantiles(frame, rows, horizons=HORIZONS)
+        return {(horizon, name): one for horizon, own in found.items() for name, one in own.items()}
+
+    together = quantiles(frame, rows)
+    assert set(together) == {(horizon, name) for horizon in HORIZONS for name in baselines_of(horizon)}
     for n, row in enumerate(rows):
         garbage = frame.copy()
         later = garbage.loc[row + 1 :, "close"]
@@ -101,31 +124,35 @@ def test_a_forecast_depends_on_no_other_origin_and_no_later_row(change: Change) 
         garbage.loc[row + 1 :, [*UNKNOWN[:3], "close", "volume"]] = noise
         garbage.loc[row + 5 :: 3, UNKNOWN] = np.nan
         for alone in (
-            baseline_quantiles(garbage, [row]),
-            baseline_quantiles(frame.iloc[: row + 1], [row]),
-            {name: quantiles[[n]] for name, quantiles in baseline_quantiles(garbage, rows).items()},
+            quantiles(garbage, [row]),
+            quantiles(frame.iloc[: row + 1], [row]),
+            {name: found[[n]] for name, found in quantiles(garbage, rows).items()},
         ):
-            for name in BASELINES:
+            for name in together:
                 assert alone[name].tobytes() == together[name][n].tobytes(), name
 
 
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap, with_jump])
 def test_quantiles_are_finite_sorted_and_of_the_right_width(change: Change) -> None:
     frame = change(random_walk())
-    found = baseline_quantiles(frame, range(255, len(frame)))
-    assert tuple(found) == BASELINES
-    for name, quantiles in found.items():
-        assert quantiles.shape == (len(frame) - 255, len(LEVELS))
-        assert np.isfinite(quantiles).all(), name
-        assert (np.diff(quantiles, axis=1) > 0).all(), name
-        # The 80 % interval of returns with a sigma of 0.03 is about 0.07 wide.
-        assert 0.04 < np.median(width(quantiles)) < 0.11, name
+    found = baseline_quantiles(frame, range(255, len(frame)), horizons=HORIZONS)
+    assert tuple(found) == HORIZONS
+    assert (tuple(found[1]), tuple(found[7])) == (METHODS, BASELINES)
+    for horizon, own in found.items():
+        for name, quantiles in own.items():
+            assert quantiles.shape == (len(frame) - 255, len(LEVELS))
+            assert np.isfinite(quantiles).all(), name
+            assert (np.diff(quantiles, axis=1) > 0).all(), name
+            # The 80 % interval of returns with a sigma of 0.03 is about 0.07 wide.
+            typical = np.median(width(quantiles)) / np.sqrt(horizon)
+            assert 0.04 < typical < 0.11, (horizon, name)
 
 
 @pytest.mark.parametrize("frame", [closes(np.zeros(300)), random_walk(300, sigma=0.0)])
 def test_a_price_that_never_moved_is_forecast_to_stay(frame: pd.DataFrame) -> None:
-    for quantiles in baseline_quantiles(frame, [260, 299]).values():
-        assert (quantiles == 0).all()
+    for own in baseline_quantiles(frame, [260, 299], horizons=HORIZONS).values():
+        for quantiles in own.values():
+            assert (quantiles == 0).all()
 
 
 DAY = np.arange(400)
@@ -142,13 +169,14 @@ DAY = np.arange(400)
     ids=["one late move", "one early move", "equal moves", "mostly still"],
 )
 def test_a_price_that_hardly_moves_has_finite_quantiles(returns: Floats) -> None:
-    for name, quantiles in baseline_quantiles(closes(returns), range(300, 401)).items():
-        assert np.isfinite(quantiles).all(), name
-        assert (np.diff(quantiles, axis=1) >= 0).all(), name
+    for own in baseline_quantiles(closes(returns), range(300, 401), horizons=HORIZONS).values():
+        for name, quantiles in own.items():
+            assert np.isfinite(quantiles).all(), name
+            assert (np.diff(quantiles, axis=1) >= 0).all(), name
 
 
 # GARCH's likelihood does learn from still days how quiet a day can be.
-@pytest.mark.parametrize("component", ["last_close_250", "ewma_t", "har_t"])
+@pytest.mark.parametrize("component", ["last_close_250", "ewma_weekday_t", "har_120_t"])
 def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> None:
     frame = random_walk()
     still = frame.copy()
@@ -160,49 +188,138 @@ def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> N
     np.testing.assert_allclose(first, second, rtol=0.2)
 
 
-def test_last_close_250_takes_the_quantiles_of_the_newest_250_returns() -> None:
+@pytest.mark.parametrize("horizon", [1, 3, 30])
+def test_last_close_250_takes_the_quantiles_of_the_newest_250_returns(horizon: int) -> None:
+    """Of those over the horizon, which overlap; a gap has none on either side."""
     frame = with_gap(random_walk())
-    returns = log_returns(frame)[:451]
-    newest = returns[~np.isnan(returns)][-250:]
-    assert np.isnan(returns[200:]).any()
-    expected = np.quantile(newest, LEVELS)
-    np.testing.assert_array_equal(quantiles_of("last_close_250", frame, [450])[0], expected)
+    close = dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
+    returns = [
+        np.log(close[day]) - np.log(close[day - timedelta(days=horizon)])
+        for day in list(close)[:451]
+        if day - timedelta(days=horizon) in close
+    ]
+    assert len(returns) < 451 - horizon
+    expected = np.quantile(returns[-250:], LEVELS)
+    np.testing.assert_allclose(
+        quantiles_of("last_close_250", frame, [450], horizon)[0], expected, rtol=1e-12, atol=1e-15
+    )
 
 
-def test_ewma_t_is_riskmetrics_with_a_fitted_t() -> None:
-    returns = np.random.default_rng(5).standard_t(5, 2000) * 0.02
-    frame = closes(returns)
+@pytest.mark.parametrize("horizon", [1, 7, 30])
+@pytest.mark.parametrize(
+    ("component", "sigma"), [("ewma_weekday_t", weekday_ewma_sigma), ("har_120_t", har_sigma)]
+)
+def test_a_t_is_fitted_to_the_newest_500_returns_in_expected_sigmas(
+    component: str, sigma: Sigma, horizon: int
+) -> None:
+    frame = random_walk(900)
     row = int(refit_rows(frame)[-1])
-    variance = returns[0] ** 2
-    for value in returns[1:row]:
-        variance = 0.94 * variance + 0.06 * value**2
-    unit = student_t(np.zeros(1), np.ones(1), np.array([5.5]))
-    quantiles = quantiles_of("ewma_t", frame, [row])
-    # The weights of 60 days vary by chance: the variance is a tenth wrong, and the fitted t makes up for it.
-    np.testing.assert_allclose(width(quantiles), np.sqrt(variance) * width(unit), rtol=0.06)
-    assert quantiles[0, MEDIAN] == 0
+    expected = sigma(frame, (horizon,))[:, 0]
+    returns = log_returns(frame, days=horizon)[row - 499 : row + 1]
+    size, dof = fit_t(returns / expected[row - 499 - horizon : row + 1 - horizon])
+    origins = [row, row + 2]
+    wanted = student_t(np.zeros(2), expected[origins] * size, np.full(2, dof))
+    np.testing.assert_allclose(quantiles_of(component, frame, origins, horizon), wanted, rtol=1e-9)
+    assert (quantiles_of(component, frame, origins, horizon)[:, MEDIAN] == 0).all()
+
+
+@pytest.mark.parametrize("change", [pd.DataFrame.copy, with_gap])
+def test_a_drift_is_the_mean_return_of_all_days_before(change: Change) -> None:
+    frame, rows = change(random_walk()), [300, 440]
+    found = baseline_quantiles(frame, rows, horizons=(1, 7))
+    assert not [name for name in found[1] if name.endswith("_drift")]
+    for method in METHODS:
+        for n, row in enumerate(rows):
+            moved = found[7][f"{method}_drift"][n] - found[7][method][n]
+            drift = 7 * np.nanmean(log_returns(frame)[: row + 1])
+            np.testing.assert_allclose(moved, drift, rtol=1e-9)
+
+
+def test_only_the_components_that_are_wanted_are_made() -> None:
+    frame = random_walk(300)
+    wanted = ("har_120_t_drift", "last_close_250")
+    found = baseline_quantiles(frame, [280], horizons=(1, 7), components=wanted)
+    assert [list(own) for own in found.values()] == [
+        ["last_close_250"],
+        ["last_close_250", "har_120_t_drift"],
+    ]
+    whole = baseline_quantiles(frame, [280], horizons=(1, 7), sigmas=expected_sigmas(frame, (1, 7)))
+    for horizon, own in found.items():
+        for name, quantiles in own.items():
+            assert quantiles.tobytes() == whole[horizon][name].tobytes()
+    assert baseline_quantiles(frame, [20], components=()) == {1: {}}  # for which no return is needed
 
 
 def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     values = np.random.default_rng(8).standard_t(4, 3000) * 1.7
     dof, _, size = stats.t.fit(values, floc=0)
     sigma = size * np.sqrt(dof / (dof - 2))
-    np.testing.assert_allclose(_fit_t(values), (sigma, dof), rtol=1e-3)
+    np.testing.assert_allclose(fit_t(values), (sigma, dof), rtol=1e-3)
     # One extreme return is a tail, not a new size of all the others.
-    np.testing.assert_allclose(_fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
+    np.testing.assert_allclose(fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
 
 
-def test_garch_t_is_the_forecast_of_arch() -> None:
-    frame = random_walk(700)
-    row = int(refit_rows(frame)[-1])
-    model = arch.arch_model(100 * log_returns(frame)[1 : row + 1], mean="Zero", dist="t")
+def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
+    frame = random_walk(700, weekend=0.5)
+    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
+    returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
+    scale = weekday_scale(returns, weekday[1 : row + 1])
+    assert scale.max() > 1.5 * scale.min()
+    model = arch.arch_model(100 * (returns / scale[weekday[1 : row + 1]]), mean="Zero", dist="t")
     result = model.fit(disp="off", show_warning=False)
     variance = result.forecast(horizon=1, reindex=False).variance.to_numpy().ravel()
-    expected = student_t(np.zeros(1), np.sqrt(variance) / 100, result.params[["nu"]].to_numpy())
-    np.testing.assert_allclose(quantiles_of("garch_t", frame, [row]), expected, rtol=1e-9)
+    sigma = np.sqrt(variance) / 100 * scale[weekday[row + 1]]
+    expected = student_t(np.zeros(1), sigma, result.params[["nu"]].to_numpy())
+    np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
 
 
-def test_parameters_are_fitted_once_per_30_days_on_earlier_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garch_over_some_days_sums_the_variances_that_arch_expects_of_each() -> None:
+    frame = random_walk(700, weekend=0.5)
+    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
+    returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
+    scale = weekday_scale(returns, weekday[1 : row + 1])
+    scaled = returns / scale[weekday[1 : row + 1]]
+    result = arch.arch_model(100 * scaled, mean="Zero", dist="t").fit(disp="off", show_warning=False)
+    fitted = fit_garch(scaled)
+    assert fitted is not None
+    garch = _WeekdayGarch(fitted, scale, fitted.sigma(scaled))
+    for horizon in HORIZONS:
+        daily = result.forecast(horizon=horizon, reindex=False).variance.to_numpy().ravel() / 100**2
+        total = sum(
+            variance * scale[(weekday[row] + day) % 7] ** 2 for day, variance in enumerate(daily, start=1)
+        )
+        found = garch.over(horizon, np.array([len(returns)]), weekday[[row]])
+        assert found == pytest.approx([np.sqrt(total)], rel=1e-9)
+
+
+def test_garch_over_some_days_has_a_t_of_its_own() -> None:
+    frame, horizon = with_gap(random_walk(900)), 7
+    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
+    returns, weekday = log_returns(frame), frame["day_utc"].dt.day_of_week.to_numpy()
+    known = ~np.isnan(returns)
+    counts, past = np.cumsum(known), known[: row + 1].nonzero()[0]
+    scale = weekday_scale(returns[past], weekday[past])
+    scaled = returns[past] / scale[weekday[past]]
+    fitted = fit_garch(scaled)
+    assert fitted is not None
+    garch = _WeekdayGarch(fitted, scale, fitted.sigma(scaled))
+    close = dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
+    standardized = []
+    for day in list(close)[: row + 1]:
+        origin = day - timedelta(days=horizon)
+        if origin in close:
+            before = list(close).index(origin)
+            if counts[before] >= WARM_UP:
+                sigma = garch.over(horizon, counts[[before]], weekday[[before]])[0]
+                standardized.append((np.log(close[day]) - np.log(close[origin])) / sigma)
+    assert len(standardized) < row - WARM_UP - horizon
+    size, dof = fit_t(np.array(standardized[-500:]))
+    sigma = garch.over(horizon, counts[[row]], weekday[[row]]) * size
+    expected = student_t(np.zeros(1), sigma, np.array([dof]))
+    np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row], horizon), expected, rtol=1e-9)
+
+
+def test_garch_is_fitted_once_per_90_days_on_earlier_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     real = arch.arch_model
 
@@ -211,19 +328,19 @@ def test_parameters_are_fitted_once_per_30_days_on_earlier_returns(monkeypatch: 
         return real(sample, **options)
 
     monkeypatch.setattr(arch, "arch_model", recorded)
-    frame = random_walk()
-    refits = refit_rows(frame)
-    quantiles_of("garch_t", frame, range(refits[1], refits[3]))
-    # The first row has no return: there are as many as the refit's row number.
-    assert sizes == refits[1:3].tolist()
+    frame = random_walk(600)
+    refits = refit_rows(frame, GARCH_REFIT_DAYS)
+    baseline_quantiles(frame, range(refits[0], refits[2]), horizons=(1, 3, 7))
+    # Once for all horizons. The first row has no return: there are as many as the refit's row number.
+    assert sizes == refits[:2].tolist()
     sizes.clear()
     early = [MIN_RETURNS, refits[0] - 1]
-    quantiles_of("garch_t", frame, early)
+    quantiles_of("garch_weekday_t", frame, early)
     assert sizes == early  # the refit day before them does not have 250 returns yet
 
 
-def test_ewma_t_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = random_walk()
+def test_the_ewma_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, rows = random_walk(), [300, 400]
     real = ARCHModel.fit
 
     def without_convergence(model: ARCHModel, **options: Any) -> Any:
@@ -231,15 +348,29 @@ def test_ewma_t_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.Monk
         return SimpleNamespace(params=result.params, scale=result.scale, convergence_flag=9)
 
     monkeypatch.setattr(ARCHModel, "fit", without_convergence)
-    expected = quantiles_of("ewma_t", frame, [300, 400])
-    np.testing.assert_array_equal(quantiles_of("garch_t", frame, [300, 400]), expected)
+    for own in baseline_quantiles(frame, rows, horizons=HORIZONS).values():
+        np.testing.assert_array_equal(own["garch_weekday_t"], own["ewma_weekday_t"])
 
 
+def test_the_ewma_replaces_a_har_whose_first_sigmas_have_no_outcome_yet() -> None:
+    """The price begins to move 125 days before a refit: coefficients, but no return to fit a t to."""
+    frame = random_walk(700)
+    row = int(refit_rows(frame)[-2])
+    frame.loc[: row - 125, ["open", "high", "low", "close"]] = frame["close"].to_numpy()[row - 125]
+    assert np.isfinite(har_sigma(frame, (1,))[row, 0])
+    assert np.isnan(har_sigma(frame, (1,))[row - 1, 0])
+    found, expected = (
+        quantiles_of(name, frame, [row, row + REFIT_DAYS]) for name in ("har_120_t", "ewma_weekday_t")
+    )
+    assert (found == expected).all(axis=1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("component", MIXED)
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only])
-def test_har_t_learns_the_weekday_of_its_target(change: Change) -> None:
+def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: str) -> None:
     frame = change(random_walk(900, weekend=0.4))
     rows = np.arange(600, 899)
-    widths = width(quantiles_of("har_t", frame, rows))
+    widths = width(quantiles_of(component, frame, rows))
     target = frame["day_utc"].dt.day_of_week.to_numpy()[rows + 1]
     typical = [np.median(widths[target == day]) for day in range(7)]
     assert max(typical[5:]) < 0.65 * min(typical[:5])
@@ -247,7 +378,9 @@ def test_har_t_learns_the_weekday_of_its_target(change: Change) -> None:
 
 def test_an_origin_needs_250_returns_before_it() -> None:
     frame = random_walk(260)
-    assert set(baseline_quantiles(frame, [250])) == set(BASELINES)
+    assert set(baseline_quantiles(frame, [250])[1]) == set(METHODS)
+    # One-day returns: of those over some days there are fewer by then.
+    assert set(baseline_quantiles(frame, [250], horizons=(30,))[30]) == set(BASELINES)
     with pytest.raises(NotEnoughHistory, match=r"^[^\n]*need 250 .* found 249 up to 2019-09-07: [^\n]*$"):
         baseline_quantiles(frame, [255, 249])
     with pytest.raises(NotEnoughHistory, match="found 249"):
@@ -261,10 +394,11 @@ def test_real_prices_give_the_recorded_ratios_and_coverage() -> None:
     first = int(np.flatnonzero(frame["day_utc"] == pd.Timestamp("2018-06-01"))[0])
     rows = np.arange(first, len(frame) - 1)
     actual = log_returns(frame)[rows + 1]
-    found = baseline_quantiles(frame, rows)
+    found = baseline_quantiles(frame, rows)[1]
     mean = {name: crps(actual, quantiles).mean() for name, quantiles in found.items()}
-    ratios = [mean[name] / mean["garch_t"] for name in BASELINES]
-    np.testing.assert_allclose(ratios, [1.017, 0.999, 1.0, 0.9935], atol=0.003)
+    ratios = [mean[name] / mean["har_120_t"] for name in METHODS]
+    # 1.0234, 1.0007, 1.0021 and .9980 of the HAR without a memory.
+    np.testing.assert_allclose(ratios, [1.0255, 1.0027, 1.0041, 1.0], atol=0.001)
     for quantiles in found.values():
         for percent, tolerance in ((50, 0.06), (80, 0.03), (90, 0.02), (95, 0.02)):
             coverage = covered(actual, quantiles, percent).mean()
@@ -274,8 +408,8 @@ def test_real_prices_give_the_recorded_ratios_and_coverage() -> None:
 def test_the_bits_do_not_depend_on_the_number_of_cores() -> None:
     script = (
         "from tests.tasks.profiles.test_baselines import random_walk, baseline_quantiles\n"
-        "found = baseline_quantiles(random_walk(700), range(690, 699))\n"
-        "print({name: quantiles.tobytes().hex() for name, quantiles in found.items()})\n"
+        "found = baseline_quantiles(random_walk(700), range(690, 699), horizons=(1, 7, 30))\n"
+        "print({(h, name): one.tobytes().hex() for h, own in found.items() for name, one in own.items()})\n"
     )
     outputs = [
         subprocess.run(

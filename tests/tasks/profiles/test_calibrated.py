@@ -1,4 +1,4 @@
-"""Profile `calibrated`: its settings and versions, its mixture with HAR, its first quantile offsets."""
+"""Profile `calibrated`: its settings and versions, its mixture with baselines, its first offsets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pytest
 
 from storage.core.errors import BadSetting, NotEnoughHistory
 from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS
+from tasks.core.quantiles import LEVELS, MEDIAN
 from tasks.features.inputs import Columns, make_inputs
 from tasks.network.architectures import calibrated_network
 from tasks.profiles import calibrated
 from tasks.profiles.article import ArticleProfile
 from tasks.profiles.base import BaseProfile, FittedModel, Predicted, Training
-from tasks.profiles.baselines import MIN_RETURNS, baseline_quantiles
-from tasks.profiles.calibrated import MIXED_WITH, CalibratedProfile
+from tasks.profiles.baselines import baseline_quantiles, baselines_of
+from tasks.profiles.calibrated import CalibratedProfile
 from tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
 from tests.helpers import BTC, FIRST, made_up, without
 
-PROFILE = CalibratedProfile(
-    {"lookback": 5, "units": 3, "members": 2, "pool_products": (), "tracker_step": 0.01, "min_days": 100}
-)
-ALONE = CalibratedProfile(PROFILE.settings.model_copy(update={"har_share": 0.0}))
+HORIZONS = (1, 3, 7)
+SMALL: dict[str, Any] = {"lookback": 5, "units": 3, "members": 2, "horizons": HORIZONS, "pool_products": ()}
+PROFILE = CalibratedProfile(SMALL | {"tracker_step": 0.01, "min_days": 100})
+ALONE = CalibratedProfile(PROFILE.settings.model_copy(update={"baseline_share": 0.0}))
 
 
 # Settings
@@ -42,6 +42,7 @@ def test_each_setting_is_described(profile: type[BaseProfile]) -> None:
     ("changed", "same_recipe"),
     [
         ({"units": 33}, False),
+        ({"horizons": (1, 7)}, False),
         ({"tracker_step": 0.001}, False),
         ({"pool_products": ("SOL-USD",)}, False),
         ({"refit_every_days": 91}, True),  # the policy makes no other model
@@ -74,6 +75,8 @@ def test_versions_are_digests_of_the_values() -> None:
             r"profile calibrated has no setting 'unit' \(did you mean units\?\); it has refit_every_days, ",
         ),
         ({"units": 0}, "setting units: .*, not 0"),
+        ({"horizons": (7, 1)}, "needs horizons that rise from 1"),
+        ({"horizons": (1, 400)}, "horizons"),
         ({"sigma_decay": 1.0}, "sigma_decay"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"target_clip": float("inf")}, "target_clip"),
@@ -93,59 +96,88 @@ def test_settings_out_of_range_are_refused_in_one_line(fields: dict[str, Any], m
 
 @functools.cache
 def ensemble() -> Ensemble:
-    """Two untrained networks, whose quantiles are nearly those of N(0, 1) in sigmas."""
-    shape: dict[str, Any] = {"lookback": 5, "features": 11, "units": 3, "dropout": 0.1, "head_sd": 0.02}
+    """Two untrained networks, whose quantiles are nearly those of a standard t in sigmas."""
+    shape: dict[str, Any] = {
+        "lookback": 5,
+        "features": 16,
+        "horizons": 3,
+        "units": 3,
+        "dropout": 0.1,
+        "head_sd": 0.02,
+    }
     members = tuple(calibrated_network(seed=n, **shape).get_weights() for n in (1, 2))
     return Ensemble(Columns(ranges=True, volume=True), members)
 
 
 def predicted(candles: pd.DataFrame, *rows: int, profile: CalibratedProfile = PROFILE, **more: Any) -> Any:
     model = FittedModel(ensemble(), FIRST)
-    return profile.predict(model, candles, np.array(rows, dtype=np.int64), **more)[1]
+    return profile.predict(model, candles, np.array(rows, dtype=np.int64), **more)
 
 
-def test_half_is_the_network_and_half_is_har() -> None:
+def test_half_is_the_network_and_half_the_mean_of_three_baselines() -> None:
     candles, rows = made_up(420), np.array([300, 301, 419])
     inputs = make_inputs(candles, PROFILE.settings, ensemble().columns)
     own = ensemble_quantiles(ensemble(), inputs, rows, PROFILE.settings)
-    har = baseline_quantiles(candles, rows, components=(MIXED_WITH,))[MIXED_WITH]
+    baselines = baseline_quantiles(candles, rows, horizons=HORIZONS)
     result = predicted(candles, *rows)
-    assert list(result.components) == ["lstm", "last_close_250", "ewma_t", "garch_t", "har_t"]
-    assert result.components["lstm"].tobytes() == own.tobytes()
-    assert result.components[MIXED_WITH].tobytes() == har.tobytes()
-    np.testing.assert_allclose(result.quantiles, (own + har) / 2, rtol=1e-14)
-    assert result.sigma.tolist() == inputs.sigma[rows].tolist()
-    quarter = CalibratedProfile(PROFILE.settings.model_copy(update={"har_share": 0.25}))
-    np.testing.assert_allclose(predicted(candles, *rows, profile=quarter).quantiles, 0.75 * own + 0.25 * har)
-    assert predicted(candles, *rows, profile=ALONE).quantiles.tobytes() == own.tobytes()
+    quarter = CalibratedProfile(PROFILE.settings.model_copy(update={"baseline_share": 0.25}))
+    other, alone = (predicted(candles, *rows, profile=profile) for profile in (quarter, ALONE))
+    assert list(result) == list(HORIZONS)
+    for column, (horizon, one) in enumerate(result.items()):
+        network, beside = own[:, column], baselines[horizon]
+        assert list(one.components) == ["lstm", *baselines_of(horizon)]
+        assert one.components["lstm"].tobytes() == network.tobytes()
+        for name in baselines_of(horizon):
+            assert one.components[name].tobytes() == beside[name].tobytes()
+        mean = (beside["ewma_weekday_t"] + beside["garch_weekday_t"] + beside["har_120_t"]) / 3
+        np.testing.assert_allclose(one.quantiles, (network + mean) / 2, rtol=1e-12)
+        np.testing.assert_allclose(other[horizon].quantiles, 0.75 * network + 0.25 * mean, rtol=1e-12)
+        assert alone[horizon].quantiles.tobytes() == network.tobytes()
+        assert one.sigma.tolist() == inputs.sigma[rows, column].tolist()
 
 
 def test_the_model_alone_needs_no_baseline() -> None:
     """Row 100 has too few returns behind it for one."""
     alone = predicted(made_up(420), 100, components=False)
-    assert list(alone.components) == ["lstm"]
+    assert [list(one.components) for one in alone.values()] == [["lstm"]] * 3
     with pytest.raises(NotEnoughHistory):
         predicted(made_up(420), 100)
-    nothing = predicted(made_up(60))
-    assert (nothing.quantiles.shape, nothing.sigma.shape) == ((0, 23), (0,))
+    for nothing in predicted(made_up(60)).values():
+        assert (nothing.quantiles.shape, nothing.sigma.shape) == ((0, 23), (0,))
 
 
-def test_a_row_depends_on_no_later_day_and_survives_json() -> None:
-    candles, rows = made_up(420), [280, 333, 390]
+def figures(predicted: dict[int, Predicted], n: int) -> dict[tuple[int, str], bytes]:
+    """Every figure that a prediction has for one origin."""
+    arrays = {
+        (horizon, name): array
+        for horizon, one in predicted.items()
+        for name, array in {"all": one.quantiles, "sigma": one.sigma, **one.components}.items()
+    }
+    return {
+        name: np.ascontiguousarray(array[n]).tobytes() for name, array in arrays.items() if array is not None
+    }
+
+
+@pytest.mark.parametrize(
+    "candles",
+    [made_up(420), without(made_up(440), date(2019, 9, 20), date(2019, 10, 9))],
+    ids=["whole", "gap"],
+)
+def test_a_row_depends_on_no_later_day_and_survives_json(candles: pd.DataFrame) -> None:
+    rows = [261, 333, 390]
     together = predicted(candles, *rows)
-    again = Predicted.from_json(together.to_json())
-    assert again.quantiles is not None
-    assert again.quantiles.tobytes() == together.quantiles.tobytes()
-    assert list(again.components) == list(together.components)
+    again = {horizon: Predicted.from_json(one.to_json()) for horizon, one in together.items()}
     for n, row in enumerate(rows):
+        expected = figures(together, n)
+        assert len(expected) == 3 * 3 + 4 + 8 + 8
+        assert figures(again, n) == expected
         garbage = candles.copy()
         noise = np.random.default_rng(n).uniform(0.01, 1e6, len(candles) - row - 1)
         for name in ("open", "high", "low", "close", "volume"):
             garbage.loc[row + 1 :, name] = noise
-        for frame in (garbage, candles.iloc[: row + 1]):
-            alone = predicted(frame, row)
-            assert alone.quantiles[0].tobytes() == together.quantiles[n].tobytes()
-            assert alone.sigma[0].tobytes() == together.sigma[n].tobytes()
+        gapped = garbage.drop(index=range(row + 2, len(garbage), 3)).reset_index(drop=True)
+        for frame in (garbage, gapped, candles.iloc[: row + 1]):
+            assert figures(predicted(frame, row), 0) == expected
 
 
 # The first quantile offsets
@@ -153,52 +185,71 @@ def test_a_row_depends_on_no_later_day_and_survives_json() -> None:
 
 def first_offsets(
     candles: pd.DataFrame, fitted_through: int, profile: CalibratedProfile = PROFILE
-) -> np.ndarray:
+) -> dict[int, np.ndarray]:
     """The offsets of a fit whose gradients come from the days up to that row."""
     trained = TrainedEnsemble(ensemble(), FIRST + timedelta(days=fitted_through), Training())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrated, "fit_ensemble", lambda *_: trained)
         offsets = profile.fit(PriceHistory(BTC, candles, "BTC-USD@1:ab", "csv@0"), {}).quantile_offsets
     assert offsets is not None
-    return offsets
+    return dict(offsets)
 
 
-def outcomes_learned(offsets: np.ndarray) -> list[int]:
-    """How many outcomes these offsets can be of: with each a level rises by itself, less its share below."""
-    risen = offsets / PROFILE.tracker_step
-    below = [n * np.array(LEVELS) - risen for n in range(200)]
-    return [n for n, of in enumerate(below) if np.abs(of - np.round(of)).max() < 1e-6 and of.max() <= n + 0.5]
+def outcomes_learned(offsets: dict[int, np.ndarray]) -> list[int]:
+    """How many outcomes, fewer than 100, the offsets of each horizon are of.
+
+    With each the ends of an interval step outwards by half its nominal coverage, and inwards by half when it
+    was inside: so many were inside, a whole number for every interval.
+    """
+    nominal = 1.0 - 2.0 * np.array(LEVELS)[:MEDIAN]
+    found = []
+    for own in offsets.values():
+        assert own.tolist() == (-own[::-1]).tolist()
+        outwards = 2.0 * own[::-1][:MEDIAN] / PROFILE.tracker_step
+        inside = [n * nominal - outwards for n in range(100)]
+        whole = [n for n, of in enumerate(inside) if np.abs(of - np.round(of)).max() < 1e-6]
+        found += [n for n in whole if inside[n].min() > -0.5 and inside[n].max() < n + 0.5]
+    return found
 
 
 @pytest.mark.parametrize(
     ("days", "fitted_through", "outcomes"),
     [
-        (420, 400, 19),  # the targets of 401 to 419, the origin that is forecast from next
-        (410, 400, 9),
-        (300, 200, 299 - MIN_RETURNS),  # HAR has no forecast for the first of them
-        (420, 419, 0),
-        (200, 150, 0),
+        (420, 400, [19, 17, 13]),  # the targets of 400 to 418, but not that of 419, which is forecast next
+        (410, 400, [9, 7, 3]),
+        (300, 200, [49, 47, 43]),  # no baseline for the first of them: 250 returns are before row 250
+        (420, 419, [0, 0, 0]),
+        (200, 150, [0, 0, 0]),
     ],
 )
 def test_the_first_offsets_learn_the_days_after_the_gradients(
-    days: int, fitted_through: int, outcomes: int
+    days: int, fitted_through: int, outcomes: list[int]
 ) -> None:
     offsets = first_offsets(made_up(days), fitted_through)
-    assert outcomes_learned(offsets) == [outcomes]
-    if not outcomes:
-        assert offsets.tolist() == [0.0] * 23
+    assert list(offsets) == list(HORIZONS)
+    assert outcomes_learned(offsets) == outcomes
+    for own, count in zip(offsets.values(), outcomes, strict=True):
+        assert count or own.tolist() == [0.0] * 23
 
 
 def test_the_newest_outcome_counts_as_one_step() -> None:
+    """For each horizon: a crash on the last day is outside of every interval."""
     crashed = made_up(420)
-    crashed.loc[419, ["open", "high", "low", "close"]] /= 3.0
-    step = first_offsets(crashed, 400) - first_offsets(made_up(420).iloc[:419], 400)
-    np.testing.assert_allclose(step, PROFILE.tracker_step * (np.array(LEVELS) - 1.0), atol=1e-12)
+    crashed.loc[419, ["open", "high", "low", "close"]] /= 9.0
+    after, before = first_offsets(crashed, 400), first_offsets(made_up(420).iloc[:419], 400)
+    levels = np.array(LEVELS)
+    for horizon in HORIZONS:
+        step = PROFILE.tracker_step * (levels - 1.0)
+        np.testing.assert_allclose(
+            after[horizon] - before[horizon], (step - step[::-1]) / 2, rtol=0, atol=1e-12
+        )
 
 
 def test_the_first_offsets_count_calendar_days_around_gaps() -> None:
     missing = FIRST + timedelta(days=407)
-    # Neither its own outcome nor those of the origins whose windows have its return: 407 to 412.
-    assert outcomes_learned(first_offsets(without(made_up(420), missing, missing), 400)) == [19 - 1 - 6]
+    # Of 400 to 405 and 413 to 418 the origin has a whole window and a day after it; the missing day is the
+    # outcome of 404 and 400.
+    learned = outcomes_learned(first_offsets(without(made_up(420), missing, missing), 400))
+    assert learned == [6 + 6, 5 + 4, 5 + 0]
     early = without(made_up(420), date(2019, 3, 1), date(2019, 3, 20))
-    assert outcomes_learned(first_offsets(early, 400)) == [19]
+    assert outcomes_learned(first_offsets(early, 400)) == [19, 17, 13]

@@ -21,7 +21,7 @@ from storage.core.errors import Damaged, NotEnoughHistory
 from storage.models.bundles import Bundle, Draft
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import LEVELS
-from tasks.features.inputs import Columns, make_inputs, windows_at
+from tasks.features.inputs import Columns, make_inputs, usable_rows, windows_at
 from tasks.network.architectures import arrays_sha256
 from tasks.network.forward import forward, student_t_parameters
 from tasks.profiles.base import FittedModel
@@ -29,13 +29,17 @@ from tasks.profiles.calibrated import CalibratedProfile
 from tasks.profiles.ensemble import (
     Ensemble,
     TrainedEnsemble,
+    _examples,
     ensemble_quantiles,
     fine_tune_ensemble,
     fit_ensemble,
 )
 from tests.helpers import BTC, FIRST, PROJECT, made_up, without
 
-PROFILE = CalibratedProfile({"lookback": 5, "units": 3, "members": 2, "epochs": 2, "pool_products": ()})
+HORIZONS = (1, 3, 7)
+PROFILE = CalibratedProfile(
+    {"lookback": 5, "units": 3, "members": 2, "epochs": 2, "horizons": HORIZONS, "pool_products": ()}
+)
 SETTINGS = PROFILE.settings
 # Rows that cannot be a target: half a month for the means, and a lookback.
 WARM_UP = 19
@@ -116,7 +120,8 @@ def from_candles_to_quantiles() -> list[Any]:
 def test_gradients_validation_and_held_out_days() -> None:
     one = trained()
     assert one.fitted_through == day(FITTED)
-    assert one.training.windows == {"train": FITTED - WARM_UP + 1, "validation": 180}
+    # Of six windows more the outcome over seven days lies in the days to validate.
+    assert one.training.windows == {"train": FITTED - WARM_UP + 1, "validation": 186}
     assert (one.training.not_pooled, one.training.columns_left_out) == ({}, ())
     assert one.ensemble.columns == Columns(ranges=True, volume=True)
     assert len(one.ensemble.members) == len(one.training.losses) == 2
@@ -125,6 +130,32 @@ def test_gradients_validation_and_held_out_days() -> None:
     expected = digest(one)
     assert digest(fit(moved(made_up(600), TRAINED + 1))) == expected
     assert digest(fit(moved(made_up(600), TRAINED))) != expected
+
+
+@pytest.mark.parametrize("after", [None, 239])
+@pytest.mark.parametrize(
+    "frame", [made_up(600), without(made_up(600), day(230), day(236))], ids=["whole", "gap"]
+)
+def test_examples_hold_each_outcome_of_a_span_and_no_other(frame: pd.DataFrame, after: int | None) -> None:
+    """Row by row and horizon by horizon; a target that reaches over the last day is unknown."""
+    columns = Columns(ranges=True, volume=True)
+    inputs = make_inputs(frame, SETTINGS, columns)
+    first = None if after is None else day(after)
+    windows, targets = _examples(inputs, SETTINGS, first, day(TRAINED))
+    number, days = 0, frame["day_utc"].dt.date.tolist()
+    for row in usable_rows(inputs, lookback=5):
+        known = [
+            days[row] + timedelta(days=horizon) in days
+            and day(after or 0) < days[row] + timedelta(days=horizon) <= day(TRAINED)
+            for horizon in HORIZONS
+        ]
+        if any(known):
+            assert np.isfinite(targets[number]).tolist() == known, days[row]
+            assert targets[number, known].tolist() == inputs.targets[row, known].tolist()
+            assert windows[number].tobytes() == windows_at(inputs, np.array([row]), SETTINGS).tobytes()
+            number += 1
+    assert number == len(windows) == len(targets)
+    assert np.isnan(targets[-1]).tolist() == [False, True, True]
 
 
 def test_with_epochs_it_trains_exactly_so_long_on_all_days() -> None:
@@ -140,7 +171,7 @@ def test_with_epochs_it_trains_exactly_so_long_on_all_days() -> None:
 
 
 def test_validation_days_decide_on_stopping_alone() -> None:
-    changed: dict[str, Any] = {"epochs": 12, "patience": 3, "members": 1, "learning_rate": 0.05}
+    changed: dict[str, Any] = {"epochs": 12, "patience": 3, "members": 1, "learning_rate": 0.2}
     plain, other, learned = (
         fit(frame, **changed).training.losses[0]
         for frame in (made_up(600), moved(made_up(600), FITTED + 1), moved(made_up(600), FITTED))
@@ -172,7 +203,7 @@ def test_pooled_windows_join_up_to_the_last_day_of_gradients() -> None:
     one = fit(pool=pool)
     assert one.training.windows == {
         "train": FITTED - WARM_UP + 1,
-        "validation": 180,
+        "validation": 186,
         "pooled ETH-USD": FITTED - WARM_UP + 1,
         "pooled LTC-USD": 120 - WARM_UP,
     }
@@ -198,15 +229,16 @@ def test_products_that_cannot_be_pooled_are_left_out_with_the_reason() -> None:
     assert digest(one) == digest(trained())
 
 
-def test_a_product_of_closes_alone_pools_the_closes_of_others() -> None:
+def test_a_product_of_closes_alone_pools_other_products_without_their_volume() -> None:
     pool = made_up(300, seed=2)
     one = fit(closes_only(made_up(600)), {"ETH-USD": pool})
     assert one.ensemble.columns == Columns(ranges=False, volume=False)
     assert len(one.training.columns_left_out) == 2
     # The first day has no sigma without its range: all begins a day later.
     assert one.training.windows["pooled ETH-USD"] == one.training.windows["train"] == FITTED - WARM_UP
-    assert one.ensemble.members[0][0].shape[0] == 7
-    assert digest(fit(closes_only(made_up(600)), {"ETH-USD": closes_only(pool)})) == digest(one)
+    assert one.ensemble.members[0][0].shape[0] == 12
+    other = pool.assign(volume=np.nan)
+    assert digest(fit(closes_only(made_up(600)), {"ETH-USD": other})) == digest(one)
 
 
 def test_a_short_or_gapped_series_is_refused() -> None:
@@ -256,15 +288,18 @@ def test_the_members_quantiles_are_averaged() -> None:
     averaged = quantiles(ensemble, candles, rows)
     alone = [quantiles(replace(ensemble, members=(one,)), candles, rows) for one in ensemble.members]
     np.testing.assert_allclose(averaged, (alone[0] + alone[1]) / 2, rtol=1e-14)
-    assert averaged.shape == (3, 23)
-    assert (np.diff(averaged, axis=1) > 0).all()
+    assert averaged.shape == (3, 3, 23)
+    assert (np.diff(averaged, axis=2) > 0).all()
     # Each is its head's Student t, in the origin's sigma.
     inputs = make_inputs(candles, SETTINGS, ensemble.columns)
     windows = windows_at(inputs, np.array(rows), SETTINGS)
     outputs = forward(ensemble.members[1], windows)
-    mean, sigma, dof = (figure[2] for figure in student_t_parameters(outputs, mean_scale=0.1, min_dof=2.1))
-    expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
-    np.testing.assert_allclose(alone[1][2], expected * inputs.sigma[599], rtol=1e-9)
+    parameters = np.array(student_t_parameters(outputs, mean_scale=0.1, min_dof=2.1))
+    for head in range(len(HORIZONS)):
+        mean, sigma, dof = parameters[:, 2, head]
+        expected = stats.t.ppf(LEVELS, dof, mean, sigma * np.sqrt((dof - 2) / dof))
+        np.testing.assert_allclose(alone[1][2, head], expected * inputs.sigma[599, head], rtol=1e-9)
+    assert quantiles(ensemble, candles, []).shape == (0, 3, 23)
 
 
 # Bundles
@@ -309,6 +344,9 @@ def test_a_changed_missing_or_foreign_file_is_damage(tmp_path: Path) -> None:
     first.unlink()
     with pytest.raises(Damaged):
         PROFILE.load(bundle)
-    wider = CalibratedProfile({"units": 4, "members": 2})
-    with pytest.raises(Damaged, match=r"float32 weights layers/lstm/cell/vars/0 of the shape \(11, 16\)"):
+    wider = CalibratedProfile({"units": 4, "members": 2, "horizons": HORIZONS})
+    with pytest.raises(Damaged, match=r"float32 weights layers/lstm/cell/vars/0 of the shape \(16, 16\)"):
         wider.load(other)
+    further = CalibratedProfile({"units": 3, "members": 2, "horizons": (1, 3, 7, 14)})
+    with pytest.raises(Damaged, match=r"float32 weights layers/dense/vars/0 of the shape \(3, 12\)"):
+        further.load(other)

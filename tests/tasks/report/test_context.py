@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +13,7 @@ from scipy.stats import binom, binomtest, chi2
 from storage.core.home import Home
 from storage.models.registry import ModelVersion
 from storage.prices.price_store import Prices
+from storage.tables.predictions import Predictions
 from tasks.core.history import PriceHistory
 from tasks.core.quantiles import crps
 from tasks.report import text
@@ -17,14 +21,15 @@ from tasks.report.charts import charts, short
 from tasks.report.context import (
     MAX_CLOSES,
     binomial_quantiles,
+    earlier_run,
     newest_closes,
     pit_histogram,
     read_context,
     running_coverage,
 )
 from tasks.report.model_section import refit_of
-from tests.helpers import BTC, made_up, without
-from tests.pages import DAY, GAP, full_home
+from tests.helpers import BTC, made_up, store, without
+from tests.pages import DAY, DAYS, GAP, HORIZONS, full_home, put_forecasts
 
 EDGES = np.arange(0.05, 1, 0.1)
 
@@ -32,6 +37,11 @@ EDGES = np.arange(0.05, 1, 0.1)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return full_home(tmp_path_factory, tmp_path_factory.mktemp("context") / "home")
+
+
+@pytest.fixture
+def copied(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Home:
+    return full_home(tmp_path_factory, tmp_path / "copy")
 
 
 def covered_days(days: int, *every_other: str) -> pd.DataFrame:
@@ -122,7 +132,7 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     inside = scored["close"].between(scored["lower_80"], scored["upper_80"])
     assert scored["covered_80"].tolist() == inside.tolist()
     # A component's CRPS is computed here from its stored quantiles.
-    baseline = next(one for one in context.baselines if one.component == "last_close_250")
+    baseline = next(one for one in context.components if one.component == "last_close_250")
     quantiles = np.log(np.stack(scored["quantiles"].tolist()) / scored["last_close"].to_numpy()[:, None])
     returns = np.log((scored["close"] / scored["last_close"]).to_numpy())
     assert baseline.days == 118
@@ -131,11 +141,57 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert baseline.p_value is not None
     drawn = charts(context)
     assert drawn["past"]["days"][-1] == "2020-02-24"
-    assert drawn["fan"]["target"] == "2020-02-25"
+    ahead, earlier = drawn["fan"]["ahead"], drawn["fan"]["earlier"]
+    assert (ahead["origin"], earlier["origin"]) == ("2020-02-24", "2020-02-23")
+    assert ahead["days"] == ["2020-02-25", "2020-02-26", "2020-02-27", "2020-03-02", "2020-03-25"]
+    assert ahead["upper_80"] == pytest.approx([one.interval(80)[1] for one in context.forecast.horizons])
     assert None in drawn["fan"]["closes"]
     assert [network["name"] for network in drawn["losses"]["networks"]] == ["network 1", "network 2"]
     assert drawn["losses"]["networks"][0]["validation"] == [1.45, None, 1.41]
     assert drawn["coverage"]["running_80"][-1] == pytest.approx(inside.tail(90).mean())
+
+
+def test_the_whole_run_is_read_and_the_one_before(home: Home) -> None:
+    context = read_context(home, BTC, "calibrated", DAY)
+    assert [one.horizon for one in context.forecast.horizons] == list(HORIZONS)
+    assert context.earlier is not None
+    assert context.earlier.origin_day == date(2020, 2, 23)
+    assert len(context.earlier.horizons) == len(HORIZONS)
+
+
+def test_horizons_of_other_settings_from_the_same_origin_are_not_mixed(copied: Home) -> None:
+    candles = without(made_up(DAYS), *GAP)
+    again: dict[str, Any] = {
+        "settings_version": "calibrated-2",
+        "prediction_id": "again",
+        "horizons": (1, 2, 14),
+    }
+    version = read_context(copied, BTC, "calibrated", DAY).forecast.data_version
+    put_forecasts(copied, candles, version, 1, **again)
+    context = read_context(copied, BTC, "calibrated", DAY)
+    assert [one.horizon for one in context.forecast.horizons] == list(HORIZONS)
+    assert [one.first.prediction_id for one in context.revisions] == ["again"]
+    assert (len(context.past), context.forecast_count) == (120, 121)
+
+
+def test_an_earlier_run_that_is_over_is_not_drawn(copied: Home) -> None:
+    candles = made_up(DAYS + 31)
+    put_forecasts(copied, candles, store(copied, candles), 1)
+    assert read_context(copied, BTC, "calibrated", DAY).earlier is None
+    candles = made_up(DAYS + 60)
+    put_forecasts(copied, candles, store(copied, candles), 1)
+    earlier = read_context(copied, BTC, "calibrated", DAY).earlier
+    assert earlier is not None
+    assert earlier.horizons[-1].target_day == date(2020, 2, 24) + timedelta(days=61)
+
+
+def test_points_have_no_earlier_run_to_compare(home: Home) -> None:
+    forecast = read_context(home, BTC, "calibrated", DAY).forecast
+    published = Predictions(home).newest(BTC, "calibrated", 2).to_pylist()
+    point = replace(forecast, horizons=(replace(forecast.first, quantiles=None),))
+    assert earlier_run(home, forecast, published) is not None
+    assert earlier_run(home, point, published) is None
+    assert earlier_run(home, forecast, published[1:]) is None
 
 
 def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed(

@@ -21,10 +21,23 @@ from storage.models.registry import Models
 from storage.prices.price_store import Prices
 from storage.reports import Reports
 from tasks.core.forecast import Forecast
+from tasks.evaluation.components import ComponentComparison
+from tasks.profiles.baselines import BASELINES
 from tasks.report.context import products_with_forecasts, read_context
 from tasks.report.page import render, render_index, write_page, write_report
+from tasks.report.text import component_name
 from tests.helpers import BTC, NOW, PROJECT, SHA, made_up, modules_after, store
-from tests.pages import DAY, empty_home, full_home, lineage, put_forecasts, put_model, put_product, spoil
+from tests.pages import (
+    DAY,
+    HORIZONS,
+    empty_home,
+    full_home,
+    lineage,
+    put_forecasts,
+    put_model,
+    put_product,
+    spoil,
+)
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}</style></title>"
 TWO_MEGABYTES = 2_000_000
@@ -135,9 +148,19 @@ def test_the_forecast_its_intervals_and_its_lineage(page: Page, home: Home) -> N
         "Four days in five the close should lie in it, one in five outside.",
         "does not know whether the next close will be higher or lower",
         "no ground for a trade",
-        "118 forecasts scored.",
-        "forecasts CRPS / naive 50 % covered 80 % covered 95 % covered RMSE RMSE / naive",
-        "HAR volatility with weekday and Student t",
+        "118 forecasts of the next day scored.",
+        "at the end of the day, UTC; and the days ahead up to 25 Mar 2020",
+        "80 % interval and median as forecast from 23 Feb 2020",
+        "Between 3, 7 and 30 days ahead nothing is forecast: straight lines lead across.",
+        "The next days, in USD Day Days ahead Median 80 % 95 % 25 Feb 1 ",
+        "the close of each of these days may be, each day for itself: not the way there.",
+        "days ahead forecasts CRPS / naive CRPS / best baseline 50 % covered 80 % covered 90 % covered 95 %",
+        "over h days, n of them count as n / h in the ranges of coverage",
+        "They are the losses of its twin, trained without the newest 180 days, which the gate judges.",
+        "model's twin trained through 2019-07-17",
+        "forecasts CRPS / naive CRPS / best baseline 50 % covered 80 % covered 95 % covered RMSE",
+        "HAR volatility with a memory of 120 days, weekday and Student t",
+        "Against the best baseline, ",
         "the model alone, before mixing and tracking",
         "no alarm is possible yet, 118 of 180 days",
         "The CRPS is that of the log return of the close, so it has no unit",
@@ -150,14 +173,65 @@ def test_sentences_of_the_page(page: Page, text: str) -> None:
     assert text in page.text
 
 
+def test_the_next_days_are_a_table(page: Page, home: Home) -> None:
+    horizons = read_context(home, BTC, "calibrated", DAY).forecast.horizons
+    assert [one.horizon for one in horizons] == list(HORIZONS)
+    for one in horizons:
+        (low, high), (lowest, highest) = (one.interval(percent) or (0.0, 0.0) for percent in (80, 95))
+        day = f"{one.target_day.day} {one.target_day:%b}"
+        ends = f"{low:,.2f} to {high:,.2f} {lowest:,.2f} to {highest:,.2f}"
+        assert f"{day} {one.horizon} {one.point:,.2f} {ends}" in page.text
+
+
+def test_a_single_day_is_no_fan(copied: Home) -> None:
+    put_newer(copied, horizons=(1,))
+    page = page_of(copied)
+    assert len(page.figures["fan"]["ahead"]["days"]) == 1
+    assert "for one day: not the way there, nor any later day" in page.text
+    assert "The next days" not in page.text
+    # The run of the day before forecast further.
+    assert "as forecast from 24 Feb 2020" in page.text
+
+
+@pytest.mark.parametrize(
+    ("component", "sentence"),
+    [
+        ("har_120_t", "No best baseline has a drift"),
+        (
+            "har_120_t_drift",
+            "Such a one is the best 7, 30 days ahead: there, part of what is gained on naive",
+        ),
+    ],
+)
+def test_a_best_baseline_with_a_drift_is_pointed_out(home: Home, component: str, sentence: str) -> None:
+    context = read_context(home, BTC, "calibrated", DAY)
+    horizons = [
+        replace(
+            one,
+            best_baseline=ComponentComparison(
+                component if one.horizon > 3 else "har_120_t", 99, 0.1, 0.9, 0.01
+            ),
+        )
+        for one in context.board.horizons
+    ]
+    page = Page(render(replace(context, board=replace(context.board, horizons=tuple(horizons)))))
+    assert sentence in page.text
+    assert f"({component}, p 0.01)" in page.text
+
+
+def test_every_baseline_has_words() -> None:
+    names = {component_name(baseline) for baseline in BASELINES}
+    assert len(names) == len(BASELINES)
+    assert component_name("har_120_t_drift").endswith(
+        "Student t, moved by the mean return of all days before"
+    )
+
+
 def test_notes_of_an_old_page_and_an_old_model(copied: Home) -> None:
     context = read_context(copied, BTC, "calibrated", date(2020, 5, 1))
     old = Page(render(replace(context, model=replace(context.model, age_days=360)))).text
     assert "over 66 days before this page was written" in old
-    assert (
-        "The newest close is of 24 Feb 2020, 67 days before this page was written: the day of the newest"
-        in old
-    )
+    assert "The newest close is of 24 Feb 2020, 67 days before this page was written: the first day of" in old
     assert "closecast run with a file of later days forecasts on" in old
     assert "The model is 360 days old; after 180 days a successor is overdue" in old
     store(copied, made_up(422))
@@ -237,7 +311,9 @@ def test_the_gates_figures(copied: Home) -> None:
     mark(copied, gate="passed: CRPS ratio 0.9912", gate_ratio="0.99123456", gate_days="180")
     text = page_of(copied).text
     assert "passed: CRPS ratio 0.9912" in text
-    assert "The gate Before this version became champion" in text
+    assert (
+        "Before this version became champion, its twin, trained without the newest 180 days, had to" in text
+    )
     assert "days 180 champion –" in text
     assert "ratio 0.99123 limit –" in text
 
@@ -325,14 +401,15 @@ def test_a_point_profile_has_no_intervals_and_shows_its_figures(empty: Home) -> 
     put_product(empty, profile="article", count=40)
     page = page_of(empty, "article")
     assert sorted(page.figures) == ["fan", "losses", "past"]
-    assert page.figures["fan"]["quantiles"] == []
-    for text in ("a point and no intervals", "38 forecasts scored", "test RMSE 1,088.25 USD"):
+    assert sorted(page.figures["fan"]["ahead"]) == ["days", "last", "origin", "point"]
+    assert page.figures["fan"]["earlier"] is None
+    for text in ("a point and no intervals", "38 forecasts of the next day scored", "test RMSE 1,088.25 USD"):
         assert text in page.text
     assert "age of the model 0 days on the origin" in page.text
     pictures = [given for tag, given in page.tags if tag == "img"]
     assert len(pictures) == 3
     assert all(str(one["src"]).startswith("data:image/png;base64,") and one["alt"] for one in pictures)
-    for text in ("Calibration", "CRPS is that of"):
+    for text in ("Calibration", "CRPS is that of", "The next days", "days ahead", "twin"):
         assert text not in page.text
     index = Page(Reports(empty).index.read_text()).text
     assert "none no interval –" in index

@@ -27,6 +27,7 @@ from tasks.report.prefect_artifacts import (
     newest_forecasts,
     products_markdown,
     raise_alarms,
+    training_progress,
 )
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
@@ -45,7 +46,15 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
 
 def missed_board() -> Scoreboard:
     days = [date(2020, 1, 1) + timedelta(days=n) for n in range(180)]
-    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02}
+    figures: dict[str, Any] = {
+        "horizon": 1,
+        "pit": 0.999,
+        "error": 1.0,
+        "naive_error": 1.0,
+        "crps": 0.02,
+        "naive_crps": 0.02,
+    }
+    figures |= {"component_names": ["har_120_t"], "component_crps": [0.025]}
     covered = {"covered_50": False, "covered_80": False, "covered_95": False}
     return scoreboard(pd.DataFrame([{"target_day": day, **figures, **covered} for day in days]))
 
@@ -64,7 +73,7 @@ def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
     )
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") == 3 for line in table)
-    for word in ("Gap", "Warning", "Alarm", "Scoreboard", "Component"):
+    for word in ("Gap", "Warning", "Alarm", "Scoreboard", "Component", "next days"):
         assert word not in text
 
 
@@ -75,9 +84,20 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     assert "a point without intervals" not in text
     assert "| lstm | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in text
     assert "**Warning:** an old model" in text
+    assert "next days" not in text
     for percent in (80, 95):
         assert text.count(f"**Alarm:** the {percent} % interval covered 0.0 %") == 1
     assert "## Scoreboard" in text
+    assert "| 0.8000 (har_120_t, p –) |" in text
+
+
+def test_markdown_shows_the_next_days() -> None:
+    single = forecast_by_hand(400, "id-0", profile=quick())
+    later = replace(single.first, horizon=7, target_day=single.origin_day + timedelta(days=7), point=8123.5)
+    text = forecast_markdown(replace(single, horizons=(single.first, later)), prices(), NOTHING_SCORED)
+    assert "## The next days\n\n| day | days ahead | median, USD | 80 % | 95 % |" in text
+    low, high = later.interval(80) or (0.0, 0.0)
+    assert f"| 2020-02-11 | 7 | 8,123.50 | {low:,.2f} to {high:,.2f} |" in text
 
 
 def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
@@ -174,8 +194,39 @@ def test_members_have_equal_shares_and_early_stopping_completes_one(received: li
         assert received == []  # most days train nothing
         for member, epoch in (("a", 1), ("b", 5), ("a", 10), ("b", 6), ("b", 10)):
             report_epoch(member, epoch, 10)
-    assert received[:2] == ["training-btc-usd", "BTC-USD: training, 2 members"]
+    assert received[:2] == ["training-btc-usd", "BTC-USD: training, networks: 2"]
     assert received[2:] == pytest.approx([5.0, 30.0, 75.0, 80.0, 100.0])
+
+
+def test_a_member_trains_twice_in_a_training_with_a_twin(received: list[Any]) -> None:
+    with training_progress(BTC, quick(members=2)):
+        for epochs in (4, 2):  # the twin, then the model itself, for as many epochs as were best
+            for epoch in range(1, epochs + 1):
+                for member in ("member 1", "member 2"):
+                    report_epoch(member, epoch, epochs)
+    assert received[2:] == pytest.approx([6.25, 12.5, 18.75, 25, 31.25, 37.5, 43.75, 50, 62.5, 75, 87.5, 100])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_progress_ends_at_100_without_a_twin_and_does_not_begin_without_a_training(
+    received: list[Any], trained: bool
+) -> None:
+    with training_progress(BTC, quick()):
+        if trained:
+            report_epoch("member 1", 1, 2)
+            report_epoch("member 1", 2, 2)
+    assert received[2:] == ([25.0, 50.0, 100.0] if trained else [])
+
+
+def test_a_training_that_fails_does_not_end_at_100(received: list[Any]) -> None:
+    def fail() -> None:
+        with training_progress(BTC, quick()):
+            report_epoch("member 1", 1, 2)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert received[2:] == [25.0]
 
 
 def test_the_first_and_the_last_epoch_are_sent_at_once(

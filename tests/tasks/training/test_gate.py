@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -32,10 +33,11 @@ LAST: date = made_up(DAYS)["day_utc"].iloc[-1].date()
 @functools.cache
 def network(columns: Columns, seed: int) -> tuple[Any, ...]:
     settings = PROFILE.settings
-    features = 11 if columns == ALL else 7
+    features = 16 if columns == ALL else 12
     built = calibrated_network(
         lookback=settings.lookback,
         features=features,
+        horizons=len(settings.horizons),
         units=settings.units,
         dropout=0.0,
         head_sd=settings.head_sd,
@@ -47,7 +49,7 @@ def network(columns: Columns, seed: int) -> tuple[Any, ...]:
 def model(unseen: int = 180, *, wider: float = 0.0, columns: Columns = ALL, seed: int = 1) -> FittedModel:
     """A model with intervals of about the right width, or `exp(wider)` times that; those days are unseen."""
     weights = [array.copy() for array in network(columns, seed)]
-    weights[-1][1] += wider
+    weights[-1][1::3] += wider  # every head's log sigma
     return FittedModel(Ensemble(columns, (weights,)), LAST - timedelta(days=unseen))
 
 
@@ -88,7 +90,7 @@ def test_the_limit_is_tighter_over_a_year(unseen: int, days: int, limit: float) 
 @pytest.mark.parametrize("unseen", [180, 365])
 def test_a_ratio_at_the_limit_passes_and_the_next_float_does_not(unseen: int) -> None:
     field = f"gate_ratio_{unseen}"
-    pair = model(unseen), model(unseen, wider=0.6)
+    pair = model(unseen), model(unseen, wider=1.0)
     ratio = judge(*pair).ratio
     assert ratio > 1
     assert judge(*pair, profile=quick(**{field: ratio})).passed
@@ -104,18 +106,45 @@ def test_fewer_than_180_unseen_days_refuse(unseen: tuple[int, int]) -> None:
     assert result.days == min(unseen)
 
 
+def test_the_twin_is_judged_in_place_of_a_model_that_has_seen_the_days() -> None:
+    """A published network is trained on every day: of it nothing is judged."""
+    good, ruined = model(0), model(0, wider=3.0)
+    pair = replace(good, twin=model(180)), replace(ruined, twin=model(180))
+    result = judge(*pair)
+    assert (result.ratio, result.passed, result.days) == (1.0, True, 180)
+    refused = judge(replace(good, twin=model(180)), replace(good, twin=model(180, wider=3.0)))
+    assert not refused.passed
+    assert refused == judge(model(180), model(180, wider=3.0))
+    # A champion of a short series has no twin: by and by it has not seen the days itself.
+    assert judge(model(180), pair[1]).passed
+    assert not judge(model(179), pair[1]).passed
+    assert not judge(pair[0], model(179)).passed
+    assert not judge(pair[0], replace(good, twin=model(179))).passed
+
+
+def test_the_first_horizon_alone_is_judged() -> None:
+    def changed(horizon: int) -> FittedModel:
+        challenger = model()
+        weights = [array.copy() for array in challenger.state.members[0]]
+        weights[-1][3 * horizon + 1] += 3.0
+        return replace(challenger, state=replace(challenger.state, members=(weights,)))
+
+    assert judge(model(), changed(1)) == judge(model(), changed(2)) == judge(model(), model())
+    assert not judge(model(), changed(0)).passed
+
+
 def test_only_the_unseen_days_count() -> None:
     pair = model(), model(wider=0.2)
     result = judge(*pair)
     figures = ["open", "high", "low", "close"]
-    garbage = made_up(DAYS)
-    # Far enough back that no window, mean or sigma of the gate's days reaches it.
-    garbage.loc[:99, figures] *= np.random.default_rng(5).uniform(0.5, 2.0, (100, 1))
-    assert judge(*pair, garbage) == result
+    before = made_up(DAYS)
+    # Far enough back that hardly anything of it is left in the sigmas of the gate's days.
+    before.loc[:99, figures] *= np.random.default_rng(5).uniform(0.9, 1.1, (100, 1))
+    assert judge(*pair, before).champion_crps == pytest.approx(result.champion_crps, rel=5e-4)
     for row in (DAYS - 1, DAYS - 180, DAYS - 190):  # the last day, the first one, and one in its window
         moved = made_up(DAYS)
         moved.loc[row, figures] *= 1.2
-        assert judge(*pair, moved).champion_crps != result.champion_crps
+        assert judge(*pair, moved).champion_crps != pytest.approx(result.champion_crps, rel=5e-4)
 
 
 def test_the_mean_crps_is_of_the_unseen_days_that_both_models_forecast(

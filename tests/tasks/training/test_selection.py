@@ -61,7 +61,7 @@ def ruined(*args: Any, **more: Any) -> FittedModel:
     """A training whose model forecasts intervals twenty times too wide."""
     fitted = honest_fit(*args, **more)
     weights = [array.copy() for array in fitted.state.members[0]]
-    weights[-1][1] += 3.0
+    weights[-1][1::3] += 3.0
     return replace(fitted, state=replace(fitted.state, members=(weights,)))
 
 
@@ -79,7 +79,8 @@ def test_the_first_run_makes_a_champion(runs: Runs) -> None:
         "parent": "none",
         "pooled": "none",
         "origin_day": str(day(MADE)),
-        "trained_through": str(day(MADE - 180)),
+        "trained_through": str(day(MADE)),
+        "twin_trained_through": str(day(MADE - 180)),
         "series": "csv@0",
         "data_version": runs.data(MADE),
         "recipe_version": runs.profile.recipe_version,
@@ -89,23 +90,28 @@ def test_the_first_run_makes_a_champion(runs: Runs) -> None:
     bundle = Models(runs.home).open(version)
     bundle.verify()
     names = {"ensemble.json", "settings.json", "calibration.json", "losses.json", "lineage.json"}
-    assert set(bundle.manifest) == names | {"member-1.weights.h5", "figures/losses.png"}
-    model = runs.model()
-    assert model.lineage.weights_sha256 == weights_digest(runs.profile, model.fitted)
-    assert (model.lineage.holdout_days, model.lineage.gaps) == (180, ())
-    (network,) = bundle.read_json("losses.json")["networks"]
-    assert runs.metrics("1")["network_1_best_val_loss"] == network["val_loss"][-1]
+    twin = {"twin/ensemble.json", "twin/member-1.weights.h5"}
+    assert set(bundle.manifest) == names | twin | {"member-1.weights.h5", "figures/losses.png"}
+    losses = bundle.read_json("losses.json")
+    assert losses["networks"][0]["val_loss"] == [None]  # it was trained on every day
+    assert runs.metrics("1")["twin_network_1_best_val_loss"] == losses["twin"][0]["val_loss"][-1]
+    assert runs.model().lineage.gaps == ()
 
 
 def test_fine_tuning_is_due_after_30_days_and_keeps_the_offsets(lenient: Runs) -> None:
     assert lenient.select(MADE + 30).version == "2"
     first, second = (lenient.versions()[number].tags for number in ("1", "2"))
     assert (second["training_kind"], second["parent"], second["status"]) == ("fine-tune", "1", "accepted")
-    assert second["weights_sha256"] != first["weights_sha256"]
-    assert second["trained_through"] == str(day(MADE + 30 - 180))
+    for name in ("weights_sha256", "twin_weights_sha256"):
+        assert second[name] != first[name]
+    assert second["trained_through"] == str(day(MADE + 30))
+    assert second["twin_trained_through"] == str(day(MADE + 30 - 180))
     assert second["gate_champion"] == "1"
     parent, child = (lenient.model(number).fitted.quantile_offsets for number in ("1", "2"))
-    assert parent.tobytes() == child.tobytes()
+    assert parent
+    assert child
+    assert list(parent) == list(child) == [1, 3, 7]
+    assert [own.tobytes() for own in parent.values()] == [own.tobytes() for own in child.values()]
 
 
 def test_refit_is_due_after_90_days_and_passes_the_gate(lenient: Runs) -> None:
@@ -266,6 +272,7 @@ def test_lineage_names_the_pool_and_why_products_are_left_out(
     runs = stored.with_settings(pool_products=pool_products)
     monkeypatch.setattr(CalibratedProfile, "fit", spy := MagicMock(wraps=runs.profile.fit))
     assert runs.select(MADE).version == "1"
+    assert [call.kwargs for call in spy.call_args_list] == [{"holdout_days": 180}, {"epochs": 1}]
     pooled = {name: one.candles for name, one in spy.call_args.args[1].items()}
     lasts = {name: frame["day_utc"].iloc[-1].date() for name, frame in pooled.items()}
     assert lasts == {"ETH-USD": day(MADE), "LTC-USD": day(500), "DOT-USD": day(MADE)}
@@ -278,7 +285,7 @@ def test_lineage_names_the_pool_and_why_products_are_left_out(
     assert lineage.not_pooled == {
         "ADA-USD": f"begins on {day(MADE + 1)}",
         "XRP-USD": "is not in the database",
-        "DOT-USD": f"has no window up to {day(MADE - 360)}",
+        "DOT-USD": f"has no window up to {day(MADE)}",
     }
     assert lineage.windows["pooled ETH-USD"] > 0
     assert runs.versions()["1"].tags["pooled"] == "ETH-USD,LTC-USD"

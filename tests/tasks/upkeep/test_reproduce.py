@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -18,22 +19,27 @@ from tasks.core.history import PriceHistory
 from tasks.core.tensorflow_runtime import library_versions
 from tasks.forecast.publish import publish_forecast
 from tasks.profiles.article import ArticleProfile
-from tasks.training.registration import load_model
+from tasks.profiles.base import FittedModel
+from tasks.profiles.baselines import baselines_of
+from tasks.training.registration import fit_with_twin, load_model
 from tasks.upkeep import reproduce
 from tasks.upkeep.reproduce import Comparison, reproduce_forecast
-from tests.calibrated import MADE, Runs
+from tests.calibrated import HORIZONS, MADE, Runs, day
 from tests.helpers import BTC, NOW, SMALL, made_up, modules_after, trained_home
 from tests.lived import DAYS
 
 
+@pytest.mark.parametrize("horizon", HORIZONS)
 @pytest.mark.parametrize("number", range(MADE, MADE + DAYS))
-def test_every_forecast_is_reproduced_to_the_last_bit(shared_runs: Runs, number: int) -> None:
-    result = reproduce_forecast(shared_runs.home, shared_runs.prediction_id(number))
+def test_every_forecast_is_reproduced_to_the_last_bit(shared_runs: Runs, number: int, horizon: int) -> None:
+    result = reproduce_forecast(shared_runs.home, shared_runs.prediction_id(number, horizon))
     assert result.same
     names = [figure.name for figure in result.figures]
-    assert {"point", "lower_95", "quantiles", "lstm: quantiles", "har_t: sigma"} <= set(names)
-    assert sum(len(figure.stored) for figure in result.figures) == 8 + 2 * 23 + 5 * 24
+    assert {"point", "lower_95", "quantiles", "lstm: quantiles", "har_120_t: sigma"} <= set(names)
+    parts = 1 + len(baselines_of(horizon))
+    assert sum(len(figure.stored) for figure in result.figures) == 8 + 2 * 23 + parts * 24
     assert (result.weights, result.changed_versions) == ((), {})
+    assert [one.horizon for one in result.forecast.horizons] == [horizon]
 
 
 def test_retraining_gives_the_same_weights_and_writes_nothing(shared_runs: Runs) -> None:
@@ -42,10 +48,17 @@ def test_retraining_gives_the_same_weights_and_writes_nothing(shared_runs: Runs)
         return {path: path.stat().st_mtime_ns for path in paths if "prices.db" not in path.name}
 
     before = files()
-    result = reproduce_forecast(shared_runs.home, shared_runs.prediction_id(MADE), retrain=True)
+    result = reproduce_forecast(shared_runs.home, shared_runs.prediction_id(MADE, 7), retrain=True)
     assert result.same
-    assert [figure.name for figure in result.weights] == ["weights of network 1", "quantile offsets"]
-    assert len(result.weights[0].stored) > 100
+    network, twin, offsets = result.weights
+    assert [figure.name for figure in result.weights] == [
+        "weights of network 1",
+        "weights of twin's network 1",
+        "quantile offsets",
+    ]
+    assert len(network.stored) == len(twin.stored) > 100
+    assert network.stored != twin.stored
+    assert len(offsets.stored) == 3 * 23
     assert files() == before
     assert len(shared_runs.versions()) == 1
 
@@ -67,7 +80,31 @@ def test_a_fine_tuned_model_is_retrained_from_its_parent(runs: Runs) -> None:
     assert runs.versions()["2"].tags["training_kind"] == "fine-tune"
     result = reproduce_forecast(runs.home, forecast.first.prediction_id, retrain=True)
     assert result.same
-    assert result.weights
+    assert len(result.weights) == 3
+    lineage = runs.model("2").lineage
+    assert (lineage.trained_through, lineage.twin and lineage.twin.trained_through) == (
+        day(MADE + 190),
+        day(MADE + 10),
+    )
+
+
+def test_a_network_or_twin_that_differs_by_one_bit_is_named(
+    shared_runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = fit_with_twin
+
+    def changed(*args: Any) -> FittedModel:
+        fitted = honest(*args)
+        assert fitted.twin
+        weights = fitted.twin.state.members[0][0]
+        weights[0, 0] = np.nextafter(weights[0, 0], np.float32(9))
+        return fitted
+
+    monkeypatch.setattr(reproduce, "fit_with_twin", changed)
+    result = reproduce_forecast(shared_runs.home, shared_runs.prediction_id(MADE), retrain=True)
+    assert not result.same
+    different = [one.name for one in (*result.weights, *result.figures) if not one.same]
+    assert different == ["weights of twin's network 1"]
 
 
 def test_restated_closes_later_outcomes_and_compaction_change_nothing(runs: Runs) -> None:
@@ -125,7 +162,7 @@ def test_an_unknown_id_is_refused(shared_runs: Runs, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("table", "message"),
-    [("calibrator", "the calibrator state .* is missing"), ("components", "has no components")],
+    [("calibrator", "the calibrator state .* is missing"), ("components", "lacks components")],
 )
 def test_missing_rows_are_damage(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, table: str, message: str

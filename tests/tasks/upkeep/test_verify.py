@@ -30,7 +30,7 @@ from storage.upkeep.compaction import compact_table
 from storage.upkeep.references import light_rows
 from tasks.upkeep import verify
 from tasks.upkeep.verify import verify_home
-from tests.calibrated import Runs, day
+from tests.calibrated import HORIZONS, Runs, day
 from tests.helpers import BTC, NOW
 from tests.lived import DAYS
 
@@ -70,8 +70,9 @@ def test_an_unchanged_home_has_no_findings(shared_runs: Runs, tmp_path: Path) ->
     assert result.findings == []
     checked = result.checked
     assert checked["candles"] == 1000
-    assert checked["forecasts"] == DAYS
-    assert checked["scores"] == DAYS - 1
+    assert checked["forecasts"] == len(HORIZONS) * DAYS
+    # Of the next day all but the newest, of three days ahead the first.
+    assert checked["scores"] == DAYS - 1 + DAYS - 3
     assert checked["model versions"] == 1
     assert min(checked[kind] for kind in ("data versions", "components", "states of calibrator")) >= DAYS
     assert checked["files of models"] > 5
@@ -194,7 +195,7 @@ def test_a_deleted_candle_and_its_data_versions_are_named(runs: Runs) -> None:
     version = runs.data(601)
     sql(runs.home, "prices.db", f"DELETE FROM data_versions WHERE data_version = '{version}'")  # noqa: S608
     lost = [line for line in findings(runs) if f"its data version {version} is missing or changed" in line]
-    assert [line.split()[0] for line in lost] == ["forecast", "score"]
+    assert [line.split()[0] for line in lost] == [*["forecast"] * len(HORIZONS), "score"]
     sql(runs.home, "prices.db", "DELETE FROM candles WHERE seq = 600")
     lines = "\n".join(findings(runs))
     assert "candle 600 is missing" in lines
@@ -335,12 +336,28 @@ def test_a_changed_or_missing_response_is_named(fetched: Home) -> None:
 def test_a_missing_model_version_is_named_once_per_forecast(runs: Runs) -> None:
     models = Models(runs.home)
     models.delete(models.version(BTC, "calibrated", "1"))
-    assert sum("its model version 1 is missing" in line for line in findings(runs)) == DAYS
+    missing = sum("its model version 1 is missing" in line for line in findings(runs))
+    assert missing == len(HORIZONS) * DAYS
+
+
+def test_a_damaged_or_missing_twin_is_named(runs: Runs) -> None:
+    (twin,) = (runs.home.root / "models").rglob("twin/member-1.weights.h5")
+    content = twin.read_bytes()
+    for put in (content[:-1] + b"X", b"", None):
+        if put is None:
+            twin.unlink()
+        else:
+            twin.write_bytes(put)
+        (line,) = findings(runs)
+        assert "twin/member-1.weights.h5" in line
+    twin.write_bytes(content)
+    assert findings(runs) == []
 
 
 TAGS = (
     *("data_version", "origin_day", "training_kind", "recipe_version", "series"),
     *("trained_through", "parent", "pooled", "code_version"),
+    *("twin_trained_through", "twin_weights_sha256"),
 )
 
 
@@ -459,7 +476,7 @@ def replaced(table: pa.Table, column: str, value: object) -> pa.Table:
     [
         ("predictions", ("origin_day", 2**31 - 1), "its id is not the digest of what it was made from"),
         ("predictions", ("origin_day", 0), "its model was trained on later days"),
-        ("predictions", ("prediction_id", "a"), f"forecast a is in the table {DAYS} times"),
+        ("predictions", ("prediction_id", "a"), f"forecast a is in the table {len(HORIZONS) * DAYS} times"),
         ("predictions", ("revision", 1), "have the revisions 1"),
         ("scores", ("target_day", 2**31 - 1), "there is no such forecast"),
         ("scores", None, "was scored 2 times by one data version"),

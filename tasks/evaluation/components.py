@@ -1,0 +1,81 @@
+"""The published forecasts against the component forecasts beside them, and the best baseline among these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.types import Floats
+from tasks.evaluation.significance import diebold_mariano, is_enough, ratio
+from tasks.profiles.baselines import baselines_of
+
+
+@dataclass(frozen=True)
+class ComponentComparison:
+    """A component forecast on the same days: its mean CRPS, ours over it, and the Diebold-Mariano p value.
+
+    The p value is None over fewer than 30 days, or ten times the horizon.
+    """
+
+    component: str
+    days: int
+    crps: float
+    ratio: float | None
+    p_value: float | None
+
+
+def component_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """The CRPS of each component forecast from a row a target day of `scores`, of one horizon, oldest first.
+
+    Returns:
+        A column a component, NaN where a day has none; the index is `target_day`, datetime64[s].
+    """
+    pairs = zip(scores["component_names"], scores["component_crps"], strict=True)
+    rows = [{} if names is None else dict(zip(names, crps, strict=True)) for names, crps in pairs]
+    days = pd.Index(scores["target_day"].astype("datetime64[s]"), name="target_day")
+    return pd.DataFrame(rows, index=days, dtype=np.float64).sort_index()
+
+
+def compare_components(
+    forecasts: pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
+) -> list[ComponentComparison]:
+    """Our forecasts (`target_day`, `crps`) against each column of scores, on the days that both have."""
+    return [_compare(forecasts, scores[[name]], str(name), horizon) for name in scores.columns]
+
+
+def compare_best_baseline(
+    forecasts: pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
+) -> ComponentComparison | None:
+    """Our forecasts (`target_day`, `crps`) against `best_baseline`, on the days that every baseline has.
+
+    `scores` are as `component_scores` gives them, of the same horizon. None where there is no such day.
+    """
+    scores = scores[scores.index.isin(forecasts.dropna(subset="crps")["target_day"])]
+    known = [name for name in baselines_of(horizon) if name in scores and scores[name].notna().any()]
+    baselines = scores[known].dropna()
+    best = best_baseline({name: baselines[name].to_numpy(np.float64) for name in known}, horizon=horizon)
+    return _compare(forecasts, baselines[[best]], best, horizon) if best else None
+
+
+def best_baseline(scores: Mapping[str, Floats], *, horizon: int = 1) -> str | None:
+    """The horizon's baseline of the lowest mean CRPS, (days,) each; None without a baseline or a day.
+
+    It is chosen after the fact, from the very days that it is compared on: the bar is against us.
+    """
+    means = {
+        name: scores[name].mean() for name in baselines_of(horizon) if name in scores and len(scores[name])
+    }
+    return min(means, key=lambda name: means[name]) if means else None
+
+
+def _compare(
+    forecasts: pd.DataFrame, scores: pd.DataFrame, component: str, horizon: int
+) -> ComponentComparison:
+    both = forecasts.set_index("target_day")[["crps"]].join(scores, how="inner").dropna().sort_index()
+    ours, theirs = both.to_numpy(np.float64).T
+    mean = float(theirs.mean())
+    p_value = diebold_mariano(ours, theirs, horizon=horizon) if is_enough(len(both), horizon) else None
+    return ComponentComparison(component, len(both), mean, ratio(float(ours.mean()), mean), p_value)
