@@ -225,7 +225,7 @@ def days_to_backfill(home: Home, history: PriceHistory, profile: str, *, limit: 
     """
     if limit < 1:
         return []
-    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"])
+    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"], horizon=1)
     earlier = [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
     if not earlier:
         return []
