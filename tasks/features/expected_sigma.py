@@ -171,8 +171,8 @@ def weekday_ewma_sigma(
 def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -> Floats:
     """The size of each weekday's log returns over the typical one, shape (7,); both arguments (days,).
 
-    The mean size of a return, each weekday's clipped at its quantile of `clip_level`, over the geometric mean of
-    the weekdays. 1 for a weekday without a move.
+    The mean size of a return, each weekday's clipped at its quantile of `clip_level`, over the geometric mean
+    of the weekdays. 1 for a weekday without a move.
     """
     sizes = np.full(WEEK, np.nan)
     for day in range(WEEK):
