@@ -192,7 +192,7 @@ def test_a_coverage_alarm_and_a_stale_model_are_alerts_of_a_completed_run(
 def store_misses(home: Home, candles: pd.DataFrame, newest: date) -> None:
     """Store forecasts and scores of 180 days, up to ten days ago, whose intervals all missed."""
     closes = dict(zip(candles["day_utc"].dt.date, candles["close"], strict=True))
-    (stored,) = Predictions(home).between().to_pylist()
+    (stored,) = Predictions(home).between(horizon=1).to_pylist()
     days = [newest - number * DAY for number in range(190, 10, -1)]
     publish_all(
         home,
@@ -226,7 +226,7 @@ def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest
     assert upstream[closes.resource.id] == set()
     assert upstream[model.resource.id] == {closes.resource.id}
     assert upstream[forecast.resource.id] == {closes.resource.id, model.resource.id}
-    row = Predictions(Home(platform.home)).between().to_pylist()[-1]
+    row = Predictions(Home(platform.home)).between(horizon=1).to_pylist()[-1]
     assert forecast.payload["prediction_id"] == row["prediction_id"]
     assert (forecast.payload["target_day"], forecast.payload["point"]) == (
         str(newest + DAY),
