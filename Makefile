@@ -68,7 +68,7 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --numprocesses 2 --dist loadfile tests/test_machines.py tests/flows/test_dask.py
 	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
-		tests/flows/cli/test_signals.py tests/browser
+		tests/flows/cli/test_signals.py tests/browser tests/test_crowd.py
 
 recorded: $(VENV)/.test
 	@$(BIN)/python -m pytest -m recorded --timeout 1800 $(PYTEST_ARGS) tests/test_recorded_forecasts.py

@@ -10,7 +10,7 @@ from storage.core.home import Home
 from tests.helpers import BTC
 from tests.soak import crowd
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server"), pytest.mark.engines]
 
 
 @pytest.fixture(autouse=True)
