@@ -152,12 +152,12 @@ def backfill(figures: Figures, took: Took, folder: Path) -> None:
     from tasks.prices.sources import Market
 
     home = folder / "first"
-    first = Predictions(Home(home)).between("BTC-USD")["origin_day"].to_pylist()[0]
+    first = Predictions(Home(home)).between("BTC-USD", horizon=1)["origin_day"].to_pylist()[0]
     before, wanted = recorded_tasks(), MISSED + 1
     origin = first + timedelta(days=wanted)
     daily_forecast(Market(source="sample"), origin=origin, home=str(home), backfill_days=MISSED)
     tasks = recorded_tasks() - before
-    made = Predictions(Home(home)).between("BTC-USD").num_rows - 1
+    made = Predictions(Home(home)).between("BTC-USD", horizon=1).num_rows - 1
     if made != wanted:
         raise SystemExit(f"{made} forecasts were made after the outage, not {wanted}")
     one = f"a day of {wanted} in one run after an outage"
