@@ -1,4 +1,4 @@
-"""The day: closes in, one versioned forecast out; of one product, or of a list of them."""
+"""The day: closes in, versioned forecasts of the next days out; of one product, or of a list of them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ log = logging.getLogger("closecast")
 
 app = typer.Typer(
     name="closecast",
-    help="Daily closes in, one versioned forecast out.",
+    help="Daily closes in, versioned forecasts of the next days out.",
     epilog="Exit codes: 0 done, 1 failed (one line on standard error gives the reason), 2 misuse of the"
     " command line, 130 interrupted, 143 ended by SIGTERM.",
     no_args_is_help=True,

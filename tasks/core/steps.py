@@ -52,7 +52,9 @@ def model_asset(product_id: str, profile: str) -> DataAsset:
 def forecast_asset(product_id: str, profile: str) -> DataAsset:
     """The forecasts of a product."""
     name = f"{product_id} forecast, {profile}"
-    return _asset(product_id, f"{profile}/forecast", name, "The next close, rows of the predictions")
+    return _asset(
+        product_id, f"{profile}/forecast", name, "The closes of the next days, rows of the predictions"
+    )
 
 
 def _asset(product_id: str, path: str, name: str, description: str) -> DataAsset:
