@@ -40,6 +40,20 @@ def nested(quantiles: Sequence[Floats]) -> Floats:
     return fan
 
 
+def tracked_fan(
+    quantiles: Mapping[int, Floats], sigmas: Mapping[int, float], offsets: Mapping[int, Floats]
+) -> dict[int, Floats]:
+    """Quantiles of the log return over each horizon, (23,), moved by its offsets if it has any, as one fan.
+
+    The horizons rise; sigmas are of their log returns.
+    """
+    moved = [
+        apply_offsets(own, offsets[horizon], sigmas[horizon]) if horizon in offsets else own
+        for horizon, own in quantiles.items()
+    ]
+    return dict(zip(quantiles, nested(moved), strict=True))
+
+
 def update_offsets(offsets: Floats, actual_close: float, quantiles: Floats, *, step: float) -> Floats:
     """The offsets (23,) after one outcome: each rises by `step` times its level less (close <= quantile).
 
@@ -87,13 +101,8 @@ class Tracker:
         prices = {horizon: np.empty_like(part) for horizon, part in quantiles.items()}
         for number, (day, close) in enumerate(zip(days, closes, strict=True)):
             self.learn(history, day)
-            fan = nested(
-                [
-                    apply_offsets(part[number], self.offsets[horizon], sigmas[horizon][number])
-                    for horizon, part in quantiles.items()
-                ]
-            )
-            for horizon, returns in zip(quantiles, fan, strict=True):
+            own, scales = ({h: part[number] for h, part in parts.items()} for parts in (quantiles, sigmas))
+            for horizon, returns in tracked_fan(own, scales, self.offsets).items():
                 prices[horizon][number] = to_prices(returns, close)
                 target_day = day + timedelta(days=horizon)
                 self.waiting.append((target_day, horizon, prices[horizon][number]))

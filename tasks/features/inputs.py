@@ -30,7 +30,7 @@ from tasks.features.volatility import (
 # Further ahead, too few outcomes that do not overlap are known.
 MAX_HORIZON = 60
 # The horizons whose expected sigma a window shows, or those nearest to them.
-SHOWN_HORIZONS = (1, 7, 30)
+INPUT_HORIZONS = (1, 7, 30)
 
 
 class InputSettings(Frozen):
@@ -201,11 +201,11 @@ def _scales(sigmas: ExpectedSigmas, recent: Floats) -> Floats:
 
 def _daily_sigmas(sigmas: ExpectedSigmas, recent: Floats) -> list[Floats]:
     """Sigmas per day that a window shows, (days,) each: EWMA's of the next day, HAR's of day, week, month."""
-    shown = [sigmas.ewma[:, 0]]
-    for horizon in SHOWN_HORIZONS:
+    daily = [sigmas.ewma[:, 0]]
+    for horizon in INPUT_HORIZONS:
         column = int(np.argmin(np.abs(sigmas.horizons - horizon)))
-        shown.append(sigmas.har[:, column] / np.sqrt(sigmas.horizons[column]))
-    return [np.where(np.isfinite(sigma), sigma, recent) for sigma in shown]
+        daily.append(sigmas.har[:, column] / np.sqrt(sigmas.horizons[column]))
+    return [np.where(np.isfinite(sigma), sigma, recent) for sigma in daily]
 
 
 def _targets(candles: pd.DataFrame, sigma: Floats, settings: InputSettings) -> Floats:

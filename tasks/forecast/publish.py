@@ -19,7 +19,7 @@ from storage.tables.delta import all_of, between
 from storage.tables.predictions import Predictions
 from storage.tables.schemas import components
 from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
-from tasks.calibration.quantile_tracker import apply_offsets, nested, to_prices
+from tasks.calibration.quantile_tracker import to_prices, tracked_fan
 from tasks.core.forecast import Forecast, HorizonForecast
 from tasks.core.history import PriceHistory
 from tasks.core.model import Model
@@ -122,14 +122,8 @@ def _fan(predicted: Mapping[int, Predicted], states: Mapping[int, CalibratorStat
     """The tracked quantiles of the log return over each horizon, (levels,); none for a point."""
     if any(one.quantiles is None for one in predicted.values()):
         return {}
-    quantiles, sigmas = quantiles_and_sigmas(predicted)
-    tracked = [
-        apply_offsets(rows[0], states[horizon].quantile_offsets, sigmas[horizon][0])
-        if horizon in states
-        else rows[0]
-        for horizon, rows in quantiles.items()
-    ]
-    return dict(zip(quantiles, nested(tracked), strict=True))
+    own, scales = ({h: part[0] for h, part in parts.items()} for parts in quantiles_and_sigmas(predicted))
+    return tracked_fan(own, scales, {horizon: state.quantile_offsets for horizon, state in states.items()})
 
 
 def _horizon_forecast(

@@ -166,23 +166,28 @@ def _har_120_t(past: _Past, horizon: int) -> Floats:
 
 def _around_zero(past: _Past, horizon: int, sigma: Floats, *, min_returns: int = 0) -> Floats:
     """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where either is unknown."""
+    standardized = _standardized(past, horizon, sigma)
 
     def fit(cut: int, rows: Rows) -> Fit | None:
-        standardized = _standardized(past, horizon, sigma, cut)
-        if len(standardized) < min_returns:
+        known = _known(standardized[:cut])
+        if len(known) < min_returns:
             return None
-        size, dof = fit_t(standardized[-T_DAYS:])
+        size, dof = fit_t(known[-T_DAYS:])
         return sigma[rows] * size, dof
 
     return _t_quantiles(past, REFIT_DAYS, fit)
 
 
-def _standardized(past: _Past, horizon: int, sigma: Floats, cut: int) -> Floats:
-    """The known returns over the horizon up to a cut, over the sigma (days,) expected at their origin."""
-    before = rows_before(past.candles, horizon)[:cut]
-    actual, expected = log_returns(past.candles, days=horizon)[:cut], sigma[before]
+def _standardized(past: _Past, horizon: int, sigma: Floats) -> Floats:
+    """Each day's return over the horizon, over the sigma (days,) expected at its origin, (days,) or NaN."""
+    before = rows_before(past.candles, horizon)
+    actual, expected = log_returns(past.candles, days=horizon), sigma[before]
     usable = (before >= 0) & ~np.isnan(actual) & (expected > 0) & (past.counts[before] >= WARM_UP)
-    return actual[usable] / expected[usable]
+    return np.where(usable, actual / np.where(usable, expected, 1.0), np.nan)
+
+
+def _known(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
 
 
 def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
@@ -196,7 +201,7 @@ def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
         if horizon == 1:
             return sigma[rows], float(np.clip(fitted.garch.dof, *DOF))
         # Over some days the tails are those of a sum.
-        size, dof = fit_t(_standardized(past, horizon, sigma, cut)[-T_DAYS:])
+        size, dof = fit_t(_known(_standardized(past, horizon, sigma)[:cut])[-T_DAYS:])
         return sigma[rows] * size, dof
 
     return _or_ewma(_t_quantiles(past, GARCH_REFIT_DAYS, fit), past, horizon)

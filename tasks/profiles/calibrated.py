@@ -21,7 +21,7 @@ from tasks.core.history import PriceHistory
 from tasks.core.types import Floats, Rows
 from tasks.features.expected_sigma import expected_sigmas
 from tasks.features.inputs import Columns, columns_of, make_inputs, usable_rows
-from tasks.features.volatility import with_outcome
+from tasks.features.volatility import log_returns, with_outcome
 from tasks.network.forward import weight_shapes
 from tasks.profiles.base import BaseProfile, FittedModel, Histories, Predicted, quantiles_and_sigmas
 from tasks.profiles.baselines import BASELINES, MIN_RETURNS, MIXED, baseline_quantiles
@@ -44,9 +44,13 @@ class CalibratedProfile(BaseProfile):
 
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
         """Rows whose whole window is known, with no gap in it or before it."""
+        return self._origins(
+            candles, fitted.state.columns if fitted else columns_of(candles, share=self.settings.column_share)
+        )
+
+    def _origins(self, candles: pd.DataFrame, columns: Columns) -> Rows:
         # They are the same for every horizon.
         settings = self.settings.model_copy(update={"horizons": (1,)})
-        columns = fitted.state.columns if fitted else columns_of(candles, share=settings.column_share)
         return usable_rows(make_inputs(candles, settings, columns), lookback=settings.lookback)
 
     def fit(
@@ -101,12 +105,13 @@ class CalibratedProfile(BaseProfile):
     ) -> dict[int, Floats]:
         """The tracker's states after the days that no gradient came from, (levels,) for each horizon."""
         settings, candles = self.settings, history.candles
-        inputs = make_inputs(candles, settings, ensemble.columns)
-        rows = with_outcome(candles, usable_rows(inputs, lookback=settings.lookback))
-        returns = np.cumsum(np.isfinite(inputs.returns))
-        needed = MIN_RETURNS if settings.baseline_share else 0
-        rows = rows[(inputs.days[rows] >= np.datetime64(fitted_through)) & (returns[rows] >= needed)]
         tracker = Tracker.new(self.horizons, step=settings.tracker_step)
+        if fitted_through >= history.origin:  # its twin's days give them
+            return tracker.offsets
+        rows = with_outcome(candles, self._origins(candles, ensemble.columns))
+        returns = np.cumsum(np.isfinite(log_returns(candles)))
+        needed = MIN_RETURNS if settings.baseline_share else 0
+        rows = rows[(history.days[rows] >= fitted_through) & (returns[rows] >= needed)]
         if len(rows):
             predicted = self._predict(ensemble, candles, rows, MIXED if settings.baseline_share else ())
             tracker.track(history, rows, *quantiles_and_sigmas(predicted))
