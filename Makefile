@@ -3,7 +3,7 @@
 # make test   run the tests that need no servers of their own
 # make test-engines  run the tests with PostgreSQL, S3, Dask, Prefect with a worker, and the report in Chromium
 # make soak   run the long tests: kills, many processes, faulty exchange, fuzzing; an hour or two
-# make recorded  make the recorded forecasts of the sample again and compare them; four minutes
+# make recorded  make the recorded forecasts of the sample again and compare them; about a minute
 # make check  run lint, docs, recorded and test: green before a change lands
 # make lint   run ruff, mypy and import-linter
 # make docs   build the pages into docs/_build/html, and run every command and block in them
@@ -13,6 +13,7 @@
 # make images-prefect  take the screenshots of Prefect's page for the docs in Chromium
 # make charts  build the report's chart library with npm
 # make lock   resolve the dependencies into the lock files
+# make platforms  check that the locked packages have wheels for every supported platform; two minutes
 # make bench  measure, and write the figures into docs/performance.md and its pages; twenty minutes
 # make clean  delete environments and built pages
 
@@ -28,7 +29,7 @@ export PIP_NO_INPUT := 1
 # --no-deps, since the lock names everything and older pips refuse a hashed lock with extras in it.
 INSTALL := $(BIN)/python -m pip install --quiet --require-virtualenv --no-deps
 
-.PHONY: help run test test-engines recorded soak check lint docs audit bench serve-demo images images-prefect charts lock clean
+.PHONY: help run test test-engines recorded soak check lint docs audit bench serve-demo images images-prefect charts lock platforms clean
 
 help:
 	@sed -n 's/^# \(make [a-z]\)/\1/p' Makefile
@@ -45,6 +46,7 @@ KILLS ?= 200
 ROUNDS ?= 3
 SOAK ?= 20
 FUZZ_MINUTES ?= 10
+BITS ?= 3000
 
 soak: $(VENV)/.test
 	$(BIN)/python tests/soak/killing.py --kills $(KILLS)
@@ -53,10 +55,11 @@ soak: $(VENV)/.test
 		tests/storage/prices/test_upsert_machine.py tests/tasks/calibration/test_tracker_properties.py tests/tasks/evaluation/test_growth.py \
 		tests/tasks/network/test_training_proof.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
+	$(BIN)/python tests/soak/faults.py --bits $(BITS)
 
 # PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
 # the test dependencies.
-ENGINES := $(BIN)/python -m pytest --engines $(PYTEST_ARGS)
+ENGINES := $(BIN)/python -m pytest --engines --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
@@ -65,10 +68,12 @@ test-engines: $(VENV)/.test
 	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/core/test_location.py \
 		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
-	@$(ENGINES) --numprocesses 2 --dist loadfile tests/test_machines.py tests/flows/test_dask.py
-	@$(ENGINES) --numprocesses 2 --dist loadfile -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
+	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
+	@$(ENGINES) -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
-		tests/flows/cli/test_signals.py tests/browser tests/test_crowd.py
+		tests/flows/cli/test_signals.py tests/flows/cli/test_prompt.py tests/flows/test_api.py \
+		tests/tasks/training/test_pyfunc.py tests/tasks/upkeep/test_faults.py tests/browser tests/test_crowd.py \
+		tests/test_installed.py
 
 recorded: $(VENV)/.test
 	@$(BIN)/python -m pytest -m recorded --timeout 1800 $(PYTEST_ARGS) tests/test_recorded_forecasts.py
@@ -127,7 +132,7 @@ $(VENV)/.run: $(VENV)/bin/python requirements.lock pyproject.toml
 	@echo "Installing the locked dependencies into $(VENV) (3 GB, once)"
 	$(INSTALL) --require-hashes --compile -r requirements.lock
 	$(INSTALL) --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q flows tasks storage closecast.py
+	@$(BIN)/python -m compileall -q closecast flows tasks storage
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run requirements-test.lock
@@ -138,11 +143,25 @@ $(VENV)/.test: $(VENV)/.run requirements-test.lock
 UV := .venv-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
 
-lock:
+.venv-lock/bin/uv:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
+
+# A dry run: the resolver looks for a wheel of each locked package, and installs nothing.
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
+
+platforms: .venv-lock/bin/uv
+	@for lock in requirements*.lock; do for platform in $(PLATFORMS); do for version in 3.11 3.12 3.13; do \
+		.venv-lock/bin/uv pip install --dry-run --quiet --no-deps --require-hashes --only-binary :all: \
+			--target .venv-lock/none --python-platform $$platform --python-version $$version -r $$lock || exit 1; \
+		echo "$$lock: every package has a wheel for Python $$version on $$platform"; \
+	done; done; done
+
+lock: .venv-lock/bin/uv
 	$(UV) --upgrade --output-file requirements.lock
 	$(UV) --extra test --constraint requirements.lock --output-file requirements-test.lock
+	$(UV) --extra postgresql --extra s3 --constraint requirements.lock --override requirements-image.in \
+		--output-file requirements-image.lock requirements-image.in
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-lock build *.egg-info docs/_build docs/reference/_generated

@@ -57,8 +57,8 @@ def article_file(prices: Path, root: Path) -> None:
 
 def pooled(prices: Path, root: Path) -> None:
     """BTC-USD with ETH-USD and LTC-USD in its training and without, side by side."""
-    from tasks.core.quantiles import crps
-    from tasks.evaluation.significance import compare
+    from closecast.tasks.core.quantiles import crps
+    from closecast.tasks.evaluation.significance import compare
 
     files = {"BTC-USD": (ARTICLE, BTC), "ETH-USD": (ETH,), "LTC-USD": (LTC,)}
     home, end = _home(prices, root, "pooled", files), date(2020, 11, 19)
@@ -96,7 +96,18 @@ def ether(prices: Path, root: Path) -> None:
     _print_backtest(_home(prices, root, "eth", {"ETH-USD": (ETH,)}), "ETH-USD", date(2020, 11, 18))
 
 
+def young(prices: Path, root: Path) -> None:
+    """The days 61 to 399 of ETH-USD and LTC-USD, each with the older products in the database."""
+    home = _home(prices, root, "young", {"BTC-USD": (ARTICLE,), "ETH-USD": (ETH,), "LTC-USD": (LTC,)})
+    for product in ("ETH-USD", "LTC-USD"):
+        print(f"### {product}\n")
+        candles = _candles(home, product)
+        first, last = candles["day_utc"].dt.date.iloc[[59, 397]]
+        _print_young(candles, _print_backtest(home, product, last, start=first))
+
+
 PARTS = {
+    "young": young,
     "whole-span": whole_span,
     "litecoin": litecoin,
     "article-file": article_file,
@@ -107,8 +118,8 @@ PARTS = {
 
 def _home(prices: Path, root: Path, name: str, files: dict[str, tuple[str, ...]]) -> str:
     """A home with the files imported, one after the other: the later one's figures count."""
-    from flows.actions import import_file
-    from flows.settings import home_at
+    from closecast.flows.actions import import_file
+    from closecast.flows.settings import home_at
 
     home = home_at(root / name).prepare()
     for product, paths in files.items():
@@ -117,19 +128,52 @@ def _home(prices: Path, root: Path, name: str, files: dict[str, tuple[str, ...]]
     return str(home.root)
 
 
+def _candles(home: str, product: str):  # type: ignore[no-untyped-def]
+    from closecast.flows.settings import home_at
+    from closecast.storage.prices.price_store import Prices
+
+    with Prices(home_at(home)) as prices:
+        return prices.prices_at(
+            prices.data_version(product, prices.last_day(product), created_at=NOW)
+        ).candles
+
+
 def _print_backtest(home: str, product: str, end: date, *, start: date = START, **changed: object):  # type: ignore[no-untyped-def]
     """Print the summary as Markdown, and the CRPS over that of a plain EWMA; the evaluations by horizon."""
-    from flows.backtest import rolling_backtest
-    from flows.settings import home_at
-    from tasks.backtest.result import read_evaluations
-    from tasks.backtest.summary import markdown
+    from closecast.flows.backtest import rolling_backtest
+    from closecast.flows.settings import home_at
+    from closecast.tasks.backtest.result import read_evaluations
+    from closecast.tasks.backtest.summary import markdown
 
     result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home, workers=2)
     evaluations = read_evaluations(home_at(home), product, result.backtest_id, "calibrated")
     refused = sum("refused" in gate for gate in result.gates)
-    print(f"{markdown(result.summaries)}\n\nChallengers: {len(result.gates)}, refused: {refused}.\n")
+    print(f"{markdown(result.every)}\n\nChallengers: {len(result.gates)}, refused: {refused}.\n")
     print(f"CRPS / EWMA(.94)-t without weekdays: {_over_plain_ewma(home, product, evaluations)}\n")
     return evaluations
+
+
+def _print_young(candles, evaluations) -> None:  # type: ignore[no-untyped-def]
+    """Print the CRPS over that of EWMA with the pool's t, and of the quantiles of all own returns so far."""
+    from closecast.tasks.core.quantiles import LEVELS, covered, crps
+    from closecast.tasks.evaluation.significance import compare
+    from closecast.tasks.features.volatility import log_returns
+
+    print("| days ahead | days | / `ewma_t` | DM p | / own returns | DM p | covered 50/80/90/95 |")
+    print("|---|---|---|---|---|---|---|")
+    for horizon, one in evaluations.items():
+        returns, past = np.log(one.close / one.last_close), log_returns(candles, days=horizon)
+        origins = candles["day_utc"].searchsorted(np.array(one.target_days, "datetime64[s]")) - horizon
+        known = [past[: row + 1][np.isfinite(past[: row + 1])] for row in origins]
+        own = np.array([np.quantile(values, LEVELS) for values in known])
+        made = one.quantiles["calibrated"]
+        ours = crps(returns, made)
+        cells = [str(horizon), str(len(returns))]
+        for other in (one.quantiles["ewma_t"], own):
+            over = compare(ours, crps(returns, other), horizon=horizon, seed=2020)
+            cells += [f"{over.ratio:.4f}", f"{over.p_value:.2g}"]
+        shares = (f"{100 * covered(returns, made, percent).mean():.1f}" for percent in (50, 80, 90, 95))
+        print(f"| {' | '.join([*cells, '/'.join(shares)])} |")
 
 
 def _over_plain_ewma(home: str, product: str, evaluations) -> str:  # type: ignore[no-untyped-def]
@@ -137,15 +181,13 @@ def _over_plain_ewma(home: str, product: str, evaluations) -> str:  # type: igno
 
     Its t is fitted as those of the baselines are. No component of a forecast is so plain.
     """
-    from flows.settings import home_at
-    from storage.prices.price_store import Prices
-    from tasks.core.quantiles import crps, student_t
-    from tasks.features.expected_sigma import refit_cuts
-    from tasks.features.volatility import ewma, log_returns, rows_before
-    from tasks.profiles.baselines import REFIT_DAYS, T_DAYS, fit_t
+    from closecast.tasks.core.quantiles import crps, student_t
+    from closecast.tasks.features.expected_sigma import refit_cuts
+    from closecast.tasks.features.volatility import ewma, log_returns, rows_before
+    from closecast.tasks.profiles.baselines import REFIT_DAYS, T_DAYS
+    from closecast.tasks.profiles.student_t import fit_t
 
-    with Prices(home_at(home)) as prices:
-        candles = prices.closes_at(prices.data_version(product, prices.last_day(product), created_at=NOW))
+    candles = _candles(home, product)
     daily = np.sqrt(ewma(np.square(log_returns(candles)), decay=0.94))
     cuts, ratios = refit_cuts(candles, REFIT_DAYS), []
     row_of = {day: row for row, day in enumerate(candles["day_utc"].dt.date)}

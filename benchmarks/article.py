@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flows import clock
-from tasks.core.history import PriceHistory
-from tasks.prices.csv_reader import read_candles
-from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
-from tasks.prices.validation import check_candles
-from tasks.profiles.named import profile_named
+from closecast.flows import clock
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
+from closecast.tasks.prices.validation import check_candles
+from closecast.tasks.profiles.named import profile_named
 
 
 def main() -> None:

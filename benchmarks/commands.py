@@ -45,7 +45,7 @@ def empty() -> None:
 
 empty()
 """
-TENSORFLOW = "from tasks.core.tensorflow_runtime import tensorflow; tensorflow(); import keras"
+TENSORFLOW = "from closecast.tasks.core.tensorflow_runtime import tensorflow; tensorflow(); import keras"
 YARDSTICKS = {
     "libraries": "import pandas, pyarrow, deltalake",
     "prefect": "import prefect",

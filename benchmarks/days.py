@@ -99,11 +99,11 @@ def empty_run(took: Took, tasks: int) -> float:
 
 def days(figures: Figures, took: Took, folder: Path, count: int) -> None:
     """Day after day; a copy of the home of the first day is kept."""
-    from flows.daily import daily_forecast
-    from flows.maintain import maintain
-    from storage.core.home import Home
-    from storage.models.registry import Models
-    from tasks.prices.sources import Market
+    from closecast.flows.daily import daily_forecast
+    from closecast.flows.maintain import maintain
+    from closecast.storage.core.home import Home
+    from closecast.storage.models.registry import Models
+    from closecast.tasks.prices.sources import Market
 
     home, database = folder / "home", folder / "prefect" / "prefect.db"
     models = Models(Home(home))
@@ -146,10 +146,10 @@ def days(figures: Figures, took: Took, folder: Path, count: int) -> None:
 
 def backfill(figures: Figures, took: Took, folder: Path) -> None:
     """The run after an outage, from the home of the first day, which has a forecast of that day alone."""
-    from flows.daily import daily_forecast
-    from storage.core.home import Home
-    from storage.tables.predictions import Predictions
-    from tasks.prices.sources import Market
+    from closecast.flows.daily import daily_forecast
+    from closecast.storage.core.home import Home
+    from closecast.storage.tables.predictions import Predictions
+    from closecast.tasks.prices.sources import Market
 
     home = folder / "first"
     first = Predictions(Home(home)).between("BTC-USD", horizon=1)["origin_day"].to_pylist()[0]
@@ -166,8 +166,8 @@ def backfill(figures: Figures, took: Took, folder: Path) -> None:
 
 def products(figures: Figures, took: Took, folder: Path, count: int) -> None:
     """A day of many products in one flow run: the second one, which scores the first."""
-    from flows.daily import daily_forecasts
-    from storage.core.home import Home
+    from closecast.flows.daily import daily_forecasts
+    from closecast.storage.core.home import Home
 
     home, names = Home(folder / "many").prepare(), [f"P{number:03d}-USD" for number in range(count)]
     last = fill(home, names)
@@ -186,16 +186,16 @@ def products(figures: Figures, took: Took, folder: Path, count: int) -> None:
 
 def fill(home: Any, names: list[str]) -> date:
     """Closes and a trained model for each product; the model is the first one's. Returns the last day."""
-    from flows.daily import daily_forecast
-    from storage.models.registry import Models
-    from storage.prices.price_store import Prices
-    from tasks.prices.sources import Market
+    from closecast.flows.daily import daily_forecast
+    from closecast.storage.models.registry import Models
+    from closecast.storage.prices.price_store import Prices
+    from closecast.tasks.prices.sources import Market
     from tests.helpers import made_up, store
 
     candles = made_up(800)
     stored = {name: store(home, candles, product_id=name) for name in names}
     with Prices(home) as prices:
-        series = {name: prices.series_of(version) for name, version in stored.items()}
+        series = {name: prices.prices_at(version).series for name, version in stored.items()}
     last: date = candles["day_utc"].iloc[-1].date()
     daily_forecast(Market(product_id=names[0]), origin=last - timedelta(days=2), home=str(home.root))
     models = Models(home)
@@ -224,8 +224,8 @@ def recorded_tasks() -> int:
 
 def last_day() -> date:
     """The last day of the sample."""
-    from tasks.prices.csv_reader import read_candles
-    from tasks.prices.sources import SAMPLE
+    from closecast.tasks.prices.file_reader import read_candles
+    from closecast.tasks.prices.sources import SAMPLE
 
     candles = read_candles(SAMPLE.read_bytes(), "BTC-USD", name=SAMPLE.name).candles
     day: date = candles["day_utc"].iloc[-1].date()
@@ -267,8 +267,8 @@ def report(figures: Figures, count: int, many: int, load: float) -> tuple[str, l
     parts = [
         measured_by(f"days.py --days {count} --products {many}", load=load, packages=("prefect",)),
         f"{count} days of the sample in one process: {'; '.join(figures.facts)}. Memory"
-        f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most. Timed is the function"
-        " of a flow: that Prefect makes a run of it and ends it comes on top, for either.",
+        f" {max(figures.megabytes):.0f} MB and open files {max(figures.files)} at most. The times are those"
+        " of the flow's function; Prefect's time to start and end a run comes on top in both columns.",
         "\n".join(table),
     ]
     return "\n\n".join(parts), bars

@@ -19,14 +19,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.rows import NO_OFFSETS, PROFILE, digest, forecast, score
-from storage.core.home import Home
-from storage.locks.locks import product_lock
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.tables.scores import Scores
-from tasks.forecast.publish import component_rows
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import product_lock
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.forecast.publish import component_rows
 from tests.engines import bucket_for, postgresql, s3, stop_servers
 from tests.helpers import BTC, FIRST, NOW, SHA, made_up, store
 
@@ -63,7 +63,7 @@ def day(home: Home, number: int) -> dict[str, float]:
 
     def champion() -> None:
         with Prices(home) as prices:
-            prices.closes_at(data_version)
+            prices.prices_at(data_version)
         version = Models(home).champion(BTC, PROFILE.name)
         if version:
             Models(home).open(version).read("model.weights.h5")
@@ -76,7 +76,7 @@ def day(home: Home, number: int) -> dict[str, float]:
     data_version = timed("prices", bring)
     new, old = (forecast(BTC, one, 1.0, data_version=data_version) for one in (origin, origin - timedelta(1)))
     name, target = new.first.prediction_id, new.first.target_day
-    timed("find the stored forecast", lambda: Predictions(home).find(name, product_id=BTC, target_day=target))
+    timed("find the stored forecast", lambda: Predictions(home).find_all([name], BTC, [target]))
     scored = asdict(score(old, 1.0, number=number, data_version=data_version))
     timed("score", lambda: Scores(home).add([scored]))
     state = {"calibrator_version": digest(name), "product_id": BTC, "profile": PROFILE.name, "horizon": 1}

@@ -70,10 +70,9 @@ def report(few: list[Run], many: list[Run], days: int, load: float) -> str:
         " fresh copy of it and after another day in the same process. Medians, with minimum and"
         " maximum in brackets; ratios are within a round.",
         steps_table(few, many, days),
-        f"The first forecast needs 400 closes, so there are"
-        f" {FEW + 400} and {days + 400:,} of them; and 1 and {versions} model versions. The"
-        " tables were compacted each week but for the last six days. The forecast itself is not storage: its"
-        " baselines are fitted to the whole history.",
+        f"The first forecast needs 400 closes, so there are {FEW + 400} and {days + 400:,} of them, and 1 and"
+        f" {versions} model versions. The tables were compacted each week, except for the last six days. The"
+        " forecast itself is not storage: its baselines are fitted to the whole history.",
     ]
     return "\n\n".join(parts)
 

@@ -30,22 +30,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.growth_home import BEFORE, PRODUCT, fill_home, made_up_candles, moment, request
 from benchmarks.rows import PROFILE
-from storage.core.candle_schema import rejected_frame
-from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator
-from storage.tables.scores import Scores
-from tasks.evaluation.scoring import read_scoreboard, score_due
-from tasks.forecast import publish
-from tasks.prices.coinbase_client import Client, Page
-from tasks.prices.ingest_coinbase import ingest_exchange
-from tasks.report.model_section import figure_files
-from tasks.report.prefect_artifacts import forecast_markdown, newest_forecasts
-from tasks.training.registration import load_model
-from tasks.training.selection import select_model
-from tasks.upkeep.pruning import keep_few_files
+from closecast.storage.core.candle_schema import rejected_frame
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.evaluation.scoring import read_scoreboard, score_due
+from closecast.tasks.forecast import publish
+from closecast.tasks.prices.coinbase_client import Client, Page
+from closecast.tasks.prices.ingest_coinbase import ingest_exchange
+from closecast.tasks.report.model_section import figure_files
+from closecast.tasks.report.prefect_artifacts import forecast_markdown, newest_forecasts
+from closecast.tasks.training.registration import load_model
+from closecast.tasks.training.selection import select_model
+from closecast.tasks.upkeep.pruning import keep_few_files
 
 FEW = 9  # days of the home of the warm-up
 
@@ -118,7 +118,7 @@ def next_day(home: Home, days: int) -> dict[str, float]:
     seconds["publish"] -= seconds["forecast"]
     with step("artifacts"):
         board = read_scoreboard(home, PRODUCT, PROFILE.name)
-        forecast_markdown(forecast, ingested, board)
+        forecast_markdown(forecast, forecast, ingested, board)
         newest_forecasts(home, PRODUCT, PROFILE.name)
         bundle = models.open(models.version(PRODUCT, PROFILE.name, version))
         for file in figure_files(bundle).values():

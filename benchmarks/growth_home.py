@@ -21,22 +21,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import rows
 from benchmarks.rows import NO_OFFSETS, PROFILE, digest
-from storage.core.candle_schema import candle_frame
-from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices.database import Database
-from storage.prices.price_store import Prices
-from storage.prices.queries import insert_new
-from storage.prices.schema import DATA_VERSIONS
-from storage.tables.delta import Table
-from storage.tables.schemas import DAILY_TABLES, PREDICTIONS, SCORES, components
-from storage.upkeep.compaction import compact_table
-from tasks.calibration.calibrator_states import advance_states, states_at
-from tasks.core.forecast import Forecast
-from tasks.core.types import Floats
-from tasks.forecast.publish import chain_of, component_rows
-from tasks.prices.ingest import IngestRequest, read_stored
-from tasks.training.selection import select_model
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.prices.queries import insert_new
+from closecast.storage.prices.schema import DATA_VERSIONS
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.schemas import DAILY_TABLES, PREDICTIONS, SCORES, components
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.tasks.calibration.calibrator_states import advance_states, states_at
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.types import Floats
+from closecast.tasks.forecast.publish import chain_of, component_rows
+from closecast.tasks.prices.ingest import IngestRequest, read_stored
+from closecast.tasks.training.selection import select_model
 
 PRODUCT = "BTC-USD"
 CHAIN = chain_of(PROFILE, PRODUCT)
@@ -58,8 +58,7 @@ def moment(number: int) -> datetime:
 def request(number: int) -> IngestRequest:
     """What the run from that day asks of the prices."""
     origin = day(number)
-    days = (PROFILE.min_days, PROFILE.consecutive_days)
-    return IngestRequest(PRODUCT, origin, moment(number), origin, *days)
+    return IngestRequest(PRODUCT, origin, moment(number), origin, PROFILE.min_fallback_days)
 
 
 def made_up_candles(days: int) -> pd.DataFrame:

@@ -76,17 +76,17 @@ def report(
         f" {min(core):.0%} to {max(core):.0%} of their core (median {statistics.median(core):.0%}).",
         "### 1,000,000 candles from CSV",
         f"{FILES} files of {DAYS:,} days, each a product: the calendar of one product ends today and has no"
-        " room for a million days. All files in one process, each an import of its own, and all of it or"
-        " nothing; pandas reads each by `read_csv` and appends it by `to_sql` with its defaults (chunksize"
-        " None: one call for all rows) to a fresh SQLite file. closecast also checks each candle, keeps an"
-        " index, compares with what is stored and names the data version by its digest.",
+        " room for a million days. All files are imported in one process, each in a separate import that"
+        " stores all or nothing; pandas reads each by `read_csv` and appends it by `to_sql` with its defaults"
+        " (chunksize None: one call for all rows) to a fresh SQLite file. closecast also checks each candle,"
+        " keeps an index, compares with what is stored and names the data version by its digest.",
         table(runs),
-        "The last row is what limits it: closecast's table has an index, and rules that look at every value"
-        " (the day's is the dearest). By SQLAlchemy, the way of pandas' manual, `to_sql` takes longer than"
-        " that; by a `sqlite3` connection it writes a table without index or rules in less.",
-        "### 1,000,000 forecasts, asked by `closecast sql`",
-        f"{PRODUCTS} products of {FORECASTS:,} forecasts, compacted as `closecast maintain` does it:"
-        f" {asked['files']} files, {asked['groups']} row groups. Five questions each.",
+        "The last row is the limit: closecast's table has an index, and rules that check every value (the"
+        " day's is the most expensive). With SQLAlchemy, as in pandas' manual, `to_sql` takes longer than"
+        " that; with a `sqlite3` connection it writes a table without index or rules in less time.",
+        "### 1,000,000 forecasts, queried by `closecast sql`",
+        f"{PRODUCTS} products of {FORECASTS:,} forecasts, compacted as by `closecast maintain`:"
+        f" {asked['files']} files, {asked['groups']} row groups. Five queries each.",
         questions(asked),
         f"### {YEARS} years of daily candles from the exchange",
         f"{fetched['days']:,} days: {fetched['requests']} requests in {fetched['seconds']:.1f} s, at most"

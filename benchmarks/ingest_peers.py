@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
-    from storage.core.location import Location
+    from closecast.storage.core.location import Location
 
 LAST = date(2024, 12, 31)
 PRODUCTS, FORECASTS = 20, 50_000
@@ -84,9 +84,9 @@ def stored(peer: str, paths: list[Path], folder: Path) -> Iterator[None]:
 
 def imported(paths: list[Path], folder: Path) -> Iterator[None]:
     """`closecast import`, without the start of a process for each file."""
-    from flows.actions import import_file
-    from storage.core.home import Home
-    from storage.prices.price_store import Prices
+    from closecast.flows.actions import import_file
+    from closecast.storage.core.home import Home
+    from closecast.storage.prices.price_store import Prices
 
     home = Home(folder).prepare()
     with Prices(home) as prices:  # makes the database
@@ -117,8 +117,8 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
     """The least that rows in that table can cost: its index and its rules, a transaction a file."""
     import pandas as pd
 
-    from storage.core.home import Home
-    from storage.prices.price_store import Prices
+    from closecast.storage.core.home import Home
+    from closecast.storage.prices.price_store import Prices
 
     with Prices(Home(folder).prepare()) as prices:  # makes the database
         prices.source_of("P-USD")
@@ -139,10 +139,10 @@ def bare(paths: list[Path], folder: Path) -> Iterator[None]:
 
 def ask(folder: Path) -> dict[str, Any]:
     """Ask a table of a million forecasts, compacted as `closecast maintain` does it."""
-    from storage.core.home import Home
-    from storage.tables.opening import as_dataset, open_table
-    from storage.tables.sql import query
-    from storage.upkeep.compaction import compact_table
+    from closecast.storage.core.home import Home
+    from closecast.storage.tables.opening import as_dataset, open_table
+    from closecast.storage.tables.sql import query
+    from closecast.storage.upkeep.compaction import compact_table
 
     home = Home(folder).prepare()
     write_forecasts(home.predictions)
@@ -175,8 +175,8 @@ def write_forecasts(folder: Location) -> None:
     import pyarrow as pa
     from deltalake import write_deltalake
 
-    from storage.tables.delta import Table
-    from storage.tables.schemas import PREDICTIONS
+    from closecast.storage.tables.delta import Table
+    from closecast.storage.tables.schemas import PREDICTIONS
 
     Table(folder, PREDICTIONS).begin()
     draw = np.random.default_rng(1)
@@ -212,12 +212,12 @@ def fetch(folder: Path) -> dict[str, Any]:
     """Fetch ten years of one product from the local exchange."""
     import sqlalchemy as sa
 
-    from storage.core.home import Home
-    from storage.prices.price_store import Prices
-    from tasks.prices.coinbase_client import Client
-    from tasks.prices.csv_reader import read_candles
-    from tasks.prices.ingest import IngestRequest
-    from tasks.prices.ingest_coinbase import ingest_exchange
+    from closecast.storage.core.home import Home
+    from closecast.storage.prices.price_store import Prices
+    from closecast.tasks.prices.coinbase_client import Client
+    from closecast.tasks.prices.file_reader import read_candles
+    from closecast.tasks.prices.ingest import IngestRequest
+    from closecast.tasks.prices.ingest_coinbase import ingest_exchange
     from tests.exchange import Exchange
 
     listed = LAST - timedelta(days=round(365.25 * YEARS) - 1)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.page import DOCS, measured_by, options, put
 from benchmarks.rows import forecast
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 
 DAYS, WEEK, TIMES = 800, 7, 9
 FIRST = date(2019, 1, 1)
@@ -47,10 +47,10 @@ def main() -> None:
 
 def measured(root: Path, products: int) -> Figures:
     """What the home of so many products weighs, and what is done in it takes, in ms."""
-    from storage.models.registry import Models
-    from storage.prices.price_store import Prices
-    from storage.tables.predictions import Predictions
-    from storage.upkeep.compaction import compact_table
+    from closecast.storage.models.registry import Models
+    from closecast.storage.prices.price_store import Prices
+    from closecast.storage.tables.predictions import Predictions
+    from closecast.storage.upkeep.compaction import compact_table
     from tests.helpers import made_up
 
     home = Home(root).prepare()
@@ -60,7 +60,7 @@ def measured(root: Path, products: int) -> Figures:
     middle = names[len(names) // 2]
     with Prices(home) as prices:
         figures["closes of a product read, ms"] = timed(
-            lambda: prices.closes_at(newest(prices, middle, last))
+            lambda: prices.prices_at(newest(prices, middle, last)).candles
         )
         row = made_up(DAYS + TIMES, FIRST, seed=1)
 
@@ -89,7 +89,7 @@ def measured(root: Path, products: int) -> Figures:
 
 def fill(home: Home, names: list[str]) -> Figures:
     """Closes, a champion and a week of forecasts of each product; how long one took, in ms."""
-    from storage.models.registry import Models
+    from closecast.storage.models.registry import Models
     from tests.helpers import made_up, store
 
     frame = made_up(DAYS, FIRST, seed=1)
@@ -119,8 +119,8 @@ def fill(home: Home, names: list[str]) -> Figures:
 
 def add_forecasts(home: Home, names: list[str], number: int) -> None:
     """The forecasts of that day, in one commit."""
-    from storage.tables.delta import Table
-    from storage.tables.schemas import PREDICTIONS
+    from closecast.storage.tables.delta import Table
+    from closecast.storage.tables.schemas import PREDICTIONS
 
     origin = FIRST + timedelta(days=DAYS - WEEK + number)
     made = [forecast(name, origin, 4000.0, data_version=f"{name}@{DAYS}:{'ab' * 32}") for name in names]

@@ -11,11 +11,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tasks.core.forecast import Forecast, HorizonForecast, Score
-from tasks.core.quantiles import LEVELS, student_t
-from tasks.profiles.base import Profile
-from tasks.profiles.baselines import baselines_of
-from tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.core.forecast import Forecast, HorizonForecast, Score
+from closecast.tasks.core.quantiles import LEVELS, student_t
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.baselines import baselines_of
+from closecast.tasks.profiles.calibrated import CalibratedProfile
 
 # Its network trains in a moment: what surrounds the network is measured.
 PROFILE: Profile = CalibratedProfile(

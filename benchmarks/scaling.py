@@ -66,7 +66,7 @@ def main() -> None:
 
 def fill(stored: Path, products: int) -> list[str]:
     """A home with made-up closes of so many products, and of two more to warm up with."""
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
     from tests.helpers import made_up, store
 
     home = Home(stored).prepare()
@@ -78,7 +78,7 @@ def fill(stored: Path, products: int) -> list[str]:
 
 def on(folder: Path, stored: Path, names: list[str], workers: int, server_pid: int) -> list[Run]:
     """The list on so many fresh workers, and the same once more."""
-    from flows.backtest import backtest_products
+    from closecast.flows.backtest import backtest_products
     from tests.dask_cluster import started
 
     home = folder / "home"
@@ -126,7 +126,7 @@ def report(runs: list[Run], products: int, load: float) -> str:
     """The part of the page, as Markdown."""
     words = {
         "first": f"{products} products",
-        "again": "the same once more, all of it done",
+        "again": "again, with nothing left to do",
         "full": f"{FEW} products by the full recipe",
     }
     lines = [
@@ -146,7 +146,7 @@ def report(runs: list[Run], products: int, load: float) -> str:
     return "\n\n".join(
         [
             measured_by(command, load=load, packages=("prefect", "prefect-dask", "distributed")),
-            f"{products} products of {DAYS} made-up days, each backtested over its last {YEAR} days in"
+            f"{products} products of {DAYS} simulated days, each backtested over its last {YEAR} days in"
             f" {FOLDS} folds, {TASKS} tasks a product, by a reduced recipe"
             f" ({', '.join(f'{name} {value}' for name, value in REDUCED.items() if value)}). {rounds}.",
             "\n".join(lines),
@@ -167,7 +167,7 @@ def estimate(runs: list[Run], products: int) -> str:
     serial = {name: middle("again", name) / tasks for name in ("flow", "scheduler", "server")}
     shares = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in serial.items())
     lines = [
-        "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: side by side"
+        "| a hundred products by | a worker's CPU s a product | one worker, s | 100 workers, s: in parallel"
         " | one after the other | speed-up |",
         "|---|---|---|---|---|---|",
     ]
@@ -182,14 +182,14 @@ def estimate(runs: list[Run], products: int) -> str:
             f" {alone / worst:.0f} to {alone / best:.0f} |"
         )
     return (
-        "**A hundred workers, estimated** by Amdahl's rule. What is not shared out, in CPU time a task, from"
-        f" the runs with nothing left to do: {shares}. Either these three work side by side, each on a core"
-        " of its own, and the slowest is the limit, or they wait for each other.\n\n"
+        "**A hundred workers, estimated** by Amdahl's rule. The work that is not distributed, in CPU time per"
+        f" task, from the runs with nothing left to do: {shares}. Either these three work in parallel, each"
+        " on its own core, and the slowest is the limit, or they wait for each other.\n\n"
         + "\n".join(lines)
         + "\n\n"
-        "Assumed: workers as fast as this one, one for each product; a database, a table and a network that"
-        " take what is written without a wait. The fixed cost of the flow run is in the tasks' figures, so"
-        " that they come out too high where there are few products."
+        "Assumptions: workers are as fast as this one, one for each product; database, tables and network"
+        " accept all writes without a wait. The fixed cost of the flow run is included in the tasks' figures,"
+        " which are therefore too high for few products."
     )
 
 

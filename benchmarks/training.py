@@ -161,8 +161,8 @@ def report(
         f"{len(runs['ours'])} rounds, each peer once a round, every other round in the other order. Medians,"
         " with minimum and maximum in brackets; ratios are within a round. The processes had"
         f" {min(core):.0%} to {max(core):.0%} of their core (median {statistics.median(core):.0%}).",
-        "Seconds run from the first layer made to the weights at hand, tracing and compilation included. The"
-        f" import of TensorFlow and Keras ({page.spread(imports, 's')}) and of PyTorch is not in them.",
+        "The time runs from the first layer to the final weights, with tracing and compilation, but without"
+        f" the import of TensorFlow and Keras ({page.spread(imports, 's')}) and of PyTorch.",
         "## The article's network, 50 epochs",
         f"{windows} windows in batches of 5, {held} to validate after each epoch, in one batch;"
         f" dropout {DROPOUT}. `fit` and PyTorch run {FEW} epochs; the others count at the pace of the last"
@@ -170,7 +170,7 @@ def report(
         table("article", peers, runs, "ours"),
         f"## The calibrated network, one member, {EPOCHS['calibrated']} epochs",
         f"{few} windows of 20 days and {features} inputs in batches of 128, {many} to validate; no early"
-        " stopping, so that all do the same work. `fit` runs without XLA on a CPU by default.",
+        " stopping, so all do the same work. `fit` runs without XLA on a CPU by default.",
         table("calibrated", peers, runs, "calibrated"),
         "## The same arithmetic",
         "The article's training without dropout, from the same first weights, against closecast's losses:",

@@ -24,13 +24,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flows import clock
-from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.epoch import listening
-from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
-from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.calibrated_settings import CalibratedSettings
+from closecast.flows import clock
+from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.network.epoch import listening
+from closecast.tasks.network.trainer import Losses, Trainer, TrainingSettings, train
+from closecast.tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.calibrated_settings import CalibratedSettings
 
 Arrays = dict[str, Any]
 Marks = list[tuple[int, float]]
@@ -77,9 +77,9 @@ def timed(run: Callable[[], tuple[Marks, list[float]]]) -> dict[str, Any]:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """Write the windows of both networks, and the article's with first weights as float32 for the others."""
-    from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
-    from tasks.prices.csv_reader import read_candles
-    from tasks.prices.validation import check_candles
+    from closecast.tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
+    from closecast.tasks.prices.file_reader import read_candles
+    from closecast.tasks.prices.validation import check_candles
 
     candles = read_candles(SAMPLE.read_bytes(), SAMPLE_PRODUCT, name=SAMPLE.name).candles
     candles = check_candles(candles, last_finished_day=clock.last_complete_day()).accepted
@@ -109,7 +109,7 @@ def prepare(folder: Path) -> dict[str, Any]:
 
 
 def article_closecast(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
-    """`tasks.network.trainer.train` as a run calls it; the marks are of the epochs from the tenth on."""
+    """`trainer.train` as a run calls it; the marks are of the epochs from the tenth on."""
     with _marks() as marks:
         losses = _trained_article(_article_network(), data, epochs)
     return marks, losses.training.tolist()
@@ -132,8 +132,8 @@ def article_unrolled(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
 
 
 def calibrated_closecast(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
-    """One member as `tasks.profiles.ensemble` trains it, with a Trainer of its own."""
-    from tasks.network.architectures import student_t_loss
+    """One member as `closecast.tasks.profiles.ensemble` trains it, with a Trainer of its own."""
+    from closecast.tasks.network.architectures import student_t_loss
 
     recipe = CalibratedSettings()
     shape = {"mean_scale": recipe.mean_scale, "min_dof": recipe.min_dof}
@@ -153,7 +153,7 @@ def calibrated_fit(data: Arrays, epochs: int) -> tuple[Marks, list[float]]:
     """`keras.Model.fit` with the same loss; without XLA, as Keras chooses on a CPU."""
     import keras
 
-    from tasks.network.architectures import student_t_loss
+    from closecast.tasks.network.architectures import student_t_loss
 
     recipe, network = CalibratedSettings(), _calibrated_network(data)
     network.compile(
@@ -191,7 +191,7 @@ def proof(folder: Path, epochs: int) -> dict[str, Any]:
 
 
 def _article_network(**changed: Any) -> Any:
-    from tasks.network.architectures import article_network
+    from closecast.tasks.network.architectures import article_network
 
     fields = ArticleProfile().settings.model_dump() | changed
     names = ("lookback", "units", "activation", "leaky_slope", "dropout", "seed")
@@ -199,7 +199,7 @@ def _article_network(**changed: Any) -> Any:
 
 
 def _calibrated_network(data: Arrays) -> Any:
-    from tasks.network.architectures import calibrated_network
+    from closecast.tasks.network.architectures import calibrated_network
 
     names = ("lookback", "units", "dropout", "head_sd", "first_dof", "seed")
     fields = {name: getattr(CalibratedSettings(), name) for name in names}

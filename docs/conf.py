@@ -32,7 +32,16 @@ pygments_dark_style = "monokai"
 
 def commands() -> str:
     """The page of every command and option, by Typer."""
-    typer = [sys.executable, "-m", "typer", "flows.cli.commands", "utils", "docs", "--name", "closecast"]
+    typer = [
+        sys.executable,
+        "-m",
+        "typer",
+        "closecast.flows.cli.commands",
+        "utils",
+        "docs",
+        "--name",
+        "closecast",
+    ]
     return subprocess.run(typer, cwd=PROJECT, capture_output=True, text=True, check=True).stdout  # noqa: S603
 
 
@@ -53,8 +62,8 @@ def rows(model: type[BaseModel]) -> Iterator[str]:
 
 def settings() -> str:
     """The page of every setting of the profiles and of a market."""
-    from tasks.prices.sources import Market
-    from tasks.profiles.named import OURS
+    from closecast.tasks.prices.sources import Market
+    from closecast.tasks.profiles.named import OURS
 
     models: Iterable[tuple[str, type[BaseModel]]] = (
         *((f"Profile `{name}`", profile.Settings) for name, profile in reversed(OURS.items())),

@@ -44,7 +44,9 @@ ARROW_HEAD = (
 def layers(package: str) -> list[list[str]]:
     """The rooms of a package: each row imports only from the rows after it."""
     contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    contract = next(c for c in contracts if c["type"] == "layers" and c.get("containers") == [package])
+    contract = next(
+        c for c in contracts if c["type"] == "layers" and c.get("containers") == [f"closecast.{package}"]
+    )
     return [[room.strip(" ()") for room in layer.split("|")] for layer in contract["layers"]]
 
 

@@ -1,6 +1,6 @@
 """What a person does between the runs: plain functions that the command line calls.
 
-Each loads what it needs itself, so that an import does not wait for the report's libraries.
+Each function imports what it needs, so that importing this module does not load the report's libraries.
 """
 
 from __future__ import annotations
@@ -9,26 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import clock
-from storage.core.errors import BadInput, BadSetting
-from storage.core.home import Home
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import product_lock
-from storage.prices.price_store import Prices
-from tasks.prices.csv_reader import OnDuplicate
-from tasks.prices.ingest import IngestedPrices, IngestRequest, source_of
-from tasks.prices.ingest_csv import ingest_file
+from closecast.flows import clock
+from closecast.storage.core.errors import BadInput, BadSetting, Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import product_lock
+from closecast.storage.prices.decisions import Decision
+from closecast.storage.prices.price_store import Prices
+from closecast.tasks.prices.file_reader import DEFAULTS
+from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest
+from closecast.tasks.prices.ingest_file import ingest_file
+from closecast.tasks.prices.quarantine import Choice, DayStatus, decide, list_days
 
 if TYPE_CHECKING:
-    from storage.upkeep.compaction import Compaction
-    from tasks.evaluation.scoreboard import Scoreboard
-    from tasks.profiles.base import Profile
-    from tasks.upkeep.pruning import UnusedItem
+    from closecast.storage.upkeep.compaction import Compaction
+    from closecast.tasks.evaluation.scoreboard import Scoreboard
+    from closecast.tasks.profiles.base import Profile
+    from closecast.tasks.upkeep.pruning import UnusedItem
 
 
 @dataclass(frozen=True)
 class Upkeep:
-    """The compaction of each table, and what was pruned, or would be."""
+    """What was compacted in each table, and what was or would be pruned."""
 
     tables: tuple[Compaction, ...]
     pruned: tuple[UnusedItem, ...]
@@ -41,8 +44,9 @@ def import_file(
     *,
     on_duplicate: OnDuplicate = "refuse",
     replace_source: bool = False,
+    options: FileOptions = DEFAULTS,
 ) -> IngestedPrices:
-    """Append a CSV file's candles to the product's series, all of them or none.
+    """Append a file's candles to the product's series, all of them or none.
 
     Raises:
         ClosecastError: as `ingest_file`.
@@ -57,7 +61,31 @@ def import_file(
         replace_source=replace_source,
     )
     with product_lock(home, product_id), Prices(home) as prices:
-        return ingest_file(prices, request, source="csv", path=path)
+        return ingest_file(prices, request, source="csv", path=path, options=options)
+
+
+def list_quarantine(home: Home, product_id: str | None) -> list[DayStatus]:
+    """The quarantined and the decided days of a product, or of all."""
+    with Prices(home) as prices:
+        products = prices.products() if product_id is None else [product_id]
+        return [one for product in products for one in list_days(prices, product)]
+
+
+def decide_day(home: Home, product_id: str, choice: Choice) -> Decision | None:
+    """Record what a person decided about a day, and write the product's pages again.
+
+    None if that was already decided. Errors are those of `decide`.
+    """
+    from closecast.storage.tables.predictions import Predictions
+
+    prepare_home(home)
+    with product_lock(home, product_id), Prices(home) as prices:
+        origins = Predictions(home).between(product_id, columns=["origin_day"])["origin_day"].to_pylist()
+        last = max(origins, default=None)
+        decision = decide(prices, product_id, choice, last_forecast=last, moment=clock.now())
+    if decision and origins:
+        write_reports(home, product_id)
+    return decision
 
 
 def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int = 1) -> Scoreboard:
@@ -66,24 +94,18 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
     The product's pages are written again when anything was scored. Nothing is fetched.
 
     Raises:
-        BadInput: the product has no closes.
-        BadSetting: the profile has no such horizon, and no scored forecast either.
+        BadSetting: the profile has no such horizon, and no scored forecast of it.
     """
-    from tasks.evaluation.scoring import read_scoreboard, score_stored
+    from closecast.tasks.evaluation.scoring import read_scoreboard, score_stored
 
     moment = clock.now()
     prepare_home(home)
-    if source_of(home, product_id) is None:
-        raise BadInput(
-            f"{product_id} has no closes in {home.root}, so no forecast: make one with"
-            f" `closecast run --product {product_id}`"
-        )
     with product_lock(home, product_id):
         request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
         if score_stored(home, request, profile):
             write_reports(home, product_id)
     board = read_scoreboard(home, product_id, profile.name, horizon=horizon)
-    require_horizon(profile, horizon, *(one.horizon for one in board.horizons))
+    require_horizon(profile, horizon, *(one.horizon for one in (*board.horizons, *board.fallbacks)))
     return board
 
 
@@ -91,7 +113,7 @@ def require_horizon(profile: Profile, horizon: int, *stored: int) -> None:
     """Require a horizon that the profile has, or that it had with other settings.
 
     Raises:
-        BadSetting: it is none of these.
+        BadSetting: it has no such horizon.
     """
     known = sorted({*profile.horizons, *stored})
     if horizon not in known:
@@ -101,13 +123,17 @@ def require_horizon(profile: Profile, horizon: int, *stored: int) -> None:
 
 
 def write_reports(home: Home, product_id: str | None = None, profile: str | None = None) -> Path:
-    """Write the page of every product and profile with a forecast, or of those named, and the index.
+    """Write the page of every (or the named) product and profile with a forecast, and the index.
 
-    Returns the path of the page, or of the index where there is more than one.
+    Returns the path of the page, or of the index if there are several.
+
+    Raises:
+        BadInput: there is no such forecast.
+        Damaged: what a page would show is not what was recorded; the other pages are written.
     """
-    from storage.reports import Reports
-    from tasks.report.context import products_with_forecasts
-    from tasks.report.page import write_report
+    from closecast.storage.reports import Reports
+    from closecast.tasks.report.context import products_with_forecasts
+    from closecast.tasks.report.page import write_report
 
     pairs = [
         (product, name)
@@ -124,13 +150,23 @@ def write_reports(home: Home, product_id: str | None = None, profile: str | None
             f" `closecast run{options}`"
         )
     prepare_home(home)
-    paths = [write_report(home, product, name, day=clock.now().date()) for product, name in pairs]
-    return paths[0] if len(paths) == 1 else Reports(home).index
+    day, reasons = clock.now().date(), list[str]()
+    if len(pairs) == 1:
+        return write_report(home, *pairs[0], day=day)
+    for product, name in pairs:
+        try:
+            write_report(home, product, name, day=day)
+        except Damaged as error:  # the other pages may be whole
+            reasons.append(f"{product} by {name}: {error}")
+    if reasons:
+        listed = "; ".join(reasons)
+        raise Damaged(f"{len(reasons)} of {len(pairs)} pages are not written, all others are: {listed}")
+    return Reports(home).index
 
 
 def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> tuple[str, str]:
-    """Move the product's champion back; the numbers of the version before and after."""
-    from tasks.training.rollback import roll_back_champion
+    """Roll the product's champion back; returns the version numbers before and after."""
+    from closecast.tasks.training.rollback import roll_back_champion
 
     if not profile.policy.refit_every_days:
         raise BadSetting(
@@ -142,7 +178,7 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
 
 def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
     """Compact the tables and prune, or list what that would do."""
-    from tasks.upkeep.pruning import compact_tables, prune_home
+    from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
     tables = compact_tables(prepare_home(home), dry_run=dry_run)
     pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []

@@ -7,38 +7,34 @@ import logging
 from datetime import date
 from typing import Annotated, Any
 
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import clock
-from flows.daily import show_log_lines
-from flows.dask import tasks_on
-from flows.flow import flow
-from flows.settings import home_at, require_one_kind_of_workers
-from flows.several import results_and_reasons
-from flows.workers import by_worker, started_workers
-from storage.core.errors import ProductsFailed
-from storage.core.home import Home, check_product_id
-from storage.core.progress import report_progress
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import backtest_lock
-from storage.models.backtest_cache import BacktestCache
-from tasks.backtest import walk_forward
-from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import BacktestResult, finish_backtest, read_result
-from tasks.backtest.summary import markdown
-from tasks.core.formatting import artifact_key
-from tasks.core.settings import ProductId
-from tasks.core.steps import step, submit_step
-from tasks.profiles.named import DEFAULT_PROFILE, profile_named
+from closecast.flows import clock
+from closecast.flows.config import configured_product, configured_profile
+from closecast.flows.daily import begin_run
+from closecast.flows.dask import tasks_on
+from closecast.flows.flow import finished, flow
+from closecast.flows.settings import home_at, require_one_kind_of_workers
+from closecast.flows.several import describe_failures, results_and_reasons
+from closecast.flows.workers import by_worker, started_workers
+from closecast.storage.core.errors import ProductsFailed
+from closecast.storage.core.home import Home, check_product_id
+from closecast.storage.core.progress import report_progress
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import backtest_lock
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.tasks.backtest import walk_forward
+from closecast.tasks.backtest.plan import Plan, plan_backtest
+from closecast.tasks.backtest.result import BacktestResult, finish_backtest, read_result
+from closecast.tasks.backtest.summary import markdown
+from closecast.tasks.core.formatting import artifact_key
+from closecast.tasks.core.settings import ProductId
+from closecast.tasks.core.steps import step, submit_step
+from closecast.tasks.profiles.named import profile_named
+from closecast.tasks.report.side_calls import Progress, show_artifact
 
 log = logging.getLogger("closecast.backtest")
 
@@ -52,13 +48,13 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=4)
 def _run_name() -> str:
     parameters = flow_run.get_parameters()
     first, last = parameters.get("start") or "a year", parameters.get("end") or "the newest day"
-    return f"{parameters.get('product_id') or 'BTC-USD'} backtest, {first} to {last}"
+    return f"{configured_product(parameters.get('product_id'))} backtest, {first} to {last}"
 
 
 @flow(name="rolling-backtest", flow_run_name=_run_name)
 def rolling_backtest(
-    product_id: ProductId = "BTC-USD",
-    profile: str = DEFAULT_PROFILE,
+    product_id: ProductId | None = None,
+    profile: str | None = None,
     settings: dict[str, Any] | None = None,
     start: date | None = None,
     end: date | None = None,
@@ -66,64 +62,65 @@ def rolling_backtest(
     dask: str | None = None,
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1,
 ) -> BacktestResult:
-    """Evaluate a profile on stored closes by rolling origin; an interrupted one continues where it was.
+    """Evaluate a profile on stored closes by rolling origin; an interrupted backtest continues.
+
+    Arguments that are not given come from the configuration file, else from the defaults.
 
     Args:
-        product_id: exchange product whose stored closes are tested, such as BTC-USD.
-        profile: `calibrated`, `article`, an installed one's name, or `package.module:Class`.
-        settings: fields of the profile to set otherwise, such as {"members": 5}.
+        product_id: exchange product whose stored closes are tested, BTC-USD by default.
+        profile: `calibrated`, `article`, the name of an installed profile, or `package.module:Class`.
+        settings: fields of the profile to change, such as {"members": 5}.
         start: first origin; a year before the end by default.
         end: last origin; the newest one with an outcome by default.
-        home: folder of everything made; CLOSECAST_HOME or the project's `data/` by default.
+        home: folder of all data; CLOSECAST_HOME or the project's `data/` by default.
         dask: address of a Dask scheduler whose workers do the work, such as `tcp://HOST:8786`;
-            CLOSECAST_DASK_ADDRESS by default, and this process where that is not set.
-        workers: processes on this machine that do the work, instead of this one, from 2 on. A script that
-            asks for them keeps its own calls below `if __name__ == "__main__":`, since they import it.
+            CLOSECAST_DASK_ADDRESS by default, and this process if that is not set.
+        workers: number of processes on this machine that do the work; 1 is this process. Worker processes
+            import the calling script, so it needs `if __name__ == "__main__":` before its calls.
 
     Returns:
         The result; the rows are in the table `backtests`.
 
     Raises:
-        BadSetting: workers of both kinds.
+        BadSetting: both `dask` and `workers` are given.
         WorkerLost: a worker process was killed.
     """
-    show_log_lines()
     require_one_kind_of_workers(dask, workers)
-    chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
+    product_id = configured_product(product_id)
+    chosen = profile_named(*configured_profile(profile, settings))
+    data_home = prepare_home(home_at(home))
+    begin_run(data_home)
     plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
-    cache = BacktestCache(data_home, plan.backtest_id)
     with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
-        cache.remove_drafts()
+        walk_forward.clear_cache(data_home, plan)
         with started_workers(min(workers, len(walk_forward.folds_left(data_home, plan)))):
             run_folds(data_home, plan)
             # By a worker, which has loaded what the statistics need.
             result = by_worker(read_result, data_home, plan, rank=(len(plan.folds),))
-        cache.remove_drafts()  # after workers that died
-    create_markdown_artifact(
-        markdown(result.summaries),
-        key=artifact_key("backtest", product_id, chosen.name),
-        description=f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}",
-    )
-    return result
+        BacktestCache(data_home, plan.backtest_id).remove_drafts()  # after workers that died
+    key = artifact_key("backtest", product_id, chosen.name, data_home.label)
+    description = f"{product_id}: {plan.origins} origins, {plan.start} to {plan.end}"
+    show_artifact("markdown", key, markdown(result.every), description)
+    return finished(result)
 
 
 @step(run_name="{fold}")
 def prepare_fold(home: Home, plan: Plan, fold: int) -> None:
-    """Prepare a fold, by a worker process where there are any."""
+    """Prepare a fold, in a worker process if there are any."""
     by_worker(walk_forward.prepare_fold, home, plan, fold, rank=(fold, 0))
 
 
 @step(run_name="{fold}")
 def walk_fold(home: Home, plan: Plan, fold: int) -> None:
-    """Walk a fold, by a worker process where there are any, before it prepares later ones."""
+    """Walk forward through a fold, in a worker process if there are any, before later folds are prepared."""
     by_worker(walk_forward.walk_fold, home, plan, fold, rank=(fold, 1))
 
 
 def run_folds(home: Home, plan: Plan) -> None:
     """Prepare and walk every fold; an artifact and a bar show the progress.
 
-    All are submitted at once, so that a free worker does what comes next: a walk waits for its preparation
-    and for the walk before it, and goes before the preparations of later folds.
+    All folds are submitted at once, so a free worker always takes the next task. A walk waits for its
+    preparation and for the previous walk, and comes before the preparations of later folds.
     """
     log.info("%s: %d origins in %d folds", plan.product_id, plan.origins, len(plan.folds))
     futures: list[PrefectFuture[Any]] = []
@@ -132,12 +129,12 @@ def run_folds(home: Home, plan: Plan) -> None:
         walked = submit_step(walk_fold, home, plan, fold, wait_for=[ready, *futures[-1:]])
         futures += [ready, walked]
     description = f"{plan.product_id}: backtest of {plan.origins} origins"
-    key = artifact_key("backtest-progress", plan.product_id)
-    artifact: Any = create_progress_artifact(0.0, key=key, description=description)
+    progress = Progress(artifact_key("backtest-progress", plan.product_id, home.label), description)
+    progress.show(0.0)
     report_progress("folds", 0, len(futures))
     for done, future in enumerate(futures, start=1):
         future.result()
-        update_progress_artifact(artifact, 100.0 * done / len(futures))
+        progress.show(100.0 * done / len(futures))
         report_progress("folds", done, len(futures))
         if not done % 2:  # a preparation and a walk each
             log.info("%s: fold %d of %d is done", plan.product_id, done // 2, len(plan.folds))
@@ -151,22 +148,23 @@ def _run_name_of_products() -> str:
 @flow(name="rolling-backtests", flow_run_name=_run_name_of_products, task_runner=THREADS)
 def backtest_products(
     products: Annotated[list[str], Field(min_length=1, max_length=MAX_PRODUCTS)],
-    profile: str = DEFAULT_PROFILE,
+    profile: str | None = None,
     settings: dict[str, Any] | None = None,
     start: date | None = None,
     end: date | None = None,
     home: str | None = None,
     dask: str | None = None,
 ) -> dict[str, BacktestResult]:
-    """Evaluate a profile on each product's stored closes; one product's failure stops none of the others.
+    """Evaluate a profile on each product's stored closes; a product that fails does not stop the others.
 
     The arguments are those of `rolling-backtest`, but for a list of products.
 
     Raises:
         ProductsFailed: some have no result; all others were finished before.
     """
-    show_log_lines()
-    chosen, data_home = profile_named(profile, settings), prepare_home(home_at(home))
+    chosen = profile_named(*configured_profile(profile, settings))
+    data_home = prepare_home(home_at(home))
+    begin_run(data_home)
     # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
     names = sorted({check_product_id(product) for product in products})
     span: Any = {"start": start, "end": end, "moment": clock.now()}
@@ -177,6 +175,7 @@ def backtest_products(
         plans, unplanned = results_and_reasons("plan", planned)
         for plan in plans.values():
             locks.enter_context(backtest_lock(data_home, plan.backtest_id))
+            walk_forward.clear_cache(data_home, plan)
             # Before the lock is given back.
             locks.callback(BacktestCache(data_home, plan.backtest_id).remove_drafts)
         submitted = {name: _submit_product(data_home, plan) for name, plan in plans.items()}
@@ -185,11 +184,11 @@ def backtest_products(
     reasons = dict(sorted((unplanned | failed).items()))
     rows = [_result_row(name, result) for name, result in results.items()]
     rows += [{"product": name, "failed": reason} for name, reason in reasons.items()]
-    create_table_artifact(rows, key="backtests", description=f"Backtests of {len(names)} products")
+    key = artifact_key("backtests", data_home.label)
+    show_artifact("table", key, rows, f"Backtests of {len(names)} products")
     if reasons:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ProductsFailed(f"{len(reasons)} of {len(names)} products failed, all others are done: {listed}")
-    return results
+        raise ProductsFailed(describe_failures("failed", results, reasons))
+    return finished(results)
 
 
 def _submit_product(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
@@ -201,6 +200,7 @@ def _submit_product(home: Home, plan: Plan) -> list[PrefectFuture[Any]]:
 def _result_row(name: str, result: BacktestResult) -> dict[str, Any]:
     summary = result.summary
     row = {"product": name, "backtest": result.backtest_id, "days": summary.days}
+    row |= {"made by": "baselines alone (fallback)"} if summary.fallback else {}
     if not summary.coverage:
         return {**row, "RMSE over last close": summary.point.rmse_ratio_to_naive}
     covered = next(one for one in summary.coverage if one.percent == 80)

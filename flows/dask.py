@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.settings import dask_address
-from storage.core.errors import BadSetting, ClusterUnusable, HomeUnusable
-from storage.core.home import Home
-from storage.locks.worker_check import WorkerCheck, check_file, check_worker
+from closecast.flows.settings import dask_address
+from closecast.storage.core.errors import BadSetting, ClusterUnusable, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.locks.worker_check import WorkerCheck, check_file, check_worker
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -26,17 +26,17 @@ CONNECT_SECONDS = 10
 
 @contextlib.contextmanager
 def tasks_on(address: str | None, home: Home) -> Iterator[None]:
-    """Run the flow run's tasks on a Dask cluster, or in the flow's own task runner where there is none.
+    """Run the flow run's tasks on a Dask cluster, or in the flow's own task runner without one.
 
     The workers need the same code as this process, and the same home: both are checked before any work.
 
     Args:
-        address: of the scheduler, such as `tcp://127.0.0.1:8786`; CLOSECAST_DASK_ADDRESS by default.
-        home: where the tasks will work, prepared.
+        address: address of the scheduler, such as `tcp://127.0.0.1:8786`; CLOSECAST_DASK_ADDRESS by default.
+        home: the prepared home that the tasks use.
 
     Raises:
         BadSetting: not an address, or the extra `dask` is not installed.
-        ClusterUnusable: no scheduler answers, or a worker has other code, or does not see the home.
+        ClusterUnusable: no scheduler responds, or a worker has other code or does not see the home.
     """
     chosen = dask_address(address)
     context = FlowRunContext.get()
@@ -66,7 +66,7 @@ def _connect(address: str) -> Iterator[DaskTaskRunner]:
             pool.submit(asyncio.run, _handshake(address)).result()
     except Exception as error:  # a listener that is no scheduler may send anything
         raise ClusterUnusable(
-            f"no Dask scheduler answers at {address} within {CONNECT_SECONDS} s: start one with"
+            f"no Dask scheduler responds at {address} within {CONNECT_SECONDS} s: start one with"
             " `dask scheduler`, or correct the address"
         ) from error
     with DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_SECONDS}) as runner:
@@ -74,7 +74,7 @@ def _connect(address: str) -> Iterator[DaskTaskRunner]:
 
 
 async def _handshake(address: str) -> None:
-    """Exchange Dask's greetings with the listener: Dask's own client waits for them without a limit."""
+    """Exchange Dask's greetings with the listener: Dask's client would wait for them without a limit."""
     from distributed import Security
     from distributed.comm.core import connect
 
@@ -92,7 +92,7 @@ def _inspect_workers(address: str, runner: DaskTaskRunner, home: Home) -> dict[s
     except Exception as error:  # a worker may raise anything about a function that it cannot import
         raise ClusterUnusable(
             f"the workers of {address} cannot run closecast ({type(error).__name__}: {str(error)[:120]}):"
-            " install the same version of it there"
+            " install the same version there"
         ) from error
     if not workers:
         log.warning("%s has no worker yet: start some with `dask worker %s --nthreads 1`", address, address)
@@ -100,14 +100,14 @@ def _inspect_workers(address: str, runner: DaskTaskRunner, home: Home) -> dict[s
 
 
 def _require_same(workers: Mapping[str, WorkerCheck], home: Home) -> None:
-    """Refuse workers that would make other figures, or store them elsewhere."""
+    """Refuse workers that would compute other figures, or store them elsewhere."""
     own = check_worker("")["versions"]
     for address, worker in workers.items():
         for name, here in own.items():
             if worker["versions"].get(name) != here:
                 raise ClusterUnusable(
-                    f"worker {address} has {name} {worker['versions'].get(name)}, and here is {here}:"
-                    " install the same there, for the same figures"
+                    f"worker {address} has {name} {worker['versions'].get(name)}, but this machine has"
+                    f" {here}: install the same version there"
                 )
         if not worker["home"]:
             raise ClusterUnusable(

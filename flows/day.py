@@ -1,4 +1,4 @@
-"""A product's day as plain functions: without Prefect where there is nothing to make."""
+"""A product's day as plain functions: without Prefect if there is nothing to make."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from flows import clock
-from flows.settings import environment, home_at
-from storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
-from storage.core.home import Home
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import product_lock
-from tasks.core.forecast import Forecast
-from tasks.core.steps import closes_asset, run_step
-from tasks.forecast.publish import RunKey, days_to_backfill, find_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest
-from tasks.prices.sources import Market, ingest_prices
-from tasks.profiles.base import Profile
-from tasks.profiles.named import profile_named
-from tasks.report.page import write_page
+from closecast.flows import clock
+from closecast.flows.config import configured_backfill_days, configured_profile
+from closecast.flows.settings import environment, home_at
+from closecast.storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
+from closecast.storage.core.home import Home
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import product_lock
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.steps import closes_asset, run_step
+from closecast.tasks.evaluation.scoring import score_due, score_stored
+from closecast.tasks.forecast.publish import RunKey, days_to_backfill, find_forecast
+from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest
+from closecast.tasks.prices.sources import Market, ingest_prices
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.named import profile_named
+from closecast.tasks.report.page import write_page, write_report
 
 log = logging.getLogger("closecast.daily")
 
@@ -32,7 +34,7 @@ _ingested: ContextVar[IngestedPrices | None] = ContextVar("ingested", default=No
 
 @dataclass(frozen=True)
 class Day:
-    """What a run of one product was asked for."""
+    """The request for a run of one product."""
 
     home: Home
     market: Market
@@ -43,20 +45,20 @@ class Day:
 
 def plan_day(
     market: Market,
-    profile: str,
+    profile: str | None,
     settings: dict[str, Any] | None,
     origin: date | None,
     home: str | None,
-    backfill_days: int,
+    backfill_days: int | None,
 ) -> Day:
-    """The day of these arguments, which are those of the flow `daily-forecast`; the home is prepared.
+    """The request with these arguments of the flow `daily-forecast`; prepares the home.
 
     Raises:
         BadDay: the origin is today by UTC, or later.
         BadSetting: an unknown profile or setting.
         HomeUnusable: the home cannot be made or written.
     """
-    chosen, moment = profile_named(profile, settings), clock.now()
+    chosen, moment = profile_named(*configured_profile(profile, settings)), clock.now()
     last = clock.last_complete_day(moment)
     if origin and origin > last:
         raise BadDay(
@@ -67,26 +69,27 @@ def plan_day(
         origin=origin,
         observed_at=moment,
         last_finished_day=last,
-        min_days=chosen.min_days,
-        consecutive_days=chosen.consecutive_days,
+        min_days=chosen.min_fallback_days,
         on_duplicate=market.on_duplicate,
         replace_source=market.replace_source,
         pool_products=chosen.pool_products,
+        model_days=chosen.min_days if chosen.min_pool_days < chosen.min_days else 0,
     )
-    return Day(prepare_home(home_at(home)), market, chosen, request, backfill_days)
+    days = configured_backfill_days(backfill_days)
+    return Day(prepare_home(home_at(home)), market, chosen, request, days)
 
 
 @contextmanager
 def ingested(day: Day) -> Iterator[IngestedPrices]:
-    """The day's prices, ingested under the product's lock, which is held in the block.
+    """The day's prices, ingested under the product's lock, which the block holds.
 
-    In a flow that `run_day` has started they are those that it has ingested, under its lock.
+    In a flow that `run_day` started, they are the prices that it ingested under its lock.
 
     Raises:
         ClosecastError: as `ingest_prices`.
         HomeBusy: another run held the lock for too long.
     """
-    prices = _ingested.get()
+    prices = ingested_before()
     if prices is not None:
         yield prices
         return
@@ -97,33 +100,38 @@ def ingested(day: Day) -> Iterator[IngestedPrices]:
                 ingest_prices,
                 *(day.home, day.market, day.request),
                 base_url=url,
-                makes=closes_asset(product_id),
+                makes=closes_asset(day.home, product_id),
             )
         except (NotEnoughHistory, StaleSeries):
-            # A gap keeps back the forecast, not the scores of those that are due.
+            # The forecasts that are due are scored in any case.
             if day.request.origin is None:
-                from tasks.evaluation.scoring import score_stored  # a day that is done does without
-
                 score_stored(day.home, day.request, day.profile)
             raise
         yield prices
+
+
+def ingested_before() -> IngestedPrices | None:
+    """The prices that `run_day` ingested for the flow that it started, or None."""
+    return _ingested.get()
 
 
 def run_day(day: Day, run_flow: Callable[[bool], str]) -> str:
     """The `prediction_id` of the day's forecast: the stored one, or that of the flow.
 
     Args:
-        run_flow: called where there is work, with whether a training is due; the day's flow, in the same
-            thread. What was ingested is handed on to it.
+        run_flow: the day's flow, called in this thread if there is work, with whether a training is due. It
+            gets the ingested prices.
     """
     with ingested(day) as prices:
         history = prices.history
         if not days_to_backfill(day.home, history, day.profile.name, limit=day.backfill_days):
             stored = stored_forecast(day, prices)
-            if stored:
-                write_page(day.home, stored, history, day=day.request.observed_at.date())
-                return stored.first.prediction_id
-        from tasks.training.selection import is_training_due  # a day that is done does without
+            asked = stored and stored_row(day, prices, stored)
+            if stored and asked:
+                written_on = day.request.observed_at.date()
+                write_page(day.home, stored, history, day=written_on, as_of=prices.as_of)
+                return asked.first.prediction_id
+        from closecast.tasks.training.selection import is_training_due  # a day that is done does without
 
         token = _ingested.set(prices)
         try:
@@ -133,10 +141,27 @@ def run_day(day: Day, run_flow: Callable[[bool], str]) -> str:
 
 
 def stored_forecast(day: Day, prices: IngestedPrices) -> Forecast | None:
-    """The forecast that was made before from the last day of these prices, by the same code and settings."""
+    """The stored forecast from the last day of these prices, by the same code and settings, or None.
+
+    If there is one, due forecasts are scored: those of earlier origins may have been made since.
+    """
     history = prices.history
     key = RunKey.of_run(day.profile, history)
     stored = run_step(find_forecast, day.home, key, day.profile.horizons)
     if stored:
-        log.info("%s: nothing new, the forecast for %s stands", history.product_id, stored.first.target_day)
+        if stored_row(day, prices, stored):
+            of_day = f"from {history.origin}" if prices.horizon > 1 else f"for {stored.first.target_day}"
+            log.info("%s: nothing new; the forecast %s is already stored", history.product_id, of_day)
+        if run_step(score_due, day.home, history, day.profile, day.request.observed_at):
+            written_on = day.request.observed_at.date()
+            write_report(day.home, history.product_id, day.profile.name, day=written_on)
     return stored
+
+
+def stored_row(day: Day, prices: IngestedPrices, forecast: Forecast) -> Forecast | None:
+    """The stored forecast of only the day after the requested origin, or None.
+
+    If the newest days have no close, it is a later row of the forecast, or one that was added to it.
+    """
+    key = RunKey.of_run(day.profile, prices.history)
+    return forecast.only(prices.horizon) or find_forecast(day.home, key, (prices.horizon,))

@@ -1,14 +1,14 @@
-"""Upkeep of a home: tables of few files, and nothing that is not used."""
+"""Upkeep of a home: compaction of its tables, and deletion of what is unused."""
 
 from __future__ import annotations
 
-from flows import clock
-from flows.daily import show_log_lines
-from flows.flow import flow
-from flows.settings import home_at
-from storage.locks.bucket_owner import prepare_home
-from tasks.core.steps import run_step
-from tasks.upkeep.pruning import compact_tables, prune_home
+from closecast.flows import clock
+from closecast.flows.daily import begin_run
+from closecast.flows.flow import finished, flow
+from closecast.flows.settings import home_at
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.tasks.core.steps import run_step
+from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
 
 @flow(name="maintain", flow_run_name=lambda: f"upkeep {clock.now():%Y-%m-%d}")
@@ -16,11 +16,11 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
     """Compact the tables, and delete what is unused if `prune` is set; returns what was deleted.
 
     Args:
-        home: folder of everything stored; by default CLOSECAST_HOME or the project's `data/`.
+        home: folder of all data; by default CLOSECAST_HOME or the project's `data/`.
         prune: also delete models, backtests and drafts that nothing refers to.
     """
-    show_log_lines()
     prepared = prepare_home(home_at(home))
+    begin_run(prepared)
     run_step(compact_tables, prepared)
     items = run_step(prune_home, prepared, moment=clock.now()) if prune else []
-    return [item.description for item in items]
+    return finished([item.description for item in items])

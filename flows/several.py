@@ -1,4 +1,4 @@
-"""Several products in one run: the same origin for all, and one's failure stops none of the others."""
+"""Several products in one run: the same origin for all, and a failed product does not stop the others."""
 
 from __future__ import annotations
 
@@ -7,42 +7,44 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from flows import clock
-from storage.core.errors import ProductsFailed
+from closecast.flows import clock
+from closecast.storage.core.errors import ProductsFailed
 
 log = logging.getLogger("closecast.daily")
 
 
 def common_origin(source: str | None, origin: date | None) -> date | None:
-    """The origin, or the last complete day for the exchange: the same also when midnight passes meanwhile."""
+    """The origin; for the exchange the last complete day by default, the same even if midnight passes."""
     return clock.last_complete_day() if origin is None and source == "coinbase" else origin
 
 
 def results_and_reasons(
     work: str, calls: Mapping[str, Sequence[Callable[[], Any]]]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The result of each product's last call, and the reason where one of its calls failed."""
+    """The result of each product's last call, or the reason why one of its calls failed."""
     results, reasons = {}, {}
     for number, (name, steps) in enumerate(calls.items(), start=1):
         try:
             results[name] = [step() for step in steps][-1]
         except Exception as error:
             reasons[name] = f"{type(error).__name__}: {error}"
-        log.info("%s: %s %d of %d", name, work, number, len(calls))
+        log.info("%s: %s %d of %d", name, work if name in results else f"no {work}", number, len(calls))
     return results, reasons
 
 
 def require_all(made: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """The forecasts' ids, by product, where every product has one.
+    """The forecasts' ids by product; every product must have one.
 
     Raises:
-        ProductsFailed: some have none, for these reasons.
+        ProductsFailed: some products have no forecast, for these reasons.
     """
     if reasons:
-        failed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
-        raise ProductsFailed(
-            f"{len(reasons)} of {len(made) + len(reasons)} products have no forecast, all others are done:"
-            f" {failed}",
-            list(made.values()),
-        )
+        raise ProductsFailed(describe_failures("have no forecast", made, reasons), list(made.values()))
     return list(made.values())
+
+
+def describe_failures(failed: str, results: Mapping[str, object], reasons: Mapping[str, str]) -> str:
+    """How many of the products failed, whether others are done, and each failed one's reason, in one line."""
+    listed = "; ".join(f"{product}: {reason}" for product, reason in reasons.items())
+    others = ", all others are done" if results else ""
+    return f"{len(reasons)} of {len(results) + len(reasons)} products {failed}{others}: {listed}"

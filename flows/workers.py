@@ -1,8 +1,7 @@
-"""Who makes the calls that train: the threads of this process, or worker processes on this machine.
+"""Who runs the calls that train: threads of this process, or worker processes on this machine.
 
-A worker process is started afresh, never forked from a process that has loaded TensorFlow. It knows nothing
-of Prefect, loads TensorFlow once, and takes calls until none is left. It ends with this process, however that
-ends.
+A worker process is spawned, never forked from a process that has loaded TensorFlow. It does not use Prefect,
+loads TensorFlow once, and takes calls until none is left. It ends with this process, however that ends.
 """
 
 from __future__ import annotations
@@ -14,16 +13,18 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import Context, ContextVar, copy_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from storage.core.errors import WorkerLost
-from tasks.core.tensorflow_runtime import cores, tensorflow
+from closecast.storage.core.errors import BadSetting, WorkerLost
+from closecast.tasks.core.tensorflow_runtime import cores, tensorflow
 
 R = TypeVar("R")
 # Of two calls that wait, the one with the smaller rank goes first; a rank is used once.
@@ -34,11 +35,26 @@ log = logging.getLogger("closecast.workers")
 MAX_LETTERS = 900
 
 
+def require_importable_script() -> None:
+    """Raise `BadSetting` where workers cannot import the script that asks for them, or one is importing it.
+
+    In a worker the script's own calls would wait without end for the first process.
+    """
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    importing = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if importing or (file and getattr(main, "__spec__", None) is None and not Path(file).exists()):
+        raise BadSetting(
+            "worker processes import the script that asks for them: it needs to be a file, with its own calls"
+            f' below `if __name__ == "__main__":`, not {Path(file).name if file else "this one"}'
+        )
+
+
 @contextlib.contextmanager
 def started_workers(count: int) -> Iterator[None]:
-    """Let `by_worker` use so many processes in the block; below 2 the calls are made in this process.
+    """Let `by_worker` use this many processes in the block; below 2 the calls run in this process.
 
-    A block within another one uses the other's. An exception in a block ends the processes at once.
+    A nested block uses the outer block's processes. An exception in a block ends the processes at once.
     """
     pool = _pool.get()
     if pool is not None:
@@ -54,7 +70,7 @@ def started_workers(count: int) -> Iterator[None]:
 
 
 def by_worker(fn: Callable[..., R], *args: object, rank: Rank) -> R:
-    """The result of the call, made when it is its turn; here and at once outside of `started_workers`.
+    """The result of the call, run when its turn comes; outside `started_workers`, here and at once.
 
     Raises:
         WorkerLost: the worker process was killed.
@@ -67,7 +83,7 @@ def by_worker(fn: Callable[..., R], *args: object, rank: Rank) -> R:
 class _Threads:
     """The calling threads, as many at a time as this process has cores.
 
-    More at once would gain nothing, and each would trace the networks' graphs for itself.
+    More at once would gain nothing, because each would trace the networks' graphs again.
     """
 
     def __init__(self, count: int | None = None) -> None:
@@ -96,7 +112,7 @@ class _Threads:
             self._turn.notify_all()
 
     def call(self, rank: Rank, fn: Callable[..., R], *args: object) -> R:
-        """The result of the call, when it is its turn."""
+        """The result of the call, run when its turn comes."""
         with self._turn:
             heapq.heappush(self._waiting, rank)
             self._turn.wait_for(lambda: self._ended or (self._idle and self._waiting[0] == rank))
@@ -118,7 +134,7 @@ class _Threads:
 
 
 class _Processes(_Threads):
-    """Processes that are started at once, so that TensorFlow is there when the first call comes."""
+    """Processes that start at once, so that TensorFlow is loaded when the first call comes."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -146,7 +162,7 @@ class _Processes(_Threads):
         self._reader.join()
 
     def end(self) -> None:
-        """End the processes at once: what they store is whole at any moment."""
+        """End the processes at once: what they have stored is complete at any moment."""
         super().end()
         self._lifeline.close()
 
@@ -159,8 +175,8 @@ class _Processes(_Threads):
             if self._ended:
                 raise _run_ended() from None
             raise WorkerLost(
-                "a worker process was killed, perhaps for want of memory: run the same again, with fewer"
-                " workers; it continues where it was"
+                "a worker process was killed, perhaps because memory ran out: run the same command again with"
+                " fewer workers; it continues where it stopped"
             ) from error
 
     def _log_lines(self, lines: Connection) -> None:

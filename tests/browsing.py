@@ -18,7 +18,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PHONE, DESKTOP = 390, 1280
+PHONE, DESKTOP = 360, 1280
 NO_CHROMIUM = "no Chromium here: apt-get install chromium"
 WAIT_SECONDS = 60.0
 Scheme = Literal["light", "dark"]

@@ -14,21 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.home import Home
-from storage.models.registry import Models, ModelVersion
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from tasks.core.forecast import Forecast, HorizonForecast
-from tasks.core.history import PriceHistory
-from tasks.core.model import Model
-from tasks.core.quantiles import LEVELS, MEDIAN
-from tasks.evaluation.scoring import score_due
-from tasks.forecast.publish import RunKey, component_rows, publish_forecast
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_prices
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training.registration import load_model
-from tasks.training.selection import ModelSelection, select_model
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models, ModelVersion
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import components
+from closecast.tasks.core.forecast import Forecast, HorizonForecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.model import Model
+from closecast.tasks.core.quantiles import LEVELS, MEDIAN
+from closecast.tasks.evaluation.scoring import score_due
+from closecast.tasks.forecast.publish import RunKey, component_rows, publish_forecast
+from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest, read_prices
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.training.registration import load_model
+from closecast.tasks.training.selection import ModelSelection, select_model
 from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
 
@@ -76,7 +76,8 @@ class Runs:
 
     def prices(self, number: int) -> IngestedPrices:
         """The stored prices up to a day, which need not have a close."""
-        request = IngestRequest(BTC, day(number), NOW, NOW.date(), pool_products=self.profile.pool_products)
+        pool, days = self.profile.pool_products, self.profile.min_days
+        request = IngestRequest(BTC, day(number), NOW, NOW.date(), pool_products=pool, model_days=days)
         with Prices(self.home) as prices:
             return read_prices(prices, request)
 
@@ -106,10 +107,10 @@ class Runs:
         """The id of the forecast from a day; other settings give another one."""
         return self.key(number).prediction_id(horizon)
 
-    def publish(self, number: int, version: str = "1", created_at: datetime = NOW) -> Forecast:
-        history = self.history(number)
+    def publish(self, number: int, version: str | None = "1", created_at: datetime = NOW) -> Forecast:
+        history, model = self.history(number), self.model(version) if version else None
         return publish_forecast(
-            self.home, self.profile, self.model(version), history, created_at=created_at, flow_run_id=None
+            self.home, self.profile, model, history, created_at=created_at, flow_run_id=None
         )
 
     def score(self, number: int, moment: datetime = NOW) -> int:
@@ -152,6 +153,14 @@ def made_home(folder: Path) -> Path:
     copy_home(_stored(folder), root)
     assert Runs(Home(root), quick()).select(MADE).version == "1"
     return root
+
+
+def empty_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
+    """A home in `place` without prices; its registry, which takes seconds to make, is made once a session."""
+    root = factory.getbasetemp() / "empty"
+    if not root.exists():
+        assert list(Models(Home(root).prepare()).client.search_registered_models()) == []
+    return Runs(copy_home(root, place), quick(**changed))
 
 
 def stored_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
@@ -218,7 +227,7 @@ def put_forecast(home: Home, number: int, prediction_id: str, **how: Any) -> dic
 
 def select_and_die(runs: Runs, number: int, point: str) -> None:
     """Select the model of a day, and be killed where one of its steps begins."""
-    from tasks.training import selection
+    from closecast.tasks.training import selection
 
     if point == "gate":
         vars(selection)["judge"] = die

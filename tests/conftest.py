@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.candle_schema import candle_frame
+from closecast.storage.core.candle_schema import candle_frame
 
 _SCRATCH = pytest.StashKey[str]()
 
 IGNORED = [
+    # A plug-in of Apprise, which Prefect's notifications use.
+    "ignore:'imghdr' is deprecated:DeprecationWarning",
     # Keras 3.15 asks TensorFlow's variables for an array in NumPy 2's words, which they do not understand.
     "ignore:__array__ implementation doesn't accept a copy keyword"
     ":DeprecationWarning:keras.src.backend.tensorflow.core",
@@ -110,9 +112,12 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     Not so in the processes that tests start, which make their own as a user's do.
     """
-    import storage.models.mlflow_database
+    from closecast.storage.models import mlflow_database
 
-    make, made = storage.models.mlflow_database._make_tables, tmp_path_factory.getbasetemp() / "mlflow.db"
+    make, made = (
+        mlflow_database._make_tables,
+        tmp_path_factory.getbasetemp() / "mlflow.db",
+    )
 
     def copy(url: str) -> None:
         if not url.startswith("sqlite:///"):
@@ -123,7 +128,7 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         shutil.copyfile(made, url.removeprefix("sqlite:///"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage.models.mlflow_database, "_make_tables", copy)
+        patch.setattr(mlflow_database, "_make_tables", copy)
         yield
 
 

@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from storage.core.home import Home
-from storage.core.s3_path import S3Path
-from storage.prices.engine import database_engine
+from closecast.storage.core.home import Home
+from closecast.storage.core.s3_path import S3Path
+from closecast.storage.prices.engine import database_engine
 from tests.waiting import wait_for
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"

@@ -142,6 +142,7 @@ ROW: dict[str, Callable[[Row], Any]] = {
     "crossed": lambda row: [row[0], row[2] + 1, row[1], *row[3:]],
     "strings": lambda row: [row[0], *map(str, row[1:])],
     "integers": lambda row: [*row[:4], 10**4000, row[5]],
+    "milliseconds": lambda row: [row[0] * 1000, *row[1:]],
     "midday": lambda row: [row[0] + DAY // 2, *row[1:]],
     "nested": lambda row: [*row[:4], [[[[row[4]]]]], row[5]],
 }
@@ -163,7 +164,7 @@ class Exchange:
     """The server; entering it starts it, leaving it stops it.
 
     Args:
-        candles: a frame with the columns of `storage.core.candle_schema.candle_frame` for each product id.
+        candles: a frame with the columns of `candle_frame` of `candle_schema` for each product id.
         clock: the exchange's now, which stands still; None for the system's clock. Can be assigned later.
         faults: for the next requests, in order: a name in FAULTS, "ok" or a Response; add more with
             `ex.faults.extend(...)`.
@@ -465,7 +466,7 @@ def shift(frame: pd.DataFrame, last: date) -> pd.DataFrame:
 
 def main() -> None:
     """Serve until interrupted, a line on stderr for each request."""
-    from tasks.prices.csv_reader import read_candles
+    from closecast.tasks.prices.file_reader import read_candles
 
     parser = argparse.ArgumentParser(description="A local exchange: daily candles of a CSV file.")
     parser.add_argument("--csv", required=True, type=Path, help="a file of candles")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.candle_schema import FIGURES, candle_frame
-from storage.core.home import Home
-from storage.prices.database import Database
-from storage.prices.price_store import Prices
-from storage.tables.delta import Table
-from storage.tables.schemas import PREDICTIONS
+from closecast.storage.core.candle_schema import FIGURES, candle_frame
+from closecast.storage.core.home import Home
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.schemas import PREDICTIONS
 
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared" / "data"
@@ -87,9 +89,9 @@ def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
 
 @functools.cache
 def _trained(folder: Path) -> tuple[Path, str, str]:
-    from tasks.prices.ingest import IngestRequest, read_stored
-    from tasks.profiles.article import ArticleProfile
-    from tasks.training.selection import select_model
+    from closecast.tasks.prices.ingest import IngestRequest, read_stored
+    from closecast.tasks.profiles.article import ArticleProfile
+    from closecast.tasks.training.selection import select_model
 
     home = Home(folder / "trained").prepare()
     data_version = store(home, made_up())
@@ -109,6 +111,22 @@ def to_csv(frame: pd.DataFrame) -> bytes:
     """The frame as a file that the CSV reader takes."""
     named = frame.rename(columns={name: name for name in ["day_utc", *FIGURES]})
     return named.rename(columns={"day_utc": "date"}).to_csv(index=False).encode()
+
+
+def deny(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Refuse a folder's names and what lies in it, as its rights would for anybody but root."""
+
+    def refused(path: Any = ".", *arguments: Any, call: Callable[..., Any], **options: Any) -> Any:
+        refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        if isinstance(path, str | Path):
+            below = Path(path).is_relative_to(folder)
+            if below and (call is scandir or Path(path) != folder):
+                raise refusal
+        return call(path, *arguments, **options)
+
+    scandir = os.scandir
+    for name in ("scandir", "stat"):
+        patch.setattr(os, name, functools.partial(refused, call=getattr(os, name)))
 
 
 def die(*_: object, **__: object) -> None:

@@ -18,19 +18,19 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT)]
 
-from flows import clock  # noqa: E402
-from storage.core.home import Home  # noqa: E402
-from storage.models.registry import Models  # noqa: E402
-from storage.prices.price_store import Prices  # noqa: E402
-from tasks.evaluation.scoring import score_due  # noqa: E402
-from tasks.forecast.publish import publish_forecast  # noqa: E402
-from tasks.prices.ingest import IngestRequest, read_stored  # noqa: E402
-from tasks.prices.ingest_csv import ingest_file  # noqa: E402
-from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT  # noqa: E402
-from tasks.profiles.named import profile_named  # noqa: E402
-from tasks.report.page import write_report  # noqa: E402
-from tasks.training.registration import load_model  # noqa: E402
-from tasks.training.selection import select_model  # noqa: E402
+from closecast.flows import clock  # noqa: E402
+from closecast.storage.core.home import Home  # noqa: E402
+from closecast.storage.models.registry import Models  # noqa: E402
+from closecast.storage.prices.price_store import Prices  # noqa: E402
+from closecast.tasks.evaluation.scoring import score_due  # noqa: E402
+from closecast.tasks.forecast.publish import publish_forecast  # noqa: E402
+from closecast.tasks.prices.ingest import IngestRequest, read_stored  # noqa: E402
+from closecast.tasks.prices.ingest_file import ingest_file  # noqa: E402
+from closecast.tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT  # noqa: E402
+from closecast.tasks.profiles.named import profile_named  # noqa: E402
+from closecast.tasks.report.page import write_report  # noqa: E402
+from closecast.tasks.training.registration import load_model  # noqa: E402
+from closecast.tasks.training.selection import select_model  # noqa: E402
 from tests.browsing import DESKTOP, FLAGS, NO_CHROMIUM, PHONE, find_chromium  # noqa: E402
 
 log = logging.getLogger("closecast.images")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 from tests.calibrated import LENIENT, MADE, Runs, made_home, quick
 from tests.engines import copy_home
 

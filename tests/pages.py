@@ -12,19 +12,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from tasks.core.forecast import Forecast, HorizonForecast
-from tasks.core.model import Lineage, TwinLineage
-from tasks.core.quantiles import MEDIAN
-from tasks.evaluation.scoring import score_due
-from tasks.forecast.publish import component_rows
-from tasks.prices.ingest import IngestRequest, read_stored
-from tasks.profiles.baselines import baselines_of
-from tasks.profiles.named import profile_named
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import components
+from closecast.tasks.core.forecast import Forecast, HorizonForecast
+from closecast.tasks.core.model import Lineage, TwinLineage
+from closecast.tasks.core.quantiles import MEDIAN
+from closecast.tasks.evaluation.scoring import score_due
+from closecast.tasks.forecast.publish import component_rows
+from closecast.tasks.prices.ingest import IngestRequest, read_stored
+from closecast.tasks.profiles.baselines import baselines_of
+from closecast.tasks.profiles.named import profile_named
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
 
@@ -145,13 +145,14 @@ def put_forecasts(
             product_id=product_id,
             origin_day=origin,
             profile=profile,
-            model_version="1",
+            model_version=None if changed.get("basis") == "fallback" else "1",
+            basis=changed.get("basis", "model"),
             data_version=data_version,
             settings_version=changed.get("settings_version", f"{profile}-1"),
             code_version=changed.get("code_version", CODE),
             last_close=float(last_close),
             created_at=created_at or (day.tz_localize("UTC") + pd.Timedelta(hours=24.25)).to_pydatetime(),
-            flow_run_id=None,
+            flow_run_id=changed.get("flow_run_id"),
             horizons=tuple(
                 one_day(prediction_id, origin, horizon, float(last_close), profile, changed.get("point"))
                 for horizon in horizons

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 
 
 class Plain:

@@ -25,11 +25,26 @@ from tests.helpers import PROJECT
 # None of them has started a thread that a fork would lose. Prefect alone has read the environment when it was
 # loaded.
 LIBRARIES = [
-    *("alembic.command", "arch", "deltalake", "flows.actions", "flows.backtest", "h5py", "httpx", "jinja2"),
+    *(
+        "alembic.command",
+        "arch",
+        "deltalake",
+        "closecast.flows.actions",
+        "closecast.flows.backtest",
+        "h5py",
+        "httpx",
+        "jinja2",
+    ),
     *("keras", "matplotlib.figure", "mlflow.store.model_registry.sqlalchemy_store"),
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "prefect.main"),
     *("pyarrow.dataset", "pydantic", "requests", "rich.progress", "scipy.stats", "sklearn.preprocessing"),
-    *("tasks.report.page", "tasks.training.rollback", "tasks.upkeep.pruning", "tensorflow", "typer"),
+    *(
+        "closecast.tasks.report.page",
+        "closecast.tasks.training.rollback",
+        "closecast.tasks.upkeep.pruning",
+        "tensorflow",
+        "typer",
+    ),
 ]
 
 

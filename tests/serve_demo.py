@@ -41,6 +41,7 @@ class Platform:
     """A server and a worker, each in a process group of its own; leaving the block ends them all.
 
     `folder` gets Prefect's home, the closecast home and the logs; `settings` are further variables of all.
+    `project` holds the prefect.yaml, and `python` has Prefect and closecast.
     """
 
     def __init__(
@@ -50,7 +51,10 @@ class Platform:
         *,
         port: int | None = None,
         settings: dict[str, str] | None = None,
+        python: str = sys.executable,
+        project: Path = PROJECT,
     ) -> None:
+        self.python, self.project = python, project
         self.folder, self.home, self.logs = folder, folder / "home", folder / "logs"
         self.url = f"http://127.0.0.1:{port or free_port()}"
         self.api = f"{self.url}/api"
@@ -58,7 +62,7 @@ class Platform:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PREFECT_", "CLOSECAST_", "PROJECT_DIR"))
+            if not name.startswith(("PREFECT_", "CLOSECAST_"))
         }
         self.environment = {
             **inherited,
@@ -111,8 +115,8 @@ class Platform:
     def command(self, *arguments: str) -> str:
         """The output of a command of Prefect or closecast."""
         done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=PROJECT,
+            [self.python, "-m", *arguments],
+            cwd=self.project,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -127,7 +131,7 @@ class Platform:
 
     def deploy(self, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Deploy everything in prefect.yaml, each deployment after a change."""
-        document = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
+        document = yaml.safe_load((self.project / "prefect.yaml").read_text(encoding="utf-8"))
         for deployment in document["deployments"]:
             change(deployment)
         (self.folder / "prefect.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -189,7 +193,7 @@ class Platform:
     def _spawn(self, name: str, arguments: list[str], *, cwd: Path) -> subprocess.Popen[bytes]:
         with (self.logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+                [self.python, "-m", "prefect", "--no-prompt", *arguments],
                 cwd=cwd,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -227,10 +231,10 @@ def stop_group(child: subprocess.Popen[bytes], *, patience: float = 15.0) -> Non
 @contextlib.contextmanager
 def demo(port: int) -> Iterator[Platform]:
     """The platform with the sample's prices, moved to now, ready for runs."""
-    from flows.clock import last_complete_day
-    from flows.settings import home_at
-    from tasks.prices.csv_reader import read_candles
-    from tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
+    from closecast.flows.clock import last_complete_day
+    from closecast.flows.settings import home_at
+    from closecast.tasks.prices.file_reader import read_candles
+    from closecast.tasks.prices.sources import SAMPLE, SAMPLE_PRODUCT
     from tests.exchange import Exchange, shift
 
     place = home_at().root / "demo"
@@ -251,9 +255,9 @@ def demo(port: int) -> Iterator[Platform]:
 
 def forecast_once(platform: Platform) -> None:
     """Run the deployment once, and print its forecast."""
-    from flows.settings import home_at
-    from storage.tables.predictions import Predictions
-    from tasks.core.forecast import Forecast
+    from closecast.flows.settings import home_at
+    from closecast.storage.tables.predictions import Predictions
+    from closecast.tasks.core.forecast import Forecast
 
     print_line(f"a run of {DEPLOYMENT}")
     run = platform.wait(platform.run(), seconds=1800)

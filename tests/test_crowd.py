@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 from tests.helpers import BTC
 from tests.soak import crowd
 

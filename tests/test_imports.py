@@ -43,12 +43,15 @@ def test_every_imported_package_is_declared() -> None:
         )
         for requirement in requirements
     }
-    files = [PROJECT / "closecast.py", *(path for room in ROOMS for path in (PROJECT / room).rglob("*.py"))]
+    files = [
+        *(PROJECT / "closecast").glob("*.py"),
+        *(path for room in ROOMS for path in (PROJECT / room).rglob("*.py")),
+    ]
     imported = {package for path in files for package in imported_packages(path)}
     distributions = packages_distributions()
     missing = {
         package
-        for package in imported - set(ROOMS) - sys.stdlib_module_names
+        for package in imported - {"closecast"} - sys.stdlib_module_names
         if not {plain_name(name) for name in distributions.get(package, ())} & declared
     }
     assert missing == set()
@@ -57,11 +60,10 @@ def test_every_imported_package_is_declared() -> None:
     assert declared - used <= {"fastapi", "psycopg"}
 
 
-def test_every_room_is_typed() -> None:
+def test_the_package_is_typed() -> None:
     data = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    for room in ROOMS:
-        assert (PROJECT / room / "py.typed").is_file()
-        assert "py.typed" in data["package-data"][room]
+    assert (PROJECT / "closecast" / "py.typed").is_file()
+    assert "py.typed" in data["package-data"]["closecast"]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +73,11 @@ def test_every_room_is_typed() -> None:
             "closecast",
             {"tensorflow", "keras", "mlflow", "prefect", "pandas", "pyarrow", "sqlalchemy", "scipy"},
         ),
-        ("flows.settings", {"tensorflow", "keras", "mlflow", "prefect", "pandas"}),
-        ("flows.daily", {"tensorflow", "keras", "mlflow", "sklearn", "matplotlib", "scipy", "jinja2"}),
+        ("closecast.flows.settings", {"tensorflow", "keras", "mlflow", "prefect", "pandas"}),
+        (
+            "closecast.flows.daily",
+            {"tensorflow", "keras", "mlflow", "sklearn", "matplotlib", "scipy", "jinja2"},
+        ),
     ],
 )
 def test_heavy_packages_are_loaded_where_they_are_needed(module: str, unloaded: set[str]) -> None:

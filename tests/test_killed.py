@@ -8,12 +8,12 @@ import pytest
 
 from tests.soak.chain import Soak
 
-KILLS = 20
+KILLS = 10
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 
-def test_20_killed_runs_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_runs_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL
 
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
@@ -29,5 +29,5 @@ def test_20_killed_runs_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     kinds = {kill.kind for kill, _ in tally.hit}
     assert kinds == {"at a place", "at a moment"}
     # The kills are spread over the steps of the flow.
-    assert len({last.partition(": ")[0] for _, last in tally.hit}) >= 5
-    assert tally.recovered >= 3
+    assert len({last.partition(": ")[0] for _, last in tally.hit}) >= 4
+    assert tally.recovered >= 2

@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 
-from storage.backup.backup import back_up
-from storage.backup.restore import restore
-from storage.core.errors import HomeUnusable
-from storage.core.home import Home
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import product_lock
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.opening import open_table
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import DAILY_TABLES, TABLES
-from storage.tables.sql import query
-from storage.upkeep.compaction import compact_table
-from tasks.upkeep.pruning import prune_home
-from tasks.upkeep.reproduce import reproduce_forecast
-from tasks.upkeep.verify import verify_home
+from closecast.storage.backup.backup import back_up
+from closecast.storage.backup.restore import restore
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import product_lock
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.opening import open_table
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import DAILY_TABLES, TABLES
+from closecast.storage.tables.sql import query
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.tasks.upkeep.pruning import prune_home
+from closecast.tasks.upkeep.reproduce import reproduce_forecast
+from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
 from tests.helpers import BTC, NOW
@@ -61,7 +61,7 @@ def test_a_home_moves_to_the_servers_and_back(
     assert rows(shared) == rows(runs.home)
     version = runs.data(MADE)
     with Prices(shared) as prices, Prices(runs.home) as others:
-        assert prices.closes_at(version).equals(others.closes_at(version))
+        assert prices.prices_at(version).candles.equals(others.prices_at(version).candles)
         assert prices.table("closes") == others.table("closes")
 
     # Another machine, which has nothing of its own yet, makes the next day's forecast; the first one sees it.
@@ -100,7 +100,8 @@ def test_a_restore_that_was_cut_short_is_done_again(
     for cut in ("load_registry", "load_prices", "_upload"):
         with monkeypatch.context() as patch:
             patch.setattr(
-                f"storage.backup.restore.{cut}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt())
+                f"closecast.storage.backup.restore.{cut}",
+                lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()),
             )
             with pytest.raises(KeyboardInterrupt):
                 restore(tmp_path / "b.tar", shared)
@@ -149,7 +150,7 @@ def test_a_second_machine_repeats_nothing_that_the_first_did(shared: Home, tmp_p
     before = commits_and_models(shared)
     began = time.monotonic()
     output = closecast(two, "run", "--source", "sample", *SMALL)
-    assert "nothing new, the forecast for 2019-10-18 stands" in output
+    assert "nothing new; the forecast for 2019-10-18 is already stored" in output
     assert "epoch" not in output
     assert stored[0]["prediction_id"] in output
     assert rows(two) == stored

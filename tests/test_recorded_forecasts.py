@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.backtest import rolling_backtest
-from flows.daily import daily_forecast
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import backtests, components
-from tasks.core.tensorflow_runtime import library_versions
-from tasks.prices.sources import Market
+from closecast.flows.backtest import rolling_backtest
+from closecast.flows.daily import daily_forecast
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import backtests, components
+from closecast.tasks.core.tensorflow_runtime import library_versions
+from closecast.tasks.prices.sources import Market
 
 FILE = Path(__file__).parent / "recorded" / "forecasts.parquet"
 KEY = ("run", "profile", "origin_day", "horizon", "component")

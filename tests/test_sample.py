@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tasks.prices.csv_reader import read_candles
-from tasks.prices.gaps import find_gaps
-from tasks.prices.validation import check_candles
+from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.validation import check_candles
 
 FOLDER = Path(__file__).parents[1] / "data" / "sample"
 SAMPLE = FOLDER / "coinbase_btc-usd_daily.csv"
@@ -32,7 +32,8 @@ def test_the_sample_is_the_one_that_its_notes_describe() -> None:
 
 
 def test_the_sample_as_it_is_read() -> None:
-    candles, rejected = read_candles(SAMPLE.read_bytes(), "BTC-USD")
+    read = read_candles(SAMPLE.read_bytes(), "BTC-USD")
+    candles, rejected = read.candles, read.rejected
     assert (len(candles), len(rejected)) == (1770, 0)
     assert candles.iloc[0].tolist() == [pd.Timestamp("2014-12-01"), 300.0, 370.0, 300.0, 370.0, 0.05656]
     last = [pd.Timestamp("2019-10-17"), 7993.54, 8070.0, 7937.01, 8034.32, 1570.08]

@@ -25,21 +25,21 @@ from prefect import Flow
 from prefect.cache_policies import NO_CACHE
 
 import closecast
-from flows.settings import environment
-from storage.core.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
-from storage.core.home import Home, check_product_id
-from storage.prices.database import Database
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from tasks.core.steps import task_of
-from tasks.prices.coinbase_client import Client
+from closecast.flows.settings import dask_address, environment
+from closecast.storage.core.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
+from closecast.storage.core.home import Home, check_product_id
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.tasks.core.steps import task_of
+from closecast.tasks.prices.coinbase_client import Client
 from tests.exchange import Exchange, Response
 from tests.helpers import BTC, made_up, store
 from tests.processes import closecast_process
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = [
-    PROJECT / "closecast.py",
+    *(PROJECT / "closecast").glob("*.py"),
     *(p for r in ("flows", "tasks", "storage") for p in (PROJECT / r).rglob("*.py")),
 ]
 SECRET = "hunter2-in-the-clear"  # noqa: S105
@@ -111,7 +111,7 @@ def test_forbidden_code_would_be_found() -> None:
 
 
 def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
-    from flows import backtest, daily, maintain
+    from closecast.flows import backtest, daily, maintain
 
     members = {
         id(member): member for module in (backtest, daily, maintain) for member in vars(module).values()
@@ -126,6 +126,7 @@ def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
 
 # Product ids
 
+LONGEST = "A" * 16 + "-" + "9" * 16
 HOSTILE_IDS = [
     "../../etc/passwd", "BTC-USD/../..", "BTC-USD\n", "BTC-USD\x00", "BTC‑USD", "ВТС-USD", "BTC-USD OR 1=1",
     "BTC-USD'; DROP TABLE candles; --", "%2e%2e%2f", "btc-usd", "BTC_USD", "-", "BTC-", "-USD",
@@ -134,7 +135,7 @@ HOSTILE_IDS = [
 ]  # fmt: skip
 
 
-@given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR"]))
+@given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR", "A-B", LONGEST]))
 @settings(derandomize=True, deadline=None)
 def test_only_ids_of_the_form_pass(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -245,7 +246,9 @@ BOMBS = {
     "nothing but quotes": b'"' * 5_000_000,
     "nothing but delimiters": b"," * 5_000_000,
     "zeros": bytes(1_000_000),
-    "compressed": gzip.compress(b"date,close\n2020-01-01,1\n"),
+    "unpacked it is large": gzip.compress(b"date,close\n" + b"2020-01-01,1\n" * 25_000_000, 1),
+    "JSON in JSON": b"[" * 1_000_000,
+    "a deep JSON": b'{"a":' * 900 + b"1" + b"}" * 900,
     "a zip": b"PK\x03\x04" + bytes(100),
     "half a character": b"date,close\n2020-01-01,1\xe2\x82",
 }
@@ -382,27 +385,66 @@ def test_a_password_in_an_address_is_shown_nowhere(
             Database(Home(home.root, url)).close()
         said.append(str(error.value))
         assert SECRET not in repr(Home(home.root, url))
-    for url in (f"https://me:{SECRET}@exchange.example", f"nonsense//me:{SECRET}@x"):
+    for url in (
+        f"https://me:{SECRET}@exchange.example",
+        f"nonsense//me:{SECRET}@x",
+        f"https://exchange.example/a?key={SECRET}",
+        f"https://exchange.example#{SECRET}",
+        f"me:{SECRET}@exchange.example",
+    ):
         with pytest.raises(BadSetting) as error:
             Client(url)
         said.append(str(error.value))
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", url)
         assert environment().coinbase_url == url
+        said.append(repr(environment()))
+    for address in (
+        f"tcp://me:{SECRET}@nowhere:8786",
+        f"me:{SECRET}@nowhere:1",
+        f"nowhere:8786?key={SECRET}",
+    ):
+        monkeypatch.setenv("CLOSECAST_DASK_ADDRESS", address)
+        for asked in (None, address):
+            with pytest.raises(BadSetting, match="looks like tcp://HOST:8786") as error:
+                dask_address(asked)
+            said.append(str(error.value))
     assert SECRET not in "\n".join([*said, caplog.text])
 
 
-def test_a_password_is_in_no_output_and_no_log_file(tmp_path: Path, prefect_server: None) -> None:
-    from prefect.settings import PREFECT_API_URL
+def test_an_address_that_another_error_quotes_is_masked() -> None:
+    url = f"https://me:{SECRET}@exchange.example/products?key={SECRET}"
+    error = ClosecastError(f"no response from {url} within 3 s")
+    assert str(error) == "no response from https://***@exchange.example/products?*** within 3 s"
+    assert SECRET not in repr(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices"),
+        ("COINBASE_URL", f"https://127.0.0.1:9/a?key={SECRET}"),
+        ("DASK_ADDRESS", f"tcp://me:{SECRET}@127.0.0.1:9"),
+        ("STORAGE_URL", f"s3://me:{SECRET}@bucket?key={SECRET}"),
+    ],
+)
+def test_a_password_is_in_no_output_and_no_log_file(
+    tmp_path: Path, prefect_server: None, name: str, url: str
+) -> None:
+    """Nor in what Prefect keeps of the run: its parameters, states, logs and artifacts."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     home = tmp_path / "home"
-    told = {
-        "CLOSECAST_DATABASE_URL": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:9/prices",
-        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
-    }
-    words = ("run", "--source", "sample", "--home", str(home))
+    told = {f"CLOSECAST_{name}": url, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    words = ["run", "--source", "coinbase", "--home", str(home)]
+    if name == "DASK_ADDRESS":  # of a backtest
+        store(Home(home).prepare(), made_up(400))
+        words = ["backtest", "--profile", "article", "--home", str(home)]
     done = closecast_process(*words, variables={**os.environ, **told})
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
-    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    folders = (tmp_path, PREFECT_HOME.value())
+    written = [path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert SECRET.encode() not in b"".join([*written, done.stdout.encode(), done.stderr.encode()])
+    if name == "STORAGE_URL":  # no home can be opened
+        return
     assert Predictions(Home(home)).read().num_rows == 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 import typer
 
-from flows.cli.terminal import (
-    Format,
+from closecast.flows.cli.row_files import Format
+from closecast.flows.cli.terminal import (
     command_name,
     print_facts,
     print_json,
@@ -23,25 +24,37 @@ from flows.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
-    from flows.actions import Upkeep
-    from storage.core.home import Home
-    from storage.models.registry import ModelVersion
-    from tasks.backtest.result import BacktestResult
-    from tasks.evaluation.scoreboard import Scoreboard
-    from tasks.prices.ingest import IngestedPrices
-    from tasks.upkeep.reproduce import Reproduction
-    from tasks.upkeep.verify import Verification
+    from closecast.flows.actions import Upkeep
+    from closecast.storage.core.home import Home
+    from closecast.storage.models.registry import ModelVersion
+    from closecast.storage.prices.decisions import Decision
+    from closecast.tasks.backtest.result import BacktestResult
+    from closecast.tasks.evaluation.scoreboard import Scoreboard
+    from closecast.tasks.prices.file_summary import FileSummary
+    from closecast.tasks.prices.ingest import IngestedPrices
+    from closecast.tasks.prices.quarantine import Choice, DayStatus
+    from closecast.tasks.upkeep.reproduce import Reproduction
+    from closecast.tasks.upkeep.verification import Verification
 
 EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
+SHOWN_REASONS = 5
 SHORT_PREDICTIONS = (
     *("target_day", "horizon", "product_id", "profile", "point", "lower_80", "upper_80"),
-    *("last_close", "revision", "model_version", "prediction_id"),
+    *("last_close", "revision", "basis", "model_version", "prediction_id"),
 )
+# What a narrow terminal does without first.
+LEAST_PREDICTIONS = ("prediction_id", "model_version", "revision", "last_close", "profile")
+LEAST_VERSIONS = ("data_version", "code_version", "gate", "training_kind")
+LEAST_SCORES = ("MAE / naive", "MAE", "50 % covered", "RMSE / naive", "RMSE")
+LEAST_BACKTEST = ("days", "95 % interval", "CRPS / ewma_weekday_t", "50 % covered", "90 % covered", "CRPS")
+LEAST_FAN = ("days ahead",)
 SHORT_VERSIONS = (
-    *("product_id", "profile", "version", "aliases", "status", "training_kind", "origin_day", "gate"),
-    *("data_version", "code_version"),
+    *("product_id", "profile", "version", "aliases", "status", "training_kind", "basis", "origin_day"),
+    *("gate", "data_version", "code_version"),
 )
 VERSIONS = (
     *SHORT_VERSIONS,
@@ -52,7 +65,7 @@ VERSIONS = (
 
 def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
     """The counts of an import."""
-    from tasks.prices.gaps import find_gaps
+    from closecast.tasks.prices.gaps import find_gaps
 
     facts = prices.facts()
     if as_json:
@@ -64,86 +77,166 @@ def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
     )
 
 
-def print_forecasts(home: Home, prediction_ids: Sequence[str], *, several: bool, as_json: bool) -> None:
-    """The stored forecasts of a run, the next day in full, and an example of a query.
-
-    As JSON the row of the next day, with the rows of all days as `horizons`; a list where several products
-    were asked for, however many of them have a forecast.
-    """
-    from flows.settings import home_at
-    from tasks.forecast.publish import stored_run
-
-    forecasts = [run for prediction_id in prediction_ids if (run := stored_run(home, prediction_id))]
+def print_preview(summary: FileSummary, *, as_json: bool) -> None:
+    """How an import would read a file."""
     if as_json:
-        runs = [forecast.rows() for forecast in forecasts]
-        printed = [{**rows[0], "horizons": rows} for rows in runs]
+        print_json(asdict(summary))
+        return
+    columns = ", ".join(f"{role} from {name}" for role, name in summary.columns.items())
+    typer.echo(f"{summary.file}: {summary.format}")
+    typer.echo(f"columns: {columns}")
+    typer.echo(f"units: {summary.units}")
+    for remark in summary.remarks:
+        typer.echo(remark)
+    typer.echo(f"{summary.days} days, {summary.first_day} to {summary.last_day}, {len(summary.gaps)} gaps")
+    for line in summary.gaps_text:
+        typer.echo(line)
+    typer.echo(f"{len(summary.quarantined)} rows would be quarantined")
+    for reason in summary.quarantined[:SHOWN_REASONS]:
+        typer.echo(f"  {reason}")
+    rows = [
+        ["unknown" if value is None else str(value) for value in row.values()]
+        for row in (*summary.first_rows, *summary.last_rows)
+    ]
+    print_table("", list(summary.first_rows[0]), rows)
+    typer.echo("nothing was stored")
+
+
+def print_forecasts(
+    home: Home, prediction_ids: Sequence[str], *, several: bool, as_json: bool, wide: bool = False
+) -> None:
+    """The requested forecasts in full, the days ahead of each, and an example of a query.
+
+    As JSON, the requested row with the rows of its whole run as `horizons`; a list if several products were
+    requested, however many of them have a forecast.
+    """
+    from closecast.flows.settings import home_at
+    from closecast.tasks.forecast.publish import stored_run
+
+    runs = [run for prediction_id in prediction_ids if (run := stored_run(home, prediction_id))]
+    if as_json:
+        printed = [{**run.row, "horizons": run.rows} for run in runs]
         print_json(printed if several else printed[0])
         return
-    for forecast in forecasts:
-        title = f"{forecast.product_id}: close of {forecast.first.target_day}"
-        print_facts(title, forecast.summary())
-        if len(forecast.horizons) > 1:
-            print_table(
-                f"{forecast.product_id}: the next {forecast.horizons[-1].horizon} days", *forecast.fan()
+    for forecast, fan in ((run.forecast, run.fan) for run in runs):
+        print_facts(f"{forecast.product_id}: close of {forecast.target}", forecast.summary())
+        if len(fan.horizons) > 1:
+            days = fan.horizons[-1].horizon
+            span = (
+                f"next {days} days" if forecast.first.horizon == 1 else f"{days} days after {fan.origin_day}"
             )
-    if forecasts:
+            print_table(f"{forecast.product_id}: the {span}", *fan.fan(), least=LEAST_FAN, wide=wide)
+    if runs:
         typer.echo(f"Stored in {relative_path(home.predictions)} (Delta). Query it, for example:")
         option = "" if home == home_at() else f" --home {shlex.quote(str(home.root))}"
+        option += _typed("--config", sys.argv)
         typer.echo(f"  {command_name()} sql {EXAMPLE}{option}")
 
 
-def print_predictions(rows: pa.Table, output: Format) -> None:
-    """Stored forecasts; as a table the most important columns."""
-    print_rows(rows.select(SHORT_PREDICTIONS) if output == "table" else rows, output)
+def print_predictions(
+    rows: pa.Table, output: Format, *, file: Path | None = None, quantiles: bool = False, wide: bool = False
+) -> None:
+    """Stored forecasts; a table has the most important columns. With `quantiles` each one is a column."""
+    from closecast.storage.tables.predictions import with_quantile_columns
+
+    shown = with_quantile_columns(rows) if quantiles else rows
+    if output == "table":
+        own = [name for name in shown.column_names if name not in rows.column_names]
+        shown = shown.select([*SHORT_PREDICTIONS, *own])
+    print_rows(shown, output, file=file, least=LEAST_PREDICTIONS, wide=wide)
 
 
-def print_scoreboard(board: Scoreboard, product: str, profile: str, *, as_json: bool) -> None:
-    """A product's scores, and the alarms; below them a row a horizon where there is more than one."""
-    from tasks.evaluation.scoreboard import horizon_table, table
+def print_quarantine(days: Sequence[DayStatus], output: Format, *, file: Path | None = None) -> None:
+    """The quarantined and the decided days."""
+    import pyarrow as pa
+
+    from closecast.tasks.prices.quarantine import DayStatus
+
+    types = {"close": pa.float64(), "factor": pa.float64(), "day_utc": pa.date32(), "known_from": pa.date32()}
+    names = [field.name for field in fields(DayStatus)]
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
+    print_rows(pa.Table.from_pylist([asdict(day) for day in days], schema=schema), output, file=file)
+
+
+def print_decision(product: str, choice: Choice, decision: Decision | None, *, as_json: bool) -> None:
+    """What was decided about a day, and how to reverse it."""
+    if as_json:
+        print_json({"product_id": product, "decision": decision and asdict(decision)})
+        return
+    if decision is None:
+        typer.echo(f"{product}, {choice.day}: this is already so, nothing was recorded")
+        return
+    if decision.kind == "split":
+        text = f"a split, the prices before it are multiplied by {decision.factor:g}"
+    else:
+        text = "a true jump, its close is used" if decision.kind == "accepted" else "rejected, a gap"
+    typer.echo(f"{product}, {decision.day}: {text}. Known to forecasts from {decision.known_from} on.")
+    typer.echo(f"`closecast quarantine --product {product} --undo {decision.day}` reverses this.")
+
+
+def print_scoreboard(
+    board: Scoreboard, product: str, profile: str, *, as_json: bool, wide: bool = False
+) -> None:
+    """A product's scores and alarms, then a row per horizon if there are several."""
+    from closecast.tasks.evaluation.scoreboard import horizon_tables, nothing_scored, table
 
     if as_json:
         print_json({"product_id": product, "profile": profile, **asdict(board)})
         return
-    if board.last is None:
-        typer.echo(f"{product}: no forecast of profile {profile} has been scored yet")
-        return
     ahead = "the next day" if board.horizon == 1 else f"{board.horizon} days ahead"
-    print_table(f"{product}, {profile}, {ahead}: forecasts up to {board.last}", *table(board))
-    for alarm in board.alarms:
-        print_line(f"ALARM: {alarm}", "bold red")
-    if not board.alarms:
-        print_line(board.no_alarm or "no coverage alarm")
-    if len(board.horizons) > 1:
+    if nothing := nothing_scored(board):
+        print_line(f"{product}, {profile}, {ahead}: {nothing}")
+    else:
+        header, rows = table(board)
+        title = f"{product}, {profile}, {ahead}: forecasts up to {board.last}"
+        print_table(title, header, rows, short=_without_brackets(rows), least=LEAST_SCORES, wide=wide)
+        for alarm in board.alarms:
+            print_line(f"ALARM: {alarm}", "bold red")
+        if not board.alarms:
+            print_line(board.no_alarm or "no coverage alarm")
+    for title, (header, rows) in horizon_tables(board).items():
         typer.echo()
-        print_table("By horizon", *horizon_table(board))
+        print_table(title, header, rows, short=_without_brackets(rows), least=LEAST_SCORES, wide=wide)
 
 
-def print_backtest(home: Home, product: str, result: BacktestResult, *, horizon: int, as_json: bool) -> None:
-    """The summary of one horizon of a backtest, a row for each of all, and where its origins are stored.
+def _without_brackets(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells without the brackets at their end, such as the range of a share."""
+    return [[re.sub(r" \(.*\)$", "", cell) for cell in row] for row in rows]
+
+
+def print_backtest(
+    home: Home, product: str, result: BacktestResult, *, horizon: int, as_json: bool, wide: bool = False
+) -> None:
+    """The summary of one horizon of a backtest, a row for each horizon, and where its origins are stored.
+
+    Fallbacks are left out, unless no model made a forecast of that horizon.
 
     Raises:
-        BadDay: no outcome so far ahead was known.
+        BadDay: no outcome that far ahead is known.
     """
-    from tasks.backtest.summary import tables
+    from closecast.tasks.backtest.summary import tables
 
     summary = result.of(horizon)
     if as_json:
-        horizons = [asdict(one) for one in result.summaries]
         facts = {"backtest_id": result.backtest_id, **asdict(summary), "gates": result.gates}
-        print_json(facts | {"horizons": horizons})
+        facts["horizons"] = [asdict(one) for one in result.summaries]
+        facts["fallbacks"] = [asdict(one) for one in result.fallbacks]
+        print_json(facts)
         return
     typer.echo(f"{product}: {summary.span}")
-    for title, (header, rows) in tables(summary, result.summaries).items():
-        print_table(title, header, rows)
+    for title, (header, rows) in tables(summary, result.every).items():
+        print_table(title, header, rows, least=LEAST_BACKTEST, wide=wide)
     refused = sum("refused" in gate for gate in result.gates)
     typer.echo(f"Challengers after the first model: {len(result.gates)}, refused by the gate: {refused}")
     typer.echo(
-        f"Every origin is in {relative_path(home.backtests)} (Delta) as backtest {result.backtest_id},"
-        " in `sql` the view backtests"
+        f"All origins are in {relative_path(home.backtests)} (Delta) as backtest {result.backtest_id};"
+        " `sql` shows them in the view backtests"
     )
 
 
-def print_versions(versions: Sequence[ModelVersion], output: Format) -> None:
+def print_versions(
+    versions: Sequence[ModelVersion], output: Format, *, file: Path | None = None, wide: bool = False
+) -> None:
     """Model versions with their lineage; as a table without the long digests."""
     import pyarrow as pa
 
@@ -158,7 +251,8 @@ def print_versions(versions: Sequence[ModelVersion], output: Format) -> None:
         for version in versions
     ]
     table = pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in VERSIONS]))
-    print_rows(table.select(SHORT_VERSIONS) if output == "table" else table, output)
+    shown = table.select(SHORT_VERSIONS) if output == "table" else table
+    print_rows(shown, output, file=file, least=LEAST_VERSIONS, wide=wide)
 
 
 def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -> None:
@@ -215,10 +309,13 @@ def print_verification(result: Verification, *, as_json: bool) -> None:
 
 
 def with_home(message: str, words: Sequence[str]) -> str:
-    """The message, with the command line's --home added to the commands that it advises."""
-    homes = [after for word, after in itertools.pairwise(words) if word == "--home"]
-    homes += [word.removeprefix("--home=") for word in words if word.startswith("--home=")]
-    if not homes:
-        return message
-    option = f" --home {shlex.quote(homes[-1])}"
-    return re.sub(r"`(closecast \w+[^`]*)`", lambda command: f"`{command[1]}{option}`", message)
+    """The message, with the command line's --home and --config added to the commands in it."""
+    typed = _typed("--home", words) + _typed("--config", words)
+    return re.sub(r"`(closecast \w+[^`]*)`", lambda command: f"`{command[1]}{typed}`", message)
+
+
+def _typed(option: str, words: Sequence[str]) -> str:
+    """An option with a value as the command line has it, or nothing."""
+    values = [after for word, after in itertools.pairwise(words) if word == option]
+    values += [word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")]
+    return f" {option} {shlex.quote(values[-1])}" if values else ""

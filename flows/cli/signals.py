@@ -35,8 +35,8 @@ class Interruption:
 def interruptible() -> Iterator[Interruption]:
     """Let SIGINT and SIGTERM interrupt the block; a block that does not end by itself is ended.
 
-    A training goes on in threads that nothing can interrupt, and Prefect replaces our handler by its own. So
-    a thread of ours learns of the signal from the interpreter itself: `GRACE_SECONDS` later, or at a second
+    A training runs in threads that nothing can interrupt, and Prefect replaces our handler with its own. So
+    a separate thread learns of the signal from the interpreter itself: `GRACE_SECONDS` later, or at a second
     signal, it prints the message and ends the process.
     """
     interruption = Interruption()

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from storage.core.errors import BadQuery
-from storage.core.progress import progress_listener
+from closecast.flows.cli.row_files import Format, as_json_text, write_rows
+from closecast.storage.core.errors import BadQuery
+from closecast.storage.core.progress import progress_listener
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
-Format = Literal["table", "csv", "json"]
 log = logging.getLogger("closecast")
 UNBOUNDED = 10_000  # columns
 
 
 def open_streams() -> None:
-    """Give a process that was started without its standard streams empty ones: `closecast run >&- 2>&-`.
+    """Give empty standard streams to a process that was started without them: `closecast run >&- 2>&-`.
 
-    Otherwise the next files that are opened get their numbers, and receive what is printed.
+    Otherwise the next opened files get their numbers, and receive what is printed.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -47,11 +48,12 @@ def open_streams() -> None:
 def console(*, stderr: bool = False) -> Console:
     """Standard output, or standard error.
 
-    As wide as the terminal; unbounded into a pipe, so that no figure is cut off there. Colours on a terminal
+    As wide as the terminal, unlimited in a pipe, so no figure is truncated there. Colours on a terminal
     or with FORCE_COLOR, none with NO_COLOR.
     """
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else UNBOUNDED)
+    width = None if stream.isatty() else UNBOUNDED
+    return Console(file=stream, highlight=False, width=width, force_jupyter=False)  # plain text there, too
 
 
 def print_line(line: str, style: str = "", *, stderr: bool = False) -> None:
@@ -64,43 +66,102 @@ def print_error(line: str) -> None:
     console(stderr=True).print(Text.assemble(("closecast:", "bold red"), f" {line}"), soft_wrap=True)
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a titled table of texts; cells are broken between words, and no word is cut off."""
-    table = Table(*map(escape, header), box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*map(escape, row))
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    short: Sequence[Sequence[str]] | None = None,
+    least: Sequence[str] = (),
+    wide: bool = False,
+) -> None:
+    """Print a titled table of texts; no cell is cut off or broken.
+
+    On a terminal that is too narrow, columns are left out and named below; not with `wide`, and not in a
+    pipe.
+
+    Args:
+        short: the rows with shorter texts, for a narrow terminal.
+        least: the columns to leave out first; then those that take half of the screen, then the last ones.
+    """
     if title:
         print_line(title, "italic")  # a title of the table's own would be broken at the table's width
     screen = console()
-    if screen.measure(table, options=screen.options.update_width(UNBOUNDED)).minimum > screen.width:
-        screen.width = UNBOUNDED  # the terminal breaks the lines
-    screen.print(table)
+    table = _table(header, rows)
+    whole = screen.measure(table, options=screen.options.update_width(UNBOUNDED)).maximum
+    if wide or whole <= screen.width:
+        screen.width = UNBOUNDED  # of a wide one the terminal breaks the lines
+        screen.print(table)
+        return
+    cells = rows if short is None else short
+    widths = [
+        max(1, *map(cell_len, ("", *name.split(), *(row[number] for row in cells))))
+        for number, name in enumerate(header)
+    ]
+    kept = _fitting(header, widths, least, screen.width)
+    heads = ["\n".join(wrap(header[number], widths[number], break_on_hyphens=False)) for number in kept]
+    narrow = _table(heads, [[row[number] for number in kept] for row in cells], close=True)
+    screen.width = UNBOUNDED
+    screen.print(narrow)
+    if left_out := [name for number, name in enumerate(header) if number not in kept]:
+        print_line(f"not shown: {', '.join(left_out)} (--wide shows all, in full)", "dim")
+    screen.print()
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, close: bool = False) -> Table:
+    layout: Any = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)} if close else {}
+    table = Table(*map(escape, header), box=box.SIMPLE_HEAD, **layout)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _fitting(header: Sequence[str], widths: Sequence[int], least: Sequence[str], room: int) -> list[int]:
+    """The columns that fit beside each other, two spaces apart; always at least the first one."""
+
+    def rank(number: int) -> tuple[int, bool, int]:
+        name = header[number]
+        return (-least.index(name) if name in least else -len(least), widths[number] > room // 2, number)
+
+    kept: list[int] = []
+    for number in sorted(range(len(header)), key=rank):
+        if not kept or sum(widths[one] + 2 for one in (*kept, number)) <= room:
+            kept.append(number)
+    return sorted(kept)
 
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """Print labels with their texts, the first in bold."""
-    table = Table("", escape(title), box=box.SIMPLE_HEAD)
+    """Print labels with their texts, the first in bold; a text that is too long continues below."""
+    table = Table("", Column(escape(title), overflow="fold"), box=box.SIMPLE_HEAD)
     for number, (label, text) in enumerate(facts):
         table.add_row(escape(label), escape(text), style=None if number else "bold")
     console().print(table)
 
 
-def print_rows(rows: pa.Table, output: Format) -> None:
-    """Print an Arrow table in the requested format.
+def print_rows(
+    rows: pa.Table,
+    output: Format,
+    *,
+    file: Path | None = None,
+    least: Sequence[str] = (),
+    wide: bool = False,
+) -> None:
+    """Print an Arrow table in the requested format, or write it to a file.
+
+    `least` and `wide` are as in `print_table`.
 
     Raises:
-        BadQuery: it holds a day or a moment that only DuckDB has, such as `date 'infinity'`.
+        BadQuery: it has a day or a moment that only DuckDB knows, such as `date 'infinity'`.
     """
     try:
-        if output == "csv":
-            _print_csv(rows)
-        elif output == "json":
-            print_json(rows.to_pylist())
+        if output != "table":
+            write_rows(rows, output, file)
         else:
-            texts = [
-                ["" if value is None else str(value) for value in row.values()] for row in rows.to_pylist()
-            ]
-            print_table("", rows.column_names, texts)
+            values = [list(row.values()) for row in rows.to_pylist()]
+            texts, short = ([[form(value) for value in row] for row in values] for form in (_full, _short))
+            print_table("", rows.column_names, texts, short=short, least=least, wide=wide)
+            if not texts:
+                print_line("no rows")
     except (OverflowError, ValueError, NotImplementedError) as error:  # of Arrow's, Python's and pandas' days
         raise BadQuery(
             "the result holds a day or a time outside the years 1 to 9999: select it as text, with"
@@ -108,20 +169,20 @@ def print_rows(rows: pa.Table, output: Format) -> None:
         ) from error
 
 
-def _print_csv(rows: pa.Table) -> None:
-    import pyarrow as pa
+def _full(value: object) -> str:
+    return "" if value is None else str(value)
 
-    frame = rows.to_pandas()
-    # A list as JSON: pandas would print an array, over several lines.
-    for name in (field.name for field in rows.schema if pa.types.is_list(field.type)):
-        values = rows.column(name).to_pylist()
-        frame[name] = [None if value is None else json.dumps(value, default=str) for value in values]
-    frame.to_csv(sys.stdout, index=False)
+
+def _short(value: object) -> str:
+    """A figure to seven digits, which tell the ends of an interval apart; a moment to the second."""
+    if isinstance(value, float):
+        return f"{value:.7g}" if abs(value) < 1e7 else f"{value:.0f}"
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else _full(value)
 
 
 def print_json(value: object) -> None:
-    """Print JSON that every parser reads: days and moments as text, null for what is no number."""
-    sys.stdout.write(json.dumps(_plain(value), default=str, indent=2, allow_nan=False) + "\n")
+    """Print a value as `as_json_text`."""
+    sys.stdout.write(as_json_text(value))
 
 
 def print_result(text: str, value: object, *, as_json: bool) -> None:
@@ -130,14 +191,6 @@ def print_result(text: str, value: object, *, as_json: bool) -> None:
         print_json(value)
     else:
         print(text)  # noqa: T201
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def command_name() -> str:
@@ -149,7 +202,7 @@ def command_name() -> str:
 
 
 def relative_path(path: object) -> str:
-    """A path as it can be typed in this folder; the address of a bucket as it is."""
+    """A path as it can be typed in this folder; a bucket's address is not changed."""
     here = Path.cwd()
     return str(path.relative_to(here) if isinstance(path, Path) and path.is_relative_to(here) else path)
 
@@ -174,22 +227,25 @@ class _TerminalHandler(logging.Handler):
 def session(home: Home, *, stderr: bool = False, quiet: Sequence[str] = ()) -> Iterator[None]:
     """Show closecast's own log lines and progress while a run works; Prefect's lines go to the log file.
 
-    Standard error is kept for the one line that names a failure, so log lines go to standard output; to
-    standard error with `stderr`, where standard output is kept for JSON.
+    Log lines go to standard output, because standard error is for the one line that names a failure. With
+    `stderr` they go to standard error, because standard output is for JSON.
 
     Args:
-        home: prepared; it has the log file.
+        home: a prepared home, which has the log file.
         quiet: loggers whose lines are not shown.
     """
-    from storage.core.logs import log_to_file
+    from closecast.storage.core.logs import log_to_file
 
     log_to_file(home)
     handler = _TerminalHandler(stderr=stderr)
     handler.addFilter(lambda record: record.name not in quiet)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
-    with progress_bars(stderr=stderr):
-        yield
+    try:
+        with progress_bars(stderr=stderr):
+            yield
+    finally:
+        log.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The archive of a backup: a tar file of a home's files, and last a list of their SHA-256 checksums.
 
-An archive is read without trust: whoever wrote it, reading takes no more memory, time and disk space than a
-backup of its size needs.
+An archive is not trusted: reading it takes no more memory, time and disk space than a real backup of its
+size needs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from storage.core.errors import BadFile, HomeUnusable
-from storage.core.location import Location
-from storage.core.progress import report_progress
-from storage.tables.schemas import TABLES
+from closecast.storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core.location import Location
+from closecast.storage.core.progress import report_progress
+from closecast.storage.tables.schemas import TABLES
 
 DATABASES = ("mlflow.db", "prices.db")
 FOLDERS = (*TABLES, "models", "folds", "raw", "reports")
@@ -41,13 +41,13 @@ FAULTS = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, 
 
 @dataclass
 class ArchiveWriter:
-    """A tar file in the making, and the SHA-256 of each file in it."""
+    """A tar file that is being written, and the SHA-256 of each file in it."""
 
     tar: tarfile.TarFile
     checksums: dict[str, str] = field(default_factory=dict)
 
     def add_file(self, name: str, path: Location) -> str:
-        """Add a file's bytes as they are now, but of no link or pipe; returns their SHA-256."""
+        """Add a file's bytes as they are now, but no link or pipe; returns their SHA-256."""
         with path.open_regular() as file:
             return self.add(name, file)
 
@@ -83,7 +83,7 @@ class _Hashed(io.RawIOBase):
 
 
 def open_archive(file: Path) -> BinaryIO:
-    """Open an archive to read; a pipe or a device, which may never end, is none."""
+    """Open an archive for reading; refuses a pipe or a device, which may never end."""
     try:
         if file.is_file():
             return file.open("rb")
@@ -103,8 +103,8 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
     `source` is the open archive, which is read twice, `file` its path for messages.
 
     Raises:
-        BadFile: it is no backup, or it was changed.
-        HomeUnusable: the folder's disk has too little room for it; nothing was written.
+        BadFile: it is not a backup, or it was changed.
+        HomeUnusable: the disk has too little room for it; nothing was written.
     """
     free = shutil.disk_usage(staging).free
     checksums = dict[str, str]()
@@ -124,7 +124,9 @@ def unpack(source: BinaryIO, file: Path, staging: Path) -> int:
                 raise ValueError(f"{name!r:.200} is not the file that was backed up")
     except FAULTS as error:
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise BadFile(f"{file} is no whole backup of this closecast ({reason}); use another one") from error
+        raise BadFile(
+            f"{file} is not a complete backup of this closecast ({reason}); use another one"
+        ) from error
     return len(checksums)
 
 

@@ -1,12 +1,13 @@
-"""A home written to one file, while runs go on.
+"""A home written to one file, while runs work.
 
 What refers is copied before what it refers to: the tables as they were at one moment, then the registry and
-its bundles, then the prices. So a run that goes on meanwhile only adds what nothing in the copy needs.
+its bundles, then the prices. So a run at the same time only adds what nothing in the copy needs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -17,23 +18,25 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from storage.backup.archive import ArchiveWriter
-from storage.backup.transfer import dump_prices, dump_registry, sqlite_home
-from storage.core.errors import BadFile, Damaged, HomeUnusable
-from storage.core.files import check_no_links, fsync_folder
-from storage.core.home import Home
-from storage.core.location import LocalPath, Location
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import tables_lock
-from storage.models.bundles import MANIFEST, fetch_bundle
-from storage.models.registry import Models
-from storage.tables.checksums import CHECKSUMS, LOG, read_checksums
-from storage.tables.delta import snapshot
-from storage.tables.opening import data_files
-from storage.tables.schemas import TABLES
+from closecast.storage.backup.archive import ArchiveWriter
+from closecast.storage.backup.transfer import dump_prices, dump_registry, sqlite_home
+from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable
+from closecast.storage.core.files import check_no_links, fsync_folder
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import tables_lock
+from closecast.storage.models.bundles import MANIFEST, fetch_bundle
+from closecast.storage.models.registry import Models
+from closecast.storage.tables.checksums import CHECKSUMS, LOG, read_checksums
+from closecast.storage.tables.delta import snapshot
+from closecast.storage.tables.opening import data_files
+from closecast.storage.tables.schemas import TABLES
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
@@ -44,16 +47,20 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
     becomes files, so that a backup can be restored to either.
 
     Raises:
-        BadFile: there is a file of that name.
+        BadFile: there is a file of that name, or no folder for it.
         HomeUnusable: the file cannot be written, or a link lies below the folders of the home.
         HomeBusy: another process compacts or prunes the home for too long.
         Damaged: a file is missing that the home needs.
     """
-    if file.exists():
-        raise BadFile(f"a new file is needed for the backup, but {file} exists: name another")
     mode: Literal["x", "x:gz"] = "x:gz" if file.name.endswith((".gz", ".tgz")) else "x"
     draft = file.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
+        if file.exists():
+            raise BadFile(f"a new file is needed for the backup, but {file} exists: name another")
+        if not file.parent.is_dir():
+            raise BadFile(
+                f"the backup needs a folder, and there is none at {file.parent}: make it, or name another"
+            )
         with tables_lock(prepare_home(home), wait_seconds=wait_seconds):
             with tarfile.open(draft, mode, format=tarfile.PAX_FORMAT) as tar:
                 archive = ArchiveWriter(tar)
@@ -67,8 +74,12 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
             fsync_folder(file.parent)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
+        source = str(getattr(error, "filename", None))
+        if Path(source).is_relative_to(home.root):
+            reason = f"{source}: {reason}"
+        remedy = "make room" if getattr(error, "errno", None) in FULL else "correct what stops it"
         raise HomeUnusable(
-            f"the backup {file} cannot be written: {reason}; make room, or name another"
+            f"the backup {file} cannot be written: {reason}; {remedy}, or name another"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -135,7 +146,7 @@ def _add_registry(archive: ArchiveWriter, home: Home, scratch: Path) -> None:
 
 
 def _add_folder(archive: ArchiveWriter, folder: Location, root: Any) -> None:
-    """Add every file below a folder but drafts, links and what is deleted meanwhile."""
+    """Add every file below a folder, except drafts, links and files that are deleted meanwhile."""
     for path in folder.files():
         short = path.relative_to(root)
         if not any(part.startswith(".") for part in short.parts):

@@ -1,4 +1,4 @@
-"""A home restored from the file that `storage.backup.backup` wrote."""
+"""A home restored from the file that `closecast.storage.backup.backup` wrote."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.backup.archive import DATABASES, FOLDERS, open_archive, unpack
-from storage.backup.transfer import load_prices, load_registry, require_empty_databases
-from storage.core.errors import BadSetting, HomeUnusable
-from storage.core.files import fsync_folder
-from storage.core.home import RESTORING, Home
-from storage.core.location import LocalPath, Location
-from storage.locks.bucket_owner import prepare_home
-from storage.locks.locks import tables_lock
-from storage.prices.engine import database_engine
-from storage.tables.checksums import CHECKSUMS, LOG
-from storage.tables.schemas import TABLES
+from closecast.storage.backup.archive import DATABASES, FOLDERS, open_archive, unpack
+from closecast.storage.backup.transfer import load_prices, load_registry, require_empty_databases
+from closecast.storage.core.errors import BadSetting, HomeUnusable
+from closecast.storage.core.files import fsync_folder, remove
+from closecast.storage.core.home import RESTORING, Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.locks.locks import tables_lock
+from closecast.storage.prices.engine import database_engine
+from closecast.storage.tables.checksums import CHECKSUMS, LOG
+from closecast.storage.tables.schemas import TABLES
 
 # What a new file system has in it, and nobody may remove.
 NOT_OURS = "lost+found"
@@ -36,7 +36,7 @@ def restore(file: Path, home: Home) -> int:
     is how a home moves to them, and back.
 
     Raises:
-        BadFile: it is no backup, or it was changed.
+        BadFile: it is not a backup, or it was changed.
         BadSetting: CLOSECAST_DATABASE_URL names a SQLite file elsewhere.
         HomeUnusable: the home, its database or its bucket is not empty, or cannot be written.
     """
@@ -71,8 +71,8 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
         fsync_folder(home.root)
     except OSError as error:
         raise HomeUnusable(
-            f"{home.root} cannot be written: {error.strerror or error}; make room or rights, or choose"
-            " another --home"
+            f"{home.root} cannot be written: {error.strerror or error}; make room, correct its rights, or"
+            " choose another --home"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -80,11 +80,11 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
 
 
 def _require_empty(home: Home) -> None:
-    """Check that the home is empty, and that its folders are different ones: each is emptied."""
+    """Check that the home is empty, and that its folders are distinct, because each is emptied."""
     paths = [home.root / name for name in (*DATABASES, *FOLDERS)]
     for path in paths:
         if path.is_symlink() and not path.exists():
-            raise HomeUnusable(f"{path} is a link to nothing: make what it leads to, or remove it")
+            raise HomeUnusable(f"{path} is a dangling link: create its target, or remove it")
     for path, other in itertools.permutations(paths, 2):
         if path.resolve().is_relative_to(other.resolve()):
             raise HomeUnusable(f"{path} and {other} lead to the same folder: give each its own")
@@ -156,10 +156,7 @@ def _replace_folder(target: Path, source: Path) -> None:
     The folder itself stays: it may be a link to another disk, or mounted.
     """
     for path in _children(target) if target.is_dir() else []:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
     if not source.exists():
         return
     target.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Both databases as SQLite files, whichever engine they are on, and their rows back into a server."""
+"""Both databases as SQLite files, whichever engine they are on, and their rows loaded into a server."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from storage.core.errors import HomeUnusable
-from storage.core.home import Home
-from storage.models.mlflow_database import registry_client
-from storage.prices.database import Database
-from storage.prices.engine import database_engine
-from storage.prices.engine_base import one_line
-from storage.prices.schema import CANDLES, DATA_VERSIONS, PAGES, QUARANTINE, SERIES
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.files import absolute_path, open_file
+from closecast.storage.core.home import Home
+from closecast.storage.models.mlflow_database import registry_client
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.engine import database_engine
+from closecast.storage.prices.engine_base import one_line
+from closecast.storage.prices.schema import CANDLES, DATA_VERSIONS, PAGES, PRICE_DECISIONS, QUARANTINE, SERIES
 
 PIECE = 2_000
 NOT_EMPTY = "an empty database is needed, but there are prices or models in it: name another"
-PRICES = (SERIES, CANDLES, PAGES, QUARANTINE, DATA_VERSIONS)
-NUMBERED = (SERIES, CANDLES, QUARANTINE)
+PRICES = (SERIES, CANDLES, PAGES, QUARANTINE, PRICE_DECISIONS, DATA_VERSIONS)
+NUMBERED = (SERIES, CANDLES, QUARANTINE, PRICE_DECISIONS)
 
 
 def sqlite_home(folder: Path) -> Home:
     """A home whose databases are SQLite files of that folder, whatever the variables are."""
-    url = sa.URL.create("sqlite", database=str(folder / "prices.db"))
+    url = sa.URL.create("sqlite", database=str(absolute_path(folder / "prices.db")))
     return Home(folder, url.render_as_string(hide_password=False))
 
 
 def dump_prices(home: Home, folder: Path) -> Path | None:
-    """Copy the price database, one state of it, to `prices.db` of a folder; None where there is none."""
+    """Copy the price database, one state of it, to `prices.db` of a folder; None if there is none."""
     file = database_engine(home).file
     if file is not None:
         return _copy_file(file, folder / "prices.db")
@@ -50,7 +51,7 @@ def load_prices(folder: Path, home: Home) -> None:
 
 
 def dump_registry(home: Home, folder: Path) -> Path | None:
-    """Copy the model registry, one state of it, to `mlflow.db` of a folder; None where there is none."""
+    """Copy the model registry, one state of it, to `mlflow.db` of a folder; None if there is none."""
     engine = database_engine(home)
     if engine.file is not None:
         return _copy_file(home.registry, folder / "mlflow.db")
@@ -78,7 +79,7 @@ def load_registry(folder: Path, home: Home) -> None:
 
 
 def require_empty_databases(home: Home) -> None:
-    """Raise `HomeUnusable` where the home's server has a row of prices, or a model version."""
+    """Raise `HomeUnusable` if the home's server has a row of prices, or a model version."""
     with Database(home) as database, database.read() as connection:
         counts = _counts(connection, PRICES)
     if database_engine(home).registry_exists():
@@ -92,6 +93,7 @@ def _copy_file(path: Path, copy: Path) -> Path | None:
     """SQLite's own copy of a database that others write to."""
     if not path.is_file():
         return None
+    open_file(path).close()  # SQLite does not name the file that it cannot open
     with (
         contextlib.closing(sqlite3.connect(path)) as live,
         contextlib.closing(sqlite3.connect(copy)) as target,
@@ -124,7 +126,7 @@ def _copy(rows: sa.Connection, to: sa.Connection, tables: Iterable[sa.TableClaus
 
 
 def _is_loaded(rows: sa.Connection, to: sa.Connection, tables: Sequence[sa.TableClause]) -> bool:
-    """Whether an interrupted restore has filled the tables; `HomeUnusable` where they hold other rows."""
+    """Whether an interrupted restore has filled the tables; `HomeUnusable` if they hold other rows."""
     present = _counts(to, tables)
     if any(present) and present != _counts(rows, tables):
         raise HomeUnusable(NOT_EMPTY)

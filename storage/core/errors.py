@@ -1,16 +1,28 @@
 """Every error that closecast raises on purpose, as one tree.
 
-Each message is one line: what was needed, what came, what to do.
+Each message is one line: what was needed, what was found, what to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Self
+
+from closecast.storage.core.masking import masked
+
+
+def did_you_mean(name: str, names: Iterable[str], *, similarity: float = 0.6) -> str:
+    """A hint at the closest of the names that is at least so similar, or nothing."""
+    closest = difflib.get_close_matches(name, list(names), n=1, cutoff=similarity)
+    return f" (did you mean {closest[0]}?)" if closest else ""
 
 
 class ClosecastError(Exception):
-    """The base of the tree; its text is fit for a terminal."""
+    """The base of the tree; its text is fit for a terminal, and addresses in it are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(masked(one) if isinstance(one, str) else one for one in arguments))
 
 
 class BadInput(ClosecastError):
@@ -67,6 +79,11 @@ class ProductsFailed(ClosecastError):
 
 class PrefectUnavailable(ClosecastError):
     """No Prefect server is named, or it does not respond."""
+
+    @classmethod
+    def of_server(cls, address: str) -> Self:
+        """That the configured server is down, hangs, or is no server of Prefect's."""
+        return cls(f"the Prefect server at {address} does not respond: start it, or correct PREFECT_API_URL")
 
     @classmethod
     def of_temporary_server(cls, reason: str = "") -> Self:

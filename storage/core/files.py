@@ -1,17 +1,20 @@
-"""Files of this machine: read with one clear error, written whole or not at all."""
+"""Files of this machine: read with one clear error, written completely or not at all."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 
-from storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core.errors import BadFile, HomeUnusable
 
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -43,10 +46,36 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
     return data
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` durably: after a crash there is the old file or the new one, never a part.
+def open_file(path: Path, flags: int = 0) -> BufferedReader:
+    """A regular file, opened for reading; OSError for a pipe as well, whose end may never come."""
+    flags |= os.O_NONBLOCK  # a pipe may have no writer
+    file = open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
 
-    Where it cannot be written, `HomeUnusable` is raised and no draft remains.
+
+def absolute_path(path: Path | str, folder: Path | str = "") -> Path:
+    """The absolute path, with `~` as the user's folder; links in it stay, and nothing is read.
+
+    A relative path starts in the `folder`, by default the working folder.
+
+    Raises:
+        BadFile: it begins with the `~` of a user that this machine does not have.
+    """
+    try:
+        return Path(os.path.abspath(folder / Path(path).expanduser()))  # noqa: PTH100
+    except RuntimeError as error:
+        raise BadFile(
+            f"the whole path is needed, not {str(path)!r:.200}: this machine knows no folder of that user"
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` durably: after a crash there is the old file or the new one, never part of it.
+
+    If it cannot be written, `HomeUnusable` is raised and no draft remains.
     """
     # Not tempfile: its files are readable by their owner alone, and would stay so.
     draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -71,6 +100,24 @@ def make_folder(path: Path) -> None:
         raise unwritable(path, error) from error
 
 
+def remove(path: Path) -> None:
+    """Remove a folder and all in it, a file or a link; after a kill, the next call removes the rest.
+
+    Raises:
+        HomeUnusable: it cannot be removed.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise HomeUnusable(
+            f"{path} cannot be removed: {error.strerror or error}; correct its rights"
+        ) from error
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder and write a file into it, or raise OSError; `os.access` is true on read-only mounts."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +139,8 @@ def check_no_links(*paths: Path) -> None:
     for path in paths:
         if path.is_symlink():
             raise HomeUnusable(
-                f"{path} is a link, and no link is followed below the folders of a home: replace it by"
-                " what it leads to"
+                f"{path} is a link, and closecast follows no links inside the folders of a home: replace it"
+                " with its target"
             )
 
 
@@ -110,9 +157,9 @@ def fsync_folder(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex; `BadFile` where it is missing or not readable."""
+    """The SHA-256 of a file's content, in hex; `BadFile` if it is missing or not readable."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadFile(f"the file {path} cannot be read: {error.strerror or error}; check its name") from error
@@ -122,5 +169,5 @@ def unwritable(path: Path, error: OSError) -> HomeUnusable:
     """The error for a file or folder that cannot be written."""
     return HomeUnusable(
         f"{path} cannot be written: {error.strerror or error};"
-        " make room or rights, or choose another home with --home or CLOSECAST_HOME"
+        " make room, correct its rights, or choose another home with --home or CLOSECAST_HOME"
     )

@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (the protocol documents the methods)
-"""Where tables, bundles and responses lie: a folder or a prefix of a bucket, behind one protocol.
+"""Where tables, bundles and responses are: a folder or a prefix of a bucket, behind one protocol.
 
 `Home.shared` chooses between `LocalPath` and `S3Path`; no other module asks which one it has.
 """
@@ -9,17 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
-from storage.core.errors import HomeUnusable
-from storage.core.files import (
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.files import (
     check_no_links,
     fsync_folder,
     make_folder,
+    open_file,
     sha256_file,
     unwritable,
     write_atomic,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class Location(Protocol):
-    """What closecast needs of `pathlib.Path`, under the same names, and what differs between the engines.
+    """The methods of `pathlib.Path` that closecast needs, and those that differ between the engines.
 
-    Whatever asks a server raises `HomeUnusable` where that cannot be reached, or refuses.
+    Methods that use a server raise `HomeUnusable` if it cannot be reached, or refuses.
     """
 
     @property
@@ -60,6 +60,7 @@ class Location(Protocol):
     def check_reachable(self) -> None: ...
     def claim(self, identity: Callable[[], str], address: str) -> None: ...  # for one price database
     def bundle_name(self, key: str, manifest_sha256: str) -> str: ...  # of a model's folder
+    def artifact_uri(self, name: str) -> str: ...  # of what lies below, for MLflow, also after a move
     def sync(self, paths: Iterable[Location]) -> None: ...  # make them and their names durable, in order
     @property
     def storage_options(self) -> dict[str, str] | None: ...  # of Delta
@@ -75,26 +76,39 @@ class LocalPath(PosixPath):
     """A folder or file of this machine's disk."""
 
     def folder_names(self) -> list[str]:
-        return [path.name for path in self.glob("*") if path.is_dir() and not path.is_symlink()]
+        _, folders, _ = next(self._walked(), ("", [], []))
+        return [name for name in folders if not (self / name).is_symlink()]
 
     def files(self, *, after: str | None = None) -> list[Self]:
-        paths = sorted(path for path in self.rglob("*") if path.is_file() and not path.is_symlink())
+        found = (type(self)(folder, name) for folder, _, names in self._walked() for name in names)
+        paths = sorted(path for path in found if path.is_file() and not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
+
+    def _walked(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """The folders from this one on; `glob` would pass over one that may not be read, as if empty."""
+
+        def give_up(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        return os.walk(self, onerror=give_up)
+
+    def read_bytes(self) -> bytes:
+        with open_file(self) as file:
+            return file.read()
 
     def open_regular(self) -> BinaryIO:
         check_no_links(self)
         try:
-            # Without a wait: a pipe may have no writer.
-            handle = os.open(self, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            return open_file(self, os.O_NOFOLLOW)
         except OSError as error:
             if error.errno == errno.ELOOP:  # it became a link just now
                 check_no_links(self)
+            if error.errno == errno.EINVAL:
+                raise HomeUnusable(
+                    f"a regular file was needed at {self}, but it is not one: restore the file"
+                ) from error
             raise
-        file = os.fdopen(handle, "rb")
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            file.close()
-            raise HomeUnusable(f"a regular file was needed at {self}, but it is none: restore the file")
-        return file
 
     def sha256(self) -> str:
         return sha256_file(self)
@@ -120,6 +134,9 @@ class LocalPath(PosixPath):
 
     def bundle_name(self, key: str, manifest_sha256: str) -> str:  # noqa: ARG002 (the same key, the same folder)
         return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def artifact_uri(self, name: str) -> str:
+        return f"closecast:/{name}"  # below the folder of the registry, by `flows.mlflow_plugin`
 
     def located(self, uri: str) -> Self:
         path = type(self)(unquote(urlsplit(uri).path if "://" in uri else uri))

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
+from closecast.storage.core.masking import masked
 
 log = logging.getLogger("closecast.native")
 _stderr = threading.Lock()
@@ -22,6 +23,13 @@ def hide_timeout_warnings() -> None:
     """Keep Prefect's warning about each step with a time-out in a thread out of the run's log."""
     warning = "Timeout of %s seconds configured for this task, but"
     logging.getLogger("prefect.task_runs").addFilter(lambda record: not str(record.msg).startswith(warning))
+
+
+class _Masking(logging.Formatter):
+    """Masks addresses, also those that the errors of a traceback quote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 class _LogFile(RotatingFileHandler):
@@ -42,7 +50,7 @@ def log_to_file(home: Home) -> Path:
     """Add `logs/closecast.log` (five files of 1 MB at most) to closecast's logger."""
     path = home.logs / "closecast.log"
     handler = _LogFile(path, maxBytes=1_000_000, backupCount=4, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Masking("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("closecast").addHandler(handler)
     return path
 

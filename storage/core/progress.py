@@ -31,7 +31,7 @@ def progress_listener(listener: Listener) -> Iterator[None]:
 
 @contextlib.contextmanager
 def announced(work: str) -> Iterator[None]:
-    """Log that silent work begins, such as `loading TensorFlow`, and at its end the seconds it took."""
+    """Log the start of silent work, such as `loading TensorFlow`, and at its end the seconds it took."""
     log.info("%s", work)
     started = time.monotonic()
     yield

@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from storage.core.home import PROJECT
+from closecast.storage.core.home import PACKAGE, checkout
 
 # The code that decides figures: no other change makes a revision or trains a model again.
 DECIDING = (
@@ -28,27 +28,44 @@ DECIDING = (
 def code_version(*packages: Path) -> str:
     """The release and a digest of the code that decides figures: `0.1.0+0123456789ab`.
 
-    A digest rather than a commit, since it holds with uncommitted changes and without git. The `packages`,
+    A digest, not a commit, because it also works with uncommitted changes and without git. The `packages`,
     folders or files of a user's own profile, count as well.
     """
     digest = hashlib.sha256()
-    for root in (*(PROJECT / name for name in DECIDING), *packages):
-        base = PROJECT if root.is_relative_to(PROJECT) else root.parent
+    for root in (*(PACKAGE / name for name in DECIDING), *packages):
+        base = PACKAGE if root.is_relative_to(PACKAGE) else root.parent
         for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(path.relative_to(base).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return f"{_release()}+{digest.hexdigest()[:12]}"
 
 
 def git_commit() -> str | None:
-    """The commit of closecast's own repository, for lineage; None where its source lies in no such one."""
-    command = ["git", "-C", str(PROJECT), "rev-parse", "--show-toplevel", "HEAD"]
+    """The commit of closecast's own repository, for lineage; None if it does not run from a checkout."""
+    source = checkout()
+    if source is None:
+        return None
+    command = ["git", "-C", str(source), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):  # no git, no repository, or none with a commit
         return None
-    # In a virtual environment the repository around it is somebody else's.
+    # Source that was copied into another repository is not what its commit names.
     folder, commit = done.stdout.splitlines()
-    return commit if Path(folder).resolve() == PROJECT.resolve() else None
+    return commit if Path(folder).resolve() == source else None
+
+
+def library_version(name: str) -> str:
+    """The version of an installed package; `tensorflow-cpu` counts as TensorFlow: it gives the same bits.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        if name != "tensorflow":
+            raise
+        return version("tensorflow-cpu")
 
 
 def processor() -> str:

@@ -16,12 +16,12 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from storage.core.errors import BadFile, BadSetting, HomeUnusable
+from closecast.storage.core.errors import BadFile, BadSetting, HomeUnusable
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-    from storage.core.location import Location
+    from closecast.storage.core.location import Location
 
 # Bucket names as S3 wants them; a prefix of plain words, none of which is `.` or `..`.
 _ADDRESS = re.compile(
@@ -37,8 +37,8 @@ class S3Path:
     """An object or a prefix in a bucket: a `Location`.
 
     Credentials come from AWS's own variables, which Delta reads too: AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and their like. Whatever was put is
-    durable when the server answers.
+    AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, AWS_ALLOW_HTTP and their like. An object is
+    durable when the server responds.
     """
 
     bucket: str
@@ -46,7 +46,7 @@ class S3Path:
 
     @classmethod
     def of(cls, url: str) -> S3Path:
-        """The prefix that CLOSECAST_STORAGE_URL names; `BadSetting` where it is no `s3://BUCKET/PREFIX`."""
+        """The prefix that CLOSECAST_STORAGE_URL names; `BadSetting` if it is not `s3://BUCKET/PREFIX`."""
         match = _ADDRESS.fullmatch(url)
         if not match or ".." in match[1]:
             # The URL is not shown: somebody may have put a password into it.
@@ -144,8 +144,8 @@ class S3Path:
             with contextlib.suppress(HomeUnusable):
                 file.unlink()
             raise HomeUnusable(
-                f"the server of {self} writes an object a second time although it must not (If-None-Match):"
-                " commits would be lost, choose a server that supports conditional writes"
+                f"the server of {self} overwrites an object in spite of If-None-Match, so commits would be"
+                " lost: choose a server that supports conditional writes"
             )
         try:
             stored = json.loads(file.read_bytes())
@@ -160,6 +160,9 @@ class S3Path:
     def bundle_name(self, key: str, manifest_sha256: str) -> str:
         # Two machines that train the same at once never mix their files.
         return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{manifest_sha256[:16]}"
+
+    def artifact_uri(self, name: str) -> str:
+        return str(self / name)
 
     def resolve(self) -> S3Path:
         return self
@@ -214,7 +217,7 @@ class S3Path:
             yield _store(self.bucket)
         except BaseError as error:
             raise HomeUnusable(
-                f"{self} cannot be {done}: {s3_reason(error)}; see to the server and the AWS_ variables"
+                f"{self} cannot be {done}: {s3_reason(error)}; check the server and the AWS_ variables"
             ) from error
 
 

@@ -1,13 +1,13 @@
-"""A home made ready to be written; its bucket belongs to one price database, to which its tables refer."""
+"""Prepares a home for writing; its bucket belongs to one price database, to which its tables refer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.prices.engine import database_engine, require_current_schema
+from closecast.storage.prices.engine import database_engine, require_current_schema
 
 if TYPE_CHECKING:
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
 
 def prepare_home(home: Home, *, restoring: bool = False) -> Home:
@@ -20,9 +20,8 @@ def prepare_home(home: Home, *, restoring: bool = False) -> Home:
             cannot be used or belongs to another price database.
         BadSetting: an address of the home is malformed.
     """
-    shared = home.shared  # first: a malformed address makes no folder
+    shared, engine = home.shared, database_engine(home)  # first: a malformed address makes no folder
     home.prepare(restoring=restoring)
     require_current_schema(home)
-    engine = database_engine(home)
     shared.claim(engine.identity, engine.address)
     return home

@@ -6,13 +6,12 @@ import contextlib
 import platform
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
 
-from storage.core.errors import HomeUnusable
-from storage.core.home import Home
-from storage.core.provenance import code_version
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.core.provenance import code_version, library_version
 
 # The packages that decide the bits of a forecast.
 DECISIVE = ("tensorflow", "keras", "numpy", "scipy", "pandas", "arch")
@@ -28,7 +27,7 @@ class WorkerCheck(TypedDict):
 
 @contextlib.contextmanager
 def check_file(home: Home) -> Iterator[str]:
-    """The path of a file that only those see who share the home, for as long as the block lasts.
+    """The path of a file that only workers with access to the home can see, while the block lasts.
 
     Raises:
         HomeUnusable: it cannot be written.
@@ -43,5 +42,5 @@ def check_file(home: Home) -> Iterator[str]:
 
 def check_worker(file: str) -> WorkerCheck:
     """Describe this process; `file` is the path that `check_file` gave."""
-    versions = {"closecast": code_version(), **{name: version(name) for name in DECISIVE}}
+    versions = {"closecast": code_version(), **{name: library_version(name) for name in DECISIVE}}
     return {"host": platform.node(), "versions": versions, "home": Path(file).is_file()}

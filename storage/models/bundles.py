@@ -1,7 +1,7 @@
 """Bundles: the folders that model versions consist of.
 
-A bundle is whole or it is not there: it is written beside its final folder, synced, and renamed; its manifest
-holds the SHA-256 of each file, and the registry holds the SHA-256 of the manifest. Where machines share
+A bundle is complete or absent: it is written beside its final folder, synced, and renamed. Its manifest has
+the SHA-256 of each file, and the registry has the SHA-256 of the manifest. If machines share
 models, a bundle is copied to `Home.shared` before the registry names it, and fetched to a home when needed.
 """
 
@@ -21,10 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import check_no_links
-from storage.core.home import Home
-from storage.core.location import LocalPath, Location
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.files import check_no_links
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.core.sealed import as_json
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.weights.h5"
@@ -59,7 +60,7 @@ class Draft:
         path.write_bytes(content)
 
     def write_weights(self, network: Network, name: str = WEIGHTS) -> None:
-        """Store a network's weights as HDF5: arrays, and nothing that could run."""
+        """Store a network's weights as HDF5: only arrays, no code."""
         network.save_weights(str(self.folder / name))
 
     def seal(self) -> str:
@@ -72,7 +73,7 @@ class Draft:
 
 @contextlib.contextmanager
 def new_draft(parent: Path) -> Iterator[Draft]:
-    """A draft in a folder of its own, removed afterwards unless it was renamed.
+    """A draft in a new folder, removed afterwards unless it was renamed.
 
     Raises:
         HomeUnusable: it cannot be written, or renamed in the block.
@@ -93,9 +94,11 @@ class Bundle:
     """A stored bundle, whose files are checked against the manifest before they are used."""
 
     def __init__(self, folder: Location, manifest_sha256: str) -> None:
-        self.folder = folder
+        self.folder, self._manifest_sha256 = folder, manifest_sha256
         self._prefix = ""
         self.manifest: dict[str, str] = json.loads(self._read(MANIFEST, manifest_sha256))
+        if not isinstance(self.manifest, dict):
+            raise Damaged(f"the manifest of {folder} lists no files: restore it from a backup")
         for name in self.manifest:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or "\0" in name:
@@ -108,7 +111,7 @@ class Bundle:
         return part
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; `Damaged` where they are not the recorded ones."""
+        """A file's bytes; `Damaged` if they are not the recorded ones."""
         name = self._prefix + name
         if name not in self.manifest:
             raise Damaged(f"the manifest of {self.folder} lacks {name!r:.80}: restore it from a backup")
@@ -123,7 +126,7 @@ class Bundle:
     ) -> list[NDArray[np.float32]]:
         """The weights that a network stored, in the order of `shapes`; Keras is not imported.
 
-        `shapes` has each array's name in the file; `Damaged` where the file lacks an array of that shape.
+        `shapes` has each array's name in the file; `Damaged` if the file lacks an array of that shape.
         """
         import h5py
 
@@ -132,13 +135,13 @@ class Bundle:
             with h5py.File(content) as file:
                 return [self._array(file, array, shape, name) for array, shape in shapes.items()]
         except OSError as error:
-            raise Damaged(f"{self.folder / name} is no HDF5 file: restore it from a backup") from error
+            raise Damaged(f"{self.folder / name} is not an HDF5 file: restore it from a backup") from error
 
     def _array(self, file: Any, array: str, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
         stored = file.get(array)
         if getattr(stored, "shape", None) != shape or stored.dtype != np.float32:
             raise Damaged(
-                f"{self.folder / name} needs float32 weights {array} of the shape {shape}, and has none:"
+                f"{self.folder / name} needs float32 weights {array} of the shape {shape}, but has others:"
                 " restore it from a backup"
             )
         weights: NDArray[np.float32] = stored[...]
@@ -153,6 +156,13 @@ class Bundle:
         """Check every file of the manifest."""
         for name in self.manifest:
             self._read(name, self.manifest[name])
+
+    def copy_to(self, folder: Path) -> None:
+        """Write every file, checked, to an empty folder; `Damaged` if one is not as it was stored."""
+        for name in (*self.manifest, MANIFEST):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._read(name, self.manifest.get(name, self._manifest_sha256)))
 
     def check(self) -> tuple[int, list[str]]:
         """How many files the bundle has, and a line for each that is not as it was stored."""
@@ -169,7 +179,7 @@ class Bundle:
     def _read(self, name: str, sha256: str) -> bytes:
         path = self.folder / name
         if any(each.is_symlink() for each in (self.folder, path.parent, path)):  # its target may change
-            raise Damaged(f"{path} is a link, a bundle has none: restore the folder from a backup")
+            raise Damaged(f"{path} is a link, and bundles have no links: restore the folder from a backup")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -180,18 +190,13 @@ class Bundle:
         return content
 
 
-def as_json(content: object) -> bytes:
-    """Plain figures as JSON, sorted by name, every bit kept; ValueError for NaN and infinity."""
-    return f"{json.dumps(content, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
-
-
 def shared_bundle(home: Home, model: str, bundle: str) -> Location:
-    """Where machines share the bundle of a registered model; in a home of its own, the bundle itself."""
+    """The shared location of a registered model's bundle; in a home that is not shared, the bundle itself."""
     return home.shared / "models" / model / bundle
 
 
 def share_bundle(home: Home, model: str, bundle: str) -> None:
-    """Copy a sealed bundle to where machines share it, its manifest last: with a manifest it is whole."""
+    """Copy a sealed bundle to its shared location, its manifest last: with a manifest it is complete."""
     folder, shared = LocalPath(home.models / model / bundle), shared_bundle(home, model, bundle)
     if shared != folder:
         for path in sorted(folder.files(), key=lambda path: path == folder / MANIFEST):
@@ -199,9 +204,9 @@ def share_bundle(home: Home, model: str, bundle: str) -> None:
 
 
 def fetch_bundle(home: Home, model: str, bundle: str, manifest_sha256: str) -> LocalPath:
-    """The bundle's folder in this home; where it is not whole, it comes from where machines share it.
+    """The bundle's folder in this home; if it is not complete, it is fetched from the shared location.
 
-    Two processes may fetch at once: each file is written whole, and is the same.
+    Two processes may fetch at once: each file is written completely, and is the same.
     """
     folder, shared = LocalPath(home.models / model / bundle), shared_bundle(home, model, bundle)
     if shared != folder:

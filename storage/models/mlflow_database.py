@@ -1,4 +1,4 @@
-"""MLflow's database: its client, with the errors of the database in one line."""
+"""MLflow's database: its client, with one-line database errors."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from storage.core.errors import HomeUnusable
-from storage.core.progress import announced
-from storage.prices.engine import database_engine
-from storage.prices.engine_base import is_damaged, unusable
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.progress import announced
+from closecast.storage.prices.engine import database_engine
+from closecast.storage.prices.engine_base import is_damaged, unusable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
 BUSY_SECONDS = 20  # for which MLflow itself waits for a locked database
 TABLES = {"alembic_version", "registered_models", "model_versions", "runs"}
@@ -26,7 +26,7 @@ TABLES = {"alembic_version", "registered_models", "model_versions", "runs"}
 def registry_client(home: Home) -> MlflowClient:
     """MLflow's client on the home's own registry, which is made on first use.
 
-    `HomeUnusable` where it cannot be made or, from any method of the client, not be read or written.
+    `HomeUnusable` if it cannot be made or, from any method of the client, not be read or written.
     """
     engine = database_engine(home)
     _load_mlflow()
@@ -69,9 +69,9 @@ class _Explaining:
 
 
 def registry_integrity(home: Home) -> list[str]:
-    """The problems that SQLite reports of the registry's file; none where the home has no such file.
+    """The problems that SQLite reports of the registry's file; none if the home has no such file.
 
-    `HomeUnusable` where it cannot be opened: its content may be as it was.
+    `HomeUnusable` if it cannot be opened: its content may be unchanged.
     """
     if not home.registry.is_file():
         return []

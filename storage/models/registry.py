@@ -11,21 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from storage.core.errors import Damaged
-from storage.core.files import check_no_links, fsync_folder
-from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft, fetch_bundle, new_draft, share_bundle
-from storage.models.mlflow_database import registry_client
-from storage.prices.engine import database_engine
+from closecast.storage.core.errors import Damaged
+from closecast.storage.core.files import check_no_links, fsync_folder
+from closecast.storage.core.home import Home
+from closecast.storage.models.bundles import Bundle, Draft, fetch_bundle, new_draft, share_bundle
+from closecast.storage.models.mlflow_database import registry_client
+from closecast.storage.models.training_run import TrainingData, TrainingRun, log_run
+from closecast.storage.prices.engine import database_engine
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _FOLDER = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")  # a plain name: it becomes part of a path
-METRICS_A_CALL = 1000  # MLflow takes no more
 _NAMED = "WHERE name LIKE :name ESCAPE '\\'"
 _QUERIES = (
     # MLflow keeps a row of a deleted version, so that no other gets its number.
@@ -34,6 +32,28 @@ _QUERIES = (
     f"SELECT name, version, key, value FROM model_version_tags {_NAMED}",  # noqa: S608
     f"SELECT name, version, alias FROM registered_model_aliases {_NAMED} ORDER BY name, alias",  # noqa: S608
 )
+
+
+# Of the run that each version names: tags, settings, each figure of one step, and each epoch of the others.
+_RUN = "FROM model_versions v JOIN {table} t ON t.run_uuid = v.run_id WHERE v.name LIKE :name ESCAPE '\\'"
+_RUN_QUERIES = tuple(
+    f"SELECT v.name, v.version, {columns} {_RUN.format(table=table)}{order}"
+    for columns, table, order in (
+        ("t.key, t.value", "tags", ""),
+        ("t.key, t.value", "params", ""),
+        ("t.key, t.step, t.value", "metrics", " ORDER BY v.name, v.version, t.key, t.step"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What MLflow has of a version's run: a figure of step 0 is a metric, those of later steps a curve."""
+
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,14 +73,19 @@ class ModelVersion:
         """The name under which MLflow registers the model."""
         return registered_name(self.product_id, self.profile)
 
+    @property
+    def order(self) -> tuple[str, int]:
+        """By the day that it was trained up to, then by number."""
+        return self.tags.get("origin_day", ""), int(self.version)
+
     @classmethod
     def of_tags(cls, name: str, version: str, tags: Mapping[str, str], aliases: Sequence[str] = ()) -> Self:
-        """A version of MLflow's; `Damaged` where it names no bundle, or one that is no plain folder."""
+        """The version for one of MLflow's; `Damaged` if it names no bundle, or not a plain folder."""
         product_id, _, profile = name.removeprefix("closecast.").rpartition(".")
         bundle, manifest_sha256 = (tags.get(tag, "") for tag in ("bundle", "manifest_sha256"))
         if not _FOLDER.fullmatch(bundle):
             raise Damaged(
-                f"the bundle of {name} version {version} needs the name of a folder, and the registry has"
+                f"the bundle of {name} version {version} needs the name of a folder, but the registry has"
                 f" {bundle!r:.80}: restore it from a backup"
             )
         return cls(product_id, profile, version, bundle, manifest_sha256, tuple(sorted(aliases)), tags)
@@ -78,7 +103,7 @@ class Models:
         self.home = home
 
     def find(self, product_id: str, profile: str, key: str) -> ModelVersion | None:
-        """The version that was trained under `key`, None where there is none; `Damaged` where it changed."""
+        """The version that was trained under `key`, None if there is none; `Damaged` if it changed."""
         for version in self.versions(product_id, profile):
             if version.tags.get("key") == key:
                 self.open(version).verify()
@@ -105,12 +130,15 @@ class Models:
         tags: Mapping[str, str],
         params: Mapping[str, object],
         metrics: Mapping[str, float],
-        curves: Mapping[str, np.ndarray[Any, Any]],
+        curves: Mapping[str, Sequence[float]],
+        data: Sequence[TrainingData] = (),
+        span: tuple[float, float] | None = None,
+        description: str | None = None,
     ) -> ModelVersion:
         """Seal the draft, rename it to its final folder, and only then add the version to the registry.
 
-        `key` digests what it was trained from, and names its folder. The version gets `tags`, its lineage;
-        MLflow's run gets `params`, the settings, `metrics` and `curves`, a figure for each epoch (epochs,).
+        `key` digests what it was trained from, and names its folder. The version gets `tags`, its lineage,
+        and `description`, Markdown; MLflow's run `params`, the settings, and what else `TrainingRun` has.
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
@@ -124,24 +152,27 @@ class Models:
         fsync_folder(self.home.models)
         share_bundle(self.home, name, bundle)
         origin = tags.get("origin_day") or tags.get("data_version", "")
-        run_id = self._log_run(name, f"{name} {origin}".strip(), key, params, metrics, curves)
+        run = TrainingRun(f"{name} {origin}".strip(), key, params, metrics, curves, data, span)
+        run_id = log_run(self.client, name, self.home.models / name, run)
         if not self.client.search_registered_models(filter_string=f"name='{name}'"):
             self.client.create_registered_model(name)
         tags = {**tags, "key": key, "bundle": folder.name, "manifest_sha256": manifest_sha256}
-        source = folder.resolve().as_uri()
-        version = self.client.create_model_version(name, source=source, run_id=run_id, tags=tags)
+        source = self.home.shared.artifact_uri(f"models/{name}/{bundle}")
+        version = self.client.create_model_version(
+            name, source=source, run_id=run_id, tags=tags, description=description
+        )
         return ModelVersion.of_tags(name, str(version.version), tags)
 
     def promote(self, version: ModelVersion) -> None:
-        """Make it the champion, which forecasts from then on."""
+        """Make the version the champion, which makes the forecasts from then on."""
         self.client.set_registered_model_alias(version.name, CHAMPION, version.version)
 
     def challenge(self, version: ModelVersion) -> None:
-        """Make it the challenger: the newest version that the gate has not accepted."""
+        """Make the version the challenger: the newest one that the gate has not accepted."""
         self.client.set_registered_model_alias(version.name, CHALLENGER, version.version)
 
     def settle(self, version: ModelVersion) -> None:
-        """Remove the challenger's alias from it, if it has it."""
+        """Remove the challenger's alias from the version, if it has it."""
         if CHALLENGER in self.version(version.product_id, version.profile, version.version).aliases:
             self.client.delete_registered_model_alias(version.name, CHALLENGER)
 
@@ -159,10 +190,22 @@ class Models:
         for name, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, name, value)
 
+    def describe(self, version: ModelVersion, description: str) -> None:
+        """Replace the version's description, which is Markdown."""
+        self.client.update_model_version(version.name, version.version, description)
+
+    def of_artifact(self, uri: str) -> ModelVersion:
+        """The version whose bundle has that address in the registry; `Damaged` if there is none."""
+        for version in self.versions():
+            # The scheme is that of the home in which it was registered, and may since be another.
+            if uri.endswith(f"/models/{version.name}/{version.bundle}"):
+                return version
+        raise Damaged(f"no version in {self.home.root} has the bundle {uri!r:.200}: see `closecast versions`")
+
     def delete(self, version: ModelVersion) -> None:
         """Delete a version and its run from the registry; no later version gets its number.
 
-        Its bundle stays until the home is pruned: a version in the registry has its bundle at any moment.
+        Its bundle stays until the home is pruned, so every version in the registry always has its bundle.
         """
         run_id = self.client.get_model_version(version.name, version.version).run_id
         self.client.delete_model_version(version.name, version.version)
@@ -175,7 +218,7 @@ class Models:
         return next((version for version in versions if CHAMPION in version.aliases), None)
 
     def version(self, product_id: str, profile: str, version: str) -> ModelVersion:
-        """A version by its number; `Damaged` where there is none."""
+        """A version by its number; `Damaged` if there is none."""
         for stored in self.versions(product_id, profile):
             if stored.version == version:
                 return stored
@@ -184,7 +227,7 @@ class Models:
         )
 
     def versions(self, product_id: str | None = None, profile: str | None = None) -> list[ModelVersion]:
-        """All versions, newest first within each model; of one product, or its one profile, when named."""
+        """All versions, newest first within each model; only those of one product or profile if named."""
         versions, tags, aliases = self._read(product_id, profile)
         named, tagged = defaultdict[Any, list[str]](list), defaultdict[Any, dict[str, str]](dict)
         for name, version, alias in aliases:
@@ -204,15 +247,33 @@ class Models:
             (name, alias, str(version)) for name, version, alias in aliases if (name, version) not in present
         ]
 
+    def recorded_runs(self) -> dict[tuple[str, str], RecordedRun]:
+        """MLflow's run of every version, by the version's name and number."""
+        tags, params, figures = database_engine(self.home).registry_rows(
+            _RUN_QUERIES, {"name": "closecast.%"}
+        )
+        runs = defaultdict[tuple[str, str], RecordedRun](RecordedRun)
+        for name, version, key, value in tags:
+            runs[name, str(version)].tags[key] = value
+        for name, version, key, value in params:
+            runs[name, str(version)].params[key] = value
+        for name, version, key, step, value in figures:
+            run = runs[name, str(version)]
+            if step:
+                run.curves[key] = (*run.curves.get(key, ()), value)
+            else:
+                run.metrics[key] = value
+        return runs
+
     def _read(self, product_id: str | None = None, profile: str | None = None) -> list[list[tuple[Any, ...]]]:
-        """Versions, tags and aliases, straight from MLflow's tables: its client takes seconds to load."""
+        """Versions, tags and aliases, read from MLflow's tables, because its client takes seconds to load."""
         name = registered_name(product_id or "%", profile or "%")
         # To LIKE, an underscore is any character.
         name = re.sub(r"([_\\])", r"\\\1", name)
         return database_engine(self.home).registry_rows(_QUERIES, {"name": name})
 
     def open(self, version: ModelVersion) -> Bundle:
-        """The version's bundle, in this home wherever that was moved to; `Damaged` where it changed."""
+        """The version's bundle, in this home even if it was moved; `Damaged` if it changed."""
         sha256 = version.manifest_sha256
         return Bundle(fetch_bundle(self.home, version.name, version.bundle, sha256), sha256)
 
@@ -220,33 +281,3 @@ class Models:
     def client(self) -> MlflowClient:
         """MLflow's client on the home's own registry; made on first use."""
         return registry_client(self.home)
-
-    def _log_run(
-        self,
-        name: str,
-        title: str,
-        key: str,
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        curves: Mapping[str, np.ndarray[Any, Any]],
-    ) -> str:
-        client, folder = self.client, (self.home.models / name).resolve().as_uri()
-        from mlflow.entities import Metric, Param  # after the client, as in `mark`
-
-        experiment = client.get_experiment_by_name(name)
-        number = experiment.experiment_id if experiment else client.create_experiment(name, folder)
-        for orphan in client.search_runs([number], f"tags.key = '{key}'"):
-            client.delete_run(orphan.info.run_id)  # it was killed before it reached the registry
-        run = client.create_run(number, tags={"key": key}, run_name=title)
-        run_id, stamp = str(run.info.run_id), run.info.start_time
-        figures = [Metric(metric, value, stamp, 0) for metric, value in metrics.items()]
-        figures += [
-            Metric(curve, float(value), stamp, epoch)
-            for curve, values in curves.items()
-            for epoch, value in enumerate(values, start=1)
-        ]
-        client.log_batch(run_id, params=[Param(param, str(value)) for param, value in params.items()])
-        for first in range(0, len(figures), METRICS_A_CALL):
-            client.log_batch(run_id, metrics=figures[first : first + METRICS_A_CALL])
-        client.set_terminated(run_id)
-        return run_id

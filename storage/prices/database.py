@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Self
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from storage.core.errors import BadInput
-from storage.prices import engine_base as base
-from storage.prices.engine import database_engine
+from closecast.storage.core.errors import BadInput
+from closecast.storage.prices import engine_base as base
+from closecast.storage.prices.engine import database_engine
 
 if TYPE_CHECKING:
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NO_RIGHT = "42501"  # PostgreSQL's SQLSTATE
@@ -61,7 +61,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that holds the write lock from its first statement; all of it is kept, or nothing.
+        """A transaction that holds the write lock from its first statement; it commits all or nothing.
 
         Raises:
             HomeUnusable: the database is locked for too long, not writable, or no database.

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.core.candle_schema import FIGURES
+from closecast.storage.core.candle_schema import FIGURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
     import pandas as pd
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 CHUNK = 50_000
 
 
-def digest(candles: pd.DataFrame) -> str:
+def digest(candles: pd.DataFrame, decisions: Sequence[str] = ()) -> str:
     """SHA-256 over `day,open,high,low,close,volume` a line, in Python's shortest exact notation, LF.
 
-    An unknown figure is empty.
+    An unknown figure is empty. The lines of the decisions follow.
     """
     sha256 = hashlib.sha256()
     for lines in _lines(candles):
         text = pc.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), "\n")[0]
         sha256.update(text.as_buffer())
         sha256.update(b"\n")
+    for line in decisions:
+        sha256.update(f"{line}\n".encode())
     return sha256.hexdigest()
 
 
@@ -54,7 +56,7 @@ def _lines(candles: pd.DataFrame) -> Iterator[pa.Array]:
 
 
 def _notation(figures: npt.NDArray[np.float64]) -> pa.Array:
-    """Each figure as Python's `repr` writes it, empty where it is unknown."""
+    """Each figure as Python's `repr` writes it, empty if it is unknown."""
     text = pa.array(figures, from_pandas=True).cast(pa.string())
     # Arrow's digits are Python's, but for the point of a whole number and for where exponents begin.
     whole = np.where(figures == np.floor(figures), ".0", "")

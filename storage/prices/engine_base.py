@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from storage.core.errors import BadSetting, HomeBusy, HomeUnusable
+from closecast.storage.core.errors import BadSetting, HomeBusy, HomeUnusable
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("closecast.locks")
 
 # Every revision that this release opens, the last one current: listed here because Alembic is slow to load.
-REVISIONS = ("prices_1",)
+REVISIONS = ("prices_2",)
 BUSY_SECONDS = 30
 SETUP_SECONDS = 120
+# SHMSIZE is of the index that lies beside a write-ahead log while it is read.
+FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 PRODUCTS = "SELECT DISTINCT product_id FROM series ORDER BY product_id"
 
 
@@ -38,8 +40,8 @@ class DatabaseEngine(Protocol):
 
     # A connection with the option `closecast_write` begins with the write lock.
     def connect(self) -> sa.Engine: ...
-    def stored_revision(self) -> str | None: ...  # of the schema; None where there is none, and none is made
-    def products(self) -> list[str]: ...  # with a series, by name; empty where they cannot be read at once
+    def stored_revision(self) -> str | None: ...  # of the schema; None if there is none, and none is made
+    def products(self) -> list[str]: ...  # with a series, by name; empty if they cannot be read at once
     # The problems of the database's file, among them those of its `parts` that are missing.
     def integrity(self, connection: sa.Connection, parts: Sequence[str]) -> list[str]: ...
     # Let the next row number follow the highest one, after rows were inserted with theirs.
@@ -48,14 +50,14 @@ class DatabaseEngine(Protocol):
     # Hold the lock `name` until the block or the process ends; messages name the `activity`.
     def lock(self, name: str, activity: str, wait_seconds: float) -> AbstractContextManager[None]: ...
     def registry_exists(self) -> bool: ...
-    # The rows of each query on one state of MLflow's tables; none where there are no tables yet.
+    # The rows of each query on one state of MLflow's tables; none if there are no tables yet.
     def registry_rows(self, queries: Sequence[str], values: Mapping[str, str]) -> list[list[Any]]: ...
     # MLflow's address, with its password; `create` makes MLflow's tables at an address on first use.
     def registry_url(self, create: Callable[[str], None]) -> str: ...
 
 
 def create_engine(url: sa.URL, **options: Any) -> sa.Engine:
-    """SQLAlchemy's engine for an address; `BadSetting` where the driver is missing."""
+    """SQLAlchemy's engine for an address; `BadSetting` if the driver is missing."""
     import sqlalchemy as sa
 
     try:
@@ -73,7 +75,7 @@ def is_write(connection: sa.Connection) -> bool:
 
 
 def is_current(engine: DatabaseEngine) -> bool:
-    """Whether the price database has the current schema; `HomeUnusable` where another release wrote it."""
+    """Whether the price database has the current schema; `HomeUnusable` if another release wrote it."""
     revision = engine.stored_revision()
     if revision is not None and revision not in REVISIONS:
         raise HomeUnusable(
@@ -85,12 +87,17 @@ def is_current(engine: DatabaseEngine) -> bool:
 
 
 def unusable(database: str, address: str, reason: object, wait_seconds: float) -> HomeUnusable:
-    """The error for a database that another process locks, or that fails otherwise."""
+    """The error for a database that another process locks, or that fails for another reason."""
     text = one_line(reason)
     if "locked" in text or "lock timeout" in text:
         return HomeUnusable(
             f"the {database} {address} is held by another process (waited {wait_seconds} s);"
             " let it finish, then try again"
+        )
+    if getattr(reason, "sqlite_errorcode", None) in FULL:
+        return HomeUnusable(
+            f"the disk of the {database} {address} is full ({text}), and even to read it a little room is"
+            " needed: make room, then try again"
         )
     return HomeUnusable(
         f"closecast needs a {database} that it can read and write at {address}: {text};"
@@ -104,9 +111,13 @@ def one_line(reason: object) -> str:
 
 
 def is_damaged(reason: object) -> bool:
-    """Whether SQLite reports a damaged file or no database in it, rather than one that it cannot open."""
+    """Whether SQLite reports a damaged file or no database in it, rather than one that it cannot open.
+
+    An error of its own has no code: a text that is not UTF-8. SQLITE_ERROR is a table that lost its name.
+    """
     code = getattr(reason, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    damaged = (0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(reason, sqlite3.DatabaseError) and code in damaged
 
 
 def wait_for(acquire: Callable[[], bool], activity: str, address: object, wait_seconds: float) -> None:

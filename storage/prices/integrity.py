@@ -1,4 +1,4 @@
-"""Whether the price database is as it was recorded: each candle, each data version.
+"""Checks whether the price database is as it was recorded: each candle, each data version.
 
 A product's candles are a frame of all its rows: `seq`, a candle frame's columns and those of OBSERVATION.
 """
@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS, OBSERVATION
-from storage.core.errors import Damaged, HomeUnusable
-from storage.prices import queries
-from storage.prices.database import Database
-from storage.prices.digest import checks, digest
-from storage.prices.engine import database_engine
-from storage.prices.engine_base import is_damaged
-from storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, PAGES, SERIES, TABLES
+from closecast.storage.core.candle_schema import CANDLE_COLUMNS, OBSERVATION
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.prices import queries
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.decisions import RecordedSeries, decision_frame
+from closecast.storage.prices.digest import checks, digest
+from closecast.storage.prices.engine import database_engine
+from closecast.storage.prices.engine_base import is_damaged
+from closecast.storage.prices.schema import CANDLES, CLOSES, DATA_VERSIONS, PAGES, SERIES, TABLES
 
 if TYPE_CHECKING:
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
 # Without one of them some query fails, or is slow.
 PARTS = [
@@ -35,9 +37,9 @@ PARTS = [
 
 @contextlib.contextmanager
 def report_damage() -> Iterator[None]:
-    """Raise `Damaged` instead of `HomeUnusable` where SQLite reports damage, or no database.
+    """Raise `Damaged` instead of `HomeUnusable` if SQLite reports damage, or no database.
 
-    A database that is held by another process or out of reach stays unusable: it may be intact.
+    A database that another process holds, or that is out of reach, stays `HomeUnusable`: it may be intact.
     """
     try:
         yield
@@ -48,7 +50,7 @@ def report_damage() -> Iterator[None]:
 
 
 def require_open_prices(home: Home) -> None:
-    """Raise `HomeUnusable` where there is a price database that cannot be opened, and is not damaged."""
+    """Raise `HomeUnusable` if there is a price database that cannot be opened, and is not damaged."""
     file = database_engine(home).file
     if file is None or file.exists():
         with contextlib.suppress(Damaged), report_damage(), PriceRecords(home):
@@ -84,6 +86,11 @@ class PriceRecords(Database):
         query = sa.select(*SERIES.c["source", "after_candle_seq"]).where(SERIES.c.product_id == product_id)
         return pd.DataFrame(self._rows(query, "seq"), columns=["owner", "after"])
 
+    def decisions(self, product_id: str) -> pd.DataFrame:
+        """The decisions about the product's days, of every series."""
+        with self.read() as connection:
+            return decision_frame(queries.read_decisions(connection, product_id, 0))
+
     def pages(self) -> dict[int, int]:
         """The recorded check of each candle, by number.
 
@@ -112,9 +119,9 @@ def changed_candles(product_id: str, candles: pd.DataFrame, recorded: Mapping[in
 
 
 def misplaced_candles(product_id: str, candles: pd.DataFrame, series: pd.DataFrame) -> Iterator[str]:
-    """A line for all candles of one source that are in a series of another, or in none.
+    """A line for all candles of one source that are in another source's series, or in none.
 
-    A series without a candle is no fault: a run whose first page was refused leaves one.
+    A series without a candle is not a fault: a run whose first page was refused leaves one.
     """
     newest = series.drop_duplicates("after", keep="last").astype({"after": "int64"})
     owned = pd.merge_asof(
@@ -125,22 +132,26 @@ def misplaced_candles(product_id: str, candles: pd.DataFrame, series: pd.DataFra
     for (source, where), rows in misplaced.groupby(["source", "owner"], sort=False):
         yield (
             f"{len(rows)} of the candles of {product_id}, numbers {rows['seq'].iloc[0]} to"
-            f" {rows['seq'].iloc[-1]}, came from {source} and stand in {where}"
+            f" {rows['seq'].iloc[-1]}, came from {source} and are in {where}"
         )
 
 
-def recorded_candles(
-    candles: pd.DataFrame, series: pd.DataFrame, version: sa.Row[Any]
-) -> pd.DataFrame | None:
-    """The newest candle of each day that a data version stands for, as `Prices.closes_at` reads it.
+def recorded_prices(
+    candles: pd.DataFrame, series: pd.DataFrame, decisions: pd.DataFrame, version: sa.Row[Any]
+) -> tuple[RecordedSeries, pd.DataFrame] | None:
+    """What a data version stands for, as `Prices.prices_at` reads it, and the newest known row of each day.
 
-    None where they are not those whose digest is in the version's name.
+    None if they are not those whose digest is in the version's name.
     """
-    after = series["after"][series["after"] < version.seq].max()
-    rows = candles[candles["seq"].between(after if after == after else 0, version.seq, inclusive="right")]
-    stored = queries.newest_of_days(rows[rows["day_utc"] <= pd.Timestamp(version.through_day_utc)])
-    whole = len(stored) == version.rows and digest(stored) == named_digest(version)
-    return stored if whole else None
+    begins = series["after"][series["after"] < version.seq].max()
+    after = begins if begins == begins else 0
+    rows = candles[candles["seq"].between(after, version.seq, inclusive="right")]
+    own = decisions[(decisions["after_candle_seq"] > after) & (decisions["seq"] <= version.decision_seq)]
+    recorded = RecordedSeries(rows.sort_values(["day_utc", "seq"], ignore_index=True), own)
+    origin = date.fromisoformat(version.through_day_utc)
+    stored = recorded.known(origin)
+    whole = len(stored) == version.rows and digest(stored, recorded.lines(origin)) == named_digest(version)
+    return (recorded, stored) if whole else None
 
 
 def named_digest(version: sa.Row[Any]) -> str:

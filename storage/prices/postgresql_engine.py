@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from storage.core.errors import HomeUnusable
-from storage.prices import engine_base as base
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.prices import engine_base as base
 
 log = logging.getLogger("closecast.locks")
 
@@ -42,9 +42,8 @@ class PostgresqlEngine:
     file: Path | None = None
 
     def __init__(self, url: sa.URL) -> None:
-        # The driver that is installed with closecast, not SQLAlchemy's older default.
-        short = url.drivername == "postgresql"
-        self._url = url.set(drivername="postgresql+psycopg") if short else url
+        # The driver that is installed with closecast, also for an address of Prefect's, which names another.
+        self._url = url.set(drivername="postgresql+psycopg")
         self.address = self._url.set(query={}).render_as_string()
         self.registry_address = self.address
 

@@ -1,4 +1,4 @@
-"""The statements that `Prices` is made of.
+"""The SQL statements behind `Prices`.
 
 Stored candles are candle frames with the column `seq`, a row a day, oldest day first.
 """
@@ -15,13 +15,22 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from storage.core.candle_schema import CANDLE_COLUMNS, FIGURES, REJECTED_COLUMNS, arrow_schema, candle_frame
-from storage.core.errors import BadInput
-from storage.prices.digest import checks
-from storage.prices.schema import CANDLES, PAGES, QUARANTINE, SERIES, TOO_LARGE
+from closecast.storage.core.candle_schema import (
+    CANDLE_COLUMNS,
+    DECISION_COLUMNS,
+    FIGURES,
+    REJECTED_COLUMNS,
+    arrow_schema,
+    candle_frame,
+)
+from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.prices.digest import checks
+from closecast.storage.prices.schema import CANDLES, PAGES, PRICE_DECISIONS, QUARANTINE, SERIES, TOO_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from closecast.storage.prices.decisions import Decision
 
 # Rows that are Python objects at one time: with many more, garbage collection takes most of the time.
 PIECE = 2_000
@@ -51,6 +60,22 @@ def find_series(connection: sa.Connection, product_id: str, *, at: int | None = 
     return Series(row.product_id, row.source, row.after_candle_seq) if row else None
 
 
+def oldest_products(connection: sa.Connection, through: date, *, min_days: int, limit: int) -> list[str]:
+    """As `Prices.oldest_products`."""
+    newest = sa.select(sa.func.max(SERIES.c.seq)).group_by(SERIES.c.product_id)
+    series, day = sa.select(SERIES).where(SERIES.c.seq.in_(newest)).subquery(), CANDLES.c.day_utc
+    query = (
+        sa.select(CANDLES.c.product_id)
+        .join(series, CANDLES.c.product_id == series.c.product_id)
+        .where(CANDLES.c.seq > series.c.after_candle_seq, day <= through.isoformat())
+        .group_by(CANDLES.c.product_id)
+        .having(sa.func.count(day.distinct()) >= min_days)
+        .order_by(sa.func.min(day), CANDLES.c.product_id)
+        .limit(limit)
+    )
+    return list(connection.scalars(query))
+
+
 def belongs(series: Series) -> sa.ColumnElement[bool]:
     """The condition on a candle of the series and of those after it."""
     return (CANDLES.c.product_id == series.product_id) & (CANDLES.c.seq > series.after)
@@ -60,7 +85,7 @@ def check_page(candles: pd.DataFrame) -> pd.DataFrame:
     """The page's candles, oldest day first; a day twice with the same figures counts once.
 
     Raises:
-        BadInput: a time that is no day, a figure that no price has, or a day twice with different figures.
+        BadInput: a time is not a day, a figure is not a possible price, or a day has different figures.
     """
     if (candles["day_utc"] != candles["day_utc"].dt.normalize()).any():  # NaT differs from itself
         raise BadInput(
@@ -84,27 +109,45 @@ def check_page(candles: pd.DataFrame) -> pd.DataFrame:
     return page
 
 
-def upto(candles: pd.DataFrame, through: date | None) -> pd.DataFrame:
-    """The candles of the days up to `through`, inclusive; None for all."""
-    if through is None:
-        return candles
-    return candles.iloc[: candles["day_utc"].searchsorted(pd.Timestamp(through), side="right")]
-
-
-def read_newest(
-    connection: sa.Connection, series: Series, *, at: int | None = None, through: date | None = None
-) -> pd.DataFrame:
-    """Each day's newest candle up to day `through`, inclusive, as it was at candle number `at`."""
+def read_rows(connection: sa.Connection, series: Series, *, at: int | None = None) -> pd.DataFrame:
+    """The candles of a series up to number `at`, by day, then number."""
     query = sa.select(*CANDLES.c["seq", *CANDLE_COLUMNS]).where(belongs(series))
     if at is not None:
         query = query.where(CANDLES.c.seq <= at)
-    return upto(newest_of_days(read_frame(connection, query)), through)
+    return read_frame(connection, query).sort_values(["day_utc", "seq"], ignore_index=True)
 
 
-def newest_of_days(candles: pd.DataFrame) -> pd.DataFrame:
-    """The candle of the greatest number of each day, of candles in any order."""
-    ordered = candles.sort_values(["day_utc", "seq"])
-    return ordered.drop_duplicates("day_utc", keep="last", ignore_index=True)
+def read_decisions(
+    connection: sa.Connection, product_id: str, after: int, *, at: int | None = None
+) -> list[dict[str, Any]]:
+    """The decisions about days of the series that begins after that candle, up to number `at`, by number.
+
+    None belongs to the last candle of another series: a series begins with a close that needs no decision.
+    """
+    table = PRICE_DECISIONS.c
+    query = sa.select(*table["seq", *DECISION_COLUMNS]).where(
+        (table.product_id == product_id) & (table.after_candle_seq > after)
+    )
+    if at is not None:
+        query = query.where(table.seq <= at)
+    rows = [dict(row) for row in connection.execute(query.order_by(table.seq)).mappings()]
+    return [row | {name: stored_day(row[name]) for name in ("day_utc", "known_from")} for row in rows]
+
+
+def stored_day(text: str) -> date:
+    """The day of a column; `Damaged` if it has none."""
+    try:
+        return date.fromisoformat(text)
+    except (TypeError, ValueError) as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> Damaged:
+    """The error for a row with an invalid day or figure: the file was changed."""
+    return Damaged(
+        f"the price database has a row that cannot be read ({error}): run `closecast verify`, and restore it"
+        " from a backup"
+    )
 
 
 def read_frame(connection: sa.Connection, query: sa.Select[Any]) -> pd.DataFrame:
@@ -119,14 +162,17 @@ def read_arrow(connection: sa.Connection, query: sa.Select[Any], schema: pa.Sche
     batches = []
     for rows in _pieces(connection, query):
         # Days and times are stored as ISO text, which Arrow reads.
-        texts = [pa.array(column) for column in zip(*rows, strict=True)]
-        columns = [text.cast(field.type) for text, field in zip(texts, schema, strict=True)]
+        try:
+            texts = [pa.array(column) for column in zip(*rows, strict=True)]
+            columns = [text.cast(field.type) for text, field in zip(texts, schema, strict=True)]
+        except pa.ArrowException as error:
+            raise _unreadable(error) from error
         batches.append(pa.record_batch(columns, schema=schema))
     return pa.Table.from_batches(batches, schema=schema)
 
 
 def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequence[Any]]:
-    """The rows, some at a time, by the driver's own cursor: as SQLAlchemy's rows they take twice as long."""
+    """The rows in batches from the driver's cursor, because SQLAlchemy's rows take twice as long."""
     inlined = query.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
     with contextlib.closing(connection.connection.cursor()) as cursor:
         cursor.execute(str(inlined))
@@ -134,9 +180,9 @@ def _pieces(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Sequen
             yield rows
 
 
-def highest(connection: sa.Connection) -> int:
-    """The greatest number of a candle, of any series: while it is the same, nothing was added."""
-    return connection.scalar(sa.select(sa.func.max(CANDLES.c.seq))) or 0
+def highest(connection: sa.Connection, table: sa.Table = CANDLES) -> int:
+    """The greatest row number of a table: if it is the same, nothing was added."""
+    return connection.scalar(sa.select(sa.func.max(table.c.seq))) or 0
 
 
 def insert_candles(connection: sa.Connection, candles: pd.DataFrame, common: dict[str, str]) -> pd.DataFrame:
@@ -175,7 +221,7 @@ def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, co
     """Write the quarantined rows that are not stored yet; returns their number."""
     if rejected is None or rejected.empty:
         return 0
-    before = connection.scalar(sa.select(sa.func.max(QUARANTINE.c.seq))) or 0
+    before = highest(connection, QUARANTINE)
     for start in range(0, len(rejected), PIECE):
         piece = rejected[REJECTED_COLUMNS].iloc[start : start + PIECE].itertuples(index=False, name=None)
         rows = [{**common, "day_utc": _iso_day(day), "raw": raw, "reason": text} for day, raw, text in piece]
@@ -183,6 +229,30 @@ def insert_rejected(connection: sa.Connection, rejected: pd.DataFrame | None, co
     # Nobody else writes meanwhile, and the count that a driver gives for many rows is not always theirs.
     new = sa.select(sa.func.count()).select_from(QUARANTINE).where(QUARANTINE.c.seq > before)
     return connection.scalar(new) or 0
+
+
+def insert_decisions(
+    connection: sa.Connection,
+    product_id: str,
+    decisions: Sequence[tuple[Decision, int]],
+    decided_at: datetime,
+) -> None:
+    """Write decisions, each with the candle number that it stands behind."""
+    rows = [
+        {
+            "product_id": product_id,
+            "day_utc": one.day.isoformat(),
+            "kind": one.kind,
+            "factor": one.factor,
+            "known_from": one.known_from.isoformat(),
+            "decided_at": iso_utc(decided_at),
+            "decided_by": one.decided_by,
+            "after_candle_seq": after,
+        }
+        for one, after in decisions
+    ]
+    if rows:
+        connection.execute(sa.insert(PRICE_DECISIONS), rows)
 
 
 def _iso_day(text: object) -> str | None:
@@ -204,7 +274,7 @@ def insert_new(connection: sa.Connection, table: sa.TableClause, rows: Sequence[
 
 
 def iso_utc(moment: datetime) -> str:
-    """A time with its zone as ISO text in UTC, to the second; `BadInput` where it has none."""
+    """A time with its zone as ISO text in UTC, to the second; `BadInput` if it has none."""
     if moment.tzinfo is None:
         raise BadInput(f"a time with its zone is needed, not {moment}; give it in UTC")
     return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -7,9 +7,9 @@ import hashlib
 import re
 import zlib
 
-from storage.core.errors import BadInput, Damaged
-from storage.core.home import Home
-from storage.core.location import Location
+from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import Location
 
 SUFFIX = ".json.gz"
 
@@ -18,7 +18,7 @@ def keep_raw(home: Home, payload: bytes) -> str:
     """Keep a response unchanged and compressed, once, however often it comes; returns its SHA-256 in hex.
 
     Raises:
-        HomeUnusable: the home cannot be written, or a link lies in the way.
+        HomeUnusable: the home cannot be written, or there is a link in the path.
     """
     sha256 = hashlib.sha256(payload).hexdigest()
     # Without the time in its header, the same response makes the same file.
@@ -41,7 +41,9 @@ def read_raw(home: Home, sha256: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise Damaged(f"the raw response {path} cannot be read: {error}; restore it from a backup") from error
     if hashlib.sha256(payload).hexdigest() != sha256:
-        raise Damaged(f"the raw response {path} has another SHA-256 than its name; restore it from a backup")
+        raise Damaged(
+            f"the raw response {path} does not have the SHA-256 in its name; restore it from a backup"
+        )
     return payload
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import SchemaItem
 
-from storage.core.candle_schema import FIGURES, PRICE_VIEWS
+from closecast.storage.core.candle_schema import COMMENTS, FIGURES, PRICE_VIEWS
 
 # From here on a figure is refused; no price is near it.
 TOO_LARGE = 1e300
@@ -24,6 +24,13 @@ CHECKS: dict[str, dict[str | None, str]] = {
     },
     "day_utc": {"sqlite": DAY, "postgresql": DAY_POSTGRESQL},
     "through_day_utc": {"sqlite": DAY, "postgresql": DAY_POSTGRESQL},
+    "known_from": {
+        "sqlite": f"{DAY} AND VALUE >= day_utc",
+        "postgresql": f"{DAY_POSTGRESQL} AND VALUE >= day_utc",
+    },
+    "kind": {None: "VALUE IN ('accepted', 'rejected', 'split')"},
+    "factor": {None: "(VALUE IS NOT NULL) = (kind = 'split') AND coalesce(VALUE, 1) > 0"},
+    "decided_by": {None: "VALUE IN ('rule', 'user')"},
     **{name: {None: PRICE} for name in ("open", "high", "low", "close")},
     "volume": {None: f"VALUE >= 0 AND VALUE < {TOO_LARGE}"},
     "last_candle_seq": {None: "VALUE >= first_candle_seq"},
@@ -31,11 +38,33 @@ CHECKS: dict[str, dict[str | None, str]] = {
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 # In the order of the bytes, as in SQLite, whatever the database's own language is.
 SORTED = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+COUNTS = ("seq", "rows", "after_candle_seq", "first_candle_seq", "last_candle_seq", "decision_seq")
 TYPES: dict[str, sa.types.TypeEngine[Any]] = {
-    **dict.fromkeys(("seq", "rows", "after_candle_seq", "first_candle_seq", "last_candle_seq"), NUMBER),
-    **dict.fromkeys(("product_id", "day_utc", "through_day_utc"), SORTED),
-    **dict.fromkeys(FIGURES, sa.Double().with_variant(sa.REAL(), "sqlite")),
+    **dict.fromkeys(COUNTS, NUMBER),
+    **dict.fromkeys(("product_id", "day_utc", "through_day_utc", "known_from"), SORTED),
+    **dict.fromkeys((*FIGURES, "factor"), sa.Double().with_variant(sa.REAL(), "sqlite")),
     "checks": sa.LargeBinary(),
+}
+# PostgreSQL keeps them with its tables and columns; SQLite has none.
+DESCRIPTIONS = {
+    "candles": "Every observation of every day; of a day the newest row counts",
+    "series": "Which source the prices of a product are from, and after which row",
+    "quarantine": "Rows of a file or response that were not accepted",
+    "data_versions": "What a data version stands for",
+    "price_decisions": "What a rule or a person decided about days; the newest known row is in force",
+    "pages": "A CRC-32 for each candle of a page, by which a changed one is found",
+}
+_COMMENTS = COMMENTS | {
+    "started_at": "when the series began",
+    "data_version": "PRODUCT@SEQ:SHA256",
+    "decision_seq": "newest decision that it knows",
+    "through_day_utc": "last UTC day that it holds",
+    "rows": "candles that it holds",
+    "sha256": "digest of its candles and decisions",
+    "created_at": "when it was recorded",
+    "first_candle_seq": "first candle of the page",
+    "last_candle_seq": "last candle of the page",
+    "checks": "four bytes for each candle",
 }
 REFUSE = "BEGIN SELECT RAISE(ABORT, '%(table)s is append-only'); END"
 APPEND_ONLY = (
@@ -55,7 +84,7 @@ APPEND_ONLY = (
 
 
 def _column(name: str, *parts: sa.Identity, **options: Any) -> sa.Column[Any]:
-    return sa.Column(name, TYPES.get(name, sa.Text()), *parts, **options)
+    return sa.Column(name, TYPES.get(name, sa.Text()), *parts, comment=_COMMENTS[name], **options)
 
 
 def _table(name: str, key: str, *columns: str, nullable: tuple[str, ...] = ()) -> sa.Table:
@@ -68,7 +97,7 @@ def _table(name: str, key: str, *columns: str, nullable: tuple[str, ...] = ()) -
         for column in columns
         for dialect, condition in CHECKS.get(column, {}).items()
     ]
-    table = sa.Table(name, sa.MetaData(), *parts, sqlite_strict=True)
+    table = sa.Table(name, sa.MetaData(), *parts, comment=DESCRIPTIONS[name], sqlite_strict=True)
     for dialect, statement in APPEND_ONLY:
         sa.event.listen(table, "after_create", sa.DDL(statement).execute_if(dialect=dialect))  # type: ignore[no-untyped-call]
     return table
@@ -79,16 +108,20 @@ CANDLES = _table("candles", *PRICE_VIEWS["candles"], nullable=UNKNOWN)
 SERIES = _table("series", "seq", "product_id", "source", "after_candle_seq", "started_at")
 QUARANTINE = _table("quarantine", *PRICE_VIEWS["quarantine"], nullable=("day_utc",))
 DATA_VERSIONS = _table(
-    "data_versions", "data_version", "product_id", "seq", "through_day_utc", "rows", "sha256", "created_at"
+    *("data_versions", "data_version", "product_id", "seq", "decision_seq", "through_day_utc", "rows"),
+    *("sha256", "created_at"),
 )
+# What a person or a rule decided about a day; the newest row of a day that is known by then is in force.
+PRICE_DECISIONS = _table("price_decisions", *PRICE_VIEWS["price_decisions"], nullable=("factor",))
 # A CRC-32 for each candle of a page, so that verify can name a changed one.
 PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
-TABLES = (CANDLES, SERIES, QUARANTINE, DATA_VERSIONS, PAGES)
+TABLES = (CANDLES, SERIES, QUARANTINE, DATA_VERSIONS, PAGES, PRICE_DECISIONS)
 sa.Index("candles_newest", *CANDLES.c["product_id", "day_utc", "seq"])
+sa.Index("price_decisions_newest", *PRICE_DECISIONS.c["product_id", "day_utc", "seq"])
 sa.Index("series_newest", *SERIES.c["product_id", "seq"])
 # coalesce: an index holds two NULLs to be different, and the same unreadable row would pile up.
 _day_or_none = sa.func.coalesce(QUARANTINE.c.day_utc, sa.text("''"))
 _once = (*QUARANTINE.c["product_id", "source"], _day_or_none, *QUARANTINE.c["raw", "reason"])
 sa.Index("quarantine_once", *_once, unique=True)
-# Each day's newest row of the product's newest series: a view.
+# Each day's newest row of the product's newest series, without rejected days: a view.
 CLOSES = sa.table("closes", *map(sa.column, PRICE_VIEWS["closes"]))

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.core.errors import HomeUnusable
-from storage.core.files import fsync_folder, write_atomic
-from storage.prices import engine_base as base
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.files import fsync_folder, write_atomic
+from closecast.storage.prices import engine_base as base
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
-    from storage.core.home import Home
+    from closecast.storage.core.home import Home
 
 
 class SqliteEngine:

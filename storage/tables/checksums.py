@@ -1,7 +1,7 @@
 """The SHA-256 of each file of a table, in a list beside them that `sha256sum -c` reads as well.
 
-Delta knows its files by their names and sizes alone. The list grows after each commit; what a run that was
-killed in between has not recorded, the next commit records.
+Delta knows its files by their names and sizes alone. The list grows after each commit; the next commit
+records what a killed run did not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from storage.core.location import Location
+from closecast.storage.core.location import Location
 
 # Delta, PyArrow and pandas ignore a name that begins so.
 CHECKSUMS = "_sha256sums"

@@ -1,4 +1,4 @@
-"""Append-only Delta tables: no row is ever changed, and no key comes twice."""
+"""Append-only Delta tables: rows never change, and keys are unique."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from storage.core.errors import HomeBusy, HomeUnusable
-from storage.core.location import Location
-from storage.tables.checksums import commit_files, record_checksums
-from storage.tables.opening import OpenedTable, one_line, open_table, opened, reading, remember, taken
+from closecast.storage.core.errors import HomeBusy, HomeUnusable
+from closecast.storage.core.location import Location
+from closecast.storage.tables.checksums import commit_files, record_checksums
+from closecast.storage.tables.opening import (
+    OpenedTable,
+    one_line,
+    open_table,
+    opened,
+    reading,
+    remember,
+    taken,
+    versions_beside,
+)
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -39,7 +48,8 @@ class TableSchema:
 
     `key` tells rows apart and is never null. `partition_by`, texts, is part of it: adding reads only the
     partitions concerned. `order_by` are columns that rise with the rows, such as a day, never null and the
-    same for the same key: adding looks for its keys no further than there.
+    same for the same key: adding looks for its keys no further than there. `description` is stored with the
+    table, as the comments of its columns are.
     """
 
     name: str
@@ -47,13 +57,14 @@ class TableSchema:
     key: tuple[str, ...]
     partition_by: tuple[str, ...] = ("product_id",)
     order_by: tuple[str, ...] = ("target_day",)
+    description: str = ""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A table, or some products' part of it, at one moment; before its first row `delta` is None.
 
-    The dataset is opened once, for that takes as long as everything else.
+    The dataset is opened once, because that takes as long as everything else.
     """
 
     table: Table
@@ -78,7 +89,7 @@ class Snapshot:
 
 
 class Table:
-    """An append-only Delta table in a folder or prefix of its own, which need not exist yet."""
+    """An append-only Delta table in its own folder or prefix, which need not exist yet."""
 
     def __init__(self, folder: Location, schema: TableSchema) -> None:
         self.folder, self.schema = folder, schema
@@ -87,7 +98,7 @@ class Table:
     def of_products(self, *products: str | None) -> Table:
         """These products' part of the table, all of it for None; only these products' files are opened.
 
-        To open a table takes 0.7 ms for each of its files, of which every product has some.
+        Opening a table takes 0.7 ms for each of its files, and every product has some.
         """
         part = copy.copy(self)
         part.products = None if None in products else frozenset(map(str, products))
@@ -110,7 +121,8 @@ class Table:
 
         Raises:
             ValueError: a column that the table does not have, a missing value, or a key that comes twice.
-            HomeUnusable, HomeBusy, Damaged: it cannot be written, others write all the time, or not be read.
+            HomeUnusable, HomeBusy, Damaged: it cannot be written, others write all the time, or reading
+                fails.
         """
         checked = self.checked(rows)
         if not checked.num_rows:
@@ -166,6 +178,7 @@ class Table:
                 mode="ignore",
                 partition_by=list(self.schema.partition_by),
                 name=self.schema.name,
+                description=self.schema.description or None,
                 configuration=RETENTION,
                 storage_options=self.folder.storage_options,
             )
@@ -189,8 +202,11 @@ class Table:
             version = state.delta.version() + 1
             names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
             with writing(self.folder):
-                properties = CommitProperties(app_transactions=names)
-                write_deltalake(state.delta, new, mode="append", commit_properties=properties)
+                beside = versions_beside(self.folder)
+                properties = CommitProperties(app_transactions=names, custom_metadata=beside)
+                plain = pa.schema([field.remove_metadata() for field in new.schema])
+                # Without comments: Delta refuses rows whose comments are of another release than its own.
+                write_deltalake(state.delta, new.cast(plain), mode="append", commit_properties=properties)
                 sync_commit(self.folder, state.delta.version())
         remember(self.folder, state.delta)
         return int(new.num_rows)
@@ -214,13 +230,12 @@ def attempt(folder: Location, action: Callable[..., Result], *args: object) -> R
         return retrying(action, *args)
     except CommitFailedError as error:
         raise HomeBusy(
-            f"other runs wrote to {folder} each of the {ATTEMPTS} times that this one tried:"
-            " try again when they are done"
+            f"other runs wrote to {folder} during each of {ATTEMPTS} attempts: try again when they are done"
         ) from error
 
 
 def snapshot(folders: Sequence[Location]) -> list[DeltaTable | None]:
-    """Each table, None where there is none, all as they were at one moment; `HomeBusy` where none is quiet.
+    """Each table, None if there is none, all as they were at one moment; `HomeBusy` if none is quiet.
 
     Versions of a table only rise: when none has a later one after the last table was opened than before, all
     of them were unchanged in between.
@@ -246,12 +261,12 @@ def sorted_by(rows: pa.Table, order: Sequence[str]) -> pa.Table:
 
 
 def all_of(*conditions: ds.Expression) -> ds.Expression | None:
-    """The conditions joined by "and"; None, which every row passes, when there is none."""
+    """The conditions joined by "and"; None, which every row passes, if there are none."""
     return functools.reduce(operator.and_, conditions) if conditions else None
 
 
 def among(name: str, values: Iterable[object]) -> ds.Expression:
-    """Whether a column holds one of the values."""
+    """Whether a column has one of the values."""
     return ds.field(name).isin(values if isinstance(values, pa.Array) else pa.array(values))
 
 
@@ -263,7 +278,7 @@ def between(name: str, first: object | None, last: object | None) -> list[ds.Exp
 
 @contextlib.contextmanager
 def writing(folder: Location) -> Iterator[None]:
-    """Raise `HomeUnusable` for whatever fails inside but a conflict with another commit."""
+    """Raise `HomeUnusable` for every failure inside except a conflict with another commit."""
     from deltalake.exceptions import CommitFailedError, DeltaError
 
     try:

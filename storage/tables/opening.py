@@ -1,29 +1,31 @@
-"""Opening Delta tables: for reading, a process opens one again only once it has another commit.
+"""Opening Delta tables: a process reopens a table for reading only if it has a new commit.
 
-To open a table takes as long as to read from it, and a day reads each of its tables several times.
+Opening a table takes as long as reading it, and a day reads each of its tables several times.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from storage.core.errors import Damaged
-from storage.core.location import Location
-from storage.tables.checksums import LOG
+from closecast.storage.core.errors import Damaged
+from closecast.storage.core.location import Location
+from closecast.storage.tables.checksums import LOG
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 # Tables that stay open, and products of each whose files do: there are six tables in a home.
 MAX_TABLES, MAX_PARTS = 16, 4
+BESIDE = "closecast.tables"
 _opened: OrderedDict[str, OpenedTable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -38,7 +40,7 @@ class OpenedTable:
     parts: dict[frozenset[str] | None, ds.Dataset] = field(default_factory=dict)
 
     def dataset(self, products: frozenset[str] | None) -> ds.Dataset:
-        """The files of these products, of all for None; what was read of their footers is kept."""
+        """The files of these products, of all for None; their footers are read once."""
         if products not in self.parts:
             if len(self.parts) >= MAX_PARTS:
                 self.parts.clear()
@@ -62,7 +64,7 @@ def opened(folder: Location) -> OpenedTable | None:
 
 
 def taken(folder: Location) -> OpenedTable | None:
-    """As `opened`, for a caller that adds to it: it is nobody else's until `remember`."""
+    """As `opened`, for a caller that adds to it: no one else gets it until `remember`."""
     state = opened(folder)
     with _lock:
         if state is None or _opened.pop(str(folder), None) is state:
@@ -83,12 +85,29 @@ def remember(folder: Location, table: DeltaTable) -> OpenedTable:
     return state
 
 
+def versions_beside(folder: Location) -> dict[str, str]:
+    """For a commit's metadata: the versions of the tables beside this one, as this process last had them.
+
+    Versions only rise, so a table with a lower version later was put back to an earlier state.
+    """
+    with _lock:
+        states = [state for state in _opened.values() if str(state.folder.parent) == str(folder.parent)]
+    named = sorted(f"{state.folder.name}@{state.delta.version()}" for state in states)
+    return {BESIDE: " ".join(name for name in named if not name.startswith(f"{folder.name}@"))}
+
+
+def read_versions(metadata: Mapping[str, object]) -> dict[str, int]:
+    """The versions by name that `versions_beside` put into a commit's metadata."""
+    pairs = (one.rpartition("@") for one in str(metadata.get(BESIDE, "")).split())
+    return {name: int(version) for name, _, version in pairs}
+
+
 def _path(folder: Location, version: int) -> Location:
     return folder / LOG / f"{version:020d}.json"
 
 
 def _entry(folder: Location, version: int) -> bytes:
-    """The log's entry of a version; empty where a clean-up has removed it."""
+    """The log's entry of a version; empty if a clean-up has removed it."""
     try:
         return _path(folder, version).read_bytes()
     except FileNotFoundError:
@@ -96,9 +115,12 @@ def _entry(folder: Location, version: int) -> bytes:
 
 
 def open_table(folder: Location) -> DeltaTable | None:
-    """A Delta table as it is now, or None when there is none; `Damaged` where it cannot be read."""
-    if not (folder / LOG).is_dir():
-        return None
+    """A Delta table as it is now, or None when there is none; `Damaged` if it cannot be read."""
+    try:
+        if not (folder / LOG).is_dir():
+            return None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
@@ -110,7 +132,7 @@ def open_table(folder: Location) -> DeltaTable | None:
 
 
 def data_files(folder: Location, table: DeltaTable) -> list[Location]:
-    """The data files of a table's state; `Damaged` where its log names one outside of the folder."""
+    """The data files of a table's state; `Damaged` if its log names one outside of the folder."""
     try:
         return [folder.located(uri) for uri in table.file_uris()]
     except ValueError as error:
@@ -129,18 +151,22 @@ def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | No
 
 @contextlib.contextmanager
 def reading(folder: Location) -> Iterator[None]:
-    """Raise `Damaged` for whatever fails inside, unless the server cannot be reached."""
+    """Raise `Damaged` for every failure inside, unless the server cannot be reached."""
     from deltalake.exceptions import DeltaError
 
     try:
         yield
-    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null where none may be
+    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:  # a null if none may be
         folder.check_reachable()
-        raise Damaged(
-            f"the table {folder} cannot be read: restore it from a backup ({one_line(error)})"
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Location, error: Exception) -> Damaged:
+    reason = one_line(error)
+    remedy = "correct its rights" if "Permission denied" in reason else "restore it from a backup"
+    return Damaged(f"the table {folder} cannot be read: {remedy} ({reason})")
 
 
 def one_line(error: Exception) -> str:
-    """An error's text for a message."""
-    return " ".join(str(error).split())[:200]
+    """An error's text for a message, without Delta's colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from storage.core.home import Home
-from storage.tables.delta import Snapshot, Table, all_of, among, between
-from storage.tables.schemas import PREDICTIONS
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import Snapshot, Table, all_of, among, between
+from closecast.storage.tables.schemas import PREDICTIONS
 
 _ORDER = ("target_day", "horizon", "product_id", "profile", "revision")
 # Within these, revisions are counted.
@@ -24,26 +24,23 @@ class Predictions(Table):
     def __init__(self, home: Home) -> None:
         super().__init__(home.predictions, PREDICTIONS)
 
-    def find(
-        self, prediction_id: str, *, product_id: str | None = None, target_day: date | None = None
-    ) -> dict[str, Any] | None:
-        """The row of that id, or None; with a product and a day, only their files are read."""
-        days = between("target_day", target_day, target_day)
-        rows = self.read(all_of(ds.field("prediction_id") == prediction_id, *days), product_id=product_id)
+    def find(self, prediction_id: str, *, product_id: str | None = None) -> dict[str, Any] | None:
+        """The row of that id, or None; with a product only its files are read."""
+        rows = self.read(ds.field("prediction_id") == prediction_id, product_id=product_id)
         return rows.to_pylist()[0] if rows.num_rows else None
 
     def find_all(
         self, prediction_ids: Sequence[str], product_id: str, days: Collection[date]
     ) -> list[dict[str, Any]]:
-        """The rows of those ids, for these target days, in the order of the ids, as far as they are there."""
+        """The existing rows of these ids and target days, in the order of the ids."""
         wanted = among("prediction_id", prediction_ids) & among("target_day", days)
         rows = self.read(wanted, product_id=product_id).to_pylist()
         return sorted(rows, key=lambda row: prediction_ids.index(row["prediction_id"]))
 
     def publish(self, rows: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
-        """Add a run's forecasts in one commit, but those whose `prediction_id` is there; the stored rows.
+        """Add a run's forecasts in one commit, without those already stored; returns the stored rows.
 
-        The rows are of one product and have every column but `revision`, which is counted here.
+        The rows are of one product and have every column except `revision`, which is counted here.
 
         Raises as `Table.add`.
         """
@@ -71,16 +68,10 @@ class Predictions(Table):
         condition = all_of(*wanted, *between("target_day", first, last))
         return self.of_products(product_id).snapshot().read(condition, columns, _ORDER)
 
-    def of_days(
-        self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
-    ) -> pa.Table:
-        """As `between`, of those target days alone, however far they lie apart."""
-        return self.of_products(product_id).snapshot().read(among("target_day", days), columns, _ORDER)
-
     def newest(
         self, product_id: str, profile: str, count: int, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """The last `count` forecasts of the next day, one or more; of the others only the day is read."""
+        """The last `count` forecasts of the next day, at least one; for the others only the day is read."""
         state = self.of_products(product_id).snapshot()
         condition = (ds.field("profile") == profile) & (ds.field("horizon") == 1)
         days = state.read(condition, ["target_day"])["target_day"]
@@ -88,6 +79,21 @@ class Predictions(Table):
             condition &= ds.field("target_day") >= days.sort("descending")[count - 1]
         rows = state.read(condition, columns, _ORDER)
         return rows.slice(max(rows.num_rows - count, 0))
+
+
+def with_quantile_columns(rows: pa.Table) -> pa.Table:
+    """The forecasts with a column for each quantile, such as `q0.050`, instead of the two lists.
+
+    The names sort as the levels do; null if a row has no such quantile.
+    """
+    levels, quantiles = (rows[name].to_pylist() for name in ("quantile_levels", "quantiles"))
+    by_row = [
+        dict(zip(own or (), values or (), strict=True)) for own, values in zip(levels, quantiles, strict=True)
+    ]
+    wide = rows.drop_columns(["quantile_levels", "quantiles"])
+    for level in sorted({level for row in by_row for level in row}):
+        wide = wide.append_column(f"q{level:.3f}", pa.array([row.get(level) for row in by_row], pa.float64()))
+    return wide
 
 
 def _with_revisions(state: Snapshot, rows: pa.Table) -> pa.Table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from storage.core.home import Home
-from storage.core.intervals import COVERED, LOWER_UPPER
-from storage.tables.delta import Table, TableSchema
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.tables.delta import Table, TableSchema
 
 TEXT, FLOAT, WHOLE, BOOLEAN, DAY = pa.string(), pa.float64(), pa.int32(), pa.bool_(), pa.date32()
 FLOATS, TEXTS, MOMENT = pa.list_(pa.float64()), pa.list_(pa.string()), pa.timestamp("us", tz="UTC")
@@ -55,10 +55,11 @@ PREDICTIONS = TableSchema(
             column("quantiles", FLOATS, "quantiles of the close in the quote currency", null=True),
             column("created_at", MOMENT, "when the forecast was computed"),
             column("flow_run_id", TEXT, "Prefect's id of the run, null outside of one", null=True),
-            column("revision", WHOLE, "0 is the published forecast, later ones are beside it"),
+            column("revision", WHOLE, "0 for the published forecast, 1 and more for revisions"),
         ]
     ),
     key=("product_id", "prediction_id"),
+    description="Forecasts of daily closes, a row for each target day; later ones of a day are revisions",
 )
 SCORES = TableSchema(
     "scores",
@@ -85,6 +86,7 @@ SCORES = TableSchema(
         ]
     ),
     key=("product_id", "prediction_id", "data_version"),
+    description="Forecasts compared with the close of their target day; the newest row of a forecast counts",
 )
 COMPONENTS = TableSchema(
     "components",
@@ -103,6 +105,7 @@ COMPONENTS = TableSchema(
         ]
     ),
     key=("product_id", "prediction_id", "component"),
+    description="The forecasts behind each forecast: the model alone, before calibration, and the baselines",
 )
 CALIBRATOR = TableSchema(
     "calibrator",
@@ -122,6 +125,7 @@ CALIBRATOR = TableSchema(
         ]
     ),
     key=("product_id", "calibrator_version"),
+    description="States of the online quantile calibrator, one for each scored outcome and horizon",
 )
 BACKTESTS = TableSchema(
     "backtests",
@@ -133,6 +137,7 @@ BACKTESTS = TableSchema(
             column("component", TEXT, "name of the component forecast"),
             column("fold", WHOLE, "number of the fold, from 0"),
             column("model", TEXT, "model of the fold that forecast"),
+            column("basis", TEXT, "model, pool (the others' network) or fallback (baselines alone)"),
             ORIGIN_DAY,
             TARGET_DAY,
             HORIZON,
@@ -148,6 +153,7 @@ BACKTESTS = TableSchema(
     key=("product_id", "backtest_id", "component", "horizon", "origin_day"),
     partition_by=("product_id", "backtest_id"),
     order_by=(),
+    description="Every component forecast of every origin of every backtest, with the actual close",
 )
 
 TABLES = {table.name: table for table in (PREDICTIONS, SCORES, COMPONENTS, CALIBRATOR, BACKTESTS)}

@@ -1,4 +1,4 @@
-"""The scores of a home: the figures of each forecast against the close as it was known."""
+"""The scores of a home: each forecast compared with the close as it was known."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.core.home import Home
-from storage.tables.delta import Rows, Select, Snapshot, Table, all_of, among, between, sorted_by
-from storage.tables.schemas import SCORES
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import Rows, Select, Snapshot, Table, all_of, among, between, sorted_by
+from closecast.storage.tables.schemas import SCORES
 
 _FORECAST = ["product_id", "prediction_id"]
 # Of one forecast: by moment, then by how many rows of prices were known.
@@ -26,7 +26,7 @@ class Scores(Table):
         super().__init__(home.scores, SCORES)
 
     def add(self, rows: Rows, select: Select | None = None) -> int:
-        """As `Table.add`, each score whose forecast has none, or a newest one of another `close`."""
+        """As `Table.add`, for scores whose forecast has none, or a newest one with another `close`."""
         return super().add(rows, select or _with_other_closes)
 
     def between(
@@ -46,7 +46,7 @@ class Scores(Table):
     def of_days(
         self, product_id: str, days: Collection[date], columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """As `between`, of those target days alone, however far they lie apart."""
+        """As `between`, but only these target days, however far apart."""
         return _by_age(self.of_products(product_id).snapshot(), among("target_day", days), columns)
 
     def newest(
@@ -56,9 +56,9 @@ class Scores(Table):
         last: date | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """As `between`, with the newest score of each forecast alone.
+        """As `between`, but only the newest score of each forecast.
 
-        The newest is the last by `scored_at`; of two of one moment, that of the later data version.
+        The newest is the last by `scored_at`; of two at the same moment, that of the later data version.
         """
         columns = columns or SCORES.arrow.names
         rows = self.between(product_id, first, last, [*dict.fromkeys([*columns, *_FORECAST])])

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from storage.core.candle_schema import PRICE_VIEWS, arrow_schema
-from storage.core.errors import BadQuery
-from storage.core.home import Home
-from storage.tables.delta import Table
-from storage.tables.schemas import TABLES
+from closecast.storage.core.candle_schema import PRICE_VIEWS, arrow_schema
+from closecast.storage.core.errors import BadQuery, ClosecastError, Damaged, did_you_mean
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.schemas import TABLES
+from closecast.storage.tables.views import MADE_VIEWS, NEEDED, column_comments
 
 if TYPE_CHECKING:
     import duckdb
 
-    from storage.prices.price_store import Prices
+    from closecast.storage.prices.price_store import Prices
 
 # Memory alone: no file, no network, no extension, and no way to ask for them.
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -34,7 +36,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 # More is for a program that reads the tables themselves, piece by piece.
 MAX_BYTES = 2**30
-VIEWS = (*PRICE_VIEWS, *TABLES)
+COLUMNS = "columns"
+VIEWS = (*PRICE_VIEWS, *TABLES, *MADE_VIEWS, COLUMNS)
 
 
 def query(home: Home, sql: str) -> pa.Table:
@@ -44,6 +47,7 @@ def query(home: Home, sql: str) -> pa.Table:
 
     Raises:
         BadQuery: not one SELECT, DuckDB fails, or the result is larger than `MAX_BYTES`.
+        Damaged: a stored table cannot be read.
     """
     import duckdb
 
@@ -55,9 +59,22 @@ def query(home: Home, sql: str) -> pa.Table:
                 raise BadQuery(f"sql needs exactly one SELECT, not {kinds}: the tables are read-only")
             _register(connection, home, sql, opened)
             rows = _interruptible(connection, statements[0])
-        except duckdb.Error as error:
-            raise BadQuery(f"the query fails: {' '.join(str(error).split())[:400]}") from error
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            raise _explained(str(error)) from error
     return rows.rename_columns(_numbered(rows.column_names))
+
+
+def _explained(error: str) -> ClosecastError:
+    """A failure of DuckDB, or of Arrow's stream of its rows, as an error of ours."""
+    line = " ".join(error.split())
+    damaged = re.search(r"reading the stream registered as '(\w+)' failed: (.*)", line)
+    if damaged:
+        return Damaged(f"the table {damaged[1]} cannot be read: run `closecast verify` ({damaged[2]:.400})")
+    unknown = re.search(r"Table with name (\S+) does not exist", line)
+    if unknown is None:
+        return BadQuery(f"the query fails: {line:.400}")
+    hint = did_you_mean(unknown[1].lower(), VIEWS)
+    return BadQuery(f"there is no view {unknown[1]:.60}{hint}; there are {', '.join(VIEWS)}")
 
 
 def _interruptible(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement) -> pa.Table:
@@ -113,7 +130,7 @@ def _register(
 
     @functools.cache
     def prices() -> Prices:
-        from storage.prices.price_store import Prices  # loads SQLAlchemy
+        from closecast.storage.prices.price_store import Prices  # loads SQLAlchemy
 
         return opened.enter_context(Prices(home))
 
@@ -127,11 +144,17 @@ def _register(
         connection.register(view, _Scan(arrow_schema(columns), functools.partial(read_prices, view)))
     for name, schema in TABLES.items():
         table = Table(home.table(name), schema)
-        if name in named:  # of a dataset DuckDB reads only the rows and columns that it needs
+        if name in named or any(
+            view in named and name in NEEDED[view] for view in NEEDED
+        ):  # of a dataset DuckDB reads only the rows and columns that it needs
             dataset = table.snapshot().dataset
             connection.register(name, schema.arrow.empty_table() if dataset is None else dataset)
         else:
             connection.register(name, _Scan(schema.arrow, table.read))
+    for view, select in MADE_VIEWS.items():
+        connection.execute(f"create temp view {view} as {select}")
+    comments = column_comments()
+    connection.register(COLUMNS, comments)
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.core.errors import HomeUnusable
-from storage.core.home import PRODUCT_ID, Home
-from storage.core.location import LocalPath, Location
-from storage.core.logs import native_stderr_to_log
-from storage.locks.locks import tables_lock
-from storage.models.bundles import MANIFEST, shared_bundle
-from storage.models.registry import Models, registered_name
-from storage.tables.checksums import LOG, prune_checksums
-from storage.tables.delta import KEPT_DAYS, attempt, sync_commit, writing
-from storage.tables.opening import open_table, opened
+from closecast.storage.core.files import remove
+from closecast.storage.core.home import PRODUCT_ID, Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.core.logs import native_stderr_to_log
+from closecast.storage.locks.locks import tables_lock
+from closecast.storage.models.bundles import MANIFEST, shared_bundle
+from closecast.storage.models.registry import Models, registered_name
+from closecast.storage.tables.checksums import LOG, prune_checksums
+from closecast.storage.tables.delta import KEPT_DAYS, attempt, sync_commit, writing
+from closecast.storage.tables.opening import open_table, opened
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -50,7 +49,7 @@ def compact_table(
     With `dry_run` the files are counted alone; None when there is no table yet.
 
     Raises:
-        HomeBusy: another upkeep goes on for `wait_seconds`, or others write to the table all the time.
+        HomeBusy: another upkeep took longer than `wait_seconds`, or others write to the table all the time.
     """
     folder = home.table(name)
     table = open_table(folder)
@@ -66,7 +65,7 @@ def compact_table(
 
 
 def files_of(home: Home, name: str, product_id: str) -> int:
-    """How many data files hold a product's rows of a table; each run adds one."""
+    """How many data files have a product's rows of a table; each run adds one."""
     state = opened(home.table(name))
     return (
         len(state.delta.file_uris(file_pruning_predicate=[("product_id", "=", product_id)])) if state else 0
@@ -85,9 +84,9 @@ def models_of(home: Home) -> list[tuple[str, str]]:
 
 
 def orphaned_bundles(home: Home, product_id: str, profile: str) -> list[Path]:
-    """Bundles that no version names: of runs that were killed between folder and registry.
+    """Bundles that no version names, left by runs that were killed between folder and registry.
 
-    A run that is at work has one as well: hold the product's lock to remove them.
+    A working run has one, too: hold the product's lock to remove them.
     """
     named = {version.bundle for version in Models(home).versions(product_id, profile)}
     folder = home.models / registered_name(product_id, profile)
@@ -114,20 +113,6 @@ def remove_bundle(home: Home, folder: Path) -> None:
         for path in sorted(shared.files(), key=lambda path: path.name != MANIFEST):
             path.unlink()
     remove(folder)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder and all in it, or a file; after a kill, the next call removes the rest."""
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if folder.is_file():
-                folder.unlink()
-            else:
-                shutil.rmtree(folder)
-    except OSError as error:
-        raise HomeUnusable(
-            f"{folder} cannot be removed: {error.strerror or error}; correct its rights"
-        ) from error
 
 
 def _compact(folder: Location) -> None:

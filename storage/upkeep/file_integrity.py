@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from storage.core.errors import BadFile, ClosecastError, Damaged
-from storage.core.home import Home
-from storage.core.location import LocalPath, Location
-from storage.models.bundles import MANIFEST, Bundle, shared_bundle
-from storage.models.registry import ModelVersion
-from storage.prices.raw_responses import raw_sha256s, read_raw
-from storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums, unreadable_checksums
-from storage.tables.opening import data_files, open_table
+from closecast.storage.core.errors import BadFile, ClosecastError, Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.storage.models.bundles import Bundle, shared_bundle
+from closecast.storage.models.registry import ModelVersion
+from closecast.storage.prices.raw_responses import raw_sha256s, read_raw
+from closecast.storage.tables.checksums import (
+    CHECKSUMS,
+    LOG,
+    added_files,
+    read_checksums,
+    unreadable_checksums,
+)
+from closecast.storage.tables.opening import data_files, open_table, read_versions
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
@@ -41,13 +51,44 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
         findings.append(str(error))
     newest = max((int(match[1]) for name in recorded if (match := _ENTRY.search(name))), default=-1)
     new = {path for number, path in entries.items() if number > newest}
-    new |= {path for entry in tuple(new) for path in added_files(folder, entry)}
+    for entry in tuple(new):
+        try:
+            new.update(added_files(folder, entry))
+        except (ValueError, LookupError, TypeError):
+            findings.append(f"{entry} is not an entry of a log")
     new |= {path for number, path in checkpoints.items() if number >= newest}
     checksums = {folder / name: sha256 for name, sha256 in recorded.items()}
     paths = sorted({*entries.values(), *checkpoints.values(), *data} - (new - checksums.keys()), key=str)
     for path in paths:
         findings += _file_findings(path, checksums.get(path))
     return len(paths), findings
+
+
+@dataclass(frozen=True)
+class Commits:
+    """What a table's log says about its commits, apart from the files.
+
+    `seen` are the highest versions of other tables that one of them was made after; `findings` name those
+    that removed rows, which closecast never does.
+    """
+
+    seen: Mapping[str, int]
+    findings: list[str]
+
+
+def read_commits(folder: Location) -> Commits:
+    """Read a table's log entries; `table_files` reports those that cannot be read."""
+    seen, findings = dict[str, int](), list[str]()
+    log = folder.resolve() / LOG
+    entries = _numbered(log, [path.name for path in log.files()] if log.is_dir() else [], _ENTRY)
+    for _, entry in sorted(entries.items()):
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, OSError):
+            for action in map(json.loads, entry.read_bytes().splitlines()):
+                if action.get("remove", {}).get("dataChange"):
+                    findings.append(f"the commit {entry} removed rows from the table, or put it back")
+                for other, version in read_versions(action.get("commitInfo", {})).items():
+                    seen[other] = max(version, seen.get(other, version))
+    return Commits(seen, [*dict.fromkeys(findings)])
 
 
 def _numbered(log: Location, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Location]:
@@ -73,13 +114,13 @@ def _list_findings(
     if not recorded and max(entries, default=0) > 0:  # a new table's first commit is recorded after it
         yield f"{folder / CHECKSUMS} is missing"
     for line in unreadable_checksums(folder):
-        yield f"{folder / CHECKSUMS} has a line that is no checksum: {line!r:.200}"
+        yield f"{folder / CHECKSUMS} has a line that is not a checksum: {line!r:.200}"
     for name in recorded:
         first, _, rest = name.partition("/")
         entry = _ENTRY.fullmatch(rest) if first == LOG else None
         checkpoint = _CHECKPOINT.fullmatch(rest)
         if not (entry or checkpoint if first == LOG else name.endswith(".parquet")):
-            yield f"{folder / CHECKSUMS} names {name!r:.200}, which is no file of a table"
+            yield f"{folder / CHECKSUMS} names {name!r:.200}, which is not a file of a table"
         # A checkpoint makes the entries before it superfluous.
         if entry and int(entry[1]) > max(checkpoints, default=-1) and int(entry[1]) not in entries:
             yield f"{folder / name} is missing"
@@ -103,16 +144,33 @@ def bundle_files(home: Home, version: ModelVersion) -> tuple[int, list[str]]:
         return 1, [str(error)]
 
 
-def fold_files(home: Home) -> tuple[int, list[str]]:
-    """Check the files of all models that backtests keep; returns their number and the findings."""
+def fold_files(home: Home, backtest_ids: Iterable[str]) -> tuple[int, list[str]]:
+    """Check the models and states that backtests keep; returns the number of files and the findings.
+
+    Each backtest with rows must have some, unless machines share the rows.
+    """
     count, findings = 0, list[str]()
-    for manifest in sorted(LocalPath(home.folds).glob(f"*/[!.]*/{MANIFEST}")):
-        try:
-            files, lines = Bundle(manifest.parent, manifest.sha256()).check()
-        except (BadFile, Damaged, ValueError) as error:
-            files, lines = 1, [f"{manifest} cannot be read: {error}"]
-        count, findings = count + files, findings + lines
+    for name in _kept_backtests(home):
+        for _, files, lines in BacktestCache(home, name).check():
+            count, findings = count + files, findings + lines
+    for name in () if home.is_elsewhere else sorted(backtest_ids):
+        if not BacktestCache(home, name).folder.is_dir():
+            findings.append(f"{home.folds / name} is missing, the models of a backtest that has rows")
     return count, findings
+
+
+def rows_of_folds(home: Home) -> list[dict[str, object]]:
+    """The rows that each backtest's walk has made so far, without backtests that cannot be read."""
+    rows: list[dict[str, object]] = []
+    for name in _kept_backtests(home):
+        with contextlib.suppress(Damaged, LookupError, TypeError):
+            state = BacktestCache(home, name).last_state()
+            rows += [{"backtest_id": name, "made": state["rows"]}] if state else []
+    return rows
+
+
+def _kept_backtests(home: Home) -> list[str]:
+    return sorted(name for name in LocalPath(home.folds).folder_names() if not name.startswith("."))
 
 
 def raw_responses(home: Home) -> tuple[int, list[str]]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from storage.core.errors import Damaged
-from storage.core.home import Home
-from storage.tables.delta import snapshot
-from storage.tables.opening import as_dataset, reading
-from storage.tables.schemas import DAILY_TABLES, TABLES
-from storage.tables.sql import CONFIG
+from closecast.storage.core.errors import Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import snapshot
+from closecast.storage.tables.opening import as_dataset, open_table, reading
+from closecast.storage.tables.schemas import DAILY_TABLES, TABLES
+from closecast.storage.tables.sql import CONFIG
+
+if TYPE_CHECKING:
+    import duckdb
 
 Tables = dict[str, pa.Table | None]
 
@@ -66,8 +71,42 @@ def failed_checks(tables: Tables, checks: Mapping[str, str]) -> list[str]:
         for finding, sql in checks.items():
             words = set(re.findall(r"\w+", sql))
             if all(tables[name] is not None for name in tables.keys() & words):
-                # As text: DuckDB has one for a day out of Python's range, too.
-                rows = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM ({sql})")  # noqa: S608
-                texts = (dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall())
-                findings += sorted(finding.format(**text) for text in texts)
+                try:
+                    findings += sorted(_lines(connection, finding, sql))
+                except (duckdb.Error, ValueError) as error:  # text that is not UTF-8, for instance
+                    reason = " ".join(str(error).split())[:200]
+                    findings.append(f"it cannot be checked whether {finding!r} is true: {reason}")
     return findings
+
+
+def _lines(connection: duckdb.DuckDBPyConnection, finding: str, sql: str) -> Iterator[str]:
+    # As text: DuckDB has one for a day out of Python's range, too.
+    rows = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM ({sql})")  # noqa: S608
+    for row in rows.fetchall():
+        yield finding.format(**dict(zip(rows.columns, row, strict=True)))
+
+
+def rows_of_backtests(home: Home) -> pa.Table | None:
+    """How many rows each backtest has in the table: `backtest_id`, `found`; None if it is damaged."""
+    folder = home.table("backtests")
+    with contextlib.suppress(Damaged), reading(folder):
+        table = open_table(folder)
+        if table is None:
+            return pa.table({"backtest_id": pa.array([], pa.string()), "found": pa.array([], pa.int64())})
+        ids = as_dataset(table, folder).to_table(["backtest_id"])
+        counts = ids.group_by("backtest_id").aggregate([([], "count_all")])
+        return counts.rename_columns(["backtest_id", "found"])
+    return None
+
+
+def versions_of_tables(home: Home) -> pa.Table:
+    """The version of each table, -1 where there is none; without those that cannot be opened."""
+    versions: dict[str, int] = {}
+    for name in TABLES:
+        with contextlib.suppress(Damaged):
+            table = open_table(home.table(name))
+            if table is not None or not home.table(name).files():
+                versions[name] = -1 if table is None else table.version()
+    return pa.table(
+        {"name": pa.array([*versions], pa.string()), "version": pa.array([*versions.values()], pa.int64())}
+    )

@@ -1,9 +1,10 @@
-"""What a backtest is made of: its data, its profile, its origins and its folds."""
+"""The plan of a backtest: its data, profile, origins and folds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -11,26 +12,27 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from storage.core.errors import BadDay, NotEnoughHistory
-from storage.core.home import Home
-from storage.core.provenance import code_version
-from storage.prices.price_store import Prices
-from tasks.core.history import PriceHistory
-from tasks.core.steps import step
-from tasks.core.types import Rows
-from tasks.features.volatility import log_returns, with_outcome
-from tasks.profiles.base import Profile
-from tasks.profiles.baselines import MIN_RETURNS
-from tasks.profiles.named import own_files
-from tasks.training.policy import MIN_UNSEEN_DAYS
+from closecast.storage.core.errors import BadDay, NotEnoughHistory
+from closecast.storage.core.home import Home
+from closecast.storage.core.provenance import code_version
+from closecast.storage.prices.price_store import Prices
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.steps import step
+from closecast.tasks.core.types import Rows
+from closecast.tasks.features.volatility import rows_after
+from closecast.tasks.prices.ingest import MAX_POOL, history_of
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.named import own_files
+from closecast.tasks.training.policy import MIN_UNSEEN_DAYS
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One backtest, by the versions of everything that goes into it; its id is their digest.
+    """A backtest, with the versions of everything that goes into it; its id is their digest.
 
-    `folds` are the first origins of the folds; origins run from `start` to `end`, both included. `pooled` are
-    the data versions of the pool products.
+    `folds` are the first origins of the folds; origins run from `start` to `end`, both included. Folds in
+    `decided` begin because new decisions are known, not with a refit. `pooled` are the data
+    versions of the pool products.
     """
 
     backtest_id: str
@@ -41,6 +43,7 @@ class Plan:
     start: date
     end: date
     folds: tuple[date, ...]
+    decided: tuple[date, ...]
     origins: int
     created_at: datetime
 
@@ -54,23 +57,24 @@ class Plan:
 def plan_backtest(
     home: Home, product_id: str, profile: Profile, *, start: date | None, end: date | None, moment: datetime
 ) -> Plan:
-    """Lay out the folds over the stored closes; nothing is fetched.
+    """Plan the folds over the stored closes; nothing is fetched.
 
     The origins run from `start` to `end`: by default the year up to the last day but one, whose outcome is
-    the last close.
+    the last close, or as much of it as has days enough behind it.
 
     Raises:
         BadDay: an end without an outcome, or a start after it.
         NotEnoughHistory: too few days before the start.
     """
     with Prices(home) as prices:
-        last = prices.last_day(product_id)
-        if last is None:
+        began, last = prices.first_day(product_id), prices.last_day(product_id)
+        if began is None or last is None:
             raise NotEnoughHistory(
                 f"{product_id} has no closes in {home.root}: `closecast import` them or make a run first"
             )
         end = end or last - timedelta(days=1)
-        start = start or end - timedelta(days=364)
+        enough = began + timedelta(days=profile.min_fallback_days - 1)
+        start = start or max(end - timedelta(days=364), min(enough, end))
         if not start <= end < last:
             raise BadDay(
                 f"a backtest needs a start, and an end whose outcome is known, not {start} to {end}:"
@@ -78,70 +82,107 @@ def plan_backtest(
             )
         # For the outcomes, as far as they are known.
         through = min(last, end + timedelta(days=max(profile.horizons)))
-        data_version = prices.data_version(product_id, through, created_at=moment)
-        candles = prices.closes_at(data_version)
-        pooled = {}
-        for product in profile.pool_products:
-            first = prices.first_day(product)
-            if product != product_id and first is not None and first <= end:
-                pooled[product] = prices.data_version(product, end, created_at=moment)
-    origins = origins_between(candles, profile, start, end)
+        history = history_of(product_id, prices.read_history(product_id, through, created_at=moment))
+        origins = origins_between(history, profile, start, end)
+        young = origins[0] + 1 < profile.min_days
+        pooled, pool_from = _pin_pool(prices, product_id, profile, end, moment, young=young)
+    folds = _fold_starts(history.candles, origins, profile, pool_from)
+    days: list[date] = history.days[origins].tolist()
+    # The first origin that knows each change of the decisions about days.
+    changes = [days[bisect_left(days, day)] for day in history.knowledge_changes(days[0], days[-1])]
     code = code_version(*own_files(profile))
-    parts = [product_id, profile.version, data_version, pooled, str(start), str(end), code]
+    parts = [product_id, profile.version, history.data_version, pooled, str(start), str(end), code]
     return Plan(
         backtest_id=hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16],
         product_id=product_id,
         profile=profile,
-        data_version=data_version,
+        data_version=history.data_version,
         pooled=pooled,
         start=start,
         end=end,
-        folds=_fold_starts(candles, origins, profile),
+        folds=tuple(sorted({*folds, *changes})),
+        decided=tuple(sorted({*changes} - {*folds})),
         origins=len(origins),
         created_at=moment,
     )
 
 
-def origins_between(candles: pd.DataFrame, profile: Profile, start: date, end: date) -> Rows:
-    """Rows of the origins in the span: a whole input window, and a close on the day after.
+def _pin_pool(
+    prices: Prices, product_id: str, profile: Profile, end: date, moment: datetime, *, young: bool
+) -> tuple[dict[str, str], date | None]:
+    """The data versions of the pool up to `end`, and the day from which it can train for a young product."""
+    older = list[str]()
+    if young and profile.min_pool_days < profile.min_days:
+        older = prices.oldest_products(end, min_days=profile.min_days, limit=MAX_POOL)
+    pooled, begins = dict[str, str](), list[date]()
+    for product in dict.fromkeys((*profile.pool_products, *older)):
+        first = prices.first_day(product)
+        if product != product_id and first is not None and first <= end:
+            pooled[product] = prices.data_version(product, end, created_at=moment)
+            if product in older:
+                begins.append(prices.days(product).iloc[profile.min_days - 1].date())
+    return pooled, min(begins, default=None)
+
+
+def origins_between(history: PriceHistory, profile: Profile, start: date, end: date) -> Rows:
+    """Rows of the origins in the span: every day whose close was known on it, with one on a day forecast.
 
     Raises:
         NotEnoughHistory: there is none, or the first one has too few days behind it.
     """
-    rows = with_outcome(candles, profile.origins(candles))
+    candles = history.candles
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]")
-    rows = rows[(days[rows] >= np.datetime64(start)) & (days[rows] <= np.datetime64(end))]
+    rows = np.flatnonzero((days >= np.datetime64(start)) & (days <= np.datetime64(end)))
+    outcomes = [rows_after(candles, horizon)[rows] >= 0 for horizon in profile.horizons]
+    rows = rows[np.any(outcomes, axis=0)]
+    rows = rows[[history.was_known(day) for day in days[rows].tolist()]]
     if not len(rows):
         raise NotEnoughHistory(
-            f"a forecast needs {profile.consecutive_days} consecutive days up to its origin and a close after"
-            f" it: no day from {start} to {end} has them; import more history"
+            f"a backtest needs closes on its days, and after them: no day from {start} to {end} has both;"
+            " import more history"
         )
-    behind = int(rows[0]) + 1
-    enough = not profile.levels or np.isfinite(log_returns(candles)[:behind]).sum() >= MIN_RETURNS
-    if behind < profile.min_days or not enough:
+    behind = int((days[rows[0]] - days[0]).astype(int)) + 1
+    if behind < profile.min_fallback_days:
         raise NotEnoughHistory(
-            f"profile {profile.name} needs {profile.min_days} days of closes, found {behind} up to {start}:"
-            " begin later with --start, or import more history"
+            f"a forecast of profile {profile.name} needs {profile.min_fallback_days} days before it, but"
+            f" there are {behind} up to {start}: start later with --start, or import more history"
         )
     return rows
 
 
-def _fold_starts(candles: pd.DataFrame, origins: Rows, profile: Profile) -> tuple[date, ...]:
-    """The origins on which a refit is due, as `policy.decide` finds them due."""
-    days = candles["day_utc"].dt.date.to_numpy()[origins]
+def _fold_starts(
+    candles: pd.DataFrame, origins: Rows, profile: Profile, pool_from: date | None
+) -> tuple[date, ...]:
+    """The origins on which a refit is due, as `policy.decide` finds them due; first that of the first model.
+
+    Origins before it, without a model, are a fold of their own. The pool can train from `pool_from` on.
+    """
+    days = candles["day_utc"].dt.date.to_numpy()
     every = profile.policy.refit_every_days
+    trained = origins[origins + 1 >= profile.min_days]
     if not every:
-        return tuple(days)
-    ripe = days[0]
+        return tuple(days[origins])
+    starts = [days[origins[0]]]
+    enough = (origins + 1 >= profile.min_pool_days) & (origins + 1 < profile.min_days)
+    young = [day for day in days[origins[enough]] if pool_from is not None and day >= pool_from]
+    last = None
+    for day in young:
+        if last is None or (day - last).days >= every:
+            starts.append(day)
+            last = day
+    if not len(trained):
+        return tuple(dict.fromkeys(starts))
+    last = ripe = days[trained[0]]
     if profile.gate_days:
         # The first champion may have been trained on all days, and is judged once half a year is unseen.
-        enough = int(origins[0]) + 1 >= profile.min_days + profile.gate_days
-        ripe += timedelta(days=MIN_UNSEEN_DAYS - (profile.gate_days if enough else 0))
-    starts = [days[0]]
-    for day in days:
-        if (day - starts[-1]).days >= every and day >= ripe:
+        twin = int(trained[0]) + 1 >= profile.min_days + profile.gate_days
+        ripe += timedelta(days=MIN_UNSEEN_DAYS - (profile.gate_days if twin else 0))
+    starts.append(last)
+    for day in days[trained]:
+        if (day - last).days >= every and day >= ripe:
             starts.append(day)
-    return tuple(starts)
+            last = day
+    return tuple(dict.fromkeys(starts))
 
 
 def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, PriceHistory]]:
@@ -149,7 +190,6 @@ def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, Pric
     pinned = {plan.product_id: plan.data_version, **plan.pooled}
     with Prices(home) as prices:
         histories = {
-            product: PriceHistory(product, prices.closes_at(version), version, prices.series_of(version))
-            for product, version in pinned.items()
+            product: history_of(product, prices.prices_at(version)) for product, version in pinned.items()
         }
     return histories.pop(plan.product_id), histories

@@ -1,4 +1,4 @@
-"""The summary of a backtest: distribution, intervals and point, beside the baselines."""
+"""The summary of a backtest: distribution, intervals and point, compared with the baselines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import date
 
 import numpy as np
 
-from tasks.core.formatting import (
+from closecast.tasks.core.formatting import (
     UNKNOWN,
     format_figure,
     format_p_value,
@@ -16,19 +16,21 @@ from tasks.core.formatting import (
     format_share,
     markdown_table,
 )
-from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
-from tasks.core.tensorflow_runtime import one_blas_thread
-from tasks.core.types import Floats
-from tasks.evaluation.components import best_baseline
-from tasks.evaluation.scoreboard import Proportion, proportion
-from tasks.evaluation.significance import Comparison, compare, ratio
+from closecast.tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, covered, crps, pit
+from closecast.tasks.core.tensorflow_runtime import one_blas_thread
+from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.components import best_baseline
+from closecast.tasks.evaluation.scoreboard import Proportion, proportion
+from closecast.tasks.evaluation.significance import Comparison, compare, ratio
 
 BINS = 20
 SEED = 2020  # of the bootstrap
 TERCILES = ("low", "middle", "high")
 # Shown for each horizon, whichever baseline is best: the simplest one that knows how volatile the days are.
 SHORT_MEMORY = "ewma_weekday_t"
+# What fallbacks are shown against, which are made from other baselines.
+BESIDE_FALLBACKS = ("last_close_250", SHORT_MEMORY)
 NOT_COMPARED = Comparison(None, None, None, None)
 
 
@@ -99,13 +101,14 @@ class Direction:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of one evaluation; None stands where one is undefined.
+    """The figures of one evaluation; None means undefined.
 
-    `best_baseline` is the component in `against` that was best on these days. A profile that gives a point
-    only has no CRPS, coverage and PIT.
+    Either of the forecasts by models, or of the fallbacks. `best_baseline` is the component in `against` that
+    was best on these days. A profile that gives a point only has no CRPS, coverage and PIT.
     """
 
     model: str
+    fallback: bool
     currency: str
     horizon: int
     days: int
@@ -121,13 +124,20 @@ class Summary:
 
     @property
     def span(self) -> str:
-        """Its days as people read them."""
+        """Its days as text for people."""
         ahead = "" if self.horizon == 1 else f", {self.horizon} days ahead"
-        return f"{self.days:,} days, {self.first_target_day} to {self.last_target_day}{ahead}"
+        by = ", only fallbacks, which the baselines made without a model" if self.fallback else ""
+        return f"{self.days:,} days, {self.first_target_day} to {self.last_target_day}{ahead}{by}"
 
 
 def summarise(
-    evaluation: Evaluation, past_closes: Floats, *, model: str, currency: str, horizon: int = 1
+    evaluation: Evaluation,
+    past_closes: Floats,
+    *,
+    model: str,
+    currency: str,
+    horizon: int = 1,
+    fallback: bool = False,
 ) -> Summary:
     """The summary of `model` against every other component of the evaluation.
 
@@ -140,6 +150,7 @@ def summarise(
     scores = {name: crps(returns, rows) for name, rows in evaluation.quantiles.items()}
     return Summary(
         model=model,
+        fallback=fallback,
         currency=currency,
         horizon=horizon,
         days=len(returns),
@@ -211,17 +222,23 @@ def _direction(predicted: Floats, returns: Floats, horizon: int) -> Direction:
 def tables(
     summary: Summary, summaries: Sequence[Summary] = ()
 ) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """The summary as text: for each title a header and its rows; at the end those of all horizons."""
+    """The summary as text: for each title a header and its rows; the last are those of all horizons.
+
+    Fallbacks have a separate table of horizons.
+    """
+    models, fallbacks = ([one for one in summaries if one.fallback == kind] for kind in (False, True))
+    apart = {"Fallbacks, by horizon": _fallback_table(fallbacks)} if fallbacks else {}
     if summary.pit is None:
-        return {"The point forecast": _point_table(summary)}
+        return {"The point forecast": _point_table(summary), **apart}
     best = f"; the best baseline is {summary.best_baseline}" if summary.best_baseline else ""
-    by_horizon = {"By horizon": _horizon_table(summaries)} if len(summaries) > 1 else {}
+    by_horizon = {"By horizon": _horizon_table(models)} if len(models) > 1 else {}
     return {
         f"CRPS of {summary.model}{best}": _crps_table(summary),
         "Coverage of the central intervals": _coverage_table(summary),
         "The median as a point forecast": _point_table(summary),
         "PIT, 20 bins": _pit_table(summary, summary.pit),
         **by_horizon,
+        **apart,
     }
 
 
@@ -233,24 +250,40 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 
 def _horizon_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
-    header = ["days ahead", "days", "CRPS", "best baseline", "CRPS / it", "95 % interval", "DM p"]
+    header = ["days ahead", "days", "CRPS", "best baseline", "CRPS ratio", "95 % interval", "DM p"]
     header += [f"CRPS / {SHORT_MEMORY}", *(f"{percent} % covered" for percent in INTERVAL_INDEXES)]
     rows = []
     for summary in summaries:
         best, short = summary.best_baseline, summary.against.get(SHORT_MEMORY, NOT_COMPARED)
         against = summary.against[best] if best else NOT_COMPARED
-        figures = [str(summary.horizon), f"{summary.days:,}", f"{summary.crps[summary.model]:.6f}"]
+        figures = [str(summary.horizon), f"{summary.days:,}", format_price(summary.crps[summary.model])]
         figures += [best or UNKNOWN, *_comparison_cells(against)]
         covered = [format_share(coverage.overall.share) for coverage in summary.coverage]
         rows.append([*figures, format_figure(short.ratio, ".4f"), *covered])
     return header, rows
 
 
+def _fallback_table(fallbacks: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    header = ["days ahead", "days", "CRPS", *(f"CRPS / {name}" for name in BESIDE_FALLBACKS)]
+    rows = []
+    for one in fallbacks:
+        ratios = [one.against.get(name, NOT_COMPARED).ratio for name in BESIDE_FALLBACKS]
+        # A point has none of the figures.
+        covered = [format_share(coverage.overall.share) for coverage in one.coverage]
+        figures = [
+            format_figure(one.crps.get(one.model), ".6f"),
+            *(format_figure(each, ".4f") for each in ratios),
+        ]
+        unknown = [UNKNOWN] * (len(INTERVAL_INDEXES) - len(covered))
+        rows.append([str(one.horizon), f"{one.days:,}", *figures, *covered, *unknown])
+    return [*header, *(f"{percent} % covered" for percent in INTERVAL_INDEXES)], rows
+
+
 def _crps_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     header = ["component", "CRPS", f"{summary.model} / component", "95 % interval", "DM p"]
-    rows = [[summary.model, f"{summary.crps[summary.model]:.6f}", UNKNOWN, UNKNOWN, UNKNOWN]]
+    rows = [[summary.model, format_price(summary.crps[summary.model]), UNKNOWN, UNKNOWN, UNKNOWN]]
     for name, against in summary.against.items():
-        rows.append([name, f"{summary.crps[name]:.6f}", *_comparison_cells(against)])
+        rows.append([name, format_price(summary.crps[name]), *_comparison_cells(against)])
     return header, rows
 
 

@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
-from storage.core.home import Home
-from storage.tables.delta import among
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.tables.scores import Scores
-from tasks.calibration.quantile_tracker import update_offsets
-from tasks.core.types import Floats
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import among
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.calibration.quantile_tracker import update_offsets
+from closecast.tasks.core.types import Floats
 
 log = logging.getLogger("closecast.calibration")
 

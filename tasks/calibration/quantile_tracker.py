@@ -8,9 +8,9 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS, MEDIAN
-from tasks.core.types import Floats, Rows
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import LEVELS, MEDIAN
+from closecast.tasks.core.types import Floats, Rows
 
 # In sigmas. An offset belongs to an index among the sorted quantiles; while these cross, outcomes of its
 # neighbors could move it without end, and it would be wrong for years after. At a step of 0.002 it takes
@@ -66,9 +66,20 @@ def update_offsets(offsets: Floats, actual_close: float, quantiles: Floats, *, s
     return np.clip((moved - moved[::-1]) / 2.0, -MAX_OFFSET, MAX_OFFSET)
 
 
-def to_prices(log_returns: Floats, last_close: float) -> Floats:
+def to_prices(log_returns: Floats, last_close: float | Floats) -> Floats:
     """Closes in the quote currency, of the shape of the log returns."""
     return np.asarray(last_close * np.exp(log_returns), dtype=np.float64)
+
+
+def untracked(history: PriceHistory, rows: Rows, quantiles: Mapping[int, Floats]) -> dict[int, Floats]:
+    """The quantiles of the close for each horizon, (rows, 23), without offsets, each row as one fan.
+
+    Args:
+        quantiles: of the log return over each horizon, (rows, 23).
+    """
+    fans = np.stack([nested(fan) for fan in np.stack([*quantiles.values()], axis=1)], axis=1)
+    last = history.closes[rows][:, None]
+    return {horizon: to_prices(fan, last) for horizon, fan in zip(quantiles, fans, strict=True)}
 
 
 @dataclass
@@ -113,7 +124,7 @@ class Tracker:
         due = sorted((one for one in self.waiting if one[0] <= through), key=lambda one: one[:2])
         self.waiting = [one for one in self.waiting if one[0] > through]
         for day, horizon, quantiles in due:
-            close = history.close_of(day)
+            close = history.outcome(day - timedelta(days=horizon), day)
             if close is not None:
                 self.offsets[horizon] = update_offsets(
                     self.offsets[horizon], close, quantiles, step=self.step

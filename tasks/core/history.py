@@ -1,4 +1,4 @@
-"""A product's prices as a run knows them: read once, handed on to every step."""
+"""A product's prices as a run knows them: read once, passed to every step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.core.candle_schema import rejected_frame
-from tasks.core.types import Floats
+from closecast.storage.core.candle_schema import CANDLE_COLUMNS, rejected_frame
+from closecast.storage.prices.decisions import RecordedSeries, Splits, decision_frame, in_units_of
+from closecast.tasks.core.types import Floats
 
 
 def _no_days() -> pd.Series[pd.Timestamp]:
@@ -20,10 +21,11 @@ def _no_days() -> pd.Series[pd.Timestamp]:
 
 @dataclass(frozen=True)
 class PriceHistory:
-    """The candles of one product up to an origin, and what they are a version of.
+    """The candles of one product up to an origin, with their data version.
 
     `quarantined` are the rows of the product that did not become candles, `restated` every observation of the
-    days that were observed with more than one set of figures.
+    days that were observed with more than one set of figures. Decisions about days are applied as the origin
+    knew them; before a split the prices are in the units of the origin.
     """
 
     product_id: str
@@ -33,6 +35,10 @@ class PriceHistory:
     # Every stored day of the series, also those after the origin.
     stored_days: pd.Series[pd.Timestamp] = field(default_factory=_no_days)
     quarantined: pd.DataFrame = field(default_factory=rejected_frame)
+    # What the candles were read from; without it no day was decided about.
+    recorded: RecordedSeries | None = None
+    known_on: date | None = None  # the day that knew the decisions, where candles after it are there, too
+    decisions: pd.DataFrame = field(default_factory=decision_frame)  # all about the series's days
     restated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"day_utc": [], "close": []}))
 
     @property
@@ -68,17 +74,61 @@ class PriceHistory:
         return self.candles["day_utc"].dt.date.to_numpy()
 
     def close_of(self, day: date) -> float | None:
-        """The close of a day; None where it is missing."""
+        """The close of a day; None if it is missing."""
         return self._closes_by_day.get(day)
+
+    def outcome(self, origin: date, day: date) -> float | None:
+        """The close of a day in the units of an earlier origin, as its forecasts are; None if missing."""
+        if not self.splits:
+            return self.close_of(day)
+        close = self._stored_closes.get(day)
+        return None if close is None else in_units_of(origin, close, day, self.splits)
+
+    @functools.cached_property
+    def splits(self) -> Splits:
+        """Day and factor of each split that the origin knew."""
+        return self.recorded.splits(self.known_on or self.origin) if self.recorded else ()
+
+    @functools.cached_property
+    def _stored_closes(self) -> dict[date, float]:
+        assert self.recorded is not None  # noqa: S101 (there are splits)
+        known = self.recorded.known(self.known_on or self.origin)
+        return dict(zip(known["day_utc"].dt.date, known["close"], strict=True))
 
     @functools.cached_property
     def _closes_by_day(self) -> dict[date, float]:
         return dict(zip(self.days.tolist(), self.closes.tolist(), strict=True))
 
     def until(self, day: date) -> PriceHistory:
-        """The same history up to a day, inclusive; `data_version` still names the whole one."""
+        """The history up to and including a day, as it was known on that day.
+
+        `data_version` still names the whole history.
+        """
         earlier = self.candles["day_utc"] <= pd.Timestamp(day)
-        return replace(self, candles=self.candles[earlier].reset_index(drop=True))
+        candles = self.candles[earlier].reset_index(drop=True)
+        if self.recorded is not None and len(self.recorded.decisions):
+            candles = self.recorded.candles(min(day, self.origin))
+        return replace(self, candles=candles, known_on=None)
+
+    def as_known(self, day: date, through: date) -> PriceHistory:
+        """The history through a day, up to an earlier one as that knew it.
+
+        The rest is as stored: there are closes on its days, and no more is to be read of it.
+        """
+        if self.recorded is None or not len(self.recorded.decisions):
+            return self.until(through)
+        known = self.recorded.candles(day)
+        rest = self.recorded.known(min(through, self.origin))[CANDLE_COLUMNS]
+        later = rest[rest["day_utc"] > known["day_utc"].iloc[-1]]
+        return replace(self, candles=pd.concat([known, later], ignore_index=True), known_on=day)
+
+    def knowledge_changes(self, first: date, last: date) -> list[date]:
+        """The days after `first`, up to `last`, from which on other decisions about days are known."""
+        return self.recorded.changes(first, last) if self.recorded else []
+
+    def was_known(self, day: date) -> bool:
+        """Whether a day's close was known on that very day."""
+        return self.recorded is None or self.recorded.origin(day) == day
 
 
 def quote_currency(product_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.core.types import Floats
+from closecast.tasks.core.types import Floats
 
 
 def root_mean_squared_error(predicted: Floats, actual: Floats) -> float:
@@ -18,7 +18,7 @@ def mean_absolute_error(predicted: Floats, actual: Floats) -> float:
 
 
 def errors_beside_naive(predicted: Floats, actual: Floats, last: Floats) -> dict[str, float]:
-    """Errors of a point forecast beside those of the origins' last closes, all (days,)."""
+    """Errors of a point forecast and of the origins' last closes, all (days,)."""
     figures = {
         "test_rmse": root_mean_squared_error(predicted, actual),
         "test_mae": mean_absolute_error(predicted, actual),

@@ -1,4 +1,4 @@
-"""A model version: what was fitted, and what it was fitted from."""
+"""A model version: its fitted state and its lineage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from tasks.core.types import Gap
+from closecast.tasks.core.forecast import Basis
+from closecast.tasks.core.types import Gap
 
 TrainingKind = Literal["refit", "fine-tune"]
 NONE = "none"
@@ -29,7 +30,7 @@ class TwinLineage:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Everything that a model version was made from and by; `lineage.json` of its bundle."""
+    """Everything that went into a model version; `lineage.json` of its bundle."""
 
     product_id: str
     profile: str
@@ -43,6 +44,7 @@ class Lineage:
     origin_day: date
     trained_through: date  # the newest day that training or early stopping looked at
     weights_sha256: str  # of all weights in their order
+    basis: Basis = "model"  # pool: of a young product, trained on the windows of the pool alone
     git_commit: str | None = None  # of closecast's own repository; not part of any key
     twin: TwinLineage | None = None  # None without a gate, or where the series is too short for one
     pooled_data_versions: Mapping[str, str] = field(default_factory=dict)  # of the pool's products
@@ -63,15 +65,15 @@ class Lineage:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError, ValueError: a field is missing or is of another kind.
+            KeyError, ValueError: a field is missing or has the wrong type.
         """
         return _json().validate_python({one.name: plain[one.name] for one in fields(cls)})
 
     def tags(self) -> dict[str, str]:
-        """The part of the lineage that stands on the registered version, as text."""
+        """The part of the lineage that the registered version has as tags, as text."""
         names = (
             *("data_version", "settings_version", "recipe_version", "code_version", "training_kind"),
-            *("series", "origin_day", "trained_through", "weights_sha256"),
+            *("basis", "series", "origin_day", "trained_through", "weights_sha256"),
         )
         tags = {name: str(getattr(self, name)) for name in names}
         tags |= {"parent": self.parent or NONE, "pooled": ",".join(self.pooled_data_versions) or NONE}
@@ -92,3 +94,8 @@ class Model:
     version: str
     fitted: Any
     lineage: Lineage
+
+    def __repr__(self) -> str:
+        made = self.lineage
+        name = f"closecast.{made.product_id}.{made.profile} version {self.version}"
+        return f"<Model {name}: {made.training_kind} on closes up to {made.origin_day}>"

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.types import Floats
+from closecast.tasks.core.types import Floats
 
 LEVELS: tuple[float, ...] = (0.01, 0.025, *(round(0.05 * n, 2) for n in range(1, 20)), 0.975, 0.99)
 MEDIAN = LEVELS.index(0.5)

@@ -7,16 +7,19 @@ and other processes call it directly; within a flow, `run_step` and `submit_step
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from storage.core.home import check_product_id
+from closecast.storage.core.home import Home, check_product_id
 
 if TYPE_CHECKING:
     from prefect import Task
     from prefect.futures import PrefectFuture
+
+log = logging.getLogger("closecast.steps")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,34 +34,35 @@ class HasFacts(Protocol):
 
 @dataclass(frozen=True)
 class DataAsset:
-    """What Prefect calls an asset: a series, a model or a table that steps make, by its key."""
+    """A Prefect asset: a series, a model or a table that steps make, by its key."""
 
     key: str
     name: str
     description: str
 
 
-def closes_asset(product_id: str) -> DataAsset:
+def closes_asset(home: Home, product_id: str) -> DataAsset:
     """The closes of a product."""
-    return _asset(product_id, "closes", f"{product_id} closes", "Candles as observed")
+    return _asset(home, product_id, "closes", f"{product_id} closes", "Candles as observed")
 
 
-def model_asset(product_id: str, profile: str) -> DataAsset:
+def model_asset(home: Home, product_id: str, profile: str) -> DataAsset:
     """The model that forecasts a product."""
     name = f"closecast.{product_id}.{profile}"
-    return _asset(product_id, f"{profile}/model", name, "The champion among the model's versions")
+    return _asset(home, product_id, f"{profile}/model", name, "The champion among the model's versions")
 
 
-def forecast_asset(product_id: str, profile: str) -> DataAsset:
+def forecast_asset(home: Home, product_id: str, profile: str) -> DataAsset:
     """The forecasts of a product."""
-    name = f"{product_id} forecast, {profile}"
-    return _asset(
-        product_id, f"{profile}/forecast", name, "The closes of the next days, rows of the predictions"
-    )
+    description = "The closes of the next days, rows of the predictions"
+    return _asset(home, product_id, f"{profile}/forecast", f"{product_id} forecast, {profile}", description)
 
 
-def _asset(product_id: str, path: str, name: str, description: str) -> DataAsset:
-    return DataAsset(f"closecast://{check_product_id(product_id)}/{path}", name, description)
+def _asset(home: Home, product_id: str, path: str, name: str, description: str) -> DataAsset:
+    """An asset under its home's label, which keeps the assets of homes apart."""
+    label = home.label
+    key = "/".join(filter(None, (label, check_product_id(product_id), path)))
+    return DataAsset(f"closecast://{key}", f"{name} ({label})" if label else name, description)
 
 
 def step(
@@ -93,22 +97,36 @@ def run_step(
 
     Of the asset that it `makes`, Prefect records what it is made `of`, and the result's `facts()`.
     """
-    if not _in_flow():
+    context = sys.modules.get("prefect.context")  # not loaded: no flow
+    if context is None or context.FlowRunContext.get() is None:
         return fn(*args, **kwargs)
     task = _asset_task(fn, makes, of) if makes else task_of(fn)
-    result: R = task.submit(*args, **kwargs).result()
+    result: R = result_of(task.submit(*args, **kwargs), fn, *args, **kwargs)
     return result
 
 
-def _in_flow() -> bool:
-    context = sys.modules.get("prefect.context")  # not loaded: no flow
-    return context is not None and context.FlowRunContext.get() is not None
+def result_of(future: PrefectFuture[R], fn: Callable[..., R], *args: object, **kwargs: object) -> R:
+    """The result of a step that was submitted with these arguments.
+
+    If Prefect's server refuses its task, the step is called directly: no work depends on that server, and a
+    step that is done does nothing when called again.
+    """
+    import httpx
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+
+    try:
+        result: R = future.result()
+    except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:  # no step makes such requests itself
+        name = task_of(fn).name
+        log.warning("%s: Prefect's server refused its task, it runs without one: %.200s", name, error)
+        result = fn(*args, **kwargs)
+    return result
 
 
 def submit_step(
     fn: Callable[..., Any], *args: object, wait_for: Sequence[Any] = (), **kwargs: object
 ) -> PrefectFuture[Any]:
-    """Hand a step to the current flow's task runner."""
+    """Submit a step to the current flow's task runner."""
     return task_of(fn).submit(*args, return_state=False, wait_for=wait_for, **kwargs)
 
 
@@ -143,7 +161,7 @@ def _options(fn: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _with_facts(fn: Callable[..., HasFacts]) -> Callable[..., HasFacts]:
-    """The function, which also records the facts of its result with the asset that it makes."""
+    """The function, extended to record the facts of its result with the asset that it makes."""
     from prefect.context import AssetContext
 
     @functools.wraps(fn)

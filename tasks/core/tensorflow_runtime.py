@@ -9,19 +9,19 @@ import os
 import threading
 from types import ModuleType
 
-from storage.core.logs import native_stderr_to_log
-from storage.core.progress import announced
-from storage.core.provenance import processor
+from closecast.storage.core.logs import native_stderr_to_log
+from closecast.storage.core.progress import announced
+from closecast.storage.core.provenance import library_version, processor
 
 _loading = threading.Lock()
 
 
 def tensorflow() -> ModuleType:
-    """Import TensorFlow (4 to 6 s), on one intra-op thread, without its start-up lines.
+    """Import TensorFlow (4 to 6 s), on one intra-op thread of the CPU, without its start-up lines.
 
-    Our networks are small, and threads cost more than they gain. One thread also sums in one order, so the
-    bits are the same on every machine size. Members train in threads of their own; TensorFlow runs as many
-    of them at once as it has inter-op threads.
+    Our networks are small: threads and GPUs cost more than they gain. One thread also sums in one
+    order, so the bits are the same on every machine size, with or without a GPU. Members train in threads of
+    their own; TensorFlow runs as many of them at once as it has inter-op threads.
     """
     with _loading:  # two threads may need it at once, and it is announced once
         return _load_tensorflow()
@@ -33,8 +33,9 @@ def _load_tensorflow() -> ModuleType:
     with announced("loading TensorFlow"), native_stderr_to_log():
         import tensorflow as tf
 
-        # The thread counts are fixed after the first operation, which may have been somebody else's.
+        # Devices and thread counts are fixed after the first operation, which may have been somebody else's.
         with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(cores())
         tf.constant(0) + 1  # TensorFlow prints the devices on the first operation
@@ -65,12 +66,11 @@ def cores() -> int:
 def library_versions() -> dict[str, str]:
     """The versions and the machine that decide a network's bits, for its lineage."""
     import platform
-    from importlib.metadata import version
 
     names = ("tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn")
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in names},
+        **{name: library_version(name) for name in names},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
     }

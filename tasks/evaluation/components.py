@@ -1,4 +1,4 @@
-"""The published forecasts against the component forecasts beside them, and the best baseline among these."""
+"""The published forecasts compared with their component forecasts, and the best baseline among these."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import Floats
-from tasks.evaluation.significance import diebold_mariano, is_enough, ratio
-from tasks.profiles.baselines import baselines_of
+from closecast.storage.core.errors import Damaged
+from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.significance import diebold_mariano, is_enough, ratio
+from closecast.tasks.profiles.baselines import baselines_of
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,22 @@ class ComponentComparison:
 
 
 def component_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The CRPS of each component forecast from a row a target day of `scores`, of one horizon, oldest first.
+    """The CRPS of each component forecast, from one horizon's rows of `scores`, oldest target day first.
 
     Returns:
-        A column a component, NaN where a day has none; the index is `target_day`, datetime64[s].
+        One column per component, NaN if a day has none; the index is `target_day`, datetime64[s].
+
+    Raises:
+        Damaged: a score has components without a CRPS each, as a changed file may read.
     """
     pairs = zip(scores["component_names"], scores["component_crps"], strict=True)
-    rows = [{} if names is None else dict(zip(names, crps, strict=True)) for names, crps in pairs]
+    try:
+        rows = [{} if names is None else dict(zip(names, crps, strict=True)) for names, crps in pairs]
+    except (TypeError, ValueError) as error:
+        raise Damaged(
+            "each component of a score needs a CRPS, and a stored score lacks some: `closecast verify` names"
+            " the changed file; restore it from a backup"
+        ) from error
     days = pd.Index(scores["target_day"].astype("datetime64[s]"), name="target_day")
     return pd.DataFrame(rows, index=days, dtype=np.float64).sort_index()
 
@@ -51,7 +61,7 @@ def compare_best_baseline(
 ) -> ComponentComparison | None:
     """Our forecasts (`target_day`, `crps`) against `best_baseline`, on the days that every baseline has.
 
-    `scores` are as `component_scores` gives them, of the same horizon. None where there is no such day.
+    `scores` are as `component_scores` gives them, of the same horizon. None if there is no such day.
     """
     scores = scores[scores.index.isin(forecasts.dropna(subset="crps")["target_day"])]
     known = [name for name in baselines_of(horizon) if name in scores and scores[name].notna().any()]
@@ -63,7 +73,7 @@ def compare_best_baseline(
 def best_baseline(scores: Mapping[str, Floats], *, horizon: int = 1) -> str | None:
     """The horizon's baseline of the lowest mean CRPS, (days,) each; None without a baseline or a day.
 
-    It is chosen after the fact, from the very days that it is compared on: the bar is against us.
+    It is chosen after the fact, from the days that it is compared on, which favours it.
     """
     means = {
         name: scores[name].mean() for name in baselines_of(horizon) if name in scores and len(scores[name])

@@ -1,4 +1,4 @@
-"""The scores of the published forecasts by span and by horizon, and whether their intervals still hold."""
+"""The scores of the published forecasts by span and by horizon, and the coverage alarms."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from datetime import date
 import numpy as np
 import pandas as pd
 
-from storage.core.errors import BadInput
-from storage.core.intervals import COVERED, INTERVALS
-from tasks.core.formatting import (
+from closecast.storage.core.errors import BadInput
+from closecast.storage.core.intervals import COVERED, INTERVALS
+from closecast.storage.tables.views import SPANS
+from closecast.tasks.core.formatting import (
     UNKNOWN,
     format_figure,
     format_p_value,
@@ -20,16 +21,16 @@ from tasks.core.formatting import (
     format_share,
     markdown_table,
 )
-from tasks.core.metrics import mean_absolute_error, root_mean_squared_error
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
-from tasks.core.types import Floats
-from tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
-from tasks.evaluation.significance import CONFIDENCE
+from closecast.tasks.core.metrics import mean_absolute_error, root_mean_squared_error
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
+from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
+from closecast.tasks.evaluation.significance import CONFIDENCE
 
-SPANS = (30, 90, 365, None)
 FIGURES = ("error", "naive_error", "crps", "naive_crps")
-# The columns of the table `scores` that a scoreboard is made from.
-COLUMNS = ("target_day", "horizon", *FIGURES, *COVERED, "pit", "component_names", "component_crps")
+# The columns that a scoreboard is made from: those of the table `scores`, and one of the forecasts.
+SCORE_COLUMNS = ("target_day", "horizon", *FIGURES, *COVERED, "pit", "component_names", "component_crps")
+COLUMNS = (*SCORE_COLUMNS, "basis")
 
 ALARM_DAYS = 180
 # The 1st to 99th percentile of the coverage of a good model over that many next days.
@@ -48,7 +49,7 @@ class Proportion:
 
 @dataclass(frozen=True)
 class Span:
-    """The forecasts of the last `days` days, of all when None; None stands where a figure is undefined.
+    """The forecasts of the last `days` days, of all days for None; undefined figures are None.
 
     `coverage` is by percent of the interval. Ratios are to the naive forecast, the last close: of mean CRPS,
     of RMSE and of MAE; errors are in the quote currency. `best_baseline` had the lowest mean CRPS on these
@@ -81,7 +82,8 @@ class HorizonScore:
 class Scoreboard:
     """Spans of one horizon that end on the day `last`, and a `HorizonScore` for each horizon.
 
-    `alarms` are those that are on, `no_alarm` says why there can be none, if so.
+    These are of the forecasts by models; `fallbacks` have a `HorizonScore` for each horizon of the others.
+    `alarms` are the active ones; `no_alarm` says why there can be none, or is None.
     """
 
     last: date | None
@@ -90,23 +92,29 @@ class Scoreboard:
     no_alarm: str | None
     horizon: int
     horizons: tuple[HorizonScore, ...]
+    fallbacks: tuple[HorizonScore, ...]
 
     @property
     def all_days(self) -> Span:
         """The span of all forecasts."""
         return self.spans[-1]
 
+    def of(self, horizon: int, *, fallback: bool) -> HorizonScore | None:
+        """The forecasts of one horizon by models, or the fallbacks; None if none was scored."""
+        scores = self.fallbacks if fallback else self.horizons
+        return next((one for one in scores if one.horizon == horizon), None)
+
 
 def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
     """The scoreboard of one product and profile, up to the newest target day.
 
     Args:
-        rows: a row a target day and horizon, in any order, with the columns `COLUMNS`; CRPS, coverage, PIT
-            and components are null for a point without intervals.
-        horizon: that of the spans. Alarms are of the next day alone, where their limits were measured.
+        rows: one row per target day and horizon, in any order, with the columns `COLUMNS`; CRPS, coverage,
+            PIT and components are null for a point without intervals.
+        horizon: that of the spans. Alarms are for the next day, for which their limits were measured.
 
     Raises:
-        BadInput: two rows of one target day and horizon.
+        BadInput: a target day and horizon has two rows.
     """
     types = (
         {"target_day": "datetime64[s]", "horizon": "int64"}
@@ -121,16 +129,19 @@ def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
             f"a scoreboard needs one row a target day and horizon, got more of {day.date()} for horizon"
             f" {ahead}: leave revisions out"
         )
+    without_model = rows["basis"] == "fallback"
+    rows, fallbacks = rows[~without_model], rows[without_model]
     own = rows[rows["horizon"] == horizon]
     scores = component_scores(own)
-    alarms, no_alarm = _alarms(own) if horizon == 1 else ((), "alarms are of the next day alone")
+    alarms, no_alarm = _alarms(own) if horizon == 1 else ((), "alarms are for the next day only")
     return Scoreboard(
         last=own["target_day"].iloc[-1].date() if len(own) else None,
         spans=tuple(_span(own, scores, horizon, days) for days in SPANS),
         alarms=alarms,
         no_alarm=no_alarm,
         horizon=horizon,
-        horizons=tuple(_horizon_score(rows, ahead) for ahead in sorted(rows["horizon"].unique().tolist())),
+        horizons=_horizon_scores(rows),
+        fallbacks=_horizon_scores(fallbacks),
     )
 
 
@@ -179,6 +190,10 @@ def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | No
     return Span(days, len(rows), _crps_ratio(rows), best, coverage, rmse, rmse_ratio, mae, mae_ratio)
 
 
+def _horizon_scores(rows: pd.DataFrame) -> tuple[HorizonScore, ...]:
+    return tuple(_horizon_score(rows, ahead) for ahead in sorted(rows["horizon"].unique().tolist()))
+
+
 def _horizon_score(rows: pd.DataFrame, horizon: int) -> HorizonScore:
     rows = rows[rows["horizon"] == horizon]
     # The table of scores has no column for 90 %; the PIT is linear between the same quantiles.
@@ -213,22 +228,22 @@ def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:
     """The alarms over the newest 180 days with a coverage, or why there can be none."""
     scored = rows.dropna(subset=[f"covered_{percent}" for percent in HEALTHY]).tail(ALARM_DAYS)
     if len(rows) and scored.empty:
-        return (), "no alarm is possible: these forecasts have no intervals"
+        return (), "no alarm: these forecasts have no intervals"
     if len(scored) < ALARM_DAYS:
-        return (), f"no alarm is possible yet, {len(scored)} of {ALARM_DAYS} days"
+        return (), f"no alarm before {ALARM_DAYS} scored days, {len(scored)} so far"
     alarms = []
     for percent, (low, high) in HEALTHY.items():
         coverage = int(scored[f"covered_{percent}"].sum()) / ALARM_DAYS
         if not low <= coverage <= high:
             alarms.append(
-                f"the {percent} % interval covered {format_share(coverage)} of the last {ALARM_DAYS} closes,"
+                f"the {percent} % interval covered {format_share(coverage)} of the last {ALARM_DAYS} closes;"
                 f" a good model covers {100 * low:.0f} to {100 * high:.0f} %: refit, or look at the data"
             )
     return tuple(alarms), None
 
 
 def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, a row a span."""
+    """Header and rows as text, one row per span."""
     errors = ["RMSE", "RMSE / naive", "MAE", "MAE / naive"]
     return ["last", *_header(INTERVALS), *errors], [
         [
@@ -243,10 +258,26 @@ def table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def horizon_table(board: Scoreboard) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text, a row a horizon."""
+def horizon_table(scores: Iterable[HorizonScore]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as text, one row per horizon."""
     header = ["days ahead", *_header(INTERVAL_INDEXES)]
-    return header, [[str(one.horizon), *_cells(one)] for one in board.horizons]
+    return header, [[str(one.horizon), *_cells(one)] for one in scores]
+
+
+def horizon_tables(board: Scoreboard) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """A table of horizons, if there are several, and one for fallbacks; each by its title."""
+    tables = {"By horizon": horizon_table(board.horizons)} if len(board.horizons) > 1 else {}
+    fallbacks = {"Fallbacks, by horizon": horizon_table(board.fallbacks)} if board.fallbacks else {}
+    return tables | fallbacks
+
+
+def nothing_scored(board: Scoreboard) -> str | None:
+    """The text instead of the spans, if no model's forecast of their horizon was scored yet."""
+    if board.last is not None:
+        return None
+    if board.of(board.horizon, fallback=True):
+        return "only fallbacks have been scored so far, which the baselines made without a model"
+    return "no forecast has been scored yet"
 
 
 def _header(percents: Iterable[int]) -> list[str]:
@@ -255,7 +286,7 @@ def _header(percents: Iterable[int]) -> list[str]:
 
 
 def _cells(figures: Span | HorizonScore) -> list[str]:
-    """What a span and a horizon have in common, in the order of `_header`."""
+    """The cells that a span and a horizon have in common, in the order of `_header`."""
     return [
         f"{figures.forecasts:,}",
         format_figure(figures.crps_ratio, ".4f"),
@@ -265,11 +296,14 @@ def _cells(figures: Span | HorizonScore) -> list[str]:
 
 
 def markdown(board: Scoreboard) -> str:
-    """The spans, below them each alarm, or why there can be none, and the horizons where there are more."""
-    alarms = [f"**Alarm:** {alarm}" for alarm in board.alarms]
-    parts = [markdown_table(*table(board)), *(alarms or [board.no_alarm or "No alarm."])]
-    if len(board.horizons) > 1:
-        parts = ["### Next day", *parts, "### By horizon", markdown_table(*horizon_table(board))]
+    """The spans, then each alarm, or why there can be none, and the tables of horizons, if any."""
+    nothing, tables = nothing_scored(board), horizon_tables(board)
+    alarms = [f"**Alarm:** {alarm}" for alarm in board.alarms] or [board.no_alarm or "No alarm."]
+    parts = [f"{nothing.capitalize()}."] if nothing else [markdown_table(*table(board)), *alarms]
+    if tables:
+        parts.insert(0, "### Next day")
+    for title, horizons in tables.items():
+        parts += [f"### {title}", markdown_table(*horizons)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Forecasts whose target day has come, scored against its close."""
+"""Scores forecasts against the closes of their target days."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from storage.core.errors import NotEnoughHistory
-from storage.core.home import Home
-from storage.core.intervals import COVERED, INTERVALS
-from storage.prices.price_store import Prices
-from storage.tables.delta import among
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from storage.tables.scores import Scores
-from tasks.calibration.calibrator_states import advance_states
-from tasks.core.forecast import Score
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import covered, crps, pit
-from tasks.core.steps import step
-from tasks.core.types import Floats
-from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
-from tasks.forecast.publish import chain_of
-from tasks.prices.ingest import IngestRequest, read_stored_prices
-from tasks.profiles.base import Profile
-from tasks.profiles.baselines import baseline_quantiles
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import COVERED, INTERVALS
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.delta import among
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import components
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.calibration.calibrator_states import advance_states
+from closecast.tasks.core.forecast import Score
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import covered, crps, pit
+from closecast.tasks.core.steps import step
+from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.scoreboard import SCORE_COLUMNS, Scoreboard, scoreboard
+from closecast.tasks.forecast.publish import chain_of
+from closecast.tasks.prices.ingest import IngestRequest, read_stored_prices
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.baselines import baseline_quantiles
 
 log = logging.getLogger("closecast.scoring")
 
@@ -49,8 +47,8 @@ UNKNOWN_OF_A_POINT = ("crps", "pit", *COVERED, "component_names", "component_crp
 def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datetime) -> int:
     """Score the product's due forecasts, of every profile, then advance the calibrator of this profile.
 
-    The product's lock is held. A forecast that was scored with the same close adds nothing, one whose close
-    was restated a new row. Returns how many scores are new.
+    The product's lock is held. A forecast that was scored with the same close adds nothing; a restated
+    close adds a new row. Returns how many scores are new.
     """
     scores = [asdict(_score(row, close, history, moment)) for row, close in _due(home, history)]
     added = Scores(home).add(scores)
@@ -62,8 +60,8 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
 
 
 def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
-    """As `score_due`, for what the stored closes allow."""
-    newest = replace(request, origin=None, min_days=1, consecutive_days=1, pool_products=())
+    """As `score_due`, with the stored closes."""
+    newest = replace(request, origin=None, min_days=1, pool_products=())
     with Prices(home) as prices:
         if prices.source_of(request.product_id) is None:
             return 0
@@ -73,21 +71,25 @@ def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
     """The forecasts without a score of their target day's close, each with its components and that close."""
-    names = ["prediction_id", "target_day"]
+    names = ["prediction_id", "target_day", "origin_day"]
     predictions, last = Predictions(home), history.origin
     forecasts = predictions.between(history.product_id, last=last, columns=names)
     if not forecasts.num_rows:
         return []
     scores = Scores(home).newest(history.product_id, last=last, columns=["prediction_id", "close"])
-    days = forecasts.to_pandas(date_as_object=False).set_index("prediction_id")["target_day"]
+    by_id = forecasts.to_pandas(date_as_object=False).set_index("prediction_id")
+    days = by_id["target_day"]
     closes = days.map(history.candles.set_index("day_utc")["close"]).dropna()
+    if history.splits:
+        spans = by_id[["origin_day", "target_day"]].loc[closes.index].apply(lambda day: day.dt.date)
+        closes[:] = [history.outcome(*span) for span in spans.itertuples(index=False)]
     scored = scores.to_pandas().set_index("prediction_id")["close"]
     due = closes[closes != scored.reindex(closes.index)]  # one without a score has NaN, which differs
     if due.empty:
         return []
     # Only of these are the quantiles read.
     due_days = days[due.index].dt.date.unique()
-    rows = predictions.of_days(history.product_id, due_days, FORECAST_COLUMNS).to_pylist()
+    rows = predictions.read(among("target_day", due_days), FORECAST_COLUMNS, history.product_id).to_pylist()
     beside = _components(home, history.product_id, due_days)
     return [
         (row | {"components": beside.get(row["prediction_id"], {})}, float(due[row["prediction_id"]]))
@@ -142,23 +144,20 @@ def _score(row: Mapping[str, Any], close: float, history: PriceHistory, moment: 
 
 
 def _naive_quantiles(candles: pd.DataFrame, origin: date, horizon: int) -> Floats | None:
-    """The quantiles of the newest 250 returns over the horizon, (1, levels); None where there are fewer."""
+    """Those of `last_close_250`, (1, levels)."""
     rows = np.flatnonzero(candles["day_utc"].to_numpy() == np.datetime64(origin))
     if not len(rows):  # the origin's candle went with its series
         return None
-    try:
-        return baseline_quantiles(candles, rows, horizons=(horizon,), components=(NAIVE,))[horizon][NAIVE]
-    except NotEnoughHistory:
-        return None
+    return baseline_quantiles(candles, rows, horizons=(horizon,), components=(NAIVE,))[horizon][NAIVE]
 
 
 def read_scoreboard(home: Home, product_id: str, profile: str, *, horizon: int = 1) -> Scoreboard:
     """The scoreboard of a product's published forecasts of one profile, each with its newest score.
 
-    The spans are of one horizon.
+    The spans are of one horizon. The forecast's row tells whether a model made it.
     """
     wanted = (ds.field("profile") == profile) & (ds.field("revision") == 0)
-    published = Predictions(home).read(wanted, ["prediction_id"], product_id)
-    scores = Scores(home).newest(product_id, columns=["prediction_id", *COLUMNS])
-    ours = pc.is_in(scores["prediction_id"], published["prediction_id"])
-    return scoreboard(scores.filter(ours).to_pandas(), horizon=horizon)
+    published = Predictions(home).read(wanted, ["prediction_id", "basis"], product_id)
+    scores = Scores(home).newest(product_id, columns=["prediction_id", *SCORE_COLUMNS])
+    ours = scores.to_pandas().merge(published.to_pandas(), on="prediction_id")
+    return scoreboard(ours, horizon=horizon)

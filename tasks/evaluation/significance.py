@@ -1,7 +1,7 @@
 """Whether the losses of one model are really lower than those of another: ratio, interval, test.
 
 Outcomes over `horizon` days overlap, so losses of days that lie closer together are not independent: a test
-or an interval that took them for so would call chance a difference.
+or an interval that ignores this would call chance a difference.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.types import Floats
+from closecast.tasks.core.types import Floats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -39,12 +39,12 @@ def compare(first: Floats, second: Floats, *, horizon: int = 1, seed: int) -> Co
 
 
 def is_enough(days: int, horizon: int) -> bool:
-    """Whether so many days can tell a difference of losses over that horizon from chance."""
+    """Whether this many days can tell a difference of losses over that horizon from chance."""
     return days >= max(MIN_DAYS, MIN_HORIZONS * horizon)
 
 
 def diebold_mariano(first: Floats, second: Floats, *, horizon: int = 1) -> float | None:
-    """Two-sided p value of equal mean loss; None when the losses differ by the same on every day.
+    """Two-sided p value of equal mean loss; None if the losses differ by the same amount on every day.
 
     Diebold and Mariano (1995), "Comparing predictive accuracy", with the variance of Newey and West (1987) at
     the lags of Newey and West (1994), and the correction and the t distribution of Harvey, Leybourne and
@@ -82,7 +82,7 @@ def newey_west_variance(values: Floats, lags: int) -> float:
 def overlap_variance(values: Floats, lags: int) -> float:
     """Long-run variance of values (days,) of which only days up to `lags` apart depend on each other.
 
-    No weight pulls it down, so that chance can make it negative.
+    No weights reduce it, so chance can make it negative.
     """
     centred = values - values.mean()
     covariances = [float(centred[lag:] @ centred[:-lag]) for lag in range(1, lags + 1)]
@@ -126,5 +126,5 @@ def ratio(ours: float, theirs: float) -> float | None:
 
 
 def _is_constant(difference: Floats, first: Floats, second: Floats) -> bool:
-    """Whether it moves by no more than rounding does."""
+    """Whether the difference moves by no more than rounding."""
     return bool(np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max()))

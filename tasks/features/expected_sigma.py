@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import Floats, Rows
-from tasks.features.volatility import (
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.volatility import (
     day_numbers,
     ewma,
     log_variance,
@@ -27,6 +27,8 @@ from tasks.features.volatility import (
 WEEK = 7
 # Singular directions of the normal equations, such as the flag of a weekday that is never traded.
 SINGULAR = 1e-10
+# Days without a close in a row that a mean over some days does without.
+MAX_MISSING = 3
 # A regression on a short past may explode far ahead. On real prices HAR is between .2 and 3.6 times EWMA.
 MAX_RATIO = 8.0
 
@@ -193,11 +195,20 @@ def _har_means(logs: Floats, settings: HarSettings) -> list[Floats]:
 
 
 def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats:
-    """The mean variance of each day and those before it, so many in all, (days,); NaN with a gap there."""
+    """The mean variance of each day and those before it, so many in all, (days,).
+
+    NaN where one of them is unknown, or where more than a few of them are missing: a third, or `MAX_MISSING`
+    in a row.
+    """
     if days == 1:
         return variance
     calendar = pd.Series(variance, index=pd.DatetimeIndex(candles["day_utc"])).asfreq("D")
-    return calendar.rolling(days).mean().reindex(candles["day_utc"]).to_numpy(dtype=np.float64)
+    missing = ~calendar.index.isin(candles["day_utc"])
+    in_a_row = pd.Series(missing).groupby(np.cumsum(~missing)).transform("sum").to_numpy()
+    unusable = np.where(missing, in_a_row > MAX_MISSING, calendar.isna())
+    known = pd.Series(unusable, calendar.index).rolling(days).sum() == 0
+    mean = calendar.rolling(days, min_periods=days - days // 3).mean().where(known)
+    return mean.reindex(candles["day_utc"]).to_numpy(dtype=np.float64)
 
 
 def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:

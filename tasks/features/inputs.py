@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from tasks.core.settings import Frozen, Share
-from tasks.core.types import Floats, Rows
-from tasks.features.expected_sigma import ExpectedSigmas, expected_sigmas
-from tasks.features.volatility import (
+from closecast.tasks.core.settings import Frozen, Share
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.expected_sigma import ExpectedSigmas, expected_sigmas
+from closecast.tasks.features.volatility import (
     MIN_SIGMA,
     VarianceBounds,
+    daily_moves,
     daily_variance,
+    day_numbers,
     ewma,
     garman_klass,
     log_returns,
@@ -31,6 +33,11 @@ from tasks.features.volatility import (
 MAX_HORIZON = 60
 # The horizons whose expected sigma a window shows, or those nearest to them.
 INPUT_HORIZONS = (1, 7, 30)
+# The size of a missing day's move, in sigmas: a window then shows of it the mean of BTC-USD, 2018 to 2023.
+USUAL_MOVE = 0.52
+# Where `make_inputs` puts them: among the spreads Garman-Klass, Parkinson, and the mean of the first; in
+# `plain` the volume.
+DAY_RANGES, MEAN_RANGE, VOLUME = slice(2, 4), slice(4, 5), 1
 
 
 class InputSettings(Frozen):
@@ -104,14 +111,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a product's days; NaN where one is unknown."""
+    """The inputs of a product; NaN where one is unknown.
 
-    days: NDArray[np.datetime64]  # (days,) datetime64[D]
-    returns: Floats  # (days,), log returns of the close
-    spreads: Floats  # (days, spreads), logs of sigmas, which a window shows relative to its origin's sigma
-    plain: Floats  # (days, others), which a window shows as they are
+    What a window shows is on the calendar, from the first day to the last. A missing day shows what was
+    expected of it: no return, a move of the usual size, the sigmas and levels of the day before.
+    """
+
+    days: NDArray[np.datetime64]  # (days,) datetime64[D], those with a close
     sigma: Floats  # (days, horizons), expected standard deviation of the log return over each horizon
     targets: Floats  # (days, horizons), the log return over each horizon in sigmas, clipped
+    position: Rows  # (days,), where each of the days is on the calendar
+    missing: NDArray[np.bool_]  # (calendar,), the days without a close
+    moves: Floats  # (calendar,), `daily_moves`
+    spreads: Floats  # (calendar, spreads), logs of sigmas, shown relative to the sigma of the window's origin
+    plain: Floats  # (calendar, others), shown as they are
 
 
 def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
@@ -132,8 +145,8 @@ def make_inputs(
     sigmas = sigmas or expected_sigmas(candles, settings.horizons)
     recent = recent_sigma(candles, settings, ranges=columns.ranges)
     sigma = _scales(sigmas, recent)
-    returns, scale = log_returns(candles), sigma[:, :1]
-    variances = [ewma(np.square(returns), decay=settings.slow_decay)]
+    scale = sigma[:, :1]
+    variances = [ewma(np.square(log_returns(candles)), decay=settings.slow_decay)]
     if columns.ranges:
         variances += _intraday_variances(candles, settings)
     level = np.log(recent)
@@ -142,34 +155,73 @@ def make_inputs(
         plain.append(_volume(candles, settings))
     daily = [np.sqrt(np.maximum(variance, 0.0))[:, None] for variance in variances]
     seen = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
+    spreads = np.log(np.maximum(seen, settings.min_spread * scale))
     return Inputs(
         days=candles["day_utc"].to_numpy(dtype="datetime64[D]"),
-        returns=returns,
-        spreads=np.log(np.maximum(seen, settings.min_spread * scale)),
-        plain=np.stack([*plain, *weekend_flags(candles)], axis=1),
         sigma=sigma,
         targets=_targets(candles, sigma, settings),
+        **_on_calendar(candles, spreads, np.stack(plain, axis=1), columns),
     )
 
 
+def _on_calendar(candles: pd.DataFrame, spreads: Floats, plain: Floats, columns: Columns) -> dict[str, Any]:
+    """The fields of `Inputs` that are on the calendar, from figures of the days with a close."""
+    position = day_numbers(candles) - day_numbers(candles)[:1]
+    missing = np.ones(position[-1] + 1 if len(position) else 0, bool)
+    missing[position] = False
+    before = np.cumsum(~missing) - 1  # the row of each day, or of the newest one before it
+    moves = np.where(missing, 0.0, daily_moves(candles)[before])
+    spreads, plain = spreads[before], plain[before]
+    if columns.ranges:  # one day's ranges tell less of the next day than their mean
+        spreads[missing, DAY_RANGES] = spreads[missing, MEAN_RANGE]
+    if columns.volume:
+        plain[missing, VOLUME] = 0.0
+    calendar = pd.DataFrame({"day_utc": pd.date_range(candles["day_utc"].iloc[0], periods=len(missing))})
+    return {
+        "position": position,
+        "missing": missing,
+        "moves": moves,
+        "spreads": spreads,
+        "plain": np.column_stack([plain, *weekend_flags(calendar)]),
+    }
+
+
 def usable_rows(inputs: Inputs, *, lookback: int) -> Rows:
-    """Rows that can be an origin, (rows,): the lookback is complete, with no gap in it or before it."""
-    rows = np.arange(lookback - 1, len(inputs.days))
-    if not len(rows):
-        return rows
-    complete = np.isfinite(inputs.returns) & np.isfinite(inputs.spreads).all(axis=1)
-    complete &= np.isfinite(inputs.plain).all(axis=1)
-    return rows[sliding_window_view(complete, lookback).all(axis=1)]
+    """Rows that can be an origin, (rows,): every figure of the window is known, or its day is missing."""
+    known = np.isfinite(inputs.moves) & np.isfinite(inputs.spreads).all(axis=1)
+    known &= np.isfinite(inputs.plain).all(axis=1)
+    return _rows_where(known, inputs, lookback)
+
+
+def training_rows(inputs: Inputs, *, lookback: int) -> Rows:
+    """Rows that a network learns from, (rows,): those whose window has no missing day, nor one before it.
+
+    Where less than half of the usable rows are such, all of these.
+    """
+    usable = usable_rows(inputs, lookback=lookback)
+    # The first move of a window is a return from the day before it.
+    whole = np.intersect1d(usable, _rows_where(~inputs.missing, inputs, lookback + 1))
+    return whole if 2 * len(whole) >= len(usable) else usable
+
+
+def _rows_where(wanted: NDArray[np.bool_], inputs: Inputs, days: int) -> Rows:
+    """Rows of the days for which all of the newest days on the calendar are wanted, (rows,)."""
+    if len(wanted) < days:
+        return np.empty(0, np.int64)
+    complete = np.zeros(len(wanted), bool)
+    complete[days - 1 :] = sliding_window_view(wanted, days).all(axis=1)
+    return np.flatnonzero(complete[inputs.position])
 
 
 def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[np.float32]:
     """The window up to each origin row, (rows, lookback, features), relative to the origin's sigma."""
-    window = rows[:, None] + np.arange(1 - settings.lookback, 1)[None, :]  # (rows, lookback)
+    window = inputs.position[rows][:, None] + np.arange(1 - settings.lookback, 1)[None, :]  # (rows, lookback)
     sigma = inputs.sigma[rows, :1]
-    returns = inputs.returns[window] / sigma
+    returns = inputs.moves[window] / sigma
+    sizes = np.where(inputs.missing[window], USUAL_MOVE, np.abs(returns))
     features = [
         np.clip(returns, -settings.return_clip, settings.return_clip)[:, :, None],
-        np.log(np.abs(returns) + settings.return_offset)[:, :, None],
+        np.log(sizes + settings.return_offset)[:, :, None],
         inputs.spreads[window] - np.log(sigma)[:, :, None],
         inputs.plain[window],
     ]

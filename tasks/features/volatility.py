@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import Floats, Rows
+from closecast.tasks.core.types import Floats, Rows
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
@@ -37,6 +37,16 @@ def rows_after(candles: pd.DataFrame, days: int) -> Rows:
     return np.where(numbers[rows] == numbers + days, rows, -1)
 
 
+def daily_moves(candles: pd.DataFrame) -> Floats:
+    """Log return since the close before, over the root of the days between them, shape (days,).
+
+    A return over a gap is one return of several days; this is a day's part of it. NaN on the first day.
+    """
+    logs = np.log(candles["close"].to_numpy(dtype=np.float64))
+    days = np.diff(day_numbers(candles))
+    return np.concatenate([np.full(min(1, len(logs)), np.nan), np.diff(logs) / np.sqrt(days)])
+
+
 def with_outcome(candles: pd.DataFrame, rows: Rows, *, days: int = 1) -> Rows:
     """Those of the rows that have a close so many days later."""
     return rows[rows_after(candles, days)[rows] >= 0]
@@ -63,16 +73,19 @@ def parkinson(candles: pd.DataFrame) -> Floats:
 def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
     """Garman-Klass plus the squared return from the previous close to the open, shape (days,).
 
-    The squared daily return replaces it where a range is unknown or `ranges` is False; NaN where that is
-    unknown too. After a gap, the return to the open counts as 0.
+    The squared `daily_moves` replace it where a range is unknown or `ranges` is False; NaN on the first day.
+    After a gap the return to the open counts as 0, and they replace it where the price stood still that day.
     """
-    returns = log_returns(candles)
+    squares = np.square(daily_moves(candles))
     if not ranges:
-        return np.square(returns)
+        return squares
     opening, _, _, close = _logs(candles)
-    overnight = returns - (close - opening)
-    variance = garman_klass(candles) + np.nan_to_num(np.square(overnight))
-    return np.where(np.isnan(variance), np.square(returns), variance)
+    overnight = log_returns(candles) - (close - opening)
+    within = garman_klass(candles)
+    variance = within + np.nan_to_num(np.square(overnight))
+    # One trade a day has no range: after a gap it would tell of no variance at all.
+    unknown = np.isnan(within) | (np.isnan(overnight) & (within == 0))
+    return np.where(unknown, squares, variance)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from storage.core.errors import NotEnoughHistory
-from tasks.core.types import Floats, Rows
+from closecast.storage.core.errors import NotEnoughHistory
+from closecast.tasks.core.types import Floats, Rows
 
 DAY = np.timedelta64(1, "D")
 

@@ -5,30 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow.dataset as ds
 
-from storage.core.errors import NotEnoughHistory
-from storage.core.home import Home
-from storage.core.provenance import code_version
-from storage.tables.delta import all_of, between
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
-from tasks.calibration.quantile_tracker import to_prices, tracked_fan
-from tasks.core.forecast import Forecast, HorizonForecast
-from tasks.core.history import PriceHistory
-from tasks.core.model import Model
-from tasks.core.quantiles import MEDIAN
-from tasks.core.steps import step
-from tasks.core.types import Floats
-from tasks.features.windows import newest_window
-from tasks.profiles.base import Predicted, Profile, quantiles_and_sigmas
-from tasks.profiles.named import own_files
+from closecast.storage.core.home import Home
+from closecast.storage.core.provenance import code_version
+from closecast.storage.tables.delta import all_of, between
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import components
+from closecast.tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
+from closecast.tasks.calibration.quantile_tracker import to_prices, tracked_fan
+from closecast.tasks.core.forecast import Forecast, HorizonForecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.model import Model
+from closecast.tasks.core.quantiles import MEDIAN
+from closecast.tasks.core.steps import step
+from closecast.tasks.core.types import Floats
+from closecast.tasks.profiles.base import Predicted, Profile, quantiles_and_sigmas
+from closecast.tasks.profiles.named import own_files
 
 log = logging.getLogger("closecast.publish")
 
@@ -65,56 +64,90 @@ def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecas
     return Forecast.from_rows(rows) if len(rows) == len(ids) else None
 
 
-def stored_run(home: Home, prediction_id: str) -> Forecast | None:
-    """The whole stored run that the forecast of that id belongs to, or None where there is none."""
+@dataclass(frozen=True)
+class StoredRun:
+    """A row of the table, and all rows of the run that it belongs to, the nearest day first."""
+
+    row: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def forecast(self) -> Forecast:
+        """The forecast of the row alone."""
+        return Forecast.from_rows([self.row])
+
+    @property
+    def fan(self) -> Forecast:
+        """The run without the fallbacks that were added to a model's forecasts."""
+        return Forecast.from_rows([one for one in self.rows if one["basis"] == self.rows[0]["basis"]])
+
+
+def stored_run(home: Home, prediction_id: str) -> StoredRun | None:
+    """The stored run that the forecast of that id belongs to, or None where there is none."""
     row = Predictions(home).find(prediction_id)
     return None if row is None else run_of(home, row)
 
 
-def run_of(home: Home, row: Mapping[str, Any]) -> Forecast:
-    """The whole stored run that a row of the table belongs to."""
-    same = [ds.field(name) == row[name] for name in RunKey.__dataclass_fields__]
-    later = between("target_day", row["origin_day"], None)
-    rows = Predictions(home).read(all_of(*same, *later), product_id=row["product_id"])
-    return Forecast.from_rows(rows.to_pylist())
+def run_of(home: Home, row: Mapping[str, Any]) -> StoredRun:
+    """The stored run that a row of the table belongs to."""
+    key = RunKey(**{name: row[name] for name in RunKey.__dataclass_fields__})
+    return StoredRun(row, rows_of_run(home, key))
+
+
+def rows_of_run(home: Home, key: RunKey) -> list[dict[str, Any]]:
+    """The rows of the table that belong to a run, the nearest day first."""
+    same = [ds.field(name) == value for name, value in vars(key).items()]
+    later = between("target_day", key.origin_day, None)
+    rows: list[dict[str, Any]] = (
+        Predictions(home).read(all_of(*same, *later), product_id=key.product_id).to_pylist()
+    )
+    return sorted(rows, key=lambda row: row["horizon"])
+
+
+def can_forecast(profile: Profile, model: Model, history: PriceHistory) -> bool:
+    """Whether the model's inputs are known on the last day of a history."""
+    rows = profile.origins(history.candles, model.fitted)[-1:]
+    return bool(rows.tolist() == [len(history.candles) - 1])
 
 
 def make_forecast(
     profile: Profile,
-    model: Model,
+    model: Model | None,
     history: PriceHistory,
     states: Mapping[int, CalibratorState],
     *,
+    horizons: Sequence[int] | None = None,
     created_at: datetime,
     flow_run_id: str | None,
 ) -> Forecast:
-    """Forecast from the last day of a history; nothing is read or written.
+    """Forecast from the last day of a history, by a model that can or else by the baselines.
+
+    Nothing is read or written.
 
     Args:
-        states: the calibrator's state for each horizon; none for a point.
-
-    Raises:
-        NotEnoughHistory: a gap in the input window.
+        states: the calibrator's state for each horizon; none for a point or a fallback.
+        horizons: of a fallback, where they are not the profile's.
     """
-    newest_window(history.candles["day_utc"], history.closes, lookback=profile.consecutive_days)
-    rows = profile.origins(history.candles, model.fitted)[-1:]
-    if rows.tolist() != [len(history.candles) - 1]:
-        raise NotEnoughHistory(f"the inputs of profile {profile.name} are not known on {history.origin}")
-    predicted = profile.predict(model.fitted, history.candles, rows)
+    rows = np.array([len(history.candles) - 1])
+    if model:
+        predicted = profile.predict(model.fitted, history.candles, rows)
+    else:
+        predicted = profile.fallback(history.candles, rows, horizons or profile.horizons)
     key = RunKey.of_run(profile, history)
     last_close = float(history.closes[-1])
     fan = _fan(predicted, states)
-    horizons = [
+    made = [
         _horizon_forecast(key, horizon, one, fan.get(horizon), last_close, states.get(horizon))
         for horizon, one in predicted.items()
     ]
     return Forecast(
         **vars(key),
-        model_version=model.version,
+        model_version=model.version if model else None,
         last_close=last_close,
         created_at=created_at,
         flow_run_id=flow_run_id,
-        horizons=tuple(horizons),
+        horizons=tuple(made),
+        basis=model.lineage.basis if model else "fallback",
     )
 
 
@@ -165,7 +198,7 @@ def chain_of(profile: Profile, product_id: str) -> Chain:
 def publish_forecast(
     home: Home,
     profile: Profile,
-    model: Model,
+    model: Model | None,
     history: PriceHistory,
     *,
     created_at: datetime,
@@ -173,15 +206,49 @@ def publish_forecast(
 ) -> Forecast:
     """Forecast with the champion and the calibrator's states, and add the rows unless they are there.
 
-    Returns the stored forecast. The components are written first: a row of the table always has its own.
+    Without a champion that can forecast from the last day, the forecast is a fallback. Returns the stored
+    forecast.
 
     Raises:
         HomeUnusable: a table cannot be written.
-        NotEnoughHistory: a gap in the input window.
     """
-    first = model.fitted.quantile_offsets or {}
-    states = states_at(home, chain_of(profile, history.product_id), history.origin, first, created_at)
+    states: Mapping[int, CalibratorState] = {}
+    if model and not can_forecast(profile, model, history):
+        text = "%s: the inputs of version %s are not known on %s, so the baselines forecast"
+        log.warning(text, history.product_id, model.version, history.origin)
+        model = None
+    if model:
+        first = model.fitted.quantile_offsets or {}
+        states = states_at(home, chain_of(profile, history.product_id), history.origin, first, created_at)
     forecast = make_forecast(profile, model, history, states, created_at=created_at, flow_run_id=flow_run_id)
+    return _publish(home, profile, forecast)
+
+
+@step(timeout_seconds=600, run_name="{history.product_id}")
+def publish_further(
+    home: Home,
+    profile: Profile,
+    history: PriceHistory,
+    horizon: int,
+    *,
+    created_at: datetime,
+    flow_run_id: str | None,
+) -> Forecast:
+    """Add the fallback for a horizon that the profile does not have, for a day without a newer close.
+
+    Raises:
+        HomeUnusable: a table cannot be written.
+    """
+    # As one fan with the others, of which only this one is wanted.
+    horizons = sorted({*profile.horizons, horizon})
+    run: Any = {"created_at": created_at, "flow_run_id": flow_run_id}
+    made = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
+    assert made is not None  # noqa: S101 (it is one of the horizons)
+    return _publish(home, profile, made)
+
+
+def _publish(home: Home, profile: Profile, forecast: Forecast) -> Forecast:
+    """Add the rows unless they are there; components first: a row of the table always has its own."""
     components(home).add(component_rows(profile, forecast))
     stored = Predictions(home).publish(forecast.rows())
     revisions = {row["prediction_id"]: row["revision"] for row in stored}
@@ -189,7 +256,8 @@ def publish_forecast(
     first, last = published[0], published[-1]
     kind = f"revision {first.revision}" if first.revision else "published"
     days = str(first.target_day) if first is last else f"{first.target_day} to {last.target_day}"
-    log.info("%s: forecast for %s written to the table (%s)", history.product_id, days, kind)
+    text = "%s: forecast for %s written to the table (%s)"
+    log.info(text, forecast.product_id, days, kind + (", a fallback" if forecast.basis == "fallback" else ""))
     return replace(forecast, horizons=published)
 
 
@@ -211,17 +279,21 @@ def component_rows(profile: Profile, forecast: Forecast) -> list[dict[str, Any]]
     ]
 
 
+def earlier_origins(home: Home, history: PriceHistory, profile: str) -> list[date]:
+    """The days before the origin that forecasts were made from."""
+    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"], horizon=1)
+    return [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
+
+
 def days_to_backfill(home: Home, history: PriceHistory, profile: str, *, limit: int) -> list[date]:
     """The days with a close between the newest forecast's origin and this one, oldest first.
 
     A machine was off, or a schedule paused. None where nothing was forecast before: a first run has missed
-    nothing. At most `limit` days back.
+    nothing. At most `limit` days back; a day that was decided about later was no origin.
     """
-    if limit < 1:
-        return []
-    rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"], horizon=1)
-    earlier = [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
+    earlier = earlier_origins(home, history, profile) if limit > 0 else []
     if not earlier:
         return []
     after = max(max(earlier), history.origin - timedelta(days=limit + 1))
-    return [day for day in history.days.tolist() if after < day < history.origin]
+    missed = [day for day in history.days.tolist() if after < day < history.origin]
+    return [day for day in missed if history.was_known(day)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.core.tensorflow_runtime import tensorflow
 
 if TYPE_CHECKING:
     import keras

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.core.progress import report_progress
-from tasks.core.tensorflow_runtime import tensorflow
+from closecast.storage.core.progress import report_progress
+from closecast.tasks.core.tensorflow_runtime import tensorflow
 
 if TYPE_CHECKING:
     import keras

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.tensorflow_runtime import one_blas_thread
-from tasks.core.types import Floats
-from tasks.network.epoch import Weights
+from closecast.tasks.core.tensorflow_runtime import one_blas_thread
+from closecast.tasks.core.types import Floats
+from closecast.tasks.network.epoch import Weights
 
 
 def sigmoid(x: Floats) -> Floats:

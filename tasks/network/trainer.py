@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.core.errors import BadSetting
-from storage.core.logs import native_stderr_to_log
-from tasks.core.tensorflow_runtime import cores, tensorflow
-from tasks.core.types import Floats
-from tasks.network.architectures import squared_error
-from tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks, report_epoch
-from tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph
+from closecast.storage.core.errors import BadSetting
+from closecast.storage.core.logs import native_stderr_to_log
+from closecast.tasks.core.tensorflow_runtime import cores, tensorflow
+from closecast.tasks.core.types import Floats
+from closecast.tasks.network.architectures import squared_error
+from closecast.tasks.network.epoch import EarlyStopping, Weights, batches, dropout_masks, report_epoch
+from closecast.tasks.network.graphs import FlatWeights, Loss, epoch_graph, mean_loss_graph
 
 if TYPE_CHECKING:
     import keras

@@ -19,10 +19,11 @@ import pandas as pd
 import requests
 import tenacity
 
-from storage.core.errors import BadDay, BadSetting, ExchangeUnavailable
-from storage.core.home import check_product_id
-from storage.core.provenance import code_version
-from tasks.prices.coinbase_responses import (
+from closecast.storage.core.errors import BadDay, BadSetting, ExchangeUnavailable
+from closecast.storage.core.home import check_product_id
+from closecast.storage.core.masking import masked_address
+from closecast.storage.core.provenance import code_version
+from closecast.tasks.prices.coinbase_responses import (
     DAY,
     TransientError,
     printable,
@@ -53,14 +54,15 @@ class Page:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would read the whole body of a redirect that it is not to follow."""
+        """None, because requests would read the whole body of a redirect that must not be followed."""
 
 
 @dataclass(eq=False)
 class Client:
     """A client for daily candles: a context manager that closes its connections.
 
-    The last request ends at most `max_wait` + `total_timeout` + 1 s after the patience is over. An address
+    The last request ends at most `max_wait` + `total_timeout` + 1 s after the patience is over; a longer
+    Retry-After header ends the client's work at once. An address
     that cannot be used raises `BadSetting`.
     """
 
@@ -70,12 +72,12 @@ class Client:
     total_timeout: float = 30.0  # seconds for a whole response, however it trickles
     attempts: int = 6  # requests for a page while errors are transient
     empty_attempts: int = 3  # requests for a page before an empty one is accepted
-    max_wait: float = 20.0  # seconds, the limit of the exponential waits, without their jitter
+    max_wait: float = 20.0  # seconds, of the exponential waits without jitter; a Retry-After may be longer
     patience: float = 780.0  # seconds after the first request in which others may start
     sleep: Callable[[float], None] = time.sleep  # waits that many seconds; for tests
 
     def __post_init__(self) -> None:
-        self._host = _host_of(self.base_url)
+        self._host = host_of(self.base_url)
         self._pace, self._next_start, self._last_start = threading.Lock(), -math.inf, math.inf
         self._session = _Session()
         self._session.auth = lambda request: request  # the candles are public: no password of a netrc file
@@ -117,7 +119,9 @@ class Client:
 
         until_usable = retrying(
             self.attempts,
-            wait=tenacity.wait_exponential(multiplier=0.5, max=self.max_wait) + tenacity.wait_random(0, 0.5),
+            wait=_longer_of_asked_and(
+                tenacity.wait_exponential(multiplier=0.5, max=self.max_wait) + tenacity.wait_random(0, 0.5)
+            ),
             retry=tenacity.retry_if_exception_type(TransientError),
             reraise=True,
         )
@@ -135,7 +139,9 @@ class Client:
                 f" in {self.attempts} attempts, the last one: {error};"
                 " check the network and run again later (--source sample works offline)"
             ) from error
-        log.info("%s: %d candles", label, len(page.candles))
+        # Before a product's first day every page is empty: the run says so once.
+        level = logging.DEBUG if page.candles.empty else logging.INFO
+        log.log(level, "%s: %d candles", label, len(page.candles))
         return page
 
     def _request(self, product_id: str, first: date, last: date) -> Page:
@@ -145,7 +151,12 @@ class Client:
             response, body = self._get(f"{self.base_url.rstrip('/')}/products/{product_id}/candles", query)
         except requests.RequestException as error:
             raise TransientError(_reason_of(error)) from error
-        candles, rejected = read_rows(rows_of(response, body, product_id), first, last)
+        try:
+            rows = rows_of(response, body, product_id)
+        except TransientError as error:
+            self._require_patience(error)
+            raise
+        candles, rejected = read_rows(rows, first, last)
         moment = sent_at(response)
         newest = candles["day_utc"].iloc[-1].date() if len(candles) else date.min
         if moment and moment.date() <= newest:
@@ -181,6 +192,16 @@ class Client:
         except TimeoutError as error:
             raise TransientError(f"no complete response within {self.total_timeout:g} s") from error
 
+    def _require_patience(self, error: TransientError) -> None:
+        """Give up at once if the exchange asks for a longer wait than this client's patience."""
+        left = self._last_start - time.monotonic()
+        if error.retry_after > left:
+            raise ExchangeUnavailable(
+                f"the exchange at {self._host} asks for a pause of {error.retry_after:.0f} s ({error}),"
+                f" but this run waits at most {max(left, 0.0):.0f} s more; the pages so far are kept: run"
+                " again later to continue from there"
+            ) from error
+
     def _wait_for_turn(self) -> None:
         """Keep the starts of requests apart, also those of other threads and of retries."""
         with self._pace:
@@ -206,8 +227,8 @@ def spans(first: date, last: date) -> list[tuple[date, date]]:
     ]
 
 
-def _host_of(base_url: str) -> str:
-    """The host of a usable address."""
+def host_of(base_url: str) -> str:
+    """The host of the exchange's address; `BadSetting` where it cannot be used."""
     try:
         url = urlsplit(str(requests.Request("GET", base_url).prepare().url))
         host = url.hostname or ""
@@ -215,16 +236,15 @@ def _host_of(base_url: str) -> str:
     except (ValueError, UnicodeError):  # an address, a host or a port that is none
         usable = False
     if not usable or "@" in base_url or url.query or url.fragment:
-        shown = "" if "@" in base_url else f", not {printable(base_url)!r}"  # it may hold a password
         raise BadSetting(
-            f"the exchange's address needs the form https://host, without a name or a password{shown};"
-            " correct CLOSECAST_COINBASE_URL"
+            "the exchange's address needs the form https://host, without a name, a password or a query, not"
+            f" {printable(masked_address(base_url))!r}; correct CLOSECAST_COINBASE_URL"
         )
     return host
 
 
 def _reason_of(error: BaseException) -> str:
-    """A short reason for a failed request: the operating system's own where there is one."""
+    """A short reason for a failed request: the operating system's, if there is one."""
     cause: BaseException | None = error
     text = type(error).__name__
     while cause is not None:
@@ -240,6 +260,16 @@ def _reason_of(error: BaseException) -> str:
         text = printable(str(cause)) or text
         cause = cause.__cause__ or cause.__context__
     return text
+
+
+def _longer_of_asked_and(usual: tenacity.wait.wait_base) -> Callable[[tenacity.RetryCallState], float]:
+    """Wait as usual, or as long as a Retry-After header of the exchange asks, if that is longer."""
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome and state.outcome.exception()
+        return max(usual(state), getattr(error, "retry_after", 0.0))
+
+    return wait
 
 
 def _warn(label: str, state: tenacity.RetryCallState, attempts: int) -> None:

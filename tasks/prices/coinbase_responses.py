@@ -1,9 +1,10 @@
-"""A response of the exchange → its rows, or the error that it stands for; the rows → candles."""
+"""A response of the exchange → its rows or an error; the rows → candles."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -11,20 +12,33 @@ from typing import Any
 import pandas as pd
 import requests
 
-from storage.core.candle_schema import candle_frame, rejected_frame
-from storage.core.errors import BadProduct, ExchangeRefused
+from closecast.storage.core.candle_schema import candle_frame, rejected_frame
+from closecast.storage.core.errors import BadProduct, ExchangeRefused
 
 DAY = 86400  # seconds
 EPOCH = date(1970, 1, 1)
 FIGURES = ("low", "high", "open", "close", "volume")  # of a row after its time, in the exchange's order
 TRANSIENT_STATUSES = (408, 425, 429)  # a time-out, too early, too many requests
+# Of a time, by its size: from 5138 on in seconds it is another unit; how many make a second.
+UNITS = (
+    *((1e17, "nanoseconds", 10**9), (1e14, "microseconds", 10**6), (1e11, "milliseconds", 10**3)),
+    (-math.inf, "seconds", 1),
+)
+MAX_RETRY_AFTER = 1e9  # seconds: nobody waits for so long, so more is the same
 MAX_ROWS = 3000  # of a response; a page asks for at most 300
 MAX_BYTES = 4 * 2**20  # of a body, decompressed
 CHUNK_BYTES = 2**14  # read at a time: so few that they unpack to some megabytes at most
 
 
 class TransientError(Exception):
-    """A failure that may be gone on the next attempt; its text is one line."""
+    """A failure that may not occur on the next attempt; its text is one line.
+
+    `retry_after` is the pause in seconds that the exchange asks for.
+    """
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 def read_body(response: requests.Response) -> bytes:
@@ -41,12 +55,29 @@ def read_body(response: requests.Response) -> bytes:
 
 
 def sent_at(response: requests.Response) -> datetime | None:
-    """The response's moment by the server's clock; None where its Date is missing or unreadable."""
+    """The response's moment by the server's clock; None if its Date is missing or unreadable."""
+    return _moment(response.headers.get("Date", ""))
+
+
+def _moment(text: str) -> datetime | None:
+    """The moment of an HTTP date, None for other text."""
     try:
-        moment = parsedate_to_datetime(response.headers["Date"])
+        moment = parsedate_to_datetime(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (LookupError, ValueError, TypeError, OverflowError):
         return None
+
+
+def retry_after(response: requests.Response) -> float:
+    """The seconds of a Retry-After header; 0 if it is missing or unreadable.
+
+    A date counts from the response's own Date: this machine's clock may be wrong.
+    """
+    text = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return min(float(text), MAX_RETRY_AFTER)
+    until, sent = _moment(text), sent_at(response)
+    return max(0.0, (until - sent).total_seconds()) if until and sent else 0.0
 
 
 def rows_of(response: requests.Response, body: bytes, product_id: str) -> list[Any]:
@@ -65,10 +96,11 @@ def rows_of(response: requests.Response, body: bytes, product_id: str) -> list[A
             return content
         raise TransientError(f"{status} without an array of candles ({detail})")
     if status in TRANSIENT_STATUSES or status >= 500:
-        raise TransientError(f"{status} ({detail})")
+        raise TransientError(f"{status} ({detail})", retry_after(response))
     if status == 404 and isinstance(message, str):
         raise BadProduct(
-            f"the exchange has no product {product_id}; check its spelling, for example BTC-USD ({detail})"
+            f"the exchange has no product {product_id} ({detail}): check its spelling, or take it out if it"
+            " is delisted"
         )
     if 300 <= status < 400:
         target = printable(response.headers.get("Location", "nowhere"))
@@ -80,7 +112,7 @@ def rows_of(response: requests.Response, body: bytes, product_id: str) -> list[A
 
 
 def parse(body: bytes) -> Any:
-    """The JSON of a body, None where it is not JSON."""
+    """The JSON of a body, None if it is not JSON."""
     try:
         # int() refuses thousands of digits, and one such number would cost the whole page.
         return json.loads(body, parse_int=lambda digits: (int if len(digits) <= 1000 else float)(digits))
@@ -99,9 +131,11 @@ def read_rows(rows: list[Any], first: date, last: date) -> tuple[pd.DataFrame, p
     versions: dict[int, dict[tuple[float, ...], Any]] = {}
     rejected: list[tuple[int | None, Any, str]] = []
     for row in rows:
-        day = _day_number(row)
+        day, unit = _day_number(row)
         if day is None:
             rejected.append((None, row, "its time is not midnight UTC in whole seconds"))
+        elif lowest <= day <= highest and unit != "seconds":
+            rejected.append((day, row, f"its time is in {unit}, and seconds are needed"))
         elif lowest <= day <= highest:
             figures = tuple(_number(value) for value in row[1:])
             bad = [name for name, figure in zip(FIGURES, figures, strict=False) if math.isnan(figure)]
@@ -133,7 +167,7 @@ def printable(text: str) -> str:
 
 
 def _describe(body: bytes, content: Any) -> str:
-    """What a body without a message is."""
+    """A description of a body without a message."""
     if isinstance(content, list):
         return f"an array of {len(content)}"
     if content is not None:
@@ -147,10 +181,13 @@ def _date(day: int) -> date:
     return EPOCH + timedelta(days=day)
 
 
-def _day_number(row: Any) -> int | None:
-    """Days since 1970 of a row, None where it does not begin with the time of a midnight."""
+def _day_number(row: Any) -> tuple[int | None, str]:
+    """Days since 1970 of a row and the unit of its time; None if that is not of a midnight."""
     time: Any = row[0] if isinstance(row, list) and row else None
-    return int(time // DAY) if not math.isnan(_number(time)) and time % DAY == 0 else None
+    if math.isnan(_number(time)):
+        return None, ""
+    unit, share = next(((unit, share) for at_least, unit, share in UNITS if time >= at_least))
+    return (int(time // (share * DAY)) if time % (share * DAY) == 0 else None), unit
 
 
 def _number(value: Any) -> float:

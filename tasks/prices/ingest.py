@@ -1,26 +1,31 @@
-"""What every way of bringing prices into the database shares: the request, the result, what is read of it."""
+"""What all ways of ingesting prices share: the request, the result, and the reading of the history."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Literal
 
 import pandas as pd
 
-from storage.core.candle_schema import REJECTED_COLUMNS
-from storage.core.errors import BadDay, BadInput, NotEnoughHistory, StaleSeries
-from storage.core.home import Home
-from storage.prices.price_store import Appended, Prices
-from tasks.core.history import PriceHistory
-from tasks.core.steps import step
-from tasks.prices.gaps import find_gaps
+from closecast.storage.core.candle_schema import REJECTED_COLUMNS
+from closecast.storage.core.errors import BadDay, BadInput, NotEnoughHistory, StaleSeries
+from closecast.storage.core.home import Home
+from closecast.storage.prices.decisions import Decision, KnownPrices
+from closecast.storage.prices.price_store import Appended, Prices
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.steps import step
+from closecast.tasks.prices.gaps import describe_gaps, find_gaps
 
 log = logging.getLogger("closecast.ingest")
 
 SHOWN_QUARANTINED = 5
+# More products would make the training of a young one last, and teach it little.
+MAX_POOL = 10
+# Days ahead that a forecast reaches while a product is not traded.
+MAX_DAYS_AHEAD = 30
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,21 @@ class IngestRequest:
     origin: date | None  # the last day that the run may know; the last day present when None
     observed_at: datetime  # the moment of the run, with a time zone
     last_finished_day: date  # no later candle enters
-    min_days: int = 1  # closes that the profile needs up to the origin
-    consecutive_days: int = 1  # of these, the newest ones that may have no gap
+    min_days: int = 1  # from the first close to the origin; half of them need a close
     # Which row of a file counts when a day comes twice with different figures.
     on_duplicate: Literal["refuse", "first", "last"] = "refuse"
     replace_source: bool = False  # start the product's series over when it has another source
     pool_products: tuple[str, ...] = ()  # whose stored prices the profile may train on, too
+    # Closes below which a product is young: its pool are the oldest of the products with so many.
+    model_days: int = 0
 
     def require_origin(self, days: pd.Series[pd.Timestamp]) -> None:
-        """Check that `days` (datetime64, rising) hold the origin and enough closes before it.
+        """Check that `days` (datetime64, rising) hold enough closes up to the origin, none of them too old.
 
         Raises:
             BadDay: the origin is before the first day.
-            StaleSeries: the origin's day is missing.
-            NotEnoughHistory: fewer than `min_days` closes up to the origin, or a gap in the newest ones.
+            StaleSeries: the newest close is too old for a forecast of the day after the origin.
+            NotEnoughHistory: fewer than `min_days` days, or closes on less than half of them.
         """
         if days.empty:
             raise StaleSeries(
@@ -58,38 +64,38 @@ class IngestRequest:
                 " choose a later --as-of"
             )
         newest = until.iloc[-1].date()
-        if newest != origin:
+        if (origin - newest).days >= MAX_DAYS_AHEAD:
             raise StaleSeries(
-                f"{self.product_id} has no close of {origin}, the newest before it is of {newest}:"
-                f" no forecast is made from old prices; get that day, or choose --as-of {newest}"
+                f"{self.product_id} has no close after {newest}, and no forecast reaches more than"
+                f" {MAX_DAYS_AHEAD} days: get the closes up to {origin}, or choose --as-of {newest}"
             )
-        if len(until) < self.min_days:
+        days_before = (newest - until.iloc[0].date()).days + 1
+        if days_before < self.min_days or 2 * len(until) < self.min_days:
             raise NotEnoughHistory(
-                f"the profile needs {self.min_days} days of closes up to {origin}, there are {len(until)}:"
-                " import more history"
-            )
-        gaps = find_gaps(until)
-        if gaps and (origin - gaps[-1][1]).days < self.consecutive_days:
-            raise NotEnoughHistory(
-                f"the forecast needs {self.consecutive_days} consecutive days up to {origin}, there are"
-                f" {(origin - gaps[-1][1]).days} since the gap that ends on {gaps[-1][1]}:"
-                " choose a later --as-of"
+                f"a forecast needs {self.min_days} days up to {newest} and closes on half of them,"
+                f" {self.product_id} has {days_before} with {len(until)} closes: import more history"
             )
 
 
 @dataclass(frozen=True)
 class IngestedPrices:
-    """The prices of a run: the product's history, those of the pool, and what the run brought."""
+    """The prices of a run: the product's history, those of the pool, and what the run added."""
 
     history: PriceHistory
+    as_of: date  # the origin asked for: later than that of the history where its newest days have no close
     pool: Mapping[str, PriceHistory] = field(default_factory=dict)
     not_pooled: Mapping[str, str] = field(default_factory=dict)  # why a pool product has no history
     new_days: int = 0
     restated_days: int = 0
     quarantined: int = 0
 
+    @property
+    def horizon(self) -> int:
+        """Days from the newest close to the day after the requested origin."""
+        return (self.as_of - self.history.origin).days + 1
+
     def facts(self) -> dict[str, Any]:
-        """The state of the closes and what the run brought, as plain values."""
+        """The state of the closes and what the run added, as plain values."""
         history = self.history
         return {
             "product_id": history.product_id,
@@ -107,52 +113,76 @@ class IngestedPrices:
 
 @dataclass
 class Counts:
-    """What a run brought; a row that is quarantined again when its day is requested again counts once."""
+    """What a run added; a row that is quarantined again when its day is requested again counts once."""
 
     new_days: int = 0
     restated_days: int = 0
     quarantined: set[tuple[object, ...]] = field(default_factory=set)
+    decisions: list[Decision] = field(default_factory=list)
 
     def add(self, appended: Appended, quarantined: pd.DataFrame) -> None:
         """Count a stored page, and its quarantined rows."""
         self.new_days += appended.new_days
         self.restated_days += appended.restated_days
+        self.decisions += appended.decisions
         self.quarantined |= set(quarantined[REJECTED_COLUMNS].itertuples(index=False, name=None))
 
-    def finish(self, prices: IngestedPrices) -> IngestedPrices:
-        """Log what the run brought and the gaps, and give the prices these counts."""
-        product_id, count = prices.history.product_id, len(self.quarantined)
+    def warn(self, product_id: str) -> None:
+        """Log what was quarantined or decided by rule, with the command that changes it."""
+        count, command = len(self.quarantined), f"`closecast quarantine --product {product_id}`"
         for _, raw, reason in sorted(self.quarantined, key=str)[:SHOWN_QUARANTINED]:
             log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
         if count:
-            log.warning("%s: %d rows quarantined, see the view quarantine", product_id, count)
+            rows = "row" if count == 1 else "rows"
+            log.warning("%s: %d %s quarantined; list and decide with %s", product_id, count, rows, command)
+        for one in self.decisions:
+            decided = "a true jump" if one.kind == "accepted" else "a bad print, and a gap"
+            text = "%s: %s is %s, by rule, known from %s on; decide otherwise with %s"
+            log.warning(text, product_id, one.day, decided, one.known_from, command)
+
+    def finish(self, prices: IngestedPrices) -> IngestedPrices:
+        """Log the restated days and the gaps, and return the prices with these counts."""
+        product_id, count = prices.history.product_id, len(self.quarantined)
         if self.restated_days:
             log.info("%s: %d days restated with other figures", product_id, self.restated_days)
-        for start, end in find_gaps(prices.history.candles["day_utc"]):
-            log.warning("%s: gap from %s to %s, %d days", product_id, start, end, (end - start).days + 1)
+        if prices.horizon > 1:
+            text = "%s: no close of %s, the newest is of %s"
+            log.warning(text, product_id, prices.as_of, prices.history.origin)
+        for line in describe_gaps(prices.history.candles["day_utc"]):
+            log.warning("%s: %s", product_id, line)
         return replace(prices, new_days=self.new_days, restated_days=self.restated_days, quarantined=count)
+
+
+def history_of(product_id: str, known: KnownPrices) -> PriceHistory:
+    """The history of known prices, without the state of the series now."""
+    return PriceHistory(product_id, known.candles, known.data_version, known.series, recorded=known.recorded)
+
+
+def known_days(prices: Prices, request: IngestRequest) -> pd.Series[pd.Timestamp]:
+    """The days that the origin knows; if the series begins after it, those of the newest origin."""
+    days = prices.days(request.product_id, through=request.origin)
+    return days if len(days) else prices.days(request.product_id)
 
 
 def read_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
     """The stored prices up to the origin, and those of the pool, read and digested once."""
 
     def read(product_id: str, through: date | None) -> PriceHistory:
-        data_version, series, candles = prices.read_history(
-            product_id, through, created_at=request.observed_at
-        )
-        return PriceHistory(
-            product_id=product_id,
-            candles=candles,
-            data_version=data_version,
-            series=series,
+        known = prices.read_history(product_id, through, created_at=request.observed_at)
+        return replace(
+            history_of(product_id, known),
             stored_days=prices.days(product_id),
             quarantined=prices.quarantined(product_id),
+            decisions=known.recorded.decisions,
             restated=prices.restated(product_id),
         )
 
     history = read(request.product_id, request.origin)
     pool, not_pooled = dict[str, PriceHistory](), dict[str, str]()
-    for product in request.pool_products:
+    products: Sequence[str] = request.pool_products
+    if len(history.candles) < request.model_days:
+        products = prices.oldest_products(history.origin, min_days=request.model_days, limit=MAX_POOL)
+    for product in products:
         if product == request.product_id:
             continue
         first = prices.first_day(product)
@@ -163,7 +193,7 @@ def read_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
         if pool[product].origin < history.origin:
             text = "%s: the closes of %s, which is pooled, end on %s"
             log.info(text, request.product_id, product, pool[product].origin)
-    return IngestedPrices(history, pool, not_pooled)
+    return IngestedPrices(history, request.origin or history.origin, pool, not_pooled)
 
 
 @step(timeout_seconds=300, run_name="{request.product_id}")
@@ -182,11 +212,5 @@ def read_stored_prices(prices: Prices, request: IngestRequest) -> IngestedPrices
     """
     if prices.source_of(request.product_id) is None:
         raise BadInput(f"{request.product_id} has no stored closes: name a file with --csv")
-    request.require_origin(prices.days(request.product_id))
+    request.require_origin(known_days(prices, request))
     return read_prices(prices, request)
-
-
-def source_of(home: Home, product_id: str) -> str | None:
-    """The source of the product's stored series, or None."""
-    with Prices(home) as prices:
-        return prices.source_of(product_id)

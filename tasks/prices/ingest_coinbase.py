@@ -9,15 +9,16 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from storage.core.errors import BadDay, StaleSeries
-from storage.core.home import Home
-from storage.prices.price_store import Prices
-from storage.prices.raw_responses import keep_raw
-from tasks.core.types import Gap
-from tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
-from tasks.prices.gaps import find_gaps
-from tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, read_prices
-from tasks.prices.validation import check_candles
+from closecast.storage.core.candle_schema import upto
+from closecast.storage.core.errors import BadDay, StaleSeries
+from closecast.storage.core.home import Home
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.prices.raw_responses import keep_raw
+from closecast.tasks.core.types import Gap
+from closecast.tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, known_days, read_prices
+from closecast.tasks.prices.validation import check_candles
 
 log = logging.getLogger("closecast.ingest")
 
@@ -31,8 +32,8 @@ ONE_DAY = timedelta(days=1)
 def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, client: Client) -> IngestedPrices:
     """Fetch the exchange's candles up to the origin, store them page by page, and request gaps again.
 
-    The first time from the first day there is, later from `REFETCHED_DAYS` before the last stored day. `home`
-    keeps the raw responses.
+    The first time it starts from the first day, later from `REFETCHED_DAYS` before the last stored day. The
+    raw responses are kept in `home`.
 
     Raises:
         ExchangeRefused, ExchangeUnavailable, BadProduct: earlier pages are kept.
@@ -41,20 +42,28 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
     product_id, origin = request.product_id, request.origin or request.last_finished_day
     if origin < FIRST_DAY:
         raise BadDay(
-            f"the exchange has no candle before {FIRST_DAY}, asked for {origin}: choose a later --as-of"
+            f"the exchange has no candle before {FIRST_DAY}, and the origin is {origin}:"
+            " choose a later --as-of"
         )
     if prices.source_of(product_id) and not request.replace_source:
         prices.start_series(product_id, "coinbase", started_at=request.observed_at)  # or SourceMismatch
-    request, counts = replace(request, origin=origin), Counts()
+    request, counts, empty = replace(request, origin=origin), Counts(), list[Page]()
     for page in _pages(client, prices, product_id, origin):
+        empty += [page] if page.candles.empty else []
         # A product gets a series only once the exchange has sent rows of it.
         if len(page.candles) or len(page.rejected) or prices.source_of(product_id) == "coinbase":
             _store_page(home, prices, request, page, counts)
+    if empty:
+        text = "%s: no candles on %d pages between %s and %s"
+        log.info(
+            text, product_id, len(empty), min(one.first for one in empty), max(one.last for one in empty)
+        )
     if prices.source_of(product_id) != "coinbase":
         raise StaleSeries(
             f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"
         )
-    request.require_origin(prices.days(product_id))
+    counts.warn(product_id)
+    request.require_origin(known_days(prices, request))
     return counts.finish(read_prices(prices, request))
 
 
@@ -87,27 +96,29 @@ def _pages(client: Client, prices: Prices, product_id: str, origin: date) -> Ite
 def _store_page(home: Home, prices: Prices, request: IngestRequest, page: Page, counts: Counts) -> None:
     product_id, moment = request.product_id, request.observed_at
     prices.start_series(product_id, "coinbase", started_at=moment, replace=request.replace_source)
-    accepted, refused = check_candles(
+    checked = check_candles(
         page.candles,
         last_finished_day=request.origin or request.last_finished_day,
         previous=prices.last_close_before(product_id, page.first),
-        stored=lambda day: prices.last_close_before(product_id, day + ONE_DAY),
+        stored=prices.recorded(product_id),
     )
-    quarantined = pd.concat([page.rejected, refused], ignore_index=True)
+    quarantined = pd.concat([page.rejected, checked.quarantined], ignore_index=True)
     appended = prices.append(
         product_id,
-        accepted,
+        checked.accepted,
         source="coinbase",
         observed_at=moment,
         payload_sha256=keep_raw(home, page.payload),
         quarantined=quarantined,
+        decisions=checked.decisions,
     )
     counts.add(appended, quarantined)
 
 
 def _gaps_to_request(prices: Prices, product_id: str, origin: date) -> list[Gap]:
     """Gaps up to the origin, the newest ones first, each no longer than a request."""
-    days = prices.days(product_id, through=origin)
+    # A rejected day is there.
+    days = upto(prices.recorded(product_id).newest, origin)["day_utc"]
     if days.empty:
         return []
     first, last = days.iloc[0].date(), days.iloc[-1].date()

@@ -16,20 +16,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from storage.core.errors import NotEnoughHistory
-from storage.models.bundles import Bundle, Draft
-from tasks.core.formatting import format_price
-from tasks.core.history import PriceHistory
-from tasks.core.metrics import errors_beside_naive
-from tasks.core.settings import Frozen
-from tasks.core.types import Floats, Rows
-from tasks.features.windows import Windows, make_windows, newest_window
-from tasks.network.architectures import article_network
-from tasks.network.epoch import Weights
-from tasks.network.forward import forward, weight_shapes
-from tasks.network.trainer import TrainingSettings, train
-from tasks.prices.gaps import find_gaps
-from tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted, Training
+from closecast.storage.core.errors import NotEnoughHistory
+from closecast.storage.models.bundles import Bundle, Draft
+from closecast.tasks.core.formatting import format_price
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.metrics import errors_beside_naive
+from closecast.tasks.core.settings import Frozen
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.windows import Windows, make_windows, newest_window
+from closecast.tasks.network.architectures import article_network
+from closecast.tasks.network.epoch import Weights
+from closecast.tasks.network.forward import forward, weight_shapes
+from closecast.tasks.network.trainer import TrainingSettings, train
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.profiles.base import BaseProfile, FittedModel, Histories, Policy, Predicted, Training
 
 if TYPE_CHECKING:
     import keras
@@ -264,7 +264,7 @@ class ArticleProfile(BaseProfile):
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
         """The article's three figures."""
-        from tasks.profiles.figures import article_figures
+        from closecast.tasks.profiles.figures import article_figures
 
         return article_figures(history, fitted.training.losses[0], fitted.state.test)
 

@@ -16,15 +16,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from storage.core.errors import BadSetting, NotEnoughHistory
-from storage.models.bundles import Bundle, Draft
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS
-from tasks.core.settings import Frozen, as_bad_setting, did_you_mean, settings_digest
-from tasks.core.types import Floats, Rows
-from tasks.features.windows import consecutive_runs
-from tasks.network.trainer import Losses
+from closecast.storage.core.errors import BadSetting, NotEnoughHistory, did_you_mean
+from closecast.storage.models.bundles import Bundle, Draft
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import LEVELS
+from closecast.tasks.core.settings import Frozen, as_bad_setting, settings_digest
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.expected_sigma import expected_sigmas
+from closecast.tasks.features.windows import consecutive_runs
+from closecast.tasks.network.trainer import Losses
+from closecast.tasks.profiles.baselines import baseline_quantiles, mean_of_baselines
 
+# Days from the first close on which even the simplest baseline is a guess.
+MIN_FALLBACK_DAYS = 60
 Histories = Mapping[str, PriceHistory]
 
 
@@ -129,7 +133,7 @@ class Profile(Protocol):
     """A kind of model with its settings; what most kinds share is a default here.
 
     Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
-    `gate_days`, `tracker_step`, `pool_products`, `horizons`.
+    `min_pool_days`, `gate_days`, `tracker_step`, `pool_products`, `horizons`.
     """
 
     name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
@@ -162,12 +166,22 @@ class Profile(Protocol):
 
     @property
     def min_days(self) -> int:
-        """Closes needed up to an origin."""
+        """Closes that a model needs up to an origin."""
         return int(getattr(self.settings, "min_days", 400))
 
     @property
+    def min_pool_days(self) -> int:
+        """Closes from which a younger product is forecast by the networks of others; `min_days` for never."""
+        return int(getattr(self.settings, "min_pool_days", self.min_days))
+
+    @property
+    def min_fallback_days(self) -> int:
+        """Days from the first close to an origin that a forecast without a model needs."""
+        return min(MIN_FALLBACK_DAYS, self.min_days) if self.levels else self.min_days
+
+    @property
     def consecutive_days(self) -> int:
-        """Of these, the newest ones that may have no gap: a window, and a day more for its first return."""
+        """The newest days that a window needs without a gap: its own, and a day more for its first return."""
         return int(self.settings.lookback) + 1
 
     @property
@@ -206,6 +220,19 @@ class Profile(Protocol):
             BadSetting: the losses grow beyond all bounds with these settings.
         """
 
+    def fit_pool(self, history: PriceHistory, pool: Histories) -> FittedModel:
+        """Train for a product of fewer than `min_days` closes, on the windows of the pool alone.
+
+        Of its own history only the columns matter. A profile without `min_pool_days` is not asked.
+
+        Raises:
+            NotEnoughHistory: the pool has too few windows.
+        """
+        raise NotEnoughHistory(
+            f"profile {self.name} learns from {history.product_id} alone, not from {', '.join(pool)}:"
+            f" import {self.min_days} days of it"
+        )
+
     def fine_tune(
         self,
         fitted: FittedModel,  # noqa: ARG002
@@ -224,6 +251,21 @@ class Profile(Protocol):
 
         Without `components` only the model alone is wanted, as the gate compares it.
         """
+
+    def fallback(self, candles: pd.DataFrame, rows: Rows, horizons: Sequence[int]) -> Mapping[int, Predicted]:
+        """The predictions without a model, by horizon: the mean of three baselines, beside every baseline.
+
+        Of a profile that gives a point, the last close.
+        """
+        if not self.levels:
+            closes = candles["close"].to_numpy(dtype=np.float64)[rows]
+            return {horizon: Predicted(points=closes) for horizon in horizons}
+        sigmas = expected_sigmas(candles, horizons)
+        made = baseline_quantiles(candles, rows, horizons=horizons, sigmas=sigmas)
+        return {
+            horizon: Predicted(mean_of_baselines(made[horizon]), sigmas.of(horizon)[1][rows], made[horizon])
+            for horizon in horizons
+        }
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
         """The arrays of each network."""
@@ -263,14 +305,12 @@ class BaseProfile(Profile):
         fields = self.Settings.model_fields
         for given in settings or {}:
             if given not in fields:
-                raise BadSetting(
-                    f"profile {self.name} has no setting {given!r:.60}{did_you_mean(given, fields)};"
-                    f" it has {', '.join(fields)}"
-                )
+                hint = did_you_mean(given, fields) or f"; it has {', '.join(fields)}"
+                raise BadSetting(f"profile {self.name} has no setting {given!r:.60}{hint}")
         try:
             self.settings = self.Settings.model_validate(dict(settings or {}))
         except ValidationError as error:
-            raise as_bad_setting(error) from error
+            raise as_bad_setting(error, self.Settings) from error
 
     def require_days(self, history: PriceHistory) -> None:
         """Require the `min_days` closes that a model needs.

@@ -9,28 +9,51 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from storage.core.errors import NotEnoughHistory
-from tasks.core.quantiles import LEVELS, student_t
-from tasks.core.tensorflow_runtime import one_blas_thread
-from tasks.core.types import Floats, Rows
-from tasks.features.expected_sigma import ExpectedSigmas, expected_sigmas, refit_cuts, weekday_scale
-from tasks.features.volatility import Garch, fit_garch, log_returns, rows_before, weekdays
+from closecast.tasks.core.quantiles import LEVELS, student_t
+from closecast.tasks.core.tensorflow_runtime import one_blas_thread
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.expected_sigma import (
+    ExpectedSigmas,
+    HarSettings,
+    WeekdayEwmaSettings,
+    expected_sigmas,
+    refit_cuts,
+    weekday_scale,
+)
+from closecast.tasks.features.volatility import (
+    Garch,
+    daily_moves,
+    ewma,
+    fit_garch,
+    log_returns,
+    rows_before,
+    weekdays,
+)
+from closecast.tasks.profiles.student_t import DOF, UNFITTED, fit_t
 
 # Their mean is the part of the published forecast that no network makes.
 MIXED = ("ewma_weekday_t", "garch_weekday_t", "har_120_t")
 METHODS: tuple[str, ...] = ("last_close_250", *MIXED)
+# In the forecast of a young product squared returns take the place of ranges, which tell something else of
+# a return in each market: what the pool knows of standardized returns holds for them.
+YOUNG = "ewma_t"
+MIXED_WHILE_YOUNG = (YOUNG, *MIXED[1:])
 # The same, moved by the mean return of all days before.
 DRIFT = "_drift"
 BASELINES: tuple[str, ...] = (*METHODS, *(f"{name}{DRIFT}" for name in METHODS))
-# One-day returns that an origin needs behind it, and returns that `last_close_250` takes its quantiles from.
+# Returns that GARCH is fitted on, that `last_close_250` takes its quantiles from, and on which a t is not
+# widened.
 MIN_RETURNS = 250
 # Parameters are fitted anew after so many days. Those of GARCH, which takes longest, move the least.
 REFIT_DAYS, GARCH_REFIT_DAYS = 30, 90
-# A t is fitted on at least so many returns; before, a variance is a mean of too few to standardize the next.
+# A distribution is fitted on at least so many returns; before, a variance is a mean of too few, too.
 WARM_UP = 30
-DOF = (2.1, 200.0)
-# Sigma and degrees of freedom of standardized returns where no price moved in the past.
-UNFITTED = (1.0, 4.0)
+# Returns over some days overlap: so many of those that a t is fitted on do not. Chosen on the days 60 to 399
+# of BTC-USD, ETH-USD and LTC-USD from 0, 5 and 10.
+MIN_INDEPENDENT = 5
+# Sigma of a t on n < 250 returns is widened by this over n. Chosen on the days 60 to 399 of BTC-USD, ETH-USD
+# and LTC-USD from 0, 6, 12 and 20, by coverage at no CRPS one day ahead.
+WIDENING = 12.0
 # A t is fitted to the newest days: a market's first years have tails of their own. Chosen on LTC-USD
 # 2018-2020 and BTC-USD 2016-2017 from all, 1500, 1000, 730, 500 and 365, by the CRPS of the mixed forecast.
 T_DAYS = 500
@@ -38,6 +61,8 @@ T_DAYS = 500
 # Sigma (rows,) and degrees of freedom of a t.
 Fit = tuple[Floats, float]
 Quantiles = dict[str, Floats]
+# Of a t on standardized returns, by baseline and horizon: its sigma and degrees of freedom.
+Tails = Mapping[str, Mapping[int, tuple[float, float]]]
 
 
 def baselines_of(horizon: int) -> tuple[str, ...]:
@@ -55,6 +80,7 @@ class _Past:
     origins: Rows
     sigmas: ExpectedSigmas
     garch_at: Callable[[int], _WeekdayGarch | None]  # fitted on the rows before a cut, once for all horizons
+    tails: Tails
 
     def cuts(self, refit_days: int) -> Rows:
         """Each origin's parameters are fitted on the rows before this one, (origins,)."""
@@ -88,6 +114,7 @@ def baseline_quantiles(
     horizons: Sequence[int] = (1,),
     components: Collection[str] = BASELINES,
     sigmas: ExpectedSigmas | None = None,
+    tails: Tails | None = None,
 ) -> Mapping[int, Quantiles]:
     """Each baseline's quantiles of the log return of the close over each horizon, at `LEVELS`.
 
@@ -96,84 +123,152 @@ def baseline_quantiles(
     both adjusted for weekdays, or of HAR with a memory of 120 days (`har_120_t`). A name with `_drift` is
     the same, moved by the mean one-day return of all days before, once for each day of the horizon. A
     forecast depends only on its origin's row and those before it, not on the other origins. Of the candles,
-    days may be missing, and all figures but the close unknown. `sigmas` are those of the candles, where they
-    are known already.
+    days may be missing, and all figures but the close unknown. Where a baseline has too few returns up to an
+    origin, its forecast is that of `ewma_weekday_t`. `sigmas` are those of the candles, where they are known
+    already.
+
+    With `tails`, those of `pool_tails`, the baselines that these name take their t from there, and `ewma_t`,
+    RiskMetrics on squared returns, is beside them: then a baseline with too few returns forecasts as that.
 
     Returns the quantiles (origins, 23) by component, by horizon, those of `baselines_of` among `components`;
     all 0 where no price ever moved.
-
-    Raises:
-        NotEnoughHistory: an origin with fewer than 250 one-day returns up to it.
     """
     one_blas_thread()
     makers = dict(zip(METHODS, (_last_close, _ewma_weekday_t, _garch_weekday_t, _har_120_t), strict=True))
+    makers[YOUNG] = _ewma_t
     origins = np.asarray(rows, dtype=np.int64)
-    wanted = {h: [name for name in baselines_of(h) if name in components] for h in horizons}
+    young = [YOUNG] if tails and components else []
+    wanted = {h: young + [name for name in baselines_of(h) if name in components] for h in horizons}
     quantiles = {h: {name: np.zeros((len(origins), len(LEVELS))) for name in wanted[h]} for h in horizons}
     if not len(origins) or not any(wanted.values()):
         return quantiles
-    past = _past(candles, origins, sigmas or expected_sigmas(candles, horizons))
-    moved = np.fmax.accumulate(np.abs(past.returns))[origins] > 0
+    past = _past(candles, origins, sigmas or expected_sigmas(candles, horizons), tails or {})
+    moved = np.fmax.accumulate(np.abs(daily_moves(past.candles)))[origins] > 0
     if not moved.any():
         return quantiles
     past = replace(past, origins=past.origins[moved])
     drift = (np.nancumsum(past.returns) / np.maximum(past.counts, 1))[past.origins][:, None]
     for horizon, names in wanted.items():
-        made = {name: makers[name](past, horizon) for name in METHODS if {name, name + DRIFT} & {*names}}
+        made = {name: makers[name](past, horizon) for name in makers if {name, name + DRIFT} & {*names}}
         for name in names:
             method = name.removesuffix(DRIFT)
             quantiles[horizon][name][moved] = made[method] + (horizon * drift if method != name else 0.0)
     return quantiles
 
 
-def _past(candles: pd.DataFrame, origins: Rows, sigmas: ExpectedSigmas) -> _Past:
+def mean_of_baselines(components: Mapping[str, Floats]) -> Floats:
+    """The mean of the quantiles of `MIXED`, or of `MIXED_WHILE_YOUNG`, of the shape of each."""
+    names = MIXED_WHILE_YOUNG if YOUNG in components else MIXED
+    return np.asarray(np.mean([components[name] for name in names], axis=0))
+
+
+def pool_tails(
+    pool: Sequence[pd.DataFrame], horizons: Sequence[int]
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """The t of several products' standardized returns together, each product's newest `T_DAYS`."""
+    one_blas_thread()
+    pasts = [
+        _past(candles, np.array([len(candles) - 1]), expected_sigmas(candles, horizons), {})
+        for candles in pool
+    ]
+
+    def fit(horizon: int, sigma: Callable[[_Past, int], Floats]) -> tuple[float, float]:
+        known = [_known(_standardized(past, horizon, sigma(past, horizon)))[-T_DAYS:] for past in pasts]
+        return fit_t(np.concatenate(known))
+
+    return {name: {horizon: fit(horizon, sigma) for horizon in horizons} for name, sigma in SIGMAS.items()}
+
+
+def _past(candles: pd.DataFrame, origins: Rows, sigmas: ExpectedSigmas, tails: Tails) -> _Past:
     candles = candles.iloc[: origins.max() + 1]
     returns = log_returns(candles)
     known = ~np.isnan(returns)
     counts = np.cumsum(known)
-    if counts[origins.min()] < MIN_RETURNS:
-        raise NotEnoughHistory(
-            f"the baselines need {MIN_RETURNS} one-day returns up to an origin, found {counts[origins.min()]}"
-            f" up to {candles['day_utc'].iloc[origins.min()].date()}: import more history or begin later"
-        )
 
     @functools.cache
     def garch_at(cut: int) -> _WeekdayGarch | None:
         count, weekday = counts[cut - 1], weekdays(candles)[known]
+        if count < MIN_RETURNS:
+            return None
         scale = weekday_scale(returns[known][:count], weekday[:count])
         scaled = returns[known] / scale[weekday]
         garch = fit_garch(scaled[:count])
         return None if garch is None else _WeekdayGarch(garch, scale, garch.sigma(scaled))
 
-    return _Past(candles, returns, counts, origins, sigmas, garch_at)
+    return _Past(candles, returns, counts, origins, sigmas, garch_at, tails)
 
 
 def _last_close(past: _Past, horizon: int) -> Floats:
     over = log_returns(past.candles, days=horizon)
     known = ~np.isnan(over)
     ends, returns = np.cumsum(known)[past.origins].tolist(), over[known]
-    return np.array([np.quantile(returns[max(end - MIN_RETURNS, 0) : end], LEVELS) for end in ends])
+    quantiles = np.full((len(ends), len(LEVELS)), np.nan)
+    for row, end in enumerate(ends):
+        if end >= WARM_UP:
+            quantiles[row] = np.quantile(returns[max(end - MIN_RETURNS, 0) : end], LEVELS)
+    return _or_ewma(quantiles, past, horizon)
+
+
+def _ewma_sigma(past: _Past, horizon: int) -> Floats:
+    return past.sigmas.of(horizon)[1]
+
+
+def _har_sigma(past: _Past, horizon: int) -> Floats:
+    return past.sigmas.of(horizon)[0]
+
+
+def _plain_sigma(past: _Past, horizon: int) -> Floats:
+    mean = ewma(np.square(daily_moves(past.candles)), decay=WeekdayEwmaSettings().decay)
+    return np.asarray(np.sqrt(horizon * mean), dtype=np.float64)
+
+
+# Of the baselines that are a t about 0 on a sigma that is expected of every day.
+SIGMAS: Mapping[str, Callable[[_Past, int], Floats]] = {
+    YOUNG: _plain_sigma,
+    MIXED[0]: _ewma_sigma,
+    MIXED[2]: _har_sigma,
+}
+
+
+def _ewma_t(past: _Past, horizon: int) -> Floats:
+    return _around_zero(past, horizon, YOUNG)
 
 
 def _ewma_weekday_t(past: _Past, horizon: int) -> Floats:
-    return _around_zero(past, horizon, past.sigmas.of(horizon)[1])
+    return _around_zero(past, horizon, "ewma_weekday_t", too_few=UNFITTED)
 
 
 def _har_120_t(past: _Past, horizon: int) -> Floats:
-    sigma = past.sigmas.of(horizon)[0]
-    return _or_ewma(_around_zero(past, horizon, sigma, min_returns=WARM_UP), past, horizon)
+    quantiles = _around_zero(past, horizon, "har_120_t")
+    if past.tails:
+        # A young product's regression has seen little of what comes in a month.
+        outcomes = np.cumsum(~np.isnan(log_returns(past.candles, days=horizon)))[past.origins]
+        quantiles[outcomes < HarSettings().half_life_days * np.sqrt(horizon)] = np.nan
+    return _or_ewma(quantiles, past, horizon)
 
 
-def _around_zero(past: _Past, horizon: int, sigma: Floats, *, min_returns: int = 0) -> Floats:
-    """Quantiles of a t on the newest returns in expected sigmas (days,); NaN where either is unknown."""
+def _around_zero(
+    past: _Past, horizon: int, name: str, *, too_few: tuple[float, float] | None = None
+) -> Floats:
+    """Quantiles of a t in the baseline's sigmas, fitted to the newest returns; NaN where either is unknown.
+
+    `too_few` are the size and degrees of freedom where less than `WARM_UP` are known, or too few that do not
+    overlap.
+    """
+    sigma = SIGMAS[name](past, horizon)
+    if past.tails:
+        (size, dof), count = past.tails[name][horizon], len(past.origins)
+        return student_t(np.zeros(count), sigma[past.origins] * size, np.full(count, dof))
     standardized = _standardized(past, horizon, sigma)
 
     def fit(cut: int, rows: Rows) -> Fit | None:
         known = _known(standardized[:cut])
-        if len(known) < min_returns:
-            return None
+        if len(known) < max(WARM_UP, MIN_INDEPENDENT * horizon):
+            return too_few and (sigma[rows] * too_few[0], too_few[1])
         size, dof = fit_t(known[-T_DAYS:])
-        return sigma[rows] * size, dof
+        # A size from few returns is itself uncertain, which makes the next one wider.
+        widened = 1.0 + WIDENING / len(known) if len(known) < MIN_RETURNS else 1.0
+        return sigma[rows] * size * widened, dof
 
     return _t_quantiles(past, REFIT_DAYS, fit)
 
@@ -220,39 +315,9 @@ def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | 
 
 
 def _or_ewma(quantiles: Floats, past: _Past, horizon: int) -> Floats:
-    """The quantiles (origins, 23), with those of `ewma_weekday_t` where a model could not be fitted."""
+    """The quantiles (origins, 23), with those of an EWMA where a model could not be fitted."""
     missing = ~np.isfinite(quantiles).all(axis=1)
     if missing.any():
-        quantiles[missing] = _ewma_weekday_t(replace(past, origins=past.origins[missing]), horizon)
+        simplest = _ewma_t if past.tails else _ewma_weekday_t
+        quantiles[missing] = simplest(replace(past, origins=past.origins[missing]), horizon)
     return quantiles
-
-
-def fit_t(values: Floats) -> tuple[float, float]:
-    """Sigma and degrees of freedom of the maximum-likelihood t about 0; `UNFITTED` when all values are 0."""
-    from scipy.optimize import minimize
-
-    moves = np.abs(values[values != 0])
-    if not len(moves):
-        return UNFITTED
-    size = float(np.median(moves))
-    squares = np.square(values / size)
-    # Many days without a move would pull sigma to 0: the bounds keep it near the typical move.
-    bounds = [(-np.log(20.0), np.log(20.0)), (1.0 / DOF[1], 1.0 / DOF[0])]
-    start = np.array([0.5, 0.2])
-    best = minimize(_t_loss, start, args=(squares,), jac=True, method="L-BFGS-B", bounds=bounds)
-    return size * float(np.exp(best.x[0])), float(np.clip(1.0 / best.x[1], *DOF))
-
-
-def _t_loss(at: Floats, squares: Floats) -> tuple[float, Floats]:
-    """Mean negative log likelihood of a t about 0 and its gradient, at log sigma and 1 / dof.
-
-    In these it is smooth enough for a quasi-Newton method. `squares` are those of the values, (values,).
-    """
-    from scipy.special import gammaln, psi
-
-    dof, wide = 1.0 / at[1], 1.0 / at[1] - 2.0
-    ratio = squares / (np.exp(2.0 * at[0]) * wide)
-    logs, shares = np.log1p(ratio).mean(), (ratio / (1.0 + ratio)).mean()
-    loss = gammaln(dof / 2) - gammaln((dof + 1) / 2) + 0.5 * np.log(np.pi * wide) + at[0]
-    by_dof = 0.5 * (psi(dof / 2) - psi((dof + 1) / 2) + 1.0 / wide + logs - (dof + 1) * shares / wide)
-    return loss + (dof + 1) / 2 * logs, np.array([1.0 - (dof + 1) * shares, -np.square(dof) * by_dof])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tasks.core.settings import ProductId
-from tasks.features.inputs import InputSettings
-from tasks.profiles.base import Policy
+from closecast.tasks.core.settings import ProductId
+from closecast.tasks.features.inputs import InputSettings
+from closecast.tasks.profiles.base import Policy
 
 
 class CalibratedSettings(InputSettings, Policy):
@@ -59,5 +59,8 @@ class CalibratedSettings(InputSettings, Policy):
         description="Products whose windows join the training where the database holds them",
     )
     min_days: int = Field(
-        400, ge=100, description="Days of closes below which no honest interval can be made"
+        400, ge=100, description="Closes that a product needs for networks on its own windows"
+    )
+    min_pool_days: int = Field(
+        60, ge=60, description="Closes from which a younger product is forecast by networks on older ones"
     )

@@ -12,18 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.core.errors import NotEnoughHistory
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS, student_t
-from tasks.core.types import Floats, Rows
-from tasks.features.inputs import Columns, Inputs, columns_of, make_inputs, usable_rows, windows_at
-from tasks.features.windows import DAY
-from tasks.network.architectures import calibrated_network, student_t_loss
-from tasks.network.epoch import Weights
-from tasks.network.forward import forward, student_t_parameters
-from tasks.network.trainer import Losses, Trainer, TrainerPool, TrainingSettings
-from tasks.profiles.base import Histories, Training
-from tasks.profiles.calibrated_settings import CalibratedSettings
+from closecast.storage.core.errors import NotEnoughHistory
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import LEVELS, student_t
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.inputs import (
+    Columns,
+    Inputs,
+    columns_of,
+    make_inputs,
+    training_rows,
+    windows_at,
+)
+from closecast.tasks.features.windows import DAY
+from closecast.tasks.network.architectures import calibrated_network, student_t_loss
+from closecast.tasks.network.epoch import Weights
+from closecast.tasks.network.forward import forward, student_t_parameters
+from closecast.tasks.network.trainer import Losses, Trainer, TrainerPool, TrainingSettings
+from closecast.tasks.profiles.base import Histories, Training
+from closecast.tasks.profiles.baselines import Tails
+from closecast.tasks.profiles.calibrated_settings import CalibratedSettings
 
 log = logging.getLogger("closecast.ensemble")
 
@@ -38,6 +46,7 @@ class Ensemble:
 
     columns: Columns
     members: tuple[Weights, ...]
+    tails: Tails | None = None  # of a young product's baselines, those of the pool
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class TrainedEnsemble:
 
 def _examples(inputs: Inputs, settings: CalibratedSettings, after: date | None, through: date) -> Examples:
     """The windows with a target day in that span, the last day included; NaN for targets outside of it."""
-    rows = usable_rows(inputs, lookback=settings.lookback)
+    rows = training_rows(inputs, lookback=settings.lookback)
     days = inputs.days[rows][:, None] + DAY * np.array(settings.horizons)
     wanted = np.isfinite(inputs.targets[rows]) & (days <= np.datetime64(through))
     if after is not None:
@@ -67,17 +76,19 @@ def fit_ensemble(
     settings: CalibratedSettings,
     trained_through: date,
     epochs: int | None = None,
+    *,
+    columns: Columns | None = None,
 ) -> TrainedEnsemble:
     """Train every member from its first weights; the windows of the pool join the training.
 
     The newest days up to `trained_through` are for early stopping; with `epochs` exactly so many are trained,
-    on all days.
+    on all days. `columns` are those of the history's own candles by default.
 
     Raises:
-        NotEnoughHistory: too few windows without a gap.
+        NotEnoughHistory: too few windows.
         BadSetting: the losses are not finite with these settings.
     """
-    columns = columns_of(history.candles, share=settings.column_share)
+    columns = columns or columns_of(history.candles, share=settings.column_share)
     fitted_through = trained_through - timedelta(days=0 if epochs else settings.validation_days)
     spans = (None, fitted_through), (fitted_through, trained_through)
     inputs = make_inputs(history.candles, settings, columns)
@@ -85,9 +96,9 @@ def fit_ensemble(
     needed = 0 if epochs else MIN_VALIDATION_WINDOWS
     if len(train[0]) < MIN_TRAINING_WINDOWS or len(validation[0]) < needed:
         raise NotEnoughHistory(
-            f"training needs {MIN_TRAINING_WINDOWS} windows of {settings.lookback} consecutive days and"
-            f" {needed} to validate, found {len(train[0])} and {len(validation[0])} up to {trained_through}:"
-            " import more history, or fill the gaps"
+            f"training needs {MIN_TRAINING_WINDOWS} windows of {settings.lookback} days and {needed} to"
+            f" validate, found {len(train[0])} and {len(validation[0])} up to {trained_through}: import more"
+            " history"
         )
     how = TrainingSettings(
         settings.learning_rate,

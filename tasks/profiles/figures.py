@@ -6,10 +6,11 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from tasks.core.history import PriceHistory
-from tasks.network.trainer import Losses
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.network.trainer import Losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +55,19 @@ def _canvas(title: str, unit: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def price_tick(price: float, _position: object = None) -> str:
+    """A price on an axis, in full: no offset, no exponent."""
+    # Ticks are round: what a float adds to them lies beyond the tenth digit.
+    return np.format_float_positional(float(f"{price:.10g}"), trim="-")
+
+
+def _price_canvas(title: str, history: PriceHistory) -> tuple[Figure, Axes]:
+    """A canvas whose scale shows whole prices, also of a stablecoin or of 1e-8."""
+    figure, axes = _canvas(f"{history.product_id}: {title}", history.quote_currency)
+    axes.yaxis.set_major_formatter(price_tick)
+    return figure, axes
+
+
 def _png(figure: Figure) -> bytes:
     figure.legend(frameon=False, loc="outside lower center", ncols=5)
     out = io.BytesIO()
@@ -67,7 +81,7 @@ def _with_breaks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _prices(history: PriceHistory, test: pd.DataFrame) -> bytes:
-    figure, axes = _canvas(f"{history.product_id}: daily close", history.quote_currency)
+    figure, axes = _price_canvas("daily close", history)
     line = _with_breaks(history.candles[["day_utc", "close"]])
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.1, label="close")
     axes.axvspan(test["day_utc"].iloc[0], test["day_utc"].iloc[-1], color=GREY, alpha=0.15, label="test part")
@@ -75,9 +89,7 @@ def _prices(history: PriceHistory, test: pd.DataFrame) -> bytes:
 
 
 def _predicted(history: PriceHistory, test: pd.DataFrame) -> bytes:
-    figure, axes = _canvas(
-        f"{history.product_id}: predicted against actual, test part", history.quote_currency
-    )
+    figure, axes = _price_canvas("predicted against actual, test part", history)
     line = _with_breaks(test)
     axes.plot(line.index, line["close"], color=BLUE, linewidth=1.2, label="actual close")
     axes.plot(line.index, line["point"], color=ORANGE, linewidth=1.2, label="predicted close")

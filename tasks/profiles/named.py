@@ -11,11 +11,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
-from storage.core.errors import BadSetting
-from tasks.core.settings import did_you_mean
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import Profile
-from tasks.profiles.calibrated import CalibratedProfile
+from closecast.storage.core.errors import BadSetting, did_you_mean
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.calibrated import CalibratedProfile
 
 GROUP = "closecast.profiles"
 DEFAULT_PROFILE = "calibrated"

@@ -10,19 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
-from tasks.core.forecast import Forecast
-from tasks.report.context import COVERAGE_DAYS, ReportContext
+from closecast.storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.report.calibration import COVERAGE_DAYS
+from closecast.tasks.report.context import ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
 MAX_EPOCHS = 500
+# A line needs two days.
+MIN_WIDTHS = 2
 BOUNDS = tuple(itertools.chain(*LOWER_UPPER))
 
 
 def charts(context: ReportContext) -> dict[str, Any]:
-    """Every chart's figures by its name; a chart that has none is not among them."""
+    """Every chart's figures by its name; a chart without figures is left out."""
     drawn = {
         "fan": _fan(context),
+        "width": _width(context),
         "past": _past(context),
         "pit": asdict(context.pit) if context.pit else None,
         "coverage": _coverage(context),
@@ -32,9 +36,12 @@ def charts(context: ReportContext) -> dict[str, Any]:
 
 
 def short(values: Iterable[object]) -> list[float | None]:
-    """Figures to ten significant digits, None where one is unknown or not finite."""
+    """Figures to ten significant digits, or two decimals; None if one is unknown or not finite."""
     figures = np.array(list(values), dtype=np.float64)  # None becomes NaN
-    return [float(f"{figure:.10g}") if np.isfinite(figure) else None for figure in figures]
+    return [
+        float(f"{figure:.10g}" if abs(figure) < 1e8 else f"{figure:.2f}") if np.isfinite(figure) else None
+        for figure in figures
+    ]
 
 
 def _columns(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def _fan(context: ReportContext) -> dict[str, Any]:
 
 
 def _ahead(forecast: Forecast) -> dict[str, Any]:
-    """A run's target days with the point and the intervals of each, without these where there are none."""
+    """A run's target days with the point and, if there are any, the intervals of each."""
     rows = forecast.rows()
     figures = {
         "origin": str(forecast.origin_day),
@@ -79,6 +86,15 @@ def _past(context: ReportContext) -> dict[str, Any] | None:
     return figures
 
 
+def _width(context: ReportContext) -> dict[str, Any] | None:
+    """The width of each day's published 80 % interval, as a share of the close that it starts from."""
+    past = context.past
+    if not context.has_intervals or len(past) < MIN_WIDTHS:
+        return None
+    widths = (past["upper_80"] - past["lower_80"]) / past["last_close"]
+    return _columns(past.assign(width_80=[float(f"{width:.5g}") for width in widths]), ["width_80"])
+
+
 def _coverage(context: ReportContext) -> dict[str, Any] | None:
     if context.coverage.empty:
         return None
@@ -87,7 +103,7 @@ def _coverage(context: ReportContext) -> dict[str, Any] | None:
 
 
 def _losses(context: ReportContext) -> dict[str, Any] | None:
-    networks = context.model.losses
+    networks = context.model.losses if context.model else []
     if not any(network["loss"] for network in networks):
         return None
     return {

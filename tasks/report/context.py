@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
 
@@ -10,48 +10,29 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
-from storage.core.errors import BadInput
-from storage.core.home import Home
-from storage.core.intervals import COVERED, INTERVALS
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.scores import Scores
-from tasks.core.forecast import Forecast
-from tasks.core.history import PriceHistory
-from tasks.core.types import Floats, Gap
-from tasks.evaluation.components import ComponentComparison, compare_components, component_scores
-from tasks.evaluation.scoreboard import FIGURES, Scoreboard
-from tasks.evaluation.scoring import read_scoreboard
-from tasks.forecast.publish import run_of
-from tasks.prices.gaps import find_gaps
-from tasks.report.model_section import ModelSection, read_model_section
+from closecast.storage.core.errors import BadInput
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import COVERED
+from closecast.storage.prices.decisions import Splits
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.types import Gap
+from closecast.tasks.evaluation.components import ComponentComparison, compare_components, component_scores
+from closecast.tasks.evaluation.scoreboard import FIGURES, HorizonScore, Scoreboard
+from closecast.tasks.evaluation.scoring import read_scoreboard
+from closecast.tasks.forecast.publish import run_of
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.ingest import history_of
+from closecast.tasks.report.calibration import PitHistogram, pit_histogram, running_coverage
+from closecast.tasks.report.model_section import ModelSection, read_model_section
 
 # Forecasts that a page shows, and closes before the newest one.
 MAX_FORECASTS, MAX_CLOSES = 365, 90
-# Days of the running coverage, and how many it needs.
-COVERAGE_DAYS, MIN_COVERAGE_DAYS = 90, 20
-# Bins of the histogram of the PIT, and closes that each needs for the χ² test (Cochran 1954).
-BINS, MIN_EXPECTED = 10, 5
-# What chance leads to on 95 of 100 days lies between these levels.
-CHANCE = {"lower": 0.025, "upper": 0.975}
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
 COMPONENT_COLUMNS = ("component_names", "component_crps")
-
-
-@dataclass(frozen=True)
-class PitHistogram:
-    """Counts of the PIT in equal bins, (bins,), of `days`, and the bounds that chance leads to in each.
-
-    `p_value` is that of Pearson's χ² test of equally likely bins, None with fewer than five expected
-    in each, where that test does not hold.
-    """
-
-    counts: tuple[int, ...]
-    days: int
-    expected: float
-    lower: int
-    upper: int
-    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -59,17 +40,21 @@ class ReportContext:
     """Everything on a page that was written on `day`.
 
     `forecast` is the run, with all its horizons, that published the forecast of the newest next day;
-    `revisions` are the later ones of the same day. `forecast_count` counts the forecasts of the next day on
-    all days. `closes` has `day_utc` and `close` up to the origin, a row a calendar day, NaN where one is
-    missing; `past` the published forecasts of the next day by target day, joined with their scores.
-    `earlier` is as `earlier_run` gives it, `coverage` and `observed_again` as the functions of these names.
+    `revisions` are the later ones of the same day. `asked` is the forecast, of one day, at the head of the
+    page. `forecast_count` counts the forecasts of the next day on all days. `closes` has `day_utc` and
+    `close` up to the origin, a row a calendar day, NaN where one is missing; `past` the published forecasts
+    of the next day by target day, joined with their scores. `components`, `pit` and `coverage` are of those
+    by models; `model` is None if the run is a fallback. `earlier` is as `earlier_run` gives it,
+    `previous` as `previous_forecast`, `coverage` and `observed_again` as the functions of these names.
     """
 
     day: date
     forecast: Forecast
+    asked: Forecast
     history: PriceHistory
     revisions: tuple[Forecast, ...]
     earlier: Forecast | None
+    previous: Forecast | None
     forecast_count: int
     closes: pd.DataFrame
     past: pd.DataFrame
@@ -77,7 +62,7 @@ class ReportContext:
     components: list[ComponentComparison]
     pit: PitHistogram | None
     coverage: pd.DataFrame
-    model: ModelSection
+    model: ModelSection | None
     observed_again: pd.DataFrame
 
     @property
@@ -86,13 +71,18 @@ class ReportContext:
         return self.forecast.first.quantiles is not None
 
     @property
+    def record(self) -> HorizonScore | None:
+        """The scores so far of forecasts like the requested one: of its horizon, by models or fallbacks."""
+        return self.board.of(self.asked.first.horizon, fallback=self.asked.basis == "fallback")
+
+    @property
     def scored(self) -> pd.DataFrame:
         """The past forecasts with an outcome."""
         return self.past[self.past["close"].notna()]
 
     @property
     def late_forecasts(self) -> int:
-        """How many forecasts were made after their day was over, which a page must not hide."""
+        """How many forecasts were made after their day was over, which the page must state."""
         ends = self.past["target_day"].dt.tz_localize(UTC) + timedelta(days=1)
         return int((pd.to_datetime(self.past["created_at"], utc=True) > ends).sum())
 
@@ -103,7 +93,7 @@ class ReportContext:
 
     @property
     def last_day(self) -> date:
-        """The newest day that is stored, or the origin where that is later."""
+        """The newest stored day, or the origin if that is later."""
         stored = self.history.stored_days
         newest: date = max([self.forecast.origin_day, *stored.tail(1).dt.date])
         return newest
@@ -135,11 +125,13 @@ def read_context(
     day: date,
     history: PriceHistory | None = None,
     board: Scoreboard | None = None,
+    target_day: date | None = None,
 ) -> ReportContext:
     """Everything on the page of one product and profile, written on `day`, as the home has it now.
 
-    A run hands on its prices and its scoreboard; the prices are read here where there are none, or where the
-    newest forecast was made from others.
+    A run passes its prices and its scoreboard; the prices are read here if it passes none, or if the
+    newest forecast was made from others. It also passes the requested day, which the page shows first, even
+    without a newer close.
 
     Raises:
         BadInput: there is no forecast yet.
@@ -155,59 +147,98 @@ def read_context(
     newest = [row for row in rows if row["target_day"] == rows[-1]["target_day"]]
     revisions = tuple(Forecast.from_rows([row]) for row in newest[1:])
     published = [row for row in rows if row["revision"] == 0]
-    forecast = run_of(home, published[-1])
+    forecast = run_of(home, published[-1]).fan
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
+    asked = forecast_asked_for(home, forecast, target_day)
     past = past_forecasts(home, published)
-    scored = past.dropna(subset=["crps", "close"])
+    by_model = past[past["basis"] != "fallback"]
+    scored = by_model.dropna(subset=["crps", "close"])
     return ReportContext(
         day=day,
         forecast=forecast,
+        asked=asked,
         history=history,
         revisions=revisions,
-        earlier=earlier_run(home, forecast, published),
+        earlier=earlier_run(home, forecast, published, history.splits),
+        previous=previous_forecast(forecast, asked, published, history.splits),
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
         board=board or read_scoreboard(home, product_id, profile),
         components=compare_components(scored, component_scores(scored)),
-        pit=pit_histogram(past["pit"].dropna().to_numpy(np.float64)),
-        coverage=running_coverage(past),
-        model=read_model_section(home, forecast),
+        pit=pit_histogram(by_model["pit"].dropna().to_numpy(np.float64)),
+        coverage=running_coverage(by_model),
+        model=read_model_section(home, forecast) if forecast.model_version else None,
         observed_again=observed_again(history.restated),
     )
 
 
-def earlier_run(home: Home, forecast: Forecast, published: list[dict[str, Any]]) -> Forecast | None:
-    """The published run of the origin before a forecast's; None where none of its days is still to come.
+def forecast_asked_for(home: Home, forecast: Forecast, target_day: date | None) -> Forecast:
+    """The published forecast of only this day, if it is later than the run's nearest one.
+
+    Otherwise, or if there is none, the run's forecast of the nearest day.
+    """
+    horizon = (target_day - forecast.origin_day).days if target_day else 1
+    if horizon > 1:
+        rows = Predictions(home).between(
+            forecast.product_id, target_day, target_day, forecast.profile, horizon=horizon
+        )
+        if rows.num_rows:
+            return Forecast.from_rows(rows.slice(0, 1).to_pylist())
+    return replace(forecast, horizons=(forecast.first,))
+
+
+def earlier_run(
+    home: Home, forecast: Forecast, published: list[dict[str, Any]], splits: Splits = ()
+) -> Forecast | None:
+    """The published run of the origin before a forecast's; None if none of its days is still to come.
 
     `published` are the published rows of the next day, by target day, up to the forecast's own. There is none
-    of points either: they have no fan to compare.
+    of points either: they have no fan to compare. Nor have two runs with a split between them.
     """
     if len(published) == 1:
         return None
-    run = run_of(home, published[-2])
+    run = run_of(home, published[-2]).fan
+    if _is_split_between(run, forecast, splits):
+        return None
     comparable = run.first.quantiles is not None and forecast.first.quantiles is not None
     return run if comparable and run.horizons[-1].target_day > forecast.origin_day else None
+
+
+def previous_forecast(
+    forecast: Forecast, asked: Forecast, published: list[dict[str, Any]], splits: Splits = ()
+) -> Forecast | None:
+    """The forecast of only the day that the page showed the day before, to compare with the requested one.
+
+    It is the one published before, or the run's forecast of the day before if that is further ahead.
+    None if there is none, or a split between them.
+    """
+    if asked.first.horizon > 1:
+        return forecast.only(asked.first.horizon - 1)
+    previous = Forecast.from_rows(published[-2:-1]) if len(published) > 1 else None
+    return None if previous and _is_split_between(previous, forecast, splits) else previous
+
+
+def _is_split_between(earlier: Forecast, later: Forecast, splits: Splits) -> bool:
+    return any(earlier.origin_day < day <= later.origin_day for day, _ in splits)
 
 
 def _read_history(home: Home, forecast: Forecast) -> PriceHistory:
     """The prices that a forecast was made from, and the state of the product's series now."""
     product_id = forecast.product_id
     with Prices(home) as prices:
-        return PriceHistory(
-            product_id=product_id,
-            candles=prices.closes_at(forecast.data_version),
-            data_version=forecast.data_version,
-            series=prices.series_of(forecast.data_version),
+        return replace(
+            history_of(product_id, prices.prices_at(forecast.data_version)),
             stored_days=prices.days(product_id),
             quarantined=prices.quarantined(product_id),
+            decisions=prices.recorded(product_id).decisions,
             restated=prices.restated(product_id),
         )
 
 
 def newest_closes(history: PriceHistory) -> pd.DataFrame:
-    """The newest closes up to the origin, a row a calendar day, NaN where a day is missing."""
+    """The newest closes up to the origin, one row per calendar day, NaN for a missing day."""
     days = pd.date_range(end=pd.Timestamp(history.origin), periods=MAX_CLOSES, unit="s", name="day_utc")
     closes = history.candles.set_index("day_utc")["close"].reindex(days)
     return closes[closes.first_valid_index() :].reset_index()
@@ -225,7 +256,7 @@ def past_forecasts(home: Home, published: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def observed_again(observations: pd.DataFrame) -> pd.DataFrame:
-    """A row a day that was observed with more than one set of figures, by day.
+    """One row for each day that was observed with more than one set of figures, by day.
 
     Returns:
         `day_utc`, `first_close`, `newest_close`, `closes` (how many different ones), `observed_at`.
@@ -240,45 +271,3 @@ def observed_again(observations: pd.DataFrame) -> pd.DataFrame:
         )
         .reset_index()
     )
-
-
-def pit_histogram(levels: Floats) -> PitHistogram | None:
-    """The histogram of the PIT of some outcomes, (days,); None without any."""
-    if not len(levels):
-        return None
-    from scipy.special import chdtrc  # `scipy.stats` is slow to load
-
-    counts, _ = np.histogram(levels, bins=BINS, range=(0.0, 1.0))
-    lower, upper = binomial_quantiles(np.array(list(CHANCE.values())), len(levels), 1 / BINS)
-    expected = len(levels) / BINS
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    p_value = float(chdtrc(BINS - 1, statistic)) if expected >= MIN_EXPECTED else None
-    return PitHistogram(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
-
-
-def binomial_quantiles(level: Any, days: Any, share: Any) -> Floats:
-    """The least number of hits in `days` that is not exceeded with the probability `level`."""
-    from scipy.special import bdtr, bdtrik
-
-    hits = np.ceil(bdtrik(level, days, share))
-    fewer = np.maximum(hits - 1, 0)
-    return np.asarray(np.where(bdtr(fewer, days, share) >= level, fewer, hits), dtype=np.float64)
-
-
-def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
-    """The coverage of each interval over the last `COVERAGE_DAYS` scored forecasts, day by day.
-
-    Returns:
-        `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and the
-        bounds that it stays within on 95 of 100 days when the interval is exactly as good as it claims.
-    """
-    scored = past.dropna(subset=list(COVERED))
-    hits = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
-    shares, days = hits.mean(), hits.count()[COVERED[0]]
-    running = {f"running_{percent}": shares[f"covered_{percent}"] for percent in INTERVALS}
-    frame = pd.DataFrame({"target_day": scored["target_day"], "days": days, **running}).dropna()
-    trials = frame["days"].to_numpy(dtype=np.int64)
-    for percent in INTERVALS:
-        for bound, level in CHANCE.items():
-            frame[f"{bound}_{percent}"] = binomial_quantiles(level, trials, percent / 100) / trials
-    return frame.reset_index(drop=True)

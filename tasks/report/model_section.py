@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from storage.core.home import Home
-from storage.models.bundles import Bundle
-from storage.models.registry import Models, ModelVersion
-from tasks.core.forecast import Forecast
-from tasks.core.model import Lineage, TwinLineage
-from tasks.training.registration import TWIN, read_lineage
+from closecast.storage.core.home import Home
+from closecast.storage.models.bundles import Bundle
+from closecast.storage.models.registry import Models, ModelVersion
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.model import Lineage, TwinLineage
+from closecast.tasks.training.registration import TWIN, read_lineage
 
 MAX_VERSIONS = 12
 # The article's, in the order it shows them, with a description for people who cannot see them.
@@ -54,7 +54,7 @@ class ModelSection:
 
 
 def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
-    """The model version that made a forecast; `Damaged` where it is missing or was changed."""
+    """The model version that made a forecast; `Damaged` if it is missing or was changed."""
     models = Models(home)
     product_id, profile, number = forecast.product_id, forecast.profile, str(forecast.model_version)
     version, versions = models.version(product_id, profile, number), models.versions(product_id, profile)
@@ -79,7 +79,7 @@ def read_model_section(home: Home, forecast: Forecast) -> ModelSection:
 
 
 def refit_of(version: ModelVersion, versions: Sequence[ModelVersion]) -> ModelVersion:
-    """The refit that a fine-tuned version goes back to, as far as its parents are still there."""
+    """The refit that a fine-tuned version is based on, as far as its parents still exist."""
     by_number = {one.version: one for one in versions}
     for _ in versions:
         parent = by_number.get(version.tags.get("parent", "none"))
@@ -96,7 +96,7 @@ def figure_files(bundle: Bundle) -> dict[str, str]:
 
 
 def as_data_address(png: bytes) -> str:
-    """A PNG as a `data:` address: the picture itself, so that it is seen wherever the text is opened."""
+    """A PNG as a `data:` address, which contains the picture and shows wherever the text is opened."""
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tasks.core.quantiles import crps
-from tasks.features.volatility import log_returns, with_outcome
-from tasks.profiles.base import FittedModel, Profile
-from tasks.training.policy import MIN_UNSEEN_DAYS
+from closecast.tasks.core.quantiles import crps
+from closecast.tasks.features.volatility import log_returns, with_outcome
+from closecast.tasks.profiles.base import FittedModel, Profile
+from closecast.tasks.training.policy import MIN_UNSEEN_DAYS
 
 LONG_GATE_DAYS = 365
 # The share of the gate's days that must have a forecast: gaps leave some without.
@@ -20,7 +22,7 @@ MIN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Gate:
-    """A challenger's mean CRPS beside the champion's on days that neither has seen."""
+    """The mean CRPS of a challenger and of the champion on days that neither has seen."""
 
     first_day: date
     last_day: date
@@ -34,6 +36,15 @@ class Gate:
     def tags(self) -> dict[str, str]:
         """The figures as text, by name."""
         return {f"gate_{name}": str(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Gate:
+        """The inverse of `tags`; KeyError or ValueError if one is missing or has the wrong type."""
+        own: dict[str, Any] = {one.name: tags[f"gate_{one.name}"] for one in fields(cls)}
+        own |= {name: date.fromisoformat(own[name]) for name in ("first_day", "last_day")}
+        own |= {name: float(own[name]) for name in ("champion_crps", "challenger_crps", "ratio", "limit")}
+        own |= {"days": int(own["days"]), "passed": {"True": True, "False": False}[own["passed"]]}
+        return cls(**own)
 
     def metrics(self) -> dict[str, float]:
         """The figures that are numbers, by name."""
@@ -53,7 +64,7 @@ def judge(profile: Profile, champion: FittedModel, challenger: FittedModel, cand
 
     Over a year of them the limit is `gate_ratio_365`; over half a year, where the noise between two seeds of
     one recipe is larger, `gate_ratio_180`. With fewer the challenger is refused. The first horizon is
-    compared, where these limits were measured, of the models alone, before mixing and tracking. The candles
+    compared, where these limits were measured, and the models alone, before mixing and tracking. The candles
     end with the challenger's origin.
     """
     champion, challenger = champion.judged, challenger.judged

@@ -1,4 +1,4 @@
-"""Models to bundles and registered versions, and back."""
+"""Stores models as bundles and registered versions, and loads them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from storage.core.errors import Damaged
-from storage.core.provenance import code_version, git_commit
-from storage.models.bundles import Bundle, Draft
-from storage.models.registry import Models, ModelVersion
-from tasks.core.history import PriceHistory
-from tasks.core.model import NONE, Lineage, Model, TwinLineage
-from tasks.core.quantiles import LEVELS
-from tasks.core.tensorflow_runtime import library_versions
-from tasks.network.architectures import arrays_sha256
-from tasks.prices.gaps import find_gaps
-from tasks.profiles.base import FittedModel, Histories, Profile
-from tasks.profiles.named import own_files
-from tasks.training.policy import ModelCandidate
+from closecast.storage.core.errors import Damaged
+from closecast.storage.core.provenance import code_version, git_commit
+from closecast.storage.models.bundles import Bundle, Draft
+from closecast.storage.models.registry import Models, ModelVersion
+from closecast.storage.models.training_run import TrainingData
+from closecast.tasks.core.forecast import Basis
+from closecast.tasks.core.formatting import finite
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.model import NONE, Lineage, Model, TwinLineage
+from closecast.tasks.core.quantiles import LEVELS
+from closecast.tasks.core.tensorflow_runtime import library_versions
+from closecast.tasks.network.architectures import arrays_sha256
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.ingest import MAX_POOL
+from closecast.tasks.profiles.base import FittedModel, Histories, Profile
+from closecast.tasks.profiles.named import own_files
+from closecast.tasks.training.mlflow_model import model_card, write_mlflow_files
+from closecast.tasks.training.policy import ModelCandidate
 
 log = logging.getLogger("closecast.training")
 
@@ -41,14 +46,42 @@ def weights_digest(profile: Profile, fitted: FittedModel) -> str:
     return arrays_sha256([array for network in profile.weights(fitted) for array in network])
 
 
+def training_basis(profile: Profile, history: PriceHistory, pool: Histories) -> Basis:
+    """What a model is trained on: the product's windows, those of older products, or (fallback) neither."""
+    if len(history.candles) >= profile.min_days or not profile.levels:  # a point refuses too few itself
+        return "model"
+    enough = len(history.candles) >= profile.min_pool_days
+    return "pool" if enough and training_pool(profile, history, pool) else "fallback"
+
+
+def training_pool(profile: Profile, history: PriceHistory, pool: Histories) -> dict[str, PriceHistory]:
+    """The histories whose windows join the training: those that the profile names.
+
+    For a young product those with enough closes for their own models, at most the oldest `MAX_POOL`.
+    """
+    if len(history.candles) >= profile.min_days:
+        return {product: one for product, one in pool.items() if product in profile.pool_products}
+    enough = {product: one for product, one in pool.items() if len(one.candles) >= profile.min_days}
+    oldest = sorted(enough.items(), key=lambda pair: (pair[1].first_day, pair[0]))
+    return dict(oldest[:MAX_POOL])
+
+
 def fit_with_twin(
-    profile: Profile, history: PriceHistory, pool: Histories, parent: FittedModel | None, holdout_days: int
+    profile: Profile,
+    history: PriceHistory,
+    pool: Histories,
+    parent: FittedModel | None,
+    holdout_days: int,
+    basis: Basis = "model",
 ) -> FittedModel:
     """Fit a model on all days, or fine-tune its parent, and beside it a twin without the newest days.
 
     The twin comes first: it finds the epochs, and its newest days give the first quantile offsets. Without
-    `holdout_days` there is none, and the newest days stop the training.
+    `holdout_days` there is none, and the newest days stop the training. With the basis `pool` the model is
+    fitted on the pool alone.
     """
+    if basis == "pool":
+        return profile.fit_pool(history, pool)
     if not holdout_days:
         return profile.fine_tune(parent, history, pool) if parent else profile.fit(history, pool)
     if parent:
@@ -71,14 +104,15 @@ def train_model(
 ) -> tuple[FittedModel, Lineage]:
     """Fit a model with its twin, or fine-tune its parent, with the lineage of the result.
 
-    The parent is a version, or a name, and its model; `not_pooled` tells why the pool lacks some products.
+    The parent is a version, or a name, and its model; `not_pooled` says why the pool lacks some products.
     """
+    basis, pool = training_basis(profile, history, pool), training_pool(profile, history, pool)
     # A series that is too short has no twin.
     days = profile.gate_days if len(history.candles) >= profile.min_days + profile.gate_days else 0
-    if profile.gate_days and not days:
+    if profile.gate_days and not days and basis == "model":
         text = "%s: trained without a twin, which needs %d days of closes: the gate waits for unseen days"
         log.info(text, history.product_id, profile.min_days + profile.gate_days)
-    fitted = fit_with_twin(profile, history, pool, parent[1] if parent else None, days)
+    fitted = fit_with_twin(profile, history, pool, parent[1] if parent else None, days, basis)
     training = fitted.training
     left_out = {**(not_pooled or {}), **training.not_pooled}
     return fitted, Lineage(
@@ -94,6 +128,7 @@ def train_model(
         origin_day=history.origin,
         trained_through=fitted.trained_through,
         weights_sha256=weights_digest(profile, fitted),
+        basis=basis,
         git_commit=git_commit(),
         twin=_twin_lineage(profile, fitted.twin, days, refitted=parent is None),
         pooled_data_versions={name: one.data_version for name, one in pool.items() if name not in left_out},
@@ -121,25 +156,43 @@ def _twin_lineage(
 
 
 def write_bundle(draft: Draft, profile: Profile, fitted: FittedModel, lineage: Lineage) -> None:
-    """Fill a draft: the profile's state, that of its twin, and what every bundle has."""
+    """Fill a draft with the profile's state, that of its twin, and the files of every bundle."""
     profile.save(fitted, draft)
     draft.write_json("settings.json", profile.settings.model_dump(mode="json"))
     offsets = fitted.quantile_offsets
     stored = None if offsets is None else {str(horizon): own.tolist() for horizon, own in offsets.items()}
     draft.write_json("calibration.json", {"levels": list(LEVELS), "quantile_offsets": stored})
-    losses = {"networks": _plain_losses(fitted)}
     if fitted.twin:
         profile.save(fitted.twin, draft.part(TWIN))
-        losses[TWIN] = _plain_losses(fitted.twin)
-    draft.write_json("losses.json", losses)
+    draft.write_json("losses.json", _all_losses(fitted))
     draft.write_json("lineage.json", lineage.to_json())
+
+
+def _all_losses(fitted: FittedModel) -> dict[str, list[dict[str, Any]]]:
+    """The losses of each network, and of the twin's, as `losses.json` of the bundle has them."""
+    losses = {"networks": _plain_losses(fitted)}
+    return losses | {TWIN: _plain_losses(fitted.twin)} if fitted.twin else losses
+
+
+def run_figures(
+    lineage: Lineage, losses: Mapping[str, list[dict[str, Any]]]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The figures of MLflow's run, and its curves: a figure for each epoch, (epochs,)."""
+    metrics, curves = dict(lineage.metrics), dict[str, list[float]]()
+    for prefix, networks in (("", "networks"), ("twin_", TWIN)):
+        for number, one in enumerate(losses.get(networks, ()), start=1):
+            curves[f"{prefix}network_{number}_loss"] = one["loss"]
+            best = one["val_loss"][one["best_epoch"] - 1]
+            if best is not None:
+                metrics[f"{prefix}network_{number}_best_val_loss"] = best
+    return metrics, curves
 
 
 def _plain_losses(fitted: FittedModel) -> list[dict[str, Any]]:
     return [
         {
             "loss": one.training.tolist(),
-            "val_loss": [loss if np.isfinite(loss) else None for loss in one.validation.tolist()],
+            "val_loss": [finite(loss) for loss in one.validation.tolist()],
             "best_epoch": one.best_epoch,
         }
         for one in fitted.training.losses
@@ -147,7 +200,7 @@ def _plain_losses(fitted: FittedModel) -> list[dict[str, Any]]:
 
 
 def read_bundle(bundle: Bundle, profile: Profile, version: str = "") -> Model:
-    """The model of a bundle with its twin, to the last bit; `Damaged` where a file is not the stored one."""
+    """The model of a bundle with its twin, to the last bit; `Damaged` if a file is not the stored one."""
     lineage = read_lineage(bundle)
     stored = bundle.read_json("calibration.json")["quantile_offsets"]
     # Texts have another order.
@@ -160,31 +213,37 @@ def read_bundle(bundle: Bundle, profile: Profile, version: str = "") -> Model:
 
 
 def read_lineage(bundle: Bundle) -> Lineage:
-    """The lineage that a bundle holds; `Damaged` where it is not the stored one, or none."""
+    """The lineage in a bundle; `Damaged` if it was changed or is missing."""
     try:
         return Lineage.from_json(bundle.read_json("lineage.json"))
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{bundle.folder} has no whole lineage: restore the folder from a backup") from error
+        raise Damaged(f"{bundle.folder} has no complete lineage: restore the folder from a backup") from error
 
 
 def load_model(models: Models, profile: Profile, product_id: str, version: str) -> Model:
-    """A registered version, ready to forecast; `Damaged` where it is missing or was changed."""
+    """A registered version, ready to forecast; `Damaged` if it is missing or was changed."""
     return read_bundle(models.open(models.version(product_id, profile.name, version)), profile, version)
 
 
 def register(
-    models: Models, profile: Profile, fitted: FittedModel, lineage: Lineage, history: PriceHistory, key: str
+    models: Models,
+    profile: Profile,
+    fitted: FittedModel,
+    lineage: Lineage,
+    history: PriceHistory,
+    key: str,
+    span: tuple[float, float] | None = None,
 ) -> ModelVersion:
-    """Store the bundle, and only then let the registry know of a version that is not judged yet."""
-    metrics, curves = dict(lineage.metrics), {}
-    for prefix, model in (("", fitted), ("twin_", fitted.twin)):
-        for number, losses in enumerate(model.training.losses if model else (), start=1):
-            curves[f"{prefix}network_{number}_loss"] = losses.training
-            best = float(losses.validation[losses.best_epoch - 1])
-            if np.isfinite(best):
-                metrics[f"{prefix}network_{number}_best_val_loss"] = best
+    """Store the bundle, and only then register a version that is not judged yet.
+
+    `span` is `time.monotonic()` at the start and the end of the training.
+    """
+    metrics, curves = run_figures(lineage, _all_losses(fitted))
+    facts = {"days": len(history.candles), "first_day": str(history.first_day), "origin": str(history.origin)}
+    own = TrainingData(history.product_id, lineage.data_version, lineage.series, facts)
     with models.draft(lineage.product_id, profile.name) as draft:
         write_bundle(draft, profile, fitted, lineage)
+        write_mlflow_files(draft, profile, lineage, history)
         for name, png in profile.figures(fitted, history).items():
             draft.write(f"figures/{name}", png)
         return models.register(
@@ -196,6 +255,9 @@ def register(
             params=profile.settings.model_dump(mode="json"),
             metrics=metrics,
             curves=curves,
+            data=[own, *(TrainingData(*pair) for pair in lineage.pooled_data_versions.items())],
+            span=span,
+            description=model_card(profile, lineage),
         )
 
 
@@ -209,4 +271,5 @@ def as_candidate(version: ModelVersion) -> ModelCandidate:
         trained_through=date.fromisoformat(tags["trained_through"] if twin == NONE else twin),
         training_kind=tags["training_kind"],
         status=tags["status"],
+        basis=tags["basis"],
     )

@@ -1,10 +1,10 @@
-"""A champion that is moved back by hand."""
+"""Rolls a champion back on a person's request."""
 
 from __future__ import annotations
 
-from storage.core.errors import BadInput
-from storage.core.home import Home
-from storage.models.registry import Models, ModelVersion
+from closecast.storage.core.errors import BadInput
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models, ModelVersion
 
 
 def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None) -> tuple[str, str]:
@@ -22,7 +22,7 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
         raise BadInput(f"closecast.{product_id}.{profile} has no champion yet: make a run first")
     alike = [one for one in models.versions(product_id, profile) if _recipe(one) == _recipe(champion)]
     # The newest first: a run that comes in between sees a whole history, only a longer one.
-    alike.sort(key=_order, reverse=True)
+    alike.sort(key=lambda one: one.order, reverse=True)
     target = _named(alike, champion, to) if to is not None else _before(alike, champion)
     for one in alike[: alike.index(target)]:
         if one.tags["status"] == "accepted":
@@ -37,7 +37,7 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
 
 def _before(alike: list[ModelVersion], champion: ModelVersion) -> ModelVersion:
     for version in alike:
-        if _order(version) < _order(champion) and version.tags["status"] == "accepted":
+        if version.order < champion.order and version.tags["status"] == "accepted":
             return version
     raise BadInput(
         f"{champion.name} version {champion.version} has no earlier version to go back to:"
@@ -62,7 +62,3 @@ def _named(alike: list[ModelVersion], champion: ModelVersion, number: str) -> Mo
 
 def _recipe(version: ModelVersion) -> tuple[str, str]:
     return version.tags["recipe_version"], version.tags["series"]
-
-
-def _order(version: ModelVersion) -> tuple[str, int]:
-    return version.tags["origin_day"], int(version.version)

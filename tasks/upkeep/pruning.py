@@ -1,6 +1,6 @@
-"""Upkeep of a home: tables of few files, and nothing that is not used.
+"""Pruning and compaction of a home.
 
-An item is unused when no stored row and no later decision refers to it: a model version, a bundle that no
+An item is unused if no stored row and no later decision refers to it: a model version, a bundle that no
 version names, a backtest that nobody will finish, a draft of a killed run.
 """
 
@@ -15,24 +15,23 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 
-from storage.core.errors import Damaged, HomeBusy
-from storage.core.files import old_drafts
-from storage.core.home import Home
-from storage.locks.locks import backtest_lock, product_lock, tables_lock
-from storage.models.registry import Models, ModelVersion
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import DAILY_TABLES, TABLES, backtests
-from storage.upkeep.compaction import (
+from closecast.storage.core.errors import Damaged, HomeBusy
+from closecast.storage.core.files import old_drafts, remove
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import backtest_lock, product_lock, tables_lock
+from closecast.storage.models.registry import Models, ModelVersion
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import DAILY_TABLES, TABLES, backtests
+from closecast.storage.upkeep.compaction import (
     Compaction,
     compact_table,
     files_of,
     last_touched,
     models_of,
     orphaned_bundles,
-    remove,
     remove_bundle,
 )
-from tasks.core.steps import step
+from closecast.tasks.core.steps import step
 
 log = logging.getLogger("closecast.maintain")
 
@@ -56,7 +55,7 @@ class UnusedItem:
 def compact_tables(
     home: Home, names: Iterable[str] = TABLES, *, dry_run: bool = False, wait_seconds: float = 900.0
 ) -> list[Compaction]:
-    """Compact tables of the home, by default all; see `storage.upkeep.compaction.compact_table`."""
+    """Compact tables of the home, by default all; see `closecast.storage.upkeep.compaction.compact_table`."""
     compactions = []
     for name in names:
         if done := compact_table(home, name, dry_run=dry_run, wait_seconds=wait_seconds):
@@ -70,7 +69,7 @@ def compact_tables(
 def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
     """Compact the tables that have many files of a product, unless another process compacts.
 
-    So each day takes as long as the last, also where nobody runs `closecast maintain`.
+    So days do not become slower, even if nobody runs `closecast maintain`.
     """
     names = [name for name in DAILY_TABLES if files_of(home, name, product_id) > MAX_FILES]
     try:
@@ -81,11 +80,11 @@ def keep_few_files(home: Home, product_id: str) -> list[Compaction]:
 
 @step(timeout_seconds=3600)
 def prune_home(home: Home, *, moment: datetime, dry_run: bool = False) -> list[UnusedItem]:
-    """Delete unused model versions, bundles, backtests and drafts, or list them only; returns them.
+    """Delete unused model versions, bundles, backtests and drafts, or only list them; returns them.
 
-    A version is deleted from the registry before its bundle is: after a kill in between, what is registered
-    is whole, and the next call finds the orphaned bundle. Each product's lock is held while its models are
-    examined and deleted, so that no run starts to refer to one.
+    A version is deleted from the registry before its bundle is: after a kill in between, every registered
+    version is complete, and the next call finds the orphaned bundle. Each product's lock is held while its
+    models are examined and deleted, so that no run starts to refer to one.
     """
     if dry_run:
         models = [item for model in models_of(home) for item in unused_models(home, *model)]
@@ -119,9 +118,9 @@ def _delete(home: Home, items: Sequence[UnusedItem]) -> Sequence[UnusedItem]:
 def unused_models(home: Home, product_id: str, profile: str) -> list[UnusedItem]:
     """The unused versions of one model, oldest first, then the bundles that no version names.
 
-    `Damaged` where forecasts name versions that the registry does not have: it cannot be trusted.
+    `Damaged` if forecasts name versions that the registry lacks, so that it cannot be trusted.
     """
-    versions = sorted(Models(home).versions(product_id, profile), key=_age)
+    versions = sorted(Models(home).versions(product_id, profile), key=lambda one: one.order)
     rows = Predictions(home).read(ds.field("profile") == profile, ["model_version"], product_id)
     forecasting = set(rows["model_version"].drop_null().unique().to_pylist())
     if missing := forecasting - {version.version for version in versions}:
@@ -150,7 +149,7 @@ def needed_versions(versions: Iterable[ModelVersion], forecasting: set[str]) -> 
     `policy.decide` counts its periods, and the newest one rolled back, which delays fine-tuning; and the
     parents of all these.
     """
-    versions = sorted(versions, key=_age)
+    versions = sorted(versions, key=lambda one: one.order)
     needed, newest = set(forecasting), dict[tuple[str | None, ...], str]()
     for version in versions:
         tags, status = version.tags, version.tags.get("status")
@@ -185,7 +184,3 @@ def old_draft_files(home: Home, moment: datetime) -> list[UnusedItem]:
     """Drafts of files of killed runs, older than a day."""
     drafts = old_drafts(home.root, (moment - MAX_DRAFT_AGE).timestamp())
     return [UnusedItem(f"the draft {path.relative_to(home.root)}", path) for path in drafts]
-
-
-def _age(version: ModelVersion) -> tuple[str, int]:
-    return version.tags.get("origin_day", ""), int(version.version)

@@ -1,4 +1,4 @@
-"""A stored forecast made again from its versions, and compared to the last bit."""
+"""Reproduces a stored forecast from its versions, and compares it to the last bit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 
-from storage.core.errors import BadInput, Damaged
-from storage.core.home import Home
-from storage.core.provenance import code_version
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.delta import among
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import FLOAT, FLOATS, PREDICTIONS, calibrator, components
-from tasks.calibration.calibrator_states import CalibratorState
-from tasks.core.forecast import Forecast
-from tasks.core.history import PriceHistory
-from tasks.core.model import Lineage, Model
-from tasks.core.tensorflow_runtime import library_versions
-from tasks.forecast.publish import RunKey, component_rows, make_forecast
-from tasks.profiles.base import FittedModel, Profile
-from tasks.profiles.named import own_files, profile_class
-from tasks.training.registration import fit_with_twin, load_model
+from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.core.provenance import code_version
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.delta import among
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import FLOAT, FLOATS, PREDICTIONS, calibrator, components
+from closecast.tasks.calibration.calibrator_states import CalibratorState
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.model import Lineage, Model
+from closecast.tasks.core.tensorflow_runtime import library_versions
+from closecast.tasks.forecast.publish import RunKey, component_rows, make_forecast, run_of
+from closecast.tasks.prices.ingest import history_of
+from closecast.tasks.profiles.base import FittedModel, Profile
+from closecast.tasks.profiles.named import own_files, profile_class
+from closecast.tasks.training.registration import fit_with_twin, load_model
 
 log = logging.getLogger("closecast.reproduce")
 
@@ -35,7 +36,7 @@ FIGURES = [field.name for field in PREDICTIONS.arrow if field.type in (FLOAT, FL
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures as they were stored and as they were made again, the same number of them."""
+    """Stored and reproduced figures, the same number of each."""
 
     name: str
     stored: tuple[float, ...]
@@ -43,12 +44,12 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether they are the same bits."""
+        """Whether all bits are the same."""
         return np.array(self.stored).tobytes() == np.array(self.again).tobytes()
 
     @property
     def distance(self) -> float:
-        """The largest distance between two of them, as a share of the stored one."""
+        """The largest distance between two figures, as a share of the stored one."""
         if len(self.stored) != len(self.again):
             return float("inf")
         stored, again = np.array(self.stored), np.array(self.again)
@@ -60,8 +61,7 @@ class Comparison:
 class Reproduction:
     """The comparisons of a forecast's figures, and of its model's weights when it was trained again.
 
-    `changed_versions` names what is not as it was when the model was trained or the forecast made: then, and
-    now.
+    `changed_versions` names what has changed since the model was trained or the forecast made: then and now.
     """
 
     forecast: Forecast
@@ -71,16 +71,16 @@ class Reproduction:
 
     @property
     def same(self) -> bool:
-        """Whether all of it is the same to the last bit."""
+        """Whether everything is the same to the last bit."""
         return all(comparison.same for comparison in (*self.figures, *self.weights))
 
 
 def reproduce_forecast(
     home: Home, prediction_id: str, *, profile_name: str | None = None, retrain: bool = False
 ) -> Reproduction:
-    """Make a stored forecast again: the same candles, the same model, the same calibrator state.
+    """Make a stored forecast again from the same candles, model and calibrator state.
 
-    Nothing is written to the home. `profile_name` is needed where the forecast's profile is a class that no
+    Nothing is written to the home. `profile_name` is needed if the forecast's profile is a class that no
     installed package names. With `retrain` its model is trained again from data version, settings and seed
     (a fine-tuned one from the stored weights of its parent), and forecasts.
 
@@ -93,21 +93,22 @@ def reproduce_forecast(
         raise BadInput(
             f"no forecast {prediction_id!r:.60} is in {home.root}: `closecast predictions` lists their ids"
         )
-    models = Models(home)
-    bundle = models.open(models.version(row["product_id"], row["profile"], row["model_version"]))
-    profile: Profile = profile_class(profile_name or row["profile"])(bundle.read_json("settings.json"))
-    model = load_model(models, profile, row["product_id"], row["model_version"])
+    models, kind, model = Models(home), profile_class(profile_name or row["profile"]), None
+    profile: Profile = kind({})
+    if row["model_version"] is not None:
+        bundle = models.open(models.version(row["product_id"], row["profile"], row["model_version"]))
+        profile = kind(bundle.read_json("settings.json"))
+        model = load_model(models, profile, row["product_id"], row["model_version"])
     weights = list[Comparison]()
-    if retrain:
+    if retrain and model:
         fitted = _train_again(home, models, profile, model.lineage)
         weights = _compare_models(profile, model.fitted, fitted)
         model = replace(model, fitted=fitted)
     figures = _compare_forecasts(home, profile, model, row)
-    own = {
-        "closecast (of the forecast)": row["code_version"],
-        "closecast (of the model)": model.lineage.code_version,
-    }
-    then = {**model.lineage.libraries, **own}
+    own = {"closecast (of the forecast)": row["code_version"]}
+    if model:
+        own["closecast (of the model)"] = model.lineage.code_version
+    then = {**(model.lineage.libraries if model else {}), **own}
     now = {**library_versions(), **dict.fromkeys(own, code_version(*own_files(profile)))}
     changed = {name: (was, now[name]) for name, was in then.items() if name in now and was != now[name]}
     return Reproduction(Forecast.from_rows([row]), tuple(figures), tuple(weights), changed)
@@ -115,8 +116,7 @@ def reproduce_forecast(
 
 def _history(home: Home, product_id: str, data_version: str) -> PriceHistory:
     with Prices(home) as prices:
-        series = prices.series_of(data_version)
-        return PriceHistory(product_id, prices.closes_at(data_version), data_version, series)
+        return history_of(product_id, prices.prices_at(data_version))
 
 
 def _compare(name: str, stored: Any, again: Any) -> Comparison:
@@ -125,16 +125,17 @@ def _compare(name: str, stored: Any, again: Any) -> Comparison:
 
 
 def _compare_forecasts(
-    home: Home, profile: Profile, model: Model, row: Mapping[str, Any]
+    home: Home, profile: Profile, model: Model | None, row: Mapping[str, Any]
 ) -> list[Comparison]:
     """The figures of the row, then those of its components."""
     product_id, horizon = row["product_id"], row["horizon"]
     mine = components(home, product_id).read(ds.field("prediction_id") == row["prediction_id"])
     stored = {component["component"]: component for component in mine.to_pylist()}
-    states = _states_of(home, profile, row) if row["quantiles"] else {}
+    states = _states_of(home, profile, row) if model and row["quantiles"] else {}
     history = _history(home, product_id, row["data_version"])
     run = {name: row[name] for name in ("created_at", "flow_run_id")}
-    again = make_forecast(profile, model, history, states, **run)
+    fan = None if model else _fallback_horizons(home, row)
+    again = make_forecast(profile, model, history, states, horizons=fan, **run)
     same_horizon = next(other for other in again.rows() if other["horizon"] == horizon)
     comparisons = [_compare(name, row[name], same_horizon[name]) for name in FIGURES if row[name] is not None]
     for component in component_rows(profile, again):
@@ -145,6 +146,13 @@ def _compare_forecasts(
                 for figure in ("sigma", "quantiles")
             ]
     return comparisons
+
+
+def _fallback_horizons(home: Home, row: Mapping[str, Any]) -> list[int]:
+    """The horizons that a fallback was made with as one fan: those of the run's first rows, and its own."""
+    run = run_of(home, row).rows
+    first = min(one["created_at"] for one in run)
+    return sorted({row["horizon"], *(one["horizon"] for one in run if one["created_at"] == first)})
 
 
 def _states_of(home: Home, profile: Profile, row: Mapping[str, Any]) -> dict[int, CalibratorState]:
@@ -176,17 +184,14 @@ def _states_of(home: Home, profile: Profile, row: Mapping[str, Any]) -> dict[int
 def _train_again(home: Home, models: Models, profile: Profile, lineage: Lineage) -> FittedModel:
     """The model's training, and its twin's, from its data, settings and seeds."""
     history = _history(home, lineage.product_id, lineage.data_version)
-    pool = {
-        product: _history(home, product, lineage.pooled_data_versions[product])
-        for product in profile.pool_products
-        if product in lineage.pooled_data_versions
-    }
+    pooled = lineage.pooled_data_versions.items()  # in their order
+    pool = {product: _history(home, product, version) for product, version in pooled}
     log.info("%s: training again on %d closes", lineage.product_id, len(history.candles))
     parent = None
     if lineage.parent is not None:
         parent = load_model(models, profile, lineage.product_id, lineage.parent).fitted
     days = lineage.twin.holdout_days if lineage.twin else 0
-    return fit_with_twin(profile, history, pool, parent, days)
+    return fit_with_twin(profile, history, pool, parent, days, lineage.basis)
 
 
 def _compare_models(profile: Profile, fitted: FittedModel, again: FittedModel) -> list[Comparison]:

@@ -1,105 +1,145 @@
-"""Everything stored against its checksums, and every reference against what it refers to.
+"""Checks all stored data against their checksums, and every reference against its target.
 
 References run from scores to forecasts, to models, to data versions, to candles, to the exchange's responses.
+Each check is in `Verification.surviving`, so the next one follows whatever happens.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import date
-from typing import Any, get_args
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from storage.core.candle_schema import FIGURES
-from storage.core.errors import ClosecastError, Damaged
-from storage.core.home import Home
-from storage.core.progress import report_progress
-from storage.models.mlflow_database import registry_integrity
-from storage.models.registry import CHAMPION, Models, ModelVersion
-from storage.prices.engine import database_engine
-from storage.prices.integrity import (
+from closecast.storage.core.candle_schema import FIGURES
+from closecast.storage.core.errors import ClosecastError
+from closecast.storage.core.home import Home
+from closecast.storage.prices.decisions import Splits, in_units_of
+from closecast.storage.prices.engine import database_engine
+from closecast.storage.prices.integrity import (
     PriceRecords,
     changed_candles,
     misplaced_candles,
     named_digest,
-    recorded_candles,
+    recorded_prices,
     report_damage,
     require_open_prices,
 )
-from storage.prices.raw_responses import read_raw
-from storage.tables.schemas import TABLES
-from storage.upkeep.file_integrity import bundle_files, fold_files, raw_responses, table_files
-from storage.upkeep.references import Tables, failed_checks, light_rows
-from tasks.core.settings import settings_digest
-from tasks.forecast.publish import RunKey
-from tasks.prices.coinbase_responses import parse, read_rows
-from tasks.training.policy import Status
-from tasks.training.registration import read_lineage
-from tasks.upkeep.verify_references import REFERENCES
+from closecast.storage.prices.raw_responses import read_raw
+from closecast.storage.reports import Reports
+from closecast.storage.tables.schemas import TABLES
+from closecast.storage.upkeep.file_integrity import (
+    fold_files,
+    raw_responses,
+    read_commits,
+    rows_of_folds,
+    table_files,
+)
+from closecast.storage.upkeep.references import (
+    Tables,
+    failed_checks,
+    light_rows,
+    rows_of_backtests,
+    versions_of_tables,
+)
+from closecast.tasks.forecast.publish import RunKey
+from closecast.tasks.prices.coinbase_responses import parse, read_rows
+from closecast.tasks.upkeep.verification import Verification
+from closecast.tasks.upkeep.verify_models import check_models
+from closecast.tasks.upkeep.verify_references import REFERENCES
 
-STATUSES = get_args(Status)
 ROWS = {
     "predictions": "forecasts",
     "components": "components",
     "calibrator": "states of calibrator",
     "scores": "scores",
 }
+# What the checks read beside the stored tables; each is None where it cannot be read.
+MADE = ("model_versions", "data_versions", "closes", "folds", "pages", "versions", "backtests")
 KEY = ("product_id", "profile", "data_version", "settings_version", "code_version", "horizon")
-TEXTS = ("product_id", "profile", "model_version", "origin_day")
-MODEL_VERSIONS = pa.schema([*((name, pa.string()) for name in TEXTS), ("is_champion", pa.bool_())])
+COMMITS = pa.schema([("recorded_by", pa.string()), ("name", pa.string()), ("version", pa.int64())])
+PAGES = pa.schema([("product_id", pa.string()), ("profile", pa.string()), ("written", pa.int64())])
+FOLDS = pa.schema([("backtest_id", pa.string()), ("made", pa.int64())])
 DATA_VERSIONS = pa.schema(
     [("data_version", pa.string()), ("last_day", pa.date32()), ("last_close", pa.float64())]
 )
 CLOSES = pa.schema([("data_version", pa.string()), ("target_day", pa.date32()), ("close", pa.float64())])
-PriceTables = tuple[pa.Table | None, pa.Table | None]
 Row = dict[str, Any]
-
-
-@dataclass
-class Verification:
-    """How many things of each kind were checked, and the findings, a line each."""
-
-    checked: Counter[str] = field(default_factory=Counter)
-    findings: list[str] = field(default_factory=list)
-
-    def add(self, kind: str, count: int, findings: Iterable[str] = ()) -> None:
-        """Count things of a kind, and keep what was found wrong with them, once."""
-        self.checked[kind] += count
-        report_progress(kind, self.checked[kind])
-        lines = [" ".join(finding.split()) for finding in findings]
-        self.findings = list(dict.fromkeys([*self.findings, *lines]))
 
 
 def verify_home(home: Home) -> Verification:
     """Check every checksum and every reference of a home; nothing is written.
 
-    What refers is read before what it refers to, so that a run that goes on meanwhile causes no finding.
-    `HomeUnusable` where a database cannot be opened: whether anything was changed is not known.
+    What refers is read before what it refers to, so a run at the same time causes no finding.
+    `HomeUnusable` if a database cannot be opened, because then it is unknown whether anything was changed.
     """
     result = Verification()
     require_open_prices(home)
-    for name in TABLES:
-        result.add("files of tables", *table_files(home.table(name)))
-    tables, unreadable = light_rows(home)
-    result.add("files of tables", 0, unreadable)
-    if tables["predictions"] is not None:
-        tables["predictions"] = _with_expected_id(tables["predictions"])
-    tables["model_versions"] = _check_models(home, result)
-    tables["data_versions"], tables["closes"] = _check_prices(home, result, tables)
-    result.add("backtests' files", *fold_files(home))
+    tables: Tables = dict.fromkeys((*ROWS, *MADE)) | {"recorded": _check_files_of_tables(home, result)}
+    with result.surviving("backtests' files", f"the folder {home.folds}"):
+        tables["folds"] = pa.Table.from_pylist(rows_of_folds(home), FOLDS)
+    with result.surviving("reports", f"the folder {home.reports}"):
+        tables["pages"] = pa.Table.from_pylist(Reports(home).counts(), PAGES)
+    with result.surviving("files of tables", f"the tables of {home.root}"):
+        tables |= _read_tables(home, result)
+        tables |= {"versions": versions_of_tables(home), "backtests": rows_of_backtests(home)}
+    check_models(home, result, tables)
+    _check_prices(home, result, tables)
+    with result.surviving("backtests' files", f"the folder {home.folds}"):
+        rows = tables["backtests"]
+        result.add("backtests' files", *fold_files(home, rows["backtest_id"].to_pylist() if rows else ()))
     for name, kind in ROWS.items():
         result.add(kind, len(tables[name] or ()))
-    result.add("forecasts", 0, failed_checks(tables, REFERENCES))
+    with result.surviving("forecasts", "what refers to what"):
+        result.add("forecasts", 0, failed_checks(tables, REFERENCES))
+    with result.surviving("reports", f"the folder {home.reports}"):
+        result.add("reports", *Reports(home).check(_pages(home, tables)))
     return result
 
 
+def _check_files_of_tables(home: Home, result: Verification) -> pa.Table:
+    """Check the files of each table; the versions of tables that commits of others have recorded."""
+    rows: list[Row] = []
+    for name in TABLES:
+        folder = home.table(name)
+        with result.surviving("files of tables", f"the table {folder}"):
+            result.add("files of tables", *table_files(folder))
+            commits = read_commits(folder)
+            result.add("files of tables", 0, commits.findings)
+            rows += [{"recorded_by": name, "name": other, "version": v} for other, v in commits.seen.items()]
+    return pa.Table.from_pylist(rows, COMMITS)
+
+
+def _read_tables(home: Home, result: Verification) -> Tables:
+    """The rows of the tables as `light_rows`, with what is made of them; a table is None without them."""
+    tables, unreadable = light_rows(home)
+    result.add("files of tables", 0, unreadable)
+    with result.surviving("forecasts", f"the table {home.predictions}"):
+        if (predictions := tables.pop("predictions")) is not None:
+            tables["predictions"] = _with_expected_id(predictions)
+    return tables
+
+
+def _pages(home: Home, tables: Tables) -> list[tuple[str, str]]:
+    """Product and profile of each page that must exist: the run that scored a forecast wrote it first.
+
+    None if machines share the tables: another machine may have run them.
+    """
+    forecasts, scores = tables["predictions"], tables["scores"]
+    if home.is_elsewhere or not forecasts or not scores:
+        return []
+    scored = forecasts.filter(pc.is_in(forecasts["prediction_id"], scores["prediction_id"].unique()))
+    pairs = scored.group_by(["product_id", "profile"]).aggregate([]).to_pylist()
+    return [(pair["product_id"], pair["profile"]) for pair in pairs]
+
+
 def _with_expected_id(predictions: pa.Table) -> pa.Table:
-    """The forecasts with the id that each must have; null for an origin that is no day."""
+    """The forecasts with the id that each must have; null if the origin is not a day."""
     days = predictions["origin_day"].cast(pa.string()).to_pylist()
     ids: list[str | None] = []
     for day, row in zip(days, predictions.select(KEY).to_pylist(), strict=True):
@@ -111,103 +151,72 @@ def _with_expected_id(predictions: pa.Table) -> pa.Table:
     return predictions.append_column("expected_id", pa.array(ids, pa.string()))
 
 
-# Models
-
-
-def _check_models(home: Home, result: Verification) -> pa.Table | None:
-    """Check the registry and the bundles; the table `model_versions`, None where it cannot be read."""
-    damage = registry_integrity(home)
-    result.add(
-        "databases",
-        int(database_engine(home).registry_exists()),
-        [f"{home.registry}: {line}" for line in damage],
-    )
-    if damage:
-        return None
-    models = Models(home)
-    try:
-        versions = models.versions()
-    except Damaged as error:
-        result.add("model versions", 0, [str(error)])
-        return None
-    lost = [f"{name}: {alias} is version {number}, which is missing" for name, alias, number in models.lost()]
-    result.add("model versions", 0, lost)
-    for version in versions:
-        files, findings = bundle_files(home, version)
-        result.add("files of models", files, findings)
-        result.add("model versions", 1, [] if findings else _version_findings(home, version))
-    columns = [
-        [version.product_id for version in versions],
-        [version.profile for version in versions],
-        [version.version for version in versions],
-        [version.tags.get("origin_day", "") for version in versions],
-        [CHAMPION in version.aliases for version in versions],
-    ]
-    return pa.table(columns, schema=MODEL_VERSIONS)
-
-
-def _version_findings(home: Home, version: ModelVersion) -> Iterator[str]:
-    """Compare the registry's tags of a version with its bundle."""
-    subject = f"{version.name} version {version.version}"
-    if version.tags.get("status") not in STATUSES:
-        yield f"{subject}: its status is none of {', '.join(STATUSES)}"
-    bundle = Models(home).open(version)
-    try:
-        lineage = read_lineage(bundle)
-    except Damaged as error:
-        yield str(error)
-        return
-    registered = {**version.tags, "product_id": version.product_id, "profile": version.profile}
-    expected = {**lineage.tags(), "product_id": lineage.product_id, "profile": lineage.profile}
-    for name, value in expected.items():
-        if registered.get(name) != value:
-            yield f"{subject}: the registry and the bundle differ in {name}"
-    if lineage.settings_version != f"{version.profile}-{settings_digest(bundle.read_json('settings.json'))}":
-        yield f"{subject}: its settings are not those of its settings_version"
-
-
 # Prices
 
 
-def _check_prices(home: Home, result: Verification, tables: Tables) -> PriceTables:
-    """Check the price database; the tables `data_versions` and `closes`, None where it cannot be read."""
-    result.add("raw responses", *raw_responses(home))
+def _check_prices(home: Home, result: Verification, tables: Tables) -> None:
+    """Check the price database; where it can be read the tables get `data_versions` and `closes`."""
+    with result.surviving("raw responses", f"the folder {home.raw}"):
+        result.add("raw responses", *raw_responses(home))
     file = database_engine(home).file
     if file is not None and not file.exists():  # opening it would make one
         missing = [f"the price database {file} is missing"] if tables["predictions"] else []
         result.add("databases", 0, missing)
-        return None, None
-    try:
-        with report_damage(), PriceRecords(home) as records:
-            return _check_candles(home, records, result, tables)
-    except (Damaged, ValueError) as error:  # text in place of a day or a figure
-        result.add("candles", 0, [f"the price database cannot be read: {error}"])
-        return None, None
+        return
+    with result.surviving("candles", "the price database"), report_damage(), PriceRecords(home) as records:
+        _check_candles(home, records, result, tables)
 
 
-def _check_candles(home: Home, records: PriceRecords, result: Verification, tables: Tables) -> PriceTables:
-    result.add("databases", 1, (f"the price database: {line}" for line in records.integrity()))
-    checks, seqs, without_page = records.pages(), set[int](), dict[int, str]()
+def _check_candles(home: Home, records: PriceRecords, result: Verification, tables: Tables) -> None:
+    with result.surviving("databases", "the price database"), report_damage():
+        result.add("databases", 1, (f"the price database: {line}" for line in records.integrity()))
+    recorded = _RecordedPages(records.pages())
     versions, closes, scored = list[Row](), list[Row](), _scored_days(tables)
-    for product_id in records.products():
-        candles = records.candles(product_id)
-        seqs.update(candles["seq"])
-        for seq, day in candles.loc[~candles["seq"].isin(checks.keys()), ["seq", "day_utc"]].to_numpy():
-            without_page[seq] = f"{product_id} ({day.date()})"
-        result.add("candles", len(candles), changed_candles(product_id, candles, checks))
-        result.add("candles", 0, _response_findings(home, product_id, candles))
-        for data_version, days, figures in _whole_versions(records, product_id, candles, result):
-            close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
-            versions.append({**name, "last_day": days[-1], "last_close": figures[-1]})
-            closes += [
-                {**name, "target_day": day, "close": close[day]}
-                for day in scored[data_version] & close.keys()
-            ]
-    result.add("candles", 0, (f"candle {seq} is missing" for seq in sorted(checks.keys() - seqs)))
-    recorded = records.pages() if without_page else {}  # a run that goes on meanwhile stored both
-    unrecorded = {seq: candle for seq, candle in without_page.items() if seq not in recorded}
-    result.add("candles", 0, (f"candle {seq} of {name} is on no page" for seq, name in unrecorded.items()))
-    return pa.Table.from_pylist(versions, DATA_VERSIONS), pa.Table.from_pylist(closes, CLOSES)
+    products, whole = records.products(), 0
+    for product_id in products:
+        with (
+            result.surviving("candles", f"the series of {product_id} in the price database"),
+            report_damage(),
+        ):
+            candles = records.candles(product_id)
+            recorded.note(product_id, candles)
+            result.add("candles", len(candles), changed_candles(product_id, candles, recorded.checks))
+            result.add("candles", 0, _response_findings(home, product_id, candles))
+            for data_version, days, figures, splits in _whole_versions(records, product_id, candles, result):
+                close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
+                versions.append({**name, "last_day": days[-1], "last_close": figures[-1]})
+                closes += [
+                    {**name, "target_day": day, "close": outcome}
+                    for day in scored[data_version] & close.keys()
+                    for outcome in _outcomes(day, close[day], splits)
+                ]
+            whole += 1
+    if whole == len(products):  # else what the others have would seem to be missing
+        result.add("candles", 0, recorded.findings(records))
+        tables["data_versions"] = pa.Table.from_pylist(versions, DATA_VERSIONS)
+        tables["closes"] = pa.Table.from_pylist(closes, CLOSES)
+
+
+class _RecordedPages:
+    """The recorded checks of candles, by number, and which of the candles were read."""
+
+    def __init__(self, checks: Mapping[int, int]) -> None:
+        self.checks = checks
+        self._seqs, self._without = set[int](), dict[int, str]()
+
+    def note(self, product_id: str, candles: pd.DataFrame) -> None:
+        """Remember that these candles are there."""
+        self._seqs.update(candles["seq"])
+        for seq, day in candles.loc[~candles["seq"].isin(self.checks.keys()), ["seq", "day_utc"]].to_numpy():
+            self._without[seq] = f"{product_id} ({day.date()})"
+
+    def findings(self, records: PriceRecords) -> Iterator[str]:
+        """A line for each candle that is recorded but missing, or stored but not recorded."""
+        yield from (f"candle {seq} is missing" for seq in sorted(self.checks.keys() - self._seqs))
+        recorded = records.pages() if self._without else {}  # a run that goes on meanwhile stored both
+        for seq, candle in self._without.items():
+            if seq not in recorded:
+                yield f"candle {seq} of {candle} is on no page"
 
 
 def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
@@ -222,21 +231,30 @@ def _scored_days(tables: Tables) -> Mapping[str, set[int]]:
 
 def _whole_versions(
     records: PriceRecords, product_id: str, candles: pd.DataFrame, result: Verification
-) -> Iterator[tuple[str, list[int], list[float]]]:
-    """Check a product's data versions; name, days since 1970 and closes of each whole one."""
-    series = records.series(product_id)
+) -> Iterator[tuple[str, list[int], list[float], Splits]]:
+    """Check a product's data versions; name, days since 1970, closes and splits of each intact one."""
+    series, decisions = records.series(product_id), records.decisions(product_id)
     result.add("candles", 0, misplaced_candles(product_id, candles, series))
     for version in records.versions(product_id):
-        name, stored = version.data_version, recorded_candles(candles, series, version)
-        if stored is None:
-            lost = f"data version {name} no longer stands for the {version.rows} closes it was made of"
+        name, prices = version.data_version, recorded_prices(candles, series, decisions, version)
+        if prices is None:
+            lost = f"data version {name} no longer matches the {version.rows} closes that it names"
             result.add("data versions", 1, [lost])
             continue
+        recorded, stored = prices
         days = stored["day_utc"].to_numpy().astype("datetime64[D]")
         agrees = version.sha256 == named_digest(version) and version.through_day_utc == str(days[-1])
         other = [] if agrees else [f"the row of data version {name} contradicts its name"]
         result.add("data versions", 1, other)
-        yield name, days.astype("int64").tolist(), stored["close"].tolist()
+        splits = recorded.splits(days[-1].item())
+        yield name, days.astype("int64").tolist(), stored["close"].tolist(), splits
+
+
+def _outcomes(day: int, close: float, splits: Splits) -> set[float]:
+    """The possible values of a day's stored close in the units of a forecast's origin, days since 1970."""
+    target = date(1970, 1, 1) + timedelta(days=day)
+    origins = [target, *(split - timedelta(days=1) for split, _ in splits)]
+    return {in_units_of(origin, close, target, splits) for origin in origins}
 
 
 def _response_findings(home: Home, product_id: str, candles: pd.DataFrame) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""What refers to what among forecasts, scores, components, calibrator states, models and data versions.
+"""References among forecasts, scores, components, calibrator states, models and data versions.
 
-Beside the stored tables the checks read what `verify` makes: `expected_id` of a forecast, the registry's
-`model_versions`, the whole `data_versions` with their last close, and `closes`, those of the scored days.
+In addition to the stored tables the checks read what `verify` makes: `expected_id` of a forecast, the
+registry's `model_versions`, the intact `data_versions` with their last close, and `closes`, those of the
+scored days; the `versions` of the tables, and those `recorded` in commits of others; the rows of `backtests`
+and `folds`; the `pages` of the report.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ REFERENCES = {
         "calibrator",
         "state {calibrator_version} of {product_id}'s calibrator",
         {
-            "the state before it, {previous_version}, is missing": """
+            "the previous state, {previous_version}, is missing": """
                 WHERE previous_version IS NOT NULL
                 AND previous_version NOT IN (SELECT calibrator_version FROM calibrator)""",
             "its forecast {prediction_id} is missing": """
@@ -87,7 +89,20 @@ REFERENCES = {
                 ANTI JOIN closes USING (data_version, target_day, close)""",
         },
     ),
-    "forecast {prediction_id} was scored {times} times by one data version": """
+    "the table {name} is at commit {version}, but {recorded_by} was written after its commit {seen}": """
+        SELECT name, versions.version AS version, recorded_by, recorded.version AS seen
+        FROM recorded JOIN versions USING (name) WHERE recorded.version > versions.version
+    """,
+    "the page of {product_id} by {profile} was written with {written} forecasts, but there are {found}": """
+        SELECT product_id, profile, written, count(prediction_id) AS found
+        FROM pages LEFT JOIN (SELECT * FROM predictions WHERE horizon = 1) USING (product_id, profile)
+        GROUP BY ALL HAVING found < written
+    """,
+    "backtest {backtest_id} has {found} rows, but its folds made {made}": """
+        SELECT backtest_id, made, coalesce(found, 0) AS found
+        FROM folds LEFT JOIN backtests USING (backtest_id) WHERE coalesce(found, 0) < made
+    """,
+    "forecast {prediction_id} was scored {times} times with one data version": """
         SELECT prediction_id, count(*) AS times FROM scores
         GROUP BY prediction_id, close, data_version HAVING times > 1
     """,

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pandas as pd
 import pytest
 
-from flows.clock import last_complete_day
+from closecast.flows.clock import last_complete_day
 from tests.exchange import Exchange
 
 DAY = timedelta(days=1)
@@ -40,6 +40,6 @@ def past_exchange(walk: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyP
     clock = datetime(2019, 10, 18, 0, 20, tzinfo=UTC)
     with Exchange(candles, clock=clock, rate=1000, burst=1000) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
-        monkeypatch.setattr("flows.clock.now", lambda: served.now)
+        monkeypatch.setattr("closecast.tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
+        monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
         yield served

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,20 +18,24 @@ from uuid import UUID
 import pandas as pd
 import pytest
 import yaml
+from prefect.blocks.notifications import SlackWebhook
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
 from prefect.events.schemas.automations import EventTrigger
 from prefect.events.schemas.events import ReceivedEvent
 from prefect.server.utilities.user_templates import validate_user_template
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
-from flows.alerts import BLOCK, FILE, NO_BLOCK, read_automations, set_up_alerts
-from storage.core.errors import BadFile, BadSetting, PrefectUnavailable
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from storage.tables.scores import Scores
-from tasks.report.prefect_artifacts import COVERAGE_ALARM, STALE_MODEL
+from closecast.flows import alerts
+from closecast.flows.alerts import BLOCK, FILE, NO_BLOCK, read_automations, set_up_alerts
+from closecast.storage.core.errors import BadFile, BadSetting, PrefectUnavailable
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.report.events import COVERAGE_ALARM, DELIVERED, STALE_MODEL
 from tests.exchange import Exchange
 from tests.helpers import publish_all, store
+from tests.proxy import Proxy, Refusal
 from tests.serve_demo import PROJECT, Platform, free_port
 from tests.waiting import wait_for
 
@@ -38,6 +43,9 @@ DAY = timedelta(days=1)
 SETTINGS = {"epochs": 1, "units": 4, "members": 1, "refit_every_days": 365, "fine_tune_every_days": 0}
 STALE = {"max_model_age_days": 1}
 TEXT = FILE.read_text(encoding="utf-8")
+
+
+WEBHOOK, NOTIFICATION = (alerts.Receiver(kind, NO_BLOCK) for kind in ("webhook", "notification"))
 
 
 class Receiver:
@@ -50,7 +58,7 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                messages.append({"type": self.headers["Content-Type"], **json.loads(body)})
+                messages.append({"type": self.headers["Content-Type"], "alert": "", **json.loads(body)})
                 self.send_response(200)
                 self.end_headers()
 
@@ -131,7 +139,7 @@ def set_up(platform: Platform, receiver: Receiver) -> str:
 def test_the_command_creates_each_automation_once_and_keeps_the_address_secret(
     platform: Platform, set_up: str, receiver: Receiver
 ) -> None:
-    names = [automation.name for automation in read_automations(FILE, NO_BLOCK)]
+    names = [automation.name for automation in read_automations(FILE, WEBHOOK)]
     assert set_up.splitlines() == names
     with platform.client() as client:
         stored = client.read_automations()
@@ -179,11 +187,11 @@ def test_a_coverage_alarm_and_a_stale_model_are_alerts_of_a_completed_run(
     assert run.state.is_completed(), platform.tail("worker")
     coverage, stale = receiver.wait("coverage alarm"), receiver.wait("a model is stale")
     assert re.match(
-        r"closecast: BTC-USD: the (80|95) % interval covered \d\.\d % of the last 180 closes",
+        r"closecast: BTC-USD \(home-[0-9a-f]{4}\): the (80|95) % interval covered \d\.\d % of the last 180",
         coverage["text"],
     )
     assert (coverage["event"], stale["event"]) == (COVERAGE_ALARM, STALE_MODEL)
-    assert "BTC-USD: version 1 was made 4 days ago, more than max_model_age_days (1)" in stale["text"]
+    assert ": version 1 was made 4 days ago, more than max_model_age_days (1)" in stale["text"]
     for message in (coverage, stale):
         facts = (message["product"], message["target_day"], message["model_version"])
         assert facts == ("BTC-USD", str(newest + DAY), "1")
@@ -214,7 +222,7 @@ def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest
     materialized = [event for event in events(platform, "prefect.asset.materialization.") if event.payload]
     by_key = {event.resource.id: event for event in materialized}
     closes, model, forecast = (
-        by_key[f"closecast://BTC-USD/{name}"]
+        by_key[f"closecast://{Home(platform.home).label}/BTC-USD/{name}"]
         for name in ("closes", "calibrated/model", "calibrated/forecast")
     )
     assert {event.event for event in (closes, model, forecast)} == {"prefect.asset.materialization.succeeded"}
@@ -239,7 +247,54 @@ def test_the_lineage_of_a_forecast_reaches_the_server(platform: Platform, newest
 @pytest.mark.engines
 def test_closes_that_could_not_be_fetched_are_a_failed_materialization(platform: Platform) -> None:
     failed = events(platform, "prefect.asset.materialization.failed")
-    assert {event.resource.id for event in failed} == {"closecast://NONE-USD/closes"}
+    assert {event.resource.id for event in failed} == {
+        f"closecast://{Home(platform.home).label}/NONE-USD/closes"
+    }
+
+
+@pytest.mark.engines
+def test_a_delivered_forecast_is_sent_once(
+    platform: Platform, set_up: str, receiver: Receiver, newest: date
+) -> None:
+    """Of the run before, and of another one of the same day."""
+    row = Predictions(Home(platform.home)).between(horizon=1).to_pylist()[-1]
+    run = platform.wait(platform.run(origin=str(newest), settings=SETTINGS | STALE, backfill_days=0))
+    assert run.state is not None
+    assert run.state.is_completed(), platform.tail("worker")
+    receiver.wait("a forecast was delivered")
+    time.sleep(5)
+    of_day = [each for each in receiver.messages if each.get("target_day") == str(newest + DAY)]
+    (message,) = [each for each in of_day if each.get("event") == DELIVERED]
+    figures = (message["product"], message["median"], message["lower_80"], message["upper_80"])
+    assert figures == ("BTC-USD", row["point"], row["lower_80"], row["upper_80"])
+    assert (message["currency"], message["basis"], message["model_version"]) == ("USD", "model", "1")
+    assert message["url"] == f"{platform.url}/runs/flow-run/{row['flow_run_id']}"
+    assert message["home"] == Home(platform.home).label
+
+
+@pytest.mark.engines
+def test_a_notification_block_gets_the_same_and_a_paused_automation_stays_paused(
+    platform: Platform, set_up: str, receiver: Receiver, newest: date
+) -> None:
+    with temporary_settings({PREFECT_API_URL: platform.api}), platform.client() as client:
+        SlackWebhook(url=SecretStr(receiver.url.replace("http:", "json:"))).save("my-team")
+        (stale,) = client.read_automations_by_name("closecast: a model is stale")
+        client.pause_automation(stale.id)
+        names = set_up_alerts("slack-webhook/my-team")
+        try:
+            assert [one.enabled for one in client.read_automations_by_name(stale.name)] == [False]
+            day = str(newest - 5 * DAY)
+            platform.wait(platform.run(origin=day, settings=SETTINGS, backfill_days=0), seconds=150)
+            subject = f"closecast: BTC-USD, forecast for {newest - 4 * DAY}"
+            told = wait_for(lambda: [one for one in receiver.messages if one.get("title") == subject], 60)
+            assert f"({Home(platform.home).label}): the close of {newest - 4 * DAY}: " in told[0]["message"]
+            with pytest.raises(
+                BadSetting, match="no block slack-webhook/nobody: list them with `prefect block ls`"
+            ):
+                set_up_alerts("slack-webhook/nobody")
+        finally:
+            client.resume_automation(stale.id)
+            assert set_up_alerts(receiver.url) == names
 
 
 @pytest.mark.engines
@@ -262,7 +317,7 @@ def test_the_product_run_within_a_killed_run_is_crashed_too(
     crashed = platform.wait(within, seconds=200)
     assert crashed.state is not None
     assert crashed.state.is_crashed()
-    assert crashed.state.message == "No heartbeat for five minutes. What it stored is whole; run it again."
+    assert crashed.state.message == "No heartbeat for five minutes. Its stored data are intact; run it again."
     # No alert of its own: that of its parent run was sent.
     assert [each for each in receiver.messages if each.get("run") == killed.name] == [message]
 
@@ -295,8 +350,8 @@ def shorten(platform: Platform, alert: str, *, was: timedelta, seconds: float) -
     """Let an automation wait for less."""
     name = f"closecast: {alert}"
     with platform.client() as client:
-        block_id = str(client.read_block_document_by_name(BLOCK, "webhook").id)
-        (automation,) = (each for each in read_automations(FILE, block_id) if each.name == name)
+        block = alerts.Receiver("webhook", client.read_block_document_by_name(BLOCK, "webhook").id)
+        (automation,) = (each for each in read_automations(FILE, block) if each.name == name)
         assert isinstance(automation.trigger, EventTrigger)
         assert automation.trigger.within == was
         automation.trigger.within = timedelta(seconds=seconds)
@@ -305,19 +360,26 @@ def shorten(platform: Platform, alert: str, *, was: timedelta, seconds: float) -
 
 
 @pytest.mark.parametrize(
-    "address", ["hooks.example.com", "ftp://example.com", "https://", "file:///etc/passwd", ""]
+    "address", ["hooks.example.com", "ftp://example.com", "https://", "file:///etc/passwd", "", "a/b/c"]
 )
 def test_a_bad_address_is_refused(address: str) -> None:
     with pytest.raises(BadSetting, match="alerts need an address"):
         set_up_alerts(address)
 
 
-def test_a_missing_server_is_named() -> None:
+def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(BadSetting, match="set PREFECT_API_URL"):
         set_up_alerts("https://example.com/x")
     nobody = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: nobody}), pytest.raises(PrefectUnavailable, match=nobody):
         set_up_alerts("https://example.com/x")
+    with Proxy(nobody) as proxy, temporary_settings({PREFECT_API_URL: proxy.api}):
+        monkeypatch.setattr("closecast.tasks.report.side_calls.SECONDS", 0.1)
+        refusals: tuple[Refusal, ...] = ("page", "hang")  # a proxy's page in place of JSON
+        for refusal in refusals:
+            proxy.refused = {".*": refusal}
+            with pytest.raises(PrefectUnavailable, match="rejected the alerts"):
+                set_up_alerts("https://example.com/x")
 
 
 @pytest.mark.parametrize(
@@ -335,7 +397,7 @@ def test_a_file_that_prefect_cannot_read_is_refused(old: str, new: str, tmp_path
     file = tmp_path / "automations.yaml"
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
-        read_automations(file, NO_BLOCK)
+        read_automations(file, WEBHOOK)
 
 
 def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
@@ -352,15 +414,23 @@ def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
 
 
 def test_every_key_of_the_file_is_one_of_prefects() -> None:
-    given = yaml.safe_load(TEXT.replace("{{ webhook }}", NO_BLOCK))
-    understood = [automation.model_dump(mode="json") for automation in read_automations(FILE, NO_BLOCK)]
-    assert list(unknown_keys(given["automations"], understood)) == []
-    for automation in given["automations"]:
-        assert automation["description"]
-        for action in automation["actions"]:
-            validate_user_template(action.get("payload", ""))
-    names = {event for automation in understood for event in automation["trigger"]["expect"]}
-    assert {COVERAGE_ALARM, STALE_MODEL} <= names
+    given = yaml.safe_load(TEXT)["automations"]
+    sent: dict[str, list[str]] = {"webhook": [], "notification": []}
+    for receiver in (WEBHOOK, NOTIFICATION):
+        understood = [one.model_dump(mode="json") for one in read_automations(FILE, receiver)]
+        mine = f"{{{{ {receiver.kind} }}}}"
+        for entry, automation in zip(given, understood, strict=True):
+            actions = [one for one in entry["actions"] if one.get("block_document_id", mine) == mine]
+            assert list(unknown_keys(entry | {"actions": actions}, automation)) == []
+            assert automation["description"]
+            for action in automation["actions"]:
+                for template in ("payload", "subject", "body"):
+                    validate_user_template(action.get(template, ""))
+            sent[receiver.kind] += [entry["name"]] * len(automation["actions"])
+    # Both kinds send every alert.
+    assert sent["webhook"] == sent["notification"] == [entry["name"] for entry in given]
+    names = {event for entry in given for event in entry["trigger"]["expect"]}
+    assert {COVERAGE_ALARM, STALE_MODEL, DELIVERED} <= names
 
 
 def test_a_run_is_dead_after_ten_missing_heartbeats() -> None:
@@ -369,6 +439,6 @@ def test_a_run_is_dead_after_ten_missing_heartbeats() -> None:
         deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
         for deployment in document["deployments"]
     }
-    (dead,) = [automation for automation in read_automations(FILE, NO_BLOCK) if "dead" in automation.name]
+    (dead,) = [automation for automation in read_automations(FILE, WEBHOOK) if "dead" in automation.name]
     assert isinstance(dead.trigger, EventTrigger)
     assert {dead.trigger.within.total_seconds()} == {10.0 * int(seconds) for seconds in frequencies}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.clock import MARGIN, last_complete_day, now
+from closecast.flows.clock import MARGIN, last_complete_day, now
 from tests.helpers import PROJECT
 
 

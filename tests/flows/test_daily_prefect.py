@@ -11,35 +11,42 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterTags,
 )
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
-from flows.daily import daily_forecast
-from storage.core.errors import (
+from closecast.flows.daily import daily_forecast
+from closecast.storage.core.errors import (
     BadFile,
     BadProduct,
     ExchangeRefused,
     ExchangeUnavailable,
     StaleSeries,
 )
-from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from tasks.core.steps import task_of
-from tasks.prices.sources import Market, ingest_prices
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.reports import Reports
+from closecast.storage.tables.predictions import Predictions
+from closecast.tasks.core.steps import step, task_of
+from closecast.tasks.prices.sources import Market, ingest_prices
 from tests.calibrated import HORIZONS, QUICK
 from tests.exchange import Exchange
 from tests.flows.conftest import DAY, LAST
+from tests.proxy import Proxy, Refusal
+from tests.waiting import wait_for
 
 ONCE = {"epochs": 1}
+CALIBRATED = QUICK | {"min_days": 200, "lookback": 5}
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 Walk = Callable[..., pd.DataFrame]
@@ -102,7 +109,8 @@ def test_a_run_writes_one_row(run_once: tuple[Path, str]) -> None:
     assert (row["origin_day"], row["target_day"], row["revision"]) == (LAST, LAST + DAY, 0)
     assert row["point"] > 0
     with get_client(sync_client=True) as client:
-        assert client.read_flow_run(row["flow_run_id"]).name == f"BTC-USD {LAST}"
+        flow_run = client.read_flow_run(row["flow_run_id"])
+    assert (flow_run.name, flow_run.tags) == (f"BTC-USD {LAST}", [f"home:{Home(home).label}"])
 
 
 def test_the_same_run_again_makes_nothing(
@@ -114,7 +122,7 @@ def test_the_same_run_again_makes_nothing(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("flows.daily.select_model", fail)
+    monkeypatch.setattr("closecast.flows.daily.select_model", fail)
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 1
     assert (files(home), observations(home)) == (before, candles)
@@ -137,58 +145,85 @@ def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None
     with get_client(sync_client=True) as client:
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[row["flow_run_id"]]))
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
-        wanted_runs = FlowRunFilter(id=FlowRunFilterId(any_=[row["flow_run_id"]]))
-        steps = client.read_task_runs(flow_run_filter=wanted_runs)
+    label = Home(home).label
     keys = {"forecast", "forecasts", "prices", "losses", "predicted"}
-    assert set(artifacts) == {*(f"{key}-btc-usd-article" for key in keys), "training-btc-usd"}
-    assert float(str(artifacts["training-btc-usd"].data)) == 100.0
-    markdown, table = artifacts["forecast-btc-usd-article"], artifacts["forecasts-btc-usd-article"]
+    assert set(artifacts) == {
+        *(f"{key}-btc-usd-article-{label}" for key in keys),
+        f"training-btc-usd-{label}",
+    }
+    assert float(str(artifacts[f"training-btc-usd-{label}"].data)) == 100.0
+    markdown, table = (artifacts[f"{key}-btc-usd-article-{label}"] for key in ("forecast", "forecasts"))
     assert (markdown.type, table.type) == ("markdown", "table")
     assert prediction_id in str(markdown.data)
     assert f"{row['point']:,.2f} USD" in str(markdown.data)
     assert prediction_id in str(table.data)
     for key in ("prices", "losses", "predicted"):
-        picture = artifacts[f"{key}-btc-usd-article"]
+        picture = artifacts[f"{key}-btc-usd-article-{label}"]
         assert picture.type == "image"
         assert str(picture.data).startswith("data:image/png;base64,iVBOR")
     names = {"ingest-prices BTC-USD", "select-model BTC-USD", "publish-forecast BTC-USD"}
-    assert names <= {step.name for step in steps}
+    wanted_runs = FlowRunFilter(id=FlowRunFilterId(any_=[row["flow_run_id"]]))
+
+    def are_recorded() -> bool:
+        return names <= {step.name for step in client.read_task_runs(flow_run_filter=wanted_runs)}
+
+    with get_client(sync_client=True) as client:
+        wait_for(are_recorded)  # the server records steps from their events, some time after the run
 
 
-def test_only_the_error_of_a_flow_is_persisted_and_as_json(
+@pytest.mark.engines
+@pytest.mark.parametrize("refusal", ["500", "hang", "hang up"])
+def test_refusals_by_prefect_lose_neither_forecast_nor_report(
+    refusal: Refusal,
+    run_once: tuple[Path, str],  # so that Prefect's thread for events has the server without the proxy
+    csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("closecast.tasks.report.side_calls.SECONDS", 0.5)
+    upkeep: list[str] = []
+    monkeypatch.setattr(
+        "closecast.flows.daily.keep_few_files", step()(lambda _, product_id: upkeep.append(product_id))
+    )
+    with (
+        Proxy(PREFECT_API_URL.value()) as proxy,
+        temporary_settings({PREFECT_API_URL: proxy.api}),
+        # Prefect asks before each task whether a tag is limited, and keeps a connection for each tag.
+        tags(f"closecast {refusal}"),
+    ):
+        proxy.refused = {"(POST|PATCH) /api/artifacts": refusal, "POST /api/v2/concurrency_limits": "500"}
+        prediction_id = run(tmp_path, csv)
+    assert [row["prediction_id"] for row in rows(tmp_path)] == [prediction_id]
+    assert Reports(Home(tmp_path)).summary("BTC-USD", "article")["target_day"] == str(LAST + DAY)
+    assert upkeep == ["BTC-USD"]
+    assert "the artifacts of BTC-USD: refused by Prefect's server" in caplog.text
+    with get_client(sync_client=True) as client:
+        (row,) = rows(tmp_path)
+        assert client.read_flow_run(row["flow_run_id"]).state_name == "Completed"
+
+
+def test_only_the_error_of_a_flow_is_persisted_as_json_and_its_run_has_the_tag_of_the_home(
     run_once: tuple[Path, str], tmp_path: Path
 ) -> None:
     storage = Path(os.environ["PREFECT_HOME"]) / "storage"
     before = {path for path in storage.rglob("*") if path.is_file()}  # of other tests' flows
     with pytest.raises(BadFile):
         run(tmp_path, tmp_path / "none.csv")
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{Home(tmp_path).label}"]))
+    with get_client(sync_client=True) as client:
+        (failed,) = client.read_flow_runs(flow_run_filter=tagged)
+    assert failed.state_name == "Failed"
     added = {path for path in storage.rglob("*") if path.is_file()} - before
     types = {path: json.loads(path.read_text(encoding="utf-8"))["__exc_type__"] for path in {*before, *added}}
-    assert all(types[path] == "storage.core.errors.BadFile" for path in added)
+    assert all(types[path] == "closecast.storage.core.errors.BadFile" for path in added)
     assert len(added) <= 1
-
-
-def test_two_products_of_one_home_are_independent(
-    run_once: tuple[Path, str], csv: Path, walk: Walk, tmp_path: Path
-) -> None:
-    home, prediction_id = run_once
-    other = write(walk(LAST, seed=8), tmp_path / "eth.csv")
-    before = {name: time for name, time in files(home).items() if "BTC-USD" in name}
-    assert before
-    other_id = run(home, other, product_id="ETH-USD")
-    assert {row["product_id"]: row["prediction_id"] for row in rows(home)} == {
-        "BTC-USD": prediction_id,
-        "ETH-USD": other_id,
-    }
-    assert {name: time for name, time in files(home).items() if "BTC-USD" in name} == before
-    assert run(home, csv) == prediction_id
-    assert len(rows(home)) == 2
 
 
 COINBASE = Market(product_id="BTC-USD", source="coinbase")
 
 
-def test_the_next_day_appends_only_what_is_new(past_exchange: Exchange, tmp_path: Path) -> None:
+def test_the_next_day_appends_only_new_rows(past_exchange: Exchange, tmp_path: Path) -> None:
     daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
     assert observations(tmp_path) == 60
     past_exchange.clock = past_exchange.now + DAY
@@ -198,15 +233,6 @@ def test_the_next_day_appends_only_what_is_new(past_exchange: Exchange, tmp_path
     assert [row["target_day"] for row in rows(tmp_path)] == [LAST + DAY, LAST + 2 * DAY]
     (request,) = past_exchange.requests[asked:]
     assert request.query["start"].startswith(str(LAST - 7 * DAY))
-
-
-def test_a_stale_series_fails_and_forecasts_nothing(past_exchange: Exchange, tmp_path: Path) -> None:
-    # The run uses the exchange's clock, and its candles end two days before.
-    past_exchange.clock = past_exchange.now + 4 * DAY
-    with pytest.raises(StaleSeries, match="2019-10-21"):
-        daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
-    assert rows(tmp_path) == []
-    assert Models(Home(tmp_path)).versions() == []
 
 
 # Retries
@@ -240,8 +266,6 @@ def test_only_an_unavailable_exchange_is_retried_and_only_under_a_deployment(
 
 
 # After an outage
-
-CALIBRATED = QUICK | {"min_days": 200, "lookback": 5}
 
 
 def origins(home: Path) -> list[date]:
@@ -277,7 +301,7 @@ def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path
 
 
 @pytest.mark.engines
-def test_backfill_is_limited_and_leaves_out_days_after_a_gap(walk: Walk, tmp_path: Path) -> None:
+def test_backfill_is_limited_and_of_every_day_with_a_close(walk: Walk, tmp_path: Path) -> None:
     candles = walk(LAST, days=370)
     gap = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
     with_gap = write(candles[~gap], tmp_path / "btc.csv")
@@ -288,6 +312,5 @@ def test_backfill_is_limited_and_leaves_out_days_after_a_gap(walk: Walk, tmp_pat
     before = origins(tmp_path)
     assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
     calibrated(tmp_path, with_gap, origin=LAST, backfill_days=30)
-    # Each needs six days without a gap.
-    filled = [LAST - number * DAY for number in (9, 2, 1, 0)]
+    filled = [LAST - number * DAY for number in (9, *range(7, -1, -1))]
     assert origins(tmp_path) == [*before, *filled]

@@ -23,8 +23,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
 from tests.exchange import Exchange
 from tests.helpers import store
 from tests.serve_demo import DEPLOYMENT, Platform
@@ -53,9 +53,11 @@ def platform(
 
 def schedule_often(deployment: dict[str, Any]) -> None:
     """A small network and a run every few seconds for the daily deployment, no schedule for the others."""
-    deployment["schedules"] = []
-    if deployment["name"] == "daily":
-        deployment["schedules"] = [{"interval": EVERY, "timezone": "UTC"}]
+    if deployment["name"] != "daily":
+        deployment["schedules"] = []
+    else:
+        (slug,) = (schedule["slug"] for schedule in deployment["schedules"])
+        deployment["schedules"] = [{"slug": slug, "interval": EVERY, "timezone": "UTC"}]
         deployment["parameters"]["settings"] = {"epochs": 1, "units": 4, "members": 1}
 
 
@@ -123,7 +125,8 @@ def test_a_run_has_artifacts_and_log_lines(platform: Platform, scheduled: FlowRu
         (summary,) = client.read_artifacts(artifact_filter=wanted)
     lines = [log.message for log in logs if log.name.startswith("closecast.")]
     assert not [log.message for log in logs if "worker thread" in log.message]
-    assert summary.key == "products"
+    label = Home(platform.home).label
+    assert summary.key == f"products-{label}"
     assert f"| BTC-USD | {row['target_day']} | {row['point']:,.2f} USD (" in str(summary.data)
     assert sorted(str(artifact.type) for artifact in artifacts.values()) == [
         "image",
@@ -131,10 +134,10 @@ def test_a_run_has_artifacts_and_log_lines(platform: Platform, scheduled: FlowRu
         "progress",
         "table",
     ]
-    assert float(str(artifacts["training-btc-usd"].data)) == 100.0
-    assert row["prediction_id"] in str(artifacts["forecast-btc-usd-calibrated"].data)
-    assert row["prediction_id"] in str(artifacts["forecasts-btc-usd-calibrated"].data)
-    assert any("refit, because there is no champion yet" in line for line in lines), lines
+    assert float(str(artifacts[f"training-btc-usd-{label}"].data)) == 100.0
+    assert row["prediction_id"] in str(artifacts[f"forecast-btc-usd-calibrated-{label}"].data)
+    assert row["prediction_id"] in str(artifacts[f"forecasts-btc-usd-calibrated-{label}"].data)
+    assert any("refit, because there is no champion of these settings as of" in line for line in lines), lines
     assert any(f"forecast for {row['target_day']} to " in line for line in lines), lines
 
 
@@ -196,3 +199,16 @@ def test_a_run_waits_for_an_exchange_that_is_down(
     assert step.name == "ingest-prices BTC-USD"
     assert rows(platform.home) == before
     # The run still waits: the end of the platform must end it, too.
+
+
+def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
+    platform: Platform, scheduled: FlowRun
+) -> None:
+    """Prefect makes a schedule without a slug anew, and so an active one."""
+    with platform.client() as client:
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        (schedule,) = deployment.schedules
+        client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+        platform.deploy(schedule_often)
+        (again,) = client.read_deployment_by_name(DEPLOYMENT).schedules
+    assert (again.id, again.slug, again.active) == (schedule.id, "daily", False)

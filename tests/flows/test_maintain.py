@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
-from flows import clock
-from flows.actions import maintain_home
-from flows.maintain import maintain
-from storage.core.errors import Damaged, HomeBusy
-from storage.core.home import Home
-from storage.locks.locks import backtest_lock, product_lock
-from storage.models.backtest_cache import BacktestCache
-from storage.models.registry import CHAMPION, Models, ModelVersion
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import backtests
-from tasks.training.policy import ModelCandidate, decide
-from tasks.upkeep import pruning
-from tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_versions, prune_home
+from closecast.flows import clock
+from closecast.flows.actions import maintain_home
+from closecast.flows.maintain import maintain
+from closecast.storage.core.errors import Damaged, HomeBusy
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import backtest_lock, product_lock
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import backtests
+from closecast.tasks.training.policy import ModelCandidate, decide
+from closecast.tasks.upkeep import pruning
+from closecast.tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_versions, prune_home
 from tests.calibrated import forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
@@ -143,7 +145,7 @@ def candidate(version: ModelVersion) -> ModelCandidate:
     ],
 )
 @pytest.mark.parametrize("fine_tuned", [(), (1,), (2, 3), (3,), (1, 2, 3, 4)])
-def test_no_decision_depends_on_what_is_pruned(statuses: list[str], fine_tuned: tuple[int, ...]) -> None:
+def test_decisions_do_not_depend_on_pruned_versions(statuses: list[str], fine_tuned: tuple[int, ...]) -> None:
     versions = [
         registered(n + 1, 30 * n, status, "fine-tune" if n in fine_tuned else "refit")
         for n, status in enumerate(statuses)
@@ -255,6 +257,7 @@ def finish(home: Home, name: str) -> None:
         "profile": "calibrated",
         "component": "lstm",
         "model": "m",
+        "basis": "model",
     }
     row |= {"horizon": 1, "fold": 0, "last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
     assert backtests(home).add([row]) == 1
@@ -301,6 +304,9 @@ def test_the_flow_prunes_only_on_request(grown: Home, monkeypatch: pytest.Monkey
     assert len(maintain(str(grown.root), prune=True)) == 4
     assert set(versions(grown)) == {"1", "5", "6"}
     assert not old.exists()
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{grown.label}"]))
+    with get_client(sync_client=True) as client:
+        assert [run.state_name for run in client.read_flow_runs(flow_run_filter=tagged)] == ["Completed"] * 2
 
 
 def test_a_run_compacts_a_product_with_many_files(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Several products in one run: each has its own flow run, and one's failure stops none of the others."""
+"""Several products in one run: each has its own flow run, and a failed product does not stop the others."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
-from flows.daily import daily_forecast, daily_forecasts
-from storage.core.errors import NotEnoughHistory, ProductsFailed, StaleSeries
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from storage.tables.scores import Scores
-from tasks.prices.sources import Market
+from closecast.flows.daily import daily_forecast, daily_forecasts
+from closecast.flows.several import require_all
+from closecast.storage.core.errors import ProductsFailed
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.prices.sources import Market
 from tests.exchange import Exchange
 from tests.flows.conftest import DAY, LAST
 
@@ -48,12 +49,19 @@ def runs_named(name: str) -> list[FlowRun]:
         return client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
 
 
-def test_a_failed_product_stops_none_of_the_others_and_is_named(tmp_path: Path) -> None:
+def test_a_failed_product_is_named_and_does_not_stop_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ProductsFailed) as error:
         run(tmp_path, PRODUCTS)
     message = str(error.value)
     assert message.startswith("1 of 3 products have no forecast, all others are done: NONE-USD: BadProduct: ")
     assert "\n" not in message
+    assert f"home:{Home(tmp_path).label}" in runs_named(f"NONE-USD {LAST}")[0].tags
+    with pytest.raises(ProductsFailed, match=r"^1 of 1 products have no forecast: NONE-USD: why$"):
+        require_all({}, {"NONE-USD": "why"})
+    assert "NONE-USD: no forecast 2 of 3" in caplog.messages
+    assert "ETH-USD: forecast 3 of 3" in caplog.messages
     stored = rows(tmp_path)
     assert list(stored) == ["BTC-USD", "ETH-USD"]  # the third after the failure of the second
     with get_client(sync_client=True) as client:
@@ -67,13 +75,13 @@ def test_a_failed_product_stops_none_of_the_others_and_is_named(tmp_path: Path) 
             assert own.parent_task_run_id is not None
         own_artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent.id]))
         artifacts = {each.key: each for each in client.read_artifacts(artifact_filter=own_artifacts)}
-    markdown = str(artifacts["products"].data)
+    markdown = str(artifacts[f"products-{Home(tmp_path).label}"].data)
     assert "**NONE-USD** has no forecast: BadProduct" in markdown
     assert all(f"| {product} | {LAST + DAY} |" in markdown for product in stored)
 
 
 @pytest.mark.engines
-def test_each_forecast_is_that_of_the_product_alone(tmp_path: Path) -> None:
+def test_each_forecast_equals_that_of_a_single_product_run(tmp_path: Path) -> None:
     together = run(tmp_path / "together", ["BTC-USD", "ETH-USD", "BTC-USD"])
     markets = [Market(product_id=product, source="coinbase") for product in ("BTC-USD", "ETH-USD")]
     alone = [daily_forecast(market, "article", ONCE, home=str(tmp_path / "alone")) for market in markets]
@@ -90,7 +98,7 @@ def test_a_malformed_list_is_refused_before_anything_is_stored(products: list[st
     assert not (tmp_path / "home").exists()
 
 
-def test_a_gap_stops_the_forecast_and_not_the_scores(
+def test_a_gap_stops_neither_the_forecasts_nor_the_scores(
     walk: Walk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = walk(LAST, days=60)
@@ -98,15 +106,20 @@ def test_a_gap_stops_the_forecast_and_not_the_scores(
     market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
     with Exchange({"BTC-USD": with_gap}, clock=day) as served:
         monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("flows.clock.now", lambda: served.now)
+        monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
         daily_forecast(market, "article", ONCE, home=str(tmp_path))
         served.clock = day + 2 * DAY  # the day before it has no candle
-        with pytest.raises(StaleSeries):
-            daily_forecast(market, "article", ONCE, home=str(tmp_path))
+        asked = daily_forecast(market, "article", ONCE, home=str(tmp_path))
         assert [str(row["target_day"]) for row in Scores(Home(tmp_path)).read().to_pylist()] == ["2019-10-15"]
-        daily_forecast(market, "article", ONCE, origin=LAST - 2 * DAY, home=str(tmp_path))
         served.clock = day + 3 * DAY
-        with pytest.raises(NotEnoughHistory, match="since the gap that ends on 2019-10-16"):
-            daily_forecast(market, "article", ONCE, home=str(tmp_path))
+        daily_forecast(market, "article", ONCE, home=str(tmp_path))
     stored = Predictions(Home(tmp_path)).between().to_pylist()
-    assert [str(row["target_day"]) for row in stored] == ["2019-10-15", "2019-10-16"]
+    # For the day after the missing one a point is the last close, and so it is after the gap.
+    assert [(str(row["target_day"]), row["horizon"], row["basis"]) for row in stored] == [
+        ("2019-10-15", 1, "model"),
+        ("2019-10-16", 1, "model"),
+        ("2019-10-17", 2, "fallback"),
+        ("2019-10-18", 1, "fallback"),
+    ]
+    assert asked == stored[2]["prediction_id"]
+    assert all(row["point"] == row["last_close"] for row in stored[2:])

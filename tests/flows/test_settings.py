@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from flows.settings import environment, home_at, market_of
-from storage.core.errors import BadProduct, BadSetting
-from storage.core.home import PROJECT
-from tasks.profiles.named import profile_named
+from closecast.flows.cli.prefect_server import defaults, is_configured
+from closecast.flows.settings import environment, home_at, market_of
+from closecast.storage.core.errors import BadFile, BadProduct, BadSetting
+from closecast.tasks.profiles.named import profile_named
+from tests.helpers import PROJECT
 
 
 def test_the_version_is_a_digest_of_every_setting() -> None:
@@ -30,7 +32,9 @@ def test_the_version_is_a_digest_of_every_setting() -> None:
     assert set(changed) == set(fields)
     versions = {profile_named("article", {name: value}).version for name, value in changed.items()}
     assert len(versions | {plain.version}) == len(changed) + 1
-    program = "from tasks.profiles.named import profile_named; print(profile_named('article').version)"
+    program = (
+        "from closecast.tasks.profiles.named import profile_named; print(profile_named('article').version)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, cwd=PROJECT, capture_output=True, text=True
     )
@@ -116,3 +120,34 @@ def test_a_home_is_an_absolute_path_with_its_links(tmp_path: Path, monkeypatch: 
     (tmp_path / "link").symlink_to(tmp_path / "target")
     assert home_at("link").root == tmp_path / "link"
     assert not list((tmp_path).glob("here"))  # no folder is made
+
+
+def test_a_workers_run_needs_the_whole_path_of_its_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works in a temporary folder, with which a home below it would be deleted."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0ff77e33-f358-474f-869b-4c282d016f7d")
+    with pytest.raises(BadSetting, match=r"needs an absolute path for its home.*not 'data'.*CLOSECAST_HOME"):
+        home_at("data")
+    assert home_at(tmp_path).root == tmp_path
+    assert home_at().root == PROJECT / "data"
+
+
+def test_an_account_without_a_folder_has_a_home_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("closecast.storage.core.home.checkout", lambda: None)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_DATA_HOME", "PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    home = home_at(tmp_path / "home")
+    assert defaults(home)["PREFECT_HOME"] == str(home.root / "prefect")
+    assert defaults(home)["HOME"] == str(home.root)
+    assert home.label
+    assert not is_configured()
+    with pytest.raises(BadFile, match="knows no folder of that user"):
+        home_at()

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-import flows.workers
-from flows.workers import by_worker, started_workers
-from storage.core.errors import BadSetting, WorkerLost
-from tasks.core.tensorflow_runtime import cores
+import closecast.flows.workers
+from closecast.flows.workers import by_worker, started_workers
+from closecast.storage.core.errors import BadSetting, WorkerLost
+from closecast.tasks.core.tensorflow_runtime import cores
 from tests.helpers import PROJECT
 from tests.processes import is_gone
 from tests.waiting import wait_for
@@ -91,13 +91,13 @@ def kill_a_worker() -> None:
 
 
 def test_a_killed_worker_is_told_in_one_line() -> None:
-    message = r"^a worker process was killed, [^\n]* continues where it was$"
+    message = r"^a worker process was killed, [^\n]* continues where it stopped$"
     with pytest.raises(WorkerLost, match=message):
         kill_a_worker()
 
 
 def test_calls_that_wait_are_made_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.workers, "cores", lambda: 1)
+    monkeypatch.setattr(closecast.flows.workers, "cores", lambda: 1)
     made, held = [], threading.Event()
     ranks = [(1, 1), (2, 0), (0, 1), (1, 0), (3, 0)]
 
@@ -105,7 +105,7 @@ def test_calls_that_wait_are_made_by_rank(monkeypatch: pytest.MonkeyPatch) -> No
         threads.submit(copy_context().run, lambda: by_worker(call, rank=rank))
 
     with started_workers(1), ThreadPoolExecutor(len(ranks) + 1) as threads:
-        pool = flows.workers._pool.get()
+        pool = closecast.flows.workers._pool.get()
         submit(threads, held.wait, (0, 0))
         wait_for(lambda: pool._idle == 0)
         for rank in ranks:
@@ -115,13 +115,13 @@ def test_calls_that_wait_are_made_by_rank(monkeypatch: pytest.MonkeyPatch) -> No
     assert made == sorted(ranks)
 
 
-def test_an_exception_in_the_block_cancels_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.workers, "cores", lambda: 1)
+def test_an_exception_in_the_block_cancels_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closecast.flows.workers, "cores", lambda: 1)
     held = threading.Event()
 
     def fail(threads: ThreadPoolExecutor) -> Iterator[Any]:
         with started_workers(1), started_workers(2):
-            pool = flows.workers._pool.get()
+            pool = closecast.flows.workers._pool.get()
             yield threads.submit(copy_context().run, lambda: by_worker(held.wait, rank=(0,)))
             wait_for(lambda: pool._idle == 0)
             yield threads.submit(copy_context().run, lambda: by_worker(held.wait, rank=(1,)))
@@ -143,7 +143,9 @@ def test_an_exception_in_the_block_cancels_what_waits(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
     script = (
-        "import os, time; from flows.workers import by_worker, started_workers\n"
+        "import os, signal, time; from closecast.flows.workers import by_worker, started_workers\n"
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with started_workers(2):\n"
         "    print(by_worker(os.getpid, rank=(0,)), flush=True)\n"
         "    by_worker(time.sleep, 300, rank=(1,))\n"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 from tests.calibrated import LENIENT, QUICK, STORED, day
 from tests.exchange import Exchange
 from tests.helpers import BTC, FIRST, made_up
@@ -316,7 +316,7 @@ class Soak:
 
     def maintain(self) -> None:
         """A month later `maintain --prune` deletes every leftover, and nothing else."""
-        from tasks.upkeep.pruning import compact_tables, prune_home
+        from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
         home, now = self.killed.home, datetime.now(UTC)
         before, leftovers = homes.contents(home), homes.leftovers(home)

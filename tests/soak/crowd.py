@@ -25,9 +25,9 @@ if __name__ == "__main__":
 
 import pandas as pd  # noqa: E402
 
-from storage.core.home import Home  # noqa: E402
-from storage.prices.price_store import Prices  # noqa: E402
-from storage.tables.predictions import Predictions  # noqa: E402
+from closecast.storage.core.home import Home  # noqa: E402
+from closecast.storage.prices.price_store import Prices  # noqa: E402
+from closecast.storage.tables.predictions import Predictions  # noqa: E402
 from tests.calibrated import LENIENT, QUICK, day  # noqa: E402
 from tests.helpers import BTC, made_up, to_csv  # noqa: E402
 from tests.processes import forked, process_for  # noqa: E402
@@ -50,12 +50,12 @@ class Job:
 
 def work(job: Job, results: Any) -> None:
     """Do the job in this process, and report its result or its error."""
-    import storage.core.provenance
-    from flows.actions import import_file
-    from flows.daily import daily_forecast
-    from tasks.prices.sources import Market
+    import closecast.storage.core.provenance
+    from closecast.flows.actions import import_file
+    from closecast.flows.daily import daily_forecast
+    from closecast.tasks.prices.sources import Market
 
-    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
+    closecast.storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
     try:
         if job.imports:
             ingested = import_file(Home(job.home).prepare(), job.product_id, job.csv)
@@ -141,7 +141,7 @@ def import_during_a_run(home: Home, csv: Path, other: Path, product_id: str) -> 
 
 
 def _compact(root: Path, times: int) -> None:
-    from tasks.upkeep.pruning import compact_tables
+    from closecast.tasks.upkeep.pruning import compact_tables
 
     for _ in range(times):
         compact_tables(Home(root))
@@ -149,7 +149,7 @@ def _compact(root: Path, times: int) -> None:
 
 def queries_during_compaction(home: Home, times: int) -> int:
     """Each row is there once in every query; returns the number of queries."""
-    from storage.tables.sql import query
+    from closecast.storage.tables.sql import query
 
     sql = "select count(*) as rows, count(distinct prediction_id) as ids from predictions"
     before = query(home, sql).to_pylist()
@@ -167,7 +167,7 @@ def queries_during_compaction(home: Home, times: int) -> int:
 
 def whole(home: Home) -> None:
     """Nothing is duplicated, missing or contradictory."""
-    from tasks.upkeep.verify import verify_home
+    from closecast.tasks.upkeep.verify import verify_home
 
     findings = verify_home(home).findings
     assert not findings, findings

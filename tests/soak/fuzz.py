@@ -24,10 +24,10 @@ sys.path[0:0] = [str(PROJECT)] if str(PROJECT) not in sys.path else []
 
 import pandas as pd  # noqa: E402
 
-from storage.core.errors import ClosecastError  # noqa: E402
-from tasks.prices.coinbase_responses import parse, read_rows  # noqa: E402
-from tasks.prices.csv_reader import read_candles  # noqa: E402
-from tasks.prices.validation import check_candles  # noqa: E402
+from closecast.storage.core.errors import ClosecastError  # noqa: E402
+from closecast.tasks.prices.coinbase_responses import parse, read_rows  # noqa: E402
+from closecast.tasks.prices.file_reader import read_candles  # noqa: E402
+from closecast.tasks.prices.validation import check_candles  # noqa: E402
 
 FIRST, DAYS = date(2019, 1, 1), 12
 SECONDS = 1.0
@@ -55,8 +55,23 @@ def csv_seeds() -> list[bytes]:
         "".join(f"{at},{close - 5},{close + 5},{close - 1},{close},10.5\n" for _, at, close in rows),
         "Unix Timestamp;Close;High\n" + "".join(f"{at}000;{close};{close + 5}\n" for _, at, close in rows),
         "https://www.cryptodatadownload.com\n" + full,
+        "Date;Close;Volume\n" + "".join(f"{day:%d.%m.%Y};{grouped(close)};7,5\n" for day, _, close in rows),
+        '"Date","Price","Vol."\n'
+        + "".join(f'"{day:%b %d, %Y}","{close:,.2f}","6.2K"\n' for day, _, close in rows),
+        "Price,Close,Open\nTicker,BTC-USD,BTC-USD\nDate,,\n"
+        + "".join(f"{day},{close},{close}\n" for day, _, close in rows),
+        "".join(f"{at}000,{close - 1},{close + 5},{close - 5},{close},10\n" for _, at, close in rows),
+        json.dumps([[at * 1000, close - 1, close + 5, close - 5, close, 7.5] for _, at, close in rows]),
+        json.dumps({"data": [{"date": str(day), "close": f"{close:.2f}"} for day, _, close in rows]}),
+        "snapped_at,price,market_cap,total_volume\n"
+        + "".join(f"{day} 00:00:00 UTC,{close},1,2\n" for day, _, close in rows),
     ]
     return [text.encode() for text in texts]
+
+
+def grouped(close: float) -> str:
+    """A figure with a decimal comma, and points between thousands."""
+    return f"{close:,.2f}".replace(",", " ").replace(".", ",").replace(" ", ".")
 
 
 def response_seeds() -> list[bytes]:
@@ -90,8 +105,13 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 def numbers_in(data: bytes) -> set[float]:
     """Every number that stands in the bytes, however it is cut out; quotes are no part of one."""
     found = set()
-    grouped = [text.replace(b",", b"") for text in re.findall(rb"\d{1,3}(?:,\d{3})+\.\d+", data)]
-    for text in re.findall(rb"[-+.\deE]+", data.replace(b'"', b"")) + grouped:
+    whole = data.replace(b'"', b"")
+    texts = re.findall(rb"[-+.\deE]+", whole)
+    grouped = re.findall(rb"\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?:\.\d{3})*(?:,\d*)?", data)
+    for one in grouped + re.findall(rb"[-+.,\d ']+", whole):
+        texts += [one.replace(b" ", b"").replace(b"'", b"").replace(b",", b"")]
+        texts += [one.replace(b".", b"").replace(b",", b".")]
+    for text in texts:
         for start in range(len(text)) if len(text) < 60 else (0,):
             try:
                 found.add(abs(float(text[start:])))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from storage.core.errors import ClosecastError
-from storage.core.home import Home
-from storage.core.location import LocalPath
-from storage.models.registry import CHAMPION
-from storage.tables.opening import open_table
-from storage.tables.sql import query
-from tasks.upkeep.verify import verify_home
+from closecast.storage.core.errors import ClosecastError
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import LocalPath
+from closecast.storage.models.registry import CHAMPION
+from closecast.storage.tables.opening import open_table
+from closecast.storage.tables.sql import query
+from closecast.tasks.upkeep.verify import verify_home
 
 TABLES = ("predictions", "scores", "components", "calibrator")
 KEYS = {

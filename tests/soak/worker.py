@@ -127,18 +127,18 @@ def install(places: Places) -> None:
     import deltalake.table
     from sqlalchemy.engine.default import DefaultDialect
 
-    import flows.daily
-    import flows.day
-    from storage.models.registry import Models
-    from storage.tables.delta import Table
+    import closecast.flows.daily
+    import closecast.flows.day
+    from closecast.storage.models.registry import Models
+    from closecast.storage.tables.delta import Table
 
-    run_step = vars(flows.daily)["run_step"]
+    run_step = vars(closecast.flows.daily)["run_step"]
 
     @functools.cache
     def placed(step: Any) -> Callable[..., Any]:
         return places.step(step.task_options["name"], step)
 
-    for module in (flows.daily, flows.day):
+    for module in (closecast.flows.daily, closecast.flows.day):
         setattr(module, "run_step", lambda step, *args, **more: run_step(placed(step), *args, **more))  # noqa: B010
     for name in ("fsync", "rename", "replace", "unlink"):
         places.wrap(os, name, name)
@@ -156,10 +156,10 @@ def install(places: Places) -> None:
 def serve(parent: Connection) -> None:
     """Make the ordered runs, one after the other, until the parent hangs up."""
     # The code version is pinned: code that is edited meanwhile would make another forecast.
-    import storage.core.provenance
+    import closecast.storage.core.provenance
 
-    storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
-    storage.core.provenance.code_version.cache_clear()
+    closecast.storage.core.provenance.DECIDING = ()  # type: ignore[assignment]
+    closecast.storage.core.provenance.code_version.cache_clear()
     places = Places(parent)
     install(places)
     while True:
@@ -179,16 +179,16 @@ def serve(parent: Connection) -> None:
 
 def make_run(order: Order) -> str:
     """The daily flow, at the moment of the order."""
-    import flows.clock
-    import tasks.prices.ingest_coinbase
-    import tasks.upkeep.pruning
-    from flows.daily import daily_forecast
-    from tasks.prices.sources import Market
+    import closecast.flows.clock
+    import closecast.tasks.prices.ingest_coinbase
+    import closecast.tasks.upkeep.pruning
+    from closecast.flows.daily import daily_forecast
+    from closecast.tasks.prices.sources import Market
     from tests.helpers import BTC
 
     os.environ["CLOSECAST_COINBASE_URL"] = order.url
-    tasks.upkeep.pruning.MAX_FILES = FEW_FILES
-    tasks.prices.ingest_coinbase.FIRST_DAY = order.first_day
-    flows.clock.now = lambda: order.moment
+    closecast.tasks.upkeep.pruning.MAX_FILES = FEW_FILES
+    closecast.tasks.prices.ingest_coinbase.FIRST_DAY = order.first_day
+    closecast.flows.clock.now = lambda: order.moment
     market = Market(product_id=BTC, source="coinbase")
     return daily_forecast(market, "calibrated", order.settings, order.origin, str(order.home))

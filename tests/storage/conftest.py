@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.home import Home
+from closecast.storage.core.home import Home
 from tests.calibrated import Runs
 from tests.lived import lived_runs
 

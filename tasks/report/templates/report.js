@@ -13,25 +13,34 @@
   const dayFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
   const tickFormat = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
   const monthFormat = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
-  // As many decimals as the page's text: those of the forecast, and below 1 five significant digits.
-  const price = (value) => {
+  // As many decimals as the page's text: those of the forecast, below 1 five significant digits, and more where
+  // `other`, the other end of an interval, is near; at most 15 significant digits.
+  const magnitude = (size) => Math.floor(Math.log10(size));
+  const price = (value, other = value) => {
     if (value === null || value === undefined) return "–";
-    const size = Math.abs(value), own = size >= 1 || size === 0 ? 2 : Math.max(6, 4 - Math.floor(Math.log10(size)));
-    const digits = Math.min(12, Math.max(own, figures.fan.decimals));
+    const sizes = [value, other].map(Math.abs).filter((size) => size > 0);
+    const own = sizes.filter((size) => size < 1).map((size) => Math.max(6, 4 - magnitude(size)));
+    if (other !== value) own.push(1 - magnitude(Math.abs(other - value)));
+    const most = sizes.length ? Math.max(2, 14 - magnitude(Math.max(...sizes))) : 2;
+    const digits = Math.min(20, most, Math.max(2, figures.fan.decimals, ...own));
     return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   };
-  const range = (low, high) => price(low) + " to " + price(high);
-  const shortNumber = (value) => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 });
+  const range = (low, high) => price(low, high) + " to " + price(high, low);
+  // Ticks are round: their digits tell them apart however narrow the axis is, and no float's own error shows.
+  const shortNumber = (value) => Number(value.toPrecision(12)).toLocaleString("en-US", { maximumSignificantDigits: 12 });
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + " %");
 
   // A page that no run replaces any more cannot know its age: the reader's clock does.
-  const old = document.getElementById("old");
+  const notes = document.getElementById("notes");
   const passed = (day) => Math.floor((Date.now() - at(day)) / DAY);
-  const count = passed(old.dataset.written);
-  if (count > 0 && passed(figures.fan.ahead.days[0]) > 0) {
+  const count = passed(notes.dataset.written);
+  if (count > 0 && passed(notes.dataset.target) > 0) {
+    const old = document.createElement("li");
+    old.id = "old";
     old.textContent = `This page is ${count.toLocaleString("en-US")} day${count === 1 ? "" : "s"} old, and the first day of its forecast is over. `
-      + (count === 1 ? "The next run writes a newer one." : "If a run should write it daily, the runs have stopped or fail; or this is a copy.");
-    old.hidden = false;
+      + (count === 1 ? "The next run writes a newer one." : "If runs should write it daily, they have stopped or fail, or this is a copy.");
+    notes.firstElementChild.prepend(old);
+    notes.hidden = false;
   }
 
   const colours = () => {
@@ -229,6 +238,21 @@
     };
   };
 
+  options.width = (f, c, element) => {
+    const days = f.days.map(at), share = (value) => shortNumber(100 * value) + " %";
+    const ticks = (value) => shortNumber(Number((100 * value).toPrecision(6))) + " %";
+    return {
+      ...base(c),
+      tooltip: { ...base(c).tooltip, formatter: ([point]) => lines(dayFormat.format(point.value[0]), [["80 % interval", share(point.value[1]) + " wide"]]) },
+      grid: { left: 58, right: 14, top: 14, bottom: 30 },
+      xAxis: timeAxis(c, element, { min: "dataMin", max: "dataMax" }),
+      yAxis: valueAxis(c, { scale: false, min: 0, splitNumber: 4, axisLabel: { color: c.muted, fontSize: 12, formatter: ticks } }),
+      dataZoom: [inside([0])],
+      series: [{ name: "width", type: "line", data: days.map((day, n) => [day, f.width_80[n]]), showSymbol: days.length < 3, symbolSize: 6,
+        lineStyle: { color: c.blue, width: 1.8 }, itemStyle: { color: c.blue } }],
+    };
+  };
+
   options.pit = (f, c) => ({
     ...base(c),
     tooltip: {
@@ -293,7 +317,7 @@
         lineStyle: { color: paintIt, width: type === "solid" ? 1.8 : 1.2, type }, itemStyle: { color: paintIt },
       });
       const marked = { name: network.name + ", best", type: "scatter", silent: true, symbol: "circle", symbolSize: 9,
-        itemStyle: { color: c.paper, borderColor: colour, borderWidth: 2 }, data: best ? [[best, network.validation[best - 1]]] : [], z: 6 };
+        itemStyle: { color: c.paper, borderColor: single ? c.orange : colour, borderWidth: 2 }, data: best ? [[best, network.validation[best - 1]]] : [], z: 6 };
       return [line((single ? "" : network.name + ", ") + "training", network.training, "dotted", colour),
         line((single ? "" : network.name + ", ") + "validation", network.validation, "solid", single ? c.orange : colour), marked];
     });
@@ -328,11 +352,14 @@
   };
   const press = (name) => {
     const zoom = (drawn[name].getOption().dataZoom || [])[0];
-    for (const button of document.querySelectorAll(`button[data-chart="${name}"]`)) {
+    const buttons = document.querySelectorAll(`button[data-chart="${name}"]`);
+    for (const button of buttons) {
       const days = Number(button.dataset.days), start = startOf(name, days);
       button.setAttribute("aria-pressed", String(Math.abs(zoom.start - start) < 0.5 && zoom.end > 99.5));
       button.hidden = days !== 0 && start === 0;
     }
+    const all = buttons[buttons.length - 1];
+    if (all) all.hidden = [...buttons].every((one) => one === all || one.hidden);
   };
   const zoomed = (name) => {
     if (name === "fan") {
@@ -406,6 +433,37 @@
     if (!drawn[button.dataset.chart]) continue;
     button.addEventListener("click", () => zoomTo(button.dataset.chart, Number(button.dataset.days)));
     press(button.dataset.chart);
+  }
+
+  // The figures of each chart as rows of a file; of most charts they are a column each, beside the days.
+  const BOUNDS = BANDS.flatMap((one) => ["lower_" + one, "upper_" + one]);
+  const tables = {
+    fan: (f) => [
+      ["day", "series", "close_or_median", ...BOUNDS],
+      ...f.days.map((day, n) => [day, "close", f.closes[n]]),
+      ...[f.ahead, f.earlier].filter(Boolean).flatMap((run) => run.days.map((day, n) =>
+        [day, "forecast from " + run.origin, run.point[n], ...BOUNDS.map((name) => (run[name] ? run[name][n] : null))])),
+    ],
+    pit: (f) => [["pit_from", "pit_to", "closes", "expected", "lower", "upper"],
+      ...f.counts.map((count, n) => [n / 10, (n + 1) / 10, count, f.expected, f.lower, f.upper])],
+    losses: (f) => [["network", "epoch", "training_loss", "validation_loss"],
+      ...f.networks.flatMap((one) => one.training.map((loss, n) => [one.name, n + 1, loss, one.validation[n]]))],
+  };
+  const columns = (f) => {
+    const names = Object.keys(f).filter((name) => Array.isArray(f[name]) && name !== "days");
+    return [["day", ...names], ...f.days.map((day, n) => [day, ...names.map((name) => f[name][n])])];
+  };
+  const download = (name) => {
+    const rows = (tables[name] || columns)(figures[name]), width = rows[0].length;
+    const text = rows.map((row) => Array.from({ length: width }, (_, n) => row[n] ?? "").join(",") + "\r\n").join("");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = `${document.getElementById("figures").dataset.file}.${name}.csv`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  for (const button of document.querySelectorAll("button[data-csv]")) {
+    button.addEventListener("click", () => download(button.dataset.csv));
   }
   dark.addEventListener("change", () => Object.keys(drawn).forEach(draw));
   root.dataset.drawn = Object.keys(drawn).sort().join(" ");

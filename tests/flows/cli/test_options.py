@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from flows.cli.options import existing_home, parse_day, parse_settings
-from storage.core.errors import BadDay, BadSetting, HomeUnusable
+from closecast.flows.cli.options import existing_home, parse_day, parse_settings
+from closecast.storage.core.errors import BadDay, BadProduct, BadSetting, HomeUnusable
+from closecast.storage.core.home import Home
+from tests.helpers import made_up, store
 
 
 def test_a_setting_is_read_as_json_where_it_is_json_and_as_text_elsewhere() -> None:
@@ -33,10 +34,20 @@ def test_a_day_has_one_form() -> None:
             parse_day(text)
 
 
-def test_a_home_of_an_earlier_commit_is_refused_in_one_line(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "prices.db") as prices:
-        prices.execute("CREATE TABLE alembic_version (version_num TEXT)")
-        prices.execute("INSERT INTO alembic_version VALUES ('0002')")
-    prices.close()
-    with pytest.raises(HomeUnusable, match=r"^.*import the prices again.*$"):
-        existing_home(tmp_path)
+def test_a_product_must_be_in_the_home(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    with pytest.raises(BadProduct, match=r"^BTC-EUR is not in .*; it has no product yet: `closecast import`"):
+        existing_home(home.root, "BTC-EUR")
+    assert not (home.root / "prices.db").exists()
+    for number in range(12):
+        store(home, made_up(2), product_id=f"C{number:02}-EUR")
+    assert existing_home(home.root, "C03-EUR").root == home.root
+    with pytest.raises(BadProduct, match=r"did you mean C\d\d-EUR\?\); it has C00-EUR, .* and 2 more: "):
+        existing_home(home.root, "C99-EUR")
+
+
+@pytest.mark.sqlite
+def test_a_database_that_cannot_be_read_is_not_taken_for_one_without_the_product(tmp_path: Path) -> None:
+    (tmp_path / "prices.db").write_text("product,close\n" * 100)
+    with pytest.raises(HomeUnusable, match="file is not a database"):
+        existing_home(tmp_path, "BTC-EUR")

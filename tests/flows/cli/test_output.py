@@ -13,25 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.actions import Upkeep
-from flows.cli.output import (
+from closecast.flows.actions import Upkeep
+from closecast.flows.cli.output import (
     print_backtest,
     print_forecasts,
-    print_predictions,
     print_reproduction,
     print_scoreboard,
     print_upkeep,
     with_home,
 )
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from storage.upkeep.compaction import Compaction
-from tasks.backtest.result import BacktestResult
-from tasks.backtest.summary import Evaluation, summarise
-from tasks.core.forecast import Forecast
-from tasks.evaluation.scoreboard import scoreboard
-from tasks.upkeep.pruning import UnusedItem
-from tasks.upkeep.reproduce import Comparison, Reproduction
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.upkeep.compaction import Compaction
+from closecast.tasks.backtest.result import BacktestResult
+from closecast.tasks.backtest.summary import Evaluation, summarise
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.evaluation.scoreboard import scoreboard
+from closecast.tasks.upkeep.pruning import UnusedItem
+from closecast.tasks.upkeep.reproduce import Comparison, Reproduction
 from tests.calibrated import day, forecast_by_hand, quick, spread
 
 FORECAST: Any = SimpleNamespace(product_id="BTC-USD", first=SimpleNamespace(target_day=date(2019, 10, 18)))
@@ -111,14 +110,52 @@ def test_a_run_as_json_is_the_next_day_with_all_horizons(
     assert "the next" not in capsys.readouterr().out
 
 
-def test_stored_forecasts_show_their_horizon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictions = Predictions(Home(tmp_path).prepare())
-    predictions.publish(fan().rows())
-    print_predictions(predictions.between(), "table")
-    header, *rows = (
-        line.split() for line in capsys.readouterr().out.splitlines() if "─" not in line and line.strip()
-    )
-    assert [row[header.index("horizon")] for row in rows] == ["1", "7"]
+def put_fallback(home: Home, run: Forecast, horizon: int) -> None:
+    """A fallback that was added to a run, later."""
+    target = run.origin_day + timedelta(days=horizon)
+    one = replace(run.first, prediction_id="added", horizon=horizon, target_day=target)
+    later = run.created_at + timedelta(days=5)
+    added = replace(run, basis="fallback", model_version=None, created_at=later, horizons=(one,))
+    Predictions(home).publish(added.rows())
+
+
+def test_the_forecast_asked_for_may_be_further_ahead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path).prepare()
+    Predictions(home).publish(fan().rows())
+    put_fallback(home, fan(), 9)
+    for prediction_id, ahead, model in (
+        ("week", 7, "closecast.BTC-USD.calibrated version 1"),
+        ("added", 9, "none: a fallback, made by the baselines alone"),
+    ):
+        print_forecasts(home, [prediction_id], several=False, as_json=False)
+        printed = capsys.readouterr().out
+        assert f"BTC-USD: close of {day(600 + ahead)}, {ahead} days ahead, from {day(600)}" in printed
+        assert f"model        {model} " in printed
+        assert f"{prediction_id}, revision 0" in printed
+        # The run itself is what its model forecast.
+        below = printed.split(f"BTC-USD: the 7 days after {day(600)}\n")[1]
+        assert [line.split()[1] for line in below.splitlines() if line.strip().startswith("2020-")] == [
+            "1",
+            "7",
+        ]
+
+
+def test_each_row_as_json_has_its_own_basis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Home(tmp_path).prepare()
+    Predictions(home).publish(fan().rows())
+    put_fallback(home, fan(), 9)
+    print_forecasts(home, ["added"], several=False, as_json=True)
+    asked = json.loads(capsys.readouterr().out)
+    first, week, added = asked.pop("horizons")
+    assert asked == added
+    assert [(row["horizon"], row["basis"], row["model_version"]) for row in (first, week, added)] == [
+        (1, "model", "1"),
+        (7, "model", "1"),
+        (9, "fallback", None),
+    ]
+    assert first["created_at"] == week["created_at"] != added["created_at"]
 
 
 def scores(horizon: int, days: int) -> pd.DataFrame:
@@ -128,7 +165,15 @@ def scores(horizon: int, days: int) -> pd.DataFrame:
     components = {"component_names": [["har_120_t"]] * days, "component_crps": [[0.5]] * days}
     target_days = [first + timedelta(days=n) for n in range(days)]
     return pd.DataFrame(
-        {"target_day": target_days, "horizon": horizon, "pit": 0.5, **figures, **covered, **components}
+        {
+            "target_day": target_days,
+            "horizon": horizon,
+            "pit": 0.5,
+            "basis": "model",
+            **figures,
+            **covered,
+            **components,
+        }
     )
 
 
@@ -137,7 +182,7 @@ def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.Capture
     print_scoreboard(scoreboard(rows), "BTC-USD", "calibrated", as_json=False)
     spans, horizons = capsys.readouterr().out.split("By horizon\n")
     assert "BTC-USD, calibrated, the next day: forecasts up to 2020-02-10\n" in spans
-    assert "no alarm is possible yet, 40 of 180 days" in spans
+    assert "no alarm before 180 scored days, 40 so far" in spans
     assert [line.split()[:2] for line in horizons.splitlines()[3:5]] == [["1", "40"], ["7", "34"]]
     print_scoreboard(scoreboard(rows, horizon=7), "BTC-USD", "calibrated", as_json=False)
     assert "BTC-USD, calibrated, 7 days ahead: forecasts up to 2020-02-10\n" in capsys.readouterr().out
@@ -150,6 +195,22 @@ def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.Capture
         (1, 1),
         (7, 1),
     ]
+
+
+def test_a_scoreboard_counts_fallbacks_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    further = [scores(1, 3).assign(basis="fallback", target_day=date(2021, 1, 1)).head(1)]
+    further.append(scores(9, 4).assign(basis="fallback"))
+    print_scoreboard(scoreboard(pd.concat([scores(1, 40), *further])), "BTC-USD", "calibrated", as_json=False)
+    models, fallbacks = capsys.readouterr().out.split("Fallbacks, by horizon\n")
+    assert "By horizon" not in models
+    assert [line.split()[:2] for line in fallbacks.splitlines()[3:5]] == [["1", "1"], ["9", "4"]]
+    print_scoreboard(scoreboard(pd.concat(further), horizon=9), "BTC-USD", "calibrated", as_json=False)
+    said, fallbacks = capsys.readouterr().out.split("Fallbacks, by horizon\n")
+    assert said.startswith("BTC-USD, calibrated, 9 days ahead: only fallbacks have been scored so far")
+    assert "alarm" not in said
+    print_scoreboard(scoreboard(scores(1, 0)), "BTC-USD", "calibrated", as_json=False)
+    printed = capsys.readouterr().out
+    assert printed == "BTC-USD, calibrated, the next day: no forecast has been scored yet\n"
 
 
 def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
@@ -172,9 +233,21 @@ def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
         own = next(one for one in facts["horizons"] if one["horizon"] == horizon)
         assert own == {name: facts[name] for name in own}
         assert [one["horizon"] for one in facts["horizons"]] == [1, 7]
+        assert facts["fallbacks"] == []
+    fallbacks = tuple(summarise(evaluation, closes, horizon=h, fallback=True, **about) for h in (1, 9))
+    print_backtest(home, "BTC-USD", replace(result, fallbacks=fallbacks), horizon=1, as_json=False)
+    rows = capsys.readouterr().out.split("Fallbacks, by horizon\n")[1].splitlines()[3:5]
+    assert [row.split()[:2] for row in rows] == [["1", "5"], ["9", "5"]]
+    young = BacktestResult("ab12", (), (), fallbacks)
+    print_backtest(home, "BTC-USD", young, horizon=1, as_json=False)
+    assert "2020-01-05, only fallbacks, which the baselines made" in capsys.readouterr().out
+    print_backtest(home, "BTC-USD", young, horizon=9, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["fallback"], facts["horizon"], facts["horizons"]) == (True, 9, [])
+    assert [one["horizon"] for one in facts["fallbacks"]] == [1, 9]
 
 
-def test_upkeep_shows_what_it_would_do_and_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_upkeep_lists_planned_and_done_work(capsys: pytest.CaptureFixture[str]) -> None:
     upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (UnusedItem("model version 4", Path("models")),))
     for dry_run, files, deleted in (
         (True, ["scores", "7"], "would delete model version 4"),

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStateName
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.cli import prefect_server, prompt
-from flows.daily import daily_forecast
-from storage.core.errors import BadDay, PrefectUnavailable, ProductsFailed, StaleSeries
-from storage.core.home import Home
-from tasks.prices.sources import Market
+from closecast.flows.cli import prefect_server, prompt
+from closecast.flows.daily import daily_forecast
+from closecast.storage.core.errors import BadDay, PrefectUnavailable, ProductsFailed, StaleSeries
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.tasks.prices.sources import Market
 from tests.exchange import Exchange
 from tests.flows.conftest import DAY, LAST
 from tests.helpers import PROJECT
+from tests.proxy import Proxy
 
 ONCE = {"epochs": 1}
 COINBASE = Market(product_id="BTC-USD", source="coinbase")
@@ -56,11 +59,23 @@ def test_the_flow_is_handed_the_prices_and_starts_only_where_there_is_work(
     assert run(tmp_path / "prompt") == [alone]
     assert len(past_exchange.requests) == 2 * asked
 
-    monkeypatch.setattr("flows.daily.daily_forecast", None)
+    monkeypatch.setattr("closecast.flows.daily.daily_forecast", None)
     assert run(tmp_path / "prompt") == [alone]
-    past_exchange.clock = past_exchange.now + 4 * DAY
+    past_exchange.clock = past_exchange.now + 40 * DAY
     with pytest.raises(StaleSeries):
         run(tmp_path / "prompt")
+
+
+@pytest.mark.usefixtures("prefect_server", "no_server")
+def test_a_day_without_a_close_starts_the_flow_for_its_row_once(
+    past_exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past_exchange.clock = past_exchange.now + 4 * DAY  # its candles end two days before
+    (made,) = run(tmp_path)
+    monkeypatch.setattr("closecast.flows.daily.daily_forecast", None)
+    assert run(tmp_path) == [made]
+    row = Predictions(Home(tmp_path)).find(made) or {}
+    assert (row["origin_day"], row["horizon"], row["basis"]) == (LAST + 2 * DAY, 3, "fallback")
 
 
 @pytest.mark.usefixtures("prefect_server", "past_exchange", "no_server")
@@ -130,9 +145,20 @@ def test_a_temporary_server_that_does_not_come_up_is_one_line(
     server.process.kill()
 
 
+def test_a_configured_server_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("closecast.tasks.report.side_calls.SECONDS", 0.1)
+    with Proxy("http://127.0.0.1:9/api") as proxy, temporary_settings({PREFECT_API_URL: proxy.api}):
+        proxy.refused = {".*": "hang"}
+        with (
+            pytest.raises(PrefectUnavailable, match=f"{proxy.api} does not respond"),
+            prefect_server.ready(None),
+        ):
+            pass
+
+
 @pytest.mark.engines
 def test_from_python_a_server_that_does_not_come_up_is_one_line(tmp_path: Path) -> None:
-    program = "from flows.daily import daily_forecast\ndaily_forecast()"
+    program = "from closecast.flows.daily import daily_forecast\ndaily_forecast()"
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     variables |= {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "1"}
     done = subprocess.run(

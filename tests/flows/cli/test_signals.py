@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.signals import MESSAGE
-from storage.core.home import Home
+from closecast.flows.cli.signals import MESSAGE
+from closecast.storage.core.home import Home
 from tests.helpers import PROJECT, made_up, store
 from tests.processes import is_gone
 from tests.waiting import wait_for

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from flows.cli import terminal
-from storage.core.errors import BadQuery
-from storage.core.home import Home
+from closecast.flows.cli import terminal
+from closecast.flows.cli.commands import EXIT_FAILED, _described
+from closecast.flows.cli.row_files import Format
+from closecast.storage.core.errors import BadQuery
+from closecast.storage.core.home import Home
 from tests.helpers import PROJECT, made_up, store, trained_home
 from tests.processes import closecast_process
 
@@ -70,7 +73,7 @@ def _pieces(end: int) -> Iterator[bytes]:
         yield piece
 
 
-def test_json_is_alone_on_standard_output(
+def test_standard_output_has_only_json(
     environment: dict[str, str], sound: dict[str, str], tmp_path: Path
 ) -> None:
     changed = piped(environment, "verify", "--json")
@@ -139,7 +142,7 @@ def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("output", ["table", "csv", "json"])
-def test_days_outside_the_years_1_to_9999_are_refused(output: terminal.Format) -> None:
+def test_days_outside_the_years_1_to_9999_are_refused(output: Format) -> None:
     days = pa.table({"day": pa.array([2**31 - 1], pa.int32()).view(pa.date32())})
     with pytest.raises(BadQuery, match="outside the years 1 to 9999: select it as text"):
         terminal.print_rows(days, output)
@@ -185,18 +188,103 @@ def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp
     assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done
 
 
+HEADER = ("target_day", "CRPS / best baseline", "digest", "80 %")
+ROWS = [["2019-10-18", "0.9914 (har_120_t, p .3)", "e1ddf341" * 4, "7,800.00 to 8,200.00"]] * 2
+SHORT = [[row[0], "0.9914", *row[2:]] for row in ROWS]
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip(" ─")]
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A terminal of so many columns."""
+    monkeypatch.setattr(
+        terminal, "console", lambda **_: Console(file=sys.stdout, highlight=False, width=request.param)
+    )
+
+
 @pytest.mark.parametrize(
-    ("cell", "lines"),
-    [
-        ("7,800.00 to 8,200.00", ["7,800.00 to", "8,200.00"]),
-        ("e1ddf3410b4623bcfe5daa88e1f3dfb0", ["e1ddf3410b4623bcfe5daa88e1f3dfb0"]),
-    ],
+    ("narrow", "columns"),
+    [(200, [0, 1, 2, 3]), (80, [0, 1, 2, 3]), (72, [0, 1, 3]), (45, [0, 1, 3]), (40, [0, 1]), (5, [0])],
+    indirect=["narrow"],
 )
-def test_a_narrow_terminal_breaks_cells_and_cuts_no_word(
-    cell: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("narrow")
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_cells(
+    columns: list[int], capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    screen = Console(file=io.StringIO(), width=20)
-    monkeypatch.setattr(terminal, "console", lambda: screen)
-    terminal.print_table("", ["80 %"], [[cell]])
-    printed = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert [line.strip() for line in printed.splitlines()[3:] if line.strip()] == lines
+    terminal.print_table("", HEADER, ROWS, short=SHORT, least=["digest"])
+    width = request.node.callspec.params["narrow"]
+    cells = ROWS[0] if width == 200 else [SHORT[0][number] for number in columns]
+    lines = shown(capsys)
+    assert sum("  ".join(line.split()) == "  ".join(" ".join(cells).split()) for line in lines) == 2
+    assert width == 5 or max(map(len, lines)) <= width or lines[-1].startswith("not shown: ")
+    missing = ", ".join(name for number, name in enumerate(HEADER) if number not in columns)
+    assert (lines[-1] == f"not shown: {missing} (--wide shows all, in full)") == bool(missing)
+
+
+@pytest.mark.parametrize("narrow", [40], indirect=True)
+@pytest.mark.usefixtures("narrow")
+def test_wide_shows_all_columns_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_table("", HEADER, ROWS, short=SHORT, least=["digest"], wide=True)
+    lines = shown(capsys)
+    assert all(cell in lines[-1] for cell in ROWS[0])
+    assert all(name in lines[0] for name in HEADER)
+
+
+@pytest.mark.parametrize("narrow", [60], indirect=True)
+@pytest.mark.usefixtures("narrow")
+def test_figures_on_a_narrow_terminal_are_rounded_and_still_told_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moment = datetime(2019, 10, 17, 12, 30, 1, 250_000, tzinfo=UTC)
+    row = {"low": 1.0004123456789, "high": 1.0005123456789, "tiny": 1.2345678912e-8, "volume": 123456789.25}
+    rows = pa.Table.from_pylist([{**row, "at": moment, "none": None}])
+    terminal.print_rows(rows, "table")
+    (line,) = (line for line in shown(capsys) if "1.0004" in line)
+    assert line.split() == ["1.000412", "1.000512", "1.234568e-08", "123456789"]
+    terminal.print_rows(rows, "table", wide=True)
+    assert "1.0004123456789   1.0005123456789" in capsys.readouterr().out
+    terminal.print_rows(rows.slice(0, 0), "table")
+    assert shown(capsys)[-1] == "no rows"
+
+
+@pytest.mark.parametrize("narrow", [9], indirect=True)
+@pytest.mark.usefixtures("narrow")
+def test_a_table_without_rows_or_names_is_printed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_table("", ["", "data files"], [])
+    assert shown(capsys)[-1] == "not shown: data files (--wide shows all, in full)"
+
+
+def test_into_a_pipe_nothing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_table("", HEADER, ROWS, short=SHORT, least=["digest"])
+    *_, line = shown(capsys)
+    assert all(cell in line for cell in ROWS[0])
+
+
+@pytest.mark.parametrize("narrow", [40], indirect=True)
+@pytest.mark.usefixtures("narrow")
+def test_facts_on_a_narrow_terminal_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_facts("BTC-USD", [("forecast", "1.00 EUR"), ("data", "BTC-USD@1:" + "ab" * 32)])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert "".join(printed.split()).endswith("dataBTC-USD@1:" + "ab" * 32)
+
+
+def test_every_command_fits_a_terminal_of_80_columns(environment: dict[str, str]) -> None:
+    for words in (("versions",), ("predictions",), ("score",), ("verify",), ("sql", "select * from closes")):
+        printed = on_a_terminal({**environment, "NO_COLOR": "1"}, *words, COLUMNS="80")
+        lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed).splitlines()
+        whole = [line for line in lines if not line.startswith(("not shown: ", "WRONG: ", "closecast: "))]
+        assert max(map(len, whole)) <= 80, (words, whole)
+        assert "…" not in printed
+    wide = on_a_terminal({**environment, "NO_COLOR": "1"}, "versions", "--wide", COLUMNS="80")
+    assert "code_version" in wide
+
+
+def test_a_missing_right_is_named_without_the_word_errno() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "home/models/x")
+    line = "home/models/x cannot be used: permission denied; correct its rights, or replace it"
+    assert _described(error) == (line, EXIT_FAILED)
+    assert _described(OSError("no name"))[0].startswith("OSError: no name")

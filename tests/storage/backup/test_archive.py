@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from storage.backup.archive import LIST
-from storage.backup.restore import restore
-from storage.core.errors import BadFile, HomeUnusable
-from storage.core.home import Home
+from closecast.storage.backup.archive import LIST
+from closecast.storage.backup.restore import restore
+from closecast.storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core.home import Home
 
 Entry = tuple[str, bytes] | tuple[str, bytes, dict[str, Any]]
 
@@ -103,7 +103,7 @@ ARCHIVES = {kind: [*entries, (LIST, listed())] for kind, entries in HOSTILE.item
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_hostile_archives_are_refused_in_bounded_memory(tmp_path: Path, kind: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "is no whole backup" in refusal(tmp_path, pack(tmp_path / "b.tar.gz", *ARCHIVES[kind]))
+    assert "is not a complete backup" in refusal(tmp_path, pack(tmp_path / "b.tar.gz", *ARCHIVES[kind]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
@@ -126,7 +126,7 @@ def overwrite(content: bytes) -> bytes:
 def test_a_damaged_archive_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = pack(tmp_path / "b.tar.gz", ("raw/a", os.urandom(9000)), (LIST, listed()))
     file.write_bytes(damage(file.read_bytes()))
-    assert "is no whole backup" in refusal(tmp_path, file)
+    assert "is not a complete backup" in refusal(tmp_path, file)
 
 
 def test_an_archive_that_does_not_fit_is_refused_before_a_byte_is_written(

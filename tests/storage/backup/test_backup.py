@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from storage.backup import restore as restoring
-from storage.backup.backup import back_up
-from storage.backup.restore import restore
-from storage.core.errors import BadFile, BadSetting, Damaged, HomeBusy, HomeUnusable
-from storage.core.home import RESTORING, Home
-from storage.locks.locks import tables_lock
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.upkeep.compaction import compact_table
-from tasks.upkeep.reproduce import reproduce_forecast
-from tasks.upkeep.verify import verify_home
+from closecast.storage.backup import restore as restoring
+from closecast.storage.backup.backup import back_up
+from closecast.storage.backup.restore import restore
+from closecast.storage.core.errors import BadFile, BadSetting, Damaged, HomeBusy, HomeUnusable
+from closecast.storage.core.home import RESTORING, Home
+from closecast.storage.locks.locks import tables_lock
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.tasks.upkeep.reproduce import reproduce_forecast
+from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE, Runs
-from tests.helpers import BTC, die
+from tests.helpers import BTC, deny, die
 from tests.lived import DAYS, lived_runs
 from tests.processes import run_process
 
@@ -48,15 +48,18 @@ def rows(home: Home) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["home.tar", "home.tgz"])
-def test_a_home_is_restored_as_it_was(runs: Runs, tmp_path: Path, name: str) -> None:
-    count = back_up(runs.home, tmp_path / name)
+def test_a_home_is_restored_as_it_was(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = back_up(runs.home, Path(name))
     again = Home(tmp_path / "again")
-    assert restore(tmp_path / name, again) == count
+    assert restore(Path(name), again) == count
     assert verify_home(again) == verify_home(runs.home)
     assert rows(again) == rows(runs.home)
     version = runs.data(MADE)
     with Prices(again) as prices, Prices(runs.home) as before:
-        assert prices.closes_at(version).equals(before.closes_at(version))
+        assert prices.prices_at(version).candles.equals(before.prices_at(version).candles)
     assert reproduce_forecast(again, runs.prediction_id(MADE)).same
     magic = (tmp_path / name).read_bytes()[:2]
     assert (magic == b"\x1f\x8b") == name.endswith("gz")
@@ -121,13 +124,26 @@ def test_drafts_orphans_links_logs_and_locks_are_left_out(runs: Runs, tmp_path: 
     assert not [name for name in names if name.startswith(("logs", "locks", "."))]
 
 
+@pytest.mark.parametrize("name", ["raw", "reports", "scores"])
+def test_a_folder_that_may_not_be_read_fails_the_backup(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (runs.home.root / name / "some").mkdir(parents=True)
+    deny(monkeypatch, runs.home.root / name)
+    with pytest.raises((HomeUnusable, Damaged), match=f"{name}.*Permission denied"):
+        back_up(runs.home, tmp_path / "b.tar")
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
+
+
 def test_a_failed_backup_leaves_no_file(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "mine.tar").write_bytes(b"mine")
     with pytest.raises(BadFile, match="a new file is needed"):
         back_up(runs.home, tmp_path / "mine.tar")
     assert (tmp_path / "mine.tar").read_bytes() == b"mine"
-    with pytest.raises(HomeUnusable, match="cannot be written"):
+    with pytest.raises(BadFile, match=r"there is none at .*none: make it, or name another$"):
         back_up(runs.home, tmp_path / "none" / "b.tar")
+    with pytest.raises(HomeUnusable, match="cannot be written: File name too long; correct what stops it"):
+        back_up(runs.home, tmp_path / f"{'b' * 300}.tar")
     with tables_lock(runs.home), pytest.raises(HomeBusy):
         back_up(runs.home, tmp_path / "b.tar", wait_seconds=0.1)
     bundle = next(runs.home.models.glob("*/*/manifest.json"))
@@ -150,7 +166,7 @@ def test_prices_in_a_file_elsewhere_are_restored_into_the_home(runs: Runs, tmp_p
 # Restore
 
 
-def test_a_home_that_is_not_empty_is_left_alone(taken: Path, runs: Runs) -> None:
+def test_a_home_that_is_not_empty_is_not_changed(taken: Path, runs: Runs) -> None:
     before = rows(runs.home)
     with pytest.raises(HomeUnusable, match="an empty home is needed"):
         restore(taken, runs.home)
@@ -272,7 +288,7 @@ def test_a_mounted_folder_is_filled_by_copies(tmp_path: Path, monkeypatch: pytes
 def test_links_that_cannot_be_filled_are_refused_before_anything_moves(taken: Path, tmp_path: Path) -> None:
     home = Home(tmp_path / "again").prepare()
     (home.root / "scores").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(HomeUnusable, match="scores is a link to nothing"):
+    with pytest.raises(HomeUnusable, match="scores is a dangling link"):
         restore(taken, home)
     (tmp_path / "elsewhere").mkdir()
     (home.root / "folds").symlink_to(tmp_path / "elsewhere")

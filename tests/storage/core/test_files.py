@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.core import files
-from storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core import files
+from closecast.storage.core.errors import BadFile, HomeUnusable
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:

@@ -1,23 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from storage.core.errors import BadProduct, HomeUnusable
-from storage.core.home import PROJECT, Home, check_product_id, default_root
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.delta import Table, TableSchema
-
-
-@pytest.mark.parametrize("good", ["BTC-USD", "1INCH-USD", "A-B", "A" * 16 + "-" + "9" * 16])
-def test_product_ids_of_the_right_form_pass(good: str) -> None:
-    assert check_product_id(good) == good
+from closecast.storage.core.errors import BadProduct, HomeUnusable
+from closecast.storage.core.home import Home, check_product_id, default_root, similar_product
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.delta import Table, TableSchema
+from tests.helpers import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -34,14 +29,44 @@ def test_other_product_ids_are_refused_in_one_short_line(bad: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@given(st.text(max_size=40))
-def test_no_id_that_passes_can_leave_a_folder(text: str) -> None:
-    try:
+@pytest.mark.parametrize("text", ["btc-usd", "BTC/USD", "btc_usd", "BTC USD", "BTCUSD", " BTC-USD", "btcusd"])
+def test_the_id_that_is_meant_is_asked_for(text: str) -> None:
+    with pytest.raises(BadProduct, match=r"\(did you mean BTC-USD\?\)$"):
         check_product_id(text)
-    except BadProduct:
-        return
-    assert (Path("/home") / f"{text}.lock").parent == Path("/home")
-    assert text.isascii()
+
+
+@pytest.mark.parametrize("text", ["", "BTC", "BTC-USD-X", "A" * 17 + "-USD", "BTC-١٢", "btc-usd" * 1000])
+def test_no_hint_without_a_similar_id(text: str) -> None:
+    with pytest.raises(BadProduct) as caught:
+        check_product_id(text)
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_product_is_similar_to_another_spelling_and_not_to_another_coin() -> None:
+    stored = ["BTC-EUR", "ETH-USD"]
+    assert similar_product("BTC-EU", stored) == " (did you mean BTC-EUR?)"
+    assert similar_product("BTC-USD", stored) == ""
+
+
+def test_the_default_home_has_no_label_and_every_other_one_its_own(tmp_path: Path) -> None:
+    assert Home(default_root()).label == ""
+    staging, other = Home(tmp_path / "a" / "Staging"), Home(tmp_path / "b" / "Staging")
+    assert re.fullmatch("staging-[0-9a-f]{4}", staging.label)
+    assert staging.label != other.label
+    (tmp_path / "a" / "Staging").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "Staging")
+    assert Home(tmp_path / "link").label == staging.label
+    assert re.fullmatch("home-[0-9a-f]{4}", Home(Path("/")).label)
+
+
+def test_a_label_is_of_the_engines_and_not_of_their_passwords() -> None:
+    urls = ("postgresql://me:secret@db:5432/closecast?sslmode=require", "s3://bucket/prod?region=eu")
+    here = Home(default_root(), *urls)
+    assert re.fullmatch("prod-[0-9a-f]{4}", here.label)
+    changed = (urls[0].replace("secret", "new").replace("require", "prefer"), urls[1])
+    assert Home(Path("/elsewhere"), *changed).label == here.label
+    assert Home(default_root(), urls[0].replace("/closecast", "/staging"), urls[1]).label != here.label
+    assert Home(default_root(), urls[0]).label != here.label
 
 
 def test_the_names_in_a_home(tmp_path: Path) -> None:
@@ -66,7 +91,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, taken: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_nobody_can_write_is_refused() -> None:
+def test_an_unwritable_folder_is_refused() -> None:
     with pytest.raises(HomeUnusable):
         Home(Path("/proc/closecast")).prepare()
 
@@ -75,7 +100,7 @@ def test_the_default_is_the_projects_own_data_folder_or_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert default_root() == PROJECT / "data"
-    monkeypatch.setattr("storage.core.home.PROJECT", tmp_path)
+    monkeypatch.setattr("closecast.storage.core.home.PACKAGE", tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     assert default_root() == tmp_path / "share" / "closecast"
     monkeypatch.delenv("XDG_DATA_HOME")

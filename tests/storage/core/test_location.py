@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from storage.core.errors import BadFile, BadSetting, HomeUnusable
-from storage.core.home import Home, choose_location
-from storage.core.location import LocalPath, Location
-from storage.core.s3_path import S3Path
+from closecast.storage.core.errors import BadFile, BadSetting, HomeUnusable
+from closecast.storage.core.home import Home, choose_location
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.core.s3_path import S3Path
+from tests.helpers import deny
 
 
 @pytest.fixture
@@ -55,6 +57,28 @@ def test_files_are_put_created_listed_and_deleted(location: Location) -> None:
     assert path.is_file()
     path.unlink()
     assert location.files() == [location / "b"]
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = LocalPath(tmp_path)
+    (folder / "raw").mkdir()
+    (folder / "raw" / "a").touch()
+    deny(monkeypatch, folder / "raw")
+    for names in (folder.files, (folder / "raw").files, (folder / "raw").folder_names):
+        with pytest.raises(PermissionError, match="raw"):
+            names()
+    assert not (folder / "nowhere").files() + (folder / "nowhere" / "raw").files()
+
+
+def test_a_pipe_is_no_file_to_read(tmp_path: Path) -> None:
+    pipe = LocalPath(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no regular file"):
+        pipe.read_bytes()
+    with pytest.raises(BadFile, match="no regular file"):
+        pipe.sha256()
 
 
 def test_a_list_that_grows(location: Location) -> None:

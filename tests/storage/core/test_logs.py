@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.home import Home
-from storage.core.logs import log_to_file, native_stderr_to_log
+from closecast.storage.core.home import Home
+from closecast.storage.core.logs import log_to_file, native_stderr_to_log
 
 LOGGERS = ("closecast", "prefect")
 
@@ -68,3 +68,17 @@ def test_native_standard_error_goes_to_the_log(
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
     assert caplog.messages == ["from C++"]
+
+
+def test_addresses_in_lines_and_tracebacks_are_masked(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    path, log = log_to_file(home), logging.getLogger("closecast.test")
+    url = "https://me:secret@exchange.example/products?key=secret"
+    try:
+        raise ConnectionError(f"no route to {url}")
+    except ConnectionError:
+        log.warning("no response from %s", url, exc_info=True)
+    written = path.read_text(encoding="utf-8")
+    assert written.count("https://***@exchange.example/products?***") == 2
+    assert "secret@" not in written
+    assert "=secret" not in written

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.core.progress import progress_listener, report_progress
+from closecast.storage.core.progress import progress_listener, report_progress
 
 
 def test_a_listener_receives_progress_only_while_it_listens() -> None:

@@ -4,12 +4,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
-from storage.core import provenance
-from storage.core.home import PROJECT
+from closecast.storage.core import provenance
+from closecast.storage.core.home import PACKAGE
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (root / "tasks" / name).mkdir(parents=True)
         (root / "tasks" / name / "__init__.py").write_text(f'"""{name}."""\n')
     (root / "tasks" / "core" / "quantiles.py").write_text("LEVELS = ()\n")
-    monkeypatch.setattr(provenance, "PROJECT", root)
+    monkeypatch.setattr(provenance, "PACKAGE", root)
+    monkeypatch.setattr(provenance, "checkout", lambda: root)
     provenance.code_version.cache_clear()
     yield root
     provenance.code_version.cache_clear()
@@ -31,8 +33,8 @@ def version(*packages: Path) -> str:
     return provenance.code_version(*packages)
 
 
-def test_what_decides_figures_is_there_in_the_project_itself() -> None:
-    assert all((PROJECT / name).exists() for name in provenance.DECIDING)
+def test_the_code_version_covers_existing_files() -> None:
+    assert all((PACKAGE / name).exists() for name in provenance.DECIDING)
 
 
 def test_each_change_of_code_that_decides_figures_is_another_version(tree: Path) -> None:
@@ -89,7 +91,7 @@ def test_the_same_code_elsewhere_has_the_same_version(
     first = version(tmp_path / "mine")
     shutil.copytree(tree, tmp_path / "other" / "clone")
     shutil.copytree(tmp_path / "mine", tmp_path / "other" / "mine")
-    monkeypatch.setattr(provenance, "PROJECT", tmp_path / "other" / "clone")
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "other" / "clone")
     assert version(tmp_path / "other" / "mine") == first
 
 
@@ -119,3 +121,15 @@ def test_a_repository_around_the_source_is_not_named(tree: Path, tmp_path: Path)
     assert provenance.git_commit() is None
     expected = commit(tree)
     assert provenance.git_commit() == expected
+
+
+def test_tensorflow_without_graphics_cards_counts_as_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> str:
+        if name != "tensorflow-cpu":
+            raise PackageNotFoundError(name)
+        return "2.21.0"
+
+    monkeypatch.setattr(provenance, "version", installed)
+    assert provenance.library_version("tensorflow") == "2.21.0"
+    with pytest.raises(PackageNotFoundError, match="keras"):
+        provenance.library_version("keras")

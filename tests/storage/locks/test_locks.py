@@ -7,10 +7,10 @@ from threading import Lock
 
 import pytest
 
-from storage.core.errors import BadProduct, HomeBusy
-from storage.core.home import Home
-from storage.locks.locks import product_lock
-from storage.prices.engine import database_engine
+from closecast.storage.core.errors import BadProduct, HomeBusy
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import product_lock
+from closecast.storage.prices.engine import database_engine
 from tests.helpers import BTC
 from tests.processes import process_for
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.errors import Damaged, HomeUnusable
-from storage.core.home import Home
-from storage.models.backtest_cache import BacktestCache
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.models.backtest_cache import BacktestCache
 from tests.helpers import die
 from tests.processes import run_process
 
@@ -82,7 +82,7 @@ def test_a_missing_or_damaged_model_names_the_remedy(folds: BacktestCache) -> No
     with pytest.raises(Damaged, match=r"figures\.json is not the file that was stored"):
         folds.open("model-1").read_json("figures.json")
     (folds.folder / "model-1" / "manifest.json").write_bytes(b"{")
-    with pytest.raises(Damaged, match="is not a whole model"):
+    with pytest.raises(Damaged, match="is not a complete model"):
         folds.open("model-1")
 
 
@@ -99,11 +99,40 @@ def test_figures_come_back_to_the_last_bit(folds: BacktestCache) -> None:
     assert folds.read("state") == [1, None]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_figures_of_another_name_or_backtest_are_refused(folds: BacktestCache, tmp_path: Path) -> None:
+    folds.write("state", 1)
+    other = BacktestCache(Home(tmp_path), "other")
+    other.write("state", 2)
+    for path in (folds.folder / "other.json", other.folder / "state.json"):
+        path.write_bytes((folds.folder / "state.json").read_bytes())
+    for cache, name in ((folds, "other"), (other, "state")):
+        with pytest.raises(Damaged, match="not the file that was stored"):
+            cache.read(name)
+
+
+def test_changed_files_are_removed_with_every_state(
+    folds: BacktestCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("fold-0", "fold-1", "predicted-1", "predicted-2"):
+        folds.write(name, [0.5])
+    put(folds, "model-1", 1)
+    put(folds, "model-2", 2)
+    folds.remove_damaged()
+    assert len(names(folds)) == 6
+    assert caplog.text == ""
+    changed = folds.folder / "predicted-1.json"
+    changed.write_bytes(changed.read_bytes().replace(b"0.5", b"0.7"))
+    (folds.folder / "model-2" / "deep" / "er.bin").write_bytes(b"other")
+    folds.remove_damaged()
+    assert names(folds) == ["model-1", "predicted-2.json"]
+    assert "files of an earlier run have changed (2, such as model-2) and are made again" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"1", b"[]", b'{"content": 1}'])
 def test_damaged_figures_name_the_remedy(folds: BacktestCache, content: bytes) -> None:
     folds.write("state", 1)
     (folds.folder / "state.json").write_bytes(content)
-    with pytest.raises(Damaged, match="delete it and run the backtest again") as error:
+    with pytest.raises(Damaged, match="the next run of the backtest makes it again") as error:
         folds.read("state")
     assert "\n" not in str(error.value)
 

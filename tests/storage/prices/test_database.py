@@ -16,14 +16,14 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from typer.testing import CliRunner
 
-from flows.cli.commands import app
-from storage.core.errors import BadSetting, HomeUnusable
-from storage.core.home import Home
-from storage.locks.bucket_owner import prepare_home
-from storage.prices import engine_base
-from storage.prices.database import MIGRATIONS, Database
-from storage.prices.engine import stored_products
-from storage.prices.engine_base import REVISIONS
+from closecast.flows.cli.commands import app
+from closecast.storage.core.errors import BadSetting, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.prices import engine_base
+from closecast.storage.prices.database import MIGRATIONS, Database
+from closecast.storage.prices.engine import database_engine, stored_products
+from closecast.storage.prices.engine_base import REVISIONS
 from tests.helpers import PROJECT, end_in_a_migration, made_up, store
 
 SERIES = (
@@ -104,6 +104,8 @@ def test_an_address_moves_the_database_out_of_the_home(tmp_path: Path) -> None:
         "postgres://me@host/db",
         "nonsense",
         "nosuch://host/db",
+        "sqlite://",
+        "sqlite:///relative.db",
         "",
         "postgresql://joe:top@s3cret@127.0.0.1:1/db",
         "postgresql://joe:top@h:s3cret@127.0.0.1/db",
@@ -157,13 +159,13 @@ def make_old_database(folder: Path, revision: str) -> None:
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize("revision", ["0002", "9999"])
-def test_a_database_of_another_release_is_refused_and_left_alone(tmp_path: Path, revision: str) -> None:
+@pytest.mark.parametrize("revision", ["0002", "prices_1", "9999"])
+def test_a_database_of_another_release_is_refused_and_not_changed(tmp_path: Path, revision: str) -> None:
     make_old_database(tmp_path, revision)
     before = (tmp_path / "prices.db").read_bytes()
     message = refusal(Home(tmp_path))
     assert f"has the schema '{revision}'" in message
-    assert "'prices_1' is needed; name another home with --home or CLOSECAST_HOME and import" in message
+    assert "'prices_2' is needed; name another home with --home or CLOSECAST_HOME and import" in message
     with pytest.raises(HomeUnusable, match="of another closecast"):
         prepare_home(Home(tmp_path))
     assert (tmp_path / "prices.db").read_bytes() == before
@@ -185,11 +187,12 @@ def test_later_starts_load_no_alembic_or_driver_and_completion_no_sqlalchemy(tmp
         store(home, made_up(3), product_id=product)
     before = (home.root / "prices.db").read_bytes()
     code = (
-        "import sys; from pathlib import Path; from storage.core.home import Home\n"
-        "from storage.prices.engine import require_current_schema, stored_products\n"
+        "import sys; from pathlib import Path; from closecast.storage.core.home import Home\n"
+        "from closecast.storage.prices.engine import require_current_schema, stored_products\n"
         "home = Home(Path(sys.argv[1])); require_current_schema(home); print(stored_products(home))\n"
         "assert 'sqlalchemy' not in sys.modules\n"
-        "from storage.prices.price_store import Prices; from storage.locks.locks import product_lock\n"
+        "from closecast.storage.prices.price_store import Prices\n"
+        "from closecast.storage.locks.locks import product_lock\n"
         "with product_lock(home, 'BTC-USD'), Prices(home) as prices: prices.source_of('BTC-USD')\n"
         "assert not {'alembic', 'psycopg', 'obstore'} & set(sys.modules)"
     )
@@ -199,10 +202,22 @@ def test_later_starts_load_no_alembic_or_driver_and_completion_no_sqlalchemy(tmp
     assert (home.root / "prices.db").read_bytes() == before
 
 
-def test_products_of_a_missing_home_or_server_are_none(tmp_path: Path) -> None:
+def test_a_missing_home_or_server_has_no_products(tmp_path: Path) -> None:
     assert stored_products(Home(tmp_path / "nowhere", f"sqlite:///{tmp_path / 'nowhere' / 'p.db'}")) == []
     assert not (tmp_path / "nowhere").exists()
     assert stored_products(Home(tmp_path, "postgresql+psycopg://nobody@127.0.0.1:9/none")) == []
+
+
+@pytest.mark.parametrize("driver", ["", "+asyncpg", "+psycopg2", "+psycopg"])
+def test_an_address_with_the_driver_of_another_program_is_read_with_ours(driver: str, tmp_path: Path) -> None:
+    postgresql = database_engine(Home(tmp_path, f"postgresql{driver}://me@host/prices"))
+    assert postgresql.registry_address == "postgresql+psycopg://me@host/prices"
+
+
+def test_a_file_of_sqlite_is_opened_whatever_the_driver_in_its_address(tmp_path: Path) -> None:
+    home = Home(tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
+    Database(home).close()
+    assert stored_products(home) == []
 
 
 # Locked, killed, read-only

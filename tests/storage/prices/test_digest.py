@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.candle_schema import CANDLE_COLUMNS, candle_frame
-from storage.prices import digest as module
-from storage.prices.digest import digest
+from closecast.storage.core.candle_schema import CANDLE_COLUMNS, candle_frame
+from closecast.storage.prices import digest as module
+from closecast.storage.prices.digest import digest
 
 FIGURE = st.floats(min_value=0, max_value=1e300) | st.just(np.nan) | st.integers(0, 10**12).map(float)
 Row = tuple[date, float, float, float, float, float]

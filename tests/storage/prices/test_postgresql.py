@@ -15,14 +15,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from storage.core.errors import BadSetting, HomeBusy, HomeUnusable
-from storage.core.home import Home
-from storage.locks.locks import product_lock, tables_lock
-from storage.prices import engine_base
-from storage.prices.database import Database
-from storage.prices.engine import stored_products
-from storage.prices.engine_base import REVISIONS
-from storage.prices.price_store import Prices
+from closecast.storage.core.errors import BadSetting, HomeBusy, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import product_lock, tables_lock
+from closecast.storage.prices import engine_base, schema
+from closecast.storage.prices.database import Database
+from closecast.storage.prices.engine import stored_products
+from closecast.storage.prices.engine_base import REVISIONS
+from closecast.storage.prices.price_store import Prices
 from tests.engines import ADMIN, PASSWORD, PostgreSQL, postgresql
 from tests.helpers import BTC, FIRST, NOW, made_up, store
 
@@ -52,6 +52,21 @@ def other(home: Home, tmp_path: Path) -> Home:
 def plain(server: PostgreSQL, home: Home) -> Iterator[psycopg.Connection]:
     with server.connect(str(sa.make_url(home.database_url or "").database)) as connection:
         yield connection
+
+
+def test_tables_and_columns_have_comments(home: Home, plain: psycopg.Connection) -> None:
+    store(home, made_up(3))
+    of_table = "SELECT obj_description(%s::regclass)"
+    of_columns = (
+        "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0"
+    )
+    for table in schema.TABLES:
+        (description,) = plain.execute(of_table, [table.name]).fetchone()
+        assert description == schema.DESCRIPTIONS[table.name]
+        comments: dict[str, str] = dict(plain.execute(of_columns, [table.name]).fetchall())
+        assert list(comments) == table.c.keys()
+        assert all(comments.values())
 
 
 def test_the_same_rows_have_the_same_digest_on_both_engines(home: Home, tmp_path: Path) -> None:
@@ -202,4 +217,4 @@ def test_gaps_in_the_row_numbers_do_no_harm(home: Home) -> None:
         assert len(prices.days(BTC)) == 9
         seqs = prices.table("candles")["seq"].to_pylist()
         assert max(seqs) == len(seqs) + 1
-        prices.closes_at(prices.data_version(BTC, FIRST, created_at=NOW))
+        prices.prices_at(prices.data_version(BTC, FIRST, created_at=NOW))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import random
 import time
@@ -17,12 +18,12 @@ import pyarrow as pa
 import pytest
 from pandas.testing import assert_frame_equal
 
-from storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
-from storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
-from storage.core.home import Home
-from storage.prices import price_store, queries
-from storage.prices.digest import digest
-from storage.prices.price_store import Appended, Prices
+from closecast.storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
+from closecast.storage.core.errors import BadDay, BadInput, BadProduct, Damaged, SourceMismatch
+from closecast.storage.core.home import Home
+from closecast.storage.prices import price_store, queries
+from closecast.storage.prices.digest import digest
+from closecast.storage.prices.price_store import Appended, Prices
 from tests.helpers import BTC, SHA
 from tests.plain import Plain
 from tests.processes import forked, process_for
@@ -89,9 +90,9 @@ def test_a_new_home_has_no_prices(home: Home) -> None:
 
 
 def test_a_page_in_any_order_is_stored_by_day(prices: Prices) -> None:
-    assert put(prices, candles({4: 5.0, 0: 1.0, 2: 3.0})) == Appended(3, 0, 0, 0)
-    assert put(prices, candle_frame()) == Appended(0, 0, 0, 0)
-    assert put(prices, pd.concat([candles({0: 1.0}), candles({0: 1.0})])) == Appended(0, 0, 1, 0)
+    assert put(prices, candles({4: 5.0, 0: 1.0, 2: 3.0})) == Appended(3, 0, 0)
+    assert put(prices, candle_frame()) == Appended(0, 0, 0)
+    assert put(prices, pd.concat([candles({0: 1.0}), candles({0: 1.0})])) == Appended(0, 0, 0)
     assert (prices.first_day(BTC), prices.last_day(BTC)) == (day(0), day(4))
     assert prices.last_close_before(BTC, day(4)) == (day(2), 3.0)
     assert prices.last_close_before(BTC, day(0)) is None
@@ -113,11 +114,25 @@ def test_an_ambiguous_page_is_refused(prices: Prices) -> None:
     assert closes(prices) == {}
 
 
+def test_the_oldest_products_are_those_that_had_enough_days(prices: Prices) -> None:
+    spans = {BTC: (3, 9), "ETH-USD": (0, 9), "ADA-USD": (3, 9), "LTC-USD": (7, 9)}
+    for product, (first, last) in spans.items():
+        prices.start_series(product, "coinbase", started_at=NOW)
+        put(prices, candles(dict.fromkeys(range(first, last + 1), 1.0)), product_id=product)
+    put(prices, candles({7: 2.0, 8: 2.0, 9: 2.0}), product_id="LTC-USD")  # restated, not older
+    oldest = functools.partial(prices.oldest_products, min_days=5, limit=9)
+    assert oldest(day(9)) == ["ETH-USD", "ADA-USD", BTC]
+    assert oldest(day(6)) == ["ETH-USD"]
+    assert oldest(day(9), limit=2) == ["ETH-USD", "ADA-USD"]
+    prices.start_series("ETH-USD", "csv", started_at=NOW, replace=True)
+    assert oldest(day(9)) == ["ADA-USD", BTC]
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_change_of_any_figure_is_a_restatement(prices: Prices, figure: str) -> None:
     unknown = dict.fromkeys(set(FIGURES) - {"close"})
     put(prices, candles({0: 1.0}, **unknown))
-    assert put(prices, candles({0: 1.0}, **unknown)).unchanged_days == 1
+    assert put(prices, candles({0: 1.0}, **unknown)) == Appended(0, 0, 0)
     assert put(prices, candles({0: 1.0}, **unknown | {figure: 7.0})).restated_days == 1
 
 
@@ -127,7 +142,7 @@ def test_figures_are_read_to_the_last_bit(prices: Prices, volume: float) -> None
     frame = candle_frame([{"day_utc": pd.Timestamp(FIRST), **dict(zip(FIGURES, figures, strict=True))}])
     put(prices, frame)
     version = prices.data_version(BTC, FIRST, created_at=NOW)
-    assert str(prices.closes_at(version)[FIGURES].to_numpy().tolist()) == str([[*figures[:4], 0.0]])
+    assert str(prices.prices_at(version).candles[FIGURES].to_numpy().tolist()) == str([[*figures[:4], 0.0]])
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -182,18 +197,17 @@ def test_a_data_version_belongs_to_the_series_it_was_named_in(prices: Prices) ->
         put(prices, candles({0: 10.0, 1: 11.0}), source)
         names.append(prices.data_version(BTC, day(1), created_at=NOW))
     # The last one has the same source as the first, and is not the same series.
-    assert [prices.series_of(name) for name in names] == ["coinbase@0", "csv@2", "coinbase@4"]
-    assert [len(prices.closes_at(name)) for name in names] == [2, 2, 2]
+    assert [prices.prices_at(name).series for name in names] == ["coinbase@0", "csv@2", "coinbase@4"]
+    assert [len(prices.prices_at(name).candles) for name in names] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "BTC-USD", "x" * 500, "' OR 1=1 --"])
 def test_an_unknown_data_version_is_refused(prices: Prices, name: str) -> None:
     put(prices, candles({0: 10.0}))
     prices.data_version(BTC, day(0), created_at=NOW)
-    for read in (prices.series_of, prices.closes_at):
-        with pytest.raises(BadInput, match="no data version") as error:
-            read(name)
-        assert len(str(error.value)) < 300
+    with pytest.raises(BadInput, match="no data version") as error:
+        prices.prices_at(name)
+    assert len(str(error.value)) < 300
 
 
 def test_the_same_rows_are_one_data_version(prices: Prices, plain: Plain) -> None:
@@ -205,7 +219,7 @@ def test_the_same_rows_are_one_data_version(prices: Prices, plain: Plain) -> Non
     assert prices.data_version(BTC, day(1), created_at=NOW) == name
     row = plain.execute("SELECT * FROM data_versions").fetchall()
     sha256 = name.partition(":")[2]
-    assert row == [(name, BTC, 2, "2020-01-02", 2, sha256, "2020-01-31T00:15:00+00:00")]
+    assert row == [(name, BTC, 2, 0, "2020-01-02", 2, sha256, "2020-01-31T00:15:00+00:00")]
 
 
 @pytest.mark.parametrize(
@@ -224,10 +238,10 @@ def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> 
     put(prices, candles({0: 1.0, 1: 2.0}))
     name = prices.data_version(BTC, day(1), created_at=NOW)
     plain.drop_triggers()
-    prices.closes_at(name)
+    prices.prices_at(name)
     plain.execute(tampering)
     with pytest.raises(Damaged) as error:
-        prices.closes_at(name)
+        prices.prices_at(name)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -239,11 +253,12 @@ def test_a_history_is_the_candles_of_its_data_version(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0, 3: 4.0}))
     put(prices, candles({1: 2.5}))
     for through, days in ((None, [0, 1, 3]), (day(9), [0, 1, 3]), (day(2), [0, 1])):
-        name, series, frame = prices.read_history(BTC, through, created_at=NOW)
+        known = prices.read_history(BTC, through, created_at=NOW)
+        name, series, frame = known.data_version, known.series, known.candles
         assert name == prices.data_version(BTC, day(days[-1]), created_at=NOW)
-        assert_frame_equal(frame, prices.closes_at(name))
+        assert_frame_equal(frame, prices.prices_at(name).candles)
         assert frame["day_utc"].tolist() == [pd.Timestamp(day(n)) for n in days]
-        assert series == prices.series_of(name) == "coinbase@0"
+        assert series == prices.prices_at(name).series == "coinbase@0"
     with pytest.raises(BadDay, match="a close of ETH-USD is needed, but none is stored"):
         prices.read_history("ETH-USD", None, created_at=NOW)
     with pytest.raises(BadDay, match="the first stored day is 2020-01-01"):
@@ -254,18 +269,19 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW)
         put(prices, candles({n: n + 1.0 for n in range(5)}))
-    read, digested = Mock(wraps=queries.read_newest), Mock(wraps=digest)
-    monkeypatch.setattr(queries, "read_newest", read)
+    read, digested = Mock(wraps=queries.read_rows), Mock(wraps=digest)
+    monkeypatch.setattr(queries, "read_rows", read)
     monkeypatch.setattr(price_store, "digest", digested)
     with Prices(home) as prices:
         assert prices.last_close_before(BTC, day(4)) == (day(3), 4.0)
         put(prices, candles({4: 5.5, 5: 6.0}))
         assert len(prices.days(BTC)) == 6
-        name, _, frame = prices.read_history(BTC, None, created_at=NOW)
+        known = prices.read_history(BTC, None, created_at=NOW)
+        name, frame = known.data_version, known.candles
     assert (read.call_count, digested.call_count) == (1, 1)
     assert frame["close"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.5, 6.0]
     with Prices(home) as prices:
-        assert_frame_equal(prices.closes_at(name), frame)
+        assert_frame_equal(prices.prices_at(name).candles, frame)
 
 
 def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> None:
@@ -295,8 +311,8 @@ def test_a_quarantined_row_is_stored_once(prices: Prices) -> None:
         {"day_utc": "0200-01-01", "raw": "[200]", "reason": "before SQLite's calendar"},
     ]
     page = candles({0: 1.0})
-    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(1, 0, 0, 4)
-    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(0, 0, 1, 0)
+    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(1, 0, 4)
+    assert put(prices, page, quarantined=rejected_frame(rows)) == Appended(0, 0, 0)
     more: list[dict[str, object]] = [*rows, {"day_utc": None, "raw": "[??]", "reason": "no day"}]
     assert put(prices, page, quarantined=rejected_frame(more)).quarantined == 1
     rejected = prices.quarantined(BTC)
@@ -398,9 +414,9 @@ def test_rows_are_written_and_read_in_small_pieces(
     given.loc[[5, 6, 7, 20, 27], FIGURES] += 0.5
     with Prices(home) as again:
         name = again.data_version(BTC, day(60), created_at=NOW)
-        assert_frame_equal(again.closes_at(name), given)
+        assert_frame_equal(again.prices_at(name).candles, given)
         assert again.days(BTC, through=day(30)).tolist() == given["day_utc"].tolist()[:31]
-        assert put(again, given) == Appended(0, 0, 51, 0)
+        assert put(again, given) == Appended(0, 0, 0)
 
 
 def test_a_cached_series_is_read_again_after_another_process_wrote(home: Home, prices: Prices) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.errors import BadInput, Damaged, HomeUnusable
-from storage.core.home import Home
-from storage.prices.raw_responses import keep_raw, raw_sha256s, read_raw
+from closecast.storage.core.errors import BadInput, Damaged, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.prices.raw_responses import keep_raw, raw_sha256s, read_raw
 
 pytestmark = pytest.mark.folder
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.core.home import Home
-from storage.core.intervals import COVERED, LOWER_UPPER
-from storage.tables.delta import Table, TableSchema
-from storage.tables.schemas import TABLES
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.tables.delta import Table, TableSchema
+from closecast.storage.tables.schemas import TABLES
 from tests.helpers import BTC, FIRST, NOW
 
 QUANTILES = [100.0 + n / 3 for n in range(23)]
@@ -83,6 +83,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "profile": "calibrated",
         "component": "ensemble",
         "fold": 3,
+        "basis": "model",
         "model": "m",
         "origin_day": FIRST,
         "target_day": FIRST + timedelta(days=1),

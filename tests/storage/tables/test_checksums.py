@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.errors import HomeUnusable
-from storage.core.location import LocalPath
-from storage.tables.checksums import (
+from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.location import LocalPath
+from closecast.storage.tables.checksums import (
     CHECKSUMS,
     LOOK_BACK,
     prune_checksums,
     read_checksums,
     unreadable_checksums,
 )
-from storage.tables.delta import Table
-from storage.tables.opening import data_files, open_table
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.opening import data_files, open_table
 from tests.processes import run_at_once
 from tests.storage.tables.rows import NUMBERS, number
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from storage.core.errors import Damaged, HomeBusy, HomeUnusable
-from storage.core.home import Home
-from storage.core.location import Location
-from storage.tables import delta
-from storage.tables.delta import Snapshot, Table, TableSchema, all_of, snapshot
+from closecast.storage.core.errors import Damaged, HomeBusy, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import Location
+from closecast.storage.tables import delta
+from closecast.storage.tables.delta import Snapshot, Table, TableSchema, all_of, snapshot
 from tests.engines import parquet_of
 from tests.helpers import BTC, FIRST, die
 from tests.processes import run_process
@@ -70,6 +71,18 @@ def test_before_its_first_row_a_table_is_empty_and_writes_nothing(table: Table) 
     assert table.read(ds.field("name") == "a", ["day", "name"]).schema.names == ["day", "name"]
     assert table.add([]) == 0
     assert not table.folder.is_dir()
+
+
+def test_a_table_with_the_comments_of_an_earlier_release_takes_rows_and_keeps_them(tmp_path: Path) -> None:
+    for comment in ("a name", "the name of the figure"):
+        first = SCHEMA.arrow.field(0).with_metadata({"comment": comment})
+        schema = replace(SCHEMA, arrow=pa.schema([first, *list(SCHEMA.arrow)[1:]]))
+        table = Table(Home(tmp_path).shared / "figures", schema)
+        assert table.add([row(comment)]) == 1
+    assert names(table) == ["a name", "the name of the figure"]
+    state = table.snapshot()
+    assert state.delta is not None
+    assert state.delta.schema().fields[0].metadata == {"comment": "a name"}
 
 
 def test_rows_keep_the_order_and_types_of_the_schema(table: Table) -> None:
@@ -219,7 +232,7 @@ def test_after_a_conflict_the_table_is_read_again(
 
 
 def add_and_die(folder: Location, name: str, call: int) -> None:
-    """Die when `storage.tables.delta.name` is called for that time."""
+    """Die when `closecast.storage.tables.delta.name` is called for that time."""
     usual, calls = getattr(delta, name), []
 
     def count(*args: Any) -> Any:
@@ -298,7 +311,7 @@ def numbers_in(root: Path, name: str) -> Table:
     return Table(Home(root).shared / name, NUMBERS)
 
 
-def test_tables_that_do_not_exist_are_none(tmp_path: Path) -> None:
+def test_missing_tables_are_none(tmp_path: Path) -> None:
     assert snapshot([Home(tmp_path).shared / "a", Home(tmp_path).shared / "b"]) == [None, None]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from storage.core.home import Home
-from storage.core.location import LocalPath, Location
-from storage.tables import opening
-from storage.tables.delta import Table
-from storage.tables.opening import open_table, opened
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import LocalPath, Location
+from closecast.storage.tables import opening
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.opening import open_table, opened
 from tests.helpers import BTC
 from tests.storage.tables.rows import NUMBERS, number
 

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from storage.core.errors import Damaged, HomeBusy
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import PREDICTIONS
+from closecast.storage.core.errors import Damaged, HomeBusy
+from closecast.storage.core.home import Home
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import PREDICTIONS
 from tests.engines import parquet_of
 from tests.helpers import BTC, FIRST
 from tests.processes import process_for, run_at_once
@@ -35,17 +35,6 @@ def version(table: Predictions) -> int:
 
 def revisions(table: Predictions, *rows: dict[str, Any]) -> list[int]:
     return [row["revision"] for row in table.publish(rows)]
-
-
-def test_a_row_comes_back_to_the_last_bit(table: Predictions) -> None:
-    levels = [0.01, 0.5, 0.99]
-    given = forecast("a", quantile_levels=levels, quantiles=[0.1, 1 / 3, 1e17], lower_50=5e-324)
-    assert table.find("a") is None
-    assert table.publish([given]) == [{**given, "revision": 0}]
-    assert table.find("a") == table.find("a", product_id=BTC, target_day=given["target_day"])
-    assert table.find("a") == {**given, "revision": 0}
-    assert table.find("b") is None
-    assert table.read().schema == PREDICTIONS.arrow
 
 
 def test_the_same_id_adds_nothing_and_returns_the_stored_row(table: Predictions) -> None:
@@ -100,8 +89,8 @@ def test_spans_are_inclusive_and_sorted(table: Predictions) -> None:
     assert ids(BTC, date(2021, 1, 1)) == ids("LTC-USD") == ids(profile="calibrated") == []
 
 
-def test_columns_days_and_the_newest(table: Predictions) -> None:
-    assert table.newest(BTC, "article", 3).num_rows == table.of_days(BTC, [FIRST]).num_rows == 0
+def test_columns_and_the_newest(table: Predictions) -> None:
+    assert table.newest(BTC, "article", 3).num_rows == 0
     for offset in (5, 0, 9, 3):
         table.publish([forecast(f"p{offset}", offset)])
     table.publish([forecast("again", 3)])
@@ -114,9 +103,6 @@ def test_columns_days_and_the_newest(table: Predictions) -> None:
             newest = table.newest(BTC, "article", count, columns)
             assert newest.to_pylist() == whole.select(columns).to_pylist()[-count:]
     assert table.newest(BTC, "article", 9).schema == PREDICTIONS.arrow
-    days = [FIRST + timedelta(days=offset + 1) for offset in (9, 3, 4)]
-    ids = table.of_days(BTC, days, ["prediction_id"])["prediction_id"].to_pylist()
-    assert ids == ["p3", "again", "p9", "other"]
 
 
 @pytest.mark.folder
@@ -213,6 +199,6 @@ def test_endless_conflicts_raise_home_busy(table: Predictions, monkeypatch: pyte
     def conflict(*_: object) -> int:
         raise CommitFailedError("somebody else was faster")
 
-    monkeypatch.setattr("storage.tables.delta.Table.insert", conflict)
+    monkeypatch.setattr("closecast.storage.tables.delta.Table.insert", conflict)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     check_raises(HomeBusy, str(table.folder), table.publish, [forecast("a")])

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from storage.core import s3_path
-from storage.core.errors import BadSetting, Damaged, HomeUnusable
-from storage.core.home import Home
-from storage.core.s3_path import S3Path
-from storage.locks.bucket_owner import prepare_home
-from storage.models.mlflow_database import registry_client
-from storage.models.registry import Models, ModelVersion
-from storage.prices.raw_responses import keep_raw, read_raw
-from storage.tables.checksums import CHECKSUMS, read_checksums
-from storage.tables.delta import Table
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import components
-from storage.upkeep.compaction import compact_table, models_of, orphaned_bundles, remove_bundle
-from storage.upkeep.file_integrity import bundle_files, raw_responses, table_files
+from closecast.storage.core import s3_path
+from closecast.storage.core.errors import BadSetting, Damaged, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.core.s3_path import S3Path
+from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.storage.models.mlflow_database import registry_client
+from closecast.storage.models.registry import Models, ModelVersion
+from closecast.storage.prices.raw_responses import keep_raw, read_raw
+from closecast.storage.tables.checksums import CHECKSUMS, read_checksums
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import components
+from closecast.storage.upkeep.compaction import compact_table, models_of, orphaned_bundles, remove_bundle
+from closecast.storage.upkeep.file_integrity import bundle_files, raw_responses, table_files
 from tests.engines import SECRET, SeaweedFS, bucket_for, s3
 from tests.helpers import BTC
 from tests.storage.tables.rows import NUMBERS, ROWS, forecast, number
@@ -106,7 +106,7 @@ def test_addresses() -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused_and_not_shown(url: str, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="s3://BUCKET/PREFIX") as caught:
-        prepare_home(Home(tmp_path, "sqlite://", url))
+        prepare_home(Home(tmp_path, storage_url=url))
     assert SECRET not in str(caught.value)
 
 
@@ -182,7 +182,8 @@ def register(home: Home, key: str = "one", content: bytes = b"weights") -> Model
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty registry: MLflow takes seconds to make one."""
-    home = Home(tmp_path_factory.mktemp("registry"), "sqlite://").prepare()
+    folder = tmp_path_factory.mktemp("registry")
+    home = Home(folder, f"sqlite:///{folder / 'prices.db'}").prepare()
     registry_client(home)
     return home.registry
 
@@ -356,5 +357,5 @@ def test_a_server_that_ignores_conditions_is_refused(
         threading.Thread(target=forgetful.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{forgetful.server_port}")
         with pytest.raises(HomeUnusable, match="If-None-Match"):
-            prepare_home(Home(tmp_path, "sqlite://", "s3://bucket/prefix"))
+            prepare_home(Home(tmp_path, f"sqlite:///{tmp_path}/prices.db", "s3://bucket/prefix"))
         forgetful.shutdown()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from deltalake import DeltaTable
 
-from storage.core.home import Home
-from storage.tables.schemas import TABLES
+from closecast.storage.core.home import Home
+from closecast.storage.tables.schemas import TABLES
 from tests.storage.tables.rows import ROWS, table
 
 # As the design fixes them, in their order.
@@ -19,7 +19,7 @@ COLUMNS = {
     "components": "prediction_id product_id target_day horizon component sigma calibrator_version quantiles",
     "calibrator": "calibrator_version product_id profile horizon recipe_version target_day revision"
     " prediction_id previous_version quantile_offsets created_at",
-    "backtests": "backtest_id product_id profile component fold model origin_day target_day horizon"
+    "backtests": "backtest_id product_id profile component fold model basis origin_day target_day horizon"
     " last_close close sigma quantile_levels quantiles point created_at",
 }
 NULLABLE = {

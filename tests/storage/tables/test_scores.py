@@ -8,10 +8,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from storage.core.home import Home
-from storage.tables.scores import Scores
+from closecast.storage.core.home import Home
+from closecast.storage.tables.scores import Scores
 from tests.helpers import BTC, FIRST, NOW
-from tests.processes import run_at_once
 from tests.storage.tables.rows import ROWS
 
 
@@ -108,21 +107,3 @@ def test_columns_and_single_days(scores: Scores) -> None:
     days = [FIRST + timedelta(days=offset) for offset in (2, 0, 3)]
     assert closes(scores.of_days(BTC, days)) == [("p0", 1.0), ("p2", 1.0), ("p2", 2.0), ("p2", 3.0)]
     assert scores.of_days("ETH-USD", days, ["pit"]).num_rows == 0
-
-
-def score_some(home: Home, worker: int) -> None:
-    scores = Scores(home)
-    for turn in range(4):  # each turn restates the closes of the one before; either worker may be the first
-        rows = [score(f"day-{n}", float(turn), 10 * turn + worker, offset=n, hours=turn) for n in range(3)]
-        scores.add([*rows, score(f"own-{worker}-{turn}", 1.0, turn)])
-
-
-def test_several_processes_add_at_once(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
-    run_at_once(score_some, (home, 0), (home, 1))
-    own = [pair for pair in closes(Scores(home).between()) if pair[0].startswith("own")]
-    assert sorted(own) == [(f"own-{worker}-{turn}", 1.0) for worker in range(2) for turn in range(4)]
-    newest = dict(closes(Scores(home).newest()))
-    assert [newest[f"day-{n}"] for n in range(3)] == [3.0] * 3
-    for n in range(3):  # the newest close of all, 3, was scored once, by whichever worker was first
-        assert closes(Scores(home).between()).count((f"day-{n}", 3.0)) == 1

@@ -8,20 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.core.candle_schema import PRICE_VIEWS, arrow_schema
-from storage.core.errors import BadQuery, ClosecastError
-from storage.core.home import Home
-from storage.core.location import Location
-from storage.prices.price_store import Prices
-from storage.tables import sql
-from storage.tables.schemas import TABLES
-from storage.tables.sql import VIEWS, query
-from storage.upkeep import compaction
-from storage.upkeep.compaction import compact_table
-from tests.helpers import BTC, FIRST, made_up, modules_after, publish_all, store
+from closecast.storage.core.candle_schema import PRICE_VIEWS, arrow_schema
+from closecast.storage.core.errors import BadQuery, ClosecastError, Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import Location
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables import sql
+from closecast.storage.tables.schemas import TABLES
+from closecast.storage.tables.sql import VIEWS, query
+from closecast.storage.upkeep import compaction
+from closecast.storage.upkeep.compaction import compact_table
+from tests.helpers import BTC, FIRST, made_up, publish_all, store
 from tests.storage.tables.rows import ROWS, forecast, table
 
-COUNTS = [30, 31, 0, 1, 1, 1, 1, 1]  # of the full home, in the order of VIEWS
+COUNTS = [30, 31, 0, 0, 1, 1, 1, 1, 1]  # of the full home, in the order of VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_all_views_are_there(kind: str, request: pytest.FixtureRequest) -> None:
     assert [name for (name,) in rows(home, "SHOW TABLES")] == sorted(VIEWS)
     prices = {name: arrow_schema(columns) for name, columns in PRICE_VIEWS.items()}
     schemas = prices | {name: schema.arrow for name, schema in TABLES.items()}
-    assert tuple(schemas) == VIEWS
+    assert tuple(schemas) == VIEWS[: len(COUNTS)]
     for name, schema in schemas.items():
         table = query(home, f"FROM {name}")
         assert table.column_names == schema.names
@@ -211,8 +211,10 @@ def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, damage:
         f"product_id IN ('BTC-USD', 'XRP-USD') AND {APRIL}",
     ):
         assert rows(home, COUNTED + where) == [(30, 89.0)]
-    with pytest.raises(ClosecastError):
-        query(home, COUNTED + APRIL)
+    twice = f"{COUNTED}{APRIL} UNION ALL {COUNTED}{APRIL}"
+    for statement in (COUNTED + APRIL, *[twice] * 20):  # DuckDB fails, now and then Arrow's stream
+        with pytest.raises(Damaged, match="the table predictions cannot be read: run `closecast verify`"):
+            query(home, statement)
 
 
 @pytest.mark.folder
@@ -251,9 +253,13 @@ def test_a_home_that_cannot_be_used_is_no_bad_query(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_it_loads_neither_tensorflow_nor_mlflow(empty: Home) -> None:
-    program = (
-        "from pathlib import Path; from storage.core.home import Home; from storage.tables.sql import query;"
-        f" assert query(Home(Path({str(empty.root)!r})), 'from predictions select count(*)').num_rows == 1"
-    )
-    assert not {"tensorflow", "keras", "mlflow", "prefect"} & modules_after(program)
+def test_the_error_for_an_unknown_view_lists_the_views(empty: Home) -> None:
+    listed = f"there are {', '.join(VIEWS)}$"
+    with pytest.raises(BadQuery, match=rf"^there is no view prices; {listed}"):
+        query(empty, "select * from prices")
+    with pytest.raises(
+        BadQuery, match=rf"^there is no view Prediction \(did you mean predictions\?\); {listed}"
+    ):
+        query(empty, "select * from Prediction join closes using (product_id)")
+    with pytest.raises(BadQuery, match=r"the query fails: Catalog Error: .*nosuch"):
+        query(empty, "select nosuch(1) from closes")

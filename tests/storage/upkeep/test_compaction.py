@@ -15,13 +15,13 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from storage.core.errors import HomeBusy
-from storage.core.home import Home
-from storage.core.location import Location
-from storage.tables.delta import Table
-from storage.tables.schemas import TABLES, components
-from storage.upkeep import compaction
-from storage.upkeep.compaction import Compaction, compact_table, last_touched
+from closecast.storage.core.errors import HomeBusy
+from closecast.storage.core.home import Home
+from closecast.storage.core.location import Location
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.schemas import TABLES, components
+from closecast.storage.upkeep import compaction
+from closecast.storage.upkeep.compaction import Compaction, compact_table
 from tests.helpers import BTC, FIRST, die
 from tests.processes import forked, process_for, run_process
 from tests.storage.tables.rows import ROWS
@@ -163,13 +163,6 @@ def test_old_files_of_killed_runs_are_deleted(home: Home) -> None:
     assert numbers(table.read()) == [0, 1]
 
 
-def test_a_dry_run_changes_nothing(home: Home) -> None:
-    filled(home, 3)
-    before = {path: path.stat().st_mtime_ns for path in folder(home).rglob("*")}
-    assert compact_table(home, "components", dry_run=True) == Compaction("components", 3, 3, 0)
-    assert {path: path.stat().st_mtime_ns for path in folder(home).rglob("*")} == before
-
-
 def test_a_compaction_in_between_neither_makes_nor_hides_a_conflict(home: Home) -> None:
     table = filled(home, 3)
     state = table.begin()
@@ -284,13 +277,3 @@ def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: py
     assert synced.index(file) < synced.index(entry) < synced.index(checkpoint)
     assert str(log) in synced
     assert str(Path(file).parent) in synced
-
-
-def test_when_a_folder_was_touched(tmp_path: Path) -> None:
-    (tmp_path / "folder" / "deep").mkdir(parents=True)
-    file = tmp_path / "folder" / "deep" / "file"
-    file.write_text("x")
-    for path in (file.parent, file.parent.parent):
-        os.utime(path, (1e9, 1e9))
-    os.utime(file, (1.5e9, 1.5e9))
-    assert last_touched(tmp_path / "folder").timestamp() == 1.5e9

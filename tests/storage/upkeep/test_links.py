@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from storage.backup.backup import back_up
-from storage.backup.restore import restore
-from storage.core.errors import Damaged, HomeUnusable
-from storage.core.files import write_atomic
-from storage.core.home import Home
-from storage.locks.locks import product_lock
-from storage.models.backtest_cache import BacktestCache
-from storage.models.registry import Models
-from storage.prices.raw_responses import keep_raw
-from storage.tables.predictions import Predictions
-from storage.tables.scores import Scores
-from storage.upkeep.compaction import compact_table, orphaned_bundles
-from tasks.upkeep.pruning import prune_home
-from tasks.upkeep.verify import verify_home
+from closecast.storage.backup.backup import back_up
+from closecast.storage.backup.restore import restore
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.files import write_atomic
+from closecast.storage.core.home import Home
+from closecast.storage.locks.locks import product_lock
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.raw_responses import keep_raw
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.scores import Scores
+from closecast.storage.upkeep.compaction import compact_table, orphaned_bundles
+from closecast.tasks.upkeep.pruning import prune_home
+from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import MADE, Runs
 from tests.helpers import BTC
 
@@ -105,7 +105,7 @@ def test_a_draft_that_is_a_link_is_not_deleted(runs: Runs, outside: Path) -> Non
 
 def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Path) -> None:
     """Its hash is right now; its target may change."""
-    from tasks.upkeep.reproduce import reproduce_forecast
+    from closecast.tasks.upkeep.reproduce import reproduce_forecast
 
     name = runs.prediction_id(MADE)
     weights = next(runs.home.models.rglob("member-1.weights.h5"))
@@ -189,7 +189,7 @@ def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
     part = next((runs.home.root / "predictions").rglob("*.parquet"))
     part.unlink()
     os.mkfifo(part)
-    with pytest.raises(HomeUnusable, match="it is none"):
+    with pytest.raises(HomeUnusable, match="but it is not one"):
         back_up(runs.home, tmp_path / "backup.tar")
 
 

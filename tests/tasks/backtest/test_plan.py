@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from storage.core.errors import BadDay, NotEnoughHistory
-from storage.core.home import Home
-from tasks.backtest.plan import Plan, plan_backtest, read_histories
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import Profile
+from closecast.storage.core.errors import BadDay, NotEnoughHistory
+from closecast.storage.core.home import Home
+from closecast.tasks.backtest.plan import Plan, plan_backtest, read_histories
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import Profile
 from tests.calibrated import candles, day, quick
 from tests.helpers import BTC, NOW, SMALL, made_up, store, without
 
@@ -37,6 +37,15 @@ def test_the_default_span_is_the_last_year_with_outcomes(home: Home) -> None:
     result = plan(home, None, None)
     assert (result.start, result.end) == (day(635), day(999))
     assert result.origins == 365
+
+
+def test_the_default_span_of_a_young_product_begins_with_its_first_forecast(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    store(home, made_up(200))
+    result = plan(home, None, None)
+    assert (result.start, result.end, result.origins) == (day(60), day(199), 140)
+    with pytest.raises(NotEnoughHistory, match="needs 60 days before it, but there are 29"):
+        plan(home, None, 29)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +77,19 @@ def test_the_article_is_refitted_at_every_origin(home: Home) -> None:
     assert numbers(weekly.folds) == [60, 67]
 
 
-def test_origins_have_a_whole_window_and_an_outcome(tmp_path: Path) -> None:
+def test_origins_are_the_days_with_a_close_and_an_outcome(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     store(home, without(candles(), day(620), day(621)))
-    result = plan(home, 610, 660)
-    # Up to 618 the outcome is the day after; after the gap the window and the day before it fill first.
-    assert result.origins == (618 - 610 + 1) + (660 - 636 + 1)
+    assert plan(home, 610, 660).origins == 51 - 2
+    next_day = quick(horizons=(1,))
+    assert plan(home, 610, 660, next_day).origins == 51 - 3  # of 619 the outcome is missing, too
+
+
+def test_days_before_the_first_model_are_a_fold_of_their_own(home: Home) -> None:
+    result = plan(home, 60, 410)
+    assert numbers(result.folds) == [60, 400]
+    assert result.origins == 351
+    assert numbers(plan(home, 60, 399).folds) == [60]
 
 
 def test_the_id_digests_everything_that_goes_in(home: Home) -> None:
@@ -106,7 +122,11 @@ def test_pool_products_are_pinned_to_data_versions(home: Home) -> None:
     [
         (BadDay, (1000, 1000), f"the last origin with an outcome is {day(999)}"),
         (BadDay, (999, 998), "a backtest needs a start"),
-        (NotEnoughHistory, (399, 999), "profile calibrated needs 400 days of closes, found 399 .* --start"),
+        (
+            NotEnoughHistory,
+            (59, 999),
+            "profile calibrated needs 60 days before it, but there are 59 .* --start",
+        ),
     ],
 )
 def test_a_span_that_cannot_be_tested_is_refused(
@@ -117,11 +137,11 @@ def test_a_span_that_cannot_be_tested_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_product_without_closes_or_consecutive_days_is_refused(home: Home, tmp_path: Path) -> None:
+def test_a_product_without_closes_or_outcomes_is_refused(home: Home, tmp_path: Path) -> None:
     given: Any = {"start": None, "end": None, "moment": NOW}
     with pytest.raises(NotEnoughHistory, match="ADA-USD has no closes"):
         plan_backtest(home, "ADA-USD", quick(), **given)
     every_second = candles().iloc[::2].reset_index(drop=True)
     store(home, every_second, product_id="ETH-USD")
-    with pytest.raises(NotEnoughHistory, match="needs 15 consecutive days up to its origin"):
-        plan_backtest(home, "ETH-USD", quick(), **given)
+    with pytest.raises(NotEnoughHistory, match="needs closes on its days, and after them: no day from"):
+        plan_backtest(home, "ETH-USD", quick(), **given)  # over 1, 3 and 7 days

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from storage.core.errors import BadDay
-from tasks.backtest import summary as summary_module
-from tasks.backtest.result import BacktestResult
-from tasks.backtest.summary import SEED, Evaluation, Summary, markdown, tables
-from tasks.core.quantiles import LEVELS, crps
-from tasks.evaluation.scoreboard import proportion
-from tasks.evaluation.significance import compare
+from closecast.storage.core.errors import BadDay
+from closecast.tasks.backtest import summary as summary_module
+from closecast.tasks.backtest.result import BacktestResult
+from closecast.tasks.backtest.summary import SEED, Evaluation, Summary, markdown, tables
+from closecast.tasks.core.quantiles import LEVELS, crps
+from closecast.tasks.evaluation.scoreboard import proportion
+from closecast.tasks.evaluation.significance import compare
 
 NORMAL = stats.norm.ppf(LEVELS)
 PAST = np.array([100.0, 103.0, 101.0, np.nan, 90.0, 91.0])  # its changes: 3, 2, unknown, 1
@@ -231,7 +231,7 @@ def test_few_days_have_no_p_value(days: int) -> None:
     assert (plain["against"]["flat"]["p_value"] is None) == (days < 30)
 
 
-def test_a_point_alone_has_its_errors_and_no_distribution(evaluation: Evaluation) -> None:
+def test_a_point_has_errors_and_no_distribution(evaluation: Evaluation) -> None:
     point = replace(evaluation, quantiles={}, sigma=np.full(300, np.nan))
     summary = summarise(point, model="article", currency="EUR")
     assert (summary.crps, summary.against, summary.coverage, summary.pit) == ({}, {}, (), None)
@@ -293,9 +293,81 @@ def test_horizons_without_baselines_have_dashes(evaluation: Evaluation) -> None:
     assert [row[3:8] for row in rows] == [["–"] * 5] * 2
 
 
+def with_baselines(evaluation: Evaluation) -> Evaluation:
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {"last_close_250": 1.2 * spread, "ewma_weekday_t": 1.3 * spread}
+    return replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+
+
+def test_fallbacks_have_a_table_of_their_own(evaluation: Evaluation) -> None:
+    both = with_baselines(evaluation)
+    models = [summarise(both), summarise(both, horizon=7)]
+    fallbacks = [summarise(both, horizon=horizon, fallback=True) for horizon in (1, 9)]
+    all_tables = tables(models[0], [*models, *fallbacks])
+    assert [row[0] for row in all_tables["By horizon"][1]] == ["1", "7"]
+    header, rows = all_tables["Fallbacks, by horizon"]
+    assert header[:5] == ["days ahead", "days", "CRPS", "CRPS / last_close_250", "CRPS / ewma_weekday_t"]
+    one = fallbacks[1]
+    ratios = [f"{one.against[name].ratio:.4f}" for name in ("last_close_250", "ewma_weekday_t")]
+    covered = [f"{100 * coverage.overall.share:.1f} %" for coverage in one.coverage]
+    assert rows[1] == ["9", "300", f"{one.crps['calibrated']:.6f}", *ratios, *covered]
+    page = markdown([*models, *fallbacks])
+    assert page.startswith("# calibrated: 300 days, 2020-01-01 to 2020-10-26\n")
+    assert "| " + " | ".join(rows[1]) + " |" in page.split("## Fallbacks, by horizon")[1].splitlines()
+    assert "Fallbacks" not in markdown(models)
+
+
+def test_without_a_model_the_tables_are_of_the_fallbacks_and_say_so(evaluation: Evaluation) -> None:
+    fallbacks = tuple(summarise(with_baselines(evaluation), horizon=h, fallback=True) for h in (1, 7))
+    result = BacktestResult("ab", (), (), fallbacks)
+    assert (result.summary, result.of(7)) == fallbacks
+    page = markdown(result.every)
+    assert page.startswith("# calibrated: 300 days, 2020-01-01 to 2020-10-26, only fallbacks, which the")
+    assert "## By horizon" not in page
+    assert "## Fallbacks, by horizon" in page
+    # A horizon that no model forecasts is shown by its fallbacks.
+    both = BacktestResult("ab", (summarise(evaluation),), (), fallbacks)
+    assert (both.summary.fallback, both.of(7)) == (False, fallbacks[1])
+
+
+def test_fallbacks_of_a_point_have_only_their_number(evaluation: Evaluation) -> None:
+    point = replace(evaluation, quantiles={}, sigma=np.full(300, np.nan))
+    own, fallback = (summarise(point, model="article", fallback=kind) for kind in (False, True))
+    header, (row,) = tables(own, [own, fallback])["Fallbacks, by horizon"]
+    assert row == ["1", "300", *["–"] * (len(header) - 2)]
+
+
 def test_a_result_has_the_horizons_whose_outcomes_were_known(evaluation: Evaluation) -> None:
     summaries = (summarise(evaluation), summarise(evaluation, horizon=7))
     result = BacktestResult("ab", summaries, ())
     assert (result.summary, result.of(1), result.of(7)) == (summaries[0], *summaries)
     with pytest.raises(BadDay, match="no origin of this backtest has an outcome 30 days ahead"):
         result.of(30)
+
+
+def test_a_notebook_shows_a_result_and_has_it_as_a_frame(evaluation: Evaluation) -> None:
+    result = BacktestResult("ab", tuple(summarise(evaluation, horizon=horizon) for horizon in (1, 2)), ())
+    assert repr(result) == f"<BacktestResult ab, calibrated: {result.summary.span}>"
+    shown = result._repr_html_()
+    assert shown.startswith("<table><caption>calibrated: By horizon</caption>")
+    assert (shown.count("<table>"), shown.count("<tr>")) == (1, 3)
+    assert shown.endswith(f"<p>Backtest ab: {result.summary.span}; prices in USD</p>")
+    frame = result.to_frame()
+    assert frame["horizon"].tolist() == [1, 2]
+    assert frame["first_target_day"].dtype == "datetime64[s]"
+    assert frame["crps"].tolist() == [one.crps["calibrated"] for one in result.summaries]
+    assert frame["covered_80"].tolist() == [one.coverage[1].overall.share for one in result.summaries]
+    # Without a table by horizon the one of the point, or of the one horizon, is shown.
+    point = BacktestResult("ab", (summarise(replace(evaluation, quantiles={})),), ())
+    assert "<caption>calibrated: The point forecast</caption>" in point._repr_html_()
+    assert point.to_frame()["crps"].isna().all()
+    both = BacktestResult("ab", result.summaries, (), (summarise(evaluation, fallback=True),))
+    assert both._repr_html_().count("<table>") == 2
+
+
+def test_the_crps_of_a_stablecoin_keeps_its_digits() -> None:
+    summary = summarise(changing_volatility())
+    summary = replace(summary, crps=dict(zip(summary.crps, (0.000026281, 0.000026549, 1e-7), strict=True)))
+    (title, (_, rows)), *_ = tables(summary).items()
+    assert title.startswith("CRPS of calibrated")
+    assert [row[1] for row in rows] == ["0.000026281", "0.000026549", "0.00000010000"]

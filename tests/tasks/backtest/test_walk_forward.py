@@ -13,17 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.home import Home
-from storage.models.backtest_cache import BacktestCache
-from storage.tables.schemas import backtests, calibrator
-from tasks.backtest.plan import Plan, plan_backtest
-from tasks.backtest.result import BacktestResult, finish_backtest, read_evaluations
-from tasks.backtest.walk_forward import WalkState, prepare_fold, walk_fold
-from tasks.core.quantiles import MEDIAN
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import Profile
-from tasks.profiles.baselines import baselines_of
-from tasks.profiles.calibrated import CalibratedProfile
+from closecast.storage.core.home import Home
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.storage.tables.schemas import backtests, calibrator
+from closecast.tasks.backtest.plan import Plan, plan_backtest
+from closecast.tasks.backtest.result import BacktestResult, finish_backtest, read_evaluations
+from closecast.tasks.backtest.walk_forward import WalkState, clear_cache, folds_left, prepare_fold
+from closecast.tasks.core.quantiles import MEDIAN
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import Profile
+from closecast.tasks.profiles.baselines import baselines_of
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, LENIENT, candles, close, day, quick, stored_runs
 from tests.engines import copy_home
 from tests.helpers import BTC, NOW, SMALL, modules_after, store, without
@@ -121,15 +122,28 @@ def test_outcomes_that_are_not_known_yet_have_no_row(tmp_path: Path) -> None:
     home = home_with(tmp_path, without(candles().head(625), day(613), day(613)))
     tested = plan(home, quick(), 610, 624)
     finish_backtest(home, tested)
-    numbers = [610, 611]  # after the gap no window is whole yet
-    assert list(rows(home)) == [day(number) for number in numbers]
-    assert list(rows(home, horizon=3)) == [day(611)]  # of 610 the outcome is the missing day
-    assert list(rows(home, horizon=7)) == [day(number) for number in numbers]
+    for horizon in HORIZONS:  # those a horizon before the missing day have none
+        numbers = [n for n in range(610, 626 - horizon) if 613 not in (n, n + horizon)]
+        assert list(rows(home, horizon=horizon)) == [day(number) for number in numbers]
     short = home_with(tmp_path / "short", candles().head(615))
     finish_backtest(short, plan(short, quick(), 610, 614))
     for horizon, last in zip(HORIZONS, (614, 612, None), strict=True):
         expected = [] if last is None else [day(number) for number in range(610, last + 1)]
         assert list(rows(short, horizon=horizon)) == expected
+
+
+def test_days_before_the_first_model_are_fallbacks_apart(tmp_path: Path) -> None:
+    home = home_with(tmp_path, candles().head(420))
+    result = finish_backtest(home, plan(home, quick(), 396, 403))
+    assert [(one.days, one.fallback) for one in result.every] == [(4, False)] * 3 + [(4, True)] * 3
+    assert (result.summary, result.of(7)) == (result.summaries[0], result.summaries[2])
+    basis = [row["basis"] for row in rows(home).values()]
+    assert basis == ["fallback"] * 4 + ["model"] * 4  # from the 400th close on
+    assert {row["model"] for row in list(rows(home).values())[:4]} == {"fallback"}
+    assert set(result.fallbacks[0].against) == set(baselines_of(1))
+    young = home_with(tmp_path / "young", candles().head(80))
+    alone = finish_backtest(young, plan(young, quick(), 60, 70))
+    assert (alone.summaries, alone.summary.days, alone.summary.fallback) == ((), 11, True)
 
 
 def test_walking_without_preparing_gives_the_same_bits(
@@ -214,18 +228,6 @@ def test_forecasts_wait_for_their_outcome_over_folds(
     assert all(first.offsets[horizon] != second.offsets[horizon] for horizon in HORIZONS)
 
 
-def test_a_finished_backtest_is_read_and_not_made_again(
-    tested: tuple[Home, Plan, BacktestResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home, plan, result = tested
-    for name in ("fit", "fine_tune", "predict"):
-        monkeypatch.setattr(CalibratedProfile, name, lambda *_, **__: pytest.fail("made again"))
-    for fold in range(len(plan.folds)):
-        prepare_fold(home, plan, fold)
-        walk_fold(home, plan, fold)
-    assert finish_backtest(home, plan) == result
-
-
 @pytest.mark.parametrize("step", ["fit", "fine_tune", "predict"])
 def test_an_interrupted_walk_is_completed_with_the_same_bits(
     tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -248,6 +250,39 @@ def test_an_interrupted_walk_is_completed_with_the_same_bits(
     assert not list(BacktestCache(home, again.backtest_id).folder.glob(".draft-*"))
 
 
+@pytest.mark.parametrize("pattern", ["fold-0.json", "predicted-*.json", "refit-*/*.h5", "refit-*/*/*"])
+def test_changed_files_are_made_again_with_the_same_bits(
+    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, pattern: str
+) -> None:
+    home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
+    cache = BacktestCache(home, stored.backtest_id)
+    changed = next(path for path in sorted(cache.folder.glob(pattern)) if path.is_file())
+    changed.write_bytes(changed.read_bytes().replace(b"1", b"2"))
+    clear_cache(home, stored)
+    assert folds_left(home, stored) == [0, 1]
+    assert finish_backtest(home, stored) == tested[2]
+    assert all_rows(home) == all_rows(tested[0])
+    assert [findings for _, _, findings in cache.check() if findings] == []
+
+
+def test_folds_whose_rows_are_lost_are_walked_again(
+    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
+    clear_cache(home, stored)
+    assert (folds_left(home, stored), caplog.text) == ([], "")
+    shutil.rmtree(home.root / "backtests")
+    clear_cache(home, stored)
+    assert folds_left(home, stored) == [0, 1]
+    assert "rows of this backtest are missing" in caplog.text
+    assert finish_backtest(home, stored) == tested[2]
+    assert all_rows(home) == all_rows(tested[0])
+    assert verify_home(home).findings == []
+    shutil.rmtree(home.folds)
+    lost = home.folds / stored.backtest_id
+    assert verify_home(home).findings == [f"{lost} is missing, the models of a backtest that has rows"]
+
+
 def test_walking_over_trained_models_loads_no_training_libraries(
     tested: tuple[Home, Plan, BacktestResult], tmp_path: Path
 ) -> None:
@@ -257,7 +292,7 @@ def test_walking_over_trained_models_loads_no_training_libraries(
     for path in (home.folds / stored.backtest_id).glob("*.json"):
         path.unlink()
     program = (
-        "from storage.core.home import Home\nfrom tests.calibrated import quick\n"
+        "from closecast.storage.core.home import Home\nfrom tests.calibrated import quick\n"
         "from tests.tasks.backtest.test_walk_forward import SOON, Path, finish_backtest, plan\n"
         f"home = Home(Path({str(home.root)!r}))\nfinish_backtest(home, plan(home, quick(**SOON)))"
     )

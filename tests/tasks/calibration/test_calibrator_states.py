@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.home import Home
-from storage.tables.schemas import calibrator
-from storage.tables.scores import Scores
-from tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
-from tasks.core.quantiles import LEVELS
-from tasks.evaluation import scoring
-from tasks.forecast.publish import chain_of
+from closecast.storage.core.home import Home
+from closecast.storage.tables.schemas import calibrator
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
+from closecast.tasks.core.quantiles import LEVELS
+from closecast.tasks.evaluation import scoring
+from closecast.tasks.forecast.publish import chain_of
 from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spread
 from tests.helpers import BTC, NOW, store, without
 

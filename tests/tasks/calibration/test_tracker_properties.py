@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.core.candle_schema import candle_frame
-from tasks.calibration.quantile_tracker import (
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.tasks.calibration.quantile_tracker import (
     MAX_OFFSET,
     Tracker,
     apply_offsets,
@@ -23,10 +23,10 @@ from tasks.calibration.quantile_tracker import (
     to_prices,
     update_offsets,
 )
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
-from tasks.core.types import Floats
-from tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
+from closecast.tasks.core.types import Floats
+from closecast.tasks.profiles.calibrated import CalibratedProfile
 from tests.calibrated import STANDARD as NORMAL
 from tests.helpers import FIRST
 
@@ -58,7 +58,7 @@ def test_a_close_at_a_quantile_counts_as_below_it() -> None:
 
 @STEADY
 @given(offset_rows, st.floats(1e-6, 0.5))
-def test_quantiles_stay_sorted_whatever_the_offsets(offsets: Floats, sigma: float) -> None:
+def test_quantiles_stay_sorted_with_any_offsets(offsets: Floats, sigma: float) -> None:
     base = np.linspace(-2, 2, 23) * sigma
     assert apply_offsets(base, offsets, sigma).tolist() == sorted(base + offsets * sigma)
 

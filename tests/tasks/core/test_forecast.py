@@ -8,9 +8,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from storage.core.intervals import INTERVALS
-from storage.tables.schemas import PREDICTIONS, SCORES
-from tasks.core.forecast import Forecast, Score
+from closecast.storage.core.intervals import INTERVALS
+from closecast.storage.tables.schemas import PREDICTIONS, SCORES
+from closecast.tasks.core.forecast import Forecast, Score
 from tests.calibrated import day, forecast_by_hand, quick
 from tests.helpers import NOW
 
@@ -57,8 +57,6 @@ def test_the_summary_names_every_fact() -> None:
     point = dict(POINT.summary())
     assert list(point) == [*labels[:2], *versions]
     assert point["profile"] == "article: a point without intervals"
-    far = two_horizons()
-    assert dict(far.summary(far.horizons[1]))["prediction"].startswith("c" * 32)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +76,38 @@ def test_prices_have_the_decimals_that_tell_the_ends_apart(scale: float, product
     assert len({forecast.price(end) for end in ends}) == 6
 
 
+@pytest.mark.parametrize("last_close", [1.0004, 1e-8, 0.999, 30_000.0])
+@pytest.mark.parametrize("width", [3e-2, 3e-5, 3e-8])
+def test_ends_are_told_apart_however_near_they_are(last_close: float, width: float) -> None:
+    quantiles = tuple((last_close * np.linspace(1 - width, 1 + width, 23)).tolist())
+    first = replace(DISTRIBUTION.first, quantiles=quantiles, point=quantiles[11])
+    forecast = replace(
+        DISTRIBUTION,
+        product_id="USDC-EUR",
+        last_close=last_close,
+        horizons=(first, replace(first, horizon=2)),
+    )
+    texts = dict(forecast.price_summary())
+    ends = [end for percent in INTERVALS for end in texts[f"{percent} %"].split(" to ")]
+    assert len(set(ends)) == 6
+    assert all(end.endswith(" EUR") for end in ends)
+    changes = {forecast.change(end) for percent in INTERVALS for end in first.interval(percent) or ()}
+    assert len(changes) == 6
+    _, rows = forecast.fan()
+    for low, high in (cell.split(" to ") for row in rows for cell in row[3:]):
+        assert float(low.replace(",", "")) < float(high.replace(",", ""))
+
+
+def test_a_narrow_interval_has_more_digits() -> None:
+    forecast = replace(DISTRIBUTION, product_id="USDC-EUR")
+    assert forecast.prices(1.0004, 1.0005) == "1.000400 EUR to 1.000500 EUR"
+    assert forecast.amounts(7900.0, 8100.0) == ("7,900.00", "8,100.00")
+    assert (
+        replace(DISTRIBUTION, last_close=forecast.first.point * (1 + 1e-9)).change(forecast.first.point)
+        == "+0.00%"
+    )
+
+
 def test_a_score_has_every_column_of_the_table() -> None:
     score = Score("p", "BTC-USD", day(1), 1, 2.0, 0.1, 0.2, None, None, None, None, None, None, "v", NOW)
     assert set(asdict(score)) == set(SCORES.arrow.names)
@@ -90,9 +120,43 @@ def test_the_fan_has_a_row_a_horizon_in_the_prices_of_the_summary() -> None:
     assert header == ["day", "days ahead", "median, USD", "80 %", "95 %"]
     assert [row[:2] for row in rows] == [[str(day(601)), "1"], [str(day(607)), "7"]]
     for row, horizon in zip(rows, forecast.horizons, strict=True):
-        summary = dict(forecast.price_summary(horizon))
-        assert summary["forecast"].startswith(f"{row[2]} USD")
-        assert [text.replace(" USD", "") for text in (summary["80 %"], summary["95 %"])] == row[3:]
-    _, ((_, _, point, *intervals),) = POINT.fan()
+        ends = [horizon.interval(percent) or (0.0, 0.0) for percent in (80, 95)]
+        assert row[2:] == [
+            forecast.amount(horizon.point),
+            *(" to ".join(forecast.amounts(*two)) for two in ends),
+        ]
+    header, ((_, _, point, *intervals),) = POINT.fan()
+    assert header[2] == f"point, {POINT.quote_currency}"
     assert point == POINT.price(POINT.first.point).removesuffix(" USD")
     assert intervals == ["–", "–"]
+
+
+def test_a_notebook_shows_the_days_ahead() -> None:
+    forecast = two_horizons()
+    low, high = forecast.amounts(*forecast.first.interval(80))
+    headline = (
+        f"BTC-USD {day(601)}: 80 % {low} USD to {high} USD, median {forecast.price(forecast.first.point)}"
+    )
+    assert repr(forecast) == (
+        f"<Forecast {headline}; days ahead: 1, 7; calibrated, closecast.BTC-USD.calibrated version 1>"
+    )
+    shown = forecast._repr_html_()
+    assert shown.startswith(f"<table><caption>{headline}</caption>")
+    assert shown.count("<tr>") == 3
+    assert f"<tr><td>{day(601)}</td><td>1</td>" in shown
+    assert "<th>median, USD</th>" in shown
+    odd = replace(forecast, profile="<script>")
+    assert "<script>" not in odd._repr_html_()
+    assert f"{day(601)}: point {POINT.price(POINT.first.point)};" in repr(POINT)
+
+
+def test_a_frame_has_the_columns_and_types_of_the_table() -> None:
+    frame = two_horizons().to_frame()
+    assert list(frame.columns) == PREDICTIONS.arrow.names
+    assert frame["horizon"].tolist() == [1, 7]
+    assert [str(frame[name].dtype) for name in ("target_day", "created_at")] == [
+        "datetime64[s]",
+        "datetime64[us, UTC]",
+    ]
+    assert (frame["upper_95"] > frame["point"]).all()
+    assert POINT.to_frame()["lower_80"].isna().all()

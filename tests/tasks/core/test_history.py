@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tasks.core.history import PriceHistory
+from closecast.tasks.core.history import PriceHistory
 from tests.helpers import FIRST, made_up
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.core.metrics import errors_beside_naive, mean_absolute_error, root_mean_squared_error
+from closecast.tasks.core.metrics import errors_beside_naive, mean_absolute_error, root_mean_squared_error
 
 
 def test_errors_by_hand() -> None:

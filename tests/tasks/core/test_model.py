@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.model import Lineage, TwinLineage
+from closecast.tasks.core.model import Lineage, TwinLineage
 
 LINEAGE = Lineage(
     product_id="BTC-USD",
@@ -22,6 +22,7 @@ LINEAGE = Lineage(
     origin_day=date(2020, 1, 31),
     trained_through=date(2019, 8, 4),
     weights_sha256="cd" * 32,
+    basis="pool",
     git_commit="ef" * 20,
     twin=TwinLineage(180, date(2019, 2, 5), "ab" * 32, 9, {"train": 7}),
     pooled_data_versions={"ETH-USD": "ETH-USD@9:ab"},

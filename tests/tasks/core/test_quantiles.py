@@ -7,7 +7,7 @@ import pytest
 import scoringrules
 from scipy import stats
 
-from tasks.core.quantiles import (
+from closecast.tasks.core.quantiles import (
     INTERVAL_INDEXES,
     LEVELS,
     MEDIAN,
@@ -17,7 +17,7 @@ from tasks.core.quantiles import (
     pit,
     student_t,
 )
-from tasks.core.types import Floats
+from closecast.tasks.core.types import Floats
 
 
 def every_day(row: Any, days: int) -> Floats:

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import httpx
 import pytest
 from prefect.assets import Asset
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.context import AssetContext
 from prefect.tasks import MaterializingTask, Task
 
-from flows.flow import flow
-from storage.core.errors import BadProduct, ExchangeUnavailable
-from tasks.core import steps
-from tasks.core.steps import closes_asset, forecast_asset, model_asset, run_step, step, submit_step, task_of
+from closecast.flows.flow import flow
+from closecast.storage.core.errors import BadProduct, ExchangeUnavailable
+from closecast.storage.core.home import Home, default_root
+from closecast.tasks.core import steps
+from closecast.tasks.core.steps import (
+    closes_asset,
+    forecast_asset,
+    model_asset,
+    result_of,
+    run_step,
+    step,
+    submit_step,
+    task_of,
+)
 from tests.helpers import modules_after
+
+HOME = Home(default_root())
 
 
 @dataclass(frozen=True)
@@ -43,15 +60,19 @@ def test_a_step_is_a_plain_function_and_its_task_has_the_options() -> None:
 
 
 def test_assets_lie_side_by_side_by_product() -> None:
-    assert closes_asset("BTC-USD").key == "closecast://BTC-USD/closes"
-    assert model_asset("BTC-USD", "calibrated").key == "closecast://BTC-USD/calibrated/model"
-    assert forecast_asset("BTC-USD", "article").key == "closecast://BTC-USD/article/forecast"
+    assert closes_asset(HOME, "BTC-USD").key == "closecast://BTC-USD/closes"
+    assert model_asset(HOME, "BTC-USD", "calibrated").key == "closecast://BTC-USD/calibrated/model"
+    assert forecast_asset(HOME, "BTC-USD", "article").key == "closecast://BTC-USD/article/forecast"
     with pytest.raises(BadProduct):
-        closes_asset("../etc")
+        closes_asset(HOME, "../etc")
+    staging = Home(Path("/srv/staging"))
+    closes = closes_asset(staging, "BTC-USD")
+    assert closes.key == f"closecast://{staging.label}/BTC-USD/closes"
+    assert closes.name == f"BTC-USD closes ({staging.label})"
 
 
 def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
-    closes, model = closes_asset("BTC-USD"), model_asset("BTC-USD", "calibrated")
+    closes, model = closes_asset(HOME, "BTC-USD"), model_asset(HOME, "BTC-USD", "calibrated")
     task: Any = steps._asset_task(add_one, model, [closes])
     assert isinstance(task, MaterializingTask)
     assert [asset.key for asset in task.assets] == [model.key]
@@ -62,7 +83,7 @@ def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
 
 
 def test_the_facts_of_a_result_are_recorded_with_its_asset() -> None:
-    asset = Asset(key=closes_asset("BTC-USD").key)
+    asset = Asset(key=closes_asset(HOME, "BTC-USD").key)
     recorded = steps._with_facts(add_one)
     assert recorded(1) == Result(2)  # without a run nothing is recorded
     with AssetContext(downstream_assets={asset}) as context:
@@ -80,7 +101,7 @@ def test_a_flow_runs_and_submits_steps() -> None:
 
     @flow(name="both", flow_run_name=lambda: "both")
     def both() -> int:
-        first = run_step(add_one, 1, makes=closes_asset("BTC-USD"))
+        first = run_step(add_one, 1, makes=closes_asset(HOME, "BTC-USD"))
         second = submit_step(add_one, first.number)
         return int(submit_step(add_one, 10, wait_for=[second]).result().number + second.result().number)
 
@@ -93,8 +114,28 @@ def test_a_flow_runs_and_submits_steps() -> None:
         failing()
 
 
+@pytest.mark.parametrize(
+    ("error", "is_called"),
+    [
+        (httpx.ConnectError("gone"), True),
+        (ConcurrencySlotAcquisitionError("500"), True),
+        (ExchangeUnavailable("503"), False),
+    ],
+)
+def test_a_step_whose_task_the_server_refuses_is_called(
+    error: Exception, is_called: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    future: Any = SimpleNamespace(result=Mock(side_effect=error))
+    if is_called:
+        assert result_of(future, add_one, 1) == Result(2)
+        assert "add-one: Prefect's server refused its task" in caplog.text
+    else:
+        with pytest.raises(ExchangeUnavailable):
+            result_of(future, add_one, 1)
+
+
 def test_without_a_flow_a_step_is_a_plain_call() -> None:
-    assert run_step(add_one, 1, makes=closes_asset("BTC-USD")) == Result(2)
+    assert run_step(add_one, 1, makes=closes_asset(HOME, "BTC-USD")) == Result(2)
 
 
 def test_the_modules_of_steps_import_without_prefect() -> None:
@@ -107,4 +148,4 @@ def test_the_modules_of_steps_import_without_prefect() -> None:
         "upkeep.reproduce",
     )
     heavy = {"prefect", "tensorflow", "mlflow", "matplotlib", "scipy", "arch", "statsmodels", "scoringrules"}
-    assert not heavy & modules_after("; ".join(f"import tasks.{name}" for name in names))
+    assert not heavy & modules_after("; ".join(f"import closecast.tasks.{name}" for name in names))

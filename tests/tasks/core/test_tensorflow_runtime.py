@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from unittest.mock import MagicMock, call
 
 import pytest
 
-from tasks.core.tensorflow_runtime import cores
+from closecast.tasks.core import tensorflow_runtime
+from closecast.tasks.core.tensorflow_runtime import cores
 from tests.helpers import PROJECT
 
 
@@ -31,7 +33,7 @@ def test_every_matrix_library_has_one_thread() -> None:
     """Those that arch, scikit-learn and TensorFlow load later are NumPy's and SciPy's."""
     program = (
         "import numpy, threadpoolctl\n"
-        "from tasks.core.tensorflow_runtime import one_blas_thread, tensorflow\n"
+        "from closecast.tasks.core.tensorflow_runtime import one_blas_thread, tensorflow\n"
         "one_blas_thread()\n"
         "tensorflow()\n"
         "import arch, scipy.optimize, sklearn.preprocessing\n"
@@ -43,3 +45,10 @@ def test_every_matrix_library_has_one_thread() -> None:
         command, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True, timeout=200
     )
     assert set(done.stdout.split()) == {"1"}
+
+
+def test_graphics_cards_are_hidden_before_the_first_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", loaded := MagicMock())
+    tensorflow_runtime._load_tensorflow.__wrapped__()
+    calls = loaded.mock_calls
+    assert calls.index(call.config.set_visible_devices([], "GPU")) < calls.index(call.constant(0))

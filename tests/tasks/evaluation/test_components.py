@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.evaluation.components import (
+from closecast.storage.core.errors import Damaged
+from closecast.tasks.evaluation.components import (
     best_baseline,
     compare_best_baseline,
     compare_components,
     component_scores,
 )
-from tasks.evaluation.significance import diebold_mariano
+from closecast.tasks.evaluation.significance import diebold_mariano
 
 FIRST = date(2020, 1, 1)
 
@@ -43,6 +44,13 @@ def test_a_column_a_component_and_a_row_a_day_oldest_first() -> None:
     np.testing.assert_array_equal(scores["lstm"], [0.4, np.nan, 0.5])
     np.testing.assert_array_equal(scores["har_120_t"], [0.6, np.nan, np.nan])
     assert component_scores(rows.iloc[:0]).empty
+
+
+@pytest.mark.parametrize("crps", [None, [0.1]])
+def test_components_without_a_crps_each_are_damage(crps: list[float] | None) -> None:
+    row = {"target_day": date(2020, 1, 1), "component_names": ["a", "b"], "component_crps": crps}
+    with pytest.raises(Damaged, match="each component of a score needs a CRPS"):
+        component_scores(pd.DataFrame([row]))
 
 
 def test_each_component_is_compared_on_the_days_that_both_have() -> None:
@@ -87,7 +95,7 @@ def test_the_best_baseline_of_a_horizon_and_its_p_value() -> None:
 
 
 @pytest.mark.parametrize("components", [{}, {"lstm": [1.0, 1.0]}, {"har_120_t": [np.nan, np.nan]}])
-def test_without_a_baseline_none_is_the_best(components: dict[str, list[float]]) -> None:
+def test_no_best_baseline_without_baselines(components: dict[str, list[float]]) -> None:
     rows = rows_of([1.0, 1.0], **components)
     assert compare_best_baseline(rows, component_scores(rows)) is None
 

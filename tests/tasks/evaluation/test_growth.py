@@ -16,17 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from storage.core.home import Home
-from storage.tables.delta import Snapshot
-from storage.tables.schemas import calibrator, components
-from storage.upkeep.compaction import compact_table
-from tasks.calibration import calibrator_states
-from tasks.calibration.calibrator_states import states_at
-from tasks.core.quantiles import LEVELS
-from tasks.evaluation.scoring import read_scoreboard
-from tasks.forecast.publish import chain_of, component_rows
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.report.prefect_artifacts import newest_forecasts
+from closecast.storage.core.home import Home
+from closecast.storage.tables.delta import Snapshot
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.tasks.calibration import calibrator_states
+from closecast.tasks.calibration.calibrator_states import states_at
+from closecast.tasks.core.quantiles import LEVELS
+from closecast.tasks.evaluation.scoring import read_scoreboard
+from closecast.tasks.forecast.publish import chain_of, component_rows
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.report.prefect_artifacts import newest_forecasts
 from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, publish_all, store
 

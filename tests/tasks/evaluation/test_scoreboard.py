@@ -9,10 +9,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from storage.core.errors import BadInput
-from storage.core.home import Home
-from storage.tables.scores import Scores
-from tasks.evaluation.scoreboard import horizon_table, markdown, proportion, scoreboard, table
+from closecast.storage.core.errors import BadInput
+from closecast.storage.core.home import Home
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.evaluation.scoreboard import (
+    horizon_table,
+    horizon_tables,
+    markdown,
+    nothing_scored,
+    proportion,
+    scoreboard,
+    table,
+)
 
 LAST = date(2021, 6, 30)
 SCORES_OF_INTERVALS = ["crps", "naive_crps", "covered_50", "covered_80", "covered_95", "pit"]
@@ -33,6 +41,7 @@ def scores(days: int, *, covered_80: int = 0, covered_95: int = 0, last: date = 
             "covered_80": row < covered_80,
             "covered_95": row < covered_95,
             "pit": 0.5,
+            "basis": "model",
             "component_names": [["lstm", "ewma_weekday_t", "har_120_t"]] * days,
             "component_crps": [[0.1, 1.2, 1.0]] * days,
         }
@@ -87,7 +96,7 @@ def test_figures_by_hand() -> None:
     assert span.coverage[95].upper == 1.0
 
 
-def test_a_span_is_of_its_own_days_only() -> None:
+def test_a_span_counts_only_its_own_days() -> None:
     rows = scores(60)
     rows.loc[:29, "error"] = 100.0
 
@@ -141,14 +150,14 @@ def test_only_the_newest_180_days_count_for_an_alarm() -> None:
 def test_fewer_than_180_days_raise_no_alarm(days: int) -> None:
     board = scoreboard(scores(days))
     assert board.alarms == ()
-    assert board.no_alarm == f"no alarm is possible yet, {days} of 180 days"
-    assert board.no_alarm in markdown(board)
+    assert board.no_alarm == f"no alarm before 180 scored days, {days} so far"
+    assert (board.no_alarm in markdown(board)) == (days > 0)
 
 
 def test_an_alarm_has_the_coverage_and_a_remedy_and_no_missing_day_silences_it() -> None:
     board = scoreboard(scores(181, covered_80=113, covered_95=172).drop(index=90))
     assert board.alarms == (
-        "the 80 % interval covered 62.2 % of the last 180 closes, a good model covers 73 to 85 %:"
+        "the 80 % interval covered 62.2 % of the last 180 closes; a good model covers 73 to 85 %:"
         " refit, or look at the data",
     )
     assert f"**Alarm:** {board.alarms[0]}" in markdown(board)
@@ -161,7 +170,7 @@ def test_a_point_without_intervals() -> None:
     assert [span.best_baseline for span in board.spans] == [None] * 4
     assert board.spans[0].rmse_ratio == pytest.approx(0.75)
     assert board.alarms == ()
-    assert board.no_alarm == "no alarm is possible: these forecasts have no intervals"
+    assert board.no_alarm == "no alarm: these forecasts have no intervals"
 
 
 def test_a_naive_forecast_without_an_error_has_no_ratio() -> None:
@@ -175,12 +184,13 @@ def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
     shared = {"product_id": "BTC-USD", "horizon": 1, "close": 1.0, "data_version": "BTC-USD@1"}
     shared["scored_at"] = datetime(2021, 7, 1, tzinfo=UTC)
     rows: list[Any] = [
-        row | shared | {"prediction_id": str(row["target_day"])} for row in both.to_dict("records")
+        row | shared | {"prediction_id": str(row["target_day"])}
+        for row in both.drop(columns="basis").to_dict("records")
     ]
     table = Scores(Home(tmp_path).prepare())
-    assert scoreboard(table.newest().to_pandas()) == scoreboard(scores(0))
+    assert scoreboard(table.newest().to_pandas().assign(basis="model")) == scoreboard(scores(0))
     table.add(rows)
-    board = scoreboard(table.newest("BTC-USD").to_pandas())
+    board = scoreboard(table.newest("BTC-USD").to_pandas().assign(basis="model"))
     assert board == scoreboard(both)
     assert board.all_days.coverage[80] == scoreboard(both.iloc[100:]).all_days.coverage[80]
 
@@ -260,11 +270,11 @@ def test_the_coverage_of_90_is_that_of_the_pit() -> None:
     assert list(one.coverage) == [50, 80, 90, 95]
 
 
-def test_alarms_are_of_the_next_day_alone() -> None:
+def test_alarms_are_only_for_the_next_day() -> None:
     rows = pd.concat([scores(180), ahead(7, 180)])
     assert len(scoreboard(rows).alarms) == 2
     board = scoreboard(rows, horizon=7)
-    assert (board.alarms, board.no_alarm) == ((), "alarms are of the next day alone")
+    assert (board.alarms, board.no_alarm) == ((), "alarms are for the next day only")
     assert scoreboard(pd.concat([scores(180, **GOOD), ahead(7, 180)])).alarms == ()
 
 
@@ -276,7 +286,7 @@ def test_a_horizon_without_a_score_has_empty_spans() -> None:
 def test_the_table_of_horizons_as_text() -> None:
     rows = pd.concat([scores(60, covered_80=45), ahead(30, 60, covered_95=True)])
     board = scoreboard(rows)
-    header, cells = horizon_table(board)
+    header, cells = horizon_table(board.horizons)
     assert {len(row) for row in cells} == {len(header)} == {len(set(header))}
     assert [row[:3] for row in cells] == [["1", "60", "0.9000"], ["30", "60", "0.9000"]]
     assert cells[0][5] == "75.0 % (62.1 to 85.3)"
@@ -284,6 +294,41 @@ def test_the_table_of_horizons_as_text() -> None:
     page = markdown(board)
     assert "| " + " | ".join(cells[1]) + " |" in page.split("### By horizon")[1].splitlines()
     assert "### By horizon" not in markdown(scoreboard(scores(60)))
+
+
+def fallbacks(horizon: int, days: int, last: date = LAST) -> pd.DataFrame:
+    """Worse than the baselines, and their intervals cover nothing."""
+    return scores(days, last=last).assign(horizon=horizon, basis="fallback", crps=3.0, error=99.0)
+
+
+def test_fallbacks_are_counted_apart_and_raise_no_alarm() -> None:
+    models = [scores(180, **GOOD), scores(3, last=LAST - timedelta(days=200)).assign(basis="pool")]
+    board = scoreboard(pd.concat([*models, fallbacks(1, 10, LAST + timedelta(days=20)), fallbacks(9, 5)]))
+    assert (board.last, board.alarms, board.all_days.mae) == (LAST, (), 3.0)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 183)]
+    assert board.horizons[0].crps_ratio == pytest.approx(0.9)
+    assert [(one.horizon, one.forecasts, one.crps_ratio) for one in board.fallbacks] == [
+        (1, 10, 3),
+        (9, 5, 3),
+    ]
+    assert board.of(1, fallback=False) == board.horizons[0]
+    assert board.of(9, fallback=True) == board.fallbacks[1]
+    assert board.of(9, fallback=False) is None
+    assert list(horizon_tables(board)) == ["Fallbacks, by horizon"]
+    assert "| 9 | 5 | 3.0000 |" in markdown(board).split("### Fallbacks, by horizon")[1]
+
+
+def test_a_scoreboard_with_only_fallbacks_says_so() -> None:
+    board = scoreboard(fallbacks(1, 200))
+    assert (board.last, board.alarms, board.horizons) == (None, (), ())
+    assert (
+        nothing_scored(board)
+        == "only fallbacks have been scored so far, which the baselines made without a model"
+    )
+    assert markdown(board).startswith("### Next day\n\nOnly fallbacks have been scored so far")
+    # Of another horizon there is not even a fallback.
+    assert nothing_scored(scoreboard(fallbacks(1, 200), horizon=7)) == "no forecast has been scored yet"
+    assert nothing_scored(scoreboard(scores(1))) is None
 
 
 def test_two_rows_of_a_day_are_refused() -> None:
@@ -310,4 +355,4 @@ def test_markdown_has_a_line_a_span_and_dashes_for_unknown_figures() -> None:
     lines = markdown(scoreboard(point_only(10))).splitlines()
     assert lines[1] == "|" + " --- |" * 11
     assert lines[2] == "| 30 days | 10 | – | – | – | – | – | 3.00 | 0.7500 | 3.00 | 0.7500 |"
-    assert lines[-1] == "no alarm is possible: these forecasts have no intervals"
+    assert lines[-1] == "no alarm: these forecasts have no intervals"

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.home import Home
-from storage.core.intervals import INTERVALS
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import SCORES, components
-from storage.tables.scores import Scores
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
-from tasks.evaluation import scoring
-from tasks.evaluation.scoring import UNKNOWN_OF_A_POINT, read_scoreboard, score_due
-from tasks.forecast.publish import component_rows
-from tasks.profiles.article import ArticleProfile
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import INTERVALS
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import SCORES, components
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.core.forecast import Basis
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
+from closecast.tasks.evaluation import scoring
+from closecast.tasks.evaluation.scoring import UNKNOWN_OF_A_POINT, read_scoreboard, score_due
+from closecast.tasks.forecast.publish import component_rows
+from closecast.tasks.profiles.article import ArticleProfile
 from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, store, without
 
@@ -175,14 +176,24 @@ def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pyt
     assert {name for name, figure in score.items() if figure is None} == set(UNKNOWN_OF_A_POINT)
 
 
-def test_the_naive_crps_needs_250_returns(runs: Runs) -> None:
-    for number in (250, 251):  # with 249 and 250 returns behind it
-        put_forecast(runs.home, number, f"p{number}", profile=PROFILE)
-    assert runs.score(300) == 2
-    both = scores(runs)
-    assert both["p250"]["naive_crps"] is None
-    assert both["p250"]["crps"] > 0
-    assert both["p251"]["naive_crps"] > 0
+def test_the_naive_crps_of_a_young_product_is_of_all_its_returns(runs: Runs) -> None:
+    put_forecast(runs.home, 80, "young", profile=PROFILE)
+    runs.score(81)
+    naive = np.quantile(np.diff(np.log(candles()["close"].to_numpy()[:80])), LEVELS).tolist()
+    expected = crps_by_hand(math.log(close(81) / close(80)), naive)
+    assert scores(runs)["young"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_scoreboard_knows_from_the_forecasts_which_are_fallbacks(runs: Runs) -> None:
+    ways: list[tuple[int, Basis]] = [(500, "model"), (501, "fallback"), (502, "pool")]
+    for number, basis in ways:
+        made = forecast_by_hand(number, f"p{number}", profile=PROFILE)
+        version = None if basis == "fallback" else "1"
+        Predictions(runs.home).publish(replace(made, basis=basis, model_version=version).rows())
+    runs.score(503)
+    board = read_scoreboard(runs.home, BTC, PROFILE.name)
+    assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 2)]
+    assert [(one.horizon, one.forecasts) for one in board.fallbacks] == [(1, 1)]
 
 
 def test_each_forecast_is_scored_once_when_its_day_has_come(runs: Runs) -> None:

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.evaluation.significance import compare, diebold_mariano, newey_west_variance, ratio_interval
+from closecast.tasks.evaluation.significance import (
+    compare,
+    diebold_mariano,
+    newey_west_variance,
+    ratio_interval,
+)
 
 
 def overlapping(draw: np.random.Generator, days: int, horizon: int) -> np.ndarray:

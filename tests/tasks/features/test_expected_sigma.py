@@ -8,25 +8,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.candle_schema import candle_frame
-from tasks.core.types import Floats
-from tasks.features.expected_sigma import (
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.tasks.core.types import Floats
+from closecast.tasks.features.expected_sigma import (
     MAX_RATIO,
     HarSettings,
     WeekdayEwmaSettings,
+    _mean_variance,
     expected_sigmas,
     har_sigma,
     refit_cuts,
     weekday_ewma_sigma,
     weekday_scale,
 )
-from tasks.features.volatility import (
+from closecast.tasks.features.volatility import (
     VarianceBounds,
     daily_variance,
     log_variance,
     winsorised_variance,
 )
 from tests.helpers import FIRST, without
+from tests.markets import closes_only
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 Sigma = Callable[..., Floats]
@@ -58,12 +60,6 @@ def random_walk(days: int = 400, *, seed: int = 5, weekend: float = 0.5) -> pd.D
         "close": path[:, -1],
     }
     return candle_frame({"day_utc": when, **prices, "volume": 1.0})
-
-
-def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.copy()
-    frame.loc[:, [*RANGES, "volume"]] = np.nan
-    return frame
 
 
 def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -259,3 +255,20 @@ def test_no_sigma_explodes_after_nearly_still_days() -> None:
     known = np.isfinite(sigmas.har)
     assert (sigmas.har[known] <= MAX_RATIO * sigmas.ewma[known] * (1 + 1e-12)).all()
     assert (sigmas.har[known] >= sigmas.ewma[known] / MAX_RATIO * (1 - 1e-12)).all()
+
+
+def test_a_mean_over_some_days_does_without_a_few_of_them() -> None:
+    frame, days = random_walk(), 14
+    variance = np.arange(1.0, len(frame) + 1)
+    few, many = [100, 101, 102, 110], [200, 201, 202, 203]
+    kept = np.setdiff1d(np.arange(len(frame)), [*few, *many])
+    gapped = frame.iloc[kept].reset_index(drop=True)
+    mean = dict(zip(kept.tolist(), _mean_variance(gapped, variance[kept], days).tolist(), strict=True))
+    assert mean[105] == pytest.approx(np.mean([row for row in range(92, 106) if row not in few]) + 1)
+    assert mean[90] == pytest.approx(np.mean(range(77, 91)) + 1)
+    unknown = [row for row, value in mean.items() if np.isnan(value)]
+    # The first days, and those whose mean would reach into four missing days in a row.
+    assert unknown == [*range(13), *range(204, 217)]
+    variance[50] = np.nan
+    again = _mean_variance(gapped, variance[kept], days)
+    assert np.isnan(again[50:64]).all()

@@ -8,20 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.features.expected_sigma import expected_sigmas
-from tasks.features.inputs import (
+from closecast.tasks.features.expected_sigma import expected_sigmas
+from closecast.tasks.features.inputs import (
+    USUAL_MOVE,
     Columns,
     Inputs,
     InputSettings,
     columns_of,
     make_inputs,
     recent_sigma,
+    training_rows,
     usable_rows,
     windows_at,
 )
-from tasks.features.volatility import garman_klass, log_returns
-from tasks.features.windows import DAY
+from closecast.tasks.features.volatility import garman_klass, log_returns
+from closecast.tasks.features.windows import DAY
 from tests.helpers import FIRST, made_up, without
+from tests.markets import closes_only
 
 HORIZONS = (1, 7, 30)
 SETTINGS = InputSettings(lookback=5, level_days=30, horizons=HORIZONS)
@@ -30,12 +33,6 @@ RANGES = ["open", "high", "low"]
 # Indexes of the features in a window.
 RETURN, SIZE, SCALE, SLOW, GARMAN_KLASS, PARKINSON, MEAN, EWMA, HAR_DAY, HAR_WEEK, HAR_MONTH = range(11)
 LEVEL, VOLUME, SATURDAY, SUNDAY, MONDAY = range(11, 16)
-
-
-def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.copy()
-    frame.loc[:, [*RANGES, "volume"]] = np.nan
-    return frame
 
 
 def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,10 +51,13 @@ def windows(frame: pd.DataFrame, rows: list[int], columns: Columns = ALL) -> np.
 
 def bits(inputs: Inputs, row: int) -> list[bytes]:
     """Everything that is known at the close of the row: of the targets those that have come by then."""
-    arrays = (inputs.days, inputs.returns, inputs.spreads, inputs.plain, inputs.sigma)
+    arrays = (inputs.days, inputs.position, inputs.sigma)
+    calendar = (inputs.missing, inputs.moves, inputs.spreads, inputs.plain)
+    known = inputs.position[row] + 1
     come = inputs.days[: row + 1, None] + DAY * np.array(HORIZONS) <= inputs.days[row]
     targets = np.where(come, inputs.targets[: row + 1], np.nan)
-    return [*(array[: row + 1].tobytes() for array in arrays), targets.tobytes()]
+    parts = [*(array[: row + 1] for array in arrays), *(array[:known] for array in calendar), targets]
+    return [part.tobytes() for part in parts]
 
 
 @pytest.mark.parametrize("columns", [ALL, CLOSES])
@@ -85,7 +85,7 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
             assert alone[0].tobytes() == windows(frame, [row, 60], columns)[0].tobytes()
 
 
-def test_inputs_of_closes_alone_use_no_other_figure() -> None:
+def test_inputs_of_closes_use_no_other_figure() -> None:
     """They are the return, its size, the sigmas of all kinds, the level, and the weekdays."""
     frame = closes_only(made_up(220))
     window, inputs = windows(frame, [200], CLOSES)[0], make_inputs(frame, SETTINGS, CLOSES)
@@ -148,7 +148,7 @@ def test_large_figures_are_clipped() -> None:
     inputs = make_inputs(frame, SETTINGS, ALL)
     assert inputs.targets[69, 0] == 8.0
     assert np.nanmax(np.abs(inputs.targets)) == 8.0
-    window, size = windows(frame, [72])[0], inputs.returns[70] / inputs.sigma[72, 0]
+    window, size = windows(frame, [72])[0], inputs.moves[70] / inputs.sigma[72, 0]
     assert window[-1, VOLUME] == 3.0
     assert size > 6.0
     assert window[2, RETURN] == 6.0
@@ -192,16 +192,48 @@ def test_weekday_flags_are_those_of_the_target() -> None:
     assert make_inputs(gap, SETTINGS, ALL).plain[friday, -3:].tolist() == [1, 0, 0]
 
 
-def test_usable_windows_have_no_gap_in_or_before_them() -> None:
+def test_windows_of_the_training_have_no_gap_in_or_before_them() -> None:
     frame = made_up(120)
     first = int(usable_rows(make_inputs(frame, SETTINGS, ALL), lookback=5)[0])
     inputs = make_inputs(with_gap(frame), SETTINGS, ALL)
-    rows = usable_rows(inputs, lookback=5)
+    assert usable_rows(inputs, lookback=5).tolist() == [*range(first, 117)]
+    rows = training_rows(inputs, lookback=5)
     # The return of row 78 spans the gap, so the first complete window after it ends with row 83.
     assert rows.tolist() == [*range(first, 78), *range(83, 117)]
     for row in rows:
         assert (np.diff(inputs.days[row - 5 : row + 1]) == np.timedelta64(1, "D")).all()
     assert np.isfinite(windows_at(inputs, rows, SETTINGS)).all()
+
+
+def test_where_most_windows_have_a_missing_day_all_are_trained_on() -> None:
+    frame = made_up(280)
+    sundays = frame[frame["day_utc"].dt.day_of_week != 6].reset_index(drop=True)
+    inputs = make_inputs(sundays, SETTINGS, ALL)
+    assert training_rows(inputs, lookback=14).tolist() == usable_rows(inputs, lookback=14).tolist()
+    # A window of 5 days and the day before it: one weekday of seven has none.
+    assert 0 < len(training_rows(inputs, lookback=1)) < len(usable_rows(inputs, lookback=1))
+
+
+def test_a_missing_day_has_its_expected_values() -> None:
+    frame = made_up(120)
+    gap = without(frame, *frame["day_utc"].dt.date[[100, 101]])
+    inputs = make_inputs(gap, SETTINGS, ALL)
+    assert inputs.missing.tolist() == [row in (100, 101) for row in range(120)]
+    row = 100  # of the day after the gap
+    assert inputs.position[row] == 102
+    before, *missing, after = windows_at(inputs, np.array([row]), SETTINGS)[0][-4:]
+    sigma = inputs.sigma[row, 0]
+    three_days = np.log(frame["close"][102] / frame["close"][99])
+    assert after[RETURN] == pytest.approx(three_days / np.sqrt(3) / sigma, rel=1e-5)
+    for day in missing:
+        assert day[RETURN] == 0.0
+        assert day[SIZE] == pytest.approx(np.log(USUAL_MOVE + 0.1), rel=1e-6)
+        assert day[VOLUME] == 0.0
+        carried = [SCALE, SLOW, MEAN, EWMA, HAR_DAY, HAR_WEEK, HAR_MONTH, LEVEL]
+        assert day[carried].tolist() == before[carried].tolist()
+        assert day[[GARMAN_KLASS, PARKINSON]].tolist() == [before[MEAN]] * 2
+    flags = windows_at(make_inputs(frame, SETTINGS, ALL), np.array([102]), SETTINGS)[0][-4:, -3:]
+    assert np.stack([before, *missing, after])[:, -3:].tolist() == flags.tolist()
 
 
 @pytest.mark.parametrize(("days", "usable"), [(60, 42), (19, 1), (18, 0), (4, 0)])

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.candle_schema import candle_frame
-from tasks.core.types import Floats
-from tasks.features.inputs import InputSettings, recent_sigma
-from tasks.features.volatility import (
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.tasks.core.types import Floats
+from closecast.tasks.features.inputs import InputSettings, recent_sigma
+from closecast.tasks.features.volatility import (
     MIN_SIGMA,
+    daily_moves,
     daily_variance,
     ewma,
     garman_klass,
@@ -22,6 +23,7 @@ from tasks.features.volatility import (
     with_outcome,
 )
 from tests.helpers import FIRST, made_up, without
+from tests.markets import closes_only
 
 UNCLIPPED = InputSettings(sigma_high=1e9)
 PRICES = ["open", "high", "low", "close"]
@@ -42,12 +44,6 @@ def random_walk(days: int = 200, *, moves: int = 24, seed: int = 5) -> pd.DataFr
     opening = np.concatenate([[4000.0], path[:-1, -1]])
     high, low = np.maximum(opening, path.max(axis=1)), np.minimum(opening, path.min(axis=1))
     return candles(*zip(opening, high, low, path[:, -1], strict=True))
-
-
-def closes_only(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.copy()
-    frame.loc[:, [*PRICES[:3], "volume"]] = np.nan
-    return frame
 
 
 def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, ranges: bool = True) -> Floats:
@@ -88,6 +84,13 @@ def test_no_return_spans_a_gap() -> None:
     assert returns[1] == np.log(frame["close"][1]) - np.log(frame["close"][0])
     assert daily_variance(frame)[3] == garman_klass(frame)[3]
     assert daily_variance(frame)[4] > garman_klass(frame)[4]
+
+
+def test_a_day_of_one_trade_after_a_gap_has_its_part_of_the_return() -> None:
+    frame = made_up(60)[::2].reset_index(drop=True)
+    frame = frame.assign(**dict.fromkeys(("open", "high", "low"), frame["close"]))
+    assert daily_variance(frame)[1:].tolist() == np.square(daily_moves(frame))[1:].tolist()
+    assert (daily_variance(frame)[1:] > 0).all()
 
 
 def gapped(days: int = 90) -> pd.DataFrame:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.errors import NotEnoughHistory
-from tasks.features.windows import (
+from closecast.storage.core.errors import NotEnoughHistory
+from closecast.tasks.features.windows import (
     Windows,
     consecutive_runs,
     make_windows,

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from storage.core.home import Home
-from storage.models.registry import Models
-from storage.prices import price_store, queries
-from storage.prices.database import Database
-from storage.tables.delta import Table
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.tables.scores import Scores
-from tasks.core.forecast import Forecast
-from tasks.evaluation.scoring import score_due
-from tasks.forecast.publish import RunKey, find_forecast, publish_forecast
-from tasks.prices.ingest import IngestRequest
-from tasks.prices.sources import Market, ingest_prices
-from tasks.report.page import write_page
-from tasks.training.registration import load_model
-from tasks.training.selection import select_model
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
+from closecast.storage.prices import price_store, queries
+from closecast.storage.prices.database import Database
+from closecast.storage.tables.delta import Table
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.tables.scores import Scores
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.evaluation.scoring import score_due
+from closecast.tasks.forecast.publish import RunKey, find_forecast, publish_forecast
+from closecast.tasks.prices.ingest import IngestRequest
+from closecast.tasks.prices.sources import Market, ingest_prices
+from closecast.tasks.report.page import write_page
+from closecast.tasks.training.registration import load_model
+from closecast.tasks.training.selection import select_model
 from tests.calibrated import HORIZONS, LENIENT, MADE, Runs, champion_runs, day, quick, stored_runs
 from tests.engines import copy_home
 from tests.helpers import BTC, NOW, modules_after
@@ -34,9 +34,7 @@ from tests.lived import DAYS, lived_runs, made_lived
 def run_day(runs: Runs, number: int) -> Forecast:
     """The steps of `daily_forecast`, in its order."""
     home, profile = runs.home, runs.profile
-    request = IngestRequest(
-        BTC, day(number), NOW, NOW.date(), profile.min_days, profile.consecutive_days, pool_products=()
-    )
+    request = IngestRequest(BTC, day(number), NOW, NOW.date(), profile.min_fallback_days)
     prices = ingest_prices(home, Market(product_id=BTC), request, base_url="http://unused.invalid")
     history = prices.history
     forecast = find_forecast(home, RunKey.of_run(profile, history), profile.horizons)
@@ -45,7 +43,7 @@ def run_day(runs: Runs, number: int) -> Forecast:
         selection = select_model(home, profile, prices)
         model = load_model(Models(home), profile, BTC, selection.version)
         forecast = publish_forecast(home, profile, model, history, created_at=NOW, flow_run_id=None)
-    write_page(home, forecast, history, day=NOW.date())
+    write_page(home, forecast, history, day=NOW.date(), as_of=prices.as_of)
     return forecast
 
 
@@ -64,7 +62,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(Database, "__init__", "opened")
-    count(queries, "read_newest", "read")
+    count(queries, "read_rows", "read")
     for module in (price_store, queries):
         if hasattr(module, "digest"):
             count(module, "digest", "digested")
@@ -91,7 +89,7 @@ def test_a_day_whose_model_is_kept_loads_no_training_libraries(
 ) -> None:
     runs = champion_runs(tmp_path_factory, tmp_path / "home")
     program = (
-        "from storage.core.home import Home\nfrom tests.calibrated import MADE, Runs, quick\n"
+        "from closecast.storage.core.home import Home\nfrom tests.calibrated import MADE, Runs, quick\n"
         "from tests.tasks.forecast.test_day import Path, run_day\n"
         f"run_day(Runs(Home(Path({str(runs.home.root)!r})), quick()), MADE + 1)"
     )

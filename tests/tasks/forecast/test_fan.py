@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,23 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.core.candle_schema import candle_frame
-from storage.core.home import PROJECT
-from tasks.calibration.calibrator_states import CalibratorState
-from tasks.calibration.quantile_tracker import MAX_OFFSET
-from tasks.core.forecast import Forecast
-from tasks.core.history import PriceHistory
-from tasks.core.model import Model
-from tasks.core.quantiles import LEVELS, MEDIAN
-from tasks.core.types import Floats
-from tasks.features.inputs import columns_of
-from tasks.forecast.publish import make_forecast
-from tasks.network.forward import weight_shapes
-from tasks.prices.csv_reader import read_candles
-from tasks.profiles.base import FittedModel
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.profiles.ensemble import Ensemble
-from tests.helpers import BTC, FIRST, NOW
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.tasks.calibration.calibrator_states import CalibratorState
+from closecast.tasks.calibration.quantile_tracker import MAX_OFFSET
+from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.model import Model
+from closecast.tasks.core.quantiles import LEVELS, MEDIAN
+from closecast.tasks.core.types import Floats
+from closecast.tasks.features.inputs import columns_of
+from closecast.tasks.forecast.publish import make_forecast
+from closecast.tasks.network.forward import weight_shapes
+from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.profiles.base import FittedModel
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.profiles.ensemble import Ensemble
+from tests.helpers import BTC, FIRST, NOW, PROJECT
 
 SOAK = int(os.environ.get("SOAK", "1"))
 STEADY = settings(max_examples=12 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
@@ -50,7 +50,8 @@ def model(candles: pd.DataFrame, seed: int, size: float) -> Model:
     features = 6 + 2 + 4 + 3 * columns.ranges + columns.volume
     shapes = weight_shapes(features, PROFILE.settings.units, 3 * len(PROFILE.horizons)).values()
     members = tuple([draw.normal(0, size, shape).astype(np.float32) for shape in shapes] for _ in range(2))
-    return Model("1", FittedModel(Ensemble(columns, members), FIRST), cast("Any", None))
+    lineage = cast("Any", SimpleNamespace(basis="model"))
+    return Model("1", FittedModel(Ensemble(columns, members), FIRST), lineage)
 
 
 def fan(candles: pd.DataFrame, offsets: Floats, *, seed: int = 1, size: float = 0.5) -> Forecast:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.forecast.publish import RunKey
-from tasks.training.registration import model_key
+from closecast.tasks.forecast.publish import RunKey
+from closecast.tasks.training.registration import model_key
 
 STEADY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 texts = st.text(alphabet='ab\n"\\,@:[]- ', max_size=6)

@@ -12,21 +12,27 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
-from storage.core.errors import Damaged, NotEnoughHistory
-from storage.core.home import Home
-from storage.core.intervals import INTERVALS
-from storage.models.registry import Models
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import PREDICTIONS, calibrator, components
-from tasks.calibration.quantile_tracker import nested
-from tasks.core.forecast import Forecast, HorizonForecast
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
-from tasks.forecast.publish import days_to_backfill, find_forecast, publish_forecast, stored_run
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.baselines import MIXED, baselines_of
-from tasks.training.registration import load_model
+from closecast.storage.core.errors import Damaged
+from closecast.storage.core.home import Home
+from closecast.storage.core.intervals import INTERVALS
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import PREDICTIONS, calibrator, components
+from closecast.tasks.calibration.quantile_tracker import nested
+from closecast.tasks.core.forecast import Forecast, HorizonForecast
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN
+from closecast.tasks.forecast.publish import (
+    days_to_backfill,
+    find_forecast,
+    publish_forecast,
+    publish_further,
+    stored_run,
+)
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.baselines import MIXED, baselines_of
+from closecast.tasks.training.registration import load_model
 from tests.calibrated import (
     HORIZONS,
     MADE,
@@ -229,16 +235,53 @@ def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
     assert count_rows(runs.home) == [0, 0, 0]
 
 
-def test_a_gap_in_the_window_writes_no_row(runs: Runs) -> None:
+def test_a_missing_day_in_the_window_leaves_a_forecast_by_the_model(runs: Runs) -> None:
     with Prices(runs.home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
-        lookback = runs.profile.settings.lookback
-        frame = without(candles(), day(MADE - lookback), day(MADE - lookback))
+        frame = without(candles(), day(MADE - 2), day(MADE - 1))
         prices.append(BTC, frame, source="coinbase", observed_at=NOW, payload_sha256=SHA)
-    with pytest.raises(NotEnoughHistory):
-        runs.publish(MADE)
-    assert count_rows(runs.home)[:2] == [0, 0]
-    assert runs.publish(MADE + 1).first.revision == 0
+    forecast = runs.publish(MADE)
+    assert (forecast.basis, forecast.first.revision) == ("model", 0)
+    assert count_rows(runs.home) == ROWS
+
+
+def test_without_a_model_the_baselines_forecast(runs: Runs) -> None:
+    history = runs.history(MADE)
+    run: Any = {"created_at": NOW, "flow_run_id": None}
+    forecast = publish_forecast(runs.home, runs.profile, None, history, **run)
+    assert [(row["basis"], row["model_version"]) for row in forecast.rows()] == [("fallback", None)] * 3
+    stored: Any = stored_run(runs.home, forecast.first.prediction_id)
+    assert stored.fan == replace(
+        forecast, horizons=tuple(replace(one, components={}, sigma=None) for one in forecast.horizons)
+    )
+    fan = []
+    for one in forecast.horizons:
+        stored = parts(runs.home, one)
+        assert set(stored) == {*baselines_of(one.horizon)}
+        assert {part["calibrator_version"] for part in stored.values()} == {None}
+        fan.append(np.mean([np.log(stored[name]["quantiles"]) for name in MIXED], axis=0))
+    for one, logs in zip(forecast.horizons, nested(fan), strict=True):
+        np.testing.assert_allclose(np.log(one.quantiles), logs, rtol=1e-12)
+    # No outcome of a fallback moves the tracker.
+    assert calibrator(runs.home).read().num_rows == 0
+
+
+def test_a_further_day_is_one_more_row_of_the_run(runs: Runs) -> None:
+    forecast, history = runs.publish(MADE), runs.history(MADE)
+    run: Any = {"created_at": LATER, "flow_run_id": "later"}
+    further = publish_further(runs.home, runs.profile, history, 9, **run)
+    assert [one.horizon for one in further.horizons] == [9]
+    row = Predictions(runs.home).find(runs.prediction_id(MADE, 9))
+    assert row == further.rows()[0]
+    assert (row["basis"], row["model_version"], row["target_day"]) == ("fallback", None, day(MADE + 9))
+    again = publish_further(runs.home, runs.profile, history, 9, **run)
+    assert (again.horizons, len(Predictions(runs.home).read())) == (further.horizons, 4)
+    stored: Any = stored_run(runs.home, row["prediction_id"])
+    assert stored.fan.horizons == tuple(
+        replace(one, components={}, sigma=None, calibrator_version=None) for one in forecast.horizons
+    )
+    assert stored.forecast == Forecast.from_rows(further.rows())
+    assert [one["horizon"] for one in stored.rows] == [*HORIZONS, 9]
 
 
 def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None:
@@ -251,7 +294,7 @@ def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None
     with Prices(runs.home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
         prices.append(BTC, made_up(60, seed=5), source="coinbase", observed_at=NOW, payload_sha256=SHA)
-        frame = prices.closes_at(data_version)
+        frame = prices.prices_at(data_version).candles
     pd.testing.assert_frame_equal(frame, candles().head(MADE), check_exact=True)
     history = PriceHistory(BTC, frame, data_version, "csv@0")
     again = publish_forecast(
@@ -324,9 +367,10 @@ def test_a_run_is_found_by_the_id_of_any_of_its_rows(tmp_path: Path) -> None:
     for prediction_id in ("a", "b"):
         found = stored_run(home, prediction_id)
         assert found is not None
-        assert [(one.prediction_id, one.horizon) for one in found.horizons] == [("a", 1), ("b", 7)]
-        assert found == Forecast.from_rows(run.rows())
+        assert [(one.prediction_id, one.horizon) for one in found.fan.horizons] == [("a", 1), ("b", 7)]
+        assert found.fan == Forecast.from_rows(run.rows())
+        assert found.forecast.first.prediction_id == prediction_id
     alone = stored_run(home, "next day")
     assert alone is not None
-    assert [one.prediction_id for one in alone.horizons] == ["next day"]
+    assert [one.prediction_id for one in alone.fan.horizons] == ["next day"]
     assert stored_run(home, "none") is None

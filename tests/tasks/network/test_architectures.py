@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.architectures import (
+from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.network.architectures import (
     arrays_sha256,
     article_network,
     calibrated_network,
     student_t_loss,
 )
-from tasks.network.forward import student_t_parameters
+from closecast.tasks.network.forward import student_t_parameters
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402

@@ -11,14 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
-from tasks.core.history import PriceHistory
-from tasks.core.tensorflow_runtime import tensorflow
-from tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
-from tasks.network.architectures import article_network, calibrated_network
-from tasks.network.epoch import Weights
-from tasks.network.forward import forward, relu, sigmoid, student_t_parameters, weight_shapes
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
+from closecast.tasks.network.architectures import article_network, calibrated_network
+from closecast.tasks.network.epoch import Weights
+from closecast.tasks.network.forward import forward, relu, sigmoid, student_t_parameters, weight_shapes
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.calibrated import CalibratedProfile
 from tests.helpers import BTC, made_up
 
 tensorflow()  # quietly, before Keras imports it

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from storage.core.errors import BadSetting
-from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network import trainer as trainer_module
-from tasks.network.architectures import (
+from closecast.storage.core.errors import BadSetting
+from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.network import trainer as trainer_module
+from closecast.tasks.network.architectures import (
     arrays_sha256,
     article_network,
     calibrated_network,
     student_t_loss,
 )
-from tasks.network.epoch import (
+from closecast.tasks.network.epoch import (
     EarlyStopping,
     Weights,
     batches,
@@ -30,8 +30,8 @@ from tasks.network.epoch import (
     listening,
     report_epoch,
 )
-from tasks.network.forward import forward, student_t_parameters
-from tasks.network.trainer import Losses, Trainer, TrainingSettings, train
+from closecast.tasks.network.forward import forward, student_t_parameters
+from closecast.tasks.network.trainer import Losses, Trainer, TrainingSettings, train
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.network import trainer as trainer_module
-from tasks.network.trainer import TrainerPool
+from closecast.tasks.network import trainer as trainer_module
+from closecast.tasks.network.trainer import TrainerPool
 
 RUN: ContextVar[str] = ContextVar("RUN", default="none")
 

@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from tasks.core.tensorflow_runtime import tensorflow
-from tasks.network.architectures import article_network, squared_error
-from tasks.network.trainer import Trainer, TrainingSettings
+from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.network.architectures import article_network, squared_error
+from closecast.tasks.network.trainer import Trainer, TrainingSettings
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.errors import (
+from closecast.storage.core.errors import (
     BadDay,
     BadProduct,
     BadSetting,
     ClosecastError,
     ExchangeUnavailable,
 )
-from tasks.prices.coinbase_client import MAX_DAYS, Client, spans
+from closecast.tasks.prices.coinbase_client import MAX_DAYS, Client, spans
 from tests.exchange import Exchange, Response
 from tests.helpers import made_up, without
 
@@ -178,6 +178,27 @@ def test_waits_grow_and_are_bounded(ex: Exchange, connect: Connect, waits: list[
     assert len({round(wait % 0.5, 6) for wait in backoff[:3]}) > 1  # jitter
 
 
+@pytest.mark.parametrize("header", ["7", "Fri, 18 Oct 2019 00:20:07 GMT"])
+def test_the_client_waits_as_long_as_the_exchange_asks(
+    ex: Exchange, connect: Connect, waits: list[float], header: str
+) -> None:
+    asked = Response(429, b"[]", headers=(("Retry-After", header),))
+    ex.faults.extend([asked, Response(503, b"", headers=(("Retry-After", "0"),))])
+    connect().page("BTC-USD", *SPAN)
+    first, second = (wait for wait in waits if wait >= 0.45)
+    assert first == 7
+    assert second <= 1.5  # as usual
+
+
+def test_a_longer_wait_than_there_is_patience_for_ends_at_once(
+    ex: Exchange, connect: Connect, waits: list[float]
+) -> None:
+    ex.faults.append(Response(503, b"", headers=(("Retry-After", "900"),)))
+    with pytest.raises(ExchangeUnavailable, match=r"a pause of 900 s .* waits at most 780 s more"):
+        connect(patience=780.5).page("BTC-USD", *SPAN)
+    assert (len(ex.requests), [wait for wait in waits if wait >= 0.45]) == (1, [])
+
+
 def test_no_request_starts_after_the_patience(ex: Exchange, connect: Connect) -> None:
     client = connect(patience=0.05)
     client.page("BTC-USD", *SPAN)
@@ -241,7 +262,7 @@ def test_a_malformed_product_or_span_is_never_requested(
 
 @pytest.mark.parametrize(
     "url",
-    ["api.example.com", "ftp://x", "file:///etc/passwd", "http://", "http://[::1", "", "https://x?a=b",
+    ["api.example.com", "ftp://x", "file:///etc/passwd", "http://", "http://[::1", "", "https://x?a=b", "https://x?a",
      "http://a..b", "https://x:99999"],
 )  # fmt: skip
 def test_an_address_that_cannot_be_used(url: str) -> None:

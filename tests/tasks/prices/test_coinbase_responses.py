@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests import Response
 
-from storage.core.candle_schema import CANDLE_COLUMNS, REJECTED_COLUMNS
-from storage.core.errors import BadProduct, ExchangeRefused
-from tasks.prices.coinbase_client import Client
-from tasks.prices.coinbase_responses import (
+from closecast.storage.core.candle_schema import CANDLE_COLUMNS, REJECTED_COLUMNS
+from closecast.storage.core.errors import BadProduct, ExchangeRefused
+from closecast.tasks.prices.coinbase_client import Client
+from closecast.tasks.prices.coinbase_responses import (
     MAX_BYTES,
     MAX_ROWS,
     TransientError,
     read_rows,
+    retry_after,
     rows_of,
     sent_at,
 )
@@ -65,7 +66,7 @@ def test_a_200_without_an_array_is_transient(body: bytes, detail: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "error", "message"),
     [
-        (404, b'{"message":"NotFound"}', BadProduct, "has no product BTC-USD; check its spelling"),
+        (404, b'{"message":"NotFound"}', BadProduct, r"\(NotFound\): check its spelling, or take it out"),
         (404, b"<html>nginx</html>", ExchangeRefused, "404: an HTML page"),
         (403, b"<html>nginx</html>", ExchangeRefused, "403: an HTML page; .*CLOSECAST_COINBASE_URL"),
         (400, b'{"message":"No."}', ExchangeRefused, r"refused BTC-USD with 400: No\.;"),
@@ -111,6 +112,33 @@ def test_the_moment_of_a_response_is_its_date(header: str, moment: datetime | No
     assert sent_at(response) == moment
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        ("Fri, 18 Oct 2019 00:22:30 GMT", 150),
+        ("Fri, 18 Oct 2019 00:10:00 GMT", 0),  # it is over
+        ("soon", 0),
+        ("-5", 0),
+        ("1.5", 1.5),
+        ("1e3", 0),
+        ("9999999999", 1e9),
+        ("9" * 400, 1e9),
+        ("", 0),
+    ],
+)
+def test_seconds_and_dates_of_retry_after(header: str, seconds: float) -> None:
+    response = Response()
+    response.status_code = 429
+    response.headers.update({"Date": "Fri, 18 Oct 2019 00:20:00 GMT", "Retry-After": header})
+    with pytest.raises(TransientError) as error:
+        rows_of(response, b"[]", "BTC-USD")
+    assert error.value.retry_after == seconds
+    del response.headers["Date"]  # nothing to count a date from
+    assert retry_after(response) == (seconds if "GMT" not in header else 0)
+
+
 # Rows
 
 
@@ -126,6 +154,11 @@ def test_the_moment_of_a_response_is_its_date(header: str, moment: datetime | No
         ([AT + 0.5, 1, 3, 2, 2.5, 7], None, "its time"),
         ([math.nan, 1, 3, 2, 2.5, 7], None, "its time"),
         ([math.inf, 1, 3, 2, 2.5, 7], None, "its time"),
+        ([AT * 10**3, *GOOD[1:]], "2019-10-01", "its time is in milliseconds, and seconds are needed"),
+        ([AT * 1e3, *GOOD[1:]], "2019-10-01", "its time is in milliseconds"),
+        ([AT * 10**6, *GOOD[1:]], "2019-10-01", "its time is in microseconds"),
+        ([AT * 10**9, *GOOD[1:]], "2019-10-01", "its time is in nanoseconds"),
+        ([AT * 10**3 + 1, *GOOD[1:]], None, "its time is not midnight"),
         ([AT], "2019-10-01", "six values, this row 1"),
         ([*GOOD, 8], "2019-10-01", "six values, this row 7"),
         ([AT, None, 3, 2, 2.5, 7], "2019-10-01", "low"),
@@ -155,7 +188,7 @@ def test_a_day_with_different_figures_is_rejected_and_a_repeated_row_is_not() ->
     assert [json.loads(raw)[4] for raw in rejected["raw"]] == [2.5, 2.75]
 
 
-def test_days_outside_the_span_are_dropped_whatever_they_hold() -> None:
+def test_days_outside_the_span_are_dropped() -> None:
     outside = [[86400 * 10**12, 1, 3, 2, 2.5, 7], [-86400 * 10**300, None], [AT - 86400, "x"]]
     candles, rejected = read_rows([*outside, GOOD], *SPAN)
     assert len(candles) == 1
@@ -173,7 +206,7 @@ candle_like = st.tuples(
 
 
 @given(st.lists(candle_like | json_values, max_size=8))
-def test_every_candle_stands_in_the_rows(content: list[Any]) -> None:
+def test_every_candle_is_in_the_rows(content: list[Any]) -> None:
     candles, rejected = read_rows(content, *SPAN)
     assert rejected["reason"].astype(bool).all()
     assert candles["day_utc"].is_monotonic_increasing

@@ -17,16 +17,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flows.clock import last_complete_day
-from storage.core.errors import BadProduct, ClosecastError
-from storage.core.home import Home
-from storage.prices.price_store import Prices
-from storage.prices.raw_responses import raw_sha256s, read_raw
-from tasks.prices import ingest_coinbase
-from tasks.prices.coinbase_client import Client
-from tasks.prices.coinbase_responses import FIGURES, parse
-from tasks.prices.ingest import IngestRequest
-from tasks.prices.ingest_coinbase import REFETCHED_DAYS, ingest_exchange
+from closecast.flows.clock import last_complete_day
+from closecast.storage.core.errors import BadProduct, ClosecastError
+from closecast.storage.core.home import Home
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.prices.raw_responses import raw_sha256s, read_raw
+from closecast.tasks.prices import ingest_coinbase
+from closecast.tasks.prices.coinbase_client import Client
+from closecast.tasks.prices.coinbase_responses import FIGURES, parse
+from closecast.tasks.prices.ingest import IngestRequest
+from closecast.tasks.prices.ingest_coinbase import REFETCHED_DAYS, ingest_exchange
 from tests.calibrated import day
 from tests.exchange import DAY, FAULTS, Exchange
 from tests.helpers import BTC, made_up

@@ -5,7 +5,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.gaps import find_gaps
 
 FIRST = date(2019, 1, 1)
 

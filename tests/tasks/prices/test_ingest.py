@@ -7,11 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from storage.core.errors import (
+from closecast.storage.core.errors import (
     BadDay,
     BadFile,
     BadInput,
@@ -22,18 +23,18 @@ from storage.core.errors import (
     SourceMismatch,
     StaleSeries,
 )
-from storage.core.home import Home
-from storage.prices.price_store import Prices
-from storage.prices.raw_responses import read_raw
-from storage.tables.sql import query
-from tasks.core.steps import task_of
-from tasks.prices import sources
-from tasks.prices.coinbase_client import Client, spans
-from tasks.prices.gaps import find_gaps
-from tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored, source_of
-from tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
-from tasks.prices.ingest_csv import ingest_file
-from tasks.prices.sources import Market, ingest_prices
+from closecast.storage.core.home import Home
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.prices.raw_responses import read_raw
+from closecast.storage.tables.sql import query
+from closecast.tasks.core.steps import task_of
+from closecast.tasks.prices import sources
+from closecast.tasks.prices.coinbase_client import Client, spans
+from closecast.tasks.prices.gaps import find_gaps
+from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
+from closecast.tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
+from closecast.tasks.prices.ingest_file import ingest_file
+from closecast.tasks.prices.sources import Market, ingest_prices
 from tests.exchange import Exchange
 from tests.helpers import BTC, NOW, made_up, to_csv, without
 
@@ -87,10 +88,14 @@ class Ingest:
 
     def candles_of(self, ingested: IngestedPrices) -> pd.DataFrame:
         with Prices(self.home) as prices:
-            return prices.closes_at(ingested.history.data_version)
+            return prices.prices_at(ingested.history.data_version).candles
+
+    def source(self, product_id: str = BTC) -> str | None:
+        with Prices(self.home) as prices:
+            return prices.source_of(product_id)
 
     def holds_nothing(self) -> bool:
-        return source_of(self.home, BTC) is None and self.table("candles").empty and self.quarantined().empty
+        return self.source() is None and self.table("candles").empty and self.quarantined().empty
 
 
 @pytest.fixture
@@ -129,6 +134,19 @@ def test_the_first_run_fetches_the_whole_history(ingest: Ingest) -> None:
         sent = {row[0]: row[4] for row in json.loads(read_raw(ingest.home, str(sha256)))}
         stamps = pd.to_datetime(part["day_utc"]).astype("datetime64[s]").astype("int64")
         assert [sent[stamp] for stamp in stamps] == part["close"].tolist()
+
+
+def test_the_empty_pages_before_a_product_are_one_log_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "closecast")
+    with Exchange({BTC: FRAME[-20:]}, clock=CLOCK) as exchange:
+        Ingest(Home(tmp_path).prepare(), exchange).fetch()
+    lines = [line for line in caplog.messages if "candles" in line]
+    assert lines == [
+        "BTC-USD 2016-07-23 to 2016-08-22: 20 candles",
+        "BTC-USD: no candles on 2 pages between 2014-12-01 and 2016-07-22",
+    ]
 
 
 def test_later_runs_begin_a_week_back_and_append_only_new_days(ingest: Ingest) -> None:
@@ -212,8 +230,15 @@ def test_quarantined_rows_are_counted_once_and_never_used(
     assert spike not in ingest.closes()
     assert ingest.quarantined()["day_utc"].tolist() == [str(spike)]
     assert "more than 3 a day" in ingest.quarantined()["reason"][0]
-    assert "1 rows quarantined, see the view quarantine" in caplog.text
+    assert "1 row quarantined; list and decide with `closecast quarantine --product BTC-USD`" in caplog.text
     assert (ingest.fetch().quarantined, len(ingest.quarantined())) == (1, 1)
+
+
+def test_candles_in_milliseconds_are_quarantined_with_that_reason(ingest: Ingest) -> None:
+    ingest.ex.faults.extend(["ok", "milliseconds"])
+    assert counts(ingest.fetch()) == (400, 400, 0, 1)  # the day is a gap, which is requested again
+    (reason,) = ingest.quarantined()["reason"]
+    assert reason == "its time is in milliseconds, and seconds are needed"
 
 
 def test_quarantined_first_days_are_fetched_again(ingest: Ingest) -> None:
@@ -280,7 +305,7 @@ def test_another_source_replaces_a_series_only_once_it_has_sent_rows(ingest: Ing
         ingest.ex.faults.extend(faults)
         with pytest.raises(ExchangeUnavailable):
             ingest.fetch(replace_source=True)
-        assert (source_of(ingest.home, BTC), ingest.closes()) == ("csv", before)
+        assert (ingest.source(), ingest.closes()) == ("csv", before)
     prices = ingest.fetch(replace_source=True)
     assert (prices.history.source, len(prices.history.candles)) == ("coinbase", 400)
     assert ingest.closes() == CLOSES
@@ -290,7 +315,7 @@ def test_another_source_replaces_a_series_only_once_it_has_sent_rows(ingest: Ing
 def test_an_unknown_product_gets_no_series(ingest: Ingest) -> None:
     with pytest.raises(BadProduct):
         ingest.fetch(product_id="XYZ-USD")
-    assert source_of(ingest.home, "XYZ-USD") is None
+    assert ingest.source("XYZ-USD") is None
     assert ingest.table("candles").empty
 
 
@@ -301,9 +326,9 @@ def test_an_origin_that_the_exchange_cannot_serve(ingest: Ingest) -> None:
     with pytest.raises(StaleSeries, match="later --as-of"):
         ingest.fetch(LISTED - DAY)
     assert ingest.holds_nothing()
-    with pytest.raises(StaleSeries, match=f"--as-of {LAST}"):
-        ingest.fetch(LAST + DAY)
-    assert ingest.requested()[-1] == (str(LAST + DAY),) * 2  # once more, before the run gives up
+    prices = ingest.fetch(LAST + DAY)
+    assert (prices.history.origin, prices.as_of) == (LAST, LAST + DAY)
+    assert ingest.requested()[-1] == (str(LAST + DAY),) * 2  # once more, before the day counts as missing
     assert ingest.closes() == CLOSES  # the days before it are kept
     with pytest.raises(BadDay, match=str(LISTED)):
         ingest.fetch(LISTED - DAY)
@@ -336,7 +361,7 @@ def test_an_origin_within_the_file(ingest: Ingest) -> None:
 def test_rows_of_a_file_are_quarantined_with_a_reason(ingest: Ingest) -> None:
     frame = FRAME.copy()
     frame.loc[100, ["close", "high"]] *= 9
-    odd = b"0000-02-29,1,1,1,1,1\n0020-05-01,1,1,1,1,1\n-90000000000,1,1,1,1,1\n2016-08-23,1,1,1,x,1\n"
+    odd = b"0000-02-29,1,1,1,1,1\n0020-05-01,1,1,1,1,1\n-90000000000,1,1,1,1,1\n2014-08-23,1,1,1,x,1\n"
     for new_days in (398, 0):
         prices = ingest.import_file(to_csv(frame) + odd, last_finished_day=LAST - DAY)
         assert (counts(prices), prices.history.origin) == ((398, new_days, 0, 6), LAST - DAY)
@@ -361,31 +386,70 @@ def test_the_first_close_of_a_file_is_compared_with_the_stored_one(ingest: Inges
     assert (prices.history.origin, counts(prices)) == (LAST, (400, 0, 0, 1))
 
 
+def test_a_file_of_which_many_days_cannot_be_prices_is_refused_whole(ingest: Ingest) -> None:
+    """Else a run would forecast from an old day, or from closes of two units."""
+    mixed, negative = FRAME[["day_utc", "close"]].copy(), FRAME[["day_utc", "close"]].copy()
+    mixed.loc[::4, "close"] *= 100
+    negative.loc[396:, "close"] *= -1
+    for frame, days in ((mixed, 100), (negative, 4)):
+        data = frame.to_csv(index=False)
+        with pytest.raises(BadFile, match=f"but {days} of 400 days cannot be or jump, .* --columns"):
+            ingest.import_file(data.encode())
+        assert ingest.holds_nothing()
+    negative["close"] *= np.where(negative.index == 396, -1, 1)
+    assert counts(ingest.import_file(negative.to_csv(index=False).encode())) == (397, 397, 0, 3)
+
+
+def test_closes_of_zero_are_unknown(ingest: Ingest) -> None:
+    """CryptoCompare has them for the days before a coin was traded."""
+    frame = FRAME[["day_utc", "close"]].copy()
+    frame.loc[:99, "close"] = 0.0
+    prices = ingest.import_file(frame.to_csv(index=False).encode())
+    assert counts(prices) == (300, 300, 0, 100)
+
+
 GAP = (date(2016, 3, 5), date(2016, 3, 6))
 
 
 @pytest.mark.parametrize(
     ("error", "message", "wanted"),
     [
-        (NotEnoughHistory, "needs 399 days of closes up to 2016-08-22, there are 398", {"min_days": 399}),
-        (NotEnoughHistory, "170 consecutive .* there are 169 since .* 2016-03-06", {"consecutive_days": 170}),
-        (StaleSeries, "no close of 2016-08-23, .*--as-of 2016-08-22", {"origin": LAST + DAY}),
-        (StaleSeries, "no close of 2016-03-06, .*--as-of 2016-03-04", {"origin": GAP[1]}),
+        (NotEnoughHistory, "needs 401 days up to 2016-08-22 .* 400 with 398 closes", {"min_days": 401}),
+        (StaleSeries, "no close after 2016-08-22, .*--as-of 2016-08-22", {"origin": LAST + 30 * DAY}),
         (BadDay, "begins on 2015-07-20, the origin is 2015-07-19", {"origin": LISTED - DAY}),
         (BadFile, "no usable candle", {"last_finished_day": LISTED - DAY}),
     ],
 )
-def test_a_file_that_cannot_serve_the_run_stores_nothing(
+def test_a_file_that_cannot_serve_the_run_is_stored_where_it_has_candles(
     ingest: Ingest, error: type[ClosecastError], message: str, wanted: dict[str, Any]
 ) -> None:
     with pytest.raises(error, match=message):
         ingest.import_file(without(FRAME, *GAP), **wanted)
-    assert ingest.holds_nothing()
+    if error is BadFile:
+        assert ingest.holds_nothing()
+        return
+    assert len(ingest.closes()) == 398
+    assert counts(ingest.import_file(without(FRAME, *GAP))) == (398, 0, 0, 0)
 
 
 def test_a_file_with_just_enough_closes_serves_the_run(ingest: Ingest) -> None:
-    prices = ingest.import_file(without(FRAME, *GAP), min_days=398, consecutive_days=169)
-    assert prices.history.origin == LAST
+    prices = ingest.import_file(without(FRAME, *GAP), min_days=400)
+    assert (prices.history.origin, prices.as_of, prices.horizon) == (LAST, LAST, 1)
+    third = FRAME.iloc[::-3].iloc[::-1].reset_index(drop=True)
+    with pytest.raises(NotEnoughHistory, match="400 with 134 closes"):
+        ingest.import_file(third, source="sample", min_days=400, replace_source=True)
+
+
+@pytest.mark.parametrize(("origin", "newest"), [(LAST + 29 * DAY, LAST), (GAP[1], GAP[0] - DAY)])
+def test_an_origin_without_a_close_has_that_of_the_day_before(
+    ingest: Ingest, origin: date, newest: date
+) -> None:
+    file = without(FRAME, *GAP)
+    prices = ingest.import_file(file, origin=origin)
+    assert (prices.history.origin, prices.as_of) == (newest, origin)
+    assert prices.horizon == (origin - newest).days + 1
+    # The newest close's own day has the same candles, and so the same data version and run key.
+    assert ingest.import_file(file, origin=newest).history.data_version == prices.history.data_version
 
 
 def test_a_duplicate_day_is_refused_or_chosen(ingest: Ingest) -> None:
@@ -404,7 +468,7 @@ def test_the_sample_and_a_file_do_not_mix(ingest: Ingest) -> None:
         ingest.import_file(other)
     with pytest.raises(NotEnoughHistory):
         ingest.import_file(other, replace_source=True, min_days=51)
-    assert (source_of(ingest.home, BTC), ingest.closes()) == ("sample", CLOSES)
+    assert (ingest.source(), ingest.closes()) == ("sample", CLOSES)
     prices = ingest.import_file(other, replace_source=True)
     assert (prices.history.source, len(prices.history.candles)) == ("csv", 50)
     assert list(ingest.closes().values()) == other["close"].tolist()
@@ -421,7 +485,7 @@ def test_the_stored_closes_are_read_without_a_source(ingest: Ingest) -> None:
     assert read_stored(ingest.home, request).facts() == prices.facts() | {"new_days": 0}
     day = date(2016, 1, 1)
     assert read_stored(ingest.home, replace(request, origin=day)).history.origin == day
-    for origin, error in ((LISTED - DAY, BadDay), (LAST + DAY, StaleSeries)):
+    for origin, error in ((LISTED - DAY, BadDay), (LAST + 30 * DAY, StaleSeries)):
         with pytest.raises(error):
             read_stored(ingest.home, replace(request, origin=origin))
 
@@ -435,12 +499,20 @@ def test_the_source_is_the_stored_one_or_the_sample(ingest: Ingest) -> None:
         market = {"product_id": product_id, **market}
         return ingest_prices(ingest.home, Market(**market), request, base_url=ingest.ex.url).history.source
 
-    with pytest.raises(BadProduct, match="the sample holds BTC-USD, not ETH-USD"):
+    with pytest.raises(BadProduct, match="the sample has BTC-USD, not ETH-USD"):
         source(product_id="ETH-USD")
     assert source() == "sample"
     with pytest.raises(BadFile, match="--csv goes with the source csv"):
         source(source="coinbase", csv=path)
-    assert (source(csv=path, source="csv"), source()) == ("csv", "csv")
+    with pytest.raises(SourceMismatch, match="has prices of sample, and the source csv needs a file"):
+        source(source="csv")
+    path.write_text(path.read_text().replace("close", "last_of_day"))
+    with pytest.raises(BadFile, match="name the columns with --columns"):
+        source(csv=path, source="csv")
+    columns = {"date": "date", "close": "last_of_day"}
+    with pytest.raises(BadFile, match="are about a file: name it with --csv"):
+        source(source="csv", columns=columns)
+    assert (source(csv=path, source="csv", columns=columns), source()) == ("csv", "csv")
     assert ingest.ex.requests == []
     assert (source(LAST, source="coinbase"), source(LAST)) == ("coinbase", "coinbase")
     assert ingest.ex.requests

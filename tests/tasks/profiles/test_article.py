@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.preprocessing import MinMaxScaler
 
-from storage.core.errors import Damaged, NotEnoughHistory
-from storage.core.home import Home
-from storage.models.bundles import Bundle, Draft
-from storage.models.registry import Models
-from tasks.core.history import PriceHistory
-from tasks.core.types import Floats
-from tasks.network.forward import forward
-from tasks.prices.csv_reader import read_candles
-from tasks.prices.ingest import IngestRequest, read_stored
-from tasks.profiles.article import ArticleProfile, MinMax, Split
-from tasks.profiles.base import FittedModel
-from tasks.profiles.named import own_files
-from tasks.training.registration import weights_digest
-from tasks.training.selection import select_model
+from closecast.storage.core.errors import Damaged, NotEnoughHistory
+from closecast.storage.core.home import Home
+from closecast.storage.models.bundles import Bundle, Draft
+from closecast.storage.models.registry import Models
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.types import Floats
+from closecast.tasks.network.forward import forward
+from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.prices.ingest import IngestRequest, read_stored
+from closecast.tasks.profiles.article import ArticleProfile, MinMax, Split
+from closecast.tasks.profiles.base import FittedModel
+from closecast.tasks.profiles.named import own_files
+from closecast.tasks.training.registration import weights_digest
+from closecast.tasks.training.selection import select_model
 from tests.helpers import (
     ARTICLE_FILE,
     BTC,
@@ -231,7 +231,7 @@ def test_the_forecast_layer_by_layer() -> None:
     assert point(model, closes) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_forecast_depends_on_its_window_alone() -> None:
+def test_the_forecast_depends_only_on_its_window() -> None:
     closes, model = made_up(), fitted()
     expected = point(model, closes)
     assert point(model, closes.tail(3).reset_index(drop=True)) == expected
@@ -286,7 +286,8 @@ def test_each_data_version_is_trained_once_and_accepted_without_a_gate(
     assert first.tags["gate"] == "none: profile article has no gate"
     names = {"model.weights.h5", "settings.json", "scaler.json", "calibration.json", "losses.json"}
     figures = {f"figures/{name}.png" for name in ("prices", "losses", "predicted")}
-    assert set(models.open(first).manifest) == names | figures | {"lineage.json"}
+    mlflows = {"MLmodel", "README.md", "requirements.txt", "input_example.json", "serving_input_example.json"}
+    assert set(models.open(first).manifest) == names | figures | mlflows | {"lineage.json"}
     store(home, made_up(61).tail(1))
     with monkeypatch.context() as patch:
         patch.setattr(ArticleProfile, "fit", lambda *_, **__: pytest.fail("trained again"))
@@ -306,3 +307,12 @@ def test_too_few_days_register_nothing(tmp_path: Path) -> None:
         select_model(home, PROFILE, prices)
     assert not Models(home).versions()
     assert not list(home.models.iterdir())
+
+
+def test_the_fallback_of_a_point_is_the_last_close() -> None:
+    frame = made_up(40)
+    fallback = PROFILE.fallback(frame, np.array([30, 39]), (1, 9))
+    assert {horizon: one.points.tolist() for horizon, one in fallback.items() if one.points is not None} == {
+        horizon: frame["close"][[30, 39]].tolist() for horizon in (1, 9)
+    }
+    assert all(one.quantiles is None for one in fallback.values())

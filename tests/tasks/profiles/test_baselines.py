@@ -15,14 +15,18 @@ import pytest
 from arch.univariate.base import ARCHModel
 from scipy import stats
 
-from storage.core.candle_schema import candle_frame
-from storage.core.errors import NotEnoughHistory
-from tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered, crps, student_t
-from tasks.core.types import Floats, Rows
-from tasks.features.expected_sigma import expected_sigmas, har_sigma, weekday_ewma_sigma, weekday_scale
-from tasks.features.volatility import fit_garch, log_returns
-from tasks.prices.csv_reader import read_candles
-from tasks.profiles.baselines import (
+from closecast.storage.core.candle_schema import candle_frame
+from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS, MEDIAN, covered, crps, student_t
+from closecast.tasks.core.types import Floats, Rows
+from closecast.tasks.features.expected_sigma import (
+    expected_sigmas,
+    har_sigma,
+    weekday_ewma_sigma,
+    weekday_scale,
+)
+from closecast.tasks.features.volatility import fit_garch, log_returns
+from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.profiles.baselines import (
     BASELINES,
     GARCH_REFIT_DAYS,
     METHODS,
@@ -33,9 +37,11 @@ from tasks.profiles.baselines import (
     _WeekdayGarch,
     baseline_quantiles,
     baselines_of,
-    fit_t,
+    mean_of_baselines,
 )
+from closecast.tasks.profiles.student_t import fit_t
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
+from tests.markets import closes_only
 
 UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -69,13 +75,6 @@ def closes(returns: Floats) -> pd.DataFrame:
     close = 4000 * np.exp(np.concatenate([[0.0], np.cumsum(returns)]))
     when = pd.date_range(FIRST, periods=len(close), unit="s")
     return candle_frame({"day_utc": when, "close": close, **dict.fromkeys(UNKNOWN, np.nan)})
-
-
-def closes_only(frame: pd.DataFrame, days: int | None = None) -> pd.DataFrame:
-    """The frame with the other figures of its first days, or of all, unknown."""
-    frame = frame.copy()
-    frame.loc[frame.index[:days], UNKNOWN] = np.nan
-    return frame
 
 
 def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -292,7 +291,7 @@ def test_garch_over_some_days_sums_the_variances_that_arch_expects_of_each() -> 
         assert found == pytest.approx([np.sqrt(total)], rel=1e-9)
 
 
-def test_garch_over_some_days_has_a_t_of_its_own() -> None:
+def test_garch_fits_a_separate_t_over_several_days() -> None:
     frame, horizon = with_gap(random_walk(900)), 7
     row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
     returns, weekday = log_returns(frame), frame["day_utc"].dt.day_of_week.to_numpy()
@@ -376,15 +375,36 @@ def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: 
     assert max(typical[5:]) < 0.65 * min(typical[:5])
 
 
-def test_an_origin_needs_250_returns_before_it() -> None:
-    frame = random_walk(260)
-    assert set(baseline_quantiles(frame, [250])[1]) == set(METHODS)
-    # One-day returns: of those over some days there are fewer by then.
-    assert set(baseline_quantiles(frame, [250], horizons=(30,))[30]) == set(BASELINES)
-    with pytest.raises(NotEnoughHistory, match=r"^[^\n]*need 250 .* found 249 up to 2019-09-07: [^\n]*$"):
-        baseline_quantiles(frame, [255, 249])
-    with pytest.raises(NotEnoughHistory, match="found 249"):
-        baseline_quantiles(without(frame, date(2019, 3, 1), date(2019, 3, 1)), [250])
+@pytest.mark.parametrize("horizon", [1, 30])
+def test_a_baseline_with_too_few_returns_is_that_of_the_ewma(horizon: int) -> None:
+    frame = random_walk(420)
+    found = baseline_quantiles(frame, [55, 100, 249, 400], horizons=(horizon,))[horizon]
+    assert set(found) == set(baselines_of(horizon))
+    ewma, garch, har = (found[name] for name in MIXED)
+    assert garch[:3].tolist() == ewma[:3].tolist()  # 249 one-day returns and fewer
+    assert garch[3].tolist() != ewma[3].tolist()
+    assert har[:2].tolist() == ewma[:2].tolist()  # HAR needs 120 days, and 30 returns after them
+    assert har[3].tolist() != ewma[3].tolist()
+    assert (found["last_close_250"][0].tolist() == ewma[0].tolist()) == (
+        horizon == 30
+    )  # 26 returns over 30 days
+    for quantiles in found.values():
+        assert (np.diff(quantiles, axis=1) > 0).all()
+    mean = mean_of_baselines(found)
+    assert mean == pytest.approx((ewma + garch + har) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("every", [2, 7])
+def test_a_series_without_consecutive_days_has_every_baseline(every: int) -> None:
+    """The width is that of its returns over gaps, a day's part of each."""
+    frame = closes_only(random_walk(600)).iloc[::every].reset_index(drop=True)
+    row = len(frame) - 1
+    found = baseline_quantiles(frame, [row], horizons=(1, 7))
+    sigma = weekday_ewma_sigma(frame, (1, 7))[row]
+    for horizon, expected in zip((1, 7), sigma, strict=True):
+        for name in MIXED:
+            low, high = found[horizon][name][0][[LEVELS.index(0.1), LEVELS.index(0.9)]]
+            assert 0.7 < (high - low) / 2 / expected < 1.5, name
 
 
 @needs_prices

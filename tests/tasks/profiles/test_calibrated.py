@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from storage.core.errors import BadSetting, NotEnoughHistory
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import LEVELS, MEDIAN
-from tasks.features.inputs import Columns, make_inputs
-from tasks.network.architectures import calibrated_network
-from tasks.profiles import calibrated
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import BaseProfile, FittedModel, Predicted, Training
-from tasks.profiles.baselines import baseline_quantiles, baselines_of
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
+from closecast.storage.core.errors import BadSetting
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import LEVELS, MEDIAN
+from closecast.tasks.features.inputs import Columns, make_inputs
+from closecast.tasks.network.architectures import calibrated_network
+from closecast.tasks.profiles import calibrated
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import BaseProfile, FittedModel, Predicted, Training
+from closecast.tasks.profiles.baselines import baseline_quantiles, baselines_of
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
 from tests.helpers import BTC, FIRST, made_up, without
 
 HORIZONS = (1, 3, 7)
@@ -70,11 +70,11 @@ def test_versions_are_digests_of_the_values() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"unit": 32},
-            r"profile calibrated has no setting 'unit' \(did you mean units\?\); it has refit_every_days, ",
-        ),
-        ({"units": 0}, "setting units: .*, not 0"),
+        ({"unit": 32}, r"profile calibrated has no setting 'unit' \(did you mean units\?\)$"),
+        ({"horizon": 7}, r"no setting 'horizon' \(did you mean horizons\?\)$"),
+        ({"zzz": 7}, "no setting 'zzz'; it has refit_every_days, fine_tune_every_days, "),
+        ({"units": 0}, "setting units: needs a whole number from 1 to 4,096, not 0$"),
+        ({"horizons": 7}, r"setting horizons: needs a list, such as \[1, .*, not 7$"),
         ({"horizons": (7, 1)}, "needs horizons that rise from 1"),
         ({"horizons": (1, 400)}, "horizons"),
         ({"sigma_decay": 1.0}, "sigma_decay"),
@@ -137,11 +137,8 @@ def test_half_is_the_network_and_half_the_mean_of_three_baselines() -> None:
 
 
 def test_the_model_alone_needs_no_baseline() -> None:
-    """Row 100 has too few returns behind it for one."""
     alone = predicted(made_up(420), 100, components=False)
     assert [list(one.components) for one in alone.values()] == [["lstm"]] * 3
-    with pytest.raises(NotEnoughHistory):
-        predicted(made_up(420), 100)
     for nothing in predicted(made_up(60)).values():
         assert (nothing.quantiles.shape, nothing.sigma.shape) == ((0, 23), (0,))
 

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.core.history import PriceHistory
-from tasks.network.trainer import Losses
-from tasks.profiles.figures import article_figures, loss_figure
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.network.trainer import Losses
+from closecast.tasks.profiles.figures import _price_canvas, article_figures, loss_figure, price_tick
 from tests.helpers import BTC, PROJECT, made_up, without
 
 NAMES = ["losses.png", "predicted.png", "prices.png"]
@@ -62,6 +62,14 @@ def test_each_picture_shows_its_own_figures(drawn: dict[str, bytes]) -> None:
     doubled = Losses(LOSSES.training * 2, LOSSES.validation, 2)
     other = draw(losses=doubled, test=test.assign(point=test["point"] + 100))
     assert [name for name in NAMES if drawn[name] != other[name]] == ["losses.png", "predicted.png"]
+
+
+def test_a_scale_shows_whole_prices() -> None:
+    ticks = [price_tick(price) for price in (6e-9, 1.0004000000000002, 30000.0, 0.0)]
+    assert ticks == ["0.000000006", "1.0004", "30000", "0"]
+    axes = _price_canvas("close", PriceHistory(BTC, made_up(5), "BTC-USD@1:ab", "csv@0"))[1]
+    assert axes.yaxis.get_major_formatter()(6e-9) == ticks[0]
+    assert axes.get_ylabel() == "USD"
 
 
 def test_a_gap_is_not_drawn_as_a_line() -> None:

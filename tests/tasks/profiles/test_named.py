@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.errors import BadSetting
-from storage.core.provenance import code_version
-from tasks.profiles import named
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.profiles.named import own_files, profile_named, profile_names
+from closecast.storage.core.errors import BadSetting
+from closecast.storage.core.provenance import code_version
+from closecast.tasks.profiles import named
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.profiles.named import own_files, profile_named, profile_names
 from tests.helpers import PROJECT
 
 SOURCE = (
-    "from tasks.core.settings import Frozen\nfrom tasks.profiles.base import BaseProfile\n"
+    "from closecast.tasks.core.settings import Frozen\n"
+    "from closecast.tasks.profiles.base import BaseProfile\n"
     "class Settings(Frozen):\n    units: int = 8\n"
     "class Gru(BaseProfile):\n    name = 'gru'\n    Settings = Settings\n"
     "class Ours(Gru):\n    name = 'calibrated'\n"
@@ -98,12 +99,12 @@ def test_the_code_version_is_of_the_code_that_decides_figures(
 ) -> None:
     import shutil
 
-    from storage.core import provenance
+    from closecast.storage.core import provenance
 
     copy = tmp_path / "copy"
     for room in ("tasks", "storage", "flows"):
         shutil.copytree(PROJECT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "PROJECT", copy)
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
 
     def version(*files: Path) -> str:
         code_version.cache_clear()

@@ -10,24 +10,23 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, binomtest, chi2
 
-from storage.core.home import Home
-from storage.models.registry import ModelVersion
-from storage.prices.price_store import Prices
-from storage.tables.predictions import Predictions
-from tasks.core.history import PriceHistory
-from tasks.core.quantiles import crps
-from tasks.report import text
-from tasks.report.charts import charts, short
-from tasks.report.context import (
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import ModelVersion
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.tables.predictions import Predictions
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.quantiles import crps
+from closecast.tasks.report import text
+from closecast.tasks.report.calibration import binomial_quantiles, pit_histogram, running_coverage
+from closecast.tasks.report.charts import charts, short
+from closecast.tasks.report.context import (
     MAX_CLOSES,
-    binomial_quantiles,
     earlier_run,
     newest_closes,
-    pit_histogram,
+    previous_forecast,
     read_context,
-    running_coverage,
 )
-from tasks.report.model_section import refit_of
+from closecast.tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, store, without
 from tests.pages import DAY, DAYS, GAP, HORIZONS, full_home, put_forecasts
 
@@ -121,8 +120,8 @@ def test_closes_have_a_row_a_day_up_to_the_origin() -> None:
 
 
 def test_figures_of_charts_are_short_and_finite() -> None:
-    figures = [None, float("nan"), float("inf"), 8031.415926535, 1e-7]
-    assert short(figures) == [None, None, None, 8031.415927, 1e-7]
+    figures = [None, float("nan"), float("inf"), 8031.415926535, 1e-7, 304738853.0249]
+    assert short(figures) == [None, None, None, 8031.415927, 1e-7, 304738853.02]
 
 
 def test_context_agrees_with_the_tables(home: Home) -> None:
@@ -192,6 +191,33 @@ def test_points_have_no_earlier_run_to_compare(home: Home) -> None:
     assert earlier_run(home, forecast, published) is not None
     assert earlier_run(home, point, published) is None
     assert earlier_run(home, forecast, published[1:]) is None
+    assert earlier_run(home, forecast, published, ((forecast.origin_day, 0.001),)) is None
+
+
+def test_the_forecast_of_the_day_before_is_the_previous_one(home: Home) -> None:
+    context = read_context(home, BTC, "calibrated", DAY)
+    forecast, previous = context.forecast, context.previous
+    assert previous is not None
+    assert (previous.first.target_day, previous.first.horizon) == (date(2020, 2, 24), 1)
+    published = Predictions(home).newest(BTC, "calibrated", 2).to_pylist()
+    assert previous_forecast(forecast, context.asked, published[1:]) is None
+    split = ((forecast.origin_day, 0.001),)
+    assert previous_forecast(forecast, context.asked, published, split) is None
+    # Further ahead the page was headed by the day before, of the same run, which knows the split.
+    further = read_context(home, BTC, "calibrated", DAY, target_day=DAY + timedelta(days=1))
+    assert further.previous == forecast.only(1)
+    third = forecast.only(7)
+    assert third is not None
+    assert previous_forecast(forecast, third, published) is None  # nothing is forecast 6 days ahead
+
+
+def test_the_width_over_time_ends_with_the_newest_forecast(home: Home) -> None:
+    context = read_context(home, BTC, "calibrated", DAY)
+    width = charts(context)["width"]
+    assert (len(width["days"]), width["days"][-1]) == (120, "2020-02-25")
+    low, high = context.asked.first.interval(80) or (0.0, 0.0)
+    assert width["width_80"][-1] == pytest.approx((high - low) / context.asked.last_close, rel=1e-4)
+    assert "width" not in charts(replace(context, past=context.past.tail(1)))
 
 
 def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed(
@@ -200,7 +226,7 @@ def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed
     by_hand = read_context(home, BTC, "calibrated", DAY)
     with monkeypatch.context() as patch:
         patch.setattr(Prices, "__enter__", None)
-        patch.setattr("tasks.report.context.read_scoreboard", None)
+        patch.setattr("closecast.tasks.report.context.read_scoreboard", None)
         context = read_context(home, BTC, "calibrated", DAY, by_hand.history, by_hand.board)
     assert context.history is by_hand.history
     # The newest forecast was made from other prices, as in a run on a day of the past.

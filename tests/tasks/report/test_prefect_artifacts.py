@@ -1,37 +1,40 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pandas as pd
 import pytest
+from prefect.context import SettingsContext
+from prefect.settings import Profile, Settings
 
-from storage.core.home import Home
-from storage.tables.predictions import Predictions
-from tasks.core.history import PriceHistory
-from tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
-from tasks.network.epoch import listening, report_epoch
-from tasks.prices.ingest import IngestedPrices
-from tasks.report import prefect_artifacts
-from tasks.report.prefect_artifacts import (
-    COVERAGE_ALARM,
+from closecast.storage.core.home import Home, default_root
+from closecast.storage.tables.predictions import Predictions
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
+from closecast.tasks.network.epoch import listening, report_epoch
+from closecast.tasks.prices.ingest import IngestedPrices
+from closecast.tasks.report import side_calls
+from closecast.tasks.report.events import run_url
+from closecast.tasks.report.prefect_artifacts import (
     MAX_FORECASTS,
-    STALE_MODEL,
     TrainingProgress,
     forecast_markdown,
     newest_forecasts,
     products_markdown,
-    raise_alarms,
     training_progress,
 )
+from closecast.tasks.report.side_calls import Progress
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
 
+DEFAULT_HOME = Home(default_root())
 NOTHING_SCORED = scoreboard(pd.DataFrame(columns=COLUMNS))
 GAPS = [(date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1))]
 
@@ -41,27 +44,69 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
     for gap in gaps:
         candles = without(candles, *gap)
     history = PriceHistory(BTC, candles, "v", "coinbase@0")
-    return IngestedPrices(history, new_days=3, restated_days=2, quarantined=1)
+    return IngestedPrices(history, history.origin, new_days=3, restated_days=2, quarantined=1)
 
 
-def missed_board() -> Scoreboard:
-    days = [date(2020, 1, 1) + timedelta(days=n) for n in range(180)]
+def scored(day: date, basis: str = "model") -> dict[str, Any]:
     figures: dict[str, Any] = {
+        "target_day": day,
         "horizon": 1,
         "pit": 0.999,
+        "basis": basis,
         "error": 1.0,
         "naive_error": 1.0,
         "crps": 0.02,
         "naive_crps": 0.02,
     }
     figures |= {"component_names": ["har_120_t"], "component_crps": [0.025]}
-    covered = {"covered_50": False, "covered_80": False, "covered_95": False}
-    return scoreboard(pd.DataFrame([{"target_day": day, **figures, **covered} for day in days]))
+    return figures | {"covered_50": False, "covered_80": False, "covered_95": False}
+
+
+def missed_board() -> Scoreboard:
+    return scoreboard(pd.DataFrame([scored(date(2020, 1, 1) + timedelta(days=n)) for n in range(180)]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        (
+            {"PREFECT_API_URL": "http://prefect.example:4200/api"},
+            "http://prefect.example:4200/runs/flow-run/7",
+        ),
+        (
+            {"PREFECT_API_URL": "http://me:secret@prefect.example/api"},
+            "http://prefect.example/runs/flow-run/7",
+        ),
+        (
+            {"PREFECT_API_URL": "http://server:4200/api", "PREFECT_UI_URL": "https://prefect.example/ui"},
+            "https://prefect.example/ui/runs/flow-run/7",
+        ),
+        (
+            {"PREFECT_API_URL": "https://api.prefect.cloud/api/accounts/a/workspaces/w"},
+            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/7",
+        ),
+        # A command's own server has no UI, and a run without a server no address.
+        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_SERVER_UI_ENABLED": "false"}, None),
+        ({}, None),
+    ],
+)
+def test_the_address_of_a_run_is_prefects_own(
+    settings: dict[str, str], address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_SERVER_UI_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with SettingsContext(profile=Profile(name="none", settings={}), settings=Settings()):
+        assert run_url() is None  # outside of a run
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "7")
+        assert run_url() == address
 
 
 def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
     forecast = forecast_by_hand(400, "id-0", point=8100.5)
-    text = forecast_markdown(forecast, prices(), NOTHING_SCORED)
+    text = forecast_markdown(forecast, forecast, prices(), NOTHING_SCORED)
     assert text.startswith(f"# BTC-USD: close of {forecast.first.target_day}\n")
     for label, value in forecast.summary():
         assert f"| {label} | {value} |" in text
@@ -79,7 +124,7 @@ def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
 
 def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     forecast = forecast_by_hand(400, "id-0", profile=quick(), quantiles=[7900.0 + 10 * n for n in range(23)])
-    text = forecast_markdown(forecast, prices(), missed_board(), "an old model")
+    text = forecast_markdown(forecast, forecast, prices(), missed_board(), "an old model")
     assert "| 80 % | 7,930.00 USD to 8,090.00 USD |" in text
     assert "a point without intervals" not in text
     assert "| lstm | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in text
@@ -94,15 +139,44 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
 def test_markdown_shows_the_next_days() -> None:
     single = forecast_by_hand(400, "id-0", profile=quick())
     later = replace(single.first, horizon=7, target_day=single.origin_day + timedelta(days=7), point=8123.5)
-    text = forecast_markdown(replace(single, horizons=(single.first, later)), prices(), NOTHING_SCORED)
+    run = replace(single, horizons=(single.first, later))
+    text = forecast_markdown(single, run, prices(), NOTHING_SCORED)
     assert "## The next days\n\n| day | days ahead | median, USD | 80 % | 95 % |" in text
     low, high = later.interval(80) or (0.0, 0.0)
     assert f"| 2020-02-11 | 7 | 8,123.50 | {low:,.2f} to {high:,.2f} |" in text
 
 
+def test_markdown_is_of_the_day_asked_for_and_its_run() -> None:
+    single = forecast_by_hand(400, "id-0", profile=quick())
+    third = replace(single.first, horizon=3, target_day=single.origin_day + timedelta(days=3), point=8123.5)
+    run = replace(single, horizons=(single.first, third))
+    asked = run.only(3)
+    assert asked is not None
+    text = forecast_markdown(asked, run, prices(), NOTHING_SCORED)
+    assert text.startswith(
+        f"# BTC-USD: close of {third.target_day}, 3 days ahead, from {single.origin_day}\n"
+    )
+    assert "| forecast | 8,123.50 USD" in text
+    assert f"## Component forecasts of {third.target_day}" in text
+    assert text.split("## The next days")[1].count("| 2020-02-") == 2
+
+
+def test_markdown_of_a_fallback_says_that_there_was_no_model() -> None:
+    made = forecast_by_hand(80, "id-0", profile=quick())
+    fallback = replace(made, basis="fallback", model_version=None)
+    board = scoreboard(pd.DataFrame([scored(date(2019, 3, 1), basis="fallback")]))
+    text = forecast_markdown(
+        fallback, fallback, prices(), board, "a model needs 400 closes, and there are 80"
+    )
+    assert "| model | none: a fallback, made by the baselines alone |" in text
+    assert "**Warning:** a model needs 400 closes, and there are 80" in text
+    assert "### Fallbacks, by horizon" in text
+    assert "None" not in text
+
+
 def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
     forecast = replace(forecast_by_hand(400, "id-0", point=0.25), product_id="DOGE-EUR", last_close=0.2)
-    text = forecast_markdown(forecast, prices(*GAPS), NOTHING_SCORED)
+    text = forecast_markdown(forecast, forecast, prices(*GAPS), NOTHING_SCORED)
     assert "\nGap: 2019-03-20 to 2019-03-31, days missing: 12." in text
     assert "\nGap: 2019-05-01 to 2019-05-01, days missing: 1." in text
     assert "0.250000 EUR (+25.00% on the last close)" in text
@@ -124,12 +198,23 @@ def test_newest_forecasts_come_first(tmp_path: Path) -> None:
     assert rows[1] == {
         "target_day": "2019-01-03",
         "point": 8100.5,
+        **dict.fromkeys(("lower_80", "upper_80", "lower_95", "upper_95"), ""),
         "last_close": close(2),
+        "quote_currency": "USD",
         "revision": 1,
+        "basis": "model",
         "model_version": "1",
         "prediction_id": "revised",
     }
+    fallback = replace(forecast_by_hand(4, "fallback"), basis="fallback", model_version=None)
+    Predictions(home).publish(fallback.rows())
+    newest = newest_forecasts(home, BTC, "article")[0]
+    assert (newest["basis"], newest["model_version"]) == ("fallback", "")
     assert MAX_FORECASTS == 30
+    (row,) = newest_forecasts(home, BTC, quick().name)
+    ends = others[1].first.interval(80)
+    assert (row["lower_80"], row["upper_80"]) == ends
+    assert list(row)[:4] == ["target_day", "lower_80", "point", "upper_80"]
 
 
 def test_products_have_a_forecast_or_a_reason() -> None:
@@ -140,30 +225,11 @@ def test_products_have_a_forecast_or_a_reason() -> None:
     assert "| a point without intervals |" in text
     assert re.search(r"\| ETH-EUR \| 2020-02-05 \| [\d,.]+ EUR \(.*\) \| [\d,.]+ EUR to [\d,.]+ EUR \|", text)
     assert "- **LTC-USD** has no forecast: NotEnoughHistory: too few days" in text
+    far = replace(forecast_by_hand(400, "id-2", horizon=2), basis="fallback", model_version=None)
+    assert "| BTC-USD | 2020-02-06, 2 days ahead, from 2020-02-04 (fallback) |" in products_markdown(
+        [far], {}
+    )
     assert products_markdown([], {"LTC-USD": "x"}) == "- **LTC-USD** has no forecast: x"
-
-
-@pytest.mark.parametrize("age_warning", [None, "version 1 is old"])
-def test_each_alarm_is_an_event_about_its_model(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, age_warning: str | None
-) -> None:
-    emitted: list[dict[str, Any]] = []
-    monkeypatch.setattr(prefect_artifacts, "emit_event", lambda **event: emitted.append(event))
-    alarms = ["the 80 % interval covered little", "the 95 % as well"]
-    raise_alarms(forecast_by_hand(365, "ab"), alarms, age_warning)
-    stale = [STALE_MODEL] if age_warning else []
-    assert [event["event"] for event in emitted] == [COVERAGE_ALARM, COVERAGE_ALARM, *stale]
-    assert {event["resource"]["prefect.resource.id"] for event in emitted} == {"closecast.BTC-USD.article"}
-    assert emitted[0]["payload"] == {
-        "message": "BTC-USD: the 80 % interval covered little",
-        "target_day": "2020-01-01",
-        "product_id": "BTC-USD",
-        "profile": "article",
-        "model_version": "1",
-        "prediction_id": "ab",
-    }
-    # The age of the model is logged where it is noticed.
-    assert caplog.messages == [f"BTC-USD: {alarm}" for alarm in alarms]
 
 
 # The progress of a training
@@ -175,35 +241,43 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     artifact_id = uuid4()
 
-    def create(percent: float, *, key: str, description: str) -> Any:
-        calls.extend([key, description, percent])
-        return artifact_id
+    class Client(nullcontext[Any]):
+        def __enter__(self) -> Client:
+            return self
 
-    def update(updated: Any, percent: float) -> None:
-        assert updated == artifact_id
-        calls.append(percent)
+        def create_artifact(self, artifact: Any) -> Any:
+            assert artifact.type == "progress"
+            calls.extend([artifact.key, artifact.description, artifact.data])
+            return SimpleNamespace(id=artifact_id)
 
-    monkeypatch.setattr(prefect_artifacts, "create_progress_artifact", create)
-    monkeypatch.setattr(prefect_artifacts, "update_progress_artifact", update)
-    monkeypatch.setattr(prefect_artifacts, "EVERY_SECONDS", 0.0)
+        def update_artifact(self, updated: Any, artifact: Any) -> None:
+            assert updated == artifact_id
+            calls.append(artifact.data)
+
+    monkeypatch.setattr(side_calls, "get_client", lambda **_: Client())
+    monkeypatch.setattr(side_calls, "EVERY_SECONDS", 0.0)
     return calls
 
 
+def training(networks: int) -> Any:
+    return listening(TrainingProgress(Progress("training", "a training"), networks))
+
+
 def test_members_have_equal_shares_and_early_stopping_completes_one(received: list[Any]) -> None:
-    with listening(TrainingProgress(BTC, 2)):
+    with training(2):
         assert received == []  # most days train nothing
         for member, epoch in (("a", 1), ("b", 5), ("a", 10), ("b", 6), ("b", 10)):
             report_epoch(member, epoch, 10)
-    assert received[:2] == ["training-btc-usd", "BTC-USD: training, networks: 2"]
     assert received[2:] == pytest.approx([5.0, 30.0, 75.0, 80.0, 100.0])
 
 
 def test_a_member_trains_twice_in_a_training_with_a_twin(received: list[Any]) -> None:
-    with training_progress(BTC, quick(members=2)):
+    with training_progress(DEFAULT_HOME, BTC, quick(members=2)):
         for epochs in (4, 2):  # the twin, then the model itself, for as many epochs as were best
             for epoch in range(1, epochs + 1):
                 for member in ("member 1", "member 2"):
                     report_epoch(member, epoch, epochs)
+    assert received[:2] == ["training-btc-usd", "BTC-USD: training, networks: 4"]
     assert received[2:] == pytest.approx([6.25, 12.5, 18.75, 25, 31.25, 37.5, 43.75, 50, 62.5, 75, 87.5, 100])
 
 
@@ -211,7 +285,7 @@ def test_a_member_trains_twice_in_a_training_with_a_twin(received: list[Any]) ->
 def test_progress_ends_at_100_without_a_twin_and_does_not_begin_without_a_training(
     received: list[Any], trained: bool
 ) -> None:
-    with training_progress(BTC, quick()):
+    with training_progress(DEFAULT_HOME, BTC, quick()):
         if trained:
             report_epoch("member 1", 1, 2)
             report_epoch("member 1", 2, 2)
@@ -220,7 +294,7 @@ def test_progress_ends_at_100_without_a_twin_and_does_not_begin_without_a_traini
 
 def test_a_training_that_fails_does_not_end_at_100(received: list[Any]) -> None:
     def fail() -> None:
-        with training_progress(BTC, quick()):
+        with training_progress(DEFAULT_HOME, BTC, quick()):
             report_epoch("member 1", 1, 2)
             raise RuntimeError
 
@@ -232,26 +306,9 @@ def test_a_training_that_fails_does_not_end_at_100(received: list[Any]) -> None:
 def test_the_first_and_the_last_epoch_are_sent_at_once(
     received: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefect_artifacts, "EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(side_calls, "EVERY_SECONDS", 3600.0)
     monkeypatch.setattr("time.monotonic", lambda: 7200.0)
-    with listening(TrainingProgress(BTC, 1)):
+    with training(1):
         for epoch in range(1, 1001):
             report_epoch("", epoch, 1000)
     assert received[2:] == pytest.approx([0.1, 100.0])
-
-
-def test_an_unreachable_server_does_not_end_the_training(
-    received: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    requests = []
-
-    def refuse(*_: object) -> None:
-        requests.append(1)
-        raise httpx.ConnectError("refused")
-
-    monkeypatch.setattr(prefect_artifacts, "update_progress_artifact", refuse)
-    with listening(TrainingProgress(BTC, 1)):
-        for epoch in range(1, 6):
-            report_epoch("", epoch, 5)
-    assert requests == [1]
-    assert caplog.messages == ["BTC-USD: the progress of training can no longer be shown"]

@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from tasks.profiles.base import Policy
-from tasks.training.policy import ModelCandidate, age_warning, champion_at, decide, pending_at
+from closecast.tasks.profiles.base import Policy
+from closecast.tasks.training.policy import (
+    Decision,
+    ModelCandidate,
+    age_warning,
+    champion_at,
+    decide,
+    pending_at,
+)
 from tests.helpers import FIRST
 
 POLICY = Policy()
@@ -24,11 +31,11 @@ def candidate(
     trained: int | None = None,
     training_kind: Any = "refit",
     status: Any = "accepted",
+    basis: Any = "model",
 ) -> ModelCandidate:
     """A version of that day; by default training looked at all but its newest 180 days."""
-    return ModelCandidate(
-        str(version), on(origin), on(origin - 180 if trained is None else trained), training_kind, status
-    )
+    through = on(origin - 180 if trained is None else trained)
+    return ModelCandidate(str(version), on(origin), through, training_kind, status, basis)
 
 
 REFIT = candidate(1, 0)
@@ -37,6 +44,10 @@ REFUSED = candidate(2, 90, status="refused")
 PENDING = candidate(2, 90, status="pending")
 TUNED = candidate(2, 30, training_kind="fine-tune")
 BACK = candidate(2, 90, status="rolled-back")
+POOL = candidate(1, 0, trained=0, basis="pool")
+POOL_AGAIN = candidate(2, 90, trained=90, basis="pool")
+OWN = candidate(3, 150, trained=150)  # the first of the product's own windows
+OWN_BACK = candidate(3, 150, trained=150, status="rolled-back")
 TUNED_BACK = candidate(2, 30, training_kind="fine-tune", status="rolled-back")
 
 
@@ -113,16 +124,50 @@ def test_the_periods_are_settings(policy: dict[str, int], day: int, action: str)
     assert decide([REFIT], on(day), Policy(**policy)).action == action
 
 
+@pytest.mark.parametrize(
+    ("versions", "day", "basis", "action"),
+    [
+        pytest.param([], 0, "pool", "refit", id="no champion"),
+        pytest.param([POOL], 89, "pool", "keep", id="a model of the pool is not fine-tuned"),
+        pytest.param([POOL], 90, "pool", "refit", id="nor does its refit wait for unseen days"),
+        pytest.param([POOL, POOL_AGAIN], 179, "pool", "keep", id="refitted 89 days ago"),
+        pytest.param([POOL, POOL_AGAIN], 95, "model", "refit", id="old enough: at once"),
+        pytest.param([POOL, POOL_AGAIN, OWN], 180, "model", "keep", id="its own model is too fresh to judge"),
+        pytest.param([POOL, POOL_AGAIN, OWN], 330, "model", "refit", id="its own model has its first gate"),
+        pytest.param([POOL, POOL_AGAIN, OWN_BACK], 151, "model", "keep", id="rolled back to the pool's"),
+        pytest.param([POOL, POOL_AGAIN, OWN_BACK], 239, "model", "keep", id="rolled back: not a day early"),
+        pytest.param([POOL, POOL_AGAIN, OWN_BACK], 240, "model", "refit", id="rolled back: the next refit"),
+        pytest.param([OWN], 151, "pool", "keep", id="a day was rejected: too young again"),
+        pytest.param([POOL, POOL_AGAIN, OWN], 100, "pool", "keep", id="a past day of its youth"),
+    ],
+)
+def test_due_trainings_of_a_young_product(
+    versions: list[ModelCandidate], day: int, basis: Any, action: str
+) -> None:
+    assert decide(versions, on(day), POLICY, basis=basis).action == action
+
+
 def test_without_a_gate_nothing_waits_for_unseen_days() -> None:
     assert decide([SHORT], on(90), POLICY, gated=False).action == "refit"
     assert decide([SHORT], on(30), POLICY, gated=False).action == "fine-tune"
 
 
 def test_the_reason_names_versions_and_days() -> None:
-    assert decide([], on(0), POLICY).reason == "there is no champion yet"
+    # Versions of later days may be there, and champions of other settings.
+    nothing = f"there is no champion of these settings as of {on(0)}"
+    assert decide([], on(0), POLICY).reason == decide([REFUSED], on(0), POLICY).reason == nothing
     assert decide([REFIT, REFUSED], on(180), POLICY).reason == f"the last refit was on {on(90)}"
     assert decide([REFIT, REFUSED], on(120), POLICY).reason == f"the last training was on {on(90)}"
     assert decide([REFIT], on(5), POLICY).reason == f"version 1 was made on {on(0)}"
+    own = "the product has enough closes for a model on its own windows"
+    assert decide([POOL], on(5), POLICY) == Decision("refit", own)
+
+
+def test_without_enough_closes_nothing_is_trained() -> None:
+    few = Decision("keep", "neither the product nor another one has enough closes for a model")
+    for versions in ([], [REFIT]):
+        assert decide(versions, on(95), POLICY, basis="fallback") == few
+        assert decide(versions, on(95), Policy(refit_every_days=0), basis="fallback") == few
     waits = decide([SHORT], on(100), POLICY).reason
     assert f"waits until {on(180)}" in waits
     assert "not seen 100 of the 180 days" in waits

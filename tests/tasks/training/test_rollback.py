@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from storage.core.errors import BadInput
-from storage.core.home import Home
-from storage.models.registry import CHALLENGER, CHAMPION, Models
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training import selection
-from tasks.training.rollback import roll_back_champion
+from closecast.storage.core.errors import BadInput
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import CHALLENGER, CHAMPION, Models
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.training import selection
+from closecast.tasks.training.rollback import roll_back_champion
 from tests.calibrated import LENIENT, MADE, Runs, made_home, quick
 from tests.engines import copy_home
 from tests.helpers import BTC

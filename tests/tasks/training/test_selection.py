@@ -12,11 +12,14 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 
-from storage.models.registry import CHALLENGER, CHAMPION, Models
-from storage.prices.price_store import Prices
-from tasks.profiles.base import FittedModel
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training.registration import weights_digest
+from closecast.storage.core.home import Home
+from closecast.storage.models.registry import CHALLENGER, CHAMPION, Models
+from closecast.storage.prices.price_store import Prices
+from closecast.tasks.profiles.base import FittedModel
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.training.mlflow_model import CARD, EXAMPLE, MLMODEL, REQUIREMENTS, SERVED_EXAMPLE
+from closecast.tasks.training.registration import weights_digest
+from closecast.tasks.training.selection import select_model
 from tests.calibrated import (
     LENIENT,
     MADE,
@@ -90,8 +93,9 @@ def test_the_first_run_makes_a_champion(runs: Runs) -> None:
     bundle = Models(runs.home).open(version)
     bundle.verify()
     names = {"ensemble.json", "settings.json", "calibration.json", "losses.json", "lineage.json"}
+    mlflow = {MLMODEL, CARD, REQUIREMENTS, EXAMPLE, SERVED_EXAMPLE}
     twin = {"twin/ensemble.json", "twin/member-1.weights.h5"}
-    assert set(bundle.manifest) == names | twin | {"member-1.weights.h5", "figures/losses.png"}
+    assert set(bundle.manifest) == names | twin | {"member-1.weights.h5", "figures/losses.png"} | mlflow
     losses = bundle.read_json("losses.json")
     assert losses["networks"][0]["val_loss"] == [None]  # it was trained on every day
     assert runs.metrics("1")["twin_network_1_best_val_loss"] == losses["twin"][0]["val_loss"][-1]
@@ -223,7 +227,7 @@ def test_a_run_killed_between_figures_and_status_is_completed(
     assert runs.metrics("2") == before
 
 
-def test_a_day_before_the_champion_gets_a_model_of_its_own(runs: Runs) -> None:
+def test_a_day_before_the_champion_gets_a_separate_model(runs: Runs) -> None:
     assert runs.select(450).version == "2"
     tags = runs.versions()["2"].tags
     assert (tags["origin_day"], tags["trained_through"]) == (str(day(450)), str(day(450)))
@@ -290,5 +294,19 @@ def test_lineage_names_the_pool_and_why_products_are_left_out(
     assert lineage.windows["pooled ETH-USD"] > 0
     assert runs.versions()["1"].tags["pooled"] == "ETH-USD,LTC-USD"
     with Prices(runs.home) as prices:
-        again = prices.closes_at(lineage.pooled_data_versions["ETH-USD"])
+        again = prices.prices_at(lineage.pooled_data_versions["ETH-USD"]).candles
     pd.testing.assert_frame_equal(again, pooled["ETH-USD"])
+
+
+def test_a_window_longer_than_the_history_leaves_the_forecast_to_the_baselines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(tmp_path / "long").prepare()
+    store(home, made_up(200))
+    runs = Runs(home, CalibratedProfile({"lookback": 250, "min_days": 100, "members": 1}))
+    selection = select_model(home, runs.profile, runs.prices(200))
+    assert selection.version is None
+    assert selection.warning is not None
+    assert selection.warning in caplog.text
+    assert "training needs 100 windows of 250 days" in selection.warning
+    assert not Models(home).versions()

@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.errors import Damaged
-from storage.models.bundles import Bundle, Draft
-from storage.models.registry import CHAMPION, Models
-from tasks.core.history import PriceHistory
-from tasks.network.architectures import arrays_sha256
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import FittedModel
-from tasks.profiles.calibrated import CalibratedProfile
-from tasks.training import gate
-from tasks.training.registration import fit_with_twin, read_bundle, train_model, weights_digest, write_bundle
-from tasks.training.rollback import roll_back_champion
+from closecast.storage.core.errors import Damaged
+from closecast.storage.models.bundles import Bundle, Draft
+from closecast.storage.models.registry import CHAMPION, Models
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.network.architectures import arrays_sha256
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import FittedModel
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from closecast.tasks.training import gate
+from closecast.tasks.training.registration import (
+    fit_with_twin,
+    read_bundle,
+    train_model,
+    weights_digest,
+    write_bundle,
+)
+from closecast.tasks.training.rollback import roll_back_champion
 from tests.calibrated import LENIENT, MADE, Runs, candles, champion_runs, day, quick, stored_runs
 from tests.helpers import BTC, SMALL, made_up
 
@@ -191,23 +197,6 @@ def test_a_bundle_gives_both_to_the_last_bit(stored: tuple[FittedModel, Bundle])
 
 def test_a_damaged_twin_is_found(stored: tuple[FittedModel, Bundle]) -> None:
     _, bundle = stored
-    for name in ("twin/member-2.weights.h5", "twin/ensemble.json"):
-        path = bundle.folder / name
-        content = path.read_bytes()
-        for put in (b"", content[:-1] + bytes([content[-1] ^ 1]), None):
-            if put is None:
-                path.unlink()
-            else:
-                path.put(put)
-            with pytest.raises(Damaged, match=name):
-                read_bundle(bundle, PROFILE)
-            with pytest.raises(Damaged, match=name):
-                bundle.verify()
-            findings = bundle.check()[1]
-            assert len(findings) == 1
-            assert name in findings[0]
-        path.put(content)
-    bundle.verify()
     # The published network's file in the twin's place is no twin.
     (bundle.folder / "twin/member-1.weights.h5").put((bundle.folder / "member-1.weights.h5").read_bytes())
     with pytest.raises(Damaged, match="twin/member-1"):
@@ -221,7 +210,7 @@ def test_a_damaged_twin_is_found(stored: tuple[FittedModel, Bundle]) -> None:
 # The versions of a home
 
 
-def test_the_gate_predicts_with_the_twins_alone(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_predicts_only_with_the_twins(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A published network has seen the days that the gate judges on."""
     honest, judged = CalibratedProfile.predict, list[str]()
 

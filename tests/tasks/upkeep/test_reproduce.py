@@ -10,20 +10,20 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from storage.core.errors import BadInput, Damaged
-from storage.models.registry import Models
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.upkeep.compaction import compact_table
-from tasks.core.history import PriceHistory
-from tasks.core.tensorflow_runtime import library_versions
-from tasks.forecast.publish import publish_forecast
-from tasks.profiles.article import ArticleProfile
-from tasks.profiles.base import FittedModel
-from tasks.profiles.baselines import baselines_of
-from tasks.training.registration import fit_with_twin, load_model
-from tasks.upkeep import reproduce
-from tasks.upkeep.reproduce import Comparison, reproduce_forecast
+from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.models.registry import Models
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.tasks.core.history import PriceHistory
+from closecast.tasks.core.tensorflow_runtime import library_versions
+from closecast.tasks.forecast.publish import publish_forecast
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.base import FittedModel
+from closecast.tasks.profiles.baselines import baselines_of
+from closecast.tasks.training.registration import fit_with_twin, load_model
+from closecast.tasks.upkeep import reproduce
+from closecast.tasks.upkeep.reproduce import Comparison, reproduce_forecast
 from tests.calibrated import HORIZONS, MADE, Runs, day
 from tests.helpers import BTC, NOW, SMALL, made_up, modules_after, trained_home
 from tests.lived import DAYS
@@ -65,8 +65,8 @@ def test_retraining_gives_the_same_weights_and_writes_nothing(shared_runs: Runs)
 
 def test_reproducing_loads_no_training_libraries(shared_runs: Runs) -> None:
     program = (
-        "from pathlib import Path\nfrom storage.core.home import Home\n"
-        "from tasks.upkeep.reproduce import reproduce_forecast\n"
+        "from pathlib import Path\nfrom closecast.storage.core.home import Home\n"
+        "from closecast.tasks.upkeep.reproduce import reproduce_forecast\n"
         f"home = Home(Path({str(shared_runs.home.root)!r}))\n"
         f"assert reproduce_forecast(home, {shared_runs.prediction_id(MADE)!r}).same"
     )

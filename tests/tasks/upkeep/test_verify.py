@@ -14,24 +14,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
-from storage.core.errors import Damaged, HomeUnusable
-from storage.core.home import Home
-from storage.models.backtest_cache import BacktestCache
-from storage.models.registry import Models
-from storage.prices.integrity import PriceRecords
-from storage.prices.price_store import Prices
-from storage.prices.raw_responses import keep_raw
-from storage.tables.checksums import CHECKSUMS
-from storage.tables.predictions import Predictions
-from storage.tables.schemas import calibrator, components
-from storage.tables.scores import Scores
-from storage.upkeep.compaction import compact_table
-from storage.upkeep.references import light_rows
-from tasks.upkeep import verify
-from tasks.upkeep.verify import verify_home
-from tests.calibrated import HORIZONS, Runs, day
-from tests.helpers import BTC, NOW
+from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.home import Home
+from closecast.storage.models.backtest_cache import BacktestCache
+from closecast.storage.models.registry import Models
+from closecast.storage.prices.integrity import PriceRecords
+from closecast.storage.prices.price_store import Prices
+from closecast.storage.prices.raw_responses import keep_raw
+from closecast.storage.tables.checksums import CHECKSUMS
+from closecast.storage.tables.predictions import Predictions
+from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.tables.scores import Scores
+from closecast.storage.upkeep.compaction import compact_table
+from closecast.storage.upkeep.references import light_rows
+from closecast.tasks.report.page import write_report
+from closecast.tasks.training.gate import Gate
+from closecast.tasks.upkeep import verify
+from closecast.tasks.upkeep.verify import verify_home
+from tests.calibrated import HORIZONS, MADE, Runs, day
+from tests.helpers import BTC, NOW, deny
 from tests.lived import DAYS
 
 MODEL = f"closecast.{BTC}.calibrated"
@@ -177,7 +180,15 @@ def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     (folds.folder / "m1" / "calibration.json").write_bytes(b'{"levels": [0.6]}\n')
     assert any("calibration.json is not the file" in line for line in verify_home(home).findings)
     (folds.folder / "m1" / "manifest.json").write_bytes(b"{")
-    assert any("manifest.json cannot be read" in line for line in verify_home(home).findings)
+    assert any("m1 is not a complete model" in line for line in verify_home(home).findings)
+    folds.write("fold-0", {"rows": 3})
+    shutil.rmtree(folds.folder / "m1")
+    lost = f"backtest {'b' * 32} has 0 rows, but its folds made 3"
+    assert verify_home(home).findings == [lost]
+    figures = folds.folder / "fold-0.json"
+    figures.write_bytes(figures.read_bytes().replace(b"3", b"4", 1))
+    (line,) = verify_home(home).findings
+    assert line.startswith(f"{figures} cannot be used: it is not the file that was stored")
 
 
 # Prices
@@ -199,7 +210,7 @@ def test_a_deleted_candle_and_its_data_versions_are_named(runs: Runs) -> None:
     sql(runs.home, "prices.db", "DELETE FROM candles WHERE seq = 600")
     lines = "\n".join(findings(runs))
     assert "candle 600 is missing" in lines
-    assert "no longer stands for the 600 closes" in lines
+    assert "no longer matches the 600 closes" in lines
 
 
 def test_a_candle_that_is_on_no_page_is_named(runs: Runs) -> None:
@@ -227,9 +238,9 @@ def test_candles_in_another_series_or_none_are_one_finding(runs: Runs) -> None:
     sql(runs.home, "prices.db", "UPDATE series SET source = 'stooq'")
     (line,) = findings(runs)
     assert line.startswith(f"1000 of the candles of {BTC}, numbers 1 to 1000, came from")
-    assert line.endswith("stand in a series of stooq")
+    assert line.endswith("are in a series of stooq")
     sql(runs.home, "prices.db", "DELETE FROM series")
-    assert any(line.endswith("stand in no series") for line in findings(runs))
+    assert any(line.endswith("are in no series") for line in findings(runs))
 
 
 def test_a_replaced_source_is_no_finding(runs: Runs, walk: Callable[..., pd.DataFrame]) -> None:
@@ -257,7 +268,7 @@ def test_prices_that_are_missing_or_no_database_are_one_finding(runs: Runs) -> N
 def test_a_price_database_that_cannot_be_opened_is_an_error(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.prices.engine_base.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("closecast.storage.prices.engine_base.BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(runs.home.root / "prices.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -279,6 +290,45 @@ def test_broken_databases_are_named_in_one_line_each(runs: Runs) -> None:
     assert any("price" in line for line in lines)
     assert any("mlflow.db" in line for line in lines)
     assert all("\n" not in line for line in lines)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("name", "change", "finding"),
+    [
+        ("prices.db", "UPDATE candles SET source = CAST(x'ff41' AS TEXT) WHERE seq = 5", "Could not decode"),
+        ("prices.db", "UPDATE candles SET day_utc = 'D2020-08-2' WHERE seq = 5", "Failed to parse string"),
+        ("mlflow.db", "UPDATE model_version_tags SET value = CAST(x'ff41' AS TEXT)", "Could not decode"),
+        (
+            "mlflow.db",
+            "UPDATE model_version_tags SET value = NULL WHERE key = 'gate'",
+            "version 1 cannot be read",
+        ),
+    ],
+)
+def test_a_check_that_cannot_read_something_is_a_finding_and_the_others_follow(
+    runs: Runs, name: str, change: str, finding: str
+) -> None:
+    sql(runs.home, name, "PRAGMA ignore_check_constraints = 1", change)
+    first = next((runs.home.root / "scores").glob("*/*.parquet"))
+    first.write_bytes(first.read_bytes()[:-9] + b"123456789")
+    lines = findings(runs)
+    assert any(finding in line for line in lines)
+    assert any(first.name in line for line in lines)
+    (runs.home.folds / "b" / "m1").mkdir(parents=True)
+    assert any("m1 is not a complete model" in line for line in findings(runs))  # of a later check
+
+
+def test_a_table_that_may_not_be_read_is_named_and_the_other_checks_follow(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next((runs.home.root / "scores").glob("*/*.parquet"))
+    first.write_bytes(first.read_bytes()[:-9] + b"123456789")
+    deny(monkeypatch, runs.home.root / "predictions")
+    deny(monkeypatch, runs.home.folds)
+    lines = findings(runs)
+    assert any("predictions cannot be read" in line and "correct its rights" in line for line in lines)
+    assert any(first.name in line for line in lines)
 
 
 @pytest.mark.sqlite
@@ -387,6 +437,43 @@ def test_a_model_with_forecasts_needs_a_champion_and_a_status(runs: Runs) -> Non
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        (("model_version_tags", "value = 'refused'", "key = 'status'"), "it is the champion, but its status"),
+        (("model_version_tags", "value = 'not judged'", "key = 'gate'"), "its gate says 'not judged'"),
+        (("model_version_tags", "value = 'a'", "key = 'key'"), "its key is not the one"),
+        (("tags", "value = 'a'", "key = 'key'"), "its key is not the one"),
+        (("params", "value = '9'", "key = 'units'"), "MLflow's run and the bundle differ in units"),
+        (("metrics", "value = 9", "key = 'network_1_loss'"), "the bundle differ in network_1_loss"),
+        (("metrics", "value = 9", "key LIKE '%best_val_loss'"), "twin_network_1_best_val_loss"),
+    ],
+)
+def test_registry_and_bundle_of_a_version_are_compared(
+    runs: Runs, change: tuple[str, str, str], finding: str
+) -> None:
+    table, value, where = change
+    sql(runs.home, "mlflow.db", f"UPDATE {table} SET {value} WHERE {where}")  # noqa: S608
+    assert any(finding in line and line.startswith(MODEL) for line in findings(runs))
+
+
+def test_the_gates_figures_are_compared_with_the_status(runs: Runs) -> None:
+    models = Models(runs.home)
+    gate = Gate(day(1), day(400), 365, 0.5, 0.4, 0.8, 1.05, passed=True)
+    version = models.version(BTC, "calibrated", "1")
+    models.mark(version, {**gate.tags(), "gate_champion": "1", "gate": str(gate)}, gate.metrics())
+    assert Gate.from_tags(models.version(BTC, "calibrated", "1").tags) == gate
+    assert findings(runs) == []
+    models.mark(version, {"gate_passed": "False"})
+    assert any("and the gate's figures say refused" in line for line in findings(runs))
+    models.mark(version, {"gate_passed": "True", "gate_ratio": "0.7"})
+    lines = findings(runs)
+    assert any("the gate's figures in its tags and in its run differ" in line for line in lines)
+    models.mark(version, {"gate_ratio": "none"})
+    assert any("version 1 cannot be read (ValueError" in line for line in findings(runs))
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize("change", ["empty", "DELETE FROM alembic_version", "DROP TABLE runs"])
 def test_a_file_that_is_no_registry_is_named_and_not_changed(runs: Runs, change: str) -> None:
     if change == "empty":
@@ -416,6 +503,54 @@ def test_a_foreign_file_in_a_bundle_is_found(runs: Runs) -> None:
     assert findings(runs) == [f"{bundle / 'extra.pkl'} does not belong to its bundle"]
 
 
+# Tables that were put back
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("name", ["predictions", "scores", "calibrator", "components"])
+def test_a_table_put_back_to_an_earlier_state_is_named(runs: Runs, tmp_path: Path, name: str) -> None:
+    folder = runs.home.root / name
+    shutil.copytree(folder, tmp_path / "earlier")
+    runs.live(MADE + DAYS)
+    runs.score(MADE + DAYS + 1)
+    assert findings(runs) == []
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "earlier", folder)
+    assert any(line.startswith(f"the table {name} is at commit") for line in findings(runs))
+    shutil.rmtree(folder)
+    assert any(line.startswith(f"the table {name} is at commit -1") for line in findings(runs))
+
+
+@pytest.mark.folder
+def test_forecasts_put_back_to_before_the_last_report_are_named(runs: Runs, tmp_path: Path) -> None:
+    folder = runs.home.root / "predictions"
+    shutil.copytree(folder, tmp_path / "earlier")
+    runs.live(MADE + DAYS)
+    write_report(runs.home, BTC, "calibrated", day=day(MADE + DAYS))
+    assert findings(runs) == []
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "earlier", folder)
+    page = f"the page of {BTC} by calibrated was written with {DAYS + 1} forecasts, but there are {DAYS}"
+    assert page in findings(runs)
+
+
+def test_missing_pages_are_named(runs: Runs) -> None:
+    page = write_report(runs.home, BTC, "calibrated", day=day(MADE + DAYS))
+    shutil.rmtree(page.parent)
+    missing = [path.name for path in (page, page.with_suffix(".json"), page.with_name("index.html"))]
+    lines = findings(runs)
+    assert len(lines) == 3
+    assert all(any(f"{name} is missing" in line for line in lines) for name in missing)
+
+
+@pytest.mark.folder
+def test_a_commit_that_takes_rows_out_is_named(runs: Runs) -> None:
+    table = DeltaTable(runs.home.root / "predictions")
+    table.restore(table.version() - 1)
+    entry = runs.home.root / "predictions" / "_delta_log" / f"{table.version():020d}.json"
+    assert f"the commit {entry} removed rows from the table, or put it back" in findings(runs)
+
+
 # References between rows
 
 
@@ -439,7 +574,7 @@ def test_a_forecast_that_contradicts_itself_is_named(runs: Runs) -> None:
         assert finding in lines
 
 
-def test_states_and_components_without_what_they_refer_to_are_named(runs: Runs) -> None:
+def test_dangling_states_and_components_are_named(runs: Runs) -> None:
     state = calibrator(runs.home).read().to_pylist()[-1]
     lost = {"calibrator_version": "x:1", "previous_version": "x:0", "prediction_id": "d" * 32, "revision": 9}
     calibrator(runs.home).add([state | lost])
@@ -447,7 +582,7 @@ def test_states_and_components_without_what_they_refer_to_are_named(runs: Runs) 
     components(runs.home).add([component | {"component": "lstm2", "calibrator_version": "x:7"}])
     assert findings(runs) == [
         f"component lstm2 of forecast {component['prediction_id']}: state x:7 is missing",
-        f"state x:1 of {BTC}'s calibrator: the state before it, x:0, is missing",
+        f"state x:1 of {BTC}'s calibrator: the previous state, x:0, is missing",
         f"state x:1 of {BTC}'s calibrator: its forecast {'d' * 32} is missing",
         f"state x:1 of {BTC}'s calibrator: its forecast {'d' * 32} has no score",
     ]
@@ -479,7 +614,7 @@ def replaced(table: pa.Table, column: str, value: object) -> pa.Table:
         ("predictions", ("prediction_id", "a"), f"forecast a is in the table {len(HORIZONS) * DAYS} times"),
         ("predictions", ("revision", 1), "have the revisions 1"),
         ("scores", ("target_day", 2**31 - 1), "there is no such forecast"),
-        ("scores", None, "was scored 2 times by one data version"),
+        ("scores", None, "was scored 2 times with one data version"),
     ],
 )
 def test_rows_that_no_commit_could_write_are_named(

@@ -1,0 +1,242 @@
+"""Which column of a file is what: by headings, by the user's word, or, without a header, by the figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_formats import (
+    ROLES,
+    FileFormat,
+    Heading,
+    key_of,
+    read_heading,
+    recognize,
+    yfinance,
+)
+from closecast.tasks.prices.file_order import PRICES, find_order
+from closecast.tasks.prices.file_table import FileOptions, FileTable
+from closecast.tasks.prices.file_text import COLUMNS_HINT
+
+STAMPS = {"unix", "unixtimestamp", "unixtime", "timestamp", "time", "epoch", "ts", "mts", "t"}
+KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The position of each column in use."""
+
+    dates: tuple[int, ...]  # the first names the day, the others must agree
+    end: int | None  # the time of a candle's end, where there is no other
+    prices: Mapping[str, int]
+    volumes: tuple[int, ...]
+    symbols: tuple[int, ...]  # columns that name the coin, the best first
+    labels: tuple[int, ...]  # columns of names, which only tell coins apart
+    formats: tuple[FileFormat, ...]  # those that the file can be
+    settled_by: str = ""  # how the order of columns without a header was found
+
+
+def find_layout(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
+    """The columns of a file; only those that the options name, where they do.
+
+    Raises:
+        BadFile: a named column is not there, two columns for one role, a column of another product or
+            currency, or no header and no known order of columns that the figures allow.
+    """
+    if options.columns:
+        return _named(table, options)
+    if not table.has_header:
+        return _by_figures(table, product_id, options)
+    return _by_headings(table, product_id, options)
+
+
+def name_of(table: FileTable, position: int) -> str:
+    """The heading of a column, or its number."""
+    return repr(table.header[position])[:27] if table.header[position] else f"column {position + 1}"
+
+
+def is_product(symbol: str, product_id: str) -> bool:
+    """Whether a symbol is of the product: BTCUSD, BTC/USD, btc-usd, COINBASE:BTCUSD, XBTUSD, BTC alone."""
+    base, quote = product_id.split("-")
+    text = symbol.upper().strip()
+    plain = {re.sub(r"[/_: -]", "", text), re.sub(r"[/_ -]", "", text.rpartition(":")[2])}
+    if text == quote:  # a column `currency` may name that of the figures
+        return True
+    bases = {base, KRAKEN.get(base, base)}
+    forms = {
+        form for one in bases for form in (one, one + quote, f"T{one}{quote}", f"X{one}Z{quote}", f"{one}.V")
+    }
+    return bool(plain & forms)
+
+
+def _named(table: FileTable, options: FileOptions) -> Layout:
+    """The columns that the user names, by heading or number."""
+    found: dict[str, int] = {}
+    keys = [key_of(heading) for heading in table.header]
+    for role, text in options.columns.items():
+        if role not in ROLES:
+            raise BadFile(f"--columns knows {', '.join(ROLES)}, not {role!r:.40}")
+        if text.isdecimal() and 1 <= int(text) <= len(keys):
+            found[role] = int(text) - 1
+        elif keys.count(key_of(text)) == 1 and table.has_header:
+            found[role] = keys.index(key_of(text))
+        else:
+            shown = (
+                ", ".join(table.header)[:120] if table.has_header else f"{len(keys)} columns without header"
+            )
+            raise BadFile(f"{table.name}: the column {text!r:.40} for the {role} is not in it once: {shown}")
+    if "close" not in found or not {"date", "end"} & found.keys():
+        lacking = "date=…, or end=… for the time of a day's end," if "close" in found else "close=…"
+        raise BadFile(f"--columns needs a day and a close: {lacking} is not named")
+    formats = tuple(recognize(table.header)) if table.has_header else ()
+    prices = {role: found[role] for role in PRICES if role in found}
+    volumes, symbols = ((found[role],) if role in found else () for role in ("volume", "symbol"))
+    dates = (found["date"],) if "date" in found else ()
+    return Layout(dates, found.get("end"), prices, volumes, symbols, (), formats, "the options")
+
+
+def _by_headings(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
+    """The columns by their headings."""
+    headings = [read_heading(heading) for heading in table.header]
+    columns = list(range(len(headings)))
+    if table.tickers:
+        columns = _of_ticker(table, product_id, options)
+    positions: dict[str, list[int]] = {}
+    for position in columns:
+        if role := headings[position].role:
+            positions.setdefault(role, []).append(position)
+    dates = sorted(positions.get("date", ()), key=lambda one: key_of(table.header[one]) in STAMPS)
+    if not dates and not positions.get("end") and table.header.count("") == 1:
+        dates = [table.header.index("")]  # the index of a data frame
+    closes = positions.pop("close", None) or positions.get("price", [])
+    prices: dict[str, int] = {}
+    for role in PRICES:
+        candidates = closes if role == "close" else positions.get(role, [])
+        if (one := _one_column(table, role, candidates, headings, product_id)) is not None:
+            prices[role] = one
+    if not (dates or positions.get("end")) or "close" not in prices:
+        lacking = "close" if dates else "date"
+        raise BadFile(
+            f"{table.name}: a date and a close are needed, no {lacking} is found among"
+            f" {', '.join(table.header)!s:.120}; {COLUMNS_HINT}"
+        )
+    return Layout(
+        tuple(dates),
+        next(iter(positions.get("end", ())), None),
+        prices,
+        tuple(positions.get("volume", ())),
+        tuple(positions.get("symbol", ())),
+        tuple(positions.get("label", ())),
+        (yfinance(),) if table.tickers else tuple(recognize(table.header)),
+    )
+
+
+def _of_ticker(table: FileTable, product_id: str | None, options: FileOptions) -> list[int]:
+    """The columns of one ticker, and those of none."""
+    tickers = list(dict.fromkeys(filter(None, table.tickers)))
+    if options.symbol:
+        chosen = [one for one in tickers if one.upper() == options.symbol.upper()]
+    else:
+        chosen = [
+            one for one in tickers if len(tickers) == 1 and (not product_id or is_product(one, product_id))
+        ]
+    if len(chosen) != 1:
+        raise other_product(table, product_id, tickers, "the header")
+    return [position for position, one in enumerate(table.tickers) if one in ("", chosen[0])]
+
+
+def other_product(table: FileTable, product_id: str | None, symbols: list[str], where: str) -> BadFile:
+    """The error for a file of another product, or of several."""
+    shown = ", ".join(repr(one)[:40] for one in symbols[:5]) + (", …" if len(symbols) > 5 else "")
+    needed = f"candles of {product_id} are needed" if product_id else "candles of one product are needed"
+    remedy = "choose its rows with --symbol NAME"
+    if len(symbols) == 1:
+        remedy = f"name that product, or say that this is the one with --symbol {symbols[0]!s:.30}"
+    return BadFile(f"{table.name}: {needed}, {where} is of {shown}; {remedy}")
+
+
+def _one_column(
+    table: FileTable, role: str, positions: list[int], headings: list[Heading], product_id: str | None
+) -> int | None:
+    """The only column of a role: that of the product and its quote currency, where headings name these."""
+    if product_id and positions:
+        base, quote = product_id.split("-")
+        bases = [one for one in positions if headings[one].base in ("", base)]
+        if not bases:
+            raise BadFile(
+                f"{table.name}: closes of {base} are needed, the header has"
+                f" {', '.join(name_of(table, one) for one in positions)}; import it as the product that it is"
+            )
+        fitting = [one for one in bases if headings[one].quote in ("", quote)]
+        if not fitting and role == "close":
+            raise BadFile(
+                f"{table.name}: closes in {quote} are needed, the header has"
+                f" {', '.join(name_of(table, one) for one in bases)}; import it as the product that it is"
+            )
+        positions = [one for one in fitting if headings[one].quote] or fitting
+    if len(positions) > 1:
+        both = " and ".join(name_of(table, one) for one in positions[:2])
+        raise BadFile(
+            f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
+        )
+    return positions[0] if positions else None
+
+
+def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
+    """The columns of a file without a header."""
+    formats = find_order(table, product_id.split("-")[1] if product_id else "", options)
+    roles = formats[0].roles.split()
+    prices = {role: roles.index(role) for role in PRICES}
+    end = roles.index("end") if "end" in roles else None
+    return Layout((0,), end, prices, (roles.index("volume"),), (), (), tuple(formats), "the figures")
+
+
+# Rows of one coin
+
+
+def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
+    """The rows of the product, or of the symbol that the user names.
+
+    Raises:
+        BadFile: another product, several, or no row of that symbol.
+    """
+    names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
+    is_named = symbol is not None and symbol.upper() == table.coin.upper()
+    if product_id and table.coin and not is_named and not is_product(table.coin, product_id):
+        raise other_product(table, product_id, [table.coin], "it")
+    if table.tickers or not names:
+        if symbol and not table.tickers and not is_named:
+            raise BadFile(f"{table.name}: it names no coins, so that --symbol chooses nothing; leave it out")
+        return table
+    if symbol:
+        for position in names:
+            mine = pc.equal(pc.utf8_upper(table.columns[position]), symbol.upper())
+            if pc.any(mine).as_py():
+                return _rows(table, np.flatnonzero(np.array(mine)))
+    symbols = pc.unique(table.columns[names[0]]).to_pylist()
+    filled = [one for one in symbols if one.lower() not in ("", "nan")]
+    if symbol:
+        shown = ", ".join(filled[:5]) + (", …" if len(filled) > 5 else "")
+        raise BadFile(f"{table.name}: no row is of {symbol!r:.40}, its rows are of {shown!s:.100}")
+    if names[0] not in layout.symbols and len(filled) < 2:
+        return table
+    foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
+    if len(filled) > 1 or (product_id and foreign):
+        if product_id and len(filled) > 1 and not foreign:
+            return table
+        line = table.numbers[pc.index(table.columns[names[0]], (foreign or filled)[0]).as_py()]
+        raise other_product(table, product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
+    return table
+
+
+def _rows(table: FileTable, rows: np.ndarray) -> FileTable:
+    """Some rows of a table; rows that were rejected before are not theirs."""
+    taken: list[Any] = [column.take(pa.array(rows)) for column in table.columns]
+    return replace(table, columns=taken, numbers=table.numbers[rows])

@@ -1,0 +1,285 @@
+"""The table of file formats: one row each drives the reader, the documentation and the tests.
+
+A heading has one role, whatever the format. A format is recognized by its headings; files without a header by
+their number of columns and by the figures (tasks/prices/file_columns.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FIGURE_ROLES = ("open", "high", "low", "close", "volume")
+PRICE_ROLES = ("open", "high", "low", "close", "price")
+ROLES = ("date", "end", *FIGURE_ROLES, "symbol")
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A kind of file; `header` and `roles` run side by side, a role `-` is a column that is not used.
+
+    Roles beside those of a candle: `end` is the time at which the candle ends, `label` a coin's name. A
+    `price` is a close unless another column is one.
+    """
+
+    name: str
+    header: str  # the headings, by commas
+    roles: str  # their roles, by spaces
+    bare: bool = False  # also comes without the header
+    volume: Literal["base", "quote"] = "base"  # the currency of a column `volume`
+    midnight: Literal["start", "end"] = "start"  # a price of 00:00 is of the day that starts, or that ends
+    note: str = ""  # what a reader of the documentation should know
+
+    header_rows: bool = False  # three of them, of which the second names a ticker for each column
+
+    @property
+    def ordered_keys(self) -> list[str]:
+        """The headings as `key_of` compares them."""
+        return [key_of(heading) for heading in self.header.split(",")]
+
+    @property
+    def keys(self) -> set[str]:
+        """The same without their order."""
+        return set(self.ordered_keys)
+
+
+FORMATS = (
+    FileFormat(
+        "Coinbase Exchange", "time,low,high,open,close,volume", "date low high open close volume", True
+    ),
+    FileFormat(
+        "Coinbase Advanced Trade", "start,low,high,open,close,volume", "date low high open close volume"
+    ),
+    FileFormat(
+        "Binance klines",
+        "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"
+        "taker_buy_quote_volume,ignore",
+        "date open high low close volume end volume - - - -",
+        True,
+        note="milliseconds or microseconds",
+    ),
+    FileFormat(
+        "Kraken OHLCVT", "time,open,high,low,close,volume,trades", "date open high low close volume -", True
+    ),
+    FileFormat(
+        "Kraken API",
+        "time,open,high,low,close,vwap,volume,count",
+        "date open high low close - volume -",
+        True,
+    ),
+    FileFormat(
+        "ccxt, freqtrade",
+        "date,open,high,low,close,volume",
+        "date open high low close volume",
+        True,
+        note="CSV, JSON or feather",
+    ),
+    FileFormat("Bitfinex", "time,open,close,high,low,volume", "date open close high low volume", True),
+    FileFormat(
+        "KuCoin", "time,open,close,high,low,volume,turnover", "date open close high low volume -", True
+    ),
+    FileFormat(
+        "CryptoDataDownload",
+        "Date,Symbol,Open,High,Low,Close",
+        "date symbol open high low close",
+        note="with Volume BTC and Volume USD, also with a time stamp or below a banner",
+    ),
+    FileFormat(
+        "TradingView",
+        "time,open,high,low,close,Volume",
+        "date open high low close volume",
+        note="seconds, or times whose offset makes them midnight UTC",
+    ),
+    FileFormat(
+        "CryptoCompare",
+        "time,high,low,open,volumefrom,volumeto,close,conversionType,conversionSymbol",
+        "date high low open volume volume close - -",
+        note="CSV or JSON",
+    ),
+    FileFormat(
+        "Yahoo Finance",
+        "Date,Open,High,Low,Close,Adj Close,Volume",
+        "date open high low close - volume",
+        volume="quote",
+    ),
+    FileFormat(
+        "yfinance",
+        "Date,Close,High,Low,Open,Volume",
+        "date close high low open volume",
+        volume="quote",
+        note="three header rows: prices, ticker, date",
+        header_rows=True,
+    ),
+    FileFormat(
+        "investing.com",
+        "Date,Price,Open,High,Low,Vol.,Change %",
+        "date price open high low volume -",
+        note="quoted thousands, volumes such as 68.29K",
+    ),
+    FileFormat(
+        "CoinMarketCap",
+        "timeOpen,timeClose,timeHigh,timeLow,name,open,high,low,close,volume,marketCap,circulatingSupply,timestamp",
+        "date end - - label open high low close volume - - date",
+        volume="quote",
+        note="separated by semicolons",
+    ),
+    FileFormat(
+        "CoinGecko",
+        "snapped_at,price,market_cap,total_volume",
+        "date price - volume",
+        volume="quote",
+        midnight="end",
+        note="CSV or JSON; the price of 00:00 is the close of the day before",
+    ),
+    FileFormat(
+        "BitMEX",
+        "timestamp,symbol,open,high,low,close,trades,volume,vwap,lastSize,turnover,homeNotional,foreignNotional",
+        "date symbol open high low close - volume - - - - -",
+        volume="quote",
+        midnight="end",
+        note="a candle at 00:00 is that of the day before",
+    ),
+    FileFormat(
+        "Kaggle's coin_Bitcoin.csv",
+        "SNo,Name,Symbol,Date,High,Low,Open,Close,Volume,Marketcap",
+        "- label symbol date high low open close volume -",
+        volume="quote",
+    ),
+    FileFormat("Coin Metrics", "time,PriceUSD", "date price", note="more columns are allowed"),
+    FileFormat(
+        "FRED",
+        "observation_date,CBBTCUSD",
+        "date price",
+        note="a close of `.` is unknown; the column name is the product",
+    ),
+    FileFormat("Stooq", "Date,Open,High,Low,Close,Volume", "date open high low close volume"),
+    FileFormat(
+        "Stooq ASCII",
+        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>",
+        "symbol - date date open high low close volume -",
+    ),
+    FileFormat(
+        "Stooq in Polish",
+        "Data,Otwarcie,Najwyzszy,Najnizszy,Zamkniecie,Wolumen",
+        "date open high low close volume",
+    ),
+    FileFormat("Nasdaq Data Link", "Date,Value", "date price", note="formerly Quandl"),
+    FileFormat(
+        "Nasdaq", "Date,Close/Last,Volume,Open,High,Low", "date close volume open high low", note="with a $"
+    ),
+    FileFormat(
+        "CoinDesk",
+        "Currency,Date,Closing Price (USD),24h Open (USD),24h High (USD),24h Low (USD)",
+        "symbol date close open high low",
+    ),
+    FileFormat(
+        "OKX",
+        "ts,o,h,l,c,vol,volCcy,volCcyQuote,confirm",
+        "date open high low close volume - volume -",
+        True,
+        note="UTC days, the bar `1Dutc`",
+    ),
+)
+# Headings of other tables, by role.
+SYNONYMS = {
+    "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
+    " starts_at period_start time_period_start window_start candle_begin_time candle_date_time_utc unix"
+    " unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
+    "end": "close_time end_time time_period_end period_end",
+    "open": "open_price price_open opening_price 24h_open o eröffn eröffnung ouv apertura abertura",
+    "high": "high_price price_high 24h_high h max hoch plus_haut máximo máxima massimo",
+    "low": "low_price price_low 24h_low l min tief plus_bas mínimo mínima minimo",
+    "close": "close_price price_close closing_price c close_close_price_adjusted_for_splits",
+    "price": "last last_price trade_price px_last market_price prices value zuletzt dernier último ultimo",
+    "volume": "v volume_traded",
+    "symbol": "symbol product product_id pair ticker asset coin currency instrument",
+    "label": "name slug coin_name crypto_name coin_id asset_id",
+}
+
+
+def key_of(heading: str) -> str:
+    """A heading in lower case without anything but letters and digits, nor a number as in `4. close`."""
+    return re.sub(r"^\d+[a-z]?\. |[\W_]+", "", heading.lower())
+
+
+def _roles() -> dict[str, str]:
+    roles = {key_of(name): role for role, names in SYNONYMS.items() for name in names.split()}
+    for one in FORMATS:
+        for heading, role in zip(one.header.split(","), one.roles.split(), strict=True):
+            if role != "-":
+                roles[key_of(heading)] = role
+    return roles
+
+
+_ROLE_OF = _roles()
+CURRENCIES = r"usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|btc|eth"
+_WITH_CURRENCY = re.compile(rf"(.+?)({CURRENCIES})")
+_FRED = re.compile(rf"cb(?!pr)([a-z]{{3,5}}?)({CURRENCIES})")
+_PRODUCT = re.compile(r"([A-Z0-9]{2,10})[-/]([A-Z]{3,5})")
+_OF_PRODUCT = re.compile(
+    rf"\(?'?([A-Za-z ]+?)(?:_|', '){_PRODUCT.pattern}'?\)?"
+)  # Close_BTC-USD, of a data frame
+# Headings of sites that give the volume in the quote currency, and times at the end of the day.
+_QUOTE_VOLUME = {"marketcap", "adjclose", "dividends", "stocksplits"}
+_ENDS = {"snappedat", "totalvolume", "totalvolumes"}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a heading says: the role of its column, and the product or quote currency that it names."""
+
+    role: str | None  # None if the column is not used
+    base: str = ""
+    quote: str = ""
+
+
+def read_heading(heading: str) -> Heading:
+    """The role of a column by its heading."""
+    key = key_of(heading)
+    if match := _FRED.fullmatch(key) or _PRODUCT.fullmatch(heading):
+        return Heading("price", match[1].upper(), match[2].upper())
+    if (match := _OF_PRODUCT.fullmatch(heading)) and _ROLE_OF.get(key_of(match[1])) in PRICE_ROLES:
+        return Heading(_ROLE_OF[key_of(match[1])], match[2], match[3])
+    if (match := _WITH_CURRENCY.fullmatch(key)) and _ROLE_OF.get(match[1]) in PRICE_ROLES:
+        return Heading(_ROLE_OF[match[1]], quote=match[2].upper())
+    if key in _ROLE_OF:
+        return Heading(_ROLE_OF[key])
+    return Heading("volume" if key.startswith("vol") or key.endswith("volume") else None)
+
+
+def recognize(header: list[str]) -> list[FileFormat]:
+    """The formats with the most headings of those that the header has whole, in its order if there are such.
+
+    Several where they have the same headings, none if no format is known.
+    """
+    keys = [key_of(heading) for heading in header]
+    whole = [one for one in FORMATS if one.keys <= set(keys)]
+    longest = max((len(one.keys) for one in whole), default=0)
+    whole = [one for one in whole if len(one.keys) == longest]
+    ordered = [one for one in whole if [key for key in keys if key in one.keys] == one.ordered_keys]
+    return ordered or whole[:1]
+
+
+def is_volume_in_quote(header: list[str], formats: Sequence[FileFormat]) -> bool:
+    """Whether a column `volume` is in the quote currency, by the format or by what stands beside it."""
+    # Yahoo's page explains `Adj Close` within its heading.
+    told = {re.sub("^(adjclose).*", r"\1", key_of(heading)) for heading in header} & _QUOTE_VOLUME
+    return bool(told) or (bool(formats) and formats[0].volume == "quote")
+
+
+def midnight_ends_day(header: list[str], formats: Sequence[FileFormat]) -> bool:
+    """Whether a price of 00:00 is the close of the day before."""
+    keys = set(map(key_of, header))
+    return bool(_ENDS & keys and "open" not in keys) or (bool(formats) and formats[0].midnight == "end")
+
+
+def bare_formats(columns: int) -> list[FileFormat]:
+    """The formats that come without a header in so many columns."""
+    return [one for one in FORMATS if one.bare and len(one.roles.split()) == columns]
+
+
+def yfinance() -> FileFormat:
+    """The format with three header rows."""
+    return next(one for one in FORMATS if one.header_rows)

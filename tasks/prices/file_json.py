@@ -1,0 +1,212 @@
+"""JSON in its many shapes → cells."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_days import parse_days
+from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
+from closecast.tasks.prices.file_table import FileTable
+
+SHOWN = 5
+_PAIR = re.compile(rf"[A-Z0-9]+({CURRENCIES.upper()})")  # Kraken's key of a list
+
+
+def read_json(text: bytes, name: str) -> FileTable:
+    """The one table in a JSON text.
+
+    A list of records, which may be nested, or of rows; JSON lines; records by day; or a list for each column.
+
+    Raises:
+        BadFile: damaged, no table, several, or rows of different forms.
+    """
+    try:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+        prices = _coingecko(content)
+        rows, coin = (prices, "") if prices else _one_table(content, name)
+        if records := all(isinstance(row, dict) for row in rows):
+            rows = [_flat(row) for row in rows]
+    except (ValueError, RecursionError) as error:
+        raise BadFile(
+            f"{name}: JSON is needed, but it cannot be read: {error!s:.100}; fetch it again"
+        ) from error
+    if not records and not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        raise BadFile(f"{name}: a list of candles is needed, all of the same form; take out what is none")
+    keys: Sequence[Any] = (
+        list(dict.fromkeys(key for row in rows for key in row)) if records else range(len(rows[0]))
+    )
+    header = [_clean(key) if records else "" for key in keys]
+    columns = [_json_column([row.get(key) if records else row[key] for row in rows]) for key in keys]
+    return FileTable(
+        name,
+        "JSON",
+        header,
+        records,
+        columns,
+        np.arange(len(rows)) + 1,
+        lambda number: rows[number - 1],
+        coin=coin,
+        unit="row",
+    )
+
+
+def _coingecko(content: Any) -> list[dict[str, Any]] | None:
+    """CoinGecko's lists of times and prices as records with the headings of its CSV file."""
+    if not (isinstance(content, dict) and isinstance(content.get("prices"), list) and content["prices"]):
+        return None
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in content["prices"]):
+        return None
+    return [
+        {"snapped_at": at, "price": price, "market_cap": None, "total_volume": None}
+        for at, price in content["prices"]
+    ]
+
+
+def _one_table(content: Any, name: str) -> tuple[list[Any], str]:
+    """The only list of records or rows in a JSON value, and the coin that is named beside or above it."""
+    found: list[tuple[str, list[Any], str]] = []
+
+    def look(value: Any, path: str, coin: str) -> None:
+        if _is_frame(value):
+            value = value[0]
+        if isinstance(value, list) and value and isinstance(value[0], dict | list):
+            found.append((path, value, coin))
+        elif isinstance(value, dict):
+            coin = next((text for key, text in value.items() if _names_coin(key, text)), coin)
+            if rows := _split(value) or _by_column(value) or _by_day(value):
+                found.append((path, rows, coin))
+                return
+            for key, inner in value.items():
+                look(inner, f"{path}.{key}" if path else key, key if _PAIR.fullmatch(key) else coin)
+
+    look(content, "", "")
+    if len(found) > 1:
+        found = [one for one in found if _is_of_candles(one[1])] or found
+    if len(found) == 1:
+        return found[0][1:]
+    what = (
+        f"there are {len(found)} ({', '.join(path for path, *_ in found[:SHOWN])!s:.100})"
+        if found
+        else "none is there"
+    )
+    raise BadFile(
+        f"{name}: one list of candles is needed in the JSON, but {what}; save that of the product alone"
+    )
+
+
+def _is_frame(value: Any) -> bool:
+    """Whether the only record of a list has the list of candles in it."""
+    only = value[0] if isinstance(value, list) and len(value) == 1 else None
+    return isinstance(only, dict) and any(isinstance(inner, list) for inner in only.values())
+
+
+def _names_coin(key: str, value: Any) -> bool:
+    return isinstance(value, str) and read_heading(key).role == "symbol"
+
+
+def _is_of_candles(rows: list[Any]) -> bool:
+    """Whether a list's first record names a date and a close."""
+    return isinstance(rows[0], dict) and _names_candles(_flat(rows[0]))
+
+
+def _names_candles(headings: Iterable[str], *, date: bool = True) -> bool:
+    """Whether headings name a close, and a date if one is needed."""
+    roles = {read_heading(heading).role for heading in headings}
+    return ("date" in roles or not date) and bool(roles & {"close", "price"})
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the keys of the records in it, which keep the currency that they are in: `close USD`."""
+    if not any(isinstance(value, dict) for value in record.values()):
+        return record
+    flat = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    for key, value in record.items():
+        currency = f" {key}" if isinstance(value, dict) and key.lower() in CURRENCIES.split("|") else ""
+        for inner, cell in _flat(value).items() if isinstance(value, dict) else ():
+            flat.setdefault(inner + currency, cell)
+    return flat
+
+
+def _split(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The records of a table of rows beside a list of its columns, and perhaps one of its days."""
+    columns, rows, index = value.get("columns"), value.get("data", value.get("values")), value.get("index")
+    columns = columns or value.get("column_names")  # Nasdaq Data Link
+    if not (isinstance(columns, list) and isinstance(rows, list) and rows):
+        return None
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+        return None
+    names = [str(one.get("name")) if isinstance(one, dict) else str(one) for one in columns]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    if isinstance(index, list) and len(index) == len(rows) and not _names_candles(names):
+        records = [{"date": day, **record} for day, record in zip(index, records, strict=True)]
+    return records if _names_candles(records[0]) else None
+
+
+def _by_column(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The records of a list a column, or of a record a column whose keys are the rows."""
+    lists = {key: cells for key, cells in value.items() if isinstance(cells, list) and _are_single(cells)}
+    if _names_candles(lists) and len({len(cells) for cells in lists.values()}) == 1:
+        return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+    columns = {
+        key: cells for key, cells in value.items() if isinstance(cells, dict) and _are_single(cells.values())
+    }
+    if len(columns) < len(value) or not _names_candles(columns, date=False):
+        return None
+    rows = dict.fromkeys(row for cells in columns.values() for row in cells)
+    records = [{key: cells.get(row) for key, cells in columns.items()} for row in rows]
+    if _names_candles(columns):
+        return records
+    return [{"date": row, **record} for row, record in zip(rows, records, strict=True)]
+
+
+def _are_single(values: Iterable[Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in values)
+
+
+def _by_day(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The records of a record a day, or of a close a day, by its day."""
+    if all(isinstance(one, int | float) for one in value.values()):
+        value = {day: {"close": one} for day, one in value.items()}
+    if not value or not all(isinstance(one, dict) for one in value.values()):
+        return None
+    if not all(_names_candles(one, date=False) for one in value.values()):
+        return None
+    if np.isnat(parse_days(pa.array(map(_clean, value))).days).any():
+        return None
+    return [{"date": day, **one} for day, one in value.items()]
+
+
+def _json_column(values: list[Any]) -> Any:
+    """Numbers as float64, whole numbers and anything else as text; an unknown value is an empty text."""
+    present = [value for value in values if value is not None]
+    numbers = present and all(type(value) in (int, float) for value in present)
+    if numbers and not all(type(value) is int and abs(value) < 2**53 for value in present):
+        return pa.array([None if value is None else _float(value) for value in values], pa.float64())
+    texts = [
+        "" if value is None else value if isinstance(value, str) else json.dumps(value) for value in values
+    ]
+    return pa.array([_clean(text) for text in texts], pa.string())
+
+
+def _clean(text: str) -> str:
+    """The text without halves of characters, which JSON can hold."""
+    return text.encode("utf-8", "replace").decode().strip()
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")

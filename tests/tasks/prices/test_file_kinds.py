@@ -1,0 +1,388 @@
+"""Kinds of files that were once read wrongly, or refused although they say all that is needed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_reader import FileCandles, read_candles
+from closecast.tasks.prices.file_table import FileOptions
+
+DAYS = [date(2019, 5, 1) + timedelta(days=row) for row in range(40)]
+CLOSES = [round(8000 + 37.13 * row * (-1) ** row, 2) for row in range(40)]
+ROWS = list(zip(DAYS, CLOSES, strict=True))
+HEADER = "Date,Open,High,Low,Close,Volume"
+
+
+def candle(close: float) -> list[float]:
+    """Open, high, low, close, volume."""
+    return [close - 5.5, close + 20.25, close - 30.75, close, 12.5]
+
+
+def lines(header: str, row: Callable[[date, float], str]) -> str:
+    return "\n".join([header, *(row(day, close) for day, close in ROWS)] if header else
+                     [row(day, close) for day, close in ROWS]) + "\n"  # fmt: skip
+
+
+def full(day: object, close: float) -> str:
+    return ",".join([str(day), *map(str, candle(close))])
+
+
+def read(data: str | bytes, product: str = "BTC-USD", **options: Any) -> FileCandles:
+    content = data.encode() if isinstance(data, str) else data
+    return read_candles(content, product, name="prices", options=FileOptions(**options))
+
+
+def closes(data: str | bytes, product: str = "BTC-USD", **options: Any) -> dict[date, float]:
+    found = read(data, product, **options).candles
+    return dict(zip(found["day_utc"].dt.date, found["close"], strict=True))
+
+
+def refusal(data: str | bytes, product: str = "BTC-USD", **options: Any) -> str:
+    with pytest.raises(BadFile) as caught:
+        read(data, product, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Wrong closes
+
+
+@pytest.mark.parametrize("end", ["", ",", ",,"])
+def test_figures_cut_on_some_days_only_are_refused(end: str) -> None:
+    """Closes pass 1,000 on some days, or a program began to write commas."""
+    header = "Date,Close,Volume,Cap,Note"
+    passing = lines(header, lambda day, close: f"{day},{close / 8:,.2f}{end}")
+    assert "can be one figure that its comma cuts in two" in refusal(passing)
+    begun = lines(header, lambda day, close: f"{day},{close:,.2f}" if day > DAYS[36] else f"{day},{close},7")
+    assert "8,373.71 in line 40" not in refusal(begun)
+    assert "can be one figure that its comma cuts in two" in refusal(begun)
+    true = lines(header, lambda day, close: f"{day},{close:.0f},{100 + day.day}.25{end}")
+    assert closes(true)[DAYS[3]] == round(CLOSES[3])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda close: f"{close:.2f}".rstrip("0").replace(".", ","),  # some have no cents
+        lambda close: f"{int(close)},{10 + int(close) % 90}",  # none has the cents 01 to 09
+        lambda close: f"{close:.2f}".replace(".", "," if close > 8000 else "."),
+    ],
+)
+def test_cents_cut_from_closes_are_refused(form: Callable[[float], str]) -> None:
+    text = lines("Date,Close,Volume", lambda day, close: f"{day},{form(close)}")
+    assert "can be one figure that its comma cuts in two; put quotes around such figures" in refusal(text)
+
+
+def test_columns_by_number_lose_no_row_whatever_the_first_row_is() -> None:
+    forms = [
+        lambda day, close: f"{day:%Y.%m.%d},00:00,{close}",  # no known order of columns
+        lambda day, close: f'"{day:%b %d, %Y}",x,{close}',
+        lambda day, close: f"{day},-,{close}",
+    ]
+    for form in forms:
+        for above in ("", "Day,Time,Last\n", "an export, of a site\n\n", "an export,a,b\nDay,Time,Last\n"):
+            assert closes(above + lines("", form), columns={"date": "1", "close": "3"}) == dict(ROWS)
+    assert "a day is needed in column 2" in refusal(lines("", forms[2]), columns={"date": "2", "close": "3"})
+
+
+def test_numbers_of_columns_are_no_candle() -> None:
+    text = lines("0,1,2,3,4,5", lambda day, close: full(f"{day:%Y%m%d}", close))
+    assert closes(text) == dict(ROWS)
+
+
+@pytest.mark.parametrize(
+    "header", ["snapped_at,price", "snapped_at,price,total_volume", "timestamp,price,total_volume"]
+)
+def test_a_part_of_the_columns_of_coingecko_ends_days_too(header: str) -> None:
+    end = ",7" * header.count("total")
+    text = lines(header, lambda day, close: f"{day + timedelta(1)} 00:00:00 UTC,{close}{end}")
+    assert closes(text) == closes(text, columns={"date": "1", "close": "2"}) == dict(ROWS)
+
+
+def test_days_and_months_that_are_exchanged_where_possible_are_refused() -> None:
+    for form in ("%Y-%d-%m", "%m/%d/%Y"):
+        text = lines("Date,Close", lambda day, close, form=form: (  # type: ignore[misc]
+            f"{day.strftime(form if day.day < 13 else '%d/%m/%Y')},{close}"
+        ))  # fmt: skip
+        assert "have day and month exchanged; export days such as 2020-10-24" in refusal(text)
+    # In order as they are, but with months between days that are a day apart when they are read right.
+    turn = [date(2023, 12, 25) + timedelta(row) for row in range(15)]
+    for days in (turn, turn[::-1]):
+        text = "\n".join(
+            ["Date,Close", *(f"{day:%m/%d/%Y},1" if day.day > 12 else f"{day:%d/%m/%Y},1" for day in days)]
+        )
+        assert "have day and month exchanged" in refusal(text)
+    monthly = [f"2019-{month:02}-01,{month}" for month in range(1, 13)]
+    assert list(closes("\n".join(["Date,Close", *monthly])).values()) == list(range(1, 13))
+    shuffled = "Date,Close\n2019-05-03,3\n2019-05-01,1\n2019-05-02,2\n"
+    assert list(closes(shuffled).values()) == [1, 2, 3]
+
+
+def test_an_open_of_another_size_than_the_close_contradicts_it() -> None:
+    text = lines("Date;Open;Close", lambda day, close: f"{day};{close};{close:,.0f}".replace(",", "."))
+    assert "tried: open from 'Open', close from 'Close'" in refusal(text)
+
+
+def test_thousands_are_separated_in_all_figures_or_in_none() -> None:
+    """A redenomination by 1,000 is no change of the decimal mark."""
+    text = lines(
+        "Date;Close", lambda day, close: f"{day};{close:.0f}" if day < DAYS[20] else f"{day};8.{day:%j}"
+    )
+    assert "say which with --decimal" in refusal(text)
+    assert closes(text, decimal="point")[DAYS[20]] == 8.141
+    grouped = lines("Date;Close", lambda day, close: f"{day};{close / 8.2:,.0f}".replace(",", "."))
+    assert closes(grouped) == {day: round(close / 8.2) for day, close in ROWS}
+
+
+def test_times_that_end_the_day_are_named_as_such() -> None:
+    """CoinGecko's candles have five columns, as those of other sites, and the time of their end."""
+    for form, ends in (("{:%Y-%m-%d}T00:00:00Z", 1), ("{:%Y-%m-%d}", 1), ("{:%Y-%m-%d} 23:59:59", 0)):
+        text = lines("", lambda day, close, form=form, ends=ends: (  # type: ignore[misc]
+            f"{form.format(day + timedelta(ends))},{close},{close},{close},{close}"
+        ))  # fmt: skip
+        assert "with end=1 in place of date=1 where a time of 00:00 ends the day" in refusal(text)
+        assert closes(text, columns={"end": "1", "close": "5"}) == dict(ROWS)
+    assert "date=…, or end=…" in refusal(text, columns={"close": "5"})
+
+
+def test_figures_grouped_as_in_india() -> None:
+    text = lines("Date,Close", lambda day, close: f'{day},"2,97,{day:%d},058.94"')
+    assert closes(text, "BTC-INR")[DAYS[2]] == 29_703_058.94
+
+
+# Volumes and unknown figures
+
+
+def test_an_open_of_zero_is_unknown() -> None:
+    candles = read(lines(HEADER, lambda day, close: f"{day},0,0,0.0,{close},0")).candles
+    assert candles["close"].tolist() == CLOSES
+    assert candles[["open", "high", "low"]].isna().all(axis=None)
+    assert (candles["volume"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Date,Open,High,Low,Close,Volume,Market Cap",
+        "Date,Open,High,Low,Close,Volume,Dividends,Stock Splits",
+        "Date,Close,High,Low,Open,Volume",
+        "Date,Open,High,Low,Close,Adj Close Adjusted close price for splits,Volume",
+    ],
+)
+def test_neighbouring_columns_decide_the_currency_of_volumes(header: str) -> None:
+    cells = {"Open": 0, "High": 1, "Low": 2, "Close": 3}
+
+    def row(day: date, close: float) -> str:
+        figures = candle(close)
+        return ",".join(
+            str(day) if name == "Date" else str(figures[cells[name]]) if name in cells else "9"
+            for name in header.split(",")
+        )
+
+    candles = read(lines(header, row)).candles
+    assert candles["close"].tolist() == CLOSES
+    assert candles["volume"].isna().all()
+
+
+def test_volumes_of_other_names() -> None:
+    for name in ("v", "volume_traded", "Vol."):
+        candles = read(lines(f"date,c,{name}", lambda day, close: f"{day},{close},12.5")).candles
+        assert candles["volume"].tolist() == [12.5] * 40
+
+
+def test_volumes_with_a_suffix_settle_the_decimal_mark() -> None:
+    for mark, scale in (".", 1.0), (",", 1000.0):
+        text = lines("Date,Price,Vol.", lambda day, close, m=mark: f'"{day}","5.{day:%j}","68{m}29K"')  # type: ignore[misc]
+        assert closes(text) == {day: round(scale * float(f"5.{day:%j}"), 3) for day in DAYS}
+
+
+# Days
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("%m/%d/%y", "%d.%m.%y", "%d-%b-%y", "%a %d %b %Y", "%A, %B %d, %Y", "%a, %d %b %Y 00:00:00 GMT"),
+        *("%Y-%b-%d", "%Y%m%d 00:00:00", "%Y%m%dT000000Z", "%Y-%m-%dZ", "%Y-%m-%d 00:00:00 +0000 UTC"),
+    ],
+)
+def test_forms_of_days(form: str) -> None:
+    assert closes(lines("Date,Close", lambda day, close: f'"{day.strftime(form)}",{close}')) == dict(ROWS)
+
+
+def test_days_with_the_year_first_in_two_digits_are_refused() -> None:
+    for form in ("%y/%m/%d", "%y-%b-%d"):
+        text = lines("Date,Close", lambda day, close, form=form: f"{day.strftime(form)},{close}")  # type: ignore[misc]
+        assert "is not a UTC day" in refusal(text)
+
+
+# Text
+
+
+def test_columns_of_another_kind_are_no_candles_without_a_header() -> None:
+    """Volume, open, adjusted close, low, close: each between the two before it, but far from them."""
+    text = lines(
+        "", lambda day, close: f"{day},{close / 99:.2f},{close + 9},{close / 2:.2f},{close - 30},{close}"
+    )
+    assert "or the open is far from the close before" in refusal(text)
+
+
+def test_rows_without_a_header_begin_with_any_day_and_figure() -> None:
+    german = lines("", lambda day, close: ";".join(
+        [f"{day:%d.%m.%Y}", *(f"{one:,.2f}".translate({44: 46, 46: 44}) for one in candle(close))]
+    ))  # fmt: skip
+    assert closes(german) == dict(ROWS)
+    unknown = lines(
+        "", lambda day, close: full(day, close) if day > DAYS[0] else full(day, close)[:-4] + "None"
+    )
+    assert closes(unknown) == dict(ROWS)
+    assert closes(lines("", lambda day, close: full(f'"{day:%b %d, %Y}"', close))) == dict(ROWS)
+
+
+def test_empty_cells_behind_the_last_one_and_footers_cost_nothing() -> None:
+    footers = ("Average,8000.5\n", "Source: Exchange, downloaded 2024-01-02\n")
+    for footer in footers:
+        text = lines(HEADER, lambda day, close: full(day, close) + ",,") + footer
+        assert closes(text) == dict(ROWS)
+        assert len(read(text).rejected) == 1
+    assert "the newest rows are needed" in refusal(lines(HEADER, full) + "2019-06-32,1,1,1,1,1\n")
+
+
+@pytest.mark.parametrize("form", ["{} USD", "USD {}", "US${}", "${}", "{} $", "{}\u00a0$"])
+def test_closes_with_their_currency(form: str) -> None:
+    text = lines("Date;Close", lambda day, close: f"{day};{form.format(f'{close:,.2f}')}")
+    assert closes(text) == dict(ROWS)
+    assert "is not a number" in refusal(text, "BTC-EUR")
+    if "$" in form:
+        assert read_candles(text.encode(), None).candles["close"].tolist() == CLOSES
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Datum;Zuletzt;Eröffn.;Hoch;Tief",
+        "Date;Dernier;Ouv.; Plus Haut;Plus Bas",
+        "Fecha;Último;Apertura;Máximo;Mínimo",
+        "Data;Ultimo;Apertura;Massimo;Minimo",
+        "Data;Último;Abertura;Máxima;Mínima",
+    ],
+)
+def test_headings_of_investing_com_in_other_languages(header: str) -> None:
+    def row(day: date, close: float) -> str:
+        opened, high, low, *_ = candle(close)
+        return f"{day:%d.%m.%Y};{close:.2f};{opened:.2f};{high:.2f};{low:.2f}"
+
+    found = read(lines(header, row))
+    assert found.candles["close"].tolist() == CLOSES
+    assert list(found.reading.columns) == ["date", "close", "open", "high", "low"]
+
+
+def test_a_column_for_each_product() -> None:
+    for form in ("{}", "Close_{}", "\"('Close', '{}')\""):
+        header = ",".join(["Date", *(form.format(product) for product in ("BTC-USD", "ETH-USD"))])
+        text = lines(header, lambda day, close: f"{day},{close},7")
+        assert closes(text) == dict(ROWS)
+        assert set(closes(text, "ETH-USD").values()) == {7.0}
+        assert "closes of LTC are needed" in refusal(text, "LTC-USD")
+        assert "closes in EUR are needed" in refusal(text, "BTC-EUR")
+
+
+def test_decimals_of_parquet_are_the_nearest_floats() -> None:
+    out = io.BytesIO()
+    parquet.write_table(pa.table({"date": DAYS, "close": [Decimal(str(close)) for close in CLOSES]}), out)
+    assert closes(out.getvalue()) == dict(ROWS)
+
+
+def test_rows_of_separators_alone_are_none() -> None:
+    text = lines("Date;Close;;", lambda day, close: f"{day};{close};;") + ";;;\n" * 20 + '"";"";"";""\n'
+    assert closes(text) == dict(ROWS)
+    assert read(text).rejected.empty
+
+
+def test_coins_that_no_known_column_tells_apart() -> None:
+    """The word for two rows of a day would take the closes of one of the coins by chance."""
+    text = lines("Date,Which,Close", lambda day, close: f"{day},a,{close}\n{day},b,7")
+    assert "or where these are coins, one with --columns date=…,close=…,symbol=…" in refusal(text)
+    columns = {"date": "Date", "close": "Close", "symbol": "Which"}
+    assert closes(text, columns=columns, symbol="a") == dict(ROWS)
+    assert "choose its rows with --symbol NAME" in refusal(text.replace("Which", "coin_id"))
+
+
+# JSON and packed files
+
+
+@pytest.mark.parametrize("coin", ["ETH/USD", "BTC/EUR"])
+def test_the_coin_that_json_names_beside_its_candles(coin: str) -> None:
+    candles = [{"date": str(day), "close": close} for day, close in ROWS]
+    rows = [[str(day), *candle(close)] for day, close in ROWS]
+    key = coin.replace("/", "")
+    for content in (
+        {"data": {"pair": coin, "ohlc": candles}},
+        [{"ticker": coin, "priceData": candles}],
+        {"result": {"symbol": coin, "list": rows}},
+        {"error": [], "result": {key: rows, "last": 1704240000}},
+    ):
+        data = json.dumps(content)
+        said = key if key in data else coin
+        assert f"it is of '{said}'" in refusal(data)
+        assert closes(data, symbol=said) == closes(data, coin.replace("/", "-")) == dict(ROWS)
+
+
+def test_json_of_nasdaq_data_link_and_of_closes_alone() -> None:
+    rows = [[str(day), close] for day, close in ROWS]
+    for content in (
+        {"dataset_data": {"column_names": ["Date", "Value"], "data": rows}},
+        {"datatable": {"columns": [{"name": "date"}, {"name": "last"}], "data": rows}, "meta": {}},
+        {"bpi": {str(day): close for day, close in ROWS}, "time": {"updated": "now"}},
+    ):
+        assert closes(json.dumps(content)) == dict(ROWS)
+
+
+def test_records_of_records() -> None:
+    quotes = [
+        {
+            "time_open": f"{day}T00:00:00Z",
+            "quote": {"USD": {"close": close, "volume": 9}, "EUR": {"close": 1}},
+        }
+        for day, close in ROWS
+    ]
+    data = json.dumps({"status": {"error_code": 0}, "data": {"symbol": "BTC", "quotes": quotes}})
+    assert closes(data) == dict(ROWS)
+    assert read(data).candles["volume"].isna().all()
+
+
+def test_json_by_day_and_by_column() -> None:
+    by_day = {str(day): {"1. open": close, "4. close": close} for day, close in ROWS}
+    by_row = {"date": dict(enumerate(map(str, DAYS))), "close": dict(enumerate(CLOSES))}
+    by_index = {"close": {str(day): close for day, close in ROWS}}
+    by_list = {"s": "ok", "t": list(map(str, DAYS)), "c": CLOSES}
+    rows = [[close, close + 1] for close in CLOSES]
+    split = {"columns": ["close", "high"], "index": list(map(str, DAYS)), "data": rows}
+    assert closes(json.dumps(split)) == dict(ROWS)
+    names = ["date", "close", "high", "open", "low", "x"]
+    data = [[f"{day:%Y%m%d}", close, close + 1, close, close - 1, 1] for day, close in ROWS]
+    assert closes(json.dumps({"columns": names, "data": data})) == dict(ROWS)
+    for content in ({"meta": {"1": "x"}, "series": by_day}, by_row, by_index, by_list):
+        assert closes(json.dumps(content)) == dict(ROWS)
+    several = {str(day): {"BTC": {"close": close}, "ETH": {"close": 7}} for day, close in ROWS}
+    assert "none is there" in refusal(json.dumps(several))
+
+
+def test_packed_files_in_a_zip_beside_hidden_ones() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a/.DS_Store", "x")
+        archive.writestr("a/prices.csv.gz", gzip.compress(lines(HEADER, full).encode()))
+    assert closes(out.getvalue()) == dict(ROWS)
