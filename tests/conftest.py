@@ -12,6 +12,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from closecast.storage.core.candle_schema import candle_frame
 
@@ -39,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Set Prefect up before anything imports it: nothing of the user's own is read or touched."""
     for name in [name for name in os.environ if name.startswith(("PREFECT_", "CLOSECAST_"))]:
         del os.environ[name]
+    # How long an example takes is the machine's.
+    settings.register_profile("closecast", deadline=None)
+    settings.load_profile("closecast")
     config.stash[_SCRATCH] = tempfile.mkdtemp(prefix="closecast-tests-")
     os.environ["PREFECT_HOME"] = config.stash[_SCRATCH]
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

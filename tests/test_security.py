@@ -136,7 +136,7 @@ HOSTILE_IDS = [
 
 
 @given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR", "A-B", LONGEST]))
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_only_ids_of_the_form_pass(text: str) -> None:
     allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
     base, dash, quote = text.partition("-")

@@ -25,7 +25,13 @@ from closecast.tasks.core.types import Floats, Rows
 from closecast.tasks.features.expected_sigma import expected_sigmas
 from closecast.tasks.features.windows import consecutive_runs
 from closecast.tasks.network.trainer import Losses
-from closecast.tasks.profiles.baselines import baseline_quantiles, mean_of_baselines
+from closecast.tasks.profiles.baselines import (
+    BASELINES,
+    MIXED_WHILE_YOUNG,
+    YOUNG,
+    baseline_quantiles,
+    mean_of_baselines,
+)
 
 # Days from the first close on which even the simplest baseline is a guess.
 MIN_FALLBACK_DAYS = 60
@@ -253,18 +259,25 @@ class Profile(Protocol):
         """
 
     def fallback(self, candles: pd.DataFrame, rows: Rows, horizons: Sequence[int]) -> Mapping[int, Predicted]:
-        """The predictions without a model, by horizon: the mean of three baselines, beside every baseline.
+        """The predictions without a model, by horizon: a mean of baselines, beside every baseline.
 
-        Of a profile that gives a point, the last close.
+        The mean is that of `MIXED_WHILE_YOUNG` below `min_days` closes, and of `MIXED` from there on. A
+        profile that gives a point repeats the last close.
         """
         if not self.levels:
             closes = candles["close"].to_numpy(dtype=np.float64)[rows]
             return {horizon: Predicted(points=closes) for horizon in horizons}
-        sigmas = expected_sigmas(candles, horizons)
-        made = baseline_quantiles(candles, rows, horizons=horizons, sigmas=sigmas)
+        sigmas, names = expected_sigmas(candles, horizons), (YOUNG, *BASELINES)
+        made = baseline_quantiles(candles, rows, horizons=horizons, components=names, sigmas=sigmas)
+        young = (np.asarray(rows) + 1 < self.min_days)[:, None]
+
+        def mixed(components: Mapping[str, Floats]) -> Floats:
+            while_young = mean_of_baselines(components, MIXED_WHILE_YOUNG)
+            return np.where(young, while_young, mean_of_baselines(components))
+
         return {
-            horizon: Predicted(mean_of_baselines(made[horizon]), sigmas.of(horizon)[1][rows], made[horizon])
-            for horizon in horizons
+            horizon: Predicted(mixed(components), sigmas.of(horizon)[1][rows], components)
+            for horizon, components in made.items()
         }
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:

@@ -35,6 +35,8 @@ from closecast.tasks.profiles.baselines import (
     BASELINES,
     MIN_RETURNS,
     MIXED,
+    MIXED_WITH_POOL,
+    YOUNG,
     baseline_quantiles,
     mean_of_baselines,
 )
@@ -107,14 +109,17 @@ class CalibratedProfile(BaseProfile):
         sigmas = expected_sigmas(candles, horizons)
         inputs = make_inputs(candles, settings, ensemble.columns, sigmas)
         own = ensemble_quantiles(ensemble, inputs, rows, settings)
+        if ensemble.tails and baselines:
+            baselines = (YOUNG, *baselines)
         beside = baseline_quantiles(
             *(candles, rows), horizons=horizons, components=baselines, sigmas=sigmas, tails=ensemble.tails
         )
+        names = MIXED_WITH_POOL if ensemble.tails else MIXED
         predicted = {}
         for column, horizon in enumerate(horizons):
             mixed, components = own[:, column], beside[horizon]
             if settings.baseline_share and components:
-                mixed = mix(mixed, mean_of_baselines(components), share=settings.baseline_share)
+                mixed = mix(mixed, mean_of_baselines(components, names), share=settings.baseline_share)
             components = {self.component: own[:, column], **components}
             predicted[horizon] = Predicted(mixed, inputs.sigma[rows, column], components)
         return predicted

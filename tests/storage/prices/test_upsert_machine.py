@@ -154,5 +154,5 @@ def _figures(row: dict[str, Any]) -> Figures:
 
 TestUpserts = Upserts.TestCase
 TestUpserts.settings = settings(
-    max_examples=12 * SOAK, stateful_step_count=25, deadline=None, derandomize=SOAK == 1, database=None
+    max_examples=12 * SOAK, stateful_step_count=25, derandomize=SOAK == 1, database=None
 )

@@ -31,7 +31,7 @@ from tests.calibrated import STANDARD as NORMAL
 from tests.helpers import FIRST
 
 SOAK = int(os.environ.get("SOAK", "1"))
-STEADY = settings(max_examples=60 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
+STEADY = settings(max_examples=60 * SOAK, derandomize=SOAK == 1, database=None)
 LEVEL, ZERO = np.array(LEVELS), np.zeros(23)
 UNKNOWN = ("open", "high", "low", "volume")
 STEP, BOUND = 0.02, 2.5  # in sigmas: the tracker's step, and the largest distance of an outcome from its base

@@ -31,7 +31,7 @@ from closecast.tasks.profiles.ensemble import Ensemble
 from tests.helpers import BTC, FIRST, NOW, PROJECT
 
 SOAK = int(os.environ.get("SOAK", "1"))
-STEADY = settings(max_examples=12 * SOAK, deadline=None, derandomize=SOAK == 1, database=None)
+STEADY = settings(max_examples=12 * SOAK, derandomize=SOAK == 1, database=None)
 PROFILE = CalibratedProfile({"units": 4, "members": 2})  # all the horizons
 DAYS = 360
 GAP_FREE = 20  # the newest of them

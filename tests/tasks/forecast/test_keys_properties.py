@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from closecast.tasks.forecast.publish import RunKey
 from closecast.tasks.training.registration import model_key
 
-STEADY = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+STEADY = settings(max_examples=150, derandomize=True, database=None)
 texts = st.text(alphabet='ab\n"\\,@:[]- ', max_size=6)
 days = st.dates(date(2015, 1, 1), date(2015, 1, 4))
 keys = st.builds(RunKey, texts, days, texts, texts, texts, texts)

@@ -257,7 +257,7 @@ def test_without_a_model_the_baselines_forecast(runs: Runs) -> None:
     fan = []
     for one in forecast.horizons:
         stored = parts(runs.home, one)
-        assert set(stored) == {*baselines_of(one.horizon)}
+        assert set(stored) == {"ewma_t", *baselines_of(one.horizon)}
         assert {part["calibrator_version"] for part in stored.values()} == {None}
         fan.append(np.mean([np.log(stored[name]["quantiles"]) for name in MIXED], axis=0))
     for one, logs in zip(forecast.horizons, nested(fan), strict=True):

@@ -138,7 +138,7 @@ def written(rows: list[list[str]], separator: str, quoting: str, end: str) -> st
 OUTCOMES: list[str] = []
 
 
-@settings(deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(files())
 def test_random_dialects_are_read_exactly_or_refused(file: Written) -> None:
     try:

@@ -392,7 +392,7 @@ def test_files_that_are_not_daily_are_refused(rows: list[str], message: str) -> 
     assert message in refusal(text("date,close", *rows))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=300) | st.text(alphabet='date,close\n\r"2019-0;.e ', max_size=300).map(str.encode))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for content in (data, b"date,close\n" + data, b"date,close\n2020-01-01,2\n" + data):
@@ -406,7 +406,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             assert read.candles["day_utc"].is_unique
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(1e-8, 1e12), min_size=1, max_size=30))
 def test_figures_are_the_nearest_floats(closes: list[float]) -> None:
     lines = [f"{86_400 * i},{close!r}" for i, close in enumerate(closes)]

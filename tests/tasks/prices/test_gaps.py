@@ -10,7 +10,7 @@ from closecast.tasks.prices.gaps import find_gaps
 FIRST = date(2019, 1, 1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 60), max_size=60))
 def test_gaps_are_exactly_the_missing_days(present: list[int]) -> None:
     days = [FIRST + timedelta(days=number) for number in present]

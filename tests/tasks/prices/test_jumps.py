@@ -137,7 +137,7 @@ def test_decisions_of_a_person_override_the_rules() -> None:
     assert verdict(page.head(1), stored=accepted, **joined) == ([], [])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     returns=st.lists(st.floats(-0.5, 0.5), min_size=6, max_size=20),
     jump=st.floats(1.7, 12) | st.floats(-12, -1.7),

@@ -154,7 +154,7 @@ figure = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 3), figure, figure, figure, figure, figure), max_size=25),
     flat=st.booleans(),

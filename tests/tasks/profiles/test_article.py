@@ -78,7 +78,6 @@ def fitted() -> FittedModel:
 # The scaler
 
 
-@settings(deadline=None)
 @given(closes_of_any_price, closes_of_any_price)
 def test_the_scaler_is_scikit_learns_to_the_last_bit(fitted_on: Floats, closes: Floats) -> None:
     theirs = MinMaxScaler().fit(fitted_on.reshape(-1, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -134,6 +135,29 @@ def test_half_is_the_network_and_half_the_mean_of_three_baselines() -> None:
         np.testing.assert_allclose(other[horizon].quantiles, 0.75 * network + 0.25 * mean, rtol=1e-12)
         assert alone[horizon].quantiles.tobytes() == network.tobytes()
         assert one.sigma.tolist() == inputs.sigma[rows, column].tolist()
+
+
+def test_with_networks_of_the_pool_the_ewma_of_returns_replaces_that_of_ranges() -> None:
+    tails = {name: dict.fromkeys(HORIZONS, (1.1, 5.0)) for name in ("ewma_t", "ewma_weekday_t", "har_120_t")}
+    model = FittedModel(replace(ensemble(), tails=tails), FIRST)
+    for horizon, one in PROFILE.predict(model, made_up(420), np.array([300, 419])).items():
+        assert list(one.components) == ["lstm", "ewma_t", *baselines_of(horizon)]
+        of = one.components
+        mean = (of["ewma_t"] + of["garch_weekday_t"] + of["har_120_t"]) / 3
+        np.testing.assert_allclose(one.quantiles, (of["lstm"] + mean) / 2, rtol=1e-12)
+
+
+def test_a_fallback_is_half_the_ewma_of_returns_before_the_days_of_a_model() -> None:
+    candles, rows = made_up(420), np.array([60, 150, 398, 399, 419])
+    profile = CalibratedProfile({"horizons": HORIZONS})  # of 400 days
+    for horizon, one in profile.fallback(candles, rows, (*HORIZONS, 9)).items():
+        assert set(one.components) == {"ewma_t", *baselines_of(horizon)}
+        of = one.components
+        young = of["ewma_t"] / 2 + of["last_close_250"] / 4 + of["har_120_t"] / 4
+        mean = (of["ewma_weekday_t"] + of["garch_weekday_t"] + of["har_120_t"]) / 3
+        np.testing.assert_allclose(one.quantiles, [*young[:3], *mean[3:]], rtol=1e-12)
+        # Until they have their returns, the others forecast as it.
+        assert of["har_120_t"][0].tolist() == of["ewma_t"][0].tolist() != of["ewma_weekday_t"][0].tolist()
 
 
 def test_the_model_alone_needs_no_baseline() -> None:

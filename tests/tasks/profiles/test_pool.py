@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,13 @@ import pytest
 from closecast.storage.core.errors import NotEnoughHistory
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.quantiles import LEVELS, student_t
+from closecast.tasks.core.types import Rows
 from closecast.tasks.features.volatility import ewma, log_returns
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.baselines import (
-    MIXED_WHILE_YOUNG,
+    BASELINES,
+    Quantiles,
     baseline_quantiles,
-    mean_of_baselines,
     pool_tails,
 )
 from tests.calibrated import quick
@@ -22,7 +25,12 @@ from tests.helpers import BTC, made_up
 
 HORIZONS = (1, 7)
 SIZES = {1: 2.0, 7: 3.0}
+NAMES = ("ewma_t", *BASELINES)
 TAILS = {name: {h: (SIZES[h], 5.0) for h in HORIZONS} for name in ("ewma_t", "ewma_weekday_t", "har_120_t")}
+
+
+def of_pool(candles: pd.DataFrame, rows: Sequence[int] | Rows) -> Mapping[int, Quantiles]:
+    return baseline_quantiles(candles, rows, horizons=HORIZONS, components=NAMES, tails=TAILS)
 
 
 def heavy(days: int, *, dof: float, seed: int) -> pd.DataFrame:
@@ -46,14 +54,12 @@ def test_tails_are_those_of_all_products_together() -> None:
 def test_the_young_baseline_is_riskmetrics_with_the_given_t() -> None:
     candles = made_up(130)
     rows = [70, 129]
-    made = baseline_quantiles(candles, rows, horizons=HORIZONS, tails=TAILS)
+    made = of_pool(candles, rows)
     daily = np.sqrt(ewma(np.square(log_returns(candles)), decay=0.94))[rows]
     for horizon, quantiles in made.items():
         sigma = daily * np.sqrt(horizon) * SIZES[horizon]
         expected = student_t(np.zeros(2), sigma, np.full(2, 5.0))
         np.testing.assert_allclose(quantiles["ewma_t"], expected, rtol=1e-12)
-        mean = np.mean([quantiles[name] for name in MIXED_WHILE_YOUNG], axis=0)
-        np.testing.assert_array_equal(mean_of_baselines(quantiles), mean)
     assert "ewma_t" not in baseline_quantiles(candles, rows)[1]
     assert baseline_quantiles(candles, rows, components=(), tails=TAILS)[1] == {}
 
@@ -62,7 +68,9 @@ def test_the_young_baseline_is_riskmetrics_with_the_given_t() -> None:
 def test_har_joins_when_it_has_seen_its_half_life_of_outcomes(horizon: int, first: int) -> None:
     """Until then, and until GARCH has its returns, both are RiskMetrics with the pool's t."""
     candles = made_up(400)
-    made = baseline_quantiles(candles, range(60, 400), horizons=HORIZONS, tails=TAILS)[horizon]
+    made = baseline_quantiles(candles, range(60, 400), horizons=HORIZONS, components=NAMES, tails=TAILS)[
+        horizon
+    ]
     apart = {
         name: 60 + np.flatnonzero((made[name] != made["ewma_t"]).any(axis=1))
         for name in ("har_120_t", "garch_weekday_t")
@@ -77,9 +85,11 @@ def test_har_joins_when_it_has_seen_its_half_life_of_outcomes(horizon: int, firs
 
 def test_a_row_depends_on_itself_and_those_before() -> None:
     candles, rows = made_up(300), np.array([60, 125, 180, 255])
-    together = baseline_quantiles(candles, rows, horizons=HORIZONS, tails=TAILS)
+    together = of_pool(candles, rows)
     for number, row in enumerate(rows.tolist()):
-        alone = baseline_quantiles(candles[: row + 1], [row], horizons=HORIZONS, tails=TAILS)
+        alone = baseline_quantiles(
+            candles[: row + 1], [row], horizons=HORIZONS, components=NAMES, tails=TAILS
+        )
         for horizon, quantiles in alone.items():
             for name, own in quantiles.items():
                 np.testing.assert_array_equal(own[0], together[horizon][name][number])
