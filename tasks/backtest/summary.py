@@ -29,7 +29,7 @@ SEED = 2020  # of the bootstrap
 TERCILES = ("low", "middle", "high")
 # Shown for each horizon, whichever baseline is best: the simplest one that knows how volatile the days are.
 SHORT_MEMORY = "ewma_weekday_t"
-# What fallbacks are shown against, which are made from other baselines.
+# What fallbacks, which are made from baselines themselves, are compared with.
 BESIDE_FALLBACKS = ("last_close_250", SHORT_MEMORY)
 NOT_COMPARED = Comparison(None, None, None, None)
 

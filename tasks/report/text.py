@@ -32,7 +32,7 @@ GATE = ("first_day", "last_day", "days", "champion", "champion_crps", "challenge
 COMPONENTS = {
     "last_close_250": "last close with its newest 250 returns",
     "ewma_weekday_t": "EWMA(.94) volatility with weekday and Student t",
-    "ewma_t": "EWMA(.94) volatility of returns, with the pool's Student t",
+    "ewma_t": "EWMA(.94) volatility of returns with Student t",
     "garch_weekday_t": "GARCH(1,1) with weekday and Student t",
     "har_120_t": "HAR volatility with a memory of 120 days, weekday and Student t",
 }
