@@ -115,7 +115,8 @@ def _findings(path: Path) -> Iterator[str]:
     except FileNotFoundError:  # it was deleted since
         return
     except (OSError, ValueError) as error:
-        yield f"{path} cannot be trusted: {error}; `closecast report` writes it again"
+        reason = getattr(error, "strerror", None) or error
+        yield f"{path} cannot be trusted: {reason}; `closecast report` writes it again"
 
 
 def _content(path: Path, limit: int = -1) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from closecast.storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable
 
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -52,7 +52,7 @@ def open_file(path: Path, flags: int = 0) -> BufferedReader:
     file = open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return file
 
 
@@ -142,6 +142,13 @@ def check_no_links(*paths: Path) -> None:
                 f"{path} is a link, and closecast follows no links inside the folders of a home: replace it"
                 " with its target"
             )
+
+
+def check_regular(*paths: Path) -> None:
+    """Raise `Damaged` for a pipe, a socket or a device: code of others that opens one may wait for ever."""
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Damaged(f"{path} is not a regular file: restore it from a backup")
 
 
 def fsync_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from closecast.storage.core.errors import HomeUnusable
 from closecast.storage.core.files import (
     check_no_links,
+    check_regular,
     fsync_folder,
     make_folder,
     open_file,
@@ -54,9 +55,11 @@ class Location(Protocol):
     def put(self, content: bytes) -> None: ...  # durably, whole or not at all, in place of an older one
     def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
     def folder_names(self) -> list[str]: ...  # directly below, without links
-    def files(self, *, after: str | None = None) -> list[Self]: ...  # below, sorted, no links, from a name on
+    # Below, sorted, from a name on: no links, but pipes and devices, which the methods here refuse to open.
+    def files(self, *, after: str | None = None) -> list[Self]: ...
     def located(self, uri: str) -> Self: ...  # the file of Delta's address; ValueError where it leads out
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
+    def check_regular(self) -> None: ...  # Damaged for a pipe, a socket or a device, here or directly below
     def check_reachable(self) -> None: ...
     def claim(self, identity: Callable[[], str], address: str) -> None: ...  # for one price database
     def bundle_name(self, key: str, manifest_sha256: str) -> str: ...  # of a model's folder
@@ -81,7 +84,7 @@ class LocalPath(PosixPath):
 
     def files(self, *, after: str | None = None) -> list[Self]:
         found = (type(self)(folder, name) for folder, _, names in self._walked() for name in names)
-        paths = sorted(path for path in found if path.is_file() and not path.is_symlink())
+        paths = sorted(path for path in found if not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
 
     def _walked(self) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -127,6 +130,9 @@ class LocalPath(PosixPath):
 
     def check_no_links(self, *, deep: bool = False) -> None:
         check_no_links(*(self.rglob("*") if deep else self.glob("*")))
+
+    def check_regular(self) -> None:
+        check_regular(self, *self.glob("*"))
 
     def check_reachable(self) -> None: ...
 

@@ -130,6 +130,8 @@ class S3Path:
 
     def check_no_links(self, *, deep: bool = False) -> None: ...
 
+    def check_regular(self) -> None: ...
+
     def check_reachable(self) -> None:
         self.is_dir()
 

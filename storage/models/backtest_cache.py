@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from closecast.storage.core.errors import BadFile, Damaged
-from closecast.storage.core.files import fsync_folder, read_bytes, remove
+from closecast.storage.core.files import fsync_folder, remove
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath
 from closecast.storage.core.sealed import open_json, seal_json
@@ -109,13 +109,14 @@ class BacktestCache:
     def read(self, name: str) -> Any | None:
         """The figures of that name, None if there are none; `Damaged` if they were changed."""
         path = self.folder / f"{name}.json"
-        if not self.has_figures(name):
+        if not path.exists():
             return None
         try:
-            return open_json(read_bytes(path), self._about(name))
-        except (BadFile, ValueError) as error:
+            return open_json(path.read_bytes(), self._about(name))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise Damaged(
-                f"{path} cannot be used: {error}; the next run of the backtest makes it again"
+                f"{path} cannot be used: {reason}; the next run of the backtest makes it again"
             ) from error
 
     def _about(self, name: str) -> str:

@@ -183,7 +183,7 @@ class Bundle:
         try:
             content = path.read_bytes()
         except OSError as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"no file ({error.strerror})"
+            state = "missing" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
             raise Damaged(f"{path} is {state}: restore it from a backup") from error
         if hashlib.sha256(content).hexdigest() != sha256:
             raise Damaged(f"{path} is not the file that was stored: restore it from a backup")

@@ -57,8 +57,9 @@ def opened(folder: Location) -> OpenedTable | None:
     """A Delta table as it is now, for reading alone, or None when there is none; errors as `open_table`."""
     with _lock:
         known = _opened.get(str(folder))
-    if known and known.is_newest():
-        return known
+    with reading(folder):
+        if known and known.is_newest():
+            return known
     table = open_table(folder)
     return remember(folder, table) if table else None
 
@@ -119,6 +120,7 @@ def open_table(folder: Location) -> DeltaTable | None:
     try:
         if not (folder / LOG).is_dir():
             return None
+        (folder / LOG).check_regular()
     except OSError as error:
         raise _unreadable(folder, error) from error
     from deltalake import DeltaTable
@@ -143,7 +145,8 @@ def data_files(folder: Location, table: DeltaTable) -> list[Location]:
 
 def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
     """The table's files as a PyArrow dataset; only the named products' files are opened."""
-    data_files(folder, table)
+    for path in data_files(folder, table):
+        path.check_regular()
     partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
     filesystem = folder.arrow_filesystem()
     return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)

@@ -75,9 +75,9 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_not_empty(
 def test_a_pipe_is_no_file_to_read(tmp_path: Path) -> None:
     pipe = LocalPath(tmp_path / "pipe")
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         pipe.read_bytes()
-    with pytest.raises(BadFile, match="no regular file"):
+    with pytest.raises(BadFile, match="not a regular file"):
         pipe.sha256()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.backup.backup import back_up
+from closecast.storage.core.errors import Damaged, HomeUnusable, StorageError
 from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.registry import Models
@@ -27,6 +29,7 @@ from closecast.storage.tables.checksums import CHECKSUMS
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import calibrator, components
 from closecast.storage.tables.scores import Scores
+from closecast.storage.tables.sql import query
 from closecast.storage.upkeep.compaction import compact_table
 from closecast.storage.upkeep.references import light_rows
 from closecast.tasks.report.page import write_report
@@ -168,6 +171,48 @@ def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     assert any(f"{newest.name} is not the file that was stored" in line for line in findings(runs))
 
 
+def pipe_in_place_of(path: Path) -> Path:
+    path.unlink()
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.folder
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("predictions/*/*.parquet", "scores/_delta_log/*0.json", "components/_delta_log/*4.json"),
+        *("models/*/*/manifest.json", "models/*/*/*.weights.h5", "prices.db", "mlflow.db"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_one_finding_and_never_opened(runs: Runs, pattern: str) -> None:
+    path = pipe_in_place_of(next(runs.home.root.glob(pattern)))
+    (line,) = findings(runs)
+    assert line.startswith(str(path))
+    assert "not a regular file" in line
+    with pytest.raises(StorageError, match=r"regular file|is missing, but the registry names it"):
+        back_up(runs.home, runs.home.root / "backup.tar")
+
+
+@pytest.mark.folder
+def test_a_pipe_after_the_newest_commit_is_one_finding(runs: Runs) -> None:
+    newest = max((runs.home.root / "predictions" / "_delta_log").glob("*.json"))
+    pipe = newest.with_name(f"{int(newest.stem) + 1:020d}.json")
+    os.mkfifo(pipe)
+    assert findings(runs) == [f"{pipe} is not a regular file: restore it from a backup"]
+
+
+@pytest.mark.folder
+def test_a_pipe_in_place_of_a_data_file_ends_a_query_in_one_line(runs: Runs) -> None:
+    path = pipe_in_place_of(next(runs.home.root.glob("predictions/*/*.parquet")))
+    line = f"{path.name} is not a regular file: restore it from a backup$"
+    with pytest.raises(Damaged, match=line):
+        Predictions(runs.home).between()
+    with pytest.raises(Damaged, match=line):
+        query(runs.home, "from predictions")
+
+
 def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     folds = BacktestCache(home, "b" * 32)
@@ -189,6 +234,9 @@ def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     figures.write_bytes(figures.read_bytes().replace(b"3", b"4", 1))
     (line,) = verify_home(home).findings
     assert line.startswith(f"{figures} cannot be used: it is not the file that was stored")
+    pipe_in_place_of(figures)
+    (line,) = verify_home(home).findings
+    assert line.startswith(f"{figures} cannot be used: it is not a regular file")
 
 
 # Prices
