@@ -57,6 +57,7 @@ class Location(Protocol):
     def folder_names(self) -> list[str]: ...  # directly below, without links
     # Below, sorted, from a name on: no links, but pipes and devices, which the methods here refuse to open.
     def files(self, *, after: str | None = None) -> list[Self]: ...
+    def beside(self, pattern: str) -> list[Self]: ...  # by a glob; none in a bucket, where it takes requests
     def located(self, uri: str) -> Self: ...  # the file of Delta's address; ValueError where it leads out
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
     def check_regular(self) -> None: ...  # Damaged for a pipe, a socket or a device, here or directly below
@@ -86,6 +87,9 @@ class LocalPath(PosixPath):
         found = (type(self)(folder, name) for folder, _, names in self._walked() for name in names)
         paths = sorted(path for path in found if not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
+
+    def beside(self, pattern: str) -> list[Self]:
+        return [*self.parent.glob(pattern)]
 
     def _walked(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """The folders from this one on; `glob` would pass over one that may not be read, as if empty."""

@@ -97,6 +97,9 @@ class S3Path:
     def files(self, *, after: str | None = None) -> list[S3Path]:
         return sorted(self._listed(after))
 
+    def beside(self, pattern: str) -> list[S3Path]:  # noqa: ARG002 (as the protocol says)
+        return []
+
     def read_bytes(self) -> bytes:
         with self._server("read") as store:
             return bytes(store.get(self.key).bytes())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Tables that stay open, and products of each whose files do: there are six tables in a home.
 MAX_TABLES, MAX_PARTS = 16, 4
 BESIDE = "closecast.tables"
+PAGES = "reports"
 _opened: OrderedDict[str, OpenedTable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -89,12 +90,22 @@ def remember(folder: Location, table: DeltaTable) -> OpenedTable:
 def versions_beside(folder: Location) -> dict[str, str]:
     """For a commit's metadata: the versions of the tables beside this one, as this process last had them.
 
-    Versions only rise, so a table with a lower version later was put back to an earlier state.
+    Outside of a bucket also those of tables that it did not open, and as `reports` the number of pages.
+    Versions only rise, so a table with a lower version later was put back to an earlier state, or deleted.
     """
     with _lock:
         states = [state for state in _opened.values() if str(state.folder.parent) == str(folder.parent)]
-    named = sorted(f"{state.folder.name}@{state.delta.version()}" for state in states)
-    return {BESIDE: " ".join(name for name in named if not name.startswith(f"{folder.name}@"))}
+    versions = {log.parent.name: _newest(log) for log in folder.beside(f"*/{LOG}")}
+    versions |= {state.folder.name: state.delta.version() for state in states}
+    versions[PAGES] = len(folder.beside(f"{PAGES}/*.*.html")) or -1
+    others = sorted((name, version) for name, version in versions.items() if name != folder.name)
+    return {BESIDE: " ".join(f"{name}@{version}" for name, version in others if version >= 0)}
+
+
+def _newest(log: Location) -> int:
+    """The version of the newest entry of a log; -1 if there is none."""
+    entries = (path.name.removesuffix(".json") for path in log.files() if path.suffix == ".json")
+    return max((int(name) for name in entries if name.isdecimal()), default=-1)
 
 
 def read_versions(metadata: Mapping[str, object]) -> dict[str, int]:

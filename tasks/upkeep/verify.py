@@ -32,6 +32,7 @@ from closecast.storage.prices.integrity import (
 )
 from closecast.storage.prices.raw_responses import read_raw
 from closecast.storage.reports import Reports
+from closecast.storage.tables.opening import PAGES
 from closecast.storage.tables.schemas import TABLES
 from closecast.storage.upkeep.file_integrity import (
     fold_files,
@@ -63,7 +64,7 @@ ROWS = {
 MADE = ("model_versions", "data_versions", "closes", "folds", "pages", "versions", "backtests")
 KEY = ("product_id", "profile", "data_version", "settings_version", "code_version", "horizon")
 COMMITS = pa.schema([("recorded_by", pa.string()), ("name", pa.string()), ("version", pa.int64())])
-PAGES = pa.schema([("product_id", pa.string()), ("profile", pa.string()), ("written", pa.int64())])
+PAGE_COUNTS = pa.schema([("product_id", pa.string()), ("profile", pa.string()), ("written", pa.int64())])
 FOLDS = pa.schema([("backtest_id", pa.string()), ("made", pa.int64())])
 DATA_VERSIONS = pa.schema(
     [("data_version", pa.string()), ("last_day", pa.date32()), ("last_close", pa.float64())]
@@ -80,11 +81,12 @@ def verify_home(home: Home) -> Verification:
     """
     result = Verification()
     require_open_prices(home)
-    tables: Tables = dict.fromkeys((*ROWS, *MADE)) | {"recorded": _check_files_of_tables(home, result)}
+    recorded = _check_files_of_tables(home, result)
+    tables: Tables = dict.fromkeys((*ROWS, *MADE)) | {"recorded": recorded}
     with result.surviving("backtests' files", f"the folder {home.folds}"):
         tables["folds"] = pa.Table.from_pylist(rows_of_folds(home), FOLDS)
     with result.surviving("reports", f"the folder {home.reports}"):
-        tables["pages"] = pa.Table.from_pylist(Reports(home).counts(), PAGES)
+        tables["pages"] = pa.Table.from_pylist(Reports(home).counts(), PAGE_COUNTS)
     with result.surviving("files of tables", f"the tables of {home.root}"):
         tables |= _read_tables(home, result)
         tables |= {"versions": versions_of_tables(home), "backtests": rows_of_backtests(home)}
@@ -98,7 +100,8 @@ def verify_home(home: Home) -> Verification:
     with result.surviving("forecasts", "what refers to what"):
         result.add("forecasts", 0, failed_checks(tables, REFERENCES))
     with result.surviving("reports", f"the folder {home.reports}"):
-        result.add("reports", *Reports(home).check(_pages(home, tables)))
+        written = PAGES in recorded["name"].to_pylist()
+        result.add("reports", *Reports(home).check(_pages(home, tables), written=written))
     return result
 
 

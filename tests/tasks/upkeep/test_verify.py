@@ -25,6 +25,7 @@ from closecast.storage.models.registry import Models
 from closecast.storage.prices.integrity import PriceRecords
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.prices.raw_responses import keep_raw
+from closecast.storage.tables import opening
 from closecast.storage.tables.checksums import CHECKSUMS
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import calibrator, components
@@ -39,6 +40,7 @@ from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE, Runs, day
 from tests.helpers import BTC, NOW, deny
 from tests.lived import DAYS
+from tests.storage.tables.rows import ROWS, table
 
 MODEL = f"closecast.{BTC}.calibrated"
 
@@ -589,6 +591,22 @@ def test_missing_pages_are_named(runs: Runs) -> None:
     lines = findings(runs)
     assert len(lines) == 3
     assert all(any(f"{name} is missing" in line for line in lines) for name in missing)
+
+
+@pytest.mark.folder
+def test_folders_that_are_deleted_together_are_named(runs: Runs) -> None:
+    """The commits of other tables name them."""
+    table(runs.home, "backtests").add([ROWS["backtests"]])
+    page = write_report(runs.home, BTC, "calibrated", day=day(MADE + DAYS))
+    (runs.home.folds / "b").mkdir(parents=True)
+    opening._opened.clear()  # as in the next process
+    runs.live(MADE + DAYS)
+    assert findings(runs) == []
+    for name in ("backtests", "folds", "reports", "locks"):
+        shutil.rmtree(runs.home.root / name)
+    lines = findings(runs)
+    assert "the table backtests is at commit -1, but predictions was written after its commit 1" in lines
+    assert f"{page} is missing: `closecast report` writes it again" in lines
 
 
 @pytest.mark.folder
