@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from closecast.storage.core.errors import Damaged, HomeUnusable, StorageError
 from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.registry import Models
+from closecast.storage.prices.decisions import Decision
 from closecast.storage.prices.integrity import PriceRecords
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.prices.raw_responses import keep_raw
@@ -33,6 +35,8 @@ from closecast.storage.tables.scores import Scores
 from closecast.storage.tables.sql import query
 from closecast.storage.upkeep.compaction import compact_table
 from closecast.storage.upkeep.references import light_rows
+from closecast.tasks.prices.coinbase_responses import parse, read_rows
+from closecast.tasks.prices.validation import check_candles
 from closecast.tasks.report.page import write_report
 from closecast.tasks.training.gate import Gate
 from closecast.tasks.upkeep import verify
@@ -428,6 +432,51 @@ def test_a_changed_or_missing_response_is_named(fetched: Home) -> None:
     assert any(path.name in line for line in verify_home(fetched).findings)
     path.unlink()
     assert any(path.name in line and "came with it" in line for line in verify_home(fetched).findings)
+
+
+def test_quarantined_rows_of_the_exchange_are_compared_with_its_response(
+    tmp_path: Path, walk: Callable[..., pd.DataFrame]
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    rows = walk(day(4), days=4)[["day_utc", "low", "high", "open", "close", "volume"]].to_numpy().tolist()
+    page = [[int(moment.timestamp()), *figures] for moment, *figures in rows]
+    page[3][1:5] = [1000 * price for price in page[3][1:5]]  # a jump
+    page[1][4] = "unreadable"
+    payload = json.dumps(page).encode()
+    candles, rejected = read_rows(parse(payload), day(1), day(4))
+    checked = check_candles(candles, last_finished_day=day(4))
+    quarantined = pd.concat([rejected, checked.quarantined], ignore_index=True)
+    with Prices(home) as prices:
+        prices.start_series(BTC, "coinbase", started_at=NOW)
+        observed: Any = {"source": "coinbase", "observed_at": NOW, "payload_sha256": keep_raw(home, payload)}
+        assert prices.append(BTC, checked.accepted, quarantined=quarantined, **observed).quarantined == 2
+    assert verify_home(home).findings == []
+    assert verify_home(home).checked["quarantined rows"] == 2
+    sql(home, "prices.db", "UPDATE quarantine SET raw = raw || ' ' WHERE seq = 1")
+    sql(home, "prices.db", f"UPDATE quarantine SET day_utc = '{day(5)}' WHERE seq = 2")  # noqa: S608
+    assert verify_home(home).findings == [
+        f"the quarantined row of {BTC} of {day(2)} is not in the response that it came with",
+        f"the quarantined row of {BTC} of {day(5)} is not in the response that it came with",
+    ]
+    next(home.root.glob("raw/*/*")).unlink()
+    assert any("quarantined rows of BTC-USD came with it" in line for line in verify_home(home).findings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("UPDATE price_decisions SET factor = 0.3", "UPDATE price_decisions SET known_from = '2031-01-01'"),
+        *("UPDATE price_decisions SET kind = 'rejected', factor = NULL", "DELETE FROM price_decisions"),
+    ],
+)
+def test_a_changed_decision_is_found_by_the_data_versions_that_know_it(fetched: Home, change: str) -> None:
+    with Prices(fetched) as prices:
+        prices.decide(BTC, Decision(day(2), "split", day(2), "user", 0.5), decided_at=NOW)
+        version = prices.data_version(BTC, day(3), created_at=NOW)
+    assert verify_home(fetched).findings == []
+    sql(fetched, "prices.db", change)
+    lost = f"data version {version} no longer matches the 3 closes that it names"
+    assert verify_home(fetched).findings == [lost]
 
 
 # Models
