@@ -49,10 +49,13 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
 def open_file(path: Path, flags: int = 0) -> BufferedReader:
     """A regular file, opened for reading; OSError for a pipe as well, whose end may never come."""
     flags |= os.O_NONBLOCK  # a pipe may have no writer
+    irregular = OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise irregular
     file = open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it became one just now
         file.close()
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        raise irregular
     return file
 
 

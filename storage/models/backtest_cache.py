@@ -20,6 +20,7 @@ log = logging.getLogger("closecast.backtest")
 
 # Where a walk stands after a fold: it names models, and nothing else in the folder names a state.
 STATE = "fold-"
+REMEDY = "the next run of the backtest makes it again"
 
 
 class BacktestCache:
@@ -92,11 +93,9 @@ class BacktestCache:
         """A model by its name; `Damaged` if it is missing or changed."""
         folder = self.folder / name
         try:
-            return Bundle(folder, (folder / MANIFEST).sha256())
+            return Bundle(folder, (folder / MANIFEST).sha256(), REMEDY)
         except (BadFile, ValueError, RecursionError) as error:
-            raise Damaged(
-                f"{folder} is not a complete model ({error}): delete {self.folder} and run the backtest again"
-            ) from error
+            raise Damaged(f"{folder} is not a complete model: {REMEDY}") from error
 
     def write(self, name: str, content: object) -> None:
         """Store plain figures, completely or not at all."""
@@ -115,9 +114,7 @@ class BacktestCache:
             return open_json(path.read_bytes(), self._about(name))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise Damaged(
-                f"{path} cannot be used: {reason}; the next run of the backtest makes it again"
-            ) from error
+            raise Damaged(f"{path} cannot be used: {reason}; {REMEDY}") from error
 
     def _about(self, name: str) -> str:
         return f"{self.backtest_id}/{name}"

@@ -154,10 +154,15 @@ def data_files(folder: Location, table: DeltaTable) -> list[Location]:
         ) from error
 
 
-def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
-    """The table's files as a PyArrow dataset; only the named products' files are opened."""
+def check_data_files(folder: Location, table: DeltaTable) -> None:
+    """Raise `Damaged` for a data file that is outside of the folder, or that would be waited for."""
     for path in data_files(folder, table):
         path.check_regular()
+
+
+def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
+    """The table's files as a PyArrow dataset; only the named products' files are opened."""
+    check_data_files(folder, table)
     partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
     filesystem = folder.arrow_filesystem()
     return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
@@ -182,5 +187,6 @@ def _unreadable(folder: Location, error: Exception) -> Damaged:
 
 
 def one_line(error: Exception) -> str:
-    """An error's text for a message, without Delta's colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
+    """An error's text for a message, without Delta's colours, backtraces and structures."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return re.split(r" 0: <unknown>|: ParsedLogPath", text)[0][:300]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.candle_schema import FIGURES
+from closecast.storage.core.candle_schema import FIGURES, rejected_frame
 from closecast.storage.core.errors import ClosecastError
 from closecast.storage.core.home import Home
 from closecast.storage.prices.raw_responses import read_raw
@@ -21,7 +21,7 @@ def changed_from_response(home: Home, product_id: str, candles: pd.DataFrame) ->
     """A line for each candle of the exchange that is not in its response."""
     for response, own in _by_response(home, candles):
         if isinstance(response, ClosecastError):
-            yield f"{response}: candles of {product_id} came with it"
+            yield str(response)
             continue
         rows, _ = read_rows(response, own["day_utc"].min().date(), own["day_utc"].max().date())
         expected = {row[0]: row[1:] for row in rows.itertuples(index=False, name=None)}
@@ -34,11 +34,12 @@ def missing_in_response(home: Home, product_id: str, quarantined: pd.DataFrame) 
     """A line for each quarantined row of the exchange that is not in its response."""
     for response, own in _by_response(home, quarantined):
         if isinstance(response, ClosecastError):
-            yield f"{response}: quarantined rows of {product_id} came with it"
+            yield str(response)
             continue
         candles, rejected = read_rows(response, date.min, date.max)
-        rows = [*rejected.to_dict("records"), *(rejected_row(one, "") for one in candles.to_dict("records"))]
-        days = {row["raw"]: row["day_utc"] for row in rows}
+        others = rejected_frame([rejected_row(one, "") for one in candles.to_dict("records")])
+        rows = pd.concat([rejected, others], ignore_index=True)
+        days = dict(zip(rows["raw"], rows["day_utc"], strict=True))
         for day, raw in own[["day_utc", "raw"]].itertuples(index=False, name=None):
             if raw not in days or day not in (None, days[raw]):  # a day before the year 401 is not stored
                 about = f"the quarantined row of {product_id} of {day or 'no day'}"
