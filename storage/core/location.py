@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -57,7 +58,7 @@ class Location(Protocol):
     def folder_names(self) -> list[str]: ...  # directly below, without links
     # Below, sorted, from a name on: no links, but pipes and devices, which the methods here refuse to open.
     def files(self, *, after: str | None = None) -> list[Self]: ...
-    def beside(self, pattern: str) -> list[Self]: ...  # by a glob; none in a bucket, where it takes requests
+    def names_beside(self, folder: str) -> list[str]: ...  # in it; none in a bucket, where it takes a request
     def located(self, uri: str) -> Self: ...  # the file of Delta's address; ValueError where it leads out
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
     def check_regular(self) -> None: ...  # Damaged for a pipe, a socket or a device, here or directly below
@@ -88,8 +89,10 @@ class LocalPath(PosixPath):
         paths = sorted(path for path in found if not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
 
-    def beside(self, pattern: str) -> list[Self]:
-        return [*self.parent.glob(pattern)]
+    def names_beside(self, folder: str) -> list[str]:
+        with contextlib.suppress(OSError):  # one that may not be read stops no commit
+            return os.listdir(self.parent / folder)  # noqa: PTH208 (a log has thousands)
+        return []
 
     def _walked(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """The folders from this one on; `glob` would pass over one that may not be read, as if empty."""
@@ -136,7 +139,11 @@ class LocalPath(PosixPath):
         check_no_links(*(self.rglob("*") if deep else self.glob("*")))
 
     def check_regular(self) -> None:
-        check_regular(self, *self.glob("*"))
+        check_regular(self)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self) as entries:
+            # A log has thousands of plain files, which need no further look.
+            others = [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
+            check_regular(*(self / name for name in others))
 
     def check_reachable(self) -> None: ...
 

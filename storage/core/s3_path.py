@@ -97,7 +97,7 @@ class S3Path:
     def files(self, *, after: str | None = None) -> list[S3Path]:
         return sorted(self._listed(after))
 
-    def beside(self, pattern: str) -> list[S3Path]:  # noqa: ARG002 (as the protocol says)
+    def names_beside(self, folder: str) -> list[str]:  # noqa: ARG002 (as the protocol says)
         return []
 
     def read_bytes(self) -> bytes:

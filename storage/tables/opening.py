@@ -90,22 +90,18 @@ def remember(folder: Location, table: DeltaTable) -> OpenedTable:
 def versions_beside(folder: Location) -> dict[str, str]:
     """For a commit's metadata: the versions of the tables beside this one, as this process last had them.
 
-    Outside of a bucket also those of tables that it did not open, and as `reports` the number of pages.
+    Outside of a bucket also those of tables not open here, and as `reports` how many HTML files it holds.
     Versions only rise, so a table with a lower version later was put back to an earlier state, or deleted.
     """
     with _lock:
         states = [state for state in _opened.values() if str(state.folder.parent) == str(folder.parent)]
-    versions = {log.parent.name: _newest(log) for log in folder.beside(f"*/{LOG}")}
-    versions |= {state.folder.name: state.delta.version() for state in states}
-    versions[PAGES] = len(folder.beside(f"{PAGES}/*.*.html")) or -1
+    versions = {state.folder.name: state.delta.version() for state in states}
+    for name in {*folder.names_beside("")} - versions.keys():
+        logged = (entry.removesuffix(".json") for entry in folder.names_beside(f"{name}/{LOG}"))
+        versions[name] = max((int(number) for number in logged if number.isdecimal()), default=-1)
+    versions[PAGES] = sum(name.endswith(".html") for name in folder.names_beside(PAGES)) or -1
     others = sorted((name, version) for name, version in versions.items() if name != folder.name)
     return {BESIDE: " ".join(f"{name}@{version}" for name, version in others if version >= 0)}
-
-
-def _newest(log: Location) -> int:
-    """The version of the newest entry of a log; -1 if there is none."""
-    entries = (path.name.removesuffix(".json") for path in log.files() if path.suffix == ".json")
-    return max((int(name) for name in entries if name.isdecimal()), default=-1)
 
 
 def read_versions(metadata: Mapping[str, object]) -> dict[str, int]:
