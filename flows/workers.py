@@ -7,6 +7,7 @@ loads TensorFlow once, and takes calls until none is left. It ends with this pro
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import heapq
 import logging
@@ -74,6 +75,7 @@ def by_worker(fn: Callable[..., R], *args: object, rank: Rank) -> R:
 
     Raises:
         WorkerLost: the worker process was killed.
+        BadSetting: no worker process could import the script that asks for them.
         Exception: as the call.
     """
     pool = _pool.get()
@@ -141,7 +143,8 @@ class _Processes(_Threads):
         context = multiprocessing.get_context("spawn")
         lines, theirs = context.Pipe(duplex=False)
         end, self._lifeline = context.Pipe(duplex=False)
-        self._executor = ProcessPoolExecutor(count, context, _set_up, (end, theirs))
+        self._imported = context.RawValue("b", 0)  # set once a worker has imported the user's script
+        self._executor = ProcessPoolExecutor(count, context, _set_up, (end, theirs, self._imported))
         self._contexts: dict[Rank, Context] = {}
         log.info("starting %d worker processes, which load TensorFlow", count)
         # A Ctrl-C is for this process, which ends the others.
@@ -174,6 +177,11 @@ class _Processes(_Threads):
         except BrokenProcessPool as error:
             if self._ended:
                 raise _run_ended() from None
+            if not self._imported.value:
+                raise BadSetting(
+                    "worker processes import the script that asks for them, and failed, as the lines above"
+                    ' tell: put its own calls below `if __name__ == "__main__":`'
+                ) from None
             raise WorkerLost(
                 "a worker process was killed, perhaps because memory ran out: run the same command again with"
                 " fewer workers; it continues where it stopped"
@@ -209,8 +217,9 @@ class _LinesToParent(logging.Handler):
             self._lines.send((self.rank, record.name, record.levelno, text))
 
 
-def _set_up(end: Connection, lines: Connection) -> None:
+def _set_up(end: Connection, lines: Connection, imported: ctypes.c_byte) -> None:
     """Prepare a worker: it ends when the other end of `end` is closed, and logs to `lines`."""
+    imported.value = 1
     threading.Thread(target=_end_with, args=(end,), daemon=True).start()
     gc.disable()  # what the import makes stays: the collector would search it in vain
     tensorflow()

@@ -83,17 +83,17 @@ class Reports:
         fsync_folder(self._home.root)
         return path
 
-    def check(self, expected: Iterable[tuple[str, str]]) -> tuple[int, list[str]]:
+    def check(self, expected: Iterable[tuple[str, str]], *, written: bool = False) -> tuple[int, list[str]]:
         """Check every file; returns their number, and a line for each that is not as it was written.
 
         Product and profile of each page that must be there are `expected`; a home whose pages were all
-        written by another machine has none of them.
+        written by another machine has none of them. `written`: a table has recorded pages in this home.
         """
         files = self._files()
         findings = [line for path in files for line in _findings(path)]
         pages = {self.folder / f"{product_id}.{profile}.html" for product_id, profile in expected}
         wanted = {*pages, *(page.with_suffix(".json") for page in pages), *([self.index] if pages else [])}
-        if (self._home.locks / "reports.lock").exists():  # a page was written here
+        if written or (self._home.locks / "reports.lock").exists():  # a page was written here
             missing = sorted(wanted.difference(files))
             findings += [f"{path} is missing: `closecast report` writes it again" for path in missing]
         return len(files), findings
@@ -115,7 +115,8 @@ def _findings(path: Path) -> Iterator[str]:
     except FileNotFoundError:  # it was deleted since
         return
     except (OSError, ValueError) as error:
-        yield f"{path} cannot be trusted: {error}; `closecast report` writes it again"
+        reason = getattr(error, "strerror", None) or error
+        yield f"{path} cannot be trusted: {reason}; `closecast report` writes it again"
 
 
 def _content(path: Path, limit: int = -1) -> bytes:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from closecast.storage.core.errors import HomeUnusable
-from closecast.storage.core.files import absolute_path, open_file
+from closecast.storage.core.files import absolute_path, check_regular, open_file
 from closecast.storage.core.home import Home
 from closecast.storage.models.mlflow_database import registry_client
 from closecast.storage.prices.database import Database
@@ -91,6 +91,7 @@ def require_empty_databases(home: Home) -> None:
 
 def _copy_file(path: Path, copy: Path) -> Path | None:
     """SQLite's own copy of a database that others write to."""
+    check_regular(path)
     if not path.is_file():
         return None
     open_file(path).close()  # SQLite does not name the file that it cannot open

@@ -14,7 +14,7 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from closecast.storage.core.errors import BadFile, HomeUnusable
+from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable
 
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -49,10 +49,13 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
 def open_file(path: Path, flags: int = 0) -> BufferedReader:
     """A regular file, opened for reading; OSError for a pipe as well, whose end may never come."""
     flags |= os.O_NONBLOCK  # a pipe may have no writer
+    irregular = OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise irregular
     file = open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it became one just now
         file.close()
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise irregular
     return file
 
 
@@ -142,6 +145,13 @@ def check_no_links(*paths: Path) -> None:
                 f"{path} is a link, and closecast follows no links inside the folders of a home: replace it"
                 " with its target"
             )
+
+
+def check_regular(*paths: Path) -> None:
+    """Raise `Damaged` for a pipe, a socket or a device: code of others that opens one may wait for ever."""
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise Damaged(f"{path} is not a regular file: restore it from a backup")
 
 
 def fsync_folder(path: Path) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from closecast.storage.core.errors import HomeUnusable
 from closecast.storage.core.files import (
     check_no_links,
+    check_regular,
     fsync_folder,
     make_folder,
     open_file,
@@ -54,9 +56,12 @@ class Location(Protocol):
     def put(self, content: bytes) -> None: ...  # durably, whole or not at all, in place of an older one
     def create(self, content: bytes) -> bool: ...  # the same unless there is something; whether it did
     def folder_names(self) -> list[str]: ...  # directly below, without links
-    def files(self, *, after: str | None = None) -> list[Self]: ...  # below, sorted, no links, from a name on
+    # Below, sorted, from a name on: no links, but pipes and devices, which the methods here refuse to open.
+    def files(self, *, after: str | None = None) -> list[Self]: ...
+    def names_beside(self, folder: str) -> list[str]: ...  # in it; none in a bucket, where it takes a request
     def located(self, uri: str) -> Self: ...  # the file of Delta's address; ValueError where it leads out
     def check_no_links(self, *, deep: bool = False) -> None: ...  # HomeUnusable for a link (directly) below
+    def check_regular(self) -> None: ...  # Damaged for a pipe, a socket or a device, here or directly below
     def check_reachable(self) -> None: ...
     def claim(self, identity: Callable[[], str], address: str) -> None: ...  # for one price database
     def bundle_name(self, key: str, manifest_sha256: str) -> str: ...  # of a model's folder
@@ -81,8 +86,13 @@ class LocalPath(PosixPath):
 
     def files(self, *, after: str | None = None) -> list[Self]:
         found = (type(self)(folder, name) for folder, _, names in self._walked() for name in names)
-        paths = sorted(path for path in found if path.is_file() and not path.is_symlink())
+        paths = sorted(path for path in found if not path.is_symlink())
         return paths if after is None else [path for path in paths if path > self / after]
+
+    def names_beside(self, folder: str) -> list[str]:
+        with contextlib.suppress(OSError):  # one that may not be read stops no commit
+            return os.listdir(self.parent / folder)  # noqa: PTH208 (a log has thousands)
+        return []
 
     def _walked(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """The folders from this one on; `glob` would pass over one that may not be read, as if empty."""
@@ -127,6 +137,13 @@ class LocalPath(PosixPath):
 
     def check_no_links(self, *, deep: bool = False) -> None:
         check_no_links(*(self.rglob("*") if deep else self.glob("*")))
+
+    def check_regular(self) -> None:
+        check_regular(self)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self) as entries:
+            # A log has thousands of plain files, which need no further look.
+            others = [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
+            check_regular(*(self / name for name in others))
 
     def check_reachable(self) -> None: ...
 

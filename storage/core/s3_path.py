@@ -97,6 +97,9 @@ class S3Path:
     def files(self, *, after: str | None = None) -> list[S3Path]:
         return sorted(self._listed(after))
 
+    def names_beside(self, folder: str) -> list[str]:  # noqa: ARG002 (as the protocol says)
+        return []
+
     def read_bytes(self) -> bytes:
         with self._server("read") as store:
             return bytes(store.get(self.key).bytes())
@@ -129,6 +132,8 @@ class S3Path:
             store.delete(self.key)
 
     def check_no_links(self, *, deep: bool = False) -> None: ...
+
+    def check_regular(self) -> None: ...
 
     def check_reachable(self) -> None:
         self.is_dir()

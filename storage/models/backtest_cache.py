@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from closecast.storage.core.errors import BadFile, Damaged
-from closecast.storage.core.files import fsync_folder, read_bytes, remove
+from closecast.storage.core.files import fsync_folder, remove
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath
 from closecast.storage.core.sealed import open_json, seal_json
@@ -20,6 +20,7 @@ log = logging.getLogger("closecast.backtest")
 
 # Where a walk stands after a fold: it names models, and nothing else in the folder names a state.
 STATE = "fold-"
+REMEDY = "the next run of the backtest makes it again"
 
 
 class BacktestCache:
@@ -92,11 +93,9 @@ class BacktestCache:
         """A model by its name; `Damaged` if it is missing or changed."""
         folder = self.folder / name
         try:
-            return Bundle(folder, (folder / MANIFEST).sha256())
+            return Bundle(folder, (folder / MANIFEST).sha256(), REMEDY)
         except (BadFile, ValueError, RecursionError) as error:
-            raise Damaged(
-                f"{folder} is not a complete model ({error}): delete {self.folder} and run the backtest again"
-            ) from error
+            raise Damaged(f"{folder} is not a complete model: {REMEDY}") from error
 
     def write(self, name: str, content: object) -> None:
         """Store plain figures, completely or not at all."""
@@ -109,14 +108,13 @@ class BacktestCache:
     def read(self, name: str) -> Any | None:
         """The figures of that name, None if there are none; `Damaged` if they were changed."""
         path = self.folder / f"{name}.json"
-        if not self.has_figures(name):
+        if not path.exists():
             return None
         try:
-            return open_json(read_bytes(path), self._about(name))
-        except (BadFile, ValueError) as error:
-            raise Damaged(
-                f"{path} cannot be used: {error}; the next run of the backtest makes it again"
-            ) from error
+            return open_json(path.read_bytes(), self._about(name))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Damaged(f"{path} cannot be used: {reason}; {REMEDY}") from error
 
     def _about(self, name: str) -> str:
         return f"{self.backtest_id}/{name}"

@@ -93,16 +93,18 @@ def new_draft(parent: Path) -> Iterator[Draft]:
 class Bundle:
     """A stored bundle, whose files are checked against the manifest before they are used."""
 
-    def __init__(self, folder: Location, manifest_sha256: str) -> None:
-        self.folder, self._manifest_sha256 = folder, manifest_sha256
+    def __init__(
+        self, folder: Location, manifest_sha256: str, remedy: str = "restore it from a backup"
+    ) -> None:
+        self.folder, self._manifest_sha256, self._remedy = folder, manifest_sha256, remedy
         self._prefix = ""
         self.manifest: dict[str, str] = json.loads(self._read(MANIFEST, manifest_sha256))
         if not isinstance(self.manifest, dict):
-            raise Damaged(f"the manifest of {folder} lists no files: restore it from a backup")
+            raise Damaged(f"the manifest of {folder} lists no files: {self._remedy}")
         for name in self.manifest:
             parts = PurePosixPath(name).parts
             if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-                raise Damaged(f"the manifest of {folder} names {name!r:.80}: restore it from a backup")
+                raise Damaged(f"the manifest of {folder} names {name!r:.80}: {self._remedy}")
 
     def part(self, name: str) -> Bundle:
         """A folder of the bundle, to be read as a bundle is."""
@@ -114,7 +116,7 @@ class Bundle:
         """A file's bytes; `Damaged` if they are not the recorded ones."""
         name = self._prefix + name
         if name not in self.manifest:
-            raise Damaged(f"the manifest of {self.folder} lacks {name!r:.80}: restore it from a backup")
+            raise Damaged(f"the manifest of {self.folder} lacks {name!r:.80}: {self._remedy}")
         return self._read(name, self.manifest[name])
 
     def read_json(self, name: str) -> Any:
@@ -135,14 +137,14 @@ class Bundle:
             with h5py.File(content) as file:
                 return [self._array(file, array, shape, name) for array, shape in shapes.items()]
         except OSError as error:
-            raise Damaged(f"{self.folder / name} is not an HDF5 file: restore it from a backup") from error
+            raise Damaged(f"{self.folder / name} is not an HDF5 file: {self._remedy}") from error
 
     def _array(self, file: Any, array: str, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
         stored = file.get(array)
         if getattr(stored, "shape", None) != shape or stored.dtype != np.float32:
             raise Damaged(
                 f"{self.folder / name} needs float32 weights {array} of the shape {shape}, but has others:"
-                " restore it from a backup"
+                f" {self._remedy}"
             )
         weights: NDArray[np.float32] = stored[...]
         return weights
@@ -183,10 +185,10 @@ class Bundle:
         try:
             content = path.read_bytes()
         except OSError as error:
-            state = "missing" if isinstance(error, FileNotFoundError) else f"no file ({error.strerror})"
-            raise Damaged(f"{path} is {state}: restore it from a backup") from error
+            state = "missing" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+            raise Damaged(f"{path} is {state}: {self._remedy}") from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise Damaged(f"{path} is not the file that was stored: restore it from a backup")
+            raise Damaged(f"{path} is not the file that was stored: {self._remedy}")
         return content
 
 

@@ -39,7 +39,10 @@ def read_raw(home: Home, sha256: str) -> bytes:
     try:
         payload = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise Damaged(f"the raw response {path} cannot be read: {error}; restore it from a backup") from error
+        reason = getattr(error, "strerror", None) or error
+        raise Damaged(
+            f"the raw response {path} cannot be read: {reason}; restore it from a backup"
+        ) from error
     if hashlib.sha256(payload).hexdigest() != sha256:
         raise Damaged(
             f"the raw response {path} does not have the SHA-256 in its name; restore it from a backup"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from closecast.storage.core.errors import HomeUnusable
-from closecast.storage.core.files import fsync_folder, write_atomic
+from closecast.storage.core.files import check_regular, fsync_folder, write_atomic
 from closecast.storage.prices import engine_base as base
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class SqliteEngine:
         return sqlite3.connect(address, uri=True, timeout=timeout, check_same_thread=False)
 
     def stored_revision(self) -> str | None:
+        check_regular(self._file)
         if not self._file.is_file():
             return None
         with contextlib.closing(self._open(base.BUSY_SECONDS)) as connection:

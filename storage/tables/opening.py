@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Tables that stay open, and products of each whose files do: there are six tables in a home.
 MAX_TABLES, MAX_PARTS = 16, 4
 BESIDE = "closecast.tables"
+PAGES = "reports"
 _opened: OrderedDict[str, OpenedTable] = OrderedDict()
 _lock = threading.Lock()
 
@@ -57,8 +58,9 @@ def opened(folder: Location) -> OpenedTable | None:
     """A Delta table as it is now, for reading alone, or None when there is none; errors as `open_table`."""
     with _lock:
         known = _opened.get(str(folder))
-    if known and known.is_newest():
-        return known
+    with reading(folder):
+        if known and known.is_newest():
+            return known
     table = open_table(folder)
     return remember(folder, table) if table else None
 
@@ -88,12 +90,18 @@ def remember(folder: Location, table: DeltaTable) -> OpenedTable:
 def versions_beside(folder: Location) -> dict[str, str]:
     """For a commit's metadata: the versions of the tables beside this one, as this process last had them.
 
-    Versions only rise, so a table with a lower version later was put back to an earlier state.
+    Outside of a bucket also those of tables not open here, and as `reports` how many HTML files it holds.
+    Versions only rise, so a table with a lower version later was put back to an earlier state, or deleted.
     """
     with _lock:
         states = [state for state in _opened.values() if str(state.folder.parent) == str(folder.parent)]
-    named = sorted(f"{state.folder.name}@{state.delta.version()}" for state in states)
-    return {BESIDE: " ".join(name for name in named if not name.startswith(f"{folder.name}@"))}
+    versions = {state.folder.name: state.delta.version() for state in states}
+    for name in {*folder.names_beside("")} - versions.keys():
+        logged = (entry.removesuffix(".json") for entry in folder.names_beside(f"{name}/{LOG}"))
+        versions[name] = max((int(number) for number in logged if number.isdecimal()), default=-1)
+    versions[PAGES] = sum(name.endswith(".html") for name in folder.names_beside(PAGES)) or -1
+    others = sorted((name, version) for name, version in versions.items() if name != folder.name)
+    return {BESIDE: " ".join(f"{name}@{version}" for name, version in others if version >= 0)}
 
 
 def read_versions(metadata: Mapping[str, object]) -> dict[str, int]:
@@ -119,6 +127,7 @@ def open_table(folder: Location) -> DeltaTable | None:
     try:
         if not (folder / LOG).is_dir():
             return None
+        (folder / LOG).check_regular()
     except OSError as error:
         raise _unreadable(folder, error) from error
     from deltalake import DeltaTable
@@ -141,9 +150,15 @@ def data_files(folder: Location, table: DeltaTable) -> list[Location]:
         ) from error
 
 
+def check_data_files(folder: Location, table: DeltaTable) -> None:
+    """Raise `Damaged` for a data file that is outside of the folder, or that would be waited for."""
+    for path in data_files(folder, table):
+        path.check_regular()
+
+
 def as_dataset(table: DeltaTable, folder: Location, products: Iterable[str] | None = None) -> ds.Dataset:
     """The table's files as a PyArrow dataset; only the named products' files are opened."""
-    data_files(folder, table)
+    check_data_files(folder, table)
     partitions: Any = None if products is None else [("product_id", "in", sorted(products))]
     filesystem = folder.arrow_filesystem()
     return table.to_pyarrow_dataset(filesystem=filesystem, file_pruning_predicate=partitions)
@@ -168,5 +183,6 @@ def _unreadable(folder: Location, error: Exception) -> Damaged:
 
 
 def one_line(error: Exception) -> str:
-    """An error's text for a message, without Delta's colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
+    """An error's text for a message, without Delta's colours, backtraces and structures."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return re.split(r" 0: <unknown>|: ParsedLogPath", text)[0][:300]

@@ -17,7 +17,7 @@ from closecast.storage.models.bundles import MANIFEST, shared_bundle
 from closecast.storage.models.registry import Models, registered_name
 from closecast.storage.tables.checksums import LOG, prune_checksums
 from closecast.storage.tables.delta import KEPT_DAYS, attempt, sync_commit, writing
-from closecast.storage.tables.opening import open_table, opened
+from closecast.storage.tables.opening import check_data_files, open_table, opened
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -124,6 +124,7 @@ def _compact(folder: Location) -> None:
     from deltalake import WriterProperties
 
     table = _open(folder)
+    check_data_files(folder, table)
     with writing(folder):
         before = table.version()
         properties = WriterProperties(compression="ZSTD", max_row_group_size=GROUP_ROWS)

@@ -53,7 +53,10 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
     new = {path for number, path in entries.items() if number > newest}
     for entry in tuple(new):
         try:
+            entry.check_regular()
             new.update(added_files(folder, entry))
+        except Damaged as error:
+            findings.append(str(error))
         except (ValueError, LookupError, TypeError):
             findings.append(f"{entry} is not an entry of a log")
     new |= {path for number, path in checkpoints.items() if number >= newest}
@@ -130,7 +133,10 @@ def _file_findings(path: Location, recorded: str | None) -> list[str]:
     if recorded is None:
         return [f"{path} has no recorded SHA-256"]
     try:
+        path.check_regular()
         sha256 = path.sha256()
+    except Damaged as error:
+        return [str(error)]
     except BadFile:
         return [f"{path} is missing"]
     return [] if sha256 == recorded else [f"{path} is not the file that was stored"]

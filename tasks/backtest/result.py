@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 from closecast.storage.core.errors import BadDay
 from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import STATE, BacktestCache
+from closecast.storage.prices.decisions import Splits
 from closecast.storage.tables.schemas import backtests
 from closecast.tasks.backtest.plan import Plan, read_histories
 from closecast.tasks.backtest.summary import NOT_COMPARED, Evaluation, Summary, summarise, tables
@@ -57,8 +58,9 @@ class BacktestResult:
     def to_frame(self) -> pd.DataFrame:
         """One row per horizon, of the forecasts by models, then of the fallbacks, with days and figures.
 
-        CRPS is that of the log return, `rmse` and `mae` are in the quote currency; each comes with its ratio
-        to the best baseline or to the naive forecast. `covered_80` and similar columns are shares.
+        CRPS is that of the log return, `rmse` and `mae` are in the quote currency, across a split in the unit
+        of the last day; each comes with its ratio to the best baseline or to the naive forecast. `covered_80`
+        and similar columns are shares.
         """
         days = dict.fromkeys(("first_target_day", "last_target_day"), "datetime64[s]")
         return pd.DataFrame([_figures(one) for one in self.every]).astype(days)
@@ -103,9 +105,9 @@ def read_evaluations(
 ) -> dict[int, Evaluation]:
     """Every component's quantiles of the log return and the outcomes, in the order of days, by horizon.
 
-    Either of the forecasts by models, or of the fallbacks.
+    Either of the forecasts by models, or of the fallbacks. Prices are in the units of each origin.
     """
-    return _evaluations(_read_rows(home, product_id, backtest_id), profile, fallback=fallback)
+    return _evaluations(_read_rows(home, product_id, backtest_id), profile, (), fallback=fallback)
 
 
 def _read_rows(home: Home, product_id: str, backtest_id: str) -> pd.DataFrame:
@@ -113,14 +115,17 @@ def _read_rows(home: Home, product_id: str, backtest_id: str) -> pd.DataFrame:
     return cast("pd.DataFrame", rows.to_pandas()).sort_values("target_day", kind="stable")
 
 
-def _evaluations(rows: pd.DataFrame, profile: str, *, fallback: bool) -> dict[int, Evaluation]:
+def _evaluations(
+    rows: pd.DataFrame, profile: str, splits: Splits, *, fallback: bool
+) -> dict[int, Evaluation]:
     rows = rows[(rows["basis"] == "fallback") == fallback]
     return {
-        int(cast("int", horizon)): _evaluation(part, profile) for horizon, part in rows.groupby("horizon")
+        int(cast("int", horizon)): _evaluation(part, profile, splits)
+        for horizon, part in rows.groupby("horizon")
     }
 
 
-def _evaluation(rows: pd.DataFrame, profile: str) -> Evaluation:
+def _evaluation(rows: pd.DataFrame, profile: str, splits: Splits) -> Evaluation:
     own = rows[rows["component"] == profile]
     quantiles = {
         str(component): np.log(np.stack(part["quantiles"].tolist()) / part[["last_close"]].to_numpy())
@@ -128,11 +133,17 @@ def _evaluation(rows: pd.DataFrame, profile: str) -> Evaluation:
         if len(part) == len(own)  # a young product has one more baseline, which goes when it is grown
     }
     figures = {name: own[name].to_numpy(np.float64) for name in ("last_close", "close", "sigma", "point")}
+    if splits:  # else the mean of the errors would add different units
+        origins = pd.to_datetime(own["target_day"]) - pd.to_timedelta(own["horizon"], unit="D")
+        units = np.ones(len(own))
+        for day, factor in splits:
+            units[origins < pd.Timestamp(day)] *= factor
+        figures |= {name: figures[name] * units for name in ("last_close", "close", "point")}
     return Evaluation(target_days=own["target_day"].to_list(), quantiles=quantiles, **figures)
 
 
 def read_result(home: Home, plan: Plan) -> BacktestResult:
-    """The result of a backtest whose folds were all walked."""
+    """The result of a backtest whose folds were all walked; across a split, in the units of its last day."""
     history, _ = read_histories(home, plan)
     closes = history.candles.set_index("day_utc")["close"].asfreq("D")
     past = closes[closes.index < pd.Timestamp(plan.start)].to_numpy(dtype=np.float64)
@@ -141,7 +152,9 @@ def read_result(home: Home, plan: Plan) -> BacktestResult:
     models, fallbacks = (
         tuple(
             summarise(evaluation, past, horizon=horizon, fallback=fallback, **about)
-            for horizon, evaluation in _evaluations(rows, plan.profile.name, fallback=fallback).items()
+            for horizon, evaluation in _evaluations(
+                rows, plan.profile.name, history.splits, fallback=fallback
+            ).items()
         )
         for fallback in (False, True)
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable, Mapping
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -55,12 +56,18 @@ def check_candles(
     for row, reason in jumps.quarantined.items():
         reasons[valid[row]] = reason
     bad = reasons != ""
-    rows: list[dict[str, object]] = []
-    for candle, reason in zip(candles[bad].to_dict("records"), reasons[bad], strict=True):
-        day = None if pd.isna(candle["day_utc"]) else str(candle["day_utc"])[:10]
-        raw = {"day_utc": day} | {name: _as_json(candle[name]) for name in FIGURES}
-        rows.append({"day_utc": day, "raw": json.dumps(raw), "reason": reason})
+    rows = [
+        rejected_row(candle, reason)
+        for candle, reason in zip(candles[bad].to_dict("records"), reasons[bad], strict=True)
+    ]
     return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows), tuple(jumps.decisions))
+
+
+def rejected_row(candle: Mapping[Hashable, Any], reason: str) -> dict[str, object]:
+    """The row of a `rejected_frame` for a candle, a row of a `candle_frame`."""
+    day = None if pd.isna(candle["day_utc"]) else str(candle["day_utc"])[:10]
+    raw = {"day_utc": day} | {name: _as_json(candle[name]) for name in FIGURES}
+    return {"day_utc": day, "raw": json.dumps(raw), "reason": reason}
 
 
 def broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:

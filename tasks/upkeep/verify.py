@@ -11,13 +11,10 @@ from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from closecast.storage.core.candle_schema import FIGURES
-from closecast.storage.core.errors import ClosecastError
 from closecast.storage.core.home import Home
 from closecast.storage.prices.decisions import Splits, in_units_of
 from closecast.storage.prices.engine import database_engine
@@ -30,8 +27,9 @@ from closecast.storage.prices.integrity import (
     report_damage,
     require_open_prices,
 )
-from closecast.storage.prices.raw_responses import read_raw
+from closecast.storage.prices.price_tables import PriceTables
 from closecast.storage.reports import Reports
+from closecast.storage.tables.opening import PAGES
 from closecast.storage.tables.schemas import TABLES
 from closecast.storage.upkeep.file_integrity import (
     fold_files,
@@ -48,10 +46,10 @@ from closecast.storage.upkeep.references import (
     versions_of_tables,
 )
 from closecast.tasks.forecast.publish import RunKey
-from closecast.tasks.prices.coinbase_responses import parse, read_rows
 from closecast.tasks.upkeep.verification import Verification
 from closecast.tasks.upkeep.verify_models import check_models
 from closecast.tasks.upkeep.verify_references import REFERENCES
+from closecast.tasks.upkeep.verify_responses import changed_from_response, missing_in_response
 
 ROWS = {
     "predictions": "forecasts",
@@ -63,7 +61,7 @@ ROWS = {
 MADE = ("model_versions", "data_versions", "closes", "folds", "pages", "versions", "backtests")
 KEY = ("product_id", "profile", "data_version", "settings_version", "code_version", "horizon")
 COMMITS = pa.schema([("recorded_by", pa.string()), ("name", pa.string()), ("version", pa.int64())])
-PAGES = pa.schema([("product_id", pa.string()), ("profile", pa.string()), ("written", pa.int64())])
+PAGE_COUNTS = pa.schema([("product_id", pa.string()), ("profile", pa.string()), ("written", pa.int64())])
 FOLDS = pa.schema([("backtest_id", pa.string()), ("made", pa.int64())])
 DATA_VERSIONS = pa.schema(
     [("data_version", pa.string()), ("last_day", pa.date32()), ("last_close", pa.float64())]
@@ -80,11 +78,12 @@ def verify_home(home: Home) -> Verification:
     """
     result = Verification()
     require_open_prices(home)
-    tables: Tables = dict.fromkeys((*ROWS, *MADE)) | {"recorded": _check_files_of_tables(home, result)}
+    recorded = _check_files_of_tables(home, result)
+    tables: Tables = dict.fromkeys((*ROWS, *MADE)) | {"recorded": recorded}
     with result.surviving("backtests' files", f"the folder {home.folds}"):
         tables["folds"] = pa.Table.from_pylist(rows_of_folds(home), FOLDS)
     with result.surviving("reports", f"the folder {home.reports}"):
-        tables["pages"] = pa.Table.from_pylist(Reports(home).counts(), PAGES)
+        tables["pages"] = pa.Table.from_pylist(Reports(home).counts(), PAGE_COUNTS)
     with result.surviving("files of tables", f"the tables of {home.root}"):
         tables |= _read_tables(home, result)
         tables |= {"versions": versions_of_tables(home), "backtests": rows_of_backtests(home)}
@@ -98,7 +97,8 @@ def verify_home(home: Home) -> Verification:
     with result.surviving("forecasts", "what refers to what"):
         result.add("forecasts", 0, failed_checks(tables, REFERENCES))
     with result.surviving("reports", f"the folder {home.reports}"):
-        result.add("reports", *Reports(home).check(_pages(home, tables)))
+        written = PAGES in recorded["name"].to_pylist()
+        result.add("reports", *Reports(home).check(_pages(home, tables), written=written))
     return result
 
 
@@ -165,6 +165,14 @@ def _check_prices(home: Home, result: Verification, tables: Tables) -> None:
         return
     with result.surviving("candles", "the price database"), report_damage(), PriceRecords(home) as records:
         _check_candles(home, records, result, tables)
+    with (
+        result.surviving("quarantined rows", "the price database"),
+        report_damage(),
+        PriceTables(home) as prices,
+    ):
+        for product_id in prices.products():
+            rows = prices.quarantined(product_id)
+            result.add("quarantined rows", len(rows), missing_in_response(home, product_id, rows))
 
 
 def _check_candles(home: Home, records: PriceRecords, result: Verification, tables: Tables) -> None:
@@ -181,7 +189,7 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
             candles = records.candles(product_id)
             recorded.note(product_id, candles)
             result.add("candles", len(candles), changed_candles(product_id, candles, recorded.checks))
-            result.add("candles", 0, _response_findings(home, product_id, candles))
+            result.add("candles", 0, changed_from_response(home, product_id, candles))
             for data_version, days, figures, splits in _whole_versions(records, product_id, candles, result):
                 close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
                 versions.append({**name, "last_day": days[-1], "last_close": figures[-1]})
@@ -255,18 +263,3 @@ def _outcomes(day: int, close: float, splits: Splits) -> set[float]:
     target = date(1970, 1, 1) + timedelta(days=day)
     origins = [target, *(split - timedelta(days=1) for split, _ in splits)]
     return {in_units_of(origin, close, target, splits) for origin in origins}
-
-
-def _response_findings(home: Home, product_id: str, candles: pd.DataFrame) -> Iterator[str]:
-    """Compare each of the exchange's candles with the response that it came with."""
-    for payload, own in candles[candles["source"] == "coinbase"].groupby("payload_sha256", sort=False):
-        try:
-            response = parse(read_raw(home, str(payload)))
-        except ClosecastError as error:
-            yield f"{error}: candles of {product_id} came with it"
-            continue
-        rows, _ = read_rows(response, own["day_utc"].min().date(), own["day_utc"].max().date())
-        expected = {row[0]: row[1:] for row in rows.itertuples(index=False, name=None)}
-        for day, *row in own[["day_utc", *FIGURES]].itertuples(index=False, name=None):
-            if not np.array_equal(np.array(expected.get(day, ()), "float64"), row, equal_nan=True):
-                yield f"the candle of {product_id} of {day.date()} is not in the response that it came with"

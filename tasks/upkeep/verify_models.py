@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from closecast.storage.core.errors import Damaged
+from closecast.storage.core.files import check_regular
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath
 from closecast.storage.models.bundles import Bundle
@@ -31,12 +33,14 @@ NO_RUN = RecordedRun()
 
 def check_models(home: Home, result: Verification, tables: Tables) -> None:
     """Check the registry and the bundles; where it can be read the tables get `model_versions`."""
+    engine = database_engine(home)
+    if not engine.registry_exists() and _have_models(tables):
+        with result.surviving("databases", engine.registry_address):
+            check_regular(home.registry)
+            result.add("databases", 0, [f"the model registry {engine.registry_address} is missing"])
+        return
     damage = registry_integrity(home)
-    result.add(
-        "databases",
-        int(database_engine(home).registry_exists()),
-        [f"{home.registry}: {line}" for line in damage],
-    )
+    result.add("databases", int(engine.registry_exists()), [f"{home.registry}: {line}" for line in damage])
     if damage:
         return
     with result.surviving("model versions", f"the model registry {home.registry}"), report_damage():
@@ -55,6 +59,12 @@ def check_models(home: Home, result: Verification, tables: Tables) -> None:
                 with result.surviving("model versions", f"{version.name} version {version.version}"):
                     result.add("model versions", 0, list(_version_findings(home, version, run)))
         tables["model_versions"] = _table_of(versions)
+
+
+def _have_models(tables: Tables) -> bool:
+    """Whether a model made one of the forecasts."""
+    forecasts = tables["predictions"]
+    return forecasts is not None and bool(pc.any(pc.not_equal(forecasts["basis"], "fallback")).as_py())
 
 
 def _table_of(versions: list[ModelVersion]) -> pa.Table:

@@ -96,6 +96,23 @@ def test_a_killed_worker_is_told_in_one_line() -> None:
         kill_a_worker()
 
 
+def test_a_script_that_workers_cannot_import_is_told_what_to_do(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from closecast.flows.workers import by_worker, require_importable_script, started_workers\n"
+        "require_importable_script()\n"
+        "with started_workers(2):\n"
+        "    by_worker(os.getpid, rank=(0,))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith('as the lines above tell: put its own calls below `if __name__ == "__main__":`')
+    assert "memory" not in done.stderr
+
+
 def test_calls_that_wait_are_made_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closecast.flows.workers, "cores", lambda: 1)
     made, held = [], threading.Event()

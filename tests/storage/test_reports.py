@@ -58,7 +58,7 @@ def test_a_pipe_among_the_pages_is_named_and_waited_for_by_nobody(home: Home) ->
     (home.reports / "BTC-USD.article.html").write_text("<p>")
     assert {"page": "BTC-USD.article.html"} in Reports(home).summaries()
     _, findings = Reports(home).check([])
-    assert any("article.json cannot be trusted: [Errno 22] it is no regular file" in one for one in findings)
+    assert any("article.json cannot be trusted: it is not a regular file" in one for one in findings)
 
 
 def test_every_changed_or_missing_file_is_named(home: Home) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from closecast.storage.core.errors import BadFile, BadSetting, HomeUnusable
+from closecast.storage.core.errors import BadFile, BadSetting, Damaged, HomeUnusable
 from closecast.storage.core.home import Home, choose_location
 from closecast.storage.core.location import LocalPath, Location
 from closecast.storage.core.s3_path import S3Path
@@ -72,13 +73,27 @@ def test_a_folder_that_may_not_be_read_is_an_error_and_not_empty(
     assert not (folder / "nowhere").files() + (folder / "nowhere" / "raw").files()
 
 
-def test_a_pipe_is_no_file_to_read(tmp_path: Path) -> None:
-    pipe = LocalPath(tmp_path / "pipe")
-    os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no regular file"):
-        pipe.read_bytes()
-    with pytest.raises(BadFile, match="no regular file"):
-        pipe.sha256()
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_pipe_or_socket_is_no_file_to_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = LocalPath(tmp_path / kind)
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(kind)
+    assert path.parent.files() == [path]
+    with pytest.raises(OSError, match="not a regular file"):
+        path.read_bytes()
+    with pytest.raises(BadFile, match="not a regular file"):
+        path.sha256()
+    with pytest.raises(HomeUnusable, match="a regular file was needed"):
+        path.open_regular()
+    for checked in (path, path.parent):
+        with pytest.raises(Damaged, match="is not a regular file: restore it from a backup"):
+            checked.check_regular()
 
 
 def test_a_list_that_grows(location: Location) -> None:

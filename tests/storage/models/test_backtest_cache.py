@@ -75,7 +75,7 @@ def test_a_killed_draft_is_not_seen(folds: BacktestCache, tmp_path: Path) -> Non
 
 
 def test_a_missing_or_damaged_model_names_the_remedy(folds: BacktestCache) -> None:
-    with pytest.raises(Damaged, match="run the backtest again"):
+    with pytest.raises(Damaged, match="the next run of the backtest makes it again"):
         folds.open("model-1")
     put(folds, "model-1", 1)
     (folds.folder / "model-1" / "figures.json").write_bytes(b"other")

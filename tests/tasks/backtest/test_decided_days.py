@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from closecast.storage.core.home import Home
@@ -12,6 +13,7 @@ from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.schemas import backtests
 from closecast.tasks.backtest.plan import Plan, plan_backtest
 from closecast.tasks.backtest.result import finish_backtest
+from closecast.tasks.core.quantiles import MEDIAN
 from tests.calibrated import candles, close, day, quick
 from tests.helpers import BTC, NOW, store
 
@@ -61,6 +63,20 @@ def test_origins_before_a_decision_do_not_know_it(home: Home) -> None:
         assert outcome == (close(number + horizon) / FACTOR if across else close(number + horizon))
         if number < KNOWN:
             assert quantiles == before[number, horizon][2]
+
+
+def test_errors_across_a_split_are_in_the_unit_of_the_last_day(home: Home) -> None:
+    decide(home, Decision(day(SPLIT), "split", day(KNOWN), "user", FACTOR))
+    plan, rows = walked(home)
+    point = finish_backtest(home, plan).of(3).point
+    errors = np.array([row[2][MEDIAN] - row[1] for (_, horizon), row in rows.items() if horizon == 3])
+    is_old = np.array([number < SPLIT for number, horizon in rows if horizon == 3])
+    assert 0 < is_old.sum() < len(is_old)
+    errors[is_old] *= FACTOR
+    assert point.mae == pytest.approx(np.abs(errors).mean(), rel=1e-12)
+    assert point.rmse == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-12)
+    past = FACTOR * np.array([close(number) for number in range(1, START)])
+    assert point.mase == pytest.approx(point.mae / np.abs(past[3:] - past[:-3]).mean(), rel=1e-12)
 
 
 def test_a_day_is_no_origin_before_it_is_known_and_an_outcome_then(home: Home) -> None:

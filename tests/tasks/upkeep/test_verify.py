@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -16,19 +18,25 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.backup.backup import back_up
+from closecast.storage.core.errors import Damaged, HomeUnusable, StorageError
 from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.registry import Models
+from closecast.storage.prices.decisions import Decision
 from closecast.storage.prices.integrity import PriceRecords
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.prices.raw_responses import keep_raw
+from closecast.storage.tables import opening
 from closecast.storage.tables.checksums import CHECKSUMS
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import calibrator, components
 from closecast.storage.tables.scores import Scores
+from closecast.storage.tables.sql import query
 from closecast.storage.upkeep.compaction import compact_table
 from closecast.storage.upkeep.references import light_rows
+from closecast.tasks.prices.coinbase_responses import parse, read_rows
+from closecast.tasks.prices.validation import check_candles
 from closecast.tasks.report.page import write_report
 from closecast.tasks.training.gate import Gate
 from closecast.tasks.upkeep import verify
@@ -36,6 +44,7 @@ from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE, Runs, day
 from tests.helpers import BTC, NOW, deny
 from tests.lived import DAYS
+from tests.storage.tables.rows import ROWS, table
 
 MODEL = f"closecast.{BTC}.calibrated"
 
@@ -130,6 +139,14 @@ def test_compacted_tables_are_checked_too(runs: Runs) -> None:
     assert any(part.name in line for line in findings(runs))
 
 
+@pytest.mark.folder
+def test_a_gap_in_a_log_is_told_without_the_structures_of_delta(runs: Runs) -> None:
+    folder = runs.home.root / "predictions"
+    (folder / "_delta_log" / f"{2:020d}.json").unlink()
+    reason = "Kernel error: Generic delta kernel error: Expected contiguous commit files, but found gap"
+    assert f"the table {folder} cannot be read: restore it from a backup ({reason})" in findings(runs)
+
+
 @pytest.mark.parametrize("missing", [[], [CHECKSUMS], [f"product_id={BTC}"]])
 def test_a_table_without_its_log_is_found(runs: Runs, missing: list[str]) -> None:
     folder = runs.home.root / "scores"
@@ -168,6 +185,50 @@ def test_a_changed_last_line_of_checksums_hides_no_file(runs: Runs) -> None:
     assert any(f"{newest.name} is not the file that was stored" in line for line in findings(runs))
 
 
+def pipe_in_place_of(path: Path) -> Path:
+    path.unlink()
+    os.mkfifo(path)
+    return path
+
+
+@pytest.mark.folder
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("predictions/*/*.parquet", "scores/_delta_log/*0.json", "components/_delta_log/*4.json"),
+        *("models/*/*/manifest.json", "models/*/*/*.weights.h5", "prices.db", "mlflow.db"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_one_finding_and_never_opened(runs: Runs, pattern: str) -> None:
+    path = pipe_in_place_of(next(runs.home.root.glob(pattern)))
+    (line,) = findings(runs)
+    assert line.startswith(str(path))
+    assert "not a regular file" in line
+    with pytest.raises(StorageError, match=r"regular file|is missing, but the registry names it"):
+        back_up(runs.home, runs.home.root / "backup.tar")
+
+
+@pytest.mark.folder
+def test_a_pipe_after_the_newest_commit_is_one_finding(runs: Runs) -> None:
+    newest = max((runs.home.root / "predictions" / "_delta_log").glob("*.json"))
+    pipe = newest.with_name(f"{int(newest.stem) + 1:020d}.json")
+    os.mkfifo(pipe)
+    assert findings(runs) == [f"{pipe} is not a regular file: restore it from a backup"]
+
+
+@pytest.mark.folder
+def test_a_pipe_in_place_of_a_data_file_ends_each_reader_in_one_line(runs: Runs) -> None:
+    path = pipe_in_place_of(next(runs.home.root.glob("predictions/*/*.parquet")))
+    line = f"{path.name} is not a regular file: restore it from a backup$"
+    with pytest.raises(Damaged, match=line):
+        Predictions(runs.home).between()
+    with pytest.raises(Damaged, match=line):
+        query(runs.home, "from predictions")
+    with pytest.raises(Damaged, match=line):
+        compact_table(runs.home, "predictions")
+
+
 def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     folds = BacktestCache(home, "b" * 32)
@@ -178,7 +239,9 @@ def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     result = verify_home(home)
     assert (result.checked["backtests' files"], result.findings) == (2, [])
     (folds.folder / "m1" / "calibration.json").write_bytes(b'{"levels": [0.6]}\n')
-    assert any("calibration.json is not the file" in line for line in verify_home(home).findings)
+    again = "the next run of the backtest makes it again"
+    changed = f"{folds.folder / 'm1' / 'calibration.json'} is not the file that was stored: {again}"
+    assert verify_home(home).findings == [changed]
     (folds.folder / "m1" / "manifest.json").write_bytes(b"{")
     assert any("m1 is not a complete model" in line for line in verify_home(home).findings)
     folds.write("fold-0", {"rows": 3})
@@ -189,6 +252,9 @@ def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
     figures.write_bytes(figures.read_bytes().replace(b"3", b"4", 1))
     (line,) = verify_home(home).findings
     assert line.startswith(f"{figures} cannot be used: it is not the file that was stored")
+    pipe_in_place_of(figures)
+    (line,) = verify_home(home).findings
+    assert line.startswith(f"{figures} cannot be used: it is not a regular file")
 
 
 # Prices
@@ -375,9 +441,57 @@ def test_candles_of_the_exchange_are_compared_with_its_response(fetched: Home) -
 def test_a_changed_or_missing_response_is_named(fetched: Home) -> None:
     path = next((fetched.root / "raw").glob("*/*"))
     path.write_bytes(path.read_bytes()[:-9] + b"123456789")
-    assert any(path.name in line for line in verify_home(fetched).findings)
+    (line,) = verify_home(fetched).findings
+    assert line.startswith(f"the raw response {path} cannot be read: ")
     path.unlink()
-    assert any(path.name in line and "came with it" in line for line in verify_home(fetched).findings)
+    missing = f"the raw response {path} cannot be read: No such file or directory; restore it from a backup"
+    assert verify_home(fetched).findings == [missing]
+
+
+def test_quarantined_rows_of_the_exchange_are_compared_with_its_response(
+    tmp_path: Path, walk: Callable[..., pd.DataFrame]
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    rows = walk(day(4), days=4)[["day_utc", "low", "high", "open", "close", "volume"]].to_numpy().tolist()
+    page = [[int(moment.timestamp()), *figures] for moment, *figures in rows]
+    page[3][1:5] = [1000 * price for price in page[3][1:5]]  # a jump
+    page[1][4] = "unreadable"
+    payload = json.dumps(page).encode()
+    candles, rejected = read_rows(parse(payload), day(1), day(4))
+    checked = check_candles(candles, last_finished_day=day(4))
+    quarantined = pd.concat([rejected, checked.quarantined], ignore_index=True)
+    with Prices(home) as prices:
+        prices.start_series(BTC, "coinbase", started_at=NOW)
+        observed: Any = {"source": "coinbase", "observed_at": NOW, "payload_sha256": keep_raw(home, payload)}
+        assert prices.append(BTC, checked.accepted, quarantined=quarantined, **observed).quarantined == 2
+    assert verify_home(home).findings == []
+    assert verify_home(home).checked["quarantined rows"] == 2
+    sql(home, "prices.db", "UPDATE quarantine SET raw = raw || ' ' WHERE seq = 1")
+    sql(home, "prices.db", f"UPDATE quarantine SET day_utc = '{day(5)}' WHERE seq = 2")  # noqa: S608
+    assert verify_home(home).findings == [
+        f"the quarantined row of {BTC} of {day(2)} is not in the response that it came with",
+        f"the quarantined row of {BTC} of {day(5)} is not in the response that it came with",
+    ]
+    next(home.root.glob("raw/*/*")).unlink()
+    (line,) = verify_home(home).findings
+    assert line.endswith("No such file or directory; restore it from a backup")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("UPDATE price_decisions SET factor = 0.3", "UPDATE price_decisions SET known_from = '2031-01-01'"),
+        *("UPDATE price_decisions SET kind = 'rejected', factor = NULL", "DELETE FROM price_decisions"),
+    ],
+)
+def test_a_changed_decision_is_found_by_the_data_versions_that_know_it(fetched: Home, change: str) -> None:
+    with Prices(fetched) as prices:
+        prices.decide(BTC, Decision(day(2), "split", day(2), "user", 0.5), decided_at=NOW)
+        version = prices.data_version(BTC, day(3), created_at=NOW)
+    assert verify_home(fetched).findings == []
+    sql(fetched, "prices.db", change)
+    lost = f"data version {version} no longer matches the 3 closes that it names"
+    assert verify_home(fetched).findings == [lost]
 
 
 # Models
@@ -541,6 +655,22 @@ def test_missing_pages_are_named(runs: Runs) -> None:
     lines = findings(runs)
     assert len(lines) == 3
     assert all(any(f"{name} is missing" in line for line in lines) for name in missing)
+
+
+@pytest.mark.folder
+def test_folders_that_are_deleted_together_are_named(runs: Runs) -> None:
+    """The commits of other tables name them."""
+    table(runs.home, "backtests").add([ROWS["backtests"]])
+    page = write_report(runs.home, BTC, "calibrated", day=day(MADE + DAYS))
+    (runs.home.folds / "b").mkdir(parents=True)
+    opening._opened.clear()  # as in the next process
+    runs.live(MADE + DAYS)
+    assert findings(runs) == []
+    for name in ("backtests", "folds", "reports", "locks"):
+        shutil.rmtree(runs.home.root / name)
+    lines = findings(runs)
+    assert "the table backtests is at commit -1, but predictions was written after its commit 1" in lines
+    assert f"{page} is missing: `closecast report` writes it again" in lines
 
 
 @pytest.mark.folder
