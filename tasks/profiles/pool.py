@@ -1,4 +1,4 @@
-"""The networks of a young product: trained on the windows of older ones, each over its own sigma."""
+"""The networks of a young product, trained on the windows of older ones, each in its own sigma."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from closecast.tasks.features.inputs import Columns, columns_of
 from closecast.tasks.profiles.base import Histories
 from closecast.tasks.profiles.baselines import pool_tails
 from closecast.tasks.profiles.calibrated_settings import CalibratedSettings
-from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, fit_ensemble
+from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, fit_ensemble, lacking_columns
 
-# A product whose closes end so long before those of the others has no days to validate on.
+# A product is still traded if its closes end at most so many days before the newest of the pool.
 MAX_LAG_DAYS = 30
 
 
 def fit_pool_ensemble(
     history: PriceHistory, pool: Histories, settings: CalibratedSettings
 ) -> TrainedEnsemble:
-    """Train every member on the pool, for as many epochs as its newest days found best.
+    """Train every member on the pool twice: first to find the best epoch, then on all days up to that epoch.
 
-    The first product of the pool that is still traded gives the validation days; on these, too, the members
-    then train.
+    In the first training the newest days of the first product that is still traded validate.
 
     Raises:
         NotEnoughHistory: that product has too few windows.
@@ -41,7 +40,7 @@ def fit_pool_ensemble(
     tails = pool_tails([one.candles for one in shown.values()], settings.horizons)
     windows = dict(trained.training.windows)
     training = replace(
-        searched.training,  # its losses: those of the second have no validation
+        searched.training,  # with its losses: the second training has no validation
         windows={f"pooled {first}": windows.pop("train"), **windows},
         not_pooled={**trained.training.not_pooled, **lacking},
     )
@@ -49,30 +48,25 @@ def fit_pool_ensemble(
 
 
 def shown_candles(ensemble: Ensemble, candles: pd.DataFrame) -> pd.DataFrame:
-    """The candles as the ensemble is shown them: networks of the pool without ranges know closes alone."""
+    """The candles that the ensemble uses: closes alone if the networks of a pool use no ranges."""
     return _shown(candles, ensemble.columns) if ensemble.tails else candles
 
 
 def _shown(candles: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    # A sigma from ranges and one from closes differ in what they are of a return.
+    # The ratio of a sigma from ranges to one from closes differs from market to market.
     return candles if columns.ranges else candles.assign(**dict.fromkeys(("open", "high", "low"), np.nan))
 
 
 def _columns(
     history: PriceHistory, pool: Histories, settings: CalibratedSettings
 ) -> tuple[Columns, dict[str, PriceHistory], dict[str, str]]:
-    """The columns of the product's own candles, the pool's products that have them, what the others lack.
+    """The columns of the inputs, the pool's products that have them, and what the others lack.
 
-    Where no product has them, the columns that all have in common.
+    These are the columns of the product's own candles or, if no product has these, those that all have.
     """
     own = columns_of(history.candles, share=settings.column_share)
-    theirs = {name: columns_of(one.candles, share=settings.column_share) for name, one in pool.items()}
-    lacking = {
-        name: f"has no {' and no '.join(own.lacking(columns))}"
-        for name, columns in theirs.items()
-        if own.lacking(columns)
-    }
+    lacking = {name: reason for name, one in pool.items() if (reason := lacking_columns(own, one, settings))}
     if len(lacking) < len(pool):
         return own, {name: one for name, one in pool.items() if name not in lacking}, lacking
-    every = own, *theirs.values()
+    every = [own, *(columns_of(one.candles, share=settings.column_share) for one in pool.values())]
     return Columns(all(one.ranges for one in every), all(one.volume for one in every)), dict(pool), {}

@@ -1,4 +1,4 @@
-"""What a young product takes from older ones: the t of their standardized returns, and their columns."""
+"""What a young product takes from older ones: the t of their standardized returns."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_the_young_baseline_is_riskmetrics_with_the_given_t() -> None:
 
 
 @pytest.mark.parametrize(("horizon", "first"), [(1, 120), (7, 318)])
-def test_har_joins_when_it_has_seen_its_half_life_of_outcomes(horizon: int, first: int) -> None:
-    """Until then, and until GARCH has its returns, both are RiskMetrics with the pool's t."""
+def test_har_begins_with_as_many_outcomes_as_its_half_life(horizon: int, first: int) -> None:
+    """Until then HAR, and until it has its returns GARCH, forecast as RiskMetrics with the pool's t."""
     candles = made_up(400)
     made = baseline_quantiles(candles, range(60, 400), horizons=HORIZONS, tails=TAILS)[horizon]
     apart = {
