@@ -107,8 +107,8 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
             begun = settled[horizon]
             branch = {day: row for day, row in branches[horizon].items() if day >= begun}
             later = [outcome for outcome in outcomes if outcome["target_day"] > begun]
-            made, added = _advanced(chain, horizon, branch, later, moment)
-            rows, new = rows + made, new + added
+            further, added = _advanced(chain, horizon, branch, later, moment)
+            rows, new = rows + further, new + added
     table.add(rows)
     if len(rows) > new:
         text = "%s: calibrator states from %s on computed again: %d"
@@ -129,11 +129,11 @@ def _advanced(
         earlier = [before, *(branch[start] for start in starts if start < day)]
         before = max(earlier, key=lambda row: row["target_day"])
         state, previous = branch.get(day), before["calibrator_version"]
-        taken_in = state is not None and state["prediction_id"] == outcome["prediction_id"]
-        if state and taken_in and state["previous_version"] == previous:
+        learned = state is not None and state["prediction_id"] == outcome["prediction_id"]
+        if state and learned and state["previous_version"] == previous:
             before = state
             continue
-        new += not taken_in
+        new += not learned
         offsets = update_offsets(
             np.array(before["quantile_offsets"]), outcome["close"], outcome["quantiles"], step=chain.step
         )
@@ -195,17 +195,17 @@ def _open_days(
     forecasts = forecasts[forecasts["target_day"] > starts.min()]
     days = forecasts["target_day"]
     learned = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
-    passed = learned.groupby(days).cumsum() > 0  # a day's later forecasts are not learned from
-    open_ones = forecasts[~passed & ~days.isin(starts)]
-    late = open_ones["target_day"] <= links["target_day"].max()
+    learned_or_later = learned.groupby(days).cumsum() > 0  # only one forecast of a day is learned from
+    open_forecasts = forecasts[~learned_or_later & ~days.isin(starts)]
+    late = open_forecasts["target_day"] <= links["target_day"].max()
     if late.any():  # nearly always forecasts of another chain, or of a day that never had a close
-        ids = open_ones["prediction_id"][late].tolist()
-        dates = open_ones["target_day"][late].dt.date.unique().tolist()
+        ids = open_forecasts["prediction_id"][late].tolist()
+        dates = open_forecasts["target_day"][late].dt.date.unique().tolist()
         wanted = among("target_day", dates) & among("prediction_id", ids)
         scored = Scores(home).of_days(chain.product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
         ours = _members(home, chain, wanted).intersection(scored)
-        open_ones = open_ones[~late | open_ones["prediction_id"].isin(ours)]
-    open_days: pd.Series[pd.Timestamp] = open_ones["target_day"]
+        open_forecasts = open_forecasts[~late | open_forecasts["prediction_id"].isin(ours)]
+    open_days: pd.Series[pd.Timestamp] = open_forecasts["target_day"]
     return open_days
 
 

@@ -78,7 +78,6 @@ def untracked(history: PriceHistory, rows: Rows, quantiles: Mapping[int, Floats]
     """The quantiles of the close for each horizon, (rows, 23), without offsets, each row as one fan.
 
     Args:
-        history: with the last close of each row.
         rows: of the origins, (rows,).
         quantiles: of the log return over each horizon, (rows, 23), the shortest horizon first.
     """
@@ -107,7 +106,6 @@ class Tracker:
         """Forecast from each origin row in turn, after learning the outcomes up to its day.
 
         Args:
-            history: with the closes of the origins and of their outcomes.
             rows: of the origins, (rows,), rising.
             quantiles: of the log return over each horizon, (rows, 23), the shortest horizon first.
             sigmas: of the same log returns, (rows,).
@@ -128,9 +126,9 @@ class Tracker:
 
     def learn(self, history: PriceHistory, through: date) -> None:
         """Update the offsets by the outcomes up to that day, oldest first; a missing day has none."""
-        due = sorted((one for one in self.waiting if one[0] <= through), key=lambda one: one[:2])
-        self.waiting = [one for one in self.waiting if one[0] > through]
-        for day, horizon, quantiles in due:
+        due = [forecast for forecast in self.waiting if forecast[0] <= through]
+        self.waiting = [forecast for forecast in self.waiting if forecast[0] > through]
+        for day, horizon, quantiles in sorted(due, key=lambda forecast: forecast[:2]):
             close = history.outcome(day - timedelta(days=horizon), day)
             if close is not None:
                 self.offsets[horizon] = update_offsets(

@@ -28,7 +28,7 @@ WEEK = 7
 # Relative cutoff of singular values, for collinear inputs: the shares of weekdays are constant over whole
 # weeks, and where a weekday is never traded.
 SINGULAR = 1e-10
-# A mean over several days may lack at most so many days in a row.
+# The longest run of missing days that a mean over several days may contain.
 MAX_MISSING = 3
 # A regression on a short history may explode at long horizons. On real prices HAR's sigma is 0.2 to 3.6 times
 # EWMA's.
@@ -98,7 +98,7 @@ def har_sigma(candles: pd.DataFrame, horizons: Sequence[int], settings: HarSetti
     weights of the least squares halve every `half_life_days` times the root of the horizon. Every sigma is
     out of sample: its coefficients come from outcomes up to a refit day on or before the row.
 
-    NaN up to the first fit, and after a refit day with fewer than `min_days` outcomes.
+    NaN before the first fit, which needs `min_days` outcomes.
     """
     settings = settings or HarSettings()
     variance = winsorised_variance(candles)
@@ -136,7 +136,7 @@ class _Regression:
         for cut in np.unique(cuts[cuts > 0]).tolist():
             newest, last = int(np.searchsorted(known_on, cut)), days[cut - 1]
             block, ages = table[counted:newest], last - days[known_on[counted:newest]]
-            # The normal equations' sums of one refit, decayed, are those of the next but for the new rows.
+            # The sums of the normal equations carry over from refit to refit: decayed, plus the new rows.
             products *= 0.5 ** ((last - before) / half_life)
             products += np.einsum("n,ni,nj->ij", 0.5 ** (ages / half_life), block, block)
             counted, before = newest, last
@@ -154,9 +154,9 @@ def weekday_ewma_sigma(
 
     It is the exponentially weighted variance of RiskMetrics (J.P. Morgan 1996), adjusted for weekdays. A
     weekday's level is its log variance less the mean of the week that it ends, averaged with weights that
-    halve every `half_life_days` and shrunk to 0 by `prior_weight` days. Each variance is divided by the
-    exponential of its weekday's level before the mean is taken; the mean is multiplied by those of the next
-    days' weekdays. NaN before the first known variance.
+    halve every `half_life_days` and shrunk to 0 by `prior_weight` days. The exponential of a level is the
+    weekday's factor. Each variance is divided by its factor before the mean is taken, and the mean is
+    multiplied by the sum of the next days' factors. NaN before the first known variance.
     """
     settings = settings or WeekdayEwmaSettings()
     variance = winsorised_variance(candles)
@@ -199,7 +199,7 @@ def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -
 
 
 def _har_means(logs: Floats, settings: HarSettings) -> list[Floats]:
-    """1, the log variance and its trailing means, (days,) each; an unknown value repeats the one before."""
+    """1, the log variance and its trailing means, (days,) each, the newest known value where unknown."""
     series = pd.Series(logs)
     means = [series, *(series.rolling(days, min_periods=1).mean() for days in settings.mean_days)]
     return [np.ones(len(logs)), *(mean.ffill().to_numpy(dtype=np.float64) for mean in means)]

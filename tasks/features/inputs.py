@@ -59,7 +59,7 @@ class InputSettings(Frozen):
     target_clip: float = Field(
         8.0, gt=0, description="Largest target, in sigmas: one crash must not dominate the loss"
     )
-    # The inputs, beside sigma.
+    # The other inputs.
     return_clip: float = Field(6.0, gt=0, description="Largest return, in sigmas")
     return_offset: float = Field(
         0.1, gt=0, description="Added to a return's size, in sigmas, because 0 has no logarithm"
@@ -160,8 +160,8 @@ def make_inputs(
     if columns.volume:
         plain.append(_volume(candles, settings))
     daily = [np.sqrt(np.maximum(variance, 0.0))[:, None] for variance in variances]
-    seen = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
-    spreads = np.log(np.maximum(seen, settings.min_spread * scale))
+    all_sigmas = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
+    spreads = np.log(np.maximum(all_sigmas, settings.min_spread * scale))
     return Inputs(
         days=candles["day_utc"].to_numpy(dtype="datetime64[D]"),
         sigma=sigma,
@@ -206,8 +206,8 @@ def training_rows(inputs: Inputs, *, lookback: int) -> Rows:
     """
     usable = usable_rows(inputs, lookback=lookback)
     # The first move of a window is a return from the day before it.
-    whole = np.intersect1d(usable, _rows_where(~inputs.missing, inputs, lookback + 1))
-    return whole if 2 * len(whole) >= len(usable) else usable
+    complete = np.intersect1d(usable, _rows_where(~inputs.missing, inputs, lookback + 1))
+    return complete if 2 * len(complete) >= len(usable) else usable
 
 
 def _rows_where(wanted: NDArray[np.bool_], inputs: Inputs, days: int) -> Rows:

@@ -139,16 +139,17 @@ def weekend_flags(candles: pd.DataFrame, *, horizon: int = 1) -> list[Floats]:
 
 @dataclass(frozen=True)
 class Garch:
-    """Fitted GARCH(1,1) with Student t innovations, Bollerslev (1987).
+    """Fitted GARCH(1,1) with Student t innovations.
 
-    `omega` and the variance before the first return are in percent squared.
+    Bollerslev (1987), "A conditionally heteroskedastic time series model for speculative prices and rates of
+    return".
     """
 
-    omega: float
+    omega: float  # in percent squared
     alpha: float
     beta: float
-    dof: float
-    first_variance: float
+    dof: float  # of the t
+    first_variance: float  # before the first return, in percent squared
 
     def sigma(self, returns: Floats) -> Floats:
         """Sigma after the first 0, 1, 2, ... log returns (returns,), of the next day each, (returns + 1,).
@@ -168,7 +169,7 @@ class Garch:
 
 
 def fit_garch(returns: Floats) -> Garch | None:
-    """Fit on log returns (days,), all of them known; None where the optimizer does not converge."""
+    """Fit to log returns (days,), all known; None if all are equal or the optimizer does not converge."""
     from arch import arch_model
 
     sample = 100.0 * returns

@@ -79,7 +79,7 @@ class StoredRun:
     @property
     def fan(self) -> Forecast:
         """The run's forecast, without the fallbacks that were added to a model's."""
-        return Forecast.from_rows([one for one in self.rows if one["basis"] == self.rows[0]["basis"]])
+        return Forecast.from_rows([row for row in self.rows if row["basis"] == self.rows[0]["basis"]])
 
 
 def stored_run(home: Home, prediction_id: str) -> StoredRun | None:
@@ -125,13 +125,9 @@ def make_forecast(
     Nothing is read or written.
 
     Args:
-        profile: of the model, or the one whose fallback it is.
         model: one that `can_forecast`; None for a fallback.
-        history: up to the origin.
         states: the calibrator's state for each horizon; none for a point or a fallback.
         horizons: of a fallback; by default those of the profile.
-        created_at: when the forecast is made.
-        flow_run_id: of the Prefect flow run, if it is made in one.
     """
     rows = np.array([len(history.candles) - 1])
     if model:
@@ -141,9 +137,9 @@ def make_forecast(
     key = RunKey.of_run(profile, history)
     last_close = float(history.closes[-1])
     fan = _fan(predicted, states)
-    made = [
-        _horizon_forecast(key, horizon, one, fan.get(horizon), last_close, states.get(horizon))
-        for horizon, one in predicted.items()
+    horizon_forecasts = [
+        _horizon_forecast(key, horizon, part, fan.get(horizon), last_close, states.get(horizon))
+        for horizon, part in predicted.items()
     ]
     return Forecast(
         **vars(key),
@@ -151,14 +147,14 @@ def make_forecast(
         last_close=last_close,
         created_at=created_at,
         flow_run_id=flow_run_id,
-        horizons=tuple(made),
+        horizons=tuple(horizon_forecasts),
         basis=model.lineage.basis if model else "fallback",
     )
 
 
 def _fan(predicted: Mapping[int, Predicted], states: Mapping[int, CalibratorState]) -> dict[int, Floats]:
     """The tracked quantiles of the log return over each horizon, (levels,); none for a point."""
-    if any(one.quantiles is None for one in predicted.values()):
+    if any(part.quantiles is None for part in predicted.values()):
         return {}
     own, scales = ({h: part[0] for h, part in parts.items()} for parts in quantiles_and_sigmas(predicted))
     return tracked_fan(own, scales, {horizon: state.quantile_offsets for horizon, state in states.items()})
@@ -248,9 +244,9 @@ def publish_further(
     # Its intervals contain those of the shorter horizons, so all are computed and only this one is kept.
     horizons = sorted({*profile.horizons, horizon})
     run: Any = {"created_at": created_at, "flow_run_id": flow_run_id}
-    made = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
-    assert made is not None  # noqa: S101 (it is one of the horizons)
-    return _publish(home, profile, made)
+    forecast = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
+    assert forecast is not None  # noqa: S101 (it is one of the horizons)
+    return _publish(home, profile, forecast)
 
 
 def _publish(home: Home, profile: Profile, forecast: Forecast) -> Forecast:

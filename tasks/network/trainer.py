@@ -39,7 +39,7 @@ log = logging.getLogger("closecast.train")
 
 Result = TypeVar("Result")
 Numbers = NDArray[np.floating[Any]]
-# From so many steps on, XLA saves more time than its compilation takes; the article's 50 epochs are 14,000.
+# From this many steps on, XLA saves more time than its compilation takes; the article's 50 epochs are 14,000.
 MIN_XLA_STEPS = 4_000
 # TensorFlow runs the graph in the calling thread, so that several threads do not share one queue.
 IN_THIS_THREAD = "SINGLE_THREADED_EXECUTOR"
@@ -126,7 +126,6 @@ class Trainer:
             inputs: (samples, lookback, features).
             targets: (samples, outputs).
             validation: inputs and targets of the validation windows, of these shapes.
-            settings: the learning rate, the batches, and when to stop.
             seed: of the dropout masks and the order of the windows.
             start: the initial weights; by default those that the network has.
             name: of the network, in the log and the progress.

@@ -33,7 +33,7 @@ Histories = Mapping[str, PriceHistory]
 
 
 class Policy(Frozen):
-    """When a model is replaced, and by what. It does not change what a training on given data results in."""
+    """When a model is replaced, and by what. The same training gives the same model under any policy."""
 
     refit_every_days: int = Field(
         90, ge=0, le=3650, description="Days from one refit to the next; 0: on every data version"
@@ -47,12 +47,12 @@ class Policy(Frozen):
     gate_ratio_180: float = Field(
         1.02,
         gt=0,
-        description="Largest CRPS ratio to the champion over 180 unseen days: four times the noise",
+        description="Largest accepted CRPS ratio to the champion over 180 unseen days: four times the noise",
     )
     gate_ratio_365: float = Field(
         1.01,
         gt=0,
-        description="Largest CRPS ratio over 365 unseen days, where the noise is smaller",
+        description="Largest accepted CRPS ratio over 365 unseen days, where the noise is smaller",
     )
 
 
@@ -69,7 +69,8 @@ class Training:
     @property
     def best_epoch(self) -> int | None:
         """The median of the networks' best epochs; None if there are no networks."""
-        return round(float(np.median([one.best_epoch for one in self.losses]))) if self.losses else None
+        epochs = [losses.best_epoch for losses in self.losses]
+        return round(float(np.median(epochs))) if epochs else None
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,9 @@ class Predicted:
 def quantiles_and_sigmas(predicted: Mapping[int, Predicted]) -> tuple[dict[int, Floats], dict[int, Floats]]:
     """The quantiles (origins, levels) and sigmas (origins,) of predictions, by horizon, for the tracker."""
     quantiles, sigmas = dict[int, Floats](), dict[int, Floats]()
-    for horizon, one in predicted.items():
-        assert one.quantiles is not None and one.sigma is not None  # noqa: PT018, S101 (no point is tracked)
-        quantiles[horizon], sigmas[horizon] = one.quantiles, one.sigma
+    for horizon, part in predicted.items():
+        assert part.quantiles is not None and part.sigma is not None  # noqa: PT018, S101 (no point is tracked)
+        quantiles[horizon], sigmas[horizon] = part.quantiles, part.sigma
     return quantiles, sigmas
 
 
@@ -167,12 +168,12 @@ class Profile(Protocol):
 
     @property
     def min_pool_days(self) -> int:
-        """Closes from which networks of other products forecast a younger one; `min_days`: they never do."""
+        """Closes that a younger product needs for networks of others; `min_days`: it never uses them."""
         return int(getattr(self.settings, "min_pool_days", self.min_days))
 
     @property
     def min_fallback_days(self) -> int:
-        """Days from the first close to an origin that a forecast needs, by a model or without."""
+        """The least days from the first close to an origin that is forecast, by the fallback if need be."""
         return min(MIN_FALLBACK_DAYS, self.min_days) if self.levels else self.min_days
 
     @property
@@ -208,8 +209,8 @@ class Profile(Protocol):
     ) -> FittedModel:
         """Train from initial weights on the history, less its newest `holdout_days`.
 
-        With `epochs` there are exactly so many passes over all of these days, without early stopping: as many
-        as were best for the twin.
+        `epochs` is the exact number of passes over all of these days, without early stopping: the number that
+        was best for the twin.
 
         Raises:
             NotEnoughHistory: too few days, or too few without a gap.
@@ -219,8 +220,7 @@ class Profile(Protocol):
     def fit_pool(self, history: PriceHistory, pool: Histories) -> FittedModel:
         """Train for a product of fewer than `min_days` closes, on the windows of the pool alone.
 
-        Of its own history only the columns matter. If `min_pool_days` is not less than `min_days`, no step
-        calls this.
+        Of its own history only the columns matter. Not called if `min_pool_days` is `min_days`.
 
         Raises:
             NotEnoughHistory: the pool has too few windows.

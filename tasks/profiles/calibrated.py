@@ -46,7 +46,7 @@ from closecast.tasks.profiles.ensemble import (
     fit_ensemble,
     trainers_for,
 )
-from closecast.tasks.profiles.pool import fit_pool_ensemble, shown_candles
+from closecast.tasks.profiles.pool import fit_pool_ensemble, input_candles
 
 
 class CalibratedProfile(BaseProfile):
@@ -59,7 +59,7 @@ class CalibratedProfile(BaseProfile):
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
         """Rows whose window has all its figures, (rows,); days before the origin may be missing."""
         if fitted:
-            columns, candles = fitted.state.columns, shown_candles(fitted.state, candles)
+            columns, candles = fitted.state.columns, input_candles(fitted.state, candles)
         else:
             columns = columns_of(candles, share=self.settings.column_share)
         return usable_rows(self._next_day_inputs(candles, columns), lookback=self.settings.lookback)
@@ -103,7 +103,7 @@ class CalibratedProfile(BaseProfile):
         self, ensemble: Ensemble, candles: pd.DataFrame, rows: Rows, baselines: Sequence[str]
     ) -> dict[int, Predicted]:
         settings, horizons = self.settings, self.horizons
-        candles = shown_candles(ensemble, candles)
+        candles = input_candles(ensemble, candles)
         sigmas = expected_sigmas(candles, horizons)
         inputs = make_inputs(candles, settings, ensemble.columns, sigmas)
         own = ensemble_quantiles(ensemble, inputs, rows, settings)

@@ -32,7 +32,7 @@ class CalibratedSettings(InputSettings, Policy):
     # Its training.
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step")
     clip_norm: float = Field(
-        1.0, gt=0, description="Largest norm of the gradient: outliers in heavy tails would exceed it"
+        1.0, gt=0, description="Largest norm of the gradient: returns with heavy tails give large ones"
     )
     batch_size: int = Field(256, ge=1, le=100_000, description="Windows per step")
     epochs: int = Field(
@@ -45,7 +45,7 @@ class CalibratedSettings(InputSettings, Policy):
         8, ge=1, le=10_000, description="Epochs without a better validation loss after which training stops"
     )
     min_delta: float = Field(1e-5, ge=0, description="Least decrease of the loss that counts as better")
-    members: int = Field(3, ge=1, le=25, description="Networks averaged: the widths of one alone are 9 % off")
+    members: int = Field(3, ge=1, le=25, description="Networks averaged: interval widths of one are 9 % off")
     seed: int = Field(2020, ge=0, lt=2**32, description="Seed of the members' weights, masks and orders")
     gate_days: int = Field(
         180,

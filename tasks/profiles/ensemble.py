@@ -85,11 +85,8 @@ def fit_ensemble(
     """Train every member from its initial weights; the windows of the pool join the training.
 
     Args:
-        history: the product's, for the windows to train on and those to validate.
-        pool: histories of further products.
-        settings: of the inputs, the networks and the training.
         trained_through: the newest day that the training may use; those before it decide on early stopping.
-        epochs: train for exactly so many, on all days, without early stopping.
+        epochs: the exact number of passes, over all days and without early stopping.
         columns: of the inputs; by default those that the history's candles have.
 
     Raises:

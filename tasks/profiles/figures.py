@@ -23,9 +23,7 @@ def article_figures(history: PriceHistory, losses: Losses, test: pd.DataFrame) -
     """Draw the prices, the losses, and the predicted and actual closes, as PNG by file name.
 
     Args:
-        history: of the whole training.
-        losses: of the network.
-        test: as in `ArticleState`.
+        test: the forecasts of the test part, as in `ArticleState`.
     """
     return {
         "prices.png": _prices(history, test),

@@ -14,7 +14,7 @@ from closecast.tasks.profiles.baselines import pool_tails
 from closecast.tasks.profiles.calibrated_settings import CalibratedSettings
 from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, fit_ensemble, lacking_columns
 
-# A product is still traded if its closes end at most so many days before the newest of the pool.
+# A product that ends further behind the newest close of the pool is no longer traded.
 MAX_LAG_DAYS = 30
 
 
@@ -29,15 +29,17 @@ def fit_pool_ensemble(
         NotEnoughHistory: that product has too few windows.
         BadSetting: the losses are not finite with these settings.
     """
-    columns, able, lacking = _columns(history, pool, settings)
-    shown = {name: replace(one, candles=_shown(one.candles, columns)) for name, one in able.items()}
-    through = max(one.origin for one in shown.values())
-    first = next(name for name, one in shown.items() if (through - one.origin).days <= MAX_LAG_DAYS)
-    others = {name: one for name, one in shown.items() if name != first}
-    arguments = shown[first], others, settings, through
+    columns, pool, lacking = _columns(history, pool, settings)
+    pool = {
+        name: replace(other, candles=_without_unused(other.candles, columns)) for name, other in pool.items()
+    }
+    through = max(other.origin for other in pool.values())
+    first = next(name for name, other in pool.items() if (through - other.origin).days <= MAX_LAG_DAYS)
+    others = {name: other for name, other in pool.items() if name != first}
+    arguments = pool[first], others, settings, through
     searched = fit_ensemble(*arguments, columns=columns)
     trained = fit_ensemble(*arguments, searched.training.best_epoch, columns=columns)
-    tails = pool_tails([one.candles for one in shown.values()], settings.horizons)
+    tails = pool_tails([other.candles for other in pool.values()], settings.horizons)
     windows = dict(trained.training.windows)
     training = replace(
         searched.training,  # with its losses: the second training has no validation
@@ -47,12 +49,12 @@ def fit_pool_ensemble(
     return replace(trained, ensemble=replace(trained.ensemble, tails=tails), training=training)
 
 
-def shown_candles(ensemble: Ensemble, candles: pd.DataFrame) -> pd.DataFrame:
-    """The candles that the ensemble uses: closes alone if the networks of a pool use no ranges."""
-    return _shown(candles, ensemble.columns) if ensemble.tails else candles
+def input_candles(ensemble: Ensemble, candles: pd.DataFrame) -> pd.DataFrame:
+    """The candles for the ensemble's inputs: without ranges if networks of a pool do not use them."""
+    return _without_unused(candles, ensemble.columns) if ensemble.tails else candles
 
 
-def _shown(candles: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+def _without_unused(candles: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     # The ratio of a sigma from ranges to one from closes differs from market to market.
     return candles if columns.ranges else candles.assign(**dict.fromkeys(("open", "high", "low"), np.nan))
 
@@ -65,8 +67,11 @@ def _columns(
     These are the columns of the product's own candles or, if no product has these, those that all have.
     """
     own = columns_of(history.candles, share=settings.column_share)
-    lacking = {name: reason for name, one in pool.items() if (reason := lacking_columns(own, one, settings))}
+    lacking = {
+        name: reason for name, other in pool.items() if (reason := lacking_columns(own, other, settings))
+    }
     if len(lacking) < len(pool):
-        return own, {name: one for name, one in pool.items() if name not in lacking}, lacking
-    every = [own, *(columns_of(one.candles, share=settings.column_share) for one in pool.values())]
-    return Columns(all(one.ranges for one in every), all(one.volume for one in every)), dict(pool), {}
+        return own, {name: other for name, other in pool.items() if name not in lacking}, lacking
+    every = [own, *(columns_of(other.candles, share=settings.column_share) for other in pool.values())]
+    common = Columns(all(columns.ranges for columns in every), all(columns.volume for columns in every))
+    return common, dict(pool), {}

@@ -127,7 +127,7 @@ def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
     assert rows(runs) == states
 
 
-def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
+def test_an_outcome_over_several_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
     """A chain has a branch for each horizon; a day is the target of a forecast of each."""
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())

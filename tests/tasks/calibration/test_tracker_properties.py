@@ -185,7 +185,7 @@ def test_coverage_recovers_after_300_days_without_a_move() -> None:
         assert inside.mean() == pytest.approx(percent / 100, abs=0.025)
 
 
-# Outcomes over some days
+# Outcomes over several days
 
 
 @STEADY
@@ -244,7 +244,7 @@ def test_an_outcome_is_learned_from_its_target_day_on() -> None:
     )
 
 
-def test_a_tracker_that_is_handed_on_continues_with_the_same_bits() -> None:
+def test_a_tracker_continues_from_its_state_with_the_same_bits() -> None:
     draw, horizons, base = np.random.default_rng(7), (1, 3, 7), np.linspace(-0.1, 0.1, 23)
     history = history_of(100 * np.exp(np.cumsum(draw.normal(0, 0.06, 30))))
     whole = tracked(history, base, Tracker.new(horizons, step=0.05), horizons)

@@ -134,7 +134,7 @@ COMMITS = ("scores", "calibrator", "components", "predictions")
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("commit", range(len(COMMITS)), ids=COMMITS)
-def test_a_day_that_ended_between_its_commits_is_completed(
+def test_a_day_interrupted_between_its_commits_is_completed(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,

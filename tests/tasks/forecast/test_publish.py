@@ -235,7 +235,7 @@ def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
     assert count_rows(runs.home) == [0, 0, 0]
 
 
-def test_a_missing_day_in_the_window_leaves_a_forecast_by_the_model(runs: Runs) -> None:
+def test_the_model_forecasts_with_a_missing_day_in_its_window(runs: Runs) -> None:
     with Prices(runs.home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
         frame = without(candles(), day(MADE - 2), day(MADE - 1))
@@ -336,13 +336,13 @@ def backfilled(
         (590, 30, ()),
     ],
 )
-def test_days_between_the_newest_forecast_and_the_origin(
+def test_backfill_takes_the_days_between_the_newest_forecast_and_the_origin(
     missed: Home, origin: int, limit: int, numbers: range
 ) -> None:
     assert backfilled(missed, origin, limit) == [day(number) for number in numbers]
 
 
-def test_each_profile_and_product_is_counted_alone(missed: Home) -> None:
+def test_backfill_counts_each_profile_and_product_alone(missed: Home) -> None:
     assert backfilled(missed, 620, 30, "article") == backfilled(missed, 620, 30, product_id="ETH-USD") == []
     put_forecast(missed, 615, "a" * 32)
     assert backfilled(missed, 617, 30, "article") == [day(616)]

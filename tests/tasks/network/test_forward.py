@@ -149,7 +149,7 @@ def test_windows_of_a_series_may_overlap_in_memory() -> None:
     assert ours(ARTICLE, weights, spans).tobytes() == ours(ARTICLE, weights, spans.copy()).tobytes()
 
 
-def test_the_layout_is_that_of_keras_and_of_its_files(tmp_path: Path) -> None:
+def test_weights_have_the_layout_of_keras_and_of_its_files(tmp_path: Path) -> None:
     for shape, outputs in ((ARTICLE, 1), (CALIBRATED, 27)):
         network, file = network_of(shape), tmp_path / f"{outputs}.weights.h5"
         shapes = weight_shapes(shape.get("features", 1), shape["units"], outputs)

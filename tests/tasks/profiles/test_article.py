@@ -172,7 +172,7 @@ def test_gaps_that_leave_no_windows_are_refused() -> None:
 # The training
 
 
-def test_the_test_part_beside_the_naive_forecast() -> None:
+def test_the_test_part_is_compared_with_the_naive_forecast() -> None:
     closes, model = made_up(), fitted()
     (losses,) = model.training.losses
     assert (len(losses.training), len(losses.validation)) == (2, 2)
@@ -194,8 +194,8 @@ def test_the_test_part_beside_the_naive_forecast() -> None:
     assert model.training.metrics["naive_rmse"] == pytest.approx(naive)
 
 
-def test_fit_with_epochs_and_held_out_days() -> None:
-    """`epochs` overrides the setting; the days that are held out move no bit."""
+def test_fit_takes_the_given_epochs_and_no_held_out_day() -> None:
+    """`epochs` overrides the setting; the days that are held out change no bit."""
     history = PriceHistory(BTC, made_up(70), "BTC-USD@1:ab", "csv@0")
     model = PROFILE.fit(history, {}, holdout_days=10, epochs=1)
     assert len(model.training.losses[0].training) == 1

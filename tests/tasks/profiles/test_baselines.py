@@ -272,7 +272,7 @@ def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
     np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
 
 
-def test_garch_over_some_days_sums_the_variances_that_arch_expects_of_each() -> None:
+def test_garch_over_several_days_sums_the_daily_variances_of_arch() -> None:
     frame = random_walk(700, weekend=0.5)
     row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
     returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()

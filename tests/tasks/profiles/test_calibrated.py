@@ -49,7 +49,9 @@ def test_each_setting_is_described(profile: type[BaseProfile]) -> None:
         ({"gate_ratio_180": 1.5}, True),
     ],
 )
-def test_settings_count_in_the_versions(changed: dict[str, Any], same_recipe: bool) -> None:
+def test_all_settings_but_the_policy_change_the_recipe_version(
+    changed: dict[str, Any], same_recipe: bool
+) -> None:
     plain, other = CalibratedProfile(), CalibratedProfile(changed)
     assert other.version != plain.version
     assert (other.recipe_version == plain.recipe_version) is same_recipe

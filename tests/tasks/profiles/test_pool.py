@@ -75,7 +75,7 @@ def test_har_begins_with_as_many_outcomes_as_its_half_life(horizon: int, first: 
     assert apart["garch_weekday_t"][0] == 250
 
 
-def test_a_row_depends_on_itself_and_those_before() -> None:
+def test_a_row_depends_on_no_later_row() -> None:
     candles, rows = made_up(300), np.array([60, 125, 180, 255])
     together = baseline_quantiles(candles, rows, horizons=HORIZONS, tails=TAILS)
     for number, row in enumerate(rows.tolist()):
