@@ -20,19 +20,13 @@ from closecast.tasks.network.forward import forward, relu, sigmoid, student_t_pa
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from tests.helpers import BTC, made_up
+from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
 WINDOWS = 10_000
-ARTICLE: dict[str, Any] = {
-    "lookback": 5,
-    "units": 64,
-    "activation": "sigmoid",
-    "leaky_slope": 0.5,
-    "dropout": 0.1,
-    "seed": 1,
-}
+ARTICLE: dict[str, Any] = SMALL_ARTICLE | {"units": 64}
 CALIBRATED: dict[str, Any] = {
     "lookback": 14,
     "features": 16,

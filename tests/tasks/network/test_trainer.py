@@ -32,19 +32,13 @@ from closecast.tasks.network.epoch import (
 )
 from closecast.tasks.network.forward import forward, student_t_parameters
 from closecast.tasks.network.trainer import Losses, Trainer, TrainingSettings, train
+from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
 # Two days only, so that XLA compiles fast.
-NETWORK: dict[str, Any] = {
-    "lookback": 2,
-    "units": 4,
-    "activation": "sigmoid",
-    "leaky_slope": 0.5,
-    "dropout": 0.1,
-    "seed": 1,
-}
+NETWORK: dict[str, Any] = SMALL_ARTICLE | {"lookback": 2}
 ARTICLE = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=2, shuffle=False)
 SETTINGS = TrainingSettings(learning_rate=0.01, batch_size=16, epochs=3)
 HEAD: dict[str, Any] = {"mean_scale": 0.1, "min_dof": 2.1}
