@@ -43,7 +43,7 @@ STANDARD = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
 
 def quick(**changed: Any) -> CalibratedProfile:
-    """The small profile with some settings set otherwise."""
+    """The small profile with some settings changed."""
     return CalibratedProfile(QUICK | changed)
 
 

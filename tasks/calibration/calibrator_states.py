@@ -1,9 +1,9 @@
-"""The calibrator's states: one after each scored outcome, in the order of days, each exactly once.
+"""The calibrator's states: a chain that has one state after each scored outcome, in the order of target days.
 
-A chain of states belongs to a product and a recipe, and has a branch for each horizon. When an outcome
-arrives late (a gap is filled), the states of its day and of all later days are made again beside the old
-ones, under the next revision: of a day the highest revision counts, and a forecast keeps naming the state
-that it was made with.
+A chain belongs to a product and a recipe, and has a branch for each horizon. When an outcome arrives late,
+because a gap was filled, the states of its day and of all later days are computed again and added under the
+next revision. The current state of a day is that of the highest revision. The old ones stay: a forecast
+names the state that it was made with.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from closecast.tasks.core.types import Floats
 
 log = logging.getLogger("closecast.calibration")
 
-# The columns that link a state to the one before it, and to its outcome.
+# The columns that link a state to its predecessor and to its outcome.
 LINKS = ("horizon", "target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
 NEAR_DAYS = 30
 Row = dict[str, Any]
@@ -38,15 +38,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chain:
-    """Which states belong together; `step` is the tracker's, in sigmas."""
+    """What the states of a chain have in common."""
 
     product_id: str
     profile: str
     recipe_version: str
-    step: float
+    step: float  # of the tracker, in sigmas
 
     def states(self, first: date | None, last: date) -> ds.Expression:
-        """The chain's states whose day lies in the inclusive span."""
+        """The filter of the chain's states from the target day `first` (by default all) through `last`."""
         wanted = (ds.field("recipe_version") == self.recipe_version) & (ds.field("target_day") <= last)
         return wanted & (ds.field("target_day") >= first) if first else wanted
 
@@ -65,11 +65,12 @@ def states_at(
 ) -> dict[int, CalibratorState]:
     """The states that forecasts from `origin` are made with, by horizon.
 
-    A branch that has none yet begins on `origin` with its first offsets, (levels,) in sigmas.
+    A branch without a state up to `origin` begins there with its first offsets, (levels,) in sigmas, which
+    are added to the table.
     """
     table = calibrator(home, chain.product_id)
     snapshot, newest = table.snapshot(), dict[int, Row]()
-    # Nearly always one of the newest days has them; older ones are not read then.
+    # Nearly always the newest days have a state of each branch, and the older ones need not be read.
     for first in (origin - timedelta(days=NEAR_DAYS), None):
         if not first_offsets.keys() - newest.keys():
             break
@@ -88,9 +89,9 @@ def states_at(
 def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> int:
     """Extend every branch by the outcomes that were scored up to `origin`; returns how many were added.
 
-    A state stays when it follows from the state that now counts before it, and is made again otherwise. A run
-    on a past day may have begun a stretch of its own, which ends where the next begins. The product's lock
-    is held, and the due forecasts are scored.
+    A state that does not follow from the current state before it is computed again. A run on a past day may
+    have begun a section of its own, which ends where the next one begins. The caller holds the product's
+    lock and has scored the due forecasts.
     """
     table = calibrator(home, chain.product_id)
     snapshot = table.snapshot()
@@ -106,33 +107,33 @@ def advance_states(home: Home, chain: Chain, origin: date, moment: datetime) -> 
             begun = settled[horizon]
             branch = {day: row for day, row in branches[horizon].items() if day >= begun}
             later = [outcome for outcome in outcomes if outcome["target_day"] > begun]
-            made, added = _advanced(chain, horizon, branch, later, moment)
-            rows, new = rows + made, new + added
+            further, added = _advanced(chain, horizon, branch, later, moment)
+            rows, new = rows + further, new + added
     table.add(rows)
     if len(rows) > new:
-        text = "%s: %d calibrator states made again from %s on"
-        log.info(text, chain.product_id, len(rows) - new, min(row["target_day"] for row in rows))
+        text = "%s: calibrator states from %s on computed again: %d"
+        log.info(text, chain.product_id, min(row["target_day"] for row in rows), len(rows) - new)
     return new
 
 
 def _advanced(
     chain: Chain, horizon: int, branch: Mapping[date, Row], outcomes: Iterable[Row], moment: datetime
 ) -> tuple[list[Row], int]:
-    """The rows that follow from a branch, whose first day is settled, and how many of them are new days."""
+    """The rows to add to a branch, whose first day is settled, and how many of them add an outcome."""
     starts = [day for day, row in branch.items() if row["prediction_id"] is None]
     before, rows, new = branch[min(branch)], list[Row](), 0
     for outcome in outcomes:
         day = outcome["target_day"]
-        if day in starts:  # the first offsets of a stretch include that day
+        if day in starts:  # the first offsets of a section include the outcome of its first day
             continue
         earlier = [before, *(branch[start] for start in starts if start < day)]
         before = max(earlier, key=lambda row: row["target_day"])
         state, previous = branch.get(day), before["calibrator_version"]
-        taken_in = state is not None and state["prediction_id"] == outcome["prediction_id"]
-        if state and taken_in and state["previous_version"] == previous:
+        learned = state is not None and state["prediction_id"] == outcome["prediction_id"]
+        if state and learned and state["previous_version"] == previous:
             before = state
             continue
-        new += not taken_in
+        new += not learned
         offsets = update_offsets(
             np.array(before["quantile_offsets"]), outcome["close"], outcome["quantiles"], step=chain.step
         )
@@ -143,19 +144,19 @@ def _advanced(
 
 
 def _by_horizon(rows: Sequence[Row]) -> dict[int, dict[date, Row]]:
-    """The states that count, by horizon and day: of each day the first of the highest revision."""
+    """The current states by horizon and day: the highest revision of a day, and the first row of that."""
     branches = defaultdict[int, dict[date, Row]](dict)
-    for row in sorted(rows, key=lambda row: -row["revision"])[::-1]:
-        branches[row["horizon"]][row["target_day"]] = row
+    for row in sorted(rows, key=lambda row: int(row["revision"]), reverse=True):
+        branches[row["horizon"]].setdefault(row["target_day"], row)
     return branches
 
 
 def _settled(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> dict[int, date]:
-    """The newest day of each branch up to which no outcome changes it; without those that none changes.
+    """The newest settled day of each branch that an outcome changes, by horizon.
 
-    A state is settled when it follows from the one that counts before it and took in the first of its day's
-    forecasts that has a score and belongs to the chain. Only a few columns are compared here, so that the
-    long ones are read of the days after the settled one alone.
+    A state is settled when it follows from the current state before it, and its outcome is that of its day's
+    first forecast that has a score and belongs to the chain. This takes a few columns only; the long ones
+    are read later, of the days after the settled one.
     """
     if links.empty:
         return {}
@@ -171,7 +172,7 @@ def _settled(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> dic
 
 
 def _settled_through(home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame) -> date | None:
-    """The settled day of a branch with its forecasts; None when no outcome changes it."""
+    """The newest settled day of a branch, from its links and forecasts; None if no outcome changes it."""
     links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
     links = links.drop_duplicates("target_day")
     days, begins = links["target_day"], links["prediction_id"].isna()
@@ -186,30 +187,30 @@ def _settled_through(home: Home, chain: Chain, links: pd.DataFrame, forecasts: p
 def _open_days(
     home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame
 ) -> pd.Series[pd.Timestamp]:
-    """The days whose outcome is not the one that their state in `links` took in.
+    """The days whose outcome is not that of their state in `links`.
 
     After the newest state that is every day with a forecast, whether or not it has an outcome.
     """
     starts = links["target_day"][links["prediction_id"].isna()]
     forecasts = forecasts[forecasts["target_day"] > starts.min()]
     days = forecasts["target_day"]
-    took_in = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
-    passed = took_in.groupby(days).cumsum() > 0  # later forecasts of its day teach nothing
-    open_ones = forecasts[~passed & ~days.isin(starts)]
-    late = open_ones["target_day"] <= links["target_day"].max()
-    if late.any():  # nearly always of another chain, or waiting for a close that never arrived
-        ids = open_ones["prediction_id"][late].tolist()
-        dates = open_ones["target_day"][late].dt.date.unique().tolist()
+    learned = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
+    learned_or_later = learned.groupby(days).cumsum() > 0  # only one forecast of a day is learned from
+    open_forecasts = forecasts[~learned_or_later & ~days.isin(starts)]
+    late = open_forecasts["target_day"] <= links["target_day"].max()
+    if late.any():  # nearly always forecasts of another chain, or of a day that never had a close
+        ids = open_forecasts["prediction_id"][late].tolist()
+        dates = open_forecasts["target_day"][late].dt.date.unique().tolist()
         wanted = among("target_day", dates) & among("prediction_id", ids)
         scored = Scores(home).of_days(chain.product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
         ours = _members(home, chain, wanted).intersection(scored)
-        open_ones = open_ones[~late | open_ones["prediction_id"].isin(ours)]
-    open_days: pd.Series[pd.Timestamp] = open_ones["target_day"]
+        open_forecasts = open_forecasts[~late | open_forecasts["prediction_id"].isin(ours)]
+    open_days: pd.Series[pd.Timestamp] = open_forecasts["target_day"]
     return open_days
 
 
 def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Sequence[str]) -> pd.DataFrame:
-    """The published forecasts and revisions of the chain's profile, by target day."""
+    """The published forecasts and revisions of the chain's profile, with these columns beside the key."""
     names = ["target_day", "prediction_id", "horizon", *columns]
     rows = Predictions(home).between(
         chain.product_id, first=first, last=last, profile=chain.profile, columns=names
@@ -218,7 +219,7 @@ def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Seque
 
 
 def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
-    """The forecasts that were made with a state of the chain, among the components that match."""
+    """Ids of the forecasts that were made with a state of the chain, among the wanted components."""
     columns = ["prediction_id", "calibrator_version"]
     tracked = ds.field("calibrator_version").is_valid()
     rows = components(home, chain.product_id).read(tracked & wanted, columns).to_pylist()
@@ -227,7 +228,10 @@ def _members(home: Home, chain: Chain, wanted: ds.Expression) -> set[str]:
 
 
 def _outcomes(home: Home, chain: Chain, *, after: date, through: date) -> dict[int, list[Row]]:
-    """The chain's scored forecasts by day, for each horizon: a day's first, with the close known first."""
+    """The chain's scored forecasts by horizon, oldest target day first.
+
+    Of a day's forecasts only the first is learned from, with the close that it was first scored with.
+    """
     first, target = after + timedelta(days=1), ds.field("target_day")
     members = _members(home, chain, (target >= first) & (target <= through))
     columns = ["prediction_id", "close"]

@@ -12,27 +12,27 @@ from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.quantiles import LEVELS, MEDIAN
 from closecast.tasks.core.types import Floats, Rows
 
-# In sigmas. An offset belongs to an index among the sorted quantiles; while these cross, outcomes of its
-# neighbors could move it without end, and it would be wrong for years after. At a step of 0.002 it takes
-# at least 1,500 days on one side to get there.
+# In sigmas. An offset belongs to a rank among the sorted quantiles. While these cross, the outcomes of other
+# ranks could move it without end, and it would be wrong for years after. At a step of 0.002 an offset gets
+# here after 1,500 days on one side at the earliest.
 MAX_OFFSET = 3.0
 
 
 def mix(own: Floats, other: Floats, *, share: float) -> Floats:
-    """Average two distributions' quantiles, each (..., 23), with weight `share` on the other's."""
+    """The weighted mean of two distributions' quantiles (..., 23), with weight `share` on the other's."""
     return np.asarray((1.0 - share) * own + share * other, dtype=np.float64)
 
 
 def apply_offsets(quantiles: Floats, offsets: Floats, sigma: float) -> Floats:
-    """Quantiles of a log return (23,) moved by offsets (23,) in its sigmas, and sorted."""
+    """Quantiles of a log return (23,), moved by offsets (23,) in units of its sigma, and sorted."""
     return np.sort(quantiles + offsets * sigma)
 
 
 def nested(quantiles: Sequence[Floats]) -> Floats:
-    """Sorted quantiles of log returns, (horizons, 23), the shortest horizon first, as one fan.
+    """Sorted quantiles of log returns, (horizons, 23), the shortest horizon first, made one fan.
 
-    Each central interval is widened to hold those of the shorter horizons: what may happen in three days may
-    happen in five. The medians stay.
+    Each central interval is widened to contain those of the shorter horizons: what may happen in three days
+    may happen in five. The medians stay.
     """
     fan = np.array(quantiles)
     fan[:, :MEDIAN] = np.minimum.accumulate(fan[:, :MEDIAN], axis=0)
@@ -45,7 +45,10 @@ def tracked_fan(
 ) -> dict[int, Floats]:
     """Quantiles of the log return over each horizon, (23,), moved by its offsets if it has any, as one fan.
 
-    The horizons rise; sigmas are of their log returns.
+    Args:
+        quantiles: of the log return over each horizon, (23,), the shortest horizon first.
+        sigmas: of the same log returns.
+        offsets: in these sigmas, (23,).
     """
     moved = [
         apply_offsets(own, offsets[horizon], sigmas[horizon]) if horizon in offsets else own
@@ -55,19 +58,19 @@ def tracked_fan(
 
 
 def update_offsets(offsets: Floats, actual_close: float, quantiles: Floats, *, step: float) -> Floats:
-    """The offsets (23,) after one outcome: each rises by `step` times its level less (close <= quantile).
+    """The offsets (23,) after one outcome: each rises by `step` * (level - (close <= quantile)).
 
-    Quantile tracking of Angelopoulos, Candès and Tibshirani (2023), "Conformal PID control for time series
-    prediction", its proportional part alone, and of both ends of a central interval the mean: intervals grow
-    and shrink, and do not move, because nobody knows the direction. Every offset stays within `MAX_OFFSET`
-    of 0.
+    This is the quantile tracking, the proportional term, of Angelopoulos, Candès and Tibshirani (2023),
+    "Conformal PID control for time series prediction". Here both ends of a central interval take the mean of
+    their two steps outwards: an interval widens or narrows but does not shift, because the direction of a
+    return cannot be predicted. No offset exceeds `MAX_OFFSET` in size.
     """
     moved = offsets + step * (np.array(LEVELS) - (actual_close <= quantiles))
     return np.clip((moved - moved[::-1]) / 2.0, -MAX_OFFSET, MAX_OFFSET)
 
 
 def to_prices(log_returns: Floats, last_close: float | Floats) -> Floats:
-    """Closes in the quote currency, of the shape of the log returns."""
+    """Closes in the quote currency from log returns since `last_close`, of the log returns' shape."""
     return np.asarray(last_close * np.exp(log_returns), dtype=np.float64)
 
 
@@ -75,7 +78,8 @@ def untracked(history: PriceHistory, rows: Rows, quantiles: Mapping[int, Floats]
     """The quantiles of the close for each horizon, (rows, 23), without offsets, each row as one fan.
 
     Args:
-        quantiles: of the log return over each horizon, (rows, 23).
+        rows: of the origins, (rows,).
+        quantiles: of the log return over each horizon, (rows, 23), the shortest horizon first.
     """
     fans = np.stack([nested(fan) for fan in np.stack([*quantiles.values()], axis=1)], axis=1)
     last = history.closes[rows][:, None]
@@ -88,7 +92,7 @@ class Tracker:
 
     offsets: dict[int, Floats]  # in sigmas, (23,) for each horizon
     step: float
-    # Target day, horizon, quantiles of the close (23,).
+    # (target day, horizon, quantiles of the close (23,))
     waiting: list[tuple[date, int, Floats]] = field(default_factory=list)
 
     @classmethod
@@ -99,11 +103,12 @@ class Tracker:
     def track(
         self, history: PriceHistory, rows: Rows, quantiles: Mapping[int, Floats], sigmas: Mapping[int, Floats]
     ) -> dict[int, Floats]:
-        """Forecast from each origin row, in their order, after learning the outcomes up to its day.
+        """Forecast from each origin row in turn, after learning the outcomes up to its day.
 
         Args:
-            quantiles: of the log return over each horizon, (rows, 23).
-            sigmas: of the same, (rows,).
+            rows: of the origins, (rows,), rising.
+            quantiles: of the log return over each horizon, (rows, 23), the shortest horizon first.
+            sigmas: of the same log returns, (rows,).
 
         Returns:
             The quantiles of the close for each horizon, (rows, 23).
@@ -120,10 +125,10 @@ class Tracker:
         return prices
 
     def learn(self, history: PriceHistory, through: date) -> None:
-        """Take in the outcomes up to that day, oldest first; a day without a close teaches nothing."""
-        due = sorted((one for one in self.waiting if one[0] <= through), key=lambda one: one[:2])
-        self.waiting = [one for one in self.waiting if one[0] > through]
-        for day, horizon, quantiles in due:
+        """Update the offsets by the outcomes up to that day, oldest first; a missing day has none."""
+        due = [forecast for forecast in self.waiting if forecast[0] <= through]
+        self.waiting = [forecast for forecast in self.waiting if forecast[0] > through]
+        for day, horizon, quantiles in sorted(due, key=lambda forecast: forecast[:2]):
             close = history.outcome(day - timedelta(days=horizon), day)
             if close is not None:
                 self.offsets[horizon] = update_offsets(

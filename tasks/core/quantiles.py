@@ -1,4 +1,4 @@
-"""The 23 quantiles that every distribution is made of, and their scores."""
+"""The 23 quantiles that stand for a distribution, and their scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERVAL_INDEXES: dict[int, tuple[int, int]] = {
 
 
 def level_weights() -> Floats:
-    """The part of (0, 1) that each level stands for, (23,)."""
+    """The part of (0, 1) that is nearest to each level, (23,); the parts add up to 1."""
     edges = [0.0, *((low + high) / 2 for low, high in itertools.pairwise(LEVELS)), 1.0]
     return np.diff(edges)
 
@@ -27,8 +27,9 @@ def level_weights() -> Floats:
 def crps(actual: Floats, quantiles: Floats) -> Floats:
     """Continuous ranked probability score (days,) of outcomes (days,) and quantiles (days, 23).
 
-    Twice the mean pinball loss, each level weighted by its part of (0, 1): Gneiting and Ranjan (2011),
-    "Comparing density forecasts using threshold- and quantile-weighted scoring rules", unweighted.
+    Twice the pinball loss, averaged over the levels by `level_weights`: the integral over quantile scores of
+    Gneiting and Ranjan (2011), "Comparing density forecasts using threshold- and quantile-weighted scoring
+    rules", with a constant weight function.
     """
     import scoringrules
 
@@ -53,7 +54,7 @@ def covered(actual: Floats, quantiles: Floats, percent: int) -> NDArray[np.bool_
 
 
 def student_t(mean: Floats, sigma: Floats, dof: Floats) -> Floats:
-    """Quantiles (..., 23) of Student's t with this mean, standard deviation and dof > 2, each (...)."""
+    """Quantiles (..., 23) of Student t distributions by mean, standard deviation and dof > 2, each (...)."""
     from scipy.special import stdtrit
 
     unit = stdtrit(dof[..., None], np.array(LEVELS))

@@ -1,7 +1,7 @@
-"""The sigma that HAR and EWMA expect of the next days, and the weekday's part in it.
+"""The expected sigma of the next days by HAR and by EWMA, and the effect of weekdays on it.
 
-A day's figure depends only on that day and those before it. Weekends are quiet, how quiet changes with the
-years, and so does how long volatility lasts: what is estimated here forgets.
+An estimate depends only on its own day and earlier ones. Weekends are quiet; how quiet, and how long
+volatility persists, changes over the years. So old days lose weight in every estimate.
 """
 
 from __future__ import annotations
@@ -25,74 +25,80 @@ from closecast.tasks.features.volatility import (
 )
 
 WEEK = 7
-# Singular directions of the normal equations, such as the flag of a weekday that is never traded.
+# Relative cutoff of singular values, for collinear inputs: the shares of weekdays are constant over whole
+# weeks, and where a weekday is never traded.
 SINGULAR = 1e-10
-# Days without a close in a row that a mean over some days does without.
+# The longest run of missing days that a mean over several days may contain.
 MAX_MISSING = 3
-# A regression on a short past may explode far ahead. On real prices HAR is between .2 and 3.6 times EWMA.
+# A regression on a short history may explode at long horizons. On real prices HAR's sigma is 0.2 to 3.6 times
+# EWMA's.
 MAX_RATIO = 8.0
 
 
 @dataclass(frozen=True)
 class HarSettings:
-    """How much the regression remembers, and when it is fitted."""
+    """How fast the regression forgets, and when it is fitted."""
 
-    half_life_days: float = 120.0  # after which a day counts half
+    half_life_days: float = 120.0  # age at which an outcome has half the weight
     mean_days: tuple[int, ...] = (5, 22)  # a week and a month of trading
     refit_days: int = 30
-    min_days: int = 120  # before which nothing is fitted
+    min_days: int = 120  # outcomes that a fit needs
 
 
 @dataclass(frozen=True)
 class WeekdayEwmaSettings:
-    """The decay of the variance, and how fast the weekdays' levels follow."""
+    """The decay of the variance, and how fast the weekdays' levels adapt."""
 
     decay: float = 0.94  # yesterday's weight: RiskMetrics (J.P. Morgan 1996)
     half_life_days: float = 365.0  # of the weekdays' levels
-    prior_weight: float = 10.0  # days without an effect of the weekday that are counted beside those seen
+    prior_weight: float = 10.0  # days with no weekday effect that are added to the observed ones
 
 
 @dataclass(frozen=True)
 class ExpectedSigmas:
-    """The sigmas that HAR and EWMA expect of the log returns over each horizon, (days, horizons) each."""
+    """Expected sigmas of the log return over each horizon, (days, horizons) each."""
 
-    horizons: Rows  # (horizons,), days
+    horizons: Rows  # (horizons,), in days
     har: Floats  # NaN before the first fit
     ewma: Floats
 
     def of(self, horizon: int) -> tuple[Floats, Floats]:
-        """Those of one horizon, (days,) each."""
+        """HAR's and EWMA's sigma of one horizon, (days,) each.
+
+        Raises:
+            ValueError: the horizon is not among `horizons`.
+        """
         column = self.horizons.tolist().index(horizon)
         return self.har[:, column], self.ewma[:, column]
 
 
 def expected_sigmas(candles: pd.DataFrame, horizons: Sequence[int]) -> ExpectedSigmas:
-    """`har_sigma`, within `MAX_RATIO` of `weekday_ewma_sigma`, and the latter, of each horizon."""
+    """`har_sigma` and `weekday_ewma_sigma`, the former clipped to within `MAX_RATIO` times the latter."""
     har, ewma = har_sigma(candles, horizons), weekday_ewma_sigma(candles, horizons)
     har = np.clip(har, ewma / MAX_RATIO, ewma * MAX_RATIO)
     return ExpectedSigmas(np.array(horizons), har, ewma)
 
 
 def refit_cuts(candles: pd.DataFrame, refit_days: int) -> Rows:
-    """How many rows each day's parameters are fitted on, shape (days,): those up to the newest refit.
+    """The number of first rows that each day's parameters are fitted on, shape (days,).
 
-    Parameters are fitted on the days whose number since 1970-01-01 is a multiple of `refit_days`, so that
-    every origin finds the same ones.
+    These are the rows up to the newest refit day. Refit days are those whose number since 1970-01-01 is a
+    multiple of `refit_days`, so that a day has the same parameters whichever origin asks.
     """
     days = day_numbers(candles)
     return np.searchsorted(days, days // refit_days * refit_days, side="right")
 
 
 def har_sigma(candles: pd.DataFrame, horizons: Sequence[int], settings: HarSettings | None = None) -> Floats:
-    """The sigma that HAR with a memory expects of the log returns after each row, shape (days, horizons).
+    """HAR's expected sigma of the log return over each horizon after each row, shape (days, horizons).
 
-    HAR, Corsi (2009), "A simple approximate long-memory model of realized volatility": the log of the mean
-    variance of the next days regressed on the log variance of a day and its means of a week and a month, here
-    with a level for Saturdays, Sundays and Mondays among the next days; least squares with weights that halve
-    every `half_life_days` times the root of the horizon. Every sigma is out of sample: the coefficients come
-    from outcomes up to a refit on or before the row.
+    HAR is the model of Corsi (2009), "A simple approximate long-memory model of realized volatility". The log
+    of the mean variance of the next days is regressed on the log variance of a day and on its means over a
+    week and a month, here also on the shares of Saturdays, Sundays and Mondays among the next days. The
+    weights of the least squares halve every `half_life_days` times the root of the horizon. Every sigma is
+    out of sample: its coefficients come from outcomes up to a refit day on or before the row.
 
-    NaN before the first fit, and on the days after a fit without enough days.
+    NaN before the first fit, which needs `min_days` outcomes.
     """
     settings = settings or HarSettings()
     variance = winsorised_variance(candles)
@@ -113,15 +119,15 @@ def har_sigma(candles: pd.DataFrame, horizons: Sequence[int], settings: HarSetti
 
 @dataclass(frozen=True)
 class _Regression:
-    """Inputs (days, n), each row's outcome (days,) or NaN, the row that it is known on, and day numbers."""
+    """A regression of each row's outcome on its inputs, refitted as outcomes become known."""
 
-    inputs: Floats
-    outcomes: Floats
-    known_on: Rows
-    days: Rows
+    inputs: Floats  # (days, n)
+    outcomes: Floats  # (days,), NaN where unknown
+    known_on: Rows  # (days,), the row on which the outcome is known
+    days: Rows  # (days,), day numbers
 
     def forecasts(self, cuts: Rows, *, half_life: float, min_days: int) -> Floats:
-        """Each row's expected outcome, (days,), by least squares on the outcomes before its cut (days,)."""
+        """Each row's expected outcome, (days,), by a fit to the outcomes known before its cut (days,)."""
         table = np.column_stack([self.inputs, self.outcomes])
         usable = np.isfinite(table).all(axis=1)
         table, known_on, days = table[usable], self.known_on[usable], self.days
@@ -130,7 +136,7 @@ class _Regression:
         for cut in np.unique(cuts[cuts > 0]).tolist():
             newest, last = int(np.searchsorted(known_on, cut)), days[cut - 1]
             block, ages = table[counted:newest], last - days[known_on[counted:newest]]
-            # The sums of the normal equations, carried from refit to refit.
+            # The sums of the normal equations carry over from refit to refit: decayed, plus the new rows.
             products *= 0.5 ** ((last - before) / half_life)
             products += np.einsum("n,ni,nj->ij", 0.5 ** (ages / half_life), block, block)
             counted, before = newest, last
@@ -144,12 +150,13 @@ class _Regression:
 def weekday_ewma_sigma(
     candles: pd.DataFrame, horizons: Sequence[int], settings: WeekdayEwmaSettings | None = None
 ) -> Floats:
-    """The sigma that RiskMetrics expects of the log returns after each row, shape (days, horizons).
+    """EWMA's expected sigma of the log return over each horizon after each row, shape (days, horizons).
 
-    A weekday's level is the mean of its log variance over that of the week up to it, shrunk to 0 by
-    `prior_weight` days without any and forgotten by half every `half_life_days`. The variance of each day is
-    divided by the level of its weekday, their exponential mean multiplied by those of the next days'.
-    NaN before the first known variance.
+    It is the exponentially weighted variance of RiskMetrics (J.P. Morgan 1996), adjusted for weekdays. A
+    weekday's level is its log variance less the mean of the week that it ends, averaged with weights that
+    halve every `half_life_days` and shrunk to 0 by `prior_weight` days. The exponential of a level is the
+    weekday's factor. Each variance is divided by its factor before the mean is taken, and the mean is
+    multiplied by the sum of the next days' factors. NaN before the first known variance.
     """
     settings = settings or WeekdayEwmaSettings()
     variance = winsorised_variance(candles)
@@ -164,17 +171,21 @@ def weekday_ewma_sigma(
     levels -= levels.mean(axis=1, keepdims=True)
     own = (levels * today).sum(axis=1)
     mean = ewma(variance / np.exp(own), decay=settings.decay)
-    # Of the next 1, 2, ... days, the sum of their weekdays' factors.
+    # The sums of the weekdays' factors over the next 1, 2, ... days.
     sizes, later = np.exp(levels), weekdays(candles)[:, None] + np.arange(1, max(horizons) + 1)
     factors = np.cumsum(np.take_along_axis(sizes, later % WEEK, axis=1), axis=1)
     return np.asarray(np.sqrt(mean[:, None] * factors[:, np.array(horizons) - 1]), dtype=np.float64)
 
 
 def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -> Floats:
-    """The size of each weekday's log returns over the typical one, shape (7,); both arguments (days,).
+    """The size of each weekday's log returns relative to the typical weekday, shape (7,).
 
-    The mean size of a return, each weekday's clipped at its quantile of `clip_level`, over the geometric mean
-    of the weekdays. 1 for a weekday without a move.
+    A size is the mean of the absolute returns, each clipped at its weekday's quantile `clip_level`; the
+    typical one is the geometric mean over the weekdays. 1 for a weekday on which the price never moved.
+
+    Args:
+        returns: log returns, (days,), all of them known.
+        weekday: the weekday of each, (days,): Monday is 0.
     """
     sizes = np.full(WEEK, np.nan)
     for day in range(WEEK):
@@ -188,17 +199,17 @@ def weekday_scale(returns: Floats, weekday: Rows, *, clip_level: float = 0.98) -
 
 
 def _har_means(logs: Floats, settings: HarSettings) -> list[Floats]:
-    """1, and the log variance of a day and its means, (days,) each; after a gap the value before it."""
+    """1, the log variance and its trailing means, (days,) each, the newest known value where unknown."""
     series = pd.Series(logs)
     means = [series, *(series.rolling(days, min_periods=1).mean() for days in settings.mean_days)]
     return [np.ones(len(logs)), *(mean.ffill().to_numpy(dtype=np.float64) for mean in means)]
 
 
 def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats:
-    """The mean variance of each day and those before it, so many in all, (days,).
+    """The mean variance over the calendar days up to each day, `days` of them, (days,).
 
-    NaN where one of them is unknown, or where more than a few of them are missing: a third, or `MAX_MISSING`
-    in a row.
+    NaN where the variance of one of them is unknown, or where too many are missing: more than a third, or one
+    in a run of more than `MAX_MISSING`.
     """
     if days == 1:
         return variance
@@ -212,7 +223,7 @@ def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats
 
 
 def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:
-    """Sums up to and including each day of columns (days, n), a day's weight is `decay` to its age."""
+    """Sums of columns (days, n) up to and including each day, a day weighted by `decay` ** its age."""
     frame = pd.DataFrame(np.column_stack(columns))
     weight = (1.0 - decay ** np.arange(1, len(frame) + 1)) / (1.0 - decay)  # of all days
     means = frame.ewm(alpha=1.0 - decay, adjust=True).mean().to_numpy(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""From candles to the network's inputs of each day, all of them known at that day's close."""
+"""The network's inputs of each day, from candles; all are known at that day's close."""
 
 from __future__ import annotations
 
@@ -29,55 +29,60 @@ from closecast.tasks.features.volatility import (
     winsorised_variance,
 )
 
-# Further ahead, too few outcomes that do not overlap are known.
+# Longer horizons have too few outcomes that do not overlap.
 MAX_HORIZON = 60
-# The horizons whose expected sigma a window shows, or those nearest to them.
+# The horizons whose expected sigma is an input; where one is not forecast, the nearest that is.
 INPUT_HORIZONS = (1, 7, 30)
-# The size of a missing day's move, in sigmas: a window then shows of it the mean of BTC-USD, 2018 to 2023.
+# The size of a missing day's move, in sigmas: the input that it gives is the mean of BTC-USD, 2018 to 2023.
 USUAL_MOVE = 0.52
-# Where `make_inputs` puts them: among the spreads Garman-Klass, Parkinson, and the mean of the first; in
-# `plain` the volume.
-DAY_RANGES, MEAN_RANGE, VOLUME = slice(2, 4), slice(4, 5), 1
+# Columns of `Inputs.spreads`: Garman-Klass and Parkinson; the exponential mean of Garman-Klass.
+DAY_RANGES, MEAN_RANGE = slice(2, 4), slice(4, 5)
+VOLUME = 1  # column of `Inputs.plain`
 
 
 class InputSettings(Frozen):
-    """How the inputs are made; part of the settings of a profile that uses them."""
+    """How the inputs are computed; part of the settings of a profile that uses them."""
 
-    lookback: int = Field(14, ge=5, le=365, description="Days that a window shows: two weeks")
+    lookback: int = Field(14, ge=5, le=365, description="Days in a window: two weeks")
     horizons: tuple[Annotated[int, Field(ge=1, le=MAX_HORIZON)], ...] = Field(
         (1, 2, 3, 4, 5, 6, 7, 14, 30), description="Days ahead that are forecast, rising from 1"
     )
     # The sigma of the newest days: a standard deviation of daily log returns.
-    sigma_decay: Share = Field(0.80, description="Weight of yesterday in the variance: about five days count")
+    sigma_decay: Share = Field(0.80, description="Weight of yesterday's variance: a memory of five days")
     sigma_low: float = Field(
-        0.02, gt=0, lt=1, description="Lowest daily variance, in medians: a frozen candle"
+        0.02, gt=0, lt=1, description="Smallest daily variance, in trailing medians: bounds a frozen candle"
     )
-    sigma_high: float = Field(16.0, gt=1, description="Highest daily variance, in medians: one wild candle")
-    sigma_days: int = Field(60, ge=6, le=365, description="Days that the median goes back")
+    sigma_high: float = Field(
+        16.0, gt=1, description="Largest daily variance, in trailing medians: bounds one wild candle"
+    )
+    sigma_days: int = Field(60, ge=6, le=365, description="Days of the trailing median")
     target_clip: float = Field(
-        8.0, gt=0, description="Largest target, in sigmas: a crash must not own the loss"
+        8.0, gt=0, description="Largest target, in sigmas: one crash must not dominate the loss"
     )
-    # The inputs, beside sigma.
-    return_clip: float = Field(6.0, gt=0, description="Largest return shown, in sigmas")
+    # The other inputs.
+    return_clip: float = Field(6.0, gt=0, description="Largest return, in sigmas")
     return_offset: float = Field(
-        0.1, gt=0, description="Added to a return's size in sigmas before its logarithm: a still day has one"
+        0.1, gt=0, description="Added to a return's size, in sigmas, because 0 has no logarithm"
     )
     min_spread: float = Field(
         0.05,
         gt=0,
         lt=1,
-        description="Smallest range shown, in sigmas: a frozen candle must not be the loudest",
+        description="Smallest range, in sigmas: a frozen candle must not be the most extreme input",
     )
     column_share: float = Field(
-        0.9, gt=0, le=1, description="Share of the days that must have ranges, or volume, to show them"
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of the days that must have ranges, or volume, for these to be inputs",
     )
-    slow_decay: Share = Field(0.94, description="Weight of yesterday in the slow variance (RiskMetrics)")
+    slow_decay: Share = Field(0.94, description="Weight of yesterday's slow variance (RiskMetrics)")
     volume_days: int = Field(
-        30, ge=2, le=365, description="Days of the mean that log volume is shown against"
+        30, ge=2, le=365, description="Days of the trailing mean that log volume is taken relative to"
     )
-    volume_clip: float = Field(3.0, gt=0, description="Largest log volume shown")
+    volume_clip: float = Field(3.0, gt=0, description="Largest log volume, relative to that mean")
     level_days: int = Field(
-        250, ge=30, le=1000, description="Days of the mean that log sigma is shown against"
+        250, ge=30, le=1000, description="Days of the trailing mean that log sigma is taken relative to"
     )
 
     @field_validator("horizons")
@@ -90,18 +95,16 @@ class InputSettings(Frozen):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which inputs the candles allow: those from highs and lows, and the one from volume."""
+    """Which optional candle columns the inputs use."""
 
-    ranges: bool
+    ranges: bool  # open, high and low
     volume: bool
 
     def lacking(self, given: Columns) -> tuple[str, ...]:
-        """Names of the candle columns that these inputs need and `given` does not have."""
-        names = {
-            "ranges (open, high, low)": self.ranges > given.ranges,
-            "volume": self.volume > given.volume,
-        }
-        return tuple(name for name, lacks in names.items() if lacks)
+        """Names of the candle columns that these inputs use and `given` does not have."""
+        ranges = ("ranges (open, high, low)",) if self.ranges and not given.ranges else ()
+        volume = ("volume",) if self.volume and not given.volume else ()
+        return (*ranges, *volume)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -111,20 +114,21 @@ class Columns:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a product; NaN where one is unknown.
+    """The inputs and targets of a product; NaN where one is unknown.
 
-    What a window shows is on the calendar, from the first day to the last. A missing day shows what was
-    expected of it: no return, a move of the usual size, the sigmas and levels of the day before.
+    Windows are cut from the arrays of shape (calendar, ...), which have a row for each calendar day from the
+    first to the last. A missing day has its expected values there: no return, a move of the usual size, the
+    sigmas and levels of the day before.
     """
 
     days: NDArray[np.datetime64]  # (days,) datetime64[D], those with a close
     sigma: Floats  # (days, horizons), expected standard deviation of the log return over each horizon
     targets: Floats  # (days, horizons), the log return over each horizon in sigmas, clipped
-    position: Rows  # (days,), where each of the days is on the calendar
+    position: Rows  # (days,), the calendar row of each day
     missing: NDArray[np.bool_]  # (calendar,), the days without a close
     moves: Floats  # (calendar,), `daily_moves`
-    spreads: Floats  # (calendar, spreads), logs of sigmas, shown relative to the sigma of the window's origin
-    plain: Floats  # (calendar, others), shown as they are
+    spreads: Floats  # (calendar, spreads), log sigmas; a window has them relative to its origin's sigma
+    plain: Floats  # (calendar, others), as a window has them
 
 
 def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
@@ -137,10 +141,12 @@ def columns_of(candles: pd.DataFrame, *, share: float) -> Columns:
 def make_inputs(
     candles: pd.DataFrame, settings: InputSettings, columns: Columns, sigmas: ExpectedSigmas | None = None
 ) -> Inputs:
-    """The inputs of every day; those of a day depend only on it and the days before.
+    """The inputs of every day, each from that day and earlier ones alone.
 
-    A figure of `columns` that a day lacks is replaced by one from its close. `sigmas` are those of the
-    candles, where they are known already.
+    Where a day lacks a figure of `columns`, a figure from its close replaces it, or the usual volume.
+
+    Args:
+        sigmas: the `expected_sigmas` of these candles and horizons, if the caller has them.
     """
     sigmas = sigmas or expected_sigmas(candles, settings.horizons)
     recent = recent_sigma(candles, settings, ranges=columns.ranges)
@@ -154,8 +160,8 @@ def make_inputs(
     if columns.volume:
         plain.append(_volume(candles, settings))
     daily = [np.sqrt(np.maximum(variance, 0.0))[:, None] for variance in variances]
-    seen = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
-    spreads = np.log(np.maximum(seen, settings.min_spread * scale))
+    all_sigmas = np.column_stack([scale, *daily, *_daily_sigmas(sigmas, recent)])
+    spreads = np.log(np.maximum(all_sigmas, settings.min_spread * scale))
     return Inputs(
         days=candles["day_utc"].to_numpy(dtype="datetime64[D]"),
         sigma=sigma,
@@ -172,7 +178,7 @@ def _on_calendar(candles: pd.DataFrame, spreads: Floats, plain: Floats, columns:
     before = np.cumsum(~missing) - 1  # the row of each day, or of the newest one before it
     moves = np.where(missing, 0.0, daily_moves(candles)[before])
     spreads, plain = spreads[before], plain[before]
-    if columns.ranges:  # one day's ranges tell less of the next day than their mean
+    if columns.ranges:  # a better guess than the ranges of the one day before
         spreads[missing, DAY_RANGES] = spreads[missing, MEAN_RANGE]
     if columns.volume:
         plain[missing, VOLUME] = 0.0
@@ -187,25 +193,25 @@ def _on_calendar(candles: pd.DataFrame, spreads: Floats, plain: Floats, columns:
 
 
 def usable_rows(inputs: Inputs, *, lookback: int) -> Rows:
-    """Rows that can be an origin, (rows,): every figure of the window is known, or its day is missing."""
+    """Rows that can be an origin, (rows,): each day of the window is missing or has all its figures."""
     known = np.isfinite(inputs.moves) & np.isfinite(inputs.spreads).all(axis=1)
     known &= np.isfinite(inputs.plain).all(axis=1)
     return _rows_where(known, inputs, lookback)
 
 
 def training_rows(inputs: Inputs, *, lookback: int) -> Rows:
-    """Rows that a network learns from, (rows,): those whose window has no missing day, nor one before it.
+    """Rows that a network is trained on, (rows,): no day of the window is missing, nor the day before it.
 
-    Where less than half of the usable rows are such, all of these.
+    If these are fewer than half of the usable rows, all usable rows.
     """
     usable = usable_rows(inputs, lookback=lookback)
     # The first move of a window is a return from the day before it.
-    whole = np.intersect1d(usable, _rows_where(~inputs.missing, inputs, lookback + 1))
-    return whole if 2 * len(whole) >= len(usable) else usable
+    complete = np.intersect1d(usable, _rows_where(~inputs.missing, inputs, lookback + 1))
+    return complete if 2 * len(complete) >= len(usable) else usable
 
 
 def _rows_where(wanted: NDArray[np.bool_], inputs: Inputs, days: int) -> Rows:
-    """Rows of the days for which all of the newest days on the calendar are wanted, (rows,)."""
+    """Rows whose newest calendar days, `days` of them, are all wanted, (rows,)."""
     if len(wanted) < days:
         return np.empty(0, np.int64)
     complete = np.zeros(len(wanted), bool)
@@ -214,7 +220,7 @@ def _rows_where(wanted: NDArray[np.bool_], inputs: Inputs, days: int) -> Rows:
 
 
 def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[np.float32]:
-    """The window up to each origin row, (rows, lookback, features), relative to the origin's sigma."""
+    """The window that ends on each origin row, (rows, lookback, features), relative to the origin's sigma."""
     window = inputs.position[rows][:, None] + np.arange(1 - settings.lookback, 1)[None, :]  # (rows, lookback)
     sigma = inputs.sigma[rows, :1]
     returns = inputs.moves[window] / sigma
@@ -231,8 +237,8 @@ def windows_at(inputs: Inputs, rows: Rows, settings: InputSettings) -> NDArray[n
 def recent_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool) -> Floats:
     """Sigma of each day's log return, shape (days,), known at its close and at least `MIN_SIGMA`.
 
-    The root of an exponentially weighted mean of the daily variance, from highs and lows where `ranges`. Each
-    variance is first clipped to multiples of a trailing median, so that one wild candle does not inflate
+    It is the root of the exponentially weighted mean of the daily variance, from ranges or from closes alone.
+    Each variance is first clipped to multiples of a trailing median, so that one wild candle does not inflate
     sigma for weeks.
     """
     bounds = VarianceBounds(settings.sigma_days, settings.sigma_low, settings.sigma_high)
@@ -242,9 +248,9 @@ def recent_sigma(candles: pd.DataFrame, settings: InputSettings, *, ranges: bool
 
 
 def _scales(sigmas: ExpectedSigmas, recent: Floats) -> Floats:
-    """What targets are divided by, (days, horizons): the geometric mean of the sigmas of HAR and EWMA.
+    """The unit of the targets, (days, horizons): the geometric mean of HAR's and EWMA's sigmas.
 
-    Before HAR's first fit, the recent sigma (days,) times the root of the horizon.
+    Before HAR's first fit it is the recent sigma (days,) times the root of the horizon.
     """
     both = np.sqrt(sigmas.har * sigmas.ewma)
     plain = recent[:, None] * np.sqrt(sigmas.horizons)
@@ -252,7 +258,7 @@ def _scales(sigmas: ExpectedSigmas, recent: Floats) -> Floats:
 
 
 def _daily_sigmas(sigmas: ExpectedSigmas, recent: Floats) -> list[Floats]:
-    """Sigmas per day that a window shows, (days,) each: EWMA's of the next day, HAR's of day, week, month."""
+    """Expected sigmas per day among the inputs, (days,) each: EWMA's of a day, HAR's of `INPUT_HORIZONS`."""
     daily = [sigmas.ewma[:, 0]]
     for horizon in INPUT_HORIZONS:
         column = int(np.argmin(np.abs(sigmas.horizons - horizon)))
@@ -261,6 +267,7 @@ def _daily_sigmas(sigmas: ExpectedSigmas, recent: Floats) -> list[Floats]:
 
 
 def _targets(candles: pd.DataFrame, sigma: Floats, settings: InputSettings) -> Floats:
+    """The log return over each horizon in sigmas (days, horizons), clipped; NaN where unknown."""
     targets = np.full(sigma.shape, np.nan)
     for column, horizon in enumerate(settings.horizons):
         after = rows_after(candles, horizon)
@@ -271,7 +278,7 @@ def _targets(candles: pd.DataFrame, sigma: Floats, settings: InputSettings) -> F
 
 
 def _intraday_variances(candles: pd.DataFrame, settings: InputSettings) -> list[Floats]:
-    """Garman-Klass, Parkinson, and the mean of the first; the squared return where a range is unknown."""
+    """Garman-Klass, Parkinson, the mean of the former; the squared return replaces an unknown range."""
     squared = daily_variance(candles, ranges=False)
     estimates = garman_klass(candles), parkinson(candles)
     first, second = (np.where(np.isnan(estimate), squared, estimate) for estimate in estimates)
@@ -279,7 +286,7 @@ def _intraday_variances(candles: pd.DataFrame, settings: InputSettings) -> list[
 
 
 def _volume(candles: pd.DataFrame, settings: InputSettings) -> Floats:
-    """Log volume less its trailing mean; 0 where the volume is unknown."""
+    """Log volume relative to its trailing mean, clipped, (days,); 0 where the volume is unknown."""
     volume = candles["volume"].to_numpy(dtype=np.float64)
     logs = np.log(np.where(volume > 0, volume, np.nan))
     distance = logs - _trailing_mean(logs, settings.volume_days)

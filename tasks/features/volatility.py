@@ -12,35 +12,33 @@ from closecast.tasks.core.types import Floats, Rows
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
 PARKINSON = 1.0 / (4.0 * np.log(2.0))
-# Below this sigma nothing was traded that could be forecast.
+# The least sigma that a return is divided by: a price that stands still has none.
 MIN_SIGMA = 1e-6
 
 
 def log_returns(candles: pd.DataFrame, *, days: int = 1) -> Floats:
-    """Log return from the close so many days before, shape (days,); NaN where that day is missing."""
+    """Log return from the close `days` days before, shape (rows,); NaN where that day is missing."""
     logs = np.log(candles["close"].to_numpy(dtype=np.float64))
     before = rows_before(candles, days)
     return np.where(before >= 0, logs - logs[before], np.nan)
 
 
 def rows_before(candles: pd.DataFrame, days: int) -> Rows:
-    """The row of the day so many days before each row, shape (days,); -1 where that day is missing."""
-    numbers = day_numbers(candles)
-    rows = np.searchsorted(numbers, numbers - days)
-    return np.where(numbers[rows] == numbers - days, rows, -1)
+    """The row of the day `days` days before each row, shape (rows,); -1 where that day is missing."""
+    return rows_after(candles, -days)
 
 
 def rows_after(candles: pd.DataFrame, days: int) -> Rows:
-    """The row of the day so many days after each row, shape (days,); -1 where that day is missing."""
+    """The row of the day `days` days after each row, shape (rows,); -1 where that day is missing."""
     numbers = day_numbers(candles)
     rows = np.minimum(np.searchsorted(numbers, numbers + days), len(numbers) - 1)
     return np.where(numbers[rows] == numbers + days, rows, -1)
 
 
 def daily_moves(candles: pd.DataFrame) -> Floats:
-    """Log return since the close before, over the root of the days between them, shape (days,).
+    """Log return since the previous close, over the root of the days since then, shape (days,).
 
-    A return over a gap is one return of several days; this is a day's part of it. NaN on the first day.
+    A return over a gap is one of several days; this is one day's share of it. NaN on the first day.
     """
     logs = np.log(candles["close"].to_numpy(dtype=np.float64))
     days = np.diff(day_numbers(candles))
@@ -48,7 +46,7 @@ def daily_moves(candles: pd.DataFrame) -> Floats:
 
 
 def with_outcome(candles: pd.DataFrame, rows: Rows, *, days: int = 1) -> Rows:
-    """Those of the rows that have a close so many days later."""
+    """The given rows that have a close `days` days later."""
     return rows[rows_after(candles, days)[rows] >= 0]
 
 
@@ -73,8 +71,9 @@ def parkinson(candles: pd.DataFrame) -> Floats:
 def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
     """Garman-Klass plus the squared return from the previous close to the open, shape (days,).
 
-    The squared `daily_moves` replace it where a range is unknown or `ranges` is False; NaN on the first day.
-    After a gap the return to the open counts as 0, and they replace it where the price stood still that day.
+    On the first day and after a gap the return to the open counts as 0. The squared `daily_moves`, NaN on the
+    first day, replace the sum if `ranges` is False, where a range is unknown, and where the price stood still
+    on the first day or on one after a gap.
     """
     squares = np.square(daily_moves(candles))
     if not ranges:
@@ -83,26 +82,26 @@ def daily_variance(candles: pd.DataFrame, *, ranges: bool = True) -> Floats:
     overnight = log_returns(candles) - (close - opening)
     within = garman_klass(candles)
     variance = within + np.nan_to_num(np.square(overnight))
-    # One trade a day has no range: after a gap it would tell of no variance at all.
+    # A day with a single trade has no range: after a gap its variance would be 0.
     unknown = np.isnan(within) | (np.isnan(overnight) & (within == 0))
     return np.where(unknown, squares, variance)
 
 
 @dataclass(frozen=True)
 class VarianceBounds:
-    """How far a daily variance may lie from the typical one of the days before."""
+    """How far a daily variance may lie from the median of the days before."""
 
-    days: int = 60  # that the median goes back
-    low: float = 0.02  # in medians: a frozen candle
-    high: float = 16.0  # in medians: one wild candle
+    days: int = 60  # of the median
+    low: float = 0.02  # in medians: bounds a frozen candle
+    high: float = 16.0  # in medians: bounds one wild candle
 
 
 def winsorised_variance(
     candles: pd.DataFrame, bounds: VarianceBounds | None = None, *, ranges: bool = True
 ) -> Floats:
-    """`daily_variance`, clipped to multiples of the median of the days before, shape (days,); NaN as there.
+    """`daily_variance`, clipped to multiples of the median of the days before, shape (days,).
 
-    A price that stands still on most days has a median of 0, which clips nothing.
+    NaN where it is. If the price stands still on most days, the median is 0 and nothing is clipped.
     """
     bounds = bounds or VarianceBounds()
     variance = daily_variance(candles, ranges=ranges)
@@ -112,12 +111,12 @@ def winsorised_variance(
 
 
 def log_variance(variance: Floats) -> Floats:
-    """The logarithm of each day's variance, shape (days,); NaN of one that is unknown or 0."""
+    """The logarithm of each day's variance, shape (days,); NaN where the variance is unknown or 0."""
     return np.log(np.where(variance > 0, variance, np.nan))
 
 
 def ewma(values: Floats, *, decay: float) -> Floats:
-    """Exponentially weighted mean up to and including each day, shape (days,); NaN has no weight."""
+    """Exponentially weighted mean up to and including each day, shape (days,); NaN values are skipped."""
     mean = pd.Series(values).ewm(alpha=1.0 - decay, adjust=True, ignore_na=True).mean()
     return mean.to_numpy(dtype=np.float64)
 
@@ -133,30 +132,34 @@ def weekdays(candles: pd.DataFrame) -> Rows:
 
 
 def weekend_flags(candles: pd.DataFrame, *, horizon: int = 1) -> list[Floats]:
-    """Which part of the next days are Saturdays, Sundays, Mondays, shape (days,) each: weekends are quiet."""
+    """Shares of Saturdays, Sundays and Mondays among the next `horizon` days, (days,) each."""
     later = weekdays(candles)[:, None] + np.arange(1, horizon + 1)
     return [(later % 7 == target).mean(axis=1) for target in (5, 6, 0)]
 
 
 @dataclass(frozen=True)
 class Garch:
-    """Fitted GARCH(1,1) with Student t innovations, Bollerslev (1987).
+    """Fitted GARCH(1,1) with Student t innovations.
 
-    `omega` and the variance before the first return are in percent squared.
+    Bollerslev (1987), "A conditionally heteroskedastic time series model for speculative prices and rates of
+    return".
     """
 
-    omega: float
+    omega: float  # in percent squared
     alpha: float
     beta: float
-    dof: float
-    first_variance: float
+    dof: float  # of the t
+    first_variance: float  # before the first return, in percent squared
 
     def sigma(self, returns: Floats) -> Floats:
-        """Sigma of the day after the first 0, 1, ... log returns, shape (returns + 1,); NaN if infinite."""
+        """Sigma after the first 0, 1, 2, ... log returns (returns,), of the next day each, (returns + 1,).
+
+        NaN where it is infinite.
+        """
         from arch.univariate import GARCH
 
-        # arch bounds its variances by statistics of the whole sample; without bounds, no day depends on
-        # the days after it. The recursion does not use the last entry's own return.
+        # By default arch bounds the variances by statistics of the whole sample, and a day depends on later
+        # ones. The recursion does not use the last entry's own return.
         bounds = np.tile([0.0, np.inf], (len(returns) + 1, 1))
         parameters = np.array([self.omega, self.alpha, self.beta])
         empty = np.full(len(returns) + 1, np.nan)
@@ -166,14 +169,14 @@ class Garch:
 
 
 def fit_garch(returns: Floats) -> Garch | None:
-    """Fit on log returns (days,), all of them known; None where the optimizer does not converge."""
+    """Fit to log returns (days,), all known; None if all are equal or the optimizer does not converge."""
     from arch import arch_model
 
     sample = 100.0 * returns
     if not np.ptp(sample) > 0:
         return None
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # The optimizer tries impossible values on its way; its flag tells whether it converged.
+        # The optimizer warns of impossible values on its way; its flag shows whether it converged.
         warnings.simplefilter("ignore")
         model = arch_model(sample, mean="Zero", vol="GARCH", p=1, q=1, dist="t", rescale=True)
         result = model.fit(disp="off", show_warning=False)
@@ -185,9 +188,9 @@ def fit_garch(returns: Floats) -> Garch | None:
 
 
 def weighted_sum(inputs: Floats, weights: Floats) -> Floats:
-    """Sum of the weighted columns of inputs (rows, columns), shape (rows,), one column after the other.
+    """Matrix product of inputs (rows, columns) and weights (columns,), shape (rows,), column by column.
 
-    A matrix product may round a row differently when there are more rows.
+    NumPy's own may round a row differently when there are more rows.
     """
     total = np.zeros(len(inputs))
     for column, weight in zip(inputs.T, weights, strict=True):

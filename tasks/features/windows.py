@@ -1,4 +1,4 @@
-"""Cuts a series into windows: inputs and the targets that follow them, never across a gap."""
+"""Windows of a series, each with the target that follows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY = np.timedelta64(1, "D")
 
 @dataclass(frozen=True)
 class Windows:
-    """Inputs (samples, lookback, 1), targets (samples, 1) of the day after, their rows (samples,)."""
+    """Inputs (samples, lookback, 1), targets (samples, 1) of the next day, rows of the targets (samples,)."""
 
     inputs: Floats
     targets: Floats
@@ -35,10 +35,13 @@ def consecutive_runs(days: pd.Series) -> Iterator[slice]:
 
 
 def make_windows(scaled: Floats, *, lookback: int, days: pd.Series | None = None) -> Windows:
-    """Every window of `lookback` rows (days,) with the row after it; with `days` none spans a gap of theirs.
+    """Every window of `lookback` values (days,), with the value after it as its target.
+
+    Args:
+        days: of the values; no window spans a gap in them. By default all values count as consecutive.
 
     Raises:
-        NotEnoughHistory: there is none.
+        NotEnoughHistory: there is no window.
     """
     span = lookback + 1
     runs = [slice(0, len(scaled))] if days is None else list(consecutive_runs(days))
@@ -46,7 +49,7 @@ def make_windows(scaled: Floats, *, lookback: int, days: pd.Series | None = None
     if not starts:
         longest = max((run.stop - run.start for run in runs), default=0)
         raise NotEnoughHistory(
-            f"a window of {lookback} days and the day after it need {span} consecutive days,"
+            f"a window (lookback {lookback}) and the day after it need {span} consecutive days,"
             f" found {longest}: import more history"
         )
     rows = np.concatenate(starts)
@@ -58,12 +61,11 @@ def newest_window(days: pd.Series, figures: Floats, *, lookback: int) -> Floats:
     """The last `lookback` figures, shape (lookback,), which must be of consecutive days.
 
     Raises:
-        NotEnoughHistory: fewer than lookback days since the start or the newest gap.
+        NotEnoughHistory: fewer than `lookback` days since the start or the newest gap.
     """
     if days.empty:
         raise NotEnoughHistory(
-            f"the forecast's input needs {lookback} consecutive days up to its origin, found none:"
-            " import prices first"
+            "the forecast's input needs closes up to its origin, found none: import prices first"
         )
     *_, newest = consecutive_runs(days)
     length = newest.stop - newest.start

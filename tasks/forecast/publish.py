@@ -1,4 +1,4 @@
-"""The champion's forecast to rows of the table, once for each key; and the days that have none."""
+"""The champion's forecast as rows of the tables, added once per run key; and the days without a forecast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -34,7 +34,7 @@ log = logging.getLogger("closecast.publish")
 
 @dataclass(frozen=True)
 class RunKey:
-    """What goes into a run: the same key gives the same forecast, so it is made once."""
+    """What decides a run's forecast: the same key gives the same forecast, so it is made once."""
 
     product_id: str
     origin_day: date
@@ -45,19 +45,19 @@ class RunKey:
 
     @classmethod
     def of_run(cls, profile: Profile, history: PriceHistory) -> RunKey:
-        """The key of a run of that profile on these prices, by this code."""
+        """The key of a run of this code with that profile, from the last day of the history."""
         versions = (history.data_version, profile.version, code_version(*own_files(profile)))
         return cls(history.product_id, history.origin, profile.name, *versions)
 
     def prediction_id(self, horizon: int) -> str:
-        """The id of the forecast of one horizon: a digest of the run key and the horizon."""
+        """The id of the forecast for one horizon: a digest of the run key and the horizon."""
         run_key = hashlib.sha256(json.dumps(astuple(self), default=str).encode()).hexdigest()
         return hashlib.sha256(json.dumps([run_key, horizon]).encode()).hexdigest()[:32]
 
 
 @step(timeout_seconds=60, run_name="{key.product_id}")
 def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecast | None:
-    """The stored forecast of a run, or None where one of its horizons is missing."""
+    """The stored forecast of a run; None if one of its horizons is missing."""
     ids = [key.prediction_id(horizon) for horizon in horizons]
     days = [key.origin_day + timedelta(days=horizon) for horizon in horizons]
     rows = Predictions(home).find_all(ids, key.product_id, days)
@@ -66,36 +66,36 @@ def find_forecast(home: Home, key: RunKey, horizons: tuple[int, ...]) -> Forecas
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A row of the table, and all rows of the run that it belongs to, the nearest day first."""
+    """A row of the table `predictions`, and the run that it belongs to."""
 
     row: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]]  # all of the run, the nearest target day first
 
     @property
     def forecast(self) -> Forecast:
-        """The forecast of the row alone."""
+        """The forecast with this row alone."""
         return Forecast.from_rows([self.row])
 
     @property
     def fan(self) -> Forecast:
-        """The run without the fallbacks that were added to a model's forecasts."""
-        return Forecast.from_rows([one for one in self.rows if one["basis"] == self.rows[0]["basis"]])
+        """The run's forecast, without the fallbacks that were added to a model's."""
+        return Forecast.from_rows([row for row in self.rows if row["basis"] == self.rows[0]["basis"]])
 
 
 def stored_run(home: Home, prediction_id: str) -> StoredRun | None:
-    """The stored run that the forecast of that id belongs to, or None where there is none."""
+    """The stored run that the forecast of that id belongs to; None if there is none."""
     row = Predictions(home).find(prediction_id)
     return None if row is None else run_of(home, row)
 
 
 def run_of(home: Home, row: Mapping[str, Any]) -> StoredRun:
     """The stored run that a row of the table belongs to."""
-    key = RunKey(**{name: row[name] for name in RunKey.__dataclass_fields__})
+    key = RunKey(**{field.name: row[field.name] for field in fields(RunKey)})
     return StoredRun(row, rows_of_run(home, key))
 
 
 def rows_of_run(home: Home, key: RunKey) -> list[dict[str, Any]]:
-    """The rows of the table that belong to a run, the nearest day first."""
+    """The rows of the table that belong to a run, the nearest target day first."""
     same = [ds.field(name) == value for name, value in vars(key).items()]
     later = between("target_day", key.origin_day, None)
     rows: list[dict[str, Any]] = (
@@ -105,7 +105,7 @@ def rows_of_run(home: Home, key: RunKey) -> list[dict[str, Any]]:
 
 
 def can_forecast(profile: Profile, model: Model, history: PriceHistory) -> bool:
-    """Whether the model's inputs are known on the last day of a history."""
+    """Whether the last day of a history has all inputs of the model."""
     rows = profile.origins(history.candles, model.fitted)[-1:]
     return bool(rows.tolist() == [len(history.candles) - 1])
 
@@ -120,13 +120,14 @@ def make_forecast(
     created_at: datetime,
     flow_run_id: str | None,
 ) -> Forecast:
-    """Forecast from the last day of a history, by a model that can or else by the baselines.
+    """Forecast from the last day of a history: by the model or, without one, by the baselines.
 
     Nothing is read or written.
 
     Args:
+        model: one that `can_forecast`; None for a fallback.
         states: the calibrator's state for each horizon; none for a point or a fallback.
-        horizons: of a fallback, where they are not the profile's.
+        horizons: of a fallback; by default those of the profile.
     """
     rows = np.array([len(history.candles) - 1])
     if model:
@@ -136,9 +137,9 @@ def make_forecast(
     key = RunKey.of_run(profile, history)
     last_close = float(history.closes[-1])
     fan = _fan(predicted, states)
-    made = [
-        _horizon_forecast(key, horizon, one, fan.get(horizon), last_close, states.get(horizon))
-        for horizon, one in predicted.items()
+    horizon_forecasts = [
+        _horizon_forecast(key, horizon, part, fan.get(horizon), last_close, states.get(horizon))
+        for horizon, part in predicted.items()
     ]
     return Forecast(
         **vars(key),
@@ -146,14 +147,14 @@ def make_forecast(
         last_close=last_close,
         created_at=created_at,
         flow_run_id=flow_run_id,
-        horizons=tuple(made),
+        horizons=tuple(horizon_forecasts),
         basis=model.lineage.basis if model else "fallback",
     )
 
 
 def _fan(predicted: Mapping[int, Predicted], states: Mapping[int, CalibratorState]) -> dict[int, Floats]:
     """The tracked quantiles of the log return over each horizon, (levels,); none for a point."""
-    if any(one.quantiles is None for one in predicted.values()):
+    if any(part.quantiles is None for part in predicted.values()):
         return {}
     own, scales = ({h: part[0] for h, part in parts.items()} for parts in quantiles_and_sigmas(predicted))
     return tracked_fan(own, scales, {horizon: state.quantile_offsets for horizon, state in states.items()})
@@ -173,7 +174,7 @@ def _horizon_forecast(
         "target_day": key.origin_day + timedelta(days=horizon),
     }
     if quantiles is None or predicted.sigma is None:
-        assert predicted.points is not None  # noqa: S101 (a profile gives the one or the other)
+        assert predicted.points is not None  # noqa: S101 (a profile gives quantiles or points)
         return HorizonForecast(**shared, point=float(predicted.points[0]))
     prices = to_prices(quantiles, last_close)
     return HorizonForecast(
@@ -190,7 +191,7 @@ def _horizon_forecast(
 
 
 def chain_of(profile: Profile, product_id: str) -> Chain:
-    """The calibrator's chain of a profile's forecasts."""
+    """The chain of calibrator states for a product's forecasts by a profile."""
     return Chain(product_id, profile.name, profile.recipe_version, profile.tracker_step)
 
 
@@ -206,15 +207,14 @@ def publish_forecast(
 ) -> Forecast:
     """Forecast with the champion and the calibrator's states, and add the rows unless they are there.
 
-    Without a champion that can forecast from the last day, the forecast is a fallback. Returns the stored
-    forecast.
+    If no champion can forecast from the last day, the forecast is a fallback. Returns the stored forecast.
 
     Raises:
         HomeUnusable: a table cannot be written.
     """
     states: Mapping[int, CalibratorState] = {}
     if model and not can_forecast(profile, model, history):
-        text = "%s: the inputs of version %s are not known on %s, so the baselines forecast"
+        text = "%s: version %s lacks inputs on %s, so the baselines forecast"
         log.warning(text, history.product_id, model.version, history.origin)
         model = None
     if model:
@@ -234,21 +234,23 @@ def publish_further(
     created_at: datetime,
     flow_run_id: str | None,
 ) -> Forecast:
-    """Add the fallback for a horizon that the profile does not have, for a day without a newer close.
+    """Add a fallback for one more horizon: on a day without a close, the newest origin is further back.
+
+    Returns the stored forecast.
 
     Raises:
         HomeUnusable: a table cannot be written.
     """
-    # As one fan with the others, of which only this one is wanted.
+    # Its intervals contain those of the shorter horizons, so all are computed and only this one is kept.
     horizons = sorted({*profile.horizons, horizon})
     run: Any = {"created_at": created_at, "flow_run_id": flow_run_id}
-    made = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
-    assert made is not None  # noqa: S101 (it is one of the horizons)
-    return _publish(home, profile, made)
+    forecast = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
+    assert forecast is not None  # noqa: S101 (it is one of the horizons)
+    return _publish(home, profile, forecast)
 
 
 def _publish(home: Home, profile: Profile, forecast: Forecast) -> Forecast:
-    """Add the rows unless they are there; components first: a row of the table always has its own."""
+    """Add the rows unless they are there; components first, so that no prediction is without its own."""
     components(home).add(component_rows(profile, forecast))
     stored = Predictions(home).publish(forecast.rows())
     revisions = {row["prediction_id"]: row["revision"] for row in stored}
@@ -262,7 +264,7 @@ def _publish(home: Home, profile: Profile, forecast: Forecast) -> Forecast:
 
 
 def component_rows(profile: Profile, forecast: Forecast) -> list[dict[str, Any]]:
-    """The rows of the component forecasts: the model alone, and each baseline."""
+    """The rows of the component forecasts for the table `components`: the model alone, each baseline."""
     return [
         {
             "prediction_id": horizon.prediction_id,
@@ -280,16 +282,16 @@ def component_rows(profile: Profile, forecast: Forecast) -> list[dict[str, Any]]
 
 
 def earlier_origins(home: Home, history: PriceHistory, profile: str) -> list[date]:
-    """The days before the origin that forecasts were made from."""
+    """The days before the history's origin that forecasts were made from."""
     rows = Predictions(home).between(history.product_id, profile=profile, columns=["origin_day"], horizon=1)
     return [day for day in rows["origin_day"].unique().to_pylist() if day < history.origin]
 
 
 def days_to_backfill(home: Home, history: PriceHistory, profile: str, *, limit: int) -> list[date]:
-    """The days with a close between the newest forecast's origin and this one, oldest first.
+    """The days between the newest forecast's origin and this one that a run has missed, oldest first.
 
-    A machine was off, or a schedule paused. None where nothing was forecast before: a first run has missed
-    nothing. At most `limit` days back; a day that was decided about later was no origin.
+    A machine was off, or a schedule paused. They have a close that was known on the day itself, and lie at
+    most `limit` days back. There are none before the first forecast: a first run has missed nothing.
     """
     earlier = earlier_origins(home, history, profile) if limit > 0 else []
     if not earlier:

@@ -1,4 +1,4 @@
-"""Keras architectures, their losses, the loop that trains them, and the forward pass of what was trained.
+"""Keras architectures, their losses, the training loop, and the forward pass of a trained network.
 
 Prices, candles and settings of a profile do not belong here: a network sees arrays only.
 Read `architectures.py` first, then `trainer.py`, then `forward.py`.

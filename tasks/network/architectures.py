@@ -20,7 +20,7 @@ def article_network(
 ) -> keras.Sequential:
     """The article's network: (batch, lookback, 1) scaled closes → (batch, 1) scaled closes.
 
-    Not unrolled over the lookback: XLA compiles one day in half the time that five take.
+    The LSTM is not unrolled: XLA compiles its loop in half the time of five unrolled days.
     """
     tensorflow()
     import keras
@@ -50,8 +50,8 @@ def calibrated_network(
 ) -> keras.Sequential:
     """(batch, lookback, features) inputs → (batch, 3 * horizons) outputs for `student_t_loss`.
 
-    The first distribution is close to mean 0, sigma 1 and about 3 degrees of freedom: the head's first
-    weights have the standard deviation `head_sd`, and `first_dof` is its first bias for the dof.
+    Before training, every distribution has about mean 0, sigma 1 and 3 degrees of freedom: the head's weights
+    have the standard deviation `head_sd`, and its biases for the degrees of freedom are `first_dof`.
     """
     tensorflow()
     import keras
@@ -85,8 +85,8 @@ def _lstm(units: int, kernel_seed: int, recurrent_seed: int, **options: Any) -> 
 def student_t_loss(outputs: Any, targets: Any, *, mean_scale: float, min_dof: float) -> Any:
     """Negative log likelihood (batch,) of targets (batch, horizons) under the Student t of each horizon.
 
-    The outputs are (batch, 3 * horizons), their parameters those of `forward.student_t_parameters`. Unknown
-    targets, NaN, count as 0; the sum over the others is divided by the number of horizons.
+    The outputs are (batch, 3 * horizons); `forward.student_t_parameters` gives the parameters they stand for.
+    An unknown target, NaN, adds 0 to the sum, which is divided by the number of all horizons.
     """
     tf = tensorflow()
     mean, log_sigma, dof = tf.unstack(tf.reshape(outputs, (-1, targets.shape[1], 3)), axis=2)
@@ -110,7 +110,7 @@ def squared_error(outputs: Any, targets: Any) -> Any:
 
 
 def arrays_sha256(arrays: Sequence[NDArray[Any]]) -> str:
-    """SHA-256 of arrays in their order, with their types and shapes."""
+    """SHA-256 over the types, shapes and values of arrays, in this order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Weights = list[NDArray[np.float32]]
 # Called with the member's name, the epoch and the number of epochs.
 Listener = Callable[[str, int, int], None]
-# The threads of members have a copy of the run's context, and so the run's listener.
+# Each member's thread has a copy of the run's context, and so the run's listener.
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class EarlyStopping:
-    """Keras's `EarlyStopping` with `restore_best_weights`; without patience it never stops."""
+    """The rule of Keras's `EarlyStopping` with `restore_best_weights`; without patience it never stops."""
 
     def __init__(self, patience: int | None, min_delta: float) -> None:
         self._patience, self._min_delta = patience, min_delta
@@ -32,7 +32,7 @@ class EarlyStopping:
         self._best_weights: Weights = []
 
     def after(self, epoch: int, loss: float, network: keras.Sequential) -> bool:
-        """Whether to stop after an epoch (from 1) with this validation loss."""
+        """Whether to stop after this epoch, counted from 1, with this validation loss."""
         if self._patience is None:
             return False
         if loss < self._best_loss - self._min_delta:
@@ -40,7 +40,7 @@ class EarlyStopping:
         return epoch - self._best_epoch >= self._patience
 
     def restore(self, network: keras.Sequential) -> int:
-        """Set the best weights; returns their epoch, 0 when there are none."""
+        """Give the network its best weights, and return their epoch; 0 if none were kept."""
         if self._best_epoch:
             network.set_weights(self._best_weights)
         return self._best_epoch
@@ -49,9 +49,9 @@ class EarlyStopping:
 def batches(
     samples: int, batch_size: int, draw: np.random.Generator | None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Window numbers (steps, batch) and their weights; weight 0 pads a short last batch.
+    """The windows' numbers and weights by batch, (steps, batch) each; weight 0 pads a short last batch.
 
-    The windows stay in their order when `draw` is None.
+    `draw` shuffles the windows; without it they keep their order.
     """
     rows = np.arange(samples, dtype=np.int32) if draw is None else draw.permutation(samples).astype(np.int32)
     steps = -(-samples // batch_size)
@@ -75,7 +75,7 @@ def dropout_masks(network: keras.Sequential, shape: tuple[int, ...], draw: np.ra
 
 
 def report_epoch(member: str, epoch: int, epochs: int) -> None:
-    """Report to the terminal and to the listener that a member finished an epoch, of at most `epochs`."""
+    """Report that a member finished an epoch, of at most `epochs`, to the terminal and the listener."""
     report_progress(f"epochs of {member}" if member else "epochs", epoch, epochs)
     listener = _listener.get()
     if listener is not None:
@@ -84,7 +84,7 @@ def report_epoch(member: str, epoch: int, epochs: int) -> None:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Call the listener with each epoch that is reported in this context."""
+    """Call the listener for each epoch that is reported in this context."""
     token = _listener.set(listener)
     try:
         yield

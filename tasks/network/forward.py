@@ -1,7 +1,7 @@
 """The forward pass of a trained network, an LSTM and a Dense layer, in NumPy: a forecast needs no TensorFlow.
 
-In float64 and one window at a time, so that a window's outputs have the same bits whichever windows are
-computed with it.
+It computes in float64 and one window at a time, so that a window's outputs have the same bits whichever
+windows are computed with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from closecast.tasks.network.epoch import Weights
 
 
 def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), any shape; by tanh, which does not overflow."""
+    """1 / (1 + exp(-x)), any shape; computed by tanh, which does not overflow."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
@@ -33,14 +33,14 @@ ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {"sigmoid": sigmoid, "ta
 def weight_shapes(features: int, units: int, outputs: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's arrays, as Keras orders and stores them.
 
-    The gates stand side by side in the order input, forget, cell, output.
+    Arrays with 4 * units columns hold the gates side by side: input, forget, cell, output.
     """
     return {
-        "layers/lstm/cell/vars/0": (features, 4 * units),  # of the inputs
-        "layers/lstm/cell/vars/1": (units, 4 * units),  # of the output of the day before
-        "layers/lstm/cell/vars/2": (4 * units,),
-        "layers/dense/vars/0": (units, outputs),
-        "layers/dense/vars/1": (outputs,),
+        "layers/lstm/cell/vars/0": (features, 4 * units),  # kernel, of the inputs
+        "layers/lstm/cell/vars/1": (units, 4 * units),  # recurrent kernel, of the output of the day before
+        "layers/lstm/cell/vars/2": (4 * units,),  # bias
+        "layers/dense/vars/0": (units, outputs),  # kernel
+        "layers/dense/vars/1": (outputs,),  # bias
     }
 
 
@@ -55,8 +55,8 @@ def forward(
 
     Args:
         weights: five arrays, as in `weight_shapes`.
-        activation: of the LSTM's cell and output, a name in `ACTIVATIONS`.
-        leaky_slope: below zero, of the LeakyReLU between the layers; 1 means that there is none.
+        activation: a name in `ACTIVATIONS`, for the LSTM's cell and output.
+        leaky_slope: slope below zero of the LeakyReLU between the layers; 1 means that there is none.
     """
     one_blas_thread()
     kernel, recurrent, bias, dense, dense_bias = (np.asarray(part, dtype=np.float64) for part in weights)
@@ -64,7 +64,7 @@ def forward(
     outputs = np.empty((len(windows), len(dense_bias)))
     for sample, window in enumerate(np.ascontiguousarray(windows, dtype=np.float64)):
         hidden, cell = np.zeros(units), np.zeros(units)
-        for day in window @ kernel + bias:  # (lookback, 4 units): a day's is (4 units,)
+        for day in window @ kernel + bias:  # (4 units,) of (lookback, 4 units)
             gates = day + hidden @ recurrent  # (4 units,)
             into, forget, _, out = sigmoid(gates).reshape(4, units)
             cell = forget * cell + into * activate(gates[2 * units : 3 * units])  # (units,)

@@ -1,4 +1,4 @@
-"""The TensorFlow graphs of training, and the variable whose parts are their weights."""
+"""The TensorFlow graphs of training, and the one variable that holds a network's weights in them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ Loss = Callable[[Any, Any], Any]
 class FlatWeights:
     """All trainable weights of a network in one variable, (weights,), which an optimizer updates at once.
 
-    An optimizer repeats its small operations for every variable: a sixth of a step on the article's
-    network. The mathematics is the same where each weight is updated independently of the others, as by Adam.
+    An optimizer repeats its small operations for every variable, which takes a sixth of a step on the
+    article's network. The result is the same where each weight is updated independently of the others, as by
+    Adam.
     """
 
     def __init__(self, network: keras.Sequential) -> None:
@@ -43,7 +44,7 @@ class FlatWeights:
             variable.assign(part.reshape(variable.shape))
 
     def scope(self) -> Any:
-        """A scope in which, in a graph, the network's layers use parts of the variable."""
+        """A scope in which the network's layers, in a graph, use the variable's parts as their weights."""
         import keras
 
         tf = tensorflow()
@@ -61,7 +62,7 @@ def epoch_graph(
     *,
     compiled: bool,
 ) -> Any:
-    """A pass over the batches: x, y, (steps, batch) window numbers and weights, masks → (steps,) losses."""
+    """The graph of an epoch: x, y, window numbers and weights (steps, batch), masks → losses (steps,)."""
     tf = tensorflow()
 
     def run_epoch(x: Any, y: Any, order: Any, weights: Any, masks: list[Any]) -> Any:
@@ -69,7 +70,7 @@ def epoch_graph(
         whole = [tf.gather(x, order), tf.gather(y, order), shares, *masks]
 
         def run_batch(step: Any, losses: Any) -> tuple[Any, Any]:
-            # All batches are gathered at once, and `gather` replaces a slice: fewer operations per step.
+            # `gather` in place of a slice, and of all batches at once: fewer operations per step.
             inputs, targets, share, *kept = [tf.gather(part, step) for part in whole]
             with tf.GradientTape() as tape, flat.scope():
                 mean = tf.reduce_sum(loss(_forward(network, inputs, kept), targets) * share)
@@ -88,7 +89,7 @@ def epoch_graph(
 
 
 def mean_loss_graph(network: keras.Sequential, flat: FlatWeights, loss: Loss) -> Any:
-    """The mean loss without dropout: x, y → a scalar."""
+    """The graph of the mean loss without dropout: x, y → a scalar."""
     tf = tensorflow()
 
     def mean_loss(x: Any, y: Any) -> Any:
@@ -99,7 +100,7 @@ def mean_loss_graph(network: keras.Sequential, flat: FlatWeights, loss: Loss) ->
 
 
 def _forward(network: keras.Sequential, batch: Any, masks: list[Any]) -> Any:
-    """The training pass of Keras's layers, with a mask in place of each Dropout layer."""
+    """The outputs of a batch in training, with a mask in place of each Dropout layer."""
     import keras
 
     remaining = iter(masks)

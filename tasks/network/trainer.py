@@ -1,11 +1,11 @@
 """The training loop, and the pool of trainers that train members at the same time.
 
-One epoch is one call into TensorFlow. It gathers the batches itself; a seeded generator draws the dropout
-masks and the order of the windows before it. Layers, optimizer and mathematics are Keras's own; the loop
+One epoch is one call into TensorFlow, which gathers the batches itself. Before the call a seeded generator
+draws the dropout masks and the order of the windows. Layers and optimizer are Keras's own; the loop only
 saves the return to Python after each batch.
 
-XLA runs an epoch of the article's small batches in a quarter of the time, and compiles for as long as a
-dozen of them take. It makes the calibrated network slower (docs/performance.md).
+XLA runs an epoch of the article's small batches in a quarter of the time; its compilation takes as long as a
+dozen epochs. The calibrated network is slower with XLA (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("closecast.train")
 
 Result = TypeVar("Result")
 Numbers = NDArray[np.floating[Any]]
-# With so many steps XLA saves more time than it compiles; 50 epochs of the article are 14,000.
+# From this many steps on, XLA saves more time than its compilation takes; the article's 50 epochs are 14,000.
 MIN_XLA_STEPS = 4_000
 # TensorFlow runs the graph in the calling thread, so that several threads do not share one queue.
 IN_THIS_THREAD = "SINGLE_THREADED_EXECUTOR"
@@ -47,14 +47,11 @@ IN_THIS_THREAD = "SINGLE_THREADED_EXECUTOR"
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean loss of each epoch, shape (epochs,): in training (with dropout) and on the validation windows.
+    """The mean losses of a training, by epoch, and the epoch whose weights the network has."""
 
-    `best_epoch` counts from 1: the network has its weights. It is the last one without early stopping.
-    """
-
-    training: Floats
-    validation: Floats
-    best_epoch: int
+    training: Floats  # (epochs,), with dropout
+    validation: Floats  # (epochs,), on the validation windows without dropout; NaN where there are none
+    best_epoch: int  # counted from 1; the last one without early stopping
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,8 @@ class TrainingSettings:
 class Trainer:
     """A network with its optimizer and its graphs, which are traced once and serve every member.
 
-    One thread at a time uses it; `clone` makes another for another thread. The optimizer is Adam, with the
-    gradient's norm held to `clip_norm`. XLA (`compiled`) compiles anew for each shape of data.
+    One thread at a time can use it; `clone` makes one for another thread. The optimizer is Adam, with the
+    gradient's norm limited to `clip_norm`. XLA (`compiled`) compiles anew for each shape of the data.
     """
 
     def __init__(
@@ -95,11 +92,11 @@ class Trainer:
         self._epoch = epoch_graph(network, self._optimizer, self._flat, loss, compiled=compiled)
         self._mean_loss = mean_loss_graph(network, self._flat, loss)
         self._lock = threading.RLock()
-        # In a clone: id of a variable's handle in the first trainer → the handle of its own variable.
+        # In a clone: the id of a handle in the first trainer → the handle of the clone's own variable.
         self._handles: dict[int, Any] = {}
 
     def clone(self) -> Trainer:
-        """A trainer with the same graphs, not compiled by XLA, on variables of its own."""
+        """A trainer that runs the same graphs, not compiled by XLA, on variables of its own."""
         import keras
 
         other = copy.copy(self)
@@ -123,11 +120,15 @@ class Trainer:
         start: Weights | None = None,
         name: str = "",
     ) -> tuple[Weights, Losses]:
-        """Train with a fresh optimizer state, as `keras.Model.fit` would.
+        """Train with a fresh optimizer state, as `keras.Model.fit` would; returns the weights and losses.
 
-        Inputs are (samples, lookback, features), targets (samples, outputs), those of the validation windows
-        as well. The seed is that of the dropout masks and the order. `start` are the first weights, by
-        default those of the network; `name` is for the log and the progress.
+        Args:
+            inputs: (samples, lookback, features).
+            targets: (samples, outputs).
+            validation: inputs and targets of the validation windows, of these shapes.
+            seed: of the dropout masks and the order of the windows.
+            start: the initial weights; by default those that the network has.
+            name: of the network, in the log and the progress.
 
         Raises:
             BadSetting: the losses are not finite with these settings.
@@ -141,7 +142,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def borrow(self, weights: Weights) -> Iterator[keras.Sequential]:
-        """The network with these weights, while no other thread uses it."""
+        """The network with these weights, locked against other threads."""
         with self._lock:
             self.network.set_weights(weights)
             yield self.network
@@ -165,13 +166,13 @@ class Trainer:
             # XLA prints to the terminal while it compiles, on the first call.
             with native_stderr_to_log() if self._compiled and epoch == 1 else contextlib.nullcontext():
                 arguments = (x, y, tf.constant(order), tf.constant(weights), masks)
-                losses = np.asarray(self._run(self._epoch, *arguments), dtype=np.float64)
-            training.append(float(np.average(losses, weights=weights.sum(axis=1))))
+                steps = np.asarray(self._run(self._epoch, *arguments), dtype=np.float64)
+            training.append(float(np.average(steps, weights=weights.sum(axis=1))))
             validation.append(float(self._run(self._mean_loss, *held_out)) if held_out else np.nan)
             if epoch == 1 or epoch % 10 == 0 or epoch == epochs:
-                checked = f", validation {validation[-1]:.5f}" if held_out else ""
+                validated = f", validation {validation[-1]:.5f}" if held_out else ""
                 prefix = f"{name}, " if name else ""
-                log.info("%sepoch %d of %d: loss %.5f%s", prefix, epoch, epochs, training[-1], checked)
+                log.info("%sepoch %d of %d: loss %.5f%s", prefix, epoch, epochs, training[-1], validated)
             report_epoch(name, epoch, epochs)
             if settings.patience is not None or epoch == epochs:
                 self._flat.store()
@@ -179,15 +180,9 @@ class Trainer:
                 report_epoch(name, epochs, epochs)
                 break
         best_epoch = stopping.restore(self.network) or epoch
-        unbounded = ~np.isfinite(training)
-        if held_out:  # the last step of an epoch may be the one that went too far
-            unbounded[best_epoch - 1] |= not np.isfinite(validation[best_epoch - 1])
-        if unbounded.any():
-            raise BadSetting(
-                f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
-                f" {settings.learning_rate:g}: choose a smaller one"
-            )
-        return Losses(np.array(training), np.array(validation), best_epoch)
+        losses = Losses(np.array(training), np.array(validation), best_epoch)
+        _require_finite(losses, settings, validated=bool(held_out))
+        return losses
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.network.variables, *self._optimizer.variables, self._flat.variable]
@@ -198,7 +193,7 @@ class Trainer:
         self._optimizer.learning_rate = learning_rate
 
     def _run(self, function: Any, *arguments: Any) -> Any:
-        """Call a graph on this trainer's variables, in this thread."""
+        """Call a graph on this trainer's own variables, in this thread."""
         tf = tensorflow()
         with tf.experimental.function_executor_type(IN_THIS_THREAD):
             if self._compiled:
@@ -213,8 +208,24 @@ class Trainer:
             )[0]
 
 
+def _require_finite(losses: Losses, settings: TrainingSettings, *, validated: bool) -> None:
+    """Refuse a training whose losses are not finite.
+
+    Raises:
+        BadSetting: a training loss, or the validation loss of the best epoch.
+    """
+    unbounded, best = ~np.isfinite(losses.training), losses.best_epoch - 1
+    if validated:  # the weights may have left all bounds in the last step of an epoch
+        unbounded[best] |= not np.isfinite(losses.validation[best])
+    if unbounded.any():
+        raise BadSetting(
+            f"the loss is not finite after epoch {int(unbounded.argmax()) + 1} with a learning_rate of"
+            f" {settings.learning_rate:g}: choose a smaller one"
+        )
+
+
 class TrainerPool:
-    """A trainer for each core, all of one network.
+    """Trainers of one network, as many as there are cores.
 
     All threads of the process share the pool: however many folds run, no more members train at once than
     there are cores.
@@ -227,9 +238,9 @@ class TrainerPool:
         self._size, self._growing = 1, threading.Lock()
 
     def map(self, count: int, work: Callable[[int, Trainer], Result]) -> list[Result]:
-        """Results of `work(member, trainer)` for members 0 to count - 1, in their order.
+        """Results of `work(member, trainer)` for members 0 to count - 1, in this order.
 
-        Every trainer gives the same bits for the same start, data and seed.
+        Any trainer gives the same bits for the same start, data and seed.
         """
         wanted = min(cores(), count)
         with self._growing:
@@ -247,7 +258,7 @@ class TrainerPool:
         if wanted == 1:
             return [run(member) for member in range(count)]
         with ThreadPoolExecutor(wanted, thread_name_prefix="member") as threads:
-            # The context carries the run's logger and listener.
+            # The copied context has the run's logger and listener.
             futures = [threads.submit(copy_context().run, run, member) for member in range(count)]
             return [future.result() for future in futures]
 
@@ -262,9 +273,13 @@ def train(
     seed: int,
     compiled: bool | None = None,
 ) -> Losses:
-    """Train in place with Adam on the mean squared error; the newest windows validate, as Keras splits them.
+    """Train a network in place with Adam on the mean squared error; the arguments are those of `Trainer.fit`.
 
-    `compiled` by XLA, by default where that is faster, compilation included; the rest as in `Trainer.fit`.
+    The newest windows, a share of `validation_split`, validate, as Keras splits them. By default XLA compiles
+    (`compiled`) where that is faster, compilation included.
+
+    Raises:
+        BadSetting: the losses are not finite with these settings.
     """
     split = int(len(inputs) * (1.0 - validation_split))
     if compiled is None:

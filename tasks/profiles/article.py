@@ -1,6 +1,6 @@
 """Profile `article`: the model of the 2020 article "Predicting the price of Bitcoin, intro to LSTM", exactly.
 
-Closes are scaled to [0, 1], five days are shown, an LSTM gives the next close. The forecast is a point.
+Closes are scaled to [0, 1], and an LSTM predicts the next one from five days. The forecast is a point.
 """
 
 from __future__ import annotations
@@ -38,28 +38,35 @@ log = logging.getLogger("closecast.article")
 
 
 class ArticleSettings(Frozen):
-    """Each field has the article's value."""
+    """The settings of the article's model; each default is the article's value, unless it says otherwise."""
 
-    lookback: int = Field(5, ge=1, le=365, description="Days that a window shows")
-    train_share: float = Field(0.8, ge=0.01, le=0.99, description="Oldest share of the days, to learn from")
+    lookback: int = Field(5, ge=1, le=365, description="Days in a window")
+    train_share: float = Field(
+        0.8, ge=0.01, le=0.99, description="Oldest share of the days, for training and validation"
+    )
     scaler_fit: Literal["train", "all"] = Field(
         "train", description="Rows that the scaler is fitted on; the article fitted it on all"
     )
     bridge_gaps: bool = Field(
-        True, description="Train across missing days as if they were neighbours, as the article did"
+        True, description="Train across missing days as if there were none, as the article did"
     )
     units: int = Field(64, ge=1, le=4096, description="LSTM units")
-    activation: Literal["sigmoid", "tanh", "relu"] = Field("sigmoid", description="LSTM cell activation")
+    activation: Literal["sigmoid", "tanh", "relu"] = Field(
+        "sigmoid", description="Activation of the LSTM's cell and output"
+    )
     leaky_slope: float = Field(0.5, ge=0, description="LeakyReLU slope below zero")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of activations dropped in training")
     learning_rate: float = Field(1e-4, gt=0, description="Adam's step")
-    batch_size: int = Field(5, ge=1, le=100_000, description="Windows a step")
+    batch_size: int = Field(5, ge=1, le=100_000, description="Windows per step")
     epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training windows")
-    shuffle: bool = Field(False, description="Draw a new order of the windows for each epoch")
+    shuffle: bool = Field(False, description="Shuffle the windows before each epoch")
     validation_split: float = Field(
-        0.1, ge=0.01, le=0.99, description="Newest share of the training windows, never trained on"
+        0.1,
+        ge=0.01,
+        le=0.99,
+        description="Newest share of those windows, which validate and are not trained on",
     )
-    seed: int = Field(2020, ge=0, lt=2**32, description="Of the first weights and the dropout masks")
+    seed: int = Field(2020, ge=0, lt=2**32, description="Seed of the initial weights and the dropout masks")
     refit_every_days: int = Field(
         0, ge=0, le=3650, description="Days from one refit to the next; 0: on every data version"
     )
@@ -67,10 +74,10 @@ class ArticleSettings(Frozen):
 
 @dataclass(frozen=True)
 class MinMax:
-    """A fitted `sklearn.preprocessing.MinMaxScaler` for one column, as figures that JSON can hold.
+    """A fitted `sklearn.preprocessing.MinMaxScaler` of one column, as four numbers for JSON.
 
-    `scale` and `shift` are scikit-learn's `scale_` and `min_`: the arithmetic, and so every bit of the
-    result, is the same, without importing scikit-learn where a forecast is made.
+    `scale` and `shift` are scikit-learn's `scale_` and `min_`. The arithmetic, and so every bit of the
+    result, is the same, but a forecast need not import scikit-learn.
     """
 
     minimum: float
@@ -88,7 +95,7 @@ class MinMax:
         return cls(*(float(figure[0]) for figure in figures))
 
     def forward(self, closes: Floats) -> Floats:
-        """Closes to [0, 1] over the span that was fitted; any shape."""
+        """Scaled closes, any shape; those that the scaler was fitted on lie in [0, 1]."""
         return np.asarray(closes, dtype=np.float64) * self.scale + self.shift
 
     def back(self, scaled: Floats) -> Floats:
@@ -98,9 +105,9 @@ class MinMax:
 
 @dataclass(frozen=True)
 class Split:
-    """The article's data: rows [0, train_rows) to learn from, the others to test on.
+    """The article's data: rows [0, train_rows) for training and validation, the others to test on.
 
-    The first `fitted` windows of `train` are trained on, the others validate.
+    The first `fitted` windows of `train` are trained on; the others validate.
     """
 
     train_rows: int
@@ -112,9 +119,9 @@ class Split:
 
 @dataclass(frozen=True)
 class ArticleState:
-    """The network's weights, the scaler of its closes, and its test part.
+    """The network's weights, the scaler of its closes, and its forecasts of the test part.
 
-    `test` holds `day_utc`, `close`, `last_close` and `point` of each test window; None when loaded.
+    `test` has the columns `day_utc`, `close`, `last_close` and `point`; None in a loaded state.
     """
 
     weights: Weights
@@ -128,6 +135,7 @@ class ArticleProfile(BaseProfile):
     name = "article"
     Settings = ArticleSettings
     levels: tuple[float, ...] = ()
+    gate_days = 0
 
     @property
     def policy(self) -> Policy:
@@ -136,7 +144,7 @@ class ArticleProfile(BaseProfile):
 
     @property
     def min_days(self) -> int:
-        """The shortest series that leaves a window to train on, one to validate and one to test."""
+        """The days of the shortest series with a window to train on, one to validate and one to test."""
         return int(next(filter(self._holds_windows, itertools.count(self.settings.lookback + 1))))
 
     def _holds_windows(self, days: int) -> bool:
@@ -148,10 +156,8 @@ class ArticleProfile(BaseProfile):
 
     @property
     def consecutive_days(self) -> int:
-        """One window."""
+        """The days of one window."""
         return int(self.settings.lookback)
-
-    gate_days = 0
 
     def fit(
         self,
@@ -161,24 +167,22 @@ class ArticleProfile(BaseProfile):
         holdout_days: int = 0,
         epochs: int | None = None,
     ) -> FittedModel:
-        """Train on the oldest 80 % of the closes, test on the others; the pool is not used."""
+        """Train on the oldest closes and test on the others, as `split` does; the pool is not used."""
         settings, closes = self.settings, history.candles[: -holdout_days or None]
         split = self.split(closes)
-        if settings.bridge_gaps and (gaps := find_gaps(closes["day_utc"])):
-            log.warning(
-                "%s: training bridges %d gaps as the article did; --set bridge_gaps=false does not",
-                history.product_id,
-                len(gaps),
-            )
+        if settings.bridge_gaps and find_gaps(closes["day_utc"]):
+            text = "%s: training bridges the gaps, as the article did; --set bridge_gaps=false does not"
+            log.warning(text, history.product_id)
         network = self._network()
+        how = TrainingSettings(
+            settings.learning_rate, settings.batch_size, epochs or settings.epochs, settings.shuffle
+        )
         losses = train(
             network,
             split.train.inputs,
             split.train.targets,
             validation_split=settings.validation_split,
-            settings=TrainingSettings(
-                settings.learning_rate, settings.batch_size, epochs or settings.epochs, settings.shuffle
-            ),
+            settings=how,
             seed=settings.seed,
         )
         weights = network.get_weights()
@@ -196,10 +200,10 @@ class ArticleProfile(BaseProfile):
         return FittedModel(state, closes["day_utc"].iloc[-1].date(), training=training)
 
     def split(self, closes: pd.DataFrame) -> Split:
-        """Split the closes as the article does: the oldest 80 % to learn from, windows inside each part.
+        """Split candles as the article does: windows of the oldest closes, and windows of the others.
 
         Raises:
-            NotEnoughHistory: too few days for a window in each part.
+            NotEnoughHistory: too few days for a window to train on, one to validate and one to test.
         """
         settings = self.settings
         if len(closes) < self.min_days:
@@ -229,10 +233,14 @@ class ArticleProfile(BaseProfile):
         return article_network(**self.settings.model_dump(include=names))
 
     def predict(
-        self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
+        self,
+        fitted: FittedModel,
+        candles: pd.DataFrame,
+        rows: Rows,
+        *,
+        components: bool = True,  # noqa: ARG002
     ) -> Mapping[int, Predicted]:
         """The close of the day after each origin row."""
-        del components
         state: ArticleState = fitted.state
         closes, lookback = _column(candles, "close"), self.settings.lookback
         windows = np.empty((len(rows), lookback, 1))
@@ -242,16 +250,16 @@ class ArticleProfile(BaseProfile):
         return {1: Predicted(points=state.scaler.back(self._outputs(state.weights, windows)))}
 
     def _outputs(self, weights: Weights, windows: Floats) -> Floats:
-        """Scaled closes (samples,) of the days after windows (samples, lookback, 1) of scaled closes."""
+        """Scaled closes (samples,) of the days after windows of scaled closes (samples, lookback, 1)."""
         layers = self.settings.model_dump(include={"activation", "leaky_slope"})
         return forward(weights, windows, **layers)[:, 0]
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
-        """Those of the one network."""
+        """The arrays of the only network."""
         return [fitted.state.weights]
 
     def save(self, fitted: FittedModel, draft: Draft) -> None:
-        """`model.weights.h5` and `scaler.json`."""
+        """Write `model.weights.h5` and `scaler.json`."""
         network = self._network()
         network.set_weights(fitted.state.weights)
         draft.write_weights(network)
@@ -263,14 +271,14 @@ class ArticleProfile(BaseProfile):
         return ArticleState(weights, MinMax(**bundle.read_json("scaler.json")))
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:
-        """The article's three figures."""
+        """The article's three figures, as PNG by file name."""
         from closecast.tasks.profiles.figures import article_figures
 
         return article_figures(history, fitted.training.losses[0], fitted.state.test)
 
 
 def _test_part(points: Floats, closes: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """The prediction for each test window, (samples,), beside the actual close."""
+    """`ArticleState.test`, from the predicted closes (samples,) of the test windows."""
     rows, prices = split.train_rows + split.test.target_rows, _column(closes, "close")
     return pd.DataFrame(
         {

@@ -1,4 +1,4 @@
-"""What a profile is: the only place that knows what kind of model it has.
+"""The protocol of profiles: only a profile knows what kind of model it has.
 
 Policy, gate, backtest, scoreboard, report, versions and `reproduce` work with any `Profile`.
 docs/howto/own_model.md derives one from `BaseProfile`.
@@ -33,19 +33,19 @@ from closecast.tasks.profiles.baselines import (
     mean_of_baselines,
 )
 
-# Days from the first close on which even the simplest baseline is a guess.
+# With fewer days since the first close, even the simplest baseline is a guess.
 MIN_FALLBACK_DAYS = 60
 Histories = Mapping[str, PriceHistory]
 
 
 class Policy(Frozen):
-    """When a model is replaced, and by what; changing it does not make another model of the same data."""
+    """When a model is replaced, and by what. The same training gives the same model under any policy."""
 
     refit_every_days: int = Field(
         90, ge=0, le=3650, description="Days from one refit to the next; 0: on every data version"
     )
     fine_tune_every_days: int = Field(
-        30, ge=0, le=3650, description="Days from one training of any kind to the next fine-tuning; 0: never"
+        30, ge=0, le=3650, description="Days from any training to the next fine-tuning; 0: never"
     )
     max_model_age_days: int = Field(
         180, ge=1, le=3650, description="Age in days at which a model without a successor raises a warning"
@@ -53,16 +53,18 @@ class Policy(Frozen):
     gate_ratio_180: float = Field(
         1.02,
         gt=0,
-        description="Largest CRPS ratio to the champion over 180 unseen days: four times its noise",
+        description="Largest accepted CRPS ratio to the champion over 180 unseen days: four times the noise",
     )
     gate_ratio_365: float = Field(
-        1.01, gt=0, description="The same over 365 unseen days, where the noise is less"
+        1.01,
+        gt=0,
+        description="Largest accepted CRPS ratio over 365 unseen days, where the noise is smaller",
     )
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a training went, for lineage, log and figures; the fields are those of `Lineage`."""
+    """How a training went, for lineage, log and figures; fields of the same name as in `Lineage`."""
 
     losses: tuple[Losses, ...] = ()
     windows: Mapping[str, int] = field(default_factory=dict)
@@ -72,46 +74,41 @@ class Training:
 
     @property
     def best_epoch(self) -> int | None:
-        """The best epoch of the typical network, None where there is no network."""
-        return round(float(np.median([one.best_epoch for one in self.losses]))) if self.losses else None
+        """The median of the networks' best epochs; None if there are no networks."""
+        epochs = [losses.best_epoch for losses in self.losses]
+        return round(float(np.median(epochs))) if epochs else None
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """What a profile needs to forecast, in a form of its own.
+    """What a profile needs to forecast."""
 
-    `trained_through` is the newest day whose close training or early stopping looked at: later days are
-    unseen. `quantile_offsets` are the tracker's states before its first outcome, in sigmas, (levels,) for
-    each horizon; None for a point. The `twin` was trained without the newest days: the gate judges it on
-    them, in place of the model that forecasts.
-    """
-
-    state: Any
-    trained_through: date
+    state: Any  # of the profile's own type
+    trained_through: date  # the newest day that training or early stopping looked at: later ones are unseen
+    # The first states of the tracker, in sigmas, (levels,) for each horizon; None for a point.
     quantile_offsets: Mapping[int, Floats] | None = None
     training: Training = Training()
+    # Trained without the newest days: the gate judges it on them, in place of the model that forecasts.
     twin: FittedModel | None = None
 
     @property
     def judged(self) -> FittedModel:
-        """The model that the gate judges."""
+        """The model that the gate judges: the twin if there is one."""
         return self.twin or self
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The predictions for one horizon from some origins, before the tracker.
-
-    `components` are the quantiles of each component forecast, first those of the model alone.
-    """
+    """The predictions for one horizon from some origins, before the tracker."""
 
     quantiles: Floats | None = None  # of the log return over the horizon, (origins, levels)
     sigma: Floats | None = None  # its expected standard deviation, (origins,): the unit of quantile offsets
+    # The quantiles of each component forecast, (origins, levels), first those of the model alone.
     components: Mapping[str, Floats] = field(default_factory=dict)
     points: Floats | None = None  # closes, (origins,), of a profile without intervals
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists, from which `from_json` makes the same bits."""
+        """Lists for JSON, from which `from_json` restores the same bits."""
         arrays = {name: getattr(self, name) for name in ("quantiles", "sigma", "points")}
         plain = {name: None if array is None else array.tolist() for name, array in arrays.items()}
         components = [[name, quantiles.tolist()] for name, quantiles in self.components.items()]
@@ -127,26 +124,26 @@ class Predicted:
 
 
 def quantiles_and_sigmas(predicted: Mapping[int, Predicted]) -> tuple[dict[int, Floats], dict[int, Floats]]:
-    """The quantiles and sigmas of predictions that have them, by horizon, as the tracker takes them."""
+    """The quantiles (origins, levels) and sigmas (origins,) of predictions, by horizon, for the tracker."""
     quantiles, sigmas = dict[int, Floats](), dict[int, Floats]()
-    for horizon, one in predicted.items():
-        assert one.quantiles is not None and one.sigma is not None  # noqa: PT018, S101 (no point is tracked)
-        quantiles[horizon], sigmas[horizon] = one.quantiles, one.sigma
+    for horizon, part in predicted.items():
+        assert part.quantiles is not None and part.sigma is not None  # noqa: PT018, S101 (no point is tracked)
+        quantiles[horizon], sigmas[horizon] = part.quantiles, part.sigma
     return quantiles, sigmas
 
 
 class Profile(Protocol):
-    """A kind of model with its settings; what most kinds share is a default here.
+    """A kind of model with its settings; what most kinds have in common is a default here.
 
-    Settings that the defaults use, where the model has them: the fields of `Policy`, `lookback`, `min_days`,
+    The defaults use these settings, where a profile has them: the fields of `Policy`, `lookback`, `min_days`,
     `min_pool_days`, `gate_days`, `tracker_step`, `pool_products`, `horizons`.
     """
 
     name: str  # `^[a-z][a-z0-9_]{0,31}$`: columns, models and assets carry it
     settings: Any  # of the class `Settings`
-    recipe: int = 1  # counts up when the same settings come to mean another model
+    recipe: int = 1  # incremented when the same settings come to mean another model
     levels: tuple[float, ...] = LEVELS  # of its quantiles; none for a point
-    component: str = "network"  # under which the model alone is stored among the component forecasts
+    component: str = "network"  # the name of the model alone among the component forecasts
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -155,44 +152,44 @@ class Profile(Protocol):
 
     @property
     def policy(self) -> Policy:
-        """When its models are replaced: the fields of `Policy` among the settings."""
+        """When its models are replaced: `Policy`, with the fields that the settings have."""
         names = [name for name in Policy.model_fields if hasattr(self.settings, name)]
         return Policy(**{name: getattr(self.settings, name) for name in names})
 
     @property
     def version(self) -> str:
-        """The digest of every setting: part of the key of a forecast."""
+        """The name and a digest of all settings: part of the key of a forecast."""
         return f"{self.name}-{settings_digest(self.settings.model_dump(mode='json'))}"
 
     @property
     def recipe_version(self) -> str:
-        """The digest of the settings that make the model and its forecast, without the policy."""
+        """A digest of the settings that decide the model and its forecast: all but the policy."""
         own = self.settings.model_dump(mode="json", exclude=set(Policy.model_fields))
         return settings_digest({"recipe": self.recipe, **own})
 
     @property
     def min_days(self) -> int:
-        """Closes that a model needs up to an origin."""
+        """Closes up to an origin that a model needs."""
         return int(getattr(self.settings, "min_days", 400))
 
     @property
     def min_pool_days(self) -> int:
-        """Closes from which a younger product is forecast by the networks of others; `min_days` for never."""
+        """Closes that a younger product needs for networks of others; `min_days`: it never uses them."""
         return int(getattr(self.settings, "min_pool_days", self.min_days))
 
     @property
     def min_fallback_days(self) -> int:
-        """Days from the first close to an origin that a forecast without a model needs."""
+        """The least days from the first close to an origin that is forecast, by the fallback if need be."""
         return min(MIN_FALLBACK_DAYS, self.min_days) if self.levels else self.min_days
 
     @property
     def consecutive_days(self) -> int:
-        """The newest days that a window needs without a gap: its own, and a day more for its first return."""
+        """The newest days that must have no gap: a window's, and the one before for its first return."""
         return int(self.settings.lookback) + 1
 
     @property
     def gate_days(self) -> int:
-        """Newest days that a challenger's twin is not trained on; 0: no gate, each challenger is accepted."""
+        """Newest days that a challenger's twin is not trained on; 0: no gate, challengers are accepted."""
         return int(getattr(self.settings, "gate_days", 180))
 
     @property
@@ -206,7 +203,7 @@ class Profile(Protocol):
         return tuple(getattr(self.settings, "pool_products", ()))
 
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:  # noqa: ARG002
-        """Rows of a candle frame that a forecast can be made from, by that model or by a new one."""
+        """Rows of a candle frame that can be an origin, for that model or for a new one, (rows,)."""
         rows = [
             np.arange(run.start + self.consecutive_days - 1, run.stop)
             for run in consecutive_runs(candles["day_utc"])
@@ -216,20 +213,20 @@ class Profile(Protocol):
     def fit(
         self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
     ) -> FittedModel:
-        """Train from first weights on the history, less its newest `holdout_days`.
+        """Train from initial weights on the history, less its newest `holdout_days`.
 
-        With `epochs` exactly so many passes over all of these days, without early stopping: so many as the
-        twin found to be best.
+        `epochs` is the exact number of passes over all of these days, without early stopping: the number that
+        was best for the twin.
 
         Raises:
             NotEnoughHistory: too few days, or too few without a gap.
-            BadSetting: the losses grow beyond all bounds with these settings.
+            BadSetting: the losses are not finite with these settings.
         """
 
     def fit_pool(self, history: PriceHistory, pool: Histories) -> FittedModel:
         """Train for a product of fewer than `min_days` closes, on the windows of the pool alone.
 
-        Of its own history only the columns matter. A profile without `min_pool_days` is not asked.
+        Of its own history only the columns matter. Not called if `min_pool_days` is `min_days`.
 
         Raises:
             NotEnoughHistory: the pool has too few windows.
@@ -247,15 +244,16 @@ class Profile(Protocol):
         *,
         holdout_days: int = 0,
     ) -> FittedModel:
-        """Train a model on; its quantile offsets stay. By default it is fitted again."""
+        """Continue a model's training; its quantile offsets stay. By default a model is fitted anew."""
         return self.fit(history, pool, holdout_days=holdout_days)
 
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
     ) -> Mapping[int, Predicted]:
-        """The predictions from each origin row, by horizon; a row's bits depend on it and those before alone.
+        """The predictions from each origin row, by horizon, the shortest first.
 
-        Without `components` only the model alone is wanted, as the gate compares it.
+        Not a bit of a row's prediction depends on later rows, or on the other origins. Without `components`
+        the baselines may be left out: the gate compares the model alone.
         """
 
     def fallback(self, candles: pd.DataFrame, rows: Rows, horizons: Sequence[int]) -> Mapping[int, Predicted]:
@@ -284,33 +282,33 @@ class Profile(Protocol):
         """The arrays of each network."""
 
     def save(self, fitted: FittedModel, draft: Draft) -> None:
-        """Write the state to a bundle: weights and JSON, nothing that could run."""
+        """Write the state to a bundle: weights and JSON, nothing that could be executed."""
 
     def load(self, bundle: Bundle) -> Any:
         """The state that `save` wrote, to the last bit.
 
         Raises:
-            Damaged: a file is not the stored one.
+            Damaged: a file is missing or is not the one that was written.
         """
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
-        """PNG files about a training, by name; none by default."""
+        """PNG images of a training, by file name; none by default."""
         return {}
 
 
 class BaseProfile(Profile):
-    """What a profile is derived from: it names itself and its settings model.
+    """The base class of profiles.
 
-    It implements `fit`, `predict`, `weights`, `save` and `load`.
+    A profile sets `name` and `Settings`, and implements `fit`, `predict`, `weights`, `save` and `load`.
     """
 
     Settings: ClassVar[type[Frozen]]
 
     def __init__(self, settings: Frozen | Mapping[str, object] | None = None) -> None:
-        """Take the settings, or the defaults with some fields set otherwise.
+        """Take the settings, or the defaults with these fields changed.
 
         Raises:
-            BadSetting: no such field, or a value out of its range.
+            BadSetting: there is no such field, or a value is out of range.
         """
         if isinstance(settings, Frozen):
             self.settings: Any = settings
@@ -326,10 +324,10 @@ class BaseProfile(Profile):
             raise as_bad_setting(error, self.Settings) from error
 
     def require_days(self, history: PriceHistory) -> None:
-        """Require the `min_days` closes that a model needs.
+        """Require the closes that a model needs.
 
         Raises:
-            NotEnoughHistory: fewer.
+            NotEnoughHistory: there are fewer than `min_days`.
         """
         days = len(history.candles)
         if days < self.min_days:

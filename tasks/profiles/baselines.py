@@ -1,4 +1,4 @@
-"""Forecasts of the return over the next days without a network, which the network must not lose to."""
+"""Baselines: forecasts of the return over the next days without a network, to compare the networks with."""
 
 from __future__ import annotations
 
@@ -70,25 +70,25 @@ Tails = Mapping[str, Mapping[int, tuple[float, float]]]
 
 
 def baselines_of(horizon: int) -> tuple[str, ...]:
-    """The baselines of a horizon: over one day a drift is too small to tell."""
+    """The baselines of a horizon: over one day the drift is too small to matter."""
     return METHODS if horizon == 1 else BASELINES
 
 
 @dataclass(frozen=True)
 class _Past:
-    """Candles and one-day log returns (days,) up to the last origin; origins (origins,)."""
+    """What the baselines are computed from: the days up to the last origin."""
 
     candles: pd.DataFrame
-    returns: Floats
+    returns: Floats  # (days,), one-day log returns
     counts: Rows  # (days,), returns up to and including the day
-    origins: Rows
+    origins: Rows  # (origins,)
     sigmas: ExpectedSigmas
-    garch_at: Callable[[int], _WeekdayGarch | None]  # fitted on the rows before a cut, once for all horizons
+    garch_at: Callable[[int], _WeekdayGarch | None]  # fitted to the rows before a cut, once for all horizons
     tails: Tails
     simplest: str = MIXED[0]  # what a baseline with too few returns forecasts as
 
     def cuts(self, refit_days: int) -> Rows:
-        """Each origin's parameters are fitted on the rows before this one, (origins,)."""
+        """The number of first rows that each origin's parameters are fitted to, (origins,)."""
         cuts = refit_cuts(self.candles, refit_days)[self.origins]
         enough = np.concatenate([[0], self.counts])[cuts] >= MIN_RETURNS
         return np.where(enough, cuts, self.origins + 1)
@@ -96,15 +96,18 @@ class _Past:
 
 @dataclass(frozen=True)
 class _WeekdayGarch:
-    """GARCH of returns over the size of their weekday, and sigma of the day after each return."""
+    """GARCH of returns that are divided by the scale of their weekday."""
 
     garch: Garch
-    scale: Floats  # (7,)
-    sigma: Floats  # (returns + 1,), of returns over their weekday's scale
+    scale: Floats  # (7,), `weekday_scale`
+    sigma: Floats  # (returns + 1,), of the day after the first 0, 1, ... scaled returns
 
     def over(self, horizon: int, count: Rows, weekday: Rows) -> Floats:
-        """Sigma of the return over the days after so many returns, the last of that weekday, (rows,)."""
-        # In percent, as the parameters are; each day's expected variance follows from that of the day before.
+        """Sigma of the return over the horizon after the first `count` returns, (rows,).
+
+        `weekday` is that of the origin, the day of the last of these returns, (rows,).
+        """
+        # In percent, as the parameters are; a day's expected variance follows from that of the day before.
         variance, total = np.square(100.0 * self.sigma[count]), np.zeros(len(count))
         for day in range(1, horizon + 1):
             total += variance * np.square(self.scale[(weekday + day) % 7])
@@ -169,7 +172,10 @@ def mean_of_baselines(components: Mapping[str, Floats], names: Sequence[str] = M
 def pool_tails(
     pool: Sequence[pd.DataFrame], horizons: Sequence[int]
 ) -> dict[str, dict[int, tuple[float, float]]]:
-    """The t of several products' standardized returns together, each product's newest `T_DAYS`."""
+    """Sigma and degrees of freedom of a t fitted to the standardized returns of several products together.
+
+    By baseline and horizon, on the newest `T_DAYS` returns of each product.
+    """
     one_blas_thread()
     pasts = [
         _past(candles, np.array([len(candles) - 1]), expected_sigmas(candles, horizons), {})
@@ -245,7 +251,7 @@ def _ewma_weekday_t(past: _Past, horizon: int) -> Floats:
 def _har_120_t(past: _Past, horizon: int) -> Floats:
     quantiles = _around_zero(past, horizon, "har_120_t")
     if past.tails:
-        # A young product's regression has seen little of what comes in a month.
+        # The regression of a young product has few outcomes, the fewer the longer the horizon.
         outcomes = np.cumsum(~np.isnan(log_returns(past.candles, days=horizon)))[past.origins]
         quantiles[outcomes < HarSettings().half_life_days * np.sqrt(horizon)] = np.nan
     return _or_ewma(quantiles, past, horizon)
@@ -278,7 +284,7 @@ def _around_zero(
 
 
 def _standardized(past: _Past, horizon: int, sigma: Floats) -> Floats:
-    """Each day's return over the horizon, over the sigma (days,) expected at its origin, (days,) or NaN."""
+    """Each day's return over the horizon in the sigma (days,) expected at its origin, (days,); or NaN."""
     before = rows_before(past.candles, horizon)
     actual, expected = log_returns(past.candles, days=horizon), sigma[before]
     usable = (before >= 0) & ~np.isnan(actual) & (expected > 0) & (past.counts[before] >= WARM_UP)
@@ -299,7 +305,7 @@ def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
         sigma = fitted.over(horizon, past.counts, weekday)
         if horizon == 1:
             return sigma[rows], float(np.clip(fitted.garch.dof, *DOF))
-        # Over some days the tails are those of a sum.
+        # The tails of a sum of several days' returns are not those of one.
         size, dof = fit_t(_known(_standardized(past, horizon, sigma)[:cut])[-T_DAYS:])
         return sigma[rows] * size, dof
 
@@ -307,7 +313,7 @@ def _garch_weekday_t(past: _Past, horizon: int) -> Floats:
 
 
 def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | None]) -> Floats:
-    """Quantiles of a t about 0, (origins, 23); `fit` takes a cut and its origins (rows,)."""
+    """Quantiles of a t about 0, (origins, 23); `fit` takes a cut, and the origins (rows,) that have it."""
     sigma, dof = np.full((2, len(past.origins)), np.nan)
     cuts = past.cuts(refit_days)
     for cut in np.unique(cuts).tolist():
@@ -319,7 +325,7 @@ def _t_quantiles(past: _Past, refit_days: int, fit: Callable[[int, Rows], Fit | 
 
 
 def _or_ewma(quantiles: Floats, past: _Past, horizon: int) -> Floats:
-    """The quantiles (origins, 23), with those of an EWMA where a model could not be fitted."""
+    """The quantiles (origins, 23); where a model could not be fitted, those of an EWMA."""
     missing = ~np.isfinite(quantiles).all(axis=1)
     if missing.any():
         simplest = _ewma_t if past.simplest == YOUNG else _ewma_weekday_t

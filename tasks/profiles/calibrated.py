@@ -1,7 +1,7 @@
-"""Profile `calibrated`: quantiles of the log returns over the next days, from LSTMs and from baselines.
+"""Profile `calibrated`: quantiles of the log returns over the next days, from LSTMs and baselines.
 
-The networks' quantiles are averaged, mixed with the mean of three baselines, and corrected by the online
-quantile tracker.
+The networks' quantiles are averaged and mixed with the mean of three baselines; the online quantile tracker
+corrects them.
 """
 
 from __future__ import annotations
@@ -48,32 +48,32 @@ from closecast.tasks.profiles.ensemble import (
     fit_ensemble,
     trainers_for,
 )
-from closecast.tasks.profiles.pool import fit_pool_ensemble, shown_candles
+from closecast.tasks.profiles.pool import fit_pool_ensemble, input_candles
 
 
 class CalibratedProfile(BaseProfile):
-    """The default: a distribution whose intervals cover what they promise."""
+    """The default profile: a distribution whose intervals cover as many outcomes as they should."""
 
     name = "calibrated"
     Settings = CalibratedSettings
     component = "lstm"
 
     def origins(self, candles: pd.DataFrame, fitted: FittedModel | None = None) -> Rows:
-        """Rows with every figure of a window; its days may be missing, except the origin."""
+        """Rows whose window has all its figures, (rows,); days before the origin may be missing."""
         if fitted:
-            columns, candles = fitted.state.columns, shown_candles(fitted.state, candles)
+            columns, candles = fitted.state.columns, input_candles(fitted.state, candles)
         else:
             columns = columns_of(candles, share=self.settings.column_share)
         return usable_rows(self._next_day_inputs(candles, columns), lookback=self.settings.lookback)
 
     def _next_day_inputs(self, candles: pd.DataFrame, columns: Columns) -> Inputs:
-        """Inputs of one horizon, where only the rows are wanted: they are the same for every horizon."""
+        """Inputs of the next day alone, to find usable rows: they are the same for every horizon."""
         return make_inputs(candles, self.settings.model_copy(update={"horizons": (1,)}), columns)
 
     def fit(
         self, history: PriceHistory, pool: Histories, *, holdout_days: int = 0, epochs: int | None = None
     ) -> FittedModel:
-        """Train the ensemble, and track the days after its gradients for the first quantile offsets."""
+        """Train the ensemble; the days that it was not fitted to give the first quantile offsets."""
         self.require_days(history)
         trained_through = history.origin - timedelta(days=holdout_days)
         trained = fit_ensemble(history, pool, self.settings, trained_through, epochs)
@@ -81,7 +81,7 @@ class CalibratedProfile(BaseProfile):
         return FittedModel(trained.ensemble, trained_through, offsets, trained.training)
 
     def fit_pool(self, history: PriceHistory, pool: Histories) -> FittedModel:
-        """Train the ensemble on the pool; the tracker begins with what it learns of this product."""
+        """Train the ensemble on the pool; the tracker begins without offsets."""
         trained = fit_pool_ensemble(history, pool, self.settings)
         offsets = Tracker.new(self.horizons, step=self.tracker_step).offsets
         return FittedModel(trained.ensemble, trained.fitted_through, offsets, trained.training)
@@ -89,7 +89,7 @@ class CalibratedProfile(BaseProfile):
     def fine_tune(
         self, fitted: FittedModel, history: PriceHistory, pool: Histories, *, holdout_days: int = 0
     ) -> FittedModel:
-        """Train the ensemble on for a few gentle epochs."""
+        """Continue the training for a few epochs at a low learning rate; the quantile offsets stay."""
         self.require_days(history)
         trained_through = history.origin - timedelta(days=holdout_days)
         trained = fine_tune_ensemble(fitted.state, history, pool, self.settings, trained_through)
@@ -98,14 +98,14 @@ class CalibratedProfile(BaseProfile):
     def predict(
         self, fitted: FittedModel, candles: pd.DataFrame, rows: Rows, *, components: bool = True
     ) -> Mapping[int, Predicted]:
-        """Half the networks, half the mean of three baselines, beside every baseline."""
+        """The networks' quantiles mixed with the mean of three baselines; all baselines are components."""
         return self._predict(fitted.state, candles, rows, BASELINES if components else ())
 
     def _predict(
         self, ensemble: Ensemble, candles: pd.DataFrame, rows: Rows, baselines: Sequence[str]
     ) -> dict[int, Predicted]:
         settings, horizons = self.settings, self.horizons
-        candles = shown_candles(ensemble, candles)
+        candles = input_candles(ensemble, candles)
         sigmas = expected_sigmas(candles, horizons)
         inputs = make_inputs(candles, settings, ensemble.columns, sigmas)
         own = ensemble_quantiles(ensemble, inputs, rows, settings)
@@ -127,10 +127,10 @@ class CalibratedProfile(BaseProfile):
     def _first_offsets(
         self, ensemble: Ensemble, history: PriceHistory, fitted_through: date
     ) -> dict[int, Floats]:
-        """The tracker's states after the days that no gradient came from, (levels,) for each horizon."""
+        """The offsets learned on the days after `fitted_through`, (levels,) for each horizon."""
         settings, candles = self.settings, history.candles
         tracker = Tracker.new(self.horizons, step=settings.tracker_step)
-        if fitted_through >= history.origin:  # its twin's days give them
+        if fitted_through >= history.origin:  # no day is left: training takes the twin's offsets
             return tracker.offsets
         inputs = self._next_day_inputs(candles, ensemble.columns)
         rows = with_outcome(candles, training_rows(inputs, lookback=settings.lookback))
@@ -144,12 +144,12 @@ class CalibratedProfile(BaseProfile):
         return tracker.offsets
 
     def weights(self, fitted: FittedModel) -> Sequence[Sequence[NDArray[Any]]]:
-        """Those of each member."""
+        """The arrays of each member."""
         members: Sequence[Sequence[NDArray[Any]]] = fitted.state.members
         return members
 
     def save(self, fitted: FittedModel, draft: Draft) -> None:
-        """One weights file a member, and `ensemble.json`."""
+        """Write a weights file per member, and `ensemble.json`."""
         ensemble: Ensemble = fitted.state
         features = int(ensemble.members[0][0].shape[0])
         for number, weights in enumerate(ensemble.members, start=1):
@@ -160,7 +160,7 @@ class CalibratedProfile(BaseProfile):
         draft.write_json("ensemble.json", {"columns": asdict(ensemble.columns), **shape, **tails})
 
     def load(self, bundle: Bundle) -> Ensemble:
-        """The ensemble of a bundle."""
+        """Read the ensemble of a bundle."""
         ensemble = bundle.read_json("ensemble.json")
         outputs = 3 * len(self.horizons)
         shapes = weight_shapes(ensemble["features"], self.settings.units, outputs)
@@ -174,7 +174,7 @@ class CalibratedProfile(BaseProfile):
         return Ensemble(Columns(**ensemble["columns"]), members, tails or None)
 
     def figures(self, fitted: FittedModel, history: PriceHistory) -> Mapping[str, bytes]:  # noqa: ARG002
-        """The losses of the members, those with early stopping."""
+        """The losses of the members, with early stopping, as PNG by file name."""
         from closecast.tasks.profiles.figures import loss_figure
 
         unit = "negative log likelihood, scaled returns"

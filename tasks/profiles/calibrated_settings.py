@@ -1,4 +1,4 @@
-"""The settings of profile `calibrated`: every figure that it depends on, with its unit and its reason."""
+"""The settings of profile `calibrated`, each with its unit and the reason for its value."""
 
 from __future__ import annotations
 
@@ -10,43 +10,51 @@ from closecast.tasks.profiles.base import Policy
 
 
 class CalibratedSettings(InputSettings, Policy):
-    """What the model and its forecast depend on, beside the inputs and the policy."""
+    """The settings of the network, its training and its forecast, and those of the inputs and the policy."""
 
     # The network.
-    units: int = Field(32, ge=1, le=4096, description="LSTM units; more of them gained nothing")
+    units: int = Field(32, ge=1, le=4096, description="LSTM units; more did not improve the forecast")
     dropout: float = Field(0.3, ge=0, lt=1, description="Share of activations dropped in training")
     head_sd: float = Field(
-        0.02, gt=0, description="Standard deviation of the head's first weights: it begins near N(0, 1)"
+        0.02,
+        gt=0,
+        description="Standard deviation of the head's initial weights: training begins near N(0, 1)",
     )
-    mean_scale: float = Field(0.1, gt=0, description="Of the head's mean, in sigmas: it can hardly be known")
-    min_dof: float = Field(2.1, gt=2, description="Fewest degrees of freedom: the variance stays finite")
-    first_dof: float = Field(1.0, description="The head's first bias for them: some 3.4 to begin with")
+    mean_scale: float = Field(
+        0.1,
+        gt=0,
+        description="Scale of the head's mean, in sigmas: small, as a mean return is hardly predictable",
+    )
+    min_dof: float = Field(2.1, gt=2, description="Least degrees of freedom: the variance stays finite")
+    first_dof: float = Field(
+        1.0, description="The head's initial bias for the degrees of freedom: they begin at about 3.4"
+    )
     # Its training.
     learning_rate: float = Field(1e-3, gt=0, description="Adam's step")
     clip_norm: float = Field(
-        1.0, gt=0, description="The gradient's norm is held to it: tails make steep slopes"
+        1.0, gt=0, description="Largest norm of the gradient: returns with heavy tails give large ones"
     )
-    batch_size: int = Field(256, ge=1, le=100_000, description="Windows a step")
+    batch_size: int = Field(256, ge=1, le=100_000, description="Windows per step")
     epochs: int = Field(
-        12, ge=1, le=10_000, description="Passes over the windows, at most: more learn the past by heart"
+        12, ge=1, le=10_000, description="Most passes over the windows: with more, the networks overfit"
     )
     validation_days: int = Field(
-        180, ge=30, le=3650, description="Newest days of training, for early stopping"
+        180, ge=30, le=3650, description="Newest days of a training, which decide when it stops early"
     )
     patience: int = Field(
-        8, ge=1, le=10_000, description="Epochs without a better validation loss before it stops"
+        8, ge=1, le=10_000, description="Epochs without a better validation loss after which training stops"
     )
-    min_delta: float = Field(1e-5, ge=0, description="What counts as better, in the loss")
-    members: int = Field(3, ge=1, le=25, description="Networks averaged: one alone is 9 % off in its widths")
-    seed: int = Field(2020, ge=0, lt=2**32, description="Of the members' weights, masks and orders")
+    min_delta: float = Field(1e-5, ge=0, description="Least decrease of the loss that counts as better")
+    members: int = Field(3, ge=1, le=25, description="Networks averaged: interval widths of one are 9 % off")
+    seed: int = Field(2020, ge=0, lt=2**32, description="Seed of the members' weights, masks and orders")
     gate_days: int = Field(
         180,
         ge=180,
         le=3650,
-        description="Newest days that no model is trained on: the gate judges on them",
+        description="Newest days that the twin is not trained on: the gate compares on them",
     )
     fine_tune_epochs: int = Field(
-        2, ge=1, le=1000, description="Passes of a fine-tuning; five ruin the model"
+        2, ge=1, le=1000, description="Passes of a fine-tuning over the windows; five ruin the model"
     )
     fine_tune_learning_rate: float = Field(2e-4, gt=0, description="Adam's step in fine-tuning")
     # The forecast.
@@ -56,11 +64,11 @@ class CalibratedSettings(InputSettings, Policy):
     )
     pool_products: tuple[ProductId, ...] = Field(
         ("BTC-USD", "ETH-USD", "LTC-USD"),
-        description="Products whose windows join the training where the database holds them",
+        description="Products whose windows join the training if the database has them",
     )
     min_days: int = Field(
-        400, ge=100, description="Closes that a product needs for networks on its own windows"
+        400, ge=100, description="Closes that a product needs for networks trained on its own windows"
     )
     min_pool_days: int = Field(
-        60, ge=60, description="Closes from which a younger product is forecast by networks on older ones"
+        60, ge=60, description="Closes that a younger product needs for networks trained on older products"
     )

@@ -1,4 +1,4 @@
-"""Networks trained side by side on the same windows, whose quantiles are averaged."""
+"""An ensemble: networks trained on the same windows from different seeds, whose quantiles are averaged."""
 
 from __future__ import annotations
 
@@ -42,24 +42,27 @@ Examples = tuple[NDArray[np.float32], Floats]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The inputs that the networks are shown, and the weights of each member."""
+    """The trained networks of an ensemble, and what their inputs are."""
 
-    columns: Columns
+    columns: Columns  # of the inputs
     members: tuple[Weights, ...]
-    tails: Tails | None = None  # of a young product's baselines, those of the pool
+    tails: Tails | None = None  # of the pool's returns, for the baselines of a young product
 
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble with how its training went."""
+    """An ensemble, and how its training went."""
 
     ensemble: Ensemble
-    fitted_through: date  # the newest day that gradients came from: later forecasts are out of sample
+    fitted_through: date  # the newest day of a target with a gradient: later forecasts are out of sample
     training: Training
 
 
 def _examples(inputs: Inputs, settings: CalibratedSettings, after: date | None, through: date) -> Examples:
-    """The windows with a target day in that span, the last day included; NaN for targets outside of it."""
+    """The windows with a target day after `after` (by default any) and up to `through`.
+
+    Targets outside of this span are NaN.
+    """
     rows = training_rows(inputs, lookback=settings.lookback)
     days = inputs.days[rows][:, None] + DAY * np.array(settings.horizons)
     wanted = np.isfinite(inputs.targets[rows]) & (days <= np.datetime64(through))
@@ -79,10 +82,12 @@ def fit_ensemble(
     *,
     columns: Columns | None = None,
 ) -> TrainedEnsemble:
-    """Train every member from its first weights; the windows of the pool join the training.
+    """Train every member from its initial weights; the windows of the pool join the training.
 
-    The newest days up to `trained_through` are for early stopping; with `epochs` exactly so many are trained,
-    on all days. `columns` are those of the history's own candles by default.
+    Args:
+        trained_through: the newest day that the training may use; those before it decide on early stopping.
+        epochs: the exact number of passes, over all days and without early stopping.
+        columns: of the inputs; by default those that the history's candles have.
 
     Raises:
         NotEnoughHistory: too few windows.
@@ -107,13 +112,17 @@ def fit_ensemble(
         patience=None if epochs else settings.patience,
         min_delta=settings.min_delta,
     )
-    shape = settings.model_dump(include={"lookback", "units", "dropout", "head_sd", "first_dof"})
-    seeds = [_member_seed(settings, member) for member in range(settings.members)]
-    shape |= {"features": train[0].shape[2], "horizons": len(settings.horizons)}
-    networks = [calibrated_network(seed=seed, **shape) for seed in seeds]
-    starts = [(network.get_weights(), seed) for network, seed in zip(networks, seeds, strict=True)]
+    starts = _initial_members(settings, features=train[0].shape[2])
     held_out = None if epochs else validation
     return _train(settings, columns, train, held_out, pool, fitted_through, how, starts)
+
+
+def _initial_members(settings: CalibratedSettings, features: int) -> list[tuple[Weights, int]]:
+    """The initial weights and the seed of each member."""
+    shape = settings.model_dump(include={"lookback", "units", "dropout", "head_sd", "first_dof"})
+    shape |= {"features": features, "horizons": len(settings.horizons)}
+    seeds = [_member_seed(settings, member) for member in range(settings.members)]
+    return [(calibrated_network(seed=seed, **shape).get_weights(), seed) for seed in seeds]
 
 
 def fine_tune_ensemble(
@@ -123,9 +132,9 @@ def fine_tune_ensemble(
     settings: CalibratedSettings,
     trained_through: date,
 ) -> TrainedEnsemble:
-    """Train the members on for a few gentle epochs over all windows up to `trained_through`.
+    """Continue the members' training on all windows up to `trained_through`, at a low learning rate.
 
-    The optimizer begins with fresh state: the old one's belongs to other slopes.
+    The optimizer begins with fresh state: the old one belongs to other gradients.
 
     Raises:
         BadSetting: the losses are not finite with these settings.
@@ -145,7 +154,7 @@ def ensemble_quantiles(
 ) -> Floats:
     """The members' averaged quantiles of the log return over each horizon, (rows, horizons, levels).
 
-    The same row gives the same bits, however many others are asked for with it.
+    A row has the same bits whichever other rows are computed with it.
     """
     if not len(rows):
         return np.empty((0, len(settings.horizons), len(LEVELS)))
@@ -158,7 +167,7 @@ def ensemble_quantiles(
 
 
 def trainers_for(settings: CalibratedSettings, features: int) -> TrainerPool:
-    """The process's trainers of networks of that shape, traced once, on first use."""
+    """The process's trainers for networks with these settings; their graphs are traced once."""
     names = {"lookback", "units", "dropout", "clip_norm", "mean_scale", "min_dof"}
     shape = settings.model_dump(include=names)
     return _trainers(features=features, horizons=len(settings.horizons), **shape)
@@ -184,7 +193,7 @@ def _train(
     how: TrainingSettings,
     starts: Sequence[tuple[Weights, int]],
 ) -> TrainedEnsemble:
-    """Train a member from each start: its first weights and its seed."""
+    """Train a member from each start, its initial weights and its seed."""
     parts, not_pooled = _pooled(pool, settings, columns, fitted_through)
     inputs, targets = (np.concatenate(arrays) for arrays in zip(train, *parts.values(), strict=True))
 
@@ -195,9 +204,9 @@ def _train(
             inputs, targets, validation, settings=how, seed=seed, start=first, name=name
         )
         if validation is not None:
-            text = "%s of %d: best of %d epochs was %d, validation %.5f"
+            text = "%s of %d: best epoch %d of %d, validation %.5f"
             best = losses.best_epoch
-            log.info(text, name, len(starts), len(losses.training), best, losses.validation[best - 1])
+            log.info(text, name, len(starts), best, len(losses.training), losses.validation[best - 1])
         return weights, losses
 
     trained = trainers_for(settings, inputs.shape[2]).map(len(starts), train_member)
@@ -217,12 +226,11 @@ def _member_seed(settings: CalibratedSettings, *parts: int) -> int:
 def _pooled(
     pool: Histories, settings: CalibratedSettings, columns: Columns, through: date
 ) -> tuple[dict[str, Examples], dict[str, str]]:
-    """The further products' windows, each over its own sigma, and why the others have none."""
+    """The windows of the pool's products, each in its own sigma, and why the other products have none."""
     parts, not_pooled = dict[str, Examples](), dict[str, str]()
     for product, history in pool.items():
-        lacking = columns.lacking(columns_of(history.candles, share=settings.column_share))
-        if lacking:
-            not_pooled[product] = f"has no {' and no '.join(lacking)}"
+        if lacking := lacking_columns(columns, history, settings):
+            not_pooled[product] = lacking
             continue
         examples = _examples(make_inputs(history.candles, settings, columns), settings, None, through)
         if len(examples[0]):
@@ -230,3 +238,9 @@ def _pooled(
         else:
             not_pooled[product] = f"has no window up to {through}"
     return parts, not_pooled
+
+
+def lacking_columns(columns: Columns, history: PriceHistory, settings: CalibratedSettings) -> str | None:
+    """What the inputs of these columns lack in a history, as `has no volume`; None if it has all."""
+    lacking = columns.lacking(columns_of(history.candles, share=settings.column_share))
+    return f"has no {' and no '.join(lacking)}" if lacking else None

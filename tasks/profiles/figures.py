@@ -1,4 +1,4 @@
-"""Figures about trainings, as PNG: the article's three, and the losses of an ensemble."""
+"""Figures of trainings, as PNG: the article's three, and the losses of an ensemble."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#c8500a", "#8a8a8a"
 
 
 def article_figures(history: PriceHistory, losses: Losses, test: pd.DataFrame) -> dict[str, bytes]:
-    """Draw prices, losses, and predicted against actual, as PNG by file name; `test` as in `ArticleState`."""
+    """Draw the prices, the losses, and the predicted and actual closes, as PNG by file name.
+
+    Args:
+        test: the forecasts of the test part, as in `ArticleState`.
+    """
     return {
         "prices.png": _prices(history, test),
         "losses.png": loss_figure([losses], "mean squared error, scaled prices", logarithmic=True),
@@ -29,21 +33,21 @@ def article_figures(history: PriceHistory, losses: Losses, test: pd.DataFrame) -
 
 
 def loss_figure(networks: Sequence[Losses], unit: str, *, logarithmic: bool = False) -> bytes:
-    """Draw the losses of each network, a colour each: validation whole, training (with dropout) dotted."""
+    """Draw the losses of each network, as PNG: a colour each, validation solid, training dotted."""
     figure, axes = _canvas("Loss of each epoch", unit)
     for number, losses in enumerate(networks, start=1):
         epochs = range(1, len(losses.training) + 1)
         (line,) = axes.plot(epochs, losses.validation, label=f"network {number}")
         axes.plot(epochs, losses.training, color=line.get_color(), linestyle=":")
     axes.set_xlabel("epoch (dotted: training, with dropout)")
-    # A series that never moves is learned to a loss of nothing, which has no logarithm.
+    # The loss on a series that never moves reaches 0, which has no logarithm.
     if logarithmic and max(max(losses.training.max(), losses.validation.max()) for losses in networks) > 0:
         axes.set_yscale("log")
     return _png(figure)
 
 
 def _canvas(title: str, unit: str) -> tuple[Figure, Axes]:
-    # Figure without pyplot: no global state, so it may be drawn in any thread.
+    # Without pyplot there is no global state, so a figure can be drawn in any thread.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")
@@ -57,12 +61,12 @@ def _canvas(title: str, unit: str) -> tuple[Figure, Axes]:
 
 def price_tick(price: float, _position: object = None) -> str:
     """A price on an axis, in full: no offset, no exponent."""
-    # Ticks are round: what a float adds to them lies beyond the tenth digit.
+    # Ticks are round numbers; the error of their floats lies beyond the tenth digit.
     return np.format_float_positional(float(f"{price:.10g}"), trim="-")
 
 
 def _price_canvas(title: str, history: PriceHistory) -> tuple[Figure, Axes]:
-    """A canvas whose scale shows whole prices, also of a stablecoin or of 1e-8."""
+    """A canvas whose axis shows prices in full, also those of a stablecoin or of 1e-8."""
     figure, axes = _canvas(f"{history.product_id}: {title}", history.quote_currency)
     axes.yaxis.set_major_formatter(price_tick)
     return figure, axes
@@ -76,7 +80,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _with_breaks(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a calendar day, so that a gap is drawn as a gap and not as a line across it."""
+    """One row per calendar day, so that no line is drawn across a gap."""
     return frame.set_index("day_utc").asfreq("D")
 
 

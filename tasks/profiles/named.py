@@ -1,4 +1,4 @@
-"""The profile that a name means: ours, one that an installed package brings, or a class by its path."""
+"""Profiles by name: ours, those of installed packages, or a class by its path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def profile_names() -> list[str]:
-    """Our profiles and those of installed packages."""
+    """The names of our profiles and of those of installed packages."""
     return [*OURS, *sorted(entry_points(group=GROUP).names - OURS.keys())]
 
 
@@ -32,7 +32,7 @@ def profile_class(name: str) -> Any:
     """The class of a profile by its name, such as `calibrated`, or by `package.module:Class`.
 
     Raises:
-        BadSetting: there is none of that name, or it cannot be imported.
+        BadSetting: there is none of that name, it cannot be imported, or it has no name of its own.
     """
     if name in OURS:
         return OURS[name]
@@ -46,28 +46,28 @@ def profile_class(name: str) -> Any:
         )
     module, _, attribute = path.partition(":")
     try:
-        found = getattr(_imported(module), attribute)
+        profile = getattr(_imported(module), attribute)
     except Exception as error:  # somebody else's module may raise anything
         raise BadSetting(f"profile {path} cannot be imported: {type(error).__name__}: {error}") from error
-    if not _NAME.fullmatch(str(getattr(found, "name", ""))) or found.name in OURS:
+    if not _NAME.fullmatch(str(getattr(profile, "name", ""))) or profile.name in OURS:
         raise BadSetting(
-            f"profile {path} needs a name of its own of small letters, digits and _, such as gru, not"
-            f" {getattr(found, 'name', None)!r:.60}"
+            f"profile {path} needs a name of its own (lower-case letters, digits and _, such as gru),"
+            f" not {getattr(profile, 'name', None)!r:.60}"
         )
-    return found
+    return profile
 
 
 def profile_named(name: str, settings: Mapping[str, object] | None = None) -> Profile:
-    """The profile of that name with some settings set otherwise.
+    """The profile of that name, with these settings in place of its defaults.
 
     Raises:
-        BadSetting: no such profile, no such setting, or a value out of its range.
+        BadSetting: there is no such profile or setting, or a value is out of range.
     """
     return cast("Profile", profile_class(name)(settings))
 
 
 def own_files(profile: Profile) -> tuple[Path, ...]:
-    """The folder of a user's own profile, or its file where it is in no package; nothing for ours."""
+    """What a user's own profile adds to `code_version`: its package's folder, or its file; none for ours."""
     module = sys.modules[type(profile).__module__]
     if type(profile) in OURS.values():
         return ()
@@ -77,7 +77,7 @@ def own_files(profile: Profile) -> tuple[Path, ...]:
 
 
 def _imported(module: str) -> Any:
-    # A module beside the caller is found by scripts, but not by an installed command.
+    # Python finds a module in the current folder for a script, but not for an installed command.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""The t that baselines are fitted with: about 0, by maximum likelihood."""
+"""The maximum-likelihood fit of a Student t about 0, for the baselines."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import numpy as np
 
 from closecast.tasks.core.types import Floats
 
+# Bounds of the degrees of freedom: below them the variance is infinite, above them a t is nearly normal.
 DOF = (2.1, 200.0)
-# Sigma and degrees of freedom of standardized returns where few are known, or no price moved.
+# Sigma and degrees of freedom of standardized returns where too few are known, or no price moved.
 UNFITTED = (1.0, 4.0)
 
 
 def fit_t(values: Floats) -> tuple[float, float]:
-    """Sigma and degrees of freedom of the maximum-likelihood t about 0; `UNFITTED` when all values are 0."""
+    """Sigma and degrees of freedom of the maximum-likelihood t about 0 of values (values,), all known.
+
+    `UNFITTED` if all of them are 0.
+    """
     from scipy.optimize import minimize
 
     moves = np.abs(values[values != 0])
@@ -20,7 +24,7 @@ def fit_t(values: Floats) -> tuple[float, float]:
         return UNFITTED
     size = float(np.median(moves))
     squares = np.square(values / size)
-    # Many days without a move would pull sigma to 0: the bounds keep it near the typical move.
+    # Many days without a move would pull sigma to 0: the bounds keep it within 20 times the typical move.
     bounds = [(-np.log(20.0), np.log(20.0)), (1.0 / DOF[1], 1.0 / DOF[0])]
     start = np.array([0.5, 0.2])
     best = minimize(_t_loss, start, args=(squares,), jac=True, method="L-BFGS-B", bounds=bounds)
@@ -28,9 +32,9 @@ def fit_t(values: Floats) -> tuple[float, float]:
 
 
 def _t_loss(at: Floats, squares: Floats) -> tuple[float, Floats]:
-    """Mean negative log likelihood of a t about 0 and its gradient, at log sigma and 1 / dof.
+    """Mean negative log likelihood of a t about 0, and its gradient (2,), at (log sigma, 1 / dof).
 
-    In these it is smooth enough for a quasi-Newton method. `squares` are those of the values, (values,).
+    In these parameters it is smooth enough for a quasi-Newton method. `squares` (values,) are the values'.
     """
     from scipy.special import gammaln, psi
 

@@ -64,7 +64,7 @@ def rows(runs: Runs) -> list[dict[str, Any]]:
 
 
 def at(runs: Runs, number: int, horizon: int = 1, **changed: Any) -> CalibratorState:
-    """The state that a forecast from that day is made with, which is there."""
+    """The state that a forecast from that day is made with; it must be stored."""
     before = calibrator(runs.home).read().num_rows
     (state,) = states_at(runs.home, chain(**changed), day(number), {horizon: ZERO}, NOW).values()
     assert calibrator(runs.home).read().num_rows == before
@@ -72,7 +72,7 @@ def at(runs: Runs, number: int, horizon: int = 1, **changed: Any) -> CalibratorS
 
 
 def assert_learned(runs: Runs, number: int, *outcomes: int, horizon: int = 1, **changed: Any) -> None:
-    """The state of a day has the offsets that these days' outcomes give by hand."""
+    """The state of a day has the offsets that follow by hand from the outcomes of these days."""
     offsets, step = WARM.copy(), runs.profile.tracker_step
     for outcome in outcomes:
         prices = spread(close(outcome - horizon))
@@ -127,7 +127,7 @@ def test_each_outcome_is_learned_once_in_the_order_of_days(runs: Runs) -> None:
     assert rows(runs) == states
 
 
-def test_an_outcome_over_some_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
+def test_an_outcome_over_several_days_is_learned_from_its_target_day_on(tmp_path: Path) -> None:
     """A chain has a branch for each horizon; a day is the target of a forecast of each."""
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())
@@ -195,7 +195,7 @@ def test_a_late_outcome_rebuilds_the_later_states_as_revisions(gapped: Runs) -> 
     assert rows(gapped) == states
 
 
-def test_a_late_outcome_that_a_run_on_a_past_day_learns_is_passed_on(gapped: Runs) -> None:
+def test_a_late_outcome_learned_on_a_past_day_reaches_the_later_states(gapped: Runs) -> None:
     """That run may not touch the states after its origin; the next run of today rebuilds them."""
     gapped.score(605)
     gapped.restate(602, close(602))

@@ -1,4 +1,4 @@
-"""The tracker by hand, and what it guarantees against any sequence of outcomes."""
+"""The tracker by hand, and what it guarantees for any sequence of outcomes."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_an_outcome_inside_narrows_and_one_outside_widens_an_interval(outcome: f
     assert np.sign((after - after[::-1])[:MEDIAN]).tolist() == [-wider] * MEDIAN
 
 
-# Each chooses the outcome, in sigmas from the base of the level that it plays against and within BOUND,
-# from where that level is now, the day's number, and a generator.
+# Each chooses an outcome against one level, in sigmas and within BOUND of the level's base, from the level's
+# quantile now, the day's number, and a generator.
 Adversary = Callable[[float, int, np.random.Generator], float]
 ADVERSARIES: dict[str, Adversary] = {
     "always above": lambda now, n, draw: BOUND,
@@ -185,7 +185,7 @@ def test_coverage_recovers_after_300_days_without_a_move() -> None:
         assert inside.mean() == pytest.approx(percent / 100, abs=0.025)
 
 
-# Outcomes over some days
+# Outcomes over several days
 
 
 @STEADY
@@ -198,7 +198,7 @@ def test_coverage_recovers_after_300_days_without_a_move() -> None:
 def test_a_later_outcome_never_changes_an_earlier_forecast(
     returns: list[float], other: float, horizon: int, data: st.DataObject
 ) -> None:
-    """The close of a day moves the forecasts from that day on, of no horizon one before."""
+    """A day's close changes no forecast from an earlier day, of any horizon."""
     changed = data.draw(st.integers(1, len(returns)))
     one = 100 * np.exp(np.cumsum([0.0, *returns]))
     two = one.copy()
@@ -212,7 +212,7 @@ def test_a_later_outcome_never_changes_an_earlier_forecast(
         assert second[name][:changed].tobytes() == prices[:changed].tobytes()
 
 
-def test_an_outcome_teaches_from_its_target_day_on() -> None:
+def test_an_outcome_is_learned_from_its_target_day_on() -> None:
     """Day by day with plain loops, over a gap, for three horizons at once."""
     draw, horizons = np.random.default_rng(6), (1, 3, 7)
     history = history_of(100 * np.exp(np.cumsum(draw.normal(0, 0.06, 40))), missing=(4, 5, 20))
@@ -225,7 +225,7 @@ def test_an_outcome_teaches_from_its_target_day_on() -> None:
     offsets, made = dict(begun), dict[tuple[Any, int], Floats]()
     for number, day in enumerate(origins):
         for h in horizons:
-            # Those whose target day has come since the last origin, and has a close: only today does.
+            # The only target day since the last origin that has a close is today.
             before = day - timedelta(days=h)
             if (before, h) in made:
                 offsets[h] = update_offsets(offsets[h], closes[day], made[before, h], step=0.05)
@@ -235,7 +235,7 @@ def test_an_outcome_teaches_from_its_target_day_on() -> None:
             assert prices[h][number].tobytes() == made[day, h].tobytes(), (number, h)
     for h in horizons:
         assert tracker.offsets[h].tobytes() == offsets[h].tobytes()
-    # What waits at the end has its target after the last day.
+    # The forecasts that still wait have their target after the last day.
     assert sorted((day, h) for day, h, _ in tracker.waiting) == sorted(
         (day + timedelta(days=h), h)
         for day in origins
@@ -244,7 +244,7 @@ def test_an_outcome_teaches_from_its_target_day_on() -> None:
     )
 
 
-def test_a_tracker_that_is_handed_on_continues_with_the_same_bits() -> None:
+def test_a_tracker_continues_from_its_state_with_the_same_bits() -> None:
     draw, horizons, base = np.random.default_rng(7), (1, 3, 7), np.linspace(-0.1, 0.1, 23)
     history = history_of(100 * np.exp(np.cumsum(draw.normal(0, 0.06, 30))))
     whole = tracked(history, base, Tracker.new(horizons, step=0.05), horizons)
@@ -271,7 +271,7 @@ def test_intervals_grow_with_the_horizon_and_quantiles_stay_sorted(rows: list[li
     for low in range(MEDIAN):
         assert (np.diff(fan[:, low]) <= 0).all()
         assert (np.diff(fan[:, 22 - low]) >= 0).all()
-    # An interval is widened no further than a shorter one asks for.
+    # An interval is widened no further than to contain the shorter horizons'.
     for number, row in enumerate(fan):
         shorter = np.array(quantiles[: number + 1])
         assert row[:MEDIAN].tolist() == shorter[:, :MEDIAN].min(axis=0).tolist()

@@ -25,7 +25,7 @@ def every_day(row: Any, days: int) -> Floats:
     return np.tile(np.asarray(row, dtype=np.float64), (days, 1))
 
 
-def test_the_weights_of_the_levels_partition_the_unit_interval() -> None:
+def test_the_weights_of_the_levels_add_up_to_1() -> None:
     weights = level_weights()
     assert weights.shape == (23,)
     assert weights.sum() == pytest.approx(1.0, abs=1e-15)

@@ -73,7 +73,7 @@ def day_numbers(frame: pd.DataFrame) -> Floats:
 @pytest.mark.parametrize("horizon", [1, 7, 30])
 @pytest.mark.parametrize("of", [har, ewma])
 @pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only, with_gap])
-def test_no_later_row_moves_a_bit(of: Sigma, change: Change, horizon: int) -> None:
+def test_later_rows_change_no_bit(of: Sigma, change: Change, horizon: int) -> None:
     sigma = functools.partial(of, horizon=horizon)
     frame = change(random_walk())
     whole = sigma(frame)
@@ -113,14 +113,14 @@ def test_har_is_weighted_least_squares_up_to_the_newest_refit(change: Change, ho
                 origins.append(ahead[-1])
                 ages.append((days[known - 1] - days[target]).days)
         root = np.sqrt(0.5 ** (np.array(ages) / (60.0 * np.sqrt(horizon))))
-        # Over whole weeks the shares of the weekdays are constant: of many solutions the smallest one.
+        # Over whole weeks the weekdays' shares are constant: of many solutions lstsq takes the smallest.
         fitted, *_ = np.linalg.lstsq(inputs[origins] * root[:, None], np.array(outcomes) * root, rcond=1e-8)
         expected = np.sqrt(horizon) * np.exp(inputs[row] @ fitted / 2)
         assert sigma[row] == pytest.approx(expected, rel=1e-7)
 
 
 def weekend_shares(day: date, horizon: int) -> list[float]:
-    """Which part of the next days are Saturdays, Sundays, Mondays."""
+    """Shares of Saturdays, Sundays and Mondays among the next days."""
     ahead = [(day + timedelta(days=n)).weekday() for n in range(1, horizon + 1)]
     return [ahead.count(weekday) / horizon for weekday in (5, 6, 0)]
 
@@ -135,7 +135,7 @@ def test_har_has_no_sigma_before_120_days_and_one_on_every_day_after_a_refit() -
 
 
 def test_har_forgets_an_old_regime() -> None:
-    """Weekends as loud as other days, then quiet ones: a short memory finds the new ones first."""
+    """Weekends are as volatile as other days, then quiet: a short memory adapts first."""
     old, new = random_walk(400, weekend=1.0, seed=1), random_walk(520, weekend=0.3, seed=1)
     frame = pd.concat([old, new.iloc[400:]], ignore_index=True)
     friday = np.flatnonzero(frame["day_utc"].dt.day_of_week == 4)
@@ -174,7 +174,7 @@ def test_weekday_ewma_by_hand(horizon: int) -> None:
     np.testing.assert_allclose(ewma(frame, settings, horizon=horizon), expected, rtol=1e-10)
 
 
-def test_the_sigmas_of_some_horizons_are_columns() -> None:
+def test_each_horizon_has_a_column_of_sigmas() -> None:
     frame = with_gap(random_walk(300))
     sigmas = expected_sigmas(frame, (1, 7))
     assert sigmas.har.shape == sigmas.ewma.shape == (len(frame), 2)
@@ -186,7 +186,7 @@ def test_the_sigmas_of_some_horizons_are_columns() -> None:
         sigmas.of(3)
 
 
-def test_weekday_ewma_knows_the_weekend() -> None:
+def test_weekday_ewma_is_smaller_for_weekends() -> None:
     frame = random_walk(900, weekend=0.4)
     sigma, weekday = ewma(frame)[400:], frame["day_utc"].dt.day_of_week.to_numpy()[400:]
     typical = [np.median(sigma[(weekday + 1) % 7 == day]) for day in range(7)]
@@ -210,7 +210,7 @@ def test_a_weekday_without_a_move_has_the_typical_scale() -> None:
     assert weekday_scale(returns[weekday < 5], weekday[weekday < 5]).tolist() == pytest.approx([1.0] * 7)
 
 
-def test_the_rows_of_a_refit_end_on_its_day_or_the_newest_before() -> None:
+def test_a_refit_uses_the_rows_up_to_its_day() -> None:
     frame = random_walk(100)
     cuts, days = refit_cuts(frame, 30), day_numbers(frame)
     refit = np.flatnonzero(days % 30 == 0)
@@ -237,7 +237,7 @@ def test_a_variance_is_clipped_to_medians_of_the_days_before() -> None:
     assert winsorised_variance(still)[row] == 0  # the days before it were still, too
 
 
-def test_a_variance_of_nothing_has_no_logarithm() -> None:
+def test_a_variance_of_0_has_no_logarithm() -> None:
     frame = random_walk(50)
     frame.loc[:, [*RANGES, "close"]] = 5.0
     variance = winsorised_variance(frame)
@@ -246,7 +246,7 @@ def test_a_variance_of_nothing_has_no_logarithm() -> None:
     assert log_variance(np.array([np.exp(1.0), np.nan, 0.0]))[0] == pytest.approx(1.0)
 
 
-def test_no_sigma_explodes_after_nearly_still_days() -> None:
+def test_har_is_bounded_by_ewma_after_nearly_still_days() -> None:
     frame, returns = closes_only(random_walk(300)), np.random.default_rng(28).normal(0, 0.02, 300)
     returns[100:250] *= 1e-4
     frame["close"] = np.exp(np.cumsum(returns))
@@ -257,7 +257,7 @@ def test_no_sigma_explodes_after_nearly_still_days() -> None:
     assert (sigmas.har[known] >= sigmas.ewma[known] / MAX_RATIO * (1 - 1e-12)).all()
 
 
-def test_a_mean_over_some_days_does_without_a_few_of_them() -> None:
+def test_a_mean_variance_may_lack_a_few_days() -> None:
     frame, days = random_walk(), 14
     variance = np.arange(1.0, len(frame) + 1)
     few, many = [100, 101, 102, 110], [200, 201, 202, 203]

@@ -50,7 +50,7 @@ def windows(frame: pd.DataFrame, rows: list[int], columns: Columns = ALL) -> np.
 
 
 def bits(inputs: Inputs, row: int) -> list[bytes]:
-    """Everything that is known at the close of the row: of the targets those that have come by then."""
+    """Everything that is known at the close of the row, also the targets whose day has come."""
     arrays = (inputs.days, inputs.position, inputs.sigma)
     calendar = (inputs.missing, inputs.moves, inputs.spreads, inputs.plain)
     known = inputs.position[row] + 1
@@ -86,7 +86,7 @@ def test_later_rows_change_no_bit(change: Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def test_inputs_of_closes_use_no_other_figure() -> None:
-    """They are the return, its size, the sigmas of all kinds, the level, and the weekdays."""
+    """There are the return, its size, six sigmas, the level, and three weekdays."""
     frame = closes_only(made_up(220))
     window, inputs = windows(frame, [200], CLOSES)[0], make_inputs(frame, SETTINGS, CLOSES)
     assert window.shape == (5, 12)
@@ -98,7 +98,7 @@ def test_inputs_of_closes_use_no_other_figure() -> None:
 
 
 def daily_sigmas(frame: pd.DataFrame, row: int) -> list[float]:
-    """The sigmas per day that a row is shown: EWMA's of the next day, HAR's of a day, a week and a month."""
+    """The sigmas per day among a row's inputs: EWMA's of the next day, HAR's of a day, a week and a month."""
     sigmas = expected_sigmas(frame, HORIZONS)
     return [sigmas.ewma[row, 0], *(sigmas.har[row] / np.sqrt(HORIZONS))]
 
@@ -167,7 +167,7 @@ def test_targets_are_the_return_over_each_horizon_in_its_sigmas() -> None:
             actual = closes.get(day + timedelta(days=horizon), np.nan)
             expected = np.clip((np.log(actual) - np.log(closes[day])) / inputs.sigma[row, column], -8, 8)
             assert inputs.targets[row, column] == pytest.approx(expected, rel=1e-12, nan_ok=True)
-    # 2019-03-19, row 77, is the last day before the gap, and has no day after it; a week before is another.
+    # Row 77, 2019-03-19, is the last day before the gap of three days; rows 71 to 73 lie a week before them.
     assert np.flatnonzero(np.isnan(inputs.targets[:, 0])).tolist() == [77, 256]
     assert np.flatnonzero(np.isnan(inputs.targets[:, 1])).tolist() == [71, 72, 73, *range(250, 257)]
 
@@ -192,7 +192,7 @@ def test_weekday_flags_are_those_of_the_target() -> None:
     assert make_inputs(gap, SETTINGS, ALL).plain[friday, -3:].tolist() == [1, 0, 0]
 
 
-def test_windows_of_the_training_have_no_gap_in_or_before_them() -> None:
+def test_training_windows_have_no_gap_in_or_before_them() -> None:
     frame = made_up(120)
     first = int(usable_rows(make_inputs(frame, SETTINGS, ALL), lookback=5)[0])
     inputs = make_inputs(with_gap(frame), SETTINGS, ALL)
@@ -205,7 +205,7 @@ def test_windows_of_the_training_have_no_gap_in_or_before_them() -> None:
     assert np.isfinite(windows_at(inputs, rows, SETTINGS)).all()
 
 
-def test_where_most_windows_have_a_missing_day_all_are_trained_on() -> None:
+def test_if_most_windows_have_a_missing_day_all_are_trained_on() -> None:
     frame = made_up(280)
     sundays = frame[frame["day_utc"].dt.day_of_week != 6].reset_index(drop=True)
     inputs = make_inputs(sundays, SETTINGS, ALL)
@@ -238,7 +238,7 @@ def test_a_missing_day_has_its_expected_values() -> None:
 
 @pytest.mark.parametrize(("days", "usable"), [(60, 42), (19, 1), (18, 0), (4, 0)])
 def test_the_first_days_are_not_usable(days: int, usable: int) -> None:
-    """Half a month passes before the level has a mean, and then a lookback: row 18 is the first."""
+    """The level's mean needs half a month, and a window five such days: row 18 is the first."""
     rows = usable_rows(make_inputs(made_up(days), SETTINGS, ALL), lookback=5)
     assert rows.tolist() == list(range(18, 18 + usable))
 

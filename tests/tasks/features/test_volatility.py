@@ -38,7 +38,7 @@ def candles(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
 
 
 def random_walk(days: int = 200, *, moves: int = 24, seed: int = 5) -> pd.DataFrame:
-    """A price that moves so often a day, with a daily sigma of 0.03."""
+    """A price that moves `moves` times a day, with a daily sigma of 0.03."""
     steps = np.random.default_rng(seed).normal(0, 0.03 / np.sqrt(moves), (days, moves))
     path = 4000 * np.exp(np.cumsum(steps).reshape(days, moves))
     opening = np.concatenate([[4000.0], path[:-1, -1]])
@@ -50,7 +50,7 @@ def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, rang
     return recent_sigma(frame, settings or InputSettings(), ranges=ranges)
 
 
-def test_the_estimators_by_hand() -> None:
+def test_garman_klass_and_parkinson_by_hand() -> None:
     # ln(110 / 95) = 0.1466035, ln(105 / 100) = 0.0487902
     frame = candles((100.0, 110.0, 95.0, 105.0), (105.0, 105.0, 105.0, 105.0))
     assert garman_klass(frame) == pytest.approx([0.009826723, 0.0], abs=5e-9)
@@ -86,7 +86,7 @@ def test_no_return_spans_a_gap() -> None:
     assert daily_variance(frame)[4] > garman_klass(frame)[4]
 
 
-def test_a_day_of_one_trade_after_a_gap_has_its_part_of_the_return() -> None:
+def test_a_day_with_one_trade_after_a_gap_has_its_share_of_the_return() -> None:
     frame = made_up(60)[::2].reset_index(drop=True)
     frame = frame.assign(**dict.fromkeys(("open", "high", "low"), frame["close"]))
     assert daily_variance(frame)[1:].tolist() == np.square(daily_moves(frame))[1:].tolist()
@@ -101,7 +101,7 @@ def gapped(days: int = 90) -> pd.DataFrame:
 
 @pytest.mark.parametrize("days", [1, 2, 7, 30, 60, 89, 200])
 @pytest.mark.parametrize("frame", [made_up(90), gapped(), made_up(1)], ids=["whole", "gapped", "one day"])
-def test_rows_and_returns_over_some_days_are_those_of_the_calendar(frame: pd.DataFrame, days: int) -> None:
+def test_rows_and_returns_over_several_days_count_calendar_days(frame: pd.DataFrame, days: int) -> None:
     row_of = {day: row for row, day in enumerate(frame["day_utc"].dt.date)}
     before, after, returns = [], [], []
     for row, day in enumerate(row_of):

@@ -100,7 +100,7 @@ def test_the_newest_window_is_of_consecutive_days(series: Series, lookback: int)
     assert window.tolist() == list(range(last - lookback + 1, last + 1))
 
 
-def test_errors_state_the_days_that_are_needed_and_there() -> None:
+def test_errors_name_the_days_needed_and_found() -> None:
     days = pd.Series(pd.to_datetime(["2019-01-01", "2019-01-02", "2019-01-03", "2019-01-05", "2019-01-06"]))
     with pytest.raises(NotEnoughHistory, match="need 6 consecutive days, found 3:"):
         make_windows(np.arange(5.0), lookback=5, days=days)

@@ -114,7 +114,7 @@ def contents(home: Home) -> dict[str, list[dict[str, Any]]]:
 
 
 def interrupt_at(patch: pytest.MonkeyPatch, commit: int, *, after: bool) -> None:
-    """Let the day end right before or after that commit of its."""
+    """Interrupt the day right before or after the commit of that number."""
     honest, count = Table.add, iter(range(1000))
 
     def add(self: Table, rows: Any, *more: Any) -> int:
@@ -134,14 +134,14 @@ COMMITS = ("scores", "calibrator", "components", "predictions")
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("commit", range(len(COMMITS)), ids=COMMITS)
-def test_a_day_that_ended_between_its_commits_is_completed(
+def test_a_day_interrupted_between_its_commits_is_completed(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     commit: int,
     after: bool,
 ) -> None:
-    """Of two horizons the outcomes are due, and three are forecast: nothing of them is lost or doubled."""
+    """Outcomes of two horizons are due, and three are forecast: no row is lost or doubled."""
     expected, last = undisturbed(tmp_path_factory.getbasetemp())
     runs = lived_runs(tmp_path_factory, tmp_path / "home")
     before = contents(runs.home)
@@ -150,7 +150,7 @@ def test_a_day_that_ended_between_its_commits_is_completed(
         with pytest.raises(KeyboardInterrupt):
             run_day(runs, MADE + DAYS)
     found = contents(runs.home)
-    for number, name in enumerate(COMMITS):  # each of the commits is all of its table's rows, or none
+    for number, name in enumerate(COMMITS):  # a commit adds all of its table's rows or none
         assert found[name] == (expected if number < commit + after else before)[name]
     for _ in range(2):
         assert run_day(runs, MADE + DAYS).rows() == last

@@ -1,4 +1,4 @@
-"""Forecasts around a day that was decided about: none that was made moves, and all stay comparable."""
+"""Forecasts around a price decision: those already made do not change, and all stay comparable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def decide(runs: Runs, decision: Decision) -> None:
         prices.decide(BTC, decision, decided_at=NOW)
 
 
-def test_a_split_moves_no_forecast_and_outcomes_keep_the_units_of_their_origin(runs: Runs) -> None:
+def test_a_split_changes_no_forecast_and_outcomes_keep_the_units_of_their_origin(runs: Runs) -> None:
     before = runs.publish(ORIGIN)
     runs.score(KNOWN - 1)
     keys = {number: runs.key(number) for number in (ORIGIN, KNOWN - 1, KNOWN)}

@@ -1,4 +1,4 @@
-"""The fan: quantiles of a horizon rise, and an interval holds those of the shorter horizons."""
+"""The fan: quantiles of a horizon rise, and an interval contains those of the shorter horizons."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOAK = int(os.environ.get("SOAK", "1"))
 STEADY = settings(max_examples=12 * SOAK, derandomize=SOAK == 1, database=None)
 PROFILE = CalibratedProfile({"units": 4, "members": 2})  # all the horizons
 DAYS = 360
-GAP_FREE = 20  # the newest of them
+GAP_FREE = 20  # of the newest days
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def sample() -> pd.DataFrame:
 
 
 def model(candles: pd.DataFrame, seed: int, size: float) -> Model:
-    """Networks that were not trained, whose heads lie as far apart as random weights of that size do."""
+    """Untrained networks with random weights of that size, so that their quantiles are far apart."""
     draw = np.random.default_rng(seed)
     columns = columns_of(candles, share=PROFILE.settings.column_share)
     features = 6 + 2 + 4 + 3 * columns.ranges + columns.volume
@@ -67,7 +67,7 @@ def fan(candles: pd.DataFrame, offsets: Floats, *, seed: int = 1, size: float = 
 
 
 def random_offsets(seed: int, size: float) -> Floats:
-    """As a tracker may leave them: both ends of an interval as far from where they began."""
+    """Offsets as a tracker may leave them: both ends of an interval equally far from where they began."""
     offsets = np.random.default_rng(seed).normal(0, size, (len(PROFILE.horizons), len(LEVELS)))
     return np.clip((offsets - offsets[:, ::-1]) / 2, -MAX_OFFSET, MAX_OFFSET)
 
@@ -130,7 +130,7 @@ def test_a_fan_from_real_prices_is_coherent(days: int, offset: float) -> None:
 
 
 def test_an_interval_that_would_be_narrower_is_widened_to_that_of_the_shorter_horizon() -> None:
-    """Offsets that make each further interval narrower leave all as wide as the first."""
+    """With offsets that narrow the intervals of the longer horizons, all are as wide as the first."""
     frame, zero = sample().head(900), np.zeros((len(PROFILE.horizons), len(LEVELS)))
     plain = fan(frame, zero, size=0.1)
     narrow = zero.copy()

@@ -1,4 +1,4 @@
-"""A model and a history to rows of the table: what they hold, once for each key, components first."""
+"""Publishing a forecast: what its rows hold, once for each key, components first."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_another_key_of_the_same_day_is_a_revision(runs: Runs) -> None:
         assert one.quantiles == other.quantiles
     stored = Predictions(runs.home).between(BTC).to_pylist()
     assert [row["prediction_id"] for row in stored] == [one.prediction_id for pair in pairs for one in pair]
-    # The next day has other horizons for the same target days: none of them is a revision.
+    # A later day forecasts some of these target days over other horizons: none of them is a revision.
     runs.score(MADE + 2)
     assert [one.revision for one in runs.publish(MADE + 2).horizons] == [0, 0, 0]
 
@@ -192,7 +192,7 @@ def test_a_home_that_trains_itself_forecasts_the_same_bits(
 
 
 def test_each_forecast_names_the_calibrator_states_of_its_day(runs: Runs) -> None:
-    """Of each horizon the newest one whose outcome is known."""
+    """For each horizon it is the newest state whose outcome is known."""
     days = range(MADE, MADE + 5)
     forecasts = [runs.publish(number) for number in days if runs.score(number) >= 0]
 
@@ -235,7 +235,7 @@ def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:
     assert count_rows(runs.home) == [0, 0, 0]
 
 
-def test_a_missing_day_in_the_window_leaves_a_forecast_by_the_model(runs: Runs) -> None:
+def test_the_model_forecasts_with_a_missing_day_in_its_window(runs: Runs) -> None:
     with Prices(runs.home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
         frame = without(candles(), day(MADE - 2), day(MADE - 1))
@@ -266,7 +266,7 @@ def test_without_a_model_the_baselines_forecast(runs: Runs) -> None:
     assert calibrator(runs.home).read().num_rows == 0
 
 
-def test_a_further_day_is_one_more_row_of_the_run(runs: Runs) -> None:
+def test_a_further_horizon_is_one_more_row_of_the_run(runs: Runs) -> None:
     forecast, history = runs.publish(MADE), runs.history(MADE)
     run: Any = {"created_at": LATER, "flow_run_id": "later"}
     further = publish_further(runs.home, runs.profile, history, 9, **run)
@@ -336,13 +336,13 @@ def backfilled(
         (590, 30, ()),
     ],
 )
-def test_days_between_the_newest_forecast_and_the_origin(
+def test_backfill_takes_the_days_between_the_newest_forecast_and_the_origin(
     missed: Home, origin: int, limit: int, numbers: range
 ) -> None:
     assert backfilled(missed, origin, limit) == [day(number) for number in numbers]
 
 
-def test_each_profile_and_product_is_counted_alone(missed: Home) -> None:
+def test_backfill_counts_each_profile_and_product_alone(missed: Home) -> None:
     assert backfilled(missed, 620, 30, "article") == backfilled(missed, 620, 30, product_id="ETH-USD") == []
     put_forecast(missed, 615, "a" * 32)
     assert backfilled(missed, 617, 30, "article") == [day(616)]

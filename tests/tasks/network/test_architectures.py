@@ -53,7 +53,7 @@ def test_the_article_s_network_has_16961_parameters() -> None:
     assert (network.input_shape, network.output_shape) == ((None, 5, 1), (None, 1))
 
 
-def test_the_first_distributions_are_near_the_standard_one() -> None:
+def test_before_training_distributions_are_near_the_standard_one() -> None:
     network = calibrated_network(**SHAPE)
     assert network.output_shape == (None, 9)
     windows = np.random.default_rng(2).normal(size=(50, 3, 4)).astype(np.float32)
@@ -70,7 +70,7 @@ def loss_of(raw: np.ndarray, targets: np.ndarray) -> Any:
 
 
 def negative_log_likelihood(raw: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Of each target, (samples, heads)."""
+    """The loss of each target, (samples, heads)."""
     mean, sigma, dof = student_t_parameters(raw, **HEAD)
     return np.asarray(-stats.t.logpdf(targets, dof, mean, sigma * np.sqrt((dof - 2) / dof)))
 
@@ -85,7 +85,7 @@ def test_the_loss_is_the_mean_likelihood_of_each_head_s_student_t(heads: int) ->
     np.testing.assert_allclose(np.asarray(loss), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_unknown_targets_count_as_nothing() -> None:
+def test_unknown_targets_add_no_loss() -> None:
     draw = np.random.default_rng(3)
     raw, targets = draw.normal(0, 1.5, (200, 12)), draw.normal(0, 3, (200, 4))
     unknown = draw.uniform(size=targets.shape) < 0.4
@@ -97,7 +97,7 @@ def test_unknown_targets_count_as_nothing() -> None:
 
 
 def gradient(raw: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Of the summed loss with respect to each output, (samples, outputs)."""
+    """The gradient of the summed loss with respect to each output, (samples, outputs)."""
     tf = tensorflow()
     outputs = tf.Variable(raw.astype(np.float32))
     with tf.GradientTape() as tape:
@@ -105,7 +105,7 @@ def gradient(raw: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.asarray(tape.gradient(loss, outputs))
 
 
-def test_the_gradient_of_unknown_targets_is_0_and_of_the_others_that_of_their_heads_alone() -> None:
+def test_a_known_target_has_a_gradient_at_its_own_head_and_an_unknown_one_none() -> None:
     draw = np.random.default_rng(4)
     raw, targets = draw.normal(0, 1.5, (50, 12)), draw.normal(0, 3, (50, 4))
     targets[:, 1] = np.nan  # a horizon that is not known yet

@@ -20,19 +20,13 @@ from closecast.tasks.network.forward import forward, relu, sigmoid, student_t_pa
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from tests.helpers import BTC, made_up
+from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
 WINDOWS = 10_000
-ARTICLE: dict[str, Any] = {
-    "lookback": 5,
-    "units": 64,
-    "activation": "sigmoid",
-    "leaky_slope": 0.5,
-    "dropout": 0.1,
-    "seed": 1,
-}
+ARTICLE: dict[str, Any] = SMALL_ARTICLE | {"units": 64}
 CALIBRATED: dict[str, Any] = {
     "lookback": 14,
     "features": 16,
@@ -149,7 +143,7 @@ def test_windows_of_a_series_may_overlap_in_memory() -> None:
     assert ours(ARTICLE, weights, spans).tobytes() == ours(ARTICLE, weights, spans.copy()).tobytes()
 
 
-def test_the_layout_is_that_of_keras_and_of_its_files(tmp_path: Path) -> None:
+def test_weights_have_the_layout_of_keras_and_of_its_files(tmp_path: Path) -> None:
     for shape, outputs in ((ARTICLE, 1), (CALIBRATED, 27)):
         network, file = network_of(shape), tmp_path / f"{outputs}.weights.h5"
         shapes = weight_shapes(shape.get("features", 1), shape["units"], outputs)

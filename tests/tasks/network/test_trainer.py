@@ -32,19 +32,13 @@ from closecast.tasks.network.epoch import (
 )
 from closecast.tasks.network.forward import forward, student_t_parameters
 from closecast.tasks.network.trainer import Losses, Trainer, TrainingSettings, train
+from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
-# Two days only: XLA compiles each day of a window.
-NETWORK: dict[str, Any] = {
-    "lookback": 2,
-    "units": 4,
-    "activation": "sigmoid",
-    "leaky_slope": 0.5,
-    "dropout": 0.1,
-    "seed": 1,
-}
+# Two days only, so that XLA compiles fast.
+NETWORK: dict[str, Any] = SMALL_ARTICLE | {"lookback": 2}
 ARTICLE = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=2, shuffle=False)
 SETTINGS = TrainingSettings(learning_rate=0.01, batch_size=16, epochs=3)
 HEAD: dict[str, Any] = {"mean_scale": 0.1, "min_dof": 2.1}
@@ -81,7 +75,7 @@ def assert_close_weights(weights: Weights, expected: Weights) -> None:
     ("samples", "batch_size", "split", "lookback", "compiled"),
     [(36, 5, 0.25, 2, True), (13, 50, 0.1, 5, False)],  # short last batches: 2 and 11
 )
-def test_it_trains_as_keras_does(
+def test_a_training_matches_keras(
     samples: int, batch_size: int, split: float, lookback: int, compiled: bool
 ) -> None:
     x, y = windows(samples, lookback)
@@ -139,7 +133,7 @@ def test_dropout_masks_keep_the_mean() -> None:
     assert (np.asarray(mask) == 1).all()
 
 
-def test_the_log_has_the_first_each_tenth_and_the_last_epoch(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_the_first_every_tenth_and_the_last_epoch(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "closecast.train")
     trained(epochs=11)
     lines = [record.getMessage() for record in caplog.records if record.name == "closecast.train"]
@@ -190,7 +184,7 @@ def without_dropout() -> keras.Sequential:
 
 
 @pytest.mark.parametrize(("patience", "min_delta"), [(1, 0.0), (2, 1e-3), (3, 1e-3), (4, 0.05), (20, 0.0)])
-def test_it_stops_as_keras_does(patience: int, min_delta: float) -> None:
+def test_early_stopping_matches_keras(patience: int, min_delta: float) -> None:
     network, theirs = without_dropout(), without_dropout()
     callback = keras.callbacks.EarlyStopping(
         "val_loss", min_delta, patience, mode="min", restore_best_weights=True
@@ -261,7 +255,7 @@ def test_threads_take_turns_with_a_trainer() -> None:
         assert [bits(future.result()) for future in fits] == expected * 2
 
 
-def test_with_a_clipped_gradient_a_second_training_too_is_that_of_keras() -> None:
+def test_two_trainings_with_a_clipped_gradient_match_keras() -> None:
     ours, theirs = without_dropout(), without_dropout()
     start, (x, y) = ours.get_weights(), samples(90)
     settings = replace(SETTINGS, epochs=4, shuffle=False)
@@ -294,7 +288,7 @@ def test_a_learning_rate_that_is_too_large_is_refused(changed: dict[str, Any]) -
         fit(shared(), learning_rate=1e6, **changed)
 
 
-def test_xla_compiles_where_the_steps_pay_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xla_compiles_from_enough_steps_on(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[bool] = []
 
     class Recorded(Trainer):
@@ -319,7 +313,7 @@ def test_a_training_reports_each_epoch() -> None:
     assert epochs == [("", 1, 3), ("", 2, 3), ("", 3, 3)]
 
 
-def test_a_listener_hears_the_threads_of_its_own_run_alone() -> None:
+def test_a_listener_gets_the_epochs_of_its_own_run_alone() -> None:
     heard: dict[str, list[str]] = {"one": [], "other": []}
 
     def train_in_threads(run: str) -> None:

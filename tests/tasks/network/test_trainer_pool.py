@@ -15,7 +15,7 @@ RUN: ContextVar[str] = ContextVar("RUN", default="none")
 
 
 class StandIn:
-    """In place of a trainer: these tests watch which member has which."""
+    """A stand-in for a trainer: these tests check which member has which."""
 
     def __init__(self) -> None:
         self.clones = 0

@@ -19,7 +19,7 @@ SHORT = TrainingSettings(learning_rate=0.01, batch_size=5, epochs=5, shuffle=Fal
 SEEDS = range(16)
 # Largest difference of two means over seeds, in standard errors.
 MAX_STANDARD_ERRORS = 3.0
-soak = pytest.mark.skipif("SOAK" not in os.environ, reason="SOAK=1 or `make soak` trains so many networks")
+soak = pytest.mark.skipif("SOAK" not in os.environ, reason="trains many networks: SOAK=1, or `make soak`")
 
 
 def network(dropout: float) -> keras.Sequential:
@@ -38,7 +38,7 @@ def windows(samples: int, lookback: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def our_last_losses(dropout: float) -> np.ndarray:
-    """Last losses (seeds,) of the loop; only the masks differ from seed to seed."""
+    """The last losses of our loop, (seeds,); only the masks differ from seed to seed."""
     x, y = windows(60, 2)
     model = network(dropout)
     start, trainer = model.get_weights(), Trainer(model, loss=squared_error)
@@ -48,7 +48,7 @@ def our_last_losses(dropout: float) -> np.ndarray:
 
 @functools.cache
 def keras_last_losses(dropout: float) -> np.ndarray:
-    """The same of `fit`, with the masks that Keras's own Dropout layer draws."""
+    """The last losses of `fit`, (seeds,), with the masks that Keras's own Dropout layer draws."""
     x, y = windows(60, 2)
     keras.utils.set_random_seed(2020)
     model = network(dropout)

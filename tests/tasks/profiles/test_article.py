@@ -1,4 +1,4 @@
-"""Profile `article`: the article's split and scaler, its training, and its forecast layer by layer."""
+"""Profile `article`: its split and scaler, its training, and its forecast layer by layer."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def test_the_articles_split(scaler_fit: str) -> None:
     assert len(article()) == 2001
     assert (split.train_rows, len(split.train), len(split.test)) == (1600, 1595, 396)
     assert (split.fitted, len(split.train) - split.fitted) == (1435, 160)
-    # In this file both lie in the training part, so the two ways are one.
+    # In this file the lowest and the highest close lie in the training part, so both scalers are the same.
     assert (split.scaler.minimum, split.scaler.maximum) == (120.0, 19650.0)
     assert round(float(split.train.inputs[0, 0, 0]), 8) == 0.01280082
     assert article()["close"].iloc[0] == 370.0
 
 
 def test_the_samples_split() -> None:
-    # 1770 rows, of which 1416 to learn from; the gap lies in the test part.
+    # 1770 rows, of which 1416 are for training and validation; the gap lies in the test part.
     sample = read_candles(SAMPLE.read_bytes(), BTC).candles
     split = split_of(sample)
     assert (split.train_rows, len(split.train), split.fitted, len(split.test)) == (1416, 1411, 1269, 349)
@@ -159,7 +159,7 @@ def test_min_days_are_enough_and_one_less_is_not(lookback: int, share: int, vali
 
 
 def test_gaps_that_leave_no_windows_are_refused() -> None:
-    # Every fifth day is missing, but for one: that makes one window, and none to validate.
+    # Of the older days every fifth but one is missing: they make one window, and none is left to validate.
     rows = [n for n in range(80) if n % 5 or n == 30 or n > 60]
     gapped = made_up(80).iloc[rows].reset_index(drop=True)
     changed = {"lookback": 8, "train_share": 0.75}
@@ -171,14 +171,14 @@ def test_gaps_that_leave_no_windows_are_refused() -> None:
 # The training
 
 
-def test_the_test_part_beside_the_naive_forecast() -> None:
+def test_the_test_part_is_compared_with_the_naive_forecast() -> None:
     closes, model = made_up(), fitted()
     (losses,) = model.training.losses
     assert (len(losses.training), len(losses.validation)) == (2, 2)
     assert model.training.windows == {"train": 40, "validation": 5, "test": 9}
     test = model.state.test
     assert list(test) == ["day_utc", "close", "last_close", "point"]
-    # Each target with the row before it, from the closes themselves.
+    # Targets and last closes, from the closes themselves.
     actual = closes.set_index("day_utc")["close"]
     assert test["close"].tolist() == actual.loc[test["day_utc"]].tolist()
     assert test["last_close"].tolist() == actual.shift(1).loc[test["day_utc"]].tolist()
@@ -193,8 +193,8 @@ def test_the_test_part_beside_the_naive_forecast() -> None:
     assert model.training.metrics["naive_rmse"] == pytest.approx(naive)
 
 
-def test_fit_with_epochs_and_held_out_days() -> None:
-    """`epochs` overrides the setting; the days that are held out move no bit."""
+def test_fit_takes_the_given_epochs_and_no_held_out_day() -> None:
+    """`epochs` overrides the setting; the days that are held out change no bit."""
     history = PriceHistory(BTC, made_up(70), "BTC-USD@1:ab", "csv@0")
     model = PROFILE.fit(history, {}, holdout_days=10, epochs=1)
     assert len(model.training.losses[0].training) == 1

@@ -50,7 +50,7 @@ HORIZONS = (1, 3, 7, 30)
 
 
 def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
-    """Candles of a price that moves 24 times a day by a t of 5; `weekend` scales Saturdays and Sundays."""
+    """A price that moves 24 times a day by a t with 5 degrees of freedom; `weekend` scales the weekends."""
     draw = np.random.default_rng(seed)
     when = pd.date_range(FIRST, periods=days, unit="s")
     size = np.where(when.day_of_week >= 5, weekend, 1.0) * sigma * np.sqrt(0.6 / 24)
@@ -174,7 +174,7 @@ def test_a_price_that_hardly_moves_has_finite_quantiles(returns: Floats) -> None
             assert (np.diff(quantiles, axis=1) >= 0).all(), name
 
 
-# GARCH's likelihood does learn from still days how quiet a day can be.
+# Not GARCH: its likelihood learns from still days how quiet a day can be.
 @pytest.mark.parametrize("component", ["last_close_250", "ewma_weekday_t", "har_120_t"])
 def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> None:
     frame = random_walk()
@@ -189,7 +189,7 @@ def test_still_days_after_the_listing_do_not_spoil_the_fits(component: str) -> N
 
 @pytest.mark.parametrize("horizon", [1, 3, 30])
 def test_last_close_250_takes_the_quantiles_of_the_newest_250_returns(horizon: int) -> None:
-    """Of those over the horizon, which overlap; a gap has none on either side."""
+    """The returns span the horizon and overlap; none begins or ends in the gap."""
     frame = with_gap(random_walk())
     close = dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
     returns = [
@@ -254,7 +254,7 @@ def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     dof, _, size = stats.t.fit(values, floc=0)
     sigma = size * np.sqrt(dof / (dof - 2))
     np.testing.assert_allclose(fit_t(values), (sigma, dof), rtol=1e-3)
-    # One extreme return is a tail, not a new size of all the others.
+    # One extreme return makes the tail heavier; it does not rescale all the others.
     np.testing.assert_allclose(fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
 
 
@@ -272,7 +272,7 @@ def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
     np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
 
 
-def test_garch_over_some_days_sums_the_variances_that_arch_expects_of_each() -> None:
+def test_garch_over_several_days_sums_the_daily_variances_of_arch() -> None:
     frame = random_walk(700, weekend=0.5)
     row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
     returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
@@ -352,7 +352,7 @@ def test_the_ewma_replaces_a_garch_that_does_not_converge(monkeypatch: pytest.Mo
 
 
 def test_the_ewma_replaces_a_har_whose_first_sigmas_have_no_outcome_yet() -> None:
-    """The price begins to move 125 days before a refit: coefficients, but no return to fit a t to."""
+    """The price begins to move 125 days before a refit: HAR has coefficients, but no returns for its t."""
     frame = random_walk(700)
     row = int(refit_rows(frame)[-2])
     frame.loc[: row - 125, ["open", "high", "low", "close"]] = frame["close"].to_numpy()[row - 125]
@@ -376,7 +376,7 @@ def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: 
 
 
 @pytest.mark.parametrize("horizon", [1, 30])
-def test_a_baseline_with_too_few_returns_is_that_of_the_ewma(horizon: int) -> None:
+def test_a_baseline_with_too_few_returns_forecasts_as_the_ewma(horizon: int) -> None:
     frame = random_walk(420)
     found = baseline_quantiles(frame, [55, 100, 249, 400], horizons=(horizon,))[horizon]
     assert set(found) == set(baselines_of(horizon))
@@ -396,7 +396,7 @@ def test_a_baseline_with_too_few_returns_is_that_of_the_ewma(horizon: int) -> No
 
 @pytest.mark.parametrize("every", [2, 7])
 def test_a_series_without_consecutive_days_has_every_baseline(every: int) -> None:
-    """The width is that of its returns over gaps, a day's part of each."""
+    """Their intervals are as wide as the returns over gaps, scaled to a day, suggest."""
     frame = closes_only(random_walk(600)).iloc[::every].reset_index(drop=True)
     row = len(frame) - 1
     found = baseline_quantiles(frame, [row], horizons=(1, 7))

@@ -1,4 +1,4 @@
-"""Profile `calibrated`: its settings and versions, its mixture with baselines, its first offsets."""
+"""Profile `calibrated`: its settings and versions, the mixture with baselines, the first offsets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_each_setting_is_described(profile: type[BaseProfile]) -> None:
         ({"gate_ratio_180": 1.5}, True),
     ],
 )
-def test_settings_count_in_the_versions(changed: dict[str, Any], same_recipe: bool) -> None:
+def test_all_settings_but_the_policy_change_the_recipe_version(
+    changed: dict[str, Any], same_recipe: bool
+) -> None:
     plain, other = CalibratedProfile(), CalibratedProfile(changed)
     assert other.version != plain.version
     assert (other.recipe_version == plain.recipe_version) is same_recipe
@@ -97,7 +99,7 @@ def test_settings_out_of_range_are_refused_in_one_line(fields: dict[str, Any], m
 
 @functools.cache
 def ensemble() -> Ensemble:
-    """Two untrained networks, whose quantiles are nearly those of a standard t in sigmas."""
+    """Two untrained networks, whose quantiles in sigmas are nearly those of a standard t."""
     shape: dict[str, Any] = {
         "lookback": 5,
         "features": 16,
@@ -207,7 +209,7 @@ def test_a_row_depends_on_no_later_day_and_survives_json(candles: pd.DataFrame) 
 def first_offsets(
     candles: pd.DataFrame, fitted_through: int, profile: CalibratedProfile = PROFILE
 ) -> dict[int, np.ndarray]:
-    """The offsets of a fit whose gradients come from the days up to that row."""
+    """The first offsets of a model whose networks were fitted to the days up to that row."""
     trained = TrainedEnsemble(ensemble(), FIRST + timedelta(days=fitted_through), Training())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibrated, "fit_ensemble", lambda *_: trained)
@@ -217,10 +219,11 @@ def first_offsets(
 
 
 def outcomes_learned(offsets: dict[int, np.ndarray]) -> list[int]:
-    """How many outcomes, fewer than 100, the offsets of each horizon are of.
+    """How many outcomes, fewer than 100, the offsets of each horizon have learned.
 
-    With each the ends of an interval step outwards by half its nominal coverage, and inwards by half when it
-    was inside: so many were inside, a whole number for every interval.
+    Each outcome moves the ends of an interval outwards by half its nominal coverage in steps, and inwards by
+    half a step if it lies inside. So for the right number of outcomes, how many were inside is a whole number
+    for every interval.
     """
     nominal = 1.0 - 2.0 * np.array(LEVELS)[:MEDIAN]
     found = []
@@ -243,7 +246,7 @@ def outcomes_learned(offsets: dict[int, np.ndarray]) -> list[int]:
         (200, 150, [0, 0, 0]),
     ],
 )
-def test_the_first_offsets_learn_the_days_after_the_gradients(
+def test_the_first_offsets_learn_the_days_that_the_networks_were_not_fitted_to(
     days: int, fitted_through: int, outcomes: list[int]
 ) -> None:
     offsets = first_offsets(made_up(days), fitted_through)
@@ -254,7 +257,7 @@ def test_the_first_offsets_learn_the_days_after_the_gradients(
 
 
 def test_the_newest_outcome_counts_as_one_step() -> None:
-    """For each horizon: a crash on the last day is outside of every interval."""
+    """A crash on the last day is outside of every interval of every horizon."""
     crashed = made_up(420)
     crashed.loc[419, ["open", "high", "low", "close"]] /= 9.0
     after, before = first_offsets(crashed, 400), first_offsets(made_up(420).iloc[:419], 400)
@@ -268,8 +271,8 @@ def test_the_newest_outcome_counts_as_one_step() -> None:
 
 def test_the_first_offsets_count_calendar_days_around_gaps() -> None:
     missing = FIRST + timedelta(days=407)
-    # Of 400 to 405 and 413 to 418 the origin has a whole window and a day after it; the missing day is the
-    # outcome of 404 and 400.
+    # The origins 400 to 405 and 413 to 418 have a whole window and a next day. Row 407 is missing: it is the
+    # outcome of 404 over three days and of 400 over seven.
     learned = outcomes_learned(first_offsets(without(made_up(420), missing, missing), 400))
     assert learned == [6 + 6, 5 + 4, 5 + 0]
     early = without(made_up(420), date(2019, 3, 1), date(2019, 3, 20))

@@ -1,4 +1,4 @@
-"""The ensemble: what each training sees, the same bits everywhere, and bundles that load as they were."""
+"""The ensemble: what each training uses, the same bits everywhere, bundles that load to the last bit."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ PROFILE = CalibratedProfile(
     {"lookback": 5, "units": 3, "members": 2, "epochs": 2, "horizons": HORIZONS, "pool_products": ()}
 )
 SETTINGS = PROFILE.settings
-# Rows that cannot be a target: half a month for the means, and a lookback.
+# The first rows, which are no target: the trailing means need half a month, and then there is a window.
 WARM_UP = 19
-# Of 600 days, the last row that gradients come from, and the last that training looks at.
+# Of 600 days, the last row of the targets that are trained on, and the last row that training uses.
 FITTED, TRAINED = 239, 419
 
 
@@ -114,10 +114,10 @@ def from_candles_to_quantiles() -> list[Any]:
 # Training
 
 
-def test_gradients_validation_and_held_out_days() -> None:
+def test_training_uses_no_held_out_day() -> None:
     one = trained()
     assert one.fitted_through == day(FITTED)
-    # Of six windows more the outcome over seven days lies in the days to validate.
+    # 180 origins and the six before them, whose outcomes over seven days are days of validation.
     assert one.training.windows == {"train": FITTED - WARM_UP + 1, "validation": 186}
     assert (one.training.not_pooled, one.training.columns_left_out) == ({}, ())
     assert one.ensemble.columns == Columns(ranges=True, volume=True)
@@ -133,8 +133,8 @@ def test_gradients_validation_and_held_out_days() -> None:
 @pytest.mark.parametrize(
     "frame", [made_up(600), without(made_up(600), day(230), day(236))], ids=["whole", "gap"]
 )
-def test_examples_hold_each_outcome_of_a_span_and_no_other(frame: pd.DataFrame, after: int | None) -> None:
-    """Row by row and horizon by horizon; a target that reaches over the last day is unknown."""
+def test_examples_have_exactly_the_outcomes_of_a_span(frame: pd.DataFrame, after: int | None) -> None:
+    """Row by row and horizon by horizon; a target beyond the last day is unknown."""
     columns = Columns(ranges=True, volume=True)
     inputs = make_inputs(frame, SETTINGS, columns)
     first = None if after is None else day(after)
@@ -155,7 +155,7 @@ def test_examples_hold_each_outcome_of_a_span_and_no_other(frame: pd.DataFrame, 
     assert np.isnan(targets[-1]).tolist() == [False, True, True]
 
 
-def test_with_epochs_it_trains_exactly_so_long_on_all_days() -> None:
+def test_given_epochs_are_trained_exactly_and_on_all_days() -> None:
     one = fit(exactly=3)
     assert one.fitted_through == day(TRAINED)
     assert one.training.windows == {"train": TRAINED - WARM_UP + 1}
@@ -167,7 +167,7 @@ def test_with_epochs_it_trains_exactly_so_long_on_all_days() -> None:
     assert arrays_sha256([array for member in PROFILE.weights(fitted) for array in member]) == weights(one)
 
 
-def test_validation_days_decide_on_stopping_alone() -> None:
+def test_validation_days_decide_only_when_to_stop() -> None:
     changed: dict[str, Any] = {"epochs": 12, "patience": 3, "members": 1, "learning_rate": 0.2}
     plain, other, learned = (
         fit(frame, **changed).training.losses[0]
@@ -195,7 +195,7 @@ def test_two_threads_and_a_fresh_process_train_the_same_bits() -> None:
     assert done.stderr == ""
 
 
-def test_pooled_windows_join_up_to_the_last_day_of_gradients() -> None:
+def test_pooled_windows_end_with_the_training_windows() -> None:
     pool = {"ETH-USD": made_up(600, seed=2), "LTC-USD": made_up(120, seed=3)}
     one = fit(pool=pool)
     assert one.training.windows == {
@@ -231,7 +231,7 @@ def test_a_product_of_closes_alone_pools_other_products_without_their_volume() -
     one = fit(closes_only(made_up(600)), {"ETH-USD": pool})
     assert one.ensemble.columns == Columns(ranges=False, volume=False)
     assert len(one.training.columns_left_out) == 2
-    # The first day has no sigma without its range: all begins a day later.
+    # Without its range the first day has no variance, so everything begins a day later.
     assert one.training.windows["pooled ETH-USD"] == one.training.windows["train"] == FITTED - WARM_UP
     assert one.ensemble.members[0][0].shape[0] == 12
     other = pool.assign(volume=np.nan)

@@ -87,7 +87,7 @@ def test_a_gap_is_not_drawn_as_a_line() -> None:
 
 
 @pytest.mark.parametrize(("loss", "epochs", "test_days"), [(1.0, 1, 1), (1.0, 300, 2), (0.0, 3, 2)])
-def test_the_smallest_the_longest_and_a_loss_of_zero(loss: float, epochs: int, test_days: int) -> None:
+def test_short_long_and_zero_losses_are_drawn(loss: float, epochs: int, test_days: int) -> None:
     losses = Losses(np.full(epochs, loss), np.full(epochs, loss), epochs)
     assert sorted(draw(made_up(20), losses, some_test_part(test_days, 20))) == NAMES
 

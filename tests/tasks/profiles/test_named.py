@@ -1,4 +1,4 @@
-"""Profiles by name: ours, installed ones, classes by their path, and what their code is."""
+"""Profiles by name: ours, installed ones, classes by their path, and the code that counts for each."""
 
 from __future__ import annotations
 

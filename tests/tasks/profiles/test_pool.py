@@ -1,4 +1,4 @@
-"""What a young product takes from older ones: the t of their standardized returns, and their columns."""
+"""What a young product takes from older ones: the t of their standardized returns."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_the_young_baseline_is_riskmetrics_with_the_given_t() -> None:
 
 
 @pytest.mark.parametrize(("horizon", "first"), [(1, 120), (7, 318)])
-def test_har_joins_when_it_has_seen_its_half_life_of_outcomes(horizon: int, first: int) -> None:
-    """Until then, and until GARCH has its returns, both are RiskMetrics with the pool's t."""
+def test_har_begins_with_as_many_outcomes_as_its_half_life(horizon: int, first: int) -> None:
+    """Until then HAR, and until it has its returns GARCH, forecast as RiskMetrics with the pool's t."""
     candles = made_up(400)
     made = baseline_quantiles(candles, range(60, 400), horizons=HORIZONS, components=NAMES, tails=TAILS)[
         horizon
@@ -83,7 +83,7 @@ def test_har_joins_when_it_has_seen_its_half_life_of_outcomes(horizon: int, firs
     assert apart["garch_weekday_t"][0] == 250
 
 
-def test_a_row_depends_on_itself_and_those_before() -> None:
+def test_a_row_depends_on_no_later_row() -> None:
     candles, rows = made_up(300), np.array([60, 125, 180, 255])
     together = of_pool(candles, rows)
     for number, row in enumerate(rows.tolist()):
