@@ -53,7 +53,7 @@ soak: $(VENV)/.test
 	$(BIN)/python tests/soak/crowd.py --rounds $(ROUNDS)
 	SOAK=$(SOAK) $(BIN)/python -m pytest --timeout 3600 tests/tasks/prices/test_exchange_worst.py \
 		tests/storage/prices/test_upsert_machine.py tests/tasks/calibration/test_tracker_properties.py tests/tasks/evaluation/test_growth.py \
-		tests/tasks/network/test_training_proof.py tests/test_hostile_disk.py
+		tests/tasks/network/test_training_proof.py tests/tasks/prices/test_file_dialects.py tests/test_hostile_disk.py
 	$(BIN)/python tests/soak/fuzz.py --minutes $(FUZZ_MINUTES)
 	$(BIN)/python tests/soak/faults.py --bits $(BITS)
 

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -170,7 +170,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert "60 days new, 0 restated, 0 quarantined" in done.out
     assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
-    assert loaded_by(shell, "run", "--product", "ADA-USD", *QUICK) == set()
+    load_nothing_heavy(shell, ("run", "--product", "ADA-USD", *QUICK))
     assert shell("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
 
     rows = json.loads(shell.here("predictions", "--format", "json").out)
@@ -260,7 +260,6 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert row["point"] == row["quantiles"][11]
     assert len(row["quantile_levels"]) == len(row["quantiles"]) == 23
     assert row["quantiles"] == sorted(row["quantiles"])
-    assert loaded_by(shell, *words) == set()
 
     board = shell.here("score", "--product", "SOL-USD")
     assert board.code == 0, board.err
@@ -276,7 +275,9 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     unscored = shell.here("score", "--product", "SOL-USD", "--profile", "article")
     assert "SOL-USD, article, the next day: no forecast has been scored yet" in unscored.out
     product = ("--product", "SOL-USD")
-    for command in (
+    load_nothing_heavy(
+        shell,
+        words,
         ("predictions",),
         ("sql", "select 1"),
         ("versions",),
@@ -287,15 +288,13 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
         ("maintain",),
         ("backup", str(tmp_path / "home.tar")),
         ("restore", str(tmp_path / "home.tar"), "--home", str(tmp_path / "restored")),
-    ):
-        assert loaded_by(shell, *command) == set(), command
-    for refused in (
-        ("--product", "XYZ-USD"),
-        ("--csv", "missing.csv"),
-        (*product, "--as-of", "2019-11-01"),  # a month after the first close
-        ("--set", "members=x"),
-    ):
-        assert loaded_by(shell, "run", *refused, refused=True) == set(), refused
+        refused=[
+            ("run", "--product", "XYZ-USD"),
+            ("run", "--csv", "missing.csv"),
+            ("run", *product, "--as-of", "2019-11-01"),  # a month after the first close
+            ("run", "--set", "members=x"),
+        ],
+    )
     assert "BTC-USD is not in" in shell.refuses("score", here=True)
 
     assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
@@ -331,22 +330,27 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
 HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "mlflow", "prefect", "scipy.stats")
 
 
-def loaded_by(shell: Shell, *words: str, refused: bool = False) -> set[str]:
-    """The heavy packages that a command imports where no Prefect server is configured."""
+def load_nothing_heavy(
+    shell: Shell, *commands: tuple[str, ...], refused: Sequence[tuple[str, ...]] = ()
+) -> None:
+    """Run the commands, one after the other in one process, where no Prefect server is configured."""
     script = (
-        "import sys, closecast\n"
-        f"sys.argv = ['closecast', *{list(words)!r}]\n"
-        "try: closecast.main()\n"
-        f"except SystemExit as end: assert bool(end.code) is {refused}\n"
-        f"print('LOADED', *({set(HEAVY)!r} & sys.modules.keys()))"
+        "import os, sys, closecast\n"
+        "variables = dict(os.environ)\n"
+        f"refused, heavy = {[*refused]!r}, {HEAVY!r}\n"
+        f"for words in [*refused, *{commands!r}]:\n"
+        "    sys.argv = ['closecast', *words]\n"
+        "    try: closecast.main()\n"
+        "    except SystemExit as end: assert bool(end.code) is (words in refused), words\n"
+        "    assert not {*heavy} & sys.modules.keys(), (words, {*heavy} & sys.modules.keys())\n"
+        "    os.environ.clear(); os.environ.update(variables)\n"
     )
     variables = {name: value for name, value in shell.environment.items() if name != "PREFECT_API_URL"}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=PROJECT, env=variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert refused or words[0] != "run" or "nothing new" in done.stdout
-    return set(done.stdout.splitlines()[-1].split()[1:])
+    assert "nothing new" in done.stdout
 
 
 def test_a_run_fetches_and_sources_are_kept_apart(

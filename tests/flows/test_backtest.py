@@ -32,7 +32,7 @@ from closecast.tasks.prices.sources import Market
 from closecast.tasks.profiles.baselines import baselines_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.named import profile_named
-from tests.calibrated import HORIZONS, LENIENT
+from tests.calibrated import LENIENT
 from tests.helpers import FIRST, PROJECT, made_up, store
 from tests.waiting import wait_for
 
@@ -41,15 +41,16 @@ pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300
 BTC = "BTC-USD"
 DAYS = 700
 START = FIRST + timedelta(days=609)
-DAILY = 9
-# Small networks, and a policy that has a refit, a fine-tuning and their gates within a dozen days.
+ORIGINS, DAILY = 6, 5
+HORIZONS = (1, 3)
+# Small networks, and a policy that has a refit, a fine-tuning and their gates within some days.
 SMALL: dict[str, Any] = {
     "units": 3,
     "members": 2,
     "epochs": 2,
     "horizons": HORIZONS,
-    "refit_every_days": 8,
-    "fine_tune_every_days": 3,
+    "refit_every_days": 4,
+    "fine_tune_every_days": 2,
     "pool_products": (),
 }
 
@@ -60,7 +61,7 @@ def home_with(root: Path, frame: pd.DataFrame) -> Home:
     return home
 
 
-def backtest(home: Home, days: int, *, workers: int = 1, **changed: Any) -> Any:
+def backtest(home: Home, days: int = ORIGINS, *, workers: int = 1, **changed: Any) -> Any:
     end = START + timedelta(days=days - 1)
     settings = {**SMALL, **changed}
     return rolling_backtest(BTC, "calibrated", settings, START, end, str(home.root), workers=workers)
@@ -96,14 +97,14 @@ def rows_of(
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any]:
-    """A home with a backtest of twelve origins."""
+    """A home with a backtest."""
     home = home_with(tmp_path_factory.mktemp("tested"), made_up(DAYS))
-    return home, backtest(home, 12)
+    return home, backtest(home)
 
 
 def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
     original, result = tested
-    origins = [START + timedelta(days=n) for n in range(12)]
+    origins = [START + timedelta(days=n) for n in range(ORIGINS)]
     home = home_with(tmp_path / "days", made_up(DAYS))
     market = Market(product_id=BTC, source="csv")
     for origin in origins[:DAILY]:
@@ -129,9 +130,9 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
     # The first state of each horizon, and one after each outcome.
     assert calibrator(home).read().num_rows == sum(1 + DAILY - horizon for horizon in HORIZONS)
     forecasts = {row["origin_day"]: row for row in Predictions(home).between(BTC, horizon=1).to_pylist()}
-    # A refit on days 0 and 8, fine-tunings on days 3 and 6, and in the backtest on day 11.
-    assert [row["model_version"] for row in forecasts.values()] == list("111222334")
-    assert len(result.gates) == 4
+    # A refit on days 0 and 4, and a fine-tuning on day 2.
+    assert [row["model_version"] for row in forecasts.values()] == list("11223")
+    assert len(result.gates) == 2
 
     tables = (calibrator(home), components(home), Scores(home), Predictions(home))
     before = [table.read().num_rows for table in tables]
@@ -152,14 +153,14 @@ def test_worker_processes_give_the_same_bits(tested: tuple[Home, Any], tmp_path:
     script = (
         "import sys; from tests.flows.test_backtest import *\n"
         "if __name__ == '__main__':\n"
-        f"    backtest(Home(Path({str(home.root)!r})), 12, workers=2)\n"
+        f"    backtest(Home(Path({str(home.root)!r})), workers=2)\n"
         "    heavy = {'tensorflow', 'arch', 'scipy.stats'} & set(sys.modules)\n"
         "    assert not heavy, heavy\n"
     )
     assert in_process(script).wait(120) == 0
-    again = backtest(home, 12)
+    again = backtest(home)
     assert again == tested[1]
-    assert same_quantiles(tested, (home, again)) == [True] * 12
+    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
 
 
 @pytest.mark.engines
@@ -174,12 +175,12 @@ def test_a_backtest_whose_worker_is_killed_continues(tested: tuple[Home, Any], t
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(WorkerLost, match="continues where it stopped"):
-        backtest(home, 12, workers=2)
+        backtest(home, workers=2)
     killer.join()
     assert not (folder / "fold-1.json").exists()
-    again = backtest(home, 12)
+    again = backtest(home)
     assert again == tested[1]
-    assert same_quantiles(tested, (home, again)) == [True] * 12
+    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
     assert not list(folder.glob(".draft-*"))
 
 
@@ -193,14 +194,14 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
     for name in ("fit", "fine_tune", "predict"):
         monkeypatch.setattr(CalibratedProfile, name, fail)
     monkeypatch.setattr("closecast.flows.workers._Processes", fail)
-    assert backtest(home, 12, workers=2) == result
-    assert backtests(home).read().num_rows == before == 12 * len(NAMES)
+    assert backtest(home, workers=2) == result
+    assert backtests(home).read().num_rows == before == ORIGINS * len(NAMES)
 
 
 def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_path: Path) -> None:
     _, result = tested
     home = home_with(tmp_path / "killed", made_up(DAYS))
-    script = f"from tests.flows.test_backtest import *; backtest(Home(Path({str(home.root)!r})), 12)"
+    script = f"from tests.flows.test_backtest import *; backtest(Home(Path({str(home.root)!r})))"
     folder = home.folds / result.backtest_id
     first = folder / f"refit-{START}" / "manifest.json"
     with in_process(script) as process:
@@ -209,11 +210,11 @@ def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert not (folder / "summary.json").exists()
     written = first.stat().st_mtime_ns
-    again = backtest(home, 12)
+    again = backtest(home)
     assert first.stat().st_mtime_ns == written
     assert again.summary == result.summary
-    assert same_quantiles(tested, (home, again)) == [True] * 12
-    assert backtests(home).read().num_rows == 12 * len(NAMES)
+    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
+    assert backtests(home).read().num_rows == ORIGINS * len(NAMES)
 
 
 def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:

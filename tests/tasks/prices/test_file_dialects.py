@@ -1,10 +1,11 @@
-"""Random mixes of the ways in which files are written: each is read exactly, or refused."""
+"""Random mixes of the ways in which files are written: each is read exactly, or refused; SOAK=20: more."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
+import os
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -135,10 +136,16 @@ def written(rows: list[list[str]], separator: str, quoting: str, end: str) -> st
     return out.getvalue()
 
 
+SOAK = int(os.environ.get("SOAK", "1"))
 OUTCOMES: list[str] = []
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=1000 * SOAK,
+    derandomize=SOAK == 1,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(files())
 def test_random_dialects_are_read_exactly_or_refused(file: Written) -> None:
     try:

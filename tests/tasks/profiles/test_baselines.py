@@ -26,6 +26,7 @@ from closecast.tasks.features.expected_sigma import (
 )
 from closecast.tasks.features.volatility import fit_garch, log_returns
 from closecast.tasks.prices.file_reader import read_candles
+from closecast.tasks.profiles import baselines
 from closecast.tasks.profiles.baselines import (
     BASELINES,
     GARCH_REFIT_DAYS,
@@ -47,6 +48,12 @@ UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 Sigma = Callable[..., Floats]
 HORIZONS = (1, 3, 7, 30)
+
+
+@pytest.fixture(autouse=True)
+def _every_fit_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other files fit a GARCH once to the same returns."""
+    monkeypatch.setattr(baselines, "fit_garch", fit_garch)
 
 
 def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
