@@ -14,17 +14,14 @@ from closecast.storage.core.errors import BadInput, BadSetting, Damaged
 from closecast.storage.core.home import Home
 from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.locks.locks import product_lock
-from closecast.storage.prices.decisions import Decision
-from closecast.storage.prices.price_store import Prices
-from closecast.tasks.prices.file_reader import DEFAULTS
-from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
-from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest
-from closecast.tasks.prices.ingest_file import ingest_file
-from closecast.tasks.prices.quarantine import Choice, DayStatus, decide, list_days
 
 if TYPE_CHECKING:
+    from closecast.storage.prices.decisions import Decision
     from closecast.storage.upkeep.compaction import Compaction
     from closecast.tasks.evaluation.scoreboard import Scoreboard
+    from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+    from closecast.tasks.prices.ingest import IngestedPrices
+    from closecast.tasks.prices.quarantine import Choice, DayStatus
     from closecast.tasks.profiles.base import Profile
     from closecast.tasks.upkeep.pruning import UnusedItem
 
@@ -44,13 +41,18 @@ def import_file(
     *,
     on_duplicate: OnDuplicate = "refuse",
     replace_source: bool = False,
-    options: FileOptions = DEFAULTS,
+    options: FileOptions | None = None,
 ) -> IngestedPrices:
     """Append a file's candles to the product's series, all of them or none.
 
     Raises:
         ClosecastError: as `ingest_file`.
     """
+    from closecast.storage.prices.price_store import Prices
+    from closecast.tasks.prices.file_reader import DEFAULTS
+    from closecast.tasks.prices.ingest import IngestRequest
+    from closecast.tasks.prices.ingest_file import ingest_file
+
     moment = clock.now()
     request = IngestRequest(
         product_id,
@@ -61,11 +63,14 @@ def import_file(
         replace_source=replace_source,
     )
     with product_lock(home, product_id), Prices(home) as prices:
-        return ingest_file(prices, request, source="csv", path=path, options=options)
+        return ingest_file(prices, request, source="csv", path=path, options=options or DEFAULTS)
 
 
 def list_quarantine(home: Home, product_id: str | None) -> list[DayStatus]:
     """The quarantined and the decided days of a product, or of all."""
+    from closecast.storage.prices.price_store import Prices
+    from closecast.tasks.prices.quarantine import list_days
+
     with Prices(home) as prices:
         products = prices.products() if product_id is None else [product_id]
         return [one for product in products for one in list_days(prices, product)]
@@ -76,7 +81,9 @@ def decide_day(home: Home, product_id: str, choice: Choice) -> Decision | None:
 
     None if that was already decided. Errors are those of `decide`.
     """
+    from closecast.storage.prices.price_store import Prices
     from closecast.storage.tables.predictions import Predictions
+    from closecast.tasks.prices.quarantine import decide
 
     prepare_home(home)
     with product_lock(home, product_id), Prices(home) as prices:
@@ -97,6 +104,7 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
         BadSetting: the profile has no such horizon, and no scored forecast of it.
     """
     from closecast.tasks.evaluation.scoring import read_scoreboard, score_stored
+    from closecast.tasks.prices.ingest import IngestRequest
 
     moment = clock.now()
     prepare_home(home)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperOption
 
 from closecast.flows.cli.row_files import Format
 from closecast.flows.config import DEFAULT_PRODUCT, VARIABLE
@@ -165,23 +165,17 @@ def _use_config(_context: object, _option: object, file: str | None) -> None:
         os.environ[VARIABLE] = str(absolute_path(file))
 
 
-class Commands(TyperGroup):
-    """The commands: each takes --config, as does `closecast` before them."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        for command in (self, *self.commands.values()):
-            command.params.append(
-                TyperOption(
-                    param_decls=["--config"],
-                    metavar="FILE",
-                    type=str,
-                    callback=_use_config,
-                    expose_value=False,
-                    is_eager=True,
-                    help="Configuration in TOML; CLOSECAST_CONFIG or ./closecast.toml by default.",
-                )
-            )
+def config_option() -> TyperOption:
+    """The option --config, which `closecast` and every command have."""
+    return TyperOption(
+        param_decls=["--config"],
+        metavar="FILE",
+        type=str,
+        callback=_use_config,
+        expose_value=False,
+        is_eager=True,
+        help="Configuration in TOML; CLOSECAST_CONFIG or ./closecast.toml by default.",
+    )
 
 
 @dataclass(frozen=True)
@@ -252,11 +246,6 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         except ValueError:
             settings[name.strip()] = value
     return settings
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help; an empty line between two examples keeps them apart."""
-    return "\n\n".join(("Examples:", *(f"$ closecast {line}" for line in lines)))
 
 
 def prepared_home(root: Path | None) -> Home:

@@ -1,4 +1,4 @@
-"""The commands for prices, which commands.py registers: import a file, decide about a day."""
+"""The commands for prices: import a file, decide about a day."""
 
 from __future__ import annotations
 

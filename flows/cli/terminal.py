@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -11,13 +12,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.control import strip_control_codes
 from rich.text import Text
 
 from closecast.flows.cli.row_files import Format, as_json_text, write_rows
@@ -53,7 +52,8 @@ def console(*, stderr: bool = False) -> Console:
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else UNBOUNDED
-    return Console(file=stream, highlight=False, width=width, force_jupyter=False)  # plain text there, too
+    # Plain text in a notebook, too; `:x:` in a text means what it says.
+    return Console(file=stream, highlight=False, emoji=False, width=width, force_jupyter=False)
 
 
 def print_line(line: str, style: str = "", *, stderr: bool = False) -> None:
@@ -87,11 +87,9 @@ def print_table(
     if title:
         print_line(title, "italic")  # a title of the table's own would be broken at the table's width
     screen = console()
-    table = _table(header, rows)
-    whole = screen.measure(table, options=screen.options.update_width(UNBOUNDED)).maximum
-    if wide or whole <= screen.width:
-        screen.width = UNBOUNDED  # of a wide one the terminal breaks the lines
-        screen.print(table)
+    lines = _laid_out(screen, header, rows, edge="  ", gap="   ")
+    if wide or lines[0].cell_len <= screen.width:
+        screen.print(Text("\n").join(lines), soft_wrap=True)  # of a wide one the terminal breaks the lines
         return
     cells = rows if short is None else short
     widths = [
@@ -100,20 +98,34 @@ def print_table(
     ]
     kept = _fitting(header, widths, least, screen.width)
     heads = ["\n".join(wrap(header[number], widths[number], break_on_hyphens=False)) for number in kept]
-    narrow = _table(heads, [[row[number] for number in kept] for row in cells], close=True)
-    screen.width = UNBOUNDED
-    screen.print(narrow)
+    narrow = _laid_out(screen, heads, [[row[number] for number in kept] for row in cells], edge="", gap="  ")
+    screen.print(Text("\n").join(narrow), soft_wrap=True)
     if left_out := [name for number, name in enumerate(header) if number not in kept]:
         print_line(f"not shown: {', '.join(left_out)} (--wide shows all, in full)", "dim")
     screen.print()
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, close: bool = False) -> Table:
-    layout: Any = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)} if close else {}
-    table = Table(*map(escape, header), box=box.SIMPLE_HEAD, **layout)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+def _laid_out(
+    screen: Console, header: Sequence[str], rows: Sequence[Sequence[str]], *, edge: str, gap: str
+) -> list[Text]:
+    """The lines of a table, all of one width: headings, a rule, rows; blank lines around it if it has edges.
+
+    Rich's own table takes longer than everything else about a short command.
+    """
+    cells = [[strip_control_codes(text).expandtabs().split("\n") for text in row] for row in (header, *rows)]
+    widths = [max(cell_len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    heads, *body = [
+        [
+            f"{edge}{gap.join(map(set_cell_size, line, widths))}{edge}"
+            for line in itertools.zip_longest(*row, fillvalue="")
+        ]
+        for row in cells
+    ]
+    blank, margin = " " * cell_len(heads[0]), edge[1:]
+    rule = ("-" if screen.options.ascii_only else "─") * (len(blank) - 2 * len(margin))
+    around = [Text(blank)] if edge else []
+    lines = [f"{margin}{rule}{margin}", *itertools.chain.from_iterable(body)]
+    return [*around, *(Text(line, "bold") for line in heads), *map(Text, lines), *around]
 
 
 def _fitting(header: Sequence[str], widths: Sequence[int], least: Sequence[str], room: int) -> list[int]:
@@ -132,6 +144,10 @@ def _fitting(header: Sequence[str], widths: Sequence[int], least: Sequence[str],
 
 def print_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     """Print labels with their texts, the first in bold; a text that is too long continues below."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Column, Table
+
     table = Table("", Column(escape(title), overflow="fold"), box=box.SIMPLE_HEAD)
     for number, (label, text) in enumerate(facts):
         table.add_row(escape(label), escape(text), style=None if number else "bold")

@@ -1,4 +1,4 @@
-"""The commands for upkeep, which commands.py registers."""
+"""The commands for upkeep."""
 
 from __future__ import annotations
 

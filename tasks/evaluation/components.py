@@ -53,7 +53,8 @@ def compare_components(
     forecasts: pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
 ) -> list[ComponentComparison]:
     """Our forecasts (`target_day`, `crps`) against each column of scores, on the days that both have."""
-    return [_compare(forecasts, scores[[name]], str(name), horizon) for name in scores.columns]
+    ours, theirs = _by_day(forecasts, scores)
+    return [_compare(ours, crps, name, horizon) for name, crps in theirs.items()]
 
 
 def compare_best_baseline(
@@ -63,11 +64,15 @@ def compare_best_baseline(
 
     `scores` are as `component_scores` gives them, of the same horizon. None if there is no such day.
     """
-    scores = scores[scores.index.isin(forecasts.dropna(subset="crps")["target_day"])]
-    known = [name for name in baselines_of(horizon) if name in scores and scores[name].notna().any()]
-    baselines = scores[known].dropna()
-    best = best_baseline({name: baselines[name].to_numpy(np.float64) for name in known}, horizon=horizon)
-    return _compare(forecasts, baselines[[best]], best, horizon) if best else None
+    ours, theirs = _by_day(forecasts, scores)
+    known = {
+        name: theirs[name]
+        for name in baselines_of(horizon)
+        if name in theirs and not np.isnan(theirs[name]).all()
+    }
+    complete = ~np.isnan(np.array([*known.values()])).any(axis=0)
+    best = best_baseline({name: crps[complete] for name, crps in known.items()}, horizon=horizon)
+    return _compare(ours[complete], known[best][complete], best, horizon) if best else None
 
 
 def best_baseline(scores: Mapping[str, Floats], *, horizon: int = 1) -> str | None:
@@ -81,11 +86,16 @@ def best_baseline(scores: Mapping[str, Floats], *, horizon: int = 1) -> str | No
     return min(means, key=lambda name: means[name]) if means else None
 
 
-def _compare(
-    forecasts: pd.DataFrame, scores: pd.DataFrame, component: str, horizon: int
-) -> ComponentComparison:
-    both = forecasts.set_index("target_day")[["crps"]].join(scores, how="inner").dropna().sort_index()
-    ours, theirs = both.to_numpy(np.float64).T
+def _by_day(forecasts: pd.DataFrame, scores: pd.DataFrame) -> tuple[Floats, dict[str, Floats]]:
+    """The CRPS of our forecasts that have one, oldest first, and of each component; NaN: it has none."""
+    ours = pd.Series(forecasts["crps"].to_numpy(), forecasts["target_day"], np.float64).dropna().sort_index()
+    theirs = scores.reindex(ours.index).to_numpy(np.float64)
+    return ours.to_numpy(), dict(zip(map(str, scores.columns), theirs.T, strict=True))
+
+
+def _compare(ours: Floats, theirs: Floats, component: str, horizon: int) -> ComponentComparison:
+    both = ~np.isnan(theirs)
+    ours, theirs = ours[both], theirs[both]
     mean = float(theirs.mean())
-    p_value = diebold_mariano(ours, theirs, horizon=horizon) if is_enough(len(both), horizon) else None
-    return ComponentComparison(component, len(both), mean, ratio(float(ours.mean()), mean), p_value)
+    p_value = diebold_mariano(ours, theirs, horizon=horizon) if is_enough(len(ours), horizon) else None
+    return ComponentComparison(component, len(ours), mean, ratio(float(ours.mean()), mean), p_value)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from closecast.tasks.core.formatting import (
 from closecast.tasks.core.metrics import mean_absolute_error, root_mean_squared_error
 from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.binomial import binomial_at_most
 from closecast.tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
 from closecast.tasks.evaluation.significance import CONFIDENCE
 
@@ -122,6 +124,7 @@ def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
         | dict.fromkeys(COVERED, "boolean")
     )
     rows = rows[list(COLUMNS)].astype(types).sort_values("target_day", ignore_index=True)
+    rows = rows.astype(dict.fromkeys(COVERED, "float64"))  # 1: covered, 0: not, NaN: unknown
     twice = rows.duplicated(["target_day", "horizon"])
     if twice.any():
         day, ahead = rows.loc[twice, ["target_day", "horizon"]].iloc[0]
@@ -158,20 +161,10 @@ def proportion(hits: int, days: int, horizon: int = 1) -> Proportion:
 
 @functools.cache
 def _clopper_pearson(hits: int, days: int) -> tuple[float, float]:
-    """From the terms of the binomial distribution: loading SciPy takes longer."""
-    counts = np.arange(days + 1)
-    factorials = np.cumsum(np.log(np.maximum(counts, 1)))  # their logarithms
-    chances = factorials[-1] - factorials - factorials[::-1]  # log of the ways to get so many hits
-
-    def at_most(most: int, share: float) -> float:
-        some = counts[: most + 1]
-        terms = chances[: most + 1] + some * np.log(share) + (days - some) * np.log1p(-share)
-        return float(np.exp(terms).sum())
-
     def share_where(most: int, probability: float) -> float:
         low, high = 0.0, 1.0
         while low < (share := (low + high) / 2) < high:  # until no figure lies between them
-            low, high = (share, high) if at_most(most, share) > probability else (low, share)
+            low, high = (share, high) if binomial_at_most(most, days, share) > probability else (low, share)
         return share
 
     tail = (1 - CONFIDENCE) / 2
@@ -181,11 +174,13 @@ def _clopper_pearson(hits: int, days: int) -> tuple[float, float]:
 
 
 def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | None) -> Span:
-    if days is not None:
-        rows = rows[rows["target_day"] > rows["target_day"].max() - pd.Timedelta(days, unit="D")]
-    rmse, rmse_ratio = _with_ratio(root_mean_squared_error, rows[["error", "naive_error"]])
-    mae, mae_ratio = _with_ratio(mean_absolute_error, rows[["error", "naive_error"]])
-    coverage = {percent: _coverage(rows[f"covered_{percent}"].dropna(), horizon) for percent in INTERVALS}
+    if days is not None and len(rows):
+        since = rows["target_day"].iloc[-1] - pd.Timedelta(days, unit="D")
+        rows = rows[int(rows["target_day"].searchsorted(since, side="right")) :]
+    errors = rows[["error", "naive_error"]].to_numpy()
+    rmse, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
+    mae, mae_ratio = _with_ratio(mean_absolute_error, errors)
+    coverage = {percent: _coverage(rows[f"covered_{percent}"], horizon) for percent in INTERVALS}
     best = compare_best_baseline(rows, scores, horizon=horizon)
     return Span(days, len(rows), _crps_ratio(rows), best, coverage, rmse, rmse_ratio, mae, mae_ratio)
 
@@ -198,30 +193,33 @@ def _horizon_score(rows: pd.DataFrame, horizon: int) -> HorizonScore:
     rows = rows[rows["horizon"] == horizon]
     # The table of scores has no column for 90 %; the PIT is linear between the same quantiles.
     low, high = (LEVELS[index] for index in INTERVAL_INDEXES[90])
-    covered = {90: rows["pit"].dropna().between(low, high)}
-    covered |= {percent: rows[f"covered_{percent}"].dropna() for percent in INTERVALS}
+    covered = {90: rows["pit"].between(low, high).where(rows["pit"].notna())}
+    covered |= {percent: rows[f"covered_{percent}"] for percent in INTERVALS}
     coverage = {percent: _coverage(covered[percent], horizon) for percent in INTERVAL_INDEXES}
     best = compare_best_baseline(rows, component_scores(rows), horizon=horizon)
     return HorizonScore(horizon, len(rows), _crps_ratio(rows), best, coverage)
 
 
 def _crps_ratio(rows: pd.DataFrame) -> float | None:
-    return _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]])[1]  # no score is below zero
+    # No score is below zero.
+    return _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]].to_numpy())[1]
 
 
 def _with_ratio(
-    measure: Callable[[Floats, Floats], float], pairs: pd.DataFrame
+    measure: Callable[[Floats, Floats], float], pairs: Floats
 ) -> tuple[float | None, float | None]:
-    """The measure of our errors and its ratio to that of the naive ones beside them."""
-    errors = pairs.dropna().to_numpy()
+    """The measure of our errors, (days, 2) with the naive ones, and its ratio to that of the naive ones."""
+    errors = pairs[~np.isnan(pairs).any(axis=1)]
     if not len(errors):
         return None, None
     ours, naive = (measure(column, np.zeros(len(errors))) for column in errors.T)
     return ours, ours / naive if naive > 0 else None
 
 
-def _coverage(covered: pd.Series[bool], horizon: int) -> Proportion | None:
-    return proportion(int(covered.sum()), len(covered), horizon) if len(covered) else None
+def _coverage(covered: pd.Series[Any], horizon: int) -> Proportion | None:
+    hits = covered.to_numpy(np.float64)
+    hits = hits[~np.isnan(hits)]
+    return proportion(int(hits.sum()), len(hits), horizon) if len(hits) else None
 
 
 def _alarms(rows: pd.DataFrame) -> tuple[tuple[str, ...], str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from closecast.tasks.core.steps import step
 from closecast.tasks.core.types import Floats
 from closecast.tasks.evaluation.scoreboard import SCORE_COLUMNS, Scoreboard, scoreboard
 from closecast.tasks.forecast.publish import chain_of
-from closecast.tasks.prices.ingest import IngestRequest, read_stored_prices
+from closecast.tasks.prices.ingest import IngestRequest, history_of
 from closecast.tasks.profiles.base import Profile
 from closecast.tasks.profiles.baselines import baseline_quantiles
 
@@ -61,12 +61,11 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
 
 def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
     """As `score_due`, with the stored closes."""
-    newest = replace(request, origin=None, min_days=1, pool_products=())
     with Prices(home) as prices:
-        if prices.source_of(request.product_id) is None:
+        if prices.last_day(request.product_id) is None:
             return 0
-        history = read_stored_prices(prices, newest).history
-    return score_due(home, history, profile, request.observed_at)
+        known = prices.read_history(request.product_id, None, created_at=request.observed_at)
+    return score_due(home, history_of(request.product_id, known), profile, request.observed_at)
 
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:

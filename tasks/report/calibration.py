@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from closecast.storage.core.intervals import COVERED, INTERVALS
 from closecast.tasks.core.types import Floats
+from closecast.tasks.evaluation.binomial import binomial_quantile
 
 # Days of the running coverage, and how many it needs.
 COVERAGE_DAYS, MIN_COVERAGE_DAYS = 90, 20
@@ -39,23 +39,18 @@ def pit_histogram(levels: Floats) -> PitHistogram | None:
     """The histogram of the PIT of some outcomes, (days,); None without any."""
     if not len(levels):
         return None
-    from scipy.special import chdtrc  # `scipy.stats` is slow to load
-
     counts, _ = np.histogram(levels, bins=BINS, range=(0.0, 1.0))
-    lower, upper = binomial_quantiles(np.array(list(CHANCE.values())), len(levels), 1 / BINS)
+    lower, upper = (binomial_quantile(level, len(levels), 1 / BINS) for level in CHANCE.values())
     expected = len(levels) / BINS
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    p_value = float(chdtrc(BINS - 1, statistic)) if expected >= MIN_EXPECTED else None
-    return PitHistogram(tuple(counts.tolist()), len(levels), expected, int(lower), int(upper), p_value)
+    p_value = _chi_squared_p(statistic, BINS - 1) if expected >= MIN_EXPECTED else None
+    return PitHistogram(tuple(counts.tolist()), len(levels), expected, lower, upper, p_value)
 
 
-def binomial_quantiles(level: Any, days: Any, share: Any) -> Floats:
-    """The least number of hits in `days` that is not exceeded with the probability `level`."""
-    from scipy.special import bdtr, bdtrik
+def _chi_squared_p(statistic: float, degrees: int) -> float:
+    from scipy.special import chdtrc  # slow to load, and a young home does without
 
-    hits = np.ceil(bdtrik(level, days, share))
-    fewer = np.maximum(hits - 1, 0)
-    return np.asarray(np.where(bdtr(fewer, days, share) >= level, fewer, hits), dtype=np.float64)
+    return float(chdtrc(degrees, statistic))
 
 
 def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +66,9 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
     running = {f"running_{percent}": shares[f"covered_{percent}"] for percent in INTERVALS}
     frame = pd.DataFrame({"target_day": scored["target_day"], "days": days, **running}).dropna()
     trials = frame["days"].to_numpy(dtype=np.int64)
+    numbers, places = np.unique(trials, return_inverse=True)
     for percent in INTERVALS:
         for bound, level in CHANCE.items():
-            frame[f"{bound}_{percent}"] = binomial_quantiles(level, trials, percent / 100) / trials
+            limits = [binomial_quantile(level, days, percent / 100) for days in numbers.tolist()]
+            frame[f"{bound}_{percent}"] = np.array(limits, dtype=np.float64)[places] / trials
     return frame.reset_index(drop=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, binomtest, chi2
+from scipy.stats import binomtest, chi2
 
 from closecast.storage.core.home import Home
 from closecast.storage.models.registry import ModelVersion
@@ -17,7 +17,7 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.quantiles import crps
 from closecast.tasks.report import text
-from closecast.tasks.report.calibration import binomial_quantiles, pit_histogram, running_coverage
+from closecast.tasks.report.calibration import pit_histogram, running_coverage
 from closecast.tasks.report.charts import charts, short
 from closecast.tasks.report.context import (
     MAX_CLOSES,
@@ -67,12 +67,6 @@ def test_running_coverage_is_of_the_last_90_days_with_its_bounds_of_chance() -> 
 def test_running_coverage_needs_20_days() -> None:
     assert running_coverage(covered_days(19)).empty
     assert len(running_coverage(covered_days(20))) == 1
-
-
-def test_binomial_quantiles_are_scipy_s() -> None:
-    days, share = np.arange(1, 200)[:, None], np.array([0.1, 0.5, 0.8, 0.95])
-    for level in (0.025, 0.975):
-        assert (binomial_quantiles(level, days, share) == binom.ppf(level, days, share)).all()
 
 
 def test_pit_histogram_counts_and_bounds() -> None:
