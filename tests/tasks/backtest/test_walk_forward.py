@@ -140,7 +140,7 @@ def test_days_before_the_first_model_are_fallbacks_apart(tmp_path: Path) -> None
     basis = [row["basis"] for row in rows(home).values()]
     assert basis == ["fallback"] * 4 + ["model"] * 4  # from the 400th close on
     assert {row["model"] for row in list(rows(home).values())[:4]} == {"fallback"}
-    assert set(result.fallbacks[0].against) == set(baselines_of(1))
+    assert set(result.fallbacks[0].against) == {"ewma_t", *baselines_of(1)}
     young = home_with(tmp_path / "young", candles().head(80))
     alone = finish_backtest(young, plan(young, quick(), 60, 70))
     assert (alone.summaries, alone.summary.days, alone.summary.fallback) == ((), 11, True)

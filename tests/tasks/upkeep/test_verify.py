@@ -720,11 +720,11 @@ def test_dangling_states_and_components_are_named(runs: Runs) -> None:
 
 def test_scores_that_contradict_their_forecast_or_close_are_named(runs: Runs) -> None:
     row = Scores(runs.home).between().to_pylist()[0]
-    Scores(runs.home).add([{**row, "prediction_id": "e" * 32}])
+    Scores(runs.home).add([{**row, "prediction_id": "f" * 32}])
     score_again(runs, 605)
     subject = f"score of forecast {row['prediction_id']} for {row['target_day']}: "
     assert findings(runs) == [
-        f"score of forecast {'e' * 32} for {row['target_day']}: there is no such forecast",
+        f"score of forecast {'f' * 32} for {row['target_day']}: there is no such forecast",
         f"{subject}its error is not the forecast less the close",
         f"{subject}its close is not the one of its data version",
     ]
