@@ -138,6 +138,8 @@ def test_a_temporary_server_that_does_not_come_up_is_one_line(
     monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "1")
     monkeypatch.setattr(prefect_server, "SERVER", program)
     monkeypatch.setattr(prefect_server, "is_configured", lambda: False)
+    # The settings of the process stay those of the tests' own server.
+    monkeypatch.setattr("prefect.context.refresh_global_settings_context", lambda: None)
     server = prefect_server.start(Home(tmp_path))
     assert server is not None
     with pytest.raises(PrefectUnavailable, match=f"did not come up.* {reason}: set PREFECT_API_URL to"):
