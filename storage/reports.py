@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from closecast.storage.core.errors import BadSetting
+from closecast.storage.core.errors import BadSetting, reason_of
 from closecast.storage.core.files import check_no_links, fsync_folder, make_folder, open_file, write_atomic
 from closecast.storage.core.home import PRODUCT_ID, Home, check_product_id
 from closecast.storage.core.sealed import CHANGED, is_sealed_html, open_json, seal_html, seal_json
@@ -115,8 +115,7 @@ def _findings(path: Path) -> Iterator[str]:
     except FileNotFoundError:  # it was deleted since
         return
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        yield f"{path} cannot be trusted: {reason}; `closecast report` writes it again"
+        yield f"{path} cannot be trusted: {reason_of(error)}; `closecast report` writes it again"
 
 
 def _content(path: Path, limit: int = -1) -> bytes:

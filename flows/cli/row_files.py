@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from closecast.storage.core.errors import BadFile, BadQuery, BadSetting, HomeUnusable
+from closecast.storage.core.errors import BadFile, BadQuery, BadSetting, HomeUnusable, reason_of
 from closecast.storage.core.files import absolute_path, write_atomic
 from closecast.tasks.core.formatting import finite
 
@@ -59,8 +59,9 @@ def write_rows(rows: pa.Table, output: Format, file: Path | None) -> None:
     try:
         write_atomic(path, content)
     except HomeUnusable as error:
-        reason = getattr(error.__cause__, "strerror", None) or error
-        raise BadFile(f"{file} cannot be written: {reason}; choose another --output") from error
+        raise BadFile(
+            f"{file} cannot be written: {reason_of(error.__cause__ or error)}; choose another --output"
+        ) from error
 
 
 def as_json_text(value: object) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from closecast.storage.backup.archive import ArchiveWriter
 from closecast.storage.backup.transfer import dump_prices, dump_registry, sqlite_home
-from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable
+from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable, reason_of
 from closecast.storage.core.files import check_no_links, fsync_folder
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath, Location
@@ -73,7 +73,7 @@ def back_up(home: Home, file: Path, *, wait_seconds: float = 900.0) -> int:
             draft.rename(file)
             fsync_folder(file.parent)
     except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         source = str(getattr(error, "filename", None))
         if Path(source).is_relative_to(home.root):
             reason = f"{source}: {reason}"

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from closecast.storage.backup.archive import DATABASES, FOLDERS, open_archive, unpack
 from closecast.storage.backup.transfer import load_prices, load_registry, require_empty_databases
-from closecast.storage.core.errors import BadSetting, HomeUnusable
+from closecast.storage.core.errors import BadSetting, HomeUnusable, reason_of
 from closecast.storage.core.files import fsync_folder, remove
 from closecast.storage.core.home import RESTORING, Home
 from closecast.storage.core.location import LocalPath, Location
@@ -71,7 +71,7 @@ def _restore(source: BinaryIO, file: Path, home: Home) -> int:
         fsync_folder(home.root)
     except OSError as error:
         raise HomeUnusable(
-            f"{home.root} cannot be written: {error.strerror or error}; make room, correct its rights, or"
+            f"{home.root} cannot be written: {reason_of(error)}; make room, correct its rights, or"
             " choose another --home"
         ) from error
     finally:

@@ -18,6 +18,11 @@ def did_you_mean(name: str, names: Iterable[str], *, similarity: float = 0.6) ->
     return f" (did you mean {closest[0]}?)" if closest else ""
 
 
+def reason_of(error: BaseException) -> str:
+    """The system's words for an error, without its number and file; else the error's own text."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 class ClosecastError(Exception):
     """The base of the tree; its text is fit for a terminal, and addresses in it are masked."""
 

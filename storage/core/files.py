@@ -14,7 +14,7 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
-from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable
+from closecast.storage.core.errors import BadFile, Damaged, HomeUnusable, reason_of
 
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -37,9 +37,8 @@ def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
     except FileNotFoundError as error:
         raise BadFile(f"a file was needed, but there is none at {path}; check its name") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise BadFile(
-            f"the file {path!s:.300} cannot be read: {reason}; check its name and rights"
+            f"the file {path!s:.300} cannot be read: {reason_of(error)}; check its name and rights"
         ) from error
     if not data:
         raise BadFile(f"a file with content was needed, but {path} is empty; fetch it again")
@@ -50,7 +49,7 @@ def open_file(path: Path, flags: int = 0) -> BufferedReader:
     """A regular file, opened for reading; OSError for a pipe as well, whose end may never come."""
     flags |= os.O_NONBLOCK  # a pipe may have no writer
     irregular = OSError(errno.EINVAL, "it is not a regular file", str(path))
-    if not (path.is_file() or path.is_dir()) and path.exists():
+    if _is_device(path):
         raise irregular
     file = open(path, "rb", opener=lambda name, usual: os.open(name, usual | flags))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it became one just now
@@ -116,9 +115,7 @@ def remove(path: Path) -> None:
             else:
                 path.unlink()
     except OSError as error:
-        raise HomeUnusable(
-            f"{path} cannot be removed: {error.strerror or error}; correct its rights"
-        ) from error
+        raise HomeUnusable(f"{path} cannot be removed: {reason_of(error)}; correct its rights") from error
 
 
 def check_writable(folder: Path) -> None:
@@ -150,8 +147,13 @@ def check_no_links(*paths: Path) -> None:
 def check_regular(*paths: Path) -> None:
     """Raise `Damaged` for a pipe, a socket or a device: code of others that opens one may wait for ever."""
     for path in paths:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if _is_device(path):
             raise Damaged(f"{path} is not a regular file: restore it from a backup")
+
+
+def _is_device(path: Path) -> bool:
+    """Whether there is a pipe, a socket or a device."""
+    return not (path.is_file() or path.is_dir()) and path.exists()
 
 
 def fsync_folder(path: Path) -> None:
@@ -172,12 +174,12 @@ def sha256_file(path: Path) -> str:
         with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadFile(f"the file {path} cannot be read: {error.strerror or error}; check its name") from error
+        raise BadFile(f"the file {path} cannot be read: {reason_of(error)}; check its name") from error
 
 
 def unwritable(path: Path, error: OSError) -> HomeUnusable:
     """The error for a file or folder that cannot be written."""
     return HomeUnusable(
-        f"{path} cannot be written: {error.strerror or error};"
+        f"{path} cannot be written: {reason_of(error)};"
         " make room, correct its rights, or choose another home with --home or CLOSECAST_HOME"
     )

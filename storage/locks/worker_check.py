@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.errors import HomeUnusable, reason_of
 from closecast.storage.core.home import Home
 from closecast.storage.core.provenance import code_version, library_version
 
@@ -35,7 +35,7 @@ def check_file(home: Home) -> Iterator[str]:
     try:
         file = tempfile.NamedTemporaryFile(dir=home.locks, prefix="worker-check-")  # noqa: SIM115
     except OSError as error:
-        raise HomeUnusable(f"{home.locks} cannot be written: {error.strerror or error}") from error
+        raise HomeUnusable(f"{home.locks} cannot be written: {reason_of(error)}") from error
     with file:
         yield file.name
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from closecast.storage.core.errors import BadFile, Damaged
+from closecast.storage.core.errors import BadFile, Damaged, reason_of
 from closecast.storage.core.files import fsync_folder, remove
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath
@@ -113,8 +113,7 @@ class BacktestCache:
         try:
             return open_json(path.read_bytes(), self._about(name))
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise Damaged(f"{path} cannot be used: {reason}; {REMEDY}") from error
+            raise Damaged(f"{path} cannot be used: {reason_of(error)}; {REMEDY}") from error
 
     def _about(self, name: str) -> str:
         return f"{self.backtest_id}/{name}"

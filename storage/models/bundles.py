@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from closecast.storage.core.errors import Damaged, HomeUnusable
+from closecast.storage.core.errors import Damaged, HomeUnusable, reason_of
 from closecast.storage.core.files import check_no_links
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath, Location
@@ -84,7 +84,7 @@ def new_draft(parent: Path) -> Iterator[Draft]:
         yield Draft(folder)
     except OSError as error:
         raise HomeUnusable(
-            f"the model cannot be stored in {parent}: {error.strerror or error}; make room"
+            f"the model cannot be stored in {parent}: {reason_of(error)}; make room"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

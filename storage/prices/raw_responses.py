@@ -7,7 +7,7 @@ import hashlib
 import re
 import zlib
 
-from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.core.errors import BadInput, Damaged, reason_of
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import Location
 
@@ -39,9 +39,8 @@ def read_raw(home: Home, sha256: str) -> bytes:
     try:
         payload = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
         raise Damaged(
-            f"the raw response {path} cannot be read: {reason}; restore it from a backup"
+            f"the raw response {path} cannot be read: {reason_of(error)}; restore it from a backup"
         ) from error
     if hashlib.sha256(payload).hexdigest() != sha256:
         raise Damaged(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from closecast.storage.core.errors import HomeUnusable
+from closecast.storage.core.errors import HomeUnusable, reason_of
 from closecast.storage.core.files import check_regular, fsync_folder, write_atomic
 from closecast.storage.prices import engine_base as base
 
@@ -124,7 +124,7 @@ class SqliteEngine:
             base.wait_for(acquire, activity, self._home.root, wait_seconds)
         except OSError as error:  # also for a link: a lock is never taken on a file elsewhere
             raise HomeUnusable(
-                f"the lock file {lock.lock_file} cannot be used: {error.strerror or error}; delete it or"
+                f"the lock file {lock.lock_file} cannot be used: {reason_of(error)}; delete it or"
                 " correct its permissions"
             ) from error
         try:
@@ -168,7 +168,7 @@ class SqliteEngine:
                     draft.replace(registry)
                     fsync_folder(registry.parent)
             except OSError as error:
-                raise HomeUnusable(f"{registry} cannot be made: {error.strerror or error}") from error
+                raise HomeUnusable(f"{registry} cannot be made: {reason_of(error)}") from error
         return url
 
 

@@ -42,7 +42,7 @@ MIXED_WITH_POOL = (YOUNG, *MIXED[1:])
 # the weight. Chosen on the days 60 to 399 of BTC-USD, ETH-USD and LTC-USD with 1 % and 5 % of the days
 # deleted, by CRPS and coverage one day ahead; see docs/accuracy.md.
 MIXED_WHILE_YOUNG = (YOUNG, YOUNG, "last_close_250", "har_120_t")
-# The same, moved by the mean return of all days before.
+# Ends the name of a baseline that is moved by the mean return of all days before.
 DRIFT = "_drift"
 BASELINES: tuple[str, ...] = (*METHODS, *(f"{name}{DRIFT}" for name in METHODS))
 # Returns that GARCH is fitted on, that `last_close_250` takes its quantiles from, and on which a t is not
@@ -85,7 +85,7 @@ class _Past:
     sigmas: ExpectedSigmas
     garch_at: Callable[[int], _WeekdayGarch | None]  # fitted to the rows before a cut, once for all horizons
     tails: Tails
-    simplest: str = MIXED[0]  # what a baseline with too few returns forecasts as
+    young: bool = False  # a baseline with too few returns forecasts as `ewma_t`, not as `ewma_weekday_t`
 
     def cuts(self, refit_days: int) -> Rows:
         """The number of first rows that each origin's parameters are fitted to, (origins,)."""
@@ -153,8 +153,7 @@ def baseline_quantiles(
     moved = np.fmax.accumulate(np.abs(daily_moves(past.candles)))[origins] > 0
     if not moved.any():
         return quantiles
-    simplest = YOUNG if YOUNG in components else past.simplest
-    past = replace(past, origins=past.origins[moved], simplest=simplest)
+    past = replace(past, origins=past.origins[moved], young=YOUNG in components)
     drift = (np.nancumsum(past.returns) / np.maximum(past.counts, 1))[past.origins][:, None]
     for horizon, names in wanted.items():
         made = {name: makers[name](past, horizon) for name in makers if {name, name + DRIFT} & {*names}}
@@ -328,6 +327,6 @@ def _or_ewma(quantiles: Floats, past: _Past, horizon: int) -> Floats:
     """The quantiles (origins, 23); where a model could not be fitted, those of an EWMA."""
     missing = ~np.isfinite(quantiles).all(axis=1)
     if missing.any():
-        simplest = _ewma_t if past.simplest == YOUNG else _ewma_weekday_t
+        simplest = _ewma_t if past.young else _ewma_weekday_t
         quantiles[missing] = simplest(replace(past, origins=past.origins[missing]), horizon)
     return quantiles
