@@ -1,8 +1,9 @@
 """The forecasts of the embedded sample, held against recorded figures: `make recorded`.
 
-They were recorded when the forecast became a fan. On the same processor and library
-versions they are the same to the last bit, elsewhere within 1e-6. Record again only for a change that
-says so: `python -m tests.test_recorded_forecasts FILE`.
+On the same processor and library versions they are the same to the last bit, elsewhere within 1e-6; GARCH
+alone within 1e-5, because arch's optimizer is no more precise: returns that differ by 2e-16 move a fitted
+parameter by 3e-6. Record again only for a change that says so, by
+`python -m tests.test_recorded_forecasts FILE`.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def test_forecasts_are_the_recorded_ones(again: list[dict[str, Any]], run: str) 
     for key, row in expected.items():
         if same_machine:
             assert figures(made[key]).tobytes() == figures(row).tobytes(), key
-        np.testing.assert_allclose(figures(made[key]), figures(row), rtol=1e-6, err_msg=str(key))
+        tolerance = 1e-5 if row["component"].startswith("garch") else 1e-6
+        np.testing.assert_allclose(figures(made[key]), figures(row), rtol=tolerance, err_msg=str(key))
 
 
 def record(file: Path) -> None:

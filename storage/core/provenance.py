@@ -7,7 +7,6 @@ import hashlib
 import platform
 import re
 import subprocess
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +21,9 @@ DECIDING = (
     "tasks/forecast",
     "tasks/core/quantiles.py",
 )
+
+# What tells one generation of processors from another in /proc/cpuinfo, on x86-64 and on arm64.
+IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 @functools.cache
@@ -69,11 +71,21 @@ def library_version(name: str) -> str:
 
 
 def processor() -> str:
-    """The processor's model name where Linux reports it, for others may round otherwise."""
-    with suppress(OSError):
+    """The processor, for another may round otherwise: `AMD EPYC, cpu family 25, model 1, stepping 1, avx2`.
+
+    The name alone is too coarse: two generations are called `AMD EPYC`. Libraries choose their instructions
+    by the widest vectors, which a virtual machine may hide.
+    """
+    try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        return name[1] if (name := re.search(r"^model name\s*:\s*(.*\S)", text, re.M)) else ""
-    return platform.processor()
+    except OSError:
+        return platform.processor()
+    # The first processor's; names of fields differ between x86-64 and arm64.
+    fields = dict(reversed(re.findall(r"^([^:\n]*\S)\s*: *(.*\S)", text, re.M)))
+    named = (f"{name} {fields[name]}" for name in IDENTITY if name in fields)
+    flags = fields.get("flags", "").split()
+    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags), None)
+    return ", ".join(filter(None, [fields.get("model name"), *named, widest]))
 
 
 def _release() -> str:

@@ -123,6 +123,43 @@ def test_a_repository_around_the_source_is_not_named(tree: Path, tmp_path: Path)
     assert provenance.git_commit() == expected
 
 
+MILAN = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 1
+model name\t: AMD EPYC
+stepping\t: 1
+flags\t\t: fpu sse4_2 avx avx2
+power management:
+
+"""
+NEOVERSE = """processor\t: 0
+BogoMIPS\t: 50.00
+Features\t: fp asimd
+CPU implementer\t: 0x41
+CPU part\t: 0xd0c
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MILAN, "AMD EPYC, cpu family 25, model 1, stepping 1, avx2"),
+        (MILAN + MILAN.replace(": 1\n", ": 17\n"), "AMD EPYC, cpu family 25, model 1, stepping 1, avx2"),
+        (MILAN.replace("\t: 1\n", "\t: 17\n", 1), "AMD EPYC, cpu family 25, model 17, stepping 1, avx2"),
+        (MILAN.replace("avx2", "avx2 avx512f"), "AMD EPYC, cpu family 25, model 1, stepping 1, avx512f"),
+        (NEOVERSE, "CPU implementer 0x41, CPU part 0xd0c"),
+        ("", ""),
+    ],
+)
+def test_processors_that_may_round_differently_have_different_names(
+    text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: text)
+    assert provenance.processor() == expected
+
+
 def test_tensorflow_without_graphics_cards_counts_as_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     def installed(name: str) -> str:
         if name != "tensorflow-cpu":
