@@ -144,9 +144,18 @@ def _cells(forecasts: pd.DataFrame, whole: pd.DataFrame, horizon: int) -> str:
     gap, others = rows[rows["gap"]], rows[~rows["gap"]]
     cells = [len(gap), (gap["basis"] == "fallback").sum(), f"{gap['crps'].mean() / gap['plain'].mean():.4f}"]
     cells += [f"{100 * gap[percent].mean():.1f}" for percent in ("80", "95")]
-    same = others.join(whole["crps"].rename("whole")).dropna(subset="whole")
-    ratio = f"{same['crps'].mean() / same['whole'].mean():.4f}" if len(same) else "—"
-    return " | ".join(map(str, [*cells, len(same), ratio]))
+    same = others.join(whole["crps"].rename("whole")).dropna(subset="whole").sort_index()
+    return " | ".join(map(str, [*cells, len(same), _ratio(same, horizon)]))
+
+
+def _ratio(same: pd.DataFrame, horizon: int) -> str:
+    """The CRPS over that of the whole series, with the p value of their difference from as many days on."""
+    from closecast.tasks.evaluation.significance import compare
+
+    if same.empty:
+        return "—"
+    found = compare(same["crps"].to_numpy(), same["whole"].to_numpy(), horizon=horizon, seed=0)
+    return f"{found.ratio:.4f}" + ("" if found.p_value is None else f" (p {found.p_value:.2g})")
 
 
 if __name__ == "__main__":
