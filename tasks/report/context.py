@@ -165,7 +165,7 @@ def read_context(
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
-        board=board or read_scoreboard(home, product_id, profile),
+        board=board or read_scoreboard(home, product_id, profile, history.splits_in_force),
         components=compare_components(scored, component_scores(scored)),
         pit=pit_histogram(by_model["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(by_model),
