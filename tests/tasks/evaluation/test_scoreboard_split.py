@@ -1,7 +1,8 @@
-"""A redenomination: every scoreboard adds errors in one unit, whichever the origin of a forecast had."""
+"""A redenomination: scoreboards add errors, and the page shows past forecasts, in the units after it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from closecast.tasks.core.types import Floats
 from closecast.tasks.evaluation.scoreboard import Scoreboard
 from closecast.tasks.prices.ingest import IngestedPrices
 from closecast.tasks.report import prefect_artifacts
+from closecast.tasks.report.charts import charts
 from closecast.tasks.report.context import read_context
 from tests.calibrated import Runs, candles, day, forecast_by_hand, quick
 from tests.helpers import BTC, NOW, store
@@ -45,11 +47,16 @@ def in_units(forecast: Forecast, factor: float) -> Forecast:
 def made(root: Path, *, old_units: float) -> Runs:
     """A home with forecasts of one and seven days from days about the split, `old_units` before it."""
     runs = Runs(Home(root).prepare(), quick())
-    frame = candles().head(LAST).copy()
+    frame = candles().head(LAST + 1).copy()
     frame.loc[: SPLIT - 2, PRICES] *= old_units
     store(runs.home, frame)
+    publish(runs, range(FIRST_ORIGIN, LAST + 1), old_units=old_units)
+    return runs
+
+
+def publish(runs: Runs, numbers: Iterable[int], *, old_units: float = 1.0) -> None:
     rows = []
-    for number in range(FIRST_ORIGIN, LAST + 1):
+    for number in numbers:
         for horizon in (1, 7):
             name, data_version = f"{number}-{horizon}", runs.data(number)
             point = float(candles()["close"].iloc[number - 1]) * 1.01
@@ -57,7 +64,6 @@ def made(root: Path, *, old_units: float) -> Runs:
             units = old_units if number < SPLIT else 1.0
             rows += in_units(replace(forecast, data_version=data_version), units).rows()
     Predictions(runs.home).publish(rows)
-    return runs
 
 
 def split(runs: Runs, kind: Any, factor: float | None = None) -> None:
@@ -76,12 +82,18 @@ def boards(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> list[Scoreboard]:
     return [*command, page.board, artifacts]
 
 
+def past(runs: Runs) -> dict[str, Any]:
+    """The figures of the page's chart of past forecasts."""
+    drawn: dict[str, Any] = charts(read_context(runs.home, BTC, runs.profile.name, day(LAST + 1)))["past"]
+    return drawn
+
+
 def figures(board: Scoreboard) -> Floats:
     """The figures of errors, (spans, 4)."""
     return np.array([[getattr(span, name) for name in ERRORS] for span in board.spans])
 
 
-def test_across_a_split_every_scoreboard_is_that_of_prices_in_the_new_unit(
+def test_across_a_split_scoreboards_and_the_chart_are_those_of_prices_in_the_new_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = made(tmp_path / "old", old_units=1 / FACTOR), made(tmp_path / "new", old_units=1.0)
@@ -89,9 +101,16 @@ def test_across_a_split_every_scoreboard_is_that_of_prices_in_the_new_unit(
     new.score(SPLIT - 1)
     split(old, "split", FACTOR)
     expected = boards(new, monkeypatch)
-    assert all(one.all_days.forecasts == LAST - FIRST_ORIGIN for one in (expected[0], *expected[2:]))
+    assert all(one.all_days.forecasts == LAST + 1 - FIRST_ORIGIN for one in (expected[0], *expected[2:]))
     for ours, theirs in zip(boards(old, monkeypatch), expected, strict=True):
         assert figures(ours) == pytest.approx(figures(theirs), rel=1e-9)
+    # The newest forecast decides which splits a page knows.
+    publish(old, [LAST + 1])
+    publish(new, [LAST + 1])
+    drawn, plain = past(old), past(new)
+    assert len(plain["days"]) == LAST + 1 - FIRST_ORIGIN
+    for name in ("close", "last_close", "point", "lower_95", "upper_80"):
+        assert drawn[name] == pytest.approx(plain[name], rel=1e-9)
 
 
 def test_sql_has_the_errors_of_the_command_across_a_split_and_after_it_was_taken_back(tmp_path: Path) -> None:
