@@ -123,3 +123,15 @@ def test_sql_has_the_errors_of_the_command_across_a_split_and_after_it_was_taken
             by_span = {row["span_days"]: row for row in rows}
             in_sql = np.array([[by_span[span.days][name] for name in ERRORS] for span in board.spans])
             assert in_sql == pytest.approx(figures(board), rel=1e-12)
+
+
+def test_a_decision_that_is_made_again_has_its_scores_again(tmp_path: Path) -> None:
+    runs = made(tmp_path / "home", old_units=1 / FACTOR)
+    before = score_forecasts(runs.home, BTC, runs.profile)
+    split(runs, "split", FACTOR)
+    after = score_forecasts(runs.home, BTC, runs.profile)
+    assert after != before
+    split(runs, "accepted")
+    assert score_forecasts(runs.home, BTC, runs.profile) == before
+    split(runs, "split", FACTOR)
+    assert score_forecasts(runs.home, BTC, runs.profile) == after
