@@ -117,7 +117,7 @@ def next_day(home: Home, days: int) -> dict[str, float]:
         forecast = publish.publish_forecast(home, PROFILE, model, history, created_at=now, flow_run_id=None)
     seconds["publish"] -= seconds["forecast"]
     with step("artifacts"):
-        board = read_scoreboard(home, PRODUCT, PROFILE.name)
+        board = read_scoreboard(home, PRODUCT, PROFILE.name, history.splits_in_force)
         forecast_markdown(forecast, forecast, ingested, board)
         newest_forecasts(home, PRODUCT, PROFILE.name)
         bundle = models.open(models.version(PRODUCT, PROFILE.name, version))

@@ -103,16 +103,18 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
     Raises:
         BadSetting: the profile has no such horizon, and no scored forecast of it.
     """
-    from closecast.tasks.evaluation.scoring import read_scoreboard, score_stored
+    from closecast.tasks.evaluation.scoring import read_scoreboard, score_due, stored_history
     from closecast.tasks.prices.ingest import IngestRequest
 
     moment = clock.now()
     prepare_home(home)
     with product_lock(home, product_id):
         request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
-        if score_stored(home, request, profile):
+        history = stored_history(home, request)
+        if history and score_due(home, history, profile, moment):
             write_reports(home, product_id)
-    board = read_scoreboard(home, product_id, profile.name, horizon=horizon)
+    splits = history.splits_in_force if history else ()
+    board = read_scoreboard(home, product_id, profile.name, splits, horizon=horizon)
     require_horizon(profile, horizon, *(one.horizon for one in (*board.horizons, *board.fallbacks)))
     return board
 

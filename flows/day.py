@@ -19,7 +19,7 @@ from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.locks.locks import product_lock
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.steps import closes_asset, run_step
-from closecast.tasks.evaluation.scoring import score_due, score_stored
+from closecast.tasks.evaluation.scoring import score_due, stored_history
 from closecast.tasks.forecast.publish import RunKey, days_to_backfill, find_forecast
 from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest
 from closecast.tasks.prices.sources import Market, ingest_prices
@@ -104,8 +104,9 @@ def ingested(day: Day) -> Iterator[IngestedPrices]:
             )
         except (NotEnoughHistory, StaleSeries):
             # The forecasts that are due are scored in any case.
-            if day.request.origin is None:
-                score_stored(day.home, day.request, day.profile)
+            history = None if day.request.origin else stored_history(day.home, day.request)
+            if history:
+                score_due(day.home, history, day.profile, day.request.observed_at)
             raise
         yield prices
 

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from closecast.storage.core.candle_schema import CANDLE_COLUMNS, DECISION_COLUMNS, newest_of_days, upto
@@ -193,3 +194,11 @@ def in_units_of(origin: date, close: float, day: date, splits: Splits) -> float:
         if origin < split <= day:
             close /= factor
     return close
+
+
+def factors_to_last_day(origins: pd.Series[pd.Timestamp], splits: Splits) -> npt.NDArray[np.float64]:
+    """What prices in the units of each origin are multiplied by for those of the last day, (origins,)."""
+    factors = np.ones(len(origins))
+    for day, factor in splits:
+        factors[origins < pd.Timestamp(day)] *= factor
+    return factors

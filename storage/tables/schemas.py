@@ -85,7 +85,7 @@ SCORES = TableSchema(
             column("component_crps", FLOATS, "CRPS of each component's log return", null=True),
         ]
     ),
-    key=("product_id", "prediction_id", "data_version"),
+    key=("product_id", "prediction_id", "data_version", "scored_at"),
     description="Forecasts compared with the close of their target day; the newest row of a forecast counts",
 )
 COMPONENTS = TableSchema(

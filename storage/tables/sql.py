@@ -126,7 +126,8 @@ def _register(
     connection: duckdb.DuckDBPyConnection, home: Home, sql: str, opened: contextlib.ExitStack
 ) -> None:
     """Name the views in the connection; only those that the query scans are opened and read."""
-    named = sql.lower()
+    named = {view for view in VIEWS if view in sql.lower()}
+    named.update(*(NEEDED[view] for view in NEEDED if view in named))
 
     @functools.cache
     def prices() -> Prices:
@@ -137,16 +138,14 @@ def _register(
     def read_prices(view: str) -> pa.Table:
         return prices().table(view)
 
-    if any(view in named for view in PRICE_VIEWS):
+    if named & PRICE_VIEWS.keys():
         prices()  # so that a damaged database is not taken for an error of the query
 
     for view, columns in PRICE_VIEWS.items():
         connection.register(view, _Scan(arrow_schema(columns), functools.partial(read_prices, view)))
     for name, schema in TABLES.items():
         table = Table(home.table(name), schema)
-        if name in named or any(
-            view in named and name in NEEDED[view] for view in NEEDED
-        ):  # of a dataset DuckDB reads only the rows and columns that it needs
+        if name in named:  # of a dataset DuckDB reads only the rows and columns that it needs
             dataset = table.snapshot().dataset
             connection.register(name, schema.arrow.empty_table() if dataset is None else dataset)
         else:

@@ -12,13 +12,19 @@ from closecast.storage.tables.schemas import TABLES
 SPANS = (30, 90, 365, None)
 _SCORED = """\
 select p.product_id, p.profile, p.horizon, p.basis = 'fallback' as is_fallback, s.*
-    exclude (product_id, horizon)
+    exclude (product_id, horizon) replace (error * factor as error, naive_error * factor as naive_error)
 from (
     from scores qualify row_number() over (
         partition by product_id, prediction_id
         order by scored_at desc, regexp_extract(data_version, '@(\\d+):', 1)::bigint desc, data_version desc
     ) = 1
-) s join predictions p using (product_id, prediction_id) where p.revision = 0"""
+) s join predictions p using (product_id, prediction_id), lateral (
+    -- Errors are in the units of the origin: those from before a split are rescaled to the units after it.
+    select coalesce(product(d.factor), 1) as factor from (
+        from price_decisions
+        qualify row_number() over (partition by product_id, day_utc order by seq desc) = 1
+    ) d where d.kind = 'split' and d.product_id = p.product_id and d.day_utc > p.origin_day
+) where p.revision = 0"""
 # Of a point there is no CRPS; the ratios are of the forecasts that have both figures.
 _BOTH = "filter (where error is not null and naive_error is not null)"
 _FIGURES = {
@@ -29,12 +35,18 @@ _FIGURES = {
         " / nullif(sum(naive_crps) filter (where crps is not null), 0)",
         "CRPS divided by that of the naive forecast: below 1 is better",
     ),
-    "mae": (f"avg(abs(error)) {_BOTH}", "mean absolute error, quote currency"),
+    "mae": (
+        f"avg(abs(error)) {_BOTH}",
+        "mean absolute error, quote currency, across a split in the units of the last day",
+    ),
     "mae_ratio": (
         f"avg(abs(error)) {_BOTH} / nullif(avg(abs(naive_error)) {_BOTH}, 0)",
         "MAE divided by that of the naive forecast",
     ),
-    "rmse": (f"sqrt(avg(error ** 2) {_BOTH})", "root mean squared error, quote currency"),
+    "rmse": (
+        f"sqrt(avg(error ** 2) {_BOTH})",
+        "root mean squared error, quote currency, across a split in the units of the last day",
+    ),
     "rmse_ratio": (
         f"sqrt(avg(error ** 2) {_BOTH} / nullif(avg(naive_error ** 2) {_BOTH}, 0))",
         "RMSE divided by that of the naive forecast",
@@ -75,8 +87,8 @@ MADE_VIEWS = {
     " (partition by product_id, profile) order by product_id, profile, horizon",
     "scoreboard": _SCOREBOARD,
 }
-# The tables that each is made from.
-NEEDED = {"latest_forecasts": ("predictions",), "scoreboard": ("predictions", "scores")}
+# The tables and views that each is made from.
+NEEDED = {"latest_forecasts": ("predictions",), "scoreboard": ("predictions", "scores", "price_decisions")}
 
 
 def column_comments() -> pa.Table:

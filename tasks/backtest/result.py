@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from closecast.storage.core.errors import BadDay
 from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import STATE, BacktestCache
-from closecast.storage.prices.decisions import Splits
+from closecast.storage.prices.decisions import Splits, factors_to_last_day
 from closecast.storage.tables.schemas import backtests
 from closecast.tasks.backtest.plan import Plan, read_histories
 from closecast.tasks.backtest.summary import NOT_COMPARED, Evaluation, Summary, summarise, tables
@@ -135,10 +135,8 @@ def _evaluation(rows: pd.DataFrame, profile: str, splits: Splits) -> Evaluation:
     figures = {name: own[name].to_numpy(np.float64) for name in ("last_close", "close", "sigma", "point")}
     if splits:  # else the mean of the errors would add different units
         origins = pd.to_datetime(own["target_day"]) - pd.to_timedelta(own["horizon"], unit="D")
-        units = np.ones(len(own))
-        for day, factor in splits:
-            units[origins < pd.Timestamp(day)] *= factor
-        figures |= {name: figures[name] * units for name in ("last_close", "close", "point")}
+        factors = factors_to_last_day(origins, splits)
+        figures |= {name: figures[name] * factors for name in ("last_close", "close", "point")}
     return Evaluation(target_days=own["target_day"].to_list(), quantiles=quantiles, **figures)
 
 

@@ -40,6 +40,20 @@ def nested(quantiles: Sequence[Floats]) -> Floats:
     return fan
 
 
+def fitted_into(quantiles: Floats, shorter: Sequence[Floats], longer: Sequence[Floats]) -> Floats:
+    """Sorted quantiles of one more horizon, (23,), fitted into a fan, which stays and begins before it.
+
+    Each central interval is widened to contain those of the shorter horizons, and narrowed to lie in those of
+    the longer ones. The median moves only if it would lie outside.
+    """
+    fitted: Floats = nested([*shorter, quantiles])[-1]
+    for wider in longer:
+        fitted[:MEDIAN] = np.maximum(fitted[:MEDIAN], wider[:MEDIAN])
+        fitted[MEDIAN + 1 :] = np.minimum(fitted[MEDIAN + 1 :], wider[MEDIAN + 1 :])
+    fitted[MEDIAN] = np.clip(fitted[MEDIAN], fitted[MEDIAN - 1], fitted[MEDIAN + 1])
+    return fitted
+
+
 def tracked_fan(
     quantiles: Mapping[int, Floats], sigmas: Mapping[int, float], offsets: Mapping[int, Floats]
 ) -> dict[int, Floats]:

@@ -89,6 +89,11 @@ class PriceHistory:
         """Day and factor of each split that the origin knew."""
         return self.recorded.splits(self.known_on or self.origin) if self.recorded else ()
 
+    @property
+    def splits_in_force(self) -> Splits:
+        """Day and factor of each split that is in force now, also of those that the origin did not know."""
+        return RecordedSeries(self.candles, self.decisions).splits()
+
     @functools.cached_property
     def _stored_closes(self) -> dict[date, float]:
         assert self.recorded is not None  # noqa: S101 (there are splits)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from closecast.storage.core.errors import BadInput
 from closecast.storage.core.intervals import COVERED, INTERVALS
+from closecast.storage.prices.decisions import Splits, factors_to_last_day
 from closecast.storage.tables.views import SPANS
 from closecast.tasks.core.formatting import (
     UNKNOWN,
@@ -29,7 +30,8 @@ from closecast.tasks.evaluation.binomial import binomial_at_most
 from closecast.tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
 from closecast.tasks.evaluation.significance import CONFIDENCE
 
-FIGURES = ("error", "naive_error", "crps", "naive_crps")
+ERRORS = ["error", "naive_error"]
+FIGURES = (*ERRORS, "crps", "naive_crps")
 # The columns that a scoreboard is made from: those of the table `scores`, and one of the forecasts.
 SCORE_COLUMNS = ("target_day", "horizon", *FIGURES, *COVERED, "pit", "component_names", "component_crps")
 COLUMNS = (*SCORE_COLUMNS, "basis")
@@ -54,8 +56,8 @@ class Span:
     """The forecasts of the last `days` days, of all days for None; undefined figures are None.
 
     `coverage` is by percent of the interval. Ratios are to the naive forecast, the last close: of mean CRPS,
-    of RMSE and of MAE; errors are in the quote currency. `best_baseline` had the lowest mean CRPS on these
-    days.
+    of RMSE and of MAE; errors are in the quote currency, across a split in the units of the last day.
+    `best_baseline` had the lowest mean CRPS on these days.
     """
 
     days: int | None
@@ -107,12 +109,13 @@ class Scoreboard:
         return next((one for one in scores if one.horizon == horizon), None)
 
 
-def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
+def scoreboard(rows: pd.DataFrame, splits: Splits = (), *, horizon: int = 1) -> Scoreboard:
     """The scoreboard of one product and profile, up to the newest target day.
 
     Args:
         rows: one row per target day and horizon, in any order, with the columns `COLUMNS`; CRPS, coverage,
-            PIT and components are null for a point without intervals.
+            PIT and components are null for a point without intervals. Errors are in the units of the origin.
+        splits: of the product: errors from before a split are rescaled to the units after it.
         horizon: that of the spans. Alarms are for the next day, for which their limits were measured.
 
     Raises:
@@ -125,6 +128,8 @@ def scoreboard(rows: pd.DataFrame, *, horizon: int = 1) -> Scoreboard:
     )
     rows = rows[list(COLUMNS)].astype(types).sort_values("target_day", ignore_index=True)
     rows = rows.astype(dict.fromkeys(COVERED, "float64"))  # 1: covered, 0: not, NaN: unknown
+    origins = rows["target_day"] - pd.to_timedelta(rows["horizon"], unit="D")
+    rows[ERRORS] = rows[ERRORS].mul(factors_to_last_day(origins, splits), axis=0)
     twice = rows.duplicated(["target_day", "horizon"])
     if twice.any():
         day, ahead = rows.loc[twice, ["target_day", "horizon"]].iloc[0]
@@ -177,7 +182,7 @@ def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | No
     if days is not None and len(rows):
         since = rows["target_day"].iloc[-1] - pd.Timedelta(days, unit="D")
         rows = rows[int(rows["target_day"].searchsorted(since, side="right")) :]
-    errors = rows[["error", "naive_error"]].to_numpy()
+    errors = rows[ERRORS].to_numpy()
     rmse, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
     mae, mae_ratio = _with_ratio(mean_absolute_error, errors)
     coverage = {percent: _coverage(rows[f"covered_{percent}"], horizon) for percent in INTERVALS}

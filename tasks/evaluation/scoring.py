@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 
 from closecast.storage.core.home import Home
 from closecast.storage.core.intervals import COVERED, INTERVALS
+from closecast.storage.prices.decisions import Splits
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.delta import among
 from closecast.storage.tables.predictions import Predictions
@@ -59,13 +60,13 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     return added
 
 
-def score_stored(home: Home, request: IngestRequest, profile: Profile) -> int:
-    """As `score_due`, with the stored closes."""
+def stored_history(home: Home, request: IngestRequest) -> PriceHistory | None:
+    """All stored prices of the product, to score with; None if there are none."""
     with Prices(home) as prices:
         if prices.last_day(request.product_id) is None:
-            return 0
+            return None
         known = prices.read_history(request.product_id, None, created_at=request.observed_at)
-    return score_due(home, history_of(request.product_id, known), profile, request.observed_at)
+    return history_of(request.product_id, known)
 
 
 def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
@@ -150,13 +151,16 @@ def _naive_quantiles(candles: pd.DataFrame, origin: date, horizon: int) -> Float
     return baseline_quantiles(candles, rows, horizons=(horizon,), components=(NAIVE,))[horizon][NAIVE]
 
 
-def read_scoreboard(home: Home, product_id: str, profile: str, *, horizon: int = 1) -> Scoreboard:
+def read_scoreboard(
+    home: Home, product_id: str, profile: str, splits: Splits, *, horizon: int = 1
+) -> Scoreboard:
     """The scoreboard of a product's published forecasts of one profile, each with its newest score.
 
-    The spans are of one horizon. The forecast's row tells whether a model made it.
+    `splits` are those in force; the spans are of one horizon. The forecast's row tells whether a model made
+    it.
     """
     wanted = (ds.field("profile") == profile) & (ds.field("revision") == 0)
     published = Predictions(home).read(wanted, ["prediction_id", "basis"], product_id)
     scores = Scores(home).newest(product_id, columns=["prediction_id", *SCORE_COLUMNS])
     ours = scores.to_pandas().merge(published.to_pandas(), on="prediction_id")
-    return scoreboard(ours, horizon=horizon)
+    return scoreboard(ours, splits, horizon=horizon)

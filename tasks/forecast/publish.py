@@ -19,7 +19,7 @@ from closecast.storage.tables.delta import all_of, between
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import components
 from closecast.tasks.calibration.calibrator_states import CalibratorState, Chain, states_at
-from closecast.tasks.calibration.quantile_tracker import to_prices, tracked_fan
+from closecast.tasks.calibration.quantile_tracker import fitted_into, to_prices, tracked_fan
 from closecast.tasks.core.forecast import Forecast, HorizonForecast
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.model import Model
@@ -241,12 +241,27 @@ def publish_further(
     Raises:
         HomeUnusable: a table cannot be written.
     """
-    # Its intervals contain those of the shorter horizons, so all are computed and only this one is kept.
-    horizons = sorted({*profile.horizons, horizon})
+    rows = rows_of_run(home, RunKey.of_run(profile, history))
     run: Any = {"created_at": created_at, "flow_run_id": flow_run_id}
-    forecast = make_forecast(profile, None, history, {}, horizons=horizons, **run).only(horizon)
-    assert forecast is not None  # noqa: S101 (it is one of the horizons)
-    return _publish(home, profile, forecast)
+    return _publish(home, profile, make_further(profile, history, horizon, rows, **run))
+
+
+def make_further(
+    profile: Profile, history: PriceHistory, horizon: int, rows: Sequence[Mapping[str, Any]], **run: Any
+) -> Forecast:
+    """The fallback of one horizon, fitted into the fan of the other rows of its run.
+
+    `run` are `created_at` and `flow_run_id`. If the run itself is a fallback, its rows come out as they are.
+    """
+    forecast = make_forecast(profile, None, history, {}, horizons=[horizon], **run)
+    one = forecast.first
+    if one.quantiles is None:
+        return forecast
+    others = [(row["horizon"], np.array(row["quantiles"])) for row in rows]
+    shorter, longer = ([q for h, q in others if h < horizon], [q for h, q in others if h > horizon])
+    quantiles = fitted_into(np.array(one.quantiles), shorter, longer)
+    fitted = replace(one, point=float(quantiles[MEDIAN]), quantiles=tuple(quantiles.tolist()))
+    return replace(forecast, horizons=(fitted,))
 
 
 def _publish(home: Home, profile: Profile, forecast: Forecast) -> Forecast:

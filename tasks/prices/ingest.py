@@ -155,7 +155,12 @@ class Counts:
 
 def history_of(product_id: str, known: KnownPrices) -> PriceHistory:
     """The history of known prices, without the state of the series now."""
-    return PriceHistory(product_id, known.candles, known.data_version, known.series, recorded=known.recorded)
+    recorded = known.recorded
+    return PriceHistory(
+        *(product_id, known.candles, known.data_version, known.series),
+        recorded=recorded,
+        decisions=recorded.decisions,
+    )
 
 
 def known_days(prices: Prices, request: IngestRequest) -> pd.Series[pd.Timestamp]:
@@ -173,7 +178,6 @@ def read_prices(prices: Prices, request: IngestRequest) -> IngestedPrices:
             history_of(product_id, known),
             stored_days=prices.days(product_id),
             quarantined=prices.quarantined(product_id),
-            decisions=known.recorded.decisions,
             restated=prices.restated(product_id),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,16 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.intervals import COVERED, INTERVALS, LOWER_UPPER
+from closecast.storage.core.intervals import COVERED, INTERVALS
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.report.calibration import COVERAGE_DAYS
-from closecast.tasks.report.context import ReportContext
+from closecast.tasks.report.context import BOUNDS, ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
 MAX_EPOCHS = 500
 # A line needs two days.
 MIN_WIDTHS = 2
-BOUNDS = tuple(itertools.chain(*LOWER_UPPER))
 
 
 def charts(context: ReportContext) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
@@ -12,8 +13,8 @@ import pyarrow.dataset as ds
 
 from closecast.storage.core.errors import BadInput
 from closecast.storage.core.home import Home
-from closecast.storage.core.intervals import COVERED
-from closecast.storage.prices.decisions import Splits
+from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.prices.decisions import Splits, factors_to_last_day
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.scores import Scores
@@ -21,7 +22,7 @@ from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.types import Gap
 from closecast.tasks.evaluation.components import ComponentComparison, compare_components, component_scores
-from closecast.tasks.evaluation.scoreboard import FIGURES, HorizonScore, Scoreboard
+from closecast.tasks.evaluation.scoreboard import ERRORS, FIGURES, HorizonScore, Scoreboard
 from closecast.tasks.evaluation.scoring import read_scoreboard
 from closecast.tasks.forecast.publish import run_of
 from closecast.tasks.prices.gaps import find_gaps
@@ -33,6 +34,8 @@ from closecast.tasks.report.model_section import ModelSection, read_model_sectio
 MAX_FORECASTS, MAX_CLOSES = 365, 90
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
 COMPONENT_COLUMNS = ("component_names", "component_crps")
+BOUNDS = tuple(itertools.chain(*LOWER_UPPER))
+PRICE_COLUMNS = ["last_close", "point", "close", *ERRORS, *BOUNDS]
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def read_context(
     if history is None or history.data_version != forecast.data_version:
         history = _read_history(home, forecast)
     asked = forecast_asked_for(home, forecast, target_day)
-    past = past_forecasts(home, published)
+    past = past_forecasts(home, published, history.splits)
     by_model = past[past["basis"] != "fallback"]
     scored = by_model.dropna(subset=["crps", "close"])
     return ReportContext(
@@ -165,7 +168,7 @@ def read_context(
         forecast_count=count,
         closes=newest_closes(history),
         past=past,
-        board=board or read_scoreboard(home, product_id, profile),
+        board=board or read_scoreboard(home, product_id, profile, history.splits_in_force),
         components=compare_components(scored, component_scores(scored)),
         pit=pit_histogram(by_model["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(by_model),
@@ -244,15 +247,22 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
     return closes[closes.first_valid_index() :].reset_index()
 
 
-def past_forecasts(home: Home, published: list[dict[str, Any]]) -> pd.DataFrame:
-    """The published forecasts of the next day, by target day, each with its newest score or none."""
+def past_forecasts(home: Home, published: list[dict[str, Any]], splits: Splits = ()) -> pd.DataFrame:
+    """The published forecasts of the next day, by target day, each with its newest score or none.
+
+    Across a split, prices and errors are in the units of the last day, as the closes are.
+    """
     columns = ["prediction_id", *SCORE_COLUMNS, *COVERED, *COMPONENT_COLUMNS]
     product_id, first = published[0]["product_id"], published[0]["target_day"]
     scores = Scores(home).newest(product_id, first=first, columns=columns)
     joined = pd.DataFrame(published).merge(scores.to_pandas(), how="left", on="prediction_id")
     joined["target_day"] = joined["target_day"].astype("datetime64[s]")
     types = dict.fromkeys(SCORE_COLUMNS, "float64") | dict.fromkeys(COVERED, "boolean")
-    return joined.astype(types).sort_values("target_day", ignore_index=True)
+    joined = joined.astype(types).sort_values("target_day", ignore_index=True)
+    if splits:
+        factors = factors_to_last_day(pd.to_datetime(joined["origin_day"]), splits)
+        joined[PRICE_COLUMNS] = joined[PRICE_COLUMNS].astype("float64").mul(factors, axis=0)
+    return joined
 
 
 def observed_again(observations: pd.DataFrame) -> pd.DataFrame:

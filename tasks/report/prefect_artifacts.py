@@ -41,7 +41,7 @@ def show_artifacts(
     Returns the scoreboard of the product and profile. A refusal by Prefect's server is a warning.
     """
     product_id, profile = forecast.product_id, forecast.profile
-    board = read_scoreboard(home, product_id, profile)
+    board = read_scoreboard(home, product_id, profile, prices.history.splits_in_force)
     announce_forecast(home, forecast)
     raise_alarms(home, forecast, board.alarms, warning)
     markdown = forecast_markdown(forecast, run, prices, board, warning)

@@ -23,7 +23,7 @@ from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.model import Lineage, Model
 from closecast.tasks.core.tensorflow_runtime import library_versions
-from closecast.tasks.forecast.publish import RunKey, component_rows, make_forecast, run_of
+from closecast.tasks.forecast.publish import RunKey, component_rows, make_forecast, make_further, run_of
 from closecast.tasks.prices.ingest import history_of
 from closecast.tasks.profiles.base import FittedModel, Profile
 from closecast.tasks.profiles.named import own_files, profile_class
@@ -134,8 +134,10 @@ def _compare_forecasts(
     states = _states_of(home, profile, row) if model and row["quantiles"] else {}
     history = _history(home, product_id, row["data_version"])
     run = {name: row[name] for name in ("created_at", "flow_run_id")}
-    fan = None if model else _fallback_horizons(home, row)
-    again = make_forecast(profile, model, history, states, horizons=fan, **run)
+    if model:
+        again = make_forecast(profile, model, history, states, **run)
+    else:
+        again = make_further(profile, history, horizon, run_of(home, row).rows, **run)
     same_horizon = next(other for other in again.rows() if other["horizon"] == horizon)
     comparisons = [_compare(name, row[name], same_horizon[name]) for name in FIGURES if row[name] is not None]
     for component in component_rows(profile, again):
@@ -146,13 +148,6 @@ def _compare_forecasts(
                 for figure in ("sigma", "quantiles")
             ]
     return comparisons
-
-
-def _fallback_horizons(home: Home, row: Mapping[str, Any]) -> list[int]:
-    """The horizons that a fallback was made with as one fan: those of the run's first rows, and its own."""
-    run = run_of(home, row).rows
-    first = min(one["created_at"] for one in run)
-    return sorted({row["horizon"], *(one["horizon"] for one in run if one["created_at"] == first)})
 
 
 def _states_of(home: Home, profile: Profile, row: Mapping[str, Any]) -> dict[int, CalibratorState]:

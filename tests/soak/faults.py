@@ -192,7 +192,7 @@ def _stored_report(home: Home) -> str:
 ANSWERS: dict[str, Callable[[Home], str]] = {
     "predictions": lambda home: repr(Predictions(home).between().to_pylist()),
     "sql": _sql,
-    "score": lambda home: repr(read_scoreboard(home, BTC, "calibrated")),
+    "score": lambda home: repr(read_scoreboard(home, BTC, "calibrated", ())),
     "versions": _versions,
     "reproduce": _reproduced,
     "report": _report,

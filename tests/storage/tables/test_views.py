@@ -69,7 +69,7 @@ def test_the_scoreboard_of_sql_is_that_of_the_command(home: Home) -> None:
     by_key = {(row["profile"], row["horizon"], row["is_fallback"], row["span_days"]): row for row in rows}
     assert len(by_key) == len(rows) == 5 * 4  # fallbacks have a horizon of 1 and of 7
     for profile, horizon in (("calibrated", 1), ("calibrated", 7), ("article", 1)):
-        for span in read_scoreboard(home, BTC, profile, horizon=horizon).spans:
+        for span in read_scoreboard(home, BTC, profile, (), horizon=horizon).spans:
             row = by_key[profile, horizon, False, span.days]
             assert row["forecasts"] == span.forecasts
             for name in ("crps_ratio", "mae", "mae_ratio", "rmse", "rmse_ratio"):
@@ -78,7 +78,7 @@ def test_the_scoreboard_of_sql_is_that_of_the_command(home: Home) -> None:
                 assert row[name] == same, name
             for percent, share in span.coverage.items():
                 assert row[f"coverage_{percent}"] == (None if share is None else pytest.approx(share.share))
-    fallbacks = read_scoreboard(home, BTC, "calibrated").fallbacks
+    fallbacks = read_scoreboard(home, BTC, "calibrated", ()).fallbacks
     assert [by_key["calibrated", one.horizon, True, None]["forecasts"] for one in fallbacks] == [8, 8]
 
 

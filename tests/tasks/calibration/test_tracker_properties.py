@@ -18,6 +18,7 @@ from closecast.tasks.calibration.quantile_tracker import (
     MAX_OFFSET,
     Tracker,
     apply_offsets,
+    fitted_into,
     mix,
     nested,
     to_prices,
@@ -277,3 +278,29 @@ def test_intervals_grow_with_the_horizon_and_quantiles_stay_sorted(rows: list[li
         assert row[:MEDIAN].tolist() == shorter[:, :MEDIAN].min(axis=0).tolist()
         assert row[MEDIAN + 1 :].tolist() == shorter[:, MEDIAN + 1 :].max(axis=0).tolist()
     assert (np.array(quantiles) == np.array(rows)).all()  # the argument is unchanged
+
+
+@STEADY
+@given(
+    st.lists(st.lists(st.floats(-1, 1), min_size=23, max_size=23).map(sorted), min_size=2, max_size=9),
+    st.data(),
+)
+def test_one_more_horizon_fits_into_the_fan(rows: list[list[float]], data: st.DataObject) -> None:
+    own, fan = np.array(rows[0]), nested([np.array(row) for row in rows[1:]])
+    place = data.draw(st.integers(1, len(fan)))
+    fitted = fitted_into(own, list(fan[:place]), list(fan[place:]))
+    assert own.tolist() == rows[0]  # the argument is unchanged
+    whole = np.array([*fan[:place], fitted, *fan[place:]])
+    assert nested(list(whole)).tolist() == whole.tolist()
+    assert (np.diff(fitted) >= 0).all()
+    # An interval that lies between those of its neighbours stays.
+    inner = fan[place - 1]
+    outer = fan[place] if place < len(fan) else np.where(np.arange(23) < MEDIAN, -9.0, 9.0)
+    lower, upper = np.minimum(inner, outer), np.maximum(inner, outer)
+    ends = np.arange(23) != MEDIAN
+    assert fitted[ends].tolist() == np.clip(own, lower, upper)[ends].tolist()
+    if fitted[MEDIAN] != own[MEDIAN]:
+        assert fitted[MEDIAN] in (fitted[MEDIAN - 1], fitted[MEDIAN + 1])
+    # A row of the fan fits as it is.
+    for number, row in enumerate(fan):
+        assert fitted_into(row, list(fan[:number]), list(fan[number + 1 :])).tolist() == row.tolist()

@@ -78,7 +78,7 @@ def a_day(runs: Runs) -> None:
     assert states_at(runs.home, CHAIN, day(ORIGIN), NO_OFFSETS, NOW)[1].target_day == day(ORIGIN)
     put_forecast(runs.home, ORIGIN, "new", profile=PROFILE)
     assert newest_forecasts(runs.home, BTC, PROFILE.name)[0]["prediction_id"] == "new"
-    assert read_scoreboard(runs.home, BTC, PROFILE.name).all_days.forecasts
+    assert read_scoreboard(runs.home, BTC, PROFILE.name, ()).all_days.forecasts
 
 
 def test_quantiles_are_read_of_few_days_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_the_components_are_scored_with_the_forecast(runs: Runs) -> None:
         assert row["component_names"] == ["har_120_t", "lstm"]
         assert row["component_crps"] == pytest.approx(expected, rel=1e-12)
         assert row["component_crps"][1] == pytest.approx(row["crps"], rel=1e-12)
-    best: Any = read_scoreboard(runs.home, BTC, PROFILE.name).all_days.best_baseline
+    best: Any = read_scoreboard(runs.home, BTC, PROFILE.name, ()).all_days.best_baseline
     assert (best.component, best.days) == ("har_120_t", 1)
     assert best.ratio == pytest.approx(both[1]["crps"] / both[1]["component_crps"][0])
 
@@ -150,9 +150,9 @@ def test_each_horizon_is_scored_when_its_own_day_has_come(
         assert (score["horizon"], score["target_day"]) == (horizon, day(500 + horizon))
         assert score["naive_error"] == close(500) - close(500 + horizon)
         assert score["naive_crps"] == score["component_crps"][0]
-    board = read_scoreboard(runs.home, BTC, PROFILE.name)
+    board = read_scoreboard(runs.home, BTC, PROFILE.name, ())
     assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 1), (7, 1)]
-    assert read_scoreboard(runs.home, BTC, PROFILE.name, horizon=7).last == day(507)
+    assert read_scoreboard(runs.home, BTC, PROFILE.name, (), horizon=7).last == day(507)
 
 
 def test_the_naive_crps_of_a_horizon_is_of_returns_over_it(runs: Runs) -> None:
@@ -191,7 +191,7 @@ def test_the_scoreboard_knows_from_the_forecasts_which_are_fallbacks(runs: Runs)
         version = None if basis == "fallback" else "1"
         Predictions(runs.home).publish(replace(made, basis=basis, model_version=version).rows())
     runs.score(503)
-    board = read_scoreboard(runs.home, BTC, PROFILE.name)
+    board = read_scoreboard(runs.home, BTC, PROFILE.name, ())
     assert [(one.horizon, one.forecasts) for one in board.horizons] == [(1, 2)]
     assert [(one.horizon, one.forecasts) for one in board.fallbacks] == [(1, 1)]
 
@@ -245,5 +245,5 @@ def test_the_scoreboard_is_of_published_forecasts(runs: Runs) -> None:
     put_forecast(runs.home, 500, "article")
     runs.score(501)
     assert len(scores(runs)) == 3
-    boards = [read_scoreboard(runs.home, BTC, profile) for profile in ("calibrated", "article")]
+    boards = [read_scoreboard(runs.home, BTC, profile, ()) for profile in ("calibrated", "article")]
     assert [board.spans[-1].forecasts for board in boards] == [1, 1]

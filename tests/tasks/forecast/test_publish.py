@@ -33,6 +33,7 @@ from closecast.tasks.forecast.publish import (
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.baselines import MIXED, baselines_of
 from closecast.tasks.training.registration import load_model
+from closecast.tasks.upkeep.reproduce import reproduce_forecast
 from tests.calibrated import (
     HORIZONS,
     MADE,
@@ -44,6 +45,7 @@ from tests.calibrated import (
     forecast_by_hand,
     put_forecast,
     quick,
+    spread,
     stored_runs,
 )
 from tests.helpers import BTC, FIRST, NOW, SHA, SMALL, made_up, store, trained_home, without
@@ -282,6 +284,33 @@ def test_a_further_horizon_is_one_more_row_of_the_run(runs: Runs) -> None:
     )
     assert stored.forecast == Forecast.from_rows(further.rows())
     assert [one["horizon"] for one in stored.rows] == [*HORIZONS, 9]
+
+
+@pytest.mark.parametrize("sd", [0.001, 1.0])
+def test_further_horizons_have_no_wider_intervals_than_longer_ones_and_no_narrower_than_shorter_ones(
+    runs: Runs, sd: float
+) -> None:
+    """The model's fan is much narrower or wider than the baselines, which make the rows between."""
+    key, history = runs.key(MADE), runs.history(MADE)
+    made: dict[int, Any] = {}
+    for horizon in (1, 7, 14):
+        quantiles = spread(close(MADE), sd=sd * np.sqrt(horizon))
+        made[horizon] = forecast_by_hand(
+            MADE, key.prediction_id(horizon), profile=runs.profile, quantiles=quantiles, horizon=horizon
+        )
+        Predictions(runs.home).publish(replace(made[horizon], **vars(key)).rows())
+    for horizon in (9, 13, 8, 10, 20):  # a backfilled day comes later
+        made[horizon] = publish_further(
+            runs.home, runs.profile, history, horizon, created_at=LATER, flow_run_id=None
+        )
+    fan = np.array([made[horizon].first.quantiles for horizon in sorted(made)])
+    assert nested(list(fan)).tolist() == fan.tolist()
+    assert (np.diff(fan, axis=1) >= 0).all()
+    assert all(one.first.point == one.first.quantiles[MEDIAN] for one in made.values())
+    for horizon in (8, 9, 10, 13, 20):
+        row = made[horizon].rows()[0]
+        assert Predictions(runs.home).find(row["prediction_id"]) == row
+        assert reproduce_forecast(runs.home, row["prediction_id"]).same
 
 
 def test_later_days_and_restatements_never_change_a_forecast(runs: Runs) -> None:
