@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import gzip
 import io
 import json
@@ -54,6 +55,47 @@ def refusal(data: str | bytes, product: str = "BTC-USD", **options: Any) -> str:
         read(data, product, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# Wrong days
+
+
+@pytest.mark.parametrize("last", ["T23:59:59.9999999Z", " 23:59:59.999999999"])
+def test_the_last_moment_of_a_day_is_not_rounded_to_the_next_day(last: str) -> None:
+    assert closes(lines("Date,Close", lambda day, close: f"{day}{last},{close}")) == dict(ROWS)
+
+
+def test_the_last_nanosecond_of_a_day_is_not_rounded_to_the_next_day() -> None:
+    ends = [calendar.timegm((day + timedelta(days=1)).timetuple()) * 10**9 - 1 for day in DAYS]
+    text = "".join(f"{end},{close}\n" for end, close in zip(ends, CLOSES, strict=True))
+    assert closes("time,close\n" + text) == dict(ROWS)
+
+
+def test_a_candle_that_ends_before_its_day_is_of_another_day() -> None:
+    text = lines(
+        "date,close,close_time", lambda day, close: f"{day + timedelta(days=1)},{close},{day} 23:59:59"
+    )
+    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is before" in refusal(text)
+
+
+@pytest.mark.parametrize("clock", ["4:00 PM", "4 PM", "16:00 ET", "16:00:00.000"])
+def test_a_time_of_day_in_a_column_of_its_own_is_midnight(clock: str) -> None:
+    """Also where it cannot be read; an empty one is none."""
+    text = lines("Date,Time,Close", lambda day, close: f"{day},{clock if day.day % 2 else ''},{close}")
+    assert "export days in UTC" in refusal(text)
+    midnight = lines(
+        "Date,Time,Close", lambda day, close: f"{day},{'12:00 AM' if day.day % 2 else ''},{close}"
+    )
+    assert closes(midnight) == dict(ROWS)
+
+
+@pytest.mark.parametrize("form", ["{serial}", "{serial}.0", "{day:%d%m%Y}", "{day:%Y%j}"])
+def test_small_numbers_are_no_time_stamps(form: str) -> None:
+    def row(day: date, close: float) -> str:
+        written = form.format(day=day, serial=(day - date(1899, 12, 30)).days)
+        return f"{written},{close}"
+
+    assert "which is no time stamp; export days such as 2020-10-24" in refusal(lines("time,close", row))
 
 
 # Wrong closes
