@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_days import CLOSING, NO_DAY, Days, parse_clocks, parse_days
 from closecast.tasks.prices.file_formats import midnight_ends_day
 from closecast.tasks.prices.file_table import FileOptions, FileTable
+from closecast.tasks.prices.file_text import COLUMNS_HINT
 
+TIME_OF_DAY = r"\d(:\d\d| ?[AaPp]\.?[Mm])"
+OLDEST_STAMP = np.datetime64("1973-03-01", "s")  # a smaller number is that of a day, or a date
 ONE_DAY = np.timedelta64(86_400, "s")
 
 
@@ -41,7 +46,11 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     _reject_unknown(table, days, first)
     for other, clock in clocks.items():
         if clock is None:
-            _compare(table, days.days, parse_days(table.columns[other], options.dates), other)
+            named = parse_days(table.columns[other], options.dates)
+            _check_times(table, named.days, other)
+            _compare(table, days.days, named, other)
+    if layout.end is not None:
+        _reject_ended(table, days.days, parse_days(table.columns[layout.end], options.dates).days, layout.end)
     return days
 
 
@@ -98,10 +107,12 @@ def _check_midnight(table: FileTable, days: Days, position: int) -> None:
     off = _off_midnight(days).tolist()
     if off:
         minutes = int(days.clock[off[0]]) // 60
+        problem = f"which is {minutes // 60:02}:{minutes % 60:02} UTC; export days in UTC"
+        if days.days[off[0]] < OLDEST_STAMP:
+            problem = "which is no time stamp; export days such as 2020-10-24"
         raise BadFile(
             f"{table.name}: daily candles are needed, each at midnight UTC, but {table.unit}"
-            f" {table.numbers[off[0]]} is of {_text(table, position, off[0])!r:.40}, which is"
-            f" {minutes // 60:02}:{minutes % 60:02} UTC; export days in UTC"
+            f" {table.numbers[off[0]]} is of {_text(table, position, off[0])!r:.40}, {problem}"
         )
 
 
@@ -150,6 +161,20 @@ def _check_hours(table: FileTable, days: np.ndarray, clock: np.ndarray) -> None:
         )
 
 
+def _check_times(table: FileTable, days: np.ndarray, position: int) -> None:
+    """Refuse a further column of times that cannot be read, such as `4 PM ET`: they may not be midnight."""
+    if not pa.types.is_string(table.columns[position].type):
+        return
+    timed = np.array(pc.match_substring_regex(table.columns[position], TIME_OF_DAY))
+    unread = np.flatnonzero(timed & np.isnat(days)).tolist()
+    if unread:
+        raise BadFile(
+            f"{table.name}: times such as 2020-10-24T00:00:00Z or 00:00 are needed, but {table.unit}"
+            f" {table.numbers[unread[0]]} has {_text(table, position, unread[0])!r:.40}; export days in UTC,"
+            f" or {COLUMNS_HINT}"
+        )
+
+
 def _compare(table: FileTable, days: np.ndarray, other: Days, position: int) -> None:
     """Reject the rows in which a further column names another day."""
     _check_hours(table, np.where(days == other.days, days, NO_DAY), other.clock)
@@ -157,6 +182,16 @@ def _compare(table: FileTable, days: np.ndarray, other: Days, position: int) -> 
     for row in np.flatnonzero(differ).tolist():
         stamp = f"its time stamp {_text(table, position, row)!r:.40} is {other.days[row]!s:.10}"
         _reject(table, row, f"its date is {days[row]!s:.10}, {stamp}")
+
+
+def _reject_ended(table: FileTable, days: np.ndarray, ends: np.ndarray, position: int) -> None:
+    """Reject the rows whose candle ends before their day, as where the date is that of the day after."""
+    for row in np.flatnonzero(ends < days).tolist():
+        _reject(
+            table,
+            row,
+            f"its date is {days[row]!s:.10}, its end {_text(table, position, row)!r:.40} is before",
+        )
 
 
 def _text(table: FileTable, position: int, row: int) -> str:

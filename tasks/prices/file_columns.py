@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_figures import SIGNS, signs_in
 from closecast.tasks.prices.file_formats import (
+    CURRENCIES,
     ROLES,
     FileFormat,
     Heading,
@@ -26,6 +28,7 @@ from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
 STAMPS = {"unix", "unixtimestamp", "unixtime", "timestamp", "time", "epoch", "ts", "mts", "t"}
+MONEY = set(CURRENCIES.upper().split("|")) - {"BTC", "ETH"}
 KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 
 
@@ -116,6 +119,7 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
     if not dates and not positions.get("end") and table.header.count("") == 1:
         dates = [table.header.index("")]  # the index of a data frame
     closes = positions.pop("close", None) or positions.get("price", [])
+    closes = [*closes, *(positions.get("pool", []) if closes else [])]
     prices: dict[str, int] = {}
     for role in PRICES:
         candidates = closes if role == "close" else positions.get(role, [])
@@ -174,19 +178,24 @@ def _one_column(
                 f"{table.name}: closes of {base} are needed, the header has"
                 f" {', '.join(name_of(table, one) for one in positions)}; import it as the product that it is"
             )
-        fitting = [one for one in bases if headings[one].quote in ("", quote)]
+        fitting = [one for one in bases if _is_in(quote, headings[one], table.header[one])]
         if not fitting and role == "close":
             raise BadFile(
                 f"{table.name}: closes in {quote} are needed, the header has"
                 f" {', '.join(name_of(table, one) for one in bases)}; import it as the product that it is"
             )
-        positions = [one for one in fitting if headings[one].quote] or fitting
+        positions = [one for one in fitting if headings[one].quote or signs_in(table.header[one])] or fitting
     if len(positions) > 1:
         both = " and ".join(name_of(table, one) for one in positions[:2])
         raise BadFile(
             f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
         )
     return positions[0] if positions else None
+
+
+def _is_in(quote: str, heading: Heading, text: str) -> bool:
+    """Whether a heading names the quote currency, by its letters and signs, or none."""
+    return heading.quote in ("", quote) and all(quote in SIGNS[sign] for sign in signs_in(text))
 
 
 def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
@@ -208,9 +217,13 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
         BadFile: another product, several, or no row of that symbol.
     """
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
-    is_named = symbol is not None and symbol.upper() == table.coin.upper()
-    if product_id and table.coin and not is_named and not is_product(table.coin, product_id):
-        raise other_product(table, product_id, [table.coin], "it")
+    is_named = symbol is not None and symbol.upper() in map(str.upper, table.coins)
+    if product_id and not is_named and not (symbol and names):
+        # The heading of the close says more of its currency than what is outside of the rows.
+        is_told = bool(table.has_header and read_heading(table.header[layout.prices["close"]]).quote)
+        for coin in table.coins:
+            if not is_product(coin, product_id) and not (is_told and coin.upper() in MONEY):
+                raise other_product(table, product_id, [coin], "it")
     if table.tickers or not names:
         if symbol and not table.tickers and not is_named:
             raise BadFile(f"{table.name}: it names no coins, so that --symbol chooses nothing; leave it out")
@@ -220,20 +233,24 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
             mine = pc.equal(pc.utf8_upper(table.columns[position]), symbol.upper())
             if pc.any(mine).as_py():
                 return _rows(table, np.flatnonzero(np.array(mine)))
-    symbols = pc.unique(table.columns[names[0]]).to_pylist()
-    filled = [one for one in symbols if one.lower() not in ("", "nan")]
-    if symbol:
+        filled = _filled(table, names[0])
         shown = ", ".join(filled[:5]) + (", …" if len(filled) > 5 else "")
         raise BadFile(f"{table.name}: no row is of {symbol!r:.40}, its rows are of {shown!s:.100}")
-    if names[0] not in layout.symbols and len(filled) < 2:
-        return table
-    foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
-    if len(filled) > 1 or (product_id and foreign):
-        if product_id and len(filled) > 1 and not foreign:
-            return table
-        line = table.numbers[pc.index(table.columns[names[0]], (foreign or filled)[0]).as_py()]
-        raise other_product(table, product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
+    for position in [at for at in names if at in layout.symbols] or names[:1]:
+        filled = _filled(table, position)
+        foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
+        # One name alone, such as `Bitcoin`, says nothing.
+        if foreign and (len(filled) > 1 or (product_id and position in layout.symbols)):
+            line = table.numbers[pc.index(table.columns[position], foreign[0]).as_py()]
+            raise other_product(
+                table, product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it"
+            )
     return table
+
+
+def _filled(table: FileTable, position: int) -> list[str]:
+    """The distinct texts of a column that say something."""
+    return [one for one in pc.unique(table.columns[position]).to_pylist() if one.lower() not in ("", "nan")]
 
 
 def _rows(table: FileTable, rows: np.ndarray) -> FileTable:

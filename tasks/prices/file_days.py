@@ -19,6 +19,7 @@ NO_DAY = np.datetime64("NaT", "s")
 # The days that Python's calendar has.
 YEAR_1, YEAR_9999 = np.datetime64("0001-01-01", "s"), np.datetime64("9999-12-31", "s")
 STAMP = r"^-?\d{1,20}(\.\d{0,15})?([eE]\+?\d{1,2})?$"
+NANOSECONDS = r"^-?\d{18,20}$"
 COMPACT = r"^(?P<y>(?:19|20)\d{2})(?P<m>\d{2})(?P<d>\d{2})$"
 TAIL = r"(?P<tail>(?:[T ,].*)?)Z?$"
 WEEKDAY = r"^(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? )?"
@@ -35,7 +36,6 @@ CLOCK_24 = re.compile(
 )
 CLOCK_12 = re.compile(r",? (\d{1,2}):(\d{2})(?::(\d{2}))? ?([AaPp])[Mm]", re.ASCII)
 HOUR_LABEL = re.compile(r" (\d{2})-(AM|PM)", re.ASCII)
-CLOCK_ALONE = r"^(0|([01]?\d|2[0-3]):?[0-5]\d(:?[0-5]\d)?)$"
 MONTHS = {
     name.lower(): number
     for names in (calendar.month_name, calendar.month_abbr)
@@ -73,6 +73,10 @@ class _Parser:
         size = np.abs(number)
         unit = np.select([size >= 1e17, size >= 1e14, size >= 1e11], [1e9, 1e6, 1e3], 1.0)
         seconds = number / unit
+        if (size >= 1e17).any():  # a float64 would round the last nanosecond of a day up to the next day
+            whole = pc.if_else(pc.match_substring_regex(texts, NANOSECONDS), texts, None)
+            microseconds = pc.utf8_slice_codeunits(whole, 0, -3).cast(pa.float64())
+            seconds = np.where(whole.is_valid(), microseconds.to_numpy(zero_copy_only=False) / 1e6, seconds)
         seconds[~(np.abs(seconds) < 3e6 * SECONDS_A_DAY)] = np.nan  # the years of four digits
         names = {1e9: "nanoseconds", 1e6: "microseconds", 1e3: "milliseconds", 1.0: "seconds"}
         self._keep(seconds, " and ".join(f"unix {names[one]}" for one in np.unique(unit[~np.isnan(seconds)])))
@@ -162,17 +166,15 @@ def parse_days(column: Any, order: DayOrder | None = None) -> Days:
 
 
 def parse_clocks(column: Any) -> np.ndarray | None:
-    """(rows,) seconds after midnight of a column that holds times of day alone, such as 00:00; else None."""
+    """(rows,) seconds after midnight UTC of a column of times of day alone, such as 00:00; else None."""
     texts = column if pa.types.is_string(column.type) else _as_text(column)
-    if not len(texts) or not pc.all(pc.match_substring_regex(texts, CLOCK_ALONE)).as_py():
-        return None
     encoded = texts.dictionary_encode()
-    seconds = []
-    for text in encoded.dictionary.to_pylist():
-        digits = re.sub(r"^(\d):", r"0\1:", text).replace(":", "").ljust(6, "0")
-        seconds.append(int(digits[:2]) * 3600 + int(digits[2:4]) * 60 + int(digits[4:6]))
-    clocks: np.ndarray = np.array(seconds, dtype=float)[encoded.indices.to_numpy()]
-    return clocks
+    clocks = ["00:00" if text in ("", "0") else text for text in encoded.dictionary.to_pylist()]
+    seconds = np.array([_parse_clock(f" {clock}")[0] for clock in clocks])
+    if not len(texts) or np.isnan(seconds).any():
+        return None
+    found: np.ndarray = seconds[encoded.indices.to_numpy()]
+    return found
 
 
 def _as_text(column: Any) -> Any:
@@ -224,7 +226,8 @@ def _parse_clock(tail: str) -> tuple[float, float]:
         offset = int(match[6] or 0) * 3600 + int(match[7] or 0) * 60
         shift = -offset if match[5] == "+" else offset
         if hours < 24 and minutes < 60 and seconds < 60:
-            return hours * 3600.0 + minutes * 60 + seconds + float(match[4] or 0) + shift, 0.0
+            thousandths = float((match[4] or "0")[:4])  # .9999999 would be rounded up to the next day
+            return hours * 3600.0 + minutes * 60 + seconds + thousandths + shift, 0.0
     if (match := CLOCK_12.fullmatch(tail)) and 1 <= int(match[1]) <= 12:
         hours = int(match[1]) % 12 + 12 * (match[4] in "Pp")
         return hours * 3600.0 + int(match[2]) * 60 + int(match[3] or 0), 0.0

@@ -18,7 +18,19 @@ UNKNOWN = {
     *("", "nan", "na", "n/a", "n.a.", "-", "--", "—", "–", "null", "none", "nil", ".", "?", "#n/a", "#na"),
     *("<na>", "nat", "undefined", "missing"),
 }
-SIGNS = {"US$": ("USD",), "$": ("USD", "USDT", "USDC"), "€": ("EUR",), "£": ("GBP",)}
+SIGNS = {
+    "US$": ("USD",),
+    "$": ("USD", "USDT", "USDC"),
+    "€": ("EUR",),
+    "£": ("GBP",),
+    "¥": ("JPY", "CNY"),
+    "₩": ("KRW",),
+}
+
+
+def signs_in(heading: str) -> list[str]:
+    """The signs of currencies in a heading; that of `$close` is none."""
+    return [sign for sign in SIGNS if re.search(rf"{re.escape(sign)}(?![A-Za-z])", heading)]
 
 
 def _form(group: str, mark: str) -> str:

@@ -185,16 +185,20 @@ FORMATS = (
 # Headings of other tables, by role.
 SYNONYMS = {
     "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
-    " starts_at period_start time_period_start window_start candle_begin_time candle_date_time_utc unix"
-    " unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
+    " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
+    " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
     "end": "close_time end_time time_period_end period_end",
-    "open": "open_price price_open opening_price 24h_open o eröffn eröffnung ouv apertura abertura",
-    "high": "high_price price_high 24h_high h max hoch plus_haut máximo máxima massimo",
-    "low": "low_price price_low 24h_low l min tief plus_bas mínimo mínima minimo",
-    "close": "close_price price_close closing_price c close_close_price_adjusted_for_splits",
-    "price": "last last_price trade_price px_last market_price prices value zuletzt dernier último ultimo",
+    "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura",
+    "high": "high_price price_high 24h_high h max hoch tageshoch plus_haut máximo máxima massimo",
+    "low": "low_price price_low 24h_low l min tief tagestief plus_bas mínimo mínima minimo",
+    "close": "close_price price_close closing_price c schluss schlusskurs"
+    " close_close_price_adjusted_for_splits",
+    "price": "last last_price trade_price px_last market_price prices value latest kurs zuletzt"
+    " dernier último ultimo",
     "volume": "v volume_traded",
-    "symbol": "symbol product product_id pair ticker asset coin currency instrument",
+    "symbol": "symbol product product_id pair ticker asset coin currency instrument base base_currency quote"
+    " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol",
+    "pool": "token0_price token1_price",  # of either token in the other
     "label": "name slug coin_name crypto_name coin_id asset_id",
 }
 
@@ -237,6 +241,8 @@ class Heading:
 
 def read_heading(heading: str) -> Heading:
     """The role of a column by its heading."""
+    if "%" in heading:
+        return Heading(None)
     key = key_of(heading)
     if match := _FRED.fullmatch(key) or _PRODUCT.fullmatch(heading):
         return Heading("price", match[1].upper(), match[2].upper())

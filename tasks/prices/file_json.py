@@ -16,7 +16,7 @@ from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
 from closecast.tasks.prices.file_table import FileTable
 
 SHOWN = 5
-_PAIR = re.compile(rf"[A-Z0-9]+({CURRENCIES.upper()})")  # Kraken's key of a list
+_PAIR = re.compile(rf"([A-Z0-9]+[-/_]?)?({CURRENCIES.upper()})")  # as key of a list
 
 
 def read_json(text: bytes, name: str) -> FileTable:
@@ -34,8 +34,8 @@ def read_json(text: bytes, name: str) -> FileTable:
             if not error.msg.startswith("Extra data"):
                 raise
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
-        prices = _coingecko(content)
-        rows, coin = (prices, "") if prices else _one_table(content, name)
+        prices = _coingecko(content) or _cryptowatch(content)
+        rows, coins = (prices, ()) if prices else _one_table(content, name)
         if records := all(isinstance(row, dict) for row in rows):
             rows = [_flat(row) for row in rows]
     except (ValueError, RecursionError) as error:
@@ -57,7 +57,7 @@ def read_json(text: bytes, name: str) -> FileTable:
         columns,
         np.arange(len(rows)) + 1,
         lambda number: rows[number - 1],
-        coin=coin,
+        coins=coins,
         unit="row",
     )
 
@@ -74,36 +74,44 @@ def _coingecko(content: Any) -> list[dict[str, Any]] | None:
     ]
 
 
-def _one_table(content: Any, name: str) -> tuple[list[Any], str]:
-    """The only list of records or rows in a JSON value, and the coin that is named beside or above it."""
-    found: list[tuple[str, list[Any], str]] = []
+def _cryptowatch(content: Any) -> list[dict[str, Any]] | None:
+    """The days of Cryptowatch, whose rows begin with the end of their candle, as records."""
+    result = content.get("result") if isinstance(content, dict) else None
+    days = result.get("86400") if isinstance(result, dict) else None
+    if not isinstance(days, list) or not all(isinstance(row, list) and len(row) >= 6 for row in days):
+        return None
+    headings = ("close_time", "open", "high", "low", "close", "volume")
+    return [dict(zip(headings, row, strict=False)) for row in days]
 
-    def look(value: Any, path: str, coin: str) -> None:
+
+def _one_table(content: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:
+    """The only list of records or rows in a JSON value, and the coins that are named beside or above it."""
+    found: list[tuple[str, list[Any], tuple[str, ...]]] = []
+
+    def look(value: Any, path: str, coins: tuple[str, ...]) -> None:
         if _is_frame(value):
             value = value[0]
         if isinstance(value, list) and value and isinstance(value[0], dict | list):
-            found.append((path, value, coin))
+            found.append((path, value, coins))
         elif isinstance(value, dict):
-            coin = next((text for key, text in value.items() if _names_coin(key, text)), coin)
+            coins += _coins(value)
             if rows := _split(value) or _by_column(value) or _by_day(value):
-                found.append((path, rows, coin))
+                found.append((path, rows, coins))
                 return
             for key, inner in value.items():
-                look(inner, f"{path}.{key}" if path else key, key if _PAIR.fullmatch(key) else coin)
+                own = (key,) if _PAIR.fullmatch(key) else ()
+                look(inner, f"{path}.{key}" if path else key, coins + own)
 
-    look(content, "", "")
+    look(content, "", ())
     if len(found) > 1:
         found = [one for one in found if _is_of_candles(one[1])] or found
     if len(found) == 1:
         return found[0][1:]
-    what = (
-        f"there are {len(found)} ({', '.join(path for path, *_ in found[:SHOWN])!s:.100})"
-        if found
-        else "none is there"
-    )
-    raise BadFile(
-        f"{name}: one list of candles is needed in the JSON, but {what}; save that of the product alone"
-    )
+    what = "none is there; save a list of records with a date and a close"
+    if found:
+        paths = ", ".join(path for path, *_ in found[:SHOWN])
+        what = f"there are {len(found)} ({paths!s:.100}); save that of the product alone"
+    raise BadFile(f"{name}: one list of candles is needed in the JSON, but {what}")
 
 
 def _is_frame(value: Any) -> bool:
@@ -112,8 +120,15 @@ def _is_frame(value: Any) -> bool:
     return isinstance(only, dict) and any(isinstance(inner, list) for inner in only.values())
 
 
-def _names_coin(key: str, value: Any) -> bool:
-    return isinstance(value, str) and read_heading(key).role == "symbol"
+def _coins(value: dict[str, Any]) -> tuple[str, ...]:
+    """The coins and currencies that a record names, or one in it that is no candle, such as `meta`."""
+    inner = [one for one in value.values() if isinstance(one, dict) and not _names_candles(one, date=False)]
+    return tuple(
+        text
+        for record in (value, *inner)
+        for key, text in record.items()
+        if isinstance(text, str) and read_heading(key).role == "symbol"
+    )
 
 
 def _is_of_candles(rows: list[Any]) -> bool:
@@ -183,6 +198,8 @@ def _by_day(value: dict[str, Any]) -> list[dict[str, Any]] | None:
         return None
     if not all(_names_candles(one, date=False) for one in value.values()):
         return None
+    if all(re.fullmatch(r"\d{1,7}", key) for key in value):  # the numbers of rows
+        return list(value.values()) if all(map(_names_candles, value.values())) else None
     if np.isnat(parse_days(pa.array(map(_clean, value))).days).any():
         return None
     return [{"date": day, **one} for day, one in value.items()]
@@ -192,7 +209,7 @@ def _json_column(values: list[Any]) -> Any:
     """Numbers as float64, whole numbers and anything else as text; an unknown value is an empty text."""
     present = [value for value in values if value is not None]
     numbers = present and all(type(value) in (int, float) for value in present)
-    if numbers and not all(type(value) is int and abs(value) < 2**53 for value in present):
+    if numbers and not all(type(value) is int and abs(value) < 2**63 for value in present):
         return pa.array([None if value is None else _float(value) for value in values], pa.float64())
     texts = [
         "" if value is None else value if isinstance(value, str) else json.dumps(value) for value in values

@@ -33,6 +33,7 @@ from closecast.tasks.prices.file_figures import (
     parse_figures,
     parse_volumes,
     settle_decimal,
+    signs_in,
 )
 from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day
 from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable, OnDuplicate
@@ -201,6 +202,7 @@ def _pick_volume(
     # Position → its heading without the word volume.
     currencies = {
         at: re.sub(r"vol(ume)?|total|asset|traded|^v$", "", key_of(table.header[at]))
+        + "quote" * bool(signs_in(table.header[at]))
         for at in layout.volumes
         if "taker" not in key_of(table.header[at])
     }

@@ -63,5 +63,5 @@ class FileTable:
     tickers: tuple[str, ...] = ()  # of each column, from a second header row
     short: Mapping[int, int] = field(default_factory=dict)  # the number of cells of rows that lack the last
     above: int = 0  # lines above the header
-    coin: str = ""  # what the file says of all rows, outside of them
+    coins: tuple[str, ...] = ()  # coins and currencies that the file names outside of its rows
     unit: Literal["line", "row"] = "line"

@@ -19,13 +19,14 @@ from pyarrow import csv as arrow_csv
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import UNKNOWN
-from closecast.tasks.prices.file_formats import key_of, read_heading
+from closecast.tasks.prices.file_formats import CURRENCIES, key_of, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable, Rejections
 
 MAX_LINE_BYTES = 64 * 1024
 SEPARATORS = ",;\t|"
 HEADER_LINES = 50  # the header is looked for in so many filled lines
 COLUMNS_HINT = "name the columns with --columns date=…,close=…"
+PRODUCT = re.compile(rf"\b[A-Z][A-Z0-9]{{1,9}}[-/](?:{CURRENCIES.upper()})\b")  # in lines above the header
 SPACES_BEFORE_A_QUOTE = re.compile(rb'(^|[,;\t|])[ ]+(?=")', re.MULTILINE)
 # The first cell of a row of figures: a time of any form. Its other cells are figures, or words for none.
 TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
@@ -107,6 +108,7 @@ def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
         found.tickers,
         short,
         found.above,
+        tuple(PRODUCT.findall(b"\n".join(lines[: found.above]).decode())),
     )
 
 

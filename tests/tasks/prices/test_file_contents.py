@@ -125,7 +125,7 @@ def test_json_of_other_forms() -> None:
         {"date": "2024-01-02", "close": "44946.91", "open": None},
     ]
     assert closes("\n".join(map(json.dumps, records)).encode()) == CLOSES  # JSON lines
-    assert closes(json.dumps({"meta": {"symbol": "x"}, "values": records}).encode()) == CLOSES
+    assert closes(json.dumps({"meta": {"symbol": "BTC/USD"}, "values": records}).encode()) == CLOSES
     assert closes(json.dumps({"fields": [{"name": "x"}], "data": records}).encode()) == CLOSES
     read = read_candles(json.dumps([*records, {"date": "2024-01-03", "close": None}]).encode(), "BTC-USD")
     assert read.rejected["reason"].tolist() == ["row 3: the close is empty"]

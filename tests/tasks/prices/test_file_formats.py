@@ -32,7 +32,7 @@ def lines(header: str, rows: Sequence[str]) -> bytes:
 def values() -> list[dict[str, Any]]:
     """Of each day: `d` its date, `e` the next one, `s` its time stamp, `m` that in ms, `n` its last second.
 
-    `o` to `v` are its figures, `q` is the volume in the quote currency.
+    `f` is its last millisecond, `o` to `v` are its figures, `q` is the volume in the quote currency.
     """
     return [
         dict(zip("ohlcv", candle, strict=True))
@@ -42,6 +42,7 @@ def values() -> list[dict[str, Any]]:
             "s": at,
             "m": at * 1000,
             "n": at + 86_399,
+            "f": at * 1000 + 86_399_999,
             "q": round(candle[3] * candle[4], 4),
         }
         for day, after, at, candle in zip(DAYS, [*DAYS[1:], "2024-01-04"], SECONDS, CANDLES, strict=True)
@@ -61,7 +62,7 @@ def records(**keys: str) -> bytes:
 def lists(order: str, *rest: object, of: type = float) -> bytes:
     """A JSON list with a list a day."""
     return json.dumps(
-        [[one[key] if key in "sm" else of(one[key]) for key in order] + list(rest) for one in values()]
+        [[one[key] if key in "smf" else of(one[key]) for key in order] + list(rest) for one in values()]
     ).encode()
 
 
@@ -91,7 +92,7 @@ FILES: dict[str, list[bytes]] = {
         lines("", rows(KLINE.replace("000,", "000000,", 1).replace("999,", "999999,"))),
         lines("Open time,Open,High,Low,Close,Volume,Close time,Quote asset volume,Number of trades,"
               "Taker buy base asset volume,Taker buy quote asset volume,Ignore", rows(KLINE)),
-        lists("mohlcv", 1704153599999, "1.5", 1000, "1.5", "2.5", "0", of=str),
+        lists("mohlcvf", "1.5", 1000, "1.5", "2.5", "0", of=str),
     ],
     "Kraken OHLCVT": [lines("", rows("{s},{o},{h},{l},{c},{v},20123"))],
     "Kraken API": [

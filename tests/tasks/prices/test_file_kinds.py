@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import gzip
 import io
 import json
@@ -54,6 +55,131 @@ def refusal(data: str | bytes, product: str = "BTC-USD", **options: Any) -> str:
         read(data, product, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# Wrong days
+
+
+@pytest.mark.parametrize("last", ["T23:59:59.9999999Z", " 23:59:59.999999999"])
+def test_the_last_moment_of_a_day_is_not_rounded_to_the_next_day(last: str) -> None:
+    assert closes(lines("Date,Close", lambda day, close: f"{day}{last},{close}")) == dict(ROWS)
+
+
+def test_the_last_nanosecond_of_a_day_is_not_rounded_to_the_next_day() -> None:
+    ends = [calendar.timegm((day + timedelta(days=1)).timetuple()) * 10**9 - 1 for day in DAYS]
+    text = "".join(f"{end},{close}\n" for end, close in zip(ends, CLOSES, strict=True))
+    assert closes("time,close\n" + text) == dict(ROWS)
+    records = [{"time": end, "close": close} for end, close in zip(ends, CLOSES, strict=True)]
+    assert closes(json.dumps(records)) == dict(ROWS)
+
+
+def test_a_candle_that_ends_before_its_day_is_of_another_day() -> None:
+    text = lines(
+        "date,close,close_time", lambda day, close: f"{day + timedelta(days=1)},{close},{day} 23:59:59"
+    )
+    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is before" in refusal(text)
+
+
+def test_days_of_cryptowatch_begin_with_their_end() -> None:
+    days = [
+        [calendar.timegm((day + timedelta(days=1)).timetuple()), *candle(close), 1.0] for day, close in ROWS
+    ]
+    assert closes(json.dumps({"result": {"86400": days}, "allowance": {}})) == dict(ROWS)
+
+
+@pytest.mark.parametrize("clock", ["4:00 PM", "4 PM", "16:00 ET", "16:00:00.000"])
+def test_a_time_of_day_in_a_column_of_its_own_is_midnight(clock: str) -> None:
+    """Also where it cannot be read; an empty one is none."""
+    text = lines("Date,Time,Close", lambda day, close: f"{day},{clock if day.day % 2 else ''},{close}")
+    assert "export days in UTC" in refusal(text)
+    midnight = lines(
+        "Date,Time,Close", lambda day, close: f"{day},{'12:00 AM' if day.day % 2 else ''},{close}"
+    )
+    assert closes(midnight) == dict(ROWS)
+
+
+@pytest.mark.parametrize("form", ["{serial}", "{serial}.0", "{day:%d%m%Y}", "{day:%Y%j}"])
+def test_small_numbers_are_no_time_stamps(form: str) -> None:
+    def row(day: date, close: float) -> str:
+        written = form.format(day=day, serial=(day - date(1899, 12, 30)).days)
+        return f"{written},{close}"
+
+    assert "which is no time stamp; export days such as 2020-10-24" in refusal(lines("time,close", row))
+
+
+# Other products, other currencies
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"Meta Data": {"2. Digital Currency Code": "ETH", "4. Market Code": "USD"}},
+        {"Meta Data": {"2. Digital Currency Code": "BTC", "4. Market Code": "EUR"}},
+        {"meta": {"symbol": "ETH/USD", "currency": "USD"}},
+        {"query": {"instrument": "btc-eur"}},
+    ],
+)
+def test_the_product_that_json_names_in_a_record_beside_its_candles(meta: dict[str, Any]) -> None:
+    by_day = {str(day): {"4. close": str(close)} for day, close in ROWS}
+    assert "candles of BTC-USD are needed, it is of" in refusal(json.dumps({**meta, "Daily": by_day}))
+    as_list = [{"date": str(day), "close": close} for day, close in ROWS]
+    assert "candles of BTC-USD are needed, it is of" in refusal(json.dumps({**meta, "values": as_list}))
+    (symbol,) = {*map(str, next(iter(meta.values())).values())} - {"BTC", "USD"}
+    assert closes(json.dumps({**meta, "values": as_list}), symbol=symbol) == dict(ROWS)
+
+
+def test_the_heading_of_the_close_names_its_currency_best() -> None:
+    meta = {"2. Digital Currency Code": "BTC", "4. Market Code": "EUR"}
+    by_day = {
+        str(day): {"4a. close (EUR)": str(close / 2), "4b. close (USD)": str(close)} for day, close in ROWS
+    }
+    assert closes(json.dumps({"Meta Data": meta, "Daily": by_day})) == dict(ROWS)
+
+
+@pytest.mark.parametrize("key", ["ETH", "ETH/USD", "EUR"])
+def test_the_product_that_is_the_key_of_json_candles(key: str) -> None:
+    records = [{"date": str(day), "close": close} for day, close in ROWS]
+    assert f"it is of '{key}'" in refusal(json.dumps({key: {"candles": records}}))
+    assert closes(json.dumps({"BTC": {"USD": records}})) == dict(ROWS)
+
+
+def test_the_product_that_is_named_above_the_header() -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{close}")
+    assert "it is of 'ETH-USD'" in refusal("Symbol,ETH-USD\n" + text)
+    assert closes("# BTC/USD of an exchange\n" + text) == dict(ROWS)
+    assert closes("Symbol,ETH-USD\n" + text, symbol="ETH-USD") == dict(ROWS)
+
+
+def test_every_column_that_names_a_coin_or_currency_counts() -> None:
+    named = "candles of BTC-USD are needed, line 2 is of 'EUR'"
+    assert named in refusal(lines("date,symbol,currency,close", lambda day, close: f"{day},BTC,EUR,{close}"))
+    assert named in refusal(lines("date,close,quote_currency", lambda day, close: f"{day},{close},EUR"))
+    right = lines("date,base,quote,close", lambda day, close: f"{day},BTC,USD,{close}")
+    assert closes(right) == dict(ROWS)
+
+
+def test_signs_of_currencies_in_headings() -> None:
+    text = lines("Date,Close (€),Volume ($)", lambda day, close: f"{day},{close},{close * 9}")
+    assert "closes in USD are needed, the header has 'Close (€)'" in refusal(text)
+    assert closes(text, "BTC-EUR") == dict(ROWS)
+    both = lines("Date,Close (€),Close ($)", lambda day, close: f"{day},{close / 2},{close}")
+    assert closes(both) == dict(ROWS)
+    volume = lines("Date,Close,Volume ($)", lambda day, close: f"{day},{close},{close * 9}")
+    assert read(volume).candles["volume"].isna().all()
+    qlib = lines("datetime,$close,$volume", lambda day, close: f"{day},{close},9")
+    assert closes(qlib, "BTC-EUR") == dict(ROWS)
+
+
+def test_percentages_and_prices_of_a_pool_are_no_closes() -> None:
+    percent = lines("Date,Close %,Close", lambda day, close: f"{day},1.5,{close}")
+    assert closes(percent) == dict(ROWS)
+    pool = lines(
+        "date,close,token0Price,token1Price",
+        lambda day, close: f"{day},{1 / close},{1 / close},{close}",
+    )
+    assert "one column is needed for the close" in refusal(pool)
+    named = closes(pool, columns={"date": "date", "close": "token1Price"})
+    assert named == dict(ROWS)
 
 
 # Wrong closes
@@ -386,3 +512,17 @@ def test_packed_files_in_a_zip_beside_hidden_ones() -> None:
         archive.writestr("a/.DS_Store", "x")
         archive.writestr("a/prices.csv.gz", gzip.compress(lines(HEADER, full).encode()))
     assert closes(out.getvalue()) == dict(ROWS)
+
+
+def test_json_whose_keys_number_the_rows() -> None:
+    rows = {str(row): {"Date": str(day), "Close": close} for row, (day, close) in enumerate(ROWS)}
+    assert closes(json.dumps(rows)) == dict(ROWS)
+    by_day = {str(day): {"Date": "2019-04-30", "Close": close} for day, close in ROWS}
+    assert "its date is 2019-05-01, its time stamp '2019-04-30'" in refusal(json.dumps(by_day))
+
+
+@pytest.mark.parametrize(
+    "header", ["Datum;Schlusskurs", "Datum;Kurs", "startedAt;close", "start_at;close", "Date;Latest"]
+)
+def test_headings_of_more_sites(header: str) -> None:
+    assert closes(lines(header, lambda day, close: f"{day};{close}")) == dict(ROWS)
