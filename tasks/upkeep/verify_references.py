@@ -102,8 +102,8 @@ REFERENCES = {
         SELECT backtest_id, made, coalesce(found, 0) AS found
         FROM folds LEFT JOIN backtests USING (backtest_id) WHERE coalesce(found, 0) < made
     """,
-    "forecast {prediction_id} was scored {times} times with one data version": """
+    "forecast {prediction_id} was scored {times} times at once with one data version": """
         SELECT prediction_id, count(*) AS times FROM scores
-        GROUP BY prediction_id, close, data_version HAVING times > 1
+        GROUP BY prediction_id, close, data_version, scored_at HAVING times > 1
     """,
 }

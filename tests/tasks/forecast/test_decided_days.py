@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,14 @@ def test_a_split_changes_no_forecast_and_outcomes_keep_the_units_of_their_origin
     assert newest[ids[3]] == close(ORIGIN + 3)
     assert newest[ids[7]] == close(ORIGIN + 7) / FACTOR
     assert newest[after.first.prediction_id] == close(KNOWN + 1)
+
+    # Taken back, and decided again: the score before counts again, and has a row of its own.
+    decide(runs, Decision(day(SPLIT), "accepted", day(KNOWN), "user"))
+    assert runs.score(KNOWN + 1, NOW + timedelta(days=1)) == 1
+    decide(runs, Decision(day(SPLIT), "split", day(KNOWN), "user", FACTOR))
+    assert runs.score(KNOWN + 1, NOW + timedelta(days=2)) == 1
+    newest = Scores(runs.home).newest(BTC).to_pandas().set_index("prediction_id")["close"]
+    assert newest[ids[7]] == close(ORIGIN + 7) / FACTOR
 
     assert verify_home(runs.home).findings == []
     for forecast in (before, after):

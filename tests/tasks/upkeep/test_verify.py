@@ -744,7 +744,7 @@ def replaced(table: pa.Table, column: str, value: object) -> pa.Table:
         ("predictions", ("prediction_id", "a"), f"forecast a is in the table {len(HORIZONS) * DAYS} times"),
         ("predictions", ("revision", 1), "have the revisions 1"),
         ("scores", ("target_day", 2**31 - 1), "there is no such forecast"),
-        ("scores", None, "was scored 2 times with one data version"),
+        ("scores", None, "was scored 2 times at once with one data version"),
     ],
 )
 def test_rows_that_no_commit_could_write_are_named(
