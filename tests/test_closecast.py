@@ -172,7 +172,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
     load_nothing_heavy(shell, ("run", "--product", "ADA-USD", *QUICK))
-    assert shell("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
+    assert shell.here("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
 
     rows = json.loads(shell.here("predictions", "--format", "json").out)
     assert [row["target_day"] for row in rows] == ["2021-06-30", "2021-07-01"]
@@ -203,13 +203,13 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert re.search(r"predictions +2 +1 +0 *\n", done.out), done.out
     assert (shell.stored(), done.err) == (before, "")
 
-    again = shell("reproduce", rows[-1]["prediction_id"], "--retrain")
+    again = shell.here("reproduce", rows[-1]["prediction_id"], "--retrain")  # made in another process
     assert again.code == 0, again.err
     assert again.err == ""
     assert re.search(r"point +1 +the same bits", again.out)
     assert re.search(r"weights of network 1 +\d+ +the same bits", again.out)
     assert "Reproduced to the last bit." in again.out
-    assert "no forecast 'abc'" in shell.refuses("reproduce", "abc")
+    assert "no forecast 'abc'" in shell.refuses("reproduce", "abc", here=True)
     back_up_restore_and_verify(shell)
 
 
@@ -307,7 +307,9 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert versions[-1]["aliases"] == "champion"
     assert {row["status"] for row in versions} <= {"accepted", "refused", "rolled-back"}
 
-    tested = shell("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json")
+    tested = shell.here(
+        "backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json"
+    )
     assert tested.code == 0, tested.err
     summary = json.loads(tested.out)
     assert [(one["horizon"], one["days"]) for one in summary["horizons"]] == [
