@@ -31,6 +31,7 @@ from closecast.tasks.training.registration import load_model
 from closecast.tasks.training.selection import ModelSelection, select_model
 from tests.engines import copy_home
 from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
+from tests.once import made_once, session_folder
 
 # Settings that train in a moment.
 HORIZONS = (1, 3, 7)
@@ -138,40 +139,43 @@ class Runs:
         return figures
 
 
-@functools.cache
 def _stored(folder: Path) -> Path:
-    home = Home(folder / "stored").prepare()
-    store(home, candles())
-    assert list(Models(home).client.search_registered_models()) == []  # MLflow takes seconds to make its own
-    return home.root
+    def make(root: Path) -> None:
+        home = Home(root).prepare()
+        store(home, candles())
+        assert list(Models(home).client.search_registered_models()) == []
+
+    made_once(folder / "stored", make)
+    return folder / "stored"
 
 
-@functools.cache
 def made_home(folder: Path) -> Path:
     """A home with 1000 days and a champion made on day 600, for copying; trained once for a folder."""
-    root = folder / "made"
-    copy_home(_stored(folder), root)
-    assert Runs(Home(root), quick()).select(MADE).version == "1"
-    return root
+
+    def make(root: Path) -> None:
+        copy_home(_stored(folder), root)
+        assert Runs(Home(root), quick()).select(MADE).version == "1"
+
+    made_once(folder / "made", make)
+    return folder / "made"
 
 
 def empty_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
-    """A home in `place` without prices; its registry, which takes seconds to make, is made once a session."""
-    root = factory.getbasetemp() / "empty"
-    if not root.exists():
-        assert list(Models(Home(root).prepare()).client.search_registered_models()) == []
-    return Runs(copy_home(root, place), quick(**changed))
+    """A home in `place` without prices, and with a registry."""
+    home = Home(place).prepare()
+    assert list(Models(home).client.search_registered_models()) == []
+    return Runs(home, quick(**changed))
 
 
 def stored_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
     """A home in `place` with 1000 days and no model yet."""
-    copy_home(_stored(factory.getbasetemp()), place)
+    copy_home(_stored(session_folder(factory)), place)
     return Runs(Home(place), quick(**changed))
 
 
 def champion_runs(factory: pytest.TempPathFactory, place: Path, **changed: Any) -> Runs:
     """A home in `place` with 1000 days and a champion made on day 600, which is trained once a session."""
-    return Runs(copy_home(made_home(factory.getbasetemp()), place), quick(**changed))
+    return Runs(copy_home(made_home(session_folder(factory)), place), quick(**changed))
 
 
 def spread(last_closes: float, *, sd: float = 0.03) -> list[float]:

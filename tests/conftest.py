@@ -8,7 +8,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import certifi
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +20,11 @@ from hypothesis import settings
 from closecast.storage.core.candle_schema import candle_frame
 from closecast.tasks.core.types import Floats
 from closecast.tasks.features.volatility import Garch, fit_garch
-from closecast.tasks.profiles import baselines
+from closecast.tasks.profiles import baselines, figures
+from tests import once
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SCRATCH = pytest.StashKey[str]()
 
@@ -48,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("closecast")
     config.stash[_SCRATCH] = tempfile.mkdtemp(prefix="closecast-tests-")
     os.environ["PREFECT_HOME"] = config.stash[_SCRATCH]
+    if "SSL_CERT_FILE" not in os.environ:
+        # Each client of Prefect's loads all authorities, for 30 ms; no test is on HTTPS.
+        one = Path(config.stash[_SCRATCH], "authority.pem")
+        end = "-----END CERTIFICATE-----\n"
+        one.write_text(Path(certifi.where()).read_text(encoding="utf-8").partition(end)[0] + end)
+        os.environ["SSL_CERT_FILE"] = str(one)
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     os.environ["DO_NOT_TRACK"] = "1"
     # Steps are called here without a flow around them as well.
@@ -121,17 +134,14 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """
     from closecast.storage.models import mlflow_database
 
-    make, made = (
-        mlflow_database._make_tables,
-        tmp_path_factory.getbasetemp() / "mlflow.db",
-    )
+    make = mlflow_database._make_tables
 
     def copy(url: str) -> None:
         if not url.startswith("sqlite:///"):
             make(url)
             return
-        if not made.is_file():
-            make(f"sqlite:///{made}")
+        made = once.session_folder(tmp_path_factory) / "mlflow.db"
+        once.made_once(made, lambda path: make(f"sqlite:///{path}"))
         shutil.copyfile(made, url.removeprefix("sqlite:///"))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -158,6 +168,18 @@ def _each_garch_is_fitted_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def png_of() -> Iterator[Callable[[Figure], bytes]]:
+    """Each training draws figures, and rendering one takes a sixth of a second: here one is of no pixels.
+
+    Not so in the processes that tests start, nor in the figures' own tests, which take this function.
+    """
+    real = figures._png
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+        yield real
+
+
 @pytest.fixture(autouse=True)
 def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
     """Those of the test's own homes go with it."""
@@ -172,11 +194,9 @@ def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server for the session; it takes 10 s to start, so there is one."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=90):
+    with once.prefect_server(once.session_folder(tmp_path_factory)):
         yield
 
 

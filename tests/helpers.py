@@ -87,23 +87,24 @@ def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
     assert table.add([{"revision": 0, **row} for row in rows]) == len(rows)
 
 
-@functools.cache
-def _trained(folder: Path) -> tuple[Path, str, str]:
+def _train(root: Path) -> tuple[str, str]:
     from closecast.tasks.prices.ingest import IngestRequest, read_stored
     from closecast.tasks.profiles.article import ArticleProfile
     from closecast.tasks.training.selection import select_model
 
-    home = Home(folder / "trained").prepare()
+    home = Home(root).prepare()
     data_version = store(home, made_up())
     prices = read_stored(home, IngestRequest(BTC, None, NOW, NOW.date()))
-    return home.root, data_version, select_model(home, ArticleProfile(SMALL), prices).version
+    return data_version, select_model(home, ArticleProfile(SMALL), prices).version
 
 
 def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, str, str]:
     """A home with 60 days and the article trained on them once a session; data and model version."""
     from tests.engines import copy_home
+    from tests.once import made_once, session_folder
 
-    root, data_version, version = _trained(factory.getbasetemp())
+    root = session_folder(factory) / "trained"
+    data_version, version = made_once(root, _train)
     return copy_home(root, place), data_version, version
 
 

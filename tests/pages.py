@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 from datetime import date, datetime, timedelta
@@ -27,6 +26,7 @@ from closecast.tasks.profiles.baselines import baselines_of
 from closecast.tasks.profiles.named import profile_named
 from tests.calibrated import spread
 from tests.helpers import BTC, NOW, SHA, made_up, publish_all, store, without
+from tests.once import made_once, session_folder
 
 DAYS = 420
 GAP = (date(2020, 1, 20), date(2020, 1, 22))
@@ -190,29 +190,18 @@ def put_product(
     score_due(home, history, profile_named(profile), NOW)
 
 
-@functools.cache
-def _empty(folder: Path) -> Path:
-    home = Home(folder / "empty").prepare()
-    assert Models(home).client.search_registered_models() == []  # MLflow takes seconds to make its own
-    return home.root
-
-
-@functools.cache
-def _full(folder: Path) -> Path:
-    shutil.copytree(_empty(folder), folder / "pages")
-    put_product(Home(folder / "pages"))
-    return folder / "pages"
-
-
 def empty_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
     """A home in `folder` with a registry and nothing else."""
-    shutil.copytree(_empty(factory.getbasetemp()), folder)
-    return Home(folder)
+    home = Home(folder).prepare()
+    assert Models(home).client.search_registered_models() == []
+    return home
 
 
 def full_home(factory: pytest.TempPathFactory, folder: Path) -> Home:
     """A home in `folder` with 120 forecasts of BTC-USD, 118 scored; made once a session."""
-    shutil.copytree(_full(factory.getbasetemp()), folder)
+    root = session_folder(factory) / "pages"
+    made_once(root, lambda root: put_product(Home(root).prepare()))
+    shutil.copytree(root, folder)
     return Home(folder)
 
 

@@ -47,15 +47,16 @@ class Shell:
 
     def __init__(self, home: Path, api_url: str) -> None:
         self.home = home
-        self.environment = {**os.environ, "PREFECT_API_URL": api_url, "CLOSECAST_HOME": str(home)}
+        self.variables = {"PREFECT_API_URL": api_url, "CLOSECAST_HOME": str(home)}
+        self.environment = {**os.environ, **self.variables}
         self.environment.pop("COLUMNS", None)
 
     def __call__(self, *words: str, **variables: str) -> Result:
         done = closecast_process(*words, variables={**self.environment, **variables})
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def here(self, *words: str) -> Result:
-        """The same in this process."""
+    def here(self, *words: str, **variables: str) -> Result:
+        """The same in this process, where TensorFlow has compiled its graphs already."""
         import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
 
         out, err = io.StringIO(), io.StringIO()
@@ -64,7 +65,7 @@ class Shell:
         for log in loggers:
             log.handlers.clear()  # a command of its own process has none
         with (
-            patch.dict(os.environ, CLOSECAST_HOME=str(self.home)),
+            patch.dict(os.environ, {**self.variables, **variables}),
             patch("sys.argv", ["closecast", *words]),
             redirect_stdout(out),
             redirect_stderr(err),
@@ -80,7 +81,7 @@ class Shell:
     def refuses(self, *words: str, here: bool = False, **variables: str) -> str:
         """The one line that a refused command prints; it must have stored nothing."""
         before = self.stored()
-        done = self.here(*words) if here else self(*words, **variables)
+        done = (self.here if here else self)(*words, **variables)
         assert done.code in (1, 2), done
         assert re.fullmatch(r"closecast: .+\n", done.err)
         assert self.stored() == before
@@ -171,7 +172,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert "0 days new" in shell("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
     load_nothing_heavy(shell, ("run", "--product", "ADA-USD", *QUICK))
-    assert shell("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
+    assert shell.here("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
 
     rows = json.loads(shell.here("predictions", "--format", "json").out)
     assert [row["target_day"] for row in rows] == ["2021-06-30", "2021-07-01"]
@@ -202,13 +203,13 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     assert re.search(r"predictions +2 +1 +0 *\n", done.out), done.out
     assert (shell.stored(), done.err) == (before, "")
 
-    again = shell("reproduce", rows[-1]["prediction_id"], "--retrain")
+    again = shell.here("reproduce", rows[-1]["prediction_id"], "--retrain")  # made in another process
     assert again.code == 0, again.err
     assert again.err == ""
     assert re.search(r"point +1 +the same bits", again.out)
     assert re.search(r"weights of network 1 +\d+ +the same bits", again.out)
     assert "Reproduced to the last bit." in again.out
-    assert "no forecast 'abc'" in shell.refuses("reproduce", "abc")
+    assert "no forecast 'abc'" in shell.refuses("reproduce", "abc", here=True)
     back_up_restore_and_verify(shell)
 
 
@@ -240,12 +241,12 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     frame[["day_utc", "close"]].set_axis(["date", "close"], axis=1).to_csv(path, index=False)
     small = ("--set", "units=3", "--set", "members=1", "--set", "epochs=1")
     words = ("run", "--product", "SOL-USD", *small, "--set", "refit_every_days=1")
-    first = shell(*words, "--csv", str(path), "--as-of", "2021-06-28")
+    first = shell.here(*words, "--csv", str(path), "--as-of", "2021-06-28")
     assert first.code == 0, first.err
     assert "trained without ranges (open, high, low)" in first.out
     assert "trained without BTC-USD, which is not in the database" in first.out
-    assert shell(*words, "--as-of", "2021-06-29").code == 0
-    last = shell(*words)
+    assert shell.here(*words, "--as-of", "2021-06-29").code == 0
+    last = shell.here(*words)
     assert "forecasts scored: 2" in last.out  # of the day before, and of two days before
     (row,) = shell.query("select * from predictions where target_day = '2021-07-01' and horizon = 1")
     for percent in (50, 80, 95):
@@ -306,7 +307,9 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert versions[-1]["aliases"] == "champion"
     assert {row["status"] for row in versions} <= {"accepted", "refused", "rolled-back"}
 
-    tested = shell("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json")
+    tested = shell.here(
+        "backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json"
+    )
     assert tested.code == 0, tested.err
     summary = json.loads(tested.out)
     assert [(one["horizon"], one["days"]) for one in summary["horizons"]] == [
@@ -357,7 +360,7 @@ def test_a_run_fetches_and_sources_are_kept_apart(
     shell: Shell, exchange: Exchange, candle_file: Path
 ) -> None:
     words = ("run", "--source", "coinbase", "--product", "ADA-USD", *QUICK)
-    first = shell(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    first = shell.here(*words, CLOSECAST_COINBASE_URL=exchange.url)
     assert first.code == 0, first.err
     assert shell.stored() == (60, 60, 1, 1)
     other = ("import", str(candle_file), "--product", "ADA-USD")
@@ -367,7 +370,7 @@ def test_a_run_fetches_and_sources_are_kept_apart(
     assert shell.here(*other, "--replace-source").code == 0
     assert shell.stored() == (120, 60, 1, 1)
     requests = len(exchange.requests)
-    assert "60 days from csv" in shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert "60 days from csv" in shell.refuses(*words, here=True, CLOSECAST_COINBASE_URL=exchange.url)
     assert len(exchange.requests) == requests
 
 
@@ -375,8 +378,8 @@ def test_a_failed_product_is_named_and_the_other_is_forecast(
     shell: Shell, exchange: Exchange, candle_file: Path
 ) -> None:
     two = ("run", "--product", "NONE-USD", "--product", "ADA-USD", *QUICK)
-    assert "for one product" in shell.refuses(*two, "--csv", str(candle_file))
-    done = shell(*two, "--source", "coinbase", CLOSECAST_COINBASE_URL=exchange.url)
+    assert "for one product" in shell.refuses(*two, "--csv", str(candle_file), here=True)
+    done = shell.here(*two, "--source", "coinbase", CLOSECAST_COINBASE_URL=exchange.url)
     assert done.code == 1
     assert done.err.startswith("closecast: 1 of 2 products have no forecast, all others are done: NONE-USD: ")
     assert done.err.count("\n") == 1
@@ -384,7 +387,7 @@ def test_a_failed_product_is_named_and_the_other_is_forecast(
     (row,) = shell.query("select product_id, prediction_id from predictions")
     assert row["product_id"] == "ADA-USD"
 
-    listed = shell(*two, "--source", "coinbase", "--json", CLOSECAST_COINBASE_URL=exchange.url)
+    listed = shell.here(*two, "--source", "coinbase", "--json", CLOSECAST_COINBASE_URL=exchange.url)
     assert listed.code == 1
     assert [forecast["prediction_id"] for forecast in json.loads(listed.out)] == [row["prediction_id"]]
     assert listed.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")

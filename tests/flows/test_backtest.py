@@ -34,6 +34,7 @@ from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.named import profile_named
 from tests.calibrated import LENIENT
 from tests.helpers import FIRST, PROJECT, made_up, store
+from tests.processes import process_for
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
@@ -198,16 +199,20 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
     assert backtests(home).read().num_rows == before == ORIGINS * len(NAMES)
 
 
-def test_a_killed_backtest_continues_where_it_was(tested: tuple[Home, Any], tmp_path: Path) -> None:
+def test_a_killed_backtest_continues_where_it_was(
+    tested: tuple[Home, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, result = tested
     home = home_with(tmp_path / "killed", made_up(DAYS))
-    script = f"from tests.flows.test_backtest import *; backtest(Home(Path({str(home.root)!r})))"
     folder = home.folds / result.backtest_id
     first = folder / f"refit-{START}" / "manifest.json"
-    with in_process(script) as process:
-        wait_for(lambda: first.exists() or process.poll() is not None, pause=0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+    process = process_for(backtest, home)
+    process.start()
+    wait_for(lambda: first.exists() or process.exitcode is not None, pause=0.005)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
     assert not (folder / "summary.json").exists()
     written = first.stat().st_mtime_ns
     again = backtest(home)

@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -14,9 +15,11 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.network.trainer import Losses
+from closecast.tasks.profiles import figures
 from closecast.tasks.profiles.figures import _price_canvas, article_figures, loss_figure, price_tick
 from tests.helpers import BTC, PROJECT, made_up, without
 
@@ -39,6 +42,13 @@ def draw(
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(matplotlib.image.imread(io.BytesIO(png), format="png"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rendered(png_of: Callable[[Figure], bytes]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_png", png_of)
+        yield
 
 
 @pytest.fixture(scope="module")

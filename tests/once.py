@@ -1,0 +1,77 @@
+"""What is made once a session, by the first process of pytest-xdist that needs it; the others wait."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from filelock import FileLock
+
+from closecast.storage.core.home import Home
+from closecast.storage.core.s3_path import S3Path
+from closecast.storage.prices.engine import database_engine
+
+T = TypeVar("T")
+
+
+def session_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder that the session's processes share; each has its own where a home is more than files."""
+    own = factory.getbasetemp()
+    home = Home(own / "home")
+    files_alone = database_engine(home).file is not None and not isinstance(home.shared, S3Path)
+    return own.parent if files_alone and "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def made_once(root: Path, make: Callable[[Path], T]) -> T:
+    """What `make` returned, of JSON, when it made `root`, a folder or a file for copying."""
+    returned = root.with_name(f"{root.name}.json")
+    with FileLock(root.with_name(f"{root.name}.lock")):
+        if not returned.exists():
+            returned.write_text(json.dumps(make(root)))
+    value: T = json.loads(returned.read_text())
+    return value
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[None]:
+    """Use the Prefect server of the session.
+
+    It ends with the process that started it: those of pytest-xdist end together, after the last test of all.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.testing.utilities import prefect_test_harness
+
+    start = SubprocessASGIServer.start
+
+    def start_or_join(server: Any, timeout: int | None = None) -> None:
+        def started(_: Path) -> int:
+            start(server, timeout)
+            atexit.register(_end, server.server_process)
+            server.server_process = None  # otherwise the harness ends it
+            return int(server.port)
+
+        server.port, server.running = made_once(folder / "prefect", started), True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubprocessASGIServer, "start", start_or_join)
+        harness = prefect_test_harness(server_startup_timeout=90)
+        harness.__enter__()
+    try:
+        yield
+    finally:
+        harness.__exit__(None, None, None)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
