@@ -101,7 +101,7 @@ def commands(two_rows: Path) -> list[Command]:
     refusals = {
         "an unknown product": none,
         "a missing file": ("run", "--source", "csv", "--csv", "missing.csv"),
-        "too little history": (*sample, "--as-of", "2016-01-01"),
+        "too little history": (*sample, "--as-of", "2015-01-10"),
         "a bad setting": (*sample, "--set", "members=0"),
     }
     return [
