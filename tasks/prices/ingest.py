@@ -154,12 +154,11 @@ class Counts:
 
 
 def history_of(product_id: str, known: KnownPrices) -> PriceHistory:
-    """The history of known prices, without the state of the series now."""
-    recorded = known.recorded
+    """The history of known prices and the decisions among them, without what else the series has now."""
     return PriceHistory(
         *(product_id, known.candles, known.data_version, known.series),
-        recorded=recorded,
-        decisions=recorded.decisions,
+        recorded=known.recorded,
+        decisions=known.recorded.decisions,
     )
 
 

@@ -247,7 +247,7 @@ def newest_closes(history: PriceHistory) -> pd.DataFrame:
     return closes[closes.first_valid_index() :].reset_index()
 
 
-def past_forecasts(home: Home, published: list[dict[str, Any]], splits: Splits = ()) -> pd.DataFrame:
+def past_forecasts(home: Home, published: list[dict[str, Any]], splits: Splits) -> pd.DataFrame:
     """The published forecasts of the next day, by target day, each with its newest score or none.
 
     Across a split, prices and errors are in the units of the last day, as the closes are.
