@@ -98,7 +98,7 @@ def daily_forecast(
     day = plan_day(market or configured_market(), profile, settings, origin, home, backfill_days)
     begin_run(day.home)
     with ingested(day) as prices:
-        mark_run(day.home, f"{prices.history.product_id} {prices.as_of}")
+        name_run(f"{prices.history.product_id} {prices.as_of}")
         backfill(day, prices)
         forecast, selection = forecast_once(day, prices)
         asked = row_asked_for(day, prices, forecast)
@@ -187,17 +187,17 @@ def begin_run(home: Home) -> None:
     ours = logging.getLogger("closecast")
     if ours.level == logging.NOTSET:
         ours.setLevel(logging.INFO)
-    mark_run(home, flow_run.get_name())
+    run_id, known = UUID(flow_run.get_id()), set(flow_run.get_tags())
+    tags = sorted(known | home_tags(home))
+    if len(tags) > len(known):
+        side_call("the run's tags", lambda client: client.update_flow_run(run_id, tags=tags))
 
 
-def mark_run(home: Home, name: str | None) -> None:
-    """Give the flow run this name, and the tags of its home."""
-    known = set(flow_run.get_tags())
-    tagged = known | home_tags(home)
-    if flow_run.get_name() == name and tagged == known:
-        return
+def name_run(name: str) -> None:
+    """Give the flow run this name."""
     run_id = UUID(flow_run.get_id())
-    side_call("the run's name", lambda client: client.update_flow_run(run_id, name=name, tags=sorted(tagged)))
+    if flow_run.get_name() != name:
+        side_call("the run's name", lambda client: client.update_flow_run(run_id, name=name))
 
 
 def home_tags(home: Home) -> set[str]:

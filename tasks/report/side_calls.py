@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
+import certifi
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run, task_run
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from closecast.tasks.core.formatting import finite
 
@@ -38,11 +41,24 @@ Kind = Literal["markdown", "table", "image", "progress"]
 @contextmanager
 def quick_client() -> Iterator[SyncPrefectClient]:
     """A client of Prefect's server that waits for seconds, not for minutes."""
+    context = get_settings_context()
+    api, settings = context.settings.api, context.settings
+    # A copy: Prefect's `temporary_settings` reads the environment and every settings file again.
+    quick = settings.model_copy(update={"client": settings.client.model_copy(update={"max_retries": 1})})
+    options: dict[str, Any] = {"timeout": SECONDS}
+    if not api.tls_insecure_skip_verify:
+        options["verify"] = _trusted(api.ssl_cert_file or certifi.where())
     with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
-        get_client(sync_client=True, httpx_settings={"timeout": SECONDS}) as client,
+        SettingsContext(profile=context.profile, settings=quick),
+        get_client(sync_client=True, httpx_settings=options) as client,
     ):
         yield client
+
+
+@functools.cache
+def _trusted(cert_file: str) -> ssl.SSLContext:
+    """The certificates of a file, read once: that takes longer than a call."""
+    return ssl.create_default_context(cafile=cert_file)
 
 
 def side_call(what: str, call: Callable[[SyncPrefectClient], object]) -> bool:
