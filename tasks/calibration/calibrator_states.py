@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 from closecast.storage.core.home import Home
 from closecast.storage.tables.delta import among
@@ -31,7 +32,8 @@ from closecast.tasks.core.types import Floats
 log = logging.getLogger("closecast.calibration")
 
 # The columns that link a state to its predecessor and to its outcome.
-LINKS = ("horizon", "target_day", "revision", "calibrator_version", "prediction_id", "previous_version")
+BRANCH_DAY = ["horizon", "target_day"]
+LINKS = (*BRANCH_DAY, "revision", "calibrator_version", "prediction_id", "previous_version")
 NEAR_DAYS = 30
 Row = dict[str, Any]
 
@@ -160,44 +162,36 @@ def _settled(home: Home, chain: Chain, links: pd.DataFrame, origin: date) -> dic
     """
     if links.empty:
         return {}
+    links = links.sort_values([*BRANCH_DAY, "revision"], ascending=[True, True, False], kind="stable")
+    links = links.drop_duplicates(BRANCH_DAY)
+    follows = links["previous_version"] == links.groupby("horizon")["calibrator_version"].shift()
+    broken = links[~follows & links["prediction_id"].notna()]
     first = links["target_day"].min().date() + timedelta(days=1)
-    forecasts = _forecasts(home, chain, first, origin, ())
-    settled = {}
-    for horizon, branch in links.groupby("horizon"):
-        own = forecasts[forecasts["horizon"] == horizon]
-        day = _settled_through(home, chain, branch, own)
-        if day is not None:
-            settled[int(cast("int", horizon))] = day
-    return settled
+    open_days = _open_days(home, chain, links, _forecasts(home, chain, first, origin, ()))
+    changing = pd.concat([broken[BRANCH_DAY], open_days]).groupby("horizon")["target_day"].min()
+    settled = links[links["target_day"] < _of_horizon(changing, links)]
+    newest = settled.groupby("horizon")["target_day"].max()
+    return {int(cast("int", horizon)): day.date() for horizon, day in newest.items()}
 
 
-def _settled_through(home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame) -> date | None:
-    """The newest settled day of a branch, from its links and forecasts; None if no outcome changes it."""
-    links = links.sort_values(["target_day", "revision"], ascending=[True, False], kind="stable")
-    links = links.drop_duplicates("target_day")
-    days, begins = links["target_day"], links["prediction_id"].isna()
-    if not begins.any():
-        return None
-    follows = begins | (links["previous_version"] == links["calibrator_version"].shift())
-    changing = [days[~follows].min(), _open_days(home, chain, links, forecasts).min()]
-    first = min((day for day in changing if not pd.isna(day)), default=None)
-    return None if first is None else cast("pd.Timestamp", days[days < first].max()).date()
+def _open_days(home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame) -> pd.DataFrame:
+    """The horizons and days (`BRANCH_DAY`) whose outcome is not that of their state in `links`.
 
-
-def _open_days(
-    home: Home, chain: Chain, links: pd.DataFrame, forecasts: pd.DataFrame
-) -> pd.Series[pd.Timestamp]:
-    """The days whose outcome is not that of their state in `links`.
-
-    After the newest state that is every day with a forecast, whether or not it has an outcome.
+    After a branch's newest state that is every day with a forecast, whether or not it has an outcome.
     """
-    starts = links["target_day"][links["prediction_id"].isna()]
-    forecasts = forecasts[forecasts["target_day"] > starts.min()]
-    days = forecasts["target_day"]
-    learned = forecasts["prediction_id"] == days.map(links.set_index("target_day")["prediction_id"])
-    learned_or_later = learned.groupby(days).cumsum() > 0  # only one forecast of a day is learned from
-    open_forecasts = forecasts[~learned_or_later & ~days.isin(starts)]
-    late = open_forecasts["target_day"] <= links["target_day"].max()
+    begins = links["prediction_id"].isna()
+    begun = links[begins].groupby("horizon")["target_day"].min()
+    forecasts = forecasts[forecasts["target_day"] > _of_horizon(begun, forecasts)]
+    days = pd.MultiIndex.from_frame(forecasts[BRANCH_DAY])
+    learned = (
+        links.set_index(BRANCH_DAY)["prediction_id"].reindex(days).to_numpy() == forecasts["prediction_id"]
+    )
+    # Only one forecast of a day is learned from.
+    learned_or_later = learned.groupby([forecasts[name] for name in BRANCH_DAY]).cumsum() > 0
+    starts = days.isin(pd.MultiIndex.from_frame(links.loc[begins, BRANCH_DAY]))
+    open_forecasts = forecasts[~learned_or_later & ~starts]
+    newest = links.groupby("horizon")["target_day"].max()
+    late = open_forecasts["target_day"] <= _of_horizon(newest, open_forecasts)
     if late.any():  # nearly always forecasts of another chain, or of a day that never had a close
         ids = open_forecasts["prediction_id"][late].tolist()
         dates = open_forecasts["target_day"][late].dt.date.unique().tolist()
@@ -205,8 +199,13 @@ def _open_days(
         scored = Scores(home).of_days(chain.product_id, dates, ["prediction_id"])["prediction_id"].to_pylist()
         ours = _members(home, chain, wanted).intersection(scored)
         open_forecasts = open_forecasts[~late | open_forecasts["prediction_id"].isin(ours)]
-    open_days: pd.Series[pd.Timestamp] = open_forecasts["target_day"]
+    open_days: pd.DataFrame = open_forecasts[BRANCH_DAY]
     return open_days
+
+
+def _of_horizon(days: pd.Series[pd.Timestamp], rows: pd.DataFrame) -> NDArray[np.datetime64]:
+    """The day of each row's horizon, (rows,); NaT where `days` has none."""
+    return days.reindex(rows["horizon"]).to_numpy()
 
 
 def _forecasts(home: Home, chain: Chain, first: date, last: date, columns: Sequence[str]) -> pd.DataFrame:
