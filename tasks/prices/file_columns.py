@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_figures import SIGNS, signs_in
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
@@ -178,24 +177,19 @@ def _one_column(
                 f"{table.name}: closes of {base} are needed, the header has"
                 f" {', '.join(name_of(table, one) for one in positions)}; import it as the product that it is"
             )
-        fitting = [one for one in bases if _is_in(quote, headings[one], table.header[one])]
+        fitting = [one for one in bases if headings[one].allows(quote)]
         if not fitting and role == "close":
             raise BadFile(
                 f"{table.name}: closes in {quote} are needed, the header has"
                 f" {', '.join(name_of(table, one) for one in bases)}; import it as the product that it is"
             )
-        positions = [one for one in fitting if headings[one].quote or signs_in(table.header[one])] or fitting
+        positions = [one for one in fitting if headings[one].names_currency] or fitting
     if len(positions) > 1:
         both = " and ".join(name_of(table, one) for one in positions[:2])
         raise BadFile(
             f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
         )
     return positions[0] if positions else None
-
-
-def _is_in(quote: str, heading: Heading, text: str) -> bool:
-    """Whether a heading names the quote currency, by its letters and signs, or none."""
-    return heading.quote in ("", quote) and all(quote in SIGNS[sign] for sign in signs_in(text))
 
 
 def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:

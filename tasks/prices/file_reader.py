@@ -33,9 +33,8 @@ from closecast.tasks.prices.file_figures import (
     parse_figures,
     parse_volumes,
     settle_decimal,
-    signs_in,
 )
-from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day
+from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day, read_heading
 from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable, OnDuplicate
 
 # Where the median of base × close / quote lies within this factor of one, the two columns are base and quote.
@@ -202,7 +201,7 @@ def _pick_volume(
     # Position → its heading without the word volume.
     currencies = {
         at: re.sub(r"vol(ume)?|total|asset|traded|^v$", "", key_of(table.header[at]))
-        + "quote" * bool(signs_in(table.header[at]))
+        + "quote" * bool(read_heading(table.header[at]).signs)
         for at in layout.volumes
         if "taker" not in key_of(table.header[at])
     }
