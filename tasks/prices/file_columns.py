@@ -46,22 +46,12 @@ class Layout:
 
 
 def find_layout(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns of a file; only those that the options name, where they do.
-
-    Raises:
-        BadFile: a named column is not there, two columns for one role, a column of another product or
-            currency, or no header and no known order of columns that the figures allow.
-    """
+    """The columns of a file; only those that the options name, where they do."""
     if options.columns:
         return _named(table, options)
     if not table.has_header:
         return _by_figures(table, product_id, options)
     return _by_headings(table, product_id, options)
-
-
-def name_of(table: FileTable, position: int) -> str:
-    """The heading of a column, or its number."""
-    return repr(table.header[position])[:27] if table.header[position] else f"column {position + 1}"
 
 
 def is_product(symbol: str, product_id: str) -> bool:
@@ -175,17 +165,17 @@ def _one_column(
         if not bases:
             raise BadFile(
                 f"{table.name}: closes of {base} are needed, the header has"
-                f" {', '.join(name_of(table, one) for one in positions)}; import it as the product that it is"
+                f" {', '.join(table.heading(one) for one in positions)}; import it as the product that it is"
             )
         fitting = [one for one in bases if headings[one].allows(quote)]
         if not fitting and role == "close":
             raise BadFile(
                 f"{table.name}: closes in {quote} are needed, the header has"
-                f" {', '.join(name_of(table, one) for one in bases)}; import it as the product that it is"
+                f" {', '.join(table.heading(one) for one in bases)}; import it as the product that it is"
             )
         positions = [one for one in fitting if headings[one].names_currency] or fitting
     if len(positions) > 1:
-        both = " and ".join(name_of(table, one) for one in positions[:2])
+        both = " and ".join(table.heading(one) for one in positions[:2])
         raise BadFile(
             f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
         )
@@ -205,11 +195,7 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 
 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
-    """The rows of the product, or of the symbol that the user names.
-
-    Raises:
-        BadFile: another product, several, or no row of that symbol.
-    """
+    """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
     is_named = symbol is not None and symbol.upper() in map(str.upper, table.coins)
     if product_id and not is_named and not (symbol and names):

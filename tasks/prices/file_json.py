@@ -23,9 +23,6 @@ def read_json(text: bytes, name: str) -> FileTable:
     """The one table in a JSON text.
 
     A list of records, which may be nested, or of rows; JSON lines; records by day; or a list for each column.
-
-    Raises:
-        BadFile: damaged, no table, several, or rows of different forms.
     """
     try:
         try:

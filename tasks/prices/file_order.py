@@ -24,11 +24,7 @@ NUMBERS_HINT = (
 
 
 def find_order(table: FileTable, quote: str, options: FileOptions) -> list[FileFormat]:
-    """The formats whose order of columns is the only one that the figures allow.
-
-    Raises:
-        BadFile: no format has so many columns, or none or several fit.
-    """
+    """The formats whose order of columns is the only one that the figures allow."""
     formats = bare_formats(len(table.header))
     if not formats:
         raise BadFile(

@@ -25,7 +25,7 @@ from closecast.tasks.prices.file_checks import (
     one_a_day,
     settle_ranges,
 )
-from closecast.tasks.prices.file_columns import Layout, find_layout, name_of, of_symbol
+from closecast.tasks.prices.file_columns import Layout, find_layout, of_symbol
 from closecast.tasks.prices.file_contents import open_table
 from closecast.tasks.prices.file_figures import (
     clean,
@@ -167,7 +167,7 @@ def _columns(table: FileTable, layout: Layout, volume: int | None) -> dict[str, 
     date = layout.dates[0] if layout.dates else layout.end
     positions = {"date": date, **layout.prices, "volume": volume}
     present = sorted((at, role) for role, at in positions.items() if at is not None)
-    return {role: name_of(table, at) for at, role in present}
+    return {role: table.heading(at) for at, role in present}
 
 
 def _reject_without_close(table: FileTable, close: Any, figures: np.ndarray) -> None:

@@ -52,15 +52,15 @@ def check_candles(
     """
     reasons = broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
-    jumps = find_jumps(candles.iloc[valid], previous, stored)
-    for row, reason in jumps.quarantined.items():
+    jumps, decisions = find_jumps(candles.iloc[valid], previous, stored)
+    for row, reason in jumps.items():
         reasons[valid[row]] = reason
     bad = reasons != ""
     rows = [
         rejected_row(candle, reason)
         for candle, reason in zip(candles[bad].to_dict("records"), reasons[bad], strict=True)
     ]
-    return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows), tuple(jumps.decisions))
+    return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows), tuple(decisions))
 
 
 def rejected_row(candle: Mapping[Hashable, Any], reason: str) -> dict[str, object]:
