@@ -179,11 +179,9 @@ class Prices(PriceTables):
         `candle` is a candle frame of one row, and how it was observed: OBSERVATION by name.
 
         Raises:
-            BadInput: the product has no series, or a figure is not a possible price.
+            BadInput: a figure is not a possible price.
         """
         with self.write() as connection:
-            if queries.find_series(connection, product_id) is None:
-                raise BadInput(f"{product_id} has no stored closes: import them or make a run first")
             after = queries.highest(connection)
             if candle is not None:
                 page = queries.check_page(candle[0])

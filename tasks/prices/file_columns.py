@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
@@ -22,7 +23,7 @@ from closecast.tasks.prices.file_formats import (
     recognize,
     yfinance,
 )
-from closecast.tasks.prices.file_order import PRICES, find_order
+from closecast.tasks.prices.file_order import find_order
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 

@@ -102,8 +102,7 @@ def is_unknown(column: Any) -> np.ndarray:
     """(rows,) whether the cell says that there is no figure."""
     if not pa.types.is_string(column.type):
         return np.asarray(np.isnan(parse_figures(column, "point")))
-    known: np.ndarray = np.array(pc.is_in(pc.utf8_lower(column), pa.array(sorted(UNKNOWN))))
-    return known
+    return np.array(pc.is_in(pc.utf8_lower(column), pa.array(sorted(UNKNOWN))), dtype=bool)
 
 
 def settle_decimal(

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-FIGURE_ROLES = ("open", "high", "low", "close", "volume")
-PRICE_ROLES = ("open", "high", "low", "close", "price")
-ROLES = ("date", "end", *FIGURE_ROLES, "symbol")
+from closecast.storage.core.candle_schema import FIGURES, PRICES
+
+PRICE_ROLES = (*PRICES, "price")
+ROLES = ("date", "end", *FIGURES, "symbol")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
+from closecast.storage.core.candle_schema import FIGURES, PRICES, candle_frame, rejected_frame
 from closecast.storage.core.home import check_product_id
 from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
@@ -132,7 +132,7 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
     _reject_without_close(table, closes, close)
     days = read_days(table, layout, options)
     frame = pd.DataFrame({"day_utc": days.days}, index=table.numbers)
-    for figure in FIGURES[:-1]:
+    for figure in PRICES:
         at = layout.prices.get(figure)
         frame[figure] = np.nan if at is None else parse_figures(cells[at], decimal)
         if figure != "close":

@@ -85,11 +85,7 @@ def preview_file(
     on_duplicate: OnDuplicate = "refuse",
     options: FileOptions = DEFAULTS,
 ) -> FileSummary:
-    """What an import of the file into a new series would read; nothing is stored.
-
-    Raises:
-        BadFile: as an import.
-    """
+    """What an import of the file into a new series would read, or its `BadFile`; nothing is stored."""
     read = read_candles(
         read_bytes(path), product_id, name=path.name, on_duplicate=on_duplicate, options=options
     )
