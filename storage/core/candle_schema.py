@@ -8,7 +8,8 @@ from datetime import date
 import pandas as pd
 import pyarrow as pa
 
-FIGURES = ["open", "high", "low", "close", "volume"]
+PRICES = ["open", "high", "low", "close"]
+FIGURES = [*PRICES, "volume"]
 CANDLE_COLUMNS = ["day_utc", *FIGURES]
 REJECTED_COLUMNS = ["day_utc", "raw", "reason"]
 # Rows of the day numbered above `after_candle_seq` are unknown before `known_from`.

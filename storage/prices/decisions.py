@@ -17,9 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from closecast.storage.core.candle_schema import CANDLE_COLUMNS, DECISION_COLUMNS, newest_of_days, upto
+from closecast.storage.core.candle_schema import (
+    CANDLE_COLUMNS,
+    DECISION_COLUMNS,
+    PRICES,
+    newest_of_days,
+    upto,
+)
 
-PRICES = ["open", "high", "low", "close"]
 Kind = Literal["accepted", "rejected", "split"]
 Decider = Literal["rule", "user"]
 # Day and factor of each, by day: the prices before the day are multiplied by the factor.

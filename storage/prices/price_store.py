@@ -137,11 +137,6 @@ class Prices(PriceTables):
         days = self.days(product_id)
         return days.iloc[-1].date() if len(days) else None
 
-    def oldest_products(self, through: date, *, min_days: int, limit: int) -> list[str]:
-        """The products with at least this many stored days up to `through`, the oldest product first."""
-        with self.read() as connection:
-            return queries.oldest_products(connection, through, min_days=min_days, limit=limit)
-
     def last_close_before(self, product_id: str, day: date) -> tuple[date, float] | None:
         """The newest known day strictly before `day` and its stored close, None if there is none."""
         earlier = upto(self.recorded(product_id).known(), day - timedelta(days=1))
@@ -184,11 +179,9 @@ class Prices(PriceTables):
         `candle` is a candle frame of one row, and how it was observed: OBSERVATION by name.
 
         Raises:
-            BadInput: the product has no series, or a figure is not a possible price.
+            BadInput: a figure is not a possible price.
         """
         with self.write() as connection:
-            if queries.find_series(connection, product_id) is None:
-                raise BadInput(f"{product_id} has no stored closes: import them or make a run first")
             after = queries.highest(connection)
             if candle is not None:
                 page = queries.check_page(candle[0])

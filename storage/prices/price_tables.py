@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-# The tables that SQL reads, and the order of their rows.
-READABLE: dict[str, tuple[sa.FromClause, tuple[str, ...]]] = {
-    "closes": (CLOSES, ("product_id", "day_utc")),
-    "candles": (CANDLES, ("seq",)),
-    "quarantine": (QUARANTINE, ("seq",)),
-    "price_decisions": (PRICE_DECISIONS, ("seq",)),
-}
+READABLE = {table.name: table for table in (CLOSES, CANDLES, QUARANTINE, PRICE_DECISIONS)}  # by SQL
 
 
 class PriceTables(Database):
@@ -35,6 +29,22 @@ class PriceTables(Database):
             return [
                 *connection.scalars(sa.select(SERIES.c.product_id).distinct().order_by(SERIES.c.product_id))
             ]
+
+    def oldest_products(self, through: date, *, min_days: int, limit: int) -> list[str]:
+        """The products with at least this many stored days up to `through`, the oldest product first."""
+        newest = sa.select(sa.func.max(SERIES.c.seq)).group_by(SERIES.c.product_id)
+        series, day = sa.select(SERIES).where(SERIES.c.seq.in_(newest)).subquery(), CANDLES.c.day_utc
+        query = (
+            sa.select(CANDLES.c.product_id)
+            .join(series, CANDLES.c.product_id == series.c.product_id)
+            .where(CANDLES.c.seq > series.c.after_candle_seq, day <= through.isoformat())
+            .group_by(CANDLES.c.product_id)
+            .having(sa.func.count(day.distinct()) >= min_days)
+            .order_by(sa.func.min(day), CANDLES.c.product_id)
+            .limit(limit)
+        )
+        with self.read() as connection:
+            return list(connection.scalars(query))
 
     def quarantined(self, product_id: str) -> pd.DataFrame:
         """Quarantined rows: day_utc (ISO text or None), raw, reason and OBSERVATION; oldest first."""
@@ -54,7 +64,8 @@ class PriceTables(Database):
 
     def table(self, name: str) -> pa.Table:
         """All rows of one of `PRICE_VIEWS`, read in pieces; types as `arrow_schema` gives them."""
-        table, order = READABLE[name]
+        table = READABLE[name]
+        order = table.c["product_id", "day_utc"] if table is CLOSES else [table.c.seq]
         with self.read() as connection:
-            query = sa.select(table).order_by(*(table.c[column] for column in order))
+            query = sa.select(table).order_by(*order)
             return queries.read_arrow(connection, query, arrow_schema(table.c.keys()))

@@ -60,22 +60,6 @@ def find_series(connection: sa.Connection, product_id: str, *, at: int | None = 
     return Series(row.product_id, row.source, row.after_candle_seq) if row else None
 
 
-def oldest_products(connection: sa.Connection, through: date, *, min_days: int, limit: int) -> list[str]:
-    """As `Prices.oldest_products`."""
-    newest = sa.select(sa.func.max(SERIES.c.seq)).group_by(SERIES.c.product_id)
-    series, day = sa.select(SERIES).where(SERIES.c.seq.in_(newest)).subquery(), CANDLES.c.day_utc
-    query = (
-        sa.select(CANDLES.c.product_id)
-        .join(series, CANDLES.c.product_id == series.c.product_id)
-        .where(CANDLES.c.seq > series.c.after_candle_seq, day <= through.isoformat())
-        .group_by(CANDLES.c.product_id)
-        .having(sa.func.count(day.distinct()) >= min_days)
-        .order_by(sa.func.min(day), CANDLES.c.product_id)
-        .limit(limit)
-    )
-    return list(connection.scalars(query))
-
-
 def belongs(series: Series) -> sa.ColumnElement[bool]:
     """The condition on a candle of the series and of those after it."""
     return (CANDLES.c.product_id == series.product_id) & (CANDLES.c.seq > series.after)

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import SchemaItem
 
-from closecast.storage.core.candle_schema import COMMENTS, FIGURES, PRICE_VIEWS
+from closecast.storage.core.candle_schema import COMMENTS, FIGURES, PRICE_VIEWS, PRICES
 
 # From here on a figure is refused; no price is near it.
 TOO_LARGE = 1e300
@@ -31,7 +31,7 @@ CHECKS: dict[str, dict[str | None, str]] = {
     "kind": {None: "VALUE IN ('accepted', 'rejected', 'split')"},
     "factor": {None: "(VALUE IS NOT NULL) = (kind = 'split') AND coalesce(VALUE, 1) > 0"},
     "decided_by": {None: "VALUE IN ('rule', 'user')"},
-    **{name: {None: PRICE} for name in ("open", "high", "low", "close")},
+    **{name: {None: PRICE} for name in PRICES},
     "volume": {None: f"VALUE >= 0 AND VALUE < {TOO_LARGE}"},
     "last_candle_seq": {None: "VALUE >= first_candle_seq"},
 }

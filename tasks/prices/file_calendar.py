@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,9 +26,6 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
 
     The first date column names the day, and a row in which another one has another day is rejected. The
     newest row may be of a day that is not over.
-
-    Raises:
-        BadFile: not daily, not at midnight UTC, or dates whose day and month may be either way.
     """
     if not layout.dates:
         return _of_ends(table, layout, options)
@@ -49,8 +47,12 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
             named = parse_days(table.columns[other], options.dates)
             _check_times(table, named.days, other)
             _compare(table, days.days, named, other)
-    if layout.end is not None:
-        _reject_ended(table, days.days, parse_days(table.columns[layout.end], options.dates).days, layout.end)
+    if (end := layout.end) is not None:  # as where the date is that of the day after
+        _reject(
+            table,
+            parse_days(table.columns[end], options.dates).days < days.days,
+            lambda row: f"its date is {days.days[row]!s:.10}, its end {table.text(end, row)} is before",
+        )
     return days
 
 
@@ -58,7 +60,7 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
     days = parse_days(table.columns[position], options.dates)
     if days.unsettled is not None:
         raise BadFile(
-            f"{table.name}: dates such as {_text(table, position, days.unsettled)!r:.40} can have the day"
+            f"{table.name}: dates such as {table.text(position, days.unsettled)} can have the day"
             " first or the month first, and the rows do not settle it; say which with --dates"
             " day-first or --dates month-first"
         )
@@ -83,8 +85,11 @@ def _of_ends(table: FileTable, layout: Layout, options: FileOptions) -> Days:
 
 
 def _reject_unknown(table: FileTable, days: Days, position: int) -> None:
-    for row in np.flatnonzero(np.isnat(days.days)).tolist():
-        _reject(table, row, f"date {_text(table, position, row)!r:.40} is not a UTC day such as 2020-10-24")
+    _reject(
+        table,
+        np.isnat(days.days),
+        lambda row: f"date {table.text(position, row)} is not a UTC day such as 2020-10-24",
+    )
 
 
 def _off_midnight(days: Days) -> np.ndarray:
@@ -96,9 +101,8 @@ def _reject_unfinished(table: FileTable, days: Days, position: int) -> None:
     off = _off_midnight(days)
     if len(off) == 1 and len(days.days) > 2 and days.days[off[0]] >= np.nanmax(days.days):
         row = int(off[0])
-        number = int(table.numbers[row])
-        text = _text(table, position, row)
-        table.rejections.add(number, f"its time {text!r:.40} is in a day that is not over", readable=True)
+        reason = f"its time {table.text(position, row)} is in a day that is not over"
+        table.rejections.add(int(table.numbers[row]), reason, readable=True)
         days.days[row], days.clock[row] = NO_DAY, 0.0
 
 
@@ -111,8 +115,8 @@ def _check_midnight(table: FileTable, days: Days, position: int) -> None:
         if days.days[off[0]] < OLDEST_STAMP:
             problem = "which is no time stamp; export days such as 2020-10-24"
         raise BadFile(
-            f"{table.name}: daily candles are needed, each at midnight UTC, but {table.unit}"
-            f" {table.numbers[off[0]]} is of {_text(table, position, off[0])!r:.40}, {problem}"
+            f"{table.name}: daily candles are needed, each at midnight UTC, but {table.place(off[0])} is of"
+            f" {table.text(position, off[0])}, {problem}"
         )
 
 
@@ -133,8 +137,8 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
     if mended and len(known) > 2:
         row = known[np.flatnonzero(day < 12)[0]]
         raise BadFile(
-            f"{table.name}: days one after the other are needed, but {table.unit} {table.numbers[row]}"
-            f" ({_text(table, position, row)!r:.40}) and others like it have day and month exchanged; export"
+            f"{table.name}: days one after the other are needed, but {table.place(row)}"
+            f" ({table.text(position, row)}) and others like it have day and month exchanged; export"
             " days such as 2020-10-24"
         )
 
@@ -169,9 +173,9 @@ def _check_times(table: FileTable, days: np.ndarray, position: int) -> None:
     unread = np.flatnonzero(timed & np.isnat(days)).tolist()
     if unread:
         raise BadFile(
-            f"{table.name}: times such as 2020-10-24T00:00:00Z or 00:00 are needed, but {table.unit}"
-            f" {table.numbers[unread[0]]} has {_text(table, position, unread[0])!r:.40}; export days in UTC,"
-            f" or {COLUMNS_HINT}"
+            f"{table.name}: times such as 2020-10-24T00:00:00Z or 00:00 are needed, but"
+            f" {table.place(unread[0])} has {table.text(position, unread[0])}; export days in UTC, or"
+            f" {COLUMNS_HINT}"
         )
 
 
@@ -179,24 +183,16 @@ def _compare(table: FileTable, days: np.ndarray, other: Days, position: int) -> 
     """Reject the rows in which a further column names another day."""
     _check_hours(table, np.where(days == other.days, days, NO_DAY), other.clock)
     differ = ~np.isnat(days) & ~np.isnat(other.days) & (days != other.days)
-    for row in np.flatnonzero(differ).tolist():
-        stamp = f"its time stamp {_text(table, position, row)!r:.40} is {other.days[row]!s:.10}"
-        _reject(table, row, f"its date is {days[row]!s:.10}, {stamp}")
+    _reject(
+        table,
+        differ,
+        lambda row: (
+            f"its date is {days[row]!s:.10}, its time stamp {table.text(position, row)} is"
+            f" {other.days[row]!s:.10}"
+        ),
+    )
 
 
-def _reject_ended(table: FileTable, days: np.ndarray, ends: np.ndarray, position: int) -> None:
-    """Reject the rows whose candle ends before their day, as where the date is that of the day after."""
-    for row in np.flatnonzero(ends < days).tolist():
-        _reject(
-            table,
-            row,
-            f"its date is {days[row]!s:.10}, its end {_text(table, position, row)!r:.40} is before",
-        )
-
-
-def _text(table: FileTable, position: int, row: int) -> str:
-    return str(table.columns[position][row].as_py())
-
-
-def _reject(table: FileTable, row: int, reason: str) -> None:
-    table.rejections.add(int(table.numbers[row]), reason)
+def _reject(table: FileTable, broken: np.ndarray, reason: Callable[[int], str]) -> None:
+    for row in np.flatnonzero(broken).tolist():
+        table.rejections.add(int(table.numbers[row]), reason(row))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_columns import Layout, name_of
+from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_figures import parse_figures
 from closecast.tasks.prices.file_formats import read_heading
 from closecast.tasks.prices.file_order import MAX_CONTRADICTED_SHARE
@@ -175,9 +175,6 @@ def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:
 
     Returns:
         The number of rows that rounding changed.
-
-    Raises:
-        BadFile: on more than 3 rows and more than 2 % of the rows open or close is outside by more than 2 %.
     """
     low, high = frame["low"], frame["high"]
     crossed = low > high
@@ -187,7 +184,7 @@ def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:
     for name in outside:
         far |= (frame[name] < low * (1 - ROUNDING)) | (frame[name] > high * (1 + ROUNDING))
     if far.sum() > max(MAX_CONTRADICTIONS, MAX_CONTRADICTED_SHARE * len(frame)):
-        tried = ", ".join(f"{role} from {name_of(table, at)}" for role, at in layout.prices.items())
+        tried = ", ".join(f"{role} from {table.heading(at)}" for role, at in layout.prices.items())
         raise BadFile(
             f"{table.name}: open and close are needed between low and high, but in {far.sum()} of"
             f" {len(frame)} rows (first {table.unit} {far.idxmax()}) they are not; tried: {tried};"
@@ -200,11 +197,7 @@ def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:
 
 
 def one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, table: FileTable) -> pd.DataFrame:
-    """One row of each day; `frame` is indexed by row number, in the file's order.
-
-    Raises:
-        BadFile: a day has different figures, and `on_duplicate` does not choose.
-    """
+    """One row of each day; `frame` is indexed by row number, in the file's order."""
     keep: Literal["first", "last"] = "last" if on_duplicate == "last" else "first"
     distinct = frame.drop_duplicates(keep=keep)  # an unknown figure equals an unknown one
     kept = distinct.drop_duplicates("day_utc", keep=keep)

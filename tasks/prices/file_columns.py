@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_figures import SIGNS, signs_in
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
@@ -23,7 +23,7 @@ from closecast.tasks.prices.file_formats import (
     recognize,
     yfinance,
 )
-from closecast.tasks.prices.file_order import PRICES, find_order
+from closecast.tasks.prices.file_order import find_order
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
@@ -47,22 +47,12 @@ class Layout:
 
 
 def find_layout(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns of a file; only those that the options name, where they do.
-
-    Raises:
-        BadFile: a named column is not there, two columns for one role, a column of another product or
-            currency, or no header and no known order of columns that the figures allow.
-    """
+    """The columns of a file; only those that the options name, where they do."""
     if options.columns:
         return _named(table, options)
     if not table.has_header:
         return _by_figures(table, product_id, options)
     return _by_headings(table, product_id, options)
-
-
-def name_of(table: FileTable, position: int) -> str:
-    """The heading of a column, or its number."""
-    return repr(table.header[position])[:27] if table.header[position] else f"column {position + 1}"
 
 
 def is_product(symbol: str, product_id: str) -> bool:
@@ -176,26 +166,21 @@ def _one_column(
         if not bases:
             raise BadFile(
                 f"{table.name}: closes of {base} are needed, the header has"
-                f" {', '.join(name_of(table, one) for one in positions)}; import it as the product that it is"
+                f" {', '.join(table.heading(one) for one in positions)}; import it as the product that it is"
             )
-        fitting = [one for one in bases if _is_in(quote, headings[one], table.header[one])]
+        fitting = [one for one in bases if headings[one].allows(quote)]
         if not fitting and role == "close":
             raise BadFile(
                 f"{table.name}: closes in {quote} are needed, the header has"
-                f" {', '.join(name_of(table, one) for one in bases)}; import it as the product that it is"
+                f" {', '.join(table.heading(one) for one in bases)}; import it as the product that it is"
             )
-        positions = [one for one in fitting if headings[one].quote or signs_in(table.header[one])] or fitting
+        positions = [one for one in fitting if headings[one].names_currency] or fitting
     if len(positions) > 1:
-        both = " and ".join(name_of(table, one) for one in positions[:2])
+        both = " and ".join(table.heading(one) for one in positions[:2])
         raise BadFile(
             f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
         )
     return positions[0] if positions else None
-
-
-def _is_in(quote: str, heading: Heading, text: str) -> bool:
-    """Whether a heading names the quote currency, by its letters and signs, or none."""
-    return heading.quote in ("", quote) and all(quote in SIGNS[sign] for sign in signs_in(text))
 
 
 def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
@@ -211,11 +196,7 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 
 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
-    """The rows of the product, or of the symbol that the user names.
-
-    Raises:
-        BadFile: another product, several, or no row of that symbol.
-    """
+    """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
     is_named = symbol is not None and symbol.upper() in map(str.upper, table.coins)
     if product_id and not is_named and not (symbol and names):

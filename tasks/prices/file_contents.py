@@ -25,11 +25,7 @@ SHOWN = 5
 
 
 def open_table(data: bytes, name: str, options: FileOptions) -> FileTable:
-    """The cells of a file of any kind that the reader knows, by its first bytes.
-
-    Raises:
-        BadFile: no such kind, damaged, more than one file in a zip, or no table in it.
-    """
+    """The cells of a file of any kind that the reader knows, by its first bytes."""
     data = _unpack(_unpack(data, name), name)  # such as a gzip in a zip
     if data.startswith((b"PAR1", b"ARROW1", b"FEA1")):
         return _read_arrow(data, name)

@@ -89,9 +89,9 @@ class _Parser:
         if parts.null_count == len(parts):
             return
         rows = np.flatnonzero(parts.is_valid().to_numpy(zero_copy_only=False))
-        found = {name: parts.field(name).take(pa.array(rows)) for name in _names(parts)}
-        year, day = (_integers(found[name]) for name in "yd")
-        month = _months(found["m"]) if "A-Z" in pattern else _integers(found["m"])
+        found = {part.name: parts.field(part.name).take(pa.array(rows)) for part in parts.type}
+        year, day = (np.array(found[name].cast(pa.int64())) for name in "yd")
+        month = _months(found["m"])
         if pattern == YEAR_LAST:
             day_first = self._day_first(rows, month, day, order)
             if day_first is None:
@@ -145,7 +145,7 @@ def parse_days(column: Any, order: DayOrder | None = None) -> Days:
     Dates such as 10/24/2020 are read as `order` says, else as the column settles it: a first or second number
     above 12. Eight digits are a date where all of the column are.
     """
-    texts = column if pa.types.is_string(column.type) else _as_text(column)
+    texts = _as_text(column)
     parser = _Parser(texts)
     first = texts[0].as_py() if len(texts) else ""
     if re.fullmatch(STAMP[1:-1], first, re.ASCII):
@@ -167,30 +167,23 @@ def parse_days(column: Any, order: DayOrder | None = None) -> Days:
 
 def parse_clocks(column: Any) -> np.ndarray | None:
     """(rows,) seconds after midnight UTC of a column of times of day alone, such as 00:00; else None."""
-    texts = column if pa.types.is_string(column.type) else _as_text(column)
+    texts = _as_text(column)
     encoded = texts.dictionary_encode()
     clocks = ["00:00" if text in ("", "0") else text for text in encoded.dictionary.to_pylist()]
     seconds = np.array([_parse_clock(f" {clock}")[0] for clock in clocks])
     if not len(texts) or np.isnan(seconds).any():
         return None
-    found: np.ndarray = seconds[encoded.indices.to_numpy()]
-    return found
+    return np.asarray(seconds[encoded.indices.to_numpy()])
 
 
 def _as_text(column: Any) -> Any:
-    """Typed numbers as the text of a time stamp."""
+    """A column of text as it is, typed numbers as the text of a time stamp."""
+    if pa.types.is_string(column.type):
+        return column
     return pa.array(
         ["" if value is None or value != value else repr(float(value)) for value in column.to_pylist()],
         pa.string(),
     )
-
-
-def _names(parts: Any) -> set[str]:
-    return {one.name for one in parts.type} & {"y", "m", "d", "tail"}
-
-
-def _integers(texts: Any) -> np.ndarray:
-    return np.array(texts.cast(pa.int64()))
 
 
 def _whole_years(texts: Any, year: np.ndarray, day: np.ndarray) -> np.ndarray:
@@ -201,11 +194,12 @@ def _whole_years(texts: Any, year: np.ndarray, day: np.ndarray) -> np.ndarray:
     return np.where(short, year + 2000, year)
 
 
-def _months(names: Any) -> np.ndarray:
-    encoded = names.dictionary_encode()
-    numbers = [MONTHS.get(name.lower(), 0) for name in encoded.dictionary.to_pylist()]
-    months: np.ndarray = np.array(numbers, dtype=np.int64)[encoded.indices.to_numpy()]
-    return months
+def _months(texts: Any) -> np.ndarray:
+    """Months by number or English name; 0 for other names."""
+    encoded = texts.dictionary_encode()
+    months = encoded.dictionary.to_pylist()
+    numbers = [int(month) if month.isdecimal() else MONTHS.get(month.lower(), 0) for month in months]
+    return np.asarray(np.array(numbers, dtype=np.int64)[encoded.indices.to_numpy()])
 
 
 def _seconds(year: np.ndarray, month: np.ndarray, day: np.ndarray) -> np.ndarray:

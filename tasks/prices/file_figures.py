@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal as Exact
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_formats import SIGNS
 from closecast.tasks.prices.file_table import Decimal, FileTable
 
 UNKNOWN = {
     *("", "nan", "na", "n/a", "n.a.", "-", "--", "—", "–", "null", "none", "nil", ".", "?", "#n/a", "#na"),
     *("<na>", "nat", "undefined", "missing"),
 }
-SIGNS = {
-    "US$": ("USD",),
-    "$": ("USD", "USDT", "USDC"),
-    "€": ("EUR",),
-    "£": ("GBP",),
-    "¥": ("JPY", "CNY"),
-    "₩": ("KRW",),
-}
-
-
-def signs_in(heading: str) -> list[str]:
-    """The signs of currencies in a heading; that of `$close` is none."""
-    return [sign for sign in SIGNS if re.search(rf"{re.escape(sign)}(?![A-Za-z])", heading)]
 
 
 def _form(group: str, mark: str) -> str:
@@ -46,12 +35,13 @@ SPACE = "[ \u00a0\u202f]"
 GROUP_MARKS = "[ \u00a0\u202f'\u2019]"
 SPACED = rf"^-?[1-9]\d{{0,2}}({GROUP_MARKS}\d{{3}})+([.,]\d{{0,40}})?$"
 UNGROUPED = r"^-?\d{4,}$"
-SUFFIXED = r"^(.*\d[.,]?) ?([KMBTkmbt])$"
+SUFFIXED = r"^(?P<number>.*\d[.,]?) ?(?P<suffix>[KMBTkmbt])$"
 SUFFIXES = {"k": 3, "m": 6, "b": 9, "t": 12}
 # Of two closes in a row: a factor that no day has, and one that a misread mark makes.
 MAX_FACTOR, MISREAD_FACTOR = 10.0, 100.0
 HEAD = 1000
 MAX_ODD, MAX_ODD_SHARE = 3, 0.02
+DECIMAL_HINT = "say which with --decimal point or --decimal comma"
 MIN_SETTLING_SHARE = 0.02  # of figures that can be either: so many others settle them
 
 
@@ -74,17 +64,13 @@ def clean(column: Any, quote: str) -> Any:
 
 def parse_figures(column: Any, decimal: Decimal) -> np.ndarray:
     """(rows,) the nearest float64 of each figure; NaN for anything else, `nan` and `inf` included."""
-    if not pa.types.is_string(column.type):
-        figures = np.array(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
-        return np.where(np.isfinite(figures), figures, np.nan)
-    if decimal == "point" and (plain := _plain_figures(column)) is not None:
-        return plain
-    texts = pc.if_else(pc.match_substring_regex(column, READINGS[decimal]), column, None)
-    if decimal == "comma":
-        texts = pc.replace_substring(pc.replace_substring(texts, ".", ""), ",", ".")
-    elif pc.any(pc.match_substring(texts, ",")).as_py():
-        texts = pc.replace_substring(texts, ",", "")
-    figures = np.array(texts.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    if pa.types.is_string(column.type):
+        if decimal == "point" and (plain := _plain_figures(column)) is not None:
+            return plain
+        column = pc.if_else(pc.match_substring_regex(column, READINGS[decimal]), column, None)
+        column = pc.replace_substring(column, "." if decimal == "comma" else ",", "")
+        column = pc.replace_substring(column, ",", ".")
+    figures = np.array(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
     return np.where(np.isfinite(figures), figures, np.nan)
 
 
@@ -101,14 +87,14 @@ def _plain_figures(column: Any) -> np.ndarray | None:
 def parse_volumes(column: Any, decimal: Decimal) -> np.ndarray:
     """As `parse_figures`, and 68.29K is 68,290."""
     figures = parse_figures(column, decimal)
-    if pa.types.is_string(column.type) and pc.any(pc.match_substring_regex(column, SUFFIXED)).as_py():
-        for row in np.flatnonzero(np.isnan(figures)).tolist():
-            if match := re.fullmatch(SUFFIXED[1:-1], column[row].as_py()):
-                number = float(parse_figures(pa.array([match[1]]), decimal)[0])
-                # The figure that is nearest to what is written, not a product that was rounded twice.
-                figures[row] = (
-                    float(f"{number!r}e{SUFFIXES[match[2].lower()]}") if number == number else np.nan
-                )
+    if pa.types.is_string(column.type):
+        parts = pc.extract_regex(column, SUFFIXED)
+        rows = np.flatnonzero(parts.is_valid().to_numpy(zero_copy_only=False))
+        numbers = parse_figures(parts.field("number").take(pa.array(rows)), decimal)
+        suffixes = parts.field("suffix").take(pa.array(rows)).to_pylist()
+        # The figure that is nearest to what is written, not a product that was rounded twice.
+        texts = zip(map(repr, numbers.tolist()), suffixes, strict=True)
+        figures[rows] = [float(Exact(number).scaleb(SUFFIXES[suffix.lower()])) for number, suffix in texts]
     return figures
 
 
@@ -116,8 +102,7 @@ def is_unknown(column: Any) -> np.ndarray:
     """(rows,) whether the cell says that there is no figure."""
     if not pa.types.is_string(column.type):
         return np.asarray(np.isnan(parse_figures(column, "point")))
-    known: np.ndarray = np.array(pc.is_in(pc.utf8_lower(column), pa.array(sorted(UNKNOWN))))
-    return known
+    return np.array(pc.is_in(pc.utf8_lower(column), pa.array(sorted(UNKNOWN))), dtype=bool)
 
 
 def settle_decimal(
@@ -127,9 +112,6 @@ def settle_decimal(
 
     A figure such as 1,234.5 or 0.123 settles it. Where there are only such as 58.120, a reading that makes
     the close jump a hundredfold is none, if the other one does not.
-
-    Raises:
-        BadFile: both marks can be meant, or both are used.
     """
     if given:
         return given
@@ -149,7 +131,7 @@ def settle_decimal(
     if min(only_point, only_comma) > few or (only_point and only_point == only_comma):
         raise BadFile(
             f"{table.name}: one decimal mark is needed, but some figures have a decimal point and others a"
-            f" decimal comma; {_hint()}"
+            f" decimal comma; {DECIMAL_HINT}"
         )
     settled: Decimal | None = None
     if max(only_point, only_comma) > MIN_SETTLING_SHARE * either:
@@ -212,7 +194,7 @@ def _by_the_closes(table: FileTable, prices: Sequence[Any], close: Any, settled:
     digits = re.sub("[.,]", "", example)
     raise BadFile(
         f"{table.name}: figures such as {example!r} can be {digits} or {digits[:-3]}.{digits[-3:]}, and no"
-        f" other figure settles it; {_hint()}"
+        f" other figure settles it; {DECIMAL_HINT}"
     )
 
 
@@ -229,7 +211,3 @@ def _largest_factor(closes: np.ndarray) -> float:
     if len(known) < 2:
         return 1.0
     return math.exp(min(700.0, float(np.abs(np.diff(np.log(known))).max())))
-
-
-def _hint() -> str:
-    return "say which with --decimal point or --decimal comma"

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-FIGURE_ROLES = ("open", "high", "low", "close", "volume")
-PRICE_ROLES = ("open", "high", "low", "close", "price")
-ROLES = ("date", "end", *FIGURE_ROLES, "symbol")
+from closecast.storage.core.candle_schema import FIGURES, PRICES
+
+PRICE_ROLES = (*PRICES, "price")
+ROLES = ("date", "end", *FIGURES, "symbol")
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,16 @@ def _roles() -> dict[str, str]:
 
 _ROLE_OF = _roles()
 CURRENCIES = r"usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|btc|eth"
+# The currencies that a sign can mean.
+SIGNS = {
+    "US$": ("USD",),
+    "$": ("USD", "USDT", "USDC"),
+    "€": ("EUR",),
+    "£": ("GBP",),
+    "¥": ("JPY", "CNY"),
+    "₩": ("KRW",),
+}
+_SIGN = re.compile(rf"({'|'.join(map(re.escape, SIGNS))})(?![A-Za-z])")
 _WITH_CURRENCY = re.compile(rf"(.+?)({CURRENCIES})")
 _FRED = re.compile(rf"cb(?!pr)([a-z]{{3,5}}?)({CURRENCIES})")
 _PRODUCT = re.compile(r"([A-Z0-9]{2,10})[-/]([A-Z]{3,5})")
@@ -237,22 +248,34 @@ class Heading:
     role: str | None  # None if the column is not used
     base: str = ""
     quote: str = ""
+    signs: tuple[str, ...] = ()  # of currencies; that of `$close` is none
+
+    @property
+    def names_currency(self) -> bool:
+        """Whether it names one, by its letters or its sign."""
+        return bool(self.quote or self.signs)
+
+    def allows(self, quote: str) -> bool:
+        """Whether it names this quote currency, or none."""
+        return self.quote in ("", quote) and all(quote in SIGNS[sign] for sign in self.signs)
 
 
 def read_heading(heading: str) -> Heading:
     """The role of a column by its heading."""
+    key, role, base, quote = key_of(heading), None, "", ""
     if "%" in heading:
-        return Heading(None)
-    key = key_of(heading)
-    if match := _FRED.fullmatch(key) or _PRODUCT.fullmatch(heading):
-        return Heading("price", match[1].upper(), match[2].upper())
-    if (match := _OF_PRODUCT.fullmatch(heading)) and _ROLE_OF.get(key_of(match[1])) in PRICE_ROLES:
-        return Heading(_ROLE_OF[key_of(match[1])], match[2], match[3])
-    if (match := _WITH_CURRENCY.fullmatch(key)) and _ROLE_OF.get(match[1]) in PRICE_ROLES:
-        return Heading(_ROLE_OF[match[1]], quote=match[2].upper())
-    if key in _ROLE_OF:
-        return Heading(_ROLE_OF[key])
-    return Heading("volume" if key.startswith("vol") or key.endswith("volume") else None)
+        pass
+    elif match := _FRED.fullmatch(key) or _PRODUCT.fullmatch(heading):
+        role, base, quote = "price", match[1].upper(), match[2].upper()
+    elif (match := _OF_PRODUCT.fullmatch(heading)) and _ROLE_OF.get(key_of(match[1])) in PRICE_ROLES:
+        role, base, quote = _ROLE_OF[key_of(match[1])], match[2], match[3]
+    elif (match := _WITH_CURRENCY.fullmatch(key)) and _ROLE_OF.get(match[1]) in PRICE_ROLES:
+        role, quote = _ROLE_OF[match[1]], match[2].upper()
+    elif key in _ROLE_OF:
+        role = _ROLE_OF[key]
+    elif key.startswith("vol") or key.endswith("volume"):
+        role = "volume"
+    return Heading(role, base, quote, tuple(_SIGN.findall(heading)))
 
 
 def recognize(header: list[str]) -> list[FileFormat]:

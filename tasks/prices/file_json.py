@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
@@ -23,9 +24,6 @@ def read_json(text: bytes, name: str) -> FileTable:
     """The one table in a JSON text.
 
     A list of records, which may be nested, or of rows; JSON lines; records by day; or a list for each column.
-
-    Raises:
-        BadFile: damaged, no table, several, or rows of different forms.
     """
     try:
         try:
@@ -80,8 +78,7 @@ def _cryptowatch(content: Any) -> list[dict[str, Any]] | None:
     days = result.get("86400") if isinstance(result, dict) else None
     if not isinstance(days, list) or not all(isinstance(row, list) and len(row) >= 6 for row in days):
         return None
-    headings = ("close_time", "open", "high", "low", "close", "volume")
-    return [dict(zip(headings, row, strict=False)) for row in days]
+    return [dict(zip(("close_time", *FIGURES), row, strict=False)) for row in days]
 
 
 def _one_table(content: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:

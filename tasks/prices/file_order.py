@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import clean, parse_figures, settle_decimal
 from closecast.tasks.prices.file_formats import FileFormat, bare_formats
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 
-PRICES = ("open", "high", "low", "close")
 MAX_CONTRADICTED_SHARE = 0.02
 # An open is near the close before it. Where a reading with open and close exchanged is this much nearer, it
 # is the right one.
@@ -24,11 +24,7 @@ NUMBERS_HINT = (
 
 
 def find_order(table: FileTable, quote: str, options: FileOptions) -> list[FileFormat]:
-    """The formats whose order of columns is the only one that the figures allow.
-
-    Raises:
-        BadFile: no format has so many columns, or none or several fit.
-    """
+    """The formats whose order of columns is the only one that the figures allow."""
     formats = bare_formats(len(table.header))
     if not formats:
         raise BadFile(

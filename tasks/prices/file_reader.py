@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
+from closecast.storage.core.candle_schema import FIGURES, PRICES, candle_frame, rejected_frame
 from closecast.storage.core.home import check_product_id
 from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
@@ -25,7 +25,7 @@ from closecast.tasks.prices.file_checks import (
     one_a_day,
     settle_ranges,
 )
-from closecast.tasks.prices.file_columns import Layout, find_layout, name_of, of_symbol
+from closecast.tasks.prices.file_columns import Layout, find_layout, of_symbol
 from closecast.tasks.prices.file_contents import open_table
 from closecast.tasks.prices.file_figures import (
     clean,
@@ -33,9 +33,8 @@ from closecast.tasks.prices.file_figures import (
     parse_figures,
     parse_volumes,
     settle_decimal,
-    signs_in,
 )
-from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day
+from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day, read_heading
 from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable, OnDuplicate
 
 # Where the median of base × close / quote lies within this factor of one, the two columns are base and quote.
@@ -133,7 +132,7 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
     _reject_without_close(table, closes, close)
     days = read_days(table, layout, options)
     frame = pd.DataFrame({"day_utc": days.days}, index=table.numbers)
-    for figure in FIGURES[:-1]:
+    for figure in PRICES:
         at = layout.prices.get(figure)
         frame[figure] = np.nan if at is None else parse_figures(cells[at], decimal)
         if figure != "close":
@@ -168,7 +167,7 @@ def _columns(table: FileTable, layout: Layout, volume: int | None) -> dict[str, 
     date = layout.dates[0] if layout.dates else layout.end
     positions = {"date": date, **layout.prices, "volume": volume}
     present = sorted((at, role) for role, at in positions.items() if at is not None)
-    return {role: name_of(table, at) for at, role in present}
+    return {role: table.heading(at) for at, role in present}
 
 
 def _reject_without_close(table: FileTable, close: Any, figures: np.ndarray) -> None:
@@ -202,7 +201,7 @@ def _pick_volume(
     # Position → its heading without the word volume.
     currencies = {
         at: re.sub(r"vol(ume)?|total|asset|traded|^v$", "", key_of(table.header[at]))
-        + "quote" * bool(signs_in(table.header[at]))
+        + "quote" * bool(read_heading(table.header[at]).signs)
         for at in layout.volumes
         if "taker" not in key_of(table.header[at])
     }

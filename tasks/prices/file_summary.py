@@ -11,6 +11,7 @@ import pandas as pd
 
 from closecast.tasks.prices.file_reader import FileCandles, FileReading
 from closecast.tasks.prices.gaps import describe_gaps, find_gaps
+from closecast.tasks.prices.validation import Checked
 
 SHOWN_ROWS = 5
 
@@ -34,12 +35,10 @@ class FileSummary:
     last_rows: tuple[dict[str, Any], ...]  # none that is among the first
 
 
-def summarize(
-    name: str, product_id: str | None, read: FileCandles, accepted: pd.DataFrame, refused: pd.DataFrame
-) -> FileSummary:
+def summarize(name: str, product_id: str | None, read: FileCandles, checked: Checked) -> FileSummary:
     """The summary of a file that was read, with the candles that would be stored and those that would not."""
-    days = accepted["day_utc"]
-    shown = accepted.assign(day_utc=days.dt.strftime("%Y-%m-%d"))
+    days = checked.accepted["day_utc"]
+    shown = checked.accepted.assign(day_utc=days.dt.strftime("%Y-%m-%d"))
     rows = tuple(
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
         for row in shown.to_dict("records")
@@ -52,10 +51,10 @@ def summarize(
         tuple(remarks(read.reading)),
         days.iloc[0].date(),
         days.iloc[-1].date(),
-        len(accepted),
+        len(days),
         tuple(find_gaps(days)),
         tuple(describe_gaps(days)),
-        (*read.rejected["reason"], *refused["reason"]),
+        (*read.rejected["reason"], *checked.quarantined["reason"]),
         rows[:SHOWN_ROWS],
         rows[SHOWN_ROWS:][-SHOWN_ROWS:],
     )

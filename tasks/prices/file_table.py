@@ -65,3 +65,15 @@ class FileTable:
     above: int = 0  # lines above the header
     coins: tuple[str, ...] = ()  # coins and currencies that the file names outside of its rows
     unit: Literal["line", "row"] = "line"
+
+    def place(self, row: int) -> str:
+        """Where a row of the columns is in the file, such as `line 7`."""
+        return f"{self.unit} {self.numbers[row]}"
+
+    def text(self, position: int, row: int) -> str:
+        """A cell for a message."""
+        return f"{str(self.columns[position][row].as_py())!r:.40}"
+
+    def heading(self, position: int) -> str:
+        """The heading of a column, or its number."""
+        return repr(self.header[position])[:27] if self.header[position] else f"column {position + 1}"

@@ -34,12 +34,7 @@ FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|fals
 
 
 def read_text(text: bytes, name: str, options: FileOptions) -> FileTable:
-    """The cells of a delimited text in UTF-8, with or without a header; lines above the header are skipped.
-
-    Raises:
-        BadFile: empty, a line beyond the limit, no header that is known or named in the options and no
-            figures either, a quoted field over two lines, or nothing below the header.
-    """
+    """The cells of a delimited text in UTF-8; lines above its header, if it has one, are skipped."""
     lines = _split_lines(text, name)
     found = _ticker_header(lines) or _find_header(lines, name, options)
     return _read_below(lines, found, name)

@@ -18,6 +18,7 @@ from closecast.storage.prices.price_store import Appended, Prices
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.steps import step
 from closecast.tasks.prices.gaps import describe_gaps, find_gaps
+from closecast.tasks.prices.validation import Checked
 
 log = logging.getLogger("closecast.ingest")
 
@@ -120,12 +121,32 @@ class Counts:
     quarantined: set[tuple[object, ...]] = field(default_factory=set)
     decisions: list[Decision] = field(default_factory=list)
 
-    def add(self, appended: Appended, quarantined: pd.DataFrame) -> None:
-        """Count a stored page, and its quarantined rows."""
+    def store(
+        self,
+        prices: Prices,
+        request: IngestRequest,
+        checked: Checked,
+        rejected: pd.DataFrame,
+        *,
+        source: str,
+        payload_sha256: str,
+    ) -> Appended:
+        """Append a page to the product's series, and count it; `rejected` rows were no candles."""
+        quarantined = pd.concat([rejected, checked.quarantined], ignore_index=True)
+        appended = prices.append(
+            request.product_id,
+            checked.accepted,
+            source=source,
+            observed_at=request.observed_at,
+            payload_sha256=payload_sha256,
+            quarantined=quarantined,
+            decisions=checked.decisions,
+        )
         self.new_days += appended.new_days
         self.restated_days += appended.restated_days
         self.decisions += appended.decisions
         self.quarantined |= set(quarantined[REJECTED_COLUMNS].itertuples(index=False, name=None))
+        return appended
 
     def warn(self, product_id: str) -> None:
         """Log what was quarantined or decided by rule, with the command that changes it."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 
-import pandas as pd
-
 from closecast.storage.core.candle_schema import upto
 from closecast.storage.core.errors import BadDay, StaleSeries
 from closecast.storage.core.home import Home
@@ -94,25 +92,18 @@ def _pages(client: Client, prices: Prices, product_id: str, origin: date) -> Ite
 
 
 def _store_page(home: Home, prices: Prices, request: IngestRequest, page: Page, counts: Counts) -> None:
-    product_id, moment = request.product_id, request.observed_at
-    prices.start_series(product_id, "coinbase", started_at=moment, replace=request.replace_source)
+    product_id = request.product_id
+    prices.start_series(
+        product_id, "coinbase", started_at=request.observed_at, replace=request.replace_source
+    )
     checked = check_candles(
         page.candles,
         last_finished_day=request.origin or request.last_finished_day,
         previous=prices.last_close_before(product_id, page.first),
         stored=prices.recorded(product_id),
     )
-    quarantined = pd.concat([page.rejected, checked.quarantined], ignore_index=True)
-    appended = prices.append(
-        product_id,
-        checked.accepted,
-        source="coinbase",
-        observed_at=moment,
-        payload_sha256=keep_raw(home, page.payload),
-        quarantined=quarantined,
-        decisions=checked.decisions,
-    )
-    counts.add(appended, quarantined)
+    sha256 = keep_raw(home, page.payload)
+    counts.store(prices, request, checked, page.rejected, source="coinbase", payload_sha256=sha256)
 
 
 def _gaps_to_request(prices: Prices, product_id: str, origin: date) -> list[Gap]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -18,14 +17,8 @@ JUMP_FACTOR = 3.0
 MEDIAN_ROWS = 5  # whose median close is the reference for the first candle of a new series
 ONE_DAY = timedelta(days=1)
 LIMIT = math.log(JUMP_FACTOR)
-
-
-@dataclass(frozen=True)
-class Jumps:
-    """The rows to quarantine, with the reason, and what the rules decided about other jumps."""
-
-    quarantined: dict[int, str] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
+# The rows to quarantine, with the reason, and what the rules decided about other jumps.
+Jumps = tuple[dict[int, str], list[Decision]]
 
 
 class _Candle(NamedTuple):
@@ -65,7 +58,7 @@ def find_jumps(
     - if a person accepted the day. A day that a person rejected is accepted by no rule.
     """
     if candles.empty:
-        return Jumps()
+        return {}, []
     return _Walk(candles, stored).walk(previous)
 
 
@@ -82,7 +75,8 @@ class _Walk:
         self.stored_closes: list[float] = known["close"].tolist()
         self.stored = dict(zip(self.stored_days, self.stored_closes, strict=True))
         self.contradicts = any(not self._agrees_with_stored(candle) for candle in self.candles)
-        self.jumps = Jumps()
+        self.quarantined: dict[int, str] = {}
+        self.decisions: list[Decision] = []
 
     def walk(self, previous: tuple[date, float] | None) -> Jumps:
         closes = [candle.close for candle in self.candles]
@@ -93,7 +87,7 @@ class _Walk:
         while row < len(closes):
             reason = self._reason(row, reference)
             if reason:
-                self.jumps.quarantined[row] = reason
+                self.quarantined[row] = reason
                 reference = self._newest_stored(self.candles[row].day, reference)
                 row += 1
                 continue
@@ -102,7 +96,7 @@ class _Walk:
                 break
             row = breaks[following]
             reference = _close_of(self.candles[row - 1])
-        return self.jumps
+        return self.quarantined, self.decisions
 
     def _reason(self, row: int, reference: _Reference) -> str:
         """Why a row is to be quarantined, empty if it is not; what the rules decide is noted."""
@@ -128,7 +122,7 @@ class _Walk:
         return reason
 
     def _decide(self, candle: _Candle, kind: Kind, known_from: date) -> None:
-        self.jumps.decisions.append(Decision(candle.day, kind, known_from))
+        self.decisions.append(Decision(candle.day, kind, known_from))
         if kind == "rejected" and candle.day in self.stored:  # no reference any more
             place = self.stored_days.index(candle.day)
             del self.stored_days[place], self.stored_closes[place], self.stored[candle.day]

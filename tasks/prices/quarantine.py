@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -68,8 +68,7 @@ def _decided(product_id: str, recorded: RecordedSeries, rows: pd.DataFrame, one:
     stored = recorded.newest["close"][recorded.newest["day_utc"] == pd.Timestamp(one.day)]
     own = rows[rows["day_utc"] == str(one.day)]
     close = float(stored.iloc[-1]) if len(stored) else _figures(own["raw"].iloc[-1]).get("close")
-    reason = own["reason"].iloc[-1] if len(own) else ""
-    about = (one.factor, one.known_from, one.decided_by, reason)
+    about = (one.factor, one.known_from, one.decided_by, own["reason"].iloc[-1] if len(own) else "")
     return DayStatus(product_id, one.day, one.kind, close, *about)
 
 
@@ -89,9 +88,8 @@ def decide(
     if recorded.rows.empty:
         raise BadInput(f"{product_id} has no stored closes: import them or make a run first")
     day = choice.day
-    candle = (
-        None if (recorded.newest["day_utc"] == pd.Timestamp(day)).any() else _candle(prices, product_id, day)
-    )
+    stored = recorded.newest[recorded.newest["day_utc"] == pd.Timestamp(day)]
+    candle = None if len(stored) else _candle(prices, product_id, day)
     kind, factor = _wanted(product_id, recorded, choice, is_stored=candle is None)
     before = recorded.in_force(day)
     known_from = _known_from(recorded, choice, last_forecast)
@@ -99,8 +97,8 @@ def decide(
     if before and same and (choice.known_from is None or known_from >= before.known_from):
         return None
     if factor is not None:
-        close = float(_newest(recorded, day)["close"] if candle is None else candle[0]["close"].iloc[0])
-        _check_factor(recorded, day, close, factor)
+        rows = stored if candle is None else candle[0]
+        _check_factor(recorded, day, float(rows["close"].iloc[-1]), factor)
     decision = Decision(day, kind, known_from, "user", factor)
     brings = candle if kind != "rejected" else None
     if brings is not None:
@@ -164,10 +162,6 @@ def _check_factor(recorded: RecordedSeries, day: date, close: float, factor: flo
         f" {last * factor:g}, and that of {day} is {close:g}, which must be within a factor of"
         f" {JUMP_FACTOR:g} and nearer than before{hint}"
     )
-
-
-def _newest(recorded: RecordedSeries, day: date) -> Any:
-    return recorded.newest[recorded.newest["day_utc"] == pd.Timestamp(day)].iloc[-1]
 
 
 def _candle(prices: Prices, product_id: str, day: date) -> tuple[pd.DataFrame, dict[str, str]]:

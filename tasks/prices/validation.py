@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.candle_schema import FIGURES, rejected_frame
+from closecast.storage.core.candle_schema import FIGURES, PRICES, rejected_frame
 from closecast.storage.prices.decisions import Decision, RecordedSeries
 from closecast.storage.prices.schema import TOO_LARGE
 from closecast.tasks.prices.jumps import find_jumps
@@ -52,15 +52,15 @@ def check_candles(
     """
     reasons = broken_rules(candles, last_finished_day)
     valid = np.flatnonzero(reasons == "")
-    jumps = find_jumps(candles.iloc[valid], previous, stored)
-    for row, reason in jumps.quarantined.items():
+    jumps, decisions = find_jumps(candles.iloc[valid], previous, stored)
+    for row, reason in jumps.items():
         reasons[valid[row]] = reason
     bad = reasons != ""
     rows = [
         rejected_row(candle, reason)
         for candle, reason in zip(candles[bad].to_dict("records"), reasons[bad], strict=True)
     ]
-    return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows), tuple(jumps.decisions))
+    return Checked(candles[~bad].reset_index(drop=True), rejected_frame(rows), tuple(decisions))
 
 
 def rejected_row(candle: Mapping[Hashable, Any], reason: str) -> dict[str, object]:
@@ -86,7 +86,7 @@ def broken_rules(candles: pd.DataFrame, last_finished_day: date) -> np.ndarray:
     last = np.datetime64(last_finished_day, "D")
     add(days > last, f"day {{}} is not finished, the last finished day is {last}", days)
     add(np.isnan(value["close"]), "the close is unknown")
-    for name in ("open", "high", "low", "close"):
+    for name in PRICES:
         # Comparisons with NaN are false: an unknown figure breaks no rule.
         price = value[name]
         add((price <= 0) | np.isinf(price), f"{name} {{}} is not a finite positive price", price)

@@ -3,20 +3,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zipfile
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_reader import read_candles
-from closecast.tasks.prices.file_table import FileOptions
+from tests.tasks.prices.reading import closes, read, refusal
 
 TEXT = "date,close\n2024-01-01,44179.55\n2024-01-02,44946.91\n"
 CLOSES = [44179.55, 44946.91]
+READ = {date(2024, 1, 1): CLOSES[0], date(2024, 1, 2): CLOSES[1]}
 FRAME = pd.DataFrame(
     {
         "date": pd.to_datetime(["2024-01-01", "2024-01-02"], utc=True),
@@ -37,31 +37,18 @@ def zipped(**files: str) -> bytes:
     return out.getvalue()
 
 
-def closes(data: bytes, **options: Any) -> list[float]:
-    read = read_candles(data, "BTC-USD", options=FileOptions(**options))
-    assert read.candles["day_utc"].dt.strftime("%Y-%m-%d").tolist() == ["2024-01-01", "2024-01-02"]
-    return read.candles["close"].tolist()
-
-
-def refusal(data: bytes, product: str = "BTC-USD", **options: Any) -> str:
-    with pytest.raises(BadFile) as caught:
-        read_candles(data, product, name="prices", options=FileOptions(**options))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_encodings_with_a_mark(encoding: str) -> None:
     mark = "\ufeff" if encoding.endswith("e") else ""
     data = (mark + TEXT).encode(encoding)
-    assert closes(data) == closes(gzip.compress(data)) == CLOSES
+    assert closes(data) == closes(gzip.compress(data)) == READ
     if encoding == "utf-16":
         assert "begins as UTF-16, but is not" in refusal(data[:-1])
 
 
 def test_packed_files() -> None:
-    assert closes(zipped(BTCUSDT=TEXT)) == CLOSES
-    assert closes(zipped(**{"BTCUSDT.csv": TEXT, "__MACOSX/BTC": "x"})) == CLOSES
+    assert closes(zipped(BTCUSDT=TEXT)) == READ
+    assert closes(zipped(**{"BTCUSDT.csv": TEXT, "__MACOSX/BTC": "x"})) == READ
     assert "it has 2 (a, b); unpack it" in refusal(zipped(a=TEXT, b=TEXT))
     for data in (gzip.compress(TEXT.encode()), zipped(a=TEXT * 100)):
         assert "cannot be unpacked" in refusal(data[: len(data) // 2])
@@ -87,36 +74,32 @@ def test_parquet_and_feather(tmp_path: Path) -> None:
     for number, frame in enumerate(frames):
         path = tmp_path / str(number)
         frame.to_parquet(path)
-        assert closes(path.read_bytes()) == CLOSES
+        assert closes(path.read_bytes()) == READ
         frame.to_feather(path)
-        read = read_candles(path.read_bytes(), "BTC-USD")
-        np.testing.assert_equal(read.candles.iloc[:, 1:].to_numpy(), FRAME.iloc[:, 1:].to_numpy())
-        assert read.reading.kind == "feather"
-        assert read.reading.unknown["volume"] == 1
+        found = read(path.read_bytes())
+        np.testing.assert_equal(found.candles.iloc[:, 1:].to_numpy(), FRAME.iloc[:, 1:].to_numpy())
+        assert found.reading.kind == "feather"
+        assert found.reading.unknown["volume"] == 1
     FRAME.set_index("date").rename_axis(None).to_parquet(path)
-    assert closes(path.read_bytes()) == CLOSES
+    assert closes(path.read_bytes()) == READ
     two = pd.concat(
         {"BTC-USD": FRAME.set_index("date"), "ETH-USD": FRAME.set_index("date") / 10}, axis=1
     ).swaplevel(axis=1)
     two.to_parquet(path)
     assert "choose its rows with --symbol NAME" in refusal(path.read_bytes())
-    assert closes(path.read_bytes(), symbol="btc-usd") == CLOSES
+    assert closes(path.read_bytes(), symbol="btc-usd") == READ
     assert "a whole Parquet or feather file" in refusal(path.read_bytes()[:200])
 
 
 def test_figures_of_typed_files_are_read_as_they_are(tmp_path: Path) -> None:
+    eighths = [58.125, 57.875]  # as text these could be thousands
     for kind in ("float32", "float64"):
-        # As text these could be thousands.
-        frame = FRAME.assign(close=np.array([58.125, 57.875], kind))[["date", "close"]]
-        frame.to_parquet(tmp_path / "x")
-        assert closes((tmp_path / "x").read_bytes()) == [58.125, 57.875]
-    assert closes(b'[{"date": "2024-01-01", "close": 58.125}, {"date": "2024-01-02", "close": 57.875}]') == [
-        58.125,
-        57.875,
-    ]
-    text = b'[{"date": "2024-01-01", "close": "58.125"}, {"date": "2024-01-02", "close": "57.875"}]'
+        FRAME.assign(close=np.array(eighths, kind))[["date", "close"]].to_parquet(tmp_path / "x")
+        assert list(closes((tmp_path / "x").read_bytes()).values()) == eighths
+    text = '[{"date": "2024-01-01", "close": "58.125"}, {"date": "2024-01-02", "close": "57.875"}]'
     assert "can be 58125 or 58.125" in refusal(text)
-    assert closes(text, decimal="point") == [58.125, 57.875]
+    for data, options in ((text, {"decimal": "point"}), (re.sub(r'"(5\d\.\d+)"', r"\1", text), {})):
+        assert list(closes(data, **options).values()) == eighths
 
 
 def test_json_of_other_forms() -> None:
@@ -124,11 +107,10 @@ def test_json_of_other_forms() -> None:
         {"date": "2024-01-01", "close": 44179.55},
         {"date": "2024-01-02", "close": "44946.91", "open": None},
     ]
-    assert closes("\n".join(map(json.dumps, records)).encode()) == CLOSES  # JSON lines
-    assert closes(json.dumps({"meta": {"symbol": "BTC/USD"}, "values": records}).encode()) == CLOSES
-    assert closes(json.dumps({"fields": [{"name": "x"}], "data": records}).encode()) == CLOSES
-    read = read_candles(json.dumps([*records, {"date": "2024-01-03", "close": None}]).encode(), "BTC-USD")
-    assert read.rejected["reason"].tolist() == ["row 3: the close is empty"]
+    assert closes("\n".join(map(json.dumps, records))) == READ  # JSON lines
+    assert closes(json.dumps({"fields": [{"name": "x"}], "data": records})) == READ
+    found = read(json.dumps([*records, {"date": "2024-01-03", "close": None}]))
+    assert found.rejected["reason"].tolist() == ["row 3: the close is empty"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +138,7 @@ def test_yfinance_of_two_tickers() -> None:
         b"2024-01-01,44179.55,2352.3,42283.58,2281.5\n2024-01-02,44946.91,2355.8,44179.55,2352.3\n"
     )
     assert "the header is of 'BTC-USD', 'ETH-USD'; choose its rows" in refusal(text)
-    assert closes(text, symbol="BTC-USD") == CLOSES
+    assert closes(text, symbol="BTC-USD") == READ
     assert "candles of LTC-USD are needed" in refusal(text, "LTC-USD", symbol="LTC-USD")
     single = b"Price,Close\nTicker,ETH-USD\nDate,\n2024-01-01,2352.3\n"
     assert "candles of BTC-USD are needed, the header is of 'ETH-USD'" in refusal(single)

@@ -16,9 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_reader import FileCandles, read_candles
-from closecast.tasks.prices.file_table import FileOptions
+from tests.tasks.prices.reading import closes, read, refusal
 
 DAYS = [date(2019, 5, 1) + timedelta(days=row) for row in range(40)]
 CLOSES = [round(8000 + 37.13 * row * (-1) ** row, 2) for row in range(40)]
@@ -38,23 +36,6 @@ def lines(header: str, row: Callable[[date, float], str]) -> str:
 
 def full(day: object, close: float) -> str:
     return ",".join([str(day), *map(str, candle(close))])
-
-
-def read(data: str | bytes, product: str = "BTC-USD", **options: Any) -> FileCandles:
-    content = data.encode() if isinstance(data, str) else data
-    return read_candles(content, product, name="prices", options=FileOptions(**options))
-
-
-def closes(data: str | bytes, product: str = "BTC-USD", **options: Any) -> dict[date, float]:
-    found = read(data, product, **options).candles
-    return dict(zip(found["day_utc"].dt.date, found["close"], strict=True))
-
-
-def refusal(data: str | bytes, product: str = "BTC-USD", **options: Any) -> str:
-    with pytest.raises(BadFile) as caught:
-        read(data, product, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Wrong days
@@ -392,7 +373,7 @@ def test_closes_with_their_currency(form: str) -> None:
     assert closes(text) == dict(ROWS)
     assert "is not a number" in refusal(text, "BTC-EUR")
     if "$" in form:
-        assert read_candles(text.encode(), None).candles["close"].tolist() == CLOSES
+        assert read(text, None).candles["close"].tolist() == CLOSES
 
 
 @pytest.mark.parametrize(

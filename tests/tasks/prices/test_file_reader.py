@@ -5,7 +5,6 @@ import io
 import json
 import re
 import time
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from closecast.storage.core.candle_schema import REJECTED_COLUMNS, candle_frame
 from closecast.storage.core.errors import BadFile, BadProduct
-from closecast.tasks.prices.file_reader import read_candles
-from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+from closecast.tasks.prices.file_table import OnDuplicate
 from tests.helpers import SHARED, needs_prices
+from tests.tasks.prices.reading import read, refusal
 
 HEADER = "Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USD"
 ROWS = [
@@ -45,19 +44,11 @@ def days(frame: pd.DataFrame) -> list[str]:
     return frame["day_utc"].dt.strftime("%Y-%m-%d").tolist()
 
 
-def refusal(data: bytes, product: str = "BTC-USD", **options: Any) -> str:
-    with pytest.raises(BadFile) as caught:
-        read_candles(data, product, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def check_three(data: bytes) -> None:
-    read = read_candles(data, "BTC-USD")
-    pd.testing.assert_frame_equal(read.candles, THREE)
-    assert read.rejected.empty
-    assert list(read.rejected) == REJECTED_COLUMNS
+    found = read(data)
+    pd.testing.assert_frame_equal(found.candles, THREE)
+    assert found.rejected.empty
+    assert list(found.rejected) == REJECTED_COLUMNS
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -107,10 +98,10 @@ def test_date_and_time_stamp_must_agree() -> None:
     check_three(text(f"Unix Timestamp,{HEADER}", *lines))
     lines[1] = lines[1].replace("1603411200000", "1603324800")
     older = [f"{86_400 * n},{np.datetime64('1970-01-01') + n},{ROWS[2][11:]}" for n in range(20)]
-    read = read_candles(text(f"Unix Timestamp,{HEADER}", *lines, *older), "BTC-USD")
-    assert days(read.candles)[-2:] == ["2020-10-22", "2020-10-24"]
-    assert read.rejected["day_utc"].tolist() == ["2020-10-23"]
-    assert read.rejected["reason"].tolist() == [
+    found = read(text(f"Unix Timestamp,{HEADER}", *lines, *older))
+    assert days(found.candles)[-2:] == ["2020-10-22", "2020-10-24"]
+    assert found.rejected["day_utc"].tolist() == ["2020-10-23"]
+    assert found.rejected["reason"].tolist() == [
         "line 3: its date is 2020-10-23, its time stamp '1603324800' is 2020-10-22"
     ]
 
@@ -122,14 +113,7 @@ def test_hourly_time_stamps_are_refused() -> None:
         assert "lines 2 and 3 are two hours of 2020-10-24" in refusal(
             text("Unix Timestamp,Date,Close", *rows), on_duplicate="last"
         )
-    assert len(read_candles(text("Unix Timestamp,Date,Close", rows[1]), "BTC-USD").candles) == 1
-
-
-def test_the_api_order_with_and_without_header() -> None:
-    rows = ["1603411200,12700,13000,12800,12900.5,20", "1603324800,12650,12950,12700,12800,30"]
-    with_header = read_candles(text("time,low,high,open,close,volume", *rows), "BTC-USD").candles
-    assert with_header.iloc[0, 1:].tolist() == [12700.0, 12950.0, 12650.0, 12800.0, 30.0]
-    pd.testing.assert_frame_equal(read_candles(text(*rows), "BTC-USD").candles, with_header)
+    assert len(read(text("Unix Timestamp,Date,Close", rows[1])).candles) == 1
 
 
 def test_the_order_of_columns_without_a_header_is_that_of_the_figures() -> None:
@@ -142,10 +126,10 @@ def test_the_order_of_columns_without_a_header_is_that_of_the_figures() -> None:
     for name, form in orders.items():
         lines = [form.format(t=day, o=363 + n, h=381 + n, l=360 + n, c=376 + n) for n, day in enumerate(days)]
         for count in (40, 1):
-            read = read_candles(text(*lines[:count]), "BTC-USD")
-            assert read.reading.formats == (name,)
-            assert read.reading.settled_by == "the figures"
-            assert read.candles.iloc[0, 1:].tolist() == [363.0, 381.0, 360.0, 376.0, 8617.15]
+            found = read(text(*lines[:count]))
+            assert found.reading.formats == (name,)
+            assert found.reading.settled_by == "the figures"
+            assert found.candles.iloc[0, 1:].tolist() == [363.0, 381.0, 360.0, 376.0, 8617.15]
 
 
 @pytest.mark.parametrize(
@@ -165,15 +149,13 @@ def test_columns_without_a_header_in_no_known_order_are_refused(form: str) -> No
         form.format(t=86_400 * n, o=closes[n - 1], h=450 + n % 7, l=250 - n % 5, c=closes[n])
         for n in range(40)
     ]
-    message = refusal(text(*lines), name="prices.csv")
+    message = refusal(text(*lines))
     assert message.startswith("prices.csv: ")
     assert "number the columns with --columns date=1,open=2,high=3,low=4,close=5, with end=1" in message
-    numbered = FileOptions(
-        columns={"date": "1", "close": str(form.split(",").index("{c}") + 1) if "{c}" in form else "2"}
-    )
-    read = read_candles(text(*lines), "BTC-USD", options=numbered)
-    assert read.candles["close"][39] == closes[38 if "{c}" not in form else 39]
-    assert read.candles["open"].isna().all()
+    close = form.split(",").index("{c}") + 1 if "{c}" in form else 2
+    found = read(text(*lines), columns={"date": "1", "close": str(close)})
+    assert found.candles["close"][39] == closes[38 if "{c}" not in form else 39]
+    assert found.candles["open"].isna().all()
 
 
 def test_prices_that_contradict_their_columns_are_refused() -> None:
@@ -182,7 +164,7 @@ def test_prices_that_contradict_their_columns_are_refused() -> None:
     for count in (3, 10):
         bad = [f"{86_400 * (500 + n)},104,108,100,106,7" for n in range(count)]
         for head in ([], [header]):
-            assert len(read_candles(text(*head, *good, *bad), "BTC-USD").candles) == 500 + count
+            assert len(read(text(*head, *good, *bad)).candles) == 500 + count
     bad.append("44064000,104,108,100,106,7")
     assert "add a header line" in refusal(text(*good, *bad))
     message = refusal(text(header, *good, *bad))
@@ -193,8 +175,8 @@ def test_prices_that_contradict_their_columns_are_refused() -> None:
     # Headings that are wrong are the same.
     wrong = [f"{86_400 * n},4,9,1,5,7" for n in range(40)]
     assert "in 40 of 40 rows" in refusal(text("time,open,low,high,close,volume", *wrong))
-    only = FileOptions(columns={"date": "time", "close": "close"})
-    assert len(read_candles(text(header, *good, *bad), "BTC-USD", options=only).candles) == 511
+    only = {"date": "time", "close": "close"}
+    assert len(read(text(header, *good, *bad), columns=only).candles) == 511
 
 
 def test_figures_out_of_range_by_rounding_are_unknown_and_the_close_stays() -> None:
@@ -205,10 +187,10 @@ def test_figures_out_of_range_by_rounding_are_unknown_and_the_close_stays() -> N
         "2020-01-04,100,110,90,105",
         "2020-01-05,88,110,90,105",  # by more than 2 %: the rules for candles decide
     ]
-    read = read_candles(text("date,open,high,low,close", *rows), "BTC-USD")
+    found = read(text("date,open,high,low,close", *rows))
     nan = np.nan
     np.testing.assert_equal(
-        read.candles[["open", "high", "low", "close"]].to_numpy(),
+        found.candles[["open", "high", "low", "close"]].to_numpy(),
         [
             [nan, 110, 101.9, 105],
             [100, nan, nan, 112.1],
@@ -217,12 +199,12 @@ def test_figures_out_of_range_by_rounding_are_unknown_and_the_close_stays() -> N
             [88, 110, 90, 105],
         ],
     )
-    assert read.reading.rounded == 3
+    assert found.reading.rounded == 3
 
 
 def test_other_columns_are_unknown_with_only_date_and_close() -> None:
     for header in ("date,close", "DAY,Close_USD", "timestamp,Price"):
-        candles = read_candles(text(header, "2020-10-22,12800"), "BTC-USD").candles
+        candles = read(text(header, "2020-10-22,12800")).candles
         assert candles["close"].tolist() == [12800.0]
         assert candles[["open", "high", "low", "volume"]].isna().all(axis=None)
 
@@ -241,7 +223,7 @@ def test_another_product_is_refused_by_name() -> None:
     mixed = text(HEADER, *ROWS).replace(b"22,BTCUSD", b"22,BTC/EUR")
     assert "it is of 'BTCUSD', 'BTC/EUR'; choose its rows with --symbol NAME" in refusal(mixed)
     with pytest.raises(BadProduct):
-        read_candles(text(HEADER, *ROWS), "../x")
+        read(text(HEADER, *ROWS), "../x")
 
 
 @pytest.mark.parametrize(
@@ -269,11 +251,11 @@ def test_the_volume_is_the_one_in_the_base_currency(names: str, base_first: bool
 
 def test_a_volume_in_an_unknown_currency_is_nan() -> None:
     for heading, volume in (("Volume USD", np.nan), ("volume", 7.0)):
-        candles = read_candles(text(f"date,close,{heading}", "2020-10-22,2,7"), "BTC-USD").candles
+        candles = read(text(f"date,close,{heading}", "2020-10-22,2,7")).candles
         np.testing.assert_equal(candles["volume"].tolist(), [volume])
     # At a price of one the figures cannot tell: the names do.
     pegged = text("date,close,Volume USD,Volume USDC", "2020-10-22,1,700,701")
-    assert read_candles(pegged, "USDC-USD").candles["volume"].tolist() == [701.0]
+    assert read(pegged, "USDC-USD").candles["volume"].tolist() == [701.0]
 
 
 def many(count: int = 200) -> list[str]:
@@ -284,18 +266,18 @@ def many(count: int = 200) -> list[str]:
 def test_one_broken_close_costs_one_row() -> None:
     words = ["inf", "1e999", "abc", "0x10", "1_0", "=1+1", "--1", "1e", "€5", "1 00", "١٢٣", "007"]
     lines = [f"2020-11-{10 + i},1,2,1,{figure}" for i, figure in enumerate(["", "7,993", "NaN", *words])]
-    read = read_candles(text("date,open,high,low,close", "2020-11-01,,,,1.5", *lines, *many()), "BTC-USD")
-    assert days(read.candles)[:2] == ["2020-11-01", "2021-01-01"]
-    assert read.rejected["reason"].tolist() == [
+    found = read(text("date,open,high,low,close", "2020-11-01,,,,1.5", *lines, *many()))
+    assert days(found.candles)[:2] == ["2020-11-01", "2021-01-01"]
+    assert found.rejected["reason"].tolist() == [
         "line 3: the close is empty",
         "line 4: 6 fields where the header has 5",
         "line 5: the close is unknown ('NaN')",
         *(f"line {line}: close {word!r} is not a number" for line, word in enumerate(words, 6)),
     ]
-    assert json.loads(read.rejected["raw"][5]) == {
+    assert json.loads(found.rejected["raw"][5]) == {
         "date": "2020-11-15", "open": "1", "high": "2", "low": "1", "close": "abc"
     }  # fmt: skip
-    assert read.rejected["day_utc"].tolist()[:3] == ["2020-11-10", None, "2020-11-12"]
+    assert found.rejected["day_utc"].tolist()[:3] == ["2020-11-10", None, "2020-11-12"]
 
 
 def test_partly_unknown_rows_keep_their_close() -> None:
@@ -308,27 +290,27 @@ def test_partly_unknown_rows_keep_their_close() -> None:
                 column: f'"{word}"'
             }
             lines.append(",".join(row.values()))
-        read = read_candles(text(",".join(names), *lines), "BTC-USD")
-        assert read.rejected.empty
-        assert (read.candles["close"] == 1.5).all()
-        assert read.candles[column].isna().all()
-        assert read.candles.drop(columns=column).notna().all(axis=None)
-        assert read.reading.unknown == dict.fromkeys(names[1:], 0) | {column: len(words)}
+        found = read(text(",".join(names), *lines))
+        assert found.rejected.empty
+        assert (found.candles["close"] == 1.5).all()
+        assert found.candles[column].isna().all()
+        assert found.candles.drop(columns=column).notna().all(axis=None)
+        assert found.reading.unknown == dict.fromkeys(names[1:], 0) | {column: len(words)}
 
 
 def test_malformed_days_and_short_rows_are_rejected() -> None:
     rows = ["2020-02-30,1", "soon,1", "2020-10", "2020-10-22 13-PM,1", ",1", "2020-10-23T25:00,1"]
     good = [row[:10] + ",5" for row in many()]
-    read = read_candles(text("date,close", *rows, *good), "BTC-USD")
-    assert len(read.candles) == 200
-    assert len(read.rejected) == len(rows)
-    assert read.rejected["reason"][0] == "line 2: date '2020-02-30' is not a UTC day such as 2020-10-24"
-    assert "line 4: 1 fields where the header has 2" in read.rejected["reason"].tolist()
+    found = read(text("date,close", *rows, *good))
+    assert len(found.candles) == 200
+    assert len(found.rejected) == len(rows)
+    assert found.rejected["reason"][0] == "line 2: date '2020-02-30' is not a UTC day such as 2020-10-24"
+    assert "line 4: 1 fields where the header has 2" in found.rejected["reason"].tolist()
 
 
 def test_a_file_of_which_much_cannot_be_read_is_refused() -> None:
     good, bad = [row[:10] + ",5" for row in many(90)], ["2019-01-01,x"] * 10
-    assert len(read_candles(text("date,close", *bad, *good), "BTC-USD").candles) == 90
+    assert len(read(text("date,close", *bad, *good)).candles) == 90
     message = refusal(text("date,close", *bad, "2019-01-01,y", *good))
     assert "11 of 101 rows cannot be read, the first in line 2: close 'x' is not a number" in message
     assert "--columns date=…,close=…" in message
@@ -343,14 +325,14 @@ def test_a_file_whose_newest_row_cannot_be_read_is_refused(newest: str) -> None:
         message = refusal(text("date,close", *rows))
         assert "the newest rows are needed, but after 2021-03-31 1 cannot be read" in message
     # Rows without any figure are no candles: a footer.
-    assert len(read_candles(text("date,close", *good, "Source: a site"), "BTC-USD").candles) == 90
+    assert len(read(text("date,close", *good, "Source: a site")).candles) == 90
 
 
 def test_days_at_the_end_without_a_close_are_only_a_few() -> None:
     good = [row[:10] + ",5" for row in many(90)]
     empty = [f"2022-01-0{n},." for n in range(1, 7)]
-    read = read_candles(text("date,close", *good, *empty[:5]), "BTC-USD")
-    assert len(read.rejected) == 5
+    found = read(text("date,close", *good, *empty[:5]))
+    assert len(found.rejected) == 5
     assert "after 2021-03-31 6 cannot be read" in refusal(text("date,close", *good, *empty))
 
 
@@ -358,7 +340,7 @@ def test_duplicate_days() -> None:
     same = [*ROWS, ROWS[1]]
     check_three(text(HEADER, *same))
     other = ROWS[1].replace("12900.5,", "12999,")
-    assert refusal(text(HEADER, *ROWS, other), name="prices.csv") == (
+    assert refusal(text(HEADER, *ROWS, other)) == (
         "prices.csv: each day is needed once, but 2020-10-23 has different figures:"
         " line 3 (open 12800.0, high 13000.0, low 12700.0, close 12900.5, volume 20.0)"
         " and line 5 (open 12800.0, high 13000.0, low 12700.0, close 12999.0, volume 20.0);"
@@ -369,12 +351,12 @@ def test_duplicate_days() -> None:
         ("last", 12999.0, "line 3: line 5 has other figures for this day and is kept"),
     ]
     for choice, close, reason in choices:
-        read = read_candles(text(HEADER, *ROWS, other, other), "BTC-USD", on_duplicate=choice)
-        assert read.candles["close"].tolist() == [12800.0, close, 13100.25]
-        assert read.rejected["reason"].tolist() == [reason.replace("line 5 has", "line 6 has")]
+        found = read(text(HEADER, *ROWS, other, other), on_duplicate=choice)
+        assert found.candles["close"].tolist() == [12800.0, close, 13100.25]
+        assert found.rejected["reason"].tolist() == [reason.replace("line 5 has", "line 6 has")]
     # a, b, a: the last row of the file is kept, though an earlier one has its figures.
-    read = read_candles(text(HEADER, *ROWS, other, ROWS[1]), "BTC-USD", on_duplicate="last")
-    assert read.candles["close"][1] == 12900.5
+    found = read(text(HEADER, *ROWS, other, ROWS[1]), on_duplicate="last")
+    assert found.candles["close"][1] == 12900.5
 
 
 @pytest.mark.parametrize(
@@ -397,20 +379,20 @@ def test_files_that_are_not_daily_are_refused(rows: list[str], message: str) -> 
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for content in (data, b"date,close\n" + data, b"date,close\n2020-01-01,2\n" + data):
         try:
-            read = read_candles(content, "BTC-USD", on_duplicate="last")
+            found = read(content, on_duplicate="last")
         except BadFile as error:
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert np.isfinite(read.candles["close"]).all()
-            assert read.candles["day_utc"].is_monotonic_increasing
-            assert read.candles["day_utc"].is_unique
+            assert np.isfinite(found.candles["close"]).all()
+            assert found.candles["day_utc"].is_monotonic_increasing
+            assert found.candles["day_utc"].is_unique
 
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(1e-8, 1e12), min_size=1, max_size=30))
 def test_figures_are_the_nearest_floats(closes: list[float]) -> None:
     lines = [f"{86_400 * i},{close!r}" for i, close in enumerate(closes)]
-    assert read_candles(text("time,close", *lines), "BTC-USD").candles["close"].tolist() == closes
+    assert read(text("time,close", *lines)).candles["close"].tolist() == closes
 
 
 def test_a_quarter_of_a_million_rows_in_seconds() -> None:
@@ -419,9 +401,9 @@ def test_a_quarter_of_a_million_rows_in_seconds() -> None:
     frame = pd.DataFrame({"date": days, "close": closes, "open": closes, "volume": 1.5})
     data = frame.iloc[::-1].to_csv(index=False).encode()
     begun = time.process_time()
-    read = read_candles(data, "BTC-USD")
+    found = read(data)
     assert time.process_time() - begun < 5  # of the CPU; some 0.5 s
-    assert (read.candles["close"].to_numpy() == closes).all()
+    assert (found.candles["close"].to_numpy() == closes).all()
 
 
 @needs_prices
@@ -438,23 +420,23 @@ def test_a_quarter_of_a_million_rows_in_seconds() -> None:
 )
 def test_real_files(name: str, product: str, rows: int, rejected: int) -> None:
     data = (SHARED / f"{name}.csv").read_bytes()
-    read = read_candles(data, product)
-    assert (len(read.candles), len(read.rejected)) == (rows, rejected)
+    found = read(data, product)
+    assert (len(found.candles), len(found.rejected)) == (rows, rejected)
     lines = data.decode().splitlines()
     table = list(csv.DictReader(io.StringIO("\n".join(lines[lines[0].startswith("Created") :]))))
     written = sorted(float(row.get("Close") or row["close"]) for row in table)
-    taken_out = [float(json.loads(raw)["Close"]) for raw in read.rejected["raw"]]
-    assert sorted([*read.candles["close"], *taken_out]) == written
-    assert read.candles["close"].median() < 50_000
-    assert read.candles["volume"].median() < 300_000  # not the volume in the quote currency
+    taken_out = [float(json.loads(raw)["Close"]) for raw in found.rejected["raw"]]
+    assert sorted([*found.candles["close"], *taken_out]) == written
+    assert found.candles["close"].median() < 50_000
+    assert found.candles["volume"].median() < 300_000  # not the volume in the quote currency
 
 
 @needs_prices
 def test_a_real_file_with_duplicate_days() -> None:
     data = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
     assert re.search("close 377.01.*close 381.55", refusal(data, "ETH-USD"))
-    last = read_candles(data, "ETH-USD", on_duplicate="last")
-    first = read_candles(data, "ETH-USD", on_duplicate="first")
+    last = read(data, "ETH-USD", "last")
+    first = read(data, "ETH-USD", "first")
     assert len(last.candles) == len(first.candles) == 1657
     zeros = [pd.Timestamp("2016-09-06"), pd.Timestamp("2016-10-02")]  # no trades: all figures are 0
     assert list(pd.to_datetime(last.rejected["day_utc"][:2])) == zeros

@@ -234,13 +234,6 @@ def test_quarantined_rows_are_counted_once_and_never_used(
     assert (ingest.fetch().quarantined, len(ingest.quarantined())) == (1, 1)
 
 
-def test_candles_in_milliseconds_are_quarantined_with_that_reason(ingest: Ingest) -> None:
-    ingest.ex.faults.extend(["ok", "milliseconds"])
-    assert counts(ingest.fetch()) == (400, 400, 0, 1)  # the day is a gap, which is requested again
-    (reason,) = ingest.quarantined()["reason"]
-    assert reason == "its time is in milliseconds, and seconds are needed"
-
-
 def test_quarantined_first_days_are_fetched_again(ingest: Ingest) -> None:
     for day in (LISTED, LISTED + DAY):
         ingest.ex.restate(BTC, day, low=-1.0)

@@ -50,12 +50,6 @@ def verdict(frame: pd.DataFrame, **options: Any) -> tuple[list[str], list[tuple[
     return checked.quarantined["day_utc"].tolist(), decisions
 
 
-def test_a_day_that_crosses_the_distance_with_trades_is_accepted_on_that_day() -> None:
-    crashed = crash(made_up(), EVENT)
-    assert verdict(crashed.head(EVENT + 1)) == ([], [(DAY, "accepted", DAY)])
-    assert verdict(crashed) == ([], [(DAY, "accepted", DAY)])
-
-
 @pytest.mark.parametrize("volume", [0.0, np.nan])
 def test_without_known_trades_only_the_next_day_confirms_a_crash(volume: float) -> None:
     crashed = crash(made_up(), EVENT)

@@ -22,7 +22,7 @@ from closecast.tasks.prices.ingest_coinbase import ingest_exchange
 from closecast.tasks.prices.quarantine import Choice, decide, list_days
 from tests.exchange import Exchange
 from tests.helpers import made_up
-from tests.markets import bad_print, crash, delisting, doge, no_trades, redenomination
+from tests.markets import bad_print, crash, delisting, no_trades, redenomination
 
 XYZ = "XYZ-EUR"
 FIRST = date(2021, 1, 1)
@@ -203,16 +203,6 @@ def test_a_close_far_away_without_its_open_stays_out_until_a_person_accepts_it(
     assert spike.run(day(5)).close_of(DAY) is None
     assert spike.decide(DAY, "undo", last=day(5)).kind == "accepted"
     assert spike.run(day(6)).close_of(DAY) == frame["close"][EVENT]
-
-
-def test_the_true_day_of_doge(market: Callable[[pd.DataFrame], Market]) -> None:
-    frame = doge()
-    coin, true = market(frame), date(2021, 1, 28)
-    for number in range(-2, 4):
-        history = coin.run(true + timedelta(days=number))
-        assert history is not None
-        assert history.closes[-1] == frame["close"].iloc[-4 + number]
-    assert coin.listed() == [(true, "accepted", true, "rule")]
 
 
 @pytest.mark.parametrize("change", [delisting, no_trades])
