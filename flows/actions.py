@@ -5,7 +5,6 @@ Each function imports what it needs, so that importing this module does not load
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from closecast.tasks.prices.quarantine import Choice, DayStatus
     from closecast.tasks.profiles.base import Profile
     from closecast.tasks.upkeep.pruning import UnusedItem
-
-
-@dataclass(frozen=True)
-class Upkeep:
-    """What was compacted in each table, and what was or would be pruned."""
-
-    tables: tuple[Compaction, ...]
-    pruned: tuple[UnusedItem, ...]
 
 
 def import_file(
@@ -186,10 +177,9 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
         return roll_back_champion(home, product_id, profile.name, to)
 
 
-def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
-    """Compact the tables and prune, or list what that would do."""
+def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> tuple[list[Compaction], list[UnusedItem]]:
+    """Compact the tables and prune, or only plan it: what is compacted in each table, what is deleted."""
     from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
     tables = compact_tables(prepare_home(home), dry_run=dry_run)
-    pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
-    return Upkeep(tuple(tables), tuple(pruned))
+    return tables, prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []

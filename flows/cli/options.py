@@ -63,6 +63,11 @@ def parse_day(text: str) -> date:
         raise BadDay(f"a day such as 2019-10-17 is needed, not {text!r:.60}") from error
 
 
+def day_option(text: str, *names: str) -> Any:
+    """An option for a day, with its help, and its names unless the parameter has them."""
+    return typer.Option(*names, help=text, parser=parse_day, metavar="YYYY-MM-DD")
+
+
 def check_span(first: date | None, last: date | None) -> tuple[date | None, date | None]:
     """The first and the last day; `BadDay` where the last is before the first."""
     if first and last and last < first:
@@ -148,7 +153,6 @@ SettingsOption = Annotated[
         "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_complete_setting
     ),
 ]
-DAY: dict[str, Any] = {"parser": parse_day, "metavar": "YYYY-MM-DD"}
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts if a file has a day twice with different figures.")
 ]

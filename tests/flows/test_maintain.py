@@ -20,6 +20,7 @@ from closecast.storage.core.home import Home
 from closecast.storage.locks.locks import backtest_lock, product_lock
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import backtests
 from closecast.tasks.training.policy import ModelCandidate, decide
@@ -50,16 +51,8 @@ def register(
     models, tags = Models(home), tags_of(origin, status)
     with models.draft(product_id, profile) as draft:
         draft.write_json("lineage.json", tags)
-        return models.register(
-            draft,
-            product_id=product_id,
-            profile=profile,
-            key=f"{product_id} {profile} {origin} {status}",
-            tags=tags,
-            params={"epochs": 1},
-            metrics={"rmse": 1.0},
-            curves={},
-        ).version
+        run = TrainingRun(f"{product_id} {profile} {origin} {status}", {"epochs": 1}, {"rmse": 1.0})
+        return models.register(draft, product_id, profile, run, tags=tags).version
 
 
 def forecast(home: Home, number: int, version: str) -> None:
@@ -285,13 +278,13 @@ def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
 def test_maintain_home_compacts_every_table_and_plans_without_a_change(grown: Home) -> None:
     forecast(grown, 701, "1")
     finish(grown, "b")
-    planned = maintain_home(grown, prune=True, dry_run=True)
-    assert [table.table for table in planned.tables] == ["predictions", "backtests"]
-    assert (len(planned.pruned), len(versions(grown))) == (3, 6)
-    done = maintain_home(grown, prune=False, dry_run=False)
-    assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1), (1, 1)]
+    tables, unused = maintain_home(grown, prune=True, dry_run=True)
+    assert [table.table for table in tables] == ["predictions", "backtests"]
+    assert (len(unused), len(versions(grown))) == (3, 6)
+    tables, unused = maintain_home(grown, prune=False, dry_run=False)
+    assert [(table.files_before, table.files_after) for table in tables] == [(2, 1), (1, 1)]
     assert not (grown.root / "scores").exists()
-    assert (len(done.pruned), len(versions(grown))) == (0, 6)
+    assert (len(unused), len(versions(grown))) == (0, 6)
 
 
 @pytest.mark.usefixtures("prefect_server")

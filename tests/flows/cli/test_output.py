@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from closecast.flows.actions import Upkeep
 from closecast.flows.cli.output import (
     print_backtest,
     print_forecasts,
@@ -248,12 +247,12 @@ def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
 
 
 def test_upkeep_lists_planned_and_done_work(capsys: pytest.CaptureFixture[str]) -> None:
-    upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (UnusedItem("model version 4", Path("models")),))
+    compacted, unused = [Compaction("scores", 7, 1, 3)], [UnusedItem("model version 4", Path("models"))]
     for dry_run, files, deleted in (
         (True, ["scores", "7"], "would delete model version 4"),
         (False, ["scores", "7", "1", "3"], "deleted model version 4"),
     ):
-        print_upkeep(upkeep, prune=True, dry_run=dry_run, as_json=False)
+        print_upkeep(compacted, unused, prune=True, dry_run=dry_run, as_json=False)
         lines = capsys.readouterr().out.splitlines()
         assert files in [line.split() for line in lines]
         assert deleted in lines

@@ -17,6 +17,7 @@ from closecast.storage.core.home import Home
 from closecast.storage.models.bundles import Draft
 from closecast.storage.models.mlflow_database import registry_client, registry_integrity
 from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
+from closecast.storage.models.training_run import TrainingRun
 from tests.helpers import BTC, die, modules_after
 from tests.processes import process_for, run_process
 
@@ -49,13 +50,7 @@ def register(home: Home, key: str = "one", product_id: str = BTC, **changes: Any
         draft.write_json("settings.json", {"epochs": 2, "rate": 0.1 + 0.2})
         draft.write("figures/prices.png", b"\x89PNG")
         return models.register(
-            draft,
-            product_id=product_id,
-            profile="article",
-            key=key,
-            tags=LINEAGE,
-            params={"epochs": 2},
-            **recorded,
+            draft, product_id, "article", TrainingRun(key, {"epochs": 2}, **recorded), tags=LINEAGE
         )
 
 
