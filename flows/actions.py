@@ -34,11 +34,7 @@ def import_file(
     replace_source: bool = False,
     options: FileOptions | None = None,
 ) -> IngestedPrices:
-    """Append a file's candles to the product's series, all of them or none.
-
-    Raises:
-        ClosecastError: as `ingest_file`.
-    """
+    """Append a file's candles to the product's series, all of them or none; errors as `ingest_file`."""
     from closecast.storage.prices.price_store import Prices
     from closecast.tasks.prices.file_reader import DEFAULTS
     from closecast.tasks.prices.ingest import IngestRequest
@@ -89,10 +85,8 @@ def decide_day(home: Home, product_id: str, choice: Choice) -> Decision | None:
 def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int = 1) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched.
-
-    Raises:
-        BadSetting: the profile has no such horizon, and no scored forecast of it.
+    The product's pages are written again when anything was scored. Nothing is fetched. `BadSetting` for a
+    horizon that the profile does not have, nor a scored forecast.
     """
     from closecast.tasks.evaluation.scoring import read_scoreboard, score_due, stored_history
     from closecast.tasks.prices.ingest import IngestRequest
@@ -111,11 +105,7 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
 
 
 def require_horizon(profile: Profile, horizon: int, *stored: int) -> None:
-    """Require a horizon that the profile has, or that it had with other settings.
-
-    Raises:
-        BadSetting: it has no such horizon.
-    """
+    """Raise `BadSetting` for a horizon that the profile has neither now nor, stored, by other settings."""
     known = sorted({*profile.horizons, *stored})
     if horizon not in known:
         raise BadSetting(

@@ -102,10 +102,8 @@ def check_target(target: str) -> None:
 def find_receiver(client: SyncPrefectClient, target: str) -> tuple[str, UUID]:
     """Kind and id of the block of that name, or of the one that stores the address.
 
-    The kind, `webhook` or `notification`, is the placeholder of the block in the file.
-
-    Raises:
-        BadSetting: the server has no such block, or it cannot send notifications.
+    The kind, `webhook` or `notification`, is the placeholder of the block in the file. `BadSetting` if the
+    server has no such block, or if it cannot send notifications.
     """
     block: Any
     if named := BLOCK_NAME.fullmatch(target):
@@ -137,11 +135,7 @@ def _existing(client: SyncPrefectClient, slug: str, name: str) -> tuple[str, UUI
 
 
 def read_automations(file: Path, kind: str, block_id: UUID) -> list[AutomationCore]:
-    """The automations of a file, with actions that use this block of that kind.
-
-    Raises:
-        BadFile: Prefect does not understand it.
-    """
+    """A file's automations, with actions that use this block of that kind; `BadFile` if malformed."""
     text = read_bytes(file, limit=2**20).decode(errors="replace")
     own = f"{{{{ {kind} }}}}"
     (other,) = {"{{ webhook }}", "{{ notification }}"} - {own}

@@ -81,7 +81,7 @@ def _places(file: Config) -> dict[str, Held]:
     database_engine(home)
     host_of(found.coinbase_url)
     home_variable, *variables = VARIABLES.items()
-    places = {"home": (str(home.root), _origin(file, file.home, home_variable[0]))}
+    places: dict[str, Held] = {"home": (str(home.root), _origin(file, file.home, home_variable[0]))}
     for variable, name in variables:
         address = getattr(found, name)
         shown = None if address is None else masked_address(address)

@@ -95,21 +95,18 @@ HomeOption = Annotated[
         metavar="PATH",
     ),
 ]
-PRODUCT: dict[str, Any] = {
-    "parser": check_product_id,
-    "metavar": "PRODUCT",
-    "autocompletion": complete_product,
-}
-ProductOption = Annotated[
-    str | None,
-    typer.Option("--product", help=f"Exchange product, {DEFAULT_PRODUCT} by default.", **PRODUCT),
-]
-NamedProductOption = Annotated[str, typer.Option("--product", help="Exchange product.", **PRODUCT)]
-AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.", **PRODUCT)]
-ProductsOption = Annotated[
-    list[str] | None,
-    typer.Option("--product", help=f"Exchange product, {DEFAULT_PRODUCT} by default; repeatable.", **PRODUCT),
-]
+
+
+def _product_option(text: str) -> Any:
+    completion: Any = {"parser": check_product_id, "metavar": "PRODUCT", "autocompletion": complete_product}
+    return typer.Option("--product", help=text, **completion)
+
+
+USUAL = f"Exchange product, {DEFAULT_PRODUCT} by default"
+ProductOption = Annotated[str | None, _product_option(f"{USUAL}.")]
+NamedProductOption = Annotated[str, _product_option("Exchange product.")]
+AnyProductOption = Annotated[str | None, _product_option("Only this product.")]
+ProductsOption = Annotated[list[str] | None, _product_option(f"{USUAL}; repeatable.")]
 HorizonOption = Annotated[
     int | None, typer.Option("--horizon", min=1, help="Forecasts this many days ahead.")
 ]

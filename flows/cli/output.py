@@ -210,10 +210,7 @@ def print_backtest(
 ) -> None:
     """The summary of one horizon of a backtest, a row for each horizon, and where its origins are stored.
 
-    Fallbacks are left out, unless no model made a forecast of that horizon.
-
-    Raises:
-        BadDay: no outcome that far ahead is known.
+    Fallbacks are left out, unless no model made a forecast of that horizon; errors as `BacktestResult.of`.
     """
     from closecast.tasks.backtest.summary import tables
 

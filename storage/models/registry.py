@@ -132,8 +132,7 @@ class Models:
     ) -> ModelVersion:
         """Seal the draft, rename it to its final folder, and only then add the version to the registry.
 
-        The key of its `run` names the folder. The version gets `tags`, its lineage, and `description`,
-        Markdown.
+        The key of its `run` names the folder; `tags` are its lineage, the `description` is Markdown.
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
