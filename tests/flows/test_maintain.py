@@ -29,13 +29,9 @@ from closecast.tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_ver
 from tests.calibrated import forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
+from tests.storage.tables.rows import ROWS
 
 ETH = "ETH-USD"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").prepare()
 
 
 def tags_of(origin: int, status: str, training_kind: str = "refit", **tags: str) -> dict[str, str]:
@@ -243,17 +239,7 @@ def put_backtest(home: Home, name: str, *, days_ago: float) -> Path:
 
 def finish(home: Home, name: str) -> None:
     """A stored row of that backtest."""
-    row: dict[str, Any] = dict.fromkeys(("origin_day", "target_day"), date(2020, 1, 1))
-    row |= {
-        "backtest_id": name,
-        "product_id": BTC,
-        "profile": "calibrated",
-        "component": "lstm",
-        "model": "m",
-        "basis": "model",
-    }
-    row |= {"horizon": 1, "fold": 0, "last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
-    assert backtests(home).add([row]) == 1
+    assert backtests(home).add([ROWS["backtests"] | {"backtest_id": name}]) == 1
 
 
 def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
