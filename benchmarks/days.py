@@ -188,6 +188,7 @@ def fill(home: Any, names: list[str]) -> date:
     """Closes and a trained model for each product; the model is the first one's. Returns the last day."""
     from closecast.flows.daily import daily_forecast
     from closecast.storage.models.registry import Models
+    from closecast.storage.models.training_run import TrainingRun
     from closecast.storage.prices.price_store import Prices
     from closecast.tasks.prices.sources import Market
     from tests.helpers import made_up, store
@@ -207,10 +208,9 @@ def fill(home: Any, names: list[str]) -> date:
                 draft.write(file, bundle.read(file))
             models.promote(
                 models.register(
-                    draft, product_id=name, profile=first.profile, key=name,
-                    tags={**first.tags, "series": series[name]}, params={}, metrics={}, curves={},
+                    draft, name, first.profile, TrainingRun(name), tags={**first.tags, "series": series[name]}
                 )
-            )  # fmt: skip
+            )
     return last
 
 

@@ -22,6 +22,7 @@ from benchmarks.rows import NO_OFFSETS, PROFILE, digest, forecast, score
 from closecast.storage.core.home import Home
 from closecast.storage.locks.locks import product_lock
 from closecast.storage.models.registry import Models
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import calibrator, components
@@ -39,9 +40,7 @@ def register(home: Home) -> None:
     with models.draft(BTC, PROFILE.name) as draft:
         draft.write("model.weights.h5", bytes(300_000))
         draft.write_json("settings.json", {"units": 64})
-        version = models.register(
-            draft, product_id=BTC, profile=PROFILE.name, key="one", tags={}, params={}, metrics={}, curves={}
-        )
+        version = models.register(draft, BTC, PROFILE.name, TrainingRun("one"), tags={})
     models.promote(version)
 
 

@@ -24,6 +24,7 @@ from benchmarks.rows import NO_OFFSETS, PROFILE, digest
 from closecast.storage.core.candle_schema import candle_frame
 from closecast.storage.core.home import Home
 from closecast.storage.models.registry import Models
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.prices.database import Database
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.prices.queries import insert_new
@@ -116,16 +117,9 @@ def register_more(home: Home, days: int) -> None:
         with models.draft(PRODUCT, PROFILE.name) as draft:
             for name in bundle.manifest:
                 draft.write(name, bundle.read(name))
-            newest = models.register(
-                draft,
-                product_id=PRODUCT,
-                profile=PROFILE.name,
-                key=f"made up {number}",
-                tags={**first.tags, **changed},
-                params=PROFILE.settings.model_dump(mode="json"),
-                metrics={"network_1_best_val_loss": 1.0},
-                curves={},
-            )
+            params, metrics = PROFILE.settings.model_dump(mode="json"), {"network_1_best_val_loss": 1.0}
+            run = TrainingRun(f"made up {number}", params, metrics)
+            newest = models.register(draft, PRODUCT, PROFILE.name, run, tags={**first.tags, **changed})
     models.promote(newest)
 
 

@@ -90,6 +90,7 @@ def measured(root: Path, products: int) -> Figures:
 def fill(home: Home, names: list[str]) -> Figures:
     """Closes, a champion and a week of forecasts of each product; how long one took, in ms."""
     from closecast.storage.models.registry import Models
+    from closecast.storage.models.training_run import TrainingRun
     from tests.helpers import made_up, store
 
     frame = made_up(DAYS, FIRST, seed=1)
@@ -99,10 +100,8 @@ def fill(home: Home, names: list[str]) -> Figures:
         begun = time.perf_counter()
         with models.draft(product, "calibrated") as draft:
             draft.write("weights.json", b"{}")
-            made = models.register(
-                draft, product_id=product, profile="calibrated", key=product, tags={"training_kind": "refit"},
-                params={"units": 32}, metrics={"loss": 1.0}, curves={},
-            )  # fmt: skip
+            run = TrainingRun(product, {"units": 32}, {"loss": 1.0})
+            made = models.register(draft, product, "calibrated", run, tags={"training_kind": "refit"})
         models.promote(made)
         took.append(1000 * (time.perf_counter() - begun))
     days = []

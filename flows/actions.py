@@ -5,7 +5,6 @@ Each function imports what it needs, so that importing this module does not load
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +25,6 @@ if TYPE_CHECKING:
     from closecast.tasks.upkeep.pruning import UnusedItem
 
 
-@dataclass(frozen=True)
-class Upkeep:
-    """What was compacted in each table, and what was or would be pruned."""
-
-    tables: tuple[Compaction, ...]
-    pruned: tuple[UnusedItem, ...]
-
-
 def import_file(
     home: Home,
     product_id: str,
@@ -43,11 +34,7 @@ def import_file(
     replace_source: bool = False,
     options: FileOptions | None = None,
 ) -> IngestedPrices:
-    """Append a file's candles to the product's series, all of them or none.
-
-    Raises:
-        ClosecastError: as `ingest_file`.
-    """
+    """Append a file's candles to the product's series, all of them or none; errors as `ingest_file`."""
     from closecast.storage.prices.price_store import Prices
     from closecast.tasks.prices.file_reader import DEFAULTS
     from closecast.tasks.prices.ingest import IngestRequest
@@ -98,10 +85,8 @@ def decide_day(home: Home, product_id: str, choice: Choice) -> Decision | None:
 def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int = 1) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched.
-
-    Raises:
-        BadSetting: the profile has no such horizon, and no scored forecast of it.
+    The product's pages are written again when anything was scored. Nothing is fetched. `BadSetting` for a
+    horizon that the profile does not have, nor a scored forecast.
     """
     from closecast.tasks.evaluation.scoring import read_scoreboard, score_due, stored_history
     from closecast.tasks.prices.ingest import IngestRequest
@@ -120,11 +105,7 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
 
 
 def require_horizon(profile: Profile, horizon: int, *stored: int) -> None:
-    """Require a horizon that the profile has, or that it had with other settings.
-
-    Raises:
-        BadSetting: it has no such horizon.
-    """
+    """Raise `BadSetting` for a horizon that the profile has neither now nor, stored, by other settings."""
     known = sorted({*profile.horizons, *stored})
     if horizon not in known:
         raise BadSetting(
@@ -186,10 +167,9 @@ def roll_back(home: Home, product_id: str, profile: Profile, to: str | None) -> 
         return roll_back_champion(home, product_id, profile.name, to)
 
 
-def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> Upkeep:
-    """Compact the tables and prune, or list what that would do."""
+def maintain_home(home: Home, *, prune: bool, dry_run: bool) -> tuple[list[Compaction], list[UnusedItem]]:
+    """Compact the tables and prune, or only plan it: what is compacted in each table, what is deleted."""
     from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
     tables = compact_tables(prepare_home(home), dry_run=dry_run)
-    pruned = prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []
-    return Upkeep(tuple(tables), tuple(pruned))
+    return tables, prune_home(home, moment=clock.now(), dry_run=dry_run) if prune else []

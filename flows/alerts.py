@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,14 +32,6 @@ BLOCK_NAME = re.compile(r"([a-z0-9-]+)/([^/:]+)")
 NO_BLOCK = UUID(int=0)
 
 
-@dataclass(frozen=True)
-class Receiver:
-    """A block of the Prefect server that an action uses."""
-
-    kind: str  # `webhook` or `notification`: the placeholder of the block in the file
-    block_id: UUID
-
-
 def set_up_alerts(target: str, file: Path = FILE) -> list[str]:
     """Let the Prefect server send alerts to the target: save its block, create or update each automation.
 
@@ -67,12 +58,12 @@ def set_up_alerts(target: str, file: Path = FILE) -> list[str]:
             " http://127.0.0.1:4200/api"
         )
     for kind in ("webhook", "notification"):
-        read_automations(file, Receiver(kind, NO_BLOCK))  # before anything is changed
+        read_automations(file, kind, NO_BLOCK)  # before anything is changed
     try:
         with quick_client() as client:
             if error := client.api_healthcheck():  # to save a block waits for minutes
                 raise error
-            automations = read_automations(file, find_receiver(client, target))
+            automations = read_automations(file, *find_receiver(client, target))
             for automation in automations:
                 stored = client.read_automations_by_name(automation.name)
                 if not stored:
@@ -108,11 +99,11 @@ def check_target(target: str) -> None:
         )
 
 
-def find_receiver(client: SyncPrefectClient, target: str) -> Receiver:
-    """The block of that name, or the one that stores the address.
+def find_receiver(client: SyncPrefectClient, target: str) -> tuple[str, UUID]:
+    """Kind and id of the block of that name, or of the one that stores the address.
 
-    Raises:
-        BadSetting: the server has no such block, or it cannot send notifications.
+    The kind, `webhook` or `notification`, is the placeholder of the block in the file. `BadSetting` if the
+    server has no such block, or if it cannot send notifications.
     """
     block: Any
     if named := BLOCK_NAME.fullmatch(target):
@@ -120,13 +111,13 @@ def find_receiver(client: SyncPrefectClient, target: str) -> Receiver:
     if target.startswith(("http:", "https:")):
         headers = SecretDict({"Content-Type": "application/json"})
         block = Webhook(method="POST", url=SecretStr(target), headers=headers)
-        return Receiver("webhook", block.save(BLOCK, overwrite=True))
+        return "webhook", block.save(BLOCK, overwrite=True)
     # The block takes every address of Apprise, of which Slack's is one; Prefect has no block of that name.
     block = SlackWebhook(url=SecretStr(target))
-    return Receiver("notification", block.save(BLOCK, overwrite=True))
+    return "notification", block.save(BLOCK, overwrite=True)
 
 
-def _existing(client: SyncPrefectClient, slug: str, name: str) -> Receiver:
+def _existing(client: SyncPrefectClient, slug: str, name: str) -> tuple[str, UUID]:
     try:
         document = client.read_block_document_by_name(name, slug, include_secrets=False)
     except ObjectNotFound as error:
@@ -140,20 +131,16 @@ def _existing(client: SyncPrefectClient, slug: str, name: str) -> Receiver:
             f"alerts need a block that sends notifications, and {slug} does not: choose one such as"
             " slack-webhook, ms-teams-webhook or sendgrid-email"
         )
-    return Receiver("webhook" if slug == "webhook" else "notification", document.id)
+    return "webhook" if slug == "webhook" else "notification", document.id
 
 
-def read_automations(file: Path, receiver: Receiver) -> list[AutomationCore]:
-    """The automations of a file, with actions that use this block.
-
-    Raises:
-        BadFile: Prefect does not understand it.
-    """
+def read_automations(file: Path, kind: str, block_id: UUID) -> list[AutomationCore]:
+    """A file's automations, with actions that use this block of that kind; `BadFile` if malformed."""
     text = read_bytes(file, limit=2**20).decode(errors="replace")
-    own = f"{{{{ {receiver.kind} }}}}"
+    own = f"{{{{ {kind} }}}}"
     (other,) = {"{{ webhook }}", "{{ notification }}"} - {own}
     try:
-        entries = yaml.safe_load(text.replace(own, str(receiver.block_id)))["automations"]
+        entries = yaml.safe_load(text.replace(own, str(block_id)))["automations"]
         for entry in entries:
             actions = entry["actions"]
             entry["actions"] = [one for one in actions if one.get("block_document_id") != other]

@@ -22,11 +22,7 @@ Folder: TypeAlias = str | os.PathLike[str]
 
 
 def parse_any_day(value: Day | None) -> date | None:
-    """A UTC day from a date, a moment at its midnight, or text such as 2019-10-17.
-
-    Raises:
-        BadDay: something else, or a moment within a day.
-    """
+    """A UTC day from a date, a moment at its midnight, or text such as 2019-10-17; else `BadDay`."""
     if value is None or type(value) is date:
         return value
     if isinstance(value, str):

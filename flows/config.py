@@ -85,9 +85,7 @@ def _read(file: Path, _changed: int, size: int) -> Config:
         home = checked.home and str(absolute_path(checked.home, file.parent))
     except BadInput as error:
         raise type(error)(f"{file}: {error}") from error
-    settings = checked.model_dump(exclude={"home"})
-    settings["engines"] = checked.engines.model_dump(exclude_none=True)
-    return Config(file, home=home, **settings)
+    return Config(file, home=home, **checked.model_dump(exclude={"home"}))
 
 
 def configured_products(products: Sequence[str] | None = None) -> list[str]:

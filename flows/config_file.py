@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -14,13 +14,8 @@ from closecast.tasks.core.settings import Frozen, ProductId, Source, as_bad_sett
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Engines(Frozen):
-    """Addresses of the engines, as in the variables of the same names; they may contain passwords."""
-
-    database_url: Text | None = None
-    storage_url: Text | None = None
-    coinbase_url: Text | None = None
-    dask_address: Text | None = None
+# Addresses, as in the variables of the same names; they may contain passwords.
+ENGINES = ("database_url", "storage_url", "coinbase_url", "dask_address")
 
 
 class ConfigFile(Frozen):
@@ -32,7 +27,7 @@ class ConfigFile(Frozen):
     settings: dict[str, Any] = Field(default_factory=dict)
     home: Text | None = None
     backfill_days: int | None = Field(None, ge=0, le=366, strict=True)
-    engines: Engines = Engines()
+    engines: dict[str, str] = Field(default_factory=dict)
 
 
 def check_config(data: Mapping[str, Any]) -> ConfigFile:
@@ -42,12 +37,12 @@ def check_config(data: Mapping[str, Any]) -> ConfigFile:
         BadProduct: a product id is malformed.
         BadSetting: a key is unknown, or its value has the wrong type or is out of range.
     """
-    _require_known(data, ConfigFile, "")
+    _require_known(data, ConfigFile.model_fields)
     for name in ("settings", "engines"):
         if not isinstance(data.get(name, {}), Mapping):
             raise BadSetting(f"setting {name}: needs a table, which begins with a line [{name}]")
     engines, products = data.get("engines", {}), data.get("products", [])
-    _require_known(engines, Engines, "engines.")
+    _require_known(engines, ENGINES, "engines.")
     for name, address in engines.items():  # here, since the values are not to be quoted
         if not isinstance(address, str) or not address:
             raise BadSetting(f"setting engines.{name}: needs an address as a text")
@@ -61,8 +56,8 @@ def check_config(data: Mapping[str, Any]) -> ConfigFile:
         raise as_bad_setting(error, ConfigFile) from error
 
 
-def _require_known(data: Mapping[str, Any], model: type[Frozen], table: str) -> None:
-    names = [f"{table}{name}" for name in model.model_fields]
+def _require_known(data: Mapping[str, Any], known: Iterable[str], table: str = "") -> None:
+    names = [f"{table}{name}" for name in known]
     for name in data:
         if (key := f"{table}{name}") not in names:
             meant = did_you_mean(key, names) or f"; there are {', '.join(names)}"

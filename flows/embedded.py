@@ -137,11 +137,7 @@ def _load_prefect(home: Home) -> None:
 
 @contextlib.contextmanager
 def ready(server: TemporaryServer | None) -> Iterator[None]:
-    """Let flows run in the block, on the temporary server if there is one.
-
-    Raises:
-        PrefectUnavailable: the temporary server does not come up.
-    """
+    """Let flows run in the block, on the temporary server if there is one, as `prefect_server.ready`."""
     from prefect.logging.handlers import APILogHandler
     from prefect.settings import (
         PREFECT_API_REQUEST_TIMEOUT,

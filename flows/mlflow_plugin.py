@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 def artifact_repository(uri: str, tracking_uri: str | None, registry_uri: str | None) -> ArtifactRepository:
     """The checked files of the version whose bundle has that address, in MLflow's form.
 
-    They are one copy per process, removed at exit, because MLflow writes its own files beside them.
-
-    Raises:
-        Damaged: there is no such version, or a file of it was changed.
+    They are one copy per process, removed at exit, because MLflow writes its own files beside them. `Damaged`
+    if there is no such version, or a file of it was changed.
     """
     import mlflow
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository

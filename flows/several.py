@@ -33,11 +33,7 @@ def results_and_reasons(
 
 
 def require_all(made: dict[str, str], reasons: dict[str, str]) -> list[str]:
-    """The forecasts' ids by product; every product must have one.
-
-    Raises:
-        ProductsFailed: some products have no forecast, for these reasons.
-    """
+    """The forecasts' ids by product; `ProductsFailed` if some have none, for these reasons."""
     if reasons:
         raise ProductsFailed(describe_failures("have no forecast", made, reasons), list(made.values()))
     return list(made.values())

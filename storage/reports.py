@@ -68,10 +68,7 @@ class Reports:
         summary: Mapping[str, object],
         render_index: Callable[[Sequence[Mapping[str, Any]]], str],
     ) -> Path:
-        """Write a page's HTML, its summary, and the index of all pages; returns the page's path.
-
-        `render_index` makes the index's HTML from `summaries`.
-        """
+        """Write a page's HTML, its summary, and the index made from all `summaries`; the page's path."""
         path = self.page(product_id, profile)
         check_no_links(path, path.with_suffix(".json"), self.index)
         make_folder(self.folder)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 from closecast.storage.core.candle_schema import candle_frame
+from closecast.storage.core.home import Home
 from closecast.tasks.core.types import Floats
 from closecast.tasks.features.volatility import Garch, fit_garch
 from closecast.tasks.profiles import baselines, figures
@@ -25,6 +26,8 @@ from tests import once
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tests.calibrated import Runs
 
 _SCRATCH = pytest.StashKey[str]()
 
@@ -198,6 +201,20 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server for the session; it takes 10 s to start, so there is one."""
     with once.prefect_server(once.session_folder(tmp_path_factory)):
         yield
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """An empty home."""
+    return Home(tmp_path / "home").prepare()
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
+    """A home of some days, each with its forecast and score."""
+    from tests.lived import lived_runs
+
+    return lived_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.fixture(scope="session")

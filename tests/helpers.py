@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -133,6 +134,32 @@ def deny(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def die(*_: object, **__: object) -> None:
     """End this process as a power cut would: no clean-up of any kind."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(owner: Any, name: str, *, call: int = 1, after: bool = False) -> None:
+    """Let this process die where that function of the owner's is called, or just after, at the given call."""
+    setattr(owner, name, ending(getattr(owner, name), die, call=call, after=after))
+
+
+def interrupt(*_: object, **__: object) -> None:
+    """End the work as Ctrl-C would."""
+    raise KeyboardInterrupt
+
+
+def ending(
+    honest: Callable[..., Any], end: Callable[[], None], *, call: int, after: bool = False
+) -> Callable[..., Any]:
+    """The function, of which the given call ends the work, before or after it has done its own."""
+    calls = itertools.count(1)
+
+    def step(*args: Any, **more: Any) -> Any:
+        is_last = next(calls) == call
+        result = honest(*args, **more) if after or not is_last else None
+        if is_last:
+            end()
+        return result
+
+    return step
 
 
 def end_in_a_migration(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

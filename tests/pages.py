@@ -13,6 +13,7 @@ import pytest
 
 from closecast.storage.core.home import Home
 from closecast.storage.models.registry import Models
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import components
@@ -79,16 +80,7 @@ def put_model(home: Home, made_from: Lineage) -> None:
         draft.write_json("losses.json", _losses(made_from))
         for name in ("prices", "losses", "predicted") if profile == "article" else ("losses",):
             draft.write(f"figures/{name}.png", PIXEL)
-        models.register(
-            draft,
-            product_id=made_from.product_id,
-            profile=profile,
-            key="one",
-            tags=made_from.tags(),
-            params={},
-            metrics={},
-            curves={},
-        )
+        models.register(draft, made_from.product_id, profile, TrainingRun("one"), tags=made_from.tags())
 
 
 def _losses(made_from: Lineage) -> dict[str, Any]:

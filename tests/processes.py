@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import io
 import logging
 import multiprocessing
 import os
@@ -16,9 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
 
 from tests.helpers import PROJECT
 
@@ -133,6 +139,40 @@ def closecast_process(
             process.kill()
             raise subprocess.TimeoutExpired(words, timeout, out.read_text(), err.read_text())
         return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), err.read_text())
+
+
+class Result(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def closecast_here(*words: str, **variables: str) -> Result:
+    """Run the command in this process, with these variables beside its own."""
+    import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
+
+    import closecast
+
+    out, err = io.StringIO(), io.StringIO()
+    loggers = [logging.getLogger(name) for name in ("root", "closecast", "prefect")]
+    before = [log.handlers.copy() for log in loggers]
+    for log in loggers:
+        log.handlers.clear()  # a command of its own process has none
+    with (
+        patch.dict(os.environ, variables),
+        patch("sys.argv", ["closecast", *words]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        closecast.main()
+    for log, handlers in zip(loggers, before, strict=True):
+        for handler in log.handlers:
+            handler.close()
+        log.handlers[:] = handlers
+    return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def _become(

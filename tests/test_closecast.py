@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pandas as pd
 import pytest
 
-import closecast
 from closecast.storage.core.home import Home
 from closecast.storage.models.registry import Models
 from closecast.storage.prices.price_store import Prices
@@ -29,17 +23,10 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.profiles.baselines import baselines_of
 from tests.exchange import Exchange
 from tests.helpers import PROJECT
-from tests.processes import closecast_process
+from tests.processes import Result, closecast_here, closecast_process
 
 LAST = date(2021, 6, 30)
 QUICK = ("--profile", "article", "--set", "epochs=1", "--set", "units=4")
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
 
 
 class Shell:
@@ -57,26 +44,7 @@ class Shell:
 
     def here(self, *words: str, **variables: str) -> Result:
         """The same in this process, where TensorFlow has compiled its graphs already."""
-        import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
-
-        out, err = io.StringIO(), io.StringIO()
-        loggers = [logging.getLogger(name) for name in ("root", "closecast", "prefect")]
-        before = [log.handlers.copy() for log in loggers]
-        for log in loggers:
-            log.handlers.clear()  # a command of its own process has none
-        with (
-            patch.dict(os.environ, {**self.variables, **variables}),
-            patch("sys.argv", ["closecast", *words]),
-            redirect_stdout(out),
-            redirect_stderr(err),
-            pytest.raises(SystemExit) as end,
-        ):
-            closecast.main()
-        for log, handlers in zip(loggers, before, strict=True):
-            for handler in log.handlers:
-                handler.close()
-            log.handlers[:] = handlers
-        return Result(int(end.value.code or 0), out.getvalue(), err.getvalue())
+        return closecast_here(*words, **{**self.variables, **variables})
 
     def refuses(self, *words: str, here: bool = False, **variables: str) -> str:
         """The one line that a refused command prints; it must have stored nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gzip
-import io
 import logging
 import os
 import resource
@@ -14,7 +13,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from datetime import date
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from hypothesis import strategies as st
 from prefect import Flow
 from prefect.cache_policies import NO_CACHE
 
-import closecast
 from closecast.flows.settings import dask_address, environment
 from closecast.storage.core.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
 from closecast.storage.core.home import Home, check_product_id
@@ -34,32 +31,14 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.steps import task_of
 from closecast.tasks.prices.coinbase_client import Client
 from tests.exchange import Exchange, Response
-from tests.helpers import BTC, made_up, store
-from tests.processes import closecast_process
+from tests.helpers import BTC, PROJECT, made_up, store
+from tests.processes import closecast_here, closecast_process
 
-PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = [
     *(PROJECT / "closecast").glob("*.py"),
     *(p for r in ("flows", "tasks", "storage") for p in (PROJECT / r).rglob("*.py")),
 ]
 SECRET = "hunter2-in-the-clear"  # noqa: S105
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").prepare()
-
-
-def typed(*words: str) -> tuple[int, str, str]:
-    """A command in this process: its exit code, output and errors."""
-    import prefect.main  # noqa: F401 (while it sets up logging, absl would close a redirected stream)
-
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["closecast", *words])
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            closecast.main()
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
 
 
 # No input is run
@@ -152,7 +131,7 @@ def test_only_ids_of_the_form_pass(text: str) -> None:
 @pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback", "report"])
 def test_every_command_refuses_a_hostile_id(command: str, product: str, home: Home) -> None:
     before = sorted(home.root.rglob("*"))
-    code, out, err = typed(command, f"--product={product}", "--home", str(home.root))
+    code, out, err = closecast_here(command, f"--product={product}", "--home", str(home.root))
     assert code in (1, 2)
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
@@ -179,7 +158,7 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
             ["sql", word],
             ["restore", word],
         ):
-            code, out, err = typed(*command, "--home", str(home.root))
+            code, out, err = closecast_here(*command, "--home", str(home.root))
             assert code in (1, 2), (command, out, err)
             assert err.count("\n") == 1, (command, err)
             assert "\x1b" not in err
@@ -203,7 +182,7 @@ def test_paths_that_are_no_files_of_candles_are_refused_at_once(
     os.mkfifo("pipe.csv")
     Path("loop.csv").symlink_to("loop.csv")
     began = time.monotonic()
-    code, _, err = typed("import", path, "--product", BTC, "--home", str(home.root))
+    code, _, err = closecast_here("import", path, "--product", BTC, "--home", str(home.root))
     assert code in (1, 2)
     assert err.count("\n") == 1
     assert time.monotonic() - began < 5
@@ -259,7 +238,7 @@ def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_pa
     file = tmp_path / "bomb.csv"
     file.write_bytes(BOMBS[name])
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    code, out, err = typed("import", str(file), "--product", BTC, "--home", str(home.root))
+    code, out, err = closecast_here("import", str(file), "--product", BTC, "--home", str(home.root))
     assert code == 1, (out, err)
     assert err.count("\n") == 1
     assert len(err) < 700

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import typer
 
-from closecast.flows.cli import terminal
-from closecast.flows.cli.options import (
-    BackfillOption,
-    HomeOption,
-    JsonOption,
-    ProductsOption,
-    ProfileOption,
-    SettingsOption,
-    SourceOption,
-    parse_settings,
-)
+from closecast.flows.cli import options, terminal
 from closecast.flows.config import (
     Config,
     configured_backfill_days,
@@ -34,22 +23,18 @@ from closecast.storage.core.masking import masked_address
 UNSET = "not set"
 
 
-@dataclass(frozen=True)
-class Held:
-    """A value in force (None: not set), and where it comes from."""
-
-    value: Any
-    origin: str
+# A value in force (None: not set), and where it comes from.
+Held: TypeAlias = tuple[Any, str]
 
 
 def config(
-    products: ProductsOption = None,
-    source: SourceOption = None,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    backfill_days: BackfillOption = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    products: options.ProductsOption = None,
+    source: options.SourceOption = None,
+    profile: options.ProfileOption = None,
+    settings: options.SettingsOption = None,
+    backfill_days: options.BackfillOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Print the values in force, and where each comes from: a flag, a variable, the file, or the default.
 
@@ -57,12 +42,12 @@ def config(
     """
     from closecast.tasks.profiles.named import profile_named
 
-    file, typed = read_config(), parse_settings(settings)
+    file, typed = read_config(), options.parse_settings(settings)
     name, changed = configured_profile(profile, typed)
     profile_named(name, changed)  # refuses an unknown profile or setting
 
     def held(value: Any, flag: str, given: object, in_file: object) -> Held:
-        return Held(value, f"flag {flag}" if given is not None else _origin(file, in_file))
+        return value, f"flag {flag}" if given is not None else _origin(file, in_file)
 
     values = {
         "products": held(configured_products(products), "--product", products, file.products),
@@ -75,7 +60,7 @@ def config(
         **_places(file),
     }
     if home is not None:
-        values["home"] = Held(str(home_at(home).root), "flag --home")
+        values["home"] = str(home_at(home).root), "flag --home"
     _print(file, values, as_json=as_json)
 
 
@@ -96,24 +81,24 @@ def _places(file: Config) -> dict[str, Held]:
     database_engine(home)
     host_of(found.coinbase_url)
     home_variable, *variables = VARIABLES.items()
-    places = {"home": Held(str(home.root), _origin(file, file.home, home_variable[0]))}
+    places: dict[str, Held] = {"home": (str(home.root), _origin(file, file.home, home_variable[0]))}
     for variable, name in variables:
         address = getattr(found, name)
         shown = None if address is None else masked_address(address)
-        places[f"engines.{name}"] = Held(shown, _origin(file, file.engines.get(name), variable))
+        places[f"engines.{name}"] = shown, _origin(file, file.engines.get(name), variable)
     return places
 
 
 def _print(file: Config, values: Mapping[str, Held], *, as_json: bool) -> None:
     if as_json:
-        facts = {name: {"value": held.value, "from": held.origin} for name, held in values.items()}
+        facts = {name: {"value": value, "from": origin} for name, (value, origin) in values.items()}
         terminal.print_json({"file": file.file, "values": facts})
         return
     name = file.file and terminal.relative_path(file.file)
     none = "none; name one with --config or CLOSECAST_CONFIG, or write closecast.toml here"
     typer.echo(f"Configuration file: {name or none}")
     origins = {str(file.file): str(name)}
-    rows = [[key, _text(held.value), origins.get(held.origin, held.origin)] for key, held in values.items()]
+    rows = [[key, _text(value), origins.get(origin, origin)] for key, (value, origin) in values.items()]
     terminal.print_table("", ["", "value", "from"], rows)
 
 

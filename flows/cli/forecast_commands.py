@@ -8,30 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from closecast.flows.cli import output, terminal
-from closecast.flows.cli.options import (
-    DAY,
-    BackfillOption,
-    ColumnsOption,
-    DatesOption,
-    DecimalOption,
-    DuplicateOption,
-    HomeOption,
-    HorizonOption,
-    JsonOption,
-    ProductOption,
-    ProductsOption,
-    ProfileOption,
-    ReplaceOption,
-    SettingsOption,
-    SourceOption,
-    SymbolOption,
-    WideOption,
-    existing_home,
-    parse_columns,
-    parse_settings,
-    prepared_home,
-)
+from closecast.flows.cli import options, output, terminal
 from closecast.flows.config import (
     configured_backfill_days,
     configured_product,
@@ -43,22 +20,22 @@ from closecast.storage.core.errors import BadSetting, ProductsFailed
 
 
 def run(
-    products: ProductsOption = None,
-    source: SourceOption = None,
+    products: options.ProductsOption = None,
+    source: options.SourceOption = None,
     csv: Annotated[Path | None, typer.Option(help="File of daily candles, for --source csv.")] = None,
-    as_of: Annotated[date | None, typer.Option(help="Last day that the run may know.", **DAY)] = None,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    columns: ColumnsOption = None,
-    decimal: DecimalOption = None,
-    dates: DatesOption = None,
-    symbol: SymbolOption = None,
-    on_duplicate: DuplicateOption = "refuse",
-    replace_source: ReplaceOption = False,
-    backfill_days: BackfillOption = None,
-    wide: WideOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_of: Annotated[date | None, options.day_option("Last day that the run may know.")] = None,
+    profile: options.ProfileOption = None,
+    settings: options.SettingsOption = None,
+    columns: options.ColumnsOption = None,
+    decimal: options.DecimalOption = None,
+    dates: options.DatesOption = None,
+    symbol: options.SymbolOption = None,
+    on_duplicate: options.DuplicateOption = "refuse",
+    replace_source: options.ReplaceOption = False,
+    backfill_days: options.BackfillOption = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Make one daily run in this process and print the forecast.
 
@@ -69,7 +46,7 @@ def run(
     from closecast.flows.settings import market_of
     from closecast.tasks.profiles.named import profile_named
 
-    profile, changed = configured_profile(profile, parse_settings(settings))
+    profile, changed = configured_profile(profile, options.parse_settings(settings))
     if not prefect_server.is_configured():  # a user's server sees the refusal as a failed run
         profile_named(profile, changed)  # refuses a bad one before anything is made
     names = configured_products(products)
@@ -78,16 +55,16 @@ def run(
         raise BadSetting("--csv and --replace-source are for one product: make a run for each")
     common = {
         "source": source, "csv": csv, "on_duplicate": on_duplicate, "replace_source": replace_source,
-        "columns": parse_columns(columns), "decimal": decimal, "dates": dates, "symbol": symbol,
+        "columns": options.parse_columns(columns), "decimal": decimal, "dates": dates, "symbol": symbol,
     }  # fmt: skip
     markets = [market_of(product_id=name, **common) for name in names]
-    data_home = prepared_home(home)
+    data_home = options.prepared_home(home)
     several = len(names) > 1
     try:
         with terminal.session(data_home, stderr=as_json):
             days = configured_backfill_days(backfill_days)
-            options = Options(profile, changed, as_of, str(data_home.root), days)
-            forecasts = run_products(data_home, markets, options)
+            given = Options(profile, changed, as_of, str(data_home.root), days)
+            forecasts = run_products(data_home, markets, given)
     except ProductsFailed as error:
         output.print_forecasts(data_home, error.forecasts, several=several, as_json=as_json, wide=wide)
         raise
@@ -95,15 +72,15 @@ def run(
 
 
 def backtest(
-    product: ProductOption = None,
+    product: options.ProductOption = None,
     start: Annotated[
-        date | None, typer.Option(help="First origin; a year before the end by default.", **DAY)
+        date | None, options.day_option("First origin; a year before the end by default.")
     ] = None,
     end: Annotated[
-        date | None, typer.Option(help="Last origin; by default the newest with an outcome.", **DAY)
+        date | None, options.day_option("Last origin; by default the newest with an outcome.")
     ] = None,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
+    profile: options.ProfileOption = None,
+    settings: options.SettingsOption = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Number of processes that train folds in parallel.")
     ] = 1,
@@ -111,13 +88,13 @@ def backtest(
         str | None,
         typer.Option(help="Dask scheduler, such as tcp://HOST:8786; CLOSECAST_DASK_ADDRESS by default."),
     ] = None,
-    horizon: HorizonOption = None,
+    horizon: options.HorizonOption = None,
     output_format: Annotated[
         Literal["table", "json"], typer.Option("--format", help="Output format.")
     ] = "table",
-    wide: WideOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Evaluate a profile by rolling origin against the baselines, on stored closes.
 
@@ -135,12 +112,12 @@ def backtest(
     from closecast.tasks.profiles.named import profile_named
 
     product = configured_product(product)
-    profile, changed = configured_profile(profile, parse_settings(settings))
+    profile, changed = configured_profile(profile, options.parse_settings(settings))
     chosen = profile_named(profile, changed)
     require_horizon(chosen, horizon or 1)
     as_json = as_json or output_format == "json"
     require_one_kind_of_workers(dask, workers)
-    data_home = prepared_home(existing_home(home, product).root)
+    data_home = options.prepared_home(options.existing_home(home, product).root)
     # Refuses what cannot be tested before anything is started.
     plan = plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
     processes = min(workers, len(folds_left(data_home, plan)))

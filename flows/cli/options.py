@@ -63,6 +63,11 @@ def parse_day(text: str) -> date:
         raise BadDay(f"a day such as 2019-10-17 is needed, not {text!r:.60}") from error
 
 
+def day_option(text: str, *names: str) -> Any:
+    """An option for a day, with its help, and its names unless the parameter has them."""
+    return typer.Option(*names, help=text, parser=parse_day, metavar="YYYY-MM-DD")
+
+
 def check_span(first: date | None, last: date | None) -> tuple[date | None, date | None]:
     """The first and the last day; `BadDay` where the last is before the first."""
     if first and last and last < first:
@@ -90,21 +95,18 @@ HomeOption = Annotated[
         metavar="PATH",
     ),
 ]
-PRODUCT: dict[str, Any] = {
-    "parser": check_product_id,
-    "metavar": "PRODUCT",
-    "autocompletion": complete_product,
-}
-ProductOption = Annotated[
-    str | None,
-    typer.Option("--product", help=f"Exchange product, {DEFAULT_PRODUCT} by default.", **PRODUCT),
-]
-NamedProductOption = Annotated[str, typer.Option("--product", help="Exchange product.", **PRODUCT)]
-AnyProductOption = Annotated[str | None, typer.Option("--product", help="Only this product.", **PRODUCT)]
-ProductsOption = Annotated[
-    list[str] | None,
-    typer.Option("--product", help=f"Exchange product, {DEFAULT_PRODUCT} by default; repeatable.", **PRODUCT),
-]
+
+
+def _product_option(text: str) -> Any:
+    completion: Any = {"parser": check_product_id, "metavar": "PRODUCT", "autocompletion": complete_product}
+    return typer.Option("--product", help=text, **completion)
+
+
+USUAL = f"Exchange product, {DEFAULT_PRODUCT} by default"
+ProductOption = Annotated[str | None, _product_option(f"{USUAL}.")]
+NamedProductOption = Annotated[str, _product_option("Exchange product.")]
+AnyProductOption = Annotated[str | None, _product_option("Only this product.")]
+ProductsOption = Annotated[list[str] | None, _product_option(f"{USUAL}; repeatable.")]
 HorizonOption = Annotated[
     int | None, typer.Option("--horizon", min=1, help="Forecasts this many days ahead.")
 ]
@@ -148,7 +150,6 @@ SettingsOption = Annotated[
         "--set", help="A setting of the profile, NAME=VALUE; repeatable.", autocompletion=_complete_setting
     ),
 ]
-DAY: dict[str, Any] = {"parser": parse_day, "metavar": "YYYY-MM-DD"}
 DuplicateOption = Annotated[
     OnDuplicate, typer.Option(help="Which row counts if a file has a day twice with different figures.")
 ]

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from closecast.flows.actions import Upkeep
     from closecast.storage.core.home import Home
     from closecast.storage.models.registry import ModelVersion
     from closecast.storage.prices.decisions import Decision
+    from closecast.storage.upkeep.compaction import Compaction
     from closecast.tasks.backtest.result import BacktestResult
     from closecast.tasks.evaluation.scoreboard import Scoreboard
     from closecast.tasks.prices.file_summary import FileSummary
     from closecast.tasks.prices.ingest import IngestedPrices
     from closecast.tasks.prices.quarantine import Choice, DayStatus
+    from closecast.tasks.upkeep.pruning import UnusedItem
     from closecast.tasks.upkeep.reproduce import Reproduction
     from closecast.tasks.upkeep.verification import Verification
 
@@ -209,10 +210,7 @@ def print_backtest(
 ) -> None:
     """The summary of one horizon of a backtest, a row for each horizon, and where its origins are stored.
 
-    Fallbacks are left out, unless no model made a forecast of that horizon.
-
-    Raises:
-        BadDay: no outcome that far ahead is known.
+    Fallbacks are left out, unless no model made a forecast of that horizon; errors as `BacktestResult.of`.
     """
     from closecast.tasks.backtest.summary import tables
 
@@ -255,17 +253,18 @@ def print_versions(
     print_rows(shown, output, file=file, least=LEAST_VERSIONS, wide=wide)
 
 
-def print_upkeep(upkeep: Upkeep, *, prune: bool, dry_run: bool, as_json: bool) -> None:
+def print_upkeep(
+    tables: Sequence[Compaction], unused: Sequence[UnusedItem], *, prune: bool, dry_run: bool, as_json: bool
+) -> None:
     """What `maintain` did, or would do."""
-    pruned = [item.description for item in upkeep.pruned]
+    pruned = [item.description for item in unused]
     if as_json:
-        tables = [asdict(table) for table in upkeep.tables]
-        print_json({"dry_run": dry_run, "tables": tables, "pruned": pruned})
+        print_json({"dry_run": dry_run, "tables": [asdict(table) for table in tables], "pruned": pruned})
         return
     header = ["table", "data files"] if dry_run else ["table", "data files before", "after", "deleted"]
     rows = [
         [table.table, *map(str, (table.files_before, table.files_after, table.deleted))][: len(header)]
-        for table in upkeep.tables
+        for table in tables
     ]
     print_table("Nothing was changed" if dry_run else "Compacted", header, rows)
     for item in pruned:

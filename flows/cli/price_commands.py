@@ -8,44 +8,25 @@ from typing import Annotated
 
 import typer
 
-from closecast.flows.cli import output, terminal
-from closecast.flows.cli.options import (
-    DAY,
-    AnyProductOption,
-    ColumnsOption,
-    DatesOption,
-    DecimalOption,
-    DuplicateOption,
-    FormatOption,
-    HomeOption,
-    JsonOption,
-    OutputOption,
-    ReplaceOption,
-    Split,
-    SymbolOption,
-    existing_home,
-    parse_columns,
-    parse_split,
-    prepared_home,
-)
+from closecast.flows.cli import options, output, terminal
 from closecast.flows.cli.row_files import chosen_format
 from closecast.storage.core.errors import BadSetting
 
 
 def import_(
     file: Annotated[Path, typer.Argument(help="Daily candles: CSV, JSON, Parquet or feather.")],
-    product: AnyProductOption = None,
+    product: options.AnyProductOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show how the file is read, and store nothing.")
     ] = False,
-    columns: ColumnsOption = None,
-    decimal: DecimalOption = None,
-    dates: DatesOption = None,
-    symbol: SymbolOption = None,
-    on_duplicate: DuplicateOption = "refuse",
-    replace_source: ReplaceOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    columns: options.ColumnsOption = None,
+    decimal: options.DecimalOption = None,
+    dates: options.DatesOption = None,
+    symbol: options.SymbolOption = None,
+    on_duplicate: options.DuplicateOption = "refuse",
+    replace_source: options.ReplaceOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Read a file of daily candles into the database.
 
@@ -54,20 +35,20 @@ def import_(
     """
     from closecast.tasks.prices.file_table import FileOptions
 
-    options = FileOptions(decimal, dates, symbol, parse_columns(columns))  # type: ignore[arg-type]
+    reading = FileOptions(decimal, dates, symbol, options.parse_columns(columns))  # type: ignore[arg-type]
     if dry_run:
         from closecast.flows import clock
         from closecast.tasks.prices.ingest_file import preview_file
 
         last = clock.last_complete_day()
         summary = preview_file(
-            file, product, last_finished_day=last, on_duplicate=on_duplicate, options=options
+            file, product, last_finished_day=last, on_duplicate=on_duplicate, options=reading
         )
         output.print_preview(summary, as_json=as_json)
         return
     if product is None:
         raise typer.BadParameter("the file's product is needed, such as BTC-USD", param_hint="--product")
-    data_home = prepared_home(home)
+    data_home = options.prepared_home(home)
     with terminal.session(data_home, stderr=as_json):
         from closecast.flows.actions import import_file
 
@@ -77,32 +58,31 @@ def import_(
             file,
             on_duplicate=on_duplicate,
             replace_source=replace_source,
-            options=options,
+            options=reading,
         )
     output.print_import(prices, as_json=as_json)
 
 
 def quarantine(
-    product: AnyProductOption = None,
-    accept: Annotated[date | None, typer.Option(help="Day with a true jump: use its close.", **DAY)] = None,
-    reject: Annotated[date | None, typer.Option(help="Day with a wrong close: make it a gap.", **DAY)] = None,
+    product: options.AnyProductOption = None,
+    accept: Annotated[date | None, options.day_option("Day with a true jump: use its close.")] = None,
+    reject: Annotated[date | None, options.day_option("Day with a wrong close: make it a gap.")] = None,
     split: Annotated[
-        Split | None,
+        options.Split | None,
         typer.Option(
             help="Redenomination or split: the prices before DAY are multiplied by FACTOR, as in DAY:1/1000.",
-            parser=parse_split,
+            parser=options.parse_split,
             metavar="DAY:FACTOR",
         ),
     ] = None,
-    undo: Annotated[date | None, typer.Option(help="Day whose last decision is reversed.", **DAY)] = None,
+    undo: Annotated[date | None, options.day_option("Day whose last decision is reversed.")] = None,
     known_from: Annotated[
-        date | None,
-        typer.Option(help="First origin that uses it; by default the first without a forecast.", **DAY),
+        date | None, options.day_option("First origin that uses it; by default the first without a forecast.")
     ] = None,
-    output_format: FormatOption = None,
-    file: OutputOption = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    output_format: options.FormatOption = None,
+    file: options.OutputOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """List the quarantined and the decided days, or decide about one.
 
@@ -113,7 +93,7 @@ def quarantine(
     from closecast.tasks.prices.quarantine import Choice
 
     kind = chosen_format(output_format, as_json=as_json, file=file)
-    data_home = existing_home(home)
+    data_home = options.existing_home(home)
     wanted = (
         accept and Choice(accept, "accepted", known_from=known_from),
         reject and Choice(reject, "rejected", known_from=known_from),
@@ -129,7 +109,7 @@ def quarantine(
         return
     if len(choices) > 1 or product is None:
         raise BadSetting("a decision is for one day of one product: give --product and one such option")
-    data_home = prepared_home(data_home.root)
+    data_home = options.prepared_home(data_home.root)
     with terminal.session(data_home, stderr=as_json):
         decision = decide_day(data_home, product, choices[0])
     output.print_decision(product, choices[0], decision, as_json=as_json)

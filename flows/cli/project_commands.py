@@ -10,13 +10,12 @@ from typing import Annotated
 
 import typer
 
-from closecast.flows.cli import terminal
-from closecast.flows.cli.options import JsonOption
+from closecast.flows.cli import options, terminal
 
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of the project, made if it does not exist.")],
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write the files of a project with a schedule: prefect.yaml, .env.example, a systemd unit."""
     from closecast.flows.project import make_project
@@ -44,7 +43,7 @@ def alerts(
             " slack-webhook/my-team; or an Apprise address, such as mailto://…"
         ),
     ],
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Let the Prefect server of PREFECT_API_URL send each day's forecast, and alerts.
 

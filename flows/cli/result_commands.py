@@ -7,56 +7,41 @@ from typing import Annotated
 
 import typer
 
-from closecast.flows.cli import output, terminal
-from closecast.flows.cli.options import (
-    DAY,
-    AnyProductOption,
-    AnyProfileOption,
-    FormatOption,
-    HomeOption,
-    HorizonOption,
-    JsonOption,
-    OutputOption,
-    ProductOption,
-    ProfileOption,
-    WideOption,
-    check_span,
-    existing_home,
-)
+from closecast.flows.cli import options, output, terminal
 from closecast.flows.cli.row_files import chosen_format
 from closecast.flows.config import configured_product, configured_profile
 
 
 def predictions(
-    product: AnyProductOption = None,
-    first: Annotated[date | None, typer.Option("--from", help="First target day.", **DAY)] = None,
-    last: Annotated[date | None, typer.Option("--to", help="Last target day.", **DAY)] = None,
-    horizon: HorizonOption = None,
+    product: options.AnyProductOption = None,
+    first: Annotated[date | None, options.day_option("First target day.", "--from")] = None,
+    last: Annotated[date | None, options.day_option("Last target day.", "--to")] = None,
+    horizon: options.HorizonOption = None,
     wide_quantiles: Annotated[
         bool, typer.Option("--wide-quantiles", help="One column per quantile, q0.010 to q0.990.")
     ] = False,
-    output_format: FormatOption = None,
-    file: OutputOption = None,
-    wide: WideOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    output_format: options.FormatOption = None,
+    file: options.OutputOption = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Print the stored forecasts of all horizons, or of one."""
     from closecast.storage.tables.predictions import Predictions
 
     kind = chosen_format(output_format, as_json=as_json, file=file)
-    span = check_span(first, last)
-    rows = Predictions(existing_home(home, product)).between(product, *span, horizon=horizon)
+    span = options.check_span(first, last)
+    rows = Predictions(options.existing_home(home, product)).between(product, *span, horizon=horizon)
     output.print_predictions(rows, kind, file=file, quantiles=wide_quantiles, wide=wide)
 
 
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the views.")],
-    output_format: FormatOption = None,
-    file: OutputOption = None,
-    wide: WideOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    output_format: options.FormatOption = None,
+    file: options.OutputOption = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Run one SELECT over the views of all stored data; it cannot write.
 
@@ -67,17 +52,17 @@ def sql(
     from closecast.storage.tables.sql import query as select
 
     kind = chosen_format(output_format, as_json=as_json, file=file)
-    rows = select(existing_home(home), query)
+    rows = select(options.existing_home(home), query)
     terminal.print_rows(rows, kind, file=file, wide=wide)
 
 
 def score(
-    product: ProductOption = None,
-    profile: ProfileOption = None,
-    horizon: HorizonOption = None,
-    wide: WideOption = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    product: options.ProductOption = None,
+    profile: options.ProfileOption = None,
+    horizon: options.HorizonOption = None,
+    wide: options.WideOption = False,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Compare the forecasts with the actual closes, and print the scoreboard.
 
@@ -88,15 +73,15 @@ def score(
     from closecast.tasks.profiles.named import profile_named
 
     chosen, product = profile_named(*configured_profile(profile)), configured_product(product)
-    board = score_forecasts(existing_home(home, product), product, chosen, horizon or 1)
+    board = score_forecasts(options.existing_home(home, product), product, chosen, horizon or 1)
     output.print_scoreboard(board, product, chosen.name, as_json=as_json, wide=wide)
 
 
 def report(
-    product: AnyProductOption = None,
-    profile: AnyProfileOption = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    product: options.AnyProductOption = None,
+    profile: options.AnyProfileOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Write the report, a self-contained HTML page, and print its path.
 
@@ -106,5 +91,5 @@ def report(
     from closecast.tasks.profiles.named import profile_named
 
     name = None if profile is None else profile_named(profile).name
-    page = write_reports(existing_home(home, product), product, name)
+    page = write_reports(options.existing_home(home, product), product, name)
     terminal.print_result(terminal.relative_path(page), {"report": page}, as_json=as_json)

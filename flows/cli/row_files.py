@@ -21,8 +21,7 @@ Format = Literal["table", "csv", "json", "parquet"]
 def chosen_format(given: Format | None, *, as_json: bool = False, file: Path | None = None) -> Format:
     """The format of the options: the named one, or that of the file's name, or a table.
 
-    Raises:
-        BadSetting: a table for a file, a file whose name tells no format, or Parquet for a terminal.
+    `BadSetting` for a table in a file, a file whose name tells no format, or Parquet on a terminal.
     """
     ending = file.suffix.removeprefix(".").lower() if file else ""
     by_name = next((name for name in get_args(Format) if name == ending), None)

@@ -164,10 +164,8 @@ def print_rows(
 ) -> None:
     """Print an Arrow table in the requested format, or write it to a file.
 
-    `least` and `wide` are as in `print_table`.
-
-    Raises:
-        BadQuery: it has a day or a moment that only DuckDB knows, such as `date 'infinity'`.
+    `least` and `wide` are as in `print_table`. `BadQuery` for a day or a moment that only DuckDB knows, such
+    as `date 'infinity'`.
     """
     try:
         if output != "table":

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from closecast.flows.cli import output, terminal
-from closecast.flows.cli.options import HomeOption, JsonOption, existing_home
+from closecast.flows.cli import options, output, terminal
 from closecast.storage.core.errors import Damaged, NotReproduced
 
 
@@ -17,14 +16,14 @@ def maintain(
         bool, typer.Option("--prune", help="Also delete unused models and unfinished backtests.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be done.")] = False,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Compact the tables, and delete files that were replaced more than thirty days ago."""
     from closecast.flows.actions import maintain_home
 
-    upkeep = maintain_home(existing_home(home), prune=prune, dry_run=dry_run)
-    output.print_upkeep(upkeep, prune=prune, dry_run=dry_run, as_json=as_json)
+    tables, unused = maintain_home(options.existing_home(home), prune=prune, dry_run=dry_run)
+    output.print_upkeep(tables, unused, prune=prune, dry_run=dry_run, as_json=as_json)
 
 
 def reproduce(
@@ -33,14 +32,14 @@ def reproduce(
     profile: Annotated[
         str | None, typer.Option(help="package.module:Class of a profile that is not installed.")
     ] = None,
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Make a stored forecast again from its versions, and compare it to the last bit.
 
     The exit code is 1 if anything differs.
     """
-    data_home = existing_home(home)
+    data_home = options.existing_home(home)
     with terminal.session(data_home, stderr=as_json):
         from closecast.tasks.upkeep.reproduce import reproduce_forecast
 
@@ -56,7 +55,7 @@ def reproduce(
         terminal.print_line("Reproduced to the last bit.", "green")
 
 
-def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
+def verify(as_json: options.JsonOption = False, home: options.HomeOption = None) -> None:
     """Check every hash and reference: candles, data versions, models, forecasts, scores.
 
     Nothing is written. The exit code is 1 if anything was changed or is missing.
@@ -64,7 +63,7 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
     from closecast.tasks.upkeep.verify import verify_home
 
     with terminal.progress_bars(stderr=as_json):
-        result = verify_home(existing_home(home))
+        result = verify_home(options.existing_home(home))
     output.print_verification(result, as_json=as_json)
     if result.findings:
         raise Damaged(
@@ -77,14 +76,14 @@ def verify(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
 def backup(
     file: Annotated[Path, typer.Argument(help="New file, such as closecast.tar or closecast.tar.gz.")],
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Write a consistent copy of the whole home to one file, even while runs work."""
     from closecast.storage.backup.backup import back_up
 
     with terminal.progress_bars(stderr=as_json):
-        count = back_up(existing_home(home), file)
+        count = back_up(options.existing_home(home), file)
     size = file.stat().st_size
     text = f"{count:,} files, {size:,} bytes in {file}: `closecast restore` brings them back"
     terminal.print_result(text, {"file": file, "files": count, "bytes": size}, as_json=as_json)
@@ -92,8 +91,8 @@ def backup(
 
 def restore(
     file: Annotated[Path, typer.Argument(help="File that `backup` wrote.")],
-    as_json: JsonOption = False,
-    home: HomeOption = None,
+    as_json: options.JsonOption = False,
+    home: options.HomeOption = None,
 ) -> None:
     """Restore a backup into an empty home."""
     from closecast.flows.settings import home_at

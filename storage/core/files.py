@@ -20,11 +20,7 @@ DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 def read_bytes(path: Path, *, limit: int = 2**30) -> bytes:
-    """The whole file, of at most `limit` bytes.
-
-    Raises:
-        BadFile: missing, a folder, not readable, empty, or larger than `limit`.
-    """
+    """The whole file; `BadFile` if missing, a folder, not readable, empty, or larger than `limit` bytes."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -61,10 +57,8 @@ def open_file(path: Path, flags: int = 0) -> BufferedReader:
 def absolute_path(path: Path | str, folder: Path | str = "") -> Path:
     """The absolute path, with `~` as the user's folder; links in it stay, and nothing is read.
 
-    A relative path starts in the `folder`, by default the working folder.
-
-    Raises:
-        BadFile: it begins with the `~` of a user that this machine does not have.
+    A relative path starts in the `folder`, by default the working folder. `BadFile` for the `~` of a user
+    that this machine does not have.
     """
     try:
         return Path(os.path.abspath(folder / Path(path).expanduser()))  # noqa: PTH100
@@ -103,11 +97,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder and all in it, a file or a link; after a kill, the next call removes the rest.
-
-    Raises:
-        HomeUnusable: it cannot be removed.
-    """
+    """Remove a folder and all in it, a file or a link, or raise `HomeUnusable`; none there is no error."""
     try:
         with suppress(FileNotFoundError):
             if path.is_dir() and not path.is_symlink():

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 INTERVALS = (50, 80, 95)
-LOWER_UPPER = tuple((f"lower_{percent}", f"upper_{percent}") for percent in INTERVALS)
+BOUNDS = tuple(f"{side}_{percent}" for percent in INTERVALS for side in ("lower", "upper"))
 COVERED = tuple(f"covered_{percent}" for percent in INTERVALS)

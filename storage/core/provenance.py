@@ -57,11 +57,7 @@ def git_commit() -> str | None:
 
 
 def library_version(name: str) -> str:
-    """The version of an installed package; `tensorflow-cpu` counts as TensorFlow: it gives the same bits.
-
-    Raises:
-        PackageNotFoundError: it is not installed.
-    """
+    """The version of an installed package; `tensorflow-cpu` counts as TensorFlow: it gives the same bits."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -18,7 +18,7 @@ def as_json(content: object) -> bytes:
 
 def seal_json(content: object, about: str) -> bytes:
     """The file of some content, under a digest of it and of what it is about, such as its name."""
-    return as_json({"content": content, "sha256": _sha256(content, about)})
+    return as_json({"content": content, "sha256": _sha256(as_json(content), about)})
 
 
 def open_json(data: bytes, about: str) -> Any:
@@ -28,26 +28,22 @@ def open_json(data: bytes, about: str) -> Any:
         content, sha256 = stored["content"], stored["sha256"]
     except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(CHANGED) from error
-    if sha256 != _sha256(content, about):
+    if sha256 != _sha256(as_json(content), about):
         raise ValueError(CHANGED)
     return content
-
-
-def _sha256(content: object, about: str) -> str:
-    return hashlib.sha256(f"{about}\n".encode() + as_json(content)).hexdigest()
 
 
 def seal_html(page: str, about: str) -> bytes:
     """The file of a page, with a digest of it and of what it is about in a comment at the end."""
     content = page.encode()
-    return content + f"<!-- sha256 {_html_sha256(content, about)} -->\n".encode()
+    return content + f"<!-- sha256 {_sha256(content, about)} -->\n".encode()
 
 
 def is_sealed_html(data: bytes, about: str) -> bool:
     """Whether a page ends with its own digest."""
     seal = _SEAL.search(data)
-    return seal is not None and _html_sha256(data[: seal.start()], about).encode() == seal[1]
+    return seal is not None and _sha256(data[: seal.start()], about).encode() == seal[1]
 
 
-def _html_sha256(content: bytes, about: str) -> str:
+def _sha256(content: bytes, about: str) -> str:
     return hashlib.sha256(f"{about}\n".encode() + content).hexdigest()

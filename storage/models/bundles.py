@@ -73,11 +73,7 @@ class Draft:
 
 @contextlib.contextmanager
 def new_draft(parent: Path) -> Iterator[Draft]:
-    """A draft in a new folder, removed afterwards unless it was renamed.
-
-    Raises:
-        HomeUnusable: it cannot be written, or renamed in the block.
-    """
+    """A draft in a new folder, removed afterwards unless renamed; `HomeUnusable` if it cannot be written."""
     folder = parent / f".draft-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)

@@ -16,7 +16,7 @@ from closecast.storage.core.files import check_no_links, fsync_folder
 from closecast.storage.core.home import Home
 from closecast.storage.models.bundles import Bundle, Draft, fetch_bundle, new_draft, share_bundle
 from closecast.storage.models.mlflow_database import registry_client
-from closecast.storage.models.training_run import TrainingData, TrainingRun, log_run
+from closecast.storage.models.training_run import TrainingRun, log_run
 from closecast.storage.prices.engine import database_engine
 
 if TYPE_CHECKING:
@@ -123,26 +123,20 @@ class Models:
     def register(
         self,
         draft: Draft,
-        *,
         product_id: str,
         profile: str,
-        key: str,
+        run: TrainingRun,
+        *,
         tags: Mapping[str, str],
-        params: Mapping[str, object],
-        metrics: Mapping[str, float],
-        curves: Mapping[str, Sequence[float]],
-        data: Sequence[TrainingData] = (),
-        span: tuple[float, float] | None = None,
         description: str | None = None,
     ) -> ModelVersion:
         """Seal the draft, rename it to its final folder, and only then add the version to the registry.
 
-        `key` digests what it was trained from, and names its folder. The version gets `tags`, its lineage,
-        and `description`, Markdown; MLflow's run `params`, the settings, and what else `TrainingRun` has.
+        The key of its `run` names the folder; `tags` are its lineage, the `description` is Markdown.
         """
         manifest_sha256 = draft.seal()
         name = registered_name(product_id, profile)
-        bundle = self.home.shared.bundle_name(key, manifest_sha256)
+        bundle = self.home.shared.bundle_name(run.key, manifest_sha256)
         folder = self.home.models / name / bundle
         check_no_links(folder)
         if folder.exists():  # a run was killed between the rename and the registry
@@ -152,11 +146,10 @@ class Models:
         fsync_folder(self.home.models)
         share_bundle(self.home, name, bundle)
         origin = tags.get("origin_day") or tags.get("data_version", "")
-        run = TrainingRun(f"{name} {origin}".strip(), key, params, metrics, curves, data, span)
-        run_id = log_run(self.client, name, self.home.models / name, run)
+        run_id = log_run(self.client, name, self.home.models / name, run, f"{name} {origin}".strip())
         if not self.client.search_registered_models(filter_string=f"name='{name}'"):
             self.client.create_registered_model(name)
-        tags = {**tags, "key": key, "bundle": folder.name, "manifest_sha256": manifest_sha256}
+        tags = {**tags, "key": run.key, "bundle": folder.name, "manifest_sha256": manifest_sha256}
         source = self.home.shared.artifact_uri(f"models/{name}/{bundle}")
         version = self.client.create_model_version(
             name, source=source, run_id=run_id, tags=tags, description=description

@@ -31,16 +31,15 @@ class TrainingData:
 class TrainingRun:
     """What MLflow stores about a training."""
 
-    title: str
     key: str  # digests what it was trained from
-    params: Mapping[str, object]
-    metrics: Mapping[str, float]
-    curves: Mapping[str, Sequence[float]]  # a figure for each epoch (epochs,), by name
+    params: Mapping[str, object] = field(default_factory=dict)  # the settings
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by name, for each epoch (epochs,)
     data: Sequence[TrainingData] = ()
     span: tuple[float, float] | None = None  # `time.monotonic()` at its start and its end
 
 
-def log_run(client: MlflowClient, experiment: str, folder: Path, run: TrainingRun) -> str:
+def log_run(client: MlflowClient, experiment: str, folder: Path, run: TrainingRun, title: str) -> str:
     """Record a training that is done, in the experiment of that name; returns MLflow's id of the run.
 
     `folder` is where MLflow would put files of the experiment's runs, which have none.
@@ -56,7 +55,7 @@ def log_run(client: MlflowClient, experiment: str, folder: Path, run: TrainingRu
     now: int = get_current_time_millis()  # type: ignore[no-untyped-call]
     elapsed = time.monotonic()
     start, end = (now - round(1000 * (elapsed - moment)) for moment in run.span or (elapsed, elapsed))
-    created = client.create_run(number, start_time=start, tags={"key": run.key}, run_name=run.title)
+    created = client.create_run(number, start_time=start, tags={"key": run.key}, run_name=title)
     run_id = str(created.info.run_id)
     figures = [Metric(name, value, end, 0) for name, value in run.metrics.items()]
     figures += [

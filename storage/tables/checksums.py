@@ -27,16 +27,11 @@ def read_checksums(folder: Location) -> dict[str, str]:
     return _parsed((folder / CHECKSUMS).read_lines())
 
 
-def unreadable_checksums(folder: Location) -> list[str]:
-    """The lines of the list that are malformed: cut short by a crash, or changed."""
-    return _malformed((folder / CHECKSUMS).read_lines())
-
-
 def record_checksums(folder: Location, newest: int) -> None:
     """Record the files of the commit of that number, and of those just before it that are not recorded."""
     start = newest - LOOK_BACK
     lines = (folder / CHECKSUMS).read_lines(after=start)
-    if _malformed(lines):
+    if malformed(lines):
         prune_checksums(folder)
     recorded = _parsed(lines)
     log_files = (folder / LOG).files(after=f"{start:020d}" if start > 0 else None)
@@ -86,5 +81,6 @@ def _parsed(lines: list[str]) -> dict[str, str]:
     return {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
 
 
-def _malformed(lines: list[str]) -> list[str]:
+def malformed(lines: list[str]) -> list[str]:
+    """The lines that are no records: cut short by a crash, or changed."""
     return [line for line in lines if line and not _LINE.fullmatch(line)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from closecast.storage.core.home import Home
-from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.core.intervals import BOUNDS, COVERED
 from closecast.storage.tables.delta import Table, TableSchema
 
 TEXT, FLOAT, WHOLE, BOOLEAN, DAY = pa.string(), pa.float64(), pa.int32(), pa.bool_(), pa.date32()
@@ -47,9 +47,8 @@ PREDICTIONS = TableSchema(
             LAST_CLOSE,
             POINT,
             *(
-                column(name, FLOAT, f"{side} end of the {name[-2:]} % interval, quote currency", null=True)
-                for ends in LOWER_UPPER
-                for side, name in zip(("lower", "upper"), ends, strict=True)
+                column(end, FLOAT, f"{end[:5]} end of the {end[-2:]} % interval, quote currency", null=True)
+                for end in BOUNDS
             ),
             LEVELS,
             column("quantiles", FLOATS, "quantiles of the close in the quote currency", null=True),

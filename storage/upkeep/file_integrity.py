@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from closecast.storage.core.errors import BadFile, ClosecastError, Damaged
 from closecast.storage.core.home import Home
@@ -19,8 +18,8 @@ from closecast.storage.tables.checksums import (
     CHECKSUMS,
     LOG,
     added_files,
+    malformed,
     read_checksums,
-    unreadable_checksums,
 )
 from closecast.storage.tables.opening import data_files, open_table, read_versions
 
@@ -67,20 +66,12 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
     return len(paths), findings
 
 
-@dataclass(frozen=True)
-class Commits:
-    """What a table's log says about its commits, apart from the files.
+def read_commits(folder: Location) -> tuple[dict[str, int], list[str]]:
+    """The highest versions of other tables that a table's commits were made after, and findings.
 
-    `seen` are the highest versions of other tables that one of them was made after; `findings` name those
-    that removed rows, which closecast never does.
+    These name the commits that removed rows, which closecast never does. `table_files` reports log entries
+    that cannot be read.
     """
-
-    seen: Mapping[str, int]
-    findings: list[str]
-
-
-def read_commits(folder: Location) -> Commits:
-    """Read a table's log entries; `table_files` reports those that cannot be read."""
     seen, findings = dict[str, int](), list[str]()
     log = folder.resolve() / LOG
     entries = _numbered(log, [path.name for path in log.files()] if log.is_dir() else [], _ENTRY)
@@ -91,7 +82,7 @@ def read_commits(folder: Location) -> Commits:
                     findings.append(f"the commit {entry} removed rows from the table, or put it back")
                 for other, version in read_versions(action.get("commitInfo", {})).items():
                     seen[other] = max(version, seen.get(other, version))
-    return Commits(seen, [*dict.fromkeys(findings)])
+    return seen, [*dict.fromkeys(findings)]
 
 
 def _numbered(log: Location, names: Iterable[str], pattern: re.Pattern[str]) -> dict[int, Location]:
@@ -116,7 +107,7 @@ def _list_findings(
     """Check the list of checksums: its lines, and that the log entries that it names are there."""
     if not recorded and max(entries, default=0) > 0:  # a new table's first commit is recorded after it
         yield f"{folder / CHECKSUMS} is missing"
-    for line in unreadable_checksums(folder):
+    for line in malformed((folder / CHECKSUMS).read_lines()):
         yield f"{folder / CHECKSUMS} has a line that is not a checksum: {line!r:.200}"
     for name in recorded:
         first, _, rest = name.partition("/")

@@ -13,7 +13,7 @@ from closecast.storage.core.errors import Damaged
 from closecast.storage.core.home import Home
 from closecast.storage.tables.delta import snapshot
 from closecast.storage.tables.opening import as_dataset, open_table, reading
-from closecast.storage.tables.schemas import DAILY_TABLES, TABLES
+from closecast.storage.tables.schemas import DAILY_TABLES, TABLES, backtests
 from closecast.storage.tables.sql import CONFIG
 
 if TYPE_CHECKING:
@@ -88,12 +88,8 @@ def _lines(connection: duckdb.DuckDBPyConnection, finding: str, sql: str) -> Ite
 
 def rows_of_backtests(home: Home) -> pa.Table | None:
     """How many rows each backtest has in the table: `backtest_id`, `found`; None if it is damaged."""
-    folder = home.table("backtests")
-    with contextlib.suppress(Damaged), reading(folder):
-        table = open_table(folder)
-        if table is None:
-            return pa.table({"backtest_id": pa.array([], pa.string()), "found": pa.array([], pa.int64())})
-        ids = as_dataset(table, folder).to_table(["backtest_id"])
+    with contextlib.suppress(Damaged):
+        ids = backtests(home).read(None, ["backtest_id"])
         counts = ids.group_by("backtest_id").aggregate([([], "count_all")])
         return counts.rename_columns(["backtest_id", "found"])
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -162,27 +162,25 @@ def _fold_starts(
     trained = origins[origins + 1 >= profile.min_days]
     if not every:
         return tuple(days[origins])
-    starts = [days[origins[0]]]
     enough = (origins + 1 >= profile.min_pool_days) & (origins + 1 < profile.min_days)
-    young = [day for day in days[origins[enough]] if pool_from is not None and day >= pool_from]
-    last = None
-    for day in young:
-        if last is None or (day - last).days >= every:
-            starts.append(day)
-            last = day
-    if not len(trained):
-        return tuple(dict.fromkeys(starts))
-    last = ripe = days[trained[0]]
-    if profile.gate_days:
-        # The first champion may have been trained on all days, and is judged once half a year is unseen.
-        twin = int(trained[0]) + 1 >= profile.min_days + profile.gate_days
-        ripe += timedelta(days=MIN_UNSEEN_DAYS - (profile.gate_days if twin else 0))
-    starts.append(last)
-    for day in days[trained]:
-        if (day - last).days >= every and day >= ripe:
-            starts.append(day)
-            last = day
+    young = (day for day in days[origins[enough]] if pool_from is not None and day >= pool_from)
+    starts = [days[origins[0]], *_apart(every, young, date.min)]
+    if len(trained):
+        first = ripe = days[trained[0]]
+        if profile.gate_days:
+            # The first champion may have been trained on all days, and is judged once half a year is unseen.
+            twin = int(trained[0]) + 1 >= profile.min_days + profile.gate_days
+            ripe += timedelta(days=MIN_UNSEEN_DAYS - (profile.gate_days if twin else 0))
+        starts += [first, *_apart(every, (day for day in days[trained] if day >= ripe), first)]
     return tuple(dict.fromkeys(starts))
+
+
+def _apart(every: int, days: Iterable[date], last: date) -> Iterator[date]:
+    """Those of the days, rising, that are so many days after `last`, and after one another."""
+    for day in days:
+        if (day - last).days >= every:
+            yield day
+            last = day
 
 
 def read_histories(home: Home, plan: Plan) -> tuple[PriceHistory, dict[str, PriceHistory]]:

@@ -21,7 +21,8 @@ from closecast.tasks.core.formatting import html_table
 from closecast.tasks.core.steps import step
 
 COLUMNS = [
-    *("component", "basis", "horizon", "target_day", "last_close", "close", "sigma", "quantiles", "point")
+    *("component", "basis", "horizon", "origin_day", "target_day"),
+    *("last_close", "close", "sigma", "quantiles", "point"),
 ]
 
 
@@ -45,11 +46,7 @@ class BacktestResult:
         return self.every[0]
 
     def of(self, horizon: int) -> Summary:
-        """The summary of one horizon: of the forecasts by models, else of the fallbacks.
-
-        Raises:
-            BadDay: no outcome that far ahead is known.
-        """
+        """The summary of one horizon, of models or else of fallbacks; `BadDay` without an outcome of it."""
         for summary in self.every:
             if summary.horizon == horizon:
                 return summary
@@ -134,8 +131,7 @@ def _evaluation(rows: pd.DataFrame, profile: str, splits: Splits) -> Evaluation:
     }
     figures = {name: own[name].to_numpy(np.float64) for name in ("last_close", "close", "sigma", "point")}
     if splits:  # else the mean of the errors would add different units
-        origins = pd.to_datetime(own["target_day"]) - pd.to_timedelta(own["horizon"], unit="D")
-        factors = factors_to_last_day(origins, splits)
+        factors = factors_to_last_day(pd.to_datetime(own["origin_day"]), splits)
         figures |= {name: figures[name] * factors for name in ("last_close", "close", "point")}
     return Evaluation(target_days=own["target_day"].to_list(), quantiles=quantiles, **figures)
 

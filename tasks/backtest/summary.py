@@ -267,15 +267,12 @@ def _fallback_table(fallbacks: Sequence[Summary]) -> tuple[list[str], list[list[
     header = ["days ahead", "days", "CRPS", *(f"CRPS / {name}" for name in BESIDE_FALLBACKS)]
     rows = []
     for one in fallbacks:
-        ratios = [one.against.get(name, NOT_COMPARED).ratio for name in BESIDE_FALLBACKS]
-        # A point has none of the figures.
+        figures = [str(one.horizon), f"{one.days:,}", format_figure(one.crps.get(one.model), ".6f")]
+        ratios = (one.against.get(name, NOT_COMPARED).ratio for name in BESIDE_FALLBACKS)
         covered = [format_share(coverage.overall.share) for coverage in one.coverage]
-        figures = [
-            format_figure(one.crps.get(one.model), ".6f"),
-            *(format_figure(each, ".4f") for each in ratios),
-        ]
-        unknown = [UNKNOWN] * (len(INTERVAL_INDEXES) - len(covered))
-        rows.append([str(one.horizon), f"{one.days:,}", *figures, *covered, *unknown])
+        # A point has none of the figures.
+        covered = covered or [UNKNOWN] * len(INTERVAL_INDEXES)
+        rows.append([*figures, *(format_figure(ratio, ".4f") for ratio in ratios), *covered])
     return [*header, *(f"{percent} % covered" for percent in INTERVAL_INDEXES)], rows
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from closecast.storage.core.intervals import COVERED, INTERVALS
+from closecast.storage.core.intervals import BOUNDS, COVERED, INTERVALS
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.report.calibration import COVERAGE_DAYS
-from closecast.tasks.report.context import BOUNDS, ReportContext
+from closecast.tasks.report.context import ReportContext
 
 # More epochs than a screen is wide cannot be told apart.
 MAX_EPOCHS = 500

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow.dataset as ds
 
 from closecast.storage.core.errors import BadInput
 from closecast.storage.core.home import Home
-from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.core.intervals import BOUNDS, COVERED
 from closecast.storage.prices.decisions import Splits, factors_to_last_day
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.predictions import Predictions
@@ -34,7 +33,6 @@ from closecast.tasks.report.model_section import ModelSection, read_model_sectio
 MAX_FORECASTS, MAX_CLOSES = 365, 90
 SCORE_COLUMNS = ("close", *FIGURES, "pit")
 COMPONENT_COLUMNS = ("component_names", "component_crps")
-BOUNDS = tuple(itertools.chain(*LOWER_UPPER))
 PRICE_COLUMNS = ["last_close", "point", "close", *ERRORS, *BOUNDS]
 
 

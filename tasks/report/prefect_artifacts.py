@@ -164,18 +164,17 @@ class TrainingProgress:
 
     def __init__(self, progress: Progress, networks: int) -> None:
         self._progress, self._networks = progress, networks
-        self._shares: list[float] = []
-        self._newest: dict[str, int] = {}  # index of each member's newest network in the shares
+        self._shares: dict[str, list[float]] = {}  # of each member's networks
         self._lock = threading.Lock()
 
     def __call__(self, member: str, epoch: int, epochs: int) -> None:
         """Record an epoch."""
         with self._lock:
-            if epoch == 1 or member not in self._newest:
-                self._newest[member] = len(self._shares)
-                self._shares.append(0.0)
-            self._shares[self._newest[member]] = epoch / epochs
-            percent = 100.0 * min(1.0, sum(self._shares) / self._networks)
+            shares = self._shares.setdefault(member, [])
+            if epoch == 1 or not shares:
+                shares.append(0.0)
+            shares[-1] = epoch / epochs
+            percent = 100.0 * min(1.0, sum(map(sum, self._shares.values())) / self._networks)
         self._progress.show(percent)
 
     def finish(self) -> None:

@@ -62,12 +62,7 @@ def _trusted(cert_file: str) -> ssl.SSLContext:
 
 
 def side_call(what: str, call: Callable[[SyncPrefectClient], object]) -> bool:
-    """Whether Prefect's server accepted this call; if not, there is a warning and no error.
-
-    Args:
-        what: what is missing without the call, for the warning.
-        call: gets a quick client.
-    """
+    """Whether Prefect's server accepted this call; if not, a warning names `what` is missing."""
     try:
         with quick_client() as client:
             call(client)

@@ -23,6 +23,7 @@ from closecast.tasks.evaluation.significance import is_enough
 from closecast.tasks.profiles.baselines import BASELINES, DRIFT
 from closecast.tasks.report.context import ReportContext
 
+LABELS = {"_": " ", "sha256": "SHA-256", "rmse": "RMSE", "mae": "MAE", "crps": "CRPS"}
 # The level of the test of calibration.
 SIGNIFICANCE = 0.05
 # Of the networks' losses, in the chart.
@@ -281,13 +282,9 @@ def gate(context: ReportContext) -> list[tuple[str, str]]:
 
 def label(name: str) -> str:
     """The name of a tag or a figure as text for people."""
-    return (
-        name.replace("_", " ")
-        .replace("sha256", "SHA-256")
-        .replace("rmse", "RMSE")
-        .replace("mae", "MAE")
-        .replace("crps", "CRPS")
-    )
+    for part, shown in LABELS.items():
+        name = name.replace(part, shown)
+    return name
 
 
 def _short(text: str) -> str:

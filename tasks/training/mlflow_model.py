@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from closecast.storage.core.candle_schema import CANDLE_COLUMNS, FIGURES
-from closecast.storage.core.intervals import LOWER_UPPER
+from closecast.storage.core.intervals import BOUNDS
 from closecast.storage.models.bundles import Draft
 from closecast.storage.models.registry import registered_name
 from closecast.tasks.core.formatting import finite
@@ -29,10 +29,10 @@ OUTPUTS = {
     **dict.fromkeys(("product_id", "quote_currency", "profile", "basis"), "string"),
     **dict.fromkeys(("origin_day", "target_day"), "datetime"),
     "horizon": "integer",
-    **dict.fromkeys(("last_close", "point", *(end for ends in LOWER_UPPER for end in ends)), "double"),
+    **dict.fromkeys(("last_close", "point", *BOUNDS), "double"),
     **dict.fromkeys(("quantile_levels", "quantiles"), "double[]"),
 }
-_OF_INTERVALS = ("quantile_levels", "quantiles", *(end for ends in LOWER_UPPER for end in ends))
+_OF_INTERVALS = ("quantile_levels", "quantiles", *BOUNDS)
 _OFFSETS = ", and moves the quantiles after each outcome; this model keeps the offsets of its training"
 _CARD = """\
 # {name}

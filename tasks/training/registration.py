@@ -16,7 +16,7 @@ from closecast.storage.core.errors import Damaged
 from closecast.storage.core.provenance import code_version, git_commit
 from closecast.storage.models.bundles import Bundle, Draft
 from closecast.storage.models.registry import Models, ModelVersion
-from closecast.storage.models.training_run import TrainingData
+from closecast.storage.models.training_run import TrainingData, TrainingRun
 from closecast.tasks.core.forecast import Basis
 from closecast.tasks.core.formatting import finite
 from closecast.tasks.core.history import PriceHistory
@@ -240,25 +240,16 @@ def register(
     """
     metrics, curves = run_figures(lineage, _all_losses(fitted))
     facts = {"days": len(history.candles), "first_day": str(history.first_day), "origin": str(history.origin)}
-    own = TrainingData(history.product_id, lineage.data_version, lineage.series, facts)
+    data = [TrainingData(history.product_id, lineage.data_version, lineage.series, facts)]
+    data += [TrainingData(*pair) for pair in lineage.pooled_data_versions.items()]
+    run = TrainingRun(key, profile.settings.model_dump(mode="json"), metrics, curves, data, span)
     with models.draft(lineage.product_id, profile.name) as draft:
         write_bundle(draft, profile, fitted, lineage)
         write_mlflow_files(draft, profile, lineage, history)
         for name, png in profile.figures(fitted, history).items():
             draft.write(f"figures/{name}", png)
-        return models.register(
-            draft,
-            product_id=lineage.product_id,
-            profile=profile.name,
-            key=key,
-            tags={**lineage.tags(), "status": "pending"},
-            params=profile.settings.model_dump(mode="json"),
-            metrics=metrics,
-            curves=curves,
-            data=[own, *(TrainingData(*pair) for pair in lineage.pooled_data_versions.items())],
-            span=span,
-            description=model_card(profile, lineage),
-        )
+        tags, card = {**lineage.tags(), "status": "pending"}, model_card(profile, lineage)
+        return models.register(draft, lineage.product_id, profile.name, run, tags=tags, description=card)
 
 
 def as_candidate(version: ModelVersion) -> ModelCandidate:

@@ -109,9 +109,9 @@ def _check_files_of_tables(home: Home, result: Verification) -> pa.Table:
         folder = home.table(name)
         with result.surviving("files of tables", f"the table {folder}"):
             result.add("files of tables", *table_files(folder))
-            commits = read_commits(folder)
-            result.add("files of tables", 0, commits.findings)
-            rows += [{"recorded_by": name, "name": other, "version": v} for other, v in commits.seen.items()]
+            seen, findings = read_commits(folder)
+            result.add("files of tables", 0, findings)
+            rows += [{"recorded_by": name, "name": other, "version": v} for other, v in seen.items()]
     return pa.Table.from_pylist(rows, COMMITS)
 
 
@@ -178,7 +178,7 @@ def _check_prices(home: Home, result: Verification, tables: Tables) -> None:
 def _check_candles(home: Home, records: PriceRecords, result: Verification, tables: Tables) -> None:
     with result.surviving("databases", "the price database"), report_damage():
         result.add("databases", 1, (f"the price database: {line}" for line in records.integrity()))
-    recorded = _RecordedPages(records.pages())
+    checks, seqs, without = records.pages(), set[int](), dict[int, str]()
     versions, closes, scored = list[Row](), list[Row](), _scored_days(tables)
     products, whole = records.products(), 0
     for product_id in products:
@@ -187,8 +187,10 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
             report_damage(),
         ):
             candles = records.candles(product_id)
-            recorded.note(product_id, candles)
-            result.add("candles", len(candles), changed_candles(product_id, candles, recorded.checks))
+            seqs.update(candles["seq"])
+            unknown = candles.loc[~candles["seq"].isin(checks.keys()), ["seq", "day_utc"]].to_numpy()
+            without |= {seq: f"{product_id} ({day.date()})" for seq, day in unknown}
+            result.add("candles", len(candles), changed_candles(product_id, candles, checks))
             result.add("candles", 0, changed_from_response(home, product_id, candles))
             for data_version, days, figures, splits in _whole_versions(records, product_id, candles, result):
                 close, name = dict(zip(days, figures, strict=True)), {"data_version": data_version}
@@ -200,31 +202,12 @@ def _check_candles(home: Home, records: PriceRecords, result: Verification, tabl
                 ]
             whole += 1
     if whole == len(products):  # else what the others have would seem to be missing
-        result.add("candles", 0, recorded.findings(records))
+        result.add("candles", 0, (f"candle {seq} is missing" for seq in sorted(checks.keys() - seqs)))
+        recorded = records.pages() if without else {}  # a run that goes on meanwhile stored both
+        lost = (f"candle {seq} of {one} is on no page" for seq, one in without.items() if seq not in recorded)
+        result.add("candles", 0, lost)
         tables["data_versions"] = pa.Table.from_pylist(versions, DATA_VERSIONS)
         tables["closes"] = pa.Table.from_pylist(closes, CLOSES)
-
-
-class _RecordedPages:
-    """The recorded checks of candles, by number, and which of the candles were read."""
-
-    def __init__(self, checks: Mapping[int, int]) -> None:
-        self.checks = checks
-        self._seqs, self._without = set[int](), dict[int, str]()
-
-    def note(self, product_id: str, candles: pd.DataFrame) -> None:
-        """Remember that these candles are there."""
-        self._seqs.update(candles["seq"])
-        for seq, day in candles.loc[~candles["seq"].isin(self.checks.keys()), ["seq", "day_utc"]].to_numpy():
-            self._without[seq] = f"{product_id} ({day.date()})"
-
-    def findings(self, records: PriceRecords) -> Iterator[str]:
-        """A line for each candle that is recorded but missing, or stored but not recorded."""
-        yield from (f"candle {seq} is missing" for seq in sorted(self.checks.keys() - self._seqs))
-        recorded = records.pages() if self._without else {}  # a run that goes on meanwhile stored both
-        for seq, candle in self._without.items():
-            if seq not in recorded:
-                yield f"candle {seq} of {candle} is on no page"
 
 
 def _scored_days(tables: Tables) -> Mapping[str, set[int]]:

@@ -28,8 +28,7 @@ def test_a_horizon_that_a_profile_lacks_is_refused_by_those_it_has() -> None:
         require_horizon(ArticleProfile(), 7)
 
 
-def test_the_horizon_of_a_fallback_can_be_scored(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_the_horizon_of_a_fallback_can_be_scored(home: Home) -> None:
     version = store(home, candles())
     for horizon in (1, 9):
         made = forecast_by_hand(600, f"ahead-{horizon}", profile=quick(), horizon=horizon)

@@ -26,7 +26,6 @@ from prefect.server.utilities.user_templates import validate_user_template
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from closecast.flows import alerts
 from closecast.flows.alerts import BLOCK, FILE, NO_BLOCK, read_automations, set_up_alerts
 from closecast.storage.core.errors import BadFile, BadSetting, PrefectUnavailable
 from closecast.storage.core.home import Home
@@ -43,9 +42,6 @@ DAY = timedelta(days=1)
 SETTINGS = {"epochs": 1, "units": 4, "members": 1, "refit_every_days": 365, "fine_tune_every_days": 0}
 STALE = {"max_model_age_days": 1}
 TEXT = FILE.read_text(encoding="utf-8")
-
-
-WEBHOOK, NOTIFICATION = (alerts.Receiver(kind, NO_BLOCK) for kind in ("webhook", "notification"))
 
 
 class Receiver:
@@ -139,7 +135,7 @@ def set_up(platform: Platform, receiver: Receiver) -> str:
 def test_the_command_creates_each_automation_once_and_keeps_the_address_secret(
     platform: Platform, set_up: str, receiver: Receiver
 ) -> None:
-    names = [automation.name for automation in read_automations(FILE, WEBHOOK)]
+    names = [automation.name for automation in read_automations(FILE, "webhook", NO_BLOCK)]
     assert set_up.splitlines() == names
     with platform.client() as client:
         stored = client.read_automations()
@@ -350,8 +346,8 @@ def shorten(platform: Platform, alert: str, *, was: timedelta, seconds: float) -
     """Let an automation wait for less."""
     name = f"closecast: {alert}"
     with platform.client() as client:
-        block = alerts.Receiver("webhook", client.read_block_document_by_name(BLOCK, "webhook").id)
-        (automation,) = (each for each in read_automations(FILE, block) if each.name == name)
+        block_id = client.read_block_document_by_name(BLOCK, "webhook").id
+        (automation,) = (one for one in read_automations(FILE, "webhook", block_id) if one.name == name)
         assert isinstance(automation.trigger, EventTrigger)
         assert automation.trigger.within == was
         automation.trigger.within = timedelta(seconds=seconds)
@@ -397,7 +393,7 @@ def test_a_file_that_prefect_cannot_read_is_refused(old: str, new: str, tmp_path
     file = tmp_path / "automations.yaml"
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
-        read_automations(file, WEBHOOK)
+        read_automations(file, "webhook", NO_BLOCK)
 
 
 def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
@@ -416,9 +412,9 @@ def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
 def test_every_key_of_the_file_is_one_of_prefects() -> None:
     given = yaml.safe_load(TEXT)["automations"]
     sent: dict[str, list[str]] = {"webhook": [], "notification": []}
-    for receiver in (WEBHOOK, NOTIFICATION):
-        understood = [one.model_dump(mode="json") for one in read_automations(FILE, receiver)]
-        mine = f"{{{{ {receiver.kind} }}}}"
+    for kind, names in sent.items():
+        understood = [one.model_dump(mode="json") for one in read_automations(FILE, kind, NO_BLOCK)]
+        mine = f"{{{{ {kind} }}}}"
         for entry, automation in zip(given, understood, strict=True):
             actions = [one for one in entry["actions"] if one.get("block_document_id", mine) == mine]
             assert list(unknown_keys(entry | {"actions": actions}, automation)) == []
@@ -426,11 +422,11 @@ def test_every_key_of_the_file_is_one_of_prefects() -> None:
             for action in automation["actions"]:
                 for template in ("payload", "subject", "body"):
                     validate_user_template(action.get(template, ""))
-            sent[receiver.kind] += [entry["name"]] * len(automation["actions"])
+            names += [entry["name"]] * len(automation["actions"])
     # Both kinds send every alert.
     assert sent["webhook"] == sent["notification"] == [entry["name"] for entry in given]
-    names = {event for entry in given for event in entry["trigger"]["expect"]}
-    assert {COVERAGE_ALARM, STALE_MODEL, DELIVERED} <= names
+    expected = {event for entry in given for event in entry["trigger"]["expect"]}
+    assert {COVERAGE_ALARM, STALE_MODEL, DELIVERED} <= expected
 
 
 def test_a_run_is_dead_after_ten_missing_heartbeats() -> None:
@@ -439,6 +435,8 @@ def test_a_run_is_dead_after_ten_missing_heartbeats() -> None:
         deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
         for deployment in document["deployments"]
     }
-    (dead,) = [automation for automation in read_automations(FILE, WEBHOOK) if "dead" in automation.name]
+    (dead,) = [
+        automation for automation in read_automations(FILE, "webhook", NO_BLOCK) if "dead" in automation.name
+    ]
     assert isinstance(dead.trigger, EventTrigger)
     assert {dead.trigger.within.total_seconds()} == {10.0 * int(seconds) for seconds in frequencies}

@@ -20,6 +20,7 @@ from closecast.storage.core.home import Home
 from closecast.storage.locks.locks import backtest_lock, product_lock
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import backtests
 from closecast.tasks.training.policy import ModelCandidate, decide
@@ -28,13 +29,9 @@ from closecast.tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_ver
 from tests.calibrated import forecast_by_hand, put_forecast, quick
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
+from tests.storage.tables.rows import ROWS
 
 ETH = "ETH-USD"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home").prepare()
 
 
 def tags_of(origin: int, status: str, training_kind: str = "refit", **tags: str) -> dict[str, str]:
@@ -50,16 +47,8 @@ def register(
     models, tags = Models(home), tags_of(origin, status)
     with models.draft(product_id, profile) as draft:
         draft.write_json("lineage.json", tags)
-        return models.register(
-            draft,
-            product_id=product_id,
-            profile=profile,
-            key=f"{product_id} {profile} {origin} {status}",
-            tags=tags,
-            params={"epochs": 1},
-            metrics={"rmse": 1.0},
-            curves={},
-        ).version
+        run = TrainingRun(f"{product_id} {profile} {origin} {status}", {"epochs": 1}, {"rmse": 1.0})
+        return models.register(draft, product_id, profile, run, tags=tags).version
 
 
 def forecast(home: Home, number: int, version: str) -> None:
@@ -250,17 +239,7 @@ def put_backtest(home: Home, name: str, *, days_ago: float) -> Path:
 
 def finish(home: Home, name: str) -> None:
     """A stored row of that backtest."""
-    row: dict[str, Any] = dict.fromkeys(("origin_day", "target_day"), date(2020, 1, 1))
-    row |= {
-        "backtest_id": name,
-        "product_id": BTC,
-        "profile": "calibrated",
-        "component": "lstm",
-        "model": "m",
-        "basis": "model",
-    }
-    row |= {"horizon": 1, "fold": 0, "last_close": 1.0, "close": 1.0, "point": 1.0, "created_at": NOW}
-    assert backtests(home).add([row]) == 1
+    assert backtests(home).add([ROWS["backtests"] | {"backtest_id": name}]) == 1
 
 
 def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
@@ -285,13 +264,13 @@ def test_unfinished_backtests_are_deleted_after_30_days(home: Home) -> None:
 def test_maintain_home_compacts_every_table_and_plans_without_a_change(grown: Home) -> None:
     forecast(grown, 701, "1")
     finish(grown, "b")
-    planned = maintain_home(grown, prune=True, dry_run=True)
-    assert [table.table for table in planned.tables] == ["predictions", "backtests"]
-    assert (len(planned.pruned), len(versions(grown))) == (3, 6)
-    done = maintain_home(grown, prune=False, dry_run=False)
-    assert [(table.files_before, table.files_after) for table in done.tables] == [(2, 1), (1, 1)]
+    tables, unused = maintain_home(grown, prune=True, dry_run=True)
+    assert [table.table for table in tables] == ["predictions", "backtests"]
+    assert (len(unused), len(versions(grown))) == (3, 6)
+    tables, unused = maintain_home(grown, prune=False, dry_run=False)
+    assert [(table.files_before, table.files_after) for table in tables] == [(2, 1), (1, 1)]
     assert not (grown.root / "scores").exists()
-    assert (len(done.pruned), len(versions(grown))) == (0, 6)
+    assert (len(unused), len(versions(grown))) == (0, 6)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -6,7 +6,6 @@ import asyncio
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
@@ -22,8 +21,8 @@ from prefect.workers.process import ProcessVariables
 from pydantic import BaseModel
 
 from closecast.tasks.profiles.named import DEFAULT_PROFILE, profile_named
+from tests.helpers import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 OTHER_VARIABLES = {"DO_NOT_TRACK", "TF_CPP_MIN_LOG_LEVEL"}
 
 

@@ -34,8 +34,7 @@ def test_a_day_has_one_form() -> None:
             parse_day(text)
 
 
-def test_a_product_must_be_in_the_home(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home").prepare()
+def test_a_product_must_be_in_the_home(home: Home) -> None:
     with pytest.raises(BadProduct, match=r"^BTC-EUR is not in .*; it has no product yet: `closecast import`"):
         existing_home(home.root, "BTC-EUR")
     assert not (home.root / "prices.db").exists()

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from closecast.flows.actions import Upkeep
 from closecast.flows.cli.output import (
     print_backtest,
     print_forecasts,
@@ -72,9 +71,9 @@ def fan() -> Forecast:
 
 
 def test_a_run_shows_the_next_day_in_full_and_the_fan_below(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home, forecast = Home(tmp_path).prepare(), fan()
+    forecast = fan()
     Predictions(home).publish(forecast.rows())
     print_forecasts(home, ["tomorrow"], several=False, as_json=False)
     full, small = capsys.readouterr().out.split("BTC-USD: the next 7 days\n")
@@ -90,9 +89,8 @@ def test_a_run_shows_the_next_day_in_full_and_the_fan_below(
 
 
 def test_a_run_as_json_is_the_next_day_with_all_horizons(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = Home(tmp_path).prepare()
     point = forecast_by_hand(500, "point")
     for forecast in (fan(), point):
         Predictions(home).publish(forecast.rows())
@@ -119,10 +117,7 @@ def put_fallback(home: Home, run: Forecast, horizon: int) -> None:
     Predictions(home).publish(added.rows())
 
 
-def test_the_forecast_asked_for_may_be_further_ahead(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = Home(tmp_path).prepare()
+def test_the_forecast_asked_for_may_be_further_ahead(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     Predictions(home).publish(fan().rows())
     put_fallback(home, fan(), 9)
     for prediction_id, ahead, model in (
@@ -142,8 +137,7 @@ def test_the_forecast_asked_for_may_be_further_ahead(
         ]
 
 
-def test_each_row_as_json_has_its_own_basis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = Home(tmp_path).prepare()
+def test_each_row_as_json_has_its_own_basis(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     Predictions(home).publish(fan().rows())
     put_fallback(home, fan(), 9)
     print_forecasts(home, ["added"], several=False, as_json=True)
@@ -163,18 +157,8 @@ def scores(horizon: int, days: int) -> pd.DataFrame:
     figures = dict.fromkeys(("error", "naive_error", "crps", "naive_crps"), 1.0 * horizon)
     covered = dict.fromkeys(("covered_50", "covered_80", "covered_95"), True)
     components = {"component_names": [["har_120_t"]] * days, "component_crps": [[0.5]] * days}
-    target_days = [first + timedelta(days=n) for n in range(days)]
-    return pd.DataFrame(
-        {
-            "target_day": target_days,
-            "horizon": horizon,
-            "pit": 0.5,
-            "basis": "model",
-            **figures,
-            **covered,
-            **components,
-        }
-    )
+    shared = {"horizon": horizon, "pit": 0.5, "basis": "model", **figures, **covered, **components}
+    return pd.DataFrame({"target_day": [first + timedelta(days=n) for n in range(days)], **shared})
 
 
 def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,14 +198,14 @@ def test_a_scoreboard_counts_fallbacks_apart(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
     days = [date(2020, 1, 1) + timedelta(days=n) for n in range(5)]
     closes, quantiles = np.full(5, 100.0), np.log(np.array([spread(100.0)] * 5) / 100.0)
     evaluation = Evaluation(days, closes, closes, np.full(5, 0.03), closes, {"calibrated": quantiles})
     about: Any = {"model": "calibrated", "currency": "USD"}
     summaries = tuple(summarise(evaluation, closes, horizon=horizon, **about) for horizon in (1, 7))
-    result, home = BacktestResult("ab12", summaries, ()), Home(tmp_path).prepare()
+    result = BacktestResult("ab12", summaries, ())
     for horizon, span in ((1, "2020-01-05\n"), (7, "2020-01-05, 7 days ahead\n")):
         print_backtest(home, "BTC-USD", result, horizon=horizon, as_json=False)
         printed = capsys.readouterr().out
@@ -248,12 +232,12 @@ def test_a_backtest_shows_one_horizon_in_full_and_a_row_each(
 
 
 def test_upkeep_lists_planned_and_done_work(capsys: pytest.CaptureFixture[str]) -> None:
-    upkeep = Upkeep((Compaction("scores", 7, 1, 3),), (UnusedItem("model version 4", Path("models")),))
+    compacted, unused = [Compaction("scores", 7, 1, 3)], [UnusedItem("model version 4", Path("models"))]
     for dry_run, files, deleted in (
         (True, ["scores", "7"], "would delete model version 4"),
         (False, ["scores", "7", "1", "3"], "deleted model version 4"),
     ):
-        print_upkeep(upkeep, prune=True, dry_run=dry_run, as_json=False)
+        print_upkeep(compacted, unused, prune=True, dry_run=dry_run, as_json=False)
         lines = capsys.readouterr().out.splitlines()
         assert files in [line.split() for line in lines]
         assert deleted in lines

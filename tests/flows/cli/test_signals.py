@@ -20,18 +20,9 @@ from tests.processes import is_gone
 from tests.waiting import wait_for
 
 # Trainings that take minutes.
-RUN = ("run", "--source", "sample", "--profile", "article", "--set", "epochs=10000")
-BACKTEST = (
-    "backtest",
-    "--product",
-    "ETH-USD",
-    "--workers",
-    "2",
-    "--set",
-    "epochs=10000",
-    "--set",
-    "patience=9999",
-)
+LONG = ("--set", "epochs=10000")
+RUN = ("run", "--source", "sample", "--profile", "article", *LONG)
+BACKTEST = ("backtest", "--product", "ETH-USD", "--workers", "2", *LONG, "--set", "patience=9999")
 pytestmark = [
     pytest.mark.engines,
     pytest.mark.timeout(240),

@@ -29,7 +29,7 @@ from closecast.storage.upkeep.compaction import compact_table
 from closecast.tasks.upkeep.reproduce import reproduce_forecast
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE, Runs
-from tests.helpers import BTC, deny, die
+from tests.helpers import BTC, deny, die_at
 from tests.lived import DAYS, lived_runs
 from tests.processes import run_process
 
@@ -198,15 +198,7 @@ def test_a_changed_backup_is_refused_and_nothing_is_restored(
 
 
 def _restore_and_die(file: Path, root: Path, function: str, count: int) -> None:
-    calls = 0
-    original = getattr(restoring, function)
-
-    def counted(*given: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return die() if calls > count else original(*given, **options)
-
-    setattr(restoring, function, counted)
+    die_at(restoring, function, call=count + 1)
     restoring.restore(file, Home(root))
 
 

@@ -40,8 +40,7 @@ def test_a_log_file_that_cannot_be_created_is_skipped(
     assert path.read_text(encoding="utf-8").endswith("closecast.test: two\n")
 
 
-def test_a_full_disk_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = Home(tmp_path).prepare()
+def test_a_full_disk_is_ignored(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     (home.logs / "closecast.log").symlink_to("/dev/full")
     log_to_file(home)
     for number in range(3):
@@ -50,10 +49,10 @@ def test_a_full_disk_is_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_bug_in_a_log_call_is_still_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("closecast"), "propagate", False)  # pytest's own would raise
-    log_to_file(Home(tmp_path).prepare())
+    log_to_file(home)
     logging.getLogger("closecast.test").warning("%d lines", "three")
     assert "Logging error" in capsys.readouterr().err
 
@@ -70,8 +69,7 @@ def test_native_standard_error_goes_to_the_log(
     assert caplog.messages == ["from C++"]
 
 
-def test_addresses_in_lines_and_tracebacks_are_masked(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_addresses_in_lines_and_tracebacks_are_masked(home: Home) -> None:
     path, log = log_to_file(home), logging.getLogger("closecast.test")
     url = "https://me:secret@exchange.example/products?key=secret"
     try:

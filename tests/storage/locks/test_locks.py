@@ -15,11 +15,6 @@ from tests.helpers import BTC
 from tests.processes import process_for
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path).prepare()
-
-
 def hold(home: Home) -> None:
     with product_lock(home, BTC):
         (home.root / "held").touch()

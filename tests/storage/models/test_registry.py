@@ -17,8 +17,9 @@ from closecast.storage.core.home import Home
 from closecast.storage.models.bundles import Draft
 from closecast.storage.models.mlflow_database import registry_client, registry_integrity
 from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
-from tests.helpers import BTC, die, modules_after
-from tests.processes import process_for, run_process
+from closecast.storage.models.training_run import TrainingRun
+from tests.helpers import BTC, die_at, modules_after
+from tests.processes import run_at_once, run_process
 
 LINEAGE = {
     "origin_day": "2020-01-30",
@@ -49,13 +50,7 @@ def register(home: Home, key: str = "one", product_id: str = BTC, **changes: Any
         draft.write_json("settings.json", {"epochs": 2, "rate": 0.1 + 0.2})
         draft.write("figures/prices.png", b"\x89PNG")
         return models.register(
-            draft,
-            product_id=product_id,
-            profile="article",
-            key=key,
-            tags=LINEAGE,
-            params={"epochs": 2},
-            **recorded,
+            draft, product_id, "article", TrainingRun(key, {"epochs": 2}, **recorded), tags=LINEAGE
         )
 
 
@@ -323,18 +318,11 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
 
 def kill_at(home: Home, point: str) -> None:
     """Register, and be killed before (`name`) or just after (`name+`) one of its steps."""
-    name, after = point.rstrip("+"), point.endswith("+")
     from mlflow.tracking import MlflowClient
 
+    name = point.rstrip("+")
     owner: Any = {"rename": Path, "write_json": Draft}.get(name, MlflowClient)
-    honest = getattr(owner, name)
-
-    def last_step(*args: Any, **more: Any) -> Any:
-        if after:
-            honest(*args, **more)
-        die()
-
-    setattr(owner, name, last_step)
+    die_at(owner, name, after=point.endswith("+"))
     register(home, "one")
 
 
@@ -373,14 +361,7 @@ def make_registry(home: Home) -> None:
     """Make the registry, and be killed in the middle of its many steps."""
     from alembic.runtime.migration import HeadMaintainer
 
-    honest, steps = HeadMaintainer.update_to_step, iter(range(10))
-
-    def step(*args: Any) -> None:
-        honest(*args)
-        if next(steps) == 9:
-            die()
-
-    HeadMaintainer.update_to_step = step  # type: ignore[assignment,method-assign]
+    die_at(HeadMaintainer, "update_to_step", call=10, after=True)
     registry_client(home)
 
 
@@ -399,10 +380,5 @@ def register_for(home: Home, product_id: str) -> None:
 
 def test_two_products_set_up_the_registry_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()  # without the registry made before
-    workers = [process_for(register_for, home, name) for name in (BTC, "ETH-USD")]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    run_at_once(register_for, (home, BTC), (home, "ETH-USD"))
     assert sorted(version.product_id for version in Models(home).versions()) == [BTC, "ETH-USD"]

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from closecast.storage.core.home import Home
-from closecast.storage.core.intervals import COVERED, LOWER_UPPER
+from closecast.storage.core.intervals import BOUNDS, COVERED
 from closecast.storage.tables.delta import Table, TableSchema
 from closecast.storage.tables.schemas import TABLES
 from tests.helpers import BTC, FIRST, NOW
@@ -30,7 +30,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "code_version": "0+0",
         "last_close": 100.0,
         "point": 0.1 + 0.2,
-        **{name: None for ends in LOWER_UPPER for name in ends},
+        **dict.fromkeys(BOUNDS),
         "quantile_levels": None,
         "quantiles": None,
         "created_at": NOW,

@@ -12,9 +12,9 @@ from closecast.storage.core.location import LocalPath
 from closecast.storage.tables.checksums import (
     CHECKSUMS,
     LOOK_BACK,
+    malformed,
     prune_checksums,
     read_checksums,
-    unreadable_checksums,
 )
 from closecast.storage.tables.delta import Table
 from closecast.storage.tables.opening import data_files, open_table
@@ -56,7 +56,7 @@ def test_the_next_commit_completes_lines_that_a_crash_cut(folder: LocalPath, cut
     path = folder / CHECKSUMS
     path.write_bytes(path.read_bytes()[:-cut])
     table_in(folder).add([number(9)])
-    assert unreadable_checksums(folder) == []
+    assert malformed((folder / CHECKSUMS).read_lines()) == []
     recorded = read_checksums(folder)
     assert all(recorded[name] == (folder / name).sha256() for name in files(folder))
 
@@ -87,7 +87,7 @@ def _add(folder: Path, product_id: str) -> None:
 
 def test_processes_at_once_lose_and_mix_no_line(folder: LocalPath) -> None:
     run_at_once(_add, *((folder, f"P{n}-USD") for n in range(3)))
-    assert unreadable_checksums(folder) == []
+    assert malformed((folder / CHECKSUMS).read_lines()) == []
     assert set(read_checksums(folder)) == files(folder)
 
 

@@ -25,8 +25,8 @@ from tests.storage.tables.rows import forecast
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Predictions:
-    return Predictions(Home(tmp_path).prepare())
+def table(home: Home) -> Predictions:
+    return Predictions(home)
 
 
 def version(table: Predictions) -> int:
@@ -127,8 +127,7 @@ def publish_some(home: Home, worker: int) -> None:
     table.publish([forecast("same", 2)])
 
 
-def test_several_processes_publish_at_once(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_several_processes_publish_at_once(home: Home) -> None:
     run_at_once(publish_some, *((home, n) for n in range(3)))  # the first of them create the table at once
     rows = Predictions(home).read().to_pylist()
     own = [f"own-{worker}-{turn}" for worker in range(3) for turn in range(3)]

@@ -21,6 +21,7 @@ from closecast.storage.core.s3_path import S3Path
 from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.models.mlflow_database import registry_client
 from closecast.storage.models.registry import Models, ModelVersion
+from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.prices.raw_responses import keep_raw, read_raw
 from closecast.storage.tables.checksums import CHECKSUMS, read_checksums
 from closecast.storage.tables.delta import Table
@@ -174,9 +175,7 @@ def register(home: Home, key: str = "one", content: bytes = b"weights") -> Model
     with models.draft(BTC, "article") as draft:
         draft.write("weights/model.bin", content)
         draft.write_json("settings.json", {"epochs": 2})
-        return models.register(
-            draft, product_id=BTC, profile="article", key=key, tags={}, params={}, metrics={}, curves={}
-        )
+        return models.register(draft, BTC, "article", TrainingRun(key), tags={})
 
 
 @pytest.fixture(scope="session")

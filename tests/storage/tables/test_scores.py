@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +28,8 @@ def score(
 
 
 @pytest.fixture
-def scores(tmp_path: Path) -> Scores:
-    return Scores(Home(tmp_path).prepare())
+def scores(home: Home) -> Scores:
+    return Scores(home)
 
 
 def closes(table: pa.Table) -> list[tuple[str, float]]:

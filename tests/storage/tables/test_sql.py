@@ -196,8 +196,7 @@ APRIL = "target_day BETWEEN DATE '2019-04-01' AND DATE '2019-04-30'"
 
 
 @pytest.mark.parametrize("damage", ["gone", "not Parquet"])
-def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, damage: str) -> None:
-    home = Home(tmp_path).prepare()
+def test_a_query_of_one_product_reads_no_other_partition(home: Home, damage: str) -> None:
     btc, eth = many(home, (BTC, "ETH-USD"), 120)
     assert "BTC-USD" in str(btc)
     if damage == "gone":
@@ -218,9 +217,8 @@ def test_a_query_of_one_product_reads_no_other_partition(tmp_path: Path, damage:
 
 
 @pytest.mark.folder
-def test_a_query_of_a_month_reads_no_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_of_a_month_reads_no_other_rows(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "GROUP_ROWS", 8)
-    home = Home(tmp_path).prepare()
     path = Path(str(*many(home, (BTC,), 120)))
     metadata = pq.ParquetFile(path).metadata
     assert metadata.num_row_groups == 15

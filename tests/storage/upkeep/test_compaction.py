@@ -4,7 +4,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from closecast.storage.tables.delta import Table
 from closecast.storage.tables.schemas import TABLES, components
 from closecast.storage.upkeep import compaction
 from closecast.storage.upkeep.compaction import Compaction, compact_table
-from tests.helpers import BTC, FIRST, die
+from tests.helpers import BTC, FIRST, die_at
 from tests.processes import forked, process_for, run_process
 from tests.storage.tables.rows import ROWS
 
@@ -235,14 +234,7 @@ def test_readers_see_each_row_once_while_others_add_and_two_compact(home: Home) 
 
 
 def dies_in(root: Path, name: str, call: int) -> None:
-    usual: Callable[..., Any] = getattr(compaction, name)
-    calls: list[int] = []
-
-    def count(*given: Any) -> Any:
-        calls.append(1)
-        return die() if len(calls) == call else usual(*given)
-
-    setattr(compaction, name, count)
+    die_at(compaction, name, call=call)
     compact_table(Home(root), "components")
 
 

@@ -123,8 +123,7 @@ def test_a_bundle_or_file_that_is_a_link_is_not_loaded(runs: Runs, tmp_path: Pat
         reproduce_forecast(runs.home, name)
 
 
-def test_no_response_is_kept_through_a_link(tmp_path: Path, outside: Path) -> None:
-    home = Home(tmp_path / "home").prepare()
+def test_no_response_is_kept_through_a_link(home: Home, outside: Path) -> None:
     sha256 = keep_raw(home, b"[]")
     path = home.root / "raw" / sha256[:2] / f"{sha256}.json.gz"
     path.unlink()
@@ -148,8 +147,7 @@ def test_a_file_replaces_a_link(tmp_path: Path, outside: Path) -> None:
     check_untouched(outside)
 
 
-def test_no_lock_is_taken_through_a_link(tmp_path: Path, outside: Path) -> None:
-    home = Home(tmp_path / "home").prepare()
+def test_no_lock_is_taken_through_a_link(home: Home, outside: Path) -> None:
     (home.locks / "BTC-USD.lock").symlink_to(outside / "letter.txt")
     with pytest.raises(HomeUnusable, match="the lock file") as error, product_lock(home, BTC):
         pass
@@ -183,14 +181,6 @@ def test_a_backup_of_a_home_with_a_link_is_refused(runs: Runs, tmp_path: Path, w
         back_up(runs.home, tmp_path / "backup.tar")
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "secret"]
-
-
-def test_a_backup_does_not_wait_for_a_pipe(runs: Runs, tmp_path: Path) -> None:
-    part = next((runs.home.root / "predictions").rglob("*.parquet"))
-    part.unlink()
-    os.mkfifo(part)
-    with pytest.raises(HomeUnusable, match="but it is not one"):
-        back_up(runs.home, tmp_path / "backup.tar")
 
 
 @pytest.mark.parametrize("way", ["../..", "file://{}"])

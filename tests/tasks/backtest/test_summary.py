@@ -59,6 +59,13 @@ def changing_volatility(days: int = 300, *, seed: int = 3) -> Evaluation:
     return make_evaluation(returns, components, last=last, sigma=sigma)
 
 
+def with_baselines(evaluation: Evaluation, **widths: float) -> Evaluation:
+    """With baselines, whose intervals are so many times as wide as the right ones."""
+    spread = evaluation.sigma[:, None] * NORMAL
+    baselines = {name: width * spread for name, width in widths.items()}
+    return replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+
+
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     return changing_volatility()
@@ -90,9 +97,7 @@ def test_crps_and_its_ratios(evaluation: Evaluation, summary: Summary) -> None:
 
 
 def test_the_best_baseline_is_named_and_no_other_component_is_one(evaluation: Evaluation) -> None:
-    spread = evaluation.sigma[:, None] * NORMAL
-    baselines = {"har_120_t": 1.3 * spread, "ewma_weekday_t": 1.1 * spread}
-    summary = summarise(replace(evaluation, quantiles={**evaluation.quantiles, **baselines}))
+    summary = summarise(with_baselines(evaluation, har_120_t=1.3, ewma_weekday_t=1.1))
     assert summary.best_baseline == "ewma_weekday_t"
     assert summary.crps["twin"] < summary.crps["har_120_t"]
     assert "CRPS of calibrated; the best baseline is ewma_weekday_t" in tables(summary)
@@ -182,9 +187,7 @@ def test_comparisons_and_coverage_know_that_outcomes_overlap(
 
 
 def test_the_best_baseline_may_have_a_drift_beyond_the_next_day(evaluation: Evaluation) -> None:
-    spread = evaluation.sigma[:, None] * NORMAL
-    baselines = {"har_120_t": 1.3 * spread, "har_120_t_drift": 1.1 * spread}
-    both = replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+    both = with_baselines(evaluation, har_120_t=1.3, har_120_t_drift=1.1)
     assert [summarise(both, horizon=h).best_baseline for h in (1, 2)] == ["har_120_t", "har_120_t_drift"]
 
 
@@ -258,9 +261,7 @@ def test_tables_and_markdown_show_the_figures(summary: Summary) -> None:
 
 
 def test_the_last_table_has_a_row_a_horizon(evaluation: Evaluation) -> None:
-    spread = evaluation.sigma[:, None] * NORMAL
-    baselines = {"har_120_t": 1.1 * spread, "ewma_weekday_t": 1.3 * spread}
-    both = replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
+    both = with_baselines(evaluation, har_120_t=1.1, ewma_weekday_t=1.3)
     summaries = [summarise(both), summarise(both, horizon=7), summarise(both, horizon=60)]
     header, rows = tables(summaries[1], summaries)["By horizon"]
     assert {len(row) for row in rows} == {len(header)} == {len(set(header))}
@@ -293,14 +294,8 @@ def test_horizons_without_baselines_have_dashes(evaluation: Evaluation) -> None:
     assert [row[3:8] for row in rows] == [["–"] * 5] * 2
 
 
-def with_baselines(evaluation: Evaluation) -> Evaluation:
-    spread = evaluation.sigma[:, None] * NORMAL
-    baselines = {"last_close_250": 1.2 * spread, "ewma_weekday_t": 1.3 * spread}
-    return replace(evaluation, quantiles={**evaluation.quantiles, **baselines})
-
-
 def test_fallbacks_have_a_table_of_their_own(evaluation: Evaluation) -> None:
-    both = with_baselines(evaluation)
+    both = with_baselines(evaluation, last_close_250=1.2, ewma_weekday_t=1.3)
     models = [summarise(both), summarise(both, horizon=7)]
     fallbacks = [summarise(both, horizon=horizon, fallback=True) for horizon in (1, 9)]
     all_tables = tables(models[0], [*models, *fallbacks])
@@ -318,7 +313,8 @@ def test_fallbacks_have_a_table_of_their_own(evaluation: Evaluation) -> None:
 
 
 def test_without_a_model_the_tables_are_of_the_fallbacks_and_say_so(evaluation: Evaluation) -> None:
-    fallbacks = tuple(summarise(with_baselines(evaluation), horizon=h, fallback=True) for h in (1, 7))
+    both = with_baselines(evaluation, last_close_250=1.2, ewma_weekday_t=1.3)
+    fallbacks = tuple(summarise(both, horizon=h, fallback=True) for h in (1, 7))
     result = BacktestResult("ab", (), (), fallbacks)
     assert (result.summary, result.of(7)) == fallbacks
     page = markdown(result.every)
@@ -326,8 +322,8 @@ def test_without_a_model_the_tables_are_of_the_fallbacks_and_say_so(evaluation: 
     assert "## By horizon" not in page
     assert "## Fallbacks, by horizon" in page
     # A horizon that no model forecasts is shown by its fallbacks.
-    both = BacktestResult("ab", (summarise(evaluation),), (), fallbacks)
-    assert (both.summary.fallback, both.of(7)) == (False, fallbacks[1])
+    result = BacktestResult("ab", (summarise(evaluation),), (), fallbacks)
+    assert (result.summary.fallback, result.of(7)) == (False, fallbacks[1])
 
 
 def test_fallbacks_of_a_point_have_only_their_number(evaluation: Evaluation) -> None:

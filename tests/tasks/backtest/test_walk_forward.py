@@ -27,11 +27,12 @@ from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, LENIENT, candles, close, day, quick, stored_runs
 from tests.engines import copy_home
-from tests.helpers import BTC, NOW, SMALL, modules_after, store, without
+from tests.helpers import BTC, NOW, SMALL, ending, interrupt, modules_after, store, without
 
 START, END = 610, 621
 # A refit, a fine-tuning and their gates within a dozen days.
 SOON = {"refit_every_days": 8, "fine_tune_every_days": 3}
+Tested = tuple[Home, Plan, BacktestResult]
 
 
 def plan(home: Home, profile: Profile, start: int = START, end: int = END) -> Plan:
@@ -60,7 +61,7 @@ def all_rows(home: Home) -> list[dict[date, dict[str, Any]]]:
 
 
 @functools.cache
-def _tested(folder: Path) -> tuple[Home, Plan, BacktestResult]:
+def _tested(folder: Path) -> Tested:
     home = home_with(folder / "walked", candles())
     tested = plan(home, quick(**SOON))
     for fold in reversed(range(len(tested.folds))):
@@ -69,14 +70,12 @@ def _tested(folder: Path) -> tuple[Home, Plan, BacktestResult]:
 
 
 @pytest.fixture
-def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Plan, BacktestResult]:
+def tested(tmp_path_factory: pytest.TempPathFactory) -> Tested:
     """Twelve origins, whose folds were prepared last first."""
     return _tested(tmp_path_factory.getbasetemp())
 
 
-def test_every_component_has_a_row_per_origin_and_horizon(
-    tested: tuple[Home, Plan, BacktestResult],
-) -> None:
+def test_every_component_has_a_row_per_origin_and_horizon(tested: Tested) -> None:
     home, plan, result = tested
     for name, horizon in NAMES:
         own = rows(home, name, horizon)
@@ -99,9 +98,7 @@ def test_every_component_has_a_row_per_origin_and_horizon(
     ]
 
 
-def test_quantiles_are_read_back_as_those_of_the_log_return(
-    tested: tuple[Home, Plan, BacktestResult],
-) -> None:
+def test_quantiles_are_read_back_as_those_of_the_log_return(tested: Tested) -> None:
     home, plan, _ = tested
     evaluations = read_evaluations(home, BTC, plan.backtest_id, "calibrated")
     assert tuple(evaluations) == HORIZONS
@@ -146,9 +143,7 @@ def test_days_before_the_first_model_are_fallbacks_apart(tmp_path: Path) -> None
     assert (alone.summaries, alone.summary.days, alone.summary.fallback) == ((), 11, True)
 
 
-def test_walking_without_preparing_gives_the_same_bits(
-    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path
-) -> None:
+def test_walking_without_preparing_gives_the_same_bits(tested: Tested, tmp_path: Path) -> None:
     home = home_with(tmp_path, candles())
     again = plan(home, quick(**SOON))
     assert again.backtest_id == tested[1].backtest_id
@@ -156,7 +151,7 @@ def test_walking_without_preparing_gives_the_same_bits(
     assert all_rows(home) == all_rows(tested[0])
 
 
-def test_later_days_change_no_bit(tested: tuple[Home, Plan, BacktestResult], tmp_path: Path) -> None:
+def test_later_days_change_no_bit(tested: Tested, tmp_path: Path) -> None:
     frame = candles().copy()
     after = frame["day_utc"] > pd.Timestamp(day(616))
     figures = ["open", "high", "low", "close"]
@@ -207,9 +202,7 @@ def test_the_days_and_the_walk_learn_the_same_offsets(
     )
 
 
-def test_forecasts_wait_for_their_outcome_over_folds(
-    tested: tuple[Home, Plan, BacktestResult],
-) -> None:
+def test_forecasts_wait_for_their_outcome_over_folds(tested: Tested) -> None:
     home, plan, _ = tested
     cache = BacktestCache(home, plan.backtest_id)
     first = WalkState.model_validate(cache.read("fold-0"))
@@ -230,19 +223,12 @@ def test_forecasts_wait_for_their_outcome_over_folds(
 
 @pytest.mark.parametrize("step", ["fit", "fine_tune", "predict"])
 def test_an_interrupted_walk_is_completed_with_the_same_bits(
-    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tested: Tested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     home = home_with(tmp_path, candles())
     again = plan(home, quick(**SOON))
-    honest, calls = getattr(CalibratedProfile, step), iter(range(1000))
-
-    def interrupted(*args: Any, **more: Any) -> Any:
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        return honest(*args, **more)
-
     with monkeypatch.context() as patch:
-        patch.setattr(CalibratedProfile, step, interrupted)
+        patch.setattr(CalibratedProfile, step, ending(getattr(CalibratedProfile, step), interrupt, call=2))
         with pytest.raises(KeyboardInterrupt):
             finish_backtest(home, again)
     assert finish_backtest(home, again) == tested[2]
@@ -252,7 +238,7 @@ def test_an_interrupted_walk_is_completed_with_the_same_bits(
 
 @pytest.mark.parametrize("pattern", ["fold-0.json", "predicted-*.json", "refit-*/*.h5", "refit-*/*/*"])
 def test_changed_files_are_made_again_with_the_same_bits(
-    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, pattern: str
+    tested: Tested, tmp_path: Path, pattern: str
 ) -> None:
     home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
     cache = BacktestCache(home, stored.backtest_id)
@@ -266,7 +252,7 @@ def test_changed_files_are_made_again_with_the_same_bits(
 
 
 def test_folds_whose_rows_are_lost_are_walked_again(
-    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tested: Tested, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
     clear_cache(home, stored)
@@ -283,9 +269,7 @@ def test_folds_whose_rows_are_lost_are_walked_again(
     assert verify_home(home).findings == [f"{lost} is missing, the models of a backtest that has rows"]
 
 
-def test_walking_over_trained_models_loads_no_training_libraries(
-    tested: tuple[Home, Plan, BacktestResult], tmp_path: Path
-) -> None:
+def test_walking_over_trained_models_loads_no_training_libraries(tested: Tested, tmp_path: Path) -> None:
     """Gates and forecasts included."""
     home, stored = copy_home(tested[0].root, tmp_path / "home"), tested[1]
     shutil.rmtree(home.root / "backtests")

@@ -33,6 +33,7 @@ from closecast.tasks.report.prefect_artifacts import (
 from closecast.tasks.report.side_calls import Progress
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
+from tests.storage.tables.rows import ROWS
 
 DEFAULT_HOME = Home(default_root())
 NOTHING_SCORED = scoreboard(pd.DataFrame(columns=COLUMNS))
@@ -48,18 +49,9 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
 
 
 def scored(day: date, basis: str = "model") -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "target_day": day,
-        "horizon": 1,
-        "pit": 0.999,
-        "basis": basis,
-        "error": 1.0,
-        "naive_error": 1.0,
-        "crps": 0.02,
-        "naive_crps": 0.02,
-    }
-    figures |= {"component_names": ["har_120_t"], "component_crps": [0.025]}
-    return figures | {"covered_50": False, "covered_80": False, "covered_95": False}
+    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
+    components = {"component_names": ["har_120_t"], "component_crps": [0.025]}
+    return {**ROWS["scores"], **figures, **components, "target_day": day, "basis": basis}
 
 
 def missed_board() -> Scoreboard:
@@ -136,20 +128,14 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     assert "| 0.8000 (har_120_t, p –) |" in text
 
 
-def test_markdown_shows_the_next_days() -> None:
-    single = forecast_by_hand(400, "id-0", profile=quick())
-    later = replace(single.first, horizon=7, target_day=single.origin_day + timedelta(days=7), point=8123.5)
-    run = replace(single, horizons=(single.first, later))
-    text = forecast_markdown(single, run, prices(), NOTHING_SCORED)
-    assert "## The next days\n\n| day | days ahead | median, USD | 80 % | 95 % |" in text
-    low, high = later.interval(80) or (0.0, 0.0)
-    assert f"| 2020-02-11 | 7 | 8,123.50 | {low:,.2f} to {high:,.2f} |" in text
-
-
-def test_markdown_is_of_the_day_asked_for_and_its_run() -> None:
+def test_markdown_is_of_the_day_asked_for_and_shows_the_next_days_of_its_run() -> None:
     single = forecast_by_hand(400, "id-0", profile=quick())
     third = replace(single.first, horizon=3, target_day=single.origin_day + timedelta(days=3), point=8123.5)
     run = replace(single, horizons=(single.first, third))
+    text = forecast_markdown(single, run, prices(), NOTHING_SCORED)
+    assert "## The next days\n\n| day | days ahead | median, USD | 80 % | 95 % |" in text
+    low, high = third.interval(80) or (0.0, 0.0)
+    assert f"| 2020-02-07 | 3 | 8,123.50 | {low:,.2f} to {high:,.2f} |" in text
     asked = run.only(3)
     assert asked is not None
     text = forecast_markdown(asked, run, prices(), NOTHING_SCORED)
@@ -183,8 +169,7 @@ def test_markdown_is_in_the_quote_currency_and_names_every_gap() -> None:
     assert "USD" not in text.replace("BTC-USD", "")
 
 
-def test_newest_forecasts_come_first(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_newest_forecasts_come_first(home: Home) -> None:
     assert newest_forecasts(home, BTC, "article") == []
     others = [
         replace(forecast_by_hand(9, "eth"), product_id="ETH-USD"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from closecast.tasks.training import selection
 from closecast.tasks.training.rollback import roll_back_champion
 from tests.calibrated import LENIENT, MADE, Runs, made_home, quick
 from tests.engines import copy_home
-from tests.helpers import BTC
+from tests.helpers import BTC, ending, interrupt
 
 DUE = MADE + 90
 NEXT = DUE + 90
@@ -35,10 +34,6 @@ def _grown(folder: Path) -> Path:
 def runs(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Version 1 of day 600, a refit of day 690 and its fine-tuning of day 720, which is the champion."""
     return Runs(copy_home(_grown(tmp_path_factory.getbasetemp()), tmp_path / "home"), quick(**LENIENT))
-
-
-def interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def back(runs: Runs, to: str | None = None) -> tuple[str, str]:
@@ -139,15 +134,8 @@ def test_a_pending_challenger_does_not_undo_a_rollback(runs: Runs, monkeypatch: 
 def test_a_killed_rollback_is_completed_by_the_next(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    honest, count = Models.mark, iter(range(10))
-
-    def mark_some(self: Models, *args: Any) -> None:
-        if next(count) == calls:
-            raise KeyboardInterrupt
-        honest(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Models, "mark", mark_some)
+        patch.setattr(Models, "mark", ending(Models.mark, interrupt, call=calls + 1))
         patch.setattr(Models, "promote", interrupt)
         with pytest.raises(KeyboardInterrupt):
             back(runs, "1")

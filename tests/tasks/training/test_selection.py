@@ -33,7 +33,7 @@ from tests.calibrated import (
     stored_runs,
 )
 from tests.engines import copy_home
-from tests.helpers import BTC, NOW, SHA, made_up, store
+from tests.helpers import BTC, NOW, SHA, interrupt, made_up, store
 from tests.processes import run_process
 
 DUE = MADE + 90
@@ -66,10 +66,6 @@ def ruined(*args: Any, **more: Any) -> FittedModel:
     weights = [array.copy() for array in fitted.state.members[0]]
     weights[-1][1::3] += 3.0
     return replace(fitted, state=replace(fitted.state, members=(weights,)))
-
-
-def interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_the_first_run_makes_a_champion(runs: Runs) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.calibrated import Runs
@@ -12,8 +10,3 @@ from tests.lived import lived_runs
 def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A home of some days that tests only read, or put right again."""
     return lived_runs(tmp_path_factory, tmp_path_factory.mktemp("shared") / "home")
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return lived_runs(tmp_path_factory, tmp_path / "home")

@@ -229,8 +229,7 @@ def test_a_pipe_in_place_of_a_data_file_ends_each_reader_in_one_line(runs: Runs)
         compact_table(runs.home, "predictions")
 
 
-def test_models_of_backtests_are_checked(tmp_path: Path) -> None:
-    home = Home(tmp_path).prepare()
+def test_models_of_backtests_are_checked(home: Home) -> None:
     folds = BacktestCache(home, "b" * 32)
     with folds.draft("m1") as draft:
         draft.write_json("calibration.json", {"levels": [0.5]})
@@ -449,9 +448,8 @@ def test_a_changed_or_missing_response_is_named(fetched: Home) -> None:
 
 
 def test_quarantined_rows_of_the_exchange_are_compared_with_its_response(
-    tmp_path: Path, walk: Callable[..., pd.DataFrame]
+    home: Home, walk: Callable[..., pd.DataFrame]
 ) -> None:
-    home = Home(tmp_path / "home").prepare()
     rows = walk(day(4), days=4)[["day_utc", "low", "high", "open", "close", "volume"]].to_numpy().tolist()
     page = [[int(moment.timestamp()), *figures] for moment, *figures in rows]
     page[3][1:5] = [1000 * price for price in page[3][1:5]]  # a jump
