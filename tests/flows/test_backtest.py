@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -66,12 +65,6 @@ def backtest(home: Home, days: int = ORIGINS, *, workers: int = 1, **changed: An
     end = START + timedelta(days=days - 1)
     settings = {**SMALL, **changed}
     return rolling_backtest(BTC, "calibrated", settings, START, end, str(home.root), workers=workers)
-
-
-def in_process(script: str) -> subprocess.Popen[bytes]:
-    """A process of its own for the script, which knows the tests' Prefect server."""
-    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    return subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, env=environment)
 
 
 # Every component of every horizon.
@@ -149,21 +142,6 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
     ]
 
 
-def test_worker_processes_give_the_same_bits(tested: tuple[Home, Any], tmp_path: Path) -> None:
-    home = home_with(tmp_path / "processes", made_up(DAYS))
-    script = (
-        "import sys; from tests.flows.test_backtest import *\n"
-        "if __name__ == '__main__':\n"
-        f"    backtest(Home(Path({str(home.root)!r})), workers=2)\n"
-        "    heavy = {'tensorflow', 'arch', 'scipy.stats'} & set(sys.modules)\n"
-        "    assert not heavy, heavy\n"
-    )
-    assert in_process(script).wait(120) == 0
-    again = backtest(home)
-    assert again == tested[1]
-    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
-
-
 @pytest.mark.engines
 def test_a_backtest_whose_worker_is_killed_continues(tested: tuple[Home, Any], tmp_path: Path) -> None:
     home = home_with(tmp_path / "killed", made_up(DAYS))
@@ -199,12 +177,11 @@ def test_a_finished_backtest_is_read_again(tested: tuple[Home, Any], monkeypatch
     assert backtests(home).read().num_rows == before == ORIGINS * len(NAMES)
 
 
-def test_a_killed_backtest_continues_where_it_was(
+def test_worker_processes_continue_a_killed_backtest_with_the_same_bits(
     tested: tuple[Home, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, result = tested
     home = home_with(tmp_path / "killed", made_up(DAYS))
-    folder = home.folds / result.backtest_id
+    folder = home.folds / tested[1].backtest_id
     first = folder / f"refit-{START}" / "manifest.json"
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
     process = process_for(backtest, home)
@@ -214,11 +191,19 @@ def test_a_killed_backtest_continues_where_it_was(
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
     assert not (folder / "summary.json").exists()
+    assert not (folder / "fold-0.json").exists()
     written = first.stat().st_mtime_ns
-    again = backtest(home)
+    script = (
+        "import sys; from tests.flows.test_backtest import *\n"
+        "if __name__ == '__main__':\n"
+        f"    backtest(Home(Path({str(home.root)!r})), workers=2)\n"
+        "    heavy = {'tensorflow', 'arch', 'scipy.stats'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, timeout=120)
     assert first.stat().st_mtime_ns == written
-    assert again.summary == result.summary
-    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
+    assert backtest(home) == tested[1]
+    assert same_quantiles(tested, (home, tested[1])) == [True] * ORIGINS
     assert backtests(home).read().num_rows == ORIGINS * len(NAMES)
 
 
