@@ -63,10 +63,10 @@ def rows(model: type[BaseModel]) -> Iterator[str]:
 def settings() -> str:
     """The page of every setting of the profiles and of a market."""
     from closecast.tasks.prices.sources import Market
-    from closecast.tasks.profiles.named import OURS
+    from closecast.tasks.profiles.named import OURS, profile_class
 
     models: Iterable[tuple[str, type[BaseModel]]] = (
-        *((f"Profile `{name}`", profile.Settings) for name, profile in reversed(OURS.items())),
+        *((f"Profile `{name}`", profile_class(name).Settings) for name in reversed(OURS)),
         ("Market, a parameter of the flow `daily-forecast`", Market),
     )
     parts = ["# Settings", "`closecast run --set NAME=VALUE`; in a deployment `settings` and `market`."]

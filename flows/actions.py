@@ -5,6 +5,7 @@ Each function imports what it needs, so that importing this module does not load
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,13 +83,15 @@ def decide_day(home: Home, product_id: str, choice: Choice) -> Decision | None:
     return decision
 
 
-def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int = 1) -> Scoreboard:
+def score_forecasts(
+    home: Home, product_id: str, profile: str, load_profile: Callable[[], Profile], horizon: int = 1
+) -> Scoreboard:
     """Score the forecasts whose target day is among the stored closes, and read the scoreboard.
 
-    The product's pages are written again when anything was scored. Nothing is fetched. `BadSetting` for a
-    horizon that the profile does not have, nor a scored forecast.
+    The product's pages are written again when anything was scored. Nothing is fetched. The profile is loaded
+    only if a forecast is due. `BadSetting` for a horizon that it does not have, nor a scored forecast.
     """
-    from closecast.tasks.evaluation.scoring import read_scoreboard, score_due, stored_history
+    from closecast.tasks.evaluation.scoring import due_forecasts, read_scoreboard, score_due, stored_history
     from closecast.tasks.prices.ingest import IngestRequest
 
     moment = clock.now()
@@ -96,11 +99,14 @@ def score_forecasts(home: Home, product_id: str, profile: Profile, horizon: int 
     with product_lock(home, product_id):
         request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
         history = stored_history(home, request)
-        if history and score_due(home, history, profile, moment):
+        due = history and due_forecasts(home, history)
+        if history and due and score_due(home, history, load_profile(), moment):
             write_reports(home, product_id)
     splits = history.splits_in_force if history else ()
-    board = read_scoreboard(home, product_id, profile.name, splits, horizon=horizon)
-    require_horizon(profile, horizon, *(one.horizon for one in (*board.horizons, *board.fallbacks)))
+    board = read_scoreboard(home, product_id, profile, splits, horizon=horizon)
+    scored = {one.horizon for one in (*board.horizons, *board.fallbacks)}
+    if horizon not in {1, *scored}:
+        require_horizon(load_profile(), horizon, *scored)
     return board
 
 

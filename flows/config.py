@@ -120,7 +120,7 @@ def configured_profile(
     Raises:
         BadInput: the configuration names an unknown profile or setting.
     """
-    from closecast.tasks.profiles.named import DEFAULT_PROFILE, profile_named  # loads pandas
+    from closecast.tasks.profiles.named import DEFAULT_PROFILE, profile_named
 
     config = read_config()
     usual = config.profile or DEFAULT_PROFILE

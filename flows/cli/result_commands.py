@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import date
 from typing import Annotated
 
@@ -70,11 +71,12 @@ def score(
     for each horizon.
     """
     from closecast.flows.actions import score_forecasts
-    from closecast.tasks.profiles.named import profile_named
+    from closecast.tasks.profiles.named import profile_named, stored_name
 
-    chosen, product = profile_named(*configured_profile(profile)), configured_product(product)
-    board = score_forecasts(options.existing_home(home, product), product, chosen, horizon or 1)
-    output.print_scoreboard(board, product, chosen.name, as_json=as_json, wide=wide)
+    chosen, product = configured_profile(profile), configured_product(product)
+    name, load = stored_name(chosen[0]), functools.partial(profile_named, *chosen)
+    board = score_forecasts(options.existing_home(home, product), product, name, load, horizon or 1)
+    output.print_scoreboard(board, product, name, as_json=as_json, wide=wide)
 
 
 def report(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,11 @@ from closecast.tasks.core.quantiles import covered, crps, pit
 from closecast.tasks.core.steps import step
 from closecast.tasks.core.types import Floats
 from closecast.tasks.evaluation.scoreboard import SCORE_COLUMNS, Scoreboard, scoreboard
-from closecast.tasks.forecast.publish import chain_of
 from closecast.tasks.prices.ingest import IngestRequest, history_of
-from closecast.tasks.profiles.base import Profile
 from closecast.tasks.profiles.baselines import baseline_quantiles
+
+if TYPE_CHECKING:
+    from closecast.tasks.profiles.base import Profile
 
 log = logging.getLogger("closecast.scoring")
 
@@ -51,11 +52,13 @@ def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datet
     The product's lock is held. A forecast that was scored with the same close adds nothing; a restated
     close adds a new row. Returns how many scores are new.
     """
-    scores = [asdict(_score(row, close, history, moment)) for row, close in _due(home, history)]
+    scores = [asdict(_score(row, close, history, moment)) for row, close in due_forecasts(home, history)]
     added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
     if profile.levels:
+        from closecast.tasks.forecast.publish import chain_of  # loads the profiles
+
         advance_states(home, chain_of(profile, history.product_id), history.origin, moment)
     return added
 
@@ -69,7 +72,7 @@ def stored_history(home: Home, request: IngestRequest) -> PriceHistory | None:
     return history_of(request.product_id, known)
 
 
-def _due(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
+def due_forecasts(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
     """The forecasts without a score of their target day's close, each with its components and that close."""
     names = ["prediction_id", "target_day", "origin_day"]
     predictions, last = Predictions(home), history.origin

@@ -17,7 +17,7 @@ from closecast.tasks.core.formatting import finite
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.model import Lineage
 from closecast.tasks.profiles.base import Profile
-from closecast.tasks.profiles.named import OURS, own_files
+from closecast.tasks.profiles.named import OURS, class_path, own_files
 
 MLMODEL, CARD, REQUIREMENTS = "MLmodel", "README.md", "requirements.txt"
 EXAMPLE, SERVED_EXAMPLE = "input_example.json", "serving_input_example.json"
@@ -146,8 +146,8 @@ def _mlmodel(profile: Profile, lineage: Lineage) -> dict[str, Any]:
 
 def _class_path(profile: Profile) -> str:
     """The name with which `profile_named` finds the class again, even if it is not installed."""
-    ours, kind = OURS.get(profile.name), type(profile)
-    return profile.name if kind is ours else f"{kind.__module__}:{kind.__qualname__}"
+    path = class_path(profile)
+    return profile.name if path == OURS.get(profile.name) else path
 
 
 def _output_type(kind: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from closecast.storage.core.errors import BadSetting, Damaged
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.report import context, page
 from tests.calibrated import candles, forecast_by_hand, quick
 from tests.helpers import BTC, store
@@ -34,11 +35,28 @@ def test_the_horizon_of_a_fallback_can_be_scored(home: Home) -> None:
         made = forecast_by_hand(600, f"ahead-{horizon}", profile=quick(), horizon=horizon)
         fallback = replace(made, basis="fallback", model_version=None, data_version=version)
         Predictions(home).publish(fallback.rows())
-    board = score_forecasts(home, BTC, quick(), 9)
+    board = score_forecasts(home, BTC, quick().name, quick, 9)
     assert [(one.horizon, one.forecasts) for one in board.fallbacks] == [(1, 1), (9, 1)]
     assert (board.last, board.horizons) == (None, ())
     with pytest.raises(BadSetting, match=r"no horizon 10, only 1, 3, 7, 9$"):
-        score_forecasts(home, BTC, quick(), 10)
+        score_forecasts(home, BTC, quick().name, quick, 10)
+
+
+def test_a_profile_is_loaded_only_for_a_forecast_that_is_due(home: Home) -> None:
+    version = store(home, candles())
+
+    def load() -> CalibratedProfile:
+        raise LookupError
+
+    assert score_forecasts(home, BTC, "calibrated", load).fallbacks == ()
+    made = forecast_by_hand(600, "due", profile=quick())
+    fallback = replace(made, basis="fallback", model_version=None, data_version=version)
+    Predictions(home).publish(fallback.rows())
+    with pytest.raises(LookupError):
+        score_forecasts(home, BTC, "calibrated", load)
+    board = score_forecasts(home, BTC, "calibrated", quick)
+    assert [one.forecasts for one in board.fallbacks] == [1]
+    assert score_forecasts(home, BTC, "calibrated", load) == board
 
 
 def test_a_damaged_page_stops_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

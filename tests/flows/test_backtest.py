@@ -133,8 +133,8 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
     last = max(forecasts)
     again = daily_forecast(market, "calibrated", SMALL, last, str(home.root))
     assert again == forecasts[last]["prediction_id"]
-    score_forecasts(home, BTC, profile_named("calibrated", SMALL))
-    score_forecasts(home, BTC, profile_named("calibrated", SMALL))
+    score_forecasts(home, BTC, "calibrated", lambda: profile_named("calibrated", SMALL))
+    score_forecasts(home, BTC, "calibrated", lambda: profile_named("calibrated", SMALL))
     # The closes after the last origin are stored, too: they score the forecasts that waited for one, once.
     added = sum(HORIZONS)
     assert [table.read().num_rows for table in tables] == [

@@ -73,7 +73,10 @@ def split(runs: Runs, kind: Any, factor: float | None = None) -> None:
 
 def boards(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> list[Scoreboard]:
     """That of the command, over one day and seven, of the page, and of Prefect's artifacts."""
-    command = [score_forecasts(runs.home, BTC, runs.profile, horizon) for horizon in (1, 7)]
+    command = [
+        score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile, horizon)
+        for horizon in (1, 7)
+    ]
     page = read_context(runs.home, BTC, runs.profile.name, day(LAST))
     for name in ("announce_forecast", "raise_alarms", "side_call"):
         monkeypatch.setattr(prefect_artifacts, name, lambda *_: None)
@@ -118,7 +121,7 @@ def test_sql_has_the_errors_of_the_command_across_a_split_and_after_it_was_taken
     for kind, factor in (("split", 0.01), ("split", FACTOR), ("accepted", None), ("split", FACTOR)):
         split(runs, kind, factor)
         for horizon in (1, 7):
-            board = score_forecasts(runs.home, BTC, runs.profile, horizon)
+            board = score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile, horizon)
             rows = query(runs.home, f"from scoreboard where horizon = {horizon}").to_pylist()
             by_span = {row["span_days"]: row for row in rows}
             in_sql = np.array([[by_span[span.days][name] for name in ERRORS] for span in board.spans])
@@ -127,11 +130,11 @@ def test_sql_has_the_errors_of_the_command_across_a_split_and_after_it_was_taken
 
 def test_a_decision_that_is_made_again_has_its_scores_again(tmp_path: Path) -> None:
     runs = made(tmp_path / "home", old_units=1 / FACTOR)
-    before = score_forecasts(runs.home, BTC, runs.profile)
+    before = score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile)
     split(runs, "split", FACTOR)
-    after = score_forecasts(runs.home, BTC, runs.profile)
+    after = score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile)
     assert after != before
     split(runs, "accepted")
-    assert score_forecasts(runs.home, BTC, runs.profile) == before
+    assert score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile) == before
     split(runs, "split", FACTOR)
-    assert score_forecasts(runs.home, BTC, runs.profile) == after
+    assert score_forecasts(runs.home, BTC, runs.profile.name, lambda: runs.profile) == after
