@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,9 @@ from closecast.tasks.forecast.publish import run_of
 from closecast.tasks.prices.gaps import find_gaps
 from closecast.tasks.prices.ingest import history_of
 from closecast.tasks.report.calibration import PitHistogram, pit_histogram, running_coverage
-from closecast.tasks.report.model_section import ModelSection, read_model_section
+
+if TYPE_CHECKING:
+    from closecast.tasks.report.model_section import ModelSection
 
 # Forecasts that a page shows, and closes before the newest one.
 MAX_FORECASTS, MAX_CLOSES = 365, 90
@@ -170,9 +172,17 @@ def read_context(
         components=compare_components(scored, component_scores(scored)),
         pit=pit_histogram(by_model["pit"].dropna().to_numpy(np.float64)),
         coverage=running_coverage(by_model),
-        model=read_model_section(home, forecast) if forecast.model_version else None,
+        model=_model_section(home, forecast),
         observed_again=observed_again(history.restated),
     )
+
+
+def _model_section(home: Home, forecast: Forecast) -> ModelSection | None:
+    if not forecast.model_version:
+        return None
+    from closecast.tasks.report.model_section import read_model_section  # a page that is kept does without
+
+    return read_model_section(home, forecast)
 
 
 def forecast_asked_for(home: Home, forecast: Forecast, target_day: date | None) -> Forecast:
