@@ -32,6 +32,7 @@ from closecast.storage.core.logs import hide_timeout_warnings
 from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.models.registry import Models
 from closecast.tasks.core.forecast import Forecast
+from closecast.tasks.core.formatting import count
 from closecast.tasks.core.settings import ProductId, Source
 from closecast.tasks.core.steps import (
     closes_asset,
@@ -161,7 +162,8 @@ def backfill(day: Day, prices: IngestedPrices) -> None:
     history = prices.history
     days = days_to_backfill(day.home, history, day.profile.name, limit=day.backfill_days)
     if days:
-        log.info("%s: backfilling %d missed days from %s on", history.product_id, len(days), days[0])
+        missed = count(len(days), "missed day")
+        log.info("%s: backfilling %s from %s on", history.product_id, missed, days[0])
     elif day.backfill_days and not earlier_origins(day.home, history, day.profile.name):
         log.info(
             "%s: nothing to backfill: no forecast was made before %s, so none was missed;"

@@ -66,15 +66,17 @@ VERSIONS = (
 
 def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
     """The counts of an import."""
+    from closecast.tasks.core.formatting import count
     from closecast.tasks.prices.gaps import find_gaps
 
     facts = prices.facts()
     if as_json:
         print_json(facts | {"gaps": find_gaps(prices.history.candles["day_utc"])})
         return
+    days, new = count(facts["days"], "day"), count(facts["new_days"], "new day")
     typer.echo(
-        "{product_id}: {new_days} days new, {restated_days} restated, {quarantined} quarantined;"
-        " {days} days, {first_day} to {origin}".format(**facts)
+        "{product_id}: {new}, {restated_days} restated, {quarantined} quarantined;"
+        " {total}, {first_day} to {origin}".format(**facts, new=new, total=days)
     )
 
 
@@ -83,16 +85,19 @@ def print_preview(summary: FileSummary, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(summary))
         return
+    from closecast.tasks.core.formatting import count
+
     columns = ", ".join(f"{role} from {name}" for role, name in summary.columns.items())
     typer.echo(f"{summary.file}: {summary.format}")
     typer.echo(f"columns: {columns}")
     typer.echo(f"units: {summary.units}")
     for remark in summary.remarks:
         typer.echo(remark)
-    typer.echo(f"{summary.days} days, {summary.first_day} to {summary.last_day}, {len(summary.gaps)} gaps")
+    days, gaps = count(summary.days, "day"), count(len(summary.gaps), "gap")
+    typer.echo(f"{days}, {summary.first_day} to {summary.last_day}, {gaps}")
     for line in summary.gaps_text:
         typer.echo(line)
-    typer.echo(f"{len(summary.quarantined)} rows would be quarantined")
+    typer.echo(f"{count(len(summary.quarantined), 'row')} would be quarantined")
     for reason in summary.quarantined[:SHOWN_REASONS]:
         typer.echo(f"  {reason}")
     rows = [

@@ -12,6 +12,11 @@ from typing import Any
 UNKNOWN = "–"
 
 
+def count(number: int, noun: str) -> str:
+    """As `1 day` or `1,200 days`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_price(price: float | None, currency: str = "", decimals: int | None = None) -> str:
     """A price with its currency: by default as many decimals as `price_decimals` gives it."""
     if price is None:

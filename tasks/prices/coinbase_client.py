@@ -23,6 +23,7 @@ from closecast.storage.core.errors import BadDay, BadSetting, ExchangeUnavailabl
 from closecast.storage.core.home import check_product_id
 from closecast.storage.core.masking import masked_address
 from closecast.storage.core.provenance import code_version
+from closecast.tasks.core.formatting import count
 from closecast.tasks.prices.coinbase_responses import (
     DAY,
     TransientError,
@@ -117,7 +118,7 @@ class Client:
             page = self._usable_page(product_id, first, last)
         # Before a product's first day every page is empty: the run says so once.
         level = logging.DEBUG if page.candles.empty else logging.INFO
-        log.log(level, "%s: %d candles", label, len(page.candles))
+        log.log(level, "%s: %s", label, count(len(page.candles), "candle"))
         return page
 
     def _usable_page(self, product_id: str, first: date, last: date) -> Page:

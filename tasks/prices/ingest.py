@@ -15,6 +15,7 @@ from closecast.storage.core.errors import BadDay, BadInput, NotEnoughHistory, St
 from closecast.storage.core.home import Home
 from closecast.storage.prices.decisions import Decision, KnownPrices
 from closecast.storage.prices.price_store import Appended, Prices
+from closecast.tasks.core.formatting import count
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.steps import step
 from closecast.tasks.prices.gaps import describe_gaps, find_gaps
@@ -150,12 +151,12 @@ class Counts:
 
     def warn(self, product_id: str) -> None:
         """Log what was quarantined or decided by rule, with the command that changes it."""
-        count, command = len(self.quarantined), f"`closecast quarantine --product {product_id}`"
+        command = f"`closecast quarantine --product {product_id}`"
         for _, raw, reason in sorted(self.quarantined, key=str)[:SHOWN_QUARANTINED]:
             log.warning("%s: quarantined %.200s: %s", product_id, raw, reason)
-        if count:
-            rows = "row" if count == 1 else "rows"
-            log.warning("%s: %d %s quarantined; list and decide with %s", product_id, count, rows, command)
+        if self.quarantined:
+            rows = count(len(self.quarantined), "row")
+            log.warning("%s: %s quarantined; list and decide with %s", product_id, rows, command)
         for one in self.decisions:
             decided = "a true jump" if one.kind == "accepted" else "a bad print, and a gap"
             text = "%s: %s is %s, by rule, known from %s on; decide otherwise with %s"
@@ -163,15 +164,16 @@ class Counts:
 
     def finish(self, prices: IngestedPrices) -> IngestedPrices:
         """Log the restated days and the gaps, and return the prices with these counts."""
-        product_id, count = prices.history.product_id, len(self.quarantined)
+        product_id = prices.history.product_id
         if self.restated_days:
-            log.info("%s: %d days restated with other figures", product_id, self.restated_days)
+            log.info("%s: %s restated with other figures", product_id, count(self.restated_days, "day"))
         if prices.horizon > 1:
             text = "%s: no close of %s, the newest is of %s"
             log.warning(text, product_id, prices.as_of, prices.history.origin)
         for line in describe_gaps(prices.history.candles["day_utc"]):
             log.warning("%s: %s", product_id, line)
-        return replace(prices, new_days=self.new_days, restated_days=self.restated_days, quarantined=count)
+        counts: dict[str, Any] = {"new_days": self.new_days, "restated_days": self.restated_days}
+        return replace(prices, quarantined=len(self.quarantined), **counts)
 
 
 def history_of(product_id: str, known: KnownPrices) -> PriceHistory:

@@ -12,6 +12,7 @@ from closecast.storage.core.errors import BadDay, StaleSeries
 from closecast.storage.core.home import Home
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.prices.raw_responses import keep_raw
+from closecast.tasks.core.formatting import count
 from closecast.tasks.core.types import Gap
 from closecast.tasks.prices.coinbase_client import MAX_DAYS, Client, Page, spans
 from closecast.tasks.prices.gaps import find_gaps
@@ -52,10 +53,9 @@ def ingest_exchange(home: Home, prices: Prices, request: IngestRequest, *, clien
         if len(page.candles) or len(page.rejected) or prices.source_of(product_id) == "coinbase":
             _store_page(home, prices, request, page, counts)
     if empty:
-        text = "%s: no candles on %d pages between %s and %s"
-        log.info(
-            text, product_id, len(empty), min(one.first for one in empty), max(one.last for one in empty)
-        )
+        first, last = min(one.first for one in empty), max(one.last for one in empty)
+        pages = count(len(empty), "page")
+        log.info("%s: no candles on %s between %s and %s", product_id, pages, first, last)
     if prices.source_of(product_id) != "coinbase":
         raise StaleSeries(
             f"the exchange has no candle of {product_id} up to {origin}: choose a later --as-of"

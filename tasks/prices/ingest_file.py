@@ -14,6 +14,7 @@ from closecast.storage.core.errors import BadFile
 from closecast.storage.core.files import read_bytes
 from closecast.storage.core.progress import report_progress
 from closecast.storage.prices.price_store import Prices
+from closecast.tasks.core.formatting import count
 from closecast.tasks.prices.file_checks import MAX_UNREADABLE_SHARE
 from closecast.tasks.prices.file_reader import DEFAULTS, FileCandles, read_candles
 from closecast.tasks.prices.file_summary import FileSummary, remarks, summarize
@@ -69,7 +70,8 @@ def ingest_file(
     report_progress(path.name, 4, STAGES)
     for remark in remarks(read.reading):
         log.info("%s: %s", product_id, remark)
-    log.info("%s: %d rows of %s, %d new days", product_id, len(candles), path.name, appended.new_days)
+    rows, new = count(len(candles), "row"), count(appended.new_days, "new day")
+    log.info("%s: %s of %s, %s", product_id, rows, path.name, new)
     counts.warn(product_id)
     request.require_origin(known_days(prices, request))
     ingested = counts.finish(read_prices(prices, request))

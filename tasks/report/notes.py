@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from closecast.tasks.core.formatting import count
 from closecast.tasks.report.context import ReportContext
-from closecast.tasks.report.text import count, listed, short_day
+from closecast.tasks.report.text import listed, short_day
 
 NEWER_CLOSES = {
     "sample": "The sample ends there; `closecast run --source coinbase --replace-source` starts over with the"

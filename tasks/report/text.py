@@ -12,6 +12,7 @@ from closecast.storage.core.intervals import INTERVALS
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.formatting import (
     UNKNOWN,
+    count,
     distance_decimals,
     format_p_value,
     format_price,
@@ -52,11 +53,6 @@ def short_day(day: date) -> str:
 def day_month(day: date) -> str:
     """As `18 Oct`, if the year is known."""
     return f"{day.day} {day:%b}"
-
-
-def count(number: int, noun: str) -> str:
-    """As `1 day` or `1,200 days`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Sequence[object]) -> str:
