@@ -116,9 +116,7 @@ def configured_profile(
     """This profile, or the configuration's, or the default one; and its settings.
 
     The configuration's settings apply only to the profile that it names. Given settings override single ones.
-
-    Raises:
-        BadInput: the configuration names an unknown profile or setting.
+    `BadInput` if the configuration names an unknown profile or setting.
     """
     from closecast.tasks.profiles.named import DEFAULT_PROFILE, profile_named
 

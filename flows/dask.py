@@ -28,11 +28,8 @@ CONNECT_SECONDS = 10
 def tasks_on(address: str | None, home: Home) -> Iterator[None]:
     """Run the flow run's tasks on a Dask cluster, or in the flow's own task runner without one.
 
-    The workers need the same code as this process, and the same home: both are checked before any work.
-
-    Args:
-        address: address of the scheduler, such as `tcp://127.0.0.1:8786`; CLOSECAST_DASK_ADDRESS by default.
-        home: the prepared home that the tasks use.
+    The workers need the same code as this process, and the same home, which is prepared: both are checked
+    before any work. The address is by default that of CLOSECAST_DASK_ADDRESS.
 
     Raises:
         BadSetting: not an address, or the extra `dask` is not installed.

@@ -105,11 +105,10 @@ def start(home: Home) -> TemporaryServer | None:
     Prefect is loaded while it comes up.
     """
     global _server  # one for the process
-    if is_configured():
-        server = None
-    elif _server is None or _server.process.poll() is not None:
-        server = _server = prefect_server.start_temporary(prefect_server.defaults(home) | os.environ)
-    else:
+    server = None
+    if not is_configured():
+        if _server is None or _server.process.poll() is not None:
+            _server = prefect_server.start_temporary(prefect_server.defaults(home) | os.environ)
         server = _server
     _load_prefect(home)
     return server

@@ -98,7 +98,8 @@ def require_one_kind_of_workers(dask: str | None, workers: int) -> None:
 def home_at(folder: Path | str | None = None) -> Home:
     """The home in this folder, else in that of CLOSECAST_HOME, of the configuration file, or the default.
 
-    `BadSetting` if a variable is wrong, or the path of a worker's run is not absolute.
+    Raises:
+        BadSetting: a variable is wrong, or the path of a worker's run is not absolute.
     """
     variables = environment()
     chosen = folder or variables.home or default_root()

@@ -34,6 +34,7 @@ Rank = tuple[int, ...]
 log = logging.getLogger("closecast.workers")
 # Several processes write into one pipe: the system keeps messages of up to 4,096 bytes apart.
 MAX_LETTERS = 900
+ENDED = "the run has ended"
 
 
 def require_importable_script() -> None:
@@ -119,7 +120,7 @@ class _Threads:
             heapq.heappush(self._waiting, rank)
             self._turn.wait_for(lambda: self._ended or (self._idle and self._waiting[0] == rank))
             if self._ended:
-                raise _run_ended()
+                raise CancelledError(ENDED)
             heapq.heappop(self._waiting)
             self._idle -= 1
             self._turn.notify_all()  # there may be room for the next one, too
@@ -176,7 +177,7 @@ class _Processes(_Threads):
             return future.result()
         except BrokenProcessPool as error:
             if self._ended:
-                raise _run_ended() from None
+                raise CancelledError(ENDED) from None
             if not self._imported.value:
                 raise BadSetting(
                     "worker processes import the script that asks for them, and failed, as the lines above"
@@ -193,10 +194,6 @@ class _Processes(_Threads):
             while True:
                 rank, name, level, text = lines.recv()
                 self._contexts[rank].run(logging.getLogger(name).log, level, "%s", text)
-
-
-def _run_ended() -> CancelledError:
-    return CancelledError("the run has ended")
 
 
 _pool: ContextVar[_Threads | None] = ContextVar("pool", default=None)

@@ -82,6 +82,13 @@ def store(
         return prices.data_version(product_id, last, created_at=NOW)
 
 
+def home_with(root: Path, frame: pd.DataFrame) -> Home:
+    """A home with these candles."""
+    home = Home(root).prepare()
+    store(home, frame)
+    return home
+
+
 def publish_all(home: Home, rows: list[dict[str, Any]]) -> None:
     """Publish forecasts of different days in one commit, where one each would take a tenth of a second."""
     table = Table(home.predictions, PREDICTIONS)
@@ -139,6 +146,11 @@ def die(*_: object, **__: object) -> None:
 def die_at(owner: Any, name: str, *, call: int = 1, after: bool = False) -> None:
     """Let this process die where that function of the owner's is called, or just after, at the given call."""
     setattr(owner, name, ending(getattr(owner, name), die, call=call, after=after))
+
+
+def one_line(error: BaseException) -> bool:
+    """Whether an error's text is one line."""
+    return "\n" not in str(error)
 
 
 def interrupt(*_: object, **__: object) -> None:

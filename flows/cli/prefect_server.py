@@ -106,10 +106,8 @@ def ready(server: TemporaryServer | None) -> Iterator[None]:
     """Let flows run in the block, on the temporary server if there is one.
 
     They send a temporary server no heartbeats, which nobody would read, because at its end a run waits up to
-    a second for the heartbeat thread.
-
-    Raises:
-        PrefectUnavailable: the temporary server does not come up, or the configured one hangs.
+    a second for the heartbeat thread. `PrefectUnavailable` if the temporary server does not come up, or the
+    configured one hangs.
     """
     import prefect.main  # noqa: F401 (sets up Prefect's logging)
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings

@@ -242,11 +242,8 @@ def session(home: Home, *, stderr: bool = False, quiet: Sequence[str] = ()) -> I
     """Show closecast's own log lines and progress while a run works; Prefect's lines go to the log file.
 
     Log lines go to standard output, because standard error is for the one line that names a failure. With
-    `stderr` they go to standard error, because standard output is for JSON.
-
-    Args:
-        home: a prepared home, which has the log file.
-        quiet: loggers whose lines are not shown.
+    `stderr` they go to standard error, because standard output is for JSON. Those of the loggers in `quiet`
+    are not shown. The home is prepared: it has the log file.
     """
     from closecast.storage.core.logs import log_to_file
 

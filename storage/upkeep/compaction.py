@@ -46,10 +46,8 @@ def compact_table(
     Readers by Delta's log see each row once at any moment; plain readers of the folder's Parquet files see
     compacted rows twice until the old files are deleted. Rows that are added meanwhile are kept.
 
-    With `dry_run` the files are counted alone; None when there is no table yet.
-
-    Raises:
-        HomeBusy: another upkeep took longer than `wait_seconds`, or others write to the table all the time.
+    With `dry_run` the files are counted alone; None when there is no table yet. `HomeBusy` if another upkeep
+    took longer than `wait_seconds`, or others write to the table all the time.
     """
     folder = home.table(name)
     table = open_table(folder)

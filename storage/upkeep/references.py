@@ -58,8 +58,7 @@ def light_rows(home: Home) -> tuple[Tables, list[str]]:
 def failed_checks(tables: Tables, checks: Mapping[str, str]) -> list[str]:
     """The findings of the checks, sorted within each; a check of a table that is None is skipped.
 
-    Args:
-        checks: by the finding, with a query's columns in braces, one SELECT for the rows that it is true of.
+    A check has a finding, with a query's columns in braces, and one SELECT for the rows that it is true of.
     """
     import duckdb
 

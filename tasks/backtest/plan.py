@@ -127,8 +127,7 @@ def _pin_pool(
 def origins_between(history: PriceHistory, profile: Profile, start: date, end: date) -> Rows:
     """Rows of the origins in the span: every day whose close was known on it, with one on a day forecast.
 
-    Raises:
-        NotEnoughHistory: there is none, or the first one has too few days behind it.
+    `NotEnoughHistory` if there is none, or the first one has too few days behind it.
     """
     candles = history.candles
     days = candles["day_utc"].to_numpy(dtype="datetime64[D]")

@@ -46,7 +46,11 @@ class BacktestResult:
         return self.every[0]
 
     def of(self, horizon: int) -> Summary:
-        """The summary of one horizon, of models or else of fallbacks; `BadDay` without an outcome of it."""
+        """The summary of one horizon: of the forecasts by models, else of the fallbacks.
+
+        Raises:
+            BadDay: no outcome that far ahead is known.
+        """
         for summary in self.every:
             if summary.horizon == horizon:
                 return summary

@@ -40,11 +40,9 @@ class Gate:
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Gate:
         """The inverse of `tags`; KeyError or ValueError if one is missing or has the wrong type."""
-        own: dict[str, Any] = {one.name: tags[f"gate_{one.name}"] for one in fields(cls)}
-        own |= {name: date.fromisoformat(own[name]) for name in ("first_day", "last_day")}
-        own |= {name: float(own[name]) for name in ("champion_crps", "challenger_crps", "ratio", "limit")}
-        own |= {"days": int(own["days"]), "passed": {"True": True, "False": False}[own["passed"]]}
-        return cls(**own)
+        passed = {"True": True, "False": False}
+        read: Any = {"date": date.fromisoformat, "int": int, "float": float, "bool": passed.__getitem__}
+        return cls(**{one.name: read[one.type](tags[f"gate_{one.name}"]) for one in fields(cls)})
 
     def metrics(self) -> dict[str, float]:
         """The figures that are numbers, by name."""

@@ -11,10 +11,8 @@ def roll_back_champion(home: Home, product_id: str, profile: str, to: str | None
     """Make an earlier accepted version the champion, and mark the later ones so that no run takes them.
 
     The product's lock is held. Without `to` it is the accepted version before the champion. Returns the
-    champion's numbers before and after.
-
-    Raises:
-        BadInput: there is no champion, no earlier version, or that version may not forecast.
+    champion's numbers before and after. `BadInput` if there is no champion, no earlier version, or that
+    version may not forecast.
     """
     models = Models(home)
     champion = models.champion(product_id, profile)

@@ -34,7 +34,9 @@ NO_RUN = RecordedRun()
 def check_models(home: Home, result: Verification, tables: Tables) -> None:
     """Check the registry and the bundles; where it can be read the tables get `model_versions`."""
     engine = database_engine(home)
-    if not engine.registry_exists() and _have_models(tables):
+    forecasts = tables["predictions"]
+    by_models = forecasts is not None and pc.any(pc.not_equal(forecasts["basis"], "fallback")).as_py()
+    if by_models and not engine.registry_exists():
         with result.surviving("databases", engine.registry_address):
             check_regular(home.registry)
             result.add("databases", 0, [f"the model registry {engine.registry_address} is missing"])
@@ -59,12 +61,6 @@ def check_models(home: Home, result: Verification, tables: Tables) -> None:
                 with result.surviving("model versions", f"{version.name} version {version.version}"):
                     result.add("model versions", 0, list(_version_findings(home, version, run)))
         tables["model_versions"] = _table_of(versions)
-
-
-def _have_models(tables: Tables) -> bool:
-    """Whether a model made one of the forecasts."""
-    forecasts = tables["predictions"]
-    return forecasts is not None and bool(pc.any(pc.not_equal(forecasts["basis"], "fallback")).as_py())
 
 
 def _table_of(versions: list[ModelVersion]) -> pa.Table:

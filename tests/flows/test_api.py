@@ -26,7 +26,7 @@ from closecast.storage.core.errors import BadDay, BadFile, BadSetting
 from closecast.storage.core.home import Home
 from closecast.storage.tables.schemas import PREDICTIONS
 from tests.calibrated import MADE, Runs, champion_runs, day
-from tests.helpers import BTC, PROJECT, made_up, to_csv
+from tests.helpers import BTC, PROJECT, made_up, one_line, to_csv
 
 LOGGERS = [logging.getLogger(name) for name in (None, "closecast", "prefect")]
 
@@ -259,9 +259,8 @@ def test_a_path_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("prefect_server")
 def test_a_bad_argument_is_one_line(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(closecast.ClosecastError, match=message) as error:
+    with pytest.raises(closecast.ClosecastError, match=message, check=one_line):
         closecast.run(**{"home": tmp_path / "home", **arguments})
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("read", [closecast.predictions, closecast.scores])

@@ -11,7 +11,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 from prefect.client.orchestration import get_client
@@ -32,13 +31,12 @@ from closecast.tasks.profiles.baselines import baselines_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.named import profile_named
 from tests.calibrated import LENIENT
-from tests.helpers import FIRST, PROJECT, made_up, store
+from tests.helpers import BTC, FIRST, PROJECT, home_with, made_up
 from tests.processes import process_for
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
-BTC = "BTC-USD"
 DAYS = 700
 START = FIRST + timedelta(days=609)
 ORIGINS, DAILY = 6, 5
@@ -53,12 +51,6 @@ SMALL: dict[str, Any] = {
     "fine_tune_every_days": 2,
     "pool_products": (),
 }
-
-
-def home_with(root: Path, frame: pd.DataFrame) -> Home:
-    home = Home(root).prepare()
-    store(home, frame)
-    return home
 
 
 def backtest(home: Home, days: int = ORIGINS, *, workers: int = 1, **changed: Any) -> Any:

@@ -20,7 +20,7 @@ from closecast.flows.daily import configured_market
 from closecast.flows.day import plan_day
 from closecast.flows.settings import environment, home_at
 from closecast.storage.core.errors import BadFile, BadInput, BadSetting
-from tests.helpers import modules_after
+from tests.helpers import modules_after, one_line
 
 FULL = """
 products = ["ETH-USD", "BTC-USD", "ETH-USD"]
@@ -165,9 +165,8 @@ def test_a_changed_file_is_read_again(write: Write) -> None:
 )
 def test_invalid_files_are_refused_in_one_line_with_their_name(text: str, message: str, write: Write) -> None:
     file = write(text)
-    with pytest.raises(BadInput, match=f"^{file}: .*{message}") as error:
+    with pytest.raises(BadInput, match=f"^{file}: .*{message}", check=one_line):
         home_at()
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", ["['secret']", "{password = 'secret'}", "''"])

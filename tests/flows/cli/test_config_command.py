@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from closecast.flows.cli.commands import app
-from closecast.flows.cli.output import with_home
 from closecast.storage.core.errors import BadSetting
 
 FILE = """
@@ -129,8 +128,3 @@ def test_what_is_no_address_is_refused_without_its_password(
 def test_an_empty_home_is_not_the_working_folder() -> None:
     refused = called("predictions", "--home", "")
     assert "the path of a folder is needed, not an empty text" in str(refused.exception)
-
-
-def test_advice_repeats_the_option() -> None:
-    advised = with_home("make one with `closecast run`", ["closecast", "score", "--config", "my own.toml"])
-    assert advised == "make one with `closecast run --config 'my own.toml'`"

@@ -7,7 +7,7 @@ import pytest
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
 from tests.calibrated import candles, forecast_by_hand, quick
-from tests.helpers import modules_after, store
+from tests.helpers import home_with, modules_after
 
 CLI = "closecast.flows.cli."
 
@@ -15,8 +15,7 @@ CLI = "closecast.flows.cli."
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home of 600 days with one forecast, whose day has not come."""
-    home = Home(tmp_path_factory.mktemp("imports") / "home").prepare()
-    store(home, candles())
+    home = home_with(tmp_path_factory.mktemp("imports") / "home", candles())
     Predictions(home).publish(forecast_by_hand(600, "ahead", profile=quick()).rows())
     return home
 

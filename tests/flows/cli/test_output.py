@@ -243,10 +243,12 @@ def test_upkeep_lists_planned_and_done_work(capsys: pytest.CaptureFixture[str]) 
         assert deleted in lines
 
 
-def test_advised_commands_name_the_home_of_the_command_line() -> None:
+def test_advised_commands_name_home_and_configuration_of_the_command_line() -> None:
     message = "there is none: make one with `closecast run --product ADA-USD`, or `closecast import`"
     assert with_home(message, ["closecast", "report"]) == message
     for words in (["closecast", "report", "--home", "/my homes/a"], ["closecast", "--home=/my homes/a"]):
         advice = with_home(message, words)
         assert "`closecast run --product ADA-USD --home '/my homes/a'`" in advice
         assert "`closecast import --home '/my homes/a'`" in advice
+    advised = with_home("make one with `closecast run`", ["closecast", "score", "--config", "my own.toml"])
+    assert advised == "make one with `closecast run --config 'my own.toml'`"

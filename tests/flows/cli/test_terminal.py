@@ -23,8 +23,7 @@ from closecast.flows.cli import terminal
 from closecast.flows.cli.commands import EXIT_FAILED, _described
 from closecast.flows.cli.row_files import Format
 from closecast.storage.core.errors import BadQuery
-from closecast.storage.core.home import Home
-from tests.helpers import PROJECT, made_up, store, trained_home
+from tests.helpers import PROJECT, home_with, made_up, trained_home
 from tests.processes import closecast_process
 
 
@@ -41,9 +40,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def sound(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """The same shell on a home of a few closes, with which nothing is wrong."""
-    home = Home(tmp_path / "sound").prepare()
-    store(home, made_up(5))
-    return {**environment, "CLOSECAST_HOME": str(home.root)}
+    return {**environment, "CLOSECAST_HOME": str(home_with(tmp_path / "sound", made_up(5)).root)}
 
 
 def piped(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from closecast.storage.upkeep.compaction import compact_table, orphaned_bundles
 from closecast.tasks.upkeep.pruning import prune_home
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import MADE, Runs
-from tests.helpers import BTC
+from tests.helpers import BTC, one_line
 
 LONG_AGO = (datetime.now(UTC) - timedelta(days=400)).timestamp()
 
@@ -149,9 +149,8 @@ def test_a_file_replaces_a_link(tmp_path: Path, outside: Path) -> None:
 
 def test_no_lock_is_taken_through_a_link(home: Home, outside: Path) -> None:
     (home.locks / "BTC-USD.lock").symlink_to(outside / "letter.txt")
-    with pytest.raises(HomeUnusable, match="the lock file") as error, product_lock(home, BTC):
+    with pytest.raises(HomeUnusable, match="the lock file", check=one_line), product_lock(home, BTC):
         pass
-    assert "\n" not in str(error.value)
     check_untouched(outside)
 
 
@@ -177,9 +176,8 @@ def linked(path: Path, outside: Path) -> None:
 def test_a_backup_of_a_home_with_a_link_is_refused(runs: Runs, tmp_path: Path, where: str) -> None:
     (tmp_path / "secret").mkdir()
     linked(next(runs.home.root.glob(where)), tmp_path / "secret")
-    with pytest.raises(HomeUnusable, match="is a link") as error:
+    with pytest.raises(HomeUnusable, match="is a link", check=one_line):
         back_up(runs.home, tmp_path / "backup.tar")
-    assert "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "secret"]
 
 

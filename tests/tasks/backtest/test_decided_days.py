@@ -15,7 +15,7 @@ from closecast.tasks.backtest.plan import Plan, plan_backtest
 from closecast.tasks.backtest.result import finish_backtest
 from closecast.tasks.core.quantiles import MEDIAN
 from tests.calibrated import candles, close, day, quick
-from tests.helpers import BTC, NOW, store
+from tests.helpers import BTC, NOW, home_with
 
 START, SPLIT, KNOWN, END = 610, 612, 616, 622
 FACTOR = 0.25
@@ -44,9 +44,7 @@ def decide(home: Home, decision: Decision) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "home").prepare()
-    store(home, candles().head(640))
-    return home
+    return home_with(tmp_path / "home", candles().head(640))
 
 
 def test_origins_before_a_decision_do_not_know_it(home: Home) -> None:

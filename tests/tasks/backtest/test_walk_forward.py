@@ -27,7 +27,7 @@ from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, LENIENT, candles, close, day, quick, stored_runs
 from tests.engines import copy_home
-from tests.helpers import BTC, NOW, SMALL, ending, interrupt, modules_after, store, without
+from tests.helpers import BTC, NOW, SMALL, ending, home_with, interrupt, modules_after, without
 
 START, END = 610, 621
 # A refit, a fine-tuning and their gates within a dozen days.
@@ -37,12 +37,6 @@ Tested = tuple[Home, Plan, BacktestResult]
 
 def plan(home: Home, profile: Profile, start: int = START, end: int = END) -> Plan:
     return plan_backtest(home, BTC, profile, start=day(start), end=day(end), moment=NOW)
-
-
-def home_with(folder: Path, frame: pd.DataFrame) -> Home:
-    home = Home(folder).prepare()
-    store(home, frame)
-    return home
 
 
 # Every component of every horizon.

@@ -23,7 +23,7 @@ from closecast.tasks.profiles.base import BaseProfile, FittedModel, Predicted, T
 from closecast.tasks.profiles.baselines import baseline_quantiles, baselines_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
-from tests.helpers import BTC, FIRST, made_up, without
+from tests.helpers import BTC, FIRST, made_up, one_line, without
 
 HORIZONS = (1, 3, 7)
 SMALL: dict[str, Any] = {"lookback": 5, "units": 3, "members": 2, "horizons": HORIZONS, "pool_products": ()}
@@ -89,9 +89,8 @@ def test_versions_are_digests_of_the_values() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadSetting, match=message) as caught:
+    with pytest.raises(BadSetting, match=message, check=one_line):
         CalibratedProfile(fields)
-    assert "\n" not in str(caught.value)
 
 
 # The forecast

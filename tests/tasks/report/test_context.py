@@ -154,11 +154,7 @@ def test_the_whole_run_is_read_and_the_one_before(home: Home) -> None:
 
 def test_horizons_of_other_settings_from_the_same_origin_are_not_mixed(copied: Home) -> None:
     candles = without(made_up(DAYS), *GAP)
-    again: dict[str, Any] = {
-        "settings_version": "calibrated-2",
-        "prediction_id": "again",
-        "horizons": (1, 2, 14),
-    }
+    again: Any = {"settings_version": "calibrated-2", "prediction_id": "again", "horizons": (1, 2, 14)}
     version = read_context(copied, BTC, "calibrated", DAY).forecast.data_version
     put_forecasts(copied, candles, version, 1, **again)
     context = read_context(copied, BTC, "calibrated", DAY)

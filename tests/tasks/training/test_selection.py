@@ -12,7 +12,6 @@ from unittest.mock import MagicMock
 import pandas as pd
 import pytest
 
-from closecast.storage.core.home import Home
 from closecast.storage.models.registry import CHALLENGER, CHAMPION, Models
 from closecast.storage.prices.price_store import Prices
 from closecast.tasks.profiles.base import FittedModel
@@ -33,7 +32,7 @@ from tests.calibrated import (
     stored_runs,
 )
 from tests.engines import copy_home
-from tests.helpers import BTC, NOW, SHA, interrupt, made_up, store
+from tests.helpers import BTC, NOW, SHA, home_with, interrupt, made_up, store
 from tests.processes import run_process
 
 DUE = MADE + 90
@@ -297,8 +296,7 @@ def test_lineage_names_the_pool_and_why_products_are_left_out(
 def test_a_window_longer_than_the_history_leaves_the_forecast_to_the_baselines(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    home = Home(tmp_path / "long").prepare()
-    store(home, made_up(200))
+    home = home_with(tmp_path / "long", made_up(200))
     runs = Runs(home, CalibratedProfile({"lookback": 250, "min_days": 100, "members": 1}))
     selection = select_model(home, runs.profile, runs.prices(200))
     assert selection.version is None
