@@ -130,7 +130,7 @@ def settle_decimal(
     few = max(MAX_ODD, MAX_ODD_SHARE * len(close))
     if min(only_point, only_comma) > few or (only_point and only_point == only_comma):
         raise BadFile(
-            f"{table.name}: one decimal mark is needed, but some figures have a decimal point and others a"
+            f"one decimal mark is needed, but some figures have a decimal point and others a"
             f" decimal comma; {DECIMAL_HINT}"
         )
     settled: Decimal | None = None
@@ -138,7 +138,7 @@ def settle_decimal(
         settled = "point" if only_point > only_comma else "comma"
     if not either or not pa.types.is_string(close.type):
         return settled or "point"
-    return _by_the_closes(table, texts, close, settled)
+    return _by_the_closes(texts, close, settled)
 
 
 def _has_decimal_points(prices: Sequence[Any], close: Any) -> bool:
@@ -172,7 +172,7 @@ class _Forms:
         self.only = {mark: pc.sum(pc.and_not(found, both)).as_py() or 0 for mark, found in match.items()}
 
 
-def _by_the_closes(table: FileTable, prices: Sequence[Any], close: Any, settled: Decimal | None) -> Decimal:
+def _by_the_closes(prices: Sequence[Any], close: Any, settled: Decimal | None) -> Decimal:
     """The mark that is settled, unless it makes jumps that the other reading of doubtful figures has not."""
     factors = {mark: _largest_factor(parse_figures(close, mark)) for mark in READINGS}
     if settled:
@@ -193,7 +193,7 @@ def _by_the_closes(table: FileTable, prices: Sequence[Any], close: Any, settled:
     )
     digits = re.sub("[.,]", "", example)
     raise BadFile(
-        f"{table.name}: figures such as {example!r} can be {digits} or {digits[:-3]}.{digits[-3:]}, and no"
+        f"figures such as {example!r} can be {digits} or {digits[:-3]}.{digits[-3:]}, and no"
         f" other figure settles it; {DECIMAL_HINT}"
     )
 

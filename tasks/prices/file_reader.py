@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from closecast.storage.core.candle_schema import FIGURES, PRICES, candle_frame, rejected_frame
+from closecast.storage.core.errors import BadFile
 from closecast.storage.core.home import check_product_id
 from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
@@ -25,7 +26,7 @@ from closecast.tasks.prices.file_checks import (
     one_a_day,
     settle_ranges,
 )
-from closecast.tasks.prices.file_columns import Layout, find_layout, of_symbol
+from closecast.tasks.prices.file_columns import Layout, check_columns, find_layout, of_symbol
 from closecast.tasks.prices.file_contents import open_table
 from closecast.tasks.prices.file_figures import (
     clean,
@@ -94,7 +95,17 @@ def read_candles(
     """
     if product_id is not None:
         check_product_id(product_id)
-    table = open_table(data, name, options)
+    check_columns(options.columns)
+    try:
+        return _read_candles(data, product_id, on_duplicate, options)
+    except BadFile as error:
+        raise BadFile(f"{name}: {error}") from error
+
+
+def _read_candles(
+    data: bytes, product_id: str | None, on_duplicate: OnDuplicate, options: FileOptions
+) -> FileCandles:
+    table = open_table(data, options)
     if not len(table.numbers):
         raise no_rows(table)
     layout = find_layout(table, product_id, options)

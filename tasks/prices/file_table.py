@@ -51,7 +51,6 @@ class FileTable:
     the header are rejected and not among them.
     """
 
-    name: str
     kind: str  # such as `CSV (;)`
     header: list[str]  # empty texts where `has_header` is false
     has_header: bool
