@@ -16,12 +16,12 @@ from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
+    YFINANCE,
     FileFormat,
     Heading,
     key_of,
     read_heading,
     recognize,
-    yfinance,
 )
 from closecast.tasks.prices.file_order import find_order
 from closecast.tasks.prices.file_table import FileOptions, FileTable
@@ -101,7 +101,6 @@ def _named(table: FileTable, options: FileOptions) -> Layout:
 
 
 def _by_headings(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns by their headings."""
     headings = [read_heading(heading) for heading in table.header]
     columns = list(range(len(headings)))
     if table.tickers:
@@ -133,7 +132,7 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
         tuple(positions.get("volume", ())),
         tuple(positions.get("symbol", ())),
         tuple(positions.get("label", ())),
-        (yfinance(),) if table.tickers else tuple(recognize(table.header)),
+        (YFINANCE,) if table.tickers else tuple(recognize(table.header)),
     )
 
 
@@ -187,15 +186,11 @@ def _one_column(
 
 
 def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns of a file without a header."""
     formats = find_order(table, product_id.split("-")[1] if product_id else "", options)
     roles = formats[0].roles.split()
     prices = {role: roles.index(role) for role in PRICES}
     end = roles.index("end") if "end" in roles else None
     return Layout((0,), end, prices, (roles.index("volume"),), (), (), tuple(formats), "the figures")
-
-
-# Rows of one coin
 
 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:

@@ -126,7 +126,6 @@ def _coins(value: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_of_candles(rows: list[Any]) -> bool:
-    """Whether a list's first record names a date and a close."""
     return isinstance(rows[0], dict) and _names_candles(_flat(rows[0]))
 
 

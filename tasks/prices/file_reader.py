@@ -156,7 +156,6 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
 def _reading(
     table: FileTable, layout: Layout, rows: _Rows, candles: pd.DataFrame, rounded: int
 ) -> FileReading:
-    """What was understood of the file whose candles these are."""
     columns = _columns(table, layout, rows.volume)
     return FileReading(
         table.kind,
@@ -259,7 +258,6 @@ def _rejected(table: FileTable, days: pd.Series[pd.Timestamp]) -> pd.DataFrame:
 
 
 def _raw(fields: object) -> str:
-    """The cells of a row as JSON, whatever they are."""
     try:
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:  # NaN and infinity are no JSON

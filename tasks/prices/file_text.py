@@ -189,7 +189,6 @@ def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions
 
 
 def _is_day(text: str) -> bool:
-    """Whether a cell can be read as a day."""
     days = parse_days(pa.array([text]), "day-first").days
     return not np.isnat(days[0]) or not np.isnat(parse_days(pa.array([text]), "month-first").days[0])
 
@@ -240,7 +239,6 @@ def _most_cells(line: bytes) -> tuple[list[str], str]:
 
 
 def _is_row(fields: list[str]) -> bool:
-    """Whether the cells are a time and figures."""
     figures = fields[1:]
     return (
         (TIME_CELL.fullmatch(fields[0]) is not None or _is_day(fields[0]))
