@@ -32,7 +32,6 @@ class FileFormat:
     volume: Literal["base", "quote"] = "base"  # the currency of a column `volume`
     midnight: Literal["start", "end"] = "start"  # a price of 00:00 is of the day that starts, or that ends
     note: str = ""  # what a reader of the documentation should know
-
     header_rows: bool = False  # three of them, of which the second names a ticker for each column
 
     @property
