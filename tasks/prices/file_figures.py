@@ -88,13 +88,16 @@ def parse_volumes(column: Any, decimal: Decimal) -> np.ndarray:
     """As `parse_figures`, and 68.29K is 68,290."""
     figures = parse_figures(column, decimal)
     if pa.types.is_string(column.type):
-        parts = pc.extract_regex(column, SUFFIXED)
-        rows = np.flatnonzero(parts.is_valid().to_numpy(zero_copy_only=False))
-        numbers = parse_figures(parts.field("number").take(pa.array(rows)), decimal)
-        suffixes = parts.field("suffix").take(pa.array(rows)).to_pylist()
+        rows = np.flatnonzero(np.isnan(figures))
+        parts = pc.extract_regex(column.take(pa.array(rows)), SUFFIXED)
+        found = parts.is_valid()
+        numbers = parse_figures(parts.field("number").filter(found), decimal)
+        suffixes = parts.field("suffix").filter(found).to_pylist()
         # The figure that is nearest to what is written, not a product that was rounded twice.
-        texts = zip(map(repr, numbers.tolist()), suffixes, strict=True)
-        figures[rows] = [float(Exact(number).scaleb(SUFFIXES[suffix.lower()])) for number, suffix in texts]
+        figures[rows[np.array(found)]] = [
+            float(Exact(repr(number)).scaleb(SUFFIXES[suffix.lower()]))
+            for number, suffix in zip(numbers.tolist(), suffixes, strict=True)
+        ]
     return figures
 
 
