@@ -36,7 +36,7 @@ from closecast.tasks.prices.file_figures import (
     settle_decimal,
 )
 from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day, read_heading
-from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable, OnDuplicate
+from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable
 
 # Where the median of base × close / quote lies within this factor of one, the two columns are base and quote.
 NEAR = 2.0
@@ -74,7 +74,6 @@ def read_candles(
     product_id: str | None,
     *,
     name: str = "the file",
-    on_duplicate: OnDuplicate = "refuse",
     options: FileOptions = DEFAULTS,
 ) -> FileCandles:
     """Read the candles of one product from a file's bytes; `name` is the file's in error messages.
@@ -84,10 +83,7 @@ def read_candles(
     file: its hour is ignored while each day has only one. The volume is the one in the base currency: the
     figures (base × close ≈ quote) decide, then the names; NaN where neither does. Open, high, low and
     volume may be unknown (NaN), the close may not. Without a product, what the file says of its coin is
-    not compared.
-
-    Of a day with different figures `on_duplicate` keeps the row nearer the top of the file (`first`) or
-    nearer its end (`last`) and rejects the others. Rows with equal figures are one.
+    not compared. Rows with equal figures are one.
 
     Raises:
         BadProduct: a malformed product id.
@@ -97,14 +93,12 @@ def read_candles(
         check_product_id(product_id)
     check_columns(options.columns)
     try:
-        return _read_candles(data, product_id, on_duplicate, options)
+        return _read_candles(data, product_id, options)
     except BadFile as error:
         raise BadFile(f"{name}: {error}") from error
 
 
-def _read_candles(
-    data: bytes, product_id: str | None, on_duplicate: OnDuplicate, options: FileOptions
-) -> FileCandles:
+def _read_candles(data: bytes, product_id: str | None, options: FileOptions) -> FileCandles:
     table = open_table(data, options)
     if not len(table.numbers):
         raise no_rows(table)
@@ -114,7 +108,7 @@ def _read_candles(
     check_readable(table, layout, rows.frame)
     good = rows.frame[~rows.frame.index.isin(list(table.rejections.reasons))].copy()
     rounded = settle_ranges(table, layout, good)
-    good = one_a_day(good, on_duplicate, table).sort_values("day_utc", ignore_index=True)
+    good = one_a_day(good, options.on_duplicate, table).sort_values("day_utc", ignore_index=True)
     candles = candle_frame({str(column): figures for column, figures in good.items()})
     reading = _reading(table, layout, rows, candles, rounded)
     return FileCandles(candles, _rejected(table, rows.frame["day_utc"]), reading)
