@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from closecast.storage.prices.decisions import Decision
     from closecast.storage.upkeep.compaction import Compaction
     from closecast.tasks.evaluation.scoreboard import Scoreboard
-    from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+    from closecast.tasks.prices.file_table import FileOptions
     from closecast.tasks.prices.ingest import IngestedPrices
     from closecast.tasks.prices.quarantine import Choice, DayStatus
     from closecast.tasks.profiles.base import Profile
@@ -31,7 +31,6 @@ def import_file(
     product_id: str,
     path: Path,
     *,
-    on_duplicate: OnDuplicate = "refuse",
     replace_source: bool = False,
     options: FileOptions | None = None,
 ) -> IngestedPrices:
@@ -42,14 +41,8 @@ def import_file(
     from closecast.tasks.prices.ingest_file import ingest_file
 
     moment = clock.now()
-    request = IngestRequest(
-        product_id,
-        None,
-        moment,
-        clock.last_complete_day(moment),
-        on_duplicate=on_duplicate,
-        replace_source=replace_source,
-    )
+    last = clock.last_complete_day(moment)
+    request = IngestRequest(product_id, None, moment, last, replace_source=replace_source)
     with product_lock(home, product_id), Prices(home) as prices:
         return ingest_file(prices, request, source="csv", path=path, options=options or DEFAULTS)
 

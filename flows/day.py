@@ -70,7 +70,6 @@ def plan_day(
         observed_at=moment,
         last_finished_day=last,
         min_days=chosen.min_fallback_days,
-        on_duplicate=market.on_duplicate,
         replace_source=market.replace_source,
         pool_products=chosen.pool_products,
         model_days=chosen.min_days if chosen.min_pool_days < chosen.min_days else 0,

@@ -35,15 +35,14 @@ def import_(
     """
     from closecast.tasks.prices.file_table import FileOptions
 
-    reading = FileOptions(decimal, dates, symbol, options.parse_columns(columns))  # type: ignore[arg-type]
+    given = (decimal, dates, symbol, options.parse_columns(columns), on_duplicate)
+    reading = FileOptions(*given)  # type: ignore[arg-type]
     if dry_run:
         from closecast.flows import clock
         from closecast.tasks.prices.ingest_file import preview_file
 
         last = clock.last_complete_day()
-        summary = preview_file(
-            file, product, last_finished_day=last, on_duplicate=on_duplicate, options=reading
-        )
+        summary = preview_file(file, product, last_finished_day=last, options=reading)
         output.print_preview(summary, as_json=as_json)
         return
     if product is None:
@@ -52,14 +51,7 @@ def import_(
     with terminal.session(data_home, stderr=as_json):
         from closecast.flows.actions import import_file
 
-        prices = import_file(
-            data_home,
-            product,
-            file,
-            on_duplicate=on_duplicate,
-            replace_source=replace_source,
-            options=reading,
-        )
+        prices = import_file(data_home, product, file, replace_source=replace_source, options=reading)
     output.print_import(prices, as_json=as_json)
 
 

@@ -92,11 +92,7 @@ class PriceRecords(Database):
             return decision_frame(queries.read_decisions(connection, product_id, 0))
 
     def pages(self) -> dict[int, int]:
-        """The recorded check of each candle, by number.
-
-        Raises:
-            Damaged: a page has more or fewer checks than candles.
-        """
+        """The recorded check of each candle, by number; `Damaged` if a page has another number of them."""
         recorded: dict[int, int] = {}
         for first, last, content in self._rows(sa.select(PAGES)):
             if len(content) != 4 * (last - first + 1):

@@ -189,22 +189,20 @@ class Prices(PriceTables):
             queries.insert_decisions(connection, product_id, [(decision, after)], decided_at)
 
     def data_version(self, product_id: str, through: date, *, created_at: datetime) -> str:
-        """Name the closes up to and including `through` as they are now, for `prices_at` to read again.
+        """The name that `read_history` gives the closes up to and including `through`."""
+        return self.read_history(product_id, through, created_at=created_at).data_version
 
-        The name is `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the digest of them all. The
-        same rows always have the same name.
+    def read_history(self, product_id: str, through: date | None, *, created_at: datetime) -> KnownPrices:
+        """The candles up to and including `through`, None for all, with the data version that names them.
+
+        They are as the newest of their days knew them: an origin before a decision's `known_from` reads as
+        if there were none. The name is `PRODUCT@SEQ:SHA256`: the greatest row number among them, and the
+        digest of them all; the same rows always have the same name, by which `prices_at` reads them again.
+        `created_at` has a time zone.
 
         Raises:
             BadDay: there is no close up to `through`.
             BadProduct: the id is malformed.
-        """
-        return self.read_history(product_id, through, created_at=created_at).data_version
-
-    def read_history(self, product_id: str, through: date | None, *, created_at: datetime) -> KnownPrices:
-        """The candles up to and including `through`, None for all, with the `data_version` that names them.
-
-        They are as the newest of their days knew them: an origin before a decision's `known_from` reads as
-        if there were none. `created_at` has a time zone; the errors are those of `data_version`.
         """
         check_product_id(product_id)
         with self.read() as connection:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from closecast.storage.core.candle_schema import OBSERVATION, REJECTED_COLUMNS, arrow_schema
 from closecast.storage.prices import queries
 from closecast.storage.prices.database import Database
+from closecast.storage.prices.engine_base import PRODUCTS
 from closecast.storage.prices.schema import CANDLES, CLOSES, PRICE_DECISIONS, QUARANTINE, SERIES
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ class PriceTables(Database):
     def products(self) -> list[str]:
         """The products that have a series, by name."""
         with self.read() as connection:
-            return [
-                *connection.scalars(sa.select(SERIES.c.product_id).distinct().order_by(SERIES.c.product_id))
-            ]
+            return list(connection.scalars(sa.text(PRODUCTS)))
 
     def oldest_products(self, through: date, *, min_days: int, limit: int) -> list[str]:
         """The products with at least this many stored days up to `through`, the oldest product first."""

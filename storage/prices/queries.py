@@ -66,11 +66,7 @@ def belongs(series: Series) -> sa.ColumnElement[bool]:
 
 
 def check_page(candles: pd.DataFrame) -> pd.DataFrame:
-    """The page's candles, oldest day first; a day twice with the same figures counts once.
-
-    Raises:
-        BadInput: a time is not a day, a figure is not a possible price, or a day has different figures.
-    """
+    """The page's candles, oldest day first, or `BadInput`; a day twice with the same figures counts once."""
     if (candles["day_utc"] != candles["day_utc"].dt.normalize()).any():  # NaT differs from itself
         raise BadInput(
             "each candle needs a day, at midnight UTC; drop candles without one or of another hour"

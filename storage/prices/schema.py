@@ -111,9 +111,7 @@ DATA_VERSIONS = _table(
     *("data_versions", "data_version", "product_id", "seq", "decision_seq", "through_day_utc", "rows"),
     *("sha256", "created_at"),
 )
-# What a person or a rule decided about a day; the newest row of a day that is known by then is in force.
 PRICE_DECISIONS = _table("price_decisions", *PRICE_VIEWS["price_decisions"], nullable=("factor",))
-# A CRC-32 for each candle of a page, so that verify can name a changed one.
 PAGES = _table("pages", "first_candle_seq", "last_candle_seq", "checks")
 TABLES = (CANDLES, SERIES, QUARANTINE, DATA_VERSIONS, PAGES, PRICE_DECISIONS)
 sa.Index("candles_newest", *CANDLES.c["product_id", "day_utc", "seq"])

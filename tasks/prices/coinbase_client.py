@@ -63,8 +63,7 @@ class Client:
     """A client for daily candles: a context manager that closes its connections.
 
     The last request ends at most `max_wait` + `total_timeout` + 1 s after the patience is over; a longer
-    Retry-After header ends the client's work at once. An address
-    that cannot be used raises `BadSetting`.
+    Retry-After header ends the client's work at once. An address that cannot be used raises `BadSetting`.
     """
 
     base_url: str = COINBASE  # http or https, without a query

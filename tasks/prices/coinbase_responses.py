@@ -167,7 +167,6 @@ def printable(text: str) -> str:
 
 
 def _describe(body: bytes, content: Any) -> str:
-    """A description of a body without a message."""
     if isinstance(content, list):
         return f"an array of {len(content)}"
     if content is not None:

@@ -60,9 +60,8 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
     days = parse_days(table.columns[position], options.dates)
     if days.unsettled is not None:
         raise BadFile(
-            f"{table.name}: dates such as {table.text(position, days.unsettled)} can have the day"
-            " first or the month first, and the rows do not settle it; say which with --dates"
-            " day-first or --dates month-first"
+            f"dates such as {table.text(position, days.unsettled)} can have the day first or the month first,"
+            " and the rows do not settle it; say which with --dates day-first or --dates month-first"
         )
     return days
 
@@ -115,7 +114,7 @@ def _check_midnight(table: FileTable, days: Days, position: int) -> None:
         if days.days[off[0]] < OLDEST_STAMP:
             problem = "which is no time stamp; export days such as 2020-10-24"
         raise BadFile(
-            f"{table.name}: daily candles are needed, each at midnight UTC, but {table.place(off[0])} is of"
+            f"daily candles are needed, each at midnight UTC, but {table.place(off[0])} is of"
             f" {table.text(position, off[0])}, {problem}"
         )
 
@@ -137,9 +136,8 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
     if mended and len(known) > 2:
         row = known[np.flatnonzero(day < 12)[0]]
         raise BadFile(
-            f"{table.name}: days one after the other are needed, but {table.place(row)}"
-            f" ({table.text(position, row)}) and others like it have day and month exchanged; export"
-            " days such as 2020-10-24"
+            f"days one after the other are needed, but {table.place(row)} ({table.text(position, row)}) and"
+            " others like it have day and month exchanged; export days such as 2020-10-24"
         )
 
 
@@ -160,7 +158,7 @@ def _check_hours(table: FileTable, days: np.ndarray, clock: np.ndarray) -> None:
         pair = order[hourly[0] : hourly[0] + 2]
         first, second = sorted(table.numbers[pair])
         raise BadFile(
-            f"{table.name}: daily candles are needed,"
+            f"daily candles are needed,"
             f" {table.unit}s {first} and {second} are two hours of {days[pair[0]]!s:.10}"
         )
 
@@ -173,9 +171,8 @@ def _check_times(table: FileTable, days: np.ndarray, position: int) -> None:
     unread = np.flatnonzero(timed & np.isnat(days)).tolist()
     if unread:
         raise BadFile(
-            f"{table.name}: times such as 2020-10-24T00:00:00Z or 00:00 are needed, but"
-            f" {table.place(unread[0])} has {table.text(position, unread[0])}; export days in UTC, or"
-            f" {COLUMNS_HINT}"
+            f"times such as 2020-10-24T00:00:00Z or 00:00 are needed, but {table.place(unread[0])} has"
+            f" {table.text(position, unread[0])}; export days in UTC, or {COLUMNS_HINT}"
         )
 
 

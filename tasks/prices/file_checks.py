@@ -36,9 +36,7 @@ def no_rows(table: FileTable) -> BadFile:
     """The error for a file without a row that can be read."""
     reasons = table.rejections.reasons
     first = f"{table.unit} {min(reasons)}: {reasons[min(reasons)]}" if reasons else "nothing below the header"
-    return BadFile(
-        f"{table.name}: rows of daily candles are needed, but none can be read ({first}); {COLUMNS_HINT}"
-    )
+    return BadFile(f"rows of daily candles are needed, but none can be read ({first}); {COLUMNS_HINT}")
 
 
 def check_readable(table: FileTable, layout: Layout, frame: pd.DataFrame) -> None:
@@ -54,7 +52,7 @@ def check_readable(table: FileTable, layout: Layout, frame: pd.DataFrame) -> Non
     _check_one_header(table, unreadable)
     if len(unreadable) > MAX_UNREADABLE_SHARE * total:
         raise BadFile(
-            f"{table.name}: {len(unreadable)} of {total} rows cannot be read, the first in {table.unit}"
+            f"{len(unreadable)} of {total} rows cannot be read, the first in {table.unit}"
             f" {unreadable[0]}: {reasons[unreadable[0]]}; mend them, or {COLUMNS_HINT}"
         )
     newest = int(good.index.to_numpy()[good.to_numpy().argmax()])
@@ -73,9 +71,8 @@ def check_readable(table: FileTable, layout: Layout, frame: pd.DataFrame) -> Non
     if broken or sum("close" in reasons[number] for number in later) > MAX_NEWEST_WITHOUT_CLOSE:
         number = broken[0] if broken else later[0]
         raise BadFile(
-            f"{table.name}: the newest rows are needed, but after {good.max():%Y-%m-%d}"
-            f" {len(broken or later)} cannot be read, the first in {table.unit} {number}: {reasons[number]};"
-            f" mend them, or {COLUMNS_HINT}"
+            f"the newest rows are needed, but after {good.max():%Y-%m-%d} {len(broken or later)} cannot be"
+            f" read, the first in {table.unit} {number}: {reasons[number]}; mend them, or {COLUMNS_HINT}"
         )
 
 
@@ -87,7 +84,7 @@ def _check_one_header(table: FileTable, unreadable: list[int]) -> None:
         roles = {read_heading(cell).role for cell in cells}
         if {"date", "close"} <= roles and cells != table.header:
             raise BadFile(
-                f"{table.name}: one header is needed, {table.unit} {number} is another one; import what is"
+                f"one header is needed, {table.unit} {number} is another one; import what is"
                 " below it from a file of its own"
             )
 
@@ -111,7 +108,7 @@ def check_cut_figures(table: FileTable, layout: Layout) -> None:
         if row is not None:
             both = ",".join(str(table.columns[at][row].as_py()) for at in (left, left + 1))
             raise BadFile(
-                f"{table.name}: {both} in line {table.numbers[row]} can be one figure that its comma cuts in"
+                f"{both} in line {table.numbers[row]} can be one figure that its comma cuts in"
                 f" two; put quotes around such figures; if they are two, {COLUMNS_HINT}"
             )
 
@@ -186,9 +183,8 @@ def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:
     if far.sum() > max(MAX_CONTRADICTIONS, MAX_CONTRADICTED_SHARE * len(frame)):
         tried = ", ".join(f"{role} from {table.heading(at)}" for role, at in layout.prices.items())
         raise BadFile(
-            f"{table.name}: open and close are needed between low and high, but in {far.sum()} of"
-            f" {len(frame)} rows (first {table.unit} {far.idxmax()}) they are not; tried: {tried};"
-            f" {COLUMNS_HINT}"
+            f"open and close are needed between low and high, but in {far.sum()} of {len(frame)} rows (first"
+            f" {table.unit} {far.idxmax()}) they are not; tried: {tried}; {COLUMNS_HINT}"
         )
     rounded = ~far & (crossed | outside["open"] | outside["close"])
     frame.loc[rounded & (crossed | outside["close"]), ["low", "high"]] = np.nan
@@ -211,7 +207,7 @@ def one_a_day(frame: pd.DataFrame, on_duplicate: OnDuplicate, table: FileTable) 
         days = conflicts["day_utc"].nunique()
         coins = ", or where these are coins, one with --columns date=…,close=…,symbol=… and --symbol NAME"
         raise BadFile(
-            f"{table.name}: each day is needed once, but {day:%Y-%m-%d} has different figures:"
+            f"each day is needed once, but {day:%Y-%m-%d} has different figures:"
             f" {first} and {second}; days like this: {days};"
             f" choose with --on-duplicate last|first{coins if days > len(kept) / 2 else ''}"
         )

@@ -16,12 +16,12 @@ from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
+    YFINANCE,
     FileFormat,
     Heading,
     key_of,
     read_heading,
     recognize,
-    yfinance,
 )
 from closecast.tasks.prices.file_order import find_order
 from closecast.tasks.prices.file_table import FileOptions, FileTable
@@ -44,6 +44,16 @@ class Layout:
     labels: tuple[int, ...]  # columns of names, which only tell coins apart
     formats: tuple[FileFormat, ...]  # those that the file can be
     settled_by: str = ""  # how the order of columns without a header was found
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Refuse columns of the user's that name no day, no close, or something else."""
+    for role in columns:
+        if role not in ROLES:
+            raise BadFile(f"--columns knows {', '.join(ROLES)}, not {role!r:.40}")
+    if columns and ("close" not in columns or not {"date", "end"} & columns.keys()):
+        lacking = "date=…, or end=… for the time of a day's end," if "close" in columns else "close=…"
+        raise BadFile(f"--columns needs a day and a close: {lacking} is not named")
 
 
 def find_layout(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
@@ -74,8 +84,6 @@ def _named(table: FileTable, options: FileOptions) -> Layout:
     found: dict[str, int] = {}
     keys = [key_of(heading) for heading in table.header]
     for role, text in options.columns.items():
-        if role not in ROLES:
-            raise BadFile(f"--columns knows {', '.join(ROLES)}, not {role!r:.40}")
         if text.isdecimal() and 1 <= int(text) <= len(keys):
             found[role] = int(text) - 1
         elif keys.count(key_of(text)) == 1 and table.has_header:
@@ -84,10 +92,7 @@ def _named(table: FileTable, options: FileOptions) -> Layout:
             shown = (
                 ", ".join(table.header)[:120] if table.has_header else f"{len(keys)} columns without header"
             )
-            raise BadFile(f"{table.name}: the column {text!r:.40} for the {role} is not in it once: {shown}")
-    if "close" not in found or not {"date", "end"} & found.keys():
-        lacking = "date=…, or end=… for the time of a day's end," if "close" in found else "close=…"
-        raise BadFile(f"--columns needs a day and a close: {lacking} is not named")
+            raise BadFile(f"the column {text!r:.40} for the {role} is not in it once: {shown}")
     formats = tuple(recognize(table.header)) if table.has_header else ()
     prices = {role: found[role] for role in PRICES if role in found}
     volumes, symbols = ((found[role],) if role in found else () for role in ("volume", "symbol"))
@@ -96,7 +101,6 @@ def _named(table: FileTable, options: FileOptions) -> Layout:
 
 
 def _by_headings(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns by their headings."""
     headings = [read_heading(heading) for heading in table.header]
     columns = list(range(len(headings)))
     if table.tickers:
@@ -118,7 +122,7 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
     if not (dates or positions.get("end")) or "close" not in prices:
         lacking = "close" if dates else "date"
         raise BadFile(
-            f"{table.name}: a date and a close are needed, no {lacking} is found among"
+            f"a date and a close are needed, no {lacking} is found among"
             f" {', '.join(table.header)!s:.120}; {COLUMNS_HINT}"
         )
     return Layout(
@@ -128,7 +132,7 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
         tuple(positions.get("volume", ())),
         tuple(positions.get("symbol", ())),
         tuple(positions.get("label", ())),
-        (yfinance(),) if table.tickers else tuple(recognize(table.header)),
+        (YFINANCE,) if table.tickers else tuple(recognize(table.header)),
     )
 
 
@@ -142,18 +146,18 @@ def _of_ticker(table: FileTable, product_id: str | None, options: FileOptions) -
             one for one in tickers if len(tickers) == 1 and (not product_id or is_product(one, product_id))
         ]
     if len(chosen) != 1:
-        raise other_product(table, product_id, tickers, "the header")
+        raise other_product(product_id, tickers, "the header")
     return [position for position, one in enumerate(table.tickers) if one in ("", chosen[0])]
 
 
-def other_product(table: FileTable, product_id: str | None, symbols: list[str], where: str) -> BadFile:
+def other_product(product_id: str | None, symbols: list[str], where: str) -> BadFile:
     """The error for a file of another product, or of several."""
     shown = ", ".join(repr(one)[:40] for one in symbols[:5]) + (", …" if len(symbols) > 5 else "")
     needed = f"candles of {product_id} are needed" if product_id else "candles of one product are needed"
     remedy = "choose its rows with --symbol NAME"
     if len(symbols) == 1:
         remedy = f"name that product, or say that this is the one with --symbol {symbols[0]!s:.30}"
-    return BadFile(f"{table.name}: {needed}, {where} is of {shown}; {remedy}")
+    return BadFile(f"{needed}, {where} is of {shown}; {remedy}")
 
 
 def _one_column(
@@ -165,34 +169,28 @@ def _one_column(
         bases = [one for one in positions if headings[one].base in ("", base)]
         if not bases:
             raise BadFile(
-                f"{table.name}: closes of {base} are needed, the header has"
+                f"closes of {base} are needed, the header has"
                 f" {', '.join(table.heading(one) for one in positions)}; import it as the product that it is"
             )
         fitting = [one for one in bases if headings[one].allows(quote)]
         if not fitting and role == "close":
             raise BadFile(
-                f"{table.name}: closes in {quote} are needed, the header has"
+                f"closes in {quote} are needed, the header has"
                 f" {', '.join(table.heading(one) for one in bases)}; import it as the product that it is"
             )
         positions = [one for one in fitting if headings[one].names_currency] or fitting
     if len(positions) > 1:
         both = " and ".join(table.heading(one) for one in positions[:2])
-        raise BadFile(
-            f"{table.name}: one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}"
-        )
+        raise BadFile(f"one column is needed for the {role}, the header has two: {both}; {COLUMNS_HINT}")
     return positions[0] if positions else None
 
 
 def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) -> Layout:
-    """The columns of a file without a header."""
     formats = find_order(table, product_id.split("-")[1] if product_id else "", options)
     roles = formats[0].roles.split()
     prices = {role: roles.index(role) for role in PRICES}
     end = roles.index("end") if "end" in roles else None
     return Layout((0,), end, prices, (roles.index("volume"),), (), (), tuple(formats), "the figures")
-
-
-# Rows of one coin
 
 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
@@ -204,10 +202,10 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
         is_told = bool(table.has_header and read_heading(table.header[layout.prices["close"]]).quote)
         for coin in table.coins:
             if not is_product(coin, product_id) and not (is_told and coin.upper() in MONEY):
-                raise other_product(table, product_id, [coin], "it")
+                raise other_product(product_id, [coin], "it")
     if table.tickers or not names:
         if symbol and not table.tickers and not is_named:
-            raise BadFile(f"{table.name}: it names no coins, so that --symbol chooses nothing; leave it out")
+            raise BadFile("it names no coins, so that --symbol chooses nothing; leave it out")
         return table
     if symbol:
         for position in names:
@@ -216,16 +214,14 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
                 return _rows(table, np.flatnonzero(np.array(mine)))
         filled = _filled(table, names[0])
         shown = ", ".join(filled[:5]) + (", …" if len(filled) > 5 else "")
-        raise BadFile(f"{table.name}: no row is of {symbol!r:.40}, its rows are of {shown!s:.100}")
+        raise BadFile(f"no row is of {symbol!r:.40}, its rows are of {shown!s:.100}")
     for position in [at for at in names if at in layout.symbols] or names[:1]:
         filled = _filled(table, position)
         foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
         # One name alone, such as `Bitcoin`, says nothing.
         if foreign and (len(filled) > 1 or (product_id and position in layout.symbols)):
             line = table.numbers[pc.index(table.columns[position], foreign[0]).as_py()]
-            raise other_product(
-                table, product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it"
-            )
+            raise other_product(product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
     return table
 
 

@@ -24,41 +24,39 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 SHOWN = 5
 
 
-def open_table(data: bytes, name: str, options: FileOptions) -> FileTable:
+def open_table(data: bytes, options: FileOptions) -> FileTable:
     """The cells of a file of any kind that the reader knows, by its first bytes."""
-    data = _unpack(_unpack(data, name), name)  # such as a gzip in a zip
+    data = _unpack(_unpack(data))  # such as a gzip in a zip
     if data.startswith((b"PAR1", b"ARROW1", b"FEA1")):
-        return _read_arrow(data, name)
-    text = _decode(data, name)
+        return _read_arrow(data)
+    text = _decode(data)
     if text.lstrip()[:1] in (b"[", b"{"):
         if len(text) > MAX_BYTES:
-            raise BadFile(f"{name}: JSON of at most {MAX_BYTES} bytes is needed, this is larger; split it")
-        return read_json(text, name)
+            raise BadFile(f"JSON of at most {MAX_BYTES} bytes is needed, this is larger; split it")
+        return read_json(text)
     if text.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise BadFile(f"{name}: a file of daily candles is needed, but this is a web page; download the data")
-    return read_text(text, name, options)
+        raise BadFile("a file of daily candles is needed, but this is a web page; download the data")
+    return read_text(text, options)
 
 
-def _unpack(data: bytes, name: str) -> bytes:
+def _unpack(data: bytes) -> bytes:
     """The content of a gzip or of the one file in a zip; other bytes as they are."""
     try:
         if data.startswith(b"\x1f\x8b"):
             with gzip.open(io.BytesIO(data)) as packed:
                 content = packed.read(MAX_BYTES + 1)
         elif data.startswith(b"PK\x03\x04"):
-            content = _unzip(data, name)
+            content = _unzip(data)
         else:
             return data
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise BadFile(f"{name}: a whole packed file is needed, but it cannot be unpacked: {error}") from error
+        raise BadFile(f"a whole packed file is needed, but it cannot be unpacked: {error}") from error
     if len(content) > MAX_BYTES:
-        raise BadFile(
-            f"{name}: a file of at most {MAX_BYTES} bytes is needed, unpacked it is larger; split it"
-        )
+        raise BadFile(f"a file of at most {MAX_BYTES} bytes is needed, unpacked it is larger; split it")
     return content
 
 
-def _unzip(data: bytes, name: str) -> bytes:
+def _unzip(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = [
             one.filename
@@ -67,23 +65,21 @@ def _unzip(data: bytes, name: str) -> bytes:
             if not one.filename.rpartition("/")[2].startswith(".")
         ]
         if "xl/workbook.xml" in names:
-            raise BadFile(
-                f"{name}: a file of daily candles is needed, this is a workbook; save the sheet as CSV"
-            )
+            raise BadFile("a file of daily candles is needed, this is a workbook; save the sheet as CSV")
         if len(names) != 1:
             shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-            raise BadFile(f"{name}: a zip with one file is needed, it has {len(names)} ({shown}); unpack it")
+            raise BadFile(f"a zip with one file is needed, it has {len(names)} ({shown}); unpack it")
         with archive.open(names[0]) as packed:
             return packed.read(MAX_BYTES + 1)
 
 
-def _decode(data: bytes, name: str) -> bytes:
+def _decode(data: bytes) -> bytes:
     """The text in UTF-8, without a mark."""
     if data.startswith(UTF16_MARKS):
         try:
             text = data.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise BadFile(f"{name}: its text begins as UTF-16, but is not; save it as UTF-8") from error
+            raise BadFile("its text begins as UTF-16, but is not; save it as UTF-8") from error
         data = text.encode()
     bad = data.find(b"\0")
     try:
@@ -93,22 +89,20 @@ def _decode(data: bytes, name: str) -> bytes:
     if bad >= 0:
         line = max(data.count(b"\n", 0, bad), data.count(b"\r", 0, bad)) + 1
         raise BadFile(
-            f"{name}: text in UTF-8, JSON, Parquet or feather is needed, line {line} is not:"
+            f"text in UTF-8, JSON, Parquet or feather is needed, line {line} is not:"
             f" {data[bad : bad + 20]!r:.60}; unpack it, or save it as UTF-8"
         )
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def _read_arrow(data: bytes, name: str) -> FileTable:
+def _read_arrow(data: bytes) -> FileTable:
     try:
         buffer = pa.BufferReader(data)
         if data.startswith(b"PAR1") and parquet.read_metadata(buffer).num_rows > MAX_ROWS:
             raise ValueError(f"it has more than {MAX_ROWS} rows")
         table = parquet.read_table(buffer) if data.startswith(b"PAR1") else feather.read_table(buffer)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadFile(
-            f"{name}: a whole Parquet or feather file is needed: {error!s:.100}; fetch it again"
-        ) from error
+        raise BadFile(f"a whole Parquet or feather file is needed: {error!s:.100}; fetch it again") from error
     header, tickers = list(table.column_names), []
     for position, heading in enumerate(header):
         # The two levels of a data frame's columns, as text.
@@ -127,7 +121,6 @@ def _read_arrow(data: bytes, name: str) -> FileTable:
         }
 
     return FileTable(
-        name,
         "Parquet" if data.startswith(b"PAR1") else "feather",
         header,
         True,

@@ -23,12 +23,15 @@ NANOSECONDS = r"^-?\d{18,20}$"
 COMPACT = r"^(?P<y>(?:19|20)\d{2})(?P<m>\d{2})(?P<d>\d{2})$"
 TAIL = r"(?P<tail>(?:[T ,].*)?)Z?$"
 WEEKDAY = r"^(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? )?"
-YEAR_FIRST = r"^(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})" + TAIL
 YEAR_LAST = r"^(?P<m>\d{1,2})[-/.](?P<d>\d{1,2})[-/.](?P<y>\d{4}|\d{2})" + TAIL
-MONTH_NAMED = WEEKDAY + r"(?P<m>[A-Za-z]{3,9})\.?[ -](?P<d>\d{1,2}),?[ -](?P<y>\d{4})" + TAIL
-DAY_AND_NAME = WEEKDAY + r"(?P<d>\d{1,2})[ -](?P<m>[A-Za-z]{3,9})\.?,?[ -](?P<y>\d{4}|\d{2})" + TAIL
-YEAR_AND_NAME = r"^(?P<y>\d{4})[ -](?P<m>[A-Za-z]{3,9})[ -](?P<d>\d{1,2})" + TAIL
-COMPACT_WITH_TIME = COMPACT[:-1] + r"(?P<tail>[T ]\d{2}:?\d{2}.*)$"
+YEAR_FIRST = r"^(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})" + TAIL
+OTHER_FORMS = {
+    YEAR_LAST: "10/24/2020",
+    WEEKDAY + r"(?P<m>[A-Za-z]{3,9})\.?[ -](?P<d>\d{1,2}),?[ -](?P<y>\d{4})" + TAIL: "Oct 24, 2020",
+    WEEKDAY + r"(?P<d>\d{1,2})[ -](?P<m>[A-Za-z]{3,9})\.?,?[ -](?P<y>\d{4}|\d{2})" + TAIL: "24 Oct 2020",
+    r"^(?P<y>\d{4})[ -](?P<m>[A-Za-z]{3,9})[ -](?P<d>\d{1,2})" + TAIL: "2020-Oct-24",
+    COMPACT[:-1] + r"(?P<tail>[T ]\d{2}:?\d{2}.*)$": "20201024 00:00",
+}
 CLOCK_24 = re.compile(
     r",?[T ](\d{1,2}):?(\d{2})(?::?(\d{2})(\.\d+)?)?"
     r"(?: ?(?:Z|UTC|GMT)| ?([+-])(\d{2})(?::?(\d{2}))?(?: UTC)?)?",
@@ -68,6 +71,8 @@ class _Parser:
 
     def stamps(self) -> None:
         """Seconds, milliseconds, microseconds or nanoseconds, each by its size."""
+        if not np.isnan(self.seconds).any():
+            return
         texts = pc.if_else(pc.match_substring_regex(self.texts, STAMP), self.texts, None)
         number = np.array(texts.cast(pa.float64()).to_numpy(zero_copy_only=False))
         size = np.abs(number)
@@ -96,9 +101,8 @@ class _Parser:
             day_first = self._day_first(rows, month, day, order)
             if day_first is None:
                 return
-            form = "24/10/2020" if day_first else "10/24/2020"
             if day_first:
-                month, day = day, month
+                month, day, form = day, month, "24/10/2020"
         year = _whole_years(found["y"], year, day)
         seconds = np.full(len(self.texts), np.nan)
         seconds[rows] = _seconds(year, month, day)
@@ -155,13 +159,9 @@ def parse_days(column: Any, order: DayOrder | None = None) -> Days:
         else:
             parser.stamps()
     parser.dates(YEAR_FIRST, "2020-10-24")
-    if np.isnan(parser.seconds).any():
-        parser.stamps()
-        parser.dates(YEAR_LAST, "", order)
-        parser.dates(MONTH_NAMED, "Oct 24, 2020")
-        parser.dates(DAY_AND_NAME, "24 Oct 2020")
-        parser.dates(YEAR_AND_NAME, "2020-Oct-24")
-        parser.dates(COMPACT_WITH_TIME, "20201024 00:00")
+    parser.stamps()
+    for pattern, form in OTHER_FORMS.items():
+        parser.dates(pattern, form, order)
     return parser.result()
 
 

@@ -88,13 +88,16 @@ def parse_volumes(column: Any, decimal: Decimal) -> np.ndarray:
     """As `parse_figures`, and 68.29K is 68,290."""
     figures = parse_figures(column, decimal)
     if pa.types.is_string(column.type):
-        parts = pc.extract_regex(column, SUFFIXED)
-        rows = np.flatnonzero(parts.is_valid().to_numpy(zero_copy_only=False))
-        numbers = parse_figures(parts.field("number").take(pa.array(rows)), decimal)
-        suffixes = parts.field("suffix").take(pa.array(rows)).to_pylist()
+        rows = np.flatnonzero(np.isnan(figures))
+        parts = pc.extract_regex(column.take(pa.array(rows)), SUFFIXED)
+        found = parts.is_valid()
+        numbers = parse_figures(parts.field("number").filter(found), decimal)
+        suffixes = parts.field("suffix").filter(found).to_pylist()
         # The figure that is nearest to what is written, not a product that was rounded twice.
-        texts = zip(map(repr, numbers.tolist()), suffixes, strict=True)
-        figures[rows] = [float(Exact(number).scaleb(SUFFIXES[suffix.lower()])) for number, suffix in texts]
+        figures[rows[np.array(found)]] = [
+            float(Exact(repr(number)).scaleb(SUFFIXES[suffix.lower()]))
+            for number, suffix in zip(numbers.tolist(), suffixes, strict=True)
+        ]
     return figures
 
 
@@ -130,7 +133,7 @@ def settle_decimal(
     few = max(MAX_ODD, MAX_ODD_SHARE * len(close))
     if min(only_point, only_comma) > few or (only_point and only_point == only_comma):
         raise BadFile(
-            f"{table.name}: one decimal mark is needed, but some figures have a decimal point and others a"
+            f"one decimal mark is needed, but some figures have a decimal point and others a"
             f" decimal comma; {DECIMAL_HINT}"
         )
     settled: Decimal | None = None
@@ -138,7 +141,7 @@ def settle_decimal(
         settled = "point" if only_point > only_comma else "comma"
     if not either or not pa.types.is_string(close.type):
         return settled or "point"
-    return _by_the_closes(table, texts, close, settled)
+    return _by_the_closes(texts, close, settled)
 
 
 def _has_decimal_points(prices: Sequence[Any], close: Any) -> bool:
@@ -172,7 +175,7 @@ class _Forms:
         self.only = {mark: pc.sum(pc.and_not(found, both)).as_py() or 0 for mark, found in match.items()}
 
 
-def _by_the_closes(table: FileTable, prices: Sequence[Any], close: Any, settled: Decimal | None) -> Decimal:
+def _by_the_closes(prices: Sequence[Any], close: Any, settled: Decimal | None) -> Decimal:
     """The mark that is settled, unless it makes jumps that the other reading of doubtful figures has not."""
     factors = {mark: _largest_factor(parse_figures(close, mark)) for mark in READINGS}
     if settled:
@@ -193,7 +196,7 @@ def _by_the_closes(table: FileTable, prices: Sequence[Any], close: Any, settled:
     )
     digits = re.sub("[.,]", "", example)
     raise BadFile(
-        f"{table.name}: figures such as {example!r} can be {digits} or {digits[:-3]}.{digits[-3:]}, and no"
+        f"figures such as {example!r} can be {digits} or {digits[:-3]}.{digits[-3:]}, and no"
         f" other figure settles it; {DECIMAL_HINT}"
     )
 

@@ -32,18 +32,12 @@ class FileFormat:
     volume: Literal["base", "quote"] = "base"  # the currency of a column `volume`
     midnight: Literal["start", "end"] = "start"  # a price of 00:00 is of the day that starts, or that ends
     note: str = ""  # what a reader of the documentation should know
-
     header_rows: bool = False  # three of them, of which the second names a ticker for each column
 
     @property
-    def ordered_keys(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The headings as `key_of` compares them."""
         return [key_of(heading) for heading in self.header.split(",")]
-
-    @property
-    def keys(self) -> set[str]:
-        """The same without their order."""
-        return set(self.ordered_keys)
 
 
 FORMATS = (
@@ -183,6 +177,7 @@ FORMATS = (
         note="UTC days, the bar `1Dutc`",
     ),
 )
+YFINANCE = next(one for one in FORMATS if one.header_rows)
 # Headings of other tables, by role.
 SYNONYMS = {
     "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
@@ -284,10 +279,10 @@ def recognize(header: list[str]) -> list[FileFormat]:
     Several where they have the same headings, none if no format is known.
     """
     keys = [key_of(heading) for heading in header]
-    whole = [one for one in FORMATS if one.keys <= set(keys)]
+    whole = [one for one in FORMATS if set(one.keys) <= set(keys)]
     longest = max((len(one.keys) for one in whole), default=0)
     whole = [one for one in whole if len(one.keys) == longest]
-    ordered = [one for one in whole if [key for key in keys if key in one.keys] == one.ordered_keys]
+    ordered = [one for one in whole if [key for key in keys if key in one.keys] == one.keys]
     return ordered or whole[:1]
 
 
@@ -307,8 +302,3 @@ def midnight_ends_day(header: list[str], formats: Sequence[FileFormat]) -> bool:
 def bare_formats(columns: int) -> list[FileFormat]:
     """The formats that come without a header in so many columns."""
     return [one for one in FORMATS if one.bare and len(one.roles.split()) == columns]
-
-
-def yfinance() -> FileFormat:
-    """The format with three header rows."""
-    return next(one for one in FORMATS if one.header_rows)

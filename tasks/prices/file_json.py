@@ -20,7 +20,7 @@ SHOWN = 5
 _PAIR = re.compile(rf"([A-Z0-9]+[-/_]?)?({CURRENCIES.upper()})")  # as key of a list
 
 
-def read_json(text: bytes, name: str) -> FileTable:
+def read_json(text: bytes) -> FileTable:
     """The one table in a JSON text.
 
     A list of records, which may be nested, or of rows; JSON lines; records by day; or a list for each column.
@@ -33,22 +33,19 @@ def read_json(text: bytes, name: str) -> FileTable:
                 raise
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
         prices = _coingecko(content) or _cryptowatch(content)
-        rows, coins = (prices, ()) if prices else _one_table(content, name)
+        rows, coins = (prices, ()) if prices else _one_table(content)
         if records := all(isinstance(row, dict) for row in rows):
             rows = [_flat(row) for row in rows]
     except (ValueError, RecursionError) as error:
-        raise BadFile(
-            f"{name}: JSON is needed, but it cannot be read: {error!s:.100}; fetch it again"
-        ) from error
+        raise BadFile(f"JSON is needed, but it cannot be read: {error!s:.100}; fetch it again") from error
     if not records and not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
-        raise BadFile(f"{name}: a list of candles is needed, all of the same form; take out what is none")
+        raise BadFile("a list of candles is needed, all of the same form; take out what is none")
     keys: Sequence[Any] = (
         list(dict.fromkeys(key for row in rows for key in row)) if records else range(len(rows[0]))
     )
     header = [_clean(key) if records else "" for key in keys]
     columns = [_json_column([row.get(key) if records else row[key] for row in rows]) for key in keys]
     return FileTable(
-        name,
         "JSON",
         header,
         records,
@@ -81,7 +78,7 @@ def _cryptowatch(content: Any) -> list[dict[str, Any]] | None:
     return [dict(zip(("close_time", *FIGURES), row, strict=False)) for row in days]
 
 
-def _one_table(content: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:
+def _one_table(content: Any) -> tuple[list[Any], tuple[str, ...]]:
     """The only list of records or rows in a JSON value, and the coins that are named beside or above it."""
     found: list[tuple[str, list[Any], tuple[str, ...]]] = []
 
@@ -108,7 +105,7 @@ def _one_table(content: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:
     if found:
         paths = ", ".join(path for path, *_ in found[:SHOWN])
         what = f"there are {len(found)} ({paths!s:.100}); save that of the product alone"
-    raise BadFile(f"{name}: one list of candles is needed in the JSON, but {what}")
+    raise BadFile(f"one list of candles is needed in the JSON, but {what}")
 
 
 def _is_frame(value: Any) -> bool:
@@ -129,7 +126,6 @@ def _coins(value: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _is_of_candles(rows: list[Any]) -> bool:
-    """Whether a list's first record names a date and a close."""
     return isinstance(rows[0], dict) and _names_candles(_flat(rows[0]))
 
 

@@ -28,7 +28,7 @@ def find_order(table: FileTable, quote: str, options: FileOptions) -> list[FileF
     formats = bare_formats(len(table.header))
     if not formats:
         raise BadFile(
-            f"{table.name}: a header is needed, or the columns of a known export; this has"
+            f"a header is needed, or the columns of a known export; this has"
             f" {len(table.header)} columns without header; {NUMBERS_HINT}"
         )
     columns = [clean(column, quote) for column in table.columns]
@@ -48,9 +48,7 @@ def find_order(table: FileTable, quote: str, options: FileOptions) -> list[FileF
     tried = ", or as ".join(
         ",".join(role for role in roles.split() if role not in ("-", "end")) for roles in orders
     )
-    raise BadFile(
-        f"{table.name}: without a header the columns are taken as {tried}; {problem}; {NUMBERS_HINT}"
-    )
+    raise BadFile(f"without a header the columns are taken as {tried}; {problem}; {NUMBERS_HINT}")
 
 
 def _fits(roles: str, figures: list[np.ndarray], days: np.ndarray) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from closecast.storage.core.candle_schema import FIGURES, PRICES, candle_frame, rejected_frame
+from closecast.storage.core.errors import BadFile
 from closecast.storage.core.home import check_product_id
 from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
@@ -25,7 +26,7 @@ from closecast.tasks.prices.file_checks import (
     one_a_day,
     settle_ranges,
 )
-from closecast.tasks.prices.file_columns import Layout, find_layout, of_symbol
+from closecast.tasks.prices.file_columns import Layout, check_columns, find_layout, of_symbol
 from closecast.tasks.prices.file_contents import open_table
 from closecast.tasks.prices.file_figures import (
     clean,
@@ -35,7 +36,7 @@ from closecast.tasks.prices.file_figures import (
     settle_decimal,
 )
 from closecast.tasks.prices.file_formats import is_volume_in_quote, key_of, midnight_ends_day, read_heading
-from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable, OnDuplicate
+from closecast.tasks.prices.file_table import Decimal, FileOptions, FileTable
 
 # Where the median of base × close / quote lies within this factor of one, the two columns are base and quote.
 NEAR = 2.0
@@ -73,7 +74,6 @@ def read_candles(
     product_id: str | None,
     *,
     name: str = "the file",
-    on_duplicate: OnDuplicate = "refuse",
     options: FileOptions = DEFAULTS,
 ) -> FileCandles:
     """Read the candles of one product from a file's bytes; `name` is the file's in error messages.
@@ -83,10 +83,7 @@ def read_candles(
     file: its hour is ignored while each day has only one. The volume is the one in the base currency: the
     figures (base × close ≈ quote) decide, then the names; NaN where neither does. Open, high, low and
     volume may be unknown (NaN), the close may not. Without a product, what the file says of its coin is
-    not compared.
-
-    Of a day with different figures `on_duplicate` keeps the row nearer the top of the file (`first`) or
-    nearer its end (`last`) and rejects the others. Rows with equal figures are one.
+    not compared. Rows with equal figures are one.
 
     Raises:
         BadProduct: a malformed product id.
@@ -94,7 +91,15 @@ def read_candles(
     """
     if product_id is not None:
         check_product_id(product_id)
-    table = open_table(data, name, options)
+    check_columns(options.columns)
+    try:
+        return _read_candles(data, product_id, options)
+    except BadFile as error:
+        raise BadFile(f"{name}: {error}") from error
+
+
+def _read_candles(data: bytes, product_id: str | None, options: FileOptions) -> FileCandles:
+    table = open_table(data, options)
     if not len(table.numbers):
         raise no_rows(table)
     layout = find_layout(table, product_id, options)
@@ -103,7 +108,7 @@ def read_candles(
     check_readable(table, layout, rows.frame)
     good = rows.frame[~rows.frame.index.isin(list(table.rejections.reasons))].copy()
     rounded = settle_ranges(table, layout, good)
-    good = one_a_day(good, on_duplicate, table).sort_values("day_utc", ignore_index=True)
+    good = one_a_day(good, options.on_duplicate, table).sort_values("day_utc", ignore_index=True)
     candles = candle_frame({str(column): figures for column, figures in good.items()})
     reading = _reading(table, layout, rows, candles, rounded)
     return FileCandles(candles, _rejected(table, rows.frame["day_utc"]), reading)
@@ -145,7 +150,6 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
 def _reading(
     table: FileTable, layout: Layout, rows: _Rows, candles: pd.DataFrame, rounded: int
 ) -> FileReading:
-    """What was understood of the file whose candles these are."""
     columns = _columns(table, layout, rows.volume)
     return FileReading(
         table.kind,
@@ -248,7 +252,6 @@ def _rejected(table: FileTable, days: pd.Series[pd.Timestamp]) -> pd.DataFrame:
 
 
 def _raw(fields: object) -> str:
-    """The cells of a row as JSON, whatever they are."""
     try:
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:  # NaN and infinity are no JSON

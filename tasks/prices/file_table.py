@@ -22,6 +22,8 @@ class FileOptions:
     symbol: str | None = None  # of the rows to read, where a file has several coins
     # Role → heading or position (from 1); where given, no other column is read.
     columns: Mapping[str, str] = field(default_factory=dict)
+    # Of a day with different figures the row that counts: the one nearer the top or the end of the file.
+    on_duplicate: OnDuplicate = "refuse"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class FileTable:
     the header are rejected and not among them.
     """
 
-    name: str
     kind: str  # such as `CSV (;)`
     header: list[str]  # empty texts where `has_header` is false
     has_header: bool

@@ -33,11 +33,11 @@ TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
 FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|false", re.ASCII)
 
 
-def read_text(text: bytes, name: str, options: FileOptions) -> FileTable:
+def read_text(text: bytes, options: FileOptions) -> FileTable:
     """The cells of a delimited text in UTF-8; lines above its header, if it has one, are skipped."""
-    lines = _split_lines(text, name)
-    found = _ticker_header(lines) or _find_header(lines, name, options)
-    return _read_below(lines, found, name)
+    lines = _split_lines(text)
+    found = _ticker_header(lines) or _find_header(lines, options)
+    return _read_below(lines, found)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Header:
         return any(self.headings)
 
 
-def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
+def _read_below(lines: list[bytes], found: _Header) -> FileTable:
     """The cells of all lines below the header; rows may lack their last cells, or end in empty ones."""
     header, separator, start = found.headings, found.separator, found.start
     nothing = b' "' + separator.encode()  # a spreadsheet writes its empty rows
@@ -65,10 +65,10 @@ def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
             rejections.add(start + row + 1, "a quote is not closed")
             below[row] = b""
     numbers = np.flatnonzero(np.fromiter(map(len, below), np.int64)) + start + 1
-    columns, widths = _parse([line for line in below if line], len(header), separator, name)
+    columns, widths = _parse([line for line in below if line], len(header), separator)
     if found.is_there and not found.tickers:
         none_fits = len(widths) == len(numbers)
-        _check_commas_in_headings(found, lines[start - 1], columns, name, none_fits=none_fits)
+        _check_commas_in_headings(found, lines[start - 1], columns, none_fits=none_fits)
     short: dict[int, int] = {}
     if widths:
         for row, width in widths.items():
@@ -79,7 +79,7 @@ def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
                 below[number - 1 - start] += separator.encode() * missing
             elif surplus and below[number - 1 - start].endswith(surplus):
                 below[number - 1 - start] = below[number - 1 - start].removesuffix(surplus)
-        columns, widths = _parse([line for line in below if line], len(header), separator, name)
+        columns, widths = _parse([line for line in below if line], len(header), separator)
     for row, width in widths.items():
         number = int(numbers[row])
         if lines[number - 1].strip():
@@ -92,7 +92,6 @@ def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
         return dict(zip(header, texts, strict=True)) if fits else texts
 
     return FileTable(
-        name,
         f"text separated by {'a tab' if separator == chr(9) else separator}",
         header,
         found.is_there,
@@ -107,9 +106,7 @@ def _read_below(lines: list[bytes], found: _Header, name: str) -> FileTable:
     )
 
 
-def _check_commas_in_headings(
-    found: _Header, line: bytes, columns: list[Any], name: str, *, none_fits: bool
-) -> None:
+def _check_commas_in_headings(found: _Header, line: bytes, columns: list[Any], *, none_fits: bool) -> None:
     """Refuse a header that a comma inside a heading seems to have cut: a space begins some headings alone.
 
     So it is where no row has as many cells, or where commas can have cut the figures below alike.
@@ -121,9 +118,8 @@ def _check_commas_in_headings(
     for at in spaced:
         if none_fits or (at < len(columns) and _are_whole(columns[at - 1]) and _are_whole(columns[at])):
             raise BadFile(
-                f"{name}: a heading for each column is needed, but"
-                f" {cells[at - 1]}{found.separator}{cells[at]!s:.40} can be one heading or two;"
-                " put quotes around headings that have a separator in them"
+                f"a heading for each column is needed, but {cells[at - 1]}{found.separator}{cells[at]!s:.40}"
+                " can be one heading or two; put quotes around headings that have a separator in them"
             )
 
 
@@ -132,7 +128,7 @@ def _are_whole(column: Any) -> bool:
     return bool(pc.all(pc.match_substring_regex(column.slice(0, 1000), r"^[\d\s\x{a0}\x{202f}'’]*$")).as_py())
 
 
-def _split_lines(text: bytes, name: str) -> list[bytes]:
+def _split_lines(text: bytes) -> list[bytes]:
     """The lines of a text without their ends; no space stands before a quote that opens a cell."""
     text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b' "' in text:
@@ -141,20 +137,20 @@ def _split_lines(text: bytes, name: str) -> list[bytes]:
     longest = max(lines, key=len)
     if len(longest) > MAX_LINE_BYTES:
         raise BadFile(
-            f"{name}: lines of at most {MAX_LINE_BYTES} bytes are needed, line {lines.index(longest) + 1} is"
+            f"lines of at most {MAX_LINE_BYTES} bytes are needed, line {lines.index(longest) + 1} is"
             " longer; is it a file of candles?"
         )
     return lines
 
 
-def _find_header(lines: list[bytes], name: str, options: FileOptions) -> _Header:
+def _find_header(lines: list[bytes], options: FileOptions) -> _Header:
     """The first header that has what is needed, or the first row where there are only figures."""
     filled = [index for index, line in enumerate(lines[: 4 * HEADER_LINES]) if line.strip()][:HEADER_LINES]
     if not filled:
-        raise BadFile(f"{name}: a file of daily candles is needed, but it is empty or begins so")
+        raise BadFile("a file of daily candles is needed, but it is empty or begins so")
     top = filled[0]
     if options.columns and all(text.isdecimal() for text in options.columns.values()):
-        return _above_first_day(lines, filled, name, options)
+        return _above_first_day(lines, filled, options)
     first, separator = _most_cells(lines[top])
     start = top + (first == list(map(str, range(len(first)))))  # a data frame numbers columns without names
     bare = _Header([""] * len(first), separator, top, start)
@@ -168,12 +164,12 @@ def _find_header(lines: list[bytes], name: str, options: FileOptions) -> _Header
     if start > top or _is_row(first):
         return bare
     raise BadFile(
-        f"{name}: a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
+        f"a header with a date and a close is needed (such as Date,Open,High,Low,Close,Volume),"
         f" {' and '.join(missing)} not found in {lines[index].decode()[:60]!r}; {COLUMNS_HINT}"
     )
 
 
-def _above_first_day(lines: list[bytes], filled: list[int], name: str, options: FileOptions) -> _Header:
+def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions) -> _Header:
     """The header where columns are named by number: the line above the first row with a day, if as wide."""
     numbers = {role: int(text) for role, text in options.columns.items()}
     widest, day = max(numbers.values()), numbers.get("date", numbers.get("end", 1))
@@ -187,14 +183,12 @@ def _above_first_day(lines: list[bytes], filled: list[int], name: str, options: 
                     return _Header(heading, mark, above, index)
                 return _Header([""] * len(cells), mark, index, index)
     raise BadFile(
-        f"{name}: a day is needed in column {day}, and {widest} columns, but no"
-        f" row has them, such as {lines[filled[-1]].decode()[:60]!r}; number other columns with --columns"
-        " date=…,close=…"
+        f"a day is needed in column {day}, and {widest} columns, but no row has them, such as"
+        f" {lines[filled[-1]].decode()[:60]!r}; number other columns with --columns date=…,close=…"
     )
 
 
 def _is_day(text: str) -> bool:
-    """Whether a cell can be read as a day."""
     days = parse_days(pa.array([text]), "day-first").days
     return not np.isnat(days[0]) or not np.isnat(parse_days(pa.array([text]), "month-first").days[0])
 
@@ -245,7 +239,6 @@ def _most_cells(line: bytes) -> tuple[list[str], str]:
 
 
 def _is_row(fields: list[str]) -> bool:
-    """Whether the cells are a time and figures."""
     figures = fields[1:]
     return (
         (TIME_CELL.fullmatch(fields[0]) is not None or _is_day(fields[0]))
@@ -259,7 +252,7 @@ def _split(line: bytes, separator: str) -> list[str]:
     return [field.strip() for field in next(csv.reader([line.decode()], delimiter=separator), [""])]
 
 
-def _parse(lines: list[bytes], width: int, separator: str, name: str) -> tuple[list[Any], dict[int, int]]:
+def _parse(lines: list[bytes], width: int, separator: str) -> tuple[list[Any], dict[int, int]]:
     """The columns as trimmed text; by index, the width of each line that has another one."""
     names = [str(position) for position in range(width)]
     widths: dict[int, int] = {}
@@ -283,5 +276,5 @@ def _parse(lines: list[bytes], width: int, separator: str, name: str) -> tuple[l
     except pa.ArrowInvalid:
         consistent = False
     if not consistent:
-        raise BadFile(f"{name}: each candle is needed on one line, but a quoted field goes over a line's end")
+        raise BadFile("each candle is needed on one line, but a quoted field goes over a line's end")
     return [pc.utf8_trim_whitespace(column.combine_chunks()) for column in table.columns], widths

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -39,8 +39,6 @@ class IngestRequest:
     observed_at: datetime  # the moment of the run, with a time zone
     last_finished_day: date  # no later candle enters
     min_days: int = 1  # from the first close to the origin; half of them need a close
-    # Which row of a file counts when a day comes twice with different figures.
-    on_duplicate: Literal["refuse", "first", "last"] = "refuse"
     replace_source: bool = False  # start the product's series over when it has another source
     pool_products: tuple[str, ...] = ()  # whose stored prices the profile may train on, too
     # Closes below which a product is young: its pool are the oldest of the products with so many.

@@ -18,7 +18,7 @@ from closecast.tasks.core.formatting import count
 from closecast.tasks.prices.file_checks import MAX_UNREADABLE_SHARE
 from closecast.tasks.prices.file_reader import DEFAULTS, FileCandles, read_candles
 from closecast.tasks.prices.file_summary import FileSummary, remarks, summarize
-from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+from closecast.tasks.prices.file_table import FileOptions
 from closecast.tasks.prices.ingest import Counts, IngestedPrices, IngestRequest, known_days, read_prices
 from closecast.tasks.prices.validation import Checked, check_candles
 
@@ -44,7 +44,7 @@ def ingest_file(
     """
     data, product_id = read_bytes(path), request.product_id
     report_progress(path.name, 1, STAGES)
-    read = read_candles(data, product_id, name=path.name, on_duplicate=request.on_duplicate, options=options)
+    read = read_candles(data, product_id, name=path.name, options=options)
     candles = read.candles
     report_progress(path.name, 2, STAGES)
     before = prices.source_of(product_id)
@@ -84,13 +84,10 @@ def preview_file(
     product_id: str | None,
     *,
     last_finished_day: date,
-    on_duplicate: OnDuplicate = "refuse",
     options: FileOptions = DEFAULTS,
 ) -> FileSummary:
     """What an import of the file into a new series would read, or its `BadFile`; nothing is stored."""
-    read = read_candles(
-        read_bytes(path), product_id, name=path.name, on_duplicate=on_duplicate, options=options
-    )
+    read = read_candles(read_bytes(path), product_id, name=path.name, options=options)
     checked = check_candles(read.candles, last_finished_day=last_finished_day)
     _check_prices(path, read, checked, last_finished_day)
     return summarize(path.name, product_id, read, checked)

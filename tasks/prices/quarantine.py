@@ -110,7 +110,6 @@ def decide(
 def _wanted(
     product_id: str, recorded: RecordedSeries, choice: Choice, *, is_stored: bool
 ) -> tuple[Literal["accepted", "rejected", "split"], float | None]:
-    """The kind of decision, and the factor of a split."""
     day, command = choice.day, f"`closecast quarantine --product {product_id}`"
     if choice.action == "undo":
         decisions = recorded.history_of(day)

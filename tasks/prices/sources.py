@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -46,7 +47,7 @@ class Market(Frozen):
     @property
     def file_options(self) -> FileOptions:
         """What the user says of the file."""
-        return FileOptions(self.decimal, self.dates, self.symbol, self.columns)
+        return FileOptions(self.decimal, self.dates, self.symbol, self.columns, self.on_duplicate)
 
 
 def _retry_later(_task: object, _run: object, state: object) -> bool:
@@ -78,7 +79,7 @@ def ingest_prices(home: Home, market: Market, request: IngestRequest, *, base_ur
         source = market.source or ("csv" if market.csv else stored or "sample")
         if market.csv and source != "csv":
             raise BadFile(f"--csv goes with the source csv, not {source}: leave one of them out")
-        if not market.csv and market.file_options != DEFAULTS:
+        if not market.csv and replace(market.file_options, on_duplicate="refuse") != DEFAULTS:
             raise BadFile("--columns, --decimal, --dates and --symbol are about a file: name it with --csv")
         if source == "coinbase":
             # Other sources do without HTTP.

@@ -27,6 +27,7 @@ import pandas as pd  # noqa: E402
 from closecast.storage.core.errors import ClosecastError  # noqa: E402
 from closecast.tasks.prices.coinbase_responses import parse, read_rows  # noqa: E402
 from closecast.tasks.prices.file_reader import read_candles  # noqa: E402
+from closecast.tasks.prices.file_table import FileOptions  # noqa: E402
 from closecast.tasks.prices.validation import check_candles  # noqa: E402
 
 FIRST, DAYS = date(2019, 1, 1), 12
@@ -137,7 +138,7 @@ def check(frame: pd.DataFrame, rejected: pd.DataFrame, data: bytes) -> None:
 def try_csv(data: bytes) -> str:
     """A file: `refused` or `read`."""
     try:
-        read = read_candles(data, "BTC-USD", name="fuzz.csv", on_duplicate="last")
+        read = read_candles(data, "BTC-USD", name="fuzz.csv", options=FileOptions(on_duplicate="last"))
     except ClosecastError as error:
         assert "\n" not in str(error), "more than one line"  # noqa: PT017
         assert len(str(error)) < 600, "a long line"  # noqa: PT017

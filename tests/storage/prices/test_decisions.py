@@ -19,6 +19,7 @@ from tests.helpers import BTC, FIRST, NOW, SHA, made_up
 
 ETH = "ETH-USD"
 OBSERVED = {"source": "csv", "observed_at": "2020-02-01T00:00:00+00:00", "payload_sha256": SHA}
+OF_CSV: dict[str, Any] = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
 DAY = FIRST + timedelta(days=30)
 
 
@@ -36,8 +37,7 @@ def prices(tmp_path: Path) -> Iterator[Prices]:
 
 def put(prices: Prices, frame: pd.DataFrame, *decisions: Decision, product: str = BTC) -> None:
     prices.start_series(product, "csv", started_at=NOW)
-    observed: dict[str, Any] = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
-    assert prices.append(product, frame, decisions=decisions, **observed).decisions == decisions
+    assert prices.append(product, frame, decisions=decisions, **OF_CSV).decisions == decisions
 
 
 def decide(prices: Prices, kind: Any, known_from: int, *, number: int = 30, **more: Any) -> None:
@@ -111,14 +111,13 @@ def test_rules_decide_only_about_new_days_and_never_against_a_person(prices: Pri
     frame = made_up(product_days := 64)
     put(prices, frame.iloc[60:62], rule := Decision(day(60), "accepted", day(61)))
     assert [days_known(prices, origin) for origin in (60, 61)] == [59, 61]
-    observed: dict[str, Any] = {"source": "csv", "observed_at": NOW, "payload_sha256": SHA}
-    again = prices.append(BTC, frame.iloc[60:62], decisions=[rule], **observed)
+    again = prices.append(BTC, frame.iloc[60:62], decisions=[rule], **OF_CSV)
     assert again.decisions == ()
     bad = Decision(day(60), "rejected", day(62))
-    assert prices.append(BTC, frame.iloc[62:63], decisions=[bad], **observed).decisions == (bad,)
+    assert prices.append(BTC, frame.iloc[62:63], decisions=[bad], **OF_CSV).decisions == (bad,)
     assert [days_known(prices, origin) for origin in (60, 61, 62)] == [59, 61, 61]
     decide(prices, "accepted", known_from=63, number=60)
-    assert prices.append(BTC, frame.iloc[63:64], decisions=[bad], **observed).decisions == ()
+    assert prices.append(BTC, frame.iloc[63:64], decisions=[bad], **OF_CSV).decisions == ()
     assert days_known(prices, product_days - 1) == 63
 
 
@@ -136,8 +135,7 @@ def test_a_day_that_was_stored_before_it_was_accepted_keeps_its_first_row(prices
 def test_decisions_end_with_their_series(prices: Prices) -> None:
     decide(prices, "rejected", known_from=45, number=10)
     prices.start_series(BTC, "coinbase", started_at=NOW, replace=True)
-    observed: dict[str, Any] = {"source": "coinbase", "observed_at": NOW, "payload_sha256": SHA}
-    prices.append(BTC, made_up(), **observed)
+    prices.append(BTC, made_up(), **OF_CSV | {"source": "coinbase"})
     assert len(prices.days(BTC)) == 60
     assert prices.recorded(BTC).decisions.empty
 
@@ -171,15 +169,9 @@ def test_sql_shows_decisions_and_no_rejected_close(prices: Prices, tmp_path: Pat
     ],
 )
 def test_the_table_refuses_an_impossible_decision(prices: Prices, wrong: dict[str, Any]) -> None:
-    facts: dict[str, Any] = {
-        "day": DAY,
-        "kind": "rejected",
-        "known_from": DAY,
-        "decided_by": "user",
-        "factor": None,
-    } | wrong
+    rejected: dict[str, Any] = {"day": DAY, "kind": "rejected", "known_from": DAY, "decided_by": "user"}
     with pytest.raises(BadInput, match="refuses a row"):
-        prices.decide(BTC, Decision(**facts | wrong), decided_at=NOW)
+        prices.decide(BTC, Decision(**rejected | wrong), decided_at=NOW)
     assert prices.table("price_decisions").num_rows == 0
 
 

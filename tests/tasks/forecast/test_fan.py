@@ -40,7 +40,7 @@ GAP_FREE = 20  # of the newest days
 @functools.cache
 def sample() -> pd.DataFrame:
     (file,) = (PROJECT / "data" / "sample").glob("*.csv")
-    return read_candles(file.read_bytes(), BTC, name=file.name, on_duplicate="refuse").candles
+    return read_candles(file.read_bytes(), BTC, name=file.name).candles
 
 
 def model(candles: pd.DataFrame, seed: int, size: float) -> Model:

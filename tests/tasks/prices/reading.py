@@ -9,16 +9,12 @@ import pytest
 
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_reader import FileCandles, read_candles
-from closecast.tasks.prices.file_table import FileOptions, OnDuplicate
+from closecast.tasks.prices.file_table import FileOptions
 
 
-def read(
-    data: str | bytes, product: str | None = "BTC-USD", on_duplicate: OnDuplicate = "refuse", **options: Any
-) -> FileCandles:
+def read(data: str | bytes, product: str | None = "BTC-USD", **options: Any) -> FileCandles:
     content = data.encode() if isinstance(data, str) else data
-    return read_candles(
-        content, product, name="prices.csv", on_duplicate=on_duplicate, options=FileOptions(**options)
-    )
+    return read_candles(content, product, name="prices.csv", options=FileOptions(**options))
 
 
 def closes(data: str | bytes, product: str | None = "BTC-USD", **options: Any) -> dict[date, float]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from closecast.tasks.prices.file_formats import FORMATS, ROLES, key_of, read_heading, recognize
-from closecast.tasks.prices.file_reader import FileCandles, read_candles
 from tests.helpers import PROJECT
+from tests.tasks.prices.reading import read
 
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
 SECONDS = [1704067200, 1704153600, 1704240000]
@@ -194,17 +194,11 @@ FILES: dict[str, list[bytes]] = {
 OPTIONS: dict[str, Any] = {"Nasdaq": {"dates": "month-first"}}
 
 
-def read(name: str, data: bytes) -> FileCandles:
-    from closecast.tasks.prices.file_table import FileOptions
-
-    return read_candles(data, "BTC-USD", name=name, options=FileOptions(**OPTIONS.get(name, {})))
-
-
 @pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, files in FILES.items() for number in range(len(files))]
 )
 def test_a_file_of_each_format_is_read_as_it_is(name: str, number: int) -> None:
-    found = read(name, FILES[name][number])
+    found = read(FILES[name][number], **OPTIONS.get(name, {}))
     assert found.candles["day_utc"].dt.strftime("%Y-%m-%d").tolist() == DAYS
     assert found.candles["close"].tolist() == CLOSES
     assert any(name in other for other in found.reading.formats) or not found.reading.formats

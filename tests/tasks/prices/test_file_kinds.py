@@ -313,6 +313,8 @@ def test_volumes_with_a_suffix_settle_the_decimal_mark() -> None:
     for mark, scale in (".", 1.0), (",", 1000.0):
         text = lines("Date,Price,Vol.", lambda day, close, m=mark: f'"{day}","5.{day:%j}","68{m}29K"')  # type: ignore[misc]
         assert closes(text) == {day: round(scale * float(f"5.{day:%j}"), 3) for day in DAYS}
+    small = lines("Date,Price,Vol.", lambda day, close: f"{day},{close},0.00001K")
+    assert read(small).candles["volume"].tolist() == [0.01] * 40
 
 
 # Days

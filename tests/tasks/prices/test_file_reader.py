@@ -435,8 +435,8 @@ def test_real_files(name: str, product: str, rows: int, rejected: int) -> None:
 def test_a_real_file_with_duplicate_days() -> None:
     data = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
     assert re.search("close 377.01.*close 381.55", refusal(data, "ETH-USD"))
-    last = read(data, "ETH-USD", "last")
-    first = read(data, "ETH-USD", "first")
+    last = read(data, "ETH-USD", on_duplicate="last")
+    first = read(data, "ETH-USD", on_duplicate="first")
     assert len(last.candles) == len(first.candles) == 1657
     zeros = [pd.Timestamp("2016-09-06"), pd.Timestamp("2016-10-02")]  # no trades: all figures are 0
     assert list(pd.to_datetime(last.rejected["day_utc"][:2])) == zeros

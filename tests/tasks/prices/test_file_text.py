@@ -7,7 +7,7 @@ from tests.tasks.prices.reading import read, refusal
 
 
 def split(data: bytes, **columns: str) -> FileTable:
-    return read_text(data, "x", FileOptions(columns=columns))
+    return read_text(data, FileOptions(columns=columns))
 
 
 def test_cells_are_trimmed_and_rows_keep_their_line_numbers() -> None:

@@ -30,6 +30,8 @@ from closecast.storage.tables.sql import query
 from closecast.tasks.core.steps import task_of
 from closecast.tasks.prices import sources
 from closecast.tasks.prices.coinbase_client import Client, spans
+from closecast.tasks.prices.file_reader import DEFAULTS
+from closecast.tasks.prices.file_table import FileOptions
 from closecast.tasks.prices.gaps import find_gaps
 from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest, read_stored
 from closecast.tasks.prices.ingest_coinbase import FIRST_DAY, ingest_exchange
@@ -61,13 +63,18 @@ class Ingest:
             return ingest_exchange(self.home, prices, request, client=client)
 
     def import_file(
-        self, content: pd.DataFrame | bytes = FRAME, *, source: Any = "csv", **wanted: Any
+        self,
+        content: pd.DataFrame | bytes = FRAME,
+        *,
+        source: Any = "csv",
+        options: FileOptions = DEFAULTS,
+        **wanted: Any,
     ) -> IngestedPrices:
         path = self.home.root.parent / "prices.csv"
         path.write_bytes(content if isinstance(content, bytes) else to_csv(content))
         request = replace(IngestRequest(BTC, None, NOW, NOW.date()), **wanted)
         with Prices(self.home) as prices:
-            return ingest_file(prices, request, source=source, path=path)
+            return ingest_file(prices, request, source=source, path=path, options=options)
 
     def requested(self, after: int = 0) -> list[tuple[str, str]]:
         """The spans of the requests, each once."""
@@ -450,7 +457,8 @@ def test_a_duplicate_day_is_refused_or_chosen(ingest: Ingest) -> None:
     with pytest.raises(BadFile):
         ingest.import_file(to_csv(FRAME) + other)
     assert ingest.holds_nothing()
-    assert counts(ingest.import_file(to_csv(FRAME) + other, on_duplicate="last")) == (400, 400, 0, 1)
+    last = FileOptions(on_duplicate="last")
+    assert counts(ingest.import_file(to_csv(FRAME) + other, options=last)) == (400, 400, 0, 1)
     assert ingest.closes()[LAST] == CLOSES[LAST] + 1
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any
 
@@ -27,16 +28,8 @@ def check(frame: pd.DataFrame, **options: Any) -> Checked:
 
 def series(frame: pd.DataFrame, *decisions: Decision) -> RecordedSeries:
     rows = frame.assign(seq=np.arange(1, len(frame) + 1))
-    numbered: list[dict[str, object]] = [
-        {
-            "seq": number,
-            "day_utc": one.day,
-            "kind": one.kind,
-            "factor": one.factor,
-            "known_from": one.known_from,
-            "decided_by": one.decided_by,
-            "after_candle_seq": 0,
-        }
+    numbered = [
+        {"seq": number, "day_utc": one.day, "after_candle_seq": 0, **asdict(one)}
         for number, one in enumerate(decisions, start=1)
     ]
     return RecordedSeries(rows, decision_frame(numbered))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
-from closecast.tasks.prices.file_reader import read_candles
 from tests.helpers import SHARED
+from tests.tasks.prices.reading import closes, read
 
 FILES = SHARED.parent / "files"
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="the small files are not beside the project")
@@ -39,10 +39,10 @@ KINDS = {
 }
 
 
-def day_of(text: str, form: str) -> str:
+def day_of(text: str, form: str) -> date:
     if form in UNITS:
-        return f"{datetime.fromtimestamp(int(text) // UNITS[form], UTC):%Y-%m-%d}"
-    return f"{datetime.strptime(text, form).replace(tzinfo=UTC):%Y-%m-%d}"
+        return datetime.fromtimestamp(int(text) // UNITS[form], UTC).date()
+    return datetime.strptime(text, form).replace(tzinfo=UTC).date()
 
 
 @needs_files
@@ -55,10 +55,9 @@ def test_each_close_is_that_of_an_independent_parse(name: str) -> None:
         day_of(row[day], form): float(row[close].replace(thousands, "") if thousands else row[close])
         for row in rows
     }
-    read = read_candles(data, "ETH-USD" if "eth" in name else "BTC-USD", name=name)
-    found = dict(zip(read.candles["day_utc"].dt.strftime("%Y-%m-%d"), read.candles["close"], strict=True))
-    assert found == wanted
-    assert read.rejected.empty
+    product = "ETH-USD" if "eth" in name else "BTC-USD"
+    assert closes(data, product) == wanted
+    assert read(data, product).rejected.empty
 
 
 @needs_files

@@ -417,7 +417,7 @@ def test_a_series_without_consecutive_days_has_every_baseline(every: int) -> Non
 @needs_prices
 def test_real_prices_give_the_recorded_ratios_and_coverage() -> None:
     file = SHARED / "coinbase_btc-usd_daily.csv"
-    frame = read_candles(file.read_bytes(), "BTC-USD", name=file.name, on_duplicate="refuse").candles
+    frame = read_candles(file.read_bytes(), "BTC-USD", name=file.name).candles
     first = int(np.flatnonzero(frame["day_utc"] == pd.Timestamp("2018-06-01"))[0])
     rows = np.arange(first, len(frame) - 1)
     actual = log_returns(frame)[rows + 1]
