@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import requests
+import tenacity
 
 from closecast.storage.core.errors import BadDay, BadSetting, ExchangeUnavailable
 from closecast.storage.core.home import check_product_id
@@ -109,37 +109,40 @@ class Client:
             raise BadDay(f"a page needs 1 to {MAX_DAYS} days, oldest first, not {first} to {last}")
         label = f"{product_id} {first} to {last}"
 
-        page, attempts = self._usable_page(product_id, first, last), self.empty_attempts if expect_rows else 1
-        for attempt in range(1, attempts):
-            if len(page.candles) or len(page.rejected):
-                break
-            self._pause(label, "no candles", attempt, attempts, random.uniform(0.2, 0.6))  # noqa: S311
-            page = self._usable_page(product_id, first, last)
+        def retrying(attempts: int, **rules: Any) -> tenacity.Retrying:
+            return tenacity.Retrying(
+                sleep=self.sleep,
+                stop=tenacity.stop_after_attempt(attempts),
+                before_sleep=lambda state: _warn(label, state, attempts),
+                **rules,
+            )
+
+        until_usable = retrying(
+            self.attempts,
+            wait=_longer_of_asked_and(
+                tenacity.wait_exponential(multiplier=0.5, max=self.max_wait) + tenacity.wait_random(0, 0.5)
+            ),
+            retry=tenacity.retry_if_exception_type(TransientError),
+            reraise=True,
+        )
+        until_filled = retrying(
+            self.empty_attempts if expect_rows else 1,
+            wait=tenacity.wait_random(0.2, 0.6),
+            retry=tenacity.retry_if_result(lambda page: page.candles.empty and page.rejected.empty),
+            retry_error_callback=lambda state: state.outcome and state.outcome.result(),
+        )
+        try:
+            page: Page = until_filled(until_usable, self._request, product_id, first, last)
+        except TransientError as error:
+            raise ExchangeUnavailable(
+                f"the exchange at {self._host} gave no usable response for {label}"
+                f" in {self.attempts} attempts, the last one: {error};"
+                " check the network and run again later (--source sample works offline)"
+            ) from error
         # Before a product's first day every page is empty: the run says so once.
         level = logging.DEBUG if page.candles.empty else logging.INFO
         log.log(level, "%s: %s", label, count(len(page.candles), "candle"))
         return page
-
-    def _usable_page(self, product_id: str, first: date, last: date) -> Page:
-        label, attempt = f"{product_id} {first} to {last}", 0
-        while True:
-            attempt += 1
-            try:
-                return self._request(product_id, first, last)
-            except TransientError as error:
-                if attempt == self.attempts:
-                    raise ExchangeUnavailable(
-                        f"the exchange at {self._host} gave no usable response for {label}"
-                        f" in {self.attempts} attempts, the last one: {error};"
-                        " check the network and run again later (--source sample works offline)"
-                    ) from error
-                usual = min(2.0 ** (attempt - 2), self.max_wait) + random.uniform(0, 0.5)  # noqa: S311
-                self._pause(label, error, attempt, self.attempts, max(usual, error.retry_after))
-
-    def _pause(self, label: str, problem: object, attempt: int, attempts: int, seconds: float) -> None:
-        text = "%s: %s; attempt %d of %d, again in %.1f s"
-        log.warning(text, label, problem, attempt, attempts, seconds)
-        self.sleep(seconds)
 
     def _request(self, product_id: str, first: date, last: date) -> Page:
         self._wait_for_turn()
@@ -257,3 +260,20 @@ def _reason_of(error: BaseException) -> str:
         text = printable(str(cause)) or text
         cause = cause.__cause__ or cause.__context__
     return text
+
+
+def _longer_of_asked_and(usual: tenacity.wait.wait_base) -> Callable[[tenacity.RetryCallState], float]:
+    """Wait as usual, or as long as a Retry-After header of the exchange asks, if that is longer."""
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome and state.outcome.exception()
+        return max(usual(state), getattr(error, "retry_after", 0.0))
+
+    return wait
+
+
+def _warn(label: str, state: tenacity.RetryCallState, attempts: int) -> None:
+    problem = (state.outcome and state.outcome.exception()) or "no candles"
+    wait = state.next_action.sleep if state.next_action else 0.0
+    text = "%s: %s; attempt %d of %d, again in %.1f s"
+    log.warning(text, label, problem, state.attempt_number, attempts, wait)
