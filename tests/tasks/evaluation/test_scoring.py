@@ -87,8 +87,8 @@ def test_a_close_on_the_bound_is_covered_and_the_next_float_is_not(runs: Runs) -
     put_forecasts(runs.home, made, PROFILE)
     assert runs.score(500 + len(made)) == len(made) == 120
     for prediction_id, score in scores(runs).items():
-        percent, bound, *_ = prediction_id.split()
-        assert score[f"covered_{percent}"] is (bound == "on"), prediction_id
+        covered, bound, *_ = prediction_id.split()
+        assert score[f"covered_{covered}"] is (bound == "on"), prediction_id
 
 
 def test_the_components_are_scored_with_the_forecast(runs: Runs) -> None:
