@@ -39,7 +39,7 @@ run: $(VENV)/.run
 
 # `make docs` runs the blocks of the pages, `make recorded` the recorded forecasts.
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -m "not documents and not recorded" --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not documents and not recorded" --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # SOAK multiplies the examples of the property tests; the other tests grow with it, too.
 KILLS ?= 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.training.registration import load_model
 from closecast.tasks.training.selection import ModelSelection, select_model
 from tests.engines import copy_home
-from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, store
+from tests.helpers import BTC, FIRST, NOW, SHA, die, made_up, publish_all, store
 from tests.once import made_once, session_folder
 
 # Settings that train in a moment.
@@ -227,6 +227,12 @@ def put_forecast(home: Home, number: int, prediction_id: str, **how: Any) -> dic
     components(home).add(component_rows(how.get("profile") or quick(), forecast))
     rows: list[dict[str, Any]] = Predictions(home).publish(forecast.rows())
     return rows[0]
+
+
+def put_forecasts(home: Home, forecasts: Sequence[Forecast], profile: CalibratedProfile) -> None:
+    """Store the first forecasts of their days, which were made by hand, in one commit a table."""
+    components(home).add([row for forecast in forecasts for row in component_rows(profile, forecast)])
+    publish_all(home, [row for forecast in forecasts for row in forecast.rows()])
 
 
 def select_and_die(runs: Runs, number: int, point: str) -> None:

@@ -125,6 +125,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Take away what Prefect kept, and end the servers."""
     if "tests.engines" in sys.modules:
         sys.modules["tests.engines"].stop_servers()
+    gc.unfreeze()  # DuckDB prints what is left at the end
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
 
 
@@ -162,6 +163,12 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow_database, "_make_tables", copy)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processes_are_forked_from_one(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Loading the big libraries takes it ten seconds."""
+    once.share_forkserver(once.session_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,28 @@ def prefect_server(folder: Path) -> Iterator[None]:
         yield
     finally:
         harness.__exit__(None, None, None)
+
+
+def share_forkserver(folder: Path) -> None:
+    """Fork the processes of tests from one of the session, which has loaded the big libraries.
+
+    It ends with the process that started it, too. Multiprocessing itself gives each process its own.
+    """
+    server: Any = forkserver._forkserver
+    start = server.ensure_running
+
+    def started(_: Path) -> str:
+        start()
+        return str(server._forkserver_address)
+
+    def start_or_join() -> None:
+        if server._forkserver_address is None:
+            address = made_once(folder / "forkserver", started)
+            if server._forkserver_address is None:
+                server._forkserver_address = address
+                server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # the starter's counts
+
+    server.ensure_running = start_or_join
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

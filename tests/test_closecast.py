@@ -110,10 +110,9 @@ def test_a_run_prints_the_forecast_and_the_next_makes_nothing_new(shell: Shell) 
     written = page.stat().st_mtime_ns
 
     # By default a product keeps its source.
-    again = shell("run", *QUICK)
+    again = shell.here("run", *QUICK)
     assert "nothing new; the forecast for 2019-10-18 is already stored" in again.out
-    assert shell.stored() == stored
-    assert page.stat().st_mtime_ns == written
+    assert (shell.stored(), page.stat().st_mtime_ns) == (stored, written)
     page.unlink()
     assert shell.here("report", "--product", "BTC-USD").out == f"{page}\n"
     assert page.is_file()
@@ -134,12 +133,11 @@ def test_a_report_needs_a_forecast(shell: Shell) -> None:
 
 
 def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path) -> None:
-    done = shell("import", str(candle_file), "--product", "ADA-USD")
+    done = shell.here("import", str(candle_file), "--product", "ADA-USD")
     assert done.code == 0, done.err
     assert "60 new days, 0 restated, 0 quarantined" in done.out
-    assert "0 new days" in shell("import", str(candle_file), "--product", "ADA-USD").out
+    assert "0 days new" in shell.here("import", str(candle_file), "--product", "ADA-USD").out
     assert "ADA-USD: close of 2021-07-01" in shell("run", "--product", "ADA-USD", *QUICK).out
-    load_nothing_heavy(shell, ("run", "--product", "ADA-USD", *QUICK))
     assert shell.here("run", "--product", "ADA-USD", "--as-of", "2021-06-29", *QUICK).code == 0
 
     rows = json.loads(shell.here("predictions", "--format", "json").out)
@@ -413,11 +411,10 @@ def test_impossible_days_and_sources_are_refused_before_anything_is_stored(
     assert message in shell.refuses(*words, here=True)
 
 
-def test_an_unknown_product_and_an_unreachable_exchange_are_refused(shell: Shell, exchange: Exchange) -> None:
+def test_a_product_that_the_exchange_does_not_know_is_refused(shell: Shell, exchange: Exchange) -> None:
     words = ("run", "--source", "coinbase", "--product", "DOGE-USD")
-    assert "DOGE-USD" in shell.refuses(*words, CLOSECAST_COINBASE_URL=exchange.url)
+    assert "DOGE-USD" in shell.refuses(*words, here=True, CLOSECAST_COINBASE_URL=exchange.url)
     assert len(exchange.requests) == 1
-    assert "connection refused" in shell.refuses(*words, CLOSECAST_COINBASE_URL="http://127.0.0.1:9")
 
 
 def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
@@ -431,10 +428,10 @@ def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
 
 
 def test_a_misspelt_variable_and_impossible_homes_are_refused(shell: Shell, tmp_path: Path) -> None:
-    assert "did you mean CLOSECAST_HOME" in shell.refuses("run", CLOSECAST_HOEM="x")
+    assert "did you mean CLOSECAST_HOME" in shell.refuses("run", here=True, CLOSECAST_HOEM="x")
     (tmp_path / "file").write_text("not a folder")
-    assert "--home" in shell.refuses("run", "--home", str(tmp_path / "file"))
-    assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"))
+    assert "--home" in shell.refuses("run", "--home", str(tmp_path / "file"), here=True)
+    assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"), here=True)
 
 
 def test_help_has_a_short_option(shell: Shell) -> None:

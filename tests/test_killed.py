@@ -8,7 +8,7 @@ import pytest
 
 from tests.soak.chain import Soak
 
-KILLS = 10
+KILLS = 7
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 

@@ -85,15 +85,11 @@ def test_errors_and_log_lines_of_a_worker_are_those_of_the_call(knowing: Context
     assert line.startswith("a line of xxx")
 
 
-def kill_a_worker() -> None:
-    with started_workers(2):
-        by_worker(die, rank=(0,))
-
-
-def test_a_killed_worker_is_told_in_one_line() -> None:
+def test_a_killed_worker_is_told_in_one_line(knowing: Context) -> None:
+    """The last test with these processes: they take no calls afterwards."""
     message = r"^a worker process was killed, [^\n]* continues where it stopped$"
     with pytest.raises(WorkerLost, match=message):
-        kill_a_worker()
+        knowing.copy().run(by_worker, die, rank=(200,))
 
 
 def test_a_script_that_workers_cannot_import_is_told_what_to_do(tmp_path: Path) -> None:

@@ -332,7 +332,6 @@ POINTS = [
     "rename+",
     "create_run+",
     "set_terminated+",
-    "create_model_version",
     "create_model_version+",
 ]
 

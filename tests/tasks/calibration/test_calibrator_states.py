@@ -16,7 +16,17 @@ from closecast.tasks.calibration.calibrator_states import CalibratorState, Chain
 from closecast.tasks.core.quantiles import LEVELS
 from closecast.tasks.evaluation import scoring
 from closecast.tasks.forecast.publish import chain_of
-from tests.calibrated import Runs, candles, close, day, put_forecast, quick, spread
+from tests.calibrated import (
+    Runs,
+    candles,
+    close,
+    day,
+    forecast_by_hand,
+    put_forecast,
+    put_forecasts,
+    quick,
+    spread,
+)
 from tests.helpers import BTC, NOW, store, without
 
 LATER = NOW + timedelta(days=1)
@@ -32,9 +42,10 @@ def begin(home: Home, number: int = 600, horizon: int = 1, **changed: Any) -> Ca
     return states_at(home, chain(**changed), day(number), {horizon: WARM}, NOW)[horizon]
 
 
-def put_forecasts(home: Home, *numbers: int, name: str = "p", horizon: int = 1, **changed: Any) -> None:
-    for number in numbers:
-        put_forecast(home, number, f"{name}{number}", profile=quick(**changed), horizon=horizon)
+def put(home: Home, *numbers: int, name: str = "p", horizon: int = 1) -> None:
+    profile = quick()
+    made = [forecast_by_hand(n, f"{name}{n}", profile=profile, horizon=horizon) for n in numbers]
+    put_forecasts(home, made, profile)
 
 
 def runs_from_600_to_605(folder: Path, *, missing: int | None = None) -> Runs:
@@ -42,7 +53,7 @@ def runs_from_600_to_605(folder: Path, *, missing: int | None = None) -> Runs:
     home = Home(folder).prepare()
     store(home, without(candles(), day(missing), day(missing)) if missing else candles())
     begin(home)
-    put_forecasts(home, *range(600, 606))
+    put(home, *range(600, 606))
     return Runs(home, quick())
 
 
@@ -88,7 +99,7 @@ def assert_learned(runs: Runs, number: int, *outcomes: int, horizon: int = 1, **
 def test_a_chain_begins_with_its_first_state(tmp_path: Path) -> None:
     runs = Runs(Home(tmp_path).prepare(), quick())
     store(runs.home, candles())
-    put_forecasts(runs.home, 600)
+    put(runs.home, 600)
     assert runs.score(601) == 1
     assert rows(runs) == []
     first = begin(runs.home)
@@ -133,7 +144,7 @@ def test_an_outcome_over_several_days_is_learned_from_its_target_day_on(tmp_path
     store(runs.home, candles())
     for horizon in (1, 3, 7):
         begin(runs.home, horizon=horizon)
-        put_forecasts(runs.home, *range(600, 612), name=f"{horizon}-", horizon=horizon)
+        put(runs.home, *range(600, 612), name=f"{horizon}-", horizon=horizon)
     for number in range(601, 613):
         runs.score(number)
         for horizon in (1, 3, 7):
@@ -150,7 +161,7 @@ def test_an_outcome_over_several_days_is_learned_from_its_target_day_on(tmp_path
     late = Runs(Home(tmp_path / "late").prepare(), quick())
     store(late.home, candles())
     begin(late.home, horizon=7)
-    put_forecasts(late.home, 600, 601, horizon=1)
+    put(late.home, 600, 601)
     assert late.score(612) == 2
     assert [(row["horizon"], row["target_day"]) for row in rows(late)] == [(7, day(600))]
 
@@ -259,7 +270,8 @@ def test_chains_of_two_recipes_do_not_mix(runs: Runs) -> None:
     runs.score(602)
     assert at(runs, 602).target_day == day(602)
     assert at(runs, 602, seed=7).target_day == day(600)
-    put_forecasts(runs.home, 602, 603, name="other", seed=7)  # beside those of the first chain: revisions
+    for number in (602, 603):  # beside those of the first chain: revisions
+        put_forecast(runs.home, number, f"other{number}", profile=other.profile)
     other.score(604)
     assert_learned(runs, 604, 603, 604, seed=7)
     assert at(runs, 604).target_day == day(602)
@@ -272,7 +284,7 @@ def test_a_run_before_the_chain_changes_no_later_state(runs: Runs) -> None:
     runs.score(603)
     before = rows(runs)
     begin(runs.home, 550)
-    put_forecasts(runs.home, 550, 599)
+    put(runs.home, 550, 599)
     assert runs.score(603, LATER) == 2
     new = [row for row in rows(runs) if row not in before]
     assert [(row["target_day"], row["revision"]) for row in new] == [(day(550), 0), (day(551), 0)]

@@ -18,17 +18,17 @@ import pytest
 
 from closecast.storage.core.home import Home
 from closecast.storage.tables.delta import Snapshot
-from closecast.storage.tables.schemas import calibrator, components
+from closecast.storage.tables.schemas import calibrator
 from closecast.storage.upkeep.compaction import compact_table
 from closecast.tasks.calibration import calibrator_states
 from closecast.tasks.calibration.calibrator_states import states_at
 from closecast.tasks.core.quantiles import LEVELS
 from closecast.tasks.evaluation.scoring import read_scoreboard
-from closecast.tasks.forecast.publish import chain_of, component_rows
+from closecast.tasks.forecast.publish import chain_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.report.prefect_artifacts import newest_forecasts
-from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, quick
-from tests.helpers import BTC, NOW, publish_all, store
+from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, put_forecasts, quick
+from tests.helpers import BTC, NOW, store
 
 PROFILE = quick()
 CHAIN = chain_of(PROFILE, BTC)
@@ -44,8 +44,7 @@ def home_with(folder: Path, forecasts: int) -> Runs:
     runs, first = Runs(home, PROFILE), ORIGIN - forecasts
     states_at(home, CHAIN, day(first), NO_OFFSETS, NOW)
     made = [forecast_by_hand(number, f"p{number}", profile=PROFILE) for number in range(first, ORIGIN)]
-    publish_all(home, [row for forecast in made for row in forecast.rows()])
-    components(home).add([row for forecast in made for row in component_rows(PROFILE, forecast)])
+    put_forecasts(home, made, PROFILE)
     runs.score(ORIGIN - 1)
     for name in TABLES:
         compact_table(home, name)
@@ -83,7 +82,7 @@ def a_day(runs: Runs) -> None:
 
 def test_quantiles_are_read_of_few_days_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
-    for forecasts in (40, 500):
+    for forecasts in (40, 250):
         runs = home_with(tmp_path / str(forecasts), forecasts)
         with table_reads(monkeypatch) as reads:
             a_day(runs)

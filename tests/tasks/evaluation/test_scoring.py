@@ -23,7 +23,7 @@ from closecast.tasks.evaluation import scoring
 from closecast.tasks.evaluation.scoring import UNKNOWN_OF_A_POINT, read_scoreboard, score_due
 from closecast.tasks.forecast.publish import component_rows
 from closecast.tasks.profiles.article import ArticleProfile
-from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, quick
+from tests.calibrated import Runs, candles, close, day, forecast_by_hand, put_forecast, put_forecasts, quick
 from tests.helpers import BTC, NOW, store, without
 
 PROFILE = quick()
@@ -73,22 +73,22 @@ def test_the_figures_of_a_score_by_hand(runs: Runs) -> None:
     assert (score["data_version"], score["scored_at"]) == (runs.data(501), NOW)
 
 
-@pytest.mark.parametrize("percent", INTERVALS)
-@pytest.mark.parametrize("side", [0, 1])
-def test_a_close_on_the_bound_is_covered_and_the_next_float_is_not(
-    runs: Runs, percent: int, side: int
-) -> None:
+def test_a_close_on_the_bound_is_covered_and_the_next_float_is_not(runs: Runs) -> None:
     """In prices: a logarithm would round many of them onto the bound."""
-    index = INTERVAL_INDEXES[percent][side]
-    for number in range(500, 510):
-        actual = close(number + 1)
-        for name, bound in [("on", actual), ("off", float(np.nextafter(actual, 0 if side else math.inf)))]:
-            quantiles = [actual + 10.0 * (n - index) for n in range(len(LEVELS))]
-            quantiles[index] = bound
-            put_forecast(runs.home, number, f"{name}{number}", profile=PROFILE, quantiles=quantiles)
-    assert runs.score(511) == 20
+    cases = itertools.product(INTERVALS, (0, 1), ("on", "off"), range(10))
+    made = []
+    for number, (percent, side, bound, _) in enumerate(cases, 500):
+        index, actual = INTERVAL_INDEXES[percent][side], close(number + 1)
+        quantiles = [actual + 10.0 * (n - index) for n in range(len(LEVELS))]
+        if bound == "off":
+            quantiles[index] = float(np.nextafter(actual, 0 if side else math.inf))
+        name = f"{percent} {bound} {side} {number}"
+        made.append(forecast_by_hand(number, name, profile=PROFILE, quantiles=quantiles))
+    put_forecasts(runs.home, made, PROFILE)
+    assert runs.score(500 + len(made)) == len(made) == 120
     for prediction_id, score in scores(runs).items():
-        assert score[f"covered_{percent}"] is prediction_id.startswith("on")
+        covered, bound, *_ = prediction_id.split()
+        assert score[f"covered_{covered}"] is (bound == "on"), prediction_id
 
 
 def test_the_components_are_scored_with_the_forecast(runs: Runs) -> None:

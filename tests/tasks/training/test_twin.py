@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -49,9 +50,13 @@ def history(days: int = 600, *, moved_after: int | None = None) -> PriceHistory:
     return PriceHistory(BTC, frame, "BTC-USD@1:ab", "csv@0")
 
 
-def trained(days: int = 600, *, moved_after: int | None = None, parent: FittedModel | None = None) -> Any:
-    named = ("1", parent) if parent else None
-    return train_model(PROFILE, history(days, moved_after=moved_after), {}, parent=named)
+@functools.cache
+def trained(days: int = 600, *, moved_after: int | None = None) -> Any:
+    return train_model(PROFILE, history(days, moved_after=moved_after), {}, parent=None)
+
+
+def fine_tuned(parent: FittedModel, days: int, *, moved_after: int | None = None) -> Any:
+    return train_model(PROFILE, history(days, moved_after=moved_after), {}, parent=("1", parent))
 
 
 def digests(fitted: FittedModel) -> tuple[str, str]:
@@ -98,7 +103,7 @@ def test_a_refit_is_the_twin_without_the_newest_days_and_the_network_on_all_of_t
 
 def test_the_twin_learns_from_no_day_after_its_last() -> None:
     """Neither gradients nor early stopping, of any horizon; the network and the first offsets do."""
-    plain, after, last = (trained(moved_after=number)[0] for number in (None, 420, 419))
+    plain, after, last = (one[0] for one in (trained(), trained(moved_after=420), trained(moved_after=419)))
     assert digests(after)[1] == digests(plain)[1]
     assert validation(after) == validation(plain)
     assert all(one != other for one, other in zip(validation(last), validation(plain), strict=True))
@@ -111,7 +116,7 @@ def test_the_twin_learns_from_no_day_after_its_last() -> None:
 
 def test_a_fine_tuning_fine_tunes_both() -> None:
     parent, _ = trained()
-    fitted, lineage = trained(630, parent=parent)
+    fitted, lineage = fine_tuned(parent, 630)
     assert parent.twin
     network = PROFILE.fine_tune(parent, history(630), {})
     twin = PROFILE.fine_tune(parent.twin, history(630), {}, holdout_days=180)
@@ -121,7 +126,7 @@ def test_a_fine_tuning_fine_tunes_both() -> None:
     assert offsets(fitted) == offsets(parent)
     assert (lineage.twin.trained_through, lineage.twin.best_epoch) == (day(450), None)
     # The twin's later days move the network alone.
-    moved, _ = trained(630, moved_after=450, parent=parent)
+    moved, _ = fine_tuned(parent, 630, moved_after=450)
     assert digests(moved)[1] == digests(fitted)[1]
     assert digests(moved)[0] != digests(fitted)[0]
 
@@ -152,7 +157,7 @@ def test_a_series_too_short_has_no_twin_and_says_so(
 def test_a_model_without_a_twin_is_fine_tuned_with_one_once_the_series_is_long_enough() -> None:
     parent, _ = trained(500)
     assert parent.twin is None
-    fitted, lineage = trained(690, parent=parent)
+    fitted, lineage = fine_tuned(parent, 690)
     twin = PROFILE.fine_tune(parent, history(690), {}, holdout_days=180)
     assert digests(fitted)[1] == weights_digest(PROFILE, twin)
     assert lineage.twin.trained_through == day(510)
