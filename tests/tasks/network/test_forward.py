@@ -25,7 +25,7 @@ from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
-WINDOWS = 2_000
+WINDOWS = 10_000
 ARTICLE: dict[str, Any] = SMALL_ARTICLE | {"units": 64}
 CALIBRATED: dict[str, Any] = {
     "lookback": 14,
