@@ -27,7 +27,10 @@ class WorkerCheck(TypedDict):
 
 @contextlib.contextmanager
 def check_file(home: Home) -> Iterator[str]:
-    """The path of a file that only workers with access to the home can see, while the block lasts."""
+    """The path of a file that only workers with access to the home can see, while the block lasts.
+
+    `HomeUnusable` if it cannot be written.
+    """
     try:
         file = tempfile.NamedTemporaryFile(dir=home.locks, prefix="worker-check-")  # noqa: SIM115
     except OSError as error:
