@@ -170,6 +170,17 @@ class _Processes(_Threads):
         super().end()
         self._lifeline.close()
 
+    def call(self, rank: Rank, fn: Callable[..., R], *args: object) -> R:
+        """The result of the call, run when its turn comes.
+
+        The main thread leaves it to another one: a Ctrl-C between taking one of the executor's locks and
+        using it would never give the lock back, and the executor would wait for it without end.
+        """
+        made, context = super().call, copy_context()
+        if threading.current_thread() is not threading.main_thread():
+            return made(rank, fn, *args)
+        return _from_thread(lambda: context.run(made, rank, fn, *args))
+
     def _make(self, rank: Rank, fn: Callable[..., R], args: tuple[object, ...]) -> R:
         self._contexts[rank] = copy_context()
         try:
@@ -194,6 +205,24 @@ class _Processes(_Threads):
             while True:
                 rank, name, level, text = lines.recv()
                 self._contexts[rank].run(logging.getLogger(name).log, level, "%s", text)
+
+
+def _from_thread(call: Callable[[], R]) -> R:
+    """The result of the call, or its exception, from a thread of its own."""
+    results, errors = list[R](), list[BaseException]()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 _pool: ContextVar[_Threads | None] = ContextVar("pool", default=None)

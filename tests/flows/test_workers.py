@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,21 @@ def test_errors_and_log_lines_of_a_worker_are_those_of_the_call(knowing: Context
     ((who, level, line),) = seen
     assert (who, level) == ("this test", "WARNING")
     assert line.startswith("a line of xxx")
+
+
+def test_a_ctrl_c_cannot_reach_the_locks_of_the_executor(
+    knowing: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It strikes the main thread, which therefore submits nothing itself."""
+    submit, threads = ProcessPoolExecutor.submit, list[threading.Thread]()
+
+    def seen(*args: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread())
+        return submit(*args, **more)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", seen)
+    assert knowing.copy().run(by_worker, abs, -1, rank=(150,)) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 def test_a_killed_worker_is_told_in_one_line(knowing: Context) -> None:

@@ -112,5 +112,5 @@ def test_lines_of_an_import(run) -> None:  # type: ignore[no-untyped-def]
     code, out, err = run(
         "snapped_at,price,market_cap,total_volume\n2020-01-02 00:00:00 UTC,7,1,1\n", "--product", "ADA-USD"
     )
-    assert "1 days, 2020-01-01 to 2020-01-01" in out
+    assert "1 day, 2020-01-01 to 2020-01-01" in out
     assert "its price is the close of the day before" in out + err

@@ -7,7 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def test_the_chain_is_that_of_a_walk_over_all_days(
     for home in homes:
         with monkeypatch.context() as patch:
             if home is homes[1]:
-                patch.setattr(calibrator_states, "_settled_through", first_day_of_the_chain)
+                patch.setattr(calibrator_states, "_settled", first_days_of_the_chain)
             for turn, move in enumerate(moves):
                 apply(home, turn, *move)
     states = [calibrator(home).read().sort_by("calibrator_version").to_pylist() for home in homes]
@@ -158,10 +158,10 @@ def test_the_chain_is_that_of_a_walk_over_all_days(
     assert states[0] == states[1]
 
 
-def first_day_of_the_chain(_home: Home, _chain: Any, links: pd.DataFrame, _forecasts: Any) -> Any:
-    """The oldest day of a branch, None before it has one: everything after it is computed anew."""
-    begins = links["target_day"][links["prediction_id"].isna()]
-    return begins.min().date() if len(begins) else None
+def first_days_of_the_chain(_home: Home, _chain: Any, links: pd.DataFrame, _origin: date) -> dict[int, date]:
+    """The oldest day of each branch that has begun: everything after it is computed anew."""
+    begins = links[links["prediction_id"].isna()].groupby("horizon")["target_day"].min()
+    return {int(str(horizon)): day.date() for horizon, day in begins.items()}
 
 
 def apply(home: Home, turn: int, kind: str, number: int, given: Any) -> None:
