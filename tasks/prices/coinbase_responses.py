@@ -7,13 +7,15 @@ import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import requests
 
 from closecast.storage.core.candle_schema import candle_frame, rejected_frame
 from closecast.storage.core.errors import BadProduct, ExchangeRefused
+
+if TYPE_CHECKING:
+    import requests
 
 DAY = 86400  # seconds
 EPOCH = date(1970, 1, 1)

@@ -7,8 +7,6 @@ import platform
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-import yaml
-
 from closecast.storage.core.candle_schema import CANDLE_COLUMNS, FIGURES
 from closecast.storage.core.intervals import BOUNDS
 from closecast.storage.models.bundles import Draft
@@ -81,6 +79,8 @@ It needs the newest {window} days{before}. Do not use it for another product.
 
 def write_mlflow_files(draft: Draft, profile: Profile, lineage: Lineage, history: PriceHistory) -> None:
     """Fill a draft with what `mlflow.pyfunc.load_model` and `mlflow models serve` need; no pickle."""
+    import yaml  # whoever only reads versions does without
+
     example = _example(history)
     draft.write_json(EXAMPLE, example)
     draft.write_json(SERVED_EXAMPLE, {"dataframe_split": example})
