@@ -92,8 +92,8 @@ def score_forecasts(
     with product_lock(home, product_id):
         request = IngestRequest(product_id, None, moment, clock.last_complete_day(moment))
         history = stored_history(home, request)
-        due = history and due_forecasts(home, history)
-        if history and due and score_due(home, history, load_profile(), moment):
+        due = due_forecasts(home, history) if history else []
+        if history and due and score_due(home, history, load_profile(), moment, due):
             write_reports(home, product_id)
     splits = history.splits_in_force if history else ()
     board = read_scoreboard(home, product_id, profile, splits, horizon=horizon)

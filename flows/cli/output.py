@@ -22,6 +22,7 @@ from closecast.flows.cli.terminal import (
     print_table,
     relative_path,
 )
+from closecast.tasks.core.formatting import count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,6 @@ VERSIONS = (
 
 def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
     """The counts of an import."""
-    from closecast.tasks.core.formatting import count
     from closecast.tasks.prices.gaps import find_gaps
 
     facts = prices.facts()
@@ -85,8 +85,6 @@ def print_preview(summary: FileSummary, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(summary))
         return
-    from closecast.tasks.core.formatting import count
-
     columns = ", ".join(f"{role} from {name}" for role, name in summary.columns.items())
     typer.echo(f"{summary.file}: {summary.format}")
     typer.echo(f"columns: {columns}")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,17 +42,22 @@ FORECAST_COLUMNS = (
     "quantiles",
 )
 COMPONENT_COLUMNS = ("prediction_id", "component", "quantiles")
+DueForecasts: TypeAlias = "list[tuple[dict[str, Any], float]]"
 UNKNOWN_OF_A_POINT = ("crps", "pit", *COVERED, "component_names", "component_crps")
 
 
 @step(timeout_seconds=300, run_name="{history.product_id}")
-def score_due(home: Home, history: PriceHistory, profile: Profile, moment: datetime) -> int:
+def score_due(
+    home: Home, history: PriceHistory, profile: Profile, moment: datetime, due: DueForecasts | None = None
+) -> int:
     """Score the product's due forecasts, of every profile, then advance the calibrator of this profile.
 
     The product's lock is held. A forecast that was scored with the same close adds nothing; a restated
-    close adds a new row. Returns how many scores are new.
+    close adds a new row. `due` are the `due_forecasts`, if the caller has read them. Returns how many scores
+    are new.
     """
-    scores = [asdict(_score(row, close, history, moment)) for row, close in due_forecasts(home, history)]
+    due = due_forecasts(home, history) if due is None else due
+    scores = [asdict(_score(row, close, history, moment)) for row, close in due]
     added = Scores(home).add(scores)
     if added:
         log.info("%s: forecasts scored: %d", history.product_id, added)
@@ -72,7 +77,7 @@ def stored_history(home: Home, request: IngestRequest) -> PriceHistory | None:
     return history_of(request.product_id, known)
 
 
-def due_forecasts(home: Home, history: PriceHistory) -> list[tuple[dict[str, Any], float]]:
+def due_forecasts(home: Home, history: PriceHistory) -> DueForecasts:
     """The forecasts without a score of their target day's close, each with its components and that close."""
     names = ["prediction_id", "target_day", "origin_day"]
     predictions, last = Predictions(home), history.origin
