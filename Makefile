@@ -59,7 +59,7 @@ soak: $(VENV)/.test
 
 # PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
 # the test dependencies.
-ENGINES := $(BIN)/python -m pytest --engines --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+ENGINES := $(BIN)/python -m pytest --engines --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
 	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \

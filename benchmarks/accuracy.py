@@ -142,11 +142,11 @@ def _print_backtest(home: str, product: str, end: date, *, start: date = START, 
     """Print the summary as Markdown, and the CRPS over that of a plain EWMA; the evaluations by horizon."""
     from closecast.flows.backtest import rolling_backtest
     from closecast.flows.settings import home_at
-    from closecast.tasks.backtest.result import read_evaluations
+    from closecast.tasks.backtest.result import evaluations_of, read_rows
     from closecast.tasks.backtest.summary import markdown
 
     result = rolling_backtest(product, "calibrated", {**SETTINGS, **changed}, start, end, home, workers=2)
-    evaluations = read_evaluations(home_at(home), product, result.backtest_id, "calibrated")
+    evaluations = evaluations_of(read_rows(home_at(home), product, result.backtest_id), "calibrated")
     refused = sum("refused" in gate for gate in result.gates)
     print(f"{markdown(result.every)}\n\nChallengers: {len(result.gates)}, refused: {refused}.\n")
     print(f"CRPS / EWMA(.94)-t without weekdays: {_over_plain_ewma(home, product, evaluations)}\n")

@@ -1,6 +1,6 @@
 """`python -m closecast` is the command line."""
 
-from closecast.flows.cli.commands import main
+from closecast import main
 
 if __name__ == "__main__":
     main()

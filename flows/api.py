@@ -22,7 +22,7 @@ from closecast.flows.arguments import (
     parse_any_day,
     parse_span,
 )
-from closecast.flows.cli.options import existing_home, prepared_home
+from closecast.flows.cli.options import existing_home
 from closecast.flows.cli.prompt import Options, run_products
 from closecast.flows.config import (
     configured_backfill_days,
@@ -30,7 +30,7 @@ from closecast.flows.config import (
     configured_profile,
     configured_source,
 )
-from closecast.flows.settings import market_of, require_one_kind_of_workers
+from closecast.flows.settings import market_of, prepared_home, require_one_kind_of_workers
 from closecast.flows.workers import require_importable_script
 from closecast.storage.core.errors import BadSetting
 from closecast.storage.core.home import Home, check_product_id
@@ -97,8 +97,6 @@ def run(
         ClosecastError: BadInput, NotEnoughHistory, StaleSeries, ExchangeError, StorageError,
             PrefectUnavailable; data stored before the error stay.
     """
-    from closecast.tasks.forecast.publish import stored_run
-
     market = market_of(
         product_id=configured_product(check_text("product_id", product_id)),
         source=source if csv else configured_source(source),
@@ -117,7 +115,14 @@ def run(
     options = Options(name, changed, origin, str(data_home.root), days)
     with embedded.session(data_home, verbose=verbose):
         (prediction_id,) = run_products(data_home, [market], options, embedded)
-    stored = stored_run(data_home, prediction_id)
+    return _forecast_from(data_home, prediction_id)
+
+
+def _forecast_from(home: Home, prediction_id: str) -> Forecast:
+    """The stored forecast from that day on, without the fallbacks that were added to a model's."""
+    from closecast.tasks.forecast.publish import stored_run
+
+    stored = stored_run(home, prediction_id)
     assert stored is not None  # noqa: S101 (it has just been made, or found)
     row = stored.row
     later = [one for one in stored.rows if one["horizon"] >= row["horizon"] and one["basis"] == row["basis"]]

@@ -17,20 +17,19 @@ from closecast.flows.config import configured_product, configured_profile
 from closecast.flows.daily import begin_run
 from closecast.flows.dask import tasks_on
 from closecast.flows.flow import finished, flow
-from closecast.flows.settings import home_at, require_one_kind_of_workers
+from closecast.flows.settings import prepared_home, require_one_kind_of_workers
 from closecast.flows.several import describe_failures, results_and_reasons
 from closecast.flows.workers import by_worker, started_workers
 from closecast.storage.core.errors import ProductsFailed
 from closecast.storage.core.home import Home, check_product_id
 from closecast.storage.core.progress import report_progress
-from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.locks.locks import backtest_lock
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.tasks.backtest import walk_forward
 from closecast.tasks.backtest.plan import Plan, plan_backtest
 from closecast.tasks.backtest.result import BacktestResult, finish_backtest, read_result
 from closecast.tasks.backtest.summary import markdown
-from closecast.tasks.core.formatting import artifact_key
+from closecast.tasks.core.formatting import artifact_key, count
 from closecast.tasks.core.settings import ProductId
 from closecast.tasks.core.steps import step, submit_step
 from closecast.tasks.profiles.named import profile_named
@@ -88,7 +87,7 @@ def rolling_backtest(
     require_one_kind_of_workers(dask, workers)
     product_id = configured_product(product_id)
     chosen = profile_named(*configured_profile(profile, settings))
-    data_home = prepare_home(home_at(home))
+    data_home = prepared_home(home)
     begin_run(data_home)
     plan = plan_backtest(data_home, product_id, chosen, start=start, end=end, moment=clock.now())
     with backtest_lock(data_home, plan.backtest_id), tasks_on(dask, data_home):
@@ -122,7 +121,8 @@ def run_folds(home: Home, plan: Plan) -> None:
     All folds are submitted at once, so a free worker always takes the next task. A walk waits for its
     preparation and for the previous walk, and comes before the preparations of later folds.
     """
-    log.info("%s: %d origins in %d folds", plan.product_id, plan.origins, len(plan.folds))
+    origins, folds = count(plan.origins, "origin"), count(len(plan.folds), "fold")
+    log.info("%s: %s in %s", plan.product_id, origins, folds)
     futures: list[PrefectFuture[Any]] = []
     for fold in range(len(plan.folds)):
         ready = submit_step(prepare_fold, home, plan, fold)
@@ -163,7 +163,7 @@ def backtest_products(
         ProductsFailed: some have no result; all others were finished before.
     """
     chosen = profile_named(*configured_profile(profile, settings))
-    data_home = prepare_home(home_at(home))
+    data_home = prepared_home(home)
     begin_run(data_home)
     # In one order, whoever asks: two lists that hold each other's locks would wait for ever.
     names = sorted({check_product_id(product) for product in products})

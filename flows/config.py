@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,24 @@ DEFAULT_PRODUCT = "BTC-USD"
 
 
 @dataclass(frozen=True)
+class Environment:
+    """The CLOSECAST_ variables, or the configuration file's values in their place.
+
+    An address may contain a password.
+    """
+
+    home: str | None = None
+    coinbase_url: str = field(default="https://api.exchange.coinbase.com", repr=False)
+    database_url: str | None = field(default=None, repr=False)
+    storage_url: str | None = field(default=None, repr=False)
+    dask_address: str | None = field(default=None, repr=False)
+
+
+# In the file a table has them; the home is a key of its own there.
+ENGINES = [field.name for field in fields(Environment) if field.name != "home"]
+
+
+@dataclass(frozen=True)
 class Config:
     """The content of a configuration file; None or empty for keys that it lacks, or if there is no file."""
 
@@ -32,7 +50,6 @@ class Config:
     settings: Mapping[str, Any] = field(default_factory=dict)
     home: str | None = None
     backfill_days: int | None = None
-    # By the names of the fields of `Environment`; the addresses may hold passwords.
     engines: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -81,7 +98,7 @@ def _read(file: Path, _changed: int, size: int) -> Config:
     except ValueError as error:  # of TOML and of UTF-8
         raise BadFile(f"a configuration in TOML is needed, but {file} is not TOML: {error!s:.200}") from error
     try:
-        checked = check_config(data)
+        checked = check_config(data, ENGINES)
         home = checked.home and str(absolute_path(checked.home, file.parent))
     except BadInput as error:
         raise type(error)(f"{file}: {error}") from error

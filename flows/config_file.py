@@ -14,10 +14,6 @@ from closecast.tasks.core.settings import Frozen, ProductId, Source, as_bad_sett
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-# Addresses, as in the variables of the same names; they may contain passwords.
-ENGINES = ("database_url", "storage_url", "coinbase_url", "dask_address")
-
-
 class ConfigFile(Frozen):
     """The keys of a file; a missing one is None or empty."""
 
@@ -30,8 +26,8 @@ class ConfigFile(Frozen):
     engines: dict[str, str] = Field(default_factory=dict)
 
 
-def check_config(data: Mapping[str, Any]) -> ConfigFile:
-    """The file's keys and values.
+def check_config(data: Mapping[str, Any], known_engines: Iterable[str]) -> ConfigFile:
+    """The file's keys and values; `known_engines` are the names of the table `engines`.
 
     Raises:
         BadProduct: a product id is malformed.
@@ -42,7 +38,7 @@ def check_config(data: Mapping[str, Any]) -> ConfigFile:
         if not isinstance(data.get(name, {}), Mapping):
             raise BadSetting(f"setting {name}: needs a table, which begins with a line [{name}]")
     engines, products = data.get("engines", {}), data.get("products", [])
-    _require_known(engines, ENGINES, "engines.")
+    _require_known(engines, known_engines, "engines.")
     for name, address in engines.items():  # here, since the values are not to be quoted
         if not isinstance(address, str) or not address:
             raise BadSetting(f"setting engines.{name}: needs an address as a text")

@@ -24,12 +24,11 @@ from closecast.flows.config import (
 from closecast.flows.dask import tasks_on
 from closecast.flows.day import Day, ingested, ingested_before, plan_day, stored_forecast, stored_row
 from closecast.flows.flow import finished, flow
-from closecast.flows.settings import home_at
+from closecast.flows.settings import prepared_home
 from closecast.flows.several import common_origin, require_all, results_and_reasons
 from closecast.storage.core.errors import NotEnoughHistory
 from closecast.storage.core.home import Home
 from closecast.storage.core.logs import hide_timeout_warnings
-from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.models.registry import Models
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.formatting import count
@@ -253,7 +252,7 @@ def daily_forecasts(
     profile, settings = configured_profile(profile, settings)
     backfill_days = configured_backfill_days(backfill_days)
     origin = common_origin(source, origin)
-    data_home = prepare_home(home_at(home))
+    data_home = prepared_home(home)
     begin_run(data_home)
     # Prefect gives a run the tags of its deployment, and none to the runs within it.
     with tags(*flow_run.tags, *home_tags(data_home)), tasks_on(dask, data_home):

@@ -12,10 +12,9 @@ from typing import Any
 
 from closecast.flows import clock
 from closecast.flows.config import configured_backfill_days, configured_profile
-from closecast.flows.settings import environment, home_at
+from closecast.flows.settings import environment, prepared_home
 from closecast.storage.core.errors import BadDay, NotEnoughHistory, StaleSeries
 from closecast.storage.core.home import Home
-from closecast.storage.locks.bucket_owner import prepare_home
 from closecast.storage.locks.locks import product_lock
 from closecast.tasks.core.forecast import Forecast
 from closecast.tasks.core.steps import closes_asset, run_step
@@ -75,7 +74,7 @@ def plan_day(
         model_days=chosen.min_days if chosen.min_pool_days < chosen.min_days else 0,
     )
     days = configured_backfill_days(backfill_days)
-    return Day(prepare_home(home_at(home)), market, chosen, request, days)
+    return Day(prepared_home(home), market, chosen, request, days)
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 from closecast.flows import clock
 from closecast.flows.daily import begin_run
 from closecast.flows.flow import finished, flow
-from closecast.flows.settings import home_at
-from closecast.storage.locks.bucket_owner import prepare_home
+from closecast.flows.settings import prepared_home
 from closecast.tasks.core.steps import run_step
 from closecast.tasks.upkeep.pruning import compact_tables, prune_home
 
@@ -19,8 +18,8 @@ def maintain(home: str | None = None, prune: bool = False) -> list[str]:
         home: folder of all data; by default CLOSECAST_HOME or the project's `data/`.
         prune: also delete models, backtests and drafts that nothing refers to.
     """
-    prepared = prepare_home(home_at(home))
-    begin_run(prepared)
-    run_step(compact_tables, prepared)
-    items = run_step(prune_home, prepared, moment=clock.now()) if prune else []
+    data_home = prepared_home(home)
+    begin_run(data_home)
+    run_step(compact_tables, data_home)
+    items = run_step(prune_home, data_home, moment=clock.now()) if prune else []
     return finished([item.description for item in items])

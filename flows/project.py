@@ -29,6 +29,8 @@ def make_project(folder: Path) -> list[Path]:
         HomeUnusable: the folder or a file cannot be written.
     """
     folder = absolute_path(folder)
+    if folder.is_file():
+        raise BadFile(f"a folder is needed for the project, but {folder} is a file: name another")
     if odd := _NOT_IN_PATH.search(str(folder)):
         raise BadFile(
             f"a folder without {odd[0]!r} in its path is needed, not {str(folder)!r:.200}: choose another"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from closecast.flows.config import VARIABLE as CONFIG_VARIABLE
-from closecast.flows.config import lasting_path, read_config
+from closecast.flows.config import Environment, lasting_path, read_config
 from closecast.storage.core.errors import BadSetting, did_you_mean
 from closecast.storage.core.home import Home, check_product_id, choose_location, default_root
 from closecast.storage.core.masking import masked_address
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
 
 PREFIX = "CLOSECAST_"
 DASK_ADDRESS = re.compile(r"((tcp|tls|ws|wss)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The CLOSECAST_ variables, or the configuration file's values in their place.
-
-    An address may contain a password.
-    """
-
-    home: str | None = None
-    coinbase_url: str = field(default="https://api.exchange.coinbase.com", repr=False)
-    database_url: str | None = field(default=None, repr=False)
-    storage_url: str | None = field(default=None, repr=False)
-    dask_address: str | None = field(default=None, repr=False)
 
 
 # By their names; the configuration file's is beside them.
@@ -105,3 +91,10 @@ def home_at(folder: Path | str | None = None) -> Home:
     chosen = folder or variables.home or default_root()
     root = lasting_path(chosen, "home", "/var/lib/closecast", PREFIX + "HOME")
     return Home(root, variables.database_url, variables.storage_url)
+
+
+def prepared_home(folder: Path | str | None = None) -> Home:
+    """The home of `home_at` for a run that may make or change it; errors as `prepare_home`, too."""
+    from closecast.storage.locks.bucket_owner import prepare_home  # whoever only reads does without
+
+    return prepare_home(home_at(folder))

@@ -100,6 +100,13 @@ SLOW_FILES = (
     "test_products.py",
     "test_backtest.py",
     "test_terminal.py",
+    # of the engines
+    "test_upsert_machine.py",
+    "test_alerts.py",
+    "test_deployment.py",
+    "test_faults.py",
+    "test_installed.py",
+    "test_signals.py",
 )
 
 

@@ -127,7 +127,7 @@ def test_a_report_needs_a_forecast(shell: Shell) -> None:
     shell.home.mkdir()
     assert "has none: make one with `closecast run`" in shell.refuses("report", here=True)
     line = shell.refuses("report", "--product", "ETH-USD", "--profile", "article", here=True)
-    assert line.endswith("or make a run with `closecast run --product ETH-USD`")
+    assert "it has no product yet: make a run with `closecast run --product ETH-USD`, or import" in line
     assert "did you mean article?" in shell.refuses("report", "--profile", "artcle", here=True)
     assert not (shell.home / "reports").exists()
 
@@ -147,7 +147,7 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
     for command in ("predictions", "versions", "score", "backtest", "report", "rollback"):
         refusal = shell.refuses(command, "--product", "ADA-USDT", here=True)
         assert "ADA-USDT is not in" in refusal, command
-        assert "(did you mean ADA-USD?); it has ADA-USD: `closecast import`" in refusal, command
+        assert "(did you mean ADA-USD?); it has ADA-USD: make a run with `closecast run" in refusal, command
     refusal = shell.refuses("rollback", "--product", "ADA-USD", "--profile", "article", here=True)
     assert "cannot be rolled back" in refusal
     assert "no champion yet" in shell.refuses("rollback", "--product", "ADA-USD", here=True)
@@ -273,9 +273,7 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     assert versions[-1]["aliases"] == "champion"
     assert {row["status"] for row in versions} <= {"accepted", "refused", "rolled-back"}
 
-    tested = shell.here(
-        "backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--format", "json"
-    )
+    tested = shell.here("backtest", "--product", "SOL-USD", *small, "--start", "2021-06-20", "--json")
     assert tested.code == 0, tested.err
     summary = json.loads(tested.out)
     assert [(one["horizon"], one["days"]) for one in summary["horizons"]] == [
@@ -377,7 +375,7 @@ def test_version(shell: Shell) -> None:
         (("run", "--set", "epochs=0"), "epochs"),
         (("run", "--set", "epochs"), "NAME=VALUE"),
         (("run", "--as-of", "2019-13-01"), "2019-10-17"),
-        (("run", "--sauce", "sample"), "--sauce"),
+        (("run", "--sauce", "sample"), "(see closecast run --help)"),
         (("run", "--source", "kraken"), "coinbase"),
         (("frobnicate",), "frobnicate"),
         (("import", "nowhere.csv", "--product", "BTC-USD"), "nowhere.csv"),
@@ -434,6 +432,43 @@ def test_a_misspelt_variable_and_impossible_homes_are_refused(shell: Shell, tmp_
     assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"), here=True)
 
 
+def test_a_command_interrupted_while_it_loads_prints_one_line() -> None:
+    code = """
+import sys, closecast
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "closecast.flows.cli.commands":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+closecast.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "closecast: interrupted\n")
+
+
 def test_help_has_a_short_option(shell: Shell) -> None:
     done = shell.here("run", "-h")
     assert (done.code, "Usage: closecast run" in done.out) == (0, True)
+
+
+@pytest.mark.parametrize(("words", "left"), [(["--version"], True), (["sql", "select x"], False)])
+def test_garbage_is_left_at_the_end_unless_duckdb_would_report_it(
+    tmp_path: Path, words: list[str], left: bool
+) -> None:
+    program = "import atexit, gc, sys; atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0))"
+    words = [sys.executable, "-c", f"{program}; from closecast import main; main()", *words]
+    environment = {**os.environ, "CLOSECAST_HOME": str(tmp_path)}
+    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=200)
+    assert f"frozen {left}\n" in done.stdout
+    assert "nanobind" not in done.stderr
+
+
+def test_help_fills_the_lines_of_a_paragraph(shell: Shell) -> None:
+    lines = [line.strip() for line in shell.here("score", "--help", COLUMNS="80").out.splitlines()]
+    assert "spans; the second has a row for each horizon." in lines
+
+
+def test_one_file_is_no_files(shell: Shell) -> None:
+    (shell.home / "reports").mkdir(parents=True)
+    (shell.home / "reports" / "index.html").write_text("a page")
+    assert shell.here("backup", str(shell.home.parent / "empty.tar")).out.startswith("1 file, ")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
+import inspect
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -114,6 +115,8 @@ def _command(name: str) -> TyperCommand:
     )
     command = typer.main.get_command(one)
     assert isinstance(command, TyperCommand)  # noqa: S101 (of one function Typer makes no group)
+    # Typer keeps the line breaks of a docstring's later paragraphs.
+    command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.help or ""))
     command.params.append(config_option())
     return command
 
@@ -175,7 +178,6 @@ def _options(
 def main() -> None:
     """Run a command; print one line on standard error when it fails."""
     terminal.open_streams()
-    gc.set_threshold(100_000)  # an import leaves no garbage, so each search would be in vain
     if not sys.warnoptions:  # other people's deprecations are not the user's concern
         warnings.simplefilter("ignore")
         sys.warnoptions.append("ignore")  # nor are those of the processes that this one starts
@@ -188,7 +190,7 @@ def main() -> None:
             if interruption.number is None:
                 _fail(*_described(error))
         if interruption.number is not None:
-            signals.exit_at_once(interruption.exit_code)
+            interruption.exit_at_once()
     if code == EXIT_INTERRUPTED:  # typer makes this of a Ctrl-C by itself
         _fail(signals.MESSAGE, EXIT_INTERRUPTED)
     sys.exit(code)
@@ -200,7 +202,9 @@ def _described(error: Exception) -> tuple[str, int]:
         return output.with_home(str(error), sys.argv), EXIT_FAILED
     if isinstance(error, USAGE_ERROR):
         message = getattr(error, "format_message", error.__str__)()
-        return f"{message} (see closecast --help)" if message else "", EXIT_USAGE
+        context = getattr(error, "ctx", None)
+        help_of = context.command_path if context else "closecast"
+        return f"{message} (see {help_of} --help)" if message else "", EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         log.debug("no access", exc_info=error)
         reason = error.strerror.lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from closecast.flows.config import (
     configured_profile,
     configured_source,
 )
+from closecast.flows.settings import market_of, prepared_home, require_one_kind_of_workers
 from closecast.storage.core.errors import BadSetting, ProductsFailed
 
 
@@ -43,7 +44,6 @@ def run(
     """
     from closecast.flows.cli import prefect_server
     from closecast.flows.cli.prompt import Options, run_products
-    from closecast.flows.settings import market_of
     from closecast.tasks.profiles.named import profile_named
 
     profile, changed = configured_profile(profile, options.parse_settings(settings))
@@ -58,7 +58,7 @@ def run(
         "columns": options.parse_columns(columns), "decimal": decimal, "dates": dates, "symbol": symbol,
     }  # fmt: skip
     markets = [market_of(product_id=name, **common) for name in names]
-    data_home = options.prepared_home(home)
+    data_home = prepared_home(home)
     several = len(names) > 1
     try:
         with terminal.session(data_home, stderr=as_json):
@@ -89,9 +89,6 @@ def backtest(
         typer.Option(help="Dask scheduler, such as tcp://HOST:8786; CLOSECAST_DASK_ADDRESS by default."),
     ] = None,
     horizon: options.HorizonOption = None,
-    output_format: Annotated[
-        Literal["table", "json"], typer.Option("--format", help="Output format.")
-    ] = "table",
     wide: options.WideOption = False,
     as_json: options.JsonOption = False,
     home: options.HomeOption = None,
@@ -105,7 +102,6 @@ def backtest(
     from closecast.flows import clock
     from closecast.flows.actions import require_horizon
     from closecast.flows.cli import prefect_server
-    from closecast.flows.settings import require_one_kind_of_workers
     from closecast.flows.workers import started_workers
     from closecast.tasks.backtest.plan import plan_backtest
     from closecast.tasks.backtest.walk_forward import folds_left
@@ -115,9 +111,8 @@ def backtest(
     profile, changed = configured_profile(profile, options.parse_settings(settings))
     chosen = profile_named(profile, changed)
     require_horizon(chosen, horizon or 1)
-    as_json = as_json or output_format == "json"
     require_one_kind_of_workers(dask, workers)
-    data_home = options.prepared_home(options.existing_home(home, product).root)
+    data_home = prepared_home(options.existing_home(home, product).root)
     # Refuses what cannot be tested before anything is started.
     plan = plan_backtest(data_home, product, chosen, start=start, end=end, moment=clock.now())
     processes = min(workers, len(folds_left(data_home, plan)))

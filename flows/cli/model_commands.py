@@ -9,6 +9,7 @@ import typer
 from closecast.flows.cli import options, output, terminal
 from closecast.flows.cli.row_files import chosen_format
 from closecast.flows.config import configured_profile
+from closecast.flows.settings import prepared_home
 
 
 def versions(
@@ -41,7 +42,7 @@ def rollback(
     from closecast.tasks.profiles.named import profile_named
 
     chosen = profile_named(*configured_profile(profile))
-    data_home = options.prepared_home(options.existing_home(home, product).root)
+    data_home = prepared_home(options.existing_home(home, product).root)
     with terminal.session(data_home, stderr=as_json):
         before, after = roll_back(data_home, product, chosen, to)
     moved = "is already the champion" if before == after else f"replaces version {before} as the champion"

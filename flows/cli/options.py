@@ -249,14 +249,6 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def prepared_home(root: Path | None) -> Home:
-    """The home of a command that may make one."""
-    from closecast.flows.settings import home_at
-    from closecast.storage.locks.bucket_owner import prepare_home
-
-    return prepare_home(home_at(root))
-
-
 def existing_home(root: Path | None, product: str | None = None) -> Home:
     """The home of a command that needs an existing one, with closes of the product if one is named.
 
@@ -264,7 +256,7 @@ def existing_home(root: Path | None, product: str | None = None) -> Home:
         HomeUnusable: there is no home.
         BadProduct: it has no closes of the product.
     """
-    from closecast.flows.settings import home_at
+    from closecast.flows.settings import home_at, prepared_home
     from closecast.storage.prices.engine import require_current_schema
 
     home = home_at(root)
@@ -294,5 +286,5 @@ def _require_product(home: Home, product: str) -> None:
     more = f" and {len(products) - MAX_NAMED} more" if len(products) > MAX_NAMED else ""
     raise BadProduct(
         f"{product} is not in {home.root}{similar_product(product, products)}; {names}{more}:"
-        f" `closecast import` its prices, or make a run with `closecast run --product {product}`"
+        f" make a run with `closecast run --product {product}`, or import prices with `closecast import`"
     )

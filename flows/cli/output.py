@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -22,7 +22,6 @@ from closecast.flows.cli.terminal import (
     print_table,
     relative_path,
 )
-from closecast.tasks.core.formatting import count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,19 +30,14 @@ if TYPE_CHECKING:
 
     from closecast.storage.core.home import Home
     from closecast.storage.models.registry import ModelVersion
-    from closecast.storage.prices.decisions import Decision
     from closecast.storage.upkeep.compaction import Compaction
     from closecast.tasks.backtest.result import BacktestResult
     from closecast.tasks.evaluation.scoreboard import Scoreboard
-    from closecast.tasks.prices.file_summary import FileSummary
-    from closecast.tasks.prices.ingest import IngestedPrices
-    from closecast.tasks.prices.quarantine import Choice, DayStatus
     from closecast.tasks.upkeep.pruning import UnusedItem
     from closecast.tasks.upkeep.reproduce import Reproduction
     from closecast.tasks.upkeep.verification import Verification
 
 EXAMPLE = '"select target_day, horizon, point, last_close from predictions"'
-SHOWN_REASONS = 5
 SHORT_PREDICTIONS = (
     *("target_day", "horizon", "product_id", "profile", "point", "lower_80", "upper_80"),
     *("last_close", "revision", "basis", "model_version", "prediction_id"),
@@ -63,47 +57,6 @@ VERSIONS = (
     *("settings_version", "git_commit", "weights_sha256", "recipe_version", "parent", "pooled"),
     *("twin_trained_through", "twin_weights_sha256"),
 )
-
-
-def print_import(prices: IngestedPrices, *, as_json: bool) -> None:
-    """The counts of an import."""
-    from closecast.tasks.prices.gaps import find_gaps
-
-    facts = prices.facts()
-    if as_json:
-        print_json(facts | {"gaps": find_gaps(prices.history.candles["day_utc"])})
-        return
-    days, new = count(facts["days"], "day"), count(facts["new_days"], "new day")
-    typer.echo(
-        "{product_id}: {new}, {restated_days} restated, {quarantined} quarantined;"
-        " {total}, {first_day} to {origin}".format(**facts, new=new, total=days)
-    )
-
-
-def print_preview(summary: FileSummary, *, as_json: bool) -> None:
-    """How an import would read a file."""
-    if as_json:
-        print_json(asdict(summary))
-        return
-    columns = ", ".join(f"{role} from {name}" for role, name in summary.columns.items())
-    typer.echo(f"{summary.file}: {summary.format}")
-    typer.echo(f"columns: {columns}")
-    typer.echo(f"units: {summary.units}")
-    for remark in summary.remarks:
-        typer.echo(remark)
-    days, gaps = count(summary.days, "day"), count(len(summary.gaps), "gap")
-    typer.echo(f"{days}, {summary.first_day} to {summary.last_day}, {gaps}")
-    for line in summary.gaps_text:
-        typer.echo(line)
-    typer.echo(f"{count(len(summary.quarantined), 'row')} would be quarantined")
-    for reason in summary.quarantined[:SHOWN_REASONS]:
-        typer.echo(f"  {reason}")
-    rows = [
-        ["unknown" if value is None else str(value) for value in row.values()]
-        for row in (*summary.first_rows, *summary.last_rows)
-    ]
-    print_table("", list(summary.first_rows[0]), rows)
-    typer.echo("nothing was stored")
 
 
 def print_forecasts(
@@ -148,34 +101,6 @@ def print_predictions(
         own = [name for name in shown.column_names if name not in rows.column_names]
         shown = shown.select([*SHORT_PREDICTIONS, *own])
     print_rows(shown, output, file=file, least=LEAST_PREDICTIONS, wide=wide)
-
-
-def print_quarantine(days: Sequence[DayStatus], output: Format, *, file: Path | None = None) -> None:
-    """The quarantined and the decided days."""
-    import pyarrow as pa
-
-    from closecast.tasks.prices.quarantine import DayStatus
-
-    types = {"close": pa.float64(), "factor": pa.float64(), "day_utc": pa.date32(), "known_from": pa.date32()}
-    names = [field.name for field in fields(DayStatus)]
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
-    print_rows(pa.Table.from_pylist([asdict(day) for day in days], schema=schema), output, file=file)
-
-
-def print_decision(product: str, choice: Choice, decision: Decision | None, *, as_json: bool) -> None:
-    """What was decided about a day, and how to reverse it."""
-    if as_json:
-        print_json({"product_id": product, "decision": decision and asdict(decision)})
-        return
-    if decision is None:
-        typer.echo(f"{product}, {choice.day}: this is already so, nothing was recorded")
-        return
-    if decision.kind == "split":
-        text = f"a split, the prices before it are multiplied by {decision.factor:g}"
-    else:
-        text = "a true jump, its close is used" if decision.kind == "accepted" else "rejected, a gap"
-    typer.echo(f"{product}, {decision.day}: {text}. Known to forecasts from {decision.known_from} on.")
-    typer.echo(f"`closecast quarantine --product {product} --undo {decision.day}` reverses this.")
 
 
 def print_scoreboard(
@@ -239,6 +164,12 @@ def print_versions(
     versions: Sequence[ModelVersion], output: Format, *, file: Path | None = None, wide: bool = False
 ) -> None:
     """Model versions with their lineage; as a table without the long digests."""
+    if output == "table" and not versions:
+        print_line(
+            "no model version: none has been trained yet, and a fallback, made by the baselines alone, has"
+            " none"
+        )
+        return
     import pyarrow as pa
 
     rows = [

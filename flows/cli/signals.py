@@ -24,11 +24,15 @@ class Interruption:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.stderr = 2
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code by which a shell knows that signal."""
-        return 128 + (self.number or signal.SIGINT)
+    def exit_at_once(self) -> NoReturn:
+        """Print the message and end the process with the signal's exit code, threads or not."""
+        with contextlib.suppress(OSError, ValueError):
+            cursor = SHOW_CURSOR if os.isatty(self.stderr) else ""
+            os.write(self.stderr, f"{cursor}closecast: {MESSAGE}\n".encode())
+            sys.stdout.flush()
+        os._exit(128 + (self.number or signal.SIGINT))
 
 
 @contextlib.contextmanager
@@ -49,6 +53,7 @@ def interruptible() -> Iterator[Interruption]:
         raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, interrupt) for number in HANDLED}
+    interruption.stderr = os.dup(2)  # which leads elsewhere while TensorFlow compiles
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -58,6 +63,7 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         signal.set_wakeup_fd(previous_fd)
         writer.close()
+        os.close(interruption.stderr)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -70,18 +76,7 @@ def _watch(reader: socket.socket, interruption: Interruption) -> None:
                 continue
             interruption.number = interruption.number or number[0]
             if timer:
-                exit_at_once(interruption.exit_code)
-            timer = threading.Timer(GRACE_SECONDS, exit_at_once, (interruption.exit_code,))
+                interruption.exit_at_once()
+            timer = threading.Timer(GRACE_SECONDS, interruption.exit_at_once)
             timer.daemon = True
             timer.start()
-
-
-def exit_at_once(code: int) -> NoReturn:
-    """Print the message and end the process without waiting for its threads."""
-    stream = sys.__stderr__
-    with contextlib.suppress(OSError, ValueError):
-        if stream is not None:
-            stream.write(f"{SHOW_CURSOR if stream.isatty() else ''}closecast: {MESSAGE}\n")
-            stream.flush()
-        sys.stdout.flush()
-    os._exit(code)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from closecast.flows.cli import options, output, terminal
+from closecast.flows.settings import home_at
 from closecast.storage.core.errors import Damaged, NotReproduced
+from closecast.tasks.core.formatting import count
 
 
 def maintain(
@@ -83,10 +85,10 @@ def backup(
     from closecast.storage.backup.backup import back_up
 
     with terminal.progress_bars(stderr=as_json):
-        count = back_up(options.existing_home(home), file)
+        files = back_up(options.existing_home(home), file)
     size = file.stat().st_size
-    text = f"{count:,} files, {size:,} bytes in {file}: `closecast restore` brings them back"
-    terminal.print_result(text, {"file": file, "files": count, "bytes": size}, as_json=as_json)
+    text = f"{count(files, 'file')}, {size:,} bytes in {file}: restore with `closecast restore`"
+    terminal.print_result(text, {"file": file, "files": files, "bytes": size}, as_json=as_json)
 
 
 def restore(
@@ -95,11 +97,10 @@ def restore(
     home: options.HomeOption = None,
 ) -> None:
     """Restore a backup into an empty home."""
-    from closecast.flows.settings import home_at
     from closecast.storage.backup.restore import restore as restore_home
 
     data_home = home_at(home)
     with terminal.progress_bars(stderr=as_json):
-        count = restore_home(file, data_home)
-    text = f"{count:,} files are back in {data_home.root}: `closecast verify` checks them"
-    terminal.print_result(text, {"home": data_home.root, "files": count}, as_json=as_json)
+        files = restore_home(file, data_home)
+    text = f"{count(files, 'file')} restored to {data_home.root}: check with `closecast verify`"
+    terminal.print_result(text, {"home": data_home.root, "files": files}, as_json=as_json)

@@ -92,9 +92,7 @@ def open_archive(file: Path) -> BinaryIO:
         raise BadFile(
             f"the backup {file!s:.300} cannot be read: {error.strerror}; check its name and rights"
         ) from error
-    raise BadFile(
-        f"a file that `closecast backup` wrote was needed, but {file!s:.300} is {kind}; name the file"
-    )
+    raise BadFile(f"a backup was needed, but {file!s:.300} is {kind}; name the file")
 
 
 def unpack(source: BinaryIO, file: Path, staging: Path) -> int:

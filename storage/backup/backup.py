@@ -105,7 +105,7 @@ def _add_table(archive: ArchiveWriter, location: Location, table: DeltaTable) ->
     """Add a table as it was when it was opened: its log up to then, and the data files it had then."""
     folder = location.resolve()  # as Delta names its files
     folder.check_no_links(deep=True)
-    recorded, lines = read_checksums(folder), list[str]()
+    (recorded, _), lines = read_checksums(folder), list[str]()
     log = [path for path in (folder / LOG).files() if _is_logged(path, table.version())]
     for path in (*data_files(folder, table), *log):
         short = path.relative_to(folder).as_posix()

@@ -169,7 +169,9 @@ def sha256_file(path: Path) -> str:
 
 def unwritable(path: Path, error: OSError) -> HomeUnusable:
     """The error for a file or folder that cannot be written."""
+    reason, remedy = reason_of(error), "make room, correct its rights, or choose"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason, remedy = "it is a file or below one, and a folder is needed", "choose"
     return HomeUnusable(
-        f"{path} cannot be written: {reason_of(error)};"
-        " make room, correct its rights, or choose another home with --home or CLOSECAST_HOME"
+        f"{path} cannot be written: {reason}; {remedy} another home with --home or CLOSECAST_HOME"
     )

@@ -18,7 +18,7 @@ from closecast.storage.core.candle_schema import CANDLE_COLUMNS, OBSERVATION
 from closecast.storage.core.errors import Damaged, HomeUnusable
 from closecast.storage.prices import queries
 from closecast.storage.prices.database import Database
-from closecast.storage.prices.decisions import RecordedSeries, decision_frame
+from closecast.storage.prices.decisions import RecordedSeries
 from closecast.storage.prices.digest import checks, digest
 from closecast.storage.prices.engine import database_engine
 from closecast.storage.prices.engine_base import is_damaged
@@ -89,7 +89,7 @@ class PriceRecords(Database):
     def decisions(self, product_id: str) -> pd.DataFrame:
         """The decisions about the product's days, of every series."""
         with self.read() as connection:
-            return decision_frame(queries.read_decisions(connection, product_id, 0))
+            return queries.read_decisions(connection, product_id, 0)
 
     def pages(self) -> dict[int, int]:
         """The recorded check of each candle, by number; `Damaged` if a page has another number of them."""

@@ -119,10 +119,11 @@ class Prices(PriceTables):
             decided = [*recorded.by_rule(new[before["seq"].isna()[~same]], decisions)]
             queries.insert_decisions(connection, product_id, decided, observed_at)
             last, last_decision = queries.highest(connection), queries.highest(connection, PRICE_DECISIONS)
-            rules = queries.read_decisions(connection, product_id, series.after) if decided else None
+            known = recorded.decisions
+            if decided:
+                known = queries.read_decisions(connection, product_id, series.after)
         rows = pd.concat([recorded.rows, new]).sort_values(["day_utc", "seq"], ignore_index=True)
-        recorded = RecordedSeries(rows, recorded.decisions if rules is None else decision_frame(rules))
-        self._cached = (series, last, last_decision, recorded)
+        self._cached = (series, last, last_decision, RecordedSeries(rows, known))
         new_days = int(before["seq"].isna().sum())
         made = tuple(one for one, _ in decided)
         return Appended(new_days, len(new) - new_days, rejected, made)
@@ -161,9 +162,7 @@ class Prices(PriceTables):
             return RecordedSeries(queries.NO_CANDLES, decision_frame())
         last = queries.highest(connection), queries.highest(connection, PRICE_DECISIONS)
         if self._cached is None or self._cached[:3] != (series, *last):
-            decisions = queries.read_decisions(connection, series.product_id, series.after)
-            recorded = RecordedSeries(queries.read_rows(connection, series), decision_frame(decisions))
-            self._cached = (series, *last, recorded)
+            self._cached = (series, *last, queries.read_recorded(connection, series))
         return self._cached[3]
 
     def decide(
@@ -253,10 +252,9 @@ class Prices(PriceTables):
                 raise Damaged(
                     f"the series of data version {data_version} is missing; restore prices.db from a backup"
                 )
-            rows = queries.read_rows(connection, series, at=version.seq)
-            at = version.decision_seq
-            decisions = queries.read_decisions(connection, version.product_id, series.after, at=at)
-        recorded = RecordedSeries(rows, decision_frame(decisions))
+            recorded = queries.read_recorded(
+                connection, series, at=version.seq, decision_at=version.decision_seq
+            )
         origin = queries.stored_day(version.through_day_utc)
         # Against the name itself: the version's row could have been changed with the candles.
         if digest(recorded.known(origin), recorded.lines(origin)) != data_version.rpartition(":")[2]:

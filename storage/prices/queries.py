@@ -24,6 +24,7 @@ from closecast.storage.core.candle_schema import (
     candle_frame,
 )
 from closecast.storage.core.errors import BadInput, Damaged
+from closecast.storage.prices.decisions import RecordedSeries, decision_frame
 from closecast.storage.prices.digest import checks
 from closecast.storage.prices.schema import CANDLES, PAGES, PRICE_DECISIONS, QUARANTINE, SERIES, TOO_LARGE
 
@@ -89,18 +90,21 @@ def check_page(candles: pd.DataFrame) -> pd.DataFrame:
     return page
 
 
-def read_rows(connection: sa.Connection, series: Series, *, at: int | None = None) -> pd.DataFrame:
-    """The candles of a series up to number `at`, by day, then number."""
+def read_recorded(
+    connection: sa.Connection, series: Series, *, at: int | None = None, decision_at: int | None = None
+) -> RecordedSeries:
+    """The candles of a series up to number `at`, and the decisions up to number `decision_at`."""
     query = sa.select(*CANDLES.c["seq", *CANDLE_COLUMNS]).where(belongs(series))
     if at is not None:
         query = query.where(CANDLES.c.seq <= at)
-    return read_frame(connection, query).sort_values(["day_utc", "seq"], ignore_index=True)
+    rows = read_frame(connection, query).sort_values(["day_utc", "seq"], ignore_index=True)
+    return RecordedSeries(rows, read_decisions(connection, series.product_id, series.after, at=decision_at))
 
 
 def read_decisions(
     connection: sa.Connection, product_id: str, after: int, *, at: int | None = None
-) -> list[dict[str, Any]]:
-    """The decisions about days of the series that begins after that candle, up to number `at`, by number.
+) -> pd.DataFrame:
+    """The `decision_frame` of the series that begins after that candle, up to number `at`.
 
     None belongs to the last candle of another series: a series begins with a close that needs no decision.
     """
@@ -111,7 +115,8 @@ def read_decisions(
     if at is not None:
         query = query.where(table.seq <= at)
     rows = [dict(row) for row in connection.execute(query.order_by(table.seq)).mappings()]
-    return [row | {name: stored_day(row[name]) for name in ("day_utc", "known_from")} for row in rows]
+    days = ("day_utc", "known_from")
+    return decision_frame([row | {name: stored_day(row[name]) for name in days} for row in rows])
 
 
 def stored_day(text: str) -> date:

@@ -22,18 +22,21 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _COMMIT_FILE = re.compile(r"(\d{20})\.(json|checkpoint\.parquet)")
 
 
-def read_checksums(folder: Location) -> dict[str, str]:
-    """The recorded SHA-256 of each file, by its path in the folder; of two records the later one counts."""
-    return _parsed((folder / CHECKSUMS).read_lines())
+def read_checksums(folder: Location, *, after: int = -1) -> tuple[dict[str, str], list[str]]:
+    """The recorded SHA-256 of each file, by its path in the folder; of two records the later one counts.
+
+    Then the lines that are no records: cut short by a crash, or changed. With `after` the records of earlier
+    commits may be left out.
+    """
+    return _parsed((folder / CHECKSUMS).read_lines(after=after))
 
 
 def record_checksums(folder: Location, newest: int) -> None:
     """Record the files of the commit of that number, and of those just before it that are not recorded."""
     start = newest - LOOK_BACK
-    lines = (folder / CHECKSUMS).read_lines(after=start)
-    if malformed(lines):
+    recorded, malformed = read_checksums(folder, after=start)
+    if malformed:
         prune_checksums(folder)
-    recorded = _parsed(lines)
     log_files = (folder / LOG).files(after=f"{start:020d}" if start > 0 else None)
     late = {
         int(match[1])
@@ -54,7 +57,8 @@ def prune_checksums(folder: Location) -> None:
 
     def pruned(lines: list[str]) -> list[str]:
         existing = {path.relative_to(folder).as_posix() for path in folder.files()}
-        return [f"{sha256}  {name}" for name, sha256 in sorted(_parsed(lines).items()) if name in existing]
+        recorded, _ = _parsed(lines)
+        return [f"{sha256}  {name}" for name, sha256 in sorted(recorded.items()) if name in existing]
 
     (folder / CHECKSUMS).rewrite_lines(pruned)
 
@@ -77,10 +81,6 @@ def added_files(folder: Location, entry: Location) -> list[Location]:
     return [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
 
 
-def _parsed(lines: list[str]) -> dict[str, str]:
-    return {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
-
-
-def malformed(lines: list[str]) -> list[str]:
-    """The lines that are no records: cut short by a crash, or changed."""
-    return [line for line in lines if line and not _LINE.fullmatch(line)]
+def _parsed(lines: list[str]) -> tuple[dict[str, str], list[str]]:
+    recorded = {match[2]: match[1] for match in map(_LINE.fullmatch, lines) if match}
+    return recorded, [line for line in lines if line and not _LINE.fullmatch(line)]

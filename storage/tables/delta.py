@@ -38,7 +38,7 @@ KEPT_DAYS = 30
 # the log does not name would delete them by their own, greater age.
 RETENTION = {"delta.deletedFileRetentionDuration": f"interval {KEPT_DAYS} days"}
 Result = TypeVar("Result")
-Rows: TypeAlias = "Sequence[Mapping[str, object]] | pa.Table"
+Rows: TypeAlias = Sequence[Mapping[str, object]]
 Select: TypeAlias = "Callable[[Snapshot, pa.Table], pa.Table]"
 
 
@@ -138,17 +138,12 @@ class Table:
     def checked(self, rows: Rows) -> pa.Table:
         """The rows as an Arrow table of the schema, or ValueError as `add`."""
         name, schema = self.schema.name, self.schema.arrow
-        names = (
-            rows.column_names if isinstance(rows, pa.Table) else [column for row in rows for column in row]
-        )
-        if foreign := sorted(set(names).difference(schema.names)):
+        if foreign := sorted({column for row in rows for column in row}.difference(schema.names)):
             raise ValueError(f"{name} has no column {', '.join(foreign)}: leave it out")
-        if not isinstance(rows, pa.Table):
-            rows = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
         for field in schema:
-            if field.name not in rows.column_names or (rows[field.name].null_count and not field.nullable):
+            if table[field.name].null_count and not field.nullable:
                 raise ValueError(f"each row of {name} needs its {field.name}: give it")
-        table = rows.select(schema.names).cast(schema)
         if len(set(self._keys(table))) < table.num_rows:
             raise ValueError(f"rows of {name} need one {', '.join(self.schema.key)} each: one came twice")
         return table

@@ -14,13 +14,7 @@ from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.models.bundles import Bundle, shared_bundle
 from closecast.storage.models.registry import ModelVersion
 from closecast.storage.prices.raw_responses import raw_sha256s, read_raw
-from closecast.storage.tables.checksums import (
-    CHECKSUMS,
-    LOG,
-    added_files,
-    malformed,
-    read_checksums,
-)
+from closecast.storage.tables.checksums import CHECKSUMS, LOG, added_files, read_checksums
 from closecast.storage.tables.opening import data_files, open_table, read_versions
 
 _ENTRY = re.compile(r"(\d{20})\.json")
@@ -37,10 +31,11 @@ def table_files(folder: Location) -> tuple[int, list[str]]:
     log = folder / LOG
     if not log.is_dir():
         return 0, _lost_log(folder)
-    recorded = read_checksums(folder)
+    recorded, malformed = read_checksums(folder)
     names = [path.name for path in log.files()]
     entries, checkpoints = _numbered(log, names, _ENTRY), _numbered(log, names, _CHECKPOINT)
-    findings = list(_list_findings(folder, recorded, entries, checkpoints))
+    findings = [f"{folder / CHECKSUMS} has a line that is not a checksum: {one!r:.200}" for one in malformed]
+    findings += _list_findings(folder, recorded, entries, checkpoints)
     data: list[Location] = []
     try:
         table = open_table(folder)
@@ -104,11 +99,9 @@ def _lost_log(folder: Location) -> list[str]:
 def _list_findings(
     folder: Location, recorded: dict[str, str], entries: dict[int, Location], checkpoints: dict[int, Location]
 ) -> Iterator[str]:
-    """Check the list of checksums: its lines, and that the log entries that it names are there."""
+    """Check the list of checksums: that it is there, and so are the log entries that it names."""
     if not recorded and max(entries, default=0) > 0:  # a new table's first commit is recorded after it
         yield f"{folder / CHECKSUMS} is missing"
-    for line in malformed((folder / CHECKSUMS).read_lines()):
-        yield f"{folder / CHECKSUMS} has a line that is not a checksum: {line!r:.200}"
     for name in recorded:
         first, _, rest = name.partition("/")
         entry = _ENTRY.fullmatch(rest) if first == LOG else None

@@ -77,8 +77,8 @@ def plan_backtest(
         start = start or max(end - timedelta(days=364), min(enough, end))
         if not start <= end < last:
             raise BadDay(
-                f"a backtest needs a start, and an end whose outcome is known, not {start} to {end}:"
-                f" the last origin with an outcome is {last - timedelta(days=1)}"
+                f"a backtest cannot run from {start} to {end}: it must start before it ends, and end by"
+                f" {last - timedelta(days=1)}, the last origin whose outcome is known"
             )
         # For the outcomes, as far as they are known.
         through = min(last, end + timedelta(days=max(profile.horizons)))

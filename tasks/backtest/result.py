@@ -101,24 +101,20 @@ def _figures(summary: Summary) -> dict[str, Any]:
     }
 
 
-def read_evaluations(
-    home: Home, product_id: str, backtest_id: str, profile: str, *, fallback: bool = False
-) -> dict[int, Evaluation]:
-    """Every component's quantiles of the log return and the outcomes, in the order of days, by horizon.
-
-    Either of the forecasts by models, or of the fallbacks. Prices are in the units of each origin.
-    """
-    return _evaluations(_read_rows(home, product_id, backtest_id), profile, (), fallback=fallback)
-
-
-def _read_rows(home: Home, product_id: str, backtest_id: str) -> pd.DataFrame:
+def read_rows(home: Home, product_id: str, backtest_id: str) -> pd.DataFrame:
+    """A backtest's rows with the columns `COLUMNS`, by target day."""
     rows = backtests(home, product_id).read(ds.field("backtest_id") == backtest_id, COLUMNS)
     return cast("pd.DataFrame", rows.to_pandas()).sort_values("target_day", kind="stable")
 
 
-def _evaluations(
-    rows: pd.DataFrame, profile: str, splits: Splits, *, fallback: bool
+def evaluations_of(
+    rows: pd.DataFrame, profile: str, splits: Splits = (), *, fallback: bool = False
 ) -> dict[int, Evaluation]:
+    """Every component's quantiles of the log return and the outcomes, in the order of days, by horizon.
+
+    Either of the forecasts by models, or of the fallbacks. Prices are in the units of each origin, or with
+    `splits` in those of the last day.
+    """
     rows = rows[(rows["basis"] == "fallback") == fallback]
     return {
         int(cast("int", horizon)): _evaluation(part, profile, splits)
@@ -146,11 +142,11 @@ def read_result(home: Home, plan: Plan) -> BacktestResult:
     closes = history.candles.set_index("day_utc")["close"].asfreq("D")
     past = closes[closes.index < pd.Timestamp(plan.start)].to_numpy(dtype=np.float64)
     about: Any = {"model": plan.profile.name, "currency": history.quote_currency}
-    rows = _read_rows(home, plan.product_id, plan.backtest_id)
+    rows = read_rows(home, plan.product_id, plan.backtest_id)
     models, fallbacks = (
         tuple(
             summarise(evaluation, past, horizon=horizon, fallback=fallback, **about)
-            for horizon, evaluation in _evaluations(
+            for horizon, evaluation in evaluations_of(
                 rows, plan.profile.name, history.splits, fallback=fallback
             ).items()
         )

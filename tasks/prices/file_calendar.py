@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_days import CLOSING, NO_DAY, Days, parse_clocks, parse_days
-from closecast.tasks.prices.file_formats import midnight_ends_day
+from closecast.tasks.prices.file_formats import midnight_ends_day, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
 TIME_OF_DAY = r"\d(:\d\d| ?[AaPp]\.?[Mm])"
 OLDEST_STAMP = np.datetime64("1973-03-01", "s")  # a smaller number is that of a day, or a date
+UTC_NAMES = {"", "UTC", "GMT", "ETC/UTC", "Z", "0", "+00:00", "UTC+0"}
 ONE_DAY = np.timedelta64(86_400, "s")
 
 
@@ -31,6 +32,7 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
         return _of_ends(table, layout, options)
     first, *others = layout.dates
     days = _parse(table, first, options)
+    _check_zone(table, days)
     days = _move_to_day(days, ends_day=midnight_ends_day(table.header, layout.formats))
     clocks = {other: parse_clocks(table.columns[other]) for other in others}
     for clock in clocks.values():
@@ -47,13 +49,23 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
             named = parse_days(table.columns[other], options.dates)
             _check_times(table, named.days, other)
             _compare(table, days.days, named, other)
-    if (end := layout.end) is not None:  # as where the date is that of the day after
-        _reject(
-            table,
-            parse_days(table.columns[end], options.dates).days < days.days,
-            lambda row: f"its date is {days.days[row]!s:.10}, its end {table.text(end, row)} is before",
-        )
+    if layout.end is not None:
+        _check_ends(table, days.days, parse_days(table.columns[layout.end], options.dates), layout.end)
     return days
+
+
+def _check_ends(table: FileTable, days: np.ndarray, ends: Days, position: int) -> None:
+    """Reject candles that do not end with their day, as those of an hour or a week."""
+    clock = parse_clocks(table.columns[position])
+    if clock is not None:
+        ends = replace(ends, days=days, clock=np.where(clock >= CLOSING, 0, clock))
+    _check_times(table, ends.days, position)
+    differ = (ends.days != days) & (_move_to_day(ends, ends_day=True).days != days) | (ends.clock != 0)
+    _reject(
+        table,
+        differ & ~np.isnat(days) & ~np.isnat(ends.days),
+        lambda row: f"its date is {days[row]!s:.10}, its end {table.text(position, row)} is not that day's",
+    )
 
 
 def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
@@ -64,6 +76,17 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
             " and the rows do not settle it; say which with --dates day-first or --dates month-first"
         )
     return days
+
+
+def _check_zone(table: FileTable, days: Days) -> None:
+    """Refuse dates of a time zone that the file names in a column or beside it; time stamps are UTC."""
+    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == "zone"]
+    cells = (text for at in columns for text in pc.unique(table.columns[at]).to_pylist())
+    zones = [text for text in (*table.zones, *cells) if str(text).upper() not in UTC_NAMES]
+    if zones and "unix" not in days.form:
+        raise BadFile(
+            f"days in UTC are needed, but the file names the time zone {zones[0]!r:.40}; export them in UTC"
+        )
 
 
 def _move_to_day(days: Days, *, ends_day: bool) -> Days:

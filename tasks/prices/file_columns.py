@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import is_code, is_name, is_product
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
@@ -29,7 +29,6 @@ from closecast.tasks.prices.file_text import COLUMNS_HINT
 
 STAMPS = {"unix", "unixtimestamp", "unixtime", "timestamp", "time", "epoch", "ts", "mts", "t"}
 MONEY = set(CURRENCIES.upper().split("|")) - {"BTC", "ETH"}
-KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,6 @@ def find_layout(table: FileTable, product_id: str | None, options: FileOptions) 
     if not table.has_header:
         return _by_figures(table, product_id, options)
     return _by_headings(table, product_id, options)
-
-
-def is_product(symbol: str, product_id: str) -> bool:
-    """Whether a symbol is of the product: BTCUSD, BTC/USD, btc-usd, COINBASE:BTCUSD, XBTUSD, BTC alone."""
-    base, quote = product_id.split("-")
-    text = symbol.upper().strip()
-    plain = {re.sub(r"[/_: -]", "", text), re.sub(r"[/_ -]", "", text.rpartition(":")[2])}
-    if text == quote:  # a column `currency` may name that of the figures
-        return True
-    bases = {base, KRAKEN.get(base, base)}
-    forms = {
-        form for one in bases for form in (one, one + quote, f"T{one}{quote}", f"X{one}Z{quote}", f"{one}.V")
-    }
-    return bool(plain & forms)
 
 
 def _named(table: FileTable, options: FileOptions) -> Layout:
@@ -130,10 +115,26 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
         next(iter(positions.get("end", ())), None),
         prices,
         tuple(positions.get("volume", ())),
-        tuple(positions.get("symbol", ())),
+        (*positions.get("symbol", ()), *_named_by_cells(table, headings)),
         tuple(positions.get("label", ())),
         (YFINANCE,) if table.tickers else tuple(recognize(table.header)),
     )
+
+
+def _named_by_cells(table: FileTable, headings: list[Heading]) -> list[int]:
+    """The columns whose cells name coins or currencies, such as ETH-USD, whatever their heading says."""
+
+    def names_coin(position: int) -> bool:
+        column, role = table.columns[position], headings[position].role
+        if role not in (None, "label") or not pa.types.is_string(column.type) or not len(column):
+            return False
+        cells = pc.unique(column).to_pylist() if is_named(column[0].as_py(), role) else []
+        return bool(cells) and all(is_named(cell, role) for cell in cells if cell)
+
+    def is_named(cell: str, role: str | None) -> bool:
+        return is_code(cell) or (role == "label" and is_name(cell))
+
+    return [position for position in range(len(headings)) if names_coin(position)]
 
 
 def _of_ticker(table: FileTable, product_id: str | None, options: FileOptions) -> list[int]:

@@ -34,7 +34,7 @@ def open_table(data: bytes, options: FileOptions) -> FileTable:
         if len(text) > MAX_BYTES:
             raise BadFile(f"JSON of at most {MAX_BYTES} bytes is needed, this is larger; split it")
         return read_json(text)
-    if text.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+    if text.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<table")):
         raise BadFile("a file of daily candles is needed, but this is a web page; download the data")
     return read_text(text, options)
 
@@ -97,12 +97,16 @@ def _decode(data: bytes) -> bytes:
 
 def _read_arrow(data: bytes) -> FileTable:
     try:
-        buffer = pa.BufferReader(data)
-        if data.startswith(b"PAR1") and parquet.read_metadata(buffer).num_rows > MAX_ROWS:
-            raise ValueError(f"it has more than {MAX_ROWS} rows")
-        table = parquet.read_table(buffer) if data.startswith(b"PAR1") else feather.read_table(buffer)
+        if data.startswith(b"PAR1"):
+            file = parquet.ParquetFile(pa.BufferReader(data))  # which can have two columns of one name
+            if file.metadata.num_rows > MAX_ROWS:
+                raise ValueError(f"it has more than {MAX_ROWS} rows")
+            table = file.read()
+        else:
+            table = feather.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadFile(f"a whole Parquet or feather file is needed: {error!s:.100}; fetch it again") from error
+        problem = " ".join(str(error).split())[:100]
+        raise BadFile(f"a whole Parquet or feather file is needed: {problem}; fetch it again") from error
     header, tickers = list(table.column_names), []
     for position, heading in enumerate(header):
         # The two levels of a data frame's columns, as text.

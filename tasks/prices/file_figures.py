@@ -125,7 +125,8 @@ def settle_decimal(
     only_point, only_comma = (sum(one.only[mark] for one in forms) for mark in ("point", "comma"))
     either = sum(one.either for one in forms)
     for column in volumes if texts else ():
-        form = _Forms(column) if pa.types.is_string(column.type) else None
+        is_text = pa.types.is_string(column.type)
+        form = _Forms(pc.replace_substring_regex(column, SUFFIXED, r"\1")) if is_text else None
         only_comma += form.only["comma"] if form else 0
         # A volume that a program wrote says little of prices in which a point may separate thousands.
         if form and (";" not in table.kind or not either):
@@ -167,7 +168,6 @@ class _Forms:
     """How many figures of a column can be read with one mark only, and how many with either."""
 
     def __init__(self, column: Any) -> None:
-        column = pc.replace_substring_regex(column, SUFFIXED, r"\1")
         separated = column.filter(pc.match_substring_regex(column, "[.,]"))
         match = {mark: pc.match_substring_regex(separated, form) for mark, form in READINGS.items()}
         both = pc.and_(match["point"], match["comma"])

@@ -193,8 +193,10 @@ SYNONYMS = {
     " dernier último ultimo",
     "volume": "v volume_traded",
     "symbol": "symbol product product_id pair ticker asset coin currency instrument base base_currency quote"
-    " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol",
+    " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol symbols coins"
+    " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert",
     "pool": "token0_price token1_price",  # of either token in the other
+    "zone": "timezone tz exchange_timezone exchange_timezone_name",
     "label": "name slug coin_name crypto_name coin_id asset_id",
 }
 
@@ -223,8 +225,13 @@ SIGNS = {
     "£": ("GBP",),
     "¥": ("JPY", "CNY"),
     "₩": ("KRW",),
+    "₹": ("INR",),
+    "₽": ("RUB",),
+    "₺": ("TRY",),
+    "₿": ("BTC",),
 }
-_SIGN = re.compile(rf"({'|'.join(map(re.escape, SIGNS))})(?![A-Za-z])")
+_SIGN = re.compile(rf"({'|'.join(map(re.escape, SIGNS))}|[\u20a0-\u20cf])(?![A-Za-z])")
+_REPEATED = re.compile(r"\.\d+$")  # so pandas writes the second column `Close`
 _WITH_CURRENCY = re.compile(rf"(.+?)({CURRENCIES})")
 _FRED = re.compile(rf"cb(?!pr)([a-z]{{3,5}}?)({CURRENCIES})")
 _PRODUCT = re.compile(r"([A-Z0-9]{2,10})[-/]([A-Z]{3,5})")
@@ -252,11 +259,12 @@ class Heading:
 
     def allows(self, quote: str) -> bool:
         """Whether it names this quote currency, or none."""
-        return self.quote in ("", quote) and all(quote in SIGNS[sign] for sign in self.signs)
+        return self.quote in ("", quote) and all(quote in SIGNS.get(sign, ()) for sign in self.signs)
 
 
 def read_heading(heading: str) -> Heading:
     """The role of a column by its heading."""
+    heading = _REPEATED.sub("", heading)
     key, role, base, quote = key_of(heading), None, "", ""
     if "%" in heading:
         pass

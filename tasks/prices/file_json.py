@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_name
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
 from closecast.tasks.prices.file_table import FileTable
 
 SHOWN = 5
-_PAIR = re.compile(rf"([A-Z0-9]+[-/_]?)?({CURRENCIES.upper()})")  # as key of a list
 
 
 def read_json(text: bytes) -> FileTable:
@@ -53,6 +53,7 @@ def read_json(text: bytes) -> FileTable:
         np.arange(len(rows)) + 1,
         lambda number: rows[number - 1],
         coins=coins,
+        zones=_zones(content),
         unit="row",
     )
 
@@ -93,7 +94,7 @@ def _one_table(content: Any) -> tuple[list[Any], tuple[str, ...]]:
                 found.append((path, rows, coins))
                 return
             for key, inner in value.items():
-                own = (key,) if _PAIR.fullmatch(key) else ()
+                own = (key,) if is_code(key) or is_name(key) else ()
                 look(inner, f"{path}.{key}" if path else key, coins + own)
 
     look(content, "", ())
@@ -116,13 +117,34 @@ def _is_frame(value: Any) -> bool:
 
 def _coins(value: dict[str, Any]) -> tuple[str, ...]:
     """The coins and currencies that a record names, or one in it that is no candle, such as `meta`."""
-    inner = [one for one in value.values() if isinstance(one, dict) and not _names_candles(one, date=False)]
-    return tuple(
-        text
-        for record in (value, *inner)
-        for key, text in record.items()
-        if isinstance(text, str) and read_heading(key).role == "symbol"
-    )
+    return tuple(coin for key, text in _texts(value) for coin in _coins_of(key, text))
+
+
+def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The texts of a record and of the records in it that are no candles, with their keys."""
+    inner = [one[0] if _is_only_record(one) else one for one in value.values()]
+    inner = [_flat(one) for one in inner if isinstance(one, dict) and not _names_candles(one, date=False)]
+    for record in (value, *inner):
+        for key, texts in record.items():
+            several = isinstance(texts, list) and _are_single(texts[:1])
+            yield from ((key, text) for text in (texts if several else [texts]) if isinstance(text, str))
+
+
+def _zones(content: Any) -> tuple[str, ...]:
+    texts = _texts(content) if isinstance(content, dict) else ()
+    return tuple(text for key, text in texts if read_heading(key).role == "zone")
+
+
+def _coins_of(key: str, text: str) -> list[str]:
+    """The coins that a text names, by its key or by itself."""
+    role = read_heading(key).role
+    if role == "symbol" or is_code(text) or (key == "id" and is_name(text)):
+        return [text]
+    return coins_in(text) if role == "label" else []
+
+
+def _is_only_record(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)
 
 
 def _is_of_candles(rows: list[Any]) -> bool:

@@ -78,7 +78,10 @@ def remarks(reading: FileReading) -> list[str]:
     """What was understood, where it does not go without saying; a short line each."""
     lines = []
     if reading.settled_by:
-        lines.append(f"no header: the columns are {', '.join(reading.columns)}, by {reading.settled_by}")
+        start = "" if reading.midnight_ends_day else "; a time of 00:00 begins its day"
+        lines.append(
+            f"no header: the columns are {', '.join(reading.columns)}, by {reading.settled_by}{start}"
+        )
     if reading.decimal == "comma":
         lines.append("figures have a decimal comma, a point separates thousands")
     if reading.midnight_ends_day:

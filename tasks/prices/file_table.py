@@ -65,6 +65,7 @@ class FileTable:
     short: Mapping[int, int] = field(default_factory=dict)  # the number of cells of rows that lack the last
     above: int = 0  # lines above the header
     coins: tuple[str, ...] = ()  # coins and currencies that the file names outside of its rows
+    zones: tuple[str, ...] = ()  # time zones that it names there
     unit: Literal["line", "row"] = "line"
 
     def place(self, row: int) -> str:

@@ -17,17 +17,18 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import coins_in, labelled
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import UNKNOWN
-from closecast.tasks.prices.file_formats import CURRENCIES, key_of, read_heading
+from closecast.tasks.prices.file_formats import key_of, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable, Rejections
 
 MAX_LINE_BYTES = 64 * 1024
 SEPARATORS = ",;\t|"
 HEADER_LINES = 50  # the header is looked for in so many filled lines
 COLUMNS_HINT = "name the columns with --columns date=…,close=…"
-PRODUCT = re.compile(rf"\b[A-Z][A-Z0-9]{{1,9}}[-/](?:{CURRENCIES.upper()})\b")  # in lines above the header
 SPACES_BEFORE_A_QUOTE = re.compile(rb'(^|[,;\t|])[ ]+(?=")', re.MULTILINE)
+FIGURE = re.compile(rb"\d[^,;\t|]*")  # a candle has two, its day and its close
 # The first cell of a row of figures: a time of any form. Its other cells are figures, or words for none.
 TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
 FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|false", re.ASCII)
@@ -85,6 +86,7 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         if lines[number - 1].strip():
             first = "header" if found.is_there else "first row"
             rejections.add(number, f"{width} fields where the {first} has {len(header)}")
+    beside = _lines_beside(lines, found)
 
     def cells(number: int) -> dict[str, str] | list[str]:
         texts = _split(lines[number - 1], separator)
@@ -102,8 +104,17 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         found.tickers,
         short,
         found.above,
-        tuple(PRODUCT.findall(b"\n".join(lines[: found.above]).decode())),
+        tuple(coin for line in beside for coin in coins_in(line)),
+        tuple(zone for line in beside for zone in labelled(line, "zone")),
     )
+
+
+def _lines_beside(lines: list[bytes], found: _Header) -> list[str]:
+    """The lines that are no candles: those above the header, units below it, a footer."""
+    units_end = found.start + 2
+    outer = [*lines[found.start : units_end], *lines[max(units_end, len(lines) - HEADER_LINES) :]]
+    texts = [*lines[: found.above], *(line for line in outer if len(FIGURE.findall(line)) < 2)]
+    return [line.decode() for line in texts]
 
 
 def _check_commas_in_headings(found: _Header, line: bytes, columns: list[Any], *, none_fits: bool) -> None:

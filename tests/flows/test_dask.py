@@ -174,7 +174,7 @@ def test_the_command_uses_the_address_of_the_environment(
     cluster: Cluster, undisturbed: tuple[Home, dict[str, Any]], home: Home, tmp_path: Path
 ) -> None:
     original, results = undisturbed
-    done = closecast(home, tmp_path, "--format", "json", CLOSECAST_DASK_ADDRESS=cluster.address)
+    done = closecast(home, tmp_path, "--json", CLOSECAST_DASK_ADDRESS=cluster.address)
     assert done.returncode == 0, done.stderr
     backtest_id = results["BTC-USD"].backtest_id
     assert backtest_id in done.stdout

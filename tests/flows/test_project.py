@@ -52,4 +52,6 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(HomeUnusable):
         make_project(tmp_path / "file" / "project")
+    with pytest.raises(BadFile, match="is a file: name another"):
+        make_project(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]  # noqa: PTH208

@@ -35,7 +35,7 @@ def test_a_day_has_one_form() -> None:
 
 
 def test_a_product_must_be_in_the_home(home: Home) -> None:
-    with pytest.raises(BadProduct, match=r"^BTC-EUR is not in .*; it has no product yet: `closecast import`"):
+    with pytest.raises(BadProduct, match=r"^BTC-EUR is not in .*; it has no product yet: make a run"):
         existing_home(home.root, "BTC-EUR")
     assert not (home.root / "prices.db").exists()
     for number in range(12):

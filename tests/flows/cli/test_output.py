@@ -19,6 +19,7 @@ from closecast.flows.cli.output import (
     print_reproduction,
     print_scoreboard,
     print_upkeep,
+    print_versions,
     with_home,
 )
 from closecast.storage.core.home import Home
@@ -39,6 +40,15 @@ DIFFERENT = Reproduction(
     weights=(),
     changed_versions={"keras": ("3.1", "3.2")},
 )
+
+
+def test_without_a_model_version_a_sentence_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    print_versions([], "table")
+    assert capsys.readouterr().out.strip() == (
+        "no model version: none has been trained yet, and a fallback, made by the baselines alone, has none"
+    )
+    print_versions([], "json")
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_a_reproduction_shows_each_difference_and_the_changed_versions(

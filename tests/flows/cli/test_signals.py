@@ -88,6 +88,17 @@ def test_a_signal_to_the_process_group_ends_a_training_with_one_line(
         wait_for(lambda: is_gone(server), 15)
 
 
+def test_the_line_is_printed_while_standard_error_goes_to_the_log() -> None:
+    code = """
+from closecast.flows.cli.signals import interruptible
+from closecast.storage.core.logs import native_stderr_to_log
+with interruptible() as interruption, native_stderr_to_log():
+    interruption.exit_at_once()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"closecast: {MESSAGE}\n")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_backtest_and_its_workers_with_one_line(
     number: signal.Signals, code: int, tmp_path: Path

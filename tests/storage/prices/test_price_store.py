@@ -269,8 +269,8 @@ def test_a_day_reads_and_digests_the_series_once(home: Home, monkeypatch: pytest
     with Prices(home) as prices:
         prices.start_series(BTC, "coinbase", started_at=NOW)
         put(prices, candles({n: n + 1.0 for n in range(5)}))
-    read, digested = Mock(wraps=queries.read_rows), Mock(wraps=digest)
-    monkeypatch.setattr(queries, "read_rows", read)
+    read, digested = Mock(wraps=queries.read_recorded), Mock(wraps=digest)
+    monkeypatch.setattr(queries, "read_recorded", read)
     monkeypatch.setattr(price_store, "digest", digested)
     with Prices(home) as prices:
         assert prices.last_close_before(BTC, day(4)) == (day(3), 4.0)

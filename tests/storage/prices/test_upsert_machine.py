@@ -156,3 +156,9 @@ TestUpserts = Upserts.TestCase
 TestUpserts.settings = settings(
     max_examples=12 * SOAK, stateful_step_count=25, derandomize=SOAK == 1, database=None
 )
+
+
+@pytest.fixture(autouse=True)
+def _fewer_on_a_server(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--database") != "sqlite":
+        request.cls.settings = settings(request.cls.settings, max_examples=4 * SOAK)

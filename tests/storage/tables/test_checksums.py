@@ -12,7 +12,6 @@ from closecast.storage.core.location import LocalPath
 from closecast.storage.tables.checksums import (
     CHECKSUMS,
     LOOK_BACK,
-    malformed,
     prune_checksums,
     read_checksums,
 )
@@ -42,7 +41,7 @@ def test_every_file_is_recorded_and_common_tools_read_the_list(tmp_path: Path, n
     table, folder = table_in(tmp_path / name), LocalPath(tmp_path / name)
     for product_id in ("A-USD", "a b/c%", "ü"):
         table.add([number(1, product_id)])
-    assert set(read_checksums(folder)) == files(folder)
+    assert set(read_checksums(folder)[0]) == files(folder)
     done = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS], cwd=folder)
     assert done.returncode == 0
     delta = open_table(folder)
@@ -56,8 +55,8 @@ def test_the_next_commit_completes_lines_that_a_crash_cut(folder: LocalPath, cut
     path = folder / CHECKSUMS
     path.write_bytes(path.read_bytes()[:-cut])
     table_in(folder).add([number(9)])
-    assert malformed((folder / CHECKSUMS).read_lines()) == []
-    recorded = read_checksums(folder)
+    assert read_checksums(folder)[1] == []
+    recorded, _ = read_checksums(folder)
     assert all(recorded[name] == (folder / name).sha256() for name in files(folder))
 
 
@@ -68,15 +67,15 @@ def test_a_checkpoint_and_commits_of_killed_runs_are_recorded_by_the_next(folder
     assert delta is not None
     delta.create_checkpoint()
     table_in(folder).add([number(9)])
-    assert set(read_checksums(folder)) == files(folder)
-    assert any(name.endswith(".checkpoint.parquet") for name in read_checksums(folder))
+    assert set(read_checksums(folder)[0]) == files(folder)
+    assert any(name.endswith(".checkpoint.parquet") for name in read_checksums(folder)[0])
 
 
 def test_files_that_are_gone_are_pruned(folder: LocalPath) -> None:
     gone = next(path for path in folder.files() if path.suffix == ".parquet")
     gone.unlink()
     prune_checksums(folder)
-    assert set(read_checksums(folder)) == files(folder)
+    assert set(read_checksums(folder)[0]) == files(folder)
     assert gone.name not in (folder / CHECKSUMS).read_text()
 
 
@@ -87,8 +86,8 @@ def _add(folder: Path, product_id: str) -> None:
 
 def test_processes_at_once_lose_and_mix_no_line(folder: LocalPath) -> None:
     run_at_once(_add, *((folder, f"P{n}-USD") for n in range(3)))
-    assert malformed((folder / CHECKSUMS).read_lines()) == []
-    assert set(read_checksums(folder)) == files(folder)
+    assert read_checksums(folder)[1] == []
+    assert set(read_checksums(folder)[0]) == files(folder)
 
 
 def test_a_list_that_cannot_be_written_raises_home_unusable(folder: LocalPath) -> None:

@@ -91,8 +91,7 @@ def test_rows_keep_the_order_and_types_of_the_schema(table: Table) -> None:
         row("b", figures=None),
         row("c", 1),
     ]
-    reordered = pa.Table.from_pylist(given, schema=SCHEMA.arrow).select(SCHEMA.arrow.names[::-1])
-    assert table.add(reordered) == 3
+    assert table.add([dict(reversed(row.items())) for row in given]) == 3
     assert table.add(given) == 0
     assert table.read().schema == SCHEMA.arrow
     assert table.read().sort_by("name").to_pylist() == [{"note": None, **row} for row in given]
@@ -197,11 +196,10 @@ def test_other_partitions_are_neither_read_nor_in_conflict(table: Table) -> None
         ([row("a"), row("b", extra=1)], "extra"),
         ([row("a"), row("b") | {"day": None}], "day"),
         ([{"name": "a", "product_id": BTC, "day": FIRST}], "group"),
-        (pa.table({"name": ["a"], "product_id": [BTC]}), "day"),
     ],
 )
 def test_rows_of_another_form_are_refused_before_anything_is_written(
-    table: Table, rows: list[dict[str, Any]] | pa.Table, message: str
+    table: Table, rows: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         table.add(rows)

@@ -116,8 +116,8 @@ def test_pool_products_are_pinned_to_data_versions(home: Home) -> None:
 @pytest.mark.parametrize(
     ("kind", "span", "message"),
     [
-        (BadDay, (1000, 1000), f"the last origin with an outcome is {day(999)}"),
-        (BadDay, (999, 998), "a backtest needs a start"),
+        (BadDay, (1000, 1000), f"end by {day(999)}, the last origin"),
+        (BadDay, (999, 998), "it must start before it ends"),
         (
             NotEnoughHistory,
             (59, 999),

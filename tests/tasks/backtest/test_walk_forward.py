@@ -17,7 +17,7 @@ from closecast.storage.core.home import Home
 from closecast.storage.models.backtest_cache import BacktestCache
 from closecast.storage.tables.schemas import backtests, calibrator
 from closecast.tasks.backtest.plan import Plan, plan_backtest
-from closecast.tasks.backtest.result import BacktestResult, finish_backtest, read_evaluations
+from closecast.tasks.backtest.result import BacktestResult, evaluations_of, finish_backtest, read_rows
 from closecast.tasks.backtest.walk_forward import WalkState, clear_cache, folds_left, prepare_fold
 from closecast.tasks.core.quantiles import MEDIAN
 from closecast.tasks.profiles.article import ArticleProfile
@@ -94,7 +94,7 @@ def test_every_component_has_a_row_per_origin_and_horizon(tested: Tested) -> Non
 
 def test_quantiles_are_read_back_as_those_of_the_log_return(tested: Tested) -> None:
     home, plan, _ = tested
-    evaluations = read_evaluations(home, BTC, plan.backtest_id, "calibrated")
+    evaluations = evaluations_of(read_rows(home, BTC, plan.backtest_id), "calibrated")
     assert tuple(evaluations) == HORIZONS
     numbers = range(START, END + 1)
     for horizon, evaluation in evaluations.items():

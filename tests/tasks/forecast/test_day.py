@@ -62,7 +62,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(Database, "__init__", "opened")
-    count(queries, "read_rows", "read")
+    count(queries, "read_recorded", "read")
     for module in (price_store, queries):
         if hasattr(module, "digest"):
             count(module, "digest", "digested")

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from closecast.tasks.prices.file_summary import remarks
 from tests.tasks.prices.reading import closes, read, refusal
 
 DAYS = [date(2019, 5, 1) + timedelta(days=row) for row in range(40)]
@@ -58,7 +59,29 @@ def test_a_candle_that_ends_before_its_day_is_of_another_day() -> None:
     text = lines(
         "date,close,close_time", lambda day, close: f"{day + timedelta(days=1)},{close},{day} 23:59:59"
     )
-    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is before" in refusal(text)
+    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is not that day's" in refusal(text)
+
+
+@pytest.mark.parametrize("days", [7, 1 / 24])
+def test_a_candle_of_a_week_or_an_hour_is_no_daily_one(days: float) -> None:
+    def row(day: date, close: float) -> str:
+        start = calendar.timegm(day.timetuple()) * 1000
+        return f"{start},{close},{start + int(days * 86_400_000) - 1}"
+
+    assert "is not that day's" in refusal(lines("open_time,close,close_time", row))
+
+
+@pytest.mark.parametrize("end", ["{day}", "{day} 23:59", "23:59:59", "00:00", "{after} 00:00"])
+def test_ends_of_the_day_in_many_forms(end: str) -> None:
+    def row(day: date, close: float) -> str:
+        return f"{day},{close},{end.format(day=day, after=day + timedelta(days=1))}"
+
+    assert closes(lines("date,close,close_time", row)) == dict(ROWS)
+
+
+@pytest.mark.parametrize("end", ["16:00", "4 PM ET"])
+def test_a_market_that_closes_in_the_afternoon_has_no_utc_days(end: str) -> None:
+    refusal(lines("date,close,close_time", lambda day, close: f"{day},{close},{end}"))
 
 
 def test_days_of_cryptowatch_begin_with_their_end() -> None:
@@ -509,3 +532,55 @@ def test_json_whose_keys_number_the_rows() -> None:
 )
 def test_headings_of_more_sites(header: str) -> None:
     assert closes(lines(header, lambda day, close: f"{day};{close}")) == dict(ROWS)
+
+
+@pytest.mark.parametrize("form", ["{:.3f}K", "{:.2f}K", "{:.1f}M"])
+def test_closes_with_a_suffix_are_refused(form: str) -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{form.format(close / 1000)}")
+    assert "is not a number" in refusal(text)
+
+
+def test_signs_of_currencies_without_a_code() -> None:
+    for sign in "₹₽₿₴":
+        text = lines(f"Date,Close ({sign})", lambda day, close: f"{day},{close}")
+        assert "closes in USD are needed" in refusal(text)
+    assert closes(lines("Date,Close (₹)", lambda day, close: f"{day},{close}"), "BTC-INR") == dict(ROWS)
+
+
+def test_dates_of_another_time_zone_are_refused() -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{close}")
+    column = lines("Date,Close,Timezone", lambda day, close: f"{day},{close},America/New_York")
+    records = [{"date": str(day), "close": close} for day, close in ROWS]
+    for data in (
+        "Timezone: America/New_York\n" + text,
+        column,
+        json.dumps({"meta": {"exchange_timezone": "America/New_York"}, "values": records}),
+    ):
+        assert "the file names the time zone 'America/New_York'" in refusal(data)
+        assert closes(data.replace("America/New_York", "UTC")) == dict(ROWS)
+    stamps = [
+        {"t": calendar.timegm(day.timetuple()), "c": close, "timezone": "America/New_York"}
+        for day, close in ROWS
+    ]
+    assert closes(json.dumps(stamps)) == dict(ROWS)
+
+
+def test_two_columns_of_one_name_in_parquet_are_refused_in_one_line() -> None:
+    days, figures = pa.array([str(day) for day in DAYS]), pa.array(CLOSES)
+    table = pa.Table.from_arrays([days, figures, figures], names=["date", "close", "close"])
+    parquet.write_table(table, content := io.BytesIO())
+    assert "one column is needed for the close, the header has two" in refusal(content.getvalue())
+
+
+def test_the_second_of_two_closes_that_pandas_numbers_is_one_too() -> None:
+    text = lines("Date,Close,Close.1", lambda day, close: f"{day},{close},{close / 30}")
+    assert "one column is needed for the close, the header has two: 'Close' and 'Close.1'" in refusal(text)
+    volumes = lines("Date,Close,Volume,Volume.1", lambda day, close: f"{day},{close},2,{2 * close}")
+    assert closes(volumes) == dict(ROWS)
+
+
+def test_without_a_header_a_time_of_midnight_is_told_to_begin_its_day() -> None:
+    bare = lines("", full)
+    assert any("a time of 00:00 begins its day" in remark for remark in remarks(read(bare).reading))
+    ends = remarks(read(bare, columns={"end": "1", "close": "5"}).reading)
+    assert not any("begins its day" in remark for remark in ends)

@@ -1,0 +1,109 @@
+"""Coins and currencies that a file names anywhere but in its headings."""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_product
+from tests.tasks.prices.reading import closes, refusal
+
+ROWS = {date(2019, 5, 1) + timedelta(days=row): 8000.5 + 37 * row for row in range(40)}
+TABLE = "Date,Open,Close,Volume\n" + "".join(f"{day},{close},{close},2.5\n" for day, close in ROWS.items())
+RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("Currency: EUR", "EUR"),
+        ("# currency=EUR", "EUR"),
+        ("Currency,EUR,,", "EUR"),
+        ("All prices in Euro", "Euro"),
+        ("Währung: EUR", "EUR"),
+        ("Prices in €", "EUR"),
+        ("Symbol: LTC", "LTC"),
+        ("Ticker,ETHUSD", "ETHUSD"),
+        ("Ethereum Historical Data", "Ethereum"),
+        ("Bitcoin Cash Historical Data", "Bitcoin Cash"),
+        ("Figures in thousands of USD", "in thousands"),
+    ],
+)
+def test_a_line_beside_the_rows_names_another_product(line: str, named: str) -> None:
+    assert f"candles of BTC-USD are needed, it is of '{named}'" in refusal(f"{line}\n{TABLE}")
+    assert closes(f"{line}\n{TABLE}", symbol=named) == ROWS
+    assert f"it is of '{named}'" in refusal(f"{TABLE}\n{line}\n")
+
+
+@pytest.mark.parametrize("unit", ["EUR", "[EUR]", "thousand USD", "ETH-USD"])
+def test_a_row_of_units_below_the_header_names_another_product(unit: str) -> None:
+    header, _, rows = TABLE.partition("\n")
+    assert "candles of BTC-USD are needed, it is of" in refusal(f"{header}\n,,{unit},\n{rows}")
+    assert closes(f"{header}\n,,USD,BTC\n{rows}") == ROWS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("Currency: USD", "Bitcoin Historical Data", "BTC/USD", "Symbol: XBTUSD", "Downloaded from a site"),
+        *("Source: bitcoincash.example, ethereum.org", "Coin: Bitcoin", "Exported on 2024-01-02"),
+    ],
+)
+def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
+    assert closes(f"{line}\n{TABLE}") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"symbols": ["ETH"]}, "ETH"),
+        ({"meta": {"tickers": ["LTC"]}}, "LTC"),
+        ({"symbols": ["BTC", "ETH"]}, "ETH"),
+        ({"coins": [{"symbol": "ETH", "name": "Ethereum"}]}, "ETH"),
+        ({"vs_currencies": ["eur"]}, "eur"),
+        ({"id": "ethereum"}, "ethereum"),
+        ({"name": "Ethereum (daily)"}, "Ethereum"),
+        ({"market": "ETH-USD"}, "ETH-USD"),
+        ({"dataset_code": "ETHUSD"}, "ETHUSD"),
+        ({"metadata": {"quote": {"code": "EUR"}}}, "EUR"),
+    ],
+)
+def test_json_names_another_product_beside_its_candles(beside: dict[str, Any], named: str) -> None:
+    assert f"it is of '{named}'" in refusal(json.dumps(beside | {"data": RECORDS}))
+    assert closes(json.dumps(beside | {"data": RECORDS}), symbol=named) == ROWS
+
+
+@pytest.mark.parametrize("key", ["tETHUSD", "BITFINEX/ETHUSD", "XETHZUSD", "eur", "ethereum", "LTC"])
+def test_the_key_of_json_candles_names_another_product(key: str) -> None:
+    assert f"it is of '{key}'" in refusal(json.dumps({key: RECORDS}))
+
+
+@pytest.mark.parametrize(
+    "beside", [{"name": "Bitcoin"}, {"symbols": ["BTC-USD"]}, {"market": "Coinbase"}, {"author": "Elizabeth"}]
+)
+def test_json_names_the_product_or_none(beside: dict[str, Any]) -> None:
+    assert closes(json.dumps(beside | {"data": RECORDS})) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("heading", "cell"),
+    [("market", "ETH-USD"), ("foo", "ETHUSD"), ("unit", "EUR"), ("name", "Ethereum"), ("token", "eth")],
+)
+def test_cells_of_any_column_name_another_product(heading: str, cell: str) -> None:
+    text = f"date,close,{heading}\n" + "".join(f"{day},{close},{cell}\n" for day, close in ROWS.items())
+    assert f"line 2 is of '{cell}'" in refusal(text)
+    assert closes(text, symbol=cell) == ROWS
+    for right in ("BTC-USD", "USD", "btc", "", "1D", "Coinbase"):
+        assert closes(text.replace(f",{cell}\n", f",{right}\n")) == ROWS
+
+
+def test_symbols_of_a_product() -> None:
+    for symbol in ("XXBTZUSD", "tBTCUSD", "BITFINEX/BTCUSD", "X:BTCUSD", "Bitcoin", "btc"):
+        assert is_product(symbol, "BTC-USD")
+    for symbol in ("ETH/BTC", "BTC-USD-SWAP", "BTCUSDT", "Bitcoin Cash"):
+        assert not is_product(symbol, "BTC-USD")
+    assert not any(map(is_code, ("Elizabeth", "OHLC", "1D", "direct", "CCCAGG")))
+    assert coins_in("from https://site.example/ETH-USD_daily.csv") == ["ETH-USD"]
