@@ -20,9 +20,7 @@ from hypothesis import settings
 
 from closecast.storage.core.candle_schema import candle_frame
 from closecast.storage.core.home import Home
-from closecast.tasks.core.types import Floats
-from closecast.tasks.features.volatility import Garch, fit_garch
-from closecast.tasks.profiles import baselines, figures
+from closecast.tasks.profiles import figures
 from tests import once
 
 if TYPE_CHECKING:
@@ -176,25 +174,6 @@ def _one_registry_is_made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def _processes_are_forked_from_one(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Loading the big libraries takes it ten seconds."""
     once.share_forkserver(once.session_folder(tmp_path_factory))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _each_garch_is_fitted_once() -> Iterator[None]:
-    """The made-up series recur, and fits are half the time of a backtest: the same returns, the same fit.
-
-    Not so in the processes that tests start, nor in the baselines' own tests.
-    """
-    fitted: dict[bytes, Garch | None] = {}
-
-    def fit_once(returns: Floats) -> Garch | None:
-        key = returns.tobytes()
-        if key not in fitted:
-            fitted[key] = fit_garch(returns)
-        return fitted[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "fit_garch", fit_once)
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,12 +6,13 @@ volatility persists, changes over the years. So old days lose weight in every es
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from closecast.tasks.core.kept import kept_by_figures
 from closecast.tasks.core.types import Floats, Rows
 from closecast.tasks.features.volatility import (
     day_numbers,
@@ -104,11 +105,11 @@ def har_sigma(candles: pd.DataFrame, horizons: Sequence[int], settings: HarSetti
     variance = winsorised_variance(candles)
     known = _har_means(log_variance(variance), settings)
     cuts = refit_cuts(candles, settings.refit_days)
-    sigmas = []
-    for horizon in horizons:
+    means, sigmas = _mean_variances(candles, variance, horizons), []
+    for horizon, mean in zip(horizons, means, strict=True):
         inputs = np.column_stack([*known, *weekend_flags(candles, horizon=horizon)])
         after = rows_after(candles, horizon)
-        outcomes = log_variance(_mean_variance(candles, variance, horizon))[after]
+        outcomes = log_variance(mean)[after]
         outcomes[after < 0] = np.nan
         regression = _Regression(inputs, outcomes, after, day_numbers(candles))
         half_life = settings.half_life_days * np.sqrt(horizon)
@@ -129,22 +130,34 @@ class _Regression:
     def forecasts(self, cuts: Rows, *, half_life: float, min_days: int) -> Floats:
         """Each row's expected outcome, (days,), by a fit to the outcomes known before its cut (days,)."""
         table = np.column_stack([self.inputs, self.outcomes])
-        usable = np.isfinite(table).all(axis=1)
-        table, known_on, days = table[usable], self.known_on[usable], self.days
-        expected, products = np.full(len(days), np.nan), np.zeros((table.shape[1],) * 2)
-        counted, before = 0, days[0]
-        for cut in np.unique(cuts[cuts > 0]).tolist():
-            newest, last = int(np.searchsorted(known_on, cut)), days[cut - 1]
-            block, ages = table[counted:newest], last - days[known_on[counted:newest]]
-            # The sums of the normal equations carry over from refit to refit: decayed, plus the new rows.
-            products *= 0.5 ** ((last - before) / half_life)
-            products += np.einsum("n,ni,nj->ij", 0.5 ** (ages / half_life), block, block)
-            counted, before = newest, last
-            if counted >= min_days:
-                weights, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
-                rows = cuts == cut
-                expected[rows] = weighted_sum(self.inputs[rows], np.asarray(weights, dtype=np.float64))
-        return expected
+        refits, fit = np.unique(cuts, return_inverse=True)
+        usable = np.isfinite(table).all(axis=1) & (self.known_on < refits[-1])
+        ends = np.where(refits > 0, self.days[refits - 1], self.days[0] - 1)
+        weights = _fits(table[usable], self.days[self.known_on[usable]], ends, half_life, min_days)
+        return weighted_sum(self.inputs, weights[fit].T)
+
+
+@kept_by_figures
+def _fits(table: Floats, known_on: Rows, ends: Rows, half_life: float, min_days: int) -> Floats:
+    """The weights of the inputs by each fit, (fits, n); NaN where there are too few outcomes.
+
+    Args:
+        table: the inputs and the outcome of each row, (rows, n + 1).
+        known_on: the number of the day on which each outcome is known, (rows,), rising.
+        ends: that of the last day that each fit knows, (fits,), rising.
+    """
+    weights, products = np.full((len(ends), table.shape[1] - 1), np.nan), np.zeros((table.shape[1],) * 2)
+    counted, before = 0, ends[0]
+    for fit, end in enumerate(ends.tolist()):
+        newest = int(np.searchsorted(known_on, end, side="right"))
+        block, ages = table[counted:newest], end - known_on[counted:newest]
+        # The sums of the normal equations carry over from refit to refit: decayed, plus the new rows.
+        products *= 0.5 ** ((end - before) / half_life)
+        products += np.einsum("n,ni,nj->ij", 0.5 ** (ages / half_life), block, block)
+        counted, before = newest, end
+        if counted >= min_days:
+            weights[fit], *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=SINGULAR)
+    return weights
 
 
 def weekday_ewma_sigma(
@@ -205,21 +218,22 @@ def _har_means(logs: Floats, settings: HarSettings) -> list[Floats]:
     return [np.ones(len(logs)), *(mean.ffill().to_numpy(dtype=np.float64) for mean in means)]
 
 
-def _mean_variance(candles: pd.DataFrame, variance: Floats, days: int) -> Floats:
-    """The mean variance over the calendar days up to each day, `days` of them, (days,).
+def _mean_variances(candles: pd.DataFrame, variance: Floats, horizons: Sequence[int]) -> Iterator[Floats]:
+    """The mean variance over the calendar days up to each day, as many as each horizon has, (days,) each.
 
     NaN where the variance of one of them is unknown, or where too many are missing: more than a third, or one
     in a run of more than `MAX_MISSING`.
     """
-    if days == 1:
-        return variance
     calendar = pd.Series(variance, index=pd.DatetimeIndex(candles["day_utc"])).asfreq("D")
     missing = ~calendar.index.isin(candles["day_utc"])
     in_a_row = pd.Series(missing).groupby(np.cumsum(~missing)).transform("sum").to_numpy()
-    unusable = np.where(missing, in_a_row > MAX_MISSING, calendar.isna())
-    known = pd.Series(unusable, calendar.index).rolling(days).sum() == 0
-    mean = calendar.rolling(days, min_periods=days - days // 3).mean().where(known)
-    return mean.reindex(candles["day_utc"]).to_numpy(dtype=np.float64)
+    unusable = pd.Series(np.where(missing, in_a_row > MAX_MISSING, calendar.isna()), calendar.index)
+    for days in horizons:
+        if days == 1:
+            yield variance
+            continue
+        mean = calendar.rolling(days, min_periods=days - days // 3).mean()
+        yield mean.where(unusable.rolling(days).sum() == 0)[~missing].to_numpy(dtype=np.float64)
 
 
 def _decayed_sums(columns: Sequence[Floats], decay: float) -> Sequence[Floats]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from closecast.tasks.core.kept import kept_by_figures
 from closecast.tasks.core.types import Floats, Rows
 
 GARMAN_KLASS = 2.0 * np.log(2.0) - 1.0
@@ -168,6 +169,7 @@ class Garch:
         return np.asarray(np.sqrt(np.where(variance < np.inf, variance, np.nan)) / 100.0)
 
 
+@kept_by_figures
 def fit_garch(returns: Floats) -> Garch | None:
     """Fit to log returns (days,), all known; None if all are equal or the optimizer does not converge."""
     from arch import arch_model
@@ -188,7 +190,9 @@ def fit_garch(returns: Floats) -> Garch | None:
 
 
 def weighted_sum(inputs: Floats, weights: Floats) -> Floats:
-    """Matrix product of inputs (rows, columns) and weights (columns,), shape (rows,), column by column.
+    """Each row's inputs (rows, columns) times the weights, added up column by column, shape (rows,).
+
+    The weights are those of all rows, (columns,), or each row's own, (columns, rows).
 
     NumPy's own may round a row differently when there are more rows.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from closecast.tasks.core.kept import kept_by_figures
 from closecast.tasks.core.types import Floats
 
 # Bounds of the degrees of freedom: below them the variance is infinite, above them a t is nearly normal.
@@ -12,6 +13,7 @@ DOF = (2.1, 200.0)
 UNFITTED = (1.0, 4.0)
 
 
+@kept_by_figures
 def fit_t(values: Floats) -> tuple[float, float]:
     """Sigma and degrees of freedom of the maximum-likelihood t about 0 of values (values,), all known.
 

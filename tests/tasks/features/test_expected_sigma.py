@@ -14,7 +14,7 @@ from closecast.tasks.features.expected_sigma import (
     MAX_RATIO,
     HarSettings,
     WeekdayEwmaSettings,
-    _mean_variance,
+    _mean_variances,
     expected_sigmas,
     har_sigma,
     refit_cuts,
@@ -263,12 +263,13 @@ def test_a_mean_variance_may_lack_a_few_days() -> None:
     few, many = [100, 101, 102, 110], [200, 201, 202, 203]
     kept = np.setdiff1d(np.arange(len(frame)), [*few, *many])
     gapped = frame.iloc[kept].reset_index(drop=True)
-    mean = dict(zip(kept.tolist(), _mean_variance(gapped, variance[kept], days).tolist(), strict=True))
+    (means,) = _mean_variances(gapped, variance[kept], [days])
+    mean = dict(zip(kept.tolist(), means.tolist(), strict=True))
     assert mean[105] == pytest.approx(np.mean([row for row in range(92, 106) if row not in few]) + 1)
     assert mean[90] == pytest.approx(np.mean(range(77, 91)) + 1)
     unknown = [row for row, value in mean.items() if np.isnan(value)]
     # The first days, and those whose mean would reach into four missing days in a row.
     assert unknown == [*range(13), *range(204, 217)]
     variance[50] = np.nan
-    again = _mean_variance(gapped, variance[kept], days)
+    (again,) = _mean_variances(gapped, variance[kept], [days])
     assert np.isnan(again[50:64]).all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -52,8 +53,7 @@ HORIZONS = (1, 3, 7, 30)
 
 @pytest.fixture(autouse=True)
 def _every_fit_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other files fit a GARCH once to the same returns."""
-    monkeypatch.setattr(baselines, "fit_garch", fit_garch)
+    monkeypatch.setattr(baselines, "fit_garch", inspect.unwrap(fit_garch))
 
 
 def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
