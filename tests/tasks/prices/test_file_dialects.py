@@ -141,7 +141,7 @@ OUTCOMES: list[str] = []
 
 
 @settings(
-    max_examples=400 * SOAK,
+    max_examples=200 * SOAK,
     derandomize=SOAK == 1,
     database=None,
     suppress_health_check=list(HealthCheck),
