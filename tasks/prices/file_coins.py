@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-from closecast.tasks.prices.file_formats import CURRENCIES, SIGNS, read_heading
+from closecast.storage.core.candle_schema import FIGURES
+from closecast.tasks.prices.file_formats import CURRENCIES, PRICE_ROLES, SIGNS, read_heading
 
 KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 # Longer names first: `Bitcoin Cash` is no Bitcoin.
 NAMES = {
     "BITCOIN CASH": "BCH",
     "BITCOIN SV": "BSV",
+    "BITCOIN GOLD": "BTG",
     "BITCOIN": "BTC",
     "ETHEREUM CLASSIC": "ETC",
     "ETHEREUM": "ETH",
@@ -19,17 +21,29 @@ NAMES = {
     "SOLANA": "SOL",
     "CARDANO": "ADA",
     "RIPPLE": "XRP",
+    "SHIBA INU": "SHIB",
+    "PEPE": "PEPE",
+    "POLKADOT": "DOT",
+    "MONERO": "XMR",
+    "US DOLLAR": "USD",
     "EUROS": "EUR",
     "EURO": "EUR",
 }
 _MONEY = f"(?:{CURRENCIES.upper()})"
-_PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:-SWAP|-PERP)?"
+_PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:-SWAP|-PERP)?"
 _CODES = "|".join(NAMES.values())
+# A pair in any case, as in `eth-usd`. `valeur` and `teeth` are none, nor is `price_usd`.
+_ANY_CASE = (
+    rf"(?i:(?:(?<![\w-])[a-z][a-z0-9]{{1,9}}[-_]|(?<![\w./-])[a-z][a-z0-9]{{1,9}}/){_MONEY}(?:-swap|-perp)?"
+    r"|(?<![a-z0-9-])[a-z]{2,6}usd[tc]?)(?![A-Za-z0-9])"
+)
+_WORDS = re.compile(r"(?i:non|per|in|of|to|and|or|vs|all|daily|weekly|hourly|crypto|coin|cap|spot)[-/_]?\w+")
 _CODE = re.compile(rf"{_PAIR}|{_MONEY}", re.IGNORECASE)
 _NAMED = re.compile("|".join(NAMES), re.IGNORECASE)
 _SCALE = rf"(?i:\bin (?:thousand|million|cent|satoshi)s\b|\b(?:thousand|million)s? (?:of )?{_MONEY}\b)"
+_SCALE_WORDS = re.compile(r"\b(thousand|million|billion|cent|satoshi|sat)s?\b|[mµu]BTC", re.IGNORECASE)
 _IN_TEXT = re.compile(
-    rf"(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern}))(?![\w-]|\.\w))|{_SCALE}"
+    rf"(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern}))(?![\w-]|\.\w))|{_SCALE}|{_ANY_CASE}"
 )
 _LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?([A-Za-z0-9/_:.-]{2,24})")
 
@@ -51,20 +65,35 @@ def labelled(line: str, role: str) -> list[str]:
     return [match[2]] if match and read_heading(match[1]).role == role else []
 
 
+def scales_in(text: str) -> list[str]:
+    """The scale of figures that a text is, such as `1000` or `thousands`; nothing where it is none or 1."""
+    number = re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", text)
+    is_scale = float(text) not in (0, 1) if number else _SCALE_WORDS.search(text)
+    return [text] if is_scale else []
+
+
 def coins_in(line: str) -> list[str]:
     """The coins and currencies that a line of text names, or the scale of its figures: `in thousands`."""
     signs = (codes[0] for sign, codes in SIGNS.items() if len(codes) == 1 and sign in line)
-    return [*labelled(line, "symbol"), *_IN_TEXT.findall(line), *signs]
+    named = [one for one in _IN_TEXT.findall(line) if not (_WORDS.fullmatch(one) or _is_heading(one))]
+    match = _LABELLED.match(line)
+    scales = scales_in(line[match.start(2) :]) if match and read_heading(match[1]).role == "scale" else []
+    return [*labelled(line, "symbol"), *named, *signs, *scales]
+
+
+def _is_heading(text: str) -> bool:
+    return read_heading(text.lower()).role in (*PRICE_ROLES, *FIGURES)
 
 
 def is_product(symbol: str, product_id: str) -> bool:
     """Whether a symbol is of the product: BTCUSD, BTC/USD, btc-usd, COINBASE:BTCUSD, XBTUSD, BTC, Bitcoin."""
     base, quote = product_id.split("-")
-    text = symbol.upper().strip()
-    text = NAMES.get(text, text)
-    plain = {re.sub(r"[/_: -]", "", text), re.sub(r"[/_ -]", "", text.rpartition(":")[2])}
+    text = _NAMED.sub(lambda match: NAMES[match[0].upper()], symbol.strip()).upper()
+    text = re.sub(r"( CURNCY|=X?|\.CC)$", "", text)  # of Bloomberg, Refinitiv and Yahoo, EODHD
+    plain = {re.sub(r"[/_: ()-]", "", one) for one in (text, text.rpartition(":")[2])}
     if text == quote:  # a column `currency` may name that of the figures
         return True
     bases = {base, KRAKEN.get(base, base)}
-    pairs = {form for one in bases for form in (one + quote, f"T{one}{quote}", f"X{one}Z{quote}", f"{one}.V")}
+    forms = "{0}{1}", "T{0}{1}", "X{0}Z{1}", "{0}.V", "{0}{0}"
+    pairs = {form.format(one, quote) for one in bases for form in forms}
     return bool(plain & (bases | pairs)) or text.rpartition("/")[2] in pairs

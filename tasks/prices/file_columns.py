@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import is_code, is_name, is_product
+from closecast.tasks.prices.file_coins import NAMES, is_code, is_name, is_product, scales_in
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
     ROLES,
@@ -126,7 +127,7 @@ def _named_by_cells(table: FileTable, headings: list[Heading]) -> list[int]:
 
     def names_coin(position: int) -> bool:
         column, role = table.columns[position], headings[position].role
-        if role not in (None, "label") or not pa.types.is_string(column.type) or not len(column):
+        if role not in (None, "label", "scale") or not pa.types.is_string(column.type) or not len(column):
             return False
         cells = pc.unique(column).to_pylist() if is_named(column[0].as_py(), role) else []
         return bool(cells) and all(is_named(cell, role) for cell in cells if cell)
@@ -197,11 +198,12 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
     """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
-    is_named = symbol is not None and symbol.upper() in map(str.upper, table.coins)
+    named = (*table.coins, *_scales(table))
+    is_named = symbol is not None and symbol.upper() in map(str.upper, named)
     if product_id and not is_named and not (symbol and names):
         # The heading of the close says more of its currency than what is outside of the rows.
         is_told = bool(table.has_header and read_heading(table.header[layout.prices["close"]]).quote)
-        for coin in table.coins:
+        for coin in named:
             if not is_product(coin, product_id) and not (is_told and coin.upper() in MONEY):
                 raise other_product(product_id, [coin], "it")
     if table.tickers or not names:
@@ -219,11 +221,22 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
     for position in [at for at in names if at in layout.symbols] or names[:1]:
         filled = _filled(table, position)
         foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
-        # One name alone, such as `Bitcoin`, says nothing.
-        if foreign and (len(filled) > 1 or (product_id and position in layout.symbols)):
+        # One name alone says nothing if it may be anything, or that of a coin whose names are not known.
+        is_coin = position in layout.symbols or (
+            key_of(table.header[position]) != "name"
+            and (product_id or "").partition("-")[0] in NAMES.values()
+            and all(re.fullmatch(r"[A-Za-z][A-Za-z -]+", one) for one in foreign)
+        )
+        if foreign and (len(filled) > 1 or (product_id and is_coin)):
             line = table.numbers[pc.index(table.columns[position], foreign[0]).as_py()]
             raise other_product(product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
     return table
+
+
+def _scales(table: FileTable) -> list[str]:
+    """The scales that a column of its own names, other than 1."""
+    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == "scale"]
+    return [one for at in columns for cell in pc.unique(table.columns[at]) for one in scales_in(str(cell))]
 
 
 def _filled(table: FileTable, position: int) -> list[str]:

@@ -183,7 +183,8 @@ SYNONYMS = {
     "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
     " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
     " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
-    "end": "close_time end_time time_period_end period_end",
+    "end": "close_time end_time time_period_end period_end end end_at ends_at time_end candle_end"
+    " bar_end window_end close_timestamp",
     "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura",
     "high": "high_price price_high 24h_high h max hoch tageshoch plus_haut máximo máxima massimo",
     "low": "low_price price_low 24h_low l min tief tagestief plus_bas mínimo mínima minimo",
@@ -194,8 +195,10 @@ SYNONYMS = {
     "volume": "v volume_traded",
     "symbol": "symbol product product_id pair ticker asset coin currency instrument base base_currency quote"
     " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol symbols coins"
-    " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert",
+    " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert trading_pair"
+    " currency_pair pair_name ric",
     "pool": "token0_price token1_price",  # of either token in the other
+    "scale": "unit units scale price_scale multiplier unit_multiplier unit_mult divisor factor denomination",
     "zone": "timezone tz exchange_timezone exchange_timezone_name",
     "label": "name slug coin_name crypto_name coin_id asset_id",
 }

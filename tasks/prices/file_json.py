@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, is_code, is_name
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_name, scales_in
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
 from closecast.tasks.prices.file_table import FileTable
@@ -33,7 +33,7 @@ def read_json(text: bytes) -> FileTable:
                 raise
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
         prices = _coingecko(content) or _cryptowatch(content)
-        rows, coins = (prices, ()) if prices else _one_table(content)
+        rows, coins = (prices, _coins(content)) if prices else _one_table(content)
         if records := all(isinstance(row, dict) for row in rows):
             rows = [_flat(row) for row in rows]
     except (ValueError, RecursionError) as error:
@@ -127,7 +127,10 @@ def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for record in (value, *inner):
         for key, texts in record.items():
             several = isinstance(texts, list) and _are_single(texts[:1])
-            yield from ((key, text) for text in (texts if several else [texts]) if isinstance(text, str))
+            kinds = str | int | float if read_heading(key).role == "scale" else str
+            yield from (
+                (key, str(text)) for text in (texts if several else [texts]) if isinstance(text, kinds)
+            )
 
 
 def _zones(content: Any) -> tuple[str, ...]:
@@ -138,6 +141,8 @@ def _zones(content: Any) -> tuple[str, ...]:
 def _coins_of(key: str, text: str) -> list[str]:
     """The coins that a text names, by its key or by itself."""
     role = read_heading(key).role
+    if role == "scale" and (scales := scales_in(text)):
+        return scales
     if role == "symbol" or is_code(text) or (key == "id" and is_name(text)):
         return [text]
     return coins_in(text) if role == "label" else []

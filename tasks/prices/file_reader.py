@@ -22,6 +22,7 @@ from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
     check_cut_figures,
     check_readable,
+    check_rounded_figures,
     no_rows,
     one_a_day,
     settle_ranges,
@@ -133,6 +134,7 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
     closes = cells[layout.prices["close"]]
     decimal = settle_decimal(table, prices, volumes, closes, options.decimal)
     check_cut_figures(table, layout)
+    check_rounded_figures(table, layout)
     close = parse_figures(closes, decimal)
     _reject_without_close(table, closes, close)
     days = read_days(table, layout, options)

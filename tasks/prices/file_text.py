@@ -187,7 +187,7 @@ def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions
     for at, index in enumerate(filled):
         for mark in SEPARATORS:
             cells = _split(lines[index], mark)
-            if len(cells) >= widest and _is_day(cells[day - 1]):
+            if len(cells) >= widest and is_day(cells[day - 1]):
                 above = filled[at - 1] if at else index
                 heading = _split(lines[above], mark)
                 if at and len(heading) == len(cells):
@@ -199,7 +199,8 @@ def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions
     )
 
 
-def _is_day(text: str) -> bool:
+def is_day(text: str) -> bool:
+    """Whether a text is a day, in either order of day and month."""
     days = parse_days(pa.array([text]), "day-first").days
     return not np.isnat(days[0]) or not np.isnat(parse_days(pa.array([text]), "month-first").days[0])
 
@@ -252,7 +253,7 @@ def _most_cells(line: bytes) -> tuple[list[str], str]:
 def _is_row(fields: list[str]) -> bool:
     figures = fields[1:]
     return (
-        (TIME_CELL.fullmatch(fields[0]) is not None or _is_day(fields[0]))
+        (TIME_CELL.fullmatch(fields[0]) is not None or is_day(fields[0]))
         and sum(any(map(str.isdecimal, text)) for text in figures) >= min(len(figures), 4)
         and all(FIGURE_CELL.fullmatch(text) or text.lower() in UNKNOWN for text in figures)
         and bool(figures)

@@ -384,8 +384,16 @@ def test_rows_without_a_header_begin_with_any_day_and_figure() -> None:
 
 
 def test_empty_cells_behind_the_last_one_and_footers_cost_nothing() -> None:
-    footers = ("Average,8000.5\n", "Source: Exchange, downloaded 2024-01-02\n")
-    for footer in footers:
+    footers = (
+        *("Average,8000.5", "Source: Exchange, downloaded 2024-01-02", "Licence: CC BY-NC 4.0", "100 rows"),
+        *(
+            "© 2019-2024 Site24, Inc.",
+            "2 * adjusted",
+            "https://site.example/terms/v2, section 3",
+            "Page 1 of 1",
+        ),
+    )
+    for footer in (f"{one}\n" for one in footers):
         text = lines(HEADER, lambda day, close: full(day, close) + ",,") + footer
         assert closes(text) == dict(ROWS)
         assert len(read(text).rejected) == 1
@@ -532,6 +540,18 @@ def test_json_whose_keys_number_the_rows() -> None:
 )
 def test_headings_of_more_sites(header: str) -> None:
     assert closes(lines(header, lambda day, close: f"{day};{close}")) == dict(ROWS)
+
+
+def test_closes_with_a_power_are_refused_where_digits_are_lost() -> None:
+    for form in ("{:.2E}", "{:.0e}"):
+        text = lines("Date;Close", lambda day, close, form=form: f"{day};{form.format(close)}")  # type: ignore[misc]
+        assert "prices with all of their digits are needed, but line 2 has" in refusal(text)
+        assert "prices with all of their digits are needed" in refusal(text.replace(".", ","))
+    assert closes(lines("Date,Close", lambda day, close: f"{day},{close:.7E}")) == dict(ROWS)
+    whole = {day: float(12_000_000 + 10_000 * row) for row, day in enumerate(DAYS)}
+    shortest = "".join(f"{day},{close / 1e7!r}E7\n" for day, close in whole.items())  # as Java writes them
+    assert closes("Date,Close\n" + shortest) == whole
+    assert closes("Date,Close\n2019-05-01,99999.5\n2019-05-02,1e+05\n")[DAYS[1]] == 100_000
 
 
 @pytest.mark.parametrize("form", ["{:.3f}K", "{:.2f}K", "{:.1f}M"])
