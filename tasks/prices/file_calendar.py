@@ -33,7 +33,13 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     first, *others = layout.dates
     days = _parse(table, first, options)
     _check_zone(table, days)
-    days = _move_to_day(days, ends_day=midnight_ends_day(table.header, layout.formats))
+    ends_day = midnight_ends_day(table.header, layout.formats)
+    if table.times and not ends_day and not days.at_end.all() and layout.settled_by != "the options":
+        raise BadFile(
+            f"times at which a UTC day begins are needed, but the file has the words {table.times[0]!r:.60};"
+            " name its times with --columns date=…,close=… if they are such, end=… if they end the day"
+        )
+    days = _move_to_day(days, ends_day=ends_day)
     clocks = {other: parse_clocks(table.columns[other]) for other in others}
     for clock in clocks.values():
         if clock is not None:  # the time of day in a column of its own
@@ -100,7 +106,17 @@ def _move_to_day(days: Days, *, ends_day: bool) -> Days:
 def _of_ends(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     """The days of candles that have only the time of their end."""
     assert layout.end is not None  # noqa: S101 (a layout has one or the other)
-    days = _move_to_day(_parse(table, layout.end, options), ends_day=True)
+    days = _parse(table, layout.end, options)
+    timed = (
+        "unix" in days.form
+        or pc.any(pc.match_substring_regex(table.columns[layout.end], TIME_OF_DAY)).as_py()
+    )
+    if not timed and layout.settled_by != "the options":
+        raise BadFile(
+            f"a time is needed at which each candle ends, {table.place(0)} has {table.text(layout.end, 0)};"
+            " name the column with --columns date=…,close=… if it is the day, end=… if the day ends before it"
+        )
+    days = _move_to_day(days, ends_day=True)
     _check_midnight(table, days, layout.end)
     _reject_unknown(table, days, layout.end)
     return days

@@ -112,15 +112,15 @@ def _is_candle(table: FileTable, layout: Layout, number: int) -> bool:
 def check_rounded_figures(table: FileTable, layout: Layout) -> None:
     """Refuse prices such as 6.21E+03, whose last digits are lost."""
     for at in layout.prices.values():
-        column = table.columns[at]
-        if not pa.types.is_string(column.type) or not pc.any(pc.match_substring_regex(column, POWER)).as_py():
+        if not pa.types.is_string(table.columns[at].type):
             continue
-        parts = pc.extract_regex(column, POWER)
-        decimals = pc.binary_length(parts.field("decimals")).fill_null(0).to_numpy()
-        exponents = parts.field("exponent").cast(pa.int64()).fill_null(0).to_numpy()
+        powers = np.flatnonzero(np.array(pc.match_substring_regex(table.columns[at], POWER)))
+        parts = pc.extract_regex(table.columns[at].take(pa.array(powers)), POWER)
+        decimals = np.array(pc.binary_length(parts.field("decimals")))
+        exponents = np.array(parts.field("exponent").cast(pa.int64()))
         cut = exponents > decimals
         alike = cut.sum() > FEW_POWERS and len(np.unique(decimals[cut])) == 1
-        rows = np.flatnonzero(cut & ((exponents < MIN_EXACT_POWER) | alike)).tolist()
+        rows = powers[cut & ((exponents < MIN_EXACT_POWER) | alike)].tolist()
         if rows:
             raise BadFile(
                 f"prices with all of their digits are needed, but {table.place(rows[0])} has"

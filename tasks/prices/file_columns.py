@@ -16,6 +16,7 @@ from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_coins import NAMES, is_code, is_name, is_product, scales_in
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
+    INDICES,
     ROLES,
     YFINANCE,
     FileFormat,
@@ -96,8 +97,9 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
         if role := headings[position].role:
             positions.setdefault(role, []).append(position)
     dates = sorted(positions.get("date", ()), key=lambda one: key_of(table.header[one]) in STAMPS)
-    if not dates and not positions.get("end") and table.header.count("") == 1:
-        dates = [table.header.index("")]  # the index of a data frame
+    indices = [at for at, heading in enumerate(table.header) if key_of(heading) in INDICES]
+    if not dates and not positions.get("end") and len(indices) == 1:
+        dates = indices
     closes = positions.pop("close", None) or positions.get("price", [])
     closes = [*closes, *(positions.get("pool", []) if closes else [])]
     prices: dict[str, int] = {}

@@ -178,11 +178,13 @@ FORMATS = (
     ),
 )
 YFINANCE = next(one for one in FORMATS if one.header_rows)
+INDICES = {"", "index"}  # headings of the index of a data frame
 # Headings of other tables, by role.
 SYNONYMS = {
     "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
     " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
-    " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
+    " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time exchange_date"
+    " trade_date date_time timestamp_utc time_utc",
     "end": "close_time end_time time_period_end period_end end end_at ends_at time_end candle_end"
     " bar_end window_end close_timestamp",
     "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura",
@@ -241,6 +243,7 @@ _PRODUCT = re.compile(r"([A-Z0-9]{2,10})[-/]([A-Z]{3,5})")
 _OF_PRODUCT = re.compile(
     rf"\(?'?([A-Za-z ]+?)(?:_|', '){_PRODUCT.pattern}'?\)?"
 )  # Close_BTC-USD, of a data frame
+_PRODUCT_FIRST = re.compile(r"([A-Z0-9]{2,10})[-.]([A-Z]{3,5})[._ ]([A-Za-z]+)")  # BTC-USD.Close, of quantmod
 # Headings of sites that give the volume in the quote currency, and times at the end of the day.
 _QUOTE_VOLUME = {"marketcap", "adjclose", "dividends", "stocksplits"}
 _ENDS = {"snappedat", "totalvolume", "totalvolumes"}
@@ -275,6 +278,8 @@ def read_heading(heading: str) -> Heading:
         role, base, quote = "price", match[1].upper(), match[2].upper()
     elif (match := _OF_PRODUCT.fullmatch(heading)) and _ROLE_OF.get(key_of(match[1])) in PRICE_ROLES:
         role, base, quote = _ROLE_OF[key_of(match[1])], match[2], match[3]
+    elif (match := _PRODUCT_FIRST.fullmatch(heading)) and key_of(match[3]) in _ROLE_OF:
+        role, base, quote = _ROLE_OF[key_of(match[3])], match[1], match[2]
     elif (match := _WITH_CURRENCY.fullmatch(key)) and _ROLE_OF.get(match[1]) in PRICE_ROLES:
         role, quote = _ROLE_OF[match[1]], match[2].upper()
     elif key in _ROLE_OF:

@@ -66,6 +66,7 @@ class FileTable:
     above: int = 0  # lines above the header
     coins: tuple[str, ...] = ()  # coins and currencies that the file names outside of its rows
     zones: tuple[str, ...] = ()  # time zones that it names there
+    times: tuple[str, ...] = ()  # lines there that give its times another meaning, such as `candle end times`
     unit: Literal["line", "row"] = "line"
 
     def place(self, row: int) -> str:

@@ -20,7 +20,7 @@ from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_coins import coins_in, labelled
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import UNKNOWN
-from closecast.tasks.prices.file_formats import key_of, read_heading
+from closecast.tasks.prices.file_formats import INDICES, key_of, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable, Rejections
 
 MAX_LINE_BYTES = 64 * 1024
@@ -32,6 +32,13 @@ FIGURE = re.compile(rb"\d[^,;\t|]*")  # a candle has two, its day and its close
 # The first cell of a row of figures: a time of any form. Its other cells are figures, or words for none.
 TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
 FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|false", re.ASCII)
+# Words for times that are no starts of candles, or no seconds since 1970.
+TIMES = re.compile(
+    r"(?=.*(time|stamp|label)).*(\b(candle|bar|period|interval)'?s? (end|close|closing)\b"
+    r"|\b(end|close) of (\w+ )?(candle|bar|period|interval)|\blabel\W{1,3}right)"
+    r"|\b(seconds|days) since (?!1970)|\b1904\b.*\bdate|\bdate.*\b1904\b",
+    re.IGNORECASE,
+)
 
 
 def read_text(text: bytes, options: FileOptions) -> FileTable:
@@ -75,7 +82,8 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         for row, width in widths.items():
             number, missing = int(numbers[row]), len(header) - width
             surplus = separator.encode() * -missing  # empty cells behind the last one
-            if missing > 0 and lines[number - 1].strip():
+            is_cut = number == len(lines) and len(widths) == 1  # within the row, by an end of a download
+            if missing > 0 and lines[number - 1].strip() and not is_cut:
                 short[number] = width
                 below[number - 1 - start] += separator.encode() * missing
             elif surplus and below[number - 1 - start].endswith(surplus):
@@ -106,6 +114,7 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         found.above,
         tuple(coin for line in beside for coin in coins_in(line)),
         tuple(zone for line in beside for zone in labelled(line, "zone")),
+        tuple(filter(TIMES.search, beside)),
     )
 
 
@@ -218,8 +227,8 @@ def _missing(header: list[str], options: FileOptions) -> list[str]:
     if len(header) == 1:
         return ["date", "close"]
     roles = {read_heading(heading).role for heading in header}
-    if header[0] == "" and len(header) > 1:
-        roles.add("date")  # the index of a data frame has no heading
+    if key_of(header[0]) in INDICES:
+        roles.add("date")
     needed = {"date": {"date", "end"}, "close": {"close", "price"}}
     return [name for name, suitable in needed.items() if not roles & suitable]
 

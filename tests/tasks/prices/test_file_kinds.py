@@ -604,3 +604,40 @@ def test_without_a_header_a_time_of_midnight_is_told_to_begin_its_day() -> None:
     assert any("a time of 00:00 begins its day" in remark for remark in remarks(read(bare).reading))
     ends = remarks(read(bare, columns={"end": "1", "close": "5"}).reading)
     assert not any("begins its day" in remark for remark in ends)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["# candle end times", "Timestamp: end of the period", "label=right", "# seconds since 2001-01-01"],
+)
+def test_words_that_give_times_another_meaning(words: str) -> None:
+    text = lines("time,close", lambda day, close: f"{day + timedelta(1)} 00:00,{close}")
+    assert "times at which a UTC day begins are needed, but the file has the words" in refusal(
+        f"{words}\n{text}"
+    )
+    assert closes(f"{words}\n{text}", columns={"end": "time", "close": "close"}) == dict(ROWS)
+    last = lines("time,close", lambda day, close: f"{day} 23:59:59,{close}")
+    for right in (f"{words}\n{last}", f"Candle closes, times in UTC\n{last.replace('23:59:59', '00:00')}"):
+        assert closes(right) == dict(ROWS)
+
+
+def test_the_end_of_a_candle_is_a_time() -> None:
+    """As a day alone it can be the day, or the midnight after it."""
+    text = lines("close_time,close", lambda day, close: f"{day},{close}")
+    assert "a time is needed at which each candle ends" in refusal(text)
+    assert closes(text, columns={"date": "1", "close": "2"}) == dict(ROWS)
+    assert closes(lines("end,close", lambda day, close: f"{day + timedelta(1)} 00:00,{close}")) == dict(ROWS)
+
+
+def test_a_file_that_ends_within_a_row_is_refused() -> None:
+    text = lines(HEADER, full)
+    for cut in (7, 8, 15):
+        assert "the newest rows are needed" in refusal(text[:-cut])
+    assert closes(text[:-1]) == dict(ROWS)
+
+
+@pytest.mark.parametrize("header", ["Index,BTC.USD.Open,BTC.USD.Close", ",BTC-USD.Open,BTC-USD.Close"])
+def test_headings_of_quantmod(header: str) -> None:
+    text = lines(header, lambda day, close: f"{day},{close},{close}")
+    assert closes(text) == dict(ROWS)
+    assert "closes of ETH are needed" in refusal(text, "ETH-USD")
