@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import is_no_day
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_days import CLOSING, NO_DAY, Days, parse_clocks, parse_days
 from closecast.tasks.prices.file_formats import midnight_ends_day, read_heading
@@ -34,9 +35,11 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     days = _parse(table, first, options)
     _check_zone(table, days)
     ends_day = midnight_ends_day(table.header, layout.formats)
-    if table.times and not ends_day and not days.at_end.all() and layout.settled_by != "the options":
+    times = [one for one in table.times if is_no_day(one) or not (ends_day or days.at_end.all())]
+    times += filter(is_no_day, _cells(table, "interval"))
+    if times and layout.settled_by != "the options":
         raise BadFile(
-            f"times at which a UTC day begins are needed, but the file has the words {table.times[0]!r:.60};"
+            f"times at which a UTC day begins are needed, but the file has the words {times[0]!r:.60};"
             " name its times with --columns date=…,close=… if they are such, end=… if they end the day"
         )
     days = _move_to_day(days, ends_day=ends_day)
@@ -86,13 +89,17 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
 
 def _check_zone(table: FileTable, days: Days) -> None:
     """Refuse dates of a time zone that the file names in a column or beside it; time stamps are UTC."""
-    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == "zone"]
-    cells = (text for at in columns for text in pc.unique(table.columns[at]).to_pylist())
-    zones = [text for text in (*table.zones, *cells) if str(text).upper() not in UTC_NAMES]
+    zones = [text for text in (*table.zones, *_cells(table, "zone")) if text.upper() not in UTC_NAMES]
     if zones and "unix" not in days.form:
         raise BadFile(
             f"days in UTC are needed, but the file names the time zone {zones[0]!r:.40}; export them in UTC"
         )
+
+
+def _cells(table: FileTable, role: str) -> list[str]:
+    """The distinct cells of the columns of a role."""
+    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == role]
+    return [str(cell).removesuffix(".0") for at in columns for cell in pc.unique(table.columns[at])]
 
 
 def _move_to_day(days: Days, *, ends_day: bool) -> Days:
@@ -171,7 +178,11 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
     swapped = (months - month + day).astype("datetime64[D]") + month
     exchanged = np.where(day < 12, swapped, dates)
     mended = not _is_ordered(dates) and _is_ordered(exchanged)
-    mended |= not _is_daily(dates) and _is_daily(exchanged) and len(np.unique(day)) > 1
+    # In any order, a spreadsheet may have sorted them.
+    steps, apart = (np.diff(np.sort(one)).astype(int) for one in (exchanged, dates))
+    mended |= (
+        bool((steps > 0).all()) and 10 * (steps > 1).sum() < (apart > 1).sum() and len(np.unique(day)) > 1
+    )
     if mended and len(known) > 2:
         row = known[np.flatnonzero(day < 12)[0]]
         raise BadFile(
@@ -183,10 +194,6 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
 def _is_ordered(days: np.ndarray) -> bool:
     steps = np.diff(days).astype(int)
     return bool((steps > 0).all() or (steps < 0).all())
-
-
-def _is_daily(days: np.ndarray) -> bool:
-    return _is_ordered(days) and bool((np.abs(np.diff(days).astype(int)) == 1).all())
 
 
 def _check_hours(table: FileTable, days: np.ndarray, clock: np.ndarray) -> None:

@@ -35,6 +35,7 @@ POWER = r"^-?\d+(?:[.,](?P<decimals>\d*))?[eE]\+?(?P<exponent>\d{1,2})$"
 # Programs write 1.2E7 or 1e+05 for whole figures, never smaller powers.
 MIN_EXACT_POWER, FEW_POWERS = 5, 3
 FIGURE = re.compile(r"[^\w-]*([A-Z]{3} ?)?-?\d[\d.,'\u2019 \u00a0\u202f]*([eE]\+?\d+)?( ?\W?[A-Za-z]{0,4})")
+LONG, NEARER = (7, 28, 29, 30, 31), 0.1  # days of long candles, whose opens are nearer to the close before
 NEAR, FAR = 3.0, 100.0  # the factor between two closes of which one may be cut
 
 
@@ -194,6 +195,21 @@ def _first(rows: Any) -> int:
 
 def _count(values: Any) -> int:
     return pc.sum(values).as_py() or 0
+
+
+def check_daily(frame: pd.DataFrame) -> None:
+    """Refuse candles of a week or a month: rows so far apart, each of which opens at the close before."""
+    days = frame["day_utc"].to_numpy().astype("datetime64[D]")
+    opens, closes = (np.log(frame[name].where(frame[name] > 0).to_numpy()) for name in ("open", "close"))
+    apart, moves = np.abs(opens[1:] - closes[:-1]), np.abs(np.diff(closes))
+    far = np.isin(np.diff(days).astype(int), LONG) & ~np.isnan(apart)
+    several = (far[:-2] & far[1:-1] & far[2:]).any()
+    if several and apart[far].sum() < NEARER * moves[far].sum():
+        day = days[int(np.flatnonzero(far)[0])]
+        raise BadFile(
+            f"daily candles are needed, but the candle of {day} and others like it last until the next, of a"
+            " week or a month; export daily ones"
+        )
 
 
 def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:

@@ -41,11 +41,16 @@ _WORDS = re.compile(r"(?i:non|per|in|of|to|and|or|vs|all|daily|weekly|hourly|cry
 _CODE = re.compile(rf"{_PAIR}|{_MONEY}", re.IGNORECASE)
 _NAMED = re.compile("|".join(NAMES), re.IGNORECASE)
 _SCALE = rf"(?i:\bin (?:thousand|million|cent|satoshi)s\b|\b(?:thousand|million)s? (?:of )?{_MONEY}\b)"
+_NO_DAY = re.compile(
+    r"(?:one|1)?[ _-]?(?:(?:hour|week|month|minute)(?:ly|s)?|[wmh]|wk|hr)|(?:[2-9]|1\d|30|60)(?:h|min|m)"
+    r"|60|240|3600|14400|10080|604800",
+    re.IGNORECASE,
+)
 _SCALE_WORDS = re.compile(r"\b(thousand|million|billion|cent|satoshi|sat)s?\b|[mµu]BTC", re.IGNORECASE)
 _IN_TEXT = re.compile(
     rf"(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern}))(?![\w-]|\.\w))|{_SCALE}|{_ANY_CASE}"
 )
-_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?([A-Za-z0-9/_:.-]{2,24})")
+_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?([A-Za-z0-9/_:.-]{1,24})")
 
 
 def is_code(text: str) -> bool:
@@ -70,6 +75,11 @@ def scales_in(text: str) -> list[str]:
     number = re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", text)
     is_scale = float(text) not in (0, 1) if number else _SCALE_WORDS.search(text)
     return [text] if is_scale else []
+
+
+def is_no_day(text: str) -> bool:
+    """Whether a text is an interval other than a day, such as `1w`, `hourly` or 3600."""
+    return _NO_DAY.fullmatch(text.strip()) is not None
 
 
 def coins_in(line: str) -> list[str]:

@@ -30,6 +30,7 @@ from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
 STAMPS = {"unix", "unixtimestamp", "unixtime", "timestamp", "time", "epoch", "ts", "mts", "t"}
+VOLUME_OF = re.compile(r"[Vv]ol(?:ume|\.)?[ _(]+([A-Z]{2,10})\)?")
 MONEY = set(CURRENCIES.upper().split("|")) - {"BTC", "ETH"}
 
 
@@ -200,7 +201,7 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
     """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
-    named = (*table.coins, *_scales(table))
+    named = (*table.coins, *_scales(table), *(() if names else _coins_of_volumes(table, product_id or "")))
     is_named = symbol is not None and symbol.upper() in map(str.upper, named)
     if product_id and not is_named and not (symbol and names):
         # The heading of the close says more of its currency than what is outside of the rows.
@@ -233,6 +234,12 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
             line = table.numbers[pc.index(table.columns[position], foreign[0]).as_py()]
             raise other_product(product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
     return table
+
+
+def _coins_of_volumes(table: FileTable, product_id: str) -> list[str]:
+    """The coins in headings such as `Volume ETH`; `Volume MA` names one only beside that of the quote."""
+    found = [match[1] for heading in table.header if (match := VOLUME_OF.fullmatch(heading))]
+    return [one for one in found if is_code(one) or product_id.rpartition("-")[2] in found]
 
 
 def _scales(table: FileTable) -> list[str]:

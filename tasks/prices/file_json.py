@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, is_code, is_name, scales_in
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_name, is_no_day, scales_in
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
 from closecast.tasks.prices.file_table import FileTable
@@ -53,7 +53,8 @@ def read_json(text: bytes) -> FileTable:
         np.arange(len(rows)) + 1,
         lambda number: rows[number - 1],
         coins=coins,
-        zones=_zones(content),
+        zones=_told(content, "zone"),
+        times=tuple(filter(is_no_day, _told(content, "interval"))),
         unit="row",
     )
 
@@ -127,15 +128,15 @@ def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for record in (value, *inner):
         for key, texts in record.items():
             several = isinstance(texts, list) and _are_single(texts[:1])
-            kinds = str | int | float if read_heading(key).role == "scale" else str
+            kinds = str | int | float if read_heading(key).role in ("scale", "interval") else str
             yield from (
                 (key, str(text)) for text in (texts if several else [texts]) if isinstance(text, kinds)
             )
 
 
-def _zones(content: Any) -> tuple[str, ...]:
+def _told(content: Any, role: str) -> tuple[str, ...]:
     texts = _texts(content) if isinstance(content, dict) else ()
-    return tuple(text for key, text in texts if read_heading(key).role == "zone")
+    return tuple(text for key, text in texts if read_heading(key).role == role)
 
 
 def _coins_of(key: str, text: str) -> list[str]:

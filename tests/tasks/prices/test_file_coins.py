@@ -124,6 +124,15 @@ def test_cells_of_any_column_name_another_product(heading: str, cell: str) -> No
         assert closes(text.replace(f",{cell}\n", f",{right}\n")) == ROWS
 
 
+@pytest.mark.parametrize("volumes", ["Volume ETH", "Volume (LTC)", "Volume PEPE,Volume USD"])
+def test_volumes_name_the_coin(volumes: str) -> None:
+    text = f"date,close,{volumes}\n" + "".join(f"{day},{close},2,3\n" for day, close in ROWS.items())
+    text = text if "," in volumes else text.replace(",2,3", ",2")
+    assert "candles of BTC-USD are needed, it is of" in refusal(text)
+    for right in ("Volume BTC", "Volume (USD)", *(() if "," in volumes else ("Volume MA",))):
+        assert closes(text.replace(volumes.split(",")[0], right)) == ROWS
+
+
 def test_symbols_of_a_product() -> None:
     for symbol in ("XXBTZUSD", "tBTCUSD", "BITFINEX/BTCUSD", "X:BTCUSD", "Bitcoin", "btc", "BTC=", "BTCUSD=X",
                    "XBTUSD Curncy", "BTC-USD.CC", "Bitcoin (BTC)", "Bitcoin/US Dollar"):  # fmt: skip

@@ -254,6 +254,8 @@ def test_days_and_months_that_are_exchanged_where_possible_are_refused() -> None
             ["Date,Close", *(f"{day:%m/%d/%Y},1" if day.day > 12 else f"{day:%d/%m/%Y},1" for day in days)]
         )
         assert "have day and month exchanged" in refusal(text)
+    by_excel = sorted(day.replace(month=day.day, day=day.month) if day.day < 13 else day for day in DAYS)
+    assert "exchanged" in refusal("\n".join(["Date,Close", *(f"{day},1" for day in by_excel)]))
     monthly = [f"2019-{month:02}-01,{month}" for month in range(1, 13)]
     assert list(closes("\n".join(["Date,Close", *monthly])).values()) == list(range(1, 13))
     shuffled = "Date,Close\n2019-05-03,3\n2019-05-01,1\n2019-05-02,2\n"
@@ -536,7 +538,11 @@ def test_json_whose_keys_number_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Datum;Schlusskurs", "Datum;Kurs", "startedAt;close", "start_at;close", "Date;Latest"]
+    "header",
+    [
+        *("Datum;Schlusskurs", "Datum;Kurs", "startedAt;close", "start_at;close", "Date;Latest", "日期;收盘"),
+        *("Exchange Date;Close", "UTC Date;Close", "Unnamed: 0;Close", "Дата;Цена", "Datum;Senaste"),
+    ],
 )
 def test_headings_of_more_sites(header: str) -> None:
     assert closes(lines(header, lambda day, close: f"{day};{close}")) == dict(ROWS)
@@ -641,3 +647,27 @@ def test_headings_of_quantmod(header: str) -> None:
     text = lines(header, lambda day, close: f"{day},{close},{close}")
     assert closes(text) == dict(ROWS)
     assert "closes of ETH are needed" in refusal(text, "ETH-USD")
+
+
+@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W"])
+def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{close}")
+    column = lines("Date,Period,Close", lambda day, close: f"{day},{interval},{close}")
+    records = [{"date": str(day), "close": close} for day, close in ROWS]
+    for data in (
+        f"Interval: {interval}\n{text}",
+        column,
+        json.dumps({"meta": {"interval": interval}, "a": records}),
+    ):
+        assert f"the file has the words '{interval}'" in refusal(data)
+        for right in ("1d", "Daily", "86400"):
+            assert closes(data.replace(interval, right)) == dict(ROWS)
+
+
+@pytest.mark.parametrize("daily", [0, 20])
+def test_candles_of_weeks_are_refused_by_their_opens(daily: int) -> None:
+    days = [*DAYS[:daily], *(DAYS[daily] + timedelta(7 * week) for week in range(15))]
+    text = [f"{day},{CLOSES[row - 1]},{CLOSES[row]}" for row, day in enumerate(days, 1)]
+    assert "and others like it last until the next" in refusal("\n".join(["date,open,close", *text]))
+    sampled = [f"{day},{CLOSES[row] + 90},{CLOSES[row]}" for row, day in enumerate(days)]
+    assert len(closes("\n".join(["date,open,close", *sampled]))) == len(days)
