@@ -9,48 +9,40 @@ from closecast.tasks.prices.file_formats import CURRENCIES, PRICE_ROLES, SIGNS, 
 
 KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 # Longer names first: `Bitcoin Cash` is no Bitcoin.
-NAMES = {
-    "BITCOIN CASH": "BCH",
-    "BITCOIN SV": "BSV",
-    "BITCOIN GOLD": "BTG",
-    "BITCOIN": "BTC",
-    "ETHEREUM CLASSIC": "ETC",
-    "ETHEREUM": "ETH",
-    "LITECOIN": "LTC",
-    "DOGECOIN": "DOGE",
-    "SOLANA": "SOL",
-    "CARDANO": "ADA",
-    "RIPPLE": "XRP",
-    "SHIBA INU": "SHIB",
-    "PEPE": "PEPE",
-    "POLKADOT": "DOT",
-    "MONERO": "XMR",
-    "US DOLLAR": "USD",
-    "EUROS": "EUR",
-    "EURO": "EUR",
-}
+_NAMES = (
+    "BITCOIN CASH:BCH,BITCOIN SV:BSV,BITCOIN GOLD:BTG,WRAPPED BITCOIN:WBTC,BITCOIN:BTC,ETHEREUM CLASSIC:ETC,"
+    "ETHEREUM:ETH,LITECOIN:LTC,DOGECOIN:DOGE,SOLANA:SOL,CARDANO:ADA,RIPPLE:XRP,SHIBA INU:SHIB,PEPE:PEPE,"
+    "POLKADOT:DOT,MONERO:XMR,TRON:TRX,AVALANCHE:AVAX,CHAINLINK:LINK,US DOLLAR:USD,EUROS:EUR,EURO:EUR,YEN:JPY,"
+    "RUPEES:INR,POUNDS:GBP"
+)
+NAMES = dict(pair.split(":") for pair in _NAMES.split(","))
 _MONEY = f"(?:{CURRENCIES.upper()})"
-_PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:-SWAP|-PERP)?"
-_CODES = "|".join(NAMES.values())
+_PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:[-_](?:SWAP|PERP))?"
+_CODES = "|".join([*set(NAMES.values()) - {"LINK"}, "GBTC", "BNB", "DASH", "XLM", "TRY"])
 # A pair in any case, as in `eth-usd`. `valeur` and `teeth` are none, nor is `price_usd`.
 _ANY_CASE = (
     rf"(?i:(?:(?<![\w-])[a-z][a-z0-9]{{1,9}}[-_]|(?<![\w./-])[a-z][a-z0-9]{{1,9}}/){_MONEY}(?:-swap|-perp)?"
     r"|(?<![a-z0-9-])[a-z]{2,6}usd[tc]?)(?![A-Za-z0-9])"
 )
-_WORDS = re.compile(r"(?i:non|per|in|of|to|and|or|vs|all|daily|weekly|hourly|crypto|coin|cap|spot)[-/_]?\w+")
+_WORDS = re.compile(r"(?i:non|per|in|of|to|and|or|vs|all|daily|weekly|hourly|crypto|coin|cap|spot)[-/_]\w+")
 _CODE = re.compile(rf"{_PAIR}|{_MONEY}", re.IGNORECASE)
 _NAMED = re.compile("|".join(NAMES), re.IGNORECASE)
-_SCALE = rf"(?i:\bin (?:thousand|million|cent|satoshi)s\b|\b(?:thousand|million)s? (?:of )?{_MONEY}\b)"
+_SCALE = (
+    rf"(?i:(?:\bin|\b{_MONEY}|\() ?\(?(?:thousand|million|cent|satoshi)s\b|\b(?:in |x ?)1[,.]?000\b"
+    rf"|\b(?:thousand|million)s? (?:of )?{_MONEY}\b|\bk ?{_MONEY}\b|\b{_MONEY} k\b|\b[mµu]BTC\b)"
+)
 _NO_DAY = re.compile(
     r"(?:one|1)?[ _-]?(?:(?:hour|week|month|minute)(?:ly|s)?|[wmh]|wk|hr)|(?:[2-9]|1\d|30|60)(?:h|min|m)"
     r"|60|240|3600|14400|10080|604800",
     re.IGNORECASE,
 )
 _SCALE_WORDS = re.compile(r"\b(thousand|million|billion|cent|satoshi|sat)s?\b|[mµu]BTC", re.IGNORECASE)
+_OTHER = r"(?i: (?:futures|dominance|etf|perpetual))?"  # of which the price is another one
 _IN_TEXT = re.compile(
-    rf"(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern}))(?![\w-]|\.\w))|{_SCALE}|{_ANY_CASE}"
+    rf"{_SCALE}|(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])"
+    rf"|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern})){_OTHER}(?![\w-]|\.\w))|{_ANY_CASE}"
 )
-_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?([A-Za-z0-9/_:.-]{1,24})")
+_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?(\d+ \w+|[A-Za-z0-9/_:.-]{1,24})")
 
 
 def is_code(text: str) -> bool:

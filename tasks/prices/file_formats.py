@@ -204,10 +204,10 @@ SYNONYMS = {
     " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert trading_pair"
     " currency_pair pair_name ric",
     "pool": "token0_price token1_price",  # of either token in the other
-    "scale": "unit units scale price_scale multiplier unit_multiplier unit_mult divisor factor denomination",
+    "scale": "unit units price_unit scale multiplier unit_multiplier unit_mult divisor factor denomination",
     "interval": "interval period per timeframe granularity data_granularity frequency freq resolution",
     "zone": "timezone tz exchange_timezone exchange_timezone_name",
-    "label": "name slug coin_name crypto_name coin_id asset_id",
+    "label": "name slug coin_name crypto_name coin_id asset_id market_name",
 }
 
 
@@ -226,7 +226,9 @@ def _roles() -> dict[str, str]:
 
 
 _ROLE_OF = _roles()
-CURRENCIES = r"usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|btc|eth"
+CURRENCIES = (
+    "usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|inr|brl|pln|rub|sek|nok|dkk|mxn|sgd|hkd|idr|btc|eth"
+)
 # The currencies that a sign can mean.
 SIGNS = {
     "US$": ("USD",),

@@ -30,6 +30,14 @@ RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
         ("Ethereum Historical Data", "Ethereum"),
         ("Bitcoin Cash Historical Data", "Bitcoin Cash"),
         ("Figures in thousands of USD", "in thousands"),
+        *(
+            ("USD (thousands)", "USD (thousands"),
+            ("USD cents", "USD cents"),
+            ("Prices in kUSD", "kUSD"),
+            ("in 1000 USD", "in 1000"),
+        ),
+        *(("Prices in INR", "INR"), ("BTC/BRL", "BTC/BRL"), ("Prices in yen", "yen"), ("TRX", "TRX")),
+        *(("Bitcoin Futures", "Bitcoin Futures"), ("BTC Dominance", "BTC Dominance"), ("GBTC", "GBTC")),
         ("# eth-usd daily", "eth-usd"),
         ("https://site.example/ltcusdt_1d.csv", "ltcusdt"),
         ("Eth/Usd", "Eth/Usd"),
@@ -77,10 +85,11 @@ def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
         ({"market": "ETH-USD"}, "ETH-USD"),
         ({"dataset_code": "ETHUSD"}, "ETHUSD"),
         ({"metadata": {"quote": {"code": "EUR"}}}, "EUR"),
+        ({"Meta Data": {"5. Market Name": "Euro"}}, "Euro"),
         ({"unit": "thousands"}, "thousands"),
         ({"meta": {"scale": 1000}}, "1000"),
         ({"divisor": "100"}, "100"),
-        ({"priceScale": 0.01}, "0.01"),
+        ({"factor": 0.01}, "0.01"),
     ],
 )
 def test_json_names_another_product_beside_its_candles(beside: dict[str, Any], named: str) -> None:

@@ -649,7 +649,7 @@ def test_headings_of_quantmod(header: str) -> None:
     assert "closes of ETH are needed" in refusal(text, "ETH-USD")
 
 
-@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W"])
+@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W", "1 week"])
 def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
     text = lines("Date,Close", lambda day, close: f"{day},{close}")
     column = lines("Date,Period,Close", lambda day, close: f"{day},{interval},{close}")
