@@ -42,7 +42,7 @@ _IN_TEXT = re.compile(
     rf"{_SCALE}|(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])"
     rf"|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern})){_OTHER}(?![\w-]|\.\w))|{_ANY_CASE}"
 )
-_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?(\d+ \w+|[A-Za-z0-9/_:.-]{1,24})")
+_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?(\d+ \w+|US Dollar|[A-Za-z0-9/_:.-]{1,24})")
 
 
 def is_code(text: str) -> bool:

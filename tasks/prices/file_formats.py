@@ -185,7 +185,7 @@ SYNONYMS = {
     " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
     " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time exchange_date"
     " trade_date trading_date trading_day date_time datetime_utc utc_date timestamp_utc time_utc epoch_time"
-    " start_date begin dt ds tag дата 日期 日付け 날짜",
+    " start_date begin dt ds дата 日期 日付け 날짜",
     "end": "close_time end_time time_period_end period_end end end_at ends_at time_end candle_end"
     " bar_end window_end close_timestamp",
     "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura"
