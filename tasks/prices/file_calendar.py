@@ -13,7 +13,7 @@ from closecast.storage.core.errors import BadFile
 from closecast.tasks.prices.file_coins import is_no_day
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_days import CLOSING, NO_DAY, Days, parse_clocks, parse_days
-from closecast.tasks.prices.file_formats import midnight_ends_day, read_heading
+from closecast.tasks.prices.file_formats import midnight_ends_day
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
@@ -35,8 +35,8 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     days = _parse(table, first, options)
     _check_zone(table, days)
     ends_day = midnight_ends_day(table.header, layout.formats)
-    times = [one for one in table.times if is_no_day(one) or not (ends_day or days.at_end.all())]
-    times += filter(is_no_day, _cells(table, "interval"))
+    times = list(filter(is_no_day, table.texts("interval")))
+    times += [] if ends_day or days.at_end.all() else table.texts("time")
     if times and layout.settled_by != "the options":
         raise BadFile(
             f"times at which a UTC day begins are needed, but the file has the words {times[0]!r:.60};"
@@ -89,17 +89,11 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
 
 def _check_zone(table: FileTable, days: Days) -> None:
     """Refuse dates of a time zone that the file names in a column or beside it; time stamps are UTC."""
-    zones = [text for text in (*table.zones, *_cells(table, "zone")) if text.upper() not in UTC_NAMES]
+    zones = [text for text in table.texts("zone") if text.removesuffix(".0").upper() not in UTC_NAMES]
     if zones and "unix" not in days.form:
         raise BadFile(
             f"days in UTC are needed, but the file names the time zone {zones[0]!r:.40}; export them in UTC"
         )
-
-
-def _cells(table: FileTable, role: str) -> list[str]:
-    """The distinct cells of the columns of a role."""
-    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == role]
-    return [str(cell).removesuffix(".0") for at in columns for cell in pc.unique(table.columns[at])]
 
 
 def _move_to_day(days: Days, *, ends_day: bool) -> Days:
@@ -114,11 +108,8 @@ def _of_ends(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     """The days of candles that have only the time of their end."""
     assert layout.end is not None  # noqa: S101 (a layout has one or the other)
     days = _parse(table, layout.end, options)
-    timed = (
-        "unix" in days.form
-        or pc.any(pc.match_substring_regex(table.columns[layout.end], TIME_OF_DAY)).as_py()
-    )
-    if not timed and layout.settled_by != "the options":
+    timed = pc.any(pc.match_substring_regex(table.columns[layout.end].cast("string"), TIME_OF_DAY)).as_py()
+    if not timed and "unix" not in days.form and layout.settled_by != "the options":
         raise BadFile(
             f"a time is needed at which each candle ends, {table.place(0)} has {table.text(layout.end, 0)};"
             " name the column with --columns date=…,close=… if it is the day, end=… if the day ends before it"

@@ -42,7 +42,9 @@ _IN_TEXT = re.compile(
     rf"{_SCALE}|(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])"
     rf"|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern})){_OTHER}(?![\w-]|\.\w))|{_ANY_CASE}"
 )
-_LABELLED = re.compile(r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?(\d+ \w+|US Dollar|[A-Za-z0-9/_:.-]{1,24})")
+_LABELLED = re.compile(
+    r"\W*([A-Za-z][A-Za-z _]{0,40}?)\"?\s*[:=,;\t|]\s*\"?(\d+ \w+|US Dollar|[A-Za-z0-9/_:.-]{1,24})"
+)
 
 
 def is_code(text: str) -> bool:
@@ -56,10 +58,11 @@ def is_name(text: str) -> bool:
     return _NAMED.fullmatch(text) is not None
 
 
-def labelled(line: str, role: str) -> list[str]:
-    """What a line such as `Symbol: ETH` says of a role; nothing where it says nothing of it."""
+def told_by(line: str) -> list[tuple[str | None, str]]:
+    """What a line such as `Symbol: ETH` says of which role, if it says anything."""
     match = _LABELLED.match(line)
-    return [match[2]] if match and read_heading(match[1]).role == role else []
+    role = read_heading(match[1]).role if match else None
+    return [(role, line[match.start(2) :] if role == "scale" else match[2])] if match else []
 
 
 def scales_in(text: str) -> list[str]:
@@ -78,9 +81,7 @@ def coins_in(line: str) -> list[str]:
     """The coins and currencies that a line of text names, or the scale of its figures: `in thousands`."""
     signs = (codes[0] for sign, codes in SIGNS.items() if len(codes) == 1 and sign in line)
     named = [one for one in _IN_TEXT.findall(line) if not (_WORDS.fullmatch(one) or _is_heading(one))]
-    match = _LABELLED.match(line)
-    scales = scales_in(line[match.start(2) :]) if match and read_heading(match[1]).role == "scale" else []
-    return [*labelled(line, "symbol"), *named, *signs, *scales]
+    return [*(text for role, text in told_by(line) if role == "symbol"), *named, *signs]
 
 
 def _is_heading(text: str) -> bool:

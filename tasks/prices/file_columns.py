@@ -201,7 +201,8 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
     """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
-    named = (*table.coins, *_scales(table), *(() if names else _coins_of_volumes(table, product_id or "")))
+    scales = (one for text in table.texts("scale") for one in scales_in(text))
+    named = (*table.coins, *scales, *(() if names else _coins_of_volumes(table, product_id or "")))
     is_named = symbol is not None and symbol.upper() in map(str.upper, named)
     if product_id and not is_named and not (symbol and names):
         # The heading of the close says more of its currency than what is outside of the rows.
@@ -240,12 +241,6 @@ def _coins_of_volumes(table: FileTable, product_id: str) -> list[str]:
     """The coins in headings such as `Volume ETH`; `Volume MA` names one only beside that of the quote."""
     found = [match[1] for heading in table.header if (match := VOLUME_OF.fullmatch(heading))]
     return [one for one in found if is_code(one) or product_id.rpartition("-")[2] in found]
-
-
-def _scales(table: FileTable) -> list[str]:
-    """The scales that a column of its own names, other than 1."""
-    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == "scale"]
-    return [one for at in columns for cell in pc.unique(table.columns[at]) for one in scales_in(str(cell))]
 
 
 def _filled(table: FileTable, position: int) -> list[str]:

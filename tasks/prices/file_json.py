@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, is_code, is_name, is_no_day, scales_in
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_name
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
 from closecast.tasks.prices.file_table import FileTable
@@ -53,8 +53,7 @@ def read_json(text: bytes) -> FileTable:
         np.arange(len(rows)) + 1,
         lambda number: rows[number - 1],
         coins=coins,
-        zones=_told(content, "zone"),
-        times=tuple(filter(is_no_day, _told(content, "interval"))),
+        told=tuple((read_heading(key).role, text) for key, text in _texts(content)),
         unit="row",
     )
 
@@ -121,8 +120,10 @@ def _coins(value: dict[str, Any]) -> tuple[str, ...]:
     return tuple(coin for key, text in _texts(value) for coin in _coins_of(key, text))
 
 
-def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """The texts of a record and of the records in it that are no candles, with their keys."""
+    if not isinstance(value, dict):
+        return
     inner = [one[0] if _is_only_record(one) else one for one in value.values()]
     inner = [_flat(one) for one in inner if isinstance(one, dict) and not _names_candles(one, date=False)]
     for record in (value, *inner):
@@ -134,16 +135,9 @@ def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
             )
 
 
-def _told(content: Any, role: str) -> tuple[str, ...]:
-    texts = _texts(content) if isinstance(content, dict) else ()
-    return tuple(text for key, text in texts if read_heading(key).role == role)
-
-
 def _coins_of(key: str, text: str) -> list[str]:
     """The coins that a text names, by its key or by itself."""
     role = read_heading(key).role
-    if role == "scale" and (scales := scales_in(text)):
-        return scales
     if role == "symbol" or is_code(text) or (key == "id" and is_name(text)):
         return [text]
     return coins_in(text) if role == "label" else []

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, is_no_day, labelled
+from closecast.tasks.prices.file_coins import coins_in, told_by
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import UNKNOWN
 from closecast.tasks.prices.file_formats import INDICES, key_of, read_heading
@@ -113,10 +113,9 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         short,
         found.above,
         tuple(coin for line in beside for coin in coins_in(line)),
-        tuple(zone for line in beside for zone in labelled(line, "zone")),
         (
-            *filter(TIMES.search, beside),
-            *(one for line in beside for one in labelled(line, "interval") if is_no_day(one)),
+            *(one for line in beside for one in told_by(line)),
+            *(("time", line) for line in beside if TIMES.search(line)),
         ),
     )
 
