@@ -36,6 +36,7 @@ POWER = r"^-?\d+(?:[.,](?P<decimals>\d*))?[eE]\+?(?P<exponent>\d{1,2})$"
 MIN_EXACT_POWER, FEW_POWERS = 5, 3
 FIGURE = re.compile(r"[^\w-]*([A-Z]{3} ?)?-?\d[\d.,'\u2019 \u00a0\u202f]*([eE]\+?\d+)?( ?\W?[A-Za-z]{0,4})")
 LONG, NEARER = (7, 28, 29, 30, 31), 0.1  # days of long candles, whose opens are nearer to the close before
+MIN_EXCHANGED = 9
 NEAR, FAR = 3.0, 100.0  # the factor between two closes of which one may be cut
 
 
@@ -197,19 +198,23 @@ def _count(values: Any) -> int:
     return pc.sum(values).as_py() or 0
 
 
-def check_daily(frame: pd.DataFrame) -> None:
-    """Refuse candles of a week or a month: rows so far apart, each of which opens at the close before."""
-    days = frame["day_utc"].to_numpy().astype("datetime64[D]")
+def check_opens(frame: pd.DataFrame) -> None:
+    """Refuse candles of a week or a month: rows so far apart, each of which opens at the close before.
+
+    Also where each closes at the open of the day before: there the two are exchanged.
+    """
+    steps = np.diff(frame["day_utc"].to_numpy().astype("datetime64[D]")).astype(int)
     opens, closes = (np.log(frame[name].where(frame[name] > 0).to_numpy()) for name in ("open", "close"))
     apart, moves = np.abs(opens[1:] - closes[:-1]), np.abs(np.diff(closes))
-    far = np.isin(np.diff(days).astype(int), LONG) & ~np.isnan(apart)
-    several = (far[:-2] & far[1:-1] & far[2:]).any()
-    if several and apart[far].sum() < NEARER * moves[far].sum():
-        day = days[int(np.flatnonzero(far)[0])]
-        raise BadFile(
-            f"daily candles are needed, but the candle of {day} and others like it last until the next, of a"
-            " week or a month; export daily ones"
-        )
+    exchanged = np.abs(closes[1:] - opens[:-1])
+    far, daily = (np.isin(steps, one) & ~np.isnan(apart + exchanged) for one in (LONG, 1))
+    if (far[:-2] & far[1:-1] & far[2:]).any() and apart[far].sum() < NEARER * moves[far].sum():
+        problem = "candles last until the next, a week or a month; export daily ones"
+    elif daily.sum() > MIN_EXCHANGED and exchanged[daily].sum() < NEARER * apart[daily].sum():
+        problem = f"closes are the opens of the day before, as if they were exchanged; {COLUMNS_HINT}"
+    else:
+        return
+    raise BadFile(f"daily candles are needed, each of which opens near the close before, but the {problem}")
 
 
 def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -161,7 +162,9 @@ def other_product(product_id: str | None, symbols: list[str], where: str) -> Bad
     needed = f"candles of {product_id} are needed" if product_id else "candles of one product are needed"
     remedy = "choose its rows with --symbol NAME"
     if len(symbols) == 1:
-        remedy = f"name that product, or say that this is the one with --symbol {symbols[0]!s:.30}"
+        remedy = (
+            f"name that product, or say that this is the one with --symbol {shlex.quote(symbols[0])[:30]}"
+        )
     return BadFile(f"{needed}, {where} is of {shown}; {remedy}")
 
 

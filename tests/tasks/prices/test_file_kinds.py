@@ -668,6 +668,16 @@ def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
 def test_candles_of_weeks_are_refused_by_their_opens(daily: int) -> None:
     days = [*DAYS[:daily], *(DAYS[daily] + timedelta(7 * week) for week in range(15))]
     text = [f"{day},{CLOSES[row - 1]},{CLOSES[row]}" for row, day in enumerate(days, 1)]
-    assert "and others like it last until the next" in refusal("\n".join(["date,open,close", *text]))
+    assert "the candles last until the next, a week or a month" in refusal(
+        "\n".join(["date,open,close", *text])
+    )
     sampled = [f"{day},{CLOSES[row] + 90},{CLOSES[row]}" for row, day in enumerate(days)]
     assert len(closes("\n".join(["date,open,close", *sampled]))) == len(days)
+
+
+def test_open_and_close_that_are_exchanged_are_refused() -> None:
+    text = lines(
+        "date,high,low,close,open", lambda day, close: f"{day},20000,1,{CLOSES[DAYS.index(day) - 1]},{close}"
+    )
+    assert "the closes are the opens of the day before, as if they were exchanged" in refusal(text)
+    assert closes(text.replace("close,open", "open,close")) == dict(ROWS)
