@@ -34,9 +34,9 @@ TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
 FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|false", re.ASCII)
 # Words for times that are no starts of candles, or no seconds since 1970.
 TIMES = re.compile(
-    r"(?=.*(time|stamp|label)).*(\b(candle|bar|period|interval)'?s? (end|close|closing)\b"
-    r"|\b(end|close) of (\w+ )?(candle|bar|period|interval)|\blabel\W{1,3}right)"
-    r"|\b(seconds|days) since (?!1970)|\b1904\b.*\bdate|\bdate.*\b1904\b",
+    r"^(?=.*(time|stamp|label)).*(\b(candle|bar|period|interval)'?s? (end|close|closing)\b"
+    r"|\b(end|close) of (\w{1,9} )?(candle|bar|period|interval)|\blabel\W{1,3}right)"
+    r"|\b(seconds|days) since (?!1970)",
     re.IGNORECASE,
 )
 
