@@ -199,7 +199,7 @@ def _count(values: Any) -> int:
 
 
 def check_opens(frame: pd.DataFrame) -> None:
-    """Refuse candles of a week or a month: rows so far apart, each of which opens at the close before.
+    """Refuse candles of weeks or months among daily ones: rows so far apart that open at the close before.
 
     Also where each closes at the open of the day before: there the two are exchanged.
     """
@@ -208,8 +208,9 @@ def check_opens(frame: pd.DataFrame) -> None:
     apart, moves = np.abs(opens[1:] - closes[:-1]), np.abs(np.diff(closes))
     exchanged = np.abs(closes[1:] - opens[:-1])
     far, daily = (np.isin(steps, one) & ~np.isnan(apart + exchanged) for one in (LONG, 1))
-    if (far[:-2] & far[1:-1] & far[2:]).any() and apart[far].sum() < NEARER * moves[far].sum():
-        problem = "candles last until the next, a week or a month; export daily ones"
+    several = (far[:-2] & far[1:-1] & far[2:]).any() and daily.any()
+    if several and apart[far].sum() < NEARER * moves[far].sum():
+        problem = "file also has some that last until the next, a week or a month; export daily ones"
     elif daily.sum() > MIN_EXCHANGED and exchanged[daily].sum() < NEARER * apart[daily].sum():
         problem = f"closes are the opens of the day before, as if they were exchanged; {COLUMNS_HINT}"
     else:
