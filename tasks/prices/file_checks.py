@@ -106,9 +106,8 @@ def _is_candle(table: FileTable, layout: Layout, number: int) -> bool:
     cells = [str(cell) for cell in (fields.values() if isinstance(fields, dict) else fields)]
     date = layout.dates[0] if layout.dates else layout.end or 0
     day = cells.pop(date) if date < len(cells) else ",".join(cells)
-    if not any(map(str.isdigit, day)):
-        return False
-    return is_day(day) or not re.search("[A-Za-z]", day) or any(map(FIGURE.fullmatch, cells))
+    is_text = re.search("[A-Za-z]", day) and not is_day(day) and not any(map(FIGURE.fullmatch, cells))
+    return any(map(str.isdigit, day)) and not is_text
 
 
 def check_rounded_figures(table: FileTable, layout: Layout) -> None:

@@ -18,7 +18,7 @@ _NAMES = (
 NAMES = dict(pair.split(":") for pair in _NAMES.split(","))
 _MONEY = f"(?:{CURRENCIES.upper()})"
 _PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:[-_](?:SWAP|PERP))?"
-_CODES = "|".join([*set(NAMES.values()) - {"LINK"}, "GBTC", "BNB", "DASH", "XLM", "TRY"])
+_CODES = "|".join([*sorted(set(NAMES.values()) - {"LINK"}), "GBTC", "BNB", "DASH", "XLM", "TRY"])
 # A pair in any case, as in `eth-usd`. `valeur` and `teeth` are none, nor is `price_usd`.
 _ANY_CASE = (
     rf"(?i:(?:(?<![\w-])[a-z][a-z0-9]{{1,9}}[-_]|(?<![\w./-])[a-z][a-z0-9]{{1,9}}/){_MONEY}(?:-swap|-perp)?"
@@ -80,12 +80,10 @@ def is_no_day(text: str) -> bool:
 def coins_in(line: str) -> list[str]:
     """The coins and currencies that a line of text names, or the scale of its figures: `in thousands`."""
     signs = (codes[0] for sign, codes in SIGNS.items() if len(codes) == 1 and sign in line)
-    named = [one for one in _IN_TEXT.findall(line) if not (_WORDS.fullmatch(one) or _is_heading(one))]
+    prices = (*PRICE_ROLES, *FIGURES)
+    found = (one for one in _IN_TEXT.findall(line) if not _WORDS.fullmatch(one))
+    named = (one for one in found if read_heading(one.lower()).role not in prices)
     return [*(text for role, text in told_by(line) if role == "symbol"), *named, *signs]
-
-
-def _is_heading(text: str) -> bool:
-    return read_heading(text.lower()).role in (*PRICE_ROLES, *FIGURES)
 
 
 def is_product(symbol: str, product_id: str) -> bool:
