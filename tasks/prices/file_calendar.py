@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import is_no_day
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_days import CLOSING, NO_DAY, Days, parse_clocks, parse_days
-from closecast.tasks.prices.file_formats import midnight_ends_day, read_heading
+from closecast.tasks.prices.file_formats import midnight_ends_day
 from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
@@ -33,7 +34,15 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     first, *others = layout.dates
     days = _parse(table, first, options)
     _check_zone(table, days)
-    days = _move_to_day(days, ends_day=midnight_ends_day(table.header, layout.formats))
+    ends_day = midnight_ends_day(table.header, layout.formats)
+    times = list(filter(is_no_day, table.texts("interval")))
+    times += [] if ends_day or days.at_end.all() else table.texts("time")
+    if times and layout.settled_by != "the options":
+        raise BadFile(
+            f"times at which a UTC day begins are needed, but the file has the words {times[0]!r:.60};"
+            " name its times with --columns date=…,close=… if they are such, end=… if they end the day"
+        )
+    days = _move_to_day(days, ends_day=ends_day)
     clocks = {other: parse_clocks(table.columns[other]) for other in others}
     for clock in clocks.values():
         if clock is not None:  # the time of day in a column of its own
@@ -80,9 +89,7 @@ def _parse(table: FileTable, position: int, options: FileOptions) -> Days:
 
 def _check_zone(table: FileTable, days: Days) -> None:
     """Refuse dates of a time zone that the file names in a column or beside it; time stamps are UTC."""
-    columns = [at for at, heading in enumerate(table.header) if read_heading(heading).role == "zone"]
-    cells = (text for at in columns for text in pc.unique(table.columns[at]).to_pylist())
-    zones = [text for text in (*table.zones, *cells) if str(text).upper() not in UTC_NAMES]
+    zones = [text for text in table.texts("zone") if text.removesuffix(".0").upper() not in UTC_NAMES]
     if zones and "unix" not in days.form:
         raise BadFile(
             f"days in UTC are needed, but the file names the time zone {zones[0]!r:.40}; export them in UTC"
@@ -100,7 +107,14 @@ def _move_to_day(days: Days, *, ends_day: bool) -> Days:
 def _of_ends(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     """The days of candles that have only the time of their end."""
     assert layout.end is not None  # noqa: S101 (a layout has one or the other)
-    days = _move_to_day(_parse(table, layout.end, options), ends_day=True)
+    days = _parse(table, layout.end, options)
+    timed = pc.any(pc.match_substring_regex(table.columns[layout.end].cast("string"), TIME_OF_DAY)).as_py()
+    if not timed and "unix" not in days.form and layout.settled_by != "the options":
+        raise BadFile(
+            f"a time is needed at which each candle ends, {table.place(0)} has {table.text(layout.end, 0)};"
+            " name the column with --columns date=…,close=… if it is the day, end=… if the day ends before it"
+        )
+    days = _move_to_day(days, ends_day=True)
     _check_midnight(table, days, layout.end)
     _reject_unknown(table, days, layout.end)
     return days
@@ -155,7 +169,11 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
     swapped = (months - month + day).astype("datetime64[D]") + month
     exchanged = np.where(day < 12, swapped, dates)
     mended = not _is_ordered(dates) and _is_ordered(exchanged)
-    mended |= not _is_daily(dates) and _is_daily(exchanged) and len(np.unique(day)) > 1
+    # In any order, a spreadsheet may have sorted them.
+    steps, apart = (np.diff(np.sort(one)).astype(int) for one in (exchanged, dates))
+    mended |= (
+        bool((steps > 0).all()) and 10 * (steps > 1).sum() < (apart > 1).sum() and len(np.unique(day)) > 1
+    )
     if mended and len(known) > 2:
         row = known[np.flatnonzero(day < 12)[0]]
         raise BadFile(
@@ -167,10 +185,6 @@ def _check_exchanged(table: FileTable, days: np.ndarray, position: int) -> None:
 def _is_ordered(days: np.ndarray) -> bool:
     steps = np.diff(days).astype(int)
     return bool((steps > 0).all() or (steps < 0).all())
-
-
-def _is_daily(days: np.ndarray) -> bool:
-    return _is_ordered(days) and bool((np.abs(np.diff(days).astype(int)) == 1).all())
 
 
 def _check_hours(table: FileTable, days: np.ndarray, clock: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from closecast.tasks.prices.file_figures import parse_figures
 from closecast.tasks.prices.file_formats import read_heading
 from closecast.tasks.prices.file_order import MAX_CONTRADICTED_SHARE
 from closecast.tasks.prices.file_table import FileTable, OnDuplicate
-from closecast.tasks.prices.file_text import COLUMNS_HINT
+from closecast.tasks.prices.file_text import COLUMNS_HINT, is_day
 
 MAX_UNREADABLE_SHARE = 0.1
 MAX_CONTRADICTIONS = 3
@@ -29,6 +30,13 @@ WHOLE, WHOLE_BELOW_1000 = r"^(\d+|\d{1,3}([\s\x{a0}\x{202f}'’]\d{3})+)$", r"^[
 RESTS = (r"^\d{3}(\.\d+)?$", *(rf"^\d{{{digits}}}$" for digits in range(2, 9)), r"^\d{1,2}$")
 MOST, HEAD = 0.9, 1000
 MIN_CENTS = 10  # rows that all end in two digits
+# A spreadsheet has cut digits of 6.21E+03: the power is larger than the number of decimals.
+POWER = r"^-?\d+(?:[.,](?P<decimals>\d*))?[eE]\+?(?P<exponent>\d{1,2})$"
+# Programs write 1.2E7 or 1e+05 for whole figures, never smaller powers.
+MIN_EXACT_POWER, FEW_POWERS = 5, 3
+FIGURE = re.compile(r"[^\w-]*([A-Z]{3} ?)?-?\d[\d.,'\u2019 \u00a0\u202f]*([eE]\+?\d+)?( ?\W?[A-Za-z]{0,4})")
+LONG, NEARER = (7, 28, 29, 30, 31), 0.1  # days of long candles, whose opens are nearer to the close before
+MIN_EXCHANGED = 9
 NEAR, FAR = 3.0, 100.0  # the factor between two closes of which one may be cut
 
 
@@ -66,7 +74,7 @@ def check_readable(table: FileTable, layout: Layout, frame: pd.DataFrame) -> Non
     broken = [
         number
         for number in later
-        if number in table.rejections.unreadable and _has_digits(table, layout, number)
+        if number in table.rejections.unreadable and _is_candle(table, layout, number)
     ]
     if broken or sum("close" in reasons[number] for number in later) > MAX_NEWEST_WITHOUT_CLOSE:
         number = broken[0] if broken else later[0]
@@ -89,12 +97,36 @@ def _check_one_header(table: FileTable, unreadable: list[int]) -> None:
             )
 
 
-def _has_digits(table: FileTable, layout: Layout, number: int) -> bool:
-    """Whether a row has digits where its day should be: a footer such as `Average,7.5` has none."""
+def _is_candle(table: FileTable, layout: Layout, number: int) -> bool:
+    """Whether a row seems to be one: digits where its day should be, and these are a day or figures follow.
+
+    A footer such as `Average,7.5` or `CC BY-NC 4.0` is none.
+    """
     fields = table.fields(number)
-    cells = list(fields.values() if isinstance(fields, dict) else fields)
+    cells = [str(cell) for cell in (fields.values() if isinstance(fields, dict) else fields)]
     date = layout.dates[0] if layout.dates else layout.end or 0
-    return any(map(str.isdigit, str(cells[date] if date < len(cells) else cells)))
+    day = cells.pop(date) if date < len(cells) else ",".join(cells)
+    is_text = re.search("[A-Za-z]", day) and not is_day(day) and not any(map(FIGURE.fullmatch, cells))
+    return any(map(str.isdigit, day)) and not is_text
+
+
+def check_rounded_figures(table: FileTable, layout: Layout) -> None:
+    """Refuse prices such as 6.21E+03, whose last digits are lost."""
+    for at in layout.prices.values():
+        if not pa.types.is_string(table.columns[at].type):
+            continue
+        powers = np.flatnonzero(np.array(pc.match_substring_regex(table.columns[at], POWER)))
+        parts = pc.extract_regex(table.columns[at].take(pa.array(powers)), POWER)
+        decimals = np.array(pc.binary_length(parts.field("decimals")))
+        exponents = np.array(parts.field("exponent").cast(pa.int64()))
+        cut = exponents > decimals
+        alike = cut.sum() > FEW_POWERS and len(np.unique(decimals[cut])) == 1
+        rows = powers[cut & ((exponents < MIN_EXACT_POWER) | alike)].tolist()
+        if rows:
+            raise BadFile(
+                f"prices with all of their digits are needed, but {table.place(rows[0])} has"
+                f" {table.text(at, rows[0])}; export plain figures such as 6213.57"
+            )
 
 
 def check_cut_figures(table: FileTable, layout: Layout) -> None:
@@ -163,6 +195,26 @@ def _first(rows: Any) -> int:
 
 def _count(values: Any) -> int:
     return pc.sum(values).as_py() or 0
+
+
+def check_opens(frame: pd.DataFrame) -> None:
+    """Refuse candles of weeks or months among daily ones: rows so far apart that open at the close before.
+
+    Also where each closes at the open of the day before: there the two are exchanged.
+    """
+    steps = np.diff(frame["day_utc"].to_numpy().astype("datetime64[D]")).astype(int)
+    opens, closes = (np.log(frame[name].where(frame[name] > 0).to_numpy()) for name in ("open", "close"))
+    apart, moves = np.abs(opens[1:] - closes[:-1]), np.abs(np.diff(closes))
+    exchanged = np.abs(closes[1:] - opens[:-1])
+    far, daily = (np.isin(steps, one) & ~np.isnan(apart + exchanged) for one in (LONG, 1))
+    several = (far[:-2] & far[1:-1] & far[2:]).any() and daily.any()
+    if several and apart[far].sum() < NEARER * moves[far].sum():
+        problem = "file also has some that last until the next, a week or a month; export daily ones"
+    elif daily.sum() > MIN_EXCHANGED and exchanged[daily].sum() < NEARER * apart[daily].sum():
+        problem = f"closes are the opens of the day before, as if they were exchanged; {COLUMNS_HINT}"
+    else:
+        return
+    raise BadFile(f"daily candles are needed, each of which opens near the close before, but the {problem}")
 
 
 def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:

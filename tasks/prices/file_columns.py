@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +14,10 @@ import pyarrow.compute as pc
 
 from closecast.storage.core.candle_schema import PRICES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import is_code, is_name, is_product
+from closecast.tasks.prices.file_coins import NAMES, is_code, is_name, is_product, scales_in
 from closecast.tasks.prices.file_formats import (
     CURRENCIES,
+    INDICES,
     ROLES,
     YFINANCE,
     FileFormat,
@@ -28,6 +31,7 @@ from closecast.tasks.prices.file_table import FileOptions, FileTable
 from closecast.tasks.prices.file_text import COLUMNS_HINT
 
 STAMPS = {"unix", "unixtimestamp", "unixtime", "timestamp", "time", "epoch", "ts", "mts", "t"}
+VOLUME_OF = re.compile(r"[Vv]ol(?:ume|\.)?[ _(]+([A-Z]{2,10})\)?")
 MONEY = set(CURRENCIES.upper().split("|")) - {"BTC", "ETH"}
 
 
@@ -95,8 +99,9 @@ def _by_headings(table: FileTable, product_id: str | None, options: FileOptions)
         if role := headings[position].role:
             positions.setdefault(role, []).append(position)
     dates = sorted(positions.get("date", ()), key=lambda one: key_of(table.header[one]) in STAMPS)
-    if not dates and not positions.get("end") and table.header.count("") == 1:
-        dates = [table.header.index("")]  # the index of a data frame
+    indices = [at for at, heading in enumerate(table.header) if key_of(heading) in INDICES]
+    if not dates and not positions.get("end") and len(indices) == 1:
+        dates = indices
     closes = positions.pop("close", None) or positions.get("price", [])
     closes = [*closes, *(positions.get("pool", []) if closes else [])]
     prices: dict[str, int] = {}
@@ -126,7 +131,7 @@ def _named_by_cells(table: FileTable, headings: list[Heading]) -> list[int]:
 
     def names_coin(position: int) -> bool:
         column, role = table.columns[position], headings[position].role
-        if role not in (None, "label") or not pa.types.is_string(column.type) or not len(column):
+        if role not in (None, "label", "scale") or not pa.types.is_string(column.type) or not len(column):
             return False
         cells = pc.unique(column).to_pylist() if is_named(column[0].as_py(), role) else []
         return bool(cells) and all(is_named(cell, role) for cell in cells if cell)
@@ -157,7 +162,9 @@ def other_product(product_id: str | None, symbols: list[str], where: str) -> Bad
     needed = f"candles of {product_id} are needed" if product_id else "candles of one product are needed"
     remedy = "choose its rows with --symbol NAME"
     if len(symbols) == 1:
-        remedy = f"name that product, or say that this is the one with --symbol {symbols[0]!s:.30}"
+        remedy = (
+            f"name that product, or say that this is the one with --symbol {shlex.quote(symbols[0])[:30]}"
+        )
     return BadFile(f"{needed}, {where} is of {shown}; {remedy}")
 
 
@@ -197,11 +204,13 @@ def _by_figures(table: FileTable, product_id: str | None, options: FileOptions) 
 def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: str | None) -> FileTable:
     """The rows of the product, or of the symbol that the user names."""
     names = [at for at in (*layout.symbols, *layout.labels) if pa.types.is_string(table.columns[at].type)]
-    is_named = symbol is not None and symbol.upper() in map(str.upper, table.coins)
+    scales = (one for text in table.texts("scale") for one in scales_in(text))
+    named = (*table.coins, *scales, *(() if names else _coins_of_volumes(table, product_id or "")))
+    is_named = symbol is not None and symbol.upper() in map(str.upper, named)
     if product_id and not is_named and not (symbol and names):
         # The heading of the close says more of its currency than what is outside of the rows.
         is_told = bool(table.has_header and read_heading(table.header[layout.prices["close"]]).quote)
-        for coin in table.coins:
+        for coin in named:
             if not is_product(coin, product_id) and not (is_told and coin.upper() in MONEY):
                 raise other_product(product_id, [coin], "it")
     if table.tickers or not names:
@@ -219,11 +228,22 @@ def of_symbol(table: FileTable, layout: Layout, product_id: str | None, symbol: 
     for position in [at for at in names if at in layout.symbols] or names[:1]:
         filled = _filled(table, position)
         foreign = [one for one in filled if not (product_id and is_product(one, product_id))]
-        # One name alone, such as `Bitcoin`, says nothing.
-        if foreign and (len(filled) > 1 or (product_id and position in layout.symbols)):
+        # One name alone says nothing if it may be anything, or that of a coin whose names are not known.
+        is_coin = position in layout.symbols or (
+            key_of(table.header[position]) != "name"
+            and (product_id or "").partition("-")[0] in NAMES.values()
+            and all(re.fullmatch(r"[A-Za-z][A-Za-z -]+", one) for one in foreign)
+        )
+        if foreign and (len(filled) > 1 or (product_id and is_coin)):
             line = table.numbers[pc.index(table.columns[position], foreign[0]).as_py()]
             raise other_product(product_id, filled, f"{table.unit} {line}" if len(filled) == 1 else "it")
     return table
+
+
+def _coins_of_volumes(table: FileTable, product_id: str) -> list[str]:
+    """The coins in headings such as `Volume ETH`; `Volume MA` names one only beside that of the quote."""
+    found = [match[1] for heading in table.header if (match := VOLUME_OF.fullmatch(heading))]
+    return [one for one in found if is_code(one) or product_id.rpartition("-")[2] in found]
 
 
 def _filled(table: FileTable, position: int) -> list[str]:

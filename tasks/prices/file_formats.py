@@ -178,26 +178,36 @@ FORMATS = (
     ),
 )
 YFINANCE = next(one for one in FORMATS if one.header_rows)
+INDICES = {"", "index", "unnamed0"}  # headings of the index of a data frame
 # Headings of other tables, by role.
 SYNONYMS = {
     "date": "day day_utc datum fecha datetime date_utc unix_timestamp opentime starttime starting_at"
     " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
-    " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time",
-    "end": "close_time end_time time_period_end period_end",
-    "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura",
-    "high": "high_price price_high 24h_high h max hoch tageshoch plus_haut máximo máxima massimo",
-    "low": "low_price price_low 24h_low l min tief tagestief plus_bas mínimo mínima minimo",
+    " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time exchange_date"
+    " trade_date trading_date trading_day date_time datetime_utc utc_date timestamp_utc time_utc epoch_time"
+    " start_date begin dt ds дата 日期 日付け 날짜",
+    "end": "close_time end_time time_period_end period_end end end_at ends_at time_end candle_end"
+    " bar_end window_end close_timestamp",
+    "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura"
+    " öppen откр 始値 开盘 시가",
+    "high": "high_price price_high 24h_high h max hoch tageshoch plus_haut máximo máxima massimo"
+    " hoog högst макс 高値 高 고가",
+    "low": "low_price price_low 24h_low l min tief tagestief plus_bas mínimo mínima minimo"
+    " laag lägst мин 安値 低 저가",
     "close": "close_price price_close closing_price c schluss schlusskurs"
     " close_close_price_adjusted_for_splits",
     "price": "last last_price trade_price px_last market_price prices value latest kurs zuletzt"
-    " dernier último ultimo",
+    " dernier último ultimo laatste senaste ostatnio цена 終値 收盘 종가",
     "volume": "v volume_traded",
     "symbol": "symbol product product_id pair ticker asset coin currency instrument base base_currency quote"
     " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol symbols coins"
-    " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert",
+    " tickers pairs currencies vs_currencies ccy fiat crypto sym instrument_id inst_id convert trading_pair"
+    " currency_pair pair_name ric",
     "pool": "token0_price token1_price",  # of either token in the other
+    "scale": "unit units price_unit scale multiplier unit_multiplier unit_mult divisor factor denomination",
+    "interval": "interval period per timeframe granularity data_granularity frequency freq resolution",
     "zone": "timezone tz exchange_timezone exchange_timezone_name",
-    "label": "name slug coin_name crypto_name coin_id asset_id",
+    "label": "name slug coin_name crypto_name coin_id asset_id market_name",
 }
 
 
@@ -216,7 +226,9 @@ def _roles() -> dict[str, str]:
 
 
 _ROLE_OF = _roles()
-CURRENCIES = r"usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|btc|eth"
+CURRENCIES = (
+    "usdt|usdc|usd|eur|gbp|jpy|chf|aud|cad|krw|cny|inr|brl|pln|rub|sek|nok|dkk|mxn|sgd|hkd|idr|btc|eth"
+)
 # The currencies that a sign can mean.
 SIGNS = {
     "US$": ("USD",),
@@ -238,6 +250,7 @@ _PRODUCT = re.compile(r"([A-Z0-9]{2,10})[-/]([A-Z]{3,5})")
 _OF_PRODUCT = re.compile(
     rf"\(?'?([A-Za-z ]+?)(?:_|', '){_PRODUCT.pattern}'?\)?"
 )  # Close_BTC-USD, of a data frame
+_PRODUCT_FIRST = re.compile(r"([A-Z0-9]{2,10})[-.]([A-Z]{3,5})[._ ]([A-Za-z]+)")  # BTC-USD.Close, of quantmod
 # Headings of sites that give the volume in the quote currency, and times at the end of the day.
 _QUOTE_VOLUME = {"marketcap", "adjclose", "dividends", "stocksplits"}
 _ENDS = {"snappedat", "totalvolume", "totalvolumes"}
@@ -272,6 +285,8 @@ def read_heading(heading: str) -> Heading:
         role, base, quote = "price", match[1].upper(), match[2].upper()
     elif (match := _OF_PRODUCT.fullmatch(heading)) and _ROLE_OF.get(key_of(match[1])) in PRICE_ROLES:
         role, base, quote = _ROLE_OF[key_of(match[1])], match[2], match[3]
+    elif (match := _PRODUCT_FIRST.fullmatch(heading)) and key_of(match[3]) in _ROLE_OF:
+        role, base, quote = _ROLE_OF[key_of(match[3])], match[1], match[2]
     elif (match := _WITH_CURRENCY.fullmatch(key)) and _ROLE_OF.get(match[1]) in PRICE_ROLES:
         role, quote = _ROLE_OF[match[1]], match[2].upper()
     elif key in _ROLE_OF:

@@ -33,7 +33,7 @@ def read_json(text: bytes) -> FileTable:
                 raise
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
         prices = _coingecko(content) or _cryptowatch(content)
-        rows, coins = (prices, ()) if prices else _one_table(content)
+        rows, coins = (prices, _coins(content)) if prices else _one_table(content)
         if records := all(isinstance(row, dict) for row in rows):
             rows = [_flat(row) for row in rows]
     except (ValueError, RecursionError) as error:
@@ -53,7 +53,7 @@ def read_json(text: bytes) -> FileTable:
         np.arange(len(rows)) + 1,
         lambda number: rows[number - 1],
         coins=coins,
-        zones=_zones(content),
+        told=tuple((read_heading(key).role, text) for key, text in _texts(content)),
         unit="row",
     )
 
@@ -120,19 +120,19 @@ def _coins(value: dict[str, Any]) -> tuple[str, ...]:
     return tuple(coin for key, text in _texts(value) for coin in _coins_of(key, text))
 
 
-def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """The texts of a record and of the records in it that are no candles, with their keys."""
+    if not isinstance(value, dict):
+        return
     inner = [one[0] if _is_only_record(one) else one for one in value.values()]
     inner = [_flat(one) for one in inner if isinstance(one, dict) and not _names_candles(one, date=False)]
     for record in (value, *inner):
         for key, texts in record.items():
             several = isinstance(texts, list) and _are_single(texts[:1])
-            yield from ((key, text) for text in (texts if several else [texts]) if isinstance(text, str))
-
-
-def _zones(content: Any) -> tuple[str, ...]:
-    texts = _texts(content) if isinstance(content, dict) else ()
-    return tuple(text for key, text in texts if read_heading(key).role == "zone")
+            kinds = str | int | float if read_heading(key).role in ("scale", "interval") else str
+            yield from (
+                (key, str(text)) for text in (texts if several else [texts]) if isinstance(text, kinds)
+            )
 
 
 def _coins_of(key: str, text: str) -> list[str]:

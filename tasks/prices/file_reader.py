@@ -21,7 +21,9 @@ from closecast.storage.core.home import check_product_id
 from closecast.tasks.prices.file_calendar import read_days
 from closecast.tasks.prices.file_checks import (
     check_cut_figures,
+    check_opens,
     check_readable,
+    check_rounded_figures,
     no_rows,
     one_a_day,
     settle_ranges,
@@ -110,6 +112,7 @@ def _read_candles(data: bytes, product_id: str | None, options: FileOptions) -> 
     rounded = settle_ranges(table, layout, good)
     good = one_a_day(good, options.on_duplicate, table).sort_values("day_utc", ignore_index=True)
     candles = candle_frame({str(column): figures for column, figures in good.items()})
+    check_opens(candles)
     reading = _reading(table, layout, rows, candles, rounded)
     return FileCandles(candles, _rejected(table, rows.frame["day_utc"]), reading)
 
@@ -133,6 +136,7 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
     closes = cells[layout.prices["close"]]
     decimal = settle_decimal(table, prices, volumes, closes, options.decimal)
     check_cut_figures(table, layout)
+    check_rounded_figures(table, layout)
     close = parse_figures(closes, decimal)
     _reject_without_close(table, closes, close)
     days = read_days(table, layout, options)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
+
+from closecast.tasks.prices.file_formats import read_heading
 
 OnDuplicate = Literal["refuse", "first", "last"]
 Decimal = Literal["point", "comma"]
@@ -65,7 +68,8 @@ class FileTable:
     short: Mapping[int, int] = field(default_factory=dict)  # the number of cells of rows that lack the last
     above: int = 0  # lines above the header
     coins: tuple[str, ...] = ()  # coins and currencies that the file names outside of its rows
-    zones: tuple[str, ...] = ()  # time zones that it names there
+    # What it says there under a word that has a role, or of the meaning of its `time`: role and text.
+    told: tuple[tuple[str | None, str], ...] = ()
     unit: Literal["line", "row"] = "line"
 
     def place(self, row: int) -> str:
@@ -75,6 +79,12 @@ class FileTable:
     def text(self, position: int, row: int) -> str:
         """A cell for a message."""
         return f"{str(self.columns[position][row].as_py())!r:.40}"
+
+    def texts(self, role: str) -> list[str]:
+        """What is told of a role, and the distinct cells of the columns that have it."""
+        columns = [at for at, heading in enumerate(self.header) if read_heading(heading).role == role]
+        cells = (cell for at in columns for cell in pc.unique(self.columns[at]))
+        return [*(text for one, text in self.told if one == role), *map(str, cells)]
 
     def heading(self, position: int) -> str:
         """The heading of a column, or its number."""

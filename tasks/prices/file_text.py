@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, labelled
+from closecast.tasks.prices.file_coins import coins_in, told_by
 from closecast.tasks.prices.file_days import parse_days
 from closecast.tasks.prices.file_figures import UNKNOWN
-from closecast.tasks.prices.file_formats import key_of, read_heading
+from closecast.tasks.prices.file_formats import INDICES, key_of, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable, Rejections
 
 MAX_LINE_BYTES = 64 * 1024
@@ -32,6 +32,13 @@ FIGURE = re.compile(rb"\d[^,;\t|]*")  # a candle has two, its day and its close
 # The first cell of a row of figures: a time of any form. Its other cells are figures, or words for none.
 TIME_CELL = re.compile(r"[\d/.: TZ+-]{1,40}( ?UTC)?")
 FIGURE_CELL = re.compile(r"-?[\d.,' ]*\d[\d.,' ]*([eE][+-]?\d+)?[KMB]?|true|false", re.ASCII)
+# Words for times that are no starts of candles, or no seconds since 1970.
+TIMES = re.compile(
+    r"^(?=.*(time|stamp|label)).*(\b(candle|bar|period|interval)'?s? (end|close|closing)\b"
+    r"|\b(end|close) of (\w{1,9} )?(candle|bar|period|interval)|\blabel\W{1,3}right)"
+    r"|\b(seconds|days) since (?!1970)",
+    re.IGNORECASE,
+)
 
 
 def read_text(text: bytes, options: FileOptions) -> FileTable:
@@ -75,7 +82,8 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         for row, width in widths.items():
             number, missing = int(numbers[row]), len(header) - width
             surplus = separator.encode() * -missing  # empty cells behind the last one
-            if missing > 0 and lines[number - 1].strip():
+            is_cut = number == len(lines) and len(widths) == 1  # within the row, by an end of a download
+            if missing > 0 and lines[number - 1].strip() and not is_cut:
                 short[number] = width
                 below[number - 1 - start] += separator.encode() * missing
             elif surplus and below[number - 1 - start].endswith(surplus):
@@ -105,7 +113,10 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         short,
         found.above,
         tuple(coin for line in beside for coin in coins_in(line)),
-        tuple(zone for line in beside for zone in labelled(line, "zone")),
+        (
+            *(one for line in beside for one in told_by(line)),
+            *(("time", line) for line in beside if TIMES.search(line)),
+        ),
     )
 
 
@@ -187,7 +198,7 @@ def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions
     for at, index in enumerate(filled):
         for mark in SEPARATORS:
             cells = _split(lines[index], mark)
-            if len(cells) >= widest and _is_day(cells[day - 1]):
+            if len(cells) >= widest and is_day(cells[day - 1]):
                 above = filled[at - 1] if at else index
                 heading = _split(lines[above], mark)
                 if at and len(heading) == len(cells):
@@ -199,7 +210,8 @@ def _above_first_day(lines: list[bytes], filled: list[int], options: FileOptions
     )
 
 
-def _is_day(text: str) -> bool:
+def is_day(text: str) -> bool:
+    """Whether a text is a day, in either order of day and month."""
     days = parse_days(pa.array([text]), "day-first").days
     return not np.isnat(days[0]) or not np.isnat(parse_days(pa.array([text]), "month-first").days[0])
 
@@ -217,8 +229,8 @@ def _missing(header: list[str], options: FileOptions) -> list[str]:
     if len(header) == 1:
         return ["date", "close"]
     roles = {read_heading(heading).role for heading in header}
-    if header[0] == "" and len(header) > 1:
-        roles.add("date")  # the index of a data frame has no heading
+    if key_of(header[0]) in INDICES:
+        roles.add("date")
     needed = {"date": {"date", "end"}, "close": {"close", "price"}}
     return [name for name, suitable in needed.items() if not roles & suitable]
 
@@ -252,7 +264,7 @@ def _most_cells(line: bytes) -> tuple[list[str], str]:
 def _is_row(fields: list[str]) -> bool:
     figures = fields[1:]
     return (
-        (TIME_CELL.fullmatch(fields[0]) is not None or _is_day(fields[0]))
+        (TIME_CELL.fullmatch(fields[0]) is not None or is_day(fields[0]))
         and sum(any(map(str.isdecimal, text)) for text in figures) >= min(len(figures), 4)
         and all(FIGURE_CELL.fullmatch(text) or text.lower() in UNKNOWN for text in figures)
         and bool(figures)

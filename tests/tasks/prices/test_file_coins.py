@@ -30,6 +30,21 @@ RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
         ("Ethereum Historical Data", "Ethereum"),
         ("Bitcoin Cash Historical Data", "Bitcoin Cash"),
         ("Figures in thousands of USD", "in thousands"),
+        *(
+            ("USD (thousands)", "USD (thousands"),
+            ("USD cents", "USD cents"),
+            ("Prices in kUSD", "kUSD"),
+            ("in 1000 USD", "in 1000"),
+        ),
+        *(("Prices in INR", "INR"), ("BTC/BRL", "BTC/BRL"), ("Prices in yen", "yen"), ("TRX", "TRX")),
+        *(("Bitcoin Futures", "Bitcoin Futures"), ("BTC Dominance", "BTC Dominance"), ("GBTC", "GBTC")),
+        ("# eth-usd daily", "eth-usd"),
+        ("https://site.example/ltcusdt_1d.csv", "ltcusdt"),
+        ("Eth/Usd", "Eth/Usd"),
+        ("1000PEPEUSDT", "1000PEPEUSDT"),
+        ("Bitcoin Gold", "Bitcoin Gold"),
+        ("Unit: thousands", "thousands"),
+        ("multiplier=100", "100"),
     ],
 )
 def test_a_line_beside_the_rows_names_another_product(line: str, named: str) -> None:
@@ -50,6 +65,7 @@ def test_a_row_of_units_below_the_header_names_another_product(unit: str) -> Non
     [
         *("Currency: USD", "Bitcoin Historical Data", "BTC/USD", "Symbol: XBTUSD", "Downloaded from a site"),
         *("Source: bitcoincash.example, ethereum.org", "Coin: Bitcoin", "Exported on 2024-01-02"),
+        *("https://site.example/btc?a=1", "valeur, teeth, price_usd and non-USD", "Scale: 1", "unit: 1d"),
     ],
 )
 def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
@@ -69,6 +85,11 @@ def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
         ({"market": "ETH-USD"}, "ETH-USD"),
         ({"dataset_code": "ETHUSD"}, "ETHUSD"),
         ({"metadata": {"quote": {"code": "EUR"}}}, "EUR"),
+        ({"Meta Data": {"5. Market Name": "Euro"}}, "Euro"),
+        ({"unit": "thousands"}, "thousands"),
+        ({"meta": {"scale": 1000}}, "1000"),
+        ({"divisor": "100"}, "100"),
+        ({"factor": 0.01}, "0.01"),
     ],
 )
 def test_json_names_another_product_beside_its_candles(beside: dict[str, Any], named: str) -> None:
@@ -82,7 +103,15 @@ def test_the_key_of_json_candles_names_another_product(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "beside", [{"name": "Bitcoin"}, {"symbols": ["BTC-USD"]}, {"market": "Coinbase"}, {"author": "Elizabeth"}]
+    "beside",
+    [
+        {"name": "Bitcoin"},
+        {"symbols": ["BTC-USD"]},
+        {"market": "Coinbase"},
+        {"author": "Elizabeth"},
+        {"scale": 1.0},
+        {"unit": "USD"},
+    ],
 )
 def test_json_names_the_product_or_none(beside: dict[str, Any]) -> None:
     assert closes(json.dumps(beside | {"data": RECORDS})) == ROWS
@@ -90,20 +119,34 @@ def test_json_names_the_product_or_none(beside: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("heading", "cell"),
-    [("market", "ETH-USD"), ("foo", "ETHUSD"), ("unit", "EUR"), ("name", "Ethereum"), ("token", "eth")],
+    [
+        *(("market", "ETH-USD"), ("foo", "ETHUSD"), ("unit", "EUR"), ("name", "Ethereum"), ("token", "eth")),
+        *(("coin_name", "Chainlink"), ("slug", "pepe"), ("name", "PEPEUSDT"), ("currency_pair", "Pepe")),
+    ],
 )
 def test_cells_of_any_column_name_another_product(heading: str, cell: str) -> None:
     text = f"date,close,{heading}\n" + "".join(f"{day},{close},{cell}\n" for day, close in ROWS.items())
     assert f"line 2 is of '{cell}'" in refusal(text)
     assert closes(text, symbol=cell) == ROWS
-    for right in ("BTC-USD", "USD", "btc", "", "1D", "Coinbase"):
+    others = ("", "1D", "Coinbase") if heading in ("market", "foo", "unit", "name", "token") else ()
+    for right in ("BTC-USD", "btc", *others):
         assert closes(text.replace(f",{cell}\n", f",{right}\n")) == ROWS
 
 
+@pytest.mark.parametrize("volumes", ["Volume ETH", "Volume (LTC)", "Volume PEPE,Volume USD"])
+def test_volumes_name_the_coin(volumes: str) -> None:
+    text = f"date,close,{volumes}\n" + "".join(f"{day},{close},2,3\n" for day, close in ROWS.items())
+    text = text if "," in volumes else text.replace(",2,3", ",2")
+    assert "candles of BTC-USD are needed, it is of" in refusal(text)
+    for right in ("Volume BTC", "Volume (USD)", *(() if "," in volumes else ("Volume MA",))):
+        assert closes(text.replace(volumes.split(",")[0], right)) == ROWS
+
+
 def test_symbols_of_a_product() -> None:
-    for symbol in ("XXBTZUSD", "tBTCUSD", "BITFINEX/BTCUSD", "X:BTCUSD", "Bitcoin", "btc"):
+    for symbol in ("XXBTZUSD", "tBTCUSD", "BITFINEX/BTCUSD", "X:BTCUSD", "Bitcoin", "btc", "BTC=", "BTCUSD=X",
+                   "XBTUSD Curncy", "BTC-USD.CC", "Bitcoin (BTC)", "Bitcoin/US Dollar"):  # fmt: skip
         assert is_product(symbol, "BTC-USD")
-    for symbol in ("ETH/BTC", "BTC-USD-SWAP", "BTCUSDT", "Bitcoin Cash"):
+    for symbol in ("ETH/BTC", "BTC-USD-SWAP", "BTCUSDT", "Bitcoin Cash", "bitcoin-cash", "Bitcoin Gold"):
         assert not is_product(symbol, "BTC-USD")
     assert not any(map(is_code, ("Elizabeth", "OHLC", "1D", "direct", "CCCAGG")))
     assert coins_in("from https://site.example/ETH-USD_daily.csv") == ["ETH-USD"]

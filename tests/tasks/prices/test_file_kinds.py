@@ -254,6 +254,8 @@ def test_days_and_months_that_are_exchanged_where_possible_are_refused() -> None
             ["Date,Close", *(f"{day:%m/%d/%Y},1" if day.day > 12 else f"{day:%d/%m/%Y},1" for day in days)]
         )
         assert "have day and month exchanged" in refusal(text)
+    by_excel = sorted(day.replace(month=day.day, day=day.month) if day.day < 13 else day for day in DAYS)
+    assert "exchanged" in refusal("\n".join(["Date,Close", *(f"{day},1" for day in by_excel)]))
     monthly = [f"2019-{month:02}-01,{month}" for month in range(1, 13)]
     assert list(closes("\n".join(["Date,Close", *monthly])).values()) == list(range(1, 13))
     shuffled = "Date,Close\n2019-05-03,3\n2019-05-01,1\n2019-05-02,2\n"
@@ -384,8 +386,16 @@ def test_rows_without_a_header_begin_with_any_day_and_figure() -> None:
 
 
 def test_empty_cells_behind_the_last_one_and_footers_cost_nothing() -> None:
-    footers = ("Average,8000.5\n", "Source: Exchange, downloaded 2024-01-02\n")
-    for footer in footers:
+    footers = (
+        *("Average,8000.5", "Source: Exchange, downloaded 2024-01-02", "Licence: CC BY-NC 4.0", "100 rows"),
+        *(
+            "© 2019-2024 Site24, Inc.",
+            "2 * adjusted",
+            "https://site.example/terms/v2, section 3",
+            "Page 1 of 1",
+        ),
+    )
+    for footer in (f"{one}\n" for one in footers):
         text = lines(HEADER, lambda day, close: full(day, close) + ",,") + footer
         assert closes(text) == dict(ROWS)
         assert len(read(text).rejected) == 1
@@ -528,10 +538,26 @@ def test_json_whose_keys_number_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Datum;Schlusskurs", "Datum;Kurs", "startedAt;close", "start_at;close", "Date;Latest"]
+    "header",
+    [
+        *("Datum;Schlusskurs", "Datum;Kurs", "startedAt;close", "start_at;close", "Date;Latest", "日期;收盘"),
+        *("Exchange Date;Close", "UTC Date;Close", "Unnamed: 0;Close", "Дата;Цена", "Datum;Senaste"),
+    ],
 )
 def test_headings_of_more_sites(header: str) -> None:
     assert closes(lines(header, lambda day, close: f"{day};{close}")) == dict(ROWS)
+
+
+def test_closes_with_a_power_are_refused_where_digits_are_lost() -> None:
+    for form in ("{:.2E}", "{:.0e}"):
+        text = lines("Date;Close", lambda day, close, form=form: f"{day};{form.format(close)}")  # type: ignore[misc]
+        assert "prices with all of their digits are needed, but line 2 has" in refusal(text)
+        assert "prices with all of their digits are needed" in refusal(text.replace(".", ","))
+    assert closes(lines("Date,Close", lambda day, close: f"{day},{close:.7E}")) == dict(ROWS)
+    whole = {day: float(12_000_000 + 10_000 * row) for row, day in enumerate(DAYS)}
+    shortest = "".join(f"{day},{close / 1e7!r}E7\n" for day, close in whole.items())  # as Java writes them
+    assert closes("Date,Close\n" + shortest) == whole
+    assert closes("Date,Close\n2019-05-01,99999.5\n2019-05-02,1e+05\n")[DAYS[1]] == 100_000
 
 
 @pytest.mark.parametrize("form", ["{:.3f}K", "{:.2f}K", "{:.1f}M"])
@@ -584,3 +610,74 @@ def test_without_a_header_a_time_of_midnight_is_told_to_begin_its_day() -> None:
     assert any("a time of 00:00 begins its day" in remark for remark in remarks(read(bare).reading))
     ends = remarks(read(bare, columns={"end": "1", "close": "5"}).reading)
     assert not any("begins its day" in remark for remark in ends)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["# candle end times", "Timestamp: end of the period", "label=right", "# seconds since 2001-01-01"],
+)
+def test_words_that_give_times_another_meaning(words: str) -> None:
+    text = lines("time,close", lambda day, close: f"{day + timedelta(1)} 00:00,{close}")
+    assert "times at which a UTC day begins are needed, but the file has the words" in refusal(
+        f"{words}\n{text}"
+    )
+    assert closes(f"{words}\n{text}", columns={"end": "time", "close": "close"}) == dict(ROWS)
+    last = lines("time,close", lambda day, close: f"{day} 23:59:59,{close}")
+    for right in (f"{words}\n{last}", f"Candle closes, times in UTC\n{last.replace('23:59:59', '00:00')}"):
+        assert closes(right) == dict(ROWS)
+
+
+def test_the_end_of_a_candle_is_a_time() -> None:
+    """As a day alone it can be the day, or the midnight after it."""
+    text = lines("close_time,close", lambda day, close: f"{day},{close}")
+    assert "a time is needed at which each candle ends" in refusal(text)
+    assert closes(text, columns={"date": "1", "close": "2"}) == dict(ROWS)
+    assert closes(lines("end,close", lambda day, close: f"{day + timedelta(1)} 00:00,{close}")) == dict(ROWS)
+
+
+def test_a_file_that_ends_within_a_row_is_refused() -> None:
+    text = lines(HEADER, full)
+    for cut in (7, 8, 15):
+        assert "the newest rows are needed" in refusal(text[:-cut])
+    assert closes(text[:-1]) == dict(ROWS)
+
+
+@pytest.mark.parametrize("header", ["Index,BTC.USD.Open,BTC.USD.Close", ",BTC-USD.Open,BTC-USD.Close"])
+def test_headings_of_quantmod(header: str) -> None:
+    text = lines(header, lambda day, close: f"{day},{close},{close}")
+    assert closes(text) == dict(ROWS)
+    assert "closes of ETH are needed" in refusal(text, "ETH-USD")
+
+
+@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W", "1 week"])
+def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{close}")
+    column = lines("Date,Period,Close", lambda day, close: f"{day},{interval},{close}")
+    records = [{"date": str(day), "close": close} for day, close in ROWS]
+    for data in (
+        f"Interval: {interval}\n{text}",
+        column,
+        json.dumps({"meta": {"interval": interval}, "a": records}),
+    ):
+        assert f"the file has the words '{interval}'" in refusal(data)
+        for right in ("1d", "Daily", "86400"):
+            assert closes(data.replace(interval, right)) == dict(ROWS)
+
+
+def test_candles_of_weeks_among_daily_ones_are_refused_by_their_opens() -> None:
+    days = [*DAYS[:20], *(DAYS[20] + timedelta(7 * week) for week in range(15))]
+    text = [f"{day},{CLOSES[row - 1]},{CLOSES[row]}" for row, day in enumerate(days, 1)]
+    assert "some that last until the next, a week or a month" in refusal(
+        "\n".join(["date,open,close", *text])
+    )
+    assert len(closes("\n".join(["date,open,close", *text[20:]]))) == 15
+    sampled = [f"{day},{CLOSES[row] + 90},{CLOSES[row]}" for row, day in enumerate(days)]
+    assert len(closes("\n".join(["date,open,close", *sampled]))) == len(days)
+
+
+def test_open_and_close_that_are_exchanged_are_refused() -> None:
+    text = lines(
+        "date,high,low,close,open", lambda day, close: f"{day},20000,1,{CLOSES[DAYS.index(day) - 1]},{close}"
+    )
+    assert "the closes are the opens of the day before, as if they were exchanged" in refusal(text)
+    assert closes(text.replace("close,open", "open,close")) == dict(ROWS)
