@@ -59,18 +59,17 @@ soak: $(VENV)/.test
 
 # PostgreSQL and Chromium are the distribution's (apt-get install postgresql chromium), the other servers come with
 # the test dependencies.
-# Tests of servers mostly wait.
-ENGINES := $(BIN)/python -m pytest --engines --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+ENGINES := $(BIN)/python -m pytest --engines --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-engines: $(VENV)/.test
-	@$(ENGINES) --numprocesses 2 --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
+	@$(ENGINES) --database postgresql tests/storage/prices/test_postgresql.py tests/storage/prices/test_price_store.py \
 		tests/storage/prices/test_database.py tests/storage/prices/test_upsert_machine.py tests/storage/locks/test_locks.py \
 		tests/storage/tables/test_sql.py tests/tasks/prices/test_ingest.py
-	@$(ENGINES) --numprocesses 2 --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/core/test_location.py \
+	@$(ENGINES) --storage s3 tests/storage/tables/test_s3.py tests/storage/tables/test_delta.py tests/storage/core/test_location.py \
 		tests/storage/tables/test_predictions.py tests/storage/tables/test_scores.py tests/storage/tables/test_schemas.py
 	@$(ENGINES) --database postgresql --storage s3 tests/storage/models/test_registry.py
-	@$(ENGINES) --numprocesses 4 -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
-		tests/test_machines.py tests/flows/test_dask.py \
+	@$(ENGINES) tests/test_machines.py tests/flows/test_dask.py
+	@$(ENGINES) -m engines tests/flows/test_deployment.py tests/flows/test_alerts.py \
 		tests/flows/test_backtest.py tests/flows/test_daily_prefect.py tests/flows/test_products.py \
 		tests/flows/cli/test_signals.py tests/flows/cli/test_prompt.py tests/flows/test_api.py \
 		tests/tasks/training/test_pyfunc.py tests/tasks/upkeep/test_faults.py tests/browser tests/test_crowd.py \

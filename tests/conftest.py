@@ -89,27 +89,24 @@ def pytest_collection() -> Iterator[Any]:
         gc.enable()
 
 
+# In this order: those that wait for processes and servers, each beside some that compute.
 SLOW_FILES = (
-    "test_closecast.py",
-    "test_killed.py",
-    "test_hostile_disk.py",
-    "test_daily_prefect.py",
-    "test_crowd.py",
-    "test_products.py",
-    "test_backtest.py",
-    "test_terminal.py",
     # of the engines
-    "test_upsert_machine.py",
-    "test_alerts.py",
-    "test_deployment.py",
-    "test_faults.py",
-    "test_installed.py",
-    "test_signals.py",
+    *("test_upsert_machine.py", "test_alerts.py", "test_deployment.py", "test_machines.py", "test_dask.py"),
+    *("test_faults.py", "test_installed.py", "test_signals.py", "test_crowd.py"),
+    # of all tests
+    *("test_closecast.py", "test_verify.py", "test_exchange_worst.py"),
+    *("test_killed.py", "test_young.py", "test_walk_forward.py"),
+    *("test_hostile_disk.py", "test_page.py", "test_day.py"),
+    *("test_security.py", "test_forward.py", "test_trainer.py"),
+    *("test_products.py", "test_backtest.py", "test_selection.py"),
+    *("test_daily_prefect.py", "test_twin.py", "test_file_reader.py"),
+    *("test_workers.py", "test_growth.py", "test_publish.py", "test_terminal.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first, so that one core does not wait for the other's last one.
+    """The slow files first, so that no core waits for the last one.
 
     What is said of another engine than the chosen one is left out.
     """
@@ -123,7 +120,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name, option in other.items():
             if item.get_closest_marker(name) and item.config.getoption(option) != name:
                 item.add_marker(pytest.mark.skip(reason=f"of {name} alone"))
-    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+    order = {name: number for number, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
