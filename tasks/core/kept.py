@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from hashlib import sha256
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from cachetools import LRUCache, cached
+from numpy.typing import NDArray
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -24,4 +26,8 @@ def kept_by_figures(function: Callable[Arguments, Result]) -> Callable[Arguments
 
 
 def _figures(*arguments: Any) -> Hashable:
-    return tuple((one.shape, one.tobytes()) if isinstance(one, np.ndarray) else one for one in arguments)
+    return tuple(_digest(one) if isinstance(one, np.ndarray) else one for one in arguments)
+
+
+def _digest(array: NDArray[Any]) -> Hashable:
+    return array.shape, sha256(array.tobytes()).digest()
