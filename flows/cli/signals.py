@@ -25,13 +25,16 @@ class Interruption:
     def __init__(self) -> None:
         self.number: int | None = None
         self.stderr = 2
+        self._ends = threading.Lock()
 
     def exit_at_once(self) -> NoReturn:
         """Print the message and end the process with the signal's exit code, threads or not."""
-        with contextlib.suppress(OSError, ValueError):
-            cursor = SHOW_CURSOR if os.isatty(self.stderr) else ""
-            os.write(self.stderr, f"{cursor}closecast: {MESSAGE}\n".encode())
-            sys.stdout.flush()
+        # The main thread may be done just when the grace is over: the second one here leaves it to the first.
+        if self._ends.acquire(timeout=1):
+            with contextlib.suppress(OSError, ValueError):
+                cursor = SHOW_CURSOR if os.isatty(self.stderr) else ""
+                os.write(self.stderr, f"{cursor}closecast: {MESSAGE}\n".encode())
+                sys.stdout.flush()
         os._exit(128 + (self.number or signal.SIGINT))
 
 

@@ -99,6 +99,20 @@ with interruptible() as interruption, native_stderr_to_log():
     assert (done.returncode, done.stderr) == (130, f"closecast: {MESSAGE}\n")
 
 
+def test_two_threads_that_end_the_process_at_once_print_one_line() -> None:
+    code = """
+import os, threading, time
+from closecast.flows.cli.signals import interruptible
+write = os.write
+os.write = lambda *arguments: (write(*arguments), time.sleep(0.3))
+with interruptible() as interruption:
+    threading.Thread(target=interruption.exit_at_once).start()
+    interruption.exit_at_once()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"closecast: {MESSAGE}\n")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_backtest_and_its_workers_with_one_line(
     number: signal.Signals, code: int, tmp_path: Path
