@@ -35,13 +35,8 @@ def read_days(table: FileTable, layout: Layout, options: FileOptions) -> Days:
     days = _parse(table, first, options)
     _check_zone(table, days)
     ends_day = midnight_ends_day(table.header, layout.formats)
-    times = list(filter(is_no_day, table.texts("interval")))
-    times += [] if ends_day or days.at_end.all() else table.texts("time")
-    if times and layout.settled_by != "the options":
-        raise BadFile(
-            f"times at which a UTC day begins are needed, but the file has the words {times[0]!r:.60};"
-            " name its times with --columns date=…,close=… if they are such, end=… if they end the day"
-        )
+    if layout.settled_by != "the options":
+        _check_starts(table, at_end=ends_day or bool(days.at_end.all()))
     days = _move_to_day(days, ends_day=ends_day)
     clocks = {other: parse_clocks(table.columns[other]) for other in others}
     for clock in clocks.values():
@@ -93,6 +88,20 @@ def _check_zone(table: FileTable, days: Days) -> None:
     if zones and "unix" not in days.form:
         raise BadFile(
             f"days in UTC are needed, but the file names the time zone {zones[0]!r:.40}; export them in UTC"
+        )
+
+
+def _check_starts(table: FileTable, *, at_end: bool) -> None:
+    """Refuse a file that names another interval than a day, or other times than those of a day's begin.
+
+    `at_end` tells that its times are read as those of a day's end.
+    """
+    words = list(filter(is_no_day, table.texts("interval")))
+    words += [] if at_end else table.texts("time")
+    if words:
+        raise BadFile(
+            f"times at which a UTC day begins are needed, but the file has the words {words[0]!r:.60};"
+            " name its times with --columns date=…,close=… if they are such, end=… if they end the day"
         )
 
 

@@ -9,13 +9,33 @@ from closecast.tasks.prices.file_formats import CURRENCIES, PRICE_ROLES, SIGNS, 
 
 KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 # Longer names first: `Bitcoin Cash` is no Bitcoin.
-_NAMES = (
-    "BITCOIN CASH:BCH,BITCOIN SV:BSV,BITCOIN GOLD:BTG,WRAPPED BITCOIN:WBTC,BITCOIN:BTC,ETHEREUM CLASSIC:ETC,"
-    "ETHEREUM:ETH,LITECOIN:LTC,DOGECOIN:DOGE,SOLANA:SOL,CARDANO:ADA,RIPPLE:XRP,SHIBA INU:SHIB,PEPE:PEPE,"
-    "POLKADOT:DOT,MONERO:XMR,TRON:TRX,AVALANCHE:AVAX,CHAINLINK:LINK,US DOLLAR:USD,EUROS:EUR,EURO:EUR,YEN:JPY,"
-    "RUPEES:INR,POUNDS:GBP"
-)
-NAMES = dict(pair.split(":") for pair in _NAMES.split(","))
+NAMES = {
+    "BITCOIN CASH": "BCH",
+    "BITCOIN SV": "BSV",
+    "BITCOIN GOLD": "BTG",
+    "WRAPPED BITCOIN": "WBTC",
+    "BITCOIN": "BTC",
+    "ETHEREUM CLASSIC": "ETC",
+    "ETHEREUM": "ETH",
+    "LITECOIN": "LTC",
+    "DOGECOIN": "DOGE",
+    "SOLANA": "SOL",
+    "CARDANO": "ADA",
+    "RIPPLE": "XRP",
+    "SHIBA INU": "SHIB",
+    "PEPE": "PEPE",
+    "POLKADOT": "DOT",
+    "MONERO": "XMR",
+    "TRON": "TRX",
+    "AVALANCHE": "AVAX",
+    "CHAINLINK": "LINK",
+    "US DOLLAR": "USD",
+    "EUROS": "EUR",
+    "EURO": "EUR",
+    "YEN": "JPY",
+    "RUPEES": "INR",
+    "POUNDS": "GBP",
+}
 _MONEY = f"(?:{CURRENCIES.upper()})"
 _PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:[-_](?:SWAP|PERP))?"
 _CODES = "|".join([*sorted(set(NAMES.values()) - {"LINK"}), "GBTC", "BNB", "DASH", "XLM", "TRY"])
