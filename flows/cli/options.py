@@ -216,7 +216,7 @@ DatesOption = Annotated[
     typer.Option("--dates", help="What comes first in dates such as 01/02/2024."),
 ]
 SymbolOption = Annotated[
-    str | None, typer.Option(help="Symbol of the rows to read from a file with several coins.")
+    str | None, typer.Option(help="Symbol of the rows to read, or the name that a file gives the product.")
 ]
 ColumnsOption = Annotated[
     str | None,

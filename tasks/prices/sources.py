@@ -38,7 +38,9 @@ class Market(Frozen):
     )
     decimal: Decimal | None = Field(None, description="Decimal mark of the file's figures")
     dates: DayOrder | None = Field(None, description="What comes first in the file's dates")
-    symbol: str | None = Field(None, description="Symbol of the rows to read, if a file has several coins")
+    symbol: str | None = Field(
+        None, description="Symbol of the rows, or the name that a file gives the product"
+    )
     columns: dict[str, str] = Field({}, description="Role of a column to its heading or number in the file")
     replace_source: bool = Field(
         False, description="Start the product's series over when it has another source"
