@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -128,7 +129,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Take away what Prefect kept, and end the servers."""
     if "tests.engines" in sys.modules:
         sys.modules["tests.engines"].stop_servers()
-    gc.unfreeze()  # DuckDB prints what is left at the end
+    atexit.register(gc.unfreeze)  # DuckDB prints what is left at the end
     shutil.rmtree(config.stash[_SCRATCH], ignore_errors=True)
 
 
