@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
+from closecast.tasks.prices.file_coins import is_other_figure
 from closecast.tasks.prices.file_columns import Layout
 from closecast.tasks.prices.file_figures import parse_figures
-from closecast.tasks.prices.file_formats import read_heading
+from closecast.tasks.prices.file_formats import key_of, read_heading
 from closecast.tasks.prices.file_order import MAX_CONTRADICTED_SHARE
 from closecast.tasks.prices.file_table import FileTable, OnDuplicate
 from closecast.tasks.prices.file_text import COLUMNS_HINT, is_day
@@ -36,7 +37,7 @@ POWER = r"^-?\d+(?:[.,](?P<decimals>\d*))?[eE]\+?(?P<exponent>\d{1,2})$"
 MIN_EXACT_POWER, FEW_POWERS = 5, 3
 FIGURE = re.compile(r"[^\w-]*([A-Z]{3} ?)?-?\d[\d.,'\u2019 \u00a0\u202f]*([eE]\+?\d+)?( ?\W?[A-Za-z]{0,4})")
 LONG, NEARER = (7, 28, 29, 30, 31), 0.1  # days of long candles, whose opens are nearer to the close before
-MIN_EXCHANGED = 9
+MIN_EXCHANGED = 10  # days in a row
 NEAR, FAR = 3.0, 100.0  # the factor between two closes of which one may be cut
 
 
@@ -129,6 +130,20 @@ def check_rounded_figures(table: FileTable, layout: Layout) -> None:
             )
 
 
+def check_value(table: FileTable, layout: Layout) -> None:
+    """Refuse a column `value` where the file tells that it is of another figure than the close."""
+    close = layout.prices["close"]
+    if layout.settled_by == "the options" or key_of(table.header[close]) not in ("value", "values"):
+        return
+    alike = [column[0].as_py() for column in table.columns if len(pc.unique(column)) == 1]
+    for text in (*(text for _, text in table.told), *filter(None, alike)):
+        if is_other_figure(str(text)):
+            raise BadFile(
+                f"closes are needed, but {table.heading(close)} is of {text!r:.60}; export prices, or"
+                f" {COLUMNS_HINT}"
+            )
+
+
 def check_cut_figures(table: FileTable, layout: Layout) -> None:
     """Refuse text in which commas seem to cut figures: 2,407.88 as a close of 2, then 407.88."""
     if not table.kind.endswith(",") or layout.settled_by == "the options":
@@ -210,11 +225,17 @@ def check_opens(frame: pd.DataFrame) -> None:
     several = (far[:-2] & far[1:-1] & far[2:]).any() and daily.any()
     if several and apart[far].sum() < NEARER * moves[far].sum():
         problem = "file also has some that last until the next, a week or a month; export daily ones"
-    elif daily.sum() > MIN_EXCHANGED and exchanged[daily].sum() < NEARER * apart[daily].sum():
+    elif _is_nearer(exchanged[daily], apart[daily]):
         problem = f"closes are the opens of the day before, as if they were exchanged; {COLUMNS_HINT}"
     else:
         return
     raise BadFile(f"daily candles are needed, each of which opens near the close before, but the {problem}")
+
+
+def _is_nearer(exchanged: np.ndarray, apart: np.ndarray) -> bool:
+    """Whether a run of days is nearer where open and close are exchanged."""
+    sums = (np.convolve(one, np.ones(MIN_EXCHANGED), "valid") for one in (exchanged, apart))
+    return len(apart) >= MIN_EXCHANGED and bool((next(sums) < NEARER * next(sums)).any())
 
 
 def settle_ranges(table: FileTable, layout: Layout, frame: pd.DataFrame) -> int:

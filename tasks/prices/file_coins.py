@@ -7,6 +7,7 @@ import re
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.tasks.prices.file_formats import CURRENCIES, PRICE_ROLES, SIGNS, read_heading
 
+MAX_NAME = 60  # characters of a text that names a figure
 KRAKEN = {"BTC": "XBT", "DOGE": "XDG"}
 # Longer names first: `Bitcoin Cash` is no Bitcoin.
 NAMES = {
@@ -29,7 +30,15 @@ NAMES = {
     "TRON": "TRX",
     "AVALANCHE": "AVAX",
     "CHAINLINK": "LINK",
+    "US DOLLARS": "USD",
     "US DOLLAR": "USD",
+    "AUSTRALIAN DOLLARS": "AUD",
+    "AUSTRALIAN DOLLAR": "AUD",
+    "CANADIAN DOLLARS": "CAD",
+    "CANADIAN DOLLAR": "CAD",
+    "SWISS FRANCS": "CHF",
+    "SWISS FRANC": "CHF",
+    "TURKISH LIRA": "TRY",
     "EUROS": "EUR",
     "EURO": "EUR",
     "YEN": "JPY",
@@ -37,15 +46,22 @@ NAMES = {
     "POUNDS": "GBP",
 }
 _MONEY = f"(?:{CURRENCIES.upper()})"
-_PAIR = rf"(?:[A-Z]{{2,12}}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{{1,9}}[-/_]?{_MONEY}(?:[-_](?:SWAP|PERP))?"
-_CODES = "|".join([*sorted(set(NAMES.values()) - {"LINK"}), "GBTC", "BNB", "DASH", "XLM", "TRY"])
+# Currencies whose letters also end words, such as `COUNTRY`: a mark is before them in a pair.
+_RARE = "(?:TRY|ZAR|NZD|THB|UAH|ARS|VND|NGN|HUF|CZK|ILS|TWD|MYR|CLP|AED|SAR|XAU)"
+_PAIR = (
+    r"(?:[A-Z]{2,12}[:/])?t?(?:10*)?[A-Z][A-Z0-9]{1,9}"
+    rf"(?:[-/_]?{_MONEY}|[-/_]{_RARE})(?:[-_](?:SWAP|PERP))?"
+)
+_CODES = "|".join(
+    [*sorted(set(NAMES.values()) - {"LINK"}), "GBTC", "BNB", "DASH", "XLM", "EOS", "ZEC", "MATIC", _RARE]
+)
 # A pair in any case, as in `eth-usd`. `valeur` and `teeth` are none, nor is `price_usd`.
 _ANY_CASE = (
     rf"(?i:(?:(?<![\w-])[a-z][a-z0-9]{{1,9}}[-_]|(?<![\w./-])[a-z][a-z0-9]{{1,9}}/){_MONEY}(?:-swap|-perp)?"
     r"|(?<![a-z0-9-])[a-z]{2,6}usd[tc]?)(?![A-Za-z0-9])"
 )
 _WORDS = re.compile(r"(?i:non|per|in|of|to|and|or|vs|all|daily|weekly|hourly|crypto|coin|cap|spot)[-/_]\w+")
-_CODE = re.compile(rf"{_PAIR}|{_MONEY}", re.IGNORECASE)
+_CODE = re.compile(rf"{_PAIR}|{_MONEY}|{_RARE}", re.IGNORECASE)
 _NAMED = re.compile("|".join(NAMES), re.IGNORECASE)
 _SCALE = (
     rf"(?i:(?:\bin|\b{_MONEY}|\() ?\(?(?:thousand|million|cent|satoshi)s\b|\b(?:in |x ?)1[,.]?000\b"
@@ -53,13 +69,19 @@ _SCALE = (
 )
 _NO_DAY = re.compile(
     r"(?:one|1)?[ _-]?(?:(?:hour|week|month|minute)(?:ly|s)?|[wmh]|wk|hr)|(?:[2-9]|1\d|30|60)(?:h|min|m)"
-    r"|60|240|3600|14400|10080|604800",
+    r"|60|240|3600|14400|10080|604800|(?:[wmh]|mn)\d{1,2}",
     re.IGNORECASE,
 )
 _SCALE_WORDS = re.compile(r"\b(thousand|million|billion|cent|satoshi|sat)s?\b|[mµu]BTC", re.IGNORECASE)
-_OTHER = r"(?i: (?:futures|dominance|etf|perpetual))?"  # of which the price is another one
+# Of these the price is another one.
+_OTHER = r"(?i:[ -](?:futures|dominance|etf|trust|options|perp(?:etual)?)|\.D|\d!)?"
+_OTHER_FIGURE = re.compile(
+    r"market.?cap|capitali[sz]ation|volume|returns|vwap|average|supply|hash.?rate|transactions|dominance"
+    r"|^(?:open|opening|high|low)(?:[ _]prices?)?$",
+    re.IGNORECASE,
+)
 _IN_TEXT = re.compile(
-    rf"{_SCALE}|(?<![A-Za-z0-9-])(?:(?:{_PAIR})(?![A-Za-z0-9-])"
+    rf"{_SCALE}|(?<![A-Za-z0-9-])(?:(?:{_PAIR}){_OTHER}(?![A-Za-z0-9-])"
     rf"|(?:{_MONEY}|{_CODES}|(?i:{_NAMED.pattern})){_OTHER}(?![\w-]|\.\w))|{_ANY_CASE}"
 )
 _LABELLED = re.compile(
@@ -95,6 +117,12 @@ def scales_in(text: str) -> list[str]:
 def is_no_day(text: str) -> bool:
     """Whether a text is an interval other than a day, such as `1w`, `hourly` or 3600."""
     return _NO_DAY.fullmatch(text.strip()) is not None
+
+
+def is_other_figure(text: str) -> bool:
+    """Whether a text names a figure other than the close, such as `Market Cap` or `Opening prices`."""
+    is_short = len(text) <= MAX_NAME and "clos" not in text.lower()  # no disclaimer
+    return is_short and _OTHER_FIGURE.search(text) is not None
 
 
 def coins_in(line: str) -> list[str]:

@@ -24,7 +24,7 @@ COMPACT = r"^(?P<y>(?:19|20)\d{2})(?P<m>\d{2})(?P<d>\d{2})$"
 TAIL = r"(?P<tail>(?:[T ,].*)?)Z?$"
 WEEKDAY = r"^(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? )?"
 YEAR_LAST = r"^(?P<m>\d{1,2})[-/.](?P<d>\d{1,2})[-/.](?P<y>\d{4}|\d{2})" + TAIL
-YEAR_FIRST = r"^(?P<y>\d{4})[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})" + TAIL
+YEAR_FIRST = r"^(?P<y>\d{4})(?:[-/.]|年|년) ?(?P<m>\d{1,2})(?:[-/.]|月|월) ?(?P<d>\d{1,2})[日일]?" + TAIL
 OTHER_FORMS = {
     YEAR_LAST: "10/24/2020",
     WEEKDAY + r"(?P<m>[A-Za-z]{3,9})\.?[ -](?P<d>\d{1,2}),?[ -](?P<y>\d{4})" + TAIL: "Oct 24, 2020",
@@ -39,6 +39,13 @@ CLOCK_24 = re.compile(
 )
 CLOCK_12 = re.compile(r",? (\d{1,2}):(\d{2})(?::(\d{2}))? ?([AaPp])[Mm]", re.ASCII)
 HOUR_LABEL = re.compile(r" (\d{2})-(AM|PM)", re.ASCII)
+# A time zone in a line of words.
+ZONE = re.compile(
+    r"\b(?:UTC|GMT) ?[+-] ?(?:0?[1-9]|1\d)(?::?\d\d)?\b"
+    r"|\b(?:E[SD]T|P[SD]T|CE?ST|CET|JST|HKT|KST)\b|\d ?(?:[AaPp][Mm] )?ET\b"
+    r"|\b(?i:Eastern|Pacific|Central|New York|London|Tokyo|local)(?i: standard| daylight)?(?i: time)\b"
+    r"|\b(?:America|Europe|Asia|Australia)/[A-Z]\w+"
+)
 MONTHS = {
     name.lower(): number
     for names in (calendar.month_name, calendar.month_abbr)
@@ -174,6 +181,11 @@ def parse_clocks(column: Any) -> np.ndarray | None:
     if not len(texts) or np.isnan(seconds).any():
         return None
     return np.asarray(seconds[encoded.indices.to_numpy()])
+
+
+def zones_in(line: str) -> list[str]:
+    """The time zones that a line names; that of a line with a year is the one of an export's own time."""
+    return [] if re.search(r"\d{4}", line) else ZONE.findall(line)
 
 
 def _as_text(column: Any) -> Any:

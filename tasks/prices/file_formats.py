@@ -185,19 +185,19 @@ SYNONYMS = {
     " starts_at start_at started_at period_start time_period_start window_start candle_begin_time"
     " candle_date_time_utc unix unix_time unixtime timestamp epoch ts mts t ticks gmt_time exchange_date"
     " trade_date trading_date trading_day date_time datetime_utc utc_date timestamp_utc time_utc epoch_time"
-    " start_date begin dt ds дата 日期 日付け 날짜",
+    " start_date begin dt ds hour tarih дата 日期 日付け 날짜",
     "end": "close_time end_time time_period_end period_end end end_at ends_at time_end candle_end"
     " bar_end window_end close_timestamp",
     "open": "open_price price_open opening_price 24h_open o eröffn eröffnung erster ouv apertura abertura"
-    " öppen откр 始値 开盘 시가",
+    " öppen откр 始値 开盘 시가 açılış",
     "high": "high_price price_high 24h_high h max hoch tageshoch plus_haut máximo máxima massimo"
-    " hoog högst макс 高値 高 고가",
+    " hoog högst макс 高値 高 고가 yüksek",
     "low": "low_price price_low 24h_low l min tief tagestief plus_bas mínimo mínima minimo"
-    " laag lägst мин 安値 低 저가",
+    " laag lägst мин 安値 低 저가 düşük",
     "close": "close_price price_close closing_price c schluss schlusskurs"
     " close_close_price_adjusted_for_splits",
     "price": "last last_price trade_price px_last market_price prices value latest kurs zuletzt"
-    " dernier último ultimo laatste senaste ostatnio цена 終値 收盘 종가",
+    " dernier último ultimo laatste senaste ostatnio цена 終値 收盘 종가 şimdi",
     "volume": "v volume_traded",
     "symbol": "symbol product product_id pair ticker asset coin currency instrument base base_currency quote"
     " quote_currency vs_currency digital_currency_code market_code from_symbol to_symbol symbols coins"
@@ -242,7 +242,7 @@ SIGNS = {
     "₺": ("TRY",),
     "₿": ("BTC",),
 }
-_SIGN = re.compile(rf"({'|'.join(map(re.escape, SIGNS))}|[\u20a0-\u20cf])(?![A-Za-z])")
+_SIGN = re.compile(rf"({'|'.join(map(re.escape, SIGNS))}|[¢\u20a0-\u20cf])(?![A-Za-z])")
 _REPEATED = re.compile(r"\.\d+$")  # so pandas writes the second column `Close`
 _WITH_CURRENCY = re.compile(rf"(.+?)({CURRENCIES})")
 _FRED = re.compile(rf"cb(?!pr)([a-z]{{3,5}}?)({CURRENCIES})")

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from closecast.storage.core.candle_schema import FIGURES
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, is_code, is_name
+from closecast.tasks.prices.file_coins import coins_in, is_code, is_name, is_other_figure
 from closecast.tasks.prices.file_days import parse_days
-from closecast.tasks.prices.file_formats import CURRENCIES, read_heading
+from closecast.tasks.prices.file_formats import CURRENCIES, PRICE_ROLES, read_heading
 from closecast.tasks.prices.file_table import FileTable
 
 SHOWN = 5
@@ -27,11 +27,11 @@ def read_json(text: bytes) -> FileTable:
     """
     try:
         try:
-            content = json.loads(text)
+            content = _loads(text)
         except json.JSONDecodeError as error:
             if not error.msg.startswith("Extra data"):
                 raise
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = [_loads(line) for line in text.splitlines() if line.strip()]
         prices = _coingecko(content) or _cryptowatch(content)
         rows, coins = (prices, _coins(content)) if prices else _one_table(content)
         if records := all(isinstance(row, dict) for row in rows):
@@ -56,6 +56,22 @@ def read_json(text: bytes) -> FileTable:
         told=tuple((read_heading(key).role, text) for key, text in _texts(content)),
         unit="row",
     )
+
+
+def _loads(text: bytes) -> Any:
+    """A JSON value whose records have each key once, or twice with the same value."""
+
+    def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        for key, value in pairs if len(found) < len(pairs) else ():
+            if found[key] != value:
+                raise BadFile(
+                    f"each key of a JSON record is needed once, {key!r:.40} is there with two values;"
+                    " take one of them out"
+                )
+        return found
+
+    return json.loads(text, object_pairs_hook=record)
 
 
 def _coingecko(content: Any) -> list[dict[str, Any]] | None:
@@ -90,7 +106,7 @@ def _one_table(content: Any) -> tuple[list[Any], tuple[str, ...]]:
             found.append((path, value, coins))
         elif isinstance(value, dict):
             coins += _coins(value)
-            if rows := _split(value) or _by_column(value) or _by_day(value):
+            if rows := _split(value) or _by_column(value) or _by_day(value, path):
                 found.append((path, rows, coins))
                 return
             for key, inner in value.items():
@@ -158,14 +174,25 @@ def _names_candles(headings: Iterable[str], *, date: bool = True) -> bool:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the keys of the records in it, which keep the currency that they are in: `close USD`."""
+    """A record with the keys of the records in it, which keep the currency that they are in: `close USD`.
+
+    The prices of two such records are two columns, `close` and `close.1`. A coin that is a key is a `symbol`.
+    """
     if not any(isinstance(value, dict) for value in record.values()):
         return record
-    flat = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    own = {key: value for key, value in record.items() if not isinstance(value, dict)}
+    flat = dict(own)
     for key, value in record.items():
-        currency = f" {key}" if isinstance(value, dict) and key.lower() in CURRENCIES.split("|") else ""
-        for inner, cell in _flat(value).items() if isinstance(value, dict) else ():
-            flat.setdefault(inner + currency, cell)
+        if not isinstance(value, dict):
+            continue
+        currency = f" {key}" if key.lower() in CURRENCIES.split("|") else ""
+        inner = {heading + currency: cell for heading, cell in _flat(value).items()}
+        prices = [one for one in inner if read_heading(one).role in PRICE_ROLES and one not in own]
+        if prices and not currency and (is_code(key) or is_name(key)):
+            flat.setdefault("symbol", key)
+        for heading, cell in inner.items():
+            again = sum(one == heading or one.startswith(f"{heading}.") for one in flat)
+            flat.setdefault(f"{heading}.{again}" if again and heading in prices else heading, cell)
     return flat
 
 
@@ -205,10 +232,12 @@ def _are_single(values: Iterable[Any]) -> bool:
     return not any(isinstance(value, dict | list) for value in values)
 
 
-def _by_day(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The records of a record a day, or of a close a day, by its day."""
+def _by_day(value: dict[str, Any], path: str) -> list[dict[str, Any]] | None:
+    """The records of a record a day, or of a value a day, by its day; `path` is the keys above."""
     if all(isinstance(one, int | float) for one in value.values()):
-        value = {day: {"close": one} for day, one in value.items()}
+        value = {day: {"value": one} for day, one in value.items()}
+        if is_other_figure(path):
+            return None
     if not value or not all(isinstance(one, dict) for one in value.values()):
         return None
     if not all(_names_candles(one, date=False) for one in value.values()):

@@ -24,6 +24,7 @@ from closecast.tasks.prices.file_checks import (
     check_opens,
     check_readable,
     check_rounded_figures,
+    check_value,
     no_rows,
     one_a_day,
     settle_ranges,
@@ -137,6 +138,7 @@ def _read_rows(table: FileTable, layout: Layout, product_id: str | None, options
     decimal = settle_decimal(table, prices, volumes, closes, options.decimal)
     check_cut_figures(table, layout)
     check_rounded_figures(table, layout)
+    check_value(table, layout)
     close = parse_figures(closes, decimal)
     _reject_without_close(table, closes, close)
     days = read_days(table, layout, options)

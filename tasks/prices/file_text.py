@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from closecast.storage.core.errors import BadFile
-from closecast.tasks.prices.file_coins import coins_in, told_by
-from closecast.tasks.prices.file_days import parse_days
+from closecast.tasks.prices.file_coins import coins_in, is_other_figure, told_by
+from closecast.tasks.prices.file_days import parse_days, zones_in
 from closecast.tasks.prices.file_figures import UNKNOWN
 from closecast.tasks.prices.file_formats import INDICES, key_of, read_heading
 from closecast.tasks.prices.file_table import FileOptions, FileTable, Rejections
@@ -116,6 +116,8 @@ def _read_below(lines: list[bytes], found: _Header) -> FileTable:
         (
             *(one for line in beside for one in told_by(line)),
             *(("time", line) for line in beside if TIMES.search(line)),
+            *(("zone", zone) for line in beside for zone in zones_in(line)),
+            *(("figure", line) for line in beside if is_other_figure(line)),
         ),
     )
 

@@ -42,6 +42,8 @@ RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
         ("https://site.example/ltcusdt_1d.csv", "ltcusdt"),
         ("Eth/Usd", "Eth/Usd"),
         ("1000PEPEUSDT", "1000PEPEUSDT"),
+        *(("BTC/ZAR", "BTC/ZAR"), ("Canadian Dollars", "Canadian Dollars"), ("MATIC", "MATIC")),
+        *(("XBTUSD perpetual", "XBTUSD perpetual"), ("CME:BTC1!", "BTC1!"), ("BTC options", "BTC options")),
         ("Bitcoin Gold", "Bitcoin Gold"),
         ("Unit: thousands", "thousands"),
         ("multiplier=100", "100"),
@@ -66,6 +68,7 @@ def test_a_row_of_units_below_the_header_names_another_product(unit: str) -> Non
         *("Currency: USD", "Bitcoin Historical Data", "BTC/USD", "Symbol: XBTUSD", "Downloaded from a site"),
         *("Source: bitcoincash.example, ethereum.org", "Coin: Bitcoin", "Exported on 2024-01-02"),
         *("https://site.example/btc?a=1", "valeur, teeth, price_usd and non-USD", "Scale: 1", "unit: 1d"),
+        *("IN DOLLARS BY COUNTRY", "Prices in US Dollars", "Bitcoin, Bitfinex"),
     ],
 )
 def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:

@@ -350,6 +350,7 @@ def test_volumes_with_a_suffix_settle_the_decimal_mark() -> None:
     [
         *("%m/%d/%y", "%d.%m.%y", "%d-%b-%y", "%a %d %b %Y", "%A, %B %d, %Y", "%a, %d %b %Y 00:00:00 GMT"),
         *("%Y-%b-%d", "%Y%m%d 00:00:00", "%Y%m%dT000000Z", "%Y-%m-%dZ", "%Y-%m-%d 00:00:00 +0000 UTC"),
+        *("%Y年%m月%d日", "%Y년 %m월 %d일", "%Y- %m- %d"),
     ],
 )
 def test_forms_of_days(form: str) -> None:
@@ -419,6 +420,7 @@ def test_closes_with_their_currency(form: str) -> None:
         "Fecha;Último;Apertura;Máximo;Mínimo",
         "Data;Ultimo;Apertura;Massimo;Minimo",
         "Data;Último;Abertura;Máxima;Mínima",
+        "Tarih;Şimdi;Açılış;Yüksek;Düşük",
     ],
 )
 def test_headings_of_investing_com_in_other_languages(header: str) -> None:
@@ -567,7 +569,7 @@ def test_closes_with_a_suffix_are_refused(form: str) -> None:
 
 
 def test_signs_of_currencies_without_a_code() -> None:
-    for sign in "₹₽₿₴":
+    for sign in "₹₽₿₴¢":
         text = lines(f"Date,Close ({sign})", lambda day, close: f"{day},{close}")
         assert "closes in USD are needed" in refusal(text)
     assert closes(lines("Date,Close (₹)", lambda day, close: f"{day},{close}"), "BTC-INR") == dict(ROWS)
@@ -649,7 +651,7 @@ def test_headings_of_quantmod(header: str) -> None:
     assert "closes of ETH are needed" in refusal(text, "ETH-USD")
 
 
-@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W", "1 week"])
+@pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W", "1 week", "H4", "MN1"])
 def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
     text = lines("Date,Close", lambda day, close: f"{day},{close}")
     column = lines("Date,Period,Close", lambda day, close: f"{day},{interval},{close}")
@@ -681,3 +683,26 @@ def test_open_and_close_that_are_exchanged_are_refused() -> None:
     )
     assert "the closes are the opens of the day before, as if they were exchanged" in refusal(text)
     assert closes(text.replace("close,open", "open,close")) == dict(ROWS)
+
+
+def test_open_and_close_that_are_exchanged_on_some_days_are_refused() -> None:
+    opens = [CLOSES[0], *CLOSES[:-1]]
+    rows = [f"{day},{opened},{close}" for day, opened, close in zip(DAYS, opens, CLOSES, strict=True)]
+    other = [f"{day},{close},{opened}" for day, opened, close in zip(DAYS, opens, CLOSES, strict=True)]
+    assert "as if they were exchanged" in refusal("\n".join(["date,open,close", *rows[:25], *other[25:]]))
+    assert closes("\n".join(["date,open,close", *rows])) == dict(ROWS)
+
+
+@pytest.mark.parametrize(
+    "line", ["Chart in UTC+8", "Daily close at 5 PM ET", "Eastern Standard Time", "Asia/Tokyo"]
+)
+def test_a_line_beside_the_rows_names_a_time_zone(line: str) -> None:
+    text = lines("Date,Close", lambda day, close: f"{day},{close}")
+    assert "the file names the time zone" in refusal(f"{line}\n{text}")
+    for right in ("Times in UTC", "UTC+0", "Exported on 2024-01-02 10:00 EST", "Central market"):
+        assert closes(f"{right}\n{text}") == dict(ROWS)
+
+
+def test_an_hour_in_a_column_of_its_own_is_midnight() -> None:
+    assert closes(lines("Date,Hour,Close", lambda day, close: f"{day},0,{close}")) == dict(ROWS)
+    refusal(lines("Date,Hour,Close", lambda day, close: f"{day},16,{close}"))
