@@ -26,6 +26,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     DO_NOT_TRACK=1 \
     MPLCONFIGDIR=/tmp/matplotlib \
+    ARROW_DEFAULT_MEMORY_POOL=system \
     PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /opt/closecast

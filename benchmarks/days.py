@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as the commands and the deployments have it
 
 from benchmarks.page import bar, measured_by, options, put, spread
 

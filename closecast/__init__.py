@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ def __dir__() -> list[str]:
 
 def main() -> None:
     """Run the command line."""
+    # Arrow's own allocator keeps memory for each thread, and each of Prefect's tasks is a new one.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     gc.set_threshold(300_000)  # an import leaves no garbage, so each search would be in vain
     atexit.register(_leave_garbage)
     try:

@@ -463,6 +463,16 @@ def test_garbage_is_left_at_the_end_unless_duckdb_would_report_it(
     assert "nanobind" not in done.stderr
 
 
+def test_arrow_takes_its_memory_from_the_system(tmp_path: Path) -> None:
+    program = (
+        "import atexit; from closecast import main;"
+        "atexit.register(lambda: print(__import__('pyarrow').default_memory_pool().backend_name)); main()"
+    )
+    words = [sys.executable, "-c", program, "sql", "select 1", "--home", str(tmp_path)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=200)
+    assert done.stdout.endswith("system\n"), done.stderr
+
+
 def test_help_fills_the_lines_of_a_paragraph(shell: Shell) -> None:
     lines = [line.strip() for line in shell.here("score", "--help", COLUMNS="80").out.splitlines()]
     assert "spans; the second has a row for each horizon." in lines

@@ -19,9 +19,11 @@ from closecast.storage.core.location import Location
 from closecast.storage.tables.checksums import commit_files, record_checksums
 from closecast.storage.tables.opening import (
     OpenedTable,
+    Parts,
     one_line,
     open_table,
     opened,
+    parts_with,
     reading,
     remember,
     taken,
@@ -70,6 +72,7 @@ class Snapshot:
     table: Table
     delta: DeltaTable | None
     dataset: ds.Dataset | None
+    parts: Parts  # of the table, as `opening` keeps them
 
     def read(
         self,
@@ -152,16 +155,16 @@ class Table:
         """The table as it is now, for several reads of one state."""
         state = opened(self.folder)
         if state is None:
-            return Snapshot(self, None, None)
+            return Snapshot(self, None, None, {})
         with reading(self.folder):
-            return Snapshot(self, state.delta, state.dataset(self.products))
+            return Snapshot(self, state.delta, state.dataset(self.products), state.parts)
 
     def begin(self) -> Snapshot:
         """The table as it is now, created when there is none: the state that `insert` adds to."""
         self.folder.check_no_links()
         state = taken(self.folder) or OpenedTable(self.folder, self._create(), b"")
         with reading(self.folder):
-            return Snapshot(self, state.delta, state.dataset(self.products))
+            return Snapshot(self, state.delta, state.dataset(self.products), state.parts)
 
     def _create(self) -> DeltaTable:
         from deltalake import DeltaTable
@@ -193,6 +196,7 @@ class Table:
         nearby = (among(name, rows[name].unique()) for name in (*self.schema.key, *self.schema.order_by))
         existing = set(self._keys(state.read(all_of(*nearby), self.schema.key)))
         new = rows.filter(pa.array([key not in existing for key in self._keys(rows)], pa.bool_()))
+        parts = state.parts
         if new.num_rows:
             version = state.delta.version() + 1
             names = [Transaction(name, version) for name in _partitions(new, self.schema.partition_by)]
@@ -203,7 +207,9 @@ class Table:
                 # Without comments: Delta refuses rows whose comments are of another release than its own.
                 write_deltalake(state.delta, new.cast(plain), mode="append", commit_properties=properties)
                 sync_commit(self.folder, state.delta.version())
-        remember(self.folder, state.delta)
+            # With a later version another process has added rows of other products, too.
+            parts = parts_with(parts, new) if state.delta.version() == version else {}
+        remember(self.folder, state.delta, parts)
         return int(new.num_rows)
 
     def _keys(self, rows: pa.Table) -> Iterator[tuple[Any, ...]]:

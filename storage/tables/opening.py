@@ -1,17 +1,19 @@
-"""Opening Delta tables: a process reopens a table for reading only if it has a new commit.
+"""Opening Delta tables: a process reopens a table for reading only if another one has added a commit.
 
-Opening a table takes as long as reading it, and a day reads each of its tables several times.
+Opening a table takes as long as reading it, and a day reads each of its tables several times. Rows that the
+process has added itself it keeps in memory: it never opens their many small files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -32,21 +34,44 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some products' part of a table: the files that were opened, and the `rows` added since."""
+
+    files: ds.Dataset
+    rows: pa.Table | None = None
+
+    @functools.cached_property
+    def dataset(self) -> ds.Dataset:
+        """All of its rows; the footers of the files are read once."""
+        return self.files if self.rows is None else ds.dataset([self.files, ds.dataset(self.rows)])
+
+    def with_rows(self, rows: pa.Table) -> Part:
+        """The part after a commit that added these rows."""
+        schema = self.files.schema
+        rows = rows.select(schema.names).cast(schema)
+        earlier = schema.empty_table() if self.rows is None else self.rows
+        return Part(self.files, pa.concat_tables([earlier, rows]).combine_chunks())
+
+
+Parts: TypeAlias = dict[frozenset[str] | None, Part]
+
+
+@dataclass(frozen=True)
 class OpenedTable:
     """A table at one version; `entry` is the log's entry of that version."""
 
     folder: Location
     delta: DeltaTable
     entry: bytes
-    parts: dict[frozenset[str] | None, ds.Dataset] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
 
     def dataset(self, products: frozenset[str] | None) -> ds.Dataset:
-        """The files of these products, of all for None; their footers are read once."""
+        """The rows of these products, of all for None."""
         if products not in self.parts:
             if len(self.parts) >= MAX_PARTS:
                 self.parts.clear()
-            self.parts[products] = as_dataset(self.delta, self.folder, products)
-        return self.parts[products]
+            self.parts[products] = Part(as_dataset(self.delta, self.folder, products))
+        return self.parts[products].dataset
 
     def is_newest(self) -> bool:
         """Whether no commit was added, and none replaced, as a restored backup would."""
@@ -75,9 +100,21 @@ def taken(folder: Location) -> OpenedTable | None:
     return OpenedTable(folder, table, b"") if table else None
 
 
-def remember(folder: Location, table: DeltaTable) -> OpenedTable:
-    """Keep a table for `opened`; the caller adds nothing more to it."""
-    state = OpenedTable(folder, table, _entry(folder, table.version()))
+def parts_with(parts: Parts, rows: pa.Table) -> Parts:
+    """The parts that are known after a commit that added these rows, and nothing else."""
+    products = set(rows["product_id"].to_pylist())
+    known = Parts()
+    for name, part in parts.items():
+        if name is None or products <= name:
+            known[name] = part.with_rows(rows)
+        elif products.isdisjoint(name):
+            known[name] = part
+    return known
+
+
+def remember(folder: Location, table: DeltaTable, parts: Parts | None = None) -> OpenedTable:
+    """Keep a table, and the parts of it that are known, for `opened`; the caller adds nothing more to it."""
+    state = OpenedTable(folder, table, _entry(folder, table.version()), parts or {})
     with _lock:
         _opened.pop(str(folder), None)
         if state.entry:

@@ -100,7 +100,7 @@ def run_step(
     context = sys.modules.get("prefect.context")  # not loaded: no flow
     if context is None or context.FlowRunContext.get() is None:
         return fn(*args, **kwargs)
-    task = _asset_task(fn, makes, of) if makes else task_of(fn)
+    task = _asset_task(fn, makes, tuple(of)) if makes else task_of(fn)
     result: R = result_of(task.submit(*args, **kwargs), fn, *args, **kwargs)
     return result
 
@@ -138,7 +138,8 @@ def task_of(fn: Callable[..., Any]) -> Task[..., Any]:
     return task(fn, **_options(fn))
 
 
-def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: Sequence[DataAsset]) -> Any:
+@functools.lru_cache(maxsize=64)  # making a task takes as long as its run
+def _asset_task(fn: Callable[..., Any], makes: DataAsset, of: tuple[DataAsset, ...]) -> Any:
     from prefect.assets import Asset, AssetProperties
     from prefect.tasks import MaterializingTask
 

@@ -60,7 +60,7 @@ def running_coverage(past: pd.DataFrame) -> pd.DataFrame:
         `target_day`, `days`, and for each percent `running_P`, `lower_P` and `upper_P`: the share, and the
         bounds that it stays within on 95 of 100 days if the interval is exactly right.
     """
-    scored = past.dropna(subset=list(COVERED))
+    scored = past[["target_day", *COVERED]].dropna()
     hits = scored[list(COVERED)].astype("float64").rolling(COVERAGE_DAYS, min_periods=MIN_COVERAGE_DAYS)
     shares, days = hits.mean(), hits.count()[COVERED[0]]
     running = {f"running_{percent}": shares[f"covered_{percent}"] for percent in INTERVALS}

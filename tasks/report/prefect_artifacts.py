@@ -56,18 +56,25 @@ def show_artifacts(
         newest = f"{product_id}: the newest {MAX_FORECASTS} forecasts"
         create_artifact(client, "table", key("forecasts"), rows, newest)
         for name, address in figures.items():
-            create_artifact(client, "image", key(name), address, f"{product_id}: {name}")
+            of_version = f"{product_id}: {name} of version {run.model_version}"
+            create_artifact(client, "image", key(name), address, of_version)
 
     side_call(f"the artifacts of {product_id}", show)
     return board
 
 
 def _figures(home: Home, run: Forecast) -> dict[str, str]:
-    """The figures of the model's version as data addresses, by their names."""
+    """The figures of the version that this run's day trained, as data addresses, by their names.
+
+    Later days show none: Prefect's database would keep the same 80 kB for each of them.
+    """
     if run.model_version is None:
         return {}
     models = Models(home)
-    bundle = models.open(models.version(run.product_id, run.profile, run.model_version))
+    version = models.version(run.product_id, run.profile, run.model_version)
+    if version.tags["origin_day"] != str(run.origin_day):
+        return {}
+    bundle = models.open(version)
     return {name: as_data_address(bundle.read(file)) for name, file in figure_files(bundle).items()}
 
 

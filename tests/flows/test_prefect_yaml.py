@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from closecast.tasks.profiles.named import DEFAULT_PROFILE, profile_named
 from tests.helpers import PROJECT
 
-OTHER_VARIABLES = {"DO_NOT_TRACK", "TF_CPP_MIN_LOG_LEVEL"}
+OTHER_VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL", "DO_NOT_TRACK", "TF_CPP_MIN_LOG_LEVEL"}
 
 
 def document() -> Any:

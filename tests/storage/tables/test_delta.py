@@ -16,7 +16,7 @@ import pytest
 from closecast.storage.core.errors import Damaged, HomeBusy, HomeUnusable
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import Location
-from closecast.storage.tables import delta
+from closecast.storage.tables import delta, opening
 from closecast.storage.tables.delta import Snapshot, Table, TableSchema, all_of, snapshot
 from tests.engines import parquet_of
 from tests.helpers import BTC, FIRST, die
@@ -144,6 +144,7 @@ def test_adding_reads_no_further_than_order_by(tmp_path: Path, monkeypatch: pyte
         table = Table(Home(tmp_path).shared / name, schema)
         for offset in range(5):
             table.add([row(f"a{offset}", offset), row(f"z{offset}", offset)])
+        opening._opened.clear()  # as in a new process, which has no rows in memory
         monkeypatch.setattr(Snapshot, "read", counted)
         assert table.add([row("z3", 3), row("m", 3)]) == 1  # an existing row and a new one
         monkeypatch.setattr(Snapshot, "read", read)
@@ -167,6 +168,28 @@ def test_only_the_files_of_the_products_are_opened(table: Table) -> None:
     assert table.of_products("NONE-USD").read().schema == SCHEMA.arrow
 
 
+def test_rows_added_by_this_process_are_read_as_they_are_stored(table: Table, tmp_path: Path) -> None:
+    everyone = [(), (BTC,), ("ETH-USD",), (BTC, "ETH-USD"), ("NONE-USD",)]
+    order = [("name", "ascending"), ("group", "ascending")]
+
+    def read_all() -> list[pa.Table]:
+        parts = [table.of_products(*products) if products else table for products in everyone]
+        return [part.read().sort_by(order) for part in parts]
+
+    table.add([row("a"), row("a", product_id="ETH-USD")])
+    for offset, figures in enumerate([[], [0.1, float("nan"), -0.0], None]):
+        read_all()
+        more: dict[str, Any] = {"figures": figures, "note": None if offset else "it's"}
+        table.add([row(f"b{offset}", offset, group="h", **more), row(f"c{offset}", offset)])
+        table.add([row(f"d{offset}", offset, product_id="ETH-USD", **more)])
+    here = read_all()
+    opening._opened.clear()
+    there = read_all()
+    assert [rows.num_rows for rows in here] == [11, 7, 4, 11, 0]
+    assert [repr(rows.to_pylist()) for rows in here] == [repr(rows.to_pylist()) for rows in there]
+    assert [rows.schema for rows in here] == [rows.schema for rows in there]
+
+
 def test_several_reads_of_one_snapshot(table: Table) -> None:
     before = table.snapshot()
     table.add([row("a")])
@@ -186,7 +209,8 @@ def test_other_partitions_are_neither_read_nor_in_conflict(table: Table) -> None
     state = table.begin()
     table.add([row("c", 0, "LTC-USD")])  # a commit in between
     assert table.insert(state, table.checked([row("c")])) == 1
-    assert names(table, ds.field("product_id") == BTC) == ["a", "b", "c"]
+    assert names(table.of_products(BTC)) == ["a", "b", "c"]
+    assert names(table.of_products("LTC-USD")) == ["c"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 
 from closecast.storage.core.errors import Damaged, HomeBusy
 from closecast.storage.core.home import Home
+from closecast.storage.tables import opening
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import PREDICTIONS
 from tests.engines import parquet_of
@@ -186,6 +187,7 @@ def test_a_damaged_table_raises_damaged(table: Predictions, damage: str) -> None
         log.put(log.read_bytes()[:40])
     else:
         data.unlink()
+    opening._opened.clear()  # as in a new process, which has no rows in memory
     check_raises(Damaged, "restore", table.read)
     check_raises(Damaged, "restore", table.find, "a")
     check_raises(Damaged, "restore", table.publish, [forecast("b")])

@@ -73,7 +73,7 @@ def test_assets_lie_side_by_side_by_product() -> None:
 
 def test_a_step_that_makes_an_asset_keeps_its_options() -> None:
     closes, model = closes_asset(HOME, "BTC-USD"), model_asset(HOME, "BTC-USD", "calibrated")
-    task: Any = steps._asset_task(add_one, model, [closes])
+    task: Any = steps._asset_task(add_one, model, (closes,))
     assert isinstance(task, MaterializingTask)
     assert [asset.key for asset in task.assets] == [model.key]
     assert [asset.key for asset in task.asset_deps] == [closes.key]

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from closecast.storage.core.home import Home
+from closecast.storage.tables import opening
 from closecast.storage.tables.delta import Snapshot
 from closecast.storage.tables.schemas import calibrator
 from closecast.storage.upkeep.compaction import compact_table
@@ -53,16 +55,24 @@ def home_with(folder: Path, forecasts: int) -> Runs:
 
 @contextmanager
 def table_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, pa.Table, int]]]:
-    """Each read of a table that exists: its name, the rows, and how many row groups were opened."""
+    """Each read of a table that exists: its name, the rows, and how many row groups were opened.
+
+    As in a new process, which has no rows in memory.
+    """
+    opening._opened.clear()
     reads: list[tuple[str, pa.Table, int]] = []
     real = Snapshot.read
 
     def recorded(self: Snapshot, condition: Any = None, *more: Any) -> pa.Table:
         rows = real(self, condition, *more)
         if self.dataset is not None:
-            fragments = self.dataset.get_fragments(condition)
+            fragments = [
+                one
+                for one in self.dataset.get_fragments(condition)
+                if isinstance(one, ds.ParquetFileFragment)
+            ]
             if condition is not None:
-                fragments = (one.subset(condition, schema=self.dataset.schema) for one in fragments)
+                fragments = [one.subset(condition, schema=self.dataset.schema) for one in fragments]
             reads.append((self.table.schema.name, rows, sum(len(one.row_groups) for one in fragments)))
         return rows
 
