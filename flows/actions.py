@@ -49,9 +49,12 @@ def import_file(
 
 def list_quarantine(home: Home, product_id: str | None) -> list[DayStatus]:
     """The quarantined and the decided days of a product, or of all."""
+    from closecast.storage.prices.engine import has_prices
     from closecast.storage.prices.price_store import Prices
     from closecast.tasks.prices.quarantine import list_days
 
+    if not has_prices(home):
+        return []
     with Prices(home) as prices:
         products = prices.products() if product_id is None else [product_id]
         return [one for product in products for one in list_days(prices, product)]

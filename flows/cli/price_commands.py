@@ -138,7 +138,7 @@ def quarantine(
     from closecast.tasks.prices.quarantine import Choice
 
     kind = chosen_format(output_format, as_json=as_json, file=file)
-    data_home = options.existing_home(home)
+    data_home = options.existing_home(home, product)
     wanted = (
         accept and Choice(accept, "accepted", known_from=known_from),
         reject and Choice(reject, "rejected", known_from=known_from),

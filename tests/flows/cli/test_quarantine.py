@@ -77,7 +77,7 @@ def test_a_day_is_listed_decided_and_taken_back(home: Path) -> None:
         (["--product", OLD, "--split", f"{DAY}:nan"], "a split needs DAY:FACTOR"),
         (["--product", OLD, "--split", f"{DAY}:1000"], "did you mean 0.001"),
         (["--product", OLD, "--accept", "2019-01-30"], "not quarantined"),
-        (["--product", "NEW-EUR", "--accept", DAY], "NEW-EUR has no stored closes"),
+        (["--product", "NEW-EUR", "--accept", DAY], "NEW-EUR is not in"),
         (["--product", OLD, "--reject", DAY, "--known-from", str(date(2030, 1, 1))], "can be known from"),
     ],
 )
@@ -87,3 +87,11 @@ def test_impossible_decisions_are_refused(home: Path, words: list[str], message:
         call(home, "quarantine", *words)
     assert "\n" not in str(error.value)
     assert listed(home) == before
+
+
+def test_listing_writes_nothing_and_refuses_an_unknown_product(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert listed(tmp_path / "new") == []
+    assert not [*(tmp_path / "new").iterdir()]
+    with pytest.raises(ClosecastError, match=f"XYZ-USD is not in .* it has {OLD}"):
+        listed(home, "--product", "XYZ-USD")
