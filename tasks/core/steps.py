@@ -100,8 +100,11 @@ def run_step(
     context = sys.modules.get("prefect.context")  # not loaded: no flow
     if context is None or context.FlowRunContext.get() is None:
         return fn(*args, **kwargs)
+    from prefect.utilities.annotations import quote  # or Prefect looks for futures in every figure
+
     task = _asset_task(fn, makes, tuple(of)) if makes else task_of(fn)
-    result: R = result_of(task.submit(*args, **kwargs), fn, *args, **kwargs)
+    quoted = {name: quote(value) for name, value in kwargs.items()}
+    result: R = result_of(task.submit(*map(quote, args), **quoted), fn, *args, **kwargs)
     return result
 
 
