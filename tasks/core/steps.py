@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from closecast.storage.core.home import Home, check_product_id
+from closecast.tasks.core.forecast import Forecast
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -100,11 +101,12 @@ def run_step(
     context = sys.modules.get("prefect.context")  # not loaded: no flow
     if context is None or context.FlowRunContext.get() is None:
         return fn(*args, **kwargs)
-    from prefect.utilities.annotations import quote  # or Prefect looks for futures in every figure
+    from prefect.utilities.annotations import opaque
 
     task = _asset_task(fn, makes, tuple(of)) if makes else task_of(fn)
-    quoted = {name: quote(value) for name, value in kwargs.items()}
-    result: R = result_of(task.submit(*map(quote, args), **quoted), fn, *args, **kwargs)
+    # Prefect would look for futures in every quantile.
+    given = [opaque(value) if isinstance(value, Forecast) else value for value in args]
+    result: R = result_of(task.submit(*given, **kwargs), fn, *args, **kwargs)
     return result
 
 
