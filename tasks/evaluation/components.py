@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from closecast.storage.core.errors import Damaged
 from closecast.tasks.core.types import Floats
 from closecast.tasks.evaluation.significance import diebold_mariano, is_enough, ratio
 from closecast.tasks.profiles.baselines import baselines_of
+
+Columns: TypeAlias = Mapping[str, Any]  # arrays, (days,), or the columns of a frame
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ComponentComparison:
     p_value: float | None
 
 
-def component_scores(scores: pd.DataFrame) -> pd.DataFrame:
+def component_scores(scores: Columns | pd.DataFrame) -> pd.DataFrame:
     """The CRPS of each component forecast, from one horizon's rows of `scores`, oldest target day first.
 
     Returns:
@@ -45,12 +48,12 @@ def component_scores(scores: pd.DataFrame) -> pd.DataFrame:
             "each component of a score needs a CRPS, and a stored score lacks some: `closecast verify` names"
             " the changed file; restore it from a backup"
         ) from error
-    days = pd.Index(scores["target_day"].astype("datetime64[s]"), name="target_day")
+    days = pd.Index(np.asarray(scores["target_day"], "datetime64[s]"), name="target_day")
     return pd.DataFrame(rows, index=days, dtype=np.float64).sort_index()
 
 
 def compare_components(
-    forecasts: pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
+    forecasts: Columns | pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
 ) -> list[ComponentComparison]:
     """Our forecasts (`target_day`, `crps`) against each column of scores, on the days that both have."""
     ours, theirs = _by_day(forecasts, scores)
@@ -58,7 +61,7 @@ def compare_components(
 
 
 def compare_best_baseline(
-    forecasts: pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
+    forecasts: Columns | pd.DataFrame, scores: pd.DataFrame, *, horizon: int = 1
 ) -> ComponentComparison | None:
     """Our forecasts (`target_day`, `crps`) against `best_baseline`, on the days that every baseline has.
 
@@ -86,11 +89,13 @@ def best_baseline(scores: Mapping[str, Floats], *, horizon: int = 1) -> str | No
     return min(means, key=lambda name: means[name]) if means else None
 
 
-def _by_day(forecasts: pd.DataFrame, scores: pd.DataFrame) -> tuple[Floats, dict[str, Floats]]:
+def _by_day(forecasts: Columns | pd.DataFrame, scores: pd.DataFrame) -> tuple[Floats, dict[str, Floats]]:
     """The CRPS of our forecasts that have one, oldest first, and of each component; NaN: it has none."""
-    ours = pd.Series(forecasts["crps"].to_numpy(), forecasts["target_day"], np.float64).dropna().sort_index()
-    theirs = scores.reindex(ours.index).to_numpy(np.float64)
-    return ours.to_numpy(), dict(zip(map(str, scores.columns), theirs.T, strict=True))
+    crps, days = np.asarray(forecasts["crps"], np.float64), np.asarray(forecasts["target_day"])
+    known = np.flatnonzero(~np.isnan(crps))
+    order = known[np.argsort(days[known], kind="stable")]
+    theirs = scores.reindex(days[order]).to_numpy(np.float64)
+    return crps[order], dict(zip(map(str, scores.columns), theirs.T, strict=True))
 
 
 def _compare(ours: Floats, theirs: Floats, component: str, horizon: int) -> ComponentComparison:

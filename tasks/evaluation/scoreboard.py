@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,12 @@ from closecast.tasks.core.metrics import mean_absolute_error, root_mean_squared_
 from closecast.tasks.core.quantiles import INTERVAL_INDEXES, LEVELS
 from closecast.tasks.core.types import Floats
 from closecast.tasks.evaluation.binomial import binomial_at_most
-from closecast.tasks.evaluation.components import ComponentComparison, compare_best_baseline, component_scores
+from closecast.tasks.evaluation.components import (
+    Columns,
+    ComponentComparison,
+    compare_best_baseline,
+    component_scores,
+)
 from closecast.tasks.evaluation.significance import CONFIDENCE
 
 ERRORS = ["error", "naive_error"]
@@ -140,17 +144,23 @@ def scoreboard(rows: pd.DataFrame, splits: Splits = (), *, horizon: int = 1) -> 
     without_model = rows["basis"] == "fallback"
     rows, fallbacks = rows[~without_model], rows[without_model]
     own = rows[rows["horizon"] == horizon]
-    scores = component_scores(own)
+    columns = _columns(own)
+    scores = component_scores(columns)
     alarms, no_alarm = _alarms(own) if horizon == 1 else ((), "alarms are for the next day only")
     return Scoreboard(
         last=own["target_day"].iloc[-1].date() if len(own) else None,
-        spans=tuple(_span(own, scores, horizon, days) for days in SPANS),
+        spans=tuple(_span(columns, scores, horizon, days) for days in SPANS),
         alarms=alarms,
         no_alarm=no_alarm,
         horizon=horizon,
         horizons=_horizon_scores(rows),
         fallbacks=_horizon_scores(fallbacks),
     )
+
+
+def _columns(rows: pd.DataFrame) -> Columns:
+    """The columns as plain arrays, (days,): a frame takes longer to slice than its figures to compute."""
+    return {name: rows[name].to_numpy() for name in SCORE_COLUMNS}
 
 
 def proportion(hits: int, days: int, horizon: int = 1) -> Proportion:
@@ -178,36 +188,42 @@ def _clopper_pearson(hits: int, days: int) -> tuple[float, float]:
     return low, high
 
 
-def _span(rows: pd.DataFrame, scores: pd.DataFrame, horizon: int, days: int | None) -> Span:
-    if days is not None and len(rows):
-        since = rows["target_day"].iloc[-1] - pd.Timedelta(days, unit="D")
-        rows = rows[int(rows["target_day"].searchsorted(since, side="right")) :]
-    errors = rows[ERRORS].to_numpy()
+def _span(rows: Columns, scores: pd.DataFrame, horizon: int, days: int | None) -> Span:
+    target_days = rows["target_day"]
+    if days is not None and len(target_days):
+        since = np.searchsorted(target_days, target_days[-1] - np.timedelta64(days, "D"), side="right")
+        rows = {name: column[since:] for name, column in rows.items()}
+    errors = np.column_stack([rows[name] for name in ERRORS])
     rmse, rmse_ratio = _with_ratio(root_mean_squared_error, errors)
     mae, mae_ratio = _with_ratio(mean_absolute_error, errors)
     coverage = {percent: _coverage(rows[f"covered_{percent}"], horizon) for percent in INTERVALS}
     best = compare_best_baseline(rows, scores, horizon=horizon)
-    return Span(days, len(rows), _crps_ratio(rows), best, coverage, rmse, rmse_ratio, mae, mae_ratio)
+    return Span(days, len(errors), _crps_ratio(rows), best, coverage, rmse, rmse_ratio, mae, mae_ratio)
 
 
 def _horizon_scores(rows: pd.DataFrame) -> tuple[HorizonScore, ...]:
-    return tuple(_horizon_score(rows, ahead) for ahead in sorted(rows["horizon"].unique().tolist()))
+    columns = _columns(rows)
+    horizons = columns["horizon"]
+    return tuple(
+        _horizon_score({name: column[horizons == ahead] for name, column in columns.items()}, ahead)
+        for ahead in np.unique(horizons).tolist()
+    )
 
 
-def _horizon_score(rows: pd.DataFrame, horizon: int) -> HorizonScore:
-    rows = rows[rows["horizon"] == horizon]
+def _horizon_score(rows: Columns, horizon: int) -> HorizonScore:
     # The table of scores has no column for 90 %; the PIT is linear between the same quantiles.
     low, high = (LEVELS[index] for index in INTERVAL_INDEXES[90])
-    covered = {90: rows["pit"].between(low, high).where(rows["pit"].notna())}
+    pit = rows["pit"]
+    covered = {90: np.where(np.isnan(pit), np.nan, (low <= pit) & (pit <= high))}
     covered |= {percent: rows[f"covered_{percent}"] for percent in INTERVALS}
     coverage = {percent: _coverage(covered[percent], horizon) for percent in INTERVAL_INDEXES}
     best = compare_best_baseline(rows, component_scores(rows), horizon=horizon)
-    return HorizonScore(horizon, len(rows), _crps_ratio(rows), best, coverage)
+    return HorizonScore(horizon, len(pit), _crps_ratio(rows), best, coverage)
 
 
-def _crps_ratio(rows: pd.DataFrame) -> float | None:
+def _crps_ratio(rows: Columns) -> float | None:
     # No score is below zero.
-    return _with_ratio(mean_absolute_error, rows[["crps", "naive_crps"]].to_numpy())[1]
+    return _with_ratio(mean_absolute_error, np.column_stack([rows["crps"], rows["naive_crps"]]))[1]
 
 
 def _with_ratio(
@@ -221,9 +237,8 @@ def _with_ratio(
     return ours, ours / naive if naive > 0 else None
 
 
-def _coverage(covered: pd.Series[Any], horizon: int) -> Proportion | None:
-    hits = covered.to_numpy(np.float64)
-    hits = hits[~np.isnan(hits)]
+def _coverage(covered: Floats, horizon: int) -> Proportion | None:
+    hits = covered[~np.isnan(covered)]
     return proportion(int(hits.sum()), len(hits), horizon) if len(hits) else None
 
 
