@@ -24,6 +24,7 @@ from closecast.tasks.features.volatility import (
 )
 from tests.helpers import FIRST, made_up, without
 from tests.markets import closes_only
+from tests.tasks.features.walks import random_walk
 
 UNCLIPPED = InputSettings(sigma_high=1e9)
 PRICES = ["open", "high", "low", "close"]
@@ -35,15 +36,6 @@ def candles(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
     return candle_frame(
         {"day_utc": when, **dict(zip(PRICES, zip(*rows, strict=True), strict=True)), "volume": 1.0}
     )
-
-
-def random_walk(days: int = 200, *, moves: int = 24, seed: int = 5) -> pd.DataFrame:
-    """A price that moves `moves` times a day, with a daily sigma of 0.03."""
-    steps = np.random.default_rng(seed).normal(0, 0.03 / np.sqrt(moves), (days, moves))
-    path = 4000 * np.exp(np.cumsum(steps).reshape(days, moves))
-    opening = np.concatenate([[4000.0], path[:-1, -1]])
-    high, low = np.maximum(opening, path.max(axis=1)), np.minimum(opening, path.min(axis=1))
-    return candles(*zip(opening, high, low, path[:, -1], strict=True))
 
 
 def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, ranges: bool = True) -> Floats:
