@@ -60,11 +60,7 @@ def test_later_rows_change_no_bit(of: Sigma, change: Change, horizon: int) -> No
     frame = change(random_walk())
     whole = sigma(frame)
     for row in (130, 239, 240, 241, 300):
-        garbage = frame.copy()
-        noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(frame) - row - 1, 4))
-        garbage.loc[row + 1 :, [*RANGES, "close"]] = noise
-        garbage.loc[row + 3 :: 3, RANGES] = np.nan
-        for other in (sigma(garbage), sigma(frame.iloc[: row + 1])):
+        for other in (sigma(walks.with_noise_after(frame, row)), sigma(frame.iloc[: row + 1])):
             assert other[: row + 1].tobytes() == whole[: row + 1].tobytes()
     assert np.isfinite(whole[250:]).all()
 

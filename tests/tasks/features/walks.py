@@ -1,4 +1,4 @@
-"""Made-up candles with what markets have: heavy tails, turbulent days, quiet weekends."""
+"""Made-up candles with what markets have: heavy tails, turbulent days, quiet weekends; and with noise."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend:
             "volume": draw.uniform(1, 9, days),
         }
     )
+
+
+def with_noise_after(frame: pd.DataFrame, row: int) -> pd.DataFrame:
+    """The frame with random figures in all later rows, of which every third has a close alone."""
+    noisy, figures = frame.copy(), ["open", "high", "low", "volume"]
+    noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(frame) - row - 1, 5))
+    noisy.loc[row + 1 :, [*figures, "close"]] = noise
+    noisy.loc[row + 3 :: 3, figures] = np.nan
+    return noisy

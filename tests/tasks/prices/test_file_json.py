@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
 
 import pytest
 
-from tests.tasks.prices.reading import closes, refusal
-
-DAYS = [date(2019, 5, 1) + timedelta(days=row) for row in range(40)]
-CLOSES = [round(8000 + 37.13 * row * (-1) ** row, 2) for row in range(40)]
-ROWS = list(zip(DAYS, CLOSES, strict=True))
+from tests.tasks.prices.reading import CLOSES, DAYS, ROWS, closes, refusal
 
 
 def test_a_json_record_has_each_key_once() -> None:

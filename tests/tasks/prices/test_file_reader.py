@@ -209,13 +209,6 @@ def test_other_columns_are_unknown_with_only_date_and_close() -> None:
         assert candles[["open", "high", "low", "volume"]].isna().all(axis=None)
 
 
-@pytest.mark.parametrize(
-    "symbol", ["BTCUSD", "BTC/USD", "BTC-USD", "btc_usd", "BTC", "XBTUSD", "COINBASE:BTCUSD", "tBTCUSD"]
-)
-def test_symbols_of_the_product(symbol: str) -> None:
-    check_three(text(HEADER, *ROWS).replace(b"BTCUSD", symbol.encode()))
-
-
 def test_another_product_is_refused_by_name() -> None:
     message = refusal(text(HEADER, *ROWS), "ETH-USD")
     assert "candles of ETH-USD are needed, line 2 is of 'BTCUSD'" in message

@@ -44,7 +44,7 @@ from closecast.tasks.profiles.baselines import (
 from closecast.tasks.profiles.student_t import fit_t
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 from tests.markets import closes_only
-from tests.tasks.features.walks import random_walk
+from tests.tasks.features.walks import random_walk, with_noise_after
 
 UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -104,11 +104,7 @@ def test_a_forecast_depends_on_no_other_origin_and_no_later_row(change: Change) 
     together = quantiles(frame, rows)
     assert set(together) == {(horizon, name) for horizon in HORIZONS for name in baselines_of(horizon)}
     for n, row in enumerate(rows):
-        garbage = frame.copy()
-        later = garbage.loc[row + 1 :, "close"]
-        noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(later), 5))
-        garbage.loc[row + 1 :, [*UNKNOWN[:3], "close", "volume"]] = noise
-        garbage.loc[row + 5 :: 3, UNKNOWN] = np.nan
+        garbage = with_noise_after(frame, row)
         for alone in (
             quantiles(garbage, [row]),
             quantiles(frame.iloc[: row + 1], [row]),

@@ -24,6 +24,7 @@ from closecast.tasks.profiles.baselines import baseline_quantiles, baselines_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
 from tests.helpers import BTC, FIRST, made_up, one_line, without
+from tests.tasks.features.walks import with_noise_after
 
 HORIZONS = (1, 3, 7)
 SMALL: dict[str, Any] = {"lookback": 5, "units": 3, "members": 2, "horizons": HORIZONS, "pool_products": ()}
@@ -193,10 +194,7 @@ def test_a_row_depends_on_no_later_day_and_survives_json(candles: pd.DataFrame) 
         expected = figures(together, n)
         assert len(expected) == 3 * 3 + 4 + 8 + 8
         assert figures(again, n) == expected
-        garbage = candles.copy()
-        noise = np.random.default_rng(n).uniform(0.01, 1e6, len(candles) - row - 1)
-        for name in ("open", "high", "low", "close", "volume"):
-            garbage.loc[row + 1 :, name] = noise
+        garbage = with_noise_after(candles, row)
         gapped = garbage.drop(index=range(row + 2, len(garbage), 3)).reset_index(drop=True)
         for frame in (garbage, gapped, candles.iloc[: row + 1]):
             assert figures(predicted(frame, row), 0) == expected
