@@ -44,15 +44,8 @@ def test_the_last_nanosecond_of_a_day_is_not_rounded_to_the_next_day() -> None:
     assert closes(json.dumps(records)) == dict(ROWS)
 
 
-def test_a_candle_that_ends_before_its_day_is_of_another_day() -> None:
-    text = lines(
-        "date,close,close_time", lambda day, close: f"{day + timedelta(days=1)},{close},{day} 23:59:59"
-    )
-    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is not that day's" in refusal(text)
-
-
-@pytest.mark.parametrize("days", [7, 1 / 24])
-def test_a_candle_of_a_week_or_an_hour_is_no_daily_one(days: float) -> None:
+@pytest.mark.parametrize("days", [7, 1 / 24, -1])
+def test_a_candle_that_does_not_end_with_its_day_is_refused(days: float) -> None:
     def row(day: date, close: float) -> str:
         start = calendar.timegm(day.timetuple()) * 1000
         return f"{start},{close},{start + int(days * 86_400_000) - 1}"

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import time
 
 import numpy as np
@@ -83,7 +82,7 @@ def test_either_order_blank_lines_quotes_and_no_last_line_end() -> None:
         "{0}000000",
     ],
 )
-@pytest.mark.parametrize("heading", ["Date", "time", "Unix Timestamp", "day_utc"])
+@pytest.mark.parametrize("heading", ["Date", "Unix Timestamp"])
 def test_forms_of_the_day(form: str, heading: str) -> None:
     lines = [heading + HEADER.removeprefix("Date")]
     for row in ROWS:
@@ -422,17 +421,3 @@ def test_real_files(name: str, product: str, rows: int, rejected: int) -> None:
     assert sorted([*found.candles["close"], *taken_out]) == written
     assert found.candles["close"].median() < 50_000
     assert found.candles["volume"].median() < 300_000  # not the volume in the quote currency
-
-
-@needs_prices
-def test_a_real_file_with_duplicate_days() -> None:
-    data = (SHARED / "messy_duplicate_days_eth-usd.csv").read_bytes()
-    assert re.search("close 377.01.*close 381.55", refusal(data, "ETH-USD"))
-    last = read(data, "ETH-USD", on_duplicate="last")
-    first = read(data, "ETH-USD", on_duplicate="first")
-    assert len(last.candles) == len(first.candles) == 1657
-    zeros = [pd.Timestamp("2016-09-06"), pd.Timestamp("2016-10-02")]  # no trades: all figures are 0
-    assert list(pd.to_datetime(last.rejected["day_utc"][:2])) == zeros
-    day = pd.Timestamp("2018-04-06")
-    assert last.candles.set_index("day_utc")["close"][day] == 381.55
-    assert first.candles.set_index("day_utc")["close"][day] == 377.01

@@ -253,19 +253,6 @@ def test_the_first_offsets_learn_the_days_that_the_networks_were_not_fitted_to(
         assert count or own.tolist() == [0.0] * 23
 
 
-def test_the_newest_outcome_counts_as_one_step() -> None:
-    """A crash on the last day is outside of every interval of every horizon."""
-    crashed = made_up(420)
-    crashed.loc[419, ["open", "high", "low", "close"]] /= 9.0
-    after, before = first_offsets(crashed, 400), first_offsets(made_up(420).iloc[:419], 400)
-    levels = np.array(LEVELS)
-    for horizon in HORIZONS:
-        step = PROFILE.tracker_step * (levels - 1.0)
-        np.testing.assert_allclose(
-            after[horizon] - before[horizon], (step - step[::-1]) / 2, rtol=0, atol=1e-12
-        )
-
-
 def test_the_first_offsets_count_calendar_days_around_gaps() -> None:
     missing = FIRST + timedelta(days=407)
     # The origins 400 to 405 and 413 to 418 have a whole window and a next day. Row 407 is missing: it is the
