@@ -256,7 +256,7 @@ def many(count: int = 200) -> list[str]:
 
 
 def test_one_broken_close_costs_one_row() -> None:
-    words = ["inf", "1e999", "abc", "0x10", "1_0", "=1+1", "--1", "1e", "€5", "1 00", "١٢٣", "007"]
+    words = ["inf", "1e999", "abc", "0x10", "1_0", "=1+1", "--1", "1e", "€5", "1 00", "١٢٣", "007", "8.07K"]
     lines = [f"2020-11-{10 + i},1,2,1,{figure}" for i, figure in enumerate(["", "7,993", "NaN", *words])]
     found = read(text("date,open,high,low,close", "2020-11-01,,,,1.5", *lines, *many()))
     assert days(found.candles)[:2] == ["2020-11-01", "2021-01-01"]
