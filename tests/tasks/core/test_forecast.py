@@ -99,13 +99,10 @@ def test_ends_are_told_apart_however_near_they_are(last_close: float, width: flo
 
 
 def test_a_narrow_interval_has_more_digits() -> None:
-    forecast = replace(DISTRIBUTION, product_id="USDC-EUR")
+    forecast = replace(DISTRIBUTION, product_id="USDC-EUR", last_close=DISTRIBUTION.first.point * (1 + 1e-9))
     assert forecast.prices(1.0004, 1.0005) == "1.000400 EUR to 1.000500 EUR"
     assert forecast.amounts(7900.0, 8100.0) == ("7,900.00", "8,100.00")
-    assert (
-        replace(DISTRIBUTION, last_close=forecast.first.point * (1 + 1e-9)).change(forecast.first.point)
-        == "+0.00%"
-    )
+    assert forecast.change(forecast.first.point) == "+0.00%"
 
 
 def test_a_score_has_every_column_of_the_table() -> None:

@@ -256,14 +256,11 @@ def test_an_open_of_zero_is_unknown() -> None:
     ],
 )
 def test_neighbouring_columns_decide_the_currency_of_volumes(header: str) -> None:
-    cells = {"Open": 0, "High": 1, "Low": 2, "Close": 3}
+    prices = ("Open", "High", "Low", "Close")
 
     def row(day: date, close: float) -> str:
-        figures = candle(close)
-        return ",".join(
-            str(day) if name == "Date" else str(figures[cells[name]]) if name in cells else "9"
-            for name in header.split(",")
-        )
+        cells = {"Date": str(day), **dict.fromkeys(prices, str(close))}
+        return ",".join(cells.get(name, "9") for name in header.split(","))
 
     candles = read(lines(header, row)).candles
     assert candles["close"].tolist() == CLOSES
