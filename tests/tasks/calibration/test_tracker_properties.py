@@ -80,13 +80,6 @@ def test_an_outcome_moves_both_ends_of_an_interval_by_their_mean_step(
     assert after[MEDIAN] == 0.0
 
 
-@pytest.mark.parametrize(("outcome", "wider"), [(0.0, -1), (0.3, 1), (-0.3, 1)])
-def test_an_outcome_inside_narrows_and_one_outside_widens_an_interval(outcome: float, wider: int) -> None:
-    prices = to_prices(np.linspace(-0.2, 0.2, 23), 100.0)
-    after = update_offsets(ZERO, 100.0 * np.exp(outcome), prices, step=STEP)
-    assert np.sign((after - after[::-1])[:MEDIAN]).tolist() == [-wider] * MEDIAN
-
-
 # Each chooses an outcome against one level, in sigmas and within BOUND of the level's base, from the level's
 # quantile now, the day's number, and a generator.
 Adversary = Callable[[float, int, np.random.Generator], float]

@@ -50,7 +50,7 @@ def add_one(number: int) -> Result:
 
 
 def test_a_step_is_a_plain_function_and_its_task_has_the_options() -> None:
-    assert add_one(1) == Result(2)
+    assert add_one(1) == run_step(add_one, 1, makes=closes_asset(HOME, "BTC-USD")) == Result(2)
     task = task_of(add_one)
     assert task is task_of(add_one)
     assert isinstance(task, Task)
@@ -132,10 +132,6 @@ def test_a_step_whose_task_the_server_refuses_is_called(
     else:
         with pytest.raises(ExchangeUnavailable):
             result_of(future, add_one, 1)
-
-
-def test_without_a_flow_a_step_is_a_plain_call() -> None:
-    assert run_step(add_one, 1, makes=closes_asset(HOME, "BTC-USD")) == Result(2)
 
 
 def test_the_modules_of_steps_import_without_prefect() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from closecast.storage.core.candle_schema import candle_frame
 from closecast.tasks.core.types import Floats
 from closecast.tasks.features.expected_sigma import (
     MAX_RATIO,
@@ -27,12 +26,14 @@ from closecast.tasks.features.volatility import (
     log_variance,
     winsorised_variance,
 )
-from tests.helpers import FIRST, without
+from tests.helpers import without
 from tests.markets import closes_only
+from tests.tasks.features import walks
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 Sigma = Callable[..., Floats]
 RANGES = ["open", "high", "low"]
+random_walk = functools.partial(walks.random_walk, days=400, weekend=0.5)
 
 
 def har(frame: pd.DataFrame, settings: HarSettings | None = None, *, horizon: int = 1) -> Floats:
@@ -41,25 +42,6 @@ def har(frame: pd.DataFrame, settings: HarSettings | None = None, *, horizon: in
 
 def ewma(frame: pd.DataFrame, settings: WeekdayEwmaSettings | None = None, *, horizon: int = 1) -> Floats:
     return weekday_ewma_sigma(frame, (horizon,), settings)[:, 0]
-
-
-def random_walk(days: int = 400, *, seed: int = 5, weekend: float = 0.5) -> pd.DataFrame:
-    """Candles whose volatility wanders, with quiet Saturdays and Sundays."""
-    draw = np.random.default_rng(seed)
-    when = pd.date_range(FIRST, periods=days, unit="s")
-    level = np.zeros(days)
-    for day in range(1, days):
-        level[day] = 0.95 * level[day - 1] + 0.2 * draw.standard_normal()
-    size = 0.03 * np.exp(level) * np.where(when.day_of_week >= 5, weekend, 1.0)
-    path = np.exp(np.cumsum(draw.normal(0, 1, (days, 24)) * size[:, None] / np.sqrt(24)).reshape(days, 24))
-    opening = np.concatenate([[1.0], path[:-1, -1]])
-    prices = {
-        "open": opening,
-        "high": np.maximum(opening, path.max(axis=1)),
-        "low": np.minimum(opening, path.min(axis=1)),
-        "close": path[:, -1],
-    }
-    return candle_frame({"day_utc": when, **prices, "volume": 1.0})
 
 
 def with_gap(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,11 +60,7 @@ def test_later_rows_change_no_bit(of: Sigma, change: Change, horizon: int) -> No
     frame = change(random_walk())
     whole = sigma(frame)
     for row in (130, 239, 240, 241, 300):
-        garbage = frame.copy()
-        noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(frame) - row - 1, 4))
-        garbage.loc[row + 1 :, [*RANGES, "close"]] = noise
-        garbage.loc[row + 3 :: 3, RANGES] = np.nan
-        for other in (sigma(garbage), sigma(frame.iloc[: row + 1])):
+        for other in (sigma(walks.with_noise_after(frame, row)), sigma(frame.iloc[: row + 1])):
             assert other[: row + 1].tobytes() == whole[: row + 1].tobytes()
     assert np.isfinite(whole[250:]).all()
 
@@ -134,19 +112,9 @@ def test_har_has_no_sigma_before_120_days_and_one_on_every_day_after_a_refit() -
     assert np.isfinite(har(frame)[first:]).all()
 
 
-def test_har_forgets_an_old_regime() -> None:
-    """Weekends are as volatile as other days, then quiet: a short memory adapts first."""
-    old, new = random_walk(400, weekend=1.0, seed=1), random_walk(520, weekend=0.3, seed=1)
-    frame = pd.concat([old, new.iloc[400:]], ignore_index=True)
-    friday = np.flatnonzero(frame["day_utc"].dt.day_of_week == 4)
-    friday = friday[friday > 460]
-    short, long = (har(frame, HarSettings(half_life_days=days))[friday] for days in (30.0, 1e6))
-    assert np.median(short / long) < 0.8
-
-
 @pytest.mark.parametrize("sigma", [har, ewma])
 def test_a_product_without_weekends_has_a_sigma(sigma: Sigma) -> None:
-    frame = random_walk(600)
+    frame = random_walk(days=600)
     frame = frame[frame["day_utc"].dt.day_of_week < 5].reset_index(drop=True)
     found = sigma(frame)[250:]
     assert np.isfinite(found).all()
@@ -175,7 +143,7 @@ def test_weekday_ewma_by_hand(horizon: int) -> None:
 
 
 def test_each_horizon_has_a_column_of_sigmas() -> None:
-    frame = with_gap(random_walk(300))
+    frame = with_gap(random_walk(days=300))
     sigmas = expected_sigmas(frame, (1, 7))
     assert sigmas.har.shape == sigmas.ewma.shape == (len(frame), 2)
     for horizon in (7, 1):
@@ -184,13 +152,6 @@ def test_each_horizon_has_a_column_of_sigmas() -> None:
         assert sigma_ewma.tobytes() == ewma(frame, horizon=horizon).tobytes()
     with pytest.raises(ValueError, match="3 is not in list"):
         sigmas.of(3)
-
-
-def test_weekday_ewma_is_smaller_for_weekends() -> None:
-    frame = random_walk(900, weekend=0.4)
-    sigma, weekday = ewma(frame)[400:], frame["day_utc"].dt.day_of_week.to_numpy()[400:]
-    typical = [np.median(sigma[(weekday + 1) % 7 == day]) for day in range(7)]
-    assert max(typical[5:]) < 0.6 * min(typical[:5])
 
 
 def test_the_scale_of_a_weekday_by_hand() -> None:
@@ -211,7 +172,7 @@ def test_a_weekday_without_a_move_has_the_typical_scale() -> None:
 
 
 def test_a_refit_uses_the_rows_up_to_its_day() -> None:
-    frame = random_walk(100)
+    frame = random_walk(days=100)
     cuts, days = refit_cuts(frame, 30), day_numbers(frame)
     refit = np.flatnonzero(days % 30 == 0)
     assert cuts[refit].tolist() == (refit + 1).tolist()
@@ -221,7 +182,7 @@ def test_a_refit_uses_the_rows_up_to_its_day() -> None:
 
 
 def test_a_variance_is_clipped_to_medians_of_the_days_before() -> None:
-    frame = random_walk(200)
+    frame = random_walk(days=200)
     row = 150
     wild, frozen, still = (frame.copy() for _ in range(3))
     wild.loc[row, "high"] = 10.0 * frame["high"].max()
@@ -238,7 +199,7 @@ def test_a_variance_is_clipped_to_medians_of_the_days_before() -> None:
 
 
 def test_a_variance_of_0_has_no_logarithm() -> None:
-    frame = random_walk(50)
+    frame = random_walk(days=50)
     frame.loc[:, [*RANGES, "close"]] = 5.0
     variance = winsorised_variance(frame)
     assert (variance[1:] == 0).all()
@@ -247,7 +208,7 @@ def test_a_variance_of_0_has_no_logarithm() -> None:
 
 
 def test_har_is_bounded_by_ewma_after_nearly_still_days() -> None:
-    frame, returns = closes_only(random_walk(300)), np.random.default_rng(28).normal(0, 0.02, 300)
+    frame, returns = closes_only(random_walk(days=300)), np.random.default_rng(28).normal(0, 0.02, 300)
     returns[100:250] *= 1e-4
     frame["close"] = np.exp(np.cumsum(returns))
     sigmas = expected_sigmas(frame, (1, 30))

@@ -24,6 +24,7 @@ from closecast.tasks.features.volatility import (
 )
 from tests.helpers import FIRST, made_up, without
 from tests.markets import closes_only
+from tests.tasks.features.walks import random_walk
 
 UNCLIPPED = InputSettings(sigma_high=1e9)
 PRICES = ["open", "high", "low", "close"]
@@ -35,15 +36,6 @@ def candles(*rows: tuple[float, float, float, float]) -> pd.DataFrame:
     return candle_frame(
         {"day_utc": when, **dict(zip(PRICES, zip(*rows, strict=True), strict=True)), "volume": 1.0}
     )
-
-
-def random_walk(days: int = 200, *, moves: int = 24, seed: int = 5) -> pd.DataFrame:
-    """A price that moves `moves` times a day, with a daily sigma of 0.03."""
-    steps = np.random.default_rng(seed).normal(0, 0.03 / np.sqrt(moves), (days, moves))
-    path = 4000 * np.exp(np.cumsum(steps).reshape(days, moves))
-    opening = np.concatenate([[4000.0], path[:-1, -1]])
-    high, low = np.maximum(opening, path.max(axis=1)), np.minimum(opening, path.min(axis=1))
-    return candles(*zip(opening, high, low, path[:, -1], strict=True))
 
 
 def sigma_of(frame: pd.DataFrame, settings: InputSettings | None = None, *, ranges: bool = True) -> Floats:
@@ -131,27 +123,18 @@ def test_an_exponential_mean_by_hand() -> None:
     assert ewma(np.array([1.0, 3.0]), decay=0.8)[1] == pytest.approx((0.8 * 1 + 3) / 1.8)
 
 
-def test_one_wild_candle_is_clipped_at_16_medians() -> None:
-    frame, row = random_walk(), 120
-    wild = frame.copy()
-    # Ten times the sigma, a hundred times the variance.
-    wild.loc[row, "high"] = frame["open"][row] * np.exp(0.3)
-    wild.loc[row, "low"] = frame["open"][row] * np.exp(-0.2)
-    variance = daily_variance(wild)
-    median = float(np.median(variance[row - 60 : row]))
-    assert variance[row] > 100 * median
-    calm, sigma = sigma_of(frame), sigma_of(wild)
-    assert sigma[:row].tobytes() == calm[:row].tobytes()
-    assert sigma[row] ** 2 == pytest.approx(0.8 * calm[row - 1] ** 2 + 0.2 * 16 * median, rel=1e-6)
-    assert sigma_of(wild, UNCLIPPED)[row] > 2 * sigma[row]
-
-
-def test_one_frozen_candle_is_clipped_at_a_fiftieth_of_the_median() -> None:
-    frozen, row = random_walk(), 120
-    frozen.loc[row, PRICES] = frozen["close"][row - 1]
-    median = float(np.median(daily_variance(frozen)[row - 60 : row]))
-    sigma = sigma_of(frozen)
-    assert sigma[row] ** 2 == pytest.approx(0.8 * sigma[row - 1] ** 2 + 0.2 * 0.02 * median, rel=1e-6)
+def test_one_wild_and_one_frozen_candle_are_clipped_to_multiples_of_the_median() -> None:
+    calm, row = random_walk(200), 120
+    wild, frozen = calm.copy(), calm.copy()
+    wild.loc[row, "high"] = calm["open"][row] * np.exp(0.5)  # a hundred times the variance
+    frozen.loc[row, PRICES] = calm["close"][row - 1]
+    median = float(np.median(daily_variance(calm)[row - 60 : row]))
+    assert daily_variance(wild)[row] > 100 * median
+    before = sigma_of(calm)[:row]
+    for frame, clipped in ((wild, 16 * median), (frozen, 0.02 * median)):
+        sigma = sigma_of(frame)
+        assert sigma[:row].tobytes() == before.tobytes()
+        assert sigma[row] ** 2 == pytest.approx(0.8 * before[-1] ** 2 + 0.2 * clipped, rel=1e-6)
 
 
 @pytest.mark.parametrize(("row", "clipped"), [(9, False), (10, True)])

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
 from closecast.tasks.prices.file_coins import coins_in, is_code, is_product
-from tests.tasks.prices.reading import closes, refusal
-
-ROWS = {date(2019, 5, 1) + timedelta(days=row): 8000.5 + 37 * row for row in range(40)}
-TABLE = "Date,Open,Close,Volume\n" + "".join(f"{day},{close},{close},2.5\n" for day, close in ROWS.items())
-RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
+from tests.tasks.prices.reading import RECORDS, ROWS, TABLE, closes, refusal
 
 
 @pytest.mark.parametrize(
@@ -51,28 +46,29 @@ RECORDS = [{"date": str(day), "close": close} for day, close in ROWS.items()]
 )
 def test_a_line_beside_the_rows_names_another_product(line: str, named: str) -> None:
     assert f"candles of BTC-USD are needed, it is of '{named}'" in refusal(f"{line}\n{TABLE}")
-    assert closes(f"{line}\n{TABLE}", symbol=named) == ROWS
+    assert closes(f"{line}\n{TABLE}", symbol=named) == dict(ROWS)
     assert f"it is of '{named}'" in refusal(f"{TABLE}\n{line}\n")
 
 
 @pytest.mark.parametrize("unit", ["EUR", "[EUR]", "thousand USD", "ETH-USD"])
 def test_a_row_of_units_below_the_header_names_another_product(unit: str) -> None:
     header, _, rows = TABLE.partition("\n")
-    assert "candles of BTC-USD are needed, it is of" in refusal(f"{header}\n,,{unit},\n{rows}")
-    assert closes(f"{header}\n,,USD,BTC\n{rows}") == ROWS
+    assert "candles of BTC-USD are needed, it is of" in refusal(f"{header}\n,{unit}\n{rows}")
+    assert closes(f"{header}\n,USD\n{rows}") == dict(ROWS)
 
 
 @pytest.mark.parametrize(
     "line",
     [
         *("Currency: USD", "Bitcoin Historical Data", "BTC/USD", "Symbol: XBTUSD", "Downloaded from a site"),
+        "# BTC/USD of an exchange",
         *("Source: bitcoincash.example, ethereum.org", "Coin: Bitcoin", "Exported on 2024-01-02"),
         *("https://site.example/btc?a=1", "valeur, teeth, price_usd and non-USD", "Scale: 1", "unit: 1d"),
         *("IN DOLLARS BY COUNTRY", "Prices in US Dollars", "Bitcoin, Bitfinex"),
     ],
 )
 def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
-    assert closes(f"{line}\n{TABLE}") == ROWS
+    assert closes(f"{line}\n{TABLE}") == dict(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +76,10 @@ def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
     [
         ({"symbols": ["ETH"]}, "ETH"),
         ({"meta": {"tickers": ["LTC"]}}, "LTC"),
+        ({"meta": {"symbol": "ETH/USD", "currency": "USD"}}, "ETH/USD"),
+        ({"query": {"instrument": "btc-eur"}}, "btc-eur"),
+        ({"Meta Data": {"2. Digital Currency Code": "ETH", "4. Market Code": "USD"}}, "ETH"),
+        ({"Meta Data": {"2. Digital Currency Code": "BTC", "4. Market Code": "EUR"}}, "EUR"),
         ({"symbols": ["BTC", "ETH"]}, "ETH"),
         ({"coins": [{"symbol": "ETH", "name": "Ethereum"}]}, "ETH"),
         ({"vs_currencies": ["eur"]}, "eur"),
@@ -97,12 +97,16 @@ def test_a_line_beside_the_rows_names_the_product_or_none(line: str) -> None:
 )
 def test_json_names_another_product_beside_its_candles(beside: dict[str, Any], named: str) -> None:
     assert f"it is of '{named}'" in refusal(json.dumps(beside | {"data": RECORDS}))
-    assert closes(json.dumps(beside | {"data": RECORDS}), symbol=named) == ROWS
+    assert closes(json.dumps(beside | {"data": RECORDS}), symbol=named) == dict(ROWS)
 
 
-@pytest.mark.parametrize("key", ["tETHUSD", "BITFINEX/ETHUSD", "XETHZUSD", "eur", "ethereum", "LTC"])
+@pytest.mark.parametrize(
+    "key", ["tETHUSD", "BITFINEX/ETHUSD", "XETHZUSD", "eur", "ethereum", "LTC", "ETH/USD"]
+)
 def test_the_key_of_json_candles_names_another_product(key: str) -> None:
-    assert f"it is of '{key}'" in refusal(json.dumps({key: RECORDS}))
+    for content in ({key: RECORDS}, {key: {"candles": RECORDS}}):
+        assert f"it is of '{key}'" in refusal(json.dumps(content))
+    assert closes(json.dumps({"BTC": {"USD": RECORDS}})) == dict(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_the_key_of_json_candles_names_another_product(key: str) -> None:
     ],
 )
 def test_json_names_the_product_or_none(beside: dict[str, Any]) -> None:
-    assert closes(json.dumps(beside | {"data": RECORDS})) == ROWS
+    assert closes(json.dumps(beside | {"data": RECORDS})) == dict(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -128,26 +132,29 @@ def test_json_names_the_product_or_none(beside: dict[str, Any]) -> None:
     ],
 )
 def test_cells_of_any_column_name_another_product(heading: str, cell: str) -> None:
-    text = f"date,close,{heading}\n" + "".join(f"{day},{close},{cell}\n" for day, close in ROWS.items())
+    text = f"date,close,{heading}\n" + "".join(f"{day},{close},{cell}\n" for day, close in ROWS)
     assert f"line 2 is of '{cell}'" in refusal(text)
-    assert closes(text, symbol=cell) == ROWS
+    assert closes(text, symbol=cell) == dict(ROWS)
+    beside = text.replace("close,", "close,base,").replace(f",{cell}\n", f",BTC,{cell}\n")
+    assert f"line 2 is of '{cell}'" in refusal(beside)
     others = ("", "1D", "Coinbase") if heading in ("market", "foo", "unit", "name", "token") else ()
     for right in ("BTC-USD", "btc", *others):
-        assert closes(text.replace(f",{cell}\n", f",{right}\n")) == ROWS
+        assert closes(text.replace(f",{cell}\n", f",{right}\n")) == dict(ROWS)
 
 
 @pytest.mark.parametrize("volumes", ["Volume ETH", "Volume (LTC)", "Volume PEPE,Volume USD"])
 def test_volumes_name_the_coin(volumes: str) -> None:
-    text = f"date,close,{volumes}\n" + "".join(f"{day},{close},2,3\n" for day, close in ROWS.items())
+    text = f"date,close,{volumes}\n" + "".join(f"{day},{close},2,3\n" for day, close in ROWS)
     text = text if "," in volumes else text.replace(",2,3", ",2")
     assert "candles of BTC-USD are needed, it is of" in refusal(text)
     for right in ("Volume BTC", "Volume (USD)", *(() if "," in volumes else ("Volume MA",))):
-        assert closes(text.replace(volumes.split(",")[0], right)) == ROWS
+        assert closes(text.replace(volumes.split(",")[0], right)) == dict(ROWS)
 
 
 def test_symbols_of_a_product() -> None:
     for symbol in ("XXBTZUSD", "tBTCUSD", "BITFINEX/BTCUSD", "X:BTCUSD", "Bitcoin", "btc", "BTC=", "BTCUSD=X",
-                   "XBTUSD Curncy", "BTC-USD.CC", "Bitcoin (BTC)", "Bitcoin/US Dollar"):  # fmt: skip
+                   "BTC/USD", "btc_usd", "COINBASE:BTCUSD", "XBTUSD", "XBTUSD Curncy", "BTC-USD.CC",
+                   "Bitcoin (BTC)", "Bitcoin/US Dollar"):  # fmt: skip
         assert is_product(symbol, "BTC-USD")
     for symbol in ("ETH/BTC", "BTC-USD-SWAP", "BTCUSDT", "Bitcoin Cash", "bitcoin-cash", "Bitcoin Gold"):
         assert not is_product(symbol, "BTC-USD")

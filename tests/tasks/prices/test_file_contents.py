@@ -29,11 +29,11 @@ FRAME = pd.DataFrame(
 )
 
 
-def zipped(**files: str) -> bytes:
+def zipped(**files: str | bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
+        for name, content in files.items():
+            archive.writestr(name, content)
     return out.getvalue()
 
 
@@ -49,6 +49,7 @@ def test_encodings_with_a_mark(encoding: str) -> None:
 def test_packed_files() -> None:
     assert closes(zipped(BTCUSDT=TEXT)) == READ
     assert closes(zipped(**{"BTCUSDT.csv": TEXT, "__MACOSX/BTC": "x"})) == READ
+    assert closes(zipped(**{"a/.DS_Store": b"x", "a/prices.csv.gz": gzip.compress(TEXT.encode())})) == READ
     assert "it has 2 (a, b); unpack it" in refusal(zipped(a=TEXT, b=TEXT))
     for data in (gzip.compress(TEXT.encode()), zipped(a=TEXT * 100)):
         assert "cannot be unpacked" in refusal(data[: len(data) // 2])
@@ -56,10 +57,7 @@ def test_packed_files() -> None:
 
 
 def test_a_workbook_is_no_file_of_candles() -> None:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("xl/workbook.xml", "")
-    assert "this is a workbook; save the sheet as CSV" in refusal(out.getvalue())
+    assert "this is a workbook; save the sheet as CSV" in refusal(zipped(**{"xl/workbook.xml": ""}))
 
 
 def test_parquet_and_feather(tmp_path: Path) -> None:

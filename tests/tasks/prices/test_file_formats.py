@@ -229,11 +229,6 @@ def test_a_heading_has_one_role_in_all_formats() -> None:
                 assert read_heading(heading).role == role, (one.name, heading)
 
 
-def test_formats_without_a_header_differ_in_their_columns() -> None:
-    bare = [one.roles for one in FORMATS if one.bare]
-    assert len(set(bare)) == len(bare)
-
-
 def test_headings_name_products_and_currencies() -> None:
     assert (read_heading("CBETHUSD").base, read_heading("CBETHUSD").quote) == ("ETH", "USD")
     assert read_heading("close (EUR)").quote == "EUR"

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import calendar
-import gzip
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from closecast.tasks.prices.file_summary import remarks
-from tests.tasks.prices.reading import closes, read, refusal
+from tests.tasks.prices.reading import CLOSES, DAYS, RECORDS, ROWS, TABLE, closes, lines, read, refusal
 
-DAYS = [date(2019, 5, 1) + timedelta(days=row) for row in range(40)]
-CLOSES = [round(8000 + 37.13 * row * (-1) ** row, 2) for row in range(40)]
-ROWS = list(zip(DAYS, CLOSES, strict=True))
 HEADER = "Date,Open,High,Low,Close,Volume"
 
 
 def candle(close: float) -> list[float]:
     """Open, high, low, close, volume."""
     return [close - 5.5, close + 20.25, close - 30.75, close, 12.5]
-
-
-def lines(header: str, row: Callable[[date, float], str]) -> str:
-    return "\n".join([header, *(row(day, close) for day, close in ROWS)] if header else
-                     [row(day, close) for day, close in ROWS]) + "\n"  # fmt: skip
 
 
 def full(day: object, close: float) -> str:
@@ -55,15 +44,8 @@ def test_the_last_nanosecond_of_a_day_is_not_rounded_to_the_next_day() -> None:
     assert closes(json.dumps(records)) == dict(ROWS)
 
 
-def test_a_candle_that_ends_before_its_day_is_of_another_day() -> None:
-    text = lines(
-        "date,close,close_time", lambda day, close: f"{day + timedelta(days=1)},{close},{day} 23:59:59"
-    )
-    assert "its date is 2019-05-02, its end '2019-05-01 23:59:59' is not that day's" in refusal(text)
-
-
-@pytest.mark.parametrize("days", [7, 1 / 24])
-def test_a_candle_of_a_week_or_an_hour_is_no_daily_one(days: float) -> None:
+@pytest.mark.parametrize("days", [7, 1 / 24, -1])
+def test_a_candle_that_does_not_end_with_its_day_is_refused(days: float) -> None:
     def row(day: date, close: float) -> str:
         start = calendar.timegm(day.timetuple()) * 1000
         return f"{start},{close},{start + int(days * 86_400_000) - 1}"
@@ -96,10 +78,10 @@ def test_a_time_of_day_in_a_column_of_its_own_is_midnight(clock: str) -> None:
     """Also where it cannot be read; an empty one is none."""
     text = lines("Date,Time,Close", lambda day, close: f"{day},{clock if day.day % 2 else ''},{close}")
     assert "export days in UTC" in refusal(text)
-    midnight = lines(
-        "Date,Time,Close", lambda day, close: f"{day},{'12:00 AM' if day.day % 2 else ''},{close}"
-    )
-    assert closes(midnight) == dict(ROWS)
+    assert closes(text.replace(clock, "12:00 AM")) == dict(ROWS)
+    hours = lines("Date,Hour,Close", lambda day, close: f"{day},0,{close}")
+    assert closes(hours) == dict(ROWS)
+    refusal(hours.replace(",0,", ",16,"))
 
 
 @pytest.mark.parametrize("form", ["{serial}", "{serial}.0", "{day:%d%m%Y}", "{day:%Y%j}"])
@@ -114,52 +96,12 @@ def test_small_numbers_are_no_time_stamps(form: str) -> None:
 # Other products, other currencies
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [
-        {"Meta Data": {"2. Digital Currency Code": "ETH", "4. Market Code": "USD"}},
-        {"Meta Data": {"2. Digital Currency Code": "BTC", "4. Market Code": "EUR"}},
-        {"meta": {"symbol": "ETH/USD", "currency": "USD"}},
-        {"query": {"instrument": "btc-eur"}},
-    ],
-)
-def test_the_product_that_json_names_in_a_record_beside_its_candles(meta: dict[str, Any]) -> None:
-    by_day = {str(day): {"4. close": str(close)} for day, close in ROWS}
-    assert "candles of BTC-USD are needed, it is of" in refusal(json.dumps({**meta, "Daily": by_day}))
-    as_list = [{"date": str(day), "close": close} for day, close in ROWS]
-    assert "candles of BTC-USD are needed, it is of" in refusal(json.dumps({**meta, "values": as_list}))
-    (symbol,) = {*map(str, next(iter(meta.values())).values())} - {"BTC", "USD"}
-    assert closes(json.dumps({**meta, "values": as_list}), symbol=symbol) == dict(ROWS)
-
-
 def test_the_heading_of_the_close_names_its_currency_best() -> None:
     meta = {"2. Digital Currency Code": "BTC", "4. Market Code": "EUR"}
     by_day = {
         str(day): {"4a. close (EUR)": str(close / 2), "4b. close (USD)": str(close)} for day, close in ROWS
     }
     assert closes(json.dumps({"Meta Data": meta, "Daily": by_day})) == dict(ROWS)
-
-
-@pytest.mark.parametrize("key", ["ETH", "ETH/USD", "EUR"])
-def test_the_product_that_is_the_key_of_json_candles(key: str) -> None:
-    records = [{"date": str(day), "close": close} for day, close in ROWS]
-    assert f"it is of '{key}'" in refusal(json.dumps({key: {"candles": records}}))
-    assert closes(json.dumps({"BTC": {"USD": records}})) == dict(ROWS)
-
-
-def test_the_product_that_is_named_above_the_header() -> None:
-    text = lines("Date,Close", lambda day, close: f"{day},{close}")
-    assert "it is of 'ETH-USD'" in refusal("Symbol,ETH-USD\n" + text)
-    assert closes("# BTC/USD of an exchange\n" + text) == dict(ROWS)
-    assert closes("Symbol,ETH-USD\n" + text, symbol="ETH-USD") == dict(ROWS)
-
-
-def test_every_column_that_names_a_coin_or_currency_counts() -> None:
-    named = "candles of BTC-USD are needed, line 2 is of 'EUR'"
-    assert named in refusal(lines("date,symbol,currency,close", lambda day, close: f"{day},BTC,EUR,{close}"))
-    assert named in refusal(lines("date,close,quote_currency", lambda day, close: f"{day},{close},EUR"))
-    right = lines("date,base,quote,close", lambda day, close: f"{day},BTC,USD,{close}")
-    assert closes(right) == dict(ROWS)
 
 
 def test_signs_of_currencies_in_headings() -> None:
@@ -314,14 +256,11 @@ def test_an_open_of_zero_is_unknown() -> None:
     ],
 )
 def test_neighbouring_columns_decide_the_currency_of_volumes(header: str) -> None:
-    cells = {"Open": 0, "High": 1, "Low": 2, "Close": 3}
+    prices = ("Open", "High", "Low", "Close")
 
     def row(day: date, close: float) -> str:
-        figures = candle(close)
-        return ",".join(
-            str(day) if name == "Date" else str(figures[cells[name]]) if name in cells else "9"
-            for name in header.split(",")
-        )
+        cells = {"Date": str(day), **dict.fromkeys(prices, str(close))}
+        return ",".join(cells.get(name, "9") for name in header.split(","))
 
     candles = read(lines(header, row)).candles
     assert candles["close"].tolist() == CLOSES
@@ -469,12 +408,11 @@ def test_coins_that_no_known_column_tells_apart() -> None:
 
 @pytest.mark.parametrize("coin", ["ETH/USD", "BTC/EUR"])
 def test_the_coin_that_json_names_beside_its_candles(coin: str) -> None:
-    candles = [{"date": str(day), "close": close} for day, close in ROWS]
     rows = [[str(day), *candle(close)] for day, close in ROWS]
     key = coin.replace("/", "")
     for content in (
-        {"data": {"pair": coin, "ohlc": candles}},
-        [{"ticker": coin, "priceData": candles}],
+        {"data": {"pair": coin, "ohlc": RECORDS}},
+        [{"ticker": coin, "priceData": RECORDS}],
         {"result": {"symbol": coin, "list": rows}},
         {"error": [], "result": {key: rows, "last": 1704240000}},
     ):
@@ -524,14 +462,6 @@ def test_json_by_day_and_by_column() -> None:
     assert "none is there" in refusal(json.dumps(several))
 
 
-def test_packed_files_in_a_zip_beside_hidden_ones() -> None:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a/.DS_Store", "x")
-        archive.writestr("a/prices.csv.gz", gzip.compress(lines(HEADER, full).encode()))
-    assert closes(out.getvalue()) == dict(ROWS)
-
-
 def test_json_whose_keys_number_the_rows() -> None:
     rows = {str(row): {"Date": str(day), "Close": close} for row, (day, close) in enumerate(ROWS)}
     assert closes(json.dumps(rows)) == dict(ROWS)
@@ -562,12 +492,6 @@ def test_closes_with_a_power_are_refused_where_digits_are_lost() -> None:
     assert closes("Date,Close\n2019-05-01,99999.5\n2019-05-02,1e+05\n")[DAYS[1]] == 100_000
 
 
-@pytest.mark.parametrize("form", ["{:.3f}K", "{:.2f}K", "{:.1f}M"])
-def test_closes_with_a_suffix_are_refused(form: str) -> None:
-    text = lines("Date,Close", lambda day, close: f"{day},{form.format(close / 1000)}")
-    assert "is not a number" in refusal(text)
-
-
 def test_signs_of_currencies_without_a_code() -> None:
     for sign in "₹₽₿₴¢":
         text = lines(f"Date,Close ({sign})", lambda day, close: f"{day},{close}")
@@ -576,14 +500,9 @@ def test_signs_of_currencies_without_a_code() -> None:
 
 
 def test_dates_of_another_time_zone_are_refused() -> None:
-    text = lines("Date,Close", lambda day, close: f"{day},{close}")
     column = lines("Date,Close,Timezone", lambda day, close: f"{day},{close},America/New_York")
-    records = [{"date": str(day), "close": close} for day, close in ROWS]
-    for data in (
-        "Timezone: America/New_York\n" + text,
-        column,
-        json.dumps({"meta": {"exchange_timezone": "America/New_York"}, "values": records}),
-    ):
+    beside = json.dumps({"meta": {"exchange_timezone": "America/New_York"}, "values": RECORDS})
+    for data in (f"Timezone: America/New_York\n{TABLE}", column, beside):
         assert "the file names the time zone 'America/New_York'" in refusal(data)
         assert closes(data.replace("America/New_York", "UTC")) == dict(ROWS)
     stamps = [
@@ -653,14 +572,9 @@ def test_headings_of_quantmod(header: str) -> None:
 
 @pytest.mark.parametrize("interval", ["1w", "weekly", "4h", "3600", "W", "1 week", "H4", "MN1"])
 def test_an_interval_other_than_a_day_is_refused(interval: str) -> None:
-    text = lines("Date,Close", lambda day, close: f"{day},{close}")
     column = lines("Date,Period,Close", lambda day, close: f"{day},{interval},{close}")
-    records = [{"date": str(day), "close": close} for day, close in ROWS]
-    for data in (
-        f"Interval: {interval}\n{text}",
-        column,
-        json.dumps({"meta": {"interval": interval}, "a": records}),
-    ):
+    beside = json.dumps({"meta": {"interval": interval}, "a": RECORDS})
+    for data in (f"Interval: {interval}\n{TABLE}", column, beside):
         assert f"the file has the words '{interval}'" in refusal(data)
         for right in ("1d", "Daily", "86400"):
             assert closes(data.replace(interval, right)) == dict(ROWS)
@@ -677,19 +591,14 @@ def test_candles_of_weeks_among_daily_ones_are_refused_by_their_opens() -> None:
     assert len(closes("\n".join(["date,open,close", *sampled]))) == len(days)
 
 
-def test_open_and_close_that_are_exchanged_are_refused() -> None:
-    text = lines(
-        "date,high,low,close,open", lambda day, close: f"{day},20000,1,{CLOSES[DAYS.index(day) - 1]},{close}"
-    )
-    assert "the closes are the opens of the day before, as if they were exchanged" in refusal(text)
-    assert closes(text.replace("close,open", "open,close")) == dict(ROWS)
-
-
-def test_open_and_close_that_are_exchanged_on_some_days_are_refused() -> None:
+@pytest.mark.parametrize("right", [0, 25])
+def test_open_and_close_that_are_exchanged_on_all_days_or_some_are_refused(right: int) -> None:
     opens = [CLOSES[0], *CLOSES[:-1]]
-    rows = [f"{day},{opened},{close}" for day, opened, close in zip(DAYS, opens, CLOSES, strict=True)]
-    other = [f"{day},{close},{opened}" for day, opened, close in zip(DAYS, opens, CLOSES, strict=True)]
-    assert "as if they were exchanged" in refusal("\n".join(["date,open,close", *rows[:25], *other[25:]]))
+    rows = [f"{day},{opened},{close}" for (day, close), opened in zip(ROWS, opens, strict=True)]
+    other = [f"{day},{close},{opened}" for (day, close), opened in zip(ROWS, opens, strict=True)]
+    assert "as if they were exchanged" in refusal(
+        "\n".join(["date,open,close", *rows[:right], *other[right:]])
+    )
     assert closes("\n".join(["date,open,close", *rows])) == dict(ROWS)
 
 
@@ -697,12 +606,48 @@ def test_open_and_close_that_are_exchanged_on_some_days_are_refused() -> None:
     "line", ["Chart in UTC+8", "Daily close at 5 PM ET", "Eastern Standard Time", "Asia/Tokyo"]
 )
 def test_a_line_beside_the_rows_names_a_time_zone(line: str) -> None:
-    text = lines("Date,Close", lambda day, close: f"{day},{close}")
-    assert "the file names the time zone" in refusal(f"{line}\n{text}")
+    assert "the file names the time zone" in refusal(f"{line}\n{TABLE}")
     for right in ("Times in UTC", "UTC+0", "Exported on 2024-01-02 10:00 EST", "Central market"):
-        assert closes(f"{right}\n{text}") == dict(ROWS)
+        assert closes(f"{right}\n{TABLE}") == dict(ROWS)
 
 
-def test_an_hour_in_a_column_of_its_own_is_midnight() -> None:
-    assert closes(lines("Date,Hour,Close", lambda day, close: f"{day},0,{close}")) == dict(ROWS)
-    refusal(lines("Date,Hour,Close", lambda day, close: f"{day},16,{close}"))
+# Prices that are there twice, and values of something else
+
+
+def test_a_json_record_has_each_key_once() -> None:
+    by_day = ",".join(f'"{day}": {close}' for day, close in ROWS)
+    assert "is there with two values" in refusal(f'{{{by_day}, "{DAYS[3]}": 9000}}')
+    assert closes(f'{{{by_day}, "{DAYS[3]}": {CLOSES[3]}}}') == dict(ROWS)
+
+
+@pytest.mark.parametrize("keys", [("kraken", "coinbase"), ("bid", "ask"), ("adjusted", "raw")])
+def test_prices_of_two_records_in_a_record_are_two_columns(keys: tuple[str, str]) -> None:
+    first, second = keys
+    records = [{"date": str(day), first: {"c": close / 2}, second: {"c": close}} for day, close in ROWS]
+    assert "one column is needed for the close, the header has two: 'c' and 'c.1'" in refusal(
+        json.dumps(records)
+    )
+    assert closes(json.dumps(records), columns={"date": "date", "close": "c.1"}) == dict(ROWS)
+    records = [{"date": str(day), first: {"4. close": 7}, second: {"4. close": close}} for day, close in ROWS]
+    assert "one column is needed for the close, the header has two" in refusal(json.dumps(records))
+
+
+@pytest.mark.parametrize("key", ["LTC", "ethereum", "TRY"])
+def test_the_key_of_a_record_in_a_record_names_another_product(key: str) -> None:
+    records = [{"date": str(day), key: {"close": close}} for day, close in ROWS]
+    assert f"row 1 is of '{key}'" in refusal(json.dumps(records))
+    records = [{"date": str(day), "bitcoin": {"close": close}} for day, close in ROWS]
+    assert closes(json.dumps(records)) == dict(ROWS)
+
+
+@pytest.mark.parametrize("text", ["market_cap", "Opening prices", "Trading volume", "7-day average"])
+def test_values_of_another_figure_are_no_closes(text: str) -> None:
+    table = "\n".join(["date,value", *(f"{day},{close}" for day, close in ROWS)])
+    column = "\n".join(["date,metric,value", *(f"{day},{text},{close}" for day, close in ROWS)])
+    by_day = {str(day): close for day, close in ROWS}
+    for data in (f"{text}\n{table}", column, json.dumps({"name": text, "values": by_day})):
+        assert f"'value' is of '{text}'" in refusal(data)
+        assert closes(data.replace(text, "Closing price")) == dict(ROWS)
+    refusal(json.dumps({text: by_day}))
+    assert closes(column, columns={"date": "date", "close": "value"}) == dict(ROWS)
+    assert closes(f"{text}\n{table}".replace("value", "close")) == dict(ROWS)

@@ -51,13 +51,6 @@ def test_without_known_trades_only_the_next_day_confirms_a_crash(volume: float) 
     assert verdict(crashed) == ([], [(DAY, "accepted", NEXT)])
 
 
-@pytest.mark.parametrize("change", [lambda frame: frame, closes_only])
-def test_a_redenomination_is_confirmed_by_the_next_day(change: Any) -> None:
-    frame = change(redenomination(made_up(), EVENT))
-    assert verdict(frame.head(EVENT + 1)) == ([str(DAY)], [])
-    assert verdict(frame) == ([], [(DAY, "accepted", NEXT)])
-
-
 def test_a_day_without_trades_confirms_nothing() -> None:
     frame = redenomination(made_up(), EVENT)
     frame.loc[EVENT + 1, "volume"] = 0.0

@@ -21,7 +21,7 @@ from closecast.tasks.prices.ingest_coinbase import ingest_exchange
 from closecast.tasks.prices.quarantine import Choice, decide, list_days
 from tests.exchange import Exchange
 from tests.helpers import made_up
-from tests.markets import bad_print, crash, delisting, no_trades, redenomination
+from tests.markets import bad_print, crash, redenomination
 
 XYZ = "XYZ-EUR"
 FIRST = date(2021, 1, 1)
@@ -62,8 +62,11 @@ class Market:
             ]
 
 
+Opened = Callable[[pd.DataFrame], Market]
+
+
 @pytest.fixture
-def market(tmp_path: Path) -> Iterator[Callable[[pd.DataFrame], Market]]:
+def market(tmp_path: Path) -> Iterator[Opened]:
     exchanges: list[Exchange] = []
 
     def opened(frame: pd.DataFrame) -> Market:
@@ -79,9 +82,7 @@ def day(number: int) -> date:
     return DAY + timedelta(days=number)
 
 
-def test_a_crash_of_99_percent_is_known_on_its_day(
-    market: Callable[[pd.DataFrame], Market], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_crash_of_99_percent_is_known_on_its_day(market: Opened, caplog: pytest.LogCaptureFixture) -> None:
     frame = crash(made_up(60, FIRST), EVENT)
     crashed = market(frame)
     for number in range(-1, 4):
@@ -94,7 +95,7 @@ def test_a_crash_of_99_percent_is_known_on_its_day(
 
 
 def test_a_redenomination_is_accepted_the_day_after_and_split_by_a_person(
-    market: Callable[[pd.DataFrame], Market], caplog: pytest.LogCaptureFixture
+    market: Opened, caplog: pytest.LogCaptureFixture
 ) -> None:
     frame = redenomination(made_up(60, FIRST), EVENT)
     old = market(frame)
@@ -120,7 +121,7 @@ def test_a_redenomination_is_accepted_the_day_after_and_split_by_a_person(
     assert old.run(DAY) is None
 
 
-def test_a_person_decides_on_the_day_itself(market: Callable[[pd.DataFrame], Market]) -> None:
+def test_a_person_decides_on_the_day_itself(market: Opened) -> None:
     old = market(redenomination(made_up(60, FIRST), EVENT))
     assert old.run(day(-1)) is not None
     assert old.run(DAY) is None
@@ -134,9 +135,7 @@ def test_a_person_decides_on_the_day_itself(market: Callable[[pd.DataFrame], Mar
     assert old.decide(DAY, "split", factor=0.001) is None
 
 
-def test_the_same_decision_can_be_known_from_an_earlier_day(
-    market: Callable[[pd.DataFrame], Market],
-) -> None:
+def test_the_same_decision_can_be_known_from_an_earlier_day(market: Opened) -> None:
     old = market(redenomination(made_up(60, FIRST), EVENT))
     for number in range(-1, 4):
         old.run(day(number))
@@ -153,7 +152,7 @@ def test_the_same_decision_can_be_known_from_an_earlier_day(
     assert old.decide(DAY, "undo", last=day(3)).kind == "accepted"
 
 
-def test_a_bad_print_is_taken_back_the_day_after(market: Callable[[pd.DataFrame], Market]) -> None:
+def test_a_bad_print_is_taken_back_the_day_after(market: Opened) -> None:
     frame = bad_print(made_up(60, FIRST), EVENT)
     bad = market(frame)
     assert bad.run(day(-1)) is not None
@@ -169,9 +168,7 @@ def test_a_bad_print_is_taken_back_the_day_after(market: Callable[[pd.DataFrame]
     assert again.data_version == on_the_day.data_version
 
 
-def test_a_close_far_away_without_its_open_stays_out_until_a_person_accepts_it(
-    market: Callable[[pd.DataFrame], Market],
-) -> None:
+def test_a_close_far_away_without_its_open_stays_out_until_a_person_accepts_it(market: Opened) -> None:
     frame = made_up(60, FIRST)
     frame.loc[EVENT, ["open", "high", "low", "close"]] *= 50
     spike = market(frame)
@@ -191,21 +188,7 @@ def test_a_close_far_away_without_its_open_stays_out_until_a_person_accepts_it(
     assert spike.run(day(6)).close_of(DAY) == frame["close"][EVENT]
 
 
-@pytest.mark.parametrize("change", [delisting, no_trades])
-def test_days_without_candles_bring_no_close_and_no_price(
-    market: Callable[[pd.DataFrame], Market], change: Any
-) -> None:
-    frame = change(made_up(70, FIRST), EVENT)
-    quiet = market(frame)
-    known = [quiet.run(day(number)) for number in range(-1, 36, 6)]
-    present = set(frame["day_utc"].dt.date)
-    assert [history is not None for history in known] == [
-        day(number) in present for number in range(-1, 36, 6)
-    ]
-    assert quiet.listed() == []
-
-
-def test_impossible_decisions_are_refused_in_one_line(market: Callable[[pd.DataFrame], Market]) -> None:
+def test_impossible_decisions_are_refused_in_one_line(market: Opened) -> None:
     frame = redenomination(made_up(60, FIRST), EVENT)
     frame.loc[10, "low"] = -1.0
     old = market(frame)

@@ -44,6 +44,7 @@ from closecast.tasks.profiles.baselines import (
 from closecast.tasks.profiles.student_t import fit_t
 from tests.helpers import FIRST, PROJECT, SHARED, needs_prices, without
 from tests.markets import closes_only
+from tests.tasks.features.walks import random_walk, with_noise_after
 
 UNKNOWN = ["open", "high", "low", "volume"]
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -54,27 +55,6 @@ HORIZONS = (1, 3, 7, 30)
 @pytest.fixture(autouse=True)
 def _every_fit_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "fit_garch", inspect.unwrap(fit_garch))
-
-
-def random_walk(days: int = 480, *, seed: int = 3, sigma: float = 0.03, weekend: float = 1.0) -> pd.DataFrame:
-    """A price that moves 24 times a day by a t with 5 degrees of freedom; `weekend` scales the weekends."""
-    draw = np.random.default_rng(seed)
-    when = pd.date_range(FIRST, periods=days, unit="s")
-    size = np.where(when.day_of_week >= 5, weekend, 1.0) * sigma * np.sqrt(0.6 / 24)
-    turbulence = np.exp(0.3 * draw.standard_normal(days))
-    steps = draw.standard_t(5, (days, 24)) * (size * turbulence)[:, None]
-    path = 4000 * np.exp(np.cumsum(steps).reshape(days, 24))
-    opening = np.concatenate([[4000.0], path[:-1, -1]])
-    return candle_frame(
-        {
-            "day_utc": when,
-            "open": opening,
-            "high": np.maximum(opening, path.max(axis=1)),
-            "low": np.minimum(opening, path.min(axis=1)),
-            "close": path[:, -1],
-            "volume": draw.uniform(1, 9, days),
-        }
-    )
 
 
 def closes(returns: Floats) -> pd.DataFrame:
@@ -124,11 +104,7 @@ def test_a_forecast_depends_on_no_other_origin_and_no_later_row(change: Change) 
     together = quantiles(frame, rows)
     assert set(together) == {(horizon, name) for horizon in HORIZONS for name in baselines_of(horizon)}
     for n, row in enumerate(rows):
-        garbage = frame.copy()
-        later = garbage.loc[row + 1 :, "close"]
-        noise = np.random.default_rng(row).uniform(0.01, 1e6, (len(later), 5))
-        garbage.loc[row + 1 :, [*UNKNOWN[:3], "close", "volume"]] = noise
-        garbage.loc[row + 5 :: 3, UNKNOWN] = np.nan
+        garbage = with_noise_after(frame, row)
         for alone in (
             quantiles(garbage, [row]),
             quantiles(frame.iloc[: row + 1], [row]),
@@ -265,50 +241,41 @@ def test_the_fitted_t_is_the_maximum_likelihood_one() -> None:
     np.testing.assert_allclose(fit_t(np.append(values, 1e5)), (sigma, dof), rtol=0.2)
 
 
-def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
-    frame = random_walk(700, weekend=0.5)
-    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
-    returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
-    scale = weekday_scale(returns, weekday[1 : row + 1])
-    assert scale.max() > 1.5 * scale.min()
-    model = arch.arch_model(100 * (returns / scale[weekday[1 : row + 1]]), mean="Zero", dist="t")
-    result = model.fit(disp="off", show_warning=False)
-    variance = result.forecast(horizon=1, reindex=False).variance.to_numpy().ravel()
-    sigma = np.sqrt(variance) / 100 * scale[weekday[row + 1]]
-    expected = student_t(np.zeros(1), sigma, result.params[["nu"]].to_numpy())
-    np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
-
-
-def test_garch_over_several_days_sums_the_daily_variances_of_arch() -> None:
-    frame = random_walk(700, weekend=0.5)
-    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
-    returns, weekday = log_returns(frame)[1 : row + 1], frame["day_utc"].dt.day_of_week.to_numpy()
-    scale = weekday_scale(returns, weekday[1 : row + 1])
-    scaled = returns / scale[weekday[1 : row + 1]]
-    result = arch.arch_model(100 * scaled, mean="Zero", dist="t").fit(disp="off", show_warning=False)
+def garch_at(frame: pd.DataFrame, row: int) -> tuple[_WeekdayGarch, Floats]:
+    """GARCH fitted to the returns up to a row, and these returns, divided by the scale of their weekday."""
+    returns, weekday = log_returns(frame)[: row + 1], frame["day_utc"].dt.day_of_week.to_numpy()[: row + 1]
+    known = ~np.isnan(returns)
+    scale = weekday_scale(returns[known], weekday[known])
+    scaled = returns[known] / scale[weekday[known]]
     fitted = fit_garch(scaled)
     assert fitted is not None
-    garch = _WeekdayGarch(fitted, scale, fitted.sigma(scaled))
+    return _WeekdayGarch(fitted, scale, fitted.sigma(scaled)), scaled
+
+
+def test_garch_weekday_t_is_the_forecast_of_arch_for_scaled_returns() -> None:
+    """The variances of several days are summed, each in the scale of its weekday."""
+    frame = random_walk(700, weekend=0.5)
+    row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
+    garch, scaled = garch_at(frame, row)
+    assert garch.scale.max() > 1.5 * garch.scale.min()
+    result = arch.arch_model(100 * scaled, mean="Zero", dist="t").fit(disp="off", show_warning=False)
+    weekday, count = frame["day_utc"].dt.day_of_week.to_numpy()[[row]], np.array([len(scaled)])
     for horizon in HORIZONS:
         daily = result.forecast(horizon=horizon, reindex=False).variance.to_numpy().ravel() / 100**2
         total = sum(
-            variance * scale[(weekday[row] + day) % 7] ** 2 for day, variance in enumerate(daily, start=1)
+            variance * garch.scale[(weekday + day) % 7] ** 2 for day, variance in enumerate(daily, start=1)
         )
-        found = garch.over(horizon, np.array([len(returns)]), weekday[[row]])
-        assert found == pytest.approx([np.sqrt(total)], rel=1e-9)
+        sigma = garch.over(horizon, count, weekday)
+        assert sigma == pytest.approx(np.sqrt(total), rel=1e-9)
+    expected = student_t(np.zeros(1), garch.over(1, count, weekday), result.params[["nu"]].to_numpy())
+    np.testing.assert_allclose(quantiles_of("garch_weekday_t", frame, [row]), expected, rtol=1e-9)
 
 
 def test_garch_fits_a_separate_t_over_several_days() -> None:
     frame, horizon = with_gap(random_walk(900)), 7
     row = int(refit_rows(frame, GARCH_REFIT_DAYS)[-1])
-    returns, weekday = log_returns(frame), frame["day_utc"].dt.day_of_week.to_numpy()
-    known = ~np.isnan(returns)
-    counts, past = np.cumsum(known), known[: row + 1].nonzero()[0]
-    scale = weekday_scale(returns[past], weekday[past])
-    scaled = returns[past] / scale[weekday[past]]
-    fitted = fit_garch(scaled)
-    assert fitted is not None
-    garch = _WeekdayGarch(fitted, scale, fitted.sigma(scaled))
+    garch, _ = garch_at(frame, row)
+    weekday, counts = frame["day_utc"].dt.day_of_week.to_numpy(), np.cumsum(~np.isnan(log_returns(frame)))
     close = dict(zip(frame["day_utc"].dt.date, frame["close"], strict=True))
     standardized = []
     for day in list(close)[: row + 1]:
@@ -369,17 +336,6 @@ def test_the_ewma_replaces_a_har_whose_first_sigmas_have_no_outcome_yet() -> Non
         quantiles_of(name, frame, [row, row + REFIT_DAYS]) for name in ("har_120_t", "ewma_weekday_t")
     )
     assert (found == expected).all(axis=1).tolist() == [True, False]
-
-
-@pytest.mark.parametrize("component", MIXED)
-@pytest.mark.parametrize("change", [pd.DataFrame.copy, closes_only])
-def test_a_baseline_learns_the_weekday_of_its_target(change: Change, component: str) -> None:
-    frame = change(random_walk(900, weekend=0.4))
-    rows = np.arange(600, 899)
-    widths = width(quantiles_of(component, frame, rows))
-    target = frame["day_utc"].dt.day_of_week.to_numpy()[rows + 1]
-    typical = [np.median(widths[target == day]) for day in range(7)]
-    assert max(typical[5:]) < 0.65 * min(typical[:5])
 
 
 @pytest.mark.parametrize("horizon", [1, 30])

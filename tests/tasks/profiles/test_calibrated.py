@@ -24,6 +24,7 @@ from closecast.tasks.profiles.baselines import baseline_quantiles, baselines_of
 from closecast.tasks.profiles.calibrated import CalibratedProfile
 from closecast.tasks.profiles.ensemble import Ensemble, TrainedEnsemble, ensemble_quantiles
 from tests.helpers import BTC, FIRST, made_up, one_line, without
+from tests.tasks.features.walks import with_noise_after
 
 HORIZONS = (1, 3, 7)
 SMALL: dict[str, Any] = {"lookback": 5, "units": 3, "members": 2, "horizons": HORIZONS, "pool_products": ()}
@@ -193,10 +194,7 @@ def test_a_row_depends_on_no_later_day_and_survives_json(candles: pd.DataFrame) 
         expected = figures(together, n)
         assert len(expected) == 3 * 3 + 4 + 8 + 8
         assert figures(again, n) == expected
-        garbage = candles.copy()
-        noise = np.random.default_rng(n).uniform(0.01, 1e6, len(candles) - row - 1)
-        for name in ("open", "high", "low", "close", "volume"):
-            garbage.loc[row + 1 :, name] = noise
+        garbage = with_noise_after(candles, row)
         gapped = garbage.drop(index=range(row + 2, len(garbage), 3)).reset_index(drop=True)
         for frame in (garbage, gapped, candles.iloc[: row + 1]):
             assert figures(predicted(frame, row), 0) == expected
@@ -253,19 +251,6 @@ def test_the_first_offsets_learn_the_days_that_the_networks_were_not_fitted_to(
     assert outcomes_learned(offsets) == outcomes
     for own, count in zip(offsets.values(), outcomes, strict=True):
         assert count or own.tolist() == [0.0] * 23
-
-
-def test_the_newest_outcome_counts_as_one_step() -> None:
-    """A crash on the last day is outside of every interval of every horizon."""
-    crashed = made_up(420)
-    crashed.loc[419, ["open", "high", "low", "close"]] /= 9.0
-    after, before = first_offsets(crashed, 400), first_offsets(made_up(420).iloc[:419], 400)
-    levels = np.array(LEVELS)
-    for horizon in HORIZONS:
-        step = PROFILE.tracker_step * (levels - 1.0)
-        np.testing.assert_allclose(
-            after[horizon] - before[horizon], (step - step[::-1]) / 2, rtol=0, atol=1e-12
-        )
 
 
 def test_the_first_offsets_count_calendar_days_around_gaps() -> None:
