@@ -11,15 +11,21 @@ import h5py
 import numpy as np
 import pytest
 
+from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.core.tensorflow_runtime import tensorflow
+from closecast.tasks.features.inputs import columns_of, make_inputs, usable_rows, windows_at
 from closecast.tasks.network.architectures import article_network, calibrated_network
 from closecast.tasks.network.epoch import Weights
 from closecast.tasks.network.forward import forward, relu, sigmoid, student_t_parameters, weight_shapes
+from closecast.tasks.profiles.article import ArticleProfile
+from closecast.tasks.profiles.calibrated import CalibratedProfile
+from tests.helpers import BTC, made_up
 from tests.tasks.network.test_architectures import ARTICLE as SMALL_ARTICLE
 
 tensorflow()  # quietly, before Keras imports it
 import keras  # noqa: E402
 
+WINDOWS = 10_000
 ARTICLE: dict[str, Any] = SMALL_ARTICLE | {"units": 64}
 CALIBRATED: dict[str, Any] = {
     "lookback": 14,
@@ -71,6 +77,15 @@ def glorot(shape: dict[str, Any], seed: int) -> Weights:
     return [(draw.normal(size=one) * np.sqrt(2 / sum(one))).astype(np.float32) for one in shapes]
 
 
+def assert_as_keras(shape: dict[str, Any], weights: Weights, windows: np.ndarray) -> None:
+    assert windows.shape == (WINDOWS, shape["lookback"], shape.get("features", 1))
+    outputs = ours(shape, weights, windows)
+    assert outputs.std(axis=0).min() > 0.001
+    double, single = (keras_outputs(shape, weights, windows, kind) for kind in ("float64", "float32"))
+    assert np.abs(outputs - double).max() < 1e-10
+    assert (np.abs(outputs - single) / np.maximum(1.0, np.abs(single))).max() < 1e-6
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -83,13 +98,25 @@ def glorot(shape: dict[str, Any], seed: int) -> Weights:
     ],
 )
 def test_random_weights_give_the_outputs_of_keras(shape: dict[str, Any]) -> None:
-    size, weights = (1000, shape["lookback"], shape.get("features", 1)), glorot(shape, 3)
+    size = (WINDOWS, shape["lookback"], shape.get("features", 1))
     windows = np.random.default_rng(2).normal(size=size).astype(np.float32)
-    outputs = ours(shape, weights, windows)
-    assert outputs.std(axis=0).min() > 0.001
-    double, single = (keras_outputs(shape, weights, windows, kind) for kind in ("float64", "float32"))
-    assert np.abs(outputs - double).max() < 1e-10
-    assert (np.abs(outputs - single) / np.maximum(1.0, np.abs(single))).max() < 1e-6
+    assert_as_keras(shape, glorot(shape, 3), windows)
+
+
+def test_a_trained_ensemble_gives_the_outputs_of_keras() -> None:
+    """On the windows of a history: clipped returns, logarithms, flags."""
+    candles, profile = made_up(WINDOWS + 40), CalibratedProfile({"members": 1, "pool_products": ()})
+    settings = profile.settings
+    fitted = profile.fit(PriceHistory(BTC, candles.head(700), "v", "csv@0"), {}, epochs=3)
+    inputs = make_inputs(candles, settings, columns_of(candles, share=settings.column_share))
+    windows = windows_at(inputs, usable_rows(inputs, lookback=settings.lookback)[-WINDOWS:], settings)
+    assert_as_keras(CALIBRATED, fitted.state.members[0], windows)
+
+
+def test_a_trained_article_gives_the_outputs_of_keras() -> None:
+    fitted = ArticleProfile().fit(PriceHistory(BTC, made_up(600), "v", "csv@0"), {}, epochs=3)
+    windows = np.random.default_rng(2).uniform(-0.2, 1.5, (WINDOWS, 5, 1)).astype(np.float32)
+    assert_as_keras(ARTICLE, fitted.state.weights, windows)
 
 
 @pytest.mark.parametrize("shape", [CALIBRATED, ARTICLE, ARTICLE | {"lookback": 1, "units": 1}])
@@ -107,6 +134,13 @@ def test_a_window_has_the_same_bits_alone_and_among_others(shape: dict[str, Any]
     shifted[:] = windows
     assert ours(shape, weights, shifted).tobytes() == together.tobytes()
     assert ours(shape, weights, windows[:0]).shape == (0, len(weights[-1]))
+
+
+def test_windows_of_a_series_may_overlap_in_memory() -> None:
+    series = np.random.default_rng(2).normal(size=40)
+    spans = np.lib.stride_tricks.sliding_window_view(series, 5)[:, :, None]
+    weights = glorot(ARTICLE, 3)
+    assert ours(ARTICLE, weights, spans).tobytes() == ours(ARTICLE, weights, spans.copy()).tobytes()
 
 
 def test_weights_have_the_layout_of_keras_and_of_its_files(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from closecast.tasks.prices.ingest_coinbase import ingest_exchange
 from closecast.tasks.prices.quarantine import Choice, decide, list_days
 from tests.exchange import Exchange
 from tests.helpers import made_up
-from tests.markets import bad_print, crash, redenomination
+from tests.markets import bad_print, crash, delisting, no_trades, redenomination
 
 XYZ = "XYZ-EUR"
 FIRST = date(2021, 1, 1)
@@ -186,6 +186,18 @@ def test_a_close_far_away_without_its_open_stays_out_until_a_person_accepts_it(m
     assert spike.run(day(5)).close_of(DAY) is None
     assert spike.decide(DAY, "undo", last=day(5)).kind == "accepted"
     assert spike.run(day(6)).close_of(DAY) == frame["close"][EVENT]
+
+
+@pytest.mark.parametrize("change", [delisting, no_trades])
+def test_days_without_candles_bring_no_close_and_no_price(market: Opened, change: Any) -> None:
+    frame = change(made_up(70, FIRST), EVENT)
+    quiet = market(frame)
+    known = [quiet.run(day(number)) for number in range(-1, 36, 6)]
+    present = set(frame["day_utc"].dt.date)
+    assert [history is not None for history in known] == [
+        day(number) in present for number in range(-1, 36, 6)
+    ]
+    assert quiet.listed() == []
 
 
 def test_impossible_decisions_are_refused_in_one_line(market: Opened) -> None:

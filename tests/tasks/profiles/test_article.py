@@ -187,10 +187,6 @@ def test_the_test_part_is_compared_with_the_naive_forecast() -> None:
     outputs = forward(model.state.weights, split.test.inputs, activation="sigmoid", leaky_slope=0.5)
     points = split.scaler.back(outputs[:, 0])
     assert test["point"].tolist() == points.tolist()
-    # The forecasts of these days, each from the day before.
-    forecast = PROFILE.predict(model, closes, np.arange(50, 59))[1].points
-    assert forecast is not None
-    assert forecast.tolist() == points.tolist()
     rmse = np.sqrt(np.mean((test["point"] - test["close"]) ** 2))
     assert model.training.metrics["test_rmse"] == pytest.approx(rmse)
     naive = np.sqrt(np.mean(np.diff(closes["close"])[50:] ** 2))
@@ -213,6 +209,25 @@ def test_a_constant_series_is_fitted() -> None:
 
 
 # The forecast
+
+
+def test_the_forecast_layer_by_layer() -> None:
+    import keras
+
+    closes, model = made_up(), fitted()
+    kernel, recurrent, bias, out, shift = model.state.weights
+    low, high = closes["close"].iloc[:48].min(), closes["close"].iloc[:48].max()
+    sigmoid = keras.activations.get("sigmoid")
+    hidden = state = np.zeros((1, 4), dtype=np.float32)
+    for close in closes["close"].iloc[-3:]:
+        x = np.array([[(close - low) / (high - low)]], dtype=np.float32)
+        gates = np.split(x @ kernel + hidden @ recurrent + bias, 4, axis=1)
+        i, f, c, o = (np.asarray(sigmoid(gate)) for gate in gates)
+        state = f * state + i * c
+        hidden = o * np.asarray(sigmoid(state))
+    leaky = np.where(hidden > 0, hidden, 0.5 * hidden)
+    expected = (leaky @ out + shift)[0, 0] * (high - low) + low
+    assert point(model, closes) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_forecast_depends_only_on_its_window() -> None:
