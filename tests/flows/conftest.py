@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from closecast.flows.clock import last_complete_day
+from tests.calibrated import Runs, champion_runs
 from tests.exchange import Exchange
 
 DAY = timedelta(days=1)
 LAST = date(2019, 10, 17)
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
+    """A home with a champion and no forecast."""
+    return champion_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +52,16 @@ def past_exchange(walk: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("closecast.tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
         monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
         yield served
+
+
+def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
+    """Keys of a file that Prefect's models, dumped again, do not have."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in understood:
+                yield f"{at}{key}"
+            else:
+                yield from unknown_keys(value, understood[key], f"{at}{key}.")
+    elif isinstance(given, list) and isinstance(understood, list):
+        for item, model in zip(given, understood, strict=True):
+            yield from unknown_keys(item, model, at)

@@ -33,6 +33,7 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.scores import Scores
 from closecast.tasks.report.events import COVERAGE_ALARM, DELIVERED, STALE_MODEL
 from tests.exchange import Exchange
+from tests.flows.conftest import unknown_keys
 from tests.helpers import publish_all, store
 from tests.proxy import Proxy, Refusal
 from tests.serve_demo import PROJECT, Platform, free_port
@@ -394,19 +395,6 @@ def test_a_file_that_prefect_cannot_read_is_refused(old: str, new: str, tmp_path
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
         read_automations(file, "webhook", NO_BLOCK)
-
-
-def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
-    """Keys of the file that Prefect's models ignore."""
-    if isinstance(given, dict):
-        for key, value in given.items():
-            if key not in understood:
-                yield f"{at}{key}"
-            else:
-                yield from unknown_keys(value, understood[key], f"{at}{key}.")
-    elif isinstance(given, list) and isinstance(understood, list):
-        for item, model in zip(given, understood, strict=True):
-            yield from unknown_keys(item, model, at)
 
 
 def test_every_key_of_the_file_is_one_of_prefects() -> None:

@@ -25,7 +25,7 @@ from closecast.flows.arguments import check_path, parse_any_day
 from closecast.storage.core.errors import BadDay, BadFile, BadSetting
 from closecast.storage.core.home import Home
 from closecast.storage.tables.schemas import PREDICTIONS
-from tests.calibrated import MADE, Runs, champion_runs, day
+from tests.calibrated import MADE, Runs, day
 from tests.helpers import BTC, PROJECT, made_up, one_line, to_csv
 
 LOGGERS = [logging.getLogger(name) for name in (None, "closecast", "prefect")]
@@ -45,11 +45,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "closes.csv"
     path.write_bytes(to_csv(made_up(70)))
     return path
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return champion_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.mark.usefixtures("prefect_server")

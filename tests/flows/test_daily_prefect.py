@@ -21,7 +21,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from closecast.flows.daily import daily_forecast
@@ -33,7 +32,6 @@ from closecast.storage.core.errors import (
     StaleSeries,
 )
 from closecast.storage.core.home import Home
-from closecast.storage.models.registry import Models
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.reports import Reports
 from closecast.storage.tables.predictions import Predictions
@@ -73,10 +71,6 @@ def run(home: Path, csv: Path, *, flow: Any = daily_forecast, product_id: str = 
 def rows(home: Path) -> list[dict[str, Any]]:
     stored: list[dict[str, Any]] = Predictions(Home(home)).between().to_pylist()
     return stored
-
-
-def versions(home: Path) -> list[str]:
-    return [version.tags["weights_sha256"] for version in Models(Home(home)).versions()]
 
 
 def without_time(home: Path) -> list[dict[str, Any]]:
@@ -126,17 +120,6 @@ def test_the_same_run_again_makes_nothing(
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 1
     assert (files(home), observations(home)) == (before, candles)
-
-
-@pytest.mark.engines
-def test_another_task_runner_gives_the_same_bits(
-    run_once: tuple[Path, str], csv: Path, tmp_path: Path
-) -> None:
-    home, prediction_id = run_once
-    runner: Any = ProcessPoolTaskRunner(max_workers=1)
-    assert run(tmp_path, csv, flow=daily_forecast.with_options(task_runner=runner)) == prediction_id
-    assert without_time(tmp_path) == without_time(home)
-    assert versions(tmp_path) == versions(home)
 
 
 def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None:
@@ -298,19 +281,3 @@ def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path
     # Once: the same run again backfills nothing.
     assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
     assert rows(tmp_path / "late") == late
-
-
-@pytest.mark.engines
-def test_backfill_is_limited_and_of_every_day_with_a_close(walk: Walk, tmp_path: Path) -> None:
-    candles = walk(LAST, days=370)
-    gap = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
-    with_gap = write(candles[~gap], tmp_path / "btc.csv")
-    first = LAST - 40 * DAY
-    calibrated(tmp_path, with_gap, origin=first, backfill_days=30)
-    assert origins(tmp_path) == [first]
-    calibrated(tmp_path, with_gap, origin=LAST - 10 * DAY, backfill_days=3)
-    before = origins(tmp_path)
-    assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
-    calibrated(tmp_path, with_gap, origin=LAST, backfill_days=30)
-    filled = [LAST - number * DAY for number in (9, *range(7, -1, -1))]
-    assert origins(tmp_path) == [*before, *filled]

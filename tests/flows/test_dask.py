@@ -11,12 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
 from closecast.flows.backtest import backtest_products, rolling_backtest
@@ -28,6 +27,7 @@ from closecast.storage.tables.schemas import backtests
 from closecast.tasks.profiles.baselines import baselines_of
 from tests.calibrated import HORIZONS, LENIENT, QUICK
 from tests.dask_cluster import Cluster, started
+from tests.flows.test_backtest import rows_of
 from tests.helpers import FIRST, PROJECT, made_up, store
 from tests.waiting import wait_for
 
@@ -51,16 +51,6 @@ def home_of(root: Path) -> Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return home_of(tmp_path / "home")
-
-
-def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, int, date], tuple[Any, ...]]:
-    """Every stored figure of every component and horizon."""
-    rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
-    figures = ("sigma", "last_close", "close", "point", "quantiles", "model", "fold")
-    return {
-        (row["component"], row["horizon"], row["origin_day"]): tuple(row[name] for name in figures)
-        for row in rows
-    }
 
 
 @pytest.fixture(scope="module")
@@ -194,22 +184,6 @@ def test_an_address_without_a_scheduler_is_refused_in_seconds(silent: bool, home
         with pytest.raises(ClusterUnusable, match=message):
             rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), address)
         assert time.monotonic() - started_at < 60
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--dask", "localhost"), "a Dask scheduler's address looks like tcp://HOST:8786, not 'localhost'"),
-        (("--dask", "tcp://h:1", "--workers", "2"), "workers are for this machine, and Dask at tcp://h:1"),
-    ],
-)
-def test_unusable_options_are_refused(
-    words: tuple[str, ...], message: str, home: Home, tmp_path: Path
-) -> None:
-    refused = closecast(home, tmp_path, *words)
-    assert refused.returncode == 1
-    assert message in refused.stderr
-    assert refused.stderr.count("\n") == 1
 
 
 def test_workers_with_other_code_get_no_work(cluster: Cluster, home: Home, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ from closecast.flows.several import require_all
 from closecast.storage.core.errors import ProductsFailed
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
-from closecast.storage.tables.scores import Scores
 from closecast.tasks.prices.sources import Market
-from tests.exchange import Exchange
 from tests.flows.conftest import DAY, LAST
 
 ONCE = {"epochs": 1}
@@ -96,30 +93,3 @@ def test_a_malformed_list_is_refused_before_anything_is_stored(products: list[st
     with pytest.raises(ParameterTypeError):
         run(tmp_path / "home", products)
     assert not (tmp_path / "home").exists()
-
-
-def test_a_gap_stops_neither_the_forecasts_nor_the_scores(
-    walk: Walk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frame = walk(LAST, days=60)
-    with_gap = frame[frame["day_utc"] != pd.Timestamp(LAST - DAY)].reset_index(drop=True)
-    market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
-    with Exchange({"BTC-USD": with_gap}, clock=day) as served:
-        monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
-        daily_forecast(market, "article", ONCE, home=str(tmp_path))
-        served.clock = day + 2 * DAY  # the day before it has no candle
-        asked = daily_forecast(market, "article", ONCE, home=str(tmp_path))
-        assert [str(row["target_day"]) for row in Scores(Home(tmp_path)).read().to_pylist()] == ["2019-10-15"]
-        served.clock = day + 3 * DAY
-        daily_forecast(market, "article", ONCE, home=str(tmp_path))
-    stored = Predictions(Home(tmp_path)).between().to_pylist()
-    # For the day after the missing one a point is the last close, and so it is after the gap.
-    assert [(str(row["target_day"]), row["horizon"], row["basis"]) for row in stored] == [
-        ("2019-10-15", 1, "model"),
-        ("2019-10-16", 1, "model"),
-        ("2019-10-17", 2, "fallback"),
-        ("2019-10-18", 1, "fallback"),
-    ]
-    assert asked == stored[2]["prediction_id"]
-    assert all(row["point"] == row["last_close"] for row in stored[2:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -187,25 +187,6 @@ def test_the_days_and_the_walk_learn_the_same_offsets(
         for number in range(START, end + 1)
         if number + horizon > end
     )
-
-
-def test_forecasts_wait_for_their_outcome_over_folds(tested: Tested) -> None:
-    home, plan, _ = tested
-    cache = BacktestCache(home, plan.backtest_id)
-    first = WalkState.model_validate(cache.read("fold-0"))
-    last = plan.span(0)[1]
-    waiting = {(target, horizon) for target, horizon, _ in first.waiting}
-    assert waiting == {
-        (last + timedelta(days=ahead), horizon)
-        for horizon in HORIZONS
-        for ahead in range(1, horizon + 1)
-        if last + timedelta(days=ahead - horizon) >= day(START)
-    }
-    second = WalkState.model_validate(cache.read("fold-1"))
-    assert first.offsets
-    assert second.offsets
-    assert min(target for target, *_ in second.waiting) > day(END)
-    assert all(first.offsets[horizon] != second.offsets[horizon] for horizon in HORIZONS)
 
 
 def test_an_interrupted_walk_is_completed_with_the_same_bits(

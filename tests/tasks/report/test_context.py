@@ -64,11 +64,6 @@ def test_running_coverage_is_of_the_last_90_days_with_its_bounds_of_chance() -> 
         assert binomtest(beyond, 90, 0.8).pvalue < 0.05
 
 
-def test_running_coverage_needs_20_days() -> None:
-    assert running_coverage(covered_days(19)).empty
-    assert len(running_coverage(covered_days(20))) == 1
-
-
 def test_pit_histogram_counts_and_bounds() -> None:
     assert pit_histogram(np.array([])) is None
     pit = pit_histogram(np.array([0.0, 0.05, 0.1, 0.95, 1.0]))
@@ -142,14 +137,6 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert [network["name"] for network in drawn["losses"]["networks"]] == ["network 1", "network 2"]
     assert drawn["losses"]["networks"][0]["validation"] == [1.45, None, 1.41]
     assert drawn["coverage"]["running_80"][-1] == pytest.approx(inside.tail(90).mean())
-
-
-def test_the_whole_run_is_read_and_the_one_before(home: Home) -> None:
-    context = read_context(home, BTC, "calibrated", DAY)
-    assert [one.horizon for one in context.forecast.horizons] == list(HORIZONS)
-    assert context.earlier is not None
-    assert context.earlier.origin_day == date(2020, 2, 23)
-    assert len(context.earlier.horizons) == len(HORIZONS)
 
 
 def test_horizons_of_other_settings_from_the_same_origin_are_not_mixed(copied: Home) -> None:

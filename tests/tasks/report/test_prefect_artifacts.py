@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
-import pandas as pd
 import pytest
 from prefect.context import SettingsContext
 from prefect.settings import Profile, Settings
@@ -17,13 +16,12 @@ from prefect.settings import Profile, Settings
 from closecast.storage.core.home import Home, default_root
 from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.history import PriceHistory
-from closecast.tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
+from closecast.tasks.evaluation.scoreboard import scoreboard
 from closecast.tasks.network.epoch import listening, report_epoch
 from closecast.tasks.prices.ingest import IngestedPrices
 from closecast.tasks.report import side_calls
 from closecast.tasks.report.events import run_url
 from closecast.tasks.report.prefect_artifacts import (
-    MAX_FORECASTS,
     TrainingProgress,
     forecast_markdown,
     newest_forecasts,
@@ -33,10 +31,10 @@ from closecast.tasks.report.prefect_artifacts import (
 from closecast.tasks.report.side_calls import Progress
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
-from tests.storage.tables.rows import ROWS
+from tests.tasks.evaluation.test_scoreboard import scores
 
 DEFAULT_HOME = Home(default_root())
-NOTHING_SCORED = scoreboard(pd.DataFrame(columns=COLUMNS))
+NOTHING_SCORED = scoreboard(scores(0))
 GAPS = [(date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1))]
 
 
@@ -46,16 +44,6 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
         candles = without(candles, *gap)
     history = PriceHistory(BTC, candles, "v", "coinbase@0")
     return IngestedPrices(history, history.origin, new_days=3, restated_days=2, quarantined=1)
-
-
-def scored(day: date, basis: str = "model") -> dict[str, Any]:
-    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
-    components = {"component_names": ["har_120_t"], "component_crps": [0.025]}
-    return {**ROWS["scores"], **figures, **components, "target_day": day, "basis": basis}
-
-
-def missed_board() -> Scoreboard:
-    return scoreboard(pd.DataFrame([scored(date(2020, 1, 1) + timedelta(days=n)) for n in range(180)]))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +104,7 @@ def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
 
 def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     forecast = forecast_by_hand(400, "id-0", profile=quick(), quantiles=[7900.0 + 10 * n for n in range(23)])
-    text = forecast_markdown(forecast, forecast, prices(), missed_board(), "an old model")
+    text = forecast_markdown(forecast, forecast, prices(), scoreboard(scores(180)), "an old model")
     assert "| 80 % | 7,930.00 USD to 8,090.00 USD |" in text
     assert "a point without intervals" not in text
     assert "| lstm | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in text
@@ -125,7 +113,7 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     for percent in (80, 95):
         assert text.count(f"**Alarm:** the {percent} % interval covered 0.0 %") == 1
     assert "## Scoreboard" in text
-    assert "| 0.8000 (har_120_t, p –) |" in text
+    assert "| 0.9000 (har_120_t, p –) |" in text
 
 
 def test_markdown_is_of_the_day_asked_for_and_shows_the_next_days_of_its_run() -> None:
@@ -150,7 +138,7 @@ def test_markdown_is_of_the_day_asked_for_and_shows_the_next_days_of_its_run() -
 def test_markdown_of_a_fallback_says_that_there_was_no_model() -> None:
     made = forecast_by_hand(80, "id-0", profile=quick())
     fallback = replace(made, basis="fallback", model_version=None)
-    board = scoreboard(pd.DataFrame([scored(date(2019, 3, 1), basis="fallback")]))
+    board = scoreboard(scores(1).assign(basis="fallback"))
     text = forecast_markdown(
         fallback, fallback, prices(), board, "a model needs 400 closes, and there are 80"
     )
@@ -195,7 +183,6 @@ def test_newest_forecasts_come_first(home: Home) -> None:
     Predictions(home).publish(fallback.rows())
     newest = newest_forecasts(home, BTC, "article")[0]
     assert (newest["basis"], newest["model_version"]) == ("fallback", "")
-    assert MAX_FORECASTS == 30
     (row,) = newest_forecasts(home, BTC, quick().name)
     ends = others[1].first.interval(80)
     assert (row["lower_80"], row["upper_80"]) == ends
