@@ -192,13 +192,12 @@ def test_a_model_is_named_by_its_number_or_its_alias(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(
-            "2019-10-17",
-            dt.date(2019, 10, 17),
-            dt.datetime(2019, 10, 17, tzinfo=dt.UTC),
-            np.datetime64("2019-10-17"),
-        ),
-        *(pd.Timestamp("2019-10-17"), pd.Timestamp("2019-10-17", tz="UTC")),
+        "2019-10-17",
+        dt.date(2019, 10, 17),
+        dt.datetime(2019, 10, 17, tzinfo=dt.UTC),
+        np.datetime64("2019-10-17"),
+        pd.Timestamp("2019-10-17"),
+        pd.Timestamp("2019-10-17", tz="UTC"),
     ],
 )
 def test_a_day_has_many_forms(value: Any) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from closecast.flows.clock import last_complete_day, now
+from closecast.flows.clock import last_complete_day
 from tests.helpers import PROJECT
 
 
@@ -25,14 +25,6 @@ from tests.helpers import PROJECT
 )
 def test_the_last_complete_day_by_utc(moment: datetime, day: date) -> None:
     assert last_complete_day(moment) == day
-
-
-def test_now_is_utc_and_moves() -> None:
-    first, second = now(), now()
-    assert first.utcoffset() == timedelta(0)
-    assert first <= second
-    assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
-    assert last_complete_day() in {last_complete_day(first), last_complete_day(now())}
 
 
 def test_only_flows_clock_reads_the_clock() -> None:

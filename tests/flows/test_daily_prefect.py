@@ -14,11 +14,8 @@ import pytest
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterTags,
 )
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.tasks import Task
@@ -38,8 +35,8 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.steps import step, task_of
 from closecast.tasks.prices.sources import Market, ingest_prices
 from tests.calibrated import HORIZONS, QUICK
-from tests.exchange import Exchange
-from tests.flows.conftest import DAY, LAST
+from tests.flows.conftest import DAY, LAST, artifacts_of, flow_runs_of
+from tests.helpers import to_csv
 from tests.proxy import Proxy, Refusal
 from tests.waiting import wait_for
 
@@ -53,12 +50,8 @@ Walk = Callable[..., pd.DataFrame]
 @pytest.fixture(scope="module")
 def csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty days up to LAST."""
-    return write(walk(LAST), tmp_path_factory.mktemp("csv") / "btc.csv")
-
-
-def write(candles: pd.DataFrame, path: Path) -> Path:
-    plain = candles[["day_utc", "close"]].set_axis(["date", "close"], axis=1)
-    plain.to_csv(path, index=False, date_format="%Y-%m-%d")
+    path = tmp_path_factory.mktemp("csv") / "btc.csv"
+    path.write_bytes(to_csv(walk(LAST)))
     return path
 
 
@@ -125,10 +118,7 @@ def test_the_same_run_again_makes_nothing(
 def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None:
     home, prediction_id = run_once
     (row,) = rows(home)
-    with get_client(sync_client=True) as client:
-        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[row["flow_run_id"]]))
-        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
-    label = Home(home).label
+    artifacts, label = artifacts_of(row["flow_run_id"]), Home(home).label
     keys = {"forecast", "forecasts", "prices", "losses", "predicted"}
     assert set(artifacts) == {
         *(f"{key}-btc-usd-article-{label}" for key in keys),
@@ -193,29 +183,12 @@ def test_only_the_error_of_a_flow_is_persisted_as_json_and_its_run_has_the_tag_o
     before = {path for path in storage.rglob("*") if path.is_file()}  # of other tests' flows
     with pytest.raises(BadFile):
         run(tmp_path, tmp_path / "none.csv")
-    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{Home(tmp_path).label}"]))
-    with get_client(sync_client=True) as client:
-        (failed,) = client.read_flow_runs(flow_run_filter=tagged)
+    (failed,) = flow_runs_of(Home(tmp_path))
     assert failed.state_name == "Failed"
     added = {path for path in storage.rglob("*") if path.is_file()} - before
     types = {path: json.loads(path.read_text(encoding="utf-8"))["__exc_type__"] for path in {*before, *added}}
     assert all(types[path] == "closecast.storage.core.errors.BadFile" for path in added)
     assert len(added) <= 1
-
-
-COINBASE = Market(product_id="BTC-USD", source="coinbase")
-
-
-def test_the_next_day_appends_only_new_rows(past_exchange: Exchange, tmp_path: Path) -> None:
-    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
-    assert observations(tmp_path) == 60
-    past_exchange.clock = past_exchange.now + DAY
-    asked = len(past_exchange.requests)
-    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
-    assert observations(tmp_path) == 61
-    assert [row["target_day"] for row in rows(tmp_path)] == [LAST + DAY, LAST + 2 * DAY]
-    (request,) = past_exchange.requests[asked:]
-    assert request.query["start"].startswith(str(LAST - 7 * DAY))
 
 
 # Retries
@@ -268,7 +241,8 @@ def calibrated(home: Path, csv: Path, **more: Any) -> str:
 
 
 def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path) -> None:
-    whole = write(walk(LAST, days=330), tmp_path / "whole.csv")
+    whole = tmp_path / "whole.csv"
+    whole.write_bytes(to_csv(walk(LAST, days=330)))
     for number in (2, 1, 0):
         calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
     calibrated(tmp_path / "late", whole, origin=LAST - 2 * DAY)

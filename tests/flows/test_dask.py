@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from closecast.flows.backtest import backtest_products, rolling_backtest
-from closecast.flows.daily import daily_forecasts
+from closecast.flows.daily import daily_forecast, daily_forecasts
 from closecast.storage.core.errors import ClusterUnusable, ProductsFailed
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import backtests
+from closecast.tasks.prices.sources import Market
 from closecast.tasks.profiles.baselines import baselines_of
 from tests.calibrated import HORIZONS, LENIENT, QUICK
 from tests.dask_cluster import Cluster, started
@@ -142,12 +143,10 @@ def test_a_failed_backtest_does_not_stop_the_others(cluster: Cluster, home: Home
 
 def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     homes = [home_of(tmp_path / name) for name in ("cluster", "alone")]
-    addresses = (cluster.address, None)
-    forecasts = [
-        daily_forecasts(list(PRODUCTS), None, "calibrated", SMALL, START, str(home.root), dask=address)
-        for home, address in zip(homes, addresses, strict=True)
-    ]
-    assert forecasts[0] == forecasts[1]
+    how = ("calibrated", SMALL, START)
+    together = daily_forecasts(list(PRODUCTS), None, *how, str(homes[0].root), dask=cluster.address)
+    markets = [Market(product_id=product) for product in PRODUCTS]
+    assert together == [daily_forecast(market, *how, str(homes[1].root)) for market in markets]
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
         assert len(one) == len(other) == len(HORIZONS)

@@ -10,21 +10,18 @@ import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterName,
 )
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
-from closecast.flows.daily import daily_forecast, daily_forecasts
+from closecast.flows.daily import daily_forecasts
 from closecast.flows.several import require_all
 from closecast.storage.core.errors import ProductsFailed
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
-from closecast.tasks.prices.sources import Market
-from tests.flows.conftest import DAY, LAST
+from tests.flows.conftest import DAY, LAST, artifacts_of
 
 ONCE = {"epochs": 1}
 PRODUCTS = ["BTC-USD", "NONE-USD", "ETH-USD"]
@@ -70,22 +67,9 @@ def test_a_failed_product_is_named_and_does_not_stop_the_others(
             own = client.read_flow_run(row["flow_run_id"])
             assert own.name == f"{product} {LAST}"
             assert own.parent_task_run_id is not None
-        own_artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent.id]))
-        artifacts = {each.key: each for each in client.read_artifacts(artifact_filter=own_artifacts)}
-    markdown = str(artifacts[f"products-{Home(tmp_path).label}"].data)
+    markdown = str(artifacts_of(parent.id)[f"products-{Home(tmp_path).label}"].data)
     assert "**NONE-USD** has no forecast: BadProduct" in markdown
     assert all(f"| {product} | {LAST + DAY} |" in markdown for product in stored)
-
-
-@pytest.mark.engines
-def test_each_forecast_equals_that_of_a_single_product_run(tmp_path: Path) -> None:
-    together = run(tmp_path / "together", ["BTC-USD", "ETH-USD", "BTC-USD"])
-    markets = [Market(product_id=product, source="coinbase") for product in ("BTC-USD", "ETH-USD")]
-    alone = [daily_forecast(market, "article", ONCE, home=str(tmp_path / "alone")) for market in markets]
-    assert together == alone
-    points = [{p: row["point"] for p, row in rows(tmp_path / name).items()} for name in ("together", "alone")]
-    assert points[0] == points[1]
-    assert run(tmp_path / "together", ["ETH-USD"]) == alone[1:]
 
 
 @pytest.mark.parametrize("products", [[], ["btc-usd"], ["../../etc"], ["BTC-USD\n"]])

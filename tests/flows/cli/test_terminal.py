@@ -170,21 +170,6 @@ def test_completion_offers_commands_products_profiles_and_settings(environment: 
     assert completed({**environment, "CLOSECAST_HOME": "/nowhere"}, "closecast run --product ") == []
 
 
-def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "closecast").write_text(f'#!/bin/bash\nexec {sys.executable} -m closecast "$@"\n')
-    (folder / "closecast").chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
-    variables = {**environment, "HOME": str(tmp_path), "PATH": path, "PYTHONPATH": str(PROJECT)}
-    script = (
-        "closecast --install-completion && source ~/.bash_completions/closecast.sh\n"
-        'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done
-
-
 HEADER = ("target_day", "CRPS / best baseline", "digest", "80 %")
 ROWS = [["2019-10-18", "0.9914 (har_120_t, p .3)", "e1ddf341" * 4, "7,800.00 to 8,200.00"]] * 2
 SHORT = [[row[0], "0.9914", *row[2:]] for row in ROWS]

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from prefect.context import SettingsContext
@@ -46,38 +43,29 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
     return IngestedPrices(history, history.origin, new_days=3, restated_days=2, quarantined=1)
 
 
+CLOUD = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
+
+
 @pytest.mark.parametrize(
     ("settings", "address"),
     [
-        (
-            {"PREFECT_API_URL": "http://prefect.example:4200/api"},
-            "http://prefect.example:4200/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "http://me:secret@prefect.example/api"},
-            "http://prefect.example/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "http://server:4200/api", "PREFECT_UI_URL": "https://prefect.example/ui"},
-            "https://prefect.example/ui/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "https://api.prefect.cloud/api/accounts/a/workspaces/w"},
-            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/7",
-        ),
+        ({"API_URL": "http://host:4200/api"}, "http://host:4200/runs/flow-run/7"),
+        ({"API_URL": "http://me:secret@host/api"}, "http://host/runs/flow-run/7"),
+        ({"API_URL": "http://host/api", "UI_URL": "https://other/ui"}, "https://other/ui/runs/flow-run/7"),
+        ({"API_URL": CLOUD}, "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/7"),
         # A command's own server has no UI, and a run without a server no address.
-        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_SERVER_UI_ENABLED": "false"}, None),
+        ({"API_URL": "http://127.0.0.1:4200/api", "SERVER_UI_ENABLED": "false"}, None),
         ({}, None),
     ],
 )
 def test_the_address_of_a_run_is_prefects_own(
     settings: dict[str, str], address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_SERVER_UI_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("API_URL", "UI_URL", "SERVER_UI_ENABLED"):
+        monkeypatch.delenv(f"PREFECT_{name}", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(f"PREFECT_{name}", value)
     with SettingsContext(profile=Profile(name="none", settings={}), settings=Settings()):
         assert run_url() is None  # outside of a run
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "7")
@@ -211,22 +199,14 @@ def test_products_have_a_forecast_or_a_reason() -> None:
 def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What Prefect receives: the key and the description, then each percentage."""
     calls: list[Any] = []
-    artifact_id = uuid4()
 
-    class Client(nullcontext[Any]):
-        def __enter__(self) -> Client:
-            return self
+    def side_call(_: str, call: Any) -> bool:
+        progress: Progress = call.__self__
+        calls.extend([] if calls else [progress._key, progress._description])
+        calls.append(progress._percent)
+        return True
 
-        def create_artifact(self, artifact: Any) -> Any:
-            assert artifact.type == "progress"
-            calls.extend([artifact.key, artifact.description, artifact.data])
-            return SimpleNamespace(id=artifact_id)
-
-        def update_artifact(self, updated: Any, artifact: Any) -> None:
-            assert updated == artifact_id
-            calls.append(artifact.data)
-
-    monkeypatch.setattr(side_calls, "get_client", lambda **_: Client())
+    monkeypatch.setattr(side_calls, "side_call", side_call)
     monkeypatch.setattr(side_calls, "EVERY_SECONDS", 0.0)
     return calls
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -36,6 +36,7 @@ from closecast.tasks.training.selection import select_model
 from tests.calibrated import MADE, Runs, candles, champion_runs, day
 from tests.engines import free_ports
 from tests.helpers import BTC, NOW, PROJECT, SMALL, made_up, one_line, trained_home
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.sqlite,
@@ -265,15 +266,12 @@ def test_mlflow_serves_a_version(runs: Runs, tmp_path: Path) -> None:
 
 
 def post(port: int, body: bytes, server: subprocess.Popen[bytes]) -> tuple[int, str]:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            headers = {"Content-Type": "application/json"}
-            address = f"http://127.0.0.1:{port}/invocations"
-            response = httpx.post(address, content=body, headers=headers, timeout=60)
-        except httpx.TransportError:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        else:
-            return response.status_code, response.text
+    def look() -> httpx.Response | None:
+        assert server.poll() is None, "the server has ended"
+        with contextlib.suppress(httpx.TransportError):
+            address, headers = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+            return httpx.post(address, content=body, headers=headers, timeout=60)
+        return None
+
+    response = wait_for(look)
+    return response.status_code, response.text
