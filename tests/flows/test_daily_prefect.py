@@ -13,10 +13,7 @@ import pandas as pd
 import pytest
 from prefect import tags
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-)
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.tasks import Task
 
@@ -243,15 +240,15 @@ def calibrated(home: Path, csv: Path, **more: Any) -> str:
 def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path) -> None:
     whole = tmp_path / "whole.csv"
     whole.write_bytes(to_csv(walk(LAST, days=330)))
-    for number in (2, 1, 0):
+    for number in (3, 1, 0):  # the day between is beyond the limit
         calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
-    calibrated(tmp_path / "late", whole, origin=LAST - 2 * DAY)
-    newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30)
+    calibrated(tmp_path / "late", whole, origin=LAST - 3 * DAY)
+    newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=1)
     assert without_time(tmp_path / "late") == without_time(tmp_path / "daily")
-    assert origins(tmp_path / "late") == [LAST - number * DAY for number in (2, 1, 0)]
+    assert origins(tmp_path / "late") == [LAST - number * DAY for number in (3, 1, 0)]
     late = rows(tmp_path / "late")
     assert [row["prediction_id"] for row in late if row["horizon"] == 1][-1] == newest
     assert all(row["created_at"].date() > row["origin_day"] + DAY for row in late)
     # Once: the same run again backfills nothing.
-    assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
+    assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=1) == newest
     assert rows(tmp_path / "late") == late

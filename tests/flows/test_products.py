@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterName,
-)
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
@@ -27,7 +22,6 @@ ONCE = {"epochs": 1}
 PRODUCTS = ["BTC-USD", "NONE-USD", "ETH-USD"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "past_exchange")
-Walk = Callable[..., pd.DataFrame]
 
 
 def run(home: Path, products: list[str]) -> list[str]:

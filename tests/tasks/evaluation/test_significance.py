@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from closecast.tasks.evaluation.significance import (
-    compare,
-    diebold_mariano,
-    ratio_interval,
-)
+from closecast.tasks.evaluation.significance import compare, diebold_mariano, ratio_interval
 
 
 def overlapping(draw: np.random.Generator, days: int, horizon: int) -> np.ndarray:

@@ -19,12 +19,7 @@ from closecast.tasks.network.architectures import arrays_sha256
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.base import FittedModel
 from closecast.tasks.profiles.calibrated import CalibratedProfile
-from closecast.tasks.training.registration import (
-    read_bundle,
-    train_model,
-    weights_digest,
-    write_bundle,
-)
+from closecast.tasks.training.registration import read_bundle, train_model, weights_digest, write_bundle
 from tests.calibrated import LENIENT, MADE, Runs, candles, champion_runs, day, quick, stored_runs
 from tests.helpers import BTC, SMALL, made_up
 

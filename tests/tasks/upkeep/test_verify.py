@@ -632,15 +632,6 @@ def test_a_table_put_back_to_an_earlier_state_is_named(runs: Runs, tmp_path: Pat
     assert findings(runs) == []
 
 
-def test_missing_pages_are_named(runs: Runs) -> None:
-    page = write_report(runs.home, BTC, "calibrated", day=day(MADE + DAYS))
-    shutil.rmtree(page.parent)
-    missing = [path.name for path in (page, page.with_suffix(".json"), page.with_name("index.html"))]
-    lines = findings(runs)
-    assert len(lines) == 3
-    assert all(any(f"{name} is missing" in line for line in lines) for name in missing)
-
-
 @pytest.mark.folder
 def test_folders_that_are_deleted_together_are_named(runs: Runs) -> None:
     """The commits of other tables name them."""
