@@ -133,11 +133,6 @@ def test_json_has_days_as_text_and_null_for_infinity(capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out) == {"day": "2019-10-17", "ratio": None, "80": [None, 1.5]}
 
 
-def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.print_rows(pa.table({"day": ["2019-10-17", None], "levels": [[0.1, 0.9], None]}), "csv")
-    assert capsys.readouterr().out == 'day,levels\n2019-10-17,"[0.1, 0.9]"\n,\n'
-
-
 @pytest.mark.parametrize("output", ["table", "csv", "json"])
 def test_days_outside_the_years_1_to_9999_are_refused(output: Format) -> None:
     days = pa.table({"day": pa.array([2**31 - 1], pa.int32()).view(pa.date32())})
