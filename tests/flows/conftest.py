@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
 
 from closecast.flows.clock import last_complete_day
+from closecast.storage.core.home import Home
+from tests.calibrated import Runs, champion_runs
 from tests.exchange import Exchange
 
 DAY = timedelta(days=1)
 LAST = date(2019, 10, 17)
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
+    """A home with a champion and no forecast."""
+    return champion_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +61,30 @@ def past_exchange(walk: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("closecast.tasks.prices.ingest_coinbase.FIRST_DAY", LAST - 59 * DAY)
         monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
         yield served
+
+
+def artifacts_of(flow_run_id: Any) -> dict[str | None, Artifact]:
+    """The artifacts of a run, by key."""
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
+
+
+def flow_runs_of(home: Home) -> list[FlowRun]:
+    """The runs that have the tag of the home."""
+    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{home.label}"]))
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_run_filter=tagged)
+
+
+def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
+    """Keys of a file that Prefect's models, dumped again, do not have."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key not in understood:
+                yield f"{at}{key}"
+            else:
+                yield from unknown_keys(value, understood[key], f"{at}{key}.")
+    elif isinstance(given, list) and isinstance(understood, list):
+        for item, model in zip(given, understood, strict=True):
+            yield from unknown_keys(item, model, at)

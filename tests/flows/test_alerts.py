@@ -33,9 +33,12 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.scores import Scores
 from closecast.tasks.report.events import COVERAGE_ALARM, DELIVERED, STALE_MODEL
 from tests.exchange import Exchange
+from tests.flows.conftest import unknown_keys
+from tests.flows.test_deployment import completed
 from tests.helpers import publish_all, store
 from tests.proxy import Proxy, Refusal
 from tests.serve_demo import PROJECT, Platform, free_port
+from tests.storage.tables.rows import ROWS
 from tests.waiting import wait_for
 
 DAY = timedelta(days=1)
@@ -44,33 +47,26 @@ STALE = {"max_model_age_days": 1}
 TEXT = FILE.read_text(encoding="utf-8")
 
 
-class Receiver:
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.messages.append({"type": self.headers["Content-Type"], "alert": "", **json.loads(body)})
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Receiver(ThreadingHTTPServer):
     """Keeps the JSON that is posted to it, in the order of arrival."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        messages = self.messages
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                messages.append({"type": self.headers["Content-Type"], "alert": "", **json.loads(body)})
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
-
-    def __enter__(self) -> Receiver:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/hook"
 
     def wait(self, alert: str, *, run: str | None = None, seconds: float = 60.0) -> dict[str, Any]:
         """The first message of that alert, and of that run."""
@@ -85,7 +81,9 @@ class Receiver:
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
     with Receiver() as started:
+        threading.Thread(target=started.serve_forever, daemon=True).start()
         yield started
+        started.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +176,7 @@ def test_a_coverage_alarm_and_a_stale_model_are_alerts_of_a_completed_run(
 ) -> None:
     store_misses(Home(platform.home), candles, newest)
     run_id = platform.run(origin=str(newest), settings=SETTINGS | STALE, backfill_days=0)
-    run = platform.wait(run_id, seconds=150)
-    assert run.state is not None
-    assert run.state.is_completed(), platform.tail("worker")
+    completed(platform.wait(run_id, seconds=150), platform)
     coverage, stale = receiver.wait("coverage alarm"), receiver.wait("a model is stale")
     assert re.match(
         r"closecast: BTC-USD \(home-[0-9a-f]{4}\): the (80|95) % interval covered \d\.\d % of the last 180",
@@ -202,14 +198,9 @@ def store_misses(home: Home, candles: pd.DataFrame, newest: date) -> None:
         home,
         [{**stored, "prediction_id": str(day), "origin_day": day - DAY, "target_day": day} for day in days],
     )
-    figures = {"horizon": 1, "error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
-    figures |= dict.fromkeys(("covered_50", "covered_80", "covered_95"), False)
-    names = {"product_id": "BTC-USD", "data_version": stored["data_version"], "scored_at": datetime.now(UTC)}
+    missed = {**ROWS["scores"], "data_version": stored["data_version"], "crps": 0.02, "naive_crps": 0.02}
     Scores(home).add(
-        [
-            {**names, **figures, "prediction_id": str(day), "target_day": day, "close": closes[day]}
-            for day in days
-        ]
+        [{**missed, "prediction_id": str(day), "target_day": day, "close": closes[day]} for day in days]
     )
 
 
@@ -254,9 +245,8 @@ def test_a_delivered_forecast_is_sent_once(
 ) -> None:
     """Of the run before, and of another one of the same day."""
     row = Predictions(Home(platform.home)).between(horizon=1).to_pylist()[-1]
-    run = platform.wait(platform.run(origin=str(newest), settings=SETTINGS | STALE, backfill_days=0))
-    assert run.state is not None
-    assert run.state.is_completed(), platform.tail("worker")
+    run_id = platform.run(origin=str(newest), settings=SETTINGS | STALE, backfill_days=0)
+    completed(platform.wait(run_id), platform)
     receiver.wait("a forecast was delivered")
     time.sleep(5)
     of_day = [each for each in receiver.messages if each.get("target_day") == str(newest + DAY)]
@@ -394,19 +384,6 @@ def test_a_file_that_prefect_cannot_read_is_refused(old: str, new: str, tmp_path
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(BadFile, match="automations in Prefect's format are needed"):
         read_automations(file, "webhook", NO_BLOCK)
-
-
-def unknown_keys(given: Any, understood: Any, at: str = "") -> Iterator[str]:
-    """Keys of the file that Prefect's models ignore."""
-    if isinstance(given, dict):
-        for key, value in given.items():
-            if key not in understood:
-                yield f"{at}{key}"
-            else:
-                yield from unknown_keys(value, understood[key], f"{at}{key}.")
-    elif isinstance(given, list) and isinstance(understood, list):
-        for item, model in zip(given, understood, strict=True):
-            yield from unknown_keys(item, model, at)
 
 
 def test_every_key_of_the_file_is_one_of_prefects() -> None:

@@ -25,7 +25,7 @@ from closecast.flows.arguments import check_path, parse_any_day
 from closecast.storage.core.errors import BadDay, BadFile, BadSetting
 from closecast.storage.core.home import Home
 from closecast.storage.tables.schemas import PREDICTIONS
-from tests.calibrated import MADE, Runs, champion_runs, day
+from tests.calibrated import MADE, Runs, day
 from tests.helpers import BTC, PROJECT, made_up, one_line, to_csv
 
 LOGGERS = [logging.getLogger(name) for name in (None, "closecast", "prefect")]
@@ -45,11 +45,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "closes.csv"
     path.write_bytes(to_csv(made_up(70)))
     return path
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return champion_runs(tmp_path_factory, tmp_path / "home")
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -197,13 +192,12 @@ def test_a_model_is_named_by_its_number_or_its_alias(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(
-            "2019-10-17",
-            dt.date(2019, 10, 17),
-            dt.datetime(2019, 10, 17, tzinfo=dt.UTC),
-            np.datetime64("2019-10-17"),
-        ),
-        *(pd.Timestamp("2019-10-17"), pd.Timestamp("2019-10-17", tz="UTC")),
+        "2019-10-17",
+        dt.date(2019, 10, 17),
+        dt.datetime(2019, 10, 17, tzinfo=dt.UTC),
+        np.datetime64("2019-10-17"),
+        pd.Timestamp("2019-10-17"),
+        pd.Timestamp("2019-10-17", tz="UTC"),
     ],
 )
 def test_a_day_has_many_forms(value: Any) -> None:

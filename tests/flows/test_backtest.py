@@ -61,24 +61,16 @@ def backtest(home: Home, days: int = ORIGINS, *, workers: int = 1, **changed: An
 
 # Every component of every horizon.
 NAMES = [(name, horizon) for horizon in HORIZONS for name in ("calibrated", "lstm", *baselines_of(horizon))]
+FIGURES = ("target_day", "sigma", "last_close", "close", "point", "quantiles", "model", "fold")
 
 
-def same_quantiles(*backtests: tuple[Home, Any]) -> list[bool]:
-    """Whether two backtests have the same quantiles, all of an origin's horizons and components, for each."""
-    one, other = ([rows_of(home, result.backtest_id, *name) for name in NAMES] for home, result in backtests)
-    return [
-        all(a[day]["quantiles"] == b[day]["quantiles"] for a, b in zip(one, other, strict=True))
-        for day in sorted(one[0])
-    ]
-
-
-def rows_of(
-    home: Home, backtest_id: str, component: str = "calibrated", horizon: int = 1
-) -> dict[date, dict[str, Any]]:
-    """By origin."""
-    wanted = (ds.field("backtest_id") == backtest_id) & (ds.field("component") == component)
-    rows = backtests(home).read(wanted & (ds.field("horizon") == horizon)).to_pylist()
-    return {row["origin_day"]: row for row in rows}
+def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, int, date], dict[str, Any]]:
+    """Every stored figure, by component, horizon and origin."""
+    rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
+    return {
+        (row["component"], row["horizon"], row["origin_day"]): {name: row[name] for name in FIGURES}
+        for row in rows
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,20 +91,18 @@ def test_the_daily_run_and_the_backtest_make_the_same_bits(tested: tuple[Home, A
         (row["component"], row["horizon"], row["target_day"] - timedelta(days=row["horizon"])): row
         for row in components(home).read().to_pylist()
     }
+    expected = rows_of(original, result.backtest_id)
+    assert expected.keys() == {(*name, origin) for name in NAMES for origin in origins}
     for horizon in HORIZONS:
-        expected = rows_of(original, result.backtest_id, "calibrated", horizon)
-        assert sorted(expected) == origins
         stored = Predictions(home).between(BTC, horizon=horizon).to_pylist()
         forecasts = {row["origin_day"]: row for row in stored}
         assert sorted(forecasts) == origins[:DAILY]
         for origin, row in forecasts.items():
             for name in ("quantiles", "point", "last_close", "target_day"):
-                assert row[name] == expected[origin][name], (origin, horizon, name)
-        for component in ("lstm", *baselines_of(horizon)):
-            tested_rows = rows_of(original, result.backtest_id, component, horizon)
-            for origin in origins[:DAILY]:
-                own = parts[component, horizon, origin]
-                assert own["quantiles"] == tested_rows[origin]["quantiles"], (component, horizon, origin)
+                assert row[name] == expected["calibrated", horizon, origin][name], (origin, horizon, name)
+            for component in ("lstm", *baselines_of(horizon)):
+                key = component, horizon, origin
+                assert parts[key]["quantiles"] == expected[key]["quantiles"], key
     # The first state of each horizon, and one after each outcome.
     assert calibrator(home).read().num_rows == sum(1 + DAILY - horizon for horizon in HORIZONS)
     forecasts = {row["origin_day"]: row for row in Predictions(home).between(BTC, horizon=1).to_pylist()}
@@ -151,7 +141,7 @@ def test_a_backtest_whose_worker_is_killed_continues(tested: tuple[Home, Any], t
     assert not (folder / "fold-1.json").exists()
     again = backtest(home)
     assert again == tested[1]
-    assert same_quantiles(tested, (home, again)) == [True] * ORIGINS
+    assert rows_of(home, again.backtest_id) == rows_of(tested[0], again.backtest_id)
     assert not list(folder.glob(".draft-*"))
 
 
@@ -195,7 +185,7 @@ def test_worker_processes_continue_a_killed_backtest_with_the_same_bits(
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, timeout=120)
     assert first.stat().st_mtime_ns == written
     assert backtest(home) == tested[1]
-    assert same_quantiles(tested, (home, tested[1])) == [True] * ORIGINS
+    assert rows_of(home, tested[1].backtest_id) == rows_of(tested[0], tested[1].backtest_id)
     assert backtests(home).read().num_rows == ORIGINS * len(NAMES)
 
 
@@ -217,6 +207,7 @@ def test_progress_and_summary_are_artifacts(tested: tuple[Home, Any]) -> None:
 def test_a_long_chain_of_fine_tunings_has_short_file_names(tmp_path: Path) -> None:
     home = home_with(tmp_path / "home", made_up(DAYS))
     result = backtest(home, 9, refit_every_days=365, fine_tune_every_days=1, **LENIENT)
-    assert len({row["model"] for row in rows_of(home, result.backtest_id, "lstm").values()}) == 9
+    made = rows_of(home, result.backtest_id)
+    assert len({row["model"] for (component, *_), row in made.items() if component == "lstm"}) == 9
     folders = BacktestCache(home, result.backtest_id).folder
     assert max(len(path.name) for path in folders.rglob("*")) < 120

@@ -4,10 +4,8 @@ import re
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from closecast.flows.clock import MARGIN, last_complete_day, now
+from closecast.flows.clock import last_complete_day
 from tests.helpers import PROJECT
 
 
@@ -27,22 +25,6 @@ from tests.helpers import PROJECT
 )
 def test_the_last_complete_day_by_utc(moment: datetime, day: date) -> None:
     assert last_complete_day(moment) == day
-
-
-@given(st.integers(1_420_000_000, 4_000_000_000), st.integers(-14, 14))
-def test_the_day_ended_by_the_margin_and_the_next_did_not(seconds: int, hours: int) -> None:
-    zoned = datetime.fromtimestamp(seconds, timezone(timedelta(hours=hours)))
-    day = last_complete_day(zoned)
-    end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-    assert end + MARGIN <= zoned < end + timedelta(days=1) + MARGIN
-
-
-def test_now_is_utc_and_moves() -> None:
-    first, second = now(), now()
-    assert first.utcoffset() == timedelta(0)
-    assert first <= second
-    assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
-    assert last_complete_day() in {last_complete_day(first), last_complete_day(now())}
 
 
 def test_only_flows_clock_reads_the_clock() -> None:

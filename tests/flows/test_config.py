@@ -20,7 +20,7 @@ from closecast.flows.daily import configured_market
 from closecast.flows.day import plan_day
 from closecast.flows.settings import environment, home_at
 from closecast.storage.core.errors import BadFile, BadInput, BadSetting
-from tests.helpers import modules_after, one_line
+from tests.helpers import one_line
 
 FULL = """
 products = ["ETH-USD", "BTC-USD", "ETH-USD"]
@@ -72,7 +72,11 @@ def test_a_file_holds_where_nothing_else_does(write: Write, monkeypatch: pytest.
     # A variable goes before the file, an argument before both.
     monkeypatch.setenv("CLOSECAST_HOME", "/variable")
     monkeypatch.setenv("CLOSECAST_STORAGE_URL", "s3://other")
-    assert (home_at().root, home_at().storage_url) == (Path("/variable"), "s3://other")
+    monkeypatch.setenv("CLOSECAST_DATABASE_URL", "sqlite:///x.db")
+    monkeypatch.setenv("CLOSECAST_COINBASE_URL", "http://127.0.0.1:1")
+    home = home_at()
+    assert (home.root, home.storage_url) == (Path("/variable"), "s3://other")
+    assert (home.database_url, environment().coinbase_url) == ("sqlite:///x.db", "http://127.0.0.1:1")
     assert home_at("/argument").root == Path("/argument")
     assert configured_products(["LTC-USD"]) == ["LTC-USD"]
     assert (configured_source("csv"), configured_backfill_days(0)) == ("csv", 0)
@@ -194,12 +198,3 @@ def test_a_file_that_cannot_be_read_is_one_line(write: Write, monkeypatch: pytes
         BadSetting, match="a run of a deployment needs an absolute path for its configuration"
     ):
         read_config()
-
-
-def test_pydantic_is_loaded_only_for_a_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = "from closecast.flows.settings import home_at; home_at()"
-    assert "pydantic" not in modules_after(program)
-    write("backfill_days = 3\n")
-    loaded = modules_after(program)
-    assert "pydantic" in loaded
-    assert not {"pandas", "prefect"} & loaded

@@ -13,15 +13,8 @@ import pandas as pd
 import pytest
 from prefect import tags
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterTags,
-)
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from closecast.flows.daily import daily_forecast
@@ -33,15 +26,14 @@ from closecast.storage.core.errors import (
     StaleSeries,
 )
 from closecast.storage.core.home import Home
-from closecast.storage.models.registry import Models
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.reports import Reports
 from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.steps import step, task_of
 from closecast.tasks.prices.sources import Market, ingest_prices
 from tests.calibrated import HORIZONS, QUICK
-from tests.exchange import Exchange
-from tests.flows.conftest import DAY, LAST
+from tests.flows.conftest import DAY, LAST, artifacts_of, flow_runs_of
+from tests.helpers import to_csv
 from tests.proxy import Proxy, Refusal
 from tests.waiting import wait_for
 
@@ -55,12 +47,8 @@ Walk = Callable[..., pd.DataFrame]
 @pytest.fixture(scope="module")
 def csv(walk: Walk, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty days up to LAST."""
-    return write(walk(LAST), tmp_path_factory.mktemp("csv") / "btc.csv")
-
-
-def write(candles: pd.DataFrame, path: Path) -> Path:
-    plain = candles[["day_utc", "close"]].set_axis(["date", "close"], axis=1)
-    plain.to_csv(path, index=False, date_format="%Y-%m-%d")
+    path = tmp_path_factory.mktemp("csv") / "btc.csv"
+    path.write_bytes(to_csv(walk(LAST)))
     return path
 
 
@@ -73,10 +61,6 @@ def run(home: Path, csv: Path, *, flow: Any = daily_forecast, product_id: str = 
 def rows(home: Path) -> list[dict[str, Any]]:
     stored: list[dict[str, Any]] = Predictions(Home(home)).between().to_pylist()
     return stored
-
-
-def versions(home: Path) -> list[str]:
-    return [version.tags["weights_sha256"] for version in Models(Home(home)).versions()]
 
 
 def without_time(home: Path) -> list[dict[str, Any]]:
@@ -128,24 +112,10 @@ def test_the_same_run_again_makes_nothing(
     assert (files(home), observations(home)) == (before, candles)
 
 
-@pytest.mark.engines
-def test_another_task_runner_gives_the_same_bits(
-    run_once: tuple[Path, str], csv: Path, tmp_path: Path
-) -> None:
-    home, prediction_id = run_once
-    runner: Any = ProcessPoolTaskRunner(max_workers=1)
-    assert run(tmp_path, csv, flow=daily_forecast.with_options(task_runner=runner)) == prediction_id
-    assert without_time(tmp_path) == without_time(home)
-    assert versions(tmp_path) == versions(home)
-
-
 def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None:
     home, prediction_id = run_once
     (row,) = rows(home)
-    with get_client(sync_client=True) as client:
-        wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[row["flow_run_id"]]))
-        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
-    label = Home(home).label
+    artifacts, label = artifacts_of(row["flow_run_id"]), Home(home).label
     keys = {"forecast", "forecasts", "prices", "losses", "predicted"}
     assert set(artifacts) == {
         *(f"{key}-btc-usd-article-{label}" for key in keys),
@@ -210,29 +180,12 @@ def test_only_the_error_of_a_flow_is_persisted_as_json_and_its_run_has_the_tag_o
     before = {path for path in storage.rglob("*") if path.is_file()}  # of other tests' flows
     with pytest.raises(BadFile):
         run(tmp_path, tmp_path / "none.csv")
-    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{Home(tmp_path).label}"]))
-    with get_client(sync_client=True) as client:
-        (failed,) = client.read_flow_runs(flow_run_filter=tagged)
+    (failed,) = flow_runs_of(Home(tmp_path))
     assert failed.state_name == "Failed"
     added = {path for path in storage.rglob("*") if path.is_file()} - before
     types = {path: json.loads(path.read_text(encoding="utf-8"))["__exc_type__"] for path in {*before, *added}}
     assert all(types[path] == "closecast.storage.core.errors.BadFile" for path in added)
     assert len(added) <= 1
-
-
-COINBASE = Market(product_id="BTC-USD", source="coinbase")
-
-
-def test_the_next_day_appends_only_new_rows(past_exchange: Exchange, tmp_path: Path) -> None:
-    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
-    assert observations(tmp_path) == 60
-    past_exchange.clock = past_exchange.now + DAY
-    asked = len(past_exchange.requests)
-    daily_forecast(COINBASE, "article", ONCE, home=str(tmp_path))
-    assert observations(tmp_path) == 61
-    assert [row["target_day"] for row in rows(tmp_path)] == [LAST + DAY, LAST + 2 * DAY]
-    (request,) = past_exchange.requests[asked:]
-    assert request.query["start"].startswith(str(LAST - 7 * DAY))
 
 
 # Retries
@@ -285,32 +238,17 @@ def calibrated(home: Path, csv: Path, **more: Any) -> str:
 
 
 def test_backfilled_forecasts_are_those_of_daily_runs(walk: Walk, tmp_path: Path) -> None:
-    whole = write(walk(LAST, days=330), tmp_path / "whole.csv")
-    for number in (2, 1, 0):
+    whole = tmp_path / "whole.csv"
+    whole.write_bytes(to_csv(walk(LAST, days=330)))
+    for number in (3, 1, 0):  # the day between is beyond the limit
         calibrated(tmp_path / "daily", whole, origin=LAST - number * DAY)
-    calibrated(tmp_path / "late", whole, origin=LAST - 2 * DAY)
-    newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30)
+    calibrated(tmp_path / "late", whole, origin=LAST - 3 * DAY)
+    newest = calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=1)
     assert without_time(tmp_path / "late") == without_time(tmp_path / "daily")
-    assert origins(tmp_path / "late") == [LAST - number * DAY for number in (2, 1, 0)]
+    assert origins(tmp_path / "late") == [LAST - number * DAY for number in (3, 1, 0)]
     late = rows(tmp_path / "late")
     assert [row["prediction_id"] for row in late if row["horizon"] == 1][-1] == newest
     assert all(row["created_at"].date() > row["origin_day"] + DAY for row in late)
     # Once: the same run again backfills nothing.
-    assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=30) == newest
+    assert calibrated(tmp_path / "late", whole, origin=LAST, backfill_days=1) == newest
     assert rows(tmp_path / "late") == late
-
-
-@pytest.mark.engines
-def test_backfill_is_limited_and_of_every_day_with_a_close(walk: Walk, tmp_path: Path) -> None:
-    candles = walk(LAST, days=370)
-    gap = candles["day_utc"] == pd.Timestamp(LAST - 8 * DAY)
-    with_gap = write(candles[~gap], tmp_path / "btc.csv")
-    first = LAST - 40 * DAY
-    calibrated(tmp_path, with_gap, origin=first, backfill_days=30)
-    assert origins(tmp_path) == [first]
-    calibrated(tmp_path, with_gap, origin=LAST - 10 * DAY, backfill_days=3)
-    before = origins(tmp_path)
-    assert before == [first, *(LAST - number * DAY for number in (13, 12, 11, 10))]
-    calibrated(tmp_path, with_gap, origin=LAST, backfill_days=30)
-    filled = [LAST - number * DAY for number in (9, *range(7, -1, -1))]
-    assert origins(tmp_path) == [*before, *filled]

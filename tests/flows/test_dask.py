@@ -11,23 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
 from closecast.flows.backtest import backtest_products, rolling_backtest
-from closecast.flows.daily import daily_forecasts
+from closecast.flows.daily import daily_forecast, daily_forecasts
 from closecast.storage.core.errors import ClusterUnusable, ProductsFailed
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import backtests
+from closecast.tasks.prices.sources import Market
 from closecast.tasks.profiles.baselines import baselines_of
 from tests.calibrated import HORIZONS, LENIENT, QUICK
 from tests.dask_cluster import Cluster, started
+from tests.flows.test_backtest import rows_of
 from tests.helpers import FIRST, PROJECT, made_up, store
 from tests.waiting import wait_for
 
@@ -51,16 +52,6 @@ def home_of(root: Path) -> Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return home_of(tmp_path / "home")
-
-
-def rows_of(home: Home, backtest_id: str) -> dict[tuple[str, int, date], tuple[Any, ...]]:
-    """Every stored figure of every component and horizon."""
-    rows = backtests(home).read(ds.field("backtest_id") == backtest_id).to_pylist()
-    figures = ("sigma", "last_close", "close", "point", "quantiles", "model", "fold")
-    return {
-        (row["component"], row["horizon"], row["origin_day"]): tuple(row[name] for name in figures)
-        for row in rows
-    }
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +143,10 @@ def test_a_failed_backtest_does_not_stop_the_others(cluster: Cluster, home: Home
 
 def test_the_day_of_several_products(cluster: Cluster, tmp_path: Path) -> None:
     homes = [home_of(tmp_path / name) for name in ("cluster", "alone")]
-    addresses = (cluster.address, None)
-    forecasts = [
-        daily_forecasts(list(PRODUCTS), None, "calibrated", SMALL, START, str(home.root), dask=address)
-        for home, address in zip(homes, addresses, strict=True)
-    ]
-    assert forecasts[0] == forecasts[1]
+    how = ("calibrated", SMALL, START)
+    together = daily_forecasts(list(PRODUCTS), None, *how, str(homes[0].root), dask=cluster.address)
+    markets = [Market(product_id=product) for product in PRODUCTS]
+    assert together == [daily_forecast(market, *how, str(homes[1].root)) for market in markets]
     for product in PRODUCTS:
         one, other = (Predictions(home).between(product).to_pylist() for home in homes)
         assert len(one) == len(other) == len(HORIZONS)
@@ -194,22 +183,6 @@ def test_an_address_without_a_scheduler_is_refused_in_seconds(silent: bool, home
         with pytest.raises(ClusterUnusable, match=message):
             rolling_backtest("BTC-USD", "calibrated", SMALL, START, END, str(home.root), address)
         assert time.monotonic() - started_at < 60
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--dask", "localhost"), "a Dask scheduler's address looks like tcp://HOST:8786, not 'localhost'"),
-        (("--dask", "tcp://h:1", "--workers", "2"), "workers are for this machine, and Dask at tcp://h:1"),
-    ],
-)
-def test_unusable_options_are_refused(
-    words: tuple[str, ...], message: str, home: Home, tmp_path: Path
-) -> None:
-    refused = closecast(home, tmp_path, *words)
-    assert refused.returncode == 1
-    assert message in refused.stderr
-    assert refused.stderr.count("\n") == 1
 
 
 def test_workers_with_other_code_get_no_work(cluster: Cluster, home: Home, tmp_path: Path) -> None:

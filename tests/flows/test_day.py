@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,8 @@ from closecast.storage.reports import Reports
 from closecast.storage.tables.scores import Scores
 from closecast.tasks.prices.ingest import IngestedPrices, IngestRequest
 from closecast.tasks.prices.sources import Market
-from tests.calibrated import MADE, Runs, champion_runs, day
+from tests.calibrated import MADE, Runs, day
 from tests.helpers import BTC, NOW
-
-
-@pytest.fixture
-def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
-    return champion_runs(tmp_path_factory, tmp_path / "home")
 
 
 def asked(runs: Runs, number: int, **more: Any) -> Day:

@@ -59,11 +59,7 @@ def test_the_outcome_of_a_run_stands_without_the_server(
     ("request_", "refusal", "message"),
     [
         (".*", "401", "requires a login: set PREFECT_API_AUTH_STRING"),
-        (
-            "POST /api/flow_runs/$",
-            "500",
-            "refuses the run, 500 to POST /api/flow_runs/: see the server's log",
-        ),
+        ("POST /api/flow_runs/$", "500", "refuses the run, 500 to POST /api/flow_runs/: see the server's"),
     ],
 )
 def test_a_server_that_refuses_the_run_is_one_line(request_: str, refusal: Refusal, message: str) -> None:

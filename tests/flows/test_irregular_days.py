@@ -1,4 +1,4 @@
-"""Days without trades: a forecast on each of them, by the last close, until it is too old."""
+"""Days without trades: a forecast on each of them, by the last close."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from closecast.flows.daily import daily_forecast
-from closecast.storage.core.errors import StaleSeries
 from closecast.storage.core.home import Home
 from closecast.storage.models.registry import Models
 from closecast.storage.reports import Reports
@@ -24,7 +21,7 @@ from closecast.tasks.prices.sources import Market
 from closecast.tasks.upkeep.reproduce import reproduce_forecast
 from closecast.tasks.upkeep.verify import verify_home
 from tests.exchange import Exchange
-from tests.flows.conftest import DAY, LAST
+from tests.flows.conftest import DAY, LAST, artifacts_of
 from tests.helpers import without
 
 RESUMED = LAST + 10 * DAY
@@ -54,10 +51,7 @@ def run_after(served: Exchange, day: date, home: Path) -> dict[str, Any]:
 
 def artifact(home: Path, name: str, row: dict[str, Any]) -> str:
     """What the run of a row shows under that name."""
-    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[row["flow_run_id"]]))
-    with get_client(sync_client=True) as client:
-        shown = {one.key: str(one.data) for one in client.read_artifacts(artifact_filter=wanted)}
-    return shown[f"{name}-btc-usd-calibrated-{Home(home).label}"]
+    return str(artifacts_of(row["flow_run_id"])[f"{name}-btc-usd-calibrated-{Home(home).label}"].data)
 
 
 def test_each_day_without_a_trade_has_a_forecast_from_the_last_close(still: Exchange, tmp_path: Path) -> None:
@@ -93,11 +87,3 @@ def test_each_day_without_a_trade_has_a_forecast_from_the_last_close(still: Exch
         assert reproduce_forecast(Home(tmp_path), one["prediction_id"]).same
         parts = components(Home(tmp_path)).read().to_pylist()
         assert any(part["prediction_id"] == one["prediction_id"] for part in parts)
-
-
-def test_a_close_older_than_30_days_makes_no_forecast(still: Exchange, tmp_path: Path) -> None:
-    still.withdraw("BTC-USD", RESUMED, RESUMED)  # delisted
-    assert run_after(still, LAST + 29 * DAY, tmp_path)["horizon"] == 30
-    with pytest.raises(StaleSeries, match=f"^BTC-USD has no close after {LAST}, .* 30 days: [^\n]*$"):
-        run_after(still, LAST + 30 * DAY, tmp_path)
-    assert {row["origin_day"] for row in Predictions(Home(tmp_path)).between().to_pylist()} == {LAST}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from closecast.flows import clock
 from closecast.flows.actions import maintain_home
@@ -23,10 +20,12 @@ from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
 from closecast.storage.models.training_run import TrainingRun
 from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import backtests
-from closecast.tasks.training.policy import ModelCandidate, decide
+from closecast.tasks.training.policy import decide
+from closecast.tasks.training.registration import as_candidate
 from closecast.tasks.upkeep import pruning
 from closecast.tasks.upkeep.pruning import MAX_FILES, keep_few_files, needed_versions, prune_home
 from tests.calibrated import forecast_by_hand, put_forecast, quick
+from tests.flows.conftest import flow_runs_of
 from tests.helpers import BTC, NOW, die
 from tests.processes import run_process
 from tests.storage.tables.rows import ROWS
@@ -35,9 +34,10 @@ ETH = "ETH-USD"
 
 
 def tags_of(origin: int, status: str, training_kind: str = "refit", **tags: str) -> dict[str, str]:
-    day = str(date(2020, 1, 1) + timedelta(days=origin))
-    own = {"status": status, "training_kind": training_kind, "origin_day": day}
-    return {**own, "recipe_version": "r", "series": "csv@0", "parent": "none", **tags}
+    day = date(2020, 1, 1) + timedelta(days=origin)
+    own = {"status": status, "training_kind": training_kind, "origin_day": str(day), "basis": "model"}
+    own |= {"trained_through": str(day - timedelta(200)), "recipe_version": "r", "series": "csv@0"}
+    return {**own, "parent": "none", **tags}
 
 
 def register(
@@ -116,12 +116,6 @@ def registered(
     return ModelVersion(BTC, "calibrated", str(number), f"b{number}", "ab", tags=tags)
 
 
-def candidate(version: ModelVersion) -> ModelCandidate:
-    day, tags = date.fromisoformat(version.tags["origin_day"]), version.tags
-    kinds: Any = tags["training_kind"], tags["status"]
-    return ModelCandidate(version.version, day, day - timedelta(200), *kinds)
-
-
 @pytest.mark.parametrize(
     "statuses",
     [
@@ -144,7 +138,7 @@ def test_decisions_do_not_depend_on_pruned_versions(statuses: list[str], fine_tu
     policy = quick().policy
     for days in range(30 * len(versions), 30 * len(versions) + 100, 7):
         origin = date(2020, 1, 1) + timedelta(days=days)
-        before, after = ([candidate(version) for version in some] for some in (versions, kept))
+        before, after = ([as_candidate(version) for version in some] for some in (versions, kept))
         assert decide(after, origin, policy) == decide(before, origin, policy)
 
 
@@ -283,9 +277,7 @@ def test_the_flow_prunes_only_on_request(grown: Home, monkeypatch: pytest.Monkey
     assert len(maintain(str(grown.root), prune=True)) == 4
     assert set(versions(grown)) == {"1", "5", "6"}
     assert not old.exists()
-    tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"home:{grown.label}"]))
-    with get_client(sync_client=True) as client:
-        assert [run.state_name for run in client.read_flow_runs(flow_run_filter=tagged)] == ["Completed"] * 2
+    assert [run.state_name for run in flow_runs_of(grown)] == ["Completed"] * 2
 
 
 def test_a_run_compacts_a_product_with_many_files(home: Home) -> None:

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterName,
-)
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ParameterTypeError
 
-from closecast.flows.daily import daily_forecast, daily_forecasts
+from closecast.flows.daily import daily_forecasts
 from closecast.flows.several import require_all
 from closecast.storage.core.errors import ProductsFailed
 from closecast.storage.core.home import Home
 from closecast.storage.tables.predictions import Predictions
-from closecast.storage.tables.scores import Scores
-from closecast.tasks.prices.sources import Market
-from tests.exchange import Exchange
-from tests.flows.conftest import DAY, LAST
+from tests.flows.conftest import DAY, LAST, artifacts_of
 
 ONCE = {"epochs": 1}
 PRODUCTS = ["BTC-USD", "NONE-USD", "ETH-USD"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "past_exchange")
-Walk = Callable[..., pd.DataFrame]
 
 
 def run(home: Path, products: list[str]) -> list[str]:
@@ -73,22 +61,9 @@ def test_a_failed_product_is_named_and_does_not_stop_the_others(
             own = client.read_flow_run(row["flow_run_id"])
             assert own.name == f"{product} {LAST}"
             assert own.parent_task_run_id is not None
-        own_artifacts = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[parent.id]))
-        artifacts = {each.key: each for each in client.read_artifacts(artifact_filter=own_artifacts)}
-    markdown = str(artifacts[f"products-{Home(tmp_path).label}"].data)
+    markdown = str(artifacts_of(parent.id)[f"products-{Home(tmp_path).label}"].data)
     assert "**NONE-USD** has no forecast: BadProduct" in markdown
     assert all(f"| {product} | {LAST + DAY} |" in markdown for product in stored)
-
-
-@pytest.mark.engines
-def test_each_forecast_equals_that_of_a_single_product_run(tmp_path: Path) -> None:
-    together = run(tmp_path / "together", ["BTC-USD", "ETH-USD", "BTC-USD"])
-    markets = [Market(product_id=product, source="coinbase") for product in ("BTC-USD", "ETH-USD")]
-    alone = [daily_forecast(market, "article", ONCE, home=str(tmp_path / "alone")) for market in markets]
-    assert together == alone
-    points = [{p: row["point"] for p, row in rows(tmp_path / name).items()} for name in ("together", "alone")]
-    assert points[0] == points[1]
-    assert run(tmp_path / "together", ["ETH-USD"]) == alone[1:]
 
 
 @pytest.mark.parametrize("products", [[], ["btc-usd"], ["../../etc"], ["BTC-USD\n"]])
@@ -96,30 +71,3 @@ def test_a_malformed_list_is_refused_before_anything_is_stored(products: list[st
     with pytest.raises(ParameterTypeError):
         run(tmp_path / "home", products)
     assert not (tmp_path / "home").exists()
-
-
-def test_a_gap_stops_neither_the_forecasts_nor_the_scores(
-    walk: Walk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frame = walk(LAST, days=60)
-    with_gap = frame[frame["day_utc"] != pd.Timestamp(LAST - DAY)].reset_index(drop=True)
-    market, day = Market(product_id="BTC-USD", source="coinbase"), datetime(2019, 10, 15, 0, 20, tzinfo=UTC)
-    with Exchange({"BTC-USD": with_gap}, clock=day) as served:
-        monkeypatch.setenv("CLOSECAST_COINBASE_URL", served.url)
-        monkeypatch.setattr("closecast.flows.clock.now", lambda: served.now)
-        daily_forecast(market, "article", ONCE, home=str(tmp_path))
-        served.clock = day + 2 * DAY  # the day before it has no candle
-        asked = daily_forecast(market, "article", ONCE, home=str(tmp_path))
-        assert [str(row["target_day"]) for row in Scores(Home(tmp_path)).read().to_pylist()] == ["2019-10-15"]
-        served.clock = day + 3 * DAY
-        daily_forecast(market, "article", ONCE, home=str(tmp_path))
-    stored = Predictions(Home(tmp_path)).between().to_pylist()
-    # For the day after the missing one a point is the last close, and so it is after the gap.
-    assert [(str(row["target_day"]), row["horizon"], row["basis"]) for row in stored] == [
-        ("2019-10-15", 1, "model"),
-        ("2019-10-16", 1, "model"),
-        ("2019-10-17", 2, "fallback"),
-        ("2019-10-18", 1, "fallback"),
-    ]
-    assert asked == stored[2]["prediction_id"]
-    assert all(row["point"] == row["last_close"] for row in stored[2:])

@@ -22,7 +22,7 @@ import closecast.flows.workers
 from closecast.flows.workers import by_worker, started_workers
 from closecast.storage.core.errors import BadSetting, WorkerLost
 from closecast.tasks.core.tensorflow_runtime import cores
-from tests.helpers import PROJECT
+from tests.helpers import PROJECT, die
 from tests.processes import is_gone
 from tests.waiting import wait_for
 
@@ -39,10 +39,6 @@ def pid_after(seconds: float) -> tuple[int, int]:
 def fail_with_a_line() -> None:
     log.warning("a line of %s letters", 2000 * "x")
     raise BadSetting("no such thing")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

@@ -128,3 +128,8 @@ def test_what_is_no_address_is_refused_without_its_password(
 def test_an_empty_home_is_not_the_working_folder() -> None:
     refused = called("predictions", "--home", "")
     assert "the path of a folder is needed, not an empty text" in str(refused.exception)
+
+
+def test_workers_are_of_this_machine_or_of_dask() -> None:
+    refused = called("backtest", "--dask", "tcp://h:1", "--workers", "2")
+    assert "workers are for this machine, and Dask at tcp://h:1 has others" in str(refused.exception)

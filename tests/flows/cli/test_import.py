@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import closecast
+from tests.processes import Result, closecast_here
 
 THOUSANDS = "Date;Close\n2020-01-01;58.120\n2020-01-02;57.800\n"
 COINS = "Symbol,Date,Close\nBTC,2020-01-01,7200.5\nETH,2020-01-01,130.25\nETH,2020-01-02,127.5\n"
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
-    """`import` of a text in this process: its exit code, output and errors."""
+def run(tmp_path: Path) -> Callable[..., Result]:
+    """`import` of a text in this process."""
 
-    def run(text: str, *words: str, home: bool = True) -> tuple[int, str, str]:
+    def run(text: str, *words: str) -> Result:
         (tmp_path / "x.csv").write_text(text)
-        place = ("--home", str(tmp_path / "home")) if home else ()
-        monkeypatch.setattr(sys, "argv", ["closecast", "import", str(tmp_path / "x.csv"), *words, *place])
-        with pytest.raises(SystemExit) as end:
-            closecast.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
+        return closecast_here("import", str(tmp_path / "x.csv"), *words, "--home", str(tmp_path / "home"))
 
     return run
 
 
-def refusal(result: tuple[int, str, str]) -> str:
+def refusal(result: Result) -> str:
     code, out, err = result
     assert code in (1, 2)
     assert out == ""
@@ -38,14 +33,16 @@ def refusal(result: tuple[int, str, str]) -> str:
     return err
 
 
-def closes(result: tuple[int, str, str]) -> list[float]:
+def closes(result: Result) -> list[float]:
     code, out, err = result
     assert code == 0, err
     summary = json.loads(out)
     return [row["close"] for row in (*summary["first_rows"], *summary["last_rows"])]
 
 
-def test_a_dry_run_prints_what_was_understood_and_stores_nothing(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_dry_run_prints_what_was_understood_and_stores_nothing(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     days = [f"2020-01-{day:02},{7000 + day}.5,x" for day in range(1, 31) if day not in (5, 8, 9)]
     code, out, _ = run("from a site\nDate,Close,Open\n" + "\n".join(days), "--dry-run")
     assert code == 0
@@ -65,7 +62,7 @@ def test_a_dry_run_prints_what_was_understood_and_stores_nothing(run, tmp_path: 
     assert not (tmp_path / "home").exists()
 
 
-def test_each_option_resolves_its_refusal(run) -> None:  # type: ignore[no-untyped-def]
+def test_each_option_resolves_its_refusal(run: Callable[..., Result]) -> None:
     dry = ("--dry-run", "--json")
     assert "--decimal point or --decimal comma" in refusal(run(THOUSANDS, *dry))
     assert closes(run(THOUSANDS, *dry, "--decimal", "point")) == [58.12, 57.8]
@@ -85,7 +82,7 @@ def test_each_option_resolves_its_refusal(run) -> None:  # type: ignore[no-untyp
     assert closes(run(named, *dry, "--columns", "date=1,close=Kurs, alt")) == [1.0]
 
 
-def test_options_that_say_nothing_are_refused(run) -> None:  # type: ignore[no-untyped-def]
+def test_options_that_say_nothing_are_refused(run: Callable[..., Result]) -> None:
     assert "ROLE=HEADING" in refusal(run(COINS, "--dry-run", "--columns", "Date"))
     assert "--columns knows date, end, open" in refusal(
         run(COINS, "--dry-run", "--columns", "date=Date,last=Close")
@@ -96,7 +93,7 @@ def test_options_that_say_nothing_are_refused(run) -> None:  # type: ignore[no-u
     assert "the file's product is needed" in refusal(run(COINS))
 
 
-def test_lines_of_an_import(run) -> None:  # type: ignore[no-untyped-def]
+def test_lines_of_an_import(run: Callable[..., Result]) -> None:
     weekly = "date,close\n" + "\n".join(f"2020-01-{day:02},5" for day in range(1, 30, 7))
     code, out, err = run(weekly, "--product", "ETH-USD")
     assert code == 0

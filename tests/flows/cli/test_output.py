@@ -32,7 +32,9 @@ from closecast.tasks.evaluation.scoreboard import scoreboard
 from closecast.tasks.upkeep.pruning import UnusedItem
 from closecast.tasks.upkeep.reproduce import Comparison, Reproduction
 from tests.calibrated import day, forecast_by_hand, quick, spread
+from tests.tasks.evaluation.test_scoreboard import scores
 
+UP_TO = date(2020, 2, 10)
 FORECAST: Any = SimpleNamespace(product_id="BTC-USD", first=SimpleNamespace(target_day=date(2019, 10, 18)))
 DIFFERENT = Reproduction(
     FORECAST,
@@ -141,10 +143,8 @@ def test_the_forecast_asked_for_may_be_further_ahead(home: Home, capsys: pytest.
         assert f"{prediction_id}, revision 0" in printed
         # The run itself is what its model forecast.
         below = printed.split(f"BTC-USD: the 7 days after {day(600)}\n")[1]
-        assert [line.split()[1] for line in below.splitlines() if line.strip().startswith("2020-")] == [
-            "1",
-            "7",
-        ]
+        listed = [line.split()[1] for line in below.splitlines() if line.strip().startswith("2020-")]
+        assert listed == ["1", "7"]
 
 
 def test_each_row_as_json_has_its_own_basis(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,17 +162,8 @@ def test_each_row_as_json_has_its_own_basis(home: Home, capsys: pytest.CaptureFi
     assert first["created_at"] == week["created_at"] != added["created_at"]
 
 
-def scores(horizon: int, days: int) -> pd.DataFrame:
-    first = date(2020, 1, 1) + timedelta(days=horizon)
-    figures = dict.fromkeys(("error", "naive_error", "crps", "naive_crps"), 1.0 * horizon)
-    covered = dict.fromkeys(("covered_50", "covered_80", "covered_95"), True)
-    components = {"component_names": [["har_120_t"]] * days, "component_crps": [[0.5]] * days}
-    shared = {"horizon": horizon, "pit": 0.5, "basis": "model", **figures, **covered, **components}
-    return pd.DataFrame({"target_day": [first + timedelta(days=n) for n in range(days)], **shared})
-
-
 def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = pd.concat([scores(1, 40), scores(7, 34)])
+    rows = pd.concat([scores(40, last=UP_TO), scores(34, last=UP_TO).assign(horizon=7)])
     print_scoreboard(scoreboard(rows), "BTC-USD", "calibrated", as_json=False)
     spans, horizons = capsys.readouterr().out.split("By horizon\n")
     assert "BTC-USD, calibrated, the next day: forecasts up to 2020-02-10\n" in spans
@@ -180,21 +171,19 @@ def test_a_scoreboard_shows_its_spans_and_a_row_a_horizon(capsys: pytest.Capture
     assert [line.split()[:2] for line in horizons.splitlines()[3:5]] == [["1", "40"], ["7", "34"]]
     print_scoreboard(scoreboard(rows, horizon=7), "BTC-USD", "calibrated", as_json=False)
     assert "BTC-USD, calibrated, 7 days ahead: forecasts up to 2020-02-10\n" in capsys.readouterr().out
-    print_scoreboard(scoreboard(scores(1, 3)), "BTC-USD", "calibrated", as_json=False)
+    print_scoreboard(scoreboard(scores(3)), "BTC-USD", "calibrated", as_json=False)
     assert "By horizon" not in capsys.readouterr().out
     print_scoreboard(scoreboard(rows, horizon=7), "BTC-USD", "calibrated", as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert (printed["horizon"], printed["spans"][-1]["forecasts"]) == (7, 34)
-    assert [(one["horizon"], one["coverage"]["90"]["share"]) for one in printed["horizons"]] == [
-        (1, 1),
-        (7, 1),
-    ]
+    shares = {one["horizon"]: one["coverage"]["90"]["share"] for one in printed["horizons"]}
+    assert shares == {1: 1, 7: 1}
 
 
 def test_a_scoreboard_counts_fallbacks_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    further = [scores(1, 3).assign(basis="fallback", target_day=date(2021, 1, 1)).head(1)]
-    further.append(scores(9, 4).assign(basis="fallback"))
-    print_scoreboard(scoreboard(pd.concat([scores(1, 40), *further])), "BTC-USD", "calibrated", as_json=False)
+    further = [scores(1, last=UP_TO), scores(4).assign(horizon=9)]
+    further = [one.assign(basis="fallback") for one in further]
+    print_scoreboard(scoreboard(pd.concat([scores(40), *further])), "BTC-USD", "calibrated", as_json=False)
     models, fallbacks = capsys.readouterr().out.split("Fallbacks, by horizon\n")
     assert "By horizon" not in models
     assert [line.split()[:2] for line in fallbacks.splitlines()[3:5]] == [["1", "1"], ["9", "4"]]
@@ -202,7 +191,7 @@ def test_a_scoreboard_counts_fallbacks_apart(capsys: pytest.CaptureFixture[str])
     said, fallbacks = capsys.readouterr().out.split("Fallbacks, by horizon\n")
     assert said.startswith("BTC-USD, calibrated, 9 days ahead: only fallbacks have been scored so far")
     assert "alarm" not in said
-    print_scoreboard(scoreboard(scores(1, 0)), "BTC-USD", "calibrated", as_json=False)
+    print_scoreboard(scoreboard(scores(0)), "BTC-USD", "calibrated", as_json=False)
     printed = capsys.readouterr().out
     assert printed == "BTC-USD, calibrated, the next day: no forecast has been scored yet\n"
 

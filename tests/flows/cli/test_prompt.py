@@ -99,20 +99,12 @@ def test_a_configured_server_sees_a_refusal_as_a_failed_run(
 @pytest.mark.parametrize(
     ("file", "text", "configured"),
     [
-        (
-            "profiles.toml",
-            'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n',
-            True,
-        ),
-        (
-            "profiles.toml",
-            'active = "b"\n[profiles.a]\nPREFECT_API_URL = "http://x/api"\n[profiles.b]\n',
-            False,
-        ),
-        (".env", "PREFECT_API_URL=http://127.0.0.1:4200/api\n", True),
+        ("profiles.toml", 'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://x/api"\n', True),
+        ("profiles.toml", 'active = "b"\n[profiles.a]\nPREFECT_API_URL = "http://x/api"\n', False),
+        (".env", "PREFECT_API_URL=http://x/api\n", True),
         (".env", "", False),
-        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:4200/api"\n', True),
-        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:4200/api"\n', True),
+        ("prefect.toml", '[api]\nurl = "http://x/api"\n', True),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://x/api"\n', True),
         ("pyproject.toml", '[project]\nname = "url"\n', False),
     ],
 )

@@ -39,13 +39,9 @@ def listed(home: Path, *words: str) -> list[dict[str, Any]]:
 
 
 def test_a_day_is_listed_decided_and_taken_back(home: Path) -> None:
-    (quarantined,) = listed(home)
-    assert (quarantined["product_id"], quarantined["day_utc"], quarantined["status"]) == (
-        OLD,
-        DAY,
-        "quarantined",
-    )
-    assert "more than 3 a day" in quarantined["reason"]
+    (row,) = listed(home)
+    assert (row["product_id"], row["day_utc"], row["status"]) == (OLD, DAY, "quarantined")
+    assert "more than 3 a day" in row["reason"]
     text = call(home, "quarantine", "--product", OLD, "--split", f"{DAY}:1/1000")
     assert f"{OLD}, {DAY}: a split, the prices before it are multiplied by 0.001. Known to" in text
     assert f"`closecast quarantine --product {OLD} --undo {DAY}` reverses this." in text

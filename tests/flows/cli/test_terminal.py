@@ -133,11 +133,6 @@ def test_json_has_days_as_text_and_null_for_infinity(capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out) == {"day": "2019-10-17", "ratio": None, "80": [None, 1.5]}
 
 
-def test_csv_has_lists_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.print_rows(pa.table({"day": ["2019-10-17", None], "levels": [[0.1, 0.9], None]}), "csv")
-    assert capsys.readouterr().out == 'day,levels\n2019-10-17,"[0.1, 0.9]"\n,\n'
-
-
 @pytest.mark.parametrize("output", ["table", "csv", "json"])
 def test_days_outside_the_years_1_to_9999_are_refused(output: Format) -> None:
     days = pa.table({"day": pa.array([2**31 - 1], pa.int32()).view(pa.date32())})
@@ -168,21 +163,6 @@ def test_completion_offers_commands_products_profiles_and_settings(environment: 
     settings = completed(environment, "closecast run --set fine_tune_e")
     assert settings == ["fine_tune_every_days=", "fine_tune_epochs="]
     assert completed({**environment, "CLOSECAST_HOME": "/nowhere"}, "closecast run --product ") == []
-
-
-def test_the_installed_completion_works_in_bash(environment: dict[str, str], tmp_path: Path) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "closecast").write_text(f'#!/bin/bash\nexec {sys.executable} -m closecast "$@"\n')
-    (folder / "closecast").chmod(0o755)
-    path = f"{folder}:{os.environ['PATH']}"
-    variables = {**environment, "HOME": str(tmp_path), "PATH": path, "PYTHONPATH": str(PROJECT)}
-    script = (
-        "closecast --install-completion && source ~/.bash_completions/closecast.sh\n"
-        'COMP_WORDS=(closecast back); COMP_CWORD=1; _closecast_completion closecast; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=120)
-    assert done.stdout.splitlines()[-1].split() == ["backtest", "backup"], done
 
 
 HEADER = ("target_day", "CRPS / best baseline", "digest", "80 %")

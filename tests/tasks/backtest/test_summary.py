@@ -114,9 +114,7 @@ def test_coverage_by_counting(evaluation: Evaluation, summary: Summary) -> None:
         hits = sum(covered)
         terciles = [np.mean([covered[n] for n in order[at : at + 100]]) for at in (0, 100, 200)]
         assert coverage.percent == round(100 * (1 - 2 * level))
-        assert (coverage.overall.days, coverage.overall.share) == (300, hits / 300)
-        assert coverage.overall.lower == pytest.approx(stats.beta.ppf(0.025, hits, 301 - hits))
-        assert coverage.overall.upper == pytest.approx(stats.beta.ppf(0.975, hits + 1, 300 - hits))
+        assert coverage.overall == proportion(hits, 300)
         assert [coverage.low, coverage.middle, coverage.high] == pytest.approx(terciles)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from closecast.storage.tables.schemas import backtests, calibrator
 from closecast.tasks.backtest.plan import Plan, plan_backtest
 from closecast.tasks.backtest.result import BacktestResult, evaluations_of, finish_backtest, read_rows
 from closecast.tasks.backtest.walk_forward import WalkState, clear_cache, folds_left, prepare_fold
-from closecast.tasks.core.quantiles import MEDIAN
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.base import Profile
 from closecast.tasks.profiles.baselines import baselines_of
@@ -80,10 +79,6 @@ def test_every_component_has_a_row_per_origin_and_horizon(tested: Tested) -> Non
             assert row["quantiles"] == sorted(row["quantiles"])
     assert backtests(home).read().num_rows == 12 * len(NAMES)
     assert [summary.days for summary in result.summaries] == [12] * 3
-    for number in range(START, END + 1):
-        fan = np.array([rows(home, horizon=horizon)[day(number)]["quantiles"] for horizon in HORIZONS])
-        assert (np.diff(fan[:, :MEDIAN], axis=0) <= 0).all()
-        assert (np.diff(fan[:, MEDIAN + 1 :], axis=0) >= 0).all()
     # A fine-tuning on days 3, 6 and 11, a refit on day 8: each with its gate.
     assert len(plan.folds) == 2
     assert [gate.split(" ")[:2] for gate in result.gates] == [
@@ -180,32 +175,6 @@ def test_the_days_and_the_walk_learn_the_same_offsets(
     assert first
     for horizon in HORIZONS:
         assert first[horizon].tolist() != list(state.offsets[horizon])
-    waiting = sorted((target, horizon) for target, horizon, _ in state.waiting)
-    assert waiting == sorted(
-        (day(number + horizon), horizon)
-        for horizon in HORIZONS
-        for number in range(START, end + 1)
-        if number + horizon > end
-    )
-
-
-def test_forecasts_wait_for_their_outcome_over_folds(tested: Tested) -> None:
-    home, plan, _ = tested
-    cache = BacktestCache(home, plan.backtest_id)
-    first = WalkState.model_validate(cache.read("fold-0"))
-    last = plan.span(0)[1]
-    waiting = {(target, horizon) for target, horizon, _ in first.waiting}
-    assert waiting == {
-        (last + timedelta(days=ahead), horizon)
-        for horizon in HORIZONS
-        for ahead in range(1, horizon + 1)
-        if last + timedelta(days=ahead - horizon) >= day(START)
-    }
-    second = WalkState.model_validate(cache.read("fold-1"))
-    assert first.offsets
-    assert second.offsets
-    assert min(target for target, *_ in second.waiting) > day(END)
-    assert all(first.offsets[horizon] != second.offsets[horizon] for horizon in HORIZONS)
 
 
 def test_an_interrupted_walk_is_completed_with_the_same_bits(

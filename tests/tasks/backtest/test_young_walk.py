@@ -15,9 +15,9 @@ from closecast.tasks.backtest.result import finish_backtest
 from closecast.tasks.backtest.walk_forward import prepare_fold
 from tests.calibrated import Runs, day, empty_runs, quick
 from tests.helpers import BTC, FIRST, NOW, made_up, store
+from tests.tasks.training.test_young import YOUNG
 
 ETH = "ETH-USD"
-YOUNG: dict[str, Any] = {"min_days": 200, "validation_days": 30, "refit_every_days": 30, "tracker_step": 0.02}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 from scipy import stats
 
 from closecast.storage.core.errors import BadInput
-from closecast.storage.core.home import Home
-from closecast.storage.tables.scores import Scores
 from closecast.tasks.evaluation.scoreboard import (
     horizon_table,
     horizon_tables,
@@ -87,32 +84,20 @@ def test_figures_by_hand() -> None:
     assert span.rmse_ratio == pytest.approx(np.sqrt(52 / 28))
     assert span.mae == pytest.approx(3.0)
     assert span.mae_ratio == pytest.approx(12 / 10)
-    for percent, hits in ((50, 1), (80, 3)):
-        coverage = span.coverage[percent]
-        assert (coverage.days, coverage.share) == (4, hits / 4)
-        assert coverage.lower == pytest.approx(stats.beta.ppf(0.025, hits, 5 - hits))
-        assert coverage.upper == pytest.approx(stats.beta.ppf(0.975, hits + 1, 4 - hits))
-    assert span.coverage[95].lower == pytest.approx(0.025 ** (1 / 4))
-    assert span.coverage[95].upper == 1.0
+    for percent, hits in ((50, 1), (80, 3), (95, 4)):
+        assert span.coverage[percent] == proportion(hits, 4)
 
 
-def test_a_span_counts_only_its_own_days() -> None:
+def test_the_figures_and_the_best_baseline_are_of_the_days_of_each_span() -> None:
     rows = scores(60)
     rows.loc[:29, "error"] = 100.0
-
-    month, _, _, every = scoreboard(rows).spans
-    assert month.mae == pytest.approx(3.0)
-    assert every.mae == pytest.approx(51.5)
-
-
-def test_the_best_baseline_is_chosen_for_each_span() -> None:
-    rows = scores(60)
     rows["component_crps"] = [[0.1, 0.8, 1.0]] * 30 + [[0.1, 1.0, 0.9]] * 30
     month, _, _, every = scoreboard(rows).spans
     assert (month.best_baseline.component, month.best_baseline.days) == ("har_120_t", 30)
     assert month.best_baseline.ratio == pytest.approx(0.9 / 0.9)
     assert (every.best_baseline.component, every.best_baseline.days) == ("ewma_weekday_t", 60)
     assert every.best_baseline.crps == pytest.approx(0.9)
+    assert (month.mae, every.mae) == pytest.approx((3.0, 51.5))
 
 
 # 180 days: .73 is 131.4 of them, .85 is 153, .92 is 165.6, .98 is 176.4.
@@ -177,22 +162,6 @@ def test_a_naive_forecast_without_an_error_has_no_ratio() -> None:
     span = scoreboard(scores(5).assign(naive_error=0.0, naive_crps=0.0)).spans[0]
     assert (span.rmse_ratio, span.mae_ratio, span.crps_ratio) == (None, None, None)
     assert span.rmse == pytest.approx(3.0)
-
-
-def test_rows_as_the_table_of_scores_returns_them(tmp_path: Path) -> None:
-    both: pd.DataFrame = pd.concat([point_only(200).iloc[:100], scores(200, **GOOD).iloc[100:]])
-    shared = {"product_id": "BTC-USD", "horizon": 1, "close": 1.0, "data_version": "BTC-USD@1"}
-    shared["scored_at"] = datetime(2021, 7, 1, tzinfo=UTC)
-    rows: list[Any] = [
-        row | shared | {"prediction_id": str(row["target_day"])}
-        for row in both.drop(columns="basis").to_dict("records")
-    ]
-    table = Scores(Home(tmp_path).prepare())
-    assert scoreboard(table.newest().to_pandas().assign(basis="model")) == scoreboard(scores(0))
-    table.add(rows)
-    board = scoreboard(table.newest("BTC-USD").to_pandas().assign(basis="model"))
-    assert board == scoreboard(both)
-    assert board.all_days.coverage[80] == scoreboard(both.iloc[100:]).all_days.coverage[80]
 
 
 # Shares and their intervals

@@ -61,10 +61,6 @@ def test_the_figures_of_a_score_by_hand(runs: Runs) -> None:
     outcome = math.log(actual / last)
     quantiles = [math.log(price / last) for price in row["quantiles"]]
     assert score["crps"] == pytest.approx(crps_by_hand(outcome, quantiles), rel=1e-12)
-    returns = np.diff(np.log(candles()["close"].to_numpy()[249:500]))
-    assert len(returns) == 250
-    naive = np.quantile(returns, LEVELS).tolist()
-    assert score["naive_crps"] == pytest.approx(crps_by_hand(outcome, naive), rel=0.02)
     for percent in INTERVALS:
         low, high = INTERVAL_INDEXES[percent]
         inside = row["quantiles"][low] <= actual <= row["quantiles"][high]
@@ -155,15 +151,16 @@ def test_each_horizon_is_scored_when_its_own_day_has_come(
     assert read_scoreboard(runs.home, BTC, PROFILE.name, (), horizon=7).last == day(507)
 
 
-def test_the_naive_crps_of_a_horizon_is_of_returns_over_it(runs: Runs) -> None:
-    made = forecast_by_hand(500, "", profile=PROFILE)
-    week = replace(made.first, prediction_id="week", horizon=7, target_day=day(507))
-    Predictions(runs.home).publish(replace(made, horizons=(week,)).rows())
-    runs.score(507)
-    logs = np.log(candles()["close"].to_numpy()[:500])
-    naive = np.quantile((logs[7:] - logs[:-7])[-250:], LEVELS).tolist()
-    expected = crps_by_hand(math.log(close(507) / close(500)), naive)
-    assert scores(runs)["week"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
+@pytest.mark.parametrize(("number", "horizon"), [(500, 1), (500, 7), (80, 1)])
+def test_the_naive_crps_is_of_the_newest_250_returns_over_the_horizon(
+    runs: Runs, number: int, horizon: int
+) -> None:
+    put_forecast(runs.home, number, "p", profile=PROFILE, horizon=horizon)
+    runs.score(number + horizon)
+    logs = np.log(candles()["close"].to_numpy()[:number])
+    naive = np.quantile((logs[horizon:] - logs[:-horizon])[-250:], LEVELS).tolist()
+    expected = crps_by_hand(math.log(close(number + horizon) / close(number)), naive)
+    assert scores(runs)["p"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +171,6 @@ def test_a_point_has_errors_and_the_naive_crps_only(runs: Runs, monkeypatch: pyt
     assert score["error"] == 4000.0 - close(501)
     assert score["naive_crps"] > 0
     assert {name for name, figure in score.items() if figure is None} == set(UNKNOWN_OF_A_POINT)
-
-
-def test_the_naive_crps_of_a_young_product_is_of_all_its_returns(runs: Runs) -> None:
-    put_forecast(runs.home, 80, "young", profile=PROFILE)
-    runs.score(81)
-    naive = np.quantile(np.diff(np.log(candles()["close"].to_numpy()[:80])), LEVELS).tolist()
-    expected = crps_by_hand(math.log(close(81) / close(80)), naive)
-    assert scores(runs)["young"]["naive_crps"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_scoreboard_knows_from_the_forecasts_which_are_fallbacks(runs: Runs) -> None:

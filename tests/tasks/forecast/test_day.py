@@ -27,7 +27,7 @@ from closecast.tasks.training.registration import load_model
 from closecast.tasks.training.selection import select_model
 from tests.calibrated import HORIZONS, LENIENT, MADE, Runs, champion_runs, day, quick, stored_runs
 from tests.engines import copy_home
-from tests.helpers import BTC, NOW, modules_after
+from tests.helpers import BTC, NOW, ending, interrupt, modules_after
 from tests.lived import DAYS, lived_runs, made_lived
 
 
@@ -113,22 +113,6 @@ def contents(home: Home) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def interrupt_at(patch: pytest.MonkeyPatch, commit: int, *, after: bool) -> None:
-    """Interrupt the day right before or after the commit of that number."""
-    honest, count = Table.add, iter(range(1000))
-
-    def add(self: Table, rows: Any, *more: Any) -> int:
-        due = bool(rows) and next(count) == commit
-        if due and not after:
-            raise KeyboardInterrupt
-        added = honest(self, rows, *more)
-        if due:
-            raise KeyboardInterrupt
-        return added
-
-    patch.setattr(Table, "add", add)
-
-
 COMMITS = ("scores", "calibrator", "components", "predictions")
 
 
@@ -146,7 +130,7 @@ def test_a_day_interrupted_between_its_commits_is_completed(
     runs = lived_runs(tmp_path_factory, tmp_path / "home")
     before = contents(runs.home)
     with monkeypatch.context() as patch:
-        interrupt_at(patch, commit, after=after)
+        patch.setattr(Table, "insert", ending(Table.insert, interrupt, call=commit + 1, after=after))
         with pytest.raises(KeyboardInterrupt):
             run_day(runs, MADE + DAYS)
     found = contents(runs.home)
@@ -163,29 +147,3 @@ def undisturbed(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], list[dic
     runs = Runs(copy_home(made_lived(folder), folder / "undisturbed day"), quick(**LENIENT))
     forecast = run_day(runs, MADE + DAYS)
     return contents(runs.home), forecast.rows()
-
-
-def test_each_horizon_is_scored_once_when_its_day_comes(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    runs = champion_runs(tmp_path_factory, tmp_path / "home")
-    days = range(MADE, MADE + 10)
-    scored: dict[tuple[int, Any], set[Any]] = {}
-    for number in days:
-        for _ in range(2):
-            run_day(runs, number)
-        for row in Scores(runs.home).read().to_pylist():
-            scored.setdefault((row["horizon"], row["target_day"]), set()).add(row["prediction_id"])
-            assert row["target_day"] <= day(number)
-    assert sorted(scored) == [
-        (horizon, day(number + horizon))
-        for horizon in HORIZONS
-        for number in days
-        if number + horizon < MADE + 10
-    ]
-    assert all(len(ids) == 1 for ids in scored.values())
-    assert Scores(runs.home).read().num_rows == len(scored)
-    for (horizon, target), (prediction_id,) in scored.items():
-        origin = (target - day(1)).days + 1 - horizon
-        assert prediction_id == runs.prediction_id(origin, horizon)
-    assert Predictions(runs.home).read().num_rows == 10 * len(HORIZONS)

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,14 +118,6 @@ def pasts(draw: st.DrawFn) -> pd.DataFrame:
 @given(pasts(), st.integers(0, 999), st.sampled_from([0.0, 0.05, 1.0]), st.sampled_from([0.05, 0.5, 1.0]))
 def test_a_fan_from_any_past_is_coherent(frame: pd.DataFrame, seed: int, offset: float, size: float) -> None:
     assert_coherent(fan(frame, random_offsets(seed, offset), seed=seed, size=size))
-
-
-@pytest.mark.parametrize("offset", [0.0, 0.02, 0.5, 2.0])
-@pytest.mark.parametrize("days", [360, 800, 1500])
-def test_a_fan_from_real_prices_is_coherent(days: int, offset: float) -> None:
-    frame = sample().head(days)
-    assert len(frame) == days
-    assert_coherent(fan(frame, random_offsets(days, offset), seed=days))
 
 
 def test_an_interval_that_would_be_narrower_is_widened_to_that_of_the_shorter_horizon() -> None:

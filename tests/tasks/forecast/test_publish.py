@@ -46,7 +46,6 @@ from tests.calibrated import (
     put_forecast,
     quick,
     spread,
-    stored_runs,
 )
 from tests.helpers import BTC, FIRST, NOW, SHA, SMALL, made_up, store, trained_home, without
 
@@ -70,10 +69,6 @@ ROWS = [3, 3 + sum(len(baselines_of(horizon)) for horizon in HORIZONS), 3]
 
 def count_rows(home: Home) -> list[int]:
     return [table.read().num_rows for table in (Predictions(home), components(home), calibrator(home))]
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_each_horizon_has_a_row_with_every_column_and_its_components(runs: Runs) -> None:
@@ -153,19 +148,6 @@ def test_the_same_key_adds_nothing(runs: Runs) -> None:
     assert find_forecast(runs.home, key, (*HORIZONS, 14)) is None
 
 
-def test_all_horizons_are_one_commit(runs: Runs) -> None:
-    def commits() -> int:
-        return len(list((runs.home.root / "predictions").rglob("_delta_log/*.json")))
-
-    before = commits()
-    runs.publish(MADE)
-    made = commits() - before
-    runs.publish(MADE)
-    assert commits() == before + made
-    runs.publish(MADE + 1)
-    assert commits() == before + made + 1
-
-
 def test_another_key_of_the_same_day_is_a_revision(runs: Runs) -> None:
     first, second = runs.publish(MADE), runs.with_settings(fine_tune_every_days=7).publish(MADE)
     pairs = list(zip(first.horizons, second.horizons, strict=True))
@@ -177,20 +159,6 @@ def test_another_key_of_the_same_day_is_a_revision(runs: Runs) -> None:
     # A later day forecasts some of these target days over other horizons: none of them is a revision.
     runs.score(MADE + 2)
     assert [one.revision for one in runs.publish(MADE + 2).horizons] == [0, 0, 0]
-
-
-def test_a_home_that_trains_itself_forecasts_the_same_bits(
-    runs: Runs, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    other = stored_runs(tmp_path_factory, tmp_path / "other")
-    assert other.select(MADE).version == "1"  # trained there, not copied
-    for number in (MADE, MADE + 1):
-        for one in (runs, other):
-            one.score(number)
-        here, there = (one.publish(number) for one in (runs, other))
-        assert here == there
-        for horizon in here.horizons:
-            assert parts(runs.home, horizon) == parts(other.home, horizon)
 
 
 def test_each_forecast_names_the_calibrator_states_of_its_day(runs: Runs) -> None:
@@ -214,17 +182,6 @@ def test_each_forecast_names_the_calibrator_states_of_its_day(runs: Runs) -> Non
     assert named(again) == versions[1]
     for one, other in zip(again.horizons, forecasts[1].horizons, strict=True):
         assert (one.revision, one.quantiles) == (1, other.quantiles)
-
-
-def test_components_are_written_before_the_row(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Predictions, "publish", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            runs.publish(MADE)
-    assert count_rows(runs.home) == [0, *ROWS[1:]]
-    assert find_forecast(runs.home, runs.key(MADE), HORIZONS) is None
-    assert [one.revision for one in runs.publish(MADE).horizons] == [0, 0, 0]
-    assert count_rows(runs.home) == ROWS
 
 
 def test_a_damaged_bundle_writes_nothing(runs: Runs) -> None:

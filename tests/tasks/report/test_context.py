@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from closecast.tasks.report.calibration import pit_histogram, running_coverage
 from closecast.tasks.report.charts import charts, short
 from closecast.tasks.report.context import (
     MAX_CLOSES,
+    ReportContext,
     earlier_run,
     newest_closes,
     previous_forecast,
@@ -28,31 +28,15 @@ from closecast.tasks.report.context import (
 )
 from closecast.tasks.report.model_section import refit_of
 from tests.helpers import BTC, made_up, store, without
-from tests.pages import DAY, DAYS, GAP, HORIZONS, full_home, put_forecasts
+from tests.pages import DAY, DAYS, GAP, HORIZONS, put_forecasts
+from tests.tasks.evaluation.test_scoreboard import scores
 
 EDGES = np.arange(0.05, 1, 0.1)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return full_home(tmp_path_factory, tmp_path_factory.mktemp("context") / "home")
-
-
-@pytest.fixture
-def copied(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Home:
-    return full_home(tmp_path_factory, tmp_path / "copy")
-
-
-def covered_days(days: int, *every_other: str) -> pd.DataFrame:
-    frame = pd.DataFrame({"target_day": pd.date_range("2020-01-01", periods=days, unit="s")})
-    for name in ("covered_50", "covered_80", "covered_95"):
-        hits = [n % 2 == 0 or name not in every_other for n in range(days)]
-        frame[name] = pd.array(hits, "boolean")
-    return frame
-
-
 def test_running_coverage_is_of_the_last_90_days_with_its_bounds_of_chance() -> None:
-    frame = running_coverage(covered_days(100, "covered_80"))
+    rows = scores(100, covered_95=100)
+    frame = running_coverage(rows.assign(covered_80=rows["covered_50"]))
     assert frame["days"].tolist() == [*map(float, range(20, 91)), *[90.0] * 10]
     newest = frame.iloc[-1]
     assert (newest["running_80"], newest["running_95"]) == (0.5, 1.0)
@@ -62,11 +46,6 @@ def test_running_coverage_is_of_the_last_90_days_with_its_bounds_of_chance() -> 
     for inside, beyond in ((low, low - 2), (high, high + 2)):
         assert binomtest(inside, 90, 0.8).pvalue > 0.03
         assert binomtest(beyond, 90, 0.8).pvalue < 0.05
-
-
-def test_running_coverage_needs_20_days() -> None:
-    assert running_coverage(covered_days(19)).empty
-    assert len(running_coverage(covered_days(20))) == 1
 
 
 def test_pit_histogram_counts_and_bounds() -> None:
@@ -96,12 +75,12 @@ BOTH_ENDS = [40, *[15] * 8, 40]
     ],
 )
 def test_calibration_is_tested_over_all_bars(
-    home: Home, counts: list[int], p_value: float | None, sentence: str
+    context: ReportContext, counts: list[int], p_value: float | None, sentence: str
 ) -> None:
     pit = pit_histogram(np.repeat(EDGES, counts))
     assert pit is not None
     assert pit.p_value == pytest.approx(p_value)
-    assert sentence in text.calibration(replace(read_context(home, BTC, "calibrated", DAY), pit=pit))
+    assert sentence in text.calibration(replace(context, pit=pit))
 
 
 def test_closes_have_a_row_a_day_up_to_the_origin() -> None:
@@ -118,8 +97,7 @@ def test_figures_of_charts_are_short_and_finite() -> None:
     assert short(figures) == [None, None, None, 8031.415927, 1e-7, 304738853.02]
 
 
-def test_context_agrees_with_the_tables(home: Home) -> None:
-    context = read_context(home, BTC, "calibrated", DAY)
+def test_context_agrees_with_the_tables(context: ReportContext) -> None:
     scored = context.scored
     assert (len(context.past), len(scored), context.forecast_count) == (120, 118, 120)
     inside = scored["close"].between(scored["lower_80"], scored["upper_80"])
@@ -144,14 +122,6 @@ def test_context_agrees_with_the_tables(home: Home) -> None:
     assert drawn["coverage"]["running_80"][-1] == pytest.approx(inside.tail(90).mean())
 
 
-def test_the_whole_run_is_read_and_the_one_before(home: Home) -> None:
-    context = read_context(home, BTC, "calibrated", DAY)
-    assert [one.horizon for one in context.forecast.horizons] == list(HORIZONS)
-    assert context.earlier is not None
-    assert context.earlier.origin_day == date(2020, 2, 23)
-    assert len(context.earlier.horizons) == len(HORIZONS)
-
-
 def test_horizons_of_other_settings_from_the_same_origin_are_not_mixed(copied: Home) -> None:
     candles = without(made_up(DAYS), *GAP)
     again: Any = {"settings_version": "calibrated-2", "prediction_id": "again", "horizons": (1, 2, 14)}
@@ -174,35 +144,33 @@ def test_an_earlier_run_that_is_over_is_not_drawn(copied: Home) -> None:
     assert earlier.horizons[-1].target_day == date(2020, 2, 24) + timedelta(days=61)
 
 
-def test_points_have_no_earlier_run_to_compare(home: Home) -> None:
-    forecast = read_context(home, BTC, "calibrated", DAY).forecast
-    published = Predictions(home).newest(BTC, "calibrated", 2).to_pylist()
+def test_points_have_no_earlier_run_to_compare(context: ReportContext, full: Home) -> None:
+    forecast = context.forecast
+    published = Predictions(full).newest(BTC, "calibrated", 2).to_pylist()
     point = replace(forecast, horizons=(replace(forecast.first, quantiles=None),))
-    assert earlier_run(home, forecast, published) is not None
-    assert earlier_run(home, point, published) is None
-    assert earlier_run(home, forecast, published[1:]) is None
-    assert earlier_run(home, forecast, published, ((forecast.origin_day, 0.001),)) is None
+    assert earlier_run(full, forecast, published) is not None
+    assert earlier_run(full, point, published) is None
+    assert earlier_run(full, forecast, published[1:]) is None
+    assert earlier_run(full, forecast, published, ((forecast.origin_day, 0.001),)) is None
 
 
-def test_the_forecast_of_the_day_before_is_the_previous_one(home: Home) -> None:
-    context = read_context(home, BTC, "calibrated", DAY)
+def test_the_forecast_of_the_day_before_is_the_previous_one(context: ReportContext, full: Home) -> None:
     forecast, previous = context.forecast, context.previous
     assert previous is not None
     assert (previous.first.target_day, previous.first.horizon) == (date(2020, 2, 24), 1)
-    published = Predictions(home).newest(BTC, "calibrated", 2).to_pylist()
+    published = Predictions(full).newest(BTC, "calibrated", 2).to_pylist()
     assert previous_forecast(forecast, context.asked, published[1:]) is None
     split = ((forecast.origin_day, 0.001),)
     assert previous_forecast(forecast, context.asked, published, split) is None
     # Further ahead the page was headed by the day before, of the same run, which knows the split.
-    further = read_context(home, BTC, "calibrated", DAY, target_day=DAY + timedelta(days=1))
+    further = read_context(full, BTC, "calibrated", DAY, target_day=DAY + timedelta(days=1))
     assert further.previous == forecast.only(1)
     third = forecast.only(7)
     assert third is not None
     assert previous_forecast(forecast, third, published) is None  # nothing is forecast 6 days ahead
 
 
-def test_the_width_over_time_ends_with_the_newest_forecast(home: Home) -> None:
-    context = read_context(home, BTC, "calibrated", DAY)
+def test_the_width_over_time_ends_with_the_newest_forecast(context: ReportContext) -> None:
     width = charts(context)["width"]
     assert (len(width["days"]), width["days"][-1]) == (120, "2020-02-25")
     low, high = context.asked.first.interval(80) or (0.0, 0.0)
@@ -211,18 +179,16 @@ def test_the_width_over_time_ends_with_the_newest_forecast(home: Home) -> None:
 
 
 def test_a_run_hands_on_its_history_and_scoreboard_and_the_database_stays_closed(
-    home: Home, monkeypatch: pytest.MonkeyPatch
+    full: Home, context: ReportContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand = read_context(home, BTC, "calibrated", DAY)
     with monkeypatch.context() as patch:
         patch.setattr(Prices, "__enter__", None)
         patch.setattr("closecast.tasks.report.context.read_scoreboard", None)
-        context = read_context(home, BTC, "calibrated", DAY, by_hand.history, by_hand.board)
-    assert context.history is by_hand.history
+        handed_on = read_context(full, BTC, "calibrated", DAY, context.history, context.board)
+    assert handed_on.history is context.history
     # The newest forecast was made from other prices, as in a run on a day of the past.
-    other = replace(by_hand.history, data_version="BTC-USD@1:ab").until(by_hand.history.days[50])
-    context = read_context(home, BTC, "calibrated", DAY, other)
-    assert context.closes.equals(by_hand.closes)
+    other = replace(context.history, data_version="BTC-USD@1:ab").until(context.history.days[50])
+    assert read_context(full, BTC, "calibrated", DAY, other).closes.equals(context.closes)
 
 
 def test_a_fine_tuned_version_goes_back_to_its_refit() -> None:

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
-import pandas as pd
 import pytest
 from prefect.context import SettingsContext
 from prefect.settings import Profile, Settings
@@ -17,13 +13,12 @@ from prefect.settings import Profile, Settings
 from closecast.storage.core.home import Home, default_root
 from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.core.history import PriceHistory
-from closecast.tasks.evaluation.scoreboard import COLUMNS, Scoreboard, scoreboard
+from closecast.tasks.evaluation.scoreboard import scoreboard
 from closecast.tasks.network.epoch import listening, report_epoch
 from closecast.tasks.prices.ingest import IngestedPrices
 from closecast.tasks.report import side_calls
 from closecast.tasks.report.events import run_url
 from closecast.tasks.report.prefect_artifacts import (
-    MAX_FORECASTS,
     TrainingProgress,
     forecast_markdown,
     newest_forecasts,
@@ -33,10 +28,10 @@ from closecast.tasks.report.prefect_artifacts import (
 from closecast.tasks.report.side_calls import Progress
 from tests.calibrated import close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
-from tests.storage.tables.rows import ROWS
+from tests.tasks.evaluation.test_scoreboard import scores
 
 DEFAULT_HOME = Home(default_root())
-NOTHING_SCORED = scoreboard(pd.DataFrame(columns=COLUMNS))
+NOTHING_SCORED = scoreboard(scores(0))
 GAPS = [(date(2019, 3, 20), date(2019, 3, 31)), (date(2019, 5, 1), date(2019, 5, 1))]
 
 
@@ -48,48 +43,29 @@ def prices(*gaps: tuple[date, date]) -> IngestedPrices:
     return IngestedPrices(history, history.origin, new_days=3, restated_days=2, quarantined=1)
 
 
-def scored(day: date, basis: str = "model") -> dict[str, Any]:
-    figures = {"error": 1.0, "naive_error": 1.0, "crps": 0.02, "naive_crps": 0.02, "pit": 0.999}
-    components = {"component_names": ["har_120_t"], "component_crps": [0.025]}
-    return {**ROWS["scores"], **figures, **components, "target_day": day, "basis": basis}
-
-
-def missed_board() -> Scoreboard:
-    return scoreboard(pd.DataFrame([scored(date(2020, 1, 1) + timedelta(days=n)) for n in range(180)]))
+CLOUD = "https://api.prefect.cloud/api/accounts/a/workspaces/w"
 
 
 @pytest.mark.parametrize(
     ("settings", "address"),
     [
-        (
-            {"PREFECT_API_URL": "http://prefect.example:4200/api"},
-            "http://prefect.example:4200/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "http://me:secret@prefect.example/api"},
-            "http://prefect.example/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "http://server:4200/api", "PREFECT_UI_URL": "https://prefect.example/ui"},
-            "https://prefect.example/ui/runs/flow-run/7",
-        ),
-        (
-            {"PREFECT_API_URL": "https://api.prefect.cloud/api/accounts/a/workspaces/w"},
-            "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/7",
-        ),
+        ({"API_URL": "http://host:4200/api"}, "http://host:4200/runs/flow-run/7"),
+        ({"API_URL": "http://me:secret@host/api"}, "http://host/runs/flow-run/7"),
+        ({"API_URL": "http://host/api", "UI_URL": "https://other/ui"}, "https://other/ui/runs/flow-run/7"),
+        ({"API_URL": CLOUD}, "https://app.prefect.cloud/account/a/workspace/w/runs/flow-run/7"),
         # A command's own server has no UI, and a run without a server no address.
-        ({"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_SERVER_UI_ENABLED": "false"}, None),
+        ({"API_URL": "http://127.0.0.1:4200/api", "SERVER_UI_ENABLED": "false"}, None),
         ({}, None),
     ],
 )
 def test_the_address_of_a_run_is_prefects_own(
     settings: dict[str, str], address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_SERVER_UI_ENABLED"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("API_URL", "UI_URL", "SERVER_UI_ENABLED"):
+        monkeypatch.delenv(f"PREFECT_{name}", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(f"PREFECT_{name}", value)
     with SettingsContext(profile=Profile(name="none", settings={}), settings=Settings()):
         assert run_url() is None  # outside of a run
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "7")
@@ -116,7 +92,7 @@ def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
 
 def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     forecast = forecast_by_hand(400, "id-0", profile=quick(), quantiles=[7900.0 + 10 * n for n in range(23)])
-    text = forecast_markdown(forecast, forecast, prices(), missed_board(), "an old model")
+    text = forecast_markdown(forecast, forecast, prices(), scoreboard(scores(180)), "an old model")
     assert "| 80 % | 7,930.00 USD to 8,090.00 USD |" in text
     assert "a point without intervals" not in text
     assert "| lstm | 8,010.00 USD | 7,930.00 USD to 8,090.00 USD |" in text
@@ -125,7 +101,7 @@ def test_markdown_shows_intervals_components_warnings_and_alarms() -> None:
     for percent in (80, 95):
         assert text.count(f"**Alarm:** the {percent} % interval covered 0.0 %") == 1
     assert "## Scoreboard" in text
-    assert "| 0.8000 (har_120_t, p –) |" in text
+    assert "| 0.9000 (har_120_t, p –) |" in text
 
 
 def test_markdown_is_of_the_day_asked_for_and_shows_the_next_days_of_its_run() -> None:
@@ -150,7 +126,7 @@ def test_markdown_is_of_the_day_asked_for_and_shows_the_next_days_of_its_run() -
 def test_markdown_of_a_fallback_says_that_there_was_no_model() -> None:
     made = forecast_by_hand(80, "id-0", profile=quick())
     fallback = replace(made, basis="fallback", model_version=None)
-    board = scoreboard(pd.DataFrame([scored(date(2019, 3, 1), basis="fallback")]))
+    board = scoreboard(scores(1).assign(basis="fallback"))
     text = forecast_markdown(
         fallback, fallback, prices(), board, "a model needs 400 closes, and there are 80"
     )
@@ -195,7 +171,6 @@ def test_newest_forecasts_come_first(home: Home) -> None:
     Predictions(home).publish(fallback.rows())
     newest = newest_forecasts(home, BTC, "article")[0]
     assert (newest["basis"], newest["model_version"]) == ("fallback", "")
-    assert MAX_FORECASTS == 30
     (row,) = newest_forecasts(home, BTC, quick().name)
     ends = others[1].first.interval(80)
     assert (row["lower_80"], row["upper_80"]) == ends
@@ -224,22 +199,14 @@ def test_products_have_a_forecast_or_a_reason() -> None:
 def received(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What Prefect receives: the key and the description, then each percentage."""
     calls: list[Any] = []
-    artifact_id = uuid4()
 
-    class Client(nullcontext[Any]):
-        def __enter__(self) -> Client:
-            return self
+    def side_call(_: str, call: Any) -> bool:
+        progress: Progress = call.__self__
+        calls.extend([] if calls else [progress._key, progress._description])
+        calls.append(progress._percent)
+        return True
 
-        def create_artifact(self, artifact: Any) -> Any:
-            assert artifact.type == "progress"
-            calls.extend([artifact.key, artifact.description, artifact.data])
-            return SimpleNamespace(id=artifact_id)
-
-        def update_artifact(self, updated: Any, artifact: Any) -> None:
-            assert updated == artifact_id
-            calls.append(artifact.data)
-
-    monkeypatch.setattr(side_calls, "get_client", lambda **_: Client())
+    monkeypatch.setattr(side_calls, "side_call", side_call)
     monkeypatch.setattr(side_calls, "EVERY_SECONDS", 0.0)
     return calls
 

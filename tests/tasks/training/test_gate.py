@@ -133,20 +133,6 @@ def test_only_the_first_horizon_is_judged() -> None:
     assert not judge(model(), changed(0)).passed
 
 
-def test_only_the_unseen_days_count() -> None:
-    pair = model(), model(wider=0.2)
-    result = judge(*pair)
-    figures = ["open", "high", "low", "close"]
-    before = made_up(DAYS)
-    # Far enough back that hardly anything of it is left in the sigmas of the gate's days.
-    before.loc[:99, figures] *= np.random.default_rng(5).uniform(0.9, 1.1, (100, 1))
-    assert judge(*pair, before).champion_crps == pytest.approx(result.champion_crps, rel=5e-4)
-    for row in (DAYS - 1, DAYS - 180, DAYS - 190):  # the last day, the first one, and one in its window
-        moved = made_up(DAYS)
-        moved.loc[row, figures] *= 1.2
-        assert judge(*pair, moved).champion_crps != pytest.approx(result.champion_crps, rel=5e-4)
-
-
 def test_the_mean_crps_is_of_the_unseen_days_that_both_models_forecast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-import tomllib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact import artifact_repository_registry
 
 from closecast.storage.core.candle_schema import CANDLE_COLUMNS
 from closecast.storage.core.errors import BadSetting, Damaged
@@ -36,6 +33,7 @@ from closecast.tasks.training.selection import select_model
 from tests.calibrated import MADE, Runs, candles, champion_runs, day
 from tests.engines import free_ports
 from tests.helpers import BTC, NOW, PROJECT, SMALL, made_up, one_line, trained_home
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.sqlite,
@@ -45,16 +43,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def plugin() -> Iterator[None]:
-    """The entry point, which an installed closecast has."""
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    group = "mlflow.artifact_repository"
-    entries = project["entry-points"][group]
-    for name, value in entries.items():
-        entry = EntryPoint(name, value, group)
-        artifact_repository_registry._artifact_repository_registry.register(  # type: ignore[no-untyped-call]
-            name, entry.load()
-        )
+def _registry_is_set_back() -> Iterator[None]:
     yield
     mlflow.set_registry_uri(None)
     mlflow.set_tracking_uri(None)
@@ -227,18 +216,11 @@ def test_a_bucket_is_named_by_its_address() -> None:
 
 @pytest.mark.engines
 def test_mlflow_serves_a_version(runs: Runs, tmp_path: Path) -> None:
-    # As an installed closecast has it.
-    metadata = tmp_path / "site" / "closecast_plugin-1.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: closecast-plugin\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(
-        "[mlflow.artifact_repository]\nclosecast = closecast:mlflow_artifacts\n"
-    )
     (port,), tools = free_ports(1), Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{PROJECT}:{metadata.parent}",
+        "PYTHONPATH": str(PROJECT),
         "MLFLOW_TRACKING_URI": f"sqlite:///{runs.home.registry}",
     }
     uri = f"models:/closecast.{BTC}.calibrated@champion"
@@ -265,15 +247,12 @@ def test_mlflow_serves_a_version(runs: Runs, tmp_path: Path) -> None:
 
 
 def post(port: int, body: bytes, server: subprocess.Popen[bytes]) -> tuple[int, str]:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            headers = {"Content-Type": "application/json"}
-            address = f"http://127.0.0.1:{port}/invocations"
-            response = httpx.post(address, content=body, headers=headers, timeout=60)
-        except httpx.TransportError:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        else:
-            return response.status_code, response.text
+    def look() -> httpx.Response | None:
+        assert server.poll() is None, "the server has ended"
+        with contextlib.suppress(httpx.TransportError):
+            address, headers = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+            return httpx.post(address, content=body, headers=headers, timeout=60)
+        return None
+
+    response = wait_for(look)
+    return response.status_code, response.text

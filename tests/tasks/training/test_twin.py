@@ -13,21 +13,13 @@ import pytest
 
 from closecast.storage.core.errors import Damaged
 from closecast.storage.models.bundles import Bundle, Draft
-from closecast.storage.models.registry import CHAMPION, Models
+from closecast.storage.models.registry import Models
 from closecast.tasks.core.history import PriceHistory
 from closecast.tasks.network.architectures import arrays_sha256
 from closecast.tasks.profiles.article import ArticleProfile
 from closecast.tasks.profiles.base import FittedModel
 from closecast.tasks.profiles.calibrated import CalibratedProfile
-from closecast.tasks.training import gate
-from closecast.tasks.training.registration import (
-    fit_with_twin,
-    read_bundle,
-    train_model,
-    weights_digest,
-    write_bundle,
-)
-from closecast.tasks.training.rollback import roll_back_champion
+from closecast.tasks.training.registration import read_bundle, train_model, weights_digest, write_bundle
 from tests.calibrated import LENIENT, MADE, Runs, candles, champion_runs, day, quick, stored_runs
 from tests.helpers import BTC, SMALL, made_up
 
@@ -190,11 +182,6 @@ def test_a_bundle_gives_both_to_the_last_bit(stored: tuple[FittedModel, Bundle])
     assert offsets(model.fitted) == offsets(fitted)
     assert (model.fitted.trained_through, model.fitted.judged.trained_through) == (day(600), day(420))
     assert model.version == "7"
-    rows = np.array([500, 599])
-    for one, other in ((model.fitted, fitted), (model.fitted.judged, fitted.judged)):
-        again, before = (PROFILE.predict(each, candles(), rows) for each in (one, other))
-        for horizon in (1, 3, 7):
-            assert again[horizon].quantiles.tobytes() == before[horizon].quantiles.tobytes()
     columns = model.lineage.twin
     assert columns
     assert columns.weights_sha256 == digests(fitted)[1]
@@ -213,22 +200,6 @@ def test_a_damaged_twin_is_found(stored: tuple[FittedModel, Bundle]) -> None:
 
 
 # The versions of a home
-
-
-def test_the_gate_predicts_only_with_the_twins(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A published network has seen the days that the gate judges on."""
-    honest, judged = CalibratedProfile.predict, list[str]()
-
-    def predict(self: CalibratedProfile, fitted: FittedModel, *args: Any, **more: Any) -> Any:
-        judged.append(weights_digest(self, fitted))
-        return honest(self, fitted, *args, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CalibratedProfile, "predict", predict)
-        assert runs.select(MADE + 30).version == "2"
-    tags = [runs.versions()[number].tags for number in ("1", "2")]
-    assert judged == [one["twin_weights_sha256"] for one in tags]
-    assert runs.holder(CHAMPION) == "2"
 
 
 @pytest.mark.parametrize("part", ["network", "twin"])
@@ -251,24 +222,6 @@ def test_a_ruined_twin_is_refused_and_a_ruined_network_is_not_judged(
         selection = runs.select(MADE + 30)
     assert selection.version == ("1" if part == "twin" else "2")
     assert runs.statuses()["2"] == ("refused" if part == "twin" else "accepted")
-
-
-def test_a_rollback_brings_the_twin(runs: Runs) -> None:
-    runs.select(MADE + 30)
-    assert roll_back_champion(runs.home, BTC, "calibrated", None) == ("2", "1")
-    selected = runs.select(MADE + 31)
-    model = runs.model(selected.version)
-    tags = runs.versions()["1"].tags
-    assert model.fitted.twin
-    assert weights_digest(runs.profile, model.fitted.twin) == tags["twin_weights_sha256"]
-    assert model.fitted.judged.trained_through == day(MADE - 180)
-    # The next refit is judged against it.
-    candidate = fit_with_twin(runs.profile, runs.history(MADE + 90), {}, None, 180)
-    found = gate.judge(runs.profile, model.fitted, candidate, runs.history(MADE + 90).candles)
-    assert (found.days, found.first_day) == (180, day(MADE + 90 - 179))
-    assert runs.select(MADE + 90).version == "3"
-    tags = runs.versions()["3"].tags
-    assert (tags["gate_champion"], tags["gate_ratio"]) == ("1", str(found.ratio))
 
 
 def test_a_short_series_waits_for_the_gate(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

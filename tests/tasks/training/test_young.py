@@ -16,7 +16,6 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import calibrator
 from closecast.tasks.prices.ingest import MAX_POOL
 from closecast.tasks.training.registration import read_lineage
-from closecast.tasks.training.rollback import roll_back_champion
 from closecast.tasks.upkeep.reproduce import reproduce_forecast
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import Runs, day, empty_runs, select_and_die
@@ -123,16 +122,6 @@ def test_a_product_is_too_young_for_the_pool(runs: Runs) -> None:
     assert runs.with_settings(min_pool_days=80).select(79).version is None
     assert runs.with_settings(min_pool_days=80).select(80).version == "1"
     assert runs.with_settings(min_pool_days=200).select(199).version is None
-
-
-def test_a_rollback_to_the_pool_lasts_until_the_next_refit(runs: Runs) -> None:
-    for number in (190, 200):
-        runs.select(number)
-    assert roll_back_champion(runs.home, BTC, "calibrated", None) == ("2", "1")
-    assert runs.live(210).basis == "pool"
-    assert runs.select(229).version == "1"
-    assert runs.select(230).version == "3"
-    assert runs.versions()["3"].tags["gate"] == "none: the champion was trained on other products alone"
 
 
 @pytest.mark.parametrize(("point", "number", "basis"), [("mark", 60, "pool"), ("settle", 200, "model")])
