@@ -14,7 +14,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -72,21 +71,6 @@ def plain(prices: Prices, home: Home) -> Iterator[Plain]:
     """Another program's connection, with none of our settings."""
     with contextlib.closing(Plain(home)) as connection:
         yield connection
-
-
-def test_a_new_home_has_no_prices(home: Home) -> None:
-    with Prices(home) as prices:
-        assert prices.source_of(BTC) is None
-        assert prices.first_day(BTC) is None
-        assert prices.last_day(BTC) is None
-        assert prices.last_close_before(BTC, FIRST) is None
-        days = prices.days(BTC)
-        assert days.empty
-        assert days.dtype == "datetime64[s]"
-        assert prices.quarantined(BTC).empty
-        assert prices.table("closes").num_rows == prices.table("candles").num_rows == 0
-        with pytest.raises(BadDay, match="none is stored"):
-            prices.data_version(BTC, FIRST, created_at=NOW)
 
 
 def test_a_page_in_any_order_is_stored_by_day(prices: Prices) -> None:
@@ -188,17 +172,6 @@ def test_a_second_source_is_refused_with_the_facts_to_decide(prices: Prices) -> 
 
 
 # Data versions
-
-
-def test_a_data_version_belongs_to_the_series_it_was_named_in(prices: Prices) -> None:
-    names = []
-    for source in ("coinbase", "csv", "coinbase"):
-        prices.start_series(BTC, source, started_at=NOW, replace=True)
-        put(prices, candles({0: 10.0, 1: 11.0}), source)
-        names.append(prices.data_version(BTC, day(1), created_at=NOW))
-    # The last one has the same source as the first, and is not the same series.
-    assert [prices.prices_at(name).series for name in names] == ["coinbase@0", "csv@2", "coinbase@4"]
-    assert [len(prices.prices_at(name).candles) for name in names] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "BTC-USD", "x" * 500, "' OR 1=1 --"])
@@ -389,18 +362,6 @@ def test_no_query_scans_the_whole_table(prices: Prices, plain: Plain) -> None:
     for question in questions:
         plan = [step[3] for step in plain.execute(f"EXPLAIN QUERY PLAN {question}")]
         assert not [step for step in plan if step.startswith("SCAN c")], plan
-
-
-def test_arrow_tables_have_types(prices: Prices) -> None:
-    put(prices, candles({0: 1.0, 1: 2.0}, volume=None))
-    for table in (prices.table("candles"), prices.table("closes")):
-        kinds = {field.name: field.type for field in table.schema}
-        assert kinds["day_utc"] == pa.date32()
-        assert kinds["close"] == kinds["volume"] == pa.float64()
-        assert kinds["seq"] == pa.int64()
-        assert kinds["observed_at"] == pa.timestamp("us", tz="UTC")
-        first = table.to_pylist()[0]
-        assert (first["day_utc"], first["volume"], first["observed_at"]) == (day(0), None, NOW)
 
 
 def test_rows_are_written_and_read_in_small_pieces(

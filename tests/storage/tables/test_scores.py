@@ -63,14 +63,6 @@ def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
     assert scores.newest(BTC)["data_version"].to_pylist()[0] == f"{BTC}@4:ab"
 
 
-def test_of_two_scores_of_one_moment_the_later_data_version_is_newest(scores: Scores) -> None:
-    for close, seq in ((1.0, 9), (1.5, 10), (1.25, 11)):  # as texts "@10:" comes before "@9:"
-        assert scores.add([score("a", close, seq)]) == 1
-    assert closes(scores.between()) == [("a", 1.0), ("a", 1.5), ("a", 1.25)]
-    assert closes(scores.newest()) == [("a", 1.25)]
-    assert scores.add([score("a", 1.25, 12)]) == 0
-
-
 def test_a_score_from_older_prices_is_not_the_newest(scores: Scores) -> None:
     scores.add([score("a", 1.5, 5, hours=24)])
     older = score("a", 1.0, 1)
