@@ -201,10 +201,10 @@ def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect server for the session; it takes 10 s to start, so there is one."""
-    with once.prefect_server(once.session_folder(tmp_path_factory)):
-        yield
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server for the session, by its API's address; it takes 10 s to start, so there is one."""
+    with once.prefect_server(once.session_folder(tmp_path_factory)) as api:
+        yield api
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ import pytest
 from closecast.storage.core.home import Home
 from closecast.storage.core.s3_path import S3Path
 from closecast.storage.prices.engine import database_engine
-from tests.waiting import wait_for
+from tests.waiting import end, wait_for
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -198,12 +198,7 @@ class SeaweedFS:
 
     def stop(self) -> None:
         """End the server, and remove its folder."""
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -177,9 +177,7 @@ def altered(taken: Path, copy: Path, **changes: bytes | None) -> Path:
     """A copy of the backup with other bytes in a file, without it (None), or with a further one."""
     with tarfile.open(taken) as old, tarfile.open(copy, "w") as new:
         for member in old:
-            stream = old.extractfile(member)
-            assert stream
-            content = changes.pop(member.name, stream.read())
+            content = changes.pop(member.name, old.extractfile(member).read())
             if content is not None:
                 member.size = len(content)
                 new.addfile(member, io.BytesIO(content))

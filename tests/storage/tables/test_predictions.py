@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deltalake import DeltaTable
 
 from closecast.storage.core.errors import HomeBusy
 from closecast.storage.core.home import Home
@@ -17,16 +16,12 @@ from closecast.storage.tables.predictions import Predictions
 from closecast.storage.tables.schemas import PREDICTIONS
 from tests.helpers import BTC, FIRST, one_line
 from tests.processes import process_for, run_at_once
-from tests.storage.tables.rows import forecast
+from tests.storage.tables.rows import forecast, version
 
 
 @pytest.fixture
 def table(home: Home) -> Predictions:
     return Predictions(home)
-
-
-def version(table: Predictions) -> int:
-    return DeltaTable(str(table.folder), storage_options=table.folder.storage_options).version()
 
 
 def revisions(table: Predictions, *rows: dict[str, Any]) -> list[int]:
@@ -133,7 +128,6 @@ def test_killed_while_publishing(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.25))
-        assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join(30)
         table = Predictions(home)

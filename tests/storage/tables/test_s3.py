@@ -158,7 +158,6 @@ def test_a_compaction_leaves_few_files_and_one_list(home: Home) -> None:
     before = table.read().sort_by("prediction_id")
     for _ in range(3):  # without commits in between, too, each keeps every checksum
         compaction = compact_table(home, "components")
-        assert compaction is not None
         assert compaction.files_after == 1
         assert table.read().sort_by("prediction_id") == before
         assert len(lists.files()) == 1

@@ -5,12 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from closecast.storage.core.home import Home
 from closecast.storage.tables.scores import Scores
 from tests.helpers import BTC, FIRST, NOW
-from tests.storage.tables.rows import ROWS
+from tests.storage.tables.rows import ROWS, version
 
 
 def score(
@@ -34,10 +33,6 @@ def scores(home: Home) -> Scores:
 
 def closes(table: pa.Table) -> list[tuple[str, float]]:
     return list(zip(table["prediction_id"].to_pylist(), table["close"].to_pylist(), strict=True))
-
-
-def version(scores: Scores) -> int:
-    return DeltaTable(str(scores.folder), storage_options=scores.folder.storage_options).version()
 
 
 def test_adding_again_changes_nothing(scores: Scores) -> None:
