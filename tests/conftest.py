@@ -209,7 +209,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """An empty home."""
     return Home(tmp_path / "home").prepare()
 
 

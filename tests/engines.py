@@ -49,9 +49,6 @@ def absent(program: str) -> NoReturn:
     pytest.skip(program)
 
 
-# PostgreSQL
-
-
 def postgresql_programs() -> Path | None:
     """The folder of `initdb` and `pg_ctl`, of the newest version that the distribution has installed."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
@@ -139,13 +136,9 @@ class PostgreSQL:
                     connection.execute(f"DROP DATABASE {self._names.pop(root)} WITH (FORCE)")
 
     def stop(self) -> None:
-        """End the server, and remove its folder."""
         with contextlib.suppress(subprocess.SubprocessError):
             self._call("pg_ctl", "stop", "--mode", "immediate", "--pgdata", self._data)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-# S3
 
 
 class SeaweedFS:
@@ -197,12 +190,8 @@ class SeaweedFS:
         wait_for(look, START_SECONDS)
 
     def stop(self) -> None:
-        """End the server, and remove its folder."""
         end(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-# Started once
 
 
 @functools.cache
@@ -211,7 +200,6 @@ def _servers() -> contextlib.ExitStack:
 
 
 def stop_servers() -> None:
-    """End whatever was started."""
     _servers().close()
 
 
@@ -263,7 +251,6 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
 
 
 def parquet_of(folder: Any, product_id: str) -> list[Any]:
-    """The data files of a table's product."""
     return [
         path
         for path in folder.files()

@@ -82,7 +82,6 @@ def store(
 
 
 def home_with(root: Path, frame: pd.DataFrame) -> Home:
-    """A home with these candles."""
     home = Home(root).prepare()
     store(home, frame)
     return home
@@ -154,7 +153,6 @@ def die_at(owner: Any, name: str, *, call: int = 1, after: bool = False) -> None
 
 
 def one_line(error: BaseException) -> bool:
-    """Whether an error's text is one line."""
     return "\n" not in str(error)
 
 

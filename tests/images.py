@@ -39,7 +39,6 @@ FOLDER = PROJECT / "docs" / "images"
 
 
 def main() -> None:
-    """Build, photograph, write."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     with tempfile.TemporaryDirectory(prefix="closecast-images-") as folder:
         home = Home(Path(folder)).prepare()
@@ -60,7 +59,6 @@ def live(home: Home) -> date:
 
 
 def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
-    """The steps of a run: score, select the model, forecast."""
     profile, prices = profile_named(profile_name), read_stored(home, request)
     score_due(home, prices.history, profile, request.observed_at)
     version = select_model(home, profile, prices).version

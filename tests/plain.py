@@ -23,7 +23,6 @@ class Plain:
         self._connection = self._engine.connect()
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> Any:
-        """A statement's cursor."""
         if values and not self.is_sqlite:
             statement = statement.replace("?", "%s")
         return self._connection.exec_driver_sql(statement, tuple(values) or None)
@@ -38,6 +37,5 @@ class Plain:
             self.execute(f"DROP TRIGGER {table}_append_only ON {table}")
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
         self._engine.dispose()

@@ -40,8 +40,6 @@ SOURCES = [
 SECRET = "hunter2-in-the-clear"  # noqa: S105
 
 
-# No input is run
-
 FORBIDDEN = (
     r"^(import|from) (pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal|pty|keras.models)\b",
     r"^(eval|exec|compile|__import__)\(",
@@ -89,8 +87,6 @@ def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
         assert (step.persist_result, step.cache_policy) == (False, NO_CACHE), step.name
 
 
-# Arguments
-
 WITH_A_PRODUCT = ("predictions", "versions", "score", "rollback", "report", "run", "backtest")
 
 
@@ -123,9 +119,6 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
     with Prices(home) as prices:
         assert prices.table("candles").num_rows == 10
     assert not Path("/tmp/owned").exists()  # noqa: S108
-
-
-# Files
 
 
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -187,9 +180,6 @@ def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a GB
 
 
-# Queries without end
-
-
 def test_ctrl_c_ends_a_query_that_would_not_end(home: Home) -> None:
     endless = "select count(*) from range(100000000000) a, range(1000) b"
     command = [sys.executable, "-m", "closecast", "sql", endless, "--home", str(home.root)]
@@ -209,9 +199,6 @@ def test_a_query_for_all_the_memory_is_refused(home: Home) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert peak < 5
-
-
-# The exchange
 
 
 def error_of(response: Response) -> BaseException | None:
@@ -293,9 +280,6 @@ def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.Mon
         client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
     assert all({"Authorization", "Cookie"}.isdisjoint(request.headers) for request in ex.requests)
     assert ex.requests
-
-
-# Secrets
 
 
 def test_a_password_in_an_address_is_shown_nowhere(

@@ -109,7 +109,6 @@ def middle(view: BrowserPage, name: str, across: float = 0.4) -> tuple[float, fl
 
 
 def labels(view: BrowserPage, name: str) -> list[str]:
-    """The texts in a chart."""
     texts: list[str] = view.evaluate(
         "name => [...document.querySelectorAll(`#chart-${name} svg text`)].map(one => one.textContent)", name
     )

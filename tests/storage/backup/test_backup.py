@@ -163,9 +163,6 @@ def test_prices_in_a_file_elsewhere_are_restored_into_the_home(runs: Runs, tmp_p
     assert verify_home(Home(tmp_path / "again")).findings == []
 
 
-# Restore
-
-
 def test_a_home_that_is_not_empty_is_not_changed(taken: Path, runs: Runs) -> None:
     before = rows(runs.home)
     with pytest.raises(HomeUnusable, match="an empty home is needed"):

@@ -293,9 +293,6 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
     assert registry_integrity(relative) == []
 
 
-# Killed
-
-
 def kill_at(home: Home, point: str) -> None:
     """Register, and be killed before (`name`) or just after (`name+`) one of its steps."""
     from mlflow.tracking import MlflowClient

@@ -145,8 +145,6 @@ def test_a_database_that_cannot_be_written_makes_the_home_unusable(tmp_path: Pat
         connection.execute(sa.text(SERIES))
 
 
-# Another release's schema
-
 COMMANDS = (
     *("run --source sample", "predictions", "sql SELECT", "score", "backtest", "versions", "verify"),
     *("rollback --product BTC-USD", "report", "maintain", "backup new.tar"),
@@ -219,9 +217,6 @@ def test_a_file_of_sqlite_is_opened_whatever_the_driver_in_its_address(tmp_path:
     home = Home(tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
     Database(home).close()
     assert stored_products(home) == []
-
-
-# Locked, killed, read-only
 
 
 def test_a_locked_database_is_reported_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,6 @@ def test_a_malformed_product_is_refused(prices: Prices, product: str) -> None:
         prices.data_version(product, FIRST, created_at=NOW)
 
 
-# Sources
-
-
 def test_a_second_source_is_refused_with_the_facts_to_decide(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     put(prices, candles({1: 2.5}))
@@ -166,9 +163,6 @@ def test_a_second_source_is_refused_with_the_facts_to_decide(prices: Prices) -> 
         put(prices, candles({2: 3.0}), source="csv")
     assert prices.source_of(BTC) == "coinbase"
     assert closes(prices) == {0: 1.0, 1: 2.5}
-
-
-# Data versions
 
 
 @pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "BTC-USD", "x" * 500, "' OR 1=1 --"])
@@ -212,9 +206,6 @@ def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> 
     plain.execute(tampering)
     with pytest.raises(Damaged, match=name, check=one_line):
         prices.prices_at(name)
-
-
-# A day's history
 
 
 def test_a_history_is_the_candles_of_its_data_version(prices: Prices) -> None:
@@ -268,9 +259,6 @@ def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> N
     assert prices.restated(BTC).empty  # the earlier series is another one
 
 
-# Quarantined rows
-
-
 def test_a_quarantined_row_is_stored_once(prices: Prices) -> None:
     rows: list[dict[str, object]] = [
         {"day_utc": "2020-01-02", "raw": "[1]", "reason": "a jump of more than 3"},
@@ -296,9 +284,6 @@ def test_a_page_is_stored_whole_or_not_at_all(prices: Prices) -> None:
     with pytest.raises(BadInput, match="refuses a row"):
         put(prices, candles({0: 1.0}), quarantined=bad)
     assert closes(prices) == {}
-
-
-# The tables themselves
 
 
 @pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions", "pages"])
@@ -393,9 +378,6 @@ def test_a_cached_series_is_read_again_after_another_process_wrote(home: Home, p
     assert prices.days(BTC).empty
     put(prices, candles({7: 9.0}), source="csv")
     assert prices.days(BTC).tolist() == [pd.Timestamp(day(7))]
-
-
-# Many at once, and the sudden end
 
 
 def append_days(prices: Prices, start: int, count: int) -> None:

@@ -267,9 +267,6 @@ def test_a_log_that_was_cut_is_damage(table: Table) -> None:
             use()
 
 
-# Several tables as they were at one moment
-
-
 def numbers_in(root: Path, name: str) -> Table:
     return Table(Home(root).shared / name, NUMBERS)
 
