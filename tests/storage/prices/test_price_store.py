@@ -7,7 +7,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from pandas.testing import assert_frame_equal
 
 from closecast.storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
@@ -24,7 +25,6 @@ from closecast.storage.prices import price_store, queries
 from closecast.storage.prices.digest import digest
 from closecast.storage.prices.price_store import Appended, Prices
 from tests.helpers import BTC, SHA, one_line
-from tests.plain import Plain
 from tests.processes import forked, process_for
 
 NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
@@ -66,9 +66,39 @@ def prices(home: Home) -> Iterator[Prices]:
         yield opened
 
 
+class Plain:
+    """Another program at the database, with none of our settings; `?` stands for a value."""
+
+    # A text where a figure was needed is refused by PostgreSQL's driver, not by a rule of the table.
+    refused = (sa.exc.IntegrityError, sa.exc.DataError)
+
+    def __init__(self, home: Home) -> None:
+        url = home.database_url or f"sqlite:///{home.root / 'prices.db'}"
+        self.is_sqlite = url.startswith("sqlite")
+        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        self._connection = self._engine.connect()
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> Any:
+        if values and not self.is_sqlite:
+            statement = statement.replace("?", "%s")
+        return self._connection.exec_driver_sql(statement, tuple(values) or None)
+
+    def drop_triggers(self) -> None:
+        """Take away what keeps rows from being changed."""
+        if self.is_sqlite:
+            for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                self.execute(f"DROP TRIGGER {name}")
+            return
+        for table in ("candles", "series", "quarantine", "data_versions", "pages"):
+            self.execute(f"DROP TRIGGER {table}_append_only ON {table}")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+
 @pytest.fixture
 def plain(prices: Prices, home: Home) -> Iterator[Plain]:
-    """Another program's connection, with none of our settings."""
     with contextlib.closing(Plain(home)) as connection:
         yield connection
 
