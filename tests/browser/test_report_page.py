@@ -117,12 +117,17 @@ def labels(view: BrowserPage, name: str) -> list[str]:
 
 @WIDTHS
 @SCHEMES
-def test_every_chart_is_drawn_without_an_error(visit: Visit, report: Path, width: int, scheme: str) -> None:
+def test_every_chart_and_the_next_days_are_seen_at_once(
+    visit: Visit, report: Path, width: int, scheme: str
+) -> None:
     view = visit(report, width, scheme)
     assert view.evaluate("document.documentElement.dataset.drawn").split() == list(CHARTS)
     for name in CHARTS:
         assert view.evaluate(MARKS, name) >= 5, name
         assert labels(view, name), name
+    table = view.page.get_by_role("table", name="The next days, in USD")
+    assert table.locator("tbody tr").count() == 5
+    assert table.is_visible()
     assert view.errors == []
     # Nothing but the file itself was requested.
     assert view.requests == [report.as_uri()]
@@ -272,14 +277,6 @@ def test_the_fan_is_on_a_true_time_axis(visit: Visit, report: Path) -> None:
     assert seventh - third == pytest.approx(4 * day, rel=0.02)
     assert last - seventh == pytest.approx(23 * day, rel=0.02)
     assert view.page.locator(".mark.earlier").is_visible()
-
-
-@WIDTHS
-def test_the_next_days_are_seen_without_opening_anything(visit: Visit, report: Path, width: int) -> None:
-    view = visit(report, width)
-    table = view.page.get_by_role("table", name="The next days, in USD")
-    assert table.locator("tbody tr").count() == 5
-    assert table.is_visible()
 
 
 def test_the_theme_changes_while_the_page_is_open(visit: Visit, report: Path) -> None:

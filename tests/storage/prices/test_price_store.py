@@ -8,8 +8,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from datetime import date, timedelta
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,10 +23,9 @@ from closecast.storage.core.home import Home
 from closecast.storage.prices import price_store, queries
 from closecast.storage.prices.digest import digest
 from closecast.storage.prices.price_store import Appended, Prices
-from tests.helpers import BTC, SHA, one_line
+from tests.helpers import BTC, NOW, SHA, one_line
 from tests.processes import forked, process_for
 
-NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 FIRST = date(2020, 1, 1)
 
 
@@ -52,11 +50,6 @@ def put(prices: Prices, frame: pd.DataFrame, source: str = "coinbase", **more: A
 def closes(prices: Prices) -> dict[int, float]:
     table = prices.table("closes").to_pylist()
     return {(row["day_utc"] - FIRST).days: row["close"] for row in table if row["product_id"] == BTC}
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
 
 
 @pytest.fixture
