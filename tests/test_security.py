@@ -41,7 +41,7 @@ SECRET = "hunter2-in-the-clear"  # noqa: S105
 
 
 FORBIDDEN = (
-    r"^(import|from) (pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal|pty|keras.models)\b",
+    r"^(import (.*, )?|from )(pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal|pty|keras.models)\b",
     r"^(eval|exec|compile|__import__)\(",
     r"\b(popen|spawnl|spawnv|execv|read_pickle|to_pickle|os\.system|models\.load_model)\(",
     r"\b(enable_unsafe_deserialization\(|shell=True|allow_pickle=True|safe_mode=False)",
@@ -60,7 +60,7 @@ def test_no_pickle_no_eval_no_shell() -> None:
 
 def test_forbidden_code_would_be_found() -> None:
     for text in (
-        "import pickle",
+        "import os, pickle",
         "from joblib import load",
         "eval('1')",
         "os.system('x')",
@@ -122,9 +122,9 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
 
 
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A command in a process of its own, and its peak memory in GB; more than 3 GB is not to be had."""
+    """A command in a process of its own, and its peak memory in GB; of addresses it gets 10 GB."""
     script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (10 * 2**30, 10 * 2**30))\n"
         "import closecast, atexit\n"
         "status = lambda: open('/proc/self/status').read()\n"
         "atexit.register(lambda: print('PEAK', status().split('VmHWM:')[1].split()[0]))\n"
