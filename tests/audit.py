@@ -39,7 +39,6 @@ def ask(service: str, lock: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Audit both lock files."""
     for service in SERVICES:
         packages = {package["name"]: package for lock in LOCKS for package in ask(service, PROJECT / lock)}
         asked = [package for package in packages.values() if "skip_reason" not in package]

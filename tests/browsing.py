@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,14 +22,22 @@ FLAGS = (
     "--disable-sync",
 )
 PHONE, DESKTOP = 360, 1280
-NO_CHROMIUM = "no Chromium here: apt-get install chromium"
 WAIT_SECONDS = 60.0
 Scheme = Literal["light", "dark"]
 
 
-def find_chromium() -> str | None:
-    """The path of an installed Chromium, or None."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+@contextlib.contextmanager
+def chromium(absent: Callable[[str], object] = sys.exit) -> Iterator[Any]:
+    """An installed Chromium without a window, driven by Playwright; `absent` is told where there is none."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        absent("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser
+        browser.close()
 
 
 @dataclass

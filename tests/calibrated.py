@@ -44,7 +44,6 @@ STANDARD = np.array([NormalDist().inv_cdf(level) for level in LEVELS])
 
 
 def quick(**changed: Any) -> CalibratedProfile:
-    """The small profile with some settings changed."""
     return CalibratedProfile(QUICK | changed)
 
 
@@ -60,7 +59,6 @@ def candles() -> pd.DataFrame:
 
 
 def close(number: int) -> float:
-    """The close of the day of that number."""
     return float(candles()["close"].iloc[number - 1])
 
 

@@ -9,20 +9,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import certifi
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import settings
 
-from closecast.storage.core.candle_schema import candle_frame
 from closecast.storage.core.home import Home
 from closecast.tasks.profiles import figures
 from tests import once
+from tests.helpers import made_up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,15 +200,14 @@ def _no_more_databases(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Prefect server for the session; it takes 10 s to start, so there is one."""
-    with once.prefect_server(once.session_folder(tmp_path_factory)):
-        yield
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server for the session, by its API's address; it takes 10 s to start, so there is one."""
+    with once.prefect_server(once.session_folder(tmp_path_factory)) as api:
+        yield api
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """An empty home."""
     return Home(tmp_path / "home").prepare()
 
 
@@ -223,20 +221,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Runs:
 
 @pytest.fixture(scope="session")
 def walk() -> Callable[..., pd.DataFrame]:
-    """Makes a random walk of `days` daily candles up to the day `last`."""
+    """Makes `days` daily candles up to the day `last`."""
 
     def make(last: date, *, days: int = 60, seed: int = 7) -> pd.DataFrame:
-        close = 1000.0 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.02, days)))
-        opened = np.concatenate([[1000.0], close[:-1]])
-        return candle_frame(
-            {
-                "day_utc": pd.date_range(end=str(last), periods=days, unit="s"),
-                "open": opened,
-                "high": np.maximum(opened, close) * 1.01,
-                "low": np.minimum(opened, close) * 0.99,
-                "close": close,
-                "volume": 10.0,
-            }
-        )
+        return made_up(days, last - timedelta(days=days - 1), seed=seed)
 
     return make

@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import Client
 
-from tests.waiting import wait_for
+from tests.waiting import end, wait_for
 
 
 class Cluster:
@@ -59,19 +59,11 @@ class Cluster:
         """End all of its processes."""
         self.client.close()
         for process in reversed(self._processes.values()):
-            process.terminate()
-        for process in self._processes.values():
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
 
     def end(self, name: str) -> None:
         """End one worker, as its administrator would."""
-        process = self._processes.pop(name)
-        process.terminate()
-        process.wait(30)
+        end(self._processes.pop(name))
 
     def _start(self, name: str, *words: str, environment: Mapping[str, str] | None = None) -> None:
         chosen = {**os.environ, "DASK_DISTRIBUTED__COMM__RETRY__COUNT": "0", **(environment or {})}

@@ -25,7 +25,7 @@ import pytest
 from closecast.storage.core.home import Home
 from closecast.storage.core.s3_path import S3Path
 from closecast.storage.prices.engine import database_engine
-from tests.waiting import wait_for
+from tests.waiting import end, wait_for
 
 ADMIN, USER, PASSWORD = "postgres", "closecast", "not-a-secret-of-anybody's"
 KEY, SECRET = "closecast-tests", "not-a-secret-either"
@@ -47,9 +47,6 @@ def absent(program: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{program}: CI installs it (.ci/run)")
     pytest.skip(program)
-
-
-# PostgreSQL
 
 
 def postgresql_programs() -> Path | None:
@@ -139,13 +136,9 @@ class PostgreSQL:
                     connection.execute(f"DROP DATABASE {self._names.pop(root)} WITH (FORCE)")
 
     def stop(self) -> None:
-        """End the server, and remove its folder."""
         with contextlib.suppress(subprocess.SubprocessError):
             self._call("pg_ctl", "stop", "--mode", "immediate", "--pgdata", self._data)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-# S3
 
 
 class SeaweedFS:
@@ -197,17 +190,8 @@ class SeaweedFS:
         wait_for(look, START_SECONDS)
 
     def stop(self) -> None:
-        """End the server, and remove its folder."""
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-# Started once
 
 
 @functools.cache
@@ -216,7 +200,6 @@ def _servers() -> contextlib.ExitStack:
 
 
 def stop_servers() -> None:
-    """End whatever was started."""
     _servers().close()
 
 
@@ -268,7 +251,6 @@ def homes_on(database: str, storage: str) -> Iterator[None]:
 
 
 def parquet_of(folder: Any, product_id: str) -> list[Any]:
-    """The data files of a table's product."""
     return [
         path
         for path in folder.files()

@@ -68,7 +68,6 @@ class Request:
 
 
 def error(status: int, message: str) -> Response:
-    """An error of the exchange."""
     return Response(status, json.dumps({"message": message}).encode())
 
 
@@ -208,7 +207,6 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        """The base address."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
@@ -240,7 +238,6 @@ class Exchange:
             self._candles[product_id].pop(at, None)
 
     def delist(self, product_id: str) -> None:
-        """Remove the product."""
         del self._candles[product_id]
 
     def respond(
@@ -407,9 +404,6 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
 
-# Rows and days
-
-
 def _midnight(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
@@ -459,9 +453,6 @@ def shift(frame: pd.DataFrame, last: date) -> pd.DataFrame:
     """The same candles, all moved by whole days so that the newest is of the day `last`."""
     moved = frame["day_utc"] + (pd.Timestamp(last) - frame["day_utc"].max())
     return frame.assign(day_utc=moved.astype("datetime64[s]"))
-
-
-# By hand
 
 
 def main() -> None:

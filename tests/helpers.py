@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from closecast.storage.core.candle_schema import FIGURES, candle_frame
+from closecast.storage.core.candle_schema import candle_frame
 from closecast.storage.core.home import Home
-from closecast.storage.prices.database import Database
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.delta import Table
 from closecast.storage.tables.schemas import PREDICTIONS
@@ -83,7 +82,6 @@ def store(
 
 
 def home_with(root: Path, frame: pd.DataFrame) -> Home:
-    """A home with these candles."""
     home = Home(root).prepare()
     store(home, frame)
     return home
@@ -118,8 +116,7 @@ def trained_home(factory: pytest.TempPathFactory, place: Path) -> tuple[Home, st
 
 def to_csv(frame: pd.DataFrame) -> bytes:
     """The frame as a file that the CSV reader takes."""
-    named = frame.rename(columns={name: name for name in ["day_utc", *FIGURES]})
-    return named.rename(columns={"day_utc": "date"}).to_csv(index=False).encode()
+    return frame.rename(columns={"day_utc": "date"}).to_csv(index=False).encode()
 
 
 def deny(patch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -138,6 +135,13 @@ def deny(patch: pytest.MonkeyPatch, folder: Path) -> None:
         patch.setattr(os, name, functools.partial(refused, call=getattr(os, name)))
 
 
+def synced_paths(patch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are synced to the disk from now on, in their order; none of them is."""
+    paths: list[str] = []
+    patch.setattr(os, "fsync", lambda handle: paths.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    return paths
+
+
 def die(*_: object, **__: object) -> None:
     """End this process as a power cut would: no clean-up of any kind."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -149,7 +153,6 @@ def die_at(owner: Any, name: str, *, call: int = 1, after: bool = False) -> None
 
 
 def one_line(error: BaseException) -> bool:
-    """Whether an error's text is one line."""
     return "\n" not in str(error)
 
 
@@ -172,20 +175,3 @@ def ending(
         return result
 
     return step
-
-
-def end_in_a_migration(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first start that ends before the migration has made its views."""
-    from alembic import op
-
-    real = op.execute
-
-    def fail(statement: str) -> None:
-        if "VIEW" in statement:
-            raise KeyboardInterrupt
-        real(statement)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(op, "execute", fail)
-        with pytest.raises(KeyboardInterrupt):
-            Database(home)

@@ -31,7 +31,7 @@ from closecast.tasks.profiles.named import profile_named  # noqa: E402
 from closecast.tasks.report.page import write_report  # noqa: E402
 from closecast.tasks.training.registration import load_model  # noqa: E402
 from closecast.tasks.training.selection import select_model  # noqa: E402
-from tests.browsing import DESKTOP, FLAGS, NO_CHROMIUM, PHONE, find_chromium  # noqa: E402
+from tests.browsing import DESKTOP, PHONE, chromium  # noqa: E402
 
 log = logging.getLogger("closecast.images")
 DAYS, COLOURS = 91, 192
@@ -39,7 +39,6 @@ FOLDER = PROJECT / "docs" / "images"
 
 
 def main() -> None:
-    """Build, photograph, write."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     with tempfile.TemporaryDirectory(prefix="closecast-images-") as folder:
         home = Home(Path(folder)).prepare()
@@ -60,7 +59,6 @@ def live(home: Home) -> date:
 
 
 def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
-    """The steps of a run: score, select the model, forecast."""
     profile, prices = profile_named(profile_name), read_stored(home, request)
     score_due(home, prices.history, profile, request.observed_at)
     version = select_model(home, profile, prices).version
@@ -71,16 +69,10 @@ def one_day(home: Home, profile_name: str, request: IngestRequest) -> None:
 
 def photograph(page: Path, origin: date) -> None:
     """Two widths and two themes of a page on the day after its origin, down to the end of one section."""
-    from playwright.sync_api import sync_playwright
-
-    path = find_chromium()
-    if path is None:
-        raise SystemExit(NO_CHROMIUM)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+    with chromium() as browser:
         for width, until, scale in ((DESKTOP, "past", 1), (PHONE, "forecast", 2)):
             for scheme in ("light", "dark"):
-                context = chromium.new_context(
+                context = browser.new_context(
                     viewport={"width": width, "height": 900}, color_scheme=scheme, device_scale_factor=scale
                 )
                 browser_page = context.new_page()
@@ -95,7 +87,6 @@ def photograph(page: Path, origin: date) -> None:
                     browser_page.screenshot(full_page=True, clip=clip),
                 )
                 context.close()
-        chromium.close()
 
 
 def save(path: Path, png: bytes) -> None:

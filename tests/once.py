@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -18,6 +17,7 @@ from filelock import FileLock
 from closecast.storage.core.home import Home
 from closecast.storage.core.s3_path import S3Path
 from closecast.storage.prices.engine import database_engine
+from tests.waiting import end
 
 T = TypeVar("T")
 
@@ -41,12 +41,13 @@ def made_once(root: Path, make: Callable[[Path], T]) -> T:
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Iterator[None]:
-    """Use the Prefect server of the session.
+def prefect_server(folder: Path) -> Iterator[str]:
+    """Use the Prefect server of the session; the address of its API.
 
     It ends with the process that started it: those of pytest-xdist end together, after the last test of all.
     """
     from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     start = SubprocessASGIServer.start
@@ -54,7 +55,7 @@ def prefect_server(folder: Path) -> Iterator[None]:
     def start_or_join(server: Any, timeout: int | None = None) -> None:
         def started(_: Path) -> int:
             start(server, timeout)
-            atexit.register(_end, server.server_process)
+            atexit.register(end, server.server_process, 5)
             server.server_process = None  # otherwise the harness ends it
             return int(server.port)
 
@@ -65,7 +66,7 @@ def prefect_server(folder: Path) -> Iterator[None]:
         harness = prefect_test_harness(server_startup_timeout=90)
         harness.__enter__()
     try:
-        yield
+        yield str(PREFECT_API_URL.value())
     finally:
         harness.__exit__(None, None, None)
 
@@ -90,11 +91,3 @@ def share_forkserver(folder: Path) -> None:
                 server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # the starter's counts
 
     server.ensure_running = start_or_join
-
-
-def _end(process: subprocess.Popen[Any]) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()

@@ -23,23 +23,16 @@ MAX_BYTES = 300_000
 
 def main() -> None:
     """Make a run, save the pictures of it, and print their paths."""
-    from playwright.sync_api import sync_playwright
-
-    from tests.browsing import FLAGS, NO_CHROMIUM, find_chromium
+    from tests.browsing import chromium
     from tests.serve_demo import demo, free_port
 
-    chromium = find_chromium()
-    if chromium is None:
-        sys.exit(NO_CHROMIUM)
-    with demo(free_port()) as platform, sync_playwright() as playwright:
+    with chromium() as browser, demo(free_port()) as platform:
         run_id = platform.run()
         state = platform.wait(run_id, seconds=1800).state
         if state is None or not state.is_completed():
             sys.exit(f"the run did not complete: {state}\n{platform.tail('worker')}")
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         shoot(page, platform, run_id)
-        browser.close()
 
 
 def shoot(page: Page, platform: Platform, run_id: UUID) -> None:

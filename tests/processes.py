@@ -105,7 +105,6 @@ def run_at_once(target: Callable[..., None], *calls: tuple[object, ...]) -> None
 
 
 def is_gone(process: int) -> bool:
-    """Whether the process has ended."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

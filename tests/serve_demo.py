@@ -254,7 +254,6 @@ def demo(port: int) -> Iterator[Platform]:
 
 
 def forecast_once(platform: Platform) -> None:
-    """Run the deployment once, and print its forecast."""
     from closecast.flows.settings import home_at
     from closecast.storage.tables.predictions import Predictions
     from closecast.tasks.core.forecast import Forecast
@@ -270,7 +269,6 @@ def forecast_once(platform: Platform) -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line with the time."""
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)  # noqa: T201
 
 

@@ -22,7 +22,7 @@ from closecast.storage.reports import Reports
 from closecast.storage.tables.predictions import Predictions
 from closecast.tasks.profiles.baselines import baselines_of
 from tests.exchange import Exchange
-from tests.helpers import PROJECT
+from tests.helpers import PROJECT, to_csv
 from tests.processes import Result, closecast_here, closecast_process
 
 LAST = date(2021, 6, 30)
@@ -71,17 +71,14 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, prefect_server: None) -> Shell:
-    from prefect.settings import PREFECT_API_URL
-
-    return Shell(tmp_path / "home", str(PREFECT_API_URL.value()))
+def shell(tmp_path: Path, prefect_server: str) -> Shell:
+    return Shell(tmp_path / "home", prefect_server)
 
 
 @pytest.fixture(scope="module")
 def candle_file(tmp_path_factory: pytest.TempPathFactory, walk: Callable[..., pd.DataFrame]) -> Path:
     path = tmp_path_factory.mktemp("csv") / "ada-usd.csv"
-    candles = walk(LAST).rename(columns={"day_utc": "date"})
-    candles.to_csv(path, index=False, date_format="%Y-%m-%d")
+    path.write_bytes(to_csv(walk(LAST)))
     return path
 
 
@@ -128,7 +125,6 @@ def test_a_report_needs_a_forecast(shell: Shell) -> None:
     assert "has none: make one with `closecast run`" in shell.refuses("report", here=True)
     line = shell.refuses("report", "--product", "ETH-USD", "--profile", "article", here=True)
     assert "it has no product yet: make a run with `closecast run --product ETH-USD`, or import" in line
-    assert "did you mean article?" in shell.refuses("report", "--profile", "artcle", here=True)
     assert not (shell.home / "reports").exists()
 
 
@@ -150,7 +146,6 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
         assert "(did you mean ADA-USD?); it has ADA-USD: make a run with `closecast run" in refusal, command
     refusal = shell.refuses("rollback", "--product", "ADA-USD", "--profile", "article", here=True)
     assert "cannot be rolled back" in refusal
-    assert "no champion yet" in shell.refuses("rollback", "--product", "ADA-USD", here=True)
     refusal = shell.refuses("report", "--product", "ADA-USD", "--profile", "calibrated", here=True)
     assert refusal.endswith("make one with `closecast run --product ADA-USD --profile calibrated`")
     assert "2021-07-01" in shell.here("predictions").out
@@ -180,24 +175,15 @@ def test_import_run_query_maintain_and_reproduce(shell: Shell, candle_file: Path
 
 
 def back_up_restore_and_verify(shell: Shell) -> None:
-    """Back the home up, restore it elsewhere, and verify it before and after a change."""
+    """Back the home up, restore it elsewhere, and verify it."""
     file, there = shell.home.with_name("closecast.tar.gz"), shell.home.with_name("there")
     done = shell.here("backup", str(file))
     assert done.code == 0, done.err
     assert f"bytes in {file}" in done.out
-    assert "a new file is needed" in shell.refuses("backup", str(file), here=True)
-    assert "an empty home is needed" in shell.refuses("restore", str(file), here=True)
     assert shell.here("restore", str(file), "--home", str(there)).code == 0
     whole = shell.here("verify", "--home", str(there))
     assert (whole.code, whole.err) == (0, "")
     assert "Everything is as it was recorded." in whole.out
-    weights = sorted(there.rglob("*.weights.h5"))[0]
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\xee")
-    changed = shell.here("verify", "--home", str(there))
-    assert changed.code == 1
-    assert f"WRONG: {weights} is not the file that was stored" in changed.out
-    assert changed.err.startswith("closecast: changed, missing or contradictory: 1, listed above")
-    assert changed.err.count("\n") == 1
 
 
 def test_calibrated_runs_scoreboard_rollback_and_backtest(
@@ -215,32 +201,22 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
     last = shell.here(*words)
     assert "forecasts scored: 2" in last.out  # of the day before, and of two days before
     (row,) = shell.query("select * from predictions where target_day = '2021-07-01' and horizon = 1")
-    for percent in (50, 80, 95):
-        low, high = row[f"lower_{percent}"], row[f"upper_{percent}"]
-        assert f"{low:,.2f} USD to {high:,.2f} USD" in last.out
+    assert f"{row['lower_80']:,.2f} USD to {row['upper_80']:,.2f} USD" in last.out
     assert "SOL-USD: the next 30 days" in last.out
     again = json.loads(shell.here(*words, "--json").out)
     assert [one["horizon"] for one in again["horizons"]] == [1, 2, 3, 4, 5, 6, 7, 14, 30]
     assert again["prediction_id"] == again["horizons"][0]["prediction_id"] == row["prediction_id"]
     week = json.loads(shell.here("predictions", "--horizon", "7", "--json").out)
     assert [one["target_day"] for one in week] == ["2021-07-05", "2021-07-06", "2021-07-07"]
-    assert row["point"] == row["quantiles"][11]
     assert len(row["quantile_levels"]) == len(row["quantiles"]) == 23
-    assert row["quantiles"] == sorted(row["quantiles"])
 
     board = shell.here("score", "--product", "SOL-USD")
     assert board.code == 0, board.err
     assert "forecasts up to 2021-06-30" in board.out
-    assert "no alarm before 180 scored days, 2 so far" in board.out
     assert shell.query("select count(*) as n from scores") == [{"n": 3}]
     assert "By horizon" in board.out
     ahead = shell.here("score", "--product", "SOL-USD", "--horizon", "2")
     assert "2 days ahead: forecasts up to 2021-06-30" in ahead.out
-    lacks = "profile calibrated has no horizon 9, only 1, 2, 3, 4, 5, 6, 7, 14, 30"
-    assert lacks in shell.refuses("score", "--product", "SOL-USD", "--horizon", "9", here=True)
-    assert lacks in shell.refuses("backtest", "--product", "SOL-USD", "--horizon", "9", here=True)
-    unscored = shell.here("score", "--product", "SOL-USD", "--profile", "article")
-    assert "SOL-USD, article, the next day: no forecast has been scored yet" in unscored.out
     product = ("--product", "SOL-USD")
     load_nothing_heavy(
         shell,
@@ -262,9 +238,7 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
             ("run", "--set", "members=x"),
         ],
     )
-    assert "BTC-USD is not in" in shell.refuses("score", here=True)
 
-    assert "has no version '9'" in shell.refuses("rollback", "--product", "SOL-USD", "--to", "9", here=True)
     done = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
     assert "version 1 replaces version" in done.out, done.err
     again = shell.here("rollback", "--product", "SOL-USD", "--to", "1")
@@ -280,8 +254,6 @@ def test_calibrated_runs_scoreboard_rollback_and_backtest(
         *((horizon, 11 - horizon) for horizon in range(1, 8))
     ]
     assert summary["days"] == 10
-    assert set(summary["against"]) == {"lstm", *baselines_of(1)}
-    assert set(summary["horizons"][1]["against"]) == {"lstm", *baselines_of(2)}
     counts = "select component, count(*) as n from backtests where horizon = 1 group by component"
     assert [row["n"] for row in shell.query(counts)] == [10] * (2 + len(baselines_of(1)))
 
@@ -338,81 +310,32 @@ def test_a_run_fetches_and_sources_are_kept_apart(
     assert len(exchange.requests) == requests
 
 
-def test_a_failed_product_is_named_and_the_other_is_forecast(
-    shell: Shell, exchange: Exchange, candle_file: Path
-) -> None:
-    two = ("run", "--product", "NONE-USD", "--product", "ADA-USD", *QUICK)
-    assert "for one product" in shell.refuses(*two, "--csv", str(candle_file), here=True)
-    done = shell.here(*two, "--source", "coinbase", CLOSECAST_COINBASE_URL=exchange.url)
+def test_a_failed_product_is_named_and_the_other_is_forecast(shell: Shell, exchange: Exchange) -> None:
+    words = ("run", "--source", "coinbase", "--product", "NONE-USD", "--product", "ADA-USD", "--json")
+    done = shell.here(*words, *QUICK, CLOSECAST_COINBASE_URL=exchange.url)
     assert done.code == 1
-    assert done.err.startswith("closecast: 1 of 2 products have no forecast, all others are done: NONE-USD: ")
-    assert done.err.count("\n") == 1
-    assert "ADA-USD: close of" in done.out
-    (row,) = shell.query("select product_id, prediction_id from predictions")
-    assert row["product_id"] == "ADA-USD"
-
-    listed = shell.here(*two, "--source", "coinbase", "--json", CLOSECAST_COINBASE_URL=exchange.url)
-    assert listed.code == 1
-    assert [forecast["prediction_id"] for forecast in json.loads(listed.out)] == [row["prediction_id"]]
-    assert listed.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")
-
-
-def test_version(shell: Shell) -> None:
-    assert re.fullmatch(r"closecast \d+\.\d+\.\d+\n", shell.here("--version").out)
+    (row,) = shell.query("select prediction_id from predictions where product_id = 'ADA-USD'")
+    assert [forecast["prediction_id"] for forecast in json.loads(done.out)] == [row["prediction_id"]]
+    assert done.err.splitlines()[-1].startswith("closecast: 1 of 2 products have no forecast")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "--product", "BTC-USD'; drop table candles"), "product ids look like"),
-        (("run", "--profile", "artikel"), "did you mean article"),
-        (("run", "--profile", "article", "--set", "epoch=3"), "did you mean epochs"),
         (("backtest", "--start", "soon"), "2019-10-17"),
-        (("rollback", "--product", "BTC-USD"), "it has no product yet"),
-        (("score", "--product", "btc-usd"), "did you mean BTC-USD?"),
-        (("sql", "select * from prices"), "there is no view prices; there are closes, candles,"),
-        (("backup", "nowhere/closecast.tar"), "there is none at nowhere: make it"),
-        (("run", "--set", "epochs=0"), "epochs"),
-        (("run", "--set", "epochs"), "NAME=VALUE"),
-        (("run", "--as-of", "2019-13-01"), "2019-10-17"),
         (("run", "--sauce", "sample"), "(see closecast run --help)"),
-        (("run", "--source", "kraken"), "coinbase"),
         (("frobnicate",), "frobnicate"),
-        (("import", "nowhere.csv", "--product", "BTC-USD"), "nowhere.csv"),
-        (("sql", "delete from closes"), "exactly one SELECT"),
-        (("versions", "--product", "x"), "product ids"),
-    ],
-)
-def test_bad_options_are_refused_in_one_line(shell: Shell, words: tuple[str, ...], message: str) -> None:
-    shell.home.mkdir()
-    assert message in shell.refuses(*words, here=True)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("run", "--as-of", "2999-01-01"), "is not over"),
-        (("run", "--as-of", "2014-11-30"), "begins on 2014-12-01"),
-        (
-            ("run", "--as-of", "2019-11-16"),
-            "no close after 2019-10-17, and no forecast reaches more than 30 days",
-        ),
         (("run", "--as-of", "2014-12-20"), "needs 60 days up to 2014-12-20"),
-        (("run", "--product", "ETH-USD", "--source", "sample"), "the sample has BTC-USD"),
         (("run", "--source", "csv", "--product", "XRP-USD"), "--csv"),
         (("run", "--source", "coinbase", "--csv", "some.csv"), "not coinbase"),
+        (("run", "--product", "NONE-USD", "--product", "ADA-USD", "--csv", "a.csv"), "for one product"),
     ],
 )
-def test_impossible_days_and_sources_are_refused_before_anything_is_stored(
+def test_what_cannot_be_done_is_refused_in_one_line(
     shell: Shell, words: tuple[str, ...], message: str
 ) -> None:
+    shell.home.mkdir()
     assert message in shell.refuses(*words, here=True)
-
-
-def test_a_product_that_the_exchange_does_not_know_is_refused(shell: Shell, exchange: Exchange) -> None:
-    words = ("run", "--source", "coinbase", "--product", "DOGE-USD")
-    assert "DOGE-USD" in shell.refuses(*words, here=True, CLOSECAST_COINBASE_URL=exchange.url)
-    assert len(exchange.requests) == 1
 
 
 def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
@@ -423,13 +346,6 @@ def test_errors_are_one_line_in_a_real_process(shell: Shell) -> None:
     command = [sys.executable, "-m", "closecast", "sql", "select count(*) as n from predictions", "--json"]
     done = subprocess.run(command, cwd=PROJECT, env=shell.environment, capture_output=True, text=True)
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [{"n": 0}], "")
-
-
-def test_a_misspelt_variable_and_impossible_homes_are_refused(shell: Shell, tmp_path: Path) -> None:
-    assert "did you mean CLOSECAST_HOME" in shell.refuses("run", here=True, CLOSECAST_HOEM="x")
-    (tmp_path / "file").write_text("not a folder")
-    assert "--home" in shell.refuses("run", "--home", str(tmp_path / "file"), here=True)
-    assert "there is no home" in shell.refuses("versions", "--home", str(tmp_path / "nowhere"), here=True)
 
 
 def test_a_command_interrupted_while_it_loads_prints_one_line() -> None:
@@ -444,11 +360,6 @@ closecast.main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "closecast: interrupted\n")
-
-
-def test_help_has_a_short_option(shell: Shell) -> None:
-    done = shell.here("run", "-h")
-    assert (done.code, "Usage: closecast run" in done.out) == (0, True)
 
 
 @pytest.mark.parametrize(("words", "left"), [(["--version"], True), (["sql", "select x"], False)])
@@ -473,8 +384,9 @@ def test_arrow_takes_its_memory_from_the_system(tmp_path: Path) -> None:
     assert done.stdout.endswith("system\n"), done.stderr
 
 
-def test_help_fills_the_lines_of_a_paragraph(shell: Shell) -> None:
-    lines = [line.strip() for line in shell.here("score", "--help", COLUMNS="80").out.splitlines()]
+def test_version_and_help_which_fills_the_lines_of_a_paragraph(shell: Shell) -> None:
+    assert re.fullmatch(r"closecast \d+\.\d+\.\d+\n", shell.here("--version").out)
+    lines = [line.strip() for line in shell.here("score", "-h", COLUMNS="80").out.splitlines()]
     assert "spans; the second has a row for each horizon." in lines
 
 

@@ -18,6 +18,8 @@ import yaml
 from tests.helpers import PROJECT
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 IMAGE = f"closecast:{VERSION}"
 COMMON = {"name", "env", "labels", "command", "image", "image_pull_policy", "stream_output"}
@@ -39,38 +41,20 @@ def instructions() -> list[tuple[str, str]]:
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in joined.splitlines()) if name]
 
 
-def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((PROJECT / "compose.yaml").read_text(encoding="utf-8"))
-    return found
-
-
-def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = compose()["services"]
-    return found
-
-
 def pools() -> list[dict[str, Any]]:
     """The commented work pools of prefect.yaml."""
-    lines = (PROJECT / "prefect.yaml").read_text(encoding="utf-8").splitlines()
-    blocks, block = list[str](), list[str]()
-    for line in [*lines, ""]:
-        if line.startswith("#   "):
-            block.append(line.removeprefix("#   "))
-        elif block and block[0].startswith("work_pool:"):
-            blocks.append("\n".join(block))
-            block = []
-        else:
-            block = []
-    return [yaml.safe_load(text)["work_pool"] for text in blocks]
+    text = (PROJECT / "prefect.yaml").read_text(encoding="utf-8")
+    blocks = re.findall(r"^#   work_pool:.*\n(?:#   .*\n)*", text, re.MULTILINE)
+    return [yaml.safe_load(block.replace("#   ", ""))["work_pool"] for block in blocks]
 
 
 def test_every_image_has_a_tag_that_is_no_moving_one() -> None:
     names = [rest.split()[0] for name, rest in instructions() if name == "FROM"]
-    names += [service["image"] for service in services().values()]
+    names += [service["image"] for service in SERVICES.values()]
     for image in names:
         _, _, tag = image.rpartition(":")
         assert re.match(r"\d+(\.\d+)+|\d+-[a-z]+", tag), image
-    assert {service["image"] for service in services().values() if "build" in service} == {IMAGE}
+    assert {service["image"] for service in SERVICES.values() if "build" in service} == {IMAGE}
 
 
 def test_the_image_is_not_root_and_brings_its_health_check_and_no_entry_point() -> None:
@@ -135,7 +119,7 @@ def test_a_home_secrets_and_the_history_stay_out_of_the_image() -> None:
 def test_compose_starts_what_the_page_names_in_this_order() -> None:
     waits = {
         name: {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
-        for name, service in services().items()
+        for name, service in SERVICES.items()
     }
     done = {"init": "service_completed_successfully"}
     assert waits == {
@@ -145,18 +129,18 @@ def test_compose_starts_what_the_page_names_in_this_order() -> None:
         "worker": done,
         "report": done,
     }
-    assert [*compose()["volumes"]] == ["closecast"]
+    assert [*COMPOSE["volumes"]] == ["closecast"]
 
 
 def test_ports_are_open_to_this_machine_only() -> None:
-    ports = [port for service in services().values() for port in service.get("ports", [])]
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 2
     assert all(port.startswith("127.0.0.1:") for port in ports)
-    assert "ports" not in services()["database"]
+    assert "ports" not in SERVICES["database"]
 
 
 def test_no_service_of_ours_may_write_to_its_image_or_gain_rights() -> None:
-    for service in services().values():
+    for service in SERVICES.values():
         if "build" in service:
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]
@@ -164,14 +148,14 @@ def test_no_service_of_ours_may_write_to_its_image_or_gain_rights() -> None:
 
 
 def test_every_service_has_a_health_check_or_ends() -> None:
-    for name, service in services().items():
+    for name, service in SERVICES.items():
         check = service.get("healthcheck", {})
         inherited = "build" in service and "command" not in service  # the worker's, of the image
         assert "test" in check or inherited or service["restart"] == "no", name
 
 
 def test_passwords_are_variables_with_a_default_for_this_machine() -> None:
-    for service in services().values():
+    for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
             if "PASSWORD" in name:
                 assert value == "${POSTGRES_PASSWORD:-closecast}"
@@ -180,7 +164,7 @@ def test_passwords_are_variables_with_a_default_for_this_machine() -> None:
 
 @pytest.mark.parametrize("name", ["server", "init", "worker", "report"])
 def test_every_variable_is_a_setting_of_prefect_or_ours(name: str) -> None:
-    for variable in services()[name]["environment"]:
+    for variable in SERVICES[name]["environment"]:
         known = variable in OURS or (name == "init" and variable in ("SOURCE", "ALERTS_URL"))
         assert known or hasattr(prefect.settings, variable), variable
 
@@ -198,7 +182,7 @@ def test_the_commented_pools_are_valid_and_have_known_keys_only() -> None:
 
 def test_the_docker_pool_joins_the_network_and_volume_of_compose() -> None:
     (variables,) = (pool["job_variables"] for pool in pools() if pool["name"] == "closecast-docker")
-    assert variables["networks"] == [compose()["networks"]["default"]["name"]]
+    assert variables["networks"] == [COMPOSE["networks"]["default"]["name"]]
     (volume,) = variables["volumes"]
-    assert volume == services()["worker"]["volumes"][0]
-    assert volume.partition(":")[0] == compose()["volumes"]["closecast"]["name"]
+    assert volume == SERVICES["worker"]["volumes"][0]
+    assert volume.partition(":")[0] == COMPOSE["volumes"]["closecast"]["name"]

@@ -10,14 +10,12 @@ from closecast.storage.core.home import Home
 from tests.helpers import BTC
 from tests.soak import crowd
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server"), pytest.mark.engines]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.engines]
 
 
 @pytest.fixture(autouse=True)
-def server(monkeypatch: pytest.MonkeyPatch, prefect_server: None) -> None:
-    from prefect.settings import PREFECT_API_URL
-
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+def server(monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
 
 
 def test_many_at_once(tmp_path: Path) -> None:

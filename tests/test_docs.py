@@ -102,9 +102,7 @@ class Folder:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Folder:
-    from prefect.settings import PREFECT_API_URL
-
+def folder(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Folder:
     path = tmp_path_factory.mktemp("docs")
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True).stdout.split()
     for name in sorted({file.split("/")[0] for file in listed} - {"data"}):
@@ -133,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Fo
         "PATH": f"{shims}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT),
         "CLOSECAST_HOME": str(path / "data"),
-        "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        "PREFECT_API_URL": prefect_server,
         "HOME": str(tmp_path_factory.mktemp("user")),
         "PYTHONWARNINGS": "ignore",
     }

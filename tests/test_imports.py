@@ -60,12 +60,6 @@ def test_every_imported_package_is_declared() -> None:
     assert declared - used <= {"fastapi", "psycopg"}
 
 
-def test_the_package_is_typed() -> None:
-    data = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    assert (PROJECT / "closecast" / "py.typed").is_file()
-    assert "py.typed" in data["package-data"]["closecast"]
-
-
 @pytest.mark.parametrize(
     ("module", "unloaded"),
     [

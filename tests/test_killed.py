@@ -10,13 +10,12 @@ from tests.soak.chain import Soak
 
 KILLS = 7
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
-
-def test_killed_runs_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.settings import PREFECT_API_URL
-
-    monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+@pytest.mark.timeout(600)
+def test_killed_runs_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     lines: list[str] = []
     soak = Soak(tmp_path, kills=KILLS, seed=7, say=lines.append, a_day=(4, 5))

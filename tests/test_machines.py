@@ -28,7 +28,7 @@ from closecast.tasks.upkeep.reproduce import reproduce_forecast
 from closecast.tasks.upkeep.verify import verify_home
 from tests.calibrated import HORIZONS, MADE
 from tests.engines import PASSWORD, SECRET, bucket_for, postgresql, s3
-from tests.helpers import BTC, NOW
+from tests.helpers import BTC, NOW, interrupt
 from tests.lived import DAYS, lived_runs
 from tests.processes import closecast_process
 
@@ -99,10 +99,7 @@ def test_a_restore_that_was_cut_short_is_done_again(
     back_up(runs.home, tmp_path / "b.tar")
     for cut in ("load_registry", "load_prices", "_upload"):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                f"closecast.storage.backup.restore.{cut}",
-                lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()),
-            )
+            patch.setattr(f"closecast.storage.backup.restore.{cut}", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 restore(tmp_path / "b.tar", shared)
         with pytest.raises(HomeUnusable, match="only in part"):

@@ -6,25 +6,24 @@ import ast
 import gzip
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prefect import Flow
 from prefect.cache_policies import NO_CACHE
 
 from closecast.flows.settings import dask_address, environment
-from closecast.storage.core.errors import BadProduct, BadSetting, ClosecastError, ExchangeError, HomeUnusable
-from closecast.storage.core.home import Home, check_product_id
+from closecast.storage.core.errors import BadSetting, ClosecastError, ExchangeError, HomeUnusable
+from closecast.storage.core.home import Home
 from closecast.storage.prices.database import Database
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.tables.predictions import Predictions
@@ -41,42 +40,27 @@ SOURCES = [
 SECRET = "hunter2-in-the-clear"  # noqa: S105
 
 
-# No input is run
+FORBIDDEN = (
+    r"^(import (.*, )?|from )(pickle|cPickle|dill|cloudpickle|joblib|shelve|marshal|pty|keras.models)\b",
+    r"^(eval|exec|compile|__import__)\(",
+    r"\b(popen|spawnl|spawnv|execv|read_pickle|to_pickle|os\.system|models\.load_model)\(",
+    r"\b(enable_unsafe_deserialization\(|shell=True|allow_pickle=True|safe_mode=False)",
+)
 
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pty"}
-FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
-FORBIDDEN_CALLS = {"popen", "spawnl", "spawnv", "execv", "read_pickle", "to_pickle", "os.system"}
-FORBIDDEN_CALLS |= {"enable_unsafe_deserialization", "models.load_model", "keras.models.load_model"}
-FORBIDDEN_OPTIONS = (("shell", True), ("allow_pickle", True), ("safe_mode", False))
 
-
-def offences(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES)
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{name.name}" for name in node.names]
-            if str(node.module).split(".")[0] in FORBIDDEN_MODULES or "keras.models.load_model" in names:
-                yield str(node.module)
-        elif isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_NAMES:
-                yield node.func.id
-            called = ast.unparse(node.func)
-            yield from {called, called.rpartition(".")[2]} & FORBIDDEN_CALLS
-            options = {(one.arg, getattr(one.value, "value", None)) for one in node.keywords}
-            yield from (
-                f"{called}({name}={value})" for name, value in options.intersection(FORBIDDEN_OPTIONS)
-            )
+def offences(tree: ast.AST) -> list[str]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Call))
+    return [text for text in map(ast.unparse, nodes) if any(re.search(one, text) for one in FORBIDDEN)]
 
 
 def test_no_pickle_no_eval_no_shell() -> None:
     for path in SOURCES:
-        assert list(offences(ast.parse(path.read_text(encoding="utf-8")))) == [], path
+        assert offences(ast.parse(path.read_text(encoding="utf-8"))) == [], path
 
 
 def test_forbidden_code_would_be_found() -> None:
     for text in (
-        "import pickle",
+        "import os, pickle",
         "from joblib import load",
         "eval('1')",
         "os.system('x')",
@@ -86,7 +70,7 @@ def test_forbidden_code_would_be_found() -> None:
         "from keras.models import load_model",
         "load(p, safe_mode=False)",
     ):
-        assert list(offences(ast.parse(text))), text
+        assert offences(ast.parse(text)), text
 
 
 def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
@@ -103,43 +87,11 @@ def test_no_result_of_prefect_is_kept_as_a_pickle() -> None:
         assert (step.persist_result, step.cache_policy) == (False, NO_CACHE), step.name
 
 
-# Product ids
-
-LONGEST = "A" * 16 + "-" + "9" * 16
-HOSTILE_IDS = [
-    "../../etc/passwd", "BTC-USD/../..", "BTC-USD\n", "BTC-USD\x00", "BTC‑USD", "ВТС-USD", "BTC-USD OR 1=1",
-    "BTC-USD'; DROP TABLE candles; --", "%2e%2e%2f", "btc-usd", "BTC_USD", "-", "BTC-", "-USD",
-    "B" * 17 + "-USD", "١٢٣-USD", " BTC-USD", "BTC-USD ",
-    "BTC-USD?x=1", "BTC-USD#x", "~", "$(id)-USD", "`id`-USD", "",
-]  # fmt: skip
-
-
-@given(st.text(max_size=40) | st.sampled_from([*HOSTILE_IDS, "BTC-USD", "1INCH-EUR", "A-B", LONGEST]))
-@settings(derandomize=True)
-def test_only_ids_of_the_form_pass(text: str) -> None:
-    allowed = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-    base, dash, quote = text.partition("-")
-    fits = bool(dash) and all(0 < len(part) <= 16 and set(part) <= allowed for part in (base, quote))
-    if fits:
-        assert check_product_id(text) == text
-    else:
-        with pytest.raises(BadProduct):
-            check_product_id(text)
-
-
-@pytest.mark.parametrize("product", HOSTILE_IDS[::6])
-@pytest.mark.parametrize("command", ["predictions", "versions", "score", "rollback", "report"])
-def test_every_command_refuses_a_hostile_id(command: str, product: str, home: Home) -> None:
-    before = sorted(home.root.rglob("*"))
-    code, out, err = closecast_here(command, f"--product={product}", "--home", str(home.root))
-    assert code in (1, 2)
-    assert err.count("\n") == 1
-    assert "Traceback" not in out + err
-    assert sorted(home.root.rglob("*")) == before
+WITH_A_PRODUCT = ("predictions", "versions", "score", "rollback", "report", "run", "backtest")
 
 
 def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
-    """SQL, paths and markup in every other argument: one line, and the prices are as they were."""
+    """SQL, paths and markup in every argument: one line, and the prices are as they were."""
     store(home, made_up(10))
     words = [
         "'; DROP TABLE candles; --", "../../../etc/passwd", "[bold]x[/]", "$(touch /tmp/owned)", "\x1b[2J",
@@ -147,6 +99,7 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
     ]  # fmt: skip
     for word in words:
         for command in (
+            *([command, f"--product={word}"] for command in WITH_A_PRODUCT),
             ["predictions", f"--from={word}"],
             ["reproduce", word],
             ["rollback", "--product", BTC, f"--to={word}"],
@@ -168,30 +121,10 @@ def test_hostile_arguments_are_refused_in_one_line(home: Home) -> None:
     assert not Path("/tmp/owned").exists()  # noqa: S108
 
 
-# Files
-
-PATHS = ["/dev/zero", "/dev/null", "/proc/self/mem", "/proc/self/environ", "/", ".", "\x00", "a" * 5000]
-PATHS += ["pipe.csv", "loop.csv"]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_paths_that_are_no_files_of_candles_are_refused_at_once(
-    path: str, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    os.mkfifo("pipe.csv")
-    Path("loop.csv").symlink_to("loop.csv")
-    began = time.monotonic()
-    code, _, err = closecast_here("import", path, "--product", BTC, "--home", str(home.root))
-    assert code in (1, 2)
-    assert err.count("\n") == 1
-    assert time.monotonic() - began < 5
-
-
 def peak_of(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """A command in a process of its own, and its peak memory in GB; more than 3 GB is not to be had."""
+    """A command in a process of its own, and its peak memory in GB; of addresses it gets 10 GB."""
     script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (10 * 2**30, 10 * 2**30))\n"
         "import closecast, atexit\n"
         "status = lambda: open('/proc/self/status').read()\n"
         "atexit.register(lambda: print('PEAK', status().split('VmHWM:')[1].split()[0]))\n"
@@ -247,9 +180,6 @@ def test_bombs_are_refused_quickly_and_in_one_line(name: str, home: Home, tmp_pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # a GB
 
 
-# Queries without end
-
-
 def test_ctrl_c_ends_a_query_that_would_not_end(home: Home) -> None:
     endless = "select count(*) from range(100000000000) a, range(1000) b"
     command = [sys.executable, "-m", "closecast", "sql", endless, "--home", str(home.root)]
@@ -264,14 +194,11 @@ def test_ctrl_c_ends_a_query_that_would_not_end(home: Home) -> None:
 
 
 def test_a_query_for_all_the_memory_is_refused(home: Home) -> None:
-    greedy = "select list(repeat('x', 9999) || a.range) from range(10000000) a"
+    greedy = "select list(repeat('x', 999999) || a.range) from range(10000000) a"
     done, peak = peak_of("sql", greedy, "--home", str(home.root))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert peak < 5
-
-
-# The exchange
 
 
 def error_of(response: Response) -> BaseException | None:
@@ -336,9 +263,9 @@ def test_no_redirect_is_followed(status: int, to: str) -> None:
     with Exchange({}) as other, Exchange({BTC: made_up(5)}) as ex:
         target = to.format(port=other.url.rpartition(":")[2])
         ex.faults.append(Response(status, b"", headers=(("Location", target),)))
-        with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError) as error:
+        message = f"{status}: a redirect to {re.escape(target)}, which is not followed"
+        with Client(ex.url, attempts=2) as client, pytest.raises(ExchangeError, match=message):
             client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
-        assert f"{status}: a redirect to {target}, which is not followed" in str(error.value)
         assert (len(ex.requests), len(other.requests)) == (1, 0)
 
 
@@ -353,9 +280,6 @@ def test_no_password_goes_with_a_request(tmp_path: Path, monkeypatch: pytest.Mon
         client.page(BTC, date(2019, 1, 1), date(2019, 1, 5))
     assert all({"Authorization", "Cookie"}.isdisjoint(request.headers) for request in ex.requests)
     assert ex.requests
-
-
-# Secrets
 
 
 def test_a_password_in_an_address_is_shown_nowhere(
@@ -417,13 +341,13 @@ def test_an_address_that_another_error_quotes_is_masked() -> None:
     ],
 )
 def test_a_password_is_in_no_output_and_no_log_file(
-    tmp_path: Path, prefect_server: None, name: str, url: str
+    tmp_path: Path, prefect_server: str, name: str, url: str
 ) -> None:
     """Nor in what Prefect keeps of the run: its parameters, states, logs and artifacts."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+    from prefect.settings import PREFECT_HOME
 
     home = tmp_path / "home"
-    told = {f"CLOSECAST_{name}": url, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    told = {f"CLOSECAST_{name}": url, "PREFECT_API_URL": prefect_server}
     words = ["run", "--source", "coinbase", "--home", str(home)]
     if name == "DASK_ADDRESS":  # of a backtest
         store(Home(home).prepare(), made_up(400))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,3 +20,13 @@ def wait_for(
             raise TimeoutError(f"not so within {seconds:.0f} s\n{log()}")
         time.sleep(pause)
     return result
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 15.0) -> None:
+    """Ask a process to end, and kill it when it does not."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

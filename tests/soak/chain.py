@@ -57,7 +57,6 @@ class Outcome:
 
     @property
     def last(self) -> str:
-        """The last place that it reported."""
         return self.visits[-1].place if self.visits else "before the flow"
 
 
@@ -118,7 +117,6 @@ class Worker:
             os.kill(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Let the process end."""
         self._parent.close()
         self.process.join(10)
         self.process.kill()
@@ -126,7 +124,6 @@ class Worker:
 
 @functools.cache
 def walk(days: int) -> pd.DataFrame:
-    """The days that the exchange has."""
     return made_up(days)
 
 
@@ -165,7 +162,6 @@ class Chain:
         return outcome
 
     def close(self) -> None:
-        """Stop the exchange and the process."""
         self.exchange.__exit__()
         if self.worker:
             self.worker.close()
@@ -249,7 +245,6 @@ class Soak:
         self.first: Day | None = None
 
     def close(self) -> None:
-        """Stop everything."""
         self.undisturbed.close()
         self.killed.close()
 

@@ -87,7 +87,6 @@ def at_once(jobs: Sequence[Job]) -> list[str]:
 
 
 def files(folder: Path, products: Sequence[str]) -> dict[str, Path]:
-    """A file of candles for each product."""
     paths = {product: folder / f"{product}.csv" for product in products}
     for number, path in enumerate(paths.values()):
         path.write_bytes(to_csv(made_up(DAYS, seed=number)))
@@ -196,7 +195,6 @@ def play(folder: Path, *, processes: int, say: Callable[[str], None]) -> None:
 
 
 def main() -> int:
-    """Play as many rounds as asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=10)

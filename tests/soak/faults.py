@@ -112,11 +112,7 @@ class Outcome:
         return "found" if self.findings else "unchanged"
 
 
-# The home
-
-
 def runs_of(root: Path) -> Runs:
-    """The steps of a day in that home."""
     return Runs(Home(root), quick(**LENIENT))
 
 
@@ -152,9 +148,6 @@ def walk(home: Home) -> str:
     for fold in range(len(plan.folds)):
         prepare_fold(home, plan, fold)
     return repr(finish_backtest(home, plan))
-
-
-# Answers
 
 
 def _sql(home: Home) -> str:
@@ -275,9 +268,6 @@ def expected_of(root: Path, names: Iterable[str] = ANSWERS) -> dict[str, str]:
         return {name: ANSWERS[name](home) for name in names}
 
 
-# Faults
-
-
 def files_of(root: Path) -> dict[str, int]:
     """The size of each file of the home, by its path, without locks and logs."""
     paths = LocalPath(root).files()
@@ -287,7 +277,6 @@ def files_of(root: Path) -> dict[str, int]:
 
 
 def deletions(root: Path) -> list[Fault]:
-    """The deletion of each file."""
     return [Fault(path, "deletion") for path in files_of(root)]
 
 
@@ -305,13 +294,11 @@ def changes(root: Path, count: int, draw: random.Random) -> list[Fault]:
 
 
 def write(*parts: object, between: str = " | ") -> None:
-    """Print a line at once."""
     sys.stdout.write(f"{between.join(map(str, parts))}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Try the faults, print what is broken and a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)

@@ -44,7 +44,6 @@ BITS = [
 
 
 def csv_seeds() -> list[bytes]:
-    """Files of the kinds that the reader knows."""
     rows = [(FIRST + timedelta(days=n), 1546300800 + 86400 * n, 3700 + 13.5 * n) for n in range(DAYS)]
     full = "Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USD\n" + "".join(
         f"{day},BTCUSD,{close - 1},{close + 5},{close - 5},{close},10,{10 * close}\n"
@@ -76,7 +75,6 @@ def grouped(close: float) -> str:
 
 
 def response_seeds() -> list[bytes]:
-    """Pages of the exchange."""
     rows = [[1546300800 + 86400 * n, 3690, 3710.5, 3700, 3700 + n, 1.5 * n] for n in range(DAYS)]
     return [json.dumps(rows[::-1]).encode(), json.dumps(rows[:1]).encode(), b"[]", b'{"message": "x"}']
 

@@ -18,15 +18,12 @@ from closecast.storage.core.home import Home
 from closecast.storage.core.location import LocalPath
 from closecast.storage.models.registry import CHAMPION
 from closecast.storage.tables.opening import open_table
+from closecast.storage.tables.schemas import DAILY_TABLES, TABLES
 from closecast.storage.tables.sql import query
 from closecast.tasks.upkeep.verify import verify_home
 
-TABLES = ("predictions", "scores", "components", "calibrator")
-KEYS = {
-    "predictions": ("product_id", "prediction_id"),
+KEYS = {name: TABLES[name].key for name in DAILY_TABLES} | {
     "scores": ("product_id", "prediction_id", "close"),
-    "components": ("product_id", "prediction_id", "component"),
-    "calibrator": ("product_id", "calibrator_version"),
     "candles": ("seq",),
 }
 # Columns that differ between two runs of the same day. So does a candle's response: after a first page was
@@ -147,7 +144,7 @@ def _leftovers(home: Home) -> Iterator[tuple[str, Path]]:
         ("journal", root.glob("*-journal")),
     ):
         yield from ((kind, path) for path in paths)
-    for name in TABLES:
+    for name in DAILY_TABLES:
         folder = LocalPath(home.root / name)
         named = named_files(folder)
         data = (path for path in folder.rglob("*.parquet") if path.parent.name != "_delta_log")

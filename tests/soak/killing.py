@@ -81,7 +81,6 @@ def show(tally: Tally, seconds: float) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
     print(line, flush=True)  # noqa: T201 (what the program is for)
 
 

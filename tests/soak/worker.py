@@ -49,15 +49,11 @@ class Visit:
 
 @dataclass(frozen=True)
 class Done:
-    """The run ended well."""
-
     prediction_id: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The run ended with an error."""
-
     error: str
 
 
@@ -73,7 +69,6 @@ class Places:
         self._step, self._die_at, self._left = "flow", order.die_at or "", order.nth
 
     def come(self, what: str) -> None:
-        """A place is reached."""
         with self._lock:
             place = f"{self._step}: {what}"
             self._parent.send(Visit(place, time.monotonic()))

@@ -30,6 +30,10 @@ def write(home: Home, product_id: str = "BTC-USD", profile: str = "calibrated", 
 
 def test_a_page_its_summary_and_the_index_of_all(home: Home) -> None:
     assert Reports(home).summary("BTC-USD", "calibrated") == {}
+    assert Reports(home).check([("BTC-USD", "calibrated")]) == (
+        0,
+        [],
+    )  # none is missing
     path = write(home)
     assert path == home.root / "reports" / "BTC-USD.calibrated.html"
     assert path.read_text().startswith("<p><!-- sha256 ")
@@ -40,6 +44,8 @@ def test_a_page_its_summary_and_the_index_of_all(home: Home) -> None:
         {"product_id": "BTC-USD", "point": 1.5, "page": "BTC-USD.calibrated.html"},
         {"product_id": "ETH-USD", "point": 1.5, "page": "ETH-USD.article.html"},
     ]
+    Reports(home).index.unlink()
+    assert Reports(home).summary("ETH-USD", "article") == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\xff", "9" * 100_000])
@@ -94,16 +100,6 @@ def test_files_of_others_beside_the_pages_are_theirs(home: Home) -> None:
         (home.reports / name).write_text("mine")
     assert Reports(home).check([]) == (3, [])
     assert [one["page"] for one in Reports(home).summaries()] == ["BTC-USD.calibrated.html"]
-
-
-def test_a_home_in_which_no_page_was_written_misses_none(home: Home) -> None:
-    assert Reports(home).check([("BTC-USD", "calibrated")]) == (0, [])
-
-
-def test_without_an_index_there_is_no_summary(home: Home) -> None:
-    write(home)
-    Reports(home).index.unlink()
-    assert Reports(home).summary("BTC-USD", "calibrated") == {}
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,6 @@ def test_prices_in_a_file_elsewhere_are_restored_into_the_home(runs: Runs, tmp_p
     assert verify_home(Home(tmp_path / "again")).findings == []
 
 
-# Restore
-
-
 def test_a_home_that_is_not_empty_is_not_changed(taken: Path, runs: Runs) -> None:
     before = rows(runs.home)
     with pytest.raises(HomeUnusable, match="an empty home is needed"):
@@ -177,9 +174,7 @@ def altered(taken: Path, copy: Path, **changes: bytes | None) -> Path:
     """A copy of the backup with other bytes in a file, without it (None), or with a further one."""
     with tarfile.open(taken) as old, tarfile.open(copy, "w") as new:
         for member in old:
-            stream = old.extractfile(member)
-            assert stream
-            content = changes.pop(member.name, stream.read())
+            content = changes.pop(member.name, old.extractfile(member).read())
             if content is not None:
                 member.size = len(content)
                 new.addfile(member, io.BytesIO(content))

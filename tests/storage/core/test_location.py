@@ -28,14 +28,6 @@ def test_the_engine_is_chosen_by_the_storage_url(tmp_path: Path) -> None:
         choose_location(tmp_path, "file:///tmp")
 
 
-def test_names_below_a_location(location: Location) -> None:
-    path = location / "a" / "b.txt"
-    assert (path.name, path.suffix, path.parent) == ("b.txt", ".txt", location / "a")
-    assert path.relative_to(location).as_posix() == "a/b.txt"
-    assert location.located(str(path)) == path
-    assert location.resolve() == location
-
-
 def test_files_are_put_created_listed_and_deleted(location: Location) -> None:
     path = location / "deep" / "er" / "a"
     assert not path.is_file()

@@ -66,11 +66,13 @@ def test_a_draft_that_fails_leaves_nothing(folds: BacktestCache) -> None:
     assert folds.open("model-1").read_json("figures.json") == {"figure": 9}
 
 
-def test_a_killed_draft_is_not_seen(folds: BacktestCache, tmp_path: Path) -> None:
+def test_a_killed_draft_is_not_seen_and_removed_alone(folds: BacktestCache, tmp_path: Path) -> None:
     assert run_process(killed, tmp_path) == -9
     assert not folds.has("model-1")
     assert all(name.startswith(".draft-") for name in names(folds))
     put(folds, "model-1", 2)
+    folds.remove_drafts()
+    assert names(folds) == ["model-1"]
     assert folds.open("model-1").read_json("figures.json") == {"figure": 2}
 
 
@@ -143,14 +145,3 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         folds.write("state", 1)
     with pytest.raises(HomeUnusable, match="folds"), folds.draft("model-1"):
         pass
-
-
-def test_drafts_of_killed_runs_are_removed_and_nothing_else(folds: BacktestCache) -> None:
-    with folds.draft("model-1") as draft:
-        draft.write("weights.bin", b"whole")
-    draft_folder = folds.folder / ".draft-0123"
-    draft_folder.mkdir()
-    (draft_folder / "weights.bin").write_bytes(b"half")
-    folds.remove_drafts()
-    assert not draft_folder.exists()
-    assert folds.has("model-1")

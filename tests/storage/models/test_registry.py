@@ -18,7 +18,7 @@ from closecast.storage.models.bundles import Draft
 from closecast.storage.models.mlflow_database import registry_client, registry_integrity
 from closecast.storage.models.registry import CHAMPION, Models, ModelVersion
 from closecast.storage.models.training_run import TrainingRun
-from tests.helpers import BTC, die_at, modules_after
+from tests.helpers import BTC, die_at, modules_after, one_line
 from tests.processes import run_at_once, run_process
 
 LINEAGE = {
@@ -115,25 +115,6 @@ def test_versions_are_listed_newest_first_and_by_product(home: Home) -> None:
         (BTC, "c", "one"),
     ):
         assert models.find(product_id, profile, key) is None
-
-
-def test_promote_moves_the_champion_only(home: Home) -> None:
-    models = Models(home)
-    assert models.champion(BTC, "article") is None
-    versions = [register(home, key) for key in ("one", "two", "three")]
-    register(home, "one", "ETH-USD")
-    assert models.champion(BTC, "article") is None  # registering promotes nobody
-    models.promote(versions[0])
-    models.promote(versions[1])
-    models.challenge(versions[2])
-    listed = {version.version: version for version in models.versions(BTC, "article")}
-    assert {number: version.aliases for number, version in listed.items()} == {
-        "1": (), "2": (CHAMPION,), "3": ("challenger",),
-    }  # fmt: skip
-    assert models.champion(BTC, "article") == listed["2"]
-    assert models.champion("ETH-USD", "article") is None
-    for number, version in listed.items():
-        assert models.version(BTC, "article", number) == version
     for number in ("4", "none"):
         with pytest.raises(Damaged, match=f"closecast.BTC-USD.article has no version {number}: see"):
             models.version(BTC, "article", number)
@@ -167,7 +148,6 @@ def test_a_moved_home_still_loads_its_models(home: Home, tmp_path: Path) -> None
     moved = replace(home, root=tmp_path / "elsewhere")
     home.root.rename(moved.root)
     champion = Models(moved).champion(BTC, "article")
-    assert champion
     Models(moved).open(champion).verify()
     assert Models(moved).find(BTC, "article", "one") == champion
     assert register(moved, "two").version == "2"
@@ -197,10 +177,8 @@ def test_a_changed_file_is_named_and_not_loaded(home: Home, spoil: Callable[[Pat
     shutil.copytree(folder, home.root / "kept")
     for name in NAMES:
         spoil(folder / name)
-        with pytest.raises(Damaged, match="restore") as caught:
+        with pytest.raises(Damaged, match=f"{folder / name}.* restore", check=one_line):
             models.open(version).read(name)
-        assert str(folder / name) in str(caught.value)
-        assert "\n" not in str(caught.value)
         with pytest.raises(Damaged):
             models.find(BTC, "article", "one")
         shutil.rmtree(folder)
@@ -239,17 +217,14 @@ def test_nan_is_not_stored_and_the_draft_is_removed(home: Home) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(home: Home) -> None:
     (home.models / "closecast.BTC-USD.article").write_text("a file")
-    with pytest.raises(HomeUnusable) as caught:
+    with pytest.raises(HomeUnusable, match=r"closecast\.BTC-USD\.article", check=one_line):
         register(home)
-    assert "closecast.BTC-USD.article" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def metrics_of(home: Home, version: ModelVersion) -> dict[str, list[float]]:
     """Every value of each metric of the version's run."""
     client = Models(home).client
     run_id = client.get_model_version(version.name, version.version).run_id
-    assert run_id
     names = client.get_run(run_id).data.metrics
     return {name: [point.value for point in client.get_metric_history(run_id, name)] for name in names}
 
@@ -275,11 +250,16 @@ def test_mark_records_tags_and_metrics_once(home: Home) -> None:
     assert metrics_of(home, second) == trained
 
 
-def test_challenge_and_settle_move_the_alias(home: Home) -> None:
+def test_promote_challenge_and_settle_move_one_alias(home: Home) -> None:
     models, first, second = Models(home), register(home, "one"), register(home, "two")
+    register(home, "one", "ETH-USD")
+    assert models.champion(BTC, "article") is None  # registering promotes nobody
+    models.promote(second)
     models.promote(first)
+    assert models.champion("ETH-USD", "article") is None
     models.challenge(first)
     assert aliases(home) == {"champion": "1", "challenger": "1"}
+    assert models.champion(BTC, "article") == models.version(BTC, "article", "1")
     models.challenge(second)
     assert aliases(home) == {"champion": "1", "challenger": "2"}
     models.settle(first)  # it does not have the name
@@ -311,9 +291,6 @@ def test_a_home_in_a_relative_folder_is_read(home: Home, monkeypatch: pytest.Mon
     relative = Home(Path(home.root.name))
     assert Models(relative).versions() == Models(home).versions()
     assert registry_integrity(relative) == []
-
-
-# Killed
 
 
 def kill_at(home: Home, point: str) -> None:
@@ -350,7 +327,6 @@ def test_killed_while_registering(home: Home, point: str) -> None:
     assert not drafts(home)
     client = Models(home).client
     experiment = client.get_experiment_by_name(version.name)
-    assert experiment
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.tags["key"] for run in runs) == ["one", "two"]
     assert len(list((home.models / version.name).iterdir())) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import op
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ from closecast.storage.prices import engine_base
 from closecast.storage.prices.database import MIGRATIONS, Database
 from closecast.storage.prices.engine import database_engine, stored_products
 from closecast.storage.prices.engine_base import REVISIONS
-from tests.helpers import PROJECT, end_in_a_migration, made_up, store
+from tests.helpers import PROJECT, interrupt, made_up, store
 
 SERIES = (
     "INSERT INTO series (product_id, source, after_candle_seq, started_at)"
@@ -144,8 +145,6 @@ def test_a_database_that_cannot_be_written_makes_the_home_unusable(tmp_path: Pat
         connection.execute(sa.text(SERIES))
 
 
-# Another release's schema
-
 COMMANDS = (
     *("run --source sample", "predictions", "sql SELECT", "score", "backtest", "versions", "verify"),
     *("rollback --product BTC-USD", "report", "maintain", "backup new.tar"),
@@ -220,24 +219,15 @@ def test_a_file_of_sqlite_is_opened_whatever_the_driver_in_its_address(tmp_path:
     assert stored_products(home) == []
 
 
-# Locked, killed, read-only
-
-
-@pytest.mark.sqlite
 def test_a_locked_database_is_reported_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Database(Home(tmp_path)).close()
-    monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.1)
-    with (
-        contextlib.closing(sqlite3.connect(tmp_path / "prices.db", isolation_level=None)) as other,
-        Database(Home(tmp_path)) as database,
-    ):
-        other.execute("BEGIN IMMEDIATE")
-        with database.read() as connection:  # reading goes on beside a writer
-            assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
-        with pytest.raises(HomeUnusable, match="held by another process"), database.write():
-            pass
-        other.execute("ROLLBACK")
-        with database.write() as connection:
+    monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.2)
+    with Database(Home(tmp_path)) as one, Database(Home(tmp_path)) as two:
+        with one.write():
+            with two.read() as connection:  # reading goes on beside a writer
+                assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
+            with pytest.raises(HomeUnusable, match="held by another process"), two.write():
+                pass
+        with two.write() as connection:
             connection.execute(sa.text(SERIES))
 
 
@@ -245,7 +235,10 @@ def test_a_locked_database_is_reported_as_held(tmp_path: Path, monkeypatch: pyte
 def test_a_migration_killed_in_the_middle_has_not_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end_in_a_migration(Home(tmp_path), monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "execute", interrupt)  # makes the views, after the tables
+        with pytest.raises(KeyboardInterrupt):
+            Database(Home(tmp_path))
     with contextlib.closing(sqlite3.connect(tmp_path / "prices.db")) as plain:
         assert plain.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     assert count_series(Home(tmp_path)) == 0

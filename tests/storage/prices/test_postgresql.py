@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from closecast.storage.core.errors import BadSetting, HomeBusy, HomeUnusable
 from closecast.storage.core.home import Home
 from closecast.storage.locks.locks import product_lock, tables_lock
-from closecast.storage.prices import engine_base, schema
+from closecast.storage.prices import schema
 from closecast.storage.prices.database import Database
 from closecast.storage.prices.engine import stored_products
 from closecast.storage.prices.engine_base import REVISIONS
@@ -103,19 +103,6 @@ def test_machines_that_start_at_once_migrate_once(server: PostgreSQL, tmp_path: 
     with server.connect(str(sa.make_url(url).database)) as plain:
         assert plain.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
     server.forget(tmp_path)
-
-
-def test_a_locked_database_is_reported_as_held(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_base, "BUSY_SECONDS", 0.2)
-    with (
-        contextlib.closing(Database(home)) as one,
-        contextlib.closing(Database(home)) as two,
-        one.write(),
-    ):
-        with two.read() as connection:  # reading goes on beside a writer
-            assert connection.scalar(sa.text("SELECT count(*) FROM series")) == 0
-        with pytest.raises(HomeUnusable, match="held by another process"), two.write():
-            pass
 
 
 def test_a_reader_sees_one_state_throughout(home: Home) -> None:

@@ -7,15 +7,14 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
 from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
-import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from pandas.testing import assert_frame_equal
 
 from closecast.storage.core.candle_schema import FIGURES, candle_frame, rejected_frame
@@ -24,11 +23,9 @@ from closecast.storage.core.home import Home
 from closecast.storage.prices import price_store, queries
 from closecast.storage.prices.digest import digest
 from closecast.storage.prices.price_store import Appended, Prices
-from tests.helpers import BTC, SHA
-from tests.plain import Plain
+from tests.helpers import BTC, NOW, SHA, one_line
 from tests.processes import forked, process_for
 
-NOW = datetime(2020, 1, 31, 0, 15, tzinfo=UTC)
 FIRST = date(2020, 1, 1)
 
 
@@ -56,37 +53,47 @@ def closes(prices: Prices) -> dict[int, float]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path)
-
-
-@pytest.fixture
 def prices(home: Home) -> Iterator[Prices]:
     with Prices(home) as opened:
         opened.start_series(BTC, "coinbase", started_at=NOW)
         yield opened
 
 
+class Plain:
+    """Another program at the database, with none of our settings; `?` stands for a value."""
+
+    # A text where a figure was needed is refused by PostgreSQL's driver, not by a rule of the table.
+    refused = (sa.exc.IntegrityError, sa.exc.DataError)
+
+    def __init__(self, home: Home) -> None:
+        url = home.database_url or f"sqlite:///{home.root / 'prices.db'}"
+        self.is_sqlite = url.startswith("sqlite")
+        self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        self._connection = self._engine.connect()
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> Any:
+        if values and not self.is_sqlite:
+            statement = statement.replace("?", "%s")
+        return self._connection.exec_driver_sql(statement, tuple(values) or None)
+
+    def drop_triggers(self) -> None:
+        """Take away what keeps rows from being changed."""
+        if self.is_sqlite:
+            for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                self.execute(f"DROP TRIGGER {name}")
+            return
+        for table in ("candles", "series", "quarantine", "data_versions", "pages"):
+            self.execute(f"DROP TRIGGER {table}_append_only ON {table}")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+
 @pytest.fixture
 def plain(prices: Prices, home: Home) -> Iterator[Plain]:
-    """Another program's connection, with none of our settings."""
     with contextlib.closing(Plain(home)) as connection:
         yield connection
-
-
-def test_a_new_home_has_no_prices(home: Home) -> None:
-    with Prices(home) as prices:
-        assert prices.source_of(BTC) is None
-        assert prices.first_day(BTC) is None
-        assert prices.last_day(BTC) is None
-        assert prices.last_close_before(BTC, FIRST) is None
-        days = prices.days(BTC)
-        assert days.empty
-        assert days.dtype == "datetime64[s]"
-        assert prices.quarantined(BTC).empty
-        assert prices.table("closes").num_rows == prices.table("candles").num_rows == 0
-        with pytest.raises(BadDay, match="none is stored"):
-            prices.data_version(BTC, FIRST, created_at=NOW)
 
 
 def test_a_page_in_any_order_is_stored_by_day(prices: Prices) -> None:
@@ -169,36 +176,16 @@ def test_a_malformed_product_is_refused(prices: Prices, product: str) -> None:
         prices.data_version(product, FIRST, created_at=NOW)
 
 
-# Sources
-
-
 def test_a_second_source_is_refused_with_the_facts_to_decide(prices: Prices) -> None:
     put(prices, candles({0: 1.0, 1: 2.0}))
     put(prices, candles({1: 2.5}))
     prices.start_series(BTC, "coinbase", started_at=NOW)
-    with pytest.raises(SourceMismatch) as error:
+    with pytest.raises(SourceMismatch, match=r"2 days from coinbase.*csv.*--replace-source", check=one_line):
         prices.start_series(BTC, "csv", started_at=NOW)
-    for word in ("2 days", "coinbase", "csv", "--replace-source"):
-        assert word in str(error.value)
-    assert "\n" not in str(error.value)
     with pytest.raises(SourceMismatch, match=r"coinbase.*csv"):
         put(prices, candles({2: 3.0}), source="csv")
     assert prices.source_of(BTC) == "coinbase"
     assert closes(prices) == {0: 1.0, 1: 2.5}
-
-
-# Data versions
-
-
-def test_a_data_version_belongs_to_the_series_it_was_named_in(prices: Prices) -> None:
-    names = []
-    for source in ("coinbase", "csv", "coinbase"):
-        prices.start_series(BTC, source, started_at=NOW, replace=True)
-        put(prices, candles({0: 10.0, 1: 11.0}), source)
-        names.append(prices.data_version(BTC, day(1), created_at=NOW))
-    # The last one has the same source as the first, and is not the same series.
-    assert [prices.prices_at(name).series for name in names] == ["coinbase@0", "csv@2", "coinbase@4"]
-    assert [len(prices.prices_at(name).candles) for name in names] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["", "BTC-USD@1:" + "0" * 64, "BTC-USD", "x" * 500, "' OR 1=1 --"])
@@ -240,13 +227,8 @@ def test_tampering_is_detected(prices: Prices, plain: Plain, tampering: str) -> 
     plain.drop_triggers()
     prices.prices_at(name)
     plain.execute(tampering)
-    with pytest.raises(Damaged) as error:
+    with pytest.raises(Damaged, match=name, check=one_line):
         prices.prices_at(name)
-    assert name in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-# A day's history
 
 
 def test_a_history_is_the_candles_of_its_data_version(prices: Prices) -> None:
@@ -300,9 +282,6 @@ def test_restated_days_list_every_observation_of_the_series(prices: Prices) -> N
     assert prices.restated(BTC).empty  # the earlier series is another one
 
 
-# Quarantined rows
-
-
 def test_a_quarantined_row_is_stored_once(prices: Prices) -> None:
     rows: list[dict[str, object]] = [
         {"day_utc": "2020-01-02", "raw": "[1]", "reason": "a jump of more than 3"},
@@ -328,9 +307,6 @@ def test_a_page_is_stored_whole_or_not_at_all(prices: Prices) -> None:
     with pytest.raises(BadInput, match="refuses a row"):
         put(prices, candles({0: 1.0}), quarantined=bad)
     assert closes(prices) == {}
-
-
-# The tables themselves
 
 
 @pytest.mark.parametrize("table", ["candles", "series", "quarantine", "data_versions", "pages"])
@@ -391,18 +367,6 @@ def test_no_query_scans_the_whole_table(prices: Prices, plain: Plain) -> None:
         assert not [step for step in plan if step.startswith("SCAN c")], plan
 
 
-def test_arrow_tables_have_types(prices: Prices) -> None:
-    put(prices, candles({0: 1.0, 1: 2.0}, volume=None))
-    for table in (prices.table("candles"), prices.table("closes")):
-        kinds = {field.name: field.type for field in table.schema}
-        assert kinds["day_utc"] == pa.date32()
-        assert kinds["close"] == kinds["volume"] == pa.float64()
-        assert kinds["seq"] == pa.int64()
-        assert kinds["observed_at"] == pa.timestamp("us", tz="UTC")
-        first = table.to_pylist()[0]
-        assert (first["day_utc"], first["volume"], first["observed_at"]) == (day(0), None, NOW)
-
-
 def test_rows_are_written_and_read_in_small_pieces(
     home: Home, prices: Prices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,9 +401,6 @@ def test_a_cached_series_is_read_again_after_another_process_wrote(home: Home, p
     assert prices.days(BTC).empty
     put(prices, candles({7: 9.0}), source="csv")
     assert prices.days(BTC).tolist() == [pd.Timestamp(day(7))]
-
-
-# Many at once, and the sudden end
 
 
 def append_days(prices: Prices, start: int, count: int) -> None:

@@ -110,6 +110,11 @@ def table(home: Home, name: str) -> Table:
     return Table(home.table(name), TABLES[name])
 
 
+def version(table: Table) -> int:
+    """The number of the newest commit."""
+    return table.begin().delta.version()
+
+
 NUMBERS = TableSchema(
     "numbers",
     pa.schema(

@@ -45,7 +45,6 @@ def test_every_file_is_recorded_and_common_tools_read_the_list(tmp_path: Path, n
     done = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS], cwd=folder)
     assert done.returncode == 0
     delta = open_table(folder)
-    assert delta is not None
     named = {path.relative_to(folder.resolve()).as_posix() for path in data_files(folder, delta)}
     assert {name for name in named if "A-USD" in name} <= files(folder)
 
@@ -64,7 +63,6 @@ def test_a_checkpoint_and_commits_of_killed_runs_are_recorded_by_the_next(folder
     assert LOOK_BACK > 5
     (folder / CHECKSUMS).unlink()
     delta = open_table(folder)
-    assert delta is not None
     delta.create_checkpoint()
     table_in(folder).add([number(9)])
     assert set(read_checksums(folder)[0]) == files(folder)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -13,15 +12,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from closecast.storage.core.errors import Damaged, HomeBusy, HomeUnusable
+from closecast.storage.core.errors import Damaged, HomeBusy
 from closecast.storage.core.home import Home
 from closecast.storage.core.location import Location
 from closecast.storage.tables import delta, opening
 from closecast.storage.tables.delta import Snapshot, Table, TableSchema, all_of, snapshot
 from tests.engines import parquet_of
-from tests.helpers import BTC, FIRST, die
+from tests.helpers import BTC, FIRST, die_at, one_line, synced_paths
 from tests.processes import run_process
-from tests.storage.tables.rows import NUMBERS, number
+from tests.storage.tables.rows import NUMBERS, number, version
 
 SCHEMA = TableSchema(
     "figures",
@@ -59,12 +58,6 @@ def names(table: Table, condition: ds.Expression | None = None) -> list[str]:
     return sorted(table.read(condition)["name"].to_pylist())
 
 
-def version(table: Table) -> int:
-    state = table.snapshot()
-    assert state.delta is not None
-    return state.delta.version()
-
-
 def test_before_its_first_row_a_table_is_empty_and_writes_nothing(table: Table) -> None:
     assert table.snapshot().dataset is None
     assert table.read() == SCHEMA.arrow.empty_table()
@@ -81,7 +74,6 @@ def test_a_table_with_the_comments_of_an_earlier_release_takes_rows_and_keeps_th
         assert table.add([row(comment)]) == 1
     assert names(table) == ["a name", "the name of the figure"]
     state = table.snapshot()
-    assert state.delta is not None
     assert state.delta.schema().fields[0].metadata == {"comment": "a name"}
 
 
@@ -135,7 +127,6 @@ def test_adding_reads_no_further_than_order_by(tmp_path: Path, monkeypatch: pyte
     key, fragments, read = ("product_id", "group", "name"), list[int](), Snapshot.read
 
     def counted(state: Snapshot, condition: Any = None, columns: Any = None) -> pa.Table:
-        assert state.dataset is not None
         fragments.append(len(list(state.dataset.get_fragments(condition))))
         return read(state, condition, columns)
 
@@ -157,8 +148,6 @@ def test_only_the_files_of_the_products_are_opened(table: Table) -> None:
         table.add([row(f"a{n}", product_id=product), row(f"b{n}", product_id=product, group="h")])
     assert table.add([row("c", product_id=products[1]), row("c", product_id=products[2])]) == 2
     whole, part = table.snapshot().dataset, table.of_products(products[1]).snapshot().dataset
-    assert whole
-    assert part
     assert len(list(whole.get_fragments())) == 12
     assert len(list(part.get_fragments())) == 3
     assert names(table.of_products(products[1])) == ["a1", "b1", "c"]
@@ -190,16 +179,6 @@ def test_rows_added_by_this_process_are_read_as_they_are_stored(table: Table, tm
     assert [rows.schema for rows in here] == [rows.schema for rows in there]
 
 
-def test_several_reads_of_one_snapshot(table: Table) -> None:
-    before = table.snapshot()
-    table.add([row("a")])
-    then = table.snapshot()
-    table.add([row("b")])
-    assert before.read(None, ["name"]).num_rows == 0
-    assert then.read()["name"].to_pylist() == ["a"]
-    assert names(table) == ["a", "b"]
-
-
 def test_other_partitions_are_neither_read_nor_in_conflict(table: Table) -> None:
     table.add([row("a")])
     table.add([row("a", 0, "ETH-USD")])
@@ -225,9 +204,8 @@ def test_other_partitions_are_neither_read_nor_in_conflict(table: Table) -> None
 def test_rows_of_another_form_are_refused_before_anything_is_written(
     table: Table, rows: list[dict[str, Any]], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=message, check=one_line):
         table.add(rows)
-    assert "\n" not in str(caught.value)
     assert not table.folder.is_dir()
 
 
@@ -239,7 +217,6 @@ def test_after_a_conflict_the_table_is_read_again(
 
     def begin_and_be_overtaken(self: Table) -> Snapshot:
         state = begin(self)
-        assert state.delta is not None
         versions.append(state.delta.version())
         if len(versions) == 1:
             assert table_in(tmp_path).add([row("b", note="faster"), row("c")]) == 2
@@ -254,14 +231,7 @@ def test_after_a_conflict_the_table_is_read_again(
 
 
 def add_and_die(folder: Location, name: str, call: int) -> None:
-    """Die when `closecast.storage.tables.delta.name` is called for that time."""
-    usual, calls = getattr(delta, name), []
-
-    def count(*args: Any) -> Any:
-        calls.append(args)
-        return die() if len(calls) == call else usual(*args)
-
-    setattr(delta, name, count)
+    die_at(delta, name, call=call)
     Table(folder, SCHEMA).add([row("a"), row("b")])
 
 
@@ -288,13 +258,8 @@ def test_killed_before_the_first_commit(table: Table, tmp_path: Path) -> None:
 
 @pytest.mark.folder
 def test_data_is_synced_before_the_log(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-
-    def fsync(handle: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-
     table.add([row("a")])
-    monkeypatch.setattr(os, "fsync", fsync)
+    synced = synced_paths(monkeypatch)
     table.add([row("b"), row("b", 0, "ETH-USD")])
     entry = str(table.folder / "_delta_log" / f"{version(table):020d}.json")
     files = {path for path in synced if path.endswith(".parquet")}
@@ -313,20 +278,17 @@ def test_a_log_that_names_another_file_is_damage(table: Table, named: str, messa
     (file,) = parquet_of(table.folder, BTC)
     log.put(log.read_bytes().replace(str(file.relative_to(table.folder)).encode(), named.encode()))
     for part in (table, table.of_products(BTC)):
-        with pytest.raises(Damaged, match=message) as caught:
+        with pytest.raises(Damaged, match=message, check=one_line):
             part.read()
-        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.folder
-def test_a_link_instead_of_a_partition_is_refused(table: Table, tmp_path: Path) -> None:
+def test_a_log_that_was_cut_is_damage(table: Table) -> None:
     table.add([row("a")])
-    (tmp_path / "figures" / "product_id=ETH-USD").symlink_to(tmp_path)
-    with pytest.raises(HomeUnusable, match="is a link"):
-        table.add([row("b")])
-
-
-# Several tables as they were at one moment
+    log: Location = table.folder / "_delta_log" / f"{version(table):020d}.json"
+    log.put(log.read_bytes()[:40])
+    for use in (table.read, lambda: table.add([row("b")])):
+        with pytest.raises(Damaged, match="restore", check=one_line):
+            use()
 
 
 def numbers_in(root: Path, name: str) -> Table:

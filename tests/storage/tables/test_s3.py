@@ -53,15 +53,19 @@ def bucket(home: Home) -> S3Path:
     return home.shared
 
 
+@pytest.fixture
+def fresh_stores() -> Iterator[None]:
+    s3_path._store.cache_clear()
+    yield
+    s3_path._store.cache_clear()
+
+
 def another(home: Home, name: str = "two") -> Home:
     """Another folder of the same machine's database: whatever it holds of the bucket it has fetched."""
     other = replace(home, root=home.root.parent / name)
     other.root.mkdir()
     (other.root / "storage-id").write_bytes((home.root / "storage-id").read_bytes())
     return prepare_home(other)
-
-
-# The server
 
 
 def test_of_many_at_once_one_writes(bucket: S3Path) -> None:
@@ -71,9 +75,6 @@ def test_of_many_at_once_one_writes(bucket: S3Path) -> None:
             won = list(pool.map(lambda n, turn=turn: (bucket / f"race-{turn}").create(b"%d" % n), range(8)))
         assert won.count(True) == 1
         assert (bucket / f"race-{turn}").read_bytes() == b"%d" % won.index(True)
-
-
-# Paths
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "é", "it's %41", "a=b/c=d%20e", "#?&+"])
@@ -111,15 +112,11 @@ def test_other_addresses_are_refused_and_not_shown(url: str, tmp_path: Path) -> 
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.usefixtures("fresh_stores")
 def test_without_its_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    s3_path._store.cache_clear()
     with pytest.raises(BadSetting, match=r"closecast\[s3\]"):
         s3_path._store("bucket")
-    s3_path._store.cache_clear()
-
-
-# Tables
 
 
 @pytest.fixture
@@ -158,16 +155,12 @@ def test_a_compaction_leaves_few_files_and_one_list(home: Home) -> None:
     before = table.read().sort_by("prediction_id")
     for _ in range(3):  # without commits in between, too, each keeps every checksum
         compaction = compact_table(home, "components")
-        assert compaction is not None
         assert compaction.files_after == 1
         assert table.read().sort_by("prediction_id") == before
         assert len(lists.files()) == 1
         assert table_files(home.components)[1] == []
     table.add([ROWS["components"] | {"prediction_id": "later"}])
     assert table_files(home.components)[1] == []
-
-
-# Bundles
 
 
 def register(home: Home, key: str = "one", content: bytes = b"weights") -> ModelVersion:
@@ -264,9 +257,6 @@ def test_a_shared_orphaned_bundle_is_listed_and_removed(
     assert models_of(home) == [(BTC, "article")]  # its empty folder
 
 
-# Responses
-
-
 def test_responses_are_read_that_others_fetched(home: Home, bucket: S3Path) -> None:
     sha256 = keep_raw(home, b"[[1]]")
     assert keep_raw(home, b"[[1]]") == sha256
@@ -280,9 +270,6 @@ def test_responses_are_read_that_others_fetched(home: Home, bucket: S3Path) -> N
     assert len(raw_responses(home)[1]) == 1
 
 
-# Who may use it
-
-
 def test_a_bucket_belongs_to_one_database(home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="belongs to another price database", check=one_line):
         prepare_home(replace(home, root=tmp_path / "three"))
@@ -293,13 +280,6 @@ def test_a_foreign_mark_is_refused(home: Home, bucket: S3Path) -> None:
     (bucket / "closecast.json").put(b"mine!")
     with pytest.raises(HomeUnusable, match="not closecast's"):
         prepare_home(home)
-
-
-@pytest.fixture
-def fresh_stores() -> Iterator[None]:
-    s3_path._store.cache_clear()
-    yield
-    s3_path._store.cache_clear()
 
 
 @pytest.mark.parametrize(

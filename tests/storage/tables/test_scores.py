@@ -5,12 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from closecast.storage.core.home import Home
 from closecast.storage.tables.scores import Scores
 from tests.helpers import BTC, FIRST, NOW
-from tests.storage.tables.rows import ROWS
+from tests.storage.tables.rows import ROWS, version
 
 
 def score(
@@ -36,10 +35,6 @@ def closes(table: pa.Table) -> list[tuple[str, float]]:
     return list(zip(table["prediction_id"].to_pylist(), table["close"].to_pylist(), strict=True))
 
 
-def version(scores: Scores) -> int:
-    return DeltaTable(str(scores.folder), storage_options=scores.folder.storage_options).version()
-
-
 def test_adding_again_changes_nothing(scores: Scores) -> None:
     given = [score("a", 1.0, 1), score("b", 2.0, 1, offset=1)]
     assert scores.add(given) == 2
@@ -61,14 +56,6 @@ def test_a_restated_close_adds_the_newest_score(scores: Scores) -> None:
     assert scores.add([score("a", 1.0, 4, hours=48)]) == 1  # back to what it was: a third row
     assert closes(scores.newest(BTC)) == [("a", 1.0), ("b", 2.0)]
     assert scores.newest(BTC)["data_version"].to_pylist()[0] == f"{BTC}@4:ab"
-
-
-def test_of_two_scores_of_one_moment_the_later_data_version_is_newest(scores: Scores) -> None:
-    for close, seq in ((1.0, 9), (1.5, 10), (1.25, 11)):  # as texts "@10:" comes before "@9:"
-        assert scores.add([score("a", close, seq)]) == 1
-    assert closes(scores.between()) == [("a", 1.0), ("a", 1.5), ("a", 1.25)]
-    assert closes(scores.newest()) == [("a", 1.25)]
-    assert scores.add([score("a", 1.25, 12)]) == 0
 
 
 def test_a_score_from_older_prices_is_not_the_newest(scores: Scores) -> None:

@@ -38,8 +38,7 @@ def scored_home(home: Home) -> Home:
             target = FIRST + timedelta(days=number + horizon)
             days: dict[str, Any] = {"target_day": target, "horizon": horizon}
             predictions.append(forecast(name, number, profile=profile, basis=basis, **days) | {"revision": 0})
-            figures: dict[str, Any] = dict.fromkeys(("error", "naive_error"), None)
-            figures = {key: float(random.normal()) for key in figures}
+            figures: dict[str, Any] = {key: float(random.normal()) for key in ("error", "naive_error")}
             if profile == "calibrated":
                 figures |= {key: float(random.uniform(0.01, 0.02)) for key in ("crps", "naive_crps")}
                 figures |= {f"covered_{p}": bool(random.uniform() < p / 100) for p in (50, 80, 95)}

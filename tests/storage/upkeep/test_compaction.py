@@ -21,7 +21,7 @@ from closecast.storage.tables.delta import Table
 from closecast.storage.tables.schemas import TABLES, components
 from closecast.storage.upkeep import compaction
 from closecast.storage.upkeep.compaction import Compaction, compact_table
-from tests.helpers import BTC, FIRST, die_at
+from tests.helpers import BTC, FIRST, die_at, synced_paths
 from tests.processes import forked, process_for, run_process
 from tests.storage.tables.rows import ROWS
 
@@ -248,19 +248,13 @@ def test_killed_anywhere_no_row_is_lost_and_the_next_compaction_finishes(
     assert run_process(dies_in, home.root, name, call) == -9
     assert numbers(table.read()) == [0, 1, 2]
     found = compact_table(home, "components")
-    assert found is not None
     assert found.files_after == 1
     assert numbers(table.read()) == [0, 1, 2]
 
 
 def test_a_compaction_is_synced_files_before_the_log(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(home, 3)
-    synced: list[str] = []
-
-    def fsync(handle: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-
-    monkeypatch.setattr(os, "fsync", fsync)
+    synced = synced_paths(monkeypatch)
     compact_table(home, "components")
     (file,) = delta(home).file_uris()
     log = folder(home) / "_delta_log"
