@@ -15,6 +15,7 @@ from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from closecast.flows.daily import daily_forecast
@@ -26,6 +27,7 @@ from closecast.storage.core.errors import (
     StaleSeries,
 )
 from closecast.storage.core.home import Home
+from closecast.storage.models.registry import Models
 from closecast.storage.prices.price_store import Prices
 from closecast.storage.reports import Reports
 from closecast.storage.tables.predictions import Predictions
@@ -110,6 +112,21 @@ def test_the_same_run_again_makes_nothing(
     assert run(home, csv) == prediction_id
     assert len(rows(home)) == 1
     assert (files(home), observations(home)) == (before, candles)
+
+
+@pytest.mark.engines
+def test_another_task_runner_gives_the_same_bits(
+    run_once: tuple[Path, str], csv: Path, tmp_path: Path
+) -> None:
+    home, prediction_id = run_once
+    runner: Any = ProcessPoolTaskRunner(max_workers=1)
+    assert run(tmp_path, csv, flow=daily_forecast.with_options(task_runner=runner)) == prediction_id
+    assert without_time(tmp_path) == without_time(home)
+    weights = (
+        [version.tags["weights_sha256"] for version in Models(Home(root)).versions()]
+        for root in (tmp_path, home)
+    )
+    assert next(weights) == next(weights)
 
 
 def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None:

@@ -20,13 +20,14 @@ from closecast.tasks.report import side_calls
 from closecast.tasks.report.events import run_url
 from closecast.tasks.report.prefect_artifacts import (
     TrainingProgress,
+    _figures,
     forecast_markdown,
     newest_forecasts,
     products_markdown,
     training_progress,
 )
 from closecast.tasks.report.side_calls import Progress
-from tests.calibrated import close, forecast_by_hand, quick
+from tests.calibrated import MADE, champion_runs, close, forecast_by_hand, quick
 from tests.helpers import BTC, made_up, without
 from tests.tasks.evaluation.test_scoreboard import scores
 
@@ -70,6 +71,14 @@ def test_the_address_of_a_run_is_prefects_own(
         assert run_url() is None  # outside of a run
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "7")
         assert run_url() == address
+
+
+def test_a_models_figures_are_shown_on_the_day_that_trained_it(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    runs = champion_runs(tmp_path_factory, tmp_path / "home")
+    for number, names in ((MADE, ["losses"]), (MADE + 1, [])):
+        assert [*_figures(runs.home, forecast_by_hand(number, "id", profile=runs.profile))] == names
 
 
 def test_markdown_of_a_point_has_the_summary_and_the_data() -> None:
