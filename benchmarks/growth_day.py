@@ -11,6 +11,7 @@ It prints one line of JSON.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import shutil
@@ -67,6 +68,7 @@ def main() -> None:
         warm, home = Path(name) / "warm", Path(name) / "home"
         shutil.copytree(arguments.folder / str(FEW), warm)
         shutil.copytree(filled, home)
+        gc.set_threshold(300_000)  # as a command has it: a search for garbage takes as long as a step
         next_day(Home(warm), FEW)
         print(json.dumps(next_day(Home(home), days)))
 

@@ -127,7 +127,8 @@ def data_row(number: int) -> dict[str, object]:
     """A row of the table of data versions."""
     names = {"data_version": data_version(number), "product_id": PRODUCT, "sha256": digest(number)}
     through, created_at = day(number).isoformat(), moment(number).isoformat()
-    return names | {"seq": number, "through_day_utc": through, "rows": number, "created_at": created_at}
+    numbers = {"seq": number, "decision_seq": 0, "rows": number}
+    return names | numbers | {"through_day_utc": through, "created_at": created_at}
 
 
 def data_version(number: int) -> str:

@@ -40,16 +40,21 @@ def component_scores(scores: Columns | pd.DataFrame) -> pd.DataFrame:
     Raises:
         Damaged: a score has components without a CRPS each, as a changed file may read.
     """
+    days = pd.Index(np.asarray(scores["target_day"], "datetime64[s]"), name="target_day")
+    columns = dict[str, Floats]()
     pairs = zip(scores["component_names"], scores["component_crps"], strict=True)
     try:
-        rows = [{} if names is None else dict(zip(names, crps, strict=True)) for names, crps in pairs]
+        for place, (names, crps) in enumerate(pairs):
+            for name, figure in () if names is None else zip(names, crps, strict=True):
+                if name not in columns:
+                    columns[name] = np.full(len(days), np.nan)
+                columns[name][place] = figure
     except (TypeError, ValueError) as error:
         raise Damaged(
             "each component of a score needs a CRPS, and a stored score lacks some: `closecast verify` names"
             " the changed file; restore it from a backup"
         ) from error
-    days = pd.Index(np.asarray(scores["target_day"], "datetime64[s]"), name="target_day")
-    return pd.DataFrame(rows, index=days, dtype=np.float64).sort_index()
+    return pd.DataFrame(columns, index=days, dtype=np.float64).sort_index()
 
 
 def compare_components(
