@@ -127,8 +127,8 @@ def data_row(number: int) -> dict[str, object]:
     """A row of the table of data versions."""
     names = {"data_version": data_version(number), "product_id": PRODUCT, "sha256": digest(number)}
     through, created_at = day(number).isoformat(), moment(number).isoformat()
-    numbers = {"seq": number, "decision_seq": 0, "rows": number}
-    return names | numbers | {"through_day_utc": through, "created_at": created_at}
+    numbers: dict[str, object] = {"seq": number, "decision_seq": 0, "rows": number}
+    return numbers | names | {"through_day_utc": through, "created_at": created_at}
 
 
 def data_version(number: int) -> str:
