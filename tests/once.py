@@ -46,6 +46,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
 
     It ends with the process that started it: those of pytest-xdist end together, after the last test of all.
     """
+    from prefect.events.worker import EventsWorker
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
@@ -65,6 +66,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
         patch.setattr(SubprocessASGIServer, "start", start_or_join)
         harness = prefect_test_harness(server_startup_timeout=90)
         harness.__enter__()
+    EventsWorker.instance()  # keeps this server's address, and not that of a test's proxy
     try:
         yield str(PREFECT_API_URL.value())
     finally:
