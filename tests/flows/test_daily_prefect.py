@@ -162,7 +162,6 @@ def test_a_run_has_artifacts_and_named_tasks(run_once: tuple[Path, str]) -> None
 @pytest.mark.parametrize("refusal", ["500", "hang", "hang up"])
 def test_refusals_by_prefect_lose_neither_forecast_nor_report(
     refusal: Refusal,
-    run_once: tuple[Path, str],  # so that Prefect's thread for events has the server without the proxy
     csv: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
