@@ -14,7 +14,7 @@
 # make charts  build the report's chart library with npm
 # make lock   resolve the dependencies into the lock files
 # make platforms  check that the locked packages have wheels for every supported platform; two minutes
-# make bench  measure, and write the figures into docs/performance.md and its pages; twenty minutes
+# make bench  measure, and write the figures into docs/performance.md and its pages; 17 minutes
 # make clean  delete environments and built pages
 
 PYTHON ?= python3
